@@ -1,0 +1,1 @@
+"""Benchmarks: they see questions and answers, never a model."""

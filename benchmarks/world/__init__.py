@@ -1,0 +1,1 @@
+"""The embedded picture world: rendered pictures with exact truth (no torch in here)."""

@@ -1,0 +1,1 @@
+"""Studies: functions that return a Study; the only readers of the catalogues."""

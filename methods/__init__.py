@@ -1,0 +1,1 @@
+"""Self-improvement methods: they see images and a model, never a benchmark."""

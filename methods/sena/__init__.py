@@ -1,0 +1,1 @@
+"""SENA: image-only self-evolution (arXiv 2412.15650)."""
