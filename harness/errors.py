@@ -1,0 +1,18 @@
+"""A user's mistake, said in one sentence; ``python -m harness`` prints it and exits with 2, without a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class Problem(Exception):
+    """What is wrong, what is allowed and how to mend it. Raised for a user's mistake or a full disk, never for a defect of ours."""
+
+
+def unknown(what: str, name: str, allowed: Iterable[str]) -> Problem:
+    """The problem of a name that is not there: the nearest allowed name, then all of them."""
+    names = list(allowed)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return Problem(f"There is no {what} {name!r}; {hint}Known: {', '.join(names) or 'none'}.")
