@@ -1,0 +1,1 @@
+"""Tests of reporting: statistics, tables and figures from record files alone."""
