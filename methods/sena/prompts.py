@@ -1,4 +1,4 @@
-"""SENA's prompts as data (arXiv 2412.15650, section 3 and appendix): a frozen set of templates, fingerprinted with the run.
+"""SENA's prompts as data (arXiv 2412.15650): a frozen set of templates, fingerprinted with the run.
 
 ``REAL`` is our own wording for real models, ``WORLD`` the wording inside the embedded model's vocabulary (that model was
 trained on precisely these sentences); :meth:`SenaPrompts.from_file` reads a user's own, such as the authors' sentences.
@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "check": ("question",),
@@ -91,7 +92,7 @@ class SenaPrompts:
             raise ValueError(f"The prompt file {path} has an unknown field {extra!r}; the fields are {', '.join(names)}.")
         for missing in [name for name in names if name not in read]:
             raise ValueError(f"The prompt file {path} lacks the field {missing!r}; the fields are {', '.join(names)}.")
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}
+        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}
         try:
             return cls(**values)
         except ValueError as error:

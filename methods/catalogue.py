@@ -1,0 +1,14 @@
+"""The methods by name: a new one is written in its own folder and added here, in this one line of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from methods.interface import Method
+from methods.sena.method import Sena
+from methods.untrained import Untrained
+
+METHODS: Mapping[str, Callable[..., Method]] = {
+    "untrained": Untrained,
+    "sena": Sena,
+}
