@@ -6,13 +6,14 @@ import difflib
 from collections.abc import Iterable
 
 
-class Problem(Exception):
-    """What is wrong, what is allowed and how to mend it. Raised for a user's mistake or a full disk, never for a defect of ours."""
+class Problem(Exception):  # noqa: N818  (it is the user's word, not a program's error)
+    """What is wrong, what is allowed and how to mend it: a user's mistake or a full disk, never a defect of ours."""
 
 
 def unknown(what: str, name: str, allowed: Iterable[str]) -> Problem:
-    """The problem of a name that is not there: the nearest allowed name, then all of them."""
+    """The problem of a name that is not there: the nearest allowed name, then all of them (or the first twenty)."""
     names = list(allowed)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return Problem(f"There is no {what} {name!r}; {hint}Known: {', '.join(names) or 'none'}.")
+    known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return Problem(f"There is no {what} {name!r}; {hint}Known: {known or 'none'}.")

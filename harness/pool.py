@@ -1,0 +1,238 @@
+"""Image pools: the embedded world, a folder of pictures or a JSONL manifest; sampling, hashes, and hiding what is not declared.
+
+A pool is sampled by the run's seed and the round alone, never by the method: all methods learn from the same pictures in the
+same order, and each round draws fresh ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from harness.errors import Problem
+from harness.identity import cores, fingerprint
+from methods.interface import Field, Item
+
+WORLD_SIZE = 100_000
+"""Pictures the world's pool offers; it is drawn, not stored, so this is only where the sampling ends."""
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+KEYS = frozenset({"id", "image", "question", "reference"})
+
+# A picture of more pixels than PIL's limit is refused like any broken one, rather than decoded with a warning.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+class Unreadable(Exception):  # noqa: N818  (a fact about one picture; it is skipped and counted)
+    """One picture of the pool cannot be opened, and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What one round sees: ids in order, the sha256 of each picture's pixels, and pictures skipped as ``(id, why)``."""
+
+    ids: tuple[str, ...]
+    hashes: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint([self.ids, self.hashes])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """``read(id)`` gives an item with every field the pool has; ``fields`` says which those are.
+
+    Pictures are read when they are asked for and not kept: a pool may be larger than memory.
+    """
+
+    spec: str
+    ids: tuple[str, ...]
+    fields: frozenset[Field]
+    read: Callable[[str], Item]
+
+    def check(self, needs: frozenset[Field], method: str) -> None:
+        """
+        Raises:
+            Problem: the method needs what this pool has not.
+        """
+        if missing := sorted(needs - self.fields - {"scorer"}):
+            has = " and ".join(sorted(self.fields))
+            raise Problem(
+                f"{method} needs {' and '.join(missing)} with each picture, but the pool {self.spec} has {has} only; "
+                'give a .jsonl manifest with lines {"image": ..., "question": ..., "reference": ...}.'
+            )
+
+    def draw(self, n: int, seed: int, round: int) -> Drawn:
+        """The ``n`` pictures of this round (from 1): the round's slice of the pool in the seed's order, less unreadable ones.
+
+        Raises:
+            Problem: the pool is too small for so many rounds, or none of the pictures can be read.
+        """
+        if n * round > len(self.ids):
+            raise Problem(
+                f"The pool {self.spec} holds {len(self.ids)} pictures; {round} rounds of {n} fresh ones need {n * round}. "
+                "Give fewer --images or --rounds, or a larger pool."
+            )
+        order = _order(self.ids, seed)[n * (round - 1) : n * round]
+        with ThreadPoolExecutor(max_workers=min(16, cores())) as threads:
+            hashes = list(threads.map(self._hash, order))
+        good = [(id, sha) for id, (sha, _) in zip(order, hashes, strict=True) if sha]
+        skipped = tuple((id, why) for id, (sha, why) in zip(order, hashes, strict=True) if not sha)
+        if not good:
+            raise Problem(
+                f"None of the {n} pictures drawn from {self.spec} can be read; the first: {skipped[0][0]}: {skipped[0][1]}."
+            )
+        return Drawn(ids=tuple(id for id, _ in good), hashes=tuple(sha for _, sha in good), skipped=skipped)
+
+    def _hash(self, id: str) -> tuple[str, str]:
+        try:
+            return pixels_sha(self.read(id).image), ""
+        except Unreadable as error:
+            return "", str(error)
+
+    def items(self, ids: Sequence[str], needs: frozenset[Field]) -> list[Item]:
+        """These items, in order, with every field hidden (None) that the method did not declare.
+
+        Raises:
+            Problem: a picture could be read when it was drawn and cannot now.
+        """
+        try:
+            full = [self.read(id) for id in ids]
+        except Unreadable as error:
+            raise Problem(
+                f"A picture of the pool {self.spec} has changed during the run ({error}); restore it and run again."
+            ) from None
+        return [
+            Item(
+                id=item.id,
+                image=item.image,
+                question=item.question if "question" in needs else None,
+                reference=item.reference if "reference" in needs else None,
+            )
+            for item in full
+        ]
+
+    def image(self, id: str) -> Image.Image:
+        return self.items([id], frozenset())[0].image
+
+
+@lru_cache(maxsize=16)
+def _order(ids: tuple[str, ...], seed: int) -> tuple[str, ...]:
+    """The pool in the seed's order. Sorting by a hash keeps the order of the rest when pictures are added or taken away."""
+    return tuple(sorted(ids, key=lambda id: hashlib.sha256(f"{seed}/{id}".encode()).digest()))
+
+
+def pixels_sha(image: Image.Image) -> str:
+    """The sha256 (hex) of an RGB picture's size and pixels: the same for every file format that keeps them."""
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    return hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture file as RGB, wholly decoded.
+
+    Raises:
+        Unreadable: the file is missing, broken, no picture, or larger than PIL's limit on pixels.
+    """
+    try:
+        with Image.open(path) as image:
+            return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
+    except UnidentifiedImageError:
+        raise Unreadable("not a picture that PIL can open") from None
+    except FileNotFoundError:
+        raise Unreadable("no such file") from None
+    except Exception as error:  # decoders raise OSError, SyntaxError, ValueError, struct.error, DecompressionBomb...
+        raise Unreadable(f"{type(error).__name__}: {error}") from None
+
+
+def open_pool(spec: str) -> Pool:
+    """A pool by its name: ``world`` or ``world:<split>``, a folder of pictures, or a ``.jsonl`` manifest.
+
+    Raises:
+        Problem: there is no such pool, the folder has no picture, or a line of the manifest is wrong (file and line).
+    """
+    name, _, split = spec.partition(":")
+    if name == "world":
+        return _world(spec, split or "pool")
+    path = Path(spec)
+    if path.is_dir():
+        return _folder(path)
+    if path.suffix == ".jsonl" and path.is_file():
+        return _manifest(path)
+    raise Problem(f"There is no pool {spec!r}; give world, an existing folder of pictures, or an existing .jsonl manifest.")
+
+
+def _world(spec: str, split: str) -> Pool:
+    from benchmarks.world.suite import world_item
+
+    if split not in ("train", "pool", "dev"):
+        raise Problem(f"There is no world pool {spec!r}; known: world (its pool split), world:dev, world:train.")
+
+    def read(id: str) -> Item:
+        _, image, question, reference = world_item(split, int(id.rpartition("-")[2]))
+        return Item(id=id, image=image, question=question, reference=reference)
+
+    ids = tuple(f"{split}-{index:05d}" for index in range(WORLD_SIZE))
+    return Pool(spec=spec, ids=ids, fields=frozenset({"image", "question", "reference"}), read=read)
+
+
+def _folder(folder: Path) -> Pool:
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES}
+    if not found:
+        raise Problem(f"The folder {folder} holds no picture; its files must end in {' '.join(sorted(SUFFIXES))}.")
+
+    def read(id: str) -> Item:
+        return Item(id=id, image=read_picture(found[id]))
+
+    return Pool(spec=str(folder), ids=tuple(sorted(found)), fields=frozenset({"image"}), read=read)
+
+
+def _manifest(path: Path) -> Pool:
+    rows: dict[str, dict[str, str]] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
+        if line.strip():
+            row = _row(line, f"{path}, line {number}")
+            if row["id"] in rows:
+                raise Problem(f"{path}, line {number}: the id {row['id']!r} is there already; give each line an id of its own.")
+            if not (path.parent / row["image"]).is_file():
+                raise Problem(f"{path}, line {number}: there is no picture {row['image']!r}; paths are relative to the manifest.")
+            rows[row["id"]] = row
+    if not rows:
+        raise Problem(f'The manifest {path} is empty; each line is a picture, such as {{"image": "a.png", "question": "..."}}.')
+
+    def read(id: str) -> Item:
+        row = rows[id]
+        image = read_picture(path.parent / row["image"])
+        return Item(id=id, image=image, question=row.get("question"), reference=row.get("reference"))
+
+    # A field counts only where every line has it: a method that needs it could not use the others.
+    fields: set[Field] = {"image"}
+    fields |= {field for field in ("question", "reference") if all(field in row for row in rows.values())}
+    return Pool(spec=str(path), ids=tuple(rows), fields=frozenset(fields), read=read)
+
+
+def _row(line: str, where: str) -> dict[str, str]:
+    """One line of a manifest, with its ``id`` (the picture's path unless given)."""
+    shape = 'a line is {"image": "path relative to the manifest", "question": "...", "reference": "...", "id": "..."}'
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise Problem(f"{where}: not JSON ({error}); {shape}, all but image optional.") from None
+    if not isinstance(row, dict) or not isinstance(row.get("image"), str) or not row["image"]:
+        raise Problem(f"{where}: no image; {shape}, all but image optional.")
+    if odd := sorted(set(row) - KEYS):
+        raise Problem(f"{where}: unknown {', '.join(map(repr, odd))}; {shape}, all but image optional.")
+    if wrong := sorted(key for key, value in row.items() if value is not None and not (isinstance(value, str) and value)):
+        raise Problem(f"{where}: {' and '.join(wrong)} must be text that is not empty; {shape}, all but image optional.")
+    kept = {key: value for key, value in row.items() if value is not None}
+    return {"id": row["image"], **kept}
