@@ -99,6 +99,7 @@ def vision_config(sizes: Sizes) -> CLIPVisionConfig:
         image_size=sizes.image,
         patch_size=sizes.patch,
         projection_dim=64,
+        hidden_act="gelu",  # one fused operation; CLIP's own quick_gelu is three, and slow on a CPU
     )
 
 
@@ -111,6 +112,7 @@ def clip_config(tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> CLIPConfig:
         num_attention_heads=max(1, sizes.text_width // 32),
         max_position_embeddings=96,
         projection_dim=64,
+        hidden_act="gelu",
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -1,0 +1,100 @@
+"""Rebuild the embedded world's models from nothing: tokenizer, CLIP, LLaVA, weights, card (``python -m nox -s world``).
+
+Each stage continues from its checkpoint below ``build/world`` when it was cut off. Weights are trained in fp32 (bf16 matrix
+products), shipped as bf16 safetensors and run in fp32.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from transformers import CLIPModel
+
+from benchmarks.world.language import COLOUR_NOISE
+from benchmarks.world.render import NORMAL
+from benchmarks.world.scene import WORLD_VERSION
+from benchmarks.world.words import PRIOR, vocabulary
+from harness.embedded.architecture import Sizes, build_llava, build_processor, build_tokenizer, clip_config
+from harness.embedded.train_clip import ClipRecipe, train_clip
+from harness.embedded.train_llava import LlavaRecipe, train_llava
+from harness.embedded.turns import MIX, QUESTION_KINDS, REFINE_STRENGTH
+
+WEIGHTS = Path(__file__).parent / "weights"
+BUILD = Path(__file__).parents[2] / "build" / "world"
+SIZES = Sizes()
+CLIP = ClipRecipe()
+LLAVA = LlavaRecipe()
+
+
+def recipe(stage: str) -> dict[str, object]:
+    """Everything that fixes a stage's weights, for the card and the fingerprint."""
+    world = {"version": WORLD_VERSION, "difficulty": asdict(NORMAL), "prior": PRIOR, "colour_noise": COLOUR_NOISE}
+    made: dict[str, object] = {"sizes": asdict(SIZES), "vocabulary": len(vocabulary()), "world": world, "clip": asdict(CLIP)}
+    if stage == "llava":
+        mix = {"turns": MIX, "questions": QUESTION_KINDS, "refine_strength": REFINE_STRENGTH}
+        made |= {"llava": asdict(LLAVA), "mix": mix}
+    return made
+
+
+def fingerprint(stage: str) -> str:
+    text = json.dumps([recipe(stage), vocabulary()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def build(build_folder: Path = BUILD, weights: Path = WEIGHTS, say: Callable[[str], None] = print) -> None:
+    """Train what is not trained yet and write the weights: ``weights/clip`` and ``weights/llava``."""
+    tokenizer = build_tokenizer(vocabulary())
+    processor = build_processor(tokenizer, SIZES)
+    words = tokenizer.get_vocab()
+    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    began = time.monotonic()
+
+    torch.manual_seed(0)
+    clip = CLIPModel._from_config(clip_config(tokenizer, SIZES), attn_implementation="eager")
+
+    def encode(text: str) -> list[int]:
+        return [begin, *(words[word] for word in text.split()), end]
+
+    train_clip(clip, processor.image_processor, encode, CLIP, build_folder, fingerprint("clip"), say)
+    save(clip, weights / "clip")
+    processor.image_processor.save_pretrained(weights / "clip")
+    tokenizer.save_pretrained(weights / "clip")
+
+    torch.manual_seed(1)
+    llava = build_llava(tokenizer, SIZES)
+    llava.model.vision_tower.load_state_dict(tower_weights(clip))
+    train_llava(llava, processor, LLAVA, build_folder, fingerprint("llava"), say)
+    save(llava, weights / "llava")
+    processor.save_pretrained(weights / "llava")
+    (weights / "recipe.json").write_text(
+        json.dumps({"fingerprint": fingerprint("llava"), **recipe("llava")}, indent=1, sort_keys=True) + "\n"
+    )
+    say(f"Weights are in {weights.name}/ after {time.monotonic() - began:.0f} s.")
+
+
+def tower_weights(clip: CLIPModel) -> dict[str, torch.Tensor]:
+    """The vision half of a CLIP, named as a LLaVA's vision tower names it."""
+    return {
+        name.removeprefix("vision_model."): value for name, value in clip.state_dict().items() if name.startswith("vision_model.")
+    }
+
+
+def save(model: torch.nn.Module, folder: Path) -> None:
+    """Write a model's bf16 copy; the model itself stays fp32."""
+    state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items() if value.is_floating_point()}
+    model.save_pretrained(folder, state_dict=state)
+
+
+def main() -> None:
+    torch.set_num_threads(max(1, torch.get_num_threads()))
+    build(say=lambda line: print(line, flush=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""SIMA: an in-context self-critic (arXiv 2405.15973)."""
