@@ -1,0 +1,238 @@
+"""The language model's forward pass over a key-value cache that is written in place.
+
+Two backbones with one signature. :class:`LeanLlama` computes transformers' ``LlamaModel`` (RMSNorm, rotary positions, grouped
+queries, SwiGLU; Touvron et al., arXiv 2302.13971) with a third of its operations, for the exact architecture only; for a small
+model the cost of a decoding step is the number of operations. :class:`TransformersText` calls any other language model's own
+modules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Cache
+from transformers.models.llama import modeling_llama
+
+FUSED_BYTES = 128 * 2**20
+"""Language models up to this size get joint q-k-v and gate-up matrices; a large one is not worth the copies."""
+
+
+class KeyValues:
+    """Keys and values of B sequences, a tensor (2, B, H, capacity, D) a layer; the caller knows how much of it is filled."""
+
+    def __init__(self, layers: list[Tensor]) -> None:
+        self.layers = layers
+
+    @property
+    def capacity(self) -> int:
+        return self.layers[0].shape[3]
+
+    def resized(self, rows: Tensor | None, used: int, capacity: int) -> KeyValues:
+        """The first ``used`` positions of the chosen rows (None: all) in a cache of another capacity, a layer at a time."""
+        for index, old in enumerate(self.layers):
+            kept = old[:, :, :, :used] if rows is None else old[:, :, :, :used].index_select(1, rows)
+            new = old.new_empty(*kept.shape[:3], capacity, old.shape[4])
+            new[:, :, :, :used] = kept
+            self.layers[index] = new  # frees the old layer before the next one is copied
+        return self
+
+
+class Backbone(Protocol):
+    def empty(self, rows: int, capacity: int) -> KeyValues: ...
+
+    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None) -> Tensor:
+        """Hidden states (B, S, width), final norm applied, of the embeddings ``x`` (B, S, width) at ``positions`` (B, S).
+
+        Keys and values are written to the cache at ``start`` ..< ``start + S``. ``mask`` (B, 1, S or 1, start + S) is added to
+        the attention scores; None means: all that is in the cache, and causal among the new.
+        """
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaLayer:
+    """A layer's weights; ``qkv`` and ``gate_up`` hold one joint matrix or the single ones."""
+
+    norm_in: Tensor
+    qkv: tuple[Tensor, ...]
+    out: Tensor
+    norm_mlp: Tensor
+    gate_up: tuple[Tensor, ...]
+    down: Tensor
+
+
+class LeanLlama:
+    """A snapshot of a LlamaModel's weights and its forward pass."""
+
+    def __init__(self, model: Any) -> None:
+        config = model.config
+        self.heads: int = config.num_attention_heads
+        self.key_heads: int = config.num_key_value_heads
+        self.size: int = model.layers[0].self_attn.head_dim
+        self.eps: float = config.rms_norm_eps
+        self.norm: Tensor = model.norm.weight
+        self.rotary = model.rotary_emb
+        total = sum(p.numel() * p.element_size() for p in model.parameters())
+        fuse = total <= FUSED_BYTES
+
+        def joint(*modules: Any) -> tuple[Tensor, ...]:
+            weights = tuple(module.weight for module in modules)
+            return (torch.cat(weights),) if fuse else weights
+
+        self.layers = [
+            LlamaLayer(
+                norm_in=layer.input_layernorm.weight,
+                qkv=joint(layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj),
+                out=layer.self_attn.o_proj.weight,
+                norm_mlp=layer.post_attention_layernorm.weight,
+                gate_up=joint(layer.mlp.gate_proj, layer.mlp.up_proj),
+                down=layer.mlp.down_proj.weight,
+            )
+            for layer in model.layers
+        ]
+        self.table = (self.norm.new_empty(0), self.norm.new_empty(0))
+
+    @staticmethod
+    def fits(model: Any) -> bool:
+        """Whether ``model`` is exactly the architecture computed here: no subclass, adapter, bias, hook or scaled rotation."""
+        exact = {
+            modeling_llama.LlamaModel,
+            modeling_llama.LlamaDecoderLayer,
+            modeling_llama.LlamaAttention,
+            modeling_llama.LlamaMLP,
+            modeling_llama.LlamaRMSNorm,
+            modeling_llama.LlamaRotaryEmbedding,
+            nn.ModuleList,
+            nn.Linear,
+            nn.Embedding,
+        }
+        if type(model) is not modeling_llama.LlamaModel or model.config.hidden_act != "silu":
+            return False
+        activation = {id(layer.mlp.act_fn) for layer in model.layers}
+        modules = [module for module in model.modules() if id(module) not in activation]
+        return (
+            all(type(module) in exact and not module._forward_hooks and not module._forward_pre_hooks for module in modules)
+            and all(module.bias is None for module in modules if isinstance(module, nn.Linear))
+            and model.rotary_emb.rope_type in ("default", "linear", "llama3")
+        )
+
+    def empty(self, rows: int, capacity: int) -> KeyValues:
+        shape = (2, rows, self.key_heads, capacity, self.size)
+        return KeyValues([self.norm.new_empty(shape) for _ in self.layers])
+
+    def rotation(self, positions: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines (B, S, 1, D) of the positions, from a table that grows to ``longest``."""
+        if len(self.table[0]) < longest:
+            # The tail of a prompt may start behind pads, so a position never exceeds the cache's length: ``longest`` bounds it.
+            length = max(longest, 2 * len(self.table[0]))
+            cos, sin = self.rotary(self.norm, torch.arange(length, device=self.norm.device)[None])
+            sin = sin[0].clone()
+            sin[:, : self.size // 2].neg_()  # rotate_half(x) * sin == roll(x) * signed sin
+            self.table = (cos[0].clone(), sin)
+        cos, sin = self.table
+        return cos[positions][:, :, None], sin[positions][:, :, None]
+
+    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None) -> Tensor:
+        rows, length, width = x.shape
+        end, query, both = start + length, self.heads, self.heads + self.key_heads
+        causal = mask is None and length > 1
+        if causal and start:
+            mask, causal = causal_mask(rows, length, end, x), False
+        cos, sin = self.rotation(positions, end)
+        for layer, kept in zip(self.layers, cache.layers, strict=True):
+            h = F.rms_norm(x, (width,), layer.norm_in, self.eps)
+            qkv = together(h, layer.qkv).view(rows, length, both + self.key_heads, self.size)
+            qk = qkv[:, :, :both]
+            qk = torch.addcmul(qk * cos, qk.roll(self.size // 2, -1), sin)
+            kept[0, :, :, start:end] = qk[:, :, query:].transpose(1, 2)
+            kept[1, :, :, start:end] = qkv[:, :, both:].transpose(1, 2)
+            attended = F.scaled_dot_product_attention(
+                qk[:, :, :query].transpose(1, 2),
+                kept[0, :, :, :end],
+                kept[1, :, :, :end],
+                attn_mask=mask,
+                is_causal=causal,
+                enable_gqa=self.heads != self.key_heads,
+            )
+            x = x + F.linear(attended.transpose(1, 2).reshape(rows, length, -1), layer.out)
+            h = F.rms_norm(x, (width,), layer.norm_mlp, self.eps)
+            gate, up = together(h, layer.gate_up).chunk(2, -1)
+            x = x + F.linear(F.silu(gate) * up, layer.down)
+        return F.rms_norm(x, (width,), self.norm, self.eps)
+
+
+class TransformersText:
+    """Any decoder of transformers whose layers hand their keys and values to a Cache and take a 4-d mask."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        config = model.config
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self.shape = (getattr(config, "num_key_value_heads", None) or heads, size)
+        self.layers: int = config.num_hidden_layers
+        self.like: Tensor = next(model.parameters())
+
+    def empty(self, rows: int, capacity: int) -> KeyValues:
+        heads, size = self.shape
+        return KeyValues([self.like.new_empty((2, rows, heads, capacity, size)) for _ in range(self.layers)])
+
+    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None) -> Tensor:
+        rows, length, _ = x.shape
+        if mask is None:
+            mask = causal_mask(rows, length, start + length, x)
+        elif mask.shape[2] != length:
+            mask = mask.expand(-1, -1, length, -1)
+        output = self.model(
+            inputs_embeds=x,
+            position_ids=positions,
+            attention_mask=mask,
+            past_key_values=InPlace(cache, start),
+            use_cache=True,
+            return_dict=True,
+        )
+        hidden: Tensor = output.last_hidden_state
+        return hidden
+
+
+class InPlace(Cache):  # type: ignore[misc]  # transformers is untyped
+    """Our key-value tensors, as transformers' attention layers want to be handed them."""
+
+    def __init__(self, cache: KeyValues, start: int) -> None:
+        super().__init__(layers=[])
+        self.kept, self.start = cache, start
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        end = self.start + key_states.shape[2]
+        kept = self.kept.layers[layer_idx]
+        kept[0, :, :, self.start : end] = key_states
+        kept[1, :, :, self.start : end] = value_states
+        return kept[0, :, :, :end], kept[1, :, :, :end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002  (transformers' signature)
+        return self.start
+
+
+def backbone(language_model: Any) -> Backbone:
+    """The lean forward pass where it is exactly this model's, else the model's own."""
+    return LeanLlama(language_model) if LeanLlama.fits(language_model) else TransformersText(language_model)
+
+
+def causal_mask(rows: int, length: int, end: int, like: Tensor) -> Tensor:
+    """An additive mask (rows, 1, length, end): the new positions see all that came before them, and themselves."""
+    new = torch.arange(end - length, end, device=like.device)
+    hidden = torch.arange(end, device=like.device)[None] > new[:, None]
+    return additive(hidden, like.dtype)[None, None].expand(rows, 1, -1, -1)
+
+
+def additive(hidden: Tensor, dtype: torch.dtype) -> Tensor:
+    """Zeros, and the lowest number where ``hidden``: not -inf, so that a pad that sees nothing stays finite."""
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
+
+
+def together(x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+    return F.linear(x, weights[0]) if len(weights) == 1 else torch.cat([F.linear(x, weight) for weight in weights], -1)

@@ -1,0 +1,163 @@
+"""The cached decode loop for one batch: greedy or sampled, with stop strings; finished rows leave the batch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.engine.backbone import Backbone, KeyValues, additive
+from methods.interface import Decoding
+
+GROWTH = 64
+"""Positions by which a full cache grows: a cap of 4,096 new tokens must not reserve them when answers are short."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A prompt ready to run: its tokens behind the shared head (all of them where there is none), and the head's keys and
+    values (layers, 2, H, P, D). Every row of a batch has the same P. ``key`` seeds sampling."""
+
+    key: str
+    tail: tuple[int, ...]
+    prefix: Tensor | None
+
+    @property
+    def shared(self) -> int:
+        return 0 if self.prefix is None else int(self.prefix.shape[3])
+
+
+@dataclass(kw_only=True)
+class Written:
+    """What has been generated for a row so far: token ids, their summed log-probability, and whether it ended by itself."""
+
+    ids: list[int]
+    logp: float = 0.0
+    finished: bool = False
+
+
+class Speaker:
+    """The parts of a model that generation calls: embedding, backbone, output head; and the tokens that end an answer."""
+
+    def __init__(
+        self, *, embed: Callable[[Tensor], Tensor], text: Backbone, head: Callable[[Tensor], Tensor], device: torch.device
+    ):
+        self.embed, self.text, self.head, self.device = embed, text, head, device
+
+    def load(self, rows: Sequence[Row], capacity: int) -> KeyValues:
+        """A cache whose first P positions hold each row's shared head."""
+        cache = self.text.empty(len(rows), capacity)
+        prefixes = [row.prefix for row in rows if row.prefix is not None]
+        if prefixes:
+            for index, layer in enumerate(cache.layers):
+                torch.stack([prefix[index] for prefix in prefixes], 1, out=layer[:, :, :, : rows[0].shared])
+        return cache
+
+
+class Stops:
+    """Stop strings. Only a token whose own text may close one makes us decode the row."""
+
+    def __init__(self, stops: Sequence[str], tokenizer: Any) -> None:
+        self.stops, self.tokenizer = tuple(stops), tokenizer
+        self.last = {stop[-1] for stop in stops}
+        self.closing: dict[int, bool] = {}
+
+    def closes(self, token: int) -> bool:
+        known = self.closing.get(token)
+        if known is None:
+            text = self.tokenizer.decode([token])
+            # A piece of a character decodes to the replacement sign: it may be any character.
+            known = self.closing[token] = "\ufffd" in text or any(last in text or not last.strip() for last in self.last)
+        return known
+
+    def hit(self, ids: list[int]) -> bool:
+        return bool(self.stops) and self.closes(ids[-1]) and self.cut(self.text(ids)) is not None
+
+    def text(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+    def cut(self, text: str) -> str | None:
+        """The text up to the end of the stop string that comes first; None where there is none."""
+        ends = [text.index(stop) + len(stop) for stop in self.stops if stop in text]
+        return text[: min(ends)] if ends else None
+
+
+def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: frozenset[int], stops: Stops) -> list[Written]:
+    """Answers of one batch, in its order."""
+    written = [Written(ids=[]) for _ in rows]
+    device, shared, longest = speaker.device, rows[0].shared, max(len(row.tail) for row in rows)
+    tails = torch.tensor([[0] * (longest - len(row.tail)) + list(row.tail) for row in rows], device=device)
+    pads = torch.tensor([longest - len(row.tail) for row in rows], device=device)
+    step = torch.arange(longest, device=device)
+    lengths = shared + longest - pads
+    used = shared + longest
+    cache = speaker.load(rows, used + min(GROWTH, decoding.max_new_tokens))
+    padded = torch.zeros((len(rows), 1, 1, used), dtype=torch.bool, device=device)
+    padded[:, 0, 0, shared:] = step[None] < pads[:, None]
+    x = speaker.embed(tails)
+    later = torch.arange(used, device=device)[None] > shared + step[:, None]
+    hidden = speaker.text(
+        x, shared + (step[None] - pads[:, None]).clamp_min(0), cache, shared, additive(padded | later, x.dtype)
+    )[:, -1:]
+    mask = additive(padded, x.dtype) if bool(pads.any()) else None
+    draws = uniform(rows, decoding, device)
+    active = list(range(len(rows)))
+    for index in range(decoding.max_new_tokens):
+        logits = speaker.head(hidden)[:, 0].float()
+        logps = logits.log_softmax(-1)
+        chosen = logits.argmax(-1) if draws is None else sample(logits, decoding, draws[:, index])
+        # One transfer a step: doubles hold token ids exactly.
+        tokens, gains = torch.stack([chosen.double(), logps.gather(1, chosen[:, None])[:, 0].double()]).tolist()
+        for row, token, gain in zip(active, tokens, gains, strict=True):
+            answer = written[row]
+            if not answer.finished:
+                answer.ids.append(int(token))
+                answer.logp += gain
+                answer.finished = int(token) in ends or stops.hit(answer.ids)
+        alive = [place for place, row in enumerate(active) if not written[row].finished]
+        if not alive or index + 1 == decoding.max_new_tokens:
+            break
+        keep = None
+        if len(alive) <= len(active) * 7 // 8:  # copying the cache costs about a step: leave a few finished rows in
+            active = [active[place] for place in alive]
+            keep = torch.tensor(alive, device=device)
+            chosen, lengths = chosen[keep], lengths[keep]
+            mask = None if mask is None else mask[keep]
+            draws = None if draws is None else draws[keep]
+        if keep is not None or used == cache.capacity:
+            room = cache.capacity if used < cache.capacity else used + max(GROWTH, used // 4)
+            cache.resized(keep, used, room)
+        if mask is not None:
+            mask = torch.cat([mask, mask.new_zeros(len(active), 1, 1, 1)], -1)
+        hidden = speaker.text(speaker.embed(chosen[:, None]), (lengths + index)[:, None], cache, used, mask)
+        used += 1
+    return written
+
+
+def uniform(rows: Sequence[Row], decoding: Decoding, device: torch.device) -> Tensor | None:
+    """Each row's own random numbers in [0, 1), (B, max_new_tokens), from its key and the seed alone; None when greedy."""
+    if decoding.temperature == 0:
+        return None
+    drawn = []
+    for row in rows:
+        seed = hashlib.sha256(f"{decoding.seed}\0{row.key}".encode()).digest()[:8]
+        generator = torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
+        drawn.append(torch.rand(decoding.max_new_tokens, generator=generator, dtype=torch.float64))
+    return torch.stack(drawn).to(device)
+
+
+def sample(logits: Tensor, decoding: Decoding, draw: Tensor) -> Tensor:
+    """Tokens (B,) of logits (B, V) at the temperature, from the smallest set whose probability reaches ``top_p`` (Holtzman et
+    al., arXiv 1904.09751), by inverting the distribution function at ``draw`` (B,) in [0, 1)."""
+    order = logits.argsort(dim=-1, descending=True, stable=True)
+    ranked = (logits.gather(1, order).double() / decoding.temperature).softmax(-1)
+    below = ranked.cumsum(-1) - ranked
+    ranked = ranked * (below < decoding.top_p)
+    cumulative = ranked.cumsum(-1)
+    place = torch.searchsorted(cumulative, (draw * cumulative[:, -1])[:, None], right=True)
+    last = (ranked > 0).sum(-1, keepdim=True) - 1
+    return order.gather(1, torch.minimum(place, last))[:, 0]

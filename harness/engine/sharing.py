@@ -1,0 +1,145 @@
+"""What prompts about one picture share: its features (one pass of the image tower) and the keys and values of the prompt up to
+the picture's last patch (one pass of the language model). Both are kept between calls, the oldest leaving first."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from harness.engine.backbone import Backbone
+from harness.engine.batching import Batches
+from harness.errors import Problem
+from methods.interface import Corrupt
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A prompt's beginning up to its picture: what is shared by all prompts where it is equal.
+
+    ``picture`` is the content's hash; ``noise`` the prompt's key where the picture is corrupted for that prompt alone;
+    ``ids`` the tokens up to the image token, which is the last.
+    """
+
+    picture: str
+    noise: str | None
+    ids: tuple[int, ...]
+
+
+class Lru(Generic[K]):
+    """Tensors by key, at most ``limit`` bytes of them, the least recently used forgotten first."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
+        self.kept: OrderedDict[K, Tensor] = OrderedDict()
+
+    def get(self, key: K) -> Tensor | None:
+        if key in self.kept:
+            self.kept.move_to_end(key)
+        return self.kept.get(key)
+
+    def put(self, key: K, value: Tensor) -> None:
+        if key not in self.kept:
+            self.used += value.nbytes
+        self.kept[key] = value
+        while self.used > self.limit:
+            self.used -= self.kept.popitem(last=False)[1].nbytes
+
+    def clear(self) -> None:
+        self.kept.clear()
+        self.used = 0
+
+
+class Sharing:
+    """Features and prefixes of pictures under one model; ``limit`` bytes of each are kept."""
+
+    def __init__(self, model: Any, image_processor: Any, embed: Callable[[Tensor], Tensor], limit: int) -> None:
+        self.model, self.image_processor, self.embed = model, image_processor, embed
+        self.device: torch.device = next(model.parameters()).device
+        self.dtype: torch.dtype = next(model.parameters()).dtype
+        self.features: Lru[str] = Lru(limit)
+        self.prefixes: Lru[Head] = Lru(limit)
+        self.pictures_seen = 0
+
+    def clear(self) -> None:
+        self.features.clear()
+        self.prefixes.clear()
+
+    def keys_and_values(
+        self, heads: Sequence[Head], pictures: dict[str, Image], text: Backbone, batches: Batches, corrupt: Corrupt | None
+    ) -> dict[Head, Tensor]:
+        """For each distinct head its keys and values (layers, 2, H, P, D), P its tokens with the picture's patches.
+
+        ``pictures`` finds a picture by its content's hash.
+        """
+        wanted = dict.fromkeys(heads)
+        found = {head: kept for head in wanted if (kept := self.prefixes.get(head)) is not None}
+        # Heads of one length run together; a family has one length, so this is one group.
+        absent = sorted((head for head in wanted if head not in found), key=lambda head: len(head.ids))
+
+        def run(batch: Sequence[Head]) -> list[Tensor]:
+            return self.prefill(batch, self.features_of(batch, pictures, corrupt), text)
+
+        for head, value in zip(absent, batches.run(absent, run, lambda head: len(head.ids)), strict=True):
+            found[head] = value
+            if head.noise is None:
+                self.prefixes.put(head, value)
+        return found
+
+    def prefill(self, heads: Sequence[Head], features: Tensor, text: Backbone) -> list[Tensor]:
+        """Keys and values of heads of one length, whose image token is replaced by the features (B, N, width)."""
+        before = torch.tensor([head.ids[:-1] for head in heads], device=self.device, dtype=torch.long)
+        x = torch.cat([self.embed(before), features.to(self.dtype)], 1)
+        cache = text.empty(len(heads), x.shape[1])
+        text(x, torch.arange(x.shape[1], device=self.device).expand(len(heads), -1), cache, 0, None)
+        # A tensor a picture, so that forgetting one frees its memory.
+        return [torch.stack([layer[:, row] for layer in cache.layers]) for row in range(len(heads))]
+
+    def features_of(self, heads: Sequence[Head], pictures: dict[str, Image], corrupt: Corrupt | None) -> Tensor:
+        """Projected patch features (B, N, width); a clean picture's are looked up, a corrupted one's are its prompt's own."""
+        distinct = dict.fromkeys((head.picture, head.noise) for head in heads)
+        found = {pair: kept for pair in distinct if pair[1] is None and (kept := self.features.get(pair[0])) is not None}
+        absent = [pair for pair in distinct if pair not in found]
+        if absent:
+            pixels = self.pixels([pictures[name] for name, _ in absent])
+            if corrupt is not None:
+                pixels = [corrupted(corrupt, picture, noise) for picture, (_, noise) in zip(pixels, absent, strict=True)]
+            batch = torch.stack(list(pixels)).to(self.device, self.dtype)
+            self.pictures_seen += len(absent)
+            output = self.model.get_image_features(pixel_values=batch, return_dict=True).pooler_output
+            for pair, value in zip(absent, output, strict=True):
+                found[pair] = value
+                if pair[1] is None:
+                    self.features.put(pair[0], value.clone())
+        return torch.stack([found[head.picture, head.noise] for head in heads])
+
+    def pixels(self, images: Sequence[Image]) -> Sequence[Tensor]:
+        """Normalised pictures (C, H, W)."""
+        colour = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
+        return list(self.image_processor(images=colour, return_tensors="pt")["pixel_values"])
+
+
+def corrupted(corrupt: Corrupt, picture: Tensor, key: str | None) -> Tensor:
+    if key is None:  # a head without noise is never corrupted
+        return picture
+    result = corrupt(picture, key)
+    if result.shape != picture.shape:
+        raise Problem(
+            f"corrupt returned shape {tuple(result.shape)} for a picture of {tuple(picture.shape)}; it must keep the shape."
+        )
+    return result
+
+
+def content(image: Image) -> str:
+    """A picture's identity: the hash of its mode, size and pixels (and palette)."""
+    digest = hashlib.sha256(f"{image.mode} {image.size} {image.getpalette() if image.mode == 'P' else ''}".encode())
+    digest.update(image.tobytes())
+    return digest.hexdigest()

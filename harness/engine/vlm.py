@@ -1,0 +1,171 @@
+"""The one engine that answers and scores: batched generation and log-probabilities of a LLaVA, pictures shared.
+
+It computes what ``model.generate`` and a full forward pass compute, prompt by prompt, and differs in cost alone: a picture is
+looked at once, the prompt's beginning up to the picture's last patch is computed once a picture, prompts run in length-sorted
+batches, finished answers leave the batch, and a batch that does not fit in memory is halved.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from PIL.Image import Image
+
+from harness.engine.backbone import backbone
+from harness.engine.batching import Batches, windows
+from harness.engine.decode import Row, Speaker, Stops, decode
+from harness.engine.scoring import PACKED, Pack, score
+from harness.engine.sharing import Head, Sharing, content
+from harness.errors import Problem
+from harness.rendering import renderer
+from methods.interface import Completion, Corrupt, Decoding, Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A prompt cut in two, as token ids: its head (up to the picture; None without one) and its tail."""
+
+    key: str
+    head: Head | None
+    tail: tuple[int, ...]
+
+
+class Engine:
+    """A :class:`methods.interface.VLM` over a loaded model and processor.
+
+    ``batch_size`` counts prompts (None: 128 on the CPU, 64 elsewhere) and changes no answer; ``shared_bytes`` bounds the
+    keys and values kept for pictures, and as much again their features (None: 512 MiB on the CPU, 8 GiB elsewhere).
+    ``tokens_generated`` counts over the engine's life. The model is only read; when its weights were changed since the last
+    call, all that was kept is forgotten.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, batch_size: int | None = None, shared_bytes: int | None = None) -> None:
+        self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.renderer, self.image_processor = renderer(processor), processor.image_processor
+        self.tokenizer = processor.tokenizer
+        self.image_id: int = self.tokenizer.convert_tokens_to_ids(self.renderer.image)
+        self.device: torch.device = next(self.model.parameters()).device
+        small = self.device.type == "cpu"
+        self.batches = Batches((128 if small else 64) if batch_size is None else batch_size)
+        self.limit = (2**29 if small else 2**33) if shared_bytes is None else shared_bytes
+        ends = self.model.generation_config.eos_token_id
+        self.ends = frozenset({self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
+        self.tokens_generated = 0
+        self.stamp: tuple[tuple[int, int], ...] = ()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read the weights anew if any was replaced or written to since they were last read."""
+        stamp = tuple((p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.parameters())
+        if stamp == self.stamp:
+            return
+        self.stamp = stamp
+        with torch.inference_mode():
+            language_model = self.model.model.language_model
+            embed, text = language_model.get_input_embeddings(), backbone(language_model)
+            self.speaker = Speaker(embed=embed, text=text, head=self.model.lm_head, device=self.device)
+            self.sharing = Sharing(self.model, self.image_processor, embed, self.limit)
+            self.position_bytes = sum(layer.nbytes for layer in text.empty(1, 1).layers)
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None) -> list[Completion]:
+        """Answers in the order of the prompts; with a prefix, what follows it.
+
+        A stop string ends an answer and the text ends with it, even where its last token goes on. Equal keys are a Problem:
+        a key seeds its prompt's sampling and corruption.
+        """
+        twice = [key for key, count in Counter(prompt.key for prompt in prompts).items() if count > 1]
+        if twice:
+            raise Problem(
+                f"{len(twice)} prompt keys occur twice in one call, such as {twice[0]!r}; give each prompt its own key."
+            )
+        self.refresh()
+        stops = Stops(decoding.stop, self.tokenizer)
+        rendered = [self.renderer.render_prompt(p.text, p.image is not None, p.prefix) for p in prompts]
+        plans, pictures = self.plan(prompts, self.renderer.encode(rendered), corrupt)
+        run = partial(decode, self.speaker, decoding=decoding, ends=self.ends, stops=stops)
+        answers: list[Completion | None] = [None] * len(plans)
+        for places, rows in self.windows(plans, pictures, corrupt):
+            # Longest first: a batch size that does not fit shows at once. Equal tails stand together: they end together.
+            order = sorted(range(len(rows)), key=lambda i: (rows[i].shared, len(rows[i].tail), rows[i].tail), reverse=True)
+            done = self.batches.run([rows[i] for i in order], run, lambda row: row.shared)
+            for i, answer in zip(order, done, strict=True):
+                text = stops.text(answer.ids)
+                cut = stops.cut(text)
+                self.tokens_generated += len(answer.ids)
+                answers[places[i]] = Completion(
+                    text=(text if cut is None else cut).strip(),
+                    logp=answer.logp,
+                    n_tokens=len(answer.ids),
+                    finished=answer.finished,
+                )
+        return [answer for answer in answers if answer is not None]
+
+    @torch.inference_mode()
+    def logps(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
+        """Sum of log-probabilities (nats) of each completion and its end token, given its prompt (and its prefix)."""
+        if len(prompts) != len(completions):
+            raise Problem(f"{len(prompts)} prompts and {len(completions)} completions; give one completion for each prompt.")
+        self.refresh()
+        rendered = [self.renderer.render_prompt(p.text, p.image is not None, p.prefix) for p in prompts]
+        pairs = self.renderer.encode_pairs(rendered, [self.renderer.render_completion(text) for text in completions])
+        plans, pictures = self.plan(prompts, [asked for asked, _ in pairs], None)
+        places: dict[tuple[Head | None, tuple[int, ...]], list[int]] = {}
+        for place, plan in enumerate(plans):
+            places.setdefault((plan.head, plan.tail), []).append(place)
+        groups = [group[start : start + PACKED] for group in places.values() for start in range(0, len(group), PACKED)]
+        sums = [0.0] * len(plans)
+        for chosen, rows in self.windows([plans[group[0]] for group in groups], pictures, None):
+            packs = [
+                Pack(row=row, places=tuple(groups[i]), completions=tuple(tuple(pairs[place][1]) for place in groups[i]))
+                for i, row in zip(chosen, rows, strict=True)
+            ]
+            packs.sort(key=lambda pack: (pack.row.shared, pack.length), reverse=True)
+            scored = self.batches.run(packs, partial(score, self.speaker), lambda pack: pack.row.shared)
+            for pack, values in zip(packs, scored, strict=True):
+                for place, value in zip(pack.places, values, strict=True):
+                    sums[place] = value
+        return sums
+
+    def plan(
+        self, prompts: Sequence[Prompt], ids: Sequence[list[int]], corrupt: Corrupt | None
+    ) -> tuple[list[Planned], dict[str, Image]]:
+        """Each prompt's tokens cut behind its image token, and the distinct pictures by their content's hash.
+
+        The head is cut from the prompt's own tokens, so it is always truly the prompt's beginning.
+        """
+        names: dict[int, str] = {}  # an image object is hashed once a call
+        pictures: dict[str, Image] = {}
+        plans: list[Planned] = []
+        for prompt, tokens in zip(prompts, ids, strict=True):
+            if tokens.count(self.image_id) != (prompt.image is not None):
+                raise Problem(
+                    f"Prompt {prompt.key!r} does not hold one image token for its picture; check the tokenizer's tokens."
+                )
+            if prompt.image is None:
+                plans.append(Planned(key=prompt.key, head=None, tail=tuple(tokens)))
+                continue
+            name = names.setdefault(id(prompt.image), "") or content(prompt.image)
+            names[id(prompt.image)] = name
+            pictures.setdefault(name, prompt.image)
+            cut = tokens.index(self.image_id) + 1
+            head = Head(picture=name, noise=None if corrupt is None else prompt.key, ids=tuple(tokens[:cut]))
+            plans.append(Planned(key=prompt.key, head=head, tail=tuple(tokens[cut:])))
+        return plans, pictures
+
+    def windows(
+        self, plans: Sequence[Planned], pictures: dict[str, Image], corrupt: Corrupt | None
+    ) -> Iterator[tuple[list[int], list[Row]]]:
+        """Places and rows, as many pictures at a time as their keys and values may take memory; pictures stay whole."""
+        patches: int = getattr(self.model.config, "image_seq_length", None) or 576
+        longest = patches + max((len(plan.head.ids) for plan in plans if plan.head is not None), default=0)
+        for places in windows([plan.head for plan in plans], self.limit // (longest * self.position_bytes)):
+            heads = [head for place in places if (head := plans[place].head) is not None]
+            shared = self.sharing.keys_and_values(heads, pictures, self.speaker.text, self.batches, corrupt)
+            chosen = [plans[place] for place in places]
+            yield places, [Row(key=p.key, tail=p.tail, prefix=None if p.head is None else shared[p.head]) for p in chosen]
