@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,9 +207,10 @@ class Stage:
     def shard(self, index: int) -> Path:
         return self.folder / "shards" / f"{index:05d}.jsonl"
 
-    def finish(self, record: Mapping[str, Any]) -> None:
-        """Write the record and then ``DONE``."""
-        write_json(self.folder / "record.json", record)
+    def finish(self, record: Mapping[str, Any] | None = None) -> None:
+        """Write the record, if there is one, and then ``DONE``."""
+        if record is not None:
+            write_json(self.folder / "record.json", record)
         write_bytes(self.folder / "DONE", (fingerprint(self.identity) + "\n").encode())
 
     def drop(self, name: str) -> None:
@@ -227,8 +228,3 @@ def records(root: Path) -> list[dict[str, Any]]:
         except (OSError, ValueError):
             continue  # an estimate can do without a broken record
     return found
-
-
-def merge(paths: Sequence[Path]) -> list[Any]:
-    """The rows of these shards, in order."""
-    return [row for path in paths for row in read_jsonl(path)]

@@ -35,8 +35,7 @@ class Run:
 
     def __post_init__(self) -> None:
         check_name("label", self.label)
-        method: object = self.method
-        if not isinstance(method, Method) or not dataclasses.is_dataclass(method):
+        if not _is_method(self.method):
             raise Problem(
                 f"The method of {self.label!r} must be a dataclass with name, needs, recipe and pairs, such as Sena(...)."
             )
@@ -134,6 +133,10 @@ class Study:
 
     def is_primary(self, benchmark: str, metric: str, marked: bool) -> bool:
         return f"{benchmark}/{metric}" in self.primary if self.primary else marked
+
+
+def _is_method(value: object) -> bool:
+    return isinstance(value, Method) and dataclasses.is_dataclass(value)
 
 
 def _without_seed(run: Run) -> str:

@@ -1,0 +1,203 @@
+"""The command line: ``python -m harness plan | run | table | figures | world``, from the repository root."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path("results")
+OPTIONS = ("only", "seeds", "limit", "rounds", "images", "base", "pool", "benchmarks")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 2 a user's mistake (one sentence on stderr), 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    from harness.errors import Problem
+
+    try:
+        check_resolution()
+        if arguments[:1] == ["world"]:  # its own options: the trainings of the embedded models
+            from harness.embedded.train import main as world
+
+            world(arguments[1:])
+            return 0
+        given = parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], None] = given.command
+        command(given)
+    except Problem as problem:
+        print(f"harness: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nharness: interrupted; everything finished is kept, the same command continues.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser; each command carries its function as ``command``."""
+    top = argparse.ArgumentParser(prog="python -m harness", description=__doc__)
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, function, help in (
+        ("plan", plan, "say what a study would still do, with an estimate; write nothing"),
+        ("run", run, "do what is missing of a study, then print its table; cut at any moment, it continues"),
+    ):
+        one = commands.add_parser(name, help=help, description=help)
+        one.add_argument("study", help="compare, smoke, or a .py file that defines study(**options) -> Study")
+        one.add_argument("--only", action="append", metavar="ROW", help="this row beside the untrained one; may be repeated")
+        one.add_argument("--seeds", type=int, metavar="N", help="training seeds a row (0 to N-1)")
+        one.add_argument("--rounds", type=int, metavar="N", help="rounds of self-improvement, each on fresh pictures")
+        one.add_argument("--images", type=int, metavar="N", help="pool pictures a round")
+        one.add_argument(
+            "--limit",
+            type=int,
+            metavar="N",
+            help="at most N test pictures and at most N pool pictures a round: --limit 100 is a fast, honest run",
+        )
+        one.add_argument("--base", metavar="NAME", help="the base model (harness/bases.py)")
+        one.add_argument("--pool", metavar="POOL", help="world, a folder of pictures, or a .jsonl manifest")
+        one.add_argument("--benchmarks", nargs="+", metavar="NAME", help="these benchmarks only")
+        one.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder (default: results/<study>)")
+        one.set_defaults(command=function)
+    for name, function, help in (
+        ("table", table, "print a results folder's table again, from its stored grades"),
+        ("figures", figures, "draw a results folder's figures again, from its stored grades"),
+    ):
+        one = commands.add_parser(name, help=help, description=help)
+        one.add_argument("study", nargs="?", help="the study's name: its folder below results/")
+        one.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder itself")
+        one.set_defaults(command=function)
+    commands.add_parser("world", help="train the embedded world's models (its options: python -m harness world --help)")
+    return top
+
+
+def plan(given: argparse.Namespace) -> None:
+    from harness import runner
+
+    study = load(given)
+    print(runner.plan(study, given.out or RESULTS / study.name))
+
+
+def run(given: argparse.Namespace) -> None:
+    from harness import runner
+    from harness.progress import Display
+    from harness.reporting import figures, tables
+
+    study = load(given)
+    out = given.out or RESULTS / study.name
+    runner.run(study, out, Display(sys.stdout))
+    print("\n" + tables.write(out))
+    for path in figures.write(out):
+        print(path)
+
+
+def table(given: argparse.Namespace) -> None:
+    from harness.reporting import tables
+
+    print(tables.write(folder(given)))
+
+
+def figures(given: argparse.Namespace) -> None:
+    from harness.reporting import figures
+
+    for path in figures.write(folder(given)):
+        print(path)
+
+
+def folder(given: argparse.Namespace) -> Path:
+    """The results folder that is meant: ``--out``, or the study's below results/.
+
+    Raises:
+        Problem: neither or both are given, or there is no study in it.
+    """
+    from harness.errors import Problem, unknown
+
+    if (given.out is None) == (given.study is None):
+        raise Problem("Give either the study's name (its folder below results/) or --out with the folder itself.")
+    out: Path = given.out or RESULTS / given.study
+    if not (out / "study.json").exists():
+        if given.out is not None:
+            raise Problem(f"There are no results in {out}; give the --out of an earlier run.")
+        raise unknown("results folder", given.study, sorted(path.parent.name for path in RESULTS.glob("*/study.json")))
+    return out
+
+
+def load(given: argparse.Namespace) -> Any:
+    """The study that is asked for, with the options that were given.
+
+    Raises:
+        Problem: there is no such study or file, or the study takes no such option.
+    """
+    from harness.errors import Problem, unknown
+    from harness.studies import compare, smoke
+    from harness.study import Study
+
+    own: dict[str, Callable[..., Study]] = {"compare": compare.study, "smoke": smoke.study}
+    if given.study.endswith(".py"):
+        build = from_file(Path(given.study))
+    elif given.study in own:
+        build = own[given.study]
+    else:
+        raise unknown("study", given.study, [*own, "or a path to a .py file"])
+    options = {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
+    takes = inspect.signature(build).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        for name in options:
+            if name not in takes:
+                raise unknown(f"option of the study {given.study}", f"--{name}", [f"--{known}" for known in takes])
+    study = build(**options)
+    if not isinstance(study, Study):
+        raise Problem(f"study() of {given.study} returned a {type(study).__name__}; it must return a harness.study.Study.")
+    return study
+
+
+def from_file(path: Path) -> Callable[..., Any]:
+    """The ``study`` function of a user's own file.
+
+    Raises:
+        Problem: there is no such file, or it defines no study().
+    """
+    from harness.errors import Problem
+
+    if not path.is_file():
+        raise Problem(f"There is no study file {path}; give a .py file that defines study(**options) -> Study.")
+    spec = importlib.util.spec_from_file_location(f"user_study_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise Problem(f"{path} cannot be loaded as Python; give a .py file that defines study(**options) -> Study.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    build = getattr(module, "study", None)
+    if not callable(build):
+        raise Problem(f"{path} defines no study(); add a function study(**options) that returns a harness.study.Study.")
+    return build  # type: ignore[no-any-return]
+
+
+def check_resolution() -> None:
+    """See that the packages are this repository's own: their names are generic, and others install such names too.
+
+    Raises:
+        Problem: a package resolves elsewhere, or the command was not run from the repository root.
+    """
+    import benchmarks
+    import harness
+    import methods
+    from harness.errors import Problem
+
+    for package in (harness, methods, benchmarks):
+        where = Path(package.__file__ or ".").resolve()
+        if ROOT not in where.parents:
+            raise Problem(
+                f"The package {package.__name__} resolves to {where}, outside {ROOT}; uninstall or rename the other one."
+            )
+    if Path.cwd().resolve() != ROOT:
+        raise Problem(f"Run python -m harness from the repository root: cd {ROOT}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""What each stage depends on: the identities that are stored with results and compared before anything is continued.
+
+Identities chain by fingerprint: a round's pairs name the model that made them, its training names the pairs, its answers name
+the training. So a change anywhere shows, first in the stage where it was made. Devices, batch sizes and paths are left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.interface import Benchmark
+from harness.bases import BaseCard, weights_fingerprint
+from harness.identity import describe, fingerprint
+from harness.pool import Drawn
+from harness.store import FORMAT, Stage
+from methods.interface import Method, Recipe
+
+Identity = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model on the disk: a base, after training the folder of the weights in its place, and the fingerprint of all it is."""
+
+    card: BaseCard
+    id: str
+    weights: Path | None = None
+
+    @property
+    def identity(self) -> Identity:
+        return {"base": self.card.name, "model": self.id}
+
+
+def untrained(card: BaseCard) -> Checkpoint:
+    """The base itself, known by its weights' content (a hub model by its pinned revision)."""
+    weights = _folder_fingerprint(card.source) if isinstance(card.source, Path) else f"{card.source}@{card.revision}"
+    return Checkpoint(card=card, id=fingerprint({"weights": weights, "dtype": card.dtype}))
+
+
+def trained(stage: Stage, card: BaseCard) -> Checkpoint:
+    """What a training stage writes; known before it is there."""
+    return Checkpoint(card=card, id=fingerprint(stage.identity), weights=stage.folder / "model")
+
+
+_folder_fingerprint = cache(weights_fingerprint)
+
+
+def export_identity(benchmark: Benchmark, split: str, limit: int | None) -> Identity:
+    return {
+        "stage": "export",
+        "format": FORMAT,
+        "benchmark": benchmark.name,
+        "version": benchmark.version,
+        "split": split,
+        "limit": limit,
+    }
+
+
+def pairs_identity(at: Checkpoint, method: Method, drawn: Drawn, seed: int, round: int) -> Identity:
+    """``at`` is the model that answers. The recipe is left out: it says how to train, not what to make."""
+    settings = {name: value for name, value in describe(method).items() if name != "recipe"}
+    return {
+        "stage": "pairs",
+        "format": FORMAT,
+        **at.identity,
+        "method": {"name": method.name, **settings},
+        "pool": drawn.fingerprint,
+        "images": len(drawn.ids),
+        "seed": seed,
+        "round": round,
+    }
+
+
+def train_identity(at: Checkpoint, pairs: Identity, recipe: Recipe) -> Identity:
+    return {
+        "stage": "train",
+        "format": FORMAT,
+        **at.identity,
+        "pairs": fingerprint(pairs),
+        "recipe": describe(recipe),
+        "lora_targets": at.card.lora_targets if recipe.lora else None,
+        "seed": pairs["seed"],
+        "round": pairs["round"],
+    }
+
+
+def answers_identity(at: Checkpoint, benchmark: str, questions: Path) -> Identity:
+    """The questions count by content: another grader's version asks for new grades, not for new answers."""
+    path = questions / "questions.jsonl"
+    content = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    return {
+        "stage": "answer",
+        "format": FORMAT,
+        **at.identity,
+        "benchmark": benchmark,
+        "questions": content,
+        "decoding": {"temperature": 0.0},
+    }
+
+
+def grade_identity(answers: Identity, benchmark: Benchmark) -> Identity:
+    return {
+        "stage": "grade",
+        "format": FORMAT,
+        "benchmark": benchmark.name,
+        "version": benchmark.version,
+        "answers": fingerprint(answers),
+    }

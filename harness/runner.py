@@ -1,0 +1,304 @@
+"""What of a study is missing, in order, with an estimate and progress: finds the stages, does them, prints the table.
+
+A model is loaded when a stage needs one and kept until another checkpoint is asked for; stages that are done load nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from benchmarks.interface import Benchmark
+from harness import lineage, stages
+from harness.bases import find_base, load_base
+from harness.errors import Problem
+from harness.identity import cores, hardware
+from harness.lineage import Checkpoint
+from harness.pool import Drawn, Pool, open_pool
+from harness.progress import Display, span
+from harness.stages import Progress
+from harness.store import Results, Stage, lock, read_jsonl, records, write_json
+from harness.study import Run, Study
+
+NO_MODEL = ("export", "grade")
+"""Stages that take seconds and no model. A newer version of the benchmark does them again; answers are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage of a study. ``items`` is what its time is proportional to (pictures, questions), None where unknown yet."""
+
+    title: str
+    kind: str
+    name: str
+    base: str | None
+    items: float | None
+    stage: Stage
+    work: Callable[[Progress], None]
+
+    def missing(self) -> bool:
+        """Whether there is work to do.
+
+        Raises:
+            Problem: the folder holds results of other settings.
+        """
+        if self.kind in NO_MODEL and self.stage.outdated("version"):
+            return True
+        self.stage.check()
+        return not self.stage.done
+
+    def do(self, progress: Progress) -> None:
+        if self.kind in NO_MODEL and self.stage.outdated("version"):
+            self.stage.clear()
+        self.work(progress)
+
+
+@dataclass
+class Models:
+    """The one model in memory; another is loaded in its place, never beside it."""
+
+    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
+    _held: Checkpoint | None = None
+    _loaded: tuple[Any, Any] | None = None
+    _engine: Any = None
+
+    def load(self, at: Checkpoint) -> tuple[Any, Any]:
+        """The model and its processor."""
+        if self._loaded is None or self._held != at:
+            self.forget()
+            self._loaded = load_base(at.card, device=self.device, weights=at.weights)
+            self._held = at
+        return self._loaded
+
+    def engine(self, at: Checkpoint) -> Any:
+        """The engine on that model."""
+        from harness.engine.vlm import Engine
+
+        model, processor = self.load(at)
+        if self._engine is None:
+            self._engine = Engine(model, processor)
+        return self._engine
+
+    def forget(self) -> None:
+        """Let go of the model: after training it is no longer what its checkpoint says."""
+        self._held = self._loaded = self._engine = None
+        if self.device != "cpu":
+            torch.cuda.empty_cache()
+
+
+@dataclass
+class Workshop:
+    """A study's steps and what they share: the folder, the model, the opened pools and their draws."""
+
+    study: Study
+    results: Results
+    models: Models = field(default_factory=Models)
+    _pools: dict[str, Pool] = field(default_factory=dict)
+    _drawn: dict[tuple[str, int, int, int], Drawn] = field(default_factory=dict)
+
+    def exports(self) -> list[Step]:
+        """The first steps: they need no model, and the answers' identities depend on what they write."""
+        return [self._export(benchmark) for benchmark in self.study.benchmarks]
+
+    def runs(self) -> list[Step]:
+        """Every step after the exports, run by run, so that a checkpoint is loaded once and used until it is done with."""
+        return [step for run in self.study.runs for step in self._run(run)]
+
+    def _export(self, benchmark: Benchmark) -> Step:
+        identity = lineage.export_identity(benchmark, self.study.split, self.study.limit)
+        stage = Stage(self.results.questions(benchmark.name), identity)
+
+        def work(progress: Progress) -> None:
+            stages.export(stage, benchmark, progress=progress)
+
+        title = f"export {benchmark.name}"
+        return Step(title=title, kind="export", name=benchmark.name, base=None, items=None, stage=stage, work=work)
+
+    def _run(self, run: Run) -> list[Step]:
+        at = lineage.untrained(find_base(run.base))
+        if not run.last:
+            return self._evaluation(run, 0, at)
+        found: list[Step] = []
+        for round in range(1, run.last + 1):
+            steps, at = self._round(run, round, at)
+            found += steps + self._evaluation(run, round, at)
+        return found
+
+    def _round(self, run: Run, round: int, at: Checkpoint) -> tuple[list[Step], Checkpoint]:
+        """A round's pairs and training, and the checkpoint that they lead to."""
+        method, recipe, pool = run.method, run.method.recipe, self._pool(run.pool)
+        assert recipe is not None  # a run without a recipe has no rounds
+        pool.check(method.needs, method.name)
+        if "scorer" in method.needs:
+            raise Problem(f"{method.name} needs an image-text scorer, and this version has none; leave that row out.")
+        drawn = self._draw(run, round)
+        where = (run.label, run.seed, round)
+        pairs = Stage(self.results.pairs(*where), lineage.pairs_identity(at, method, drawn, run.seed, round))
+        train = Stage(self.results.train(*where), lineage.train_identity(at, pairs.identity, recipe))
+
+        def make(progress: Progress) -> None:
+            vlm = self.models.engine(at)
+            stages.make_pairs(pairs, vlm=vlm, method=method, pool=pool, drawn=drawn, seed=run.seed, progress=progress)
+
+        def learn(progress: Progress) -> None:
+            model, processor = self.models.load(at)
+            try:
+                stages.train(
+                    train,
+                    model=model,
+                    processor=processor,
+                    method=method.name,
+                    lora_targets=at.card.lora_targets,
+                    recipe=recipe,
+                    pairs=pairs.folder,
+                    pool=pool,
+                    seed=run.seed,
+                    progress=progress,
+                )
+            finally:
+                self.models.forget()
+
+        title, images = _title(run, round), len(drawn.ids)
+        base = at.card.name
+        steps = [
+            Step(title=f"{title}: pairs", kind="pairs", name=method.name, base=base, items=images, stage=pairs, work=make),
+            Step(
+                title=f"{title}: train",
+                kind="train",
+                name=method.name,
+                base=base,
+                items=images * recipe.epochs,
+                stage=train,
+                work=learn,
+            ),
+        ]
+        return steps, lineage.trained(train, at.card)
+
+    def _evaluation(self, run: Run, round: int, at: Checkpoint) -> list[Step]:
+        return [step for benchmark in self.study.benchmarks for step in self._benchmark(run, round, at, benchmark)]
+
+    def _benchmark(self, run: Run, round: int, at: Checkpoint, benchmark: Benchmark) -> list[Step]:
+        name, questions = benchmark.name, self.results.questions(benchmark.name)
+        where = (run.label, run.seed, round, name)
+        answers = Stage(self.results.answers(*where), lineage.answers_identity(at, name, questions))
+        grades = Stage(self.results.grades(*where), lineage.grade_identity(answers.identity, benchmark))
+        path = questions / "questions.jsonl"
+        items = len(read_jsonl(path)) if path.exists() else None
+
+        def reply(progress: Progress) -> None:
+            stages.answer(answers, vlm=self.models.engine(at), questions=questions, progress=progress)
+
+        def mark(_progress: Progress) -> None:
+            stages.grade(grades, benchmark=benchmark, answers=answers.folder)
+
+        title, base = _title(run, round), at.card.name
+        return [
+            Step(title=f"{title}: answer {name}", kind="answer", name=name, base=base, items=items, stage=answers, work=reply),
+            Step(title=f"{title}: grade {name}", kind="grade", name=name, base=base, items=items, stage=grades, work=mark),
+        ]
+
+    def _pool(self, spec: str) -> Pool:
+        if spec not in self._pools:
+            self._pools[spec] = open_pool(spec)
+        return self._pools[spec]
+
+    def _draw(self, run: Run, round: int) -> Drawn:
+        """A round's pictures, decoded and hashed once for all runs that share them."""
+        key = (run.pool, run.images, run.seed, round)
+        if key not in self._drawn:
+            self._drawn[key] = self._pool(run.pool).draw(run.images, run.seed, round)
+        return self._drawn[key]
+
+
+def _title(run: Run, round: int) -> str:
+    return f"{run.label}, seed {run.seed}, round {round}" if round else run.label
+
+
+def run(study: Study, out: Path, display: Display, models: Models | None = None) -> None:
+    """Do what is missing of the study in ``out``; everything finished is kept, whatever happens.
+
+    Raises:
+        Problem: the folder holds results of other settings (before any work), another process writes there, or a stage has
+            met a user's mistake.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(cores())
+    shop = Workshop(study, Results(out), models or Models())
+    with lock(out):
+        exports = [step for step in shop.exports() if step.missing()]
+        after = shop.runs()
+        for step in after:
+            if exports and step.kind in ("answer", "grade"):
+                continue  # their identity is known once the questions are there; checked below, before any model is loaded
+            step.missing()
+        write_json(shop.results.study, study.as_json())
+        total = len(exports) + sum(step.kind in NO_MODEL or not step.stage.done for step in after)
+        display.say(f"{study.name}: {study.question}")
+        _do(exports, 0, total, display)
+        todo = [step for step in shop.runs() if step.missing()] if exports else [step for step in after if step.missing()]
+        _do(todo, len(exports), len(exports) + len(todo), display)
+        shop.models.forget()
+
+
+def _do(steps: Sequence[Step], before: int, total: int, display: Display) -> None:
+    for number, step in enumerate(steps, start=before + 1):
+        began = time.monotonic()
+        step.do(display.stage(number, total, step.title))
+        display.done(number, total, step.title, time.monotonic() - began)
+
+
+def plan(study: Study, out: Path) -> str:
+    """What ``run`` would do: a line a missing stage with an estimate from what this machine measured before. Writes nothing.
+
+    Raises:
+        Problem: the folder holds results of other settings.
+    """
+    shop = Workshop(study, Results(out))
+    exports = shop.exports()
+    todo = [step for step in exports if step.missing()]
+    exporting = bool(todo)
+    steps = shop.runs()
+    for step in steps:
+        if exporting and step.kind in ("answer", "grade"):
+            todo += [] if step.stage.done else [step]  # its questions are not written yet, so there is nothing to compare with
+        elif step.missing():
+            todo.append(step)
+    estimate = Estimate(out.parent)
+    lines = [
+        f"{study.name}: {study.question}",
+        f"{out}: {len(exports) + len(steps) - len(todo)} stages done, {len(todo)} missing.",
+    ]
+    known, unknown = 0.0, 0
+    for step in todo:
+        seconds = estimate.seconds(step)
+        known, unknown = known + (seconds or 0), unknown + (seconds is None)
+        lines.append(f"  {step.title:<60} {'unknown' if seconds is None else 'about ' + span(seconds)}")
+    if todo:
+        lines.append(f"About {span(known)}" + (f" and {unknown} stages of unknown time." if unknown else "."))
+    return "\n".join(lines)
+
+
+class Estimate:
+    """Seconds of a step from the records of the same kind of stage on this machine (the median of seconds an item)."""
+
+    def __init__(self, root: Path) -> None:
+        mine = hardware()
+        self._records = [record for record in records(root) if record.get("hardware") == mine and record.get("items")]
+
+    def seconds(self, step: Step) -> float | None:
+        """None where nothing like it has been measured; 0 for stages without a model."""
+        if step.kind in NO_MODEL:
+            return 0.0
+        if step.items is None:
+            return None
+        alike = [record for record in self._records if (record.get("stage"), record.get("base")) == (step.kind, step.base)]
+        same = [record for record in alike if record.get("name") == step.name]
+        rates = [record["seconds"] / record["items"] for record in same or alike]
+        return step.items * median(rates) if rates else None

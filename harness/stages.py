@@ -1,0 +1,290 @@
+"""The five steps of a run: export, make_pairs, train, answer, grade. Each reads files and writes files, and can be cut anywhere.
+
+Work is done in shards that are written whole; a stage that is continued redoes only the shard that was cut. All randomness is
+seeded by keys (an item's, a question's), so a continued stage writes the same bytes as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import datetime
+import io
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pandas as pd
+from PIL.Image import Image
+
+from benchmarks.interface import Benchmark, Report
+from harness.errors import Problem
+from harness.identity import describe, hardware, peak_memory_mib, versions
+from harness.pool import Drawn, Pool, pixels_sha, read_picture
+from harness.store import Stage, kindly, read_json, read_jsonl, write_bytes, write_json, write_jsonl
+from methods.interface import VLM, Completion, Decoding, Method, PreferencePair, Prompt, Recipe, Scorer
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(what, done, total)``, such as ``("images", 64, 600)``; what it raises ends the stage."""
+
+ITEMS_A_SHARD = 64
+QUESTIONS_A_SHARD = 256
+
+T = TypeVar("T")
+
+
+def quiet(_what: str, _done: int, _total: int) -> None:
+    """No progress shown."""
+
+
+def export(stage: Stage, benchmark: Benchmark, *, progress: Progress = quiet) -> None:
+    """Write a benchmark's questions and pictures; no model, no torch. Pictures are PNG named by their pixels' sha256."""
+    stage.open()
+    started = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    for question in benchmark.questions():
+        names = [_export_picture(stage.folder / "images", image) for image in question.images]
+        rows.append(
+            {
+                "id": question.id,
+                "text": question.text,
+                "max_new_tokens": question.max_new_tokens,
+                "cluster": question.cluster,
+                "images": names,
+            }
+        )
+        progress("questions", len(rows), 0)
+    _check_keys(f"benchmark {benchmark.name}", [row["id"] for row in rows])
+    if not rows:
+        raise Problem(f"The benchmark {benchmark.name} has no question; ask for a larger limit.")
+    write_jsonl(stage.folder / "questions.jsonl", rows)
+    stage.finish(_record(stage, benchmark.name, len(rows), time.perf_counter() - started))
+
+
+def _export_picture(folder: Path, image: Image) -> str:
+    path = folder / f"{pixels_sha(image)}.png"
+    if not path.exists():
+        content = io.BytesIO()
+        image.convert("RGB").save(content, format="PNG", compress_level=1)
+        write_bytes(path, content.getvalue())
+    return path.name
+
+
+def make_pairs(
+    stage: Stage,
+    *,
+    vlm: VLM,
+    method: Method,
+    pool: Pool,
+    drawn: Drawn,
+    seed: int,
+    scorer: Scorer | None = None,
+    progress: Progress = quiet,
+) -> None:
+    """Let the method make pairs of this round's pictures; writes ``pairs.jsonl``, ``drops.jsonl`` and ``items.jsonl`` (the
+    pictures' hashes, for leakage checks).
+
+    Raises:
+        Problem: the method needs fields that the pool has not.
+    """
+    pool.check(method.needs, method.name)
+    stage.open()
+
+    def work(ids: Sequence[str]) -> list[dict[str, Any]]:
+        rows = []
+        for outcome in method.pairs(vlm, pool.items(ids, method.needs), seed, scorer=scorer):
+            rows.append({"pair" if isinstance(outcome, PreferencePair) else "dropped": describe(outcome)})
+        return rows
+
+    rows, spent = _sharded(stage, vlm, drawn.ids, ITEMS_A_SHARD, "images", work, progress)
+    pairs = [row["pair"] for row in rows if "pair" in row]
+    drops = [row["dropped"] for row in rows if "dropped" in row]
+    _check_keys(f"method {method.name}", [pair["key"] for pair in pairs])
+    write_jsonl(stage.folder / "pairs.jsonl", pairs)
+    write_jsonl(stage.folder / "drops.jsonl", drops)
+    hashes = [{"id": id, "sha256": sha} for id, sha in zip(drawn.ids, drawn.hashes, strict=True)]
+    write_jsonl(stage.folder / "items.jsonl", hashes)
+    counts = {
+        "images": len(drawn.ids),
+        "pairs": len(pairs),
+        "pairs_by_kind": dict(Counter(pair["kind"] for pair in pairs)),
+        "dropped": len(drops),
+        "drops_by_reason": dict(Counter(drop["reason"] for drop in drops).most_common()),
+        "unreadable_images": [{"id": id, "why": why} for id, why in drawn.skipped],
+    }
+    record = _record(stage, method.name, len(drawn.ids), spent["seconds"], tokens=spent["tokens"], counts=counts)
+    stage.finish({**record, "pool": {"name": pool.spec, "fingerprint": drawn.fingerprint}})
+
+
+def train(
+    stage: Stage,
+    *,
+    model: Any,
+    processor: Any,
+    method: str,
+    lora_targets: str | None,
+    recipe: Recipe,
+    pairs: Path,
+    pool: Pool,
+    seed: int,
+    progress: Progress = quiet,
+) -> None:
+    """Train the model on a round's pairs; writes ``model/``. The model in memory is used up: load what was written.
+
+    Raises:
+        Problem: the round made no pair (with the reasons).
+    """
+    from harness.training.trainer import train_pairs
+
+    rows = read_jsonl(pairs / "pairs.jsonl")
+    if not rows:
+        reasons = read_json(pairs / "record.json")["counts"]["drops_by_reason"]
+        said = ", ".join(f"{reason} ({count})" for reason, count in list(reasons.items())[:4])
+        raise Problem(
+            f"{method} made no pair to train on in {pairs}; dropped: {said or 'nothing'}. Give more --images or other settings."
+        )
+    stage.open()
+    started = time.perf_counter()
+    with kindly(stage.folder):
+        summary = train_pairs(
+            model=model,
+            processor=processor,
+            pairs=[PreferencePair(**row) for row in rows],
+            images=pool.image,
+            recipe=recipe,
+            seed=seed,
+            out=stage.folder,
+            lora_targets=lora_targets,
+            progress=progress,
+        )
+    images = read_json(pairs / "record.json")["items"]
+    seconds = time.perf_counter() - started
+    record = _record(stage, method, images * recipe.epochs, seconds, counts={"pairs": len(rows), "images": images})
+    stage.finish({**record, "training": describe(summary)})
+    stage.drop("checkpoints")  # they only serve to continue; the model is written
+
+
+def answer(stage: Stage, *, vlm: VLM, questions: Path, progress: Progress = quiet) -> None:
+    """Answer exported questions greedily; writes ``answers.jsonl`` in the questions' order."""
+    stage.open()
+
+    def work(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        pictures = {name: _read_export(questions / "images" / name) for name in {name for row in rows for name in row["images"]}}
+        answers: dict[str, Completion] = {}
+        for cap in sorted({row["max_new_tokens"] for row in rows}):
+            some = [row for row in rows if row["max_new_tokens"] == cap]
+            prompts = [Prompt(key=row["id"], text=row["text"], image=_only_picture(row, pictures)) for row in some]
+            done = vlm.generate(prompts, Decoding(max_new_tokens=cap))
+            answers |= {row["id"]: completion for row, completion in zip(some, done, strict=True)}
+        return [_answer_row(row["id"], answers[row["id"]]) for row in rows]
+
+    asked = read_jsonl(questions / "questions.jsonl")
+    rows, spent = _sharded(stage, vlm, asked, QUESTIONS_A_SHARD, "questions", work, progress)
+    write_jsonl(stage.folder / "answers.jsonl", rows)
+    counts = {"questions": len(rows), "unfinished": sum(not row["finished"] for row in rows)}
+    name = str(stage.identity["benchmark"])
+    stage.finish(_record(stage, name, len(rows), spent["seconds"], tokens=spent["tokens"], counts=counts))
+
+
+def _answer_row(id: str, completion: Completion) -> dict[str, Any]:
+    # JSON has no infinity: a log-probability that overflowed is unknown.
+    logp = completion.logp if math.isfinite(completion.logp) else None
+    return {"id": id, "answer": completion.text, "logp": logp, "n_tokens": completion.n_tokens, "finished": completion.finished}
+
+
+def _read_export(path: Path) -> Image:
+    try:
+        return read_picture(path)
+    except Exception as error:
+        raise Problem(f"The exported picture {path} cannot be read ({error}); delete {path.parents[1]} and run again.") from None
+
+
+def _only_picture(row: Mapping[str, Any], pictures: Mapping[str, Image]) -> Image | None:
+    if len(row["images"]) > 1:
+        raise Problem(f"Question {row['id']} has {len(row['images'])} pictures; the engine answers questions about one picture.")
+    return pictures[row["images"][0]] if row["images"] else None
+
+
+def grade(stage: Stage, *, benchmark: Benchmark, answers: Path) -> None:
+    """Grade stored answers; no model. Writes ``grades.parquet`` and ``report.json``."""
+    stage.open()
+    report = benchmark.grade({row["id"]: row["answer"] for row in read_jsonl(answers / "answers.jsonl")})
+    content = io.BytesIO()
+    _grades_frame(report).to_parquet(content, index=False)
+    write_bytes(stage.folder / "grades.parquet", content.getvalue())
+    write_json(stage.folder / "report.json", {"values": dict(report.values), "unscored": report.unscored})
+    stage.finish()
+
+
+def _grades_frame(report: Report) -> pd.DataFrame:
+    names = sorted({name for grade in report.grades for name in grade.counts})
+    columns: dict[str, pd.Series[Any]] = {
+        "question": pd.Series([grade.question for grade in report.grades], dtype="string"),
+        "cluster": pd.Series([grade.cluster for grade in report.grades], dtype="string"),
+        "value": pd.Series([grade.value for grade in report.grades], dtype="Float64"),
+        "read_as": pd.Series([grade.read_as for grade in report.grades], dtype="string"),
+        "why": pd.Series([grade.why for grade in report.grades], dtype="string"),
+    }
+    for name in names:
+        columns[f"count_{name}"] = pd.Series([float(grade.counts.get(name, 0.0)) for grade in report.grades], dtype="float64")
+    return pd.DataFrame(columns)
+
+
+def _sharded(
+    stage: Stage,
+    vlm: VLM,
+    things: Sequence[T],
+    size: int,
+    what: str,
+    work: Callable[[Sequence[T]], list[dict[str, Any]]],
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Do the shards that are not there yet; all rows in order, and what they took. A shard's last row is what it took."""
+    shards = [(stage.shard(index), things[start : start + size]) for index, start in enumerate(range(0, len(things), size))]
+    done = sum(len(some) for path, some in shards if path.exists())
+    progress(what, done, len(things))
+    for path, some in shards:
+        if not path.exists():
+            began, tokens = time.perf_counter(), _tokens(vlm)
+            made = work(some)
+            took = {"seconds": round(time.perf_counter() - began, 3), "tokens": _tokens(vlm) - tokens}
+            write_jsonl(path, [*made, {"spent": took}])
+            done += len(some)
+            progress(what, done, len(things))
+    rows: list[dict[str, Any]] = []
+    spent = {"seconds": 0.0, "tokens": 0.0}
+    for path, _ in shards:
+        *made, last = read_jsonl(path)
+        rows += made
+        spent = {name: spent[name] + last["spent"][name] for name in spent}
+    return rows, spent
+
+
+def _tokens(vlm: VLM) -> int:
+    """Tokens the engine has generated so far (0 where it does not count)."""
+    return int(getattr(vlm, "tokens_generated", 0))
+
+
+def _check_keys(what: str, keys: Sequence[str]) -> None:
+    if twice := [key for key, count in Counter(keys).items() if count > 1]:
+        raise Problem(f"The {what} gave the key {twice[0]!r} more than once; keys name pairs and questions and must be unique.")
+
+
+def _record(
+    stage: Stage, name: str, items: float, seconds: float, *, tokens: float = 0, counts: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """What was measured; ``items`` are what time is proportional to: pictures (times epochs, in training) or questions."""
+    return {
+        "stage": stage.identity["stage"],
+        "base": stage.identity.get("base"),
+        "name": name,
+        "items": items,
+        "seconds": round(seconds, 3),
+        "tokens": int(tokens),
+        "counts": dict(counts or {}),
+        "peak_memory_mib": peak_memory_mib(),
+        "versions": versions(),
+        "hardware": hardware(),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,41 @@
+"""Does the whole road work here: pictures, pairs, training, answers, grades, table?
+
+    python -m harness run smoke                   under a minute on two cores with the embedded base
+
+The comparison on very few pictures. Its numbers mean nothing; that there are numbers does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.studies import compare
+from harness.study import Study
+
+PICTURES = 24
+
+
+def study(
+    *,
+    base: str = "embedded",
+    pool: str = "world",
+    images: int = PICTURES,
+    only: Sequence[str] = (),
+    seeds: int = 1,
+    rounds: int = 1,
+    limit: int = PICTURES,
+    benchmarks: Sequence[str] = (),
+) -> Study:
+    """``compare`` on the development split with 24 pictures a step."""
+    return compare.study(
+        base=base,
+        pool=pool,
+        images=images,
+        only=only,
+        seeds=seeds,
+        rounds=rounds,
+        limit=limit,
+        benchmarks=benchmarks,
+        name="smoke",
+        split="dev",
+    )
