@@ -1,0 +1,248 @@
+"""The comparison itself: for each row, benchmark and metric a cell with its difference from the baseline and its statistics.
+
+Stars: sign-flip p over pictures, Holm over all methods x primary metrics of the study (the last round of each). With several
+training seeds the interval and the test take each picture's counts averaged over the seeds against the baseline; the seeds'
+own values and their t-interval are kept apart, because a bootstrap over pictures says nothing about another training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.interface import Metric
+from harness.reporting.frames import BenchmarkColumns, Records, Row
+from harness.reporting.stats import (
+    Floats,
+    McNemar,
+    holm,
+    mcnemar,
+    paired_interval,
+    ratio,
+    seed_interval,
+    sign_flip,
+    smallest_detectable,
+)
+
+ALPHA = 0.05
+NAN = float("nan")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One number of the table and everything said about it; a line of ``table.csv``.
+
+    ``value`` is ``scale * numerator_sum / denominator_sum`` (counts pooled over the seeds; nan: missing). ``verdict``: better,
+    worse or no clear change (primary metrics, by ``p_holm``); not tested; missing; baseline. ``detectable`` is the smallest
+    true difference found with 80 % power at 0.05. ``unscored`` counts over all seeds, ``questions`` and ``pictures`` once.
+    """
+
+    label: str
+    round: int
+    last: bool
+    seeds: str
+    seeds_planned: int
+    benchmark: str
+    group: str
+    version: str
+    metric: str
+    better: str
+    unit: str
+    primary: bool
+    scale: float
+    numerator_sum: float = NAN
+    denominator_sum: float = NAN
+    value: float = NAN
+    baseline_value: float = NAN
+    difference: float = NAN
+    lo: float = NAN
+    hi: float = NAN
+    interval: str = "none"
+    se: float = NAN
+    detectable: float = NAN
+    p: float = NAN
+    p_holm: float = NAN
+    verdict: str = "missing"
+    seed_values: str = ""
+    seed_mean: float = NAN
+    seed_lo: float = NAN
+    seed_hi: float = NAN
+    unscored: int = 0
+    questions: int = 0
+    pictures: int = 0
+
+    @property
+    def n_seeds(self) -> int:
+        return len(self.seeds.split())
+
+    @property
+    def places(self) -> int:
+        """Decimals to print: one for points of a hundred, two for smaller scales (words a caption, scores)."""
+        return 1 if self.scale >= 100 else 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """One row's grades on one benchmark: ``sums[name]`` is ``(S, C)``, a number a seed and picture, pictures sorted."""
+
+    seeds: tuple[int, ...]
+    pictures: tuple[str, ...]
+    questions: tuple[str, ...]
+    sums: dict[str, Floats]
+    values: Floats  # (S, Q): each question's own score, nan where unscored
+
+    def pairs(self, metric: Metric) -> Floats:
+        """Numerator and denominator ``(S, C, 2)``; a count no grade mentions is zero, as in ``metric_value``."""
+        zeros = np.zeros((len(self.seeds), len(self.pictures)))
+        return np.stack([self.sums.get(metric.numerator, zeros), self.sums.get(metric.denominator, zeros)], axis=-1)
+
+    @property
+    def unscored(self) -> int:
+        return int(np.isnan(self.values).sum())
+
+
+def counts(grades: pd.DataFrame, label: str, round: int, benchmark: str) -> Counts | None:
+    """The row's counts by seed and picture; None where nothing is graded. Seeds that saw other questions are not mixed in."""
+    mine = grades[(grades["label"] == label) & (grades["round"] == round) & (grades["benchmark"] == benchmark)]
+    if mine.empty:
+        return None
+    names = [name for name in mine.columns if name.startswith("count_")]
+    by_seed = {int(str(seed)): part.sort_values("question") for seed, part in mine.groupby("seed")}
+    first = next(iter(by_seed.values()))
+    questions = tuple(first["question"])
+    by_seed = {seed: part for seed, part in by_seed.items() if tuple(part["question"]) == questions}
+    summed = [part.groupby("cluster", sort=True)[names].sum() for part in by_seed.values()]
+    return Counts(
+        seeds=tuple(by_seed),
+        pictures=tuple(str(picture) for picture in summed[0].index),
+        questions=questions,
+        sums={
+            name.removeprefix("count_"): np.stack([part[name].to_numpy(dtype=np.float64) for part in summed]) for name in names
+        },
+        values=np.stack([part["value"].to_numpy(dtype=np.float64) for part in by_seed.values()]),
+    )
+
+
+def compare(records: Records) -> list[Cell]:
+    """Every cell, in the table's order: benchmark, row, round, metric. Earlier rounds are there where they were graded."""
+    cells = []
+    for benchmark in records.benchmarks:
+        base = counts(records.grades, records.baseline, records.row(records.baseline).rounds, benchmark.name)
+        for row in records.rows:
+            for number in range(1, row.rounds + 1) if row.rounds else (0,):
+                mine = base if row.label == records.baseline else counts(records.grades, row.label, number, benchmark.name)
+                if mine is not None or number == row.rounds:
+                    is_base = row.label == records.baseline
+                    cells += [_cell(benchmark, metric, row, number, mine, base, is_base) for metric in benchmark.metrics]
+    return _starred(cells)
+
+
+def _cell(
+    benchmark: BenchmarkColumns, metric: Metric, row: Row, number: int, mine: Counts | None, base: Counts | None, is_base: bool
+) -> Cell:
+    cell = Cell(
+        label=row.label,
+        round=number,
+        last=number == row.rounds,
+        seeds=" ".join(map(str, mine.seeds)) if mine else "",
+        seeds_planned=len(row.seeds),
+        benchmark=benchmark.name,
+        group=benchmark.group,
+        version=benchmark.version,
+        metric=metric.name,
+        better=metric.better,
+        unit=metric.unit,
+        primary=metric.primary,
+        scale=metric.scale,
+    )
+    if mine is None:
+        return cell
+    by_seed = mine.pairs(metric)
+    totals = by_seed.sum(axis=(0, 1))
+    each = ratio(by_seed.sum(axis=1), metric.scale)
+    cell = replace(
+        cell,
+        numerator_sum=float(totals[0]),
+        denominator_sum=float(totals[1]),
+        value=float(ratio(totals, metric.scale)),
+        seed_values=" ".join(f"{value:.10g}" for value in each),
+        unscored=mine.unscored,
+        questions=len(mine.questions),
+        pictures=len(mine.pictures),
+        verdict="baseline" if is_base else "not tested",
+    )
+    if is_base or base is None:
+        return cell
+    if base.questions != mine.questions:
+        return replace(cell, verdict="other questions")
+    if not np.isfinite(cell.value):
+        return cell
+    theirs = base.pairs(metric).mean(axis=0)
+    averaged = by_seed.mean(axis=0)
+    found = paired_interval(theirs, averaged, scale=metric.scale)
+    baseline_value = float(ratio(theirs.sum(axis=0), metric.scale))
+    seed_mean, seed_lo, seed_hi = seed_interval([float(value) - baseline_value for value in each])
+    return replace(
+        cell,
+        baseline_value=baseline_value,
+        difference=found.difference,
+        lo=found.lo,
+        hi=found.hi,
+        interval=found.how,
+        se=found.se,
+        detectable=smallest_detectable(found.se),
+        p=sign_flip(theirs, averaged, scale=metric.scale) if cell.primary and cell.last and metric.better != "none" else NAN,
+        seed_mean=seed_mean,
+        seed_lo=seed_lo,
+        seed_hi=seed_hi,
+    )
+
+
+def family(cells: Sequence[Cell]) -> list[int]:
+    """The places of the family the stars are corrected over: methods x primary metrics, missing ones included."""
+    return [
+        place
+        for place, cell in enumerate(cells)
+        if cell.primary and cell.last and cell.better != "none" and cell.verdict != "baseline"
+    ]
+
+
+def _starred(cells: list[Cell]) -> list[Cell]:
+    places = family(cells)
+    done = list(cells)
+    for place, p_holm in zip(places, holm([cells[place].p for place in places]), strict=True):
+        cell = cells[place]
+        if np.isnan(p_holm):
+            continue
+        good = cell.difference > 0 if cell.better == "higher" else cell.difference < 0
+        verdict = ("better" if good else "worse") if p_holm < ALPHA else "no clear change"
+        done[place] = replace(cell, p_holm=p_holm, verdict=verdict)
+    return done
+
+
+def as_frame(cells: Sequence[Cell]) -> pd.DataFrame:
+    """The long form that ``table.csv`` holds: a line a cell, every number unrounded."""
+    return pd.DataFrame([asdict(cell) for cell in cells])
+
+
+def question_tests(records: Records) -> list[tuple[str, str, int, McNemar]]:
+    """(benchmark, label, seed, exact McNemar test) wherever both rows' questions are scored 0 or 1, in each row's last round.
+
+    Questions unscored in either system are left out.
+    """
+    found = []
+    for benchmark in records.benchmarks:
+        base = counts(records.grades, records.baseline, records.row(records.baseline).rounds, benchmark.name)
+        for row in records.methods:
+            mine = counts(records.grades, row.label, row.rounds, benchmark.name)
+            if base is None or mine is None or base.questions != mine.questions:
+                continue
+            for seed, values in zip(mine.seeds, mine.values, strict=True):
+                both = np.isfinite(values) & np.isfinite(base.values[0])
+                first, second = base.values[0][both], values[both]
+                if len(first) and np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
+                    found.append((benchmark.name, row.label, seed, mcnemar(first == 1, second == 1)))
+    return found

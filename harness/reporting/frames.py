@@ -1,0 +1,256 @@
+"""A study's records as pandas frames: grades, stages, drops, training logs. Reads files only, never a model or a benchmark.
+
+A stage counts only with its ``DONE``. What is missing is listed, in words; it never becomes a zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.interface import Metric
+from harness.errors import Problem
+from harness.store import Results, read_json, read_jsonl
+
+GRADE_KEYS = ["label", "seed", "round", "benchmark"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkColumns:
+    """A benchmark's part of the table: its metrics as ``study.json`` declares them, primary marks included."""
+
+    name: str
+    group: str
+    version: str
+    metrics: tuple[Metric, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the table: one label, its planned training seeds and its last round (0: nothing is trained)."""
+
+    label: str
+    base: str
+    method: str
+    pool: str
+    needs: tuple[str, ...]
+    images: int
+    rounds: int
+    seeds: tuple[int, ...]
+
+    @property
+    def supervision(self) -> str:
+        """What the method sees beside the model itself."""
+        if self.rounds == 0:
+            return "none (not trained)"
+        said = {"image": "images", "question": "questions", "reference": "reference answers", "scorer": "image-text scorer"}
+        words = [word for need, word in said.items() if need in self.needs]
+        return f"{words[0]} only" if len(words) == 1 else " + ".join(words) or "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """Everything the tables and figures are made of.
+
+    ``grades``: a row a graded question: label, seed, round, benchmark, question, cluster, value (nan: unscored), ``count_*``.
+    ``stages``: a row a trained round: label, seed, round, images, pairs, dropped, used, steps, tokens_generated,
+    tokens_trained, seconds_pairs, seconds_train; nan where that stage is not finished. ``drops``: label, seed, round, reason,
+    count. ``log``: the lines of ``train/log.jsonl`` with label, seed, round. ``missing``: what a finished study would have.
+    ``facts``: sentences' material for the notes (versions, hardware, fingerprints, overlap of pictures).
+    """
+
+    name: str
+    question: str
+    baseline: str
+    split: str
+    limit: int | None
+    rows: tuple[Row, ...]
+    benchmarks: tuple[BenchmarkColumns, ...]
+    grades: pd.DataFrame
+    stages: pd.DataFrame
+    drops: pd.DataFrame
+    log: pd.DataFrame
+    missing: tuple[str, ...]
+    facts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def row(self, label: str) -> Row:
+        return next(row for row in self.rows if row.label == label)
+
+    @property
+    def methods(self) -> tuple[Row, ...]:
+        """The rows that are compared with the baseline."""
+        return tuple(row for row in self.rows if row.label != self.baseline)
+
+
+def read(out: Path) -> Records:
+    """Every finished record below a results folder.
+
+    Raises:
+        Problem: there is no ``study.json``, it lacks a field, or a file is broken.
+    """
+    results = Results(out)
+    if not results.study.is_file():
+        raise Problem(f"{out} holds no study.json; give the folder of a study, as `python -m harness run` prints it.")
+    study = read_json(results.study)
+    try:
+        benchmarks = tuple(_benchmark(entry) for entry in study["benchmarks"])
+        rows = _rows(study["runs"])
+        name, question, baseline = str(study["name"]), str(study["question"]), str(study["baseline"])
+    except (KeyError, TypeError) as error:
+        raise Problem(
+            f"{results.study} lacks {error} or has it in another form; run the study again with this version."
+        ) from error
+    missing: list[str] = []
+    grades = _grades(results, rows, benchmarks, missing)
+    stages, drops, log = _trained(results, rows, missing)
+    return Records(
+        name=name,
+        question=question,
+        baseline=baseline,
+        split=str(study.get("split", "test")),
+        limit=study.get("limit"),
+        rows=rows,
+        benchmarks=benchmarks,
+        grades=grades,
+        stages=stages,
+        drops=drops,
+        log=log,
+        missing=tuple(missing),
+        facts=_facts(results, rows, benchmarks, baseline),
+    )
+
+
+def _benchmark(entry: Mapping[str, Any]) -> BenchmarkColumns:
+    metrics = tuple(Metric(**metric) for metric in entry["metrics"])
+    return BenchmarkColumns(name=entry["name"], group=entry["group"], version=entry["version"], metrics=metrics)
+
+
+def _rows(runs: list[Mapping[str, Any]]) -> tuple[Row, ...]:
+    """One row a label, in the study's order; its runs differ in their seed alone."""
+    found: dict[str, Row] = {}
+    for run in runs:
+        earlier = found.get(run["label"])
+        # Nothing is trained in round 0, so the untrained model has no training seed: it lies in seed0 alone.
+        seed = int(run["seed"]) if run["rounds"] else 0
+        found[run["label"]] = Row(
+            label=run["label"],
+            base=run["base"],
+            method=run["method"],
+            pool=run["pool"],
+            needs=tuple(run["needs"]),
+            images=int(run["images"]),
+            rounds=int(run["rounds"]),
+            seeds=tuple(sorted({*(earlier.seeds if earlier else ()), seed})),
+        )
+    return tuple(found.values())
+
+
+def _places(rows: tuple[Row, ...]) -> Iterator[tuple[Row, int, int]]:
+    """Every planned (row, seed, round); round 0 alone for what is not trained."""
+    for row in rows:
+        for seed in row.seeds:
+            for number in range(1, row.rounds + 1) if row.rounds else (0,):
+                yield row, seed, number
+
+
+def _grades(
+    results: Results, rows: tuple[Row, ...], benchmarks: tuple[BenchmarkColumns, ...], missing: list[str]
+) -> pd.DataFrame:
+    parts = []
+    for row, seed, number in _places(rows):
+        for benchmark in benchmarks:
+            folder = results.grades(row.label, seed, number, benchmark.name)
+            where = f"{row.label}, seed {seed}, round {number}: {benchmark.name}"
+            if not (folder / "DONE").exists():
+                if number == row.rounds:  # earlier rounds may be graded, and need not be
+                    missing.append(f"{where} is not graded yet")
+                continue
+            version = read_json(folder / "identity.json").get("version")
+            if version != benchmark.version:
+                # A column never mixes two versions.
+                missing.append(f"{where} was graded by version {version}, the study asks for {benchmark.version}")
+                continue
+            frame = pd.read_parquet(folder / "grades.parquet").drop(columns=["read_as", "why"], errors="ignore")
+            frame["value"] = frame["value"].astype("float64")
+            parts.append(frame.assign(label=row.label, seed=seed, round=number, benchmark=benchmark.name))
+    if not parts:
+        return pd.DataFrame(columns=[*GRADE_KEYS, "question", "cluster", "value"])
+    joined = pd.concat(parts, ignore_index=True)
+    counts = [name for name in joined.columns if name.startswith("count_")]
+    joined[counts] = joined[counts].fillna(0.0)  # another benchmark's counts, not a missing one of its own
+    return joined[[*GRADE_KEYS, "question", "cluster", "value", *counts]]
+
+
+STAGES = ["label", "seed", "round", "images", "pairs", "dropped", "used", "steps", "tokens_generated", "tokens_trained"]
+STAGES += ["seconds_pairs", "seconds_train"]
+
+
+def _trained(results: Results, rows: tuple[Row, ...], missing: list[str]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    stages, drops, log = [], [], []
+    for row, seed, number in _places(rows):
+        if number == 0:
+            continue
+        place: dict[str, Any] = {"label": row.label, "seed": seed, "round": number}
+        stage = dict(place)
+        where = f"{row.label}, seed {seed}, round {number}:"
+        pairs, train = results.pairs(row.label, seed, number), results.train(row.label, seed, number)
+        if (pairs / "DONE").exists():
+            record = read_json(pairs / "record.json")
+            counts = record["counts"]
+            stage |= {"images": counts["images"], "pairs": counts["pairs"], "dropped": counts["dropped"]}
+            stage |= {"tokens_generated": record["tokens"] or None, "seconds_pairs": record["seconds"]}
+            drops += [{**place, "reason": reason, "count": count} for reason, count in counts["drops_by_reason"].items()]
+        else:
+            missing.append(f"{where} its pairs are not made yet")
+        if (train / "DONE").exists():
+            record = read_json(train / "record.json")
+            training = record["training"]
+            stage |= {"used": training["pairs_used"], "steps": training["steps"]}
+            stage |= {"tokens_trained": training["tokens"], "seconds_train": record["seconds"]}
+            if (train / "log.jsonl").exists():
+                log += [{**line, **place} for line in read_jsonl(train / "log.jsonl")]
+        else:
+            missing.append(f"{where} it is not trained yet")
+        stages.append(stage)
+    return (
+        pd.DataFrame(stages, columns=STAGES),
+        pd.DataFrame(drops, columns=["label", "seed", "round", "reason", "count"]),
+        pd.DataFrame(log) if log else pd.DataFrame(columns=["label", "seed", "round", "step", "loss"]),
+    )
+
+
+def _facts(
+    results: Results, rows: tuple[Row, ...], benchmarks: tuple[BenchmarkColumns, ...], baseline: str
+) -> dict[str, tuple[str, ...]]:
+    """Versions, hardware, pools, the base's fingerprint and the overlap of training and benchmark pictures, each once."""
+    found: dict[str, dict[str, None]] = {name: {} for name in ("base", "versions", "hardware", "pool", "overlap")}
+
+    def say(fact: str, text: str) -> None:
+        found[fact][text] = None
+
+    base = next(row.base for row in rows if row.label == baseline)
+    for benchmark in benchmarks:
+        identity = results.answers(baseline, 0, 0, benchmark.name) / "identity.json"
+        if identity.exists():
+            say("base", f"{base}, fingerprint {str(read_json(identity).get('model', 'unknown'))[:12]}")
+    trained_on: set[str] = set()
+    for path in sorted(results.out.glob("runs/*/seed*/round*/**/record.json")):
+        if not path.with_name("DONE").exists():
+            continue
+        record = read_json(path)
+        say("versions", ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()))
+        say("hardware", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record.get("hardware", {}).items()))
+        if pool := record.get("pool"):
+            say("pool", str(pool["name"]))
+        if (items := path.with_name("items.jsonl")).exists():
+            trained_on |= {row["sha256"] for row in read_jsonl(items)}
+    for benchmark in benchmarks:
+        asked = results.questions(benchmark.name) / "questions.jsonl"
+        if asked.exists() and trained_on:
+            pictures = {name.removesuffix(".png") for row in read_jsonl(asked) for name in row["images"]}
+            say("overlap", f"{benchmark.name} {len(pictures & trained_on)} of {len(pictures)}")
+    return {name: tuple(text for text in texts if text) for name, texts in found.items()}

@@ -1,0 +1,190 @@
+"""The words around the table: a plain reading of the primary metrics, and the notes below it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from harness.reporting.cells import ALPHA, Cell, family, question_tests
+from harness.reporting.frames import Records
+
+FEW = 50
+"""Below this many pictures the intervals are too narrow: at 25 they hold the truth in about 90 % (bench_stats.py)."""
+
+
+LISTED = 12
+"""Missing stages named in a note; the others are counted."""
+
+
+def reading(records: Records, cells: Sequence[Cell]) -> list[str]:
+    """For each method: which primary metrics moved clearly, which did not, which are missing."""
+    tested = [cells[place] for place in family(cells)]
+    if not tested:
+        return ["No primary metric was declared, so nothing is tested and nothing carries a star."]
+    lines = []
+    for row in records.methods:
+        parts = []
+        for verdict, words in (
+            ("better", "clearly better on"),
+            ("worse", "clearly worse on"),
+            ("no clear change", "no clear change on"),
+        ):
+            names = [_moved(cell) for cell in tested if cell.label == row.label and cell.verdict == verdict]
+            if names:
+                parts.append(f"{words} {', '.join(names)}")
+        others = [_name(cell) for cell in tested if cell.label == row.label and cell.verdict not in DECIDED]
+        if others:
+            parts.append(f"nothing can be said yet about {', '.join(others)}")
+        lines.append(f"{row.label} against {records.baseline}: {'; '.join(parts)}.")
+    return lines
+
+
+DECIDED = ("better", "worse", "no clear change")
+
+
+def _name(cell: Cell) -> str:
+    return f"{cell.benchmark} {cell.metric}"
+
+
+def _moved(cell: Cell) -> str:
+    return f"{_name(cell)} ({cell.baseline_value:.{cell.places}f} to {cell.value:.{cell.places}f})"
+
+
+def footnotes(records: Records, cells: Sequence[Cell]) -> list[str]:
+    """Everything that must stand below the table, one sentence or two each."""
+    last = [cell for cell in cells if cell.last]
+    lines = [
+        f"A cell: value (difference from {records.baseline} [95 % interval]). ↑ higher is better, ↓ lower is better; no arrow: "
+        "descriptive, never starred. Intervals: paired BCa bootstrap over pictures; they are not symmetric.",
+        _stars(cells),
+    ]
+    lines += _missing(records, last)
+    lines += _seeds(records)
+    lines += _size(records, last)
+    lines += _detectable(last)
+    lines += _unscored(last)
+    lines += _mcnemar(records)
+    lines += _facts(records)
+    return lines
+
+
+def _stars(cells: Sequence[Cell]) -> str:
+    tests = len(family(cells))
+    return (
+        f"* better, * worse: p < {ALPHA} by sign-flip permutation over pictures (all questions of a picture move together), "
+        f"after Holm over {tests} {'test' if tests == 1 else 'tests'} (methods x primary metrics). A primary metric without a star "
+        "shows no clear change, which is not the same as no change; its interval may leave out 0, because Holm corrects the "
+        "tests and not the intervals. Other metrics are not tested: their intervals stand alone."
+    )
+
+
+def _missing(records: Records, last: Sequence[Cell]) -> list[str]:
+    lines = []
+    empty = sorted({f"{cell.label}: {_name(cell)}" for cell in last if cell.questions and not np.isfinite(cell.value)})
+    if records.missing:
+        more = len(records.missing) - LISTED
+        said = "; ".join(records.missing[:LISTED]) + (f"; and {more} more" if more > 0 else "")
+        lines.append(f"Missing (shown as -, never as 0): {said}.")
+    if empty:
+        lines.append("Without a value because there is nothing to divide by (shown as -): " + "; ".join(empty) + ".")
+    if any(0 < cell.n_seeds < cell.seeds_planned for cell in last):
+        lines.append("† some of the planned training seeds are missing; the cell speaks for those that are there.")
+    if any(cell.verdict == "other questions" for cell in last):
+        lines.append(
+            "(other questions): the row answered other questions than the baseline, so no difference is taken; answer both again."
+        )
+    return lines
+
+
+def _seeds(records: Records) -> list[str]:
+    single = [row.label for row in records.methods if row.rounds and len(row.seeds) == 1]
+    several = [row.label for row in records.methods if len(row.seeds) > 1]
+    lines = []
+    if single:
+        lines.append(
+            f"One training seed ({', '.join(single)}): the interval speaks for this checkpoint only, not for another training."
+        )
+    if several:
+        lines.append(
+            f"Several training seeds ({', '.join(several)}): value, interval and test take each picture's counts averaged over "
+            "the seeds, and speak for these checkpoints; what another training would give is told by the seeds' own interval."
+        )
+    return lines
+
+
+def _size(records: Records, last: Sequence[Cell]) -> list[str]:
+    lines = []
+    sizes = {cell.benchmark: cell.pictures for cell in last if cell.pictures}
+    if records.limit is not None:
+        said = ", ".join(f"{name} {pictures:,}" for name, pictures in sizes.items()) or "none graded yet"
+        lines.append(f"The study is limited to {records.limit:,} a benchmark; pictures answered: {said}.")
+    few = [name for name, pictures in sizes.items() if pictures < FEW]
+    if few:
+        lines.append(
+            f"Fewer than {FEW} pictures ({', '.join(few)}): such intervals are too narrow (they hold the truth in about 90 % of "
+            "cases, not 95 %) and only large differences can be seen. A try-out, not a result."
+        )
+    return lines
+
+
+def _detectable(last: Sequence[Cell]) -> list[str]:
+    """The smallest true difference each primary metric could have shown, the range over methods."""
+    parts = []
+    for key in dict.fromkeys((cell.benchmark, cell.metric) for cell in last if cell.primary):
+        mine = [cell for cell in last if (cell.benchmark, cell.metric) == key]
+        found = [cell.detectable for cell in mine if np.isfinite(cell.detectable) and cell.detectable > 0]
+        if found:
+            places = mine[0].places
+            low, high = f"{min(found):.{places}f}", f"{max(found):.{places}f}"
+            parts.append(f"{key[0]} {key[1]} {low}" + (f" to {high}" if low != high else ""))
+    if not parts:
+        return []
+    return [
+        "Smallest true difference that a single test finds in 80 % of cases at 0.05 (Holm asks for somewhat more): "
+        + ", ".join(parts)
+        + "."
+    ]
+
+
+def _unscored(last: Sequence[Cell]) -> list[str]:
+    if not any(cell.unscored for cell in last):
+        return []
+    return ["Unscored answers (unreadable or without an answer) are counted in a column of their own, never as wrong or 0."]
+
+
+def _mcnemar(records: Records) -> list[str]:
+    """One sentence a benchmark: gained/lost questions and p, a training seed after the other."""
+    tests = question_tests(records)
+    lines = []
+    for benchmark in dict.fromkeys(name for name, _, _, _ in tests):
+        parts = []
+        for row in records.methods:
+            mine = [(seed, test) for name, label, seed, test in tests if (name, label) == (benchmark, row.label)]
+            if mine:
+                said = "; ".join(f"{test.gained} gained, {test.lost} lost, p {p_text(test.p)}" for _, test in mine)
+                parts.append(f"{row.label} {said}")
+        lines.append(
+            f"Exact McNemar on the questions of {benchmark} scored 0 or 1 (a training seed after the other; it takes questions "
+            f"as independent, which those of one picture are not): {' | '.join(parts)}."
+        )
+    return lines
+
+
+def p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _facts(records: Records) -> list[str]:
+    facts = records.facts
+    lines = []
+    for name, words in (("base", "Base model"), ("pool", "Training pool"), ("versions", "Versions"), ("hardware", "Hardware")):
+        if found := facts.get(name):
+            lines.append(f"{words}: {' / '.join(found)}.")
+    if overlap := facts.get("overlap"):
+        lines.append(
+            "Pictures of a benchmark that are also in the training pool (exact pixels; near-duplicates are not searched): "
+            + ", ".join(overlap)
+            + "."
+        )
+    return lines
