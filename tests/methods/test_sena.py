@@ -1,0 +1,316 @@
+"""SENA end to end on a scripted model: a pure function of what the prompt says and of the pixels it is shown."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+import pytest
+import torch
+
+from methods.catalogue import METHODS
+from methods.interface import Completion, Corrupt, Decoding, Dropped, Item, Method, PreferencePair, Prompt, Recipe
+from methods.sena import filters
+from methods.sena.contrast import contrast
+from methods.sena.method import Sena
+from methods.sena.prompts import WORLD
+from methods.untrained import Untrained
+from tests.tiny import picture
+
+Script = Callable[[Prompt, bool, int], str | None]
+WORDS = "red green blue ball box cup plate house tree boat fish yes no".split()
+ASKED = (
+    "what colour is the ball?",
+    "is there a cup? how many balls are there?",
+    "what is the name of the boat?",
+    "there is a ball.",
+    "a ball and a box. where is the box?",
+)
+
+
+class ScriptedVLM:
+    """Answers from the prompt's text and the pixels alone; ``script`` may answer first. Remembers its calls."""
+
+    def __init__(self, script: Script | None = None) -> None:
+        self.calls: list[tuple[list[Prompt], Decoding, bool]] = []
+        self.script = script
+
+    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None) -> list[Completion]:
+        assert prompts, "an empty call reached the model"
+        assert len({prompt.key for prompt in prompts}) == len(prompts)
+        self.calls.append((list(prompts), decoding, corrupt is not None))
+        return [self._answer(prompt, corrupt) for prompt in prompts]
+
+    def logps(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:  # noqa: ARG002
+        raise AssertionError("SENA asks for no scores")
+
+    def _answer(self, prompt: Prompt, corrupt: Corrupt | None) -> Completion:
+        seen = b""
+        if prompt.image is not None:
+            pixels = torch.frombuffer(bytearray(prompt.image.tobytes()), dtype=torch.uint8).float().reshape(3, 60, 60) / 255
+            seen = (corrupt(pixels, prompt.key) if corrupt else pixels).numpy().tobytes()
+        number = int.from_bytes(hashlib.sha256(seen + prompt.text.encode()).digest()[:6], "big")
+        text = self.script(prompt, corrupt is not None, number) if self.script else None
+        if text is None:
+            text = _scripted(prompt.text, number)
+        return Completion(text=text, logp=-float(number % 97), n_tokens=len(text.split()) + 1, finished=True)
+
+
+def _scripted(text: str, number: int) -> str:
+    words: list[str] = [WORDS[number // int(len(WORDS) ** place) % len(WORDS)] for place in range(6)]
+    if text == WORLD.ask:
+        return ASKED[number % len(ASKED)]
+    if text.startswith("can this be answered"):
+        return f"keep : {text.rsplit(' : ', 1)[-1]}" if number % 3 else "ask : what is in the picture?"
+    if text.endswith(WORLD.brief):
+        return f"there is a {words[0]} {words[1]} and a {words[2]} {words[3]}."
+    if text.endswith(WORLD.word):
+        return words[4]
+    return f"precise answer : a {words[0]} {words[1]}" if number % 4 else f"a {words[2]}"
+
+
+ITEMS = [Item(id=f"picture/{index}", image=picture(index)) for index in range(12)]
+SETTINGS: dict[str, Sena] = {
+    "default": Sena(prompts=WORLD),
+    "released": Sena.as_released(prompts=WORLD),
+    "unchecked": Sena(prompts=WORLD, check="none"),
+    "plain": Sena(prompts=WORLD, enhance=False, keep_yes_no=True),
+    "questions": Sena(prompts=WORLD, pair_kinds=("question",)),
+    "descriptions": Sena(prompts=WORLD, pair_kinds=("description",), corruption="crop"),
+}
+
+
+def run(sena: Sena, items: Sequence[Item] = ITEMS, seed: int = 0, script: Script | None = None) -> list[PreferencePair | Dropped]:
+    return list(sena.pairs(ScriptedVLM(script), items, seed))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_all_items_in_one_call_equal_one_item_a_call(name: str) -> None:
+    together = run(SETTINGS[name])
+    assert together == [record for item in ITEMS for record in run(SETTINGS[name], [item])]
+    assert Counter(map(repr, together)) == Counter(map(repr, run(SETTINGS[name], ITEMS[::-1])))
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_funnel_adds_up(name: str) -> None:
+    sena = SETTINGS[name]
+    records = run(sena)
+    assert len({record.key for record in records}) == len(records)
+    for item in ITEMS:
+        mine = [record for record in records if record.item == item.id]
+        text = mine[0].trace["asked"] if sena.check == "none" else mine[0].trace["checked"]
+        made = str(text).count("?") or 1
+        assert Counter(record.kind for record in mine) == dict.fromkeys(sena.pair_kinds, made)
+    assert any(isinstance(record, PreferencePair) for record in records)
+    assert {filters.NO_QUESTION, filters.NAME} <= {
+        r.reason for r in run(Sena(prompts=WORLD, check="none")) if isinstance(r, Dropped)
+    }
+
+
+def test_the_seed_decides() -> None:
+    sena = SETTINGS["default"]
+    assert run(sena) == run(sena)
+    first, other = (
+        {record.key.split("/", 1)[1]: record for record in run(sena, seed=seed) if isinstance(record, PreferencePair)}
+        for seed in (0, 1)
+    )
+    shared = first.keys() & other.keys()
+    assert any(first[key].prompt != other[key].prompt for key in shared)
+    assert any(first[key].prompt == other[key].prompt and first[key].rejected != other[key].rejected for key in shared)
+
+
+def test_five_calls_serve_all_items_in_order() -> None:
+    model = ScriptedVLM()
+    records = list(SETTINGS["default"].pairs(model, ITEMS, 0))
+    assert [corrupted for _, _, corrupted in model.calls] == [False, False, False, False, True]
+    assert [decoding.max_new_tokens for _, decoding, _ in model.calls] == [512, 1024, 512, 512, 512]
+    assert all(decoding.temperature == 0 for _, decoding, _ in model.calls)
+    keys = [prompt.key for prompts, _, _ in model.calls for prompt in prompts]
+    assert len(set(keys)) == len(keys)
+    order = [item.id for item in ITEMS]
+    assert [record.item for record in records] == sorted((record.item for record in records), key=order.index)
+    assert not list(SETTINGS["default"].pairs(ScriptedVLM(), [], 0))
+
+
+def test_keys_stay_unique_whatever_the_ids() -> None:
+    ids = ["a", "a/ask", "a/description/0", "a/description/0/answer", "description/0", "a/0/question"]
+    model = ScriptedVLM()
+    records = list(SETTINGS["unchecked"].pairs(model, [Item(id=each, image=picture(0)) for each in ids], 0))
+    keys = [prompt.key for prompts, _, _ in model.calls for prompt in prompts]
+    assert len(set(keys)) == len(keys)
+    assert len({record.key for record in records}) == len(records)
+
+
+@pytest.mark.parametrize(("check", "shown"), [("seen", [True, True]), ("blind", [True, False]), ("none", [True])])
+def test_the_check_sees_the_picture_or_not(check: Any, shown: list[bool]) -> None:
+    model = ScriptedVLM()
+    list(Sena(prompts=WORLD, check=check).pairs(model, ITEMS[:3], 0))
+    asking = [prompts for prompts, _, _ in model.calls if prompts[0].key.endswith(("/ask", "/check"))]
+    assert [prompts[0].image is not None for prompts in asking] == shown
+
+
+def test_a_pair_tells_its_whole_story() -> None:
+    pairs = [record for record in run(SETTINGS["default"]) if isinstance(record, PreferencePair)]
+    for pair in pairs:
+        request = WORLD.brief if pair.kind == "description" else WORLD.word
+        assert pair.prompt.endswith(request)
+        assert pair.anchored == (pair.kind == "description")
+        trace: Any = pair.trace
+        assert trace["noise_key"] == f"{pair.key}/reject"
+        assert trace["corruption"] == "diffusion"
+        assert trace["noise_step"] == 600
+        assert trace["rejected"]["text"] == pair.rejected
+        raw = trace["enhanced"]["text"]
+        assert trace["enhancement_used"] == raw.startswith("precise answer :")
+        assert pair.chosen == (raw.removeprefix("precise answer : ") if trace["enhancement_used"] else trace["first"]["text"])
+        if pair.kind == "question":
+            assert pair.prompt == f"{trace['question']}\n{WORLD.word}"
+            assert trace["question"] in trace["checked"]
+        else:
+            assert pair.prompt.split("\n")[0] in WORLD.describe
+            assert trace["description"] == trace["first"]["text"]
+    assert {pair.kind for pair in pairs} == {"description", "question"}
+    assert len({pair.trace["enhancement_used"] for pair in pairs}) == 2
+
+
+def test_the_enhancement_reads_description_prompt_and_answer() -> None:
+    braces = "{answer} is {0}"
+
+    def script(prompt: Prompt, corrupted: bool, _: int) -> str | None:
+        if prompt.text == WORLD.ask:
+            return "what is it?"
+        if "/description/" in prompt.key and prompt.key.endswith("/answer") and not corrupted:
+            return "Yes" if "picture/1/" in prompt.key else braces
+        return None
+
+    model = ScriptedVLM(script)
+    list(Sena(prompts=WORLD, check="none").pairs(model, ITEMS[:2], 0))
+    first, last = ([p.text for p in model.calls[2][0] if f"picture/{index}/" in p.key] for index in (0, 1))
+    assert len(first) == len(last) == 2
+    assert all(text.startswith(f"description : {braces} question : ") for text in first)
+    assert all(text.startswith("question : ") for text in last)
+    assert "what is it?\nanswer with a single word or phrase . answer : " in first[1]
+
+
+def test_an_enhancement_without_anything_behind_its_lead_is_not_used() -> None:
+    def script(prompt: Prompt, _corrupted: bool, _number: int) -> str | None:
+        return "Precise answer:" if prompt.key.endswith("/enhance") else None
+
+    used = [record.trace["enhancement_used"] for record in run(SETTINGS["default"], script=script) if "first" in record.trace]
+    assert used
+    assert not any(used)
+
+
+def test_rejected_answers_meet_fresh_noise_at_every_prompt() -> None:
+    seen: dict[str, int] = {}
+
+    def script(prompt: Prompt, corrupted: bool, number: int) -> str | None:
+        if corrupted:
+            seen[prompt.key] = number
+        return "what is it? what is it?" if prompt.text == WORLD.ask else None
+
+    # One question twice: the same text and picture, so that only the noise can make two answers differ.
+    sena = Sena(prompts=replace(WORLD, describe=("describe it .",)), check="none")
+    run(sena, ITEMS[:1], script=script)
+    assert len(seen) == len(set(seen.values())) == 4
+
+
+def test_only_what_is_used_is_generated() -> None:
+    def kinds(**changes: Any) -> list[set[str]]:
+        model = ScriptedVLM(lambda prompt, *_: "what is it?" if prompt.text == WORLD.ask else None)
+        list(Sena(prompts=WORLD, check="none", **changes).pairs(model, ITEMS[:2], 0))
+        return [{prompt.key.split("/")[-3] for prompt in prompts} for prompts, _, _ in model.calls[1:]]
+
+    both = {"description", "question"}
+    assert kinds() == [both] * 3
+    assert kinds(pair_kinds=("question",)) == [both, {"question"}, {"question"}]
+    assert kinds(pair_kinds=("question",), enhance=False) == [{"question"}] * 2
+    assert kinds(pair_kinds=("description",)) == [{"description"}] * 3
+
+
+def test_a_name_costs_its_question_or_as_released_the_picture() -> None:
+    def script(prompt: Prompt, _corrupted: bool, _number: int) -> str | None:
+        return "is this a tournament? what is its name? where is it?" if prompt.text == WORLD.ask else None
+
+    def named(name_filter: Any) -> int:
+        records = run(Sena(prompts=WORLD, check="none", name_filter=name_filter), ITEMS[:1], script=script)
+        assert len(records) == 6
+        return sum(isinstance(record, Dropped) and record.reason == filters.NAME for record in records)
+
+    assert named("whole_word") == 2
+    assert named("substring_drops_image") == 6
+
+
+def test_as_released_differs_only_where_papers_md_says() -> None:
+    ours, released = Sena(), Sena.as_released()
+    changed = {f.name: getattr(released, f.name) for f in fields(Sena) if getattr(ours, f.name) != getattr(released, f.name)}
+    assert changed == {"check": "blind", "name_filter": "substring_drops_image", "case": "released"}
+    assert Sena.as_released(noise_step=500, check="seen") == replace(released, noise_step=500, check="seen")
+
+
+def test_the_published_recipe() -> None:
+    assert Sena().recipe == Recipe(
+        lr=2e-6, epochs=1, global_batch=128, warmup=0, schedule="cosine", objective="dpo", beta=0.1, anchor_weight=1.0, lora=None
+    )
+    assert asdict(Sena())["noise_step"] == 600
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"check": "later"}, "check is 'later'; choose one of 'seen', 'blind', 'none'"),
+        ({"corruption": "another"}, "choose one of 'diffusion', 'blank', 'crop', 'blur'"),
+        ({"name_filter": ""}, "choose one of 'whole_word'"),
+        ({"case": "upper"}, "choose one of 'ignored', 'released'"),
+        ({"noise_step": 0}, "noise_step is 0; it must be a whole number from 1 to 999"),
+        ({"noise_step": 1000}, "noise_step is 1000"),
+        ({"noise_step": 60.5}, "noise_step is 60.5"),
+        ({"noise_step": True}, "noise_step is True"),
+        ({"answer_tokens": 0}, "answer_tokens is 0; it must be a whole number of at least 1"),
+        ({"pair_kinds": ()}, "pair_kinds"),
+        ({"pair_kinds": "question"}, "pair_kinds"),
+        ({"pair_kinds": ("question", "question")}, "each once"),
+        ({"pair_kinds": ("answers",)}, "'description', 'question'"),
+        ({"enhance": "no"}, "enhance is 'no'; it must be True or False"),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_sentence(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the words are checked below
+        Sena(**changes)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_contrast_counts_all_prompts_answered_twice() -> None:
+    def script(prompt: Prompt, corrupted: bool, _: int) -> str | None:
+        if prompt.text == WORLD.ask:
+            return "what is it?" if "picture/2/" not in prompt.key else "nothing"
+        if prompt.key.endswith("/enhance"):
+            return ""
+        equal = "picture/0/" in prompt.key
+        return "one two three four." if corrupted and not equal else "red ball"
+
+    records = run(Sena(prompts=WORLD, check="none"), ITEMS[:3], script=script)
+    found = contrast(records)
+    assert found.keys() == {"description", "question"}
+    for each in found.values():
+        assert (each.answered, each.equal, each.kept, each.enhanced) == (2, 0.5, 0.5, 0.0)
+        assert (each.chosen_words, each.rejected_words, each.length_ratio) == (2, 3.5, 1.75)
+    assert contrast([]) == {}
+
+
+def test_the_catalogue_names_each_method_as_it_names_itself() -> None:
+    for name, make in METHODS.items():
+        method = make()
+        assert isinstance(method, Method)
+        assert method.name == name
+    assert Sena.needs == {"image"}
+
+
+def test_the_untrained_row_needs_nothing_and_makes_nothing() -> None:
+    assert Untrained.needs == frozenset()
+    assert Untrained().recipe is None
+    assert list(Untrained().pairs(ScriptedVLM(), ITEMS, 0)) == []
