@@ -1,0 +1,74 @@
+"""What trains: every parameter but the vision tower's, or low-rank adapters (and the projector); and merging them afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from torch.nn import Parameter
+
+from harness.errors import Problem
+from harness.training.plan import derived_seed
+from methods.interface import Lora, Recipe
+
+MERGE_TOLERANCE = {torch.float32: 1e-4}
+MERGE_TOLERANCE_HALF = 2e-2
+"""How far merging may move a logit, as a share of the largest one; in half precision the merged weight is rounded once more."""
+
+
+def add_adapters(model: Any, lora: Lora, targets: str, seed: int) -> Any:
+    """Put seeded adapters on the modules whose full name matches ``targets``, in place; returns peft's wrapper for merging.
+
+    Raises :class:`Problem` if the expression matches nothing or reaches into the vision tower.
+    """
+    torch.manual_seed(derived_seed(seed, "adapters"))
+    settings = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none")
+    try:
+        wrapped = get_peft_model(model, settings)
+    except ValueError as error:
+        raise Problem(
+            f"The LoRA targets {targets!r} match no module ({error}); give a regular expression of full names."
+        ) from error
+    outside = [name for name, _ in model.named_parameters() if "lora_" in name and "language_model" not in name]
+    if outside:
+        raise Problem(f"The LoRA targets {targets!r} match {outside[0]}; match modules below model.language_model only.")
+    return wrapped
+
+
+def choose_trainable(model: Any, recipe: Recipe) -> dict[str, Parameter]:
+    """Freeze what stays and return what trains, by name. Without LoRA: all but the vision tower. With it: the adapters, and the
+    projector in full if the recipe gives it a learning rate. Trained parameters become float32: an update of 2e-6 is lost in
+    bfloat16's eight bits."""
+    chosen = {}
+    for name, parameter in model.named_parameters():
+        if recipe.lora is None:
+            trains = "vision_tower" not in name
+        else:
+            trains = "lora_" in name or ("multi_modal_projector" in name and recipe.projector_lr is not None)
+        parameter.requires_grad_(trains)
+        if trains:
+            parameter.data = parameter.data.float()
+            chosen[name] = parameter
+    return chosen
+
+
+def parameter_groups(parameters: dict[str, Parameter], recipe: Recipe) -> list[dict[str, Any]]:
+    """Optimiser groups with their peak learning rates; the projector has its own where the recipe says so."""
+    projector = [p for name, p in parameters.items() if "multi_modal_projector" in name and recipe.projector_lr is not None]
+    apart = {id(p) for p in projector}
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters.values() if id(p) not in apart], "peak": recipe.lr},
+        {"params": projector, "peak": recipe.projector_lr},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def check_merged(before: Tensor, after: Tensor, dtype: torch.dtype) -> None:
+    """Raise :class:`Problem` unless the merged model's logits are those of base plus adapters."""
+    share = float((after - before).abs().max() / before.abs().max())
+    if not share <= MERGE_TOLERANCE.get(dtype, MERGE_TOLERANCE_HALF):
+        raise Problem(
+            f"Merging the adapters moved the logits by {share:.1e} of the largest; load the base in float32 and run again."
+        )

@@ -1,0 +1,54 @@
+"""One forward pass over packed rows: the log-probability of every completion token, and of nothing else.
+
+Logits are computed at completion positions only; prompt and picture positions never meet the vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from harness.training.data import Packed
+from methods.objective import rejected_from_argmax, token_logps
+
+
+def packed_logits(model: Any, batch: Packed, features: Mapping[str, Tensor]) -> Tensor:
+    """Logits (sides * B, T, V) that predict ``batch.labels``; ``model`` is the bare LLaVA (adapters injected or not).
+
+    Gradients reach the projector, the language model and the head, not the vision tower.
+    """
+    device = model.device
+    ids = batch.ids.to(device)
+    embeds = model.get_input_embeddings()(ids)
+    projector = model.model.multi_modal_projector
+    pictures = torch.stack([features[item] for item in batch.items]).to(device, next(projector.parameters()).dtype)
+    where = (ids == model.config.image_token_id).unsqueeze(-1)
+    embeds = embeds.masked_scatter(where, projector(pictures).to(embeds.dtype))
+    # Additive rather than boolean: the eager attention would add a boolean mask as 0 and 1 without complaint.
+    allowed = batch.allowed[:, None].to(device)
+    blocked = torch.zeros_like(allowed, dtype=embeds.dtype).masked_fill(~allowed, torch.finfo(embeds.dtype).min)
+    hidden = model.model.language_model(
+        inputs_embeds=embeds,
+        attention_mask=blocked,
+        position_ids=batch.positions.to(device),
+        use_cache=False,
+    ).last_hidden_state  # (B, L, H)
+    sources = batch.sources.to(device)
+    rows = torch.arange(len(batch.items), device=device).repeat(len(sources) // len(batch.items))
+    return model.lm_head(hidden[rows[:, None], sources])  # type: ignore[no-any-return]
+
+
+def completion_logps(
+    model: Any, batch: Packed, features: Mapping[str, Tensor], *, rejected_argmax: bool = False
+) -> tuple[Tensor, Tensor]:
+    """(token log-probabilities, mask), both (sides * B, T); with ``rejected_argmax`` the rejected half as SIMA released it."""
+    logits = packed_logits(model, batch, features)
+    labels, mask = batch.labels.to(logits.device), batch.mask.to(logits.device)
+    if not rejected_argmax:
+        return token_logps(logits, labels, mask), mask
+    n = len(batch.items)
+    chosen = token_logps(logits[:n], labels[:n], mask[:n])
+    return torch.cat([chosen, rejected_from_argmax(logits[n:], labels[n:], mask[n:])]), mask

@@ -1,0 +1,155 @@
+"""Packed rows give the loss and the gradients of separate rows; features, reference values and texts are what they should be."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.errors import Problem
+from harness.training.data import encode, pack, picture_features, tower_features
+from harness.training.policy import completion_logps
+from harness.training.reference import reference_logps, weights_digest
+from harness.training.trainer import pair_losses
+from methods.interface import PreferencePair, Recipe
+from methods.objective import rejected_from_argmax
+from tests.tiny import picture, tiny_llava
+from tests.training.cases import PAIRS, images, plain_logps
+
+PATCHES = 36
+
+
+def test_cached_features_pass_the_projector_to_the_models_own_picture_features() -> None:
+    model, processor = tiny_llava()
+    pixels = processor.image_processor(images=[picture(0), picture(1)], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = torch.stack(list(model.get_image_features(pixels).pooler_output))
+        assert torch.equal(model.model.multi_modal_projector(tower_features(model, pixels)), expected)
+    assert list(picture_features(model, processor, PAIRS, images)) == ["p0", "p1", "p2"]  # one each, not one a pair
+
+
+def test_encoding_is_the_processors_own() -> None:
+    _, processor = tiny_llava()
+    one = encode(PAIRS[:1], processor, patches=PATCHES, positions=512)[0]
+    text = "<s>USER: <image>\ndescribe the picture ASSISTANT: a red ball on the left and a blue box</s>"
+    whole = processor(images=picture(0), text=text, add_special_tokens=False)["input_ids"][0]
+    assert one.prompt + one.chosen == list(whole)
+    assert one.chosen[-1] == one.rejected[-1] == processor.tokenizer.eos_token_id
+    assert not one.cut
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_packed_rows_have_the_loss_and_gradients_of_plain_rows(weight: float) -> None:
+    recipe = Recipe(lr=1e-3, anchor_weight=weight, beta=0.3)
+    references = torch.randn(len(PAIRS), 2, generator=torch.Generator().manual_seed(0)) - 30
+    anchored = torch.tensor([pair.anchored for pair in PAIRS])
+    gradients = []
+    losses = []
+    for packed in (True, False):
+        model, processor = tiny_llava()
+        model.model.vision_tower.requires_grad_(False)
+        if packed:
+            batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
+            logps, mask = completion_logps(model, batch, picture_features(model, processor, PAIRS, images))
+        else:
+            logps, mask = plain_logps(model, processor, PAIRS)
+        loss = pair_losses(recipe, logps, mask, references, anchored)["loss"]
+        loss.sum().backward()
+        losses.append(loss.detach())
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-5)
+    assert gradients[0].keys() == gradients[1].keys()
+    assert any("multi_modal_projector" in name for name in gradients[0])
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(
+            gradient, gradients[1][name], rtol=1e-3, atol=1e-5 * float(gradients[1][name].abs().max()) + 1e-6
+        )
+
+
+def test_a_pairs_log_probability_depends_neither_on_its_neighbours_nor_on_the_other_side() -> None:
+    model, processor = tiny_llava()
+    features = picture_features(model, processor, PAIRS, images)
+    swapped = [replace(PAIRS[0], rejected="yes")]
+    with torch.no_grad():
+        together, _ = completion_logps(model, pack(encode(PAIRS, processor, patches=PATCHES, positions=512)), features)
+        alone, _ = completion_logps(model, pack(encode(swapped, processor, patches=PATCHES, positions=512)), features)
+    torch.testing.assert_close(together[0].sum(), alone[0].sum(), rtol=1e-5, atol=1e-5)
+
+
+def test_eager_attention_respects_the_packing_mask_too() -> None:
+    model, processor = tiny_llava()
+    features = picture_features(model, processor, PAIRS, images)
+    batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
+    with torch.no_grad():
+        fast, _ = completion_logps(model, batch, features)
+        model.set_attn_implementation("eager")
+        plain, _ = completion_logps(model, batch, features)
+    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_the_released_rejected_side_reads_the_models_own_words() -> None:
+    model, processor = tiny_llava()
+    features = picture_features(model, processor, PAIRS, images)
+    batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
+    with torch.no_grad():
+        published, _ = completion_logps(model, batch, features)
+        released, _ = completion_logps(model, batch, features, rejected_argmax=True)
+    n = len(PAIRS)
+    assert torch.equal(published[:n], released[:n])
+    assert (released[n:].sum(-1) > published[n:].sum(-1)).all()  # likelier words than the rejected ones
+    assert rejected_from_argmax.__module__ == "methods.objective"
+
+
+def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Path) -> None:
+    model, processor = tiny_llava()
+    features = picture_features(model, processor, PAIRS, images)
+    encoded = encode(PAIRS, processor, patches=PATCHES, positions=512)
+    cache = tmp_path / "reference.jsonl"
+    settings = {"policy": weights_digest(model), "batch": 2}
+    computed = []
+    first = reference_logps(model, encoded, features, cache=cache, **settings)
+    with torch.no_grad():
+        expected = plain_logps(model, processor, PAIRS)[0].sum(-1)
+    for index, pair in enumerate(PAIRS):
+        assert first[pair.key] == pytest.approx((expected[index].item(), expected[index + 6].item()), abs=1e-4)
+    # Cut the file as a kill would leave it: whole, but short. The rest is computed again, to the last bit.
+    cache.write_text("".join(cache.read_text().splitlines(keepends=True)[:4]))
+    again = reference_logps(model, encoded, features, cache=cache, **settings, progress=lambda *done: computed.append(done))
+    assert again == first
+    assert 0 < len(computed) < 3
+    assert reference_logps(None, encoded, {}, cache=cache, **settings) == first  # all there: no model needed
+
+
+def test_a_cache_of_another_policy_or_other_texts_is_refused(tmp_path: Path) -> None:
+    model, processor = tiny_llava()
+    features = picture_features(model, processor, PAIRS, images)
+    cache = tmp_path / "reference.jsonl"
+    encoded = encode(PAIRS, processor, patches=PATCHES, positions=512)
+    reference_logps(model, encoded, features, cache=cache, batch=4, policy="a")
+    with pytest.raises(Problem, match="another model or objective"):
+        reference_logps(model, encoded, features, cache=cache, batch=4, policy="b")
+    other = encode([replace(PAIRS[0], rejected="no")], processor, patches=PATCHES, positions=512)
+    with pytest.raises(Problem, match="other texts under the key k0"):
+        reference_logps(model, other, features, cache=cache, batch=4, policy="a")
+    assert [json.loads(line).get("key") for line in cache.read_text().splitlines()][0] is None
+
+
+def test_the_digest_notices_a_changed_weight() -> None:
+    model, _ = tiny_llava()
+    before = weights_digest(model)
+    assert weights_digest(tiny_llava()[0]) == before
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] += 1
+    assert weights_digest(model) != before
+
+
+def test_long_answers_are_cut_and_said_so_and_a_long_prompt_is_refused() -> None:
+    _, processor = tiny_llava()
+    long = PreferencePair(key="long", item="p0", prompt="describe", chosen="red " * 50, rejected="no")
+    one = encode([long], processor, patches=PATCHES, positions=64)[0]
+    assert one.cut
+    assert len(one.prompt) + len(one.chosen) == 64
+    assert len(one.rejected) == 2  # the other side is whole
+    with pytest.raises(Problem, match="The prompt of pair long takes .* the model reads 40"):
+        encode([replace(long, prompt="red " * 20)], processor, patches=PATCHES, positions=40)
