@@ -1,0 +1,95 @@
+"""CHAIR, caption hallucination (Rohrbach et al., "Object Hallucination in Image Captioning", arXiv 1809.02156, section 2.1).
+
+As the authors' released code counts: after the synonym mapping *every mention* counts, a category told twice counts twice;
+``chair_i`` = hallucinated mentions / all mentions over the corpus, ``chair_s`` = captions with a hallucinated mention / captions.
+Beside them, because short and careful captions alone lower CHAIR: recall (distinct true objects mentioned / true objects), words
+and distinct objects a caption.
+
+A caption that mentions no object is scored (nothing hallucinated). An empty caption is unscored; the authors' code would count
+it as a caption without hallucination.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks import grading
+from benchmarks.grading import Item
+from benchmarks.interface import Grade, Metric, Question, Report, report
+from benchmarks.objects import ObjectTable
+
+CHAIR_VERSION = "1"
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chair:
+    """CHAIR over any source of pictures with known objects.
+
+    ``items``: one caption prompt a picture, its truth the categories that are there. ``source`` names the data and its version.
+    """
+
+    name: str
+    source: str
+    items: Callable[[], Iterator[Item[frozenset[str]]]]
+    table: ObjectTable
+    max_new_tokens: int
+    primary: bool
+
+    group: Literal["hallucination"] = "hallucination"
+
+    @property
+    def version(self) -> str:
+        return f"{self.source} chair-{CHAIR_VERSION}"
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return (
+            Metric(
+                name="chair_s", better="lower", unit="%", numerator="unfaithful", denominator="captions", primary=self.primary
+            ),
+            Metric(
+                name="chair_i", better="lower", unit="%", numerator="hallucinated", denominator="mentions", primary=self.primary
+            ),
+            Metric(name="recall", better="higher", unit="%", numerator="found", denominator="truth"),
+            Metric(name="words", better="none", unit="words", numerator="words", denominator="captions", scale=1.0),
+            Metric(name="objects", better="none", unit="objects", numerator="objects", denominator="captions", scale=1.0),
+        )
+
+    def questions(self) -> Iterator[Question]:
+        return grading.questions(self.items(), self.max_new_tokens)
+
+    def grade(self, answers: Mapping[str, str]) -> Report:
+        """
+        Raises:
+            ValueError: an answer belongs to no question.
+        """
+        return report(self.metrics, grading.grades(self.items(), answers, self._judge))
+
+    def _judge(self, item: Item[frozenset[str]], caption: str) -> Grade:
+        """``value`` is 1 for a caption without hallucination, else 0."""
+        if not caption.strip():
+            return grading.unscored(item, "empty caption")
+        mentions = self.table.mentions(caption)
+        invented = [category for category in mentions if category not in item.truth]
+        distinct = set(mentions)
+        return Grade(
+            question=item.id,
+            cluster=item.cluster,
+            value=0.0 if invented else 1.0,
+            read_as=" ".join(mentions),
+            why=f"not there: {', '.join(dict.fromkeys(invented))}" if invented else "",
+            counts={
+                "captions": 1.0,
+                "unfaithful": float(bool(invented)),
+                "mentions": float(len(mentions)),
+                "hallucinated": float(len(invented)),
+                "found": float(len(distinct & item.truth)),
+                "truth": float(len(item.truth)),
+                "words": float(len(_WORD.findall(caption))),
+                "objects": float(len(distinct)),
+            },
+        )

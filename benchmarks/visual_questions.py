@@ -1,0 +1,100 @@
+"""Visual questions with one exact answer: accuracy overall and by kind, read by exact match after normalisation.
+
+Normalised are case, punctuation, blanks and the articles a, an, the (the part of VQA's normalisation, Antol et al.,
+arXiv 1505.00468, that keeps the words themselves). A longer answer that merely holds the right word is wrong: the prompt asks for
+a single word or phrase.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks import grading
+from benchmarks.grading import Item
+from benchmarks.interface import Grade, Metric, Question, Report, report
+
+VISUAL_QUESTIONS_VERSION = "1"
+_ARTICLES = frozenset({"a", "an", "the"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """The truth of one question: its kind and exact answer."""
+
+    kind: str
+    answer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisualQuestions:
+    """Questions of the given ``kinds`` over any source. ``source`` names the data and its version."""
+
+    name: str
+    source: str
+    items: Callable[[], Iterator[Item[Expected]]]
+    kinds: tuple[str, ...]
+    max_new_tokens: int = 8
+
+    group: Literal["general"] = "general"
+
+    @property
+    def version(self) -> str:
+        return f"{self.source} visual-questions-{VISUAL_QUESTIONS_VERSION}"
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        overall = Metric(name="accuracy", better="higher", unit="%", numerator="correct", denominator="answered", primary=True)
+        return (
+            overall,
+            *(
+                Metric(
+                    name=f"accuracy_{kind}",
+                    better="higher",
+                    unit="%",
+                    numerator=f"correct_{kind}",
+                    denominator=f"answered_{kind}",
+                )
+                for kind in self.kinds
+            ),
+        )
+
+    def questions(self) -> Iterator[Question]:
+        return grading.questions(self.items(), self.max_new_tokens)
+
+    def grade(self, answers: Mapping[str, str]) -> Report:
+        """
+        Raises:
+            ValueError: an answer belongs to no question.
+        """
+        return report(self.metrics, grading.grades(self.items(), answers, _judge))
+
+    def guess_rates(self) -> dict[str, float]:
+        """By kind, the share (%) of questions that the kind's most frequent answer gets right: what guessing blindly gives."""
+        asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for item in self.items():
+            asked[item.truth.kind][item.truth.answer] += 1
+        return {kind: 100 * max(asked[kind].values()) / asked[kind].total() for kind in self.kinds if kind in asked}
+
+
+def normalised(answer: str) -> str:
+    """Lower case, punctuation and articles taken out, single blanks: "The Top  Left." becomes "top left"."""
+    return " ".join(word for word in re.split(r"[\W_]+", answer.lower()) if word and word not in _ARTICLES)
+
+
+def _judge(item: Item[Expected], answer: str) -> Grade:
+    if not answer.strip():
+        return grading.unscored(item, "empty answer")
+    said, kind = normalised(answer), item.truth.kind
+    correct = float(said == normalised(item.truth.answer))
+    return Grade(
+        question=item.id,
+        cluster=item.cluster,
+        value=correct,
+        read_as=said,
+        why="" if correct else f"the answer is {item.truth.answer}",
+        counts={"answered": 1.0, "correct": correct, f"answered_{kind}": 1.0, f"correct_{kind}": correct},
+    )
