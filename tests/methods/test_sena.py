@@ -184,7 +184,7 @@ def test_the_enhancement_reads_description_prompt_and_answer() -> None:
             return "what is it?"
         if "/description/" in prompt.key and prompt.key.endswith("/answer") and not corrupted:
             return "Yes" if "picture/1/" in prompt.key else braces
-        return None
+        return "two cups" if prompt.key.endswith("/answer") else None
 
     model = ScriptedVLM(script)
     list(Sena(prompts=WORLD, check="none").pairs(model, ITEMS[:2], 0))
@@ -192,7 +192,8 @@ def test_the_enhancement_reads_description_prompt_and_answer() -> None:
     assert len(first) == len(last) == 2
     assert all(text.startswith(f"description : {braces} question : ") for text in first)
     assert all(text.startswith("question : ") for text in last)
-    assert "what is it?\nanswer with a single word or phrase . answer : " in first[1]
+    assert f"answer in one short sentence . answer : {braces} give" in first[0]
+    assert "what is it?\nanswer with a single word or phrase . answer : two cups give" in first[1]
 
 
 def test_an_enhancement_without_anything_behind_its_lead_is_not_used() -> None:
