@@ -73,8 +73,8 @@ def _stars(cells: Sequence[Cell]) -> str:
     tests = len(family(cells))
     return (
         f"* better, * worse: p < {ALPHA} by sign-flip permutation over pictures (all questions of a picture move together), "
-        f"after Holm over {tests} {'test' if tests == 1 else 'tests'} (methods x primary metrics). A primary metric without a star "
-        "shows no clear change, which is not the same as no change; its interval may leave out 0, because Holm corrects the "
+        f"after Holm over {tests} {'test' if tests == 1 else 'tests'} (methods x primary metrics). A primary metric without a "
+        "star shows no clear change, which is not the same as no change; its interval may leave out 0, because Holm corrects the "
         "tests and not the intervals. Other metrics are not tested: their intervals stand alone."
     )
 
@@ -166,7 +166,7 @@ def _mcnemar(records: Records) -> list[str]:
                 parts.append(f"{row.label} {said}")
         lines.append(
             f"Exact McNemar on the questions of {benchmark} scored 0 or 1 (a training seed after the other; it takes questions "
-            f"as independent, which those of one picture are not): {' | '.join(parts)}."
+            f"as independent, which those of one picture are not): {' / '.join(parts)}."
         )
     return lines
 
