@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, LoraModel
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -19,14 +19,15 @@ MERGE_TOLERANCE_HALF = 2e-2
 
 
 def add_adapters(model: Any, lora: Lora, targets: str, seed: int) -> Any:
-    """Put seeded adapters on the modules whose full name matches ``targets``, in place; returns peft's wrapper for merging.
+    """Put seeded adapters on the modules whose full name matches ``targets``, in place; returns peft's LoraModel for merging.
 
     Raises :class:`Problem` if the expression matches nothing or reaches into the vision tower.
     """
     torch.manual_seed(derived_seed(seed, "adapters"))
     settings = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, bias="none")
     try:
-        wrapped = get_peft_model(model, settings)
+        # LoraModel, not get_peft_model: the wrapper around it touches deprecated attributes of the base and adds nothing here.
+        wrapped = LoraModel(model, {"default": settings}, "default")
     except ValueError as error:
         raise Problem(
             f"The LoRA targets {targets!r} match no module ({error}); give a regular expression of full names."

@@ -7,6 +7,7 @@ and the objective, then ``{"key", "texts", "chosen", "rejected"}`` a pair, sums 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -58,7 +59,14 @@ def reference_logps(
     for count, chunk in enumerate(missing, start=1):
         with torch.no_grad(), autocast():
             logps, _ = completion_logps(model, pack(chunk, pad=pad), features, rejected_argmax=rejected_argmax)
-        chosen, rejected = logps.sum(-1).tolist()[: len(chunk)], logps.sum(-1).tolist()[len(chunk) :]
+        sums = logps.sum(-1).tolist()
+        chosen, rejected = sums[: len(chunk)], sums[len(chunk) :]
+        for one, a, b in zip(chunk, chosen, rejected, strict=True):
+            if not math.isfinite(a + b):
+                raise Problem(
+                    f"The base gives pair {one.pair.key} a log-probability that is not finite ({a}, {b}); "
+                    "its weights are damaged or overflow: load it in bfloat16 or float32."
+                )
         known |= {one.pair.key: (a, b) for one, a, b in zip(chunk, chosen, rejected, strict=True)}
         if count % WRITE_EVERY == 0 or count == len(missing):
             write()

@@ -1,6 +1,5 @@
 """Packed rows give the loss and the gradients of separate rows; features, reference values and texts are what they should be."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,12 +7,12 @@ import pytest
 import torch
 
 from harness.errors import Problem
+from harness.rendering import renderer
 from harness.training.data import encode, pack, picture_features, tower_features
 from harness.training.policy import completion_logps
 from harness.training.reference import reference_logps, weights_digest
 from harness.training.trainer import pair_losses
 from methods.interface import PreferencePair, Recipe
-from methods.objective import rejected_from_argmax
 from tests.tiny import picture, tiny_llava
 from tests.training.cases import PAIRS, images, plain_logps
 
@@ -98,7 +97,6 @@ def test_the_released_rejected_side_reads_the_models_own_words() -> None:
     n = len(PAIRS)
     assert torch.equal(published[:n], released[:n])
     assert (released[n:].sum(-1) > published[n:].sum(-1)).all()  # likelier words than the rejected ones
-    assert rejected_from_argmax.__module__ == "methods.objective"
 
 
 def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Path) -> None:
@@ -132,7 +130,6 @@ def test_a_cache_of_another_policy_or_other_texts_is_refused(tmp_path: Path) -> 
     other = encode([replace(PAIRS[0], rejected="no")], processor, patches=PATCHES, positions=512)
     with pytest.raises(Problem, match="other texts under the key k0"):
         reference_logps(model, other, features, cache=cache, batch=4, policy="a")
-    assert [json.loads(line).get("key") for line in cache.read_text().splitlines()][0] is None
 
 
 def test_the_digest_notices_a_changed_weight() -> None:
@@ -151,5 +148,36 @@ def test_long_answers_are_cut_and_said_so_and_a_long_prompt_is_refused() -> None
     assert one.cut
     assert len(one.prompt) + len(one.chosen) == 64
     assert len(one.rejected) == 2  # the other side is whole
-    with pytest.raises(Problem, match="The prompt of pair long takes .* the model reads 40"):
+    with pytest.raises(Problem, match=r"The prompt of pair long takes .* the model reads 40"):
         encode([replace(long, prompt="red " * 20)], processor, patches=PATCHES, positions=40)
+
+
+def test_the_anchor_adds_the_gradient_of_the_models_own_language_loss_on_anchored_answers() -> None:
+    """transformers' own ``labels=`` loss (a mean over the answer's tokens) is the oracle; unanchored pairs add nothing."""
+    weight = 0.7
+
+    def gradients(anchor_weight: float) -> dict[str, torch.Tensor]:
+        model, processor = tiny_llava()
+        model.model.vision_tower.requires_grad_(False)
+        batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
+        logps, mask = completion_logps(model, batch, picture_features(model, processor, PAIRS, images))
+        recipe = Recipe(lr=1e-3, anchor_weight=anchor_weight)
+        pair_losses(recipe, logps, mask, torch.zeros(len(PAIRS), 2), batch.anchored)["loss"].sum().backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    model, processor = tiny_llava()
+    model.model.vision_tower.requires_grad_(False)
+    for pair in (pair for pair in PAIRS if pair.anchored):
+        prompt = renderer(processor).render_prompt(pair.prompt, True)
+        text = prompt + renderer(processor).render_completion(pair.chosen)
+        whole = processor(images=images(pair.item), text=text, add_special_tokens=False, return_tensors="pt")
+        asked = processor(images=images(pair.item), text=prompt, add_special_tokens=False, return_tensors="pt")
+        labels = whole["input_ids"].clone()
+        labels[:, : asked["input_ids"].shape[1]] = -100
+        (weight * model(**whole, labels=labels).loss).backward()
+    without, with_anchor = gradients(0.0), gradients(weight)
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            assert parameter.grad.abs().max() > 0
+            added = with_anchor[name] - without[name]
+            torch.testing.assert_close(added, parameter.grad, rtol=1e-3, atol=1e-4 * float(parameter.grad.abs().max()))
