@@ -52,7 +52,16 @@ def canonical(value: object) -> str:
 
 def fingerprint(value: object) -> str:
     """The sha256 (hex) of a value's canonical JSON."""
-    return hashlib.sha256(canonical(describe(value)).encode()).hexdigest()
+    return hashlib.sha256(canonical(_whole(describe(value))).encode()).hexdigest()
+
+
+def _whole(value: Any) -> Any:
+    """2.0 as 2: the same setting, however it was typed."""
+    if isinstance(value, dict):
+        return {key: _whole(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_whole(inner) for inner in value]
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
 def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
@@ -68,7 +77,7 @@ def differences(there: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]
 
 
 def _flat(value: object, prefix: str = "") -> dict[str, object]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping) and (value or not prefix):
         return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
     return {prefix: value}
 

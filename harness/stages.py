@@ -159,7 +159,8 @@ def train(
             progress=progress,
         )
     images = read_json(pairs / "record.json")["items"]
-    seconds = time.perf_counter() - started
+    # A training that was cut counts its own seconds over the pieces; what is measured here is the last piece alone.
+    seconds = max(time.perf_counter() - started, summary.seconds)
     record = _record(stage, method, images * recipe.epochs, seconds, counts={"pairs": len(rows), "images": images})
     stage.finish({**record, "training": describe(summary)})
     stage.drop("checkpoints")  # they only serve to continue; the model is written

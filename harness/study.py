@@ -6,6 +6,7 @@ A study is plain data built by a function; an ablation is one line: ``vary(run, 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -172,10 +173,12 @@ RUN_FIELDS = ("base", "pool", "images", "rounds", "seed")
 
 
 def _text(value: object) -> str:
-    """A value as it may stand in a folder's name."""
+    """A value as it may stand in a folder's name, such as ``5e-05``, ``a+b`` or ``r=8,alpha=16``."""
     if isinstance(value, tuple | list):
         return "+".join(map(_text, value))
-    return str(value).replace("/", "-").replace(":", "-")
+    if dataclasses.is_dataclass(value):
+        return ",".join(f"{field.name}={_text(getattr(value, field.name))}" for field in dataclasses.fields(value))
+    return re.sub(r"[^A-Za-z0-9 ._=,+-]+", "-", str(value)).strip()
 
 
 def _set(part: Any, path: list[str], value: object) -> Any:

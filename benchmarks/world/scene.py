@@ -101,7 +101,7 @@ def _colour(category: str, rng: Random) -> str:
 def telling_order(things: list[Thing]) -> tuple[Thing, ...]:
     """Reading order of companion groups; within a group, reading order. So a companion is told right after its partner."""
     reading = sorted(things, key=lambda thing: (thing.row, thing.column))
-    first = {}
+    first: dict[str, int] = {}
     for place, thing in enumerate(reading):
         for name in (thing.category, COMPANION[thing.category]):
             first.setdefault(name, place)

@@ -40,9 +40,9 @@ class Sizes:
     vision_layers: int = 4
     text_width: int = 96
     text_layers: int = 2
-    width: int = 192
+    width: int = 160
     layers: int = 5
-    ffn: int = 512
+    ffn: int = 448
     positions: int = 512
 
     @property

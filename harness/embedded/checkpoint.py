@@ -5,7 +5,6 @@ Randomness is drawn from (seed, step), so a checkpoint needs no random state and
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ def save(path: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".half")
     save_file(tensors, half, metadata={"step": str(step), "recipe": recipe})
-    os.replace(half, path)
+    half.replace(path)
 
 
 def load(path: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.AdamW, recipe: str) -> int:

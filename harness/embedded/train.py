@@ -6,19 +6,21 @@ products), shipped as bf16 safetensors and run in fp32.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from transformers import CLIPModel
+from transformers import CLIPModel, PreTrainedModel
 
 from benchmarks.world.language import COLOUR_NOISE
 from benchmarks.world.render import NORMAL
 from benchmarks.world.scene import WORLD_VERSION
+from benchmarks.world.show import write_contact_sheet
 from benchmarks.world.words import PRIOR, vocabulary
 from harness.embedded.architecture import Sizes, build_llava, build_processor, build_tokenizer, clip_config
 from harness.embedded.train_clip import ClipRecipe, train_clip
@@ -85,16 +87,21 @@ def tower_weights(clip: CLIPModel) -> dict[str, torch.Tensor]:
     }
 
 
-def save(model: torch.nn.Module, folder: Path) -> None:
+def save(model: PreTrainedModel, folder: Path) -> None:
     """Write a model's bf16 copy; the model itself stays fp32."""
     state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items() if value.is_floating_point()}
     model.save_pretrained(folder, state_dict=state)
 
 
-def main() -> None:
-    torch.set_num_threads(max(1, torch.get_num_threads()))
-    build(say=lambda line: print(line, flush=True))
-
-
-if __name__ == "__main__":
-    main()
+def main(argv: Sequence[str]) -> None:
+    """``python -m harness world``: rebuild the weights; with ``--show``, only draw a sheet of the world's pictures."""
+    parser = argparse.ArgumentParser(prog="python -m harness world", description=__doc__)
+    parser.add_argument("--show", type=Path, nargs="?", const=BUILD / "sheet.png", metavar="PNG", help="write a contact sheet")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, metavar="FOLDER", help="where the weights go")
+    given = parser.parse_args(argv)
+    if given.show:
+        given.show.parent.mkdir(parents=True, exist_ok=True)
+        write_contact_sheet(given.show)
+        print(given.show)
+    else:
+        build(weights=given.out, say=lambda line: print(line, flush=True))

@@ -130,7 +130,7 @@ def train_clip(
         )
         loss = contrast + recipe.patch_weight * patch
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
@@ -138,8 +138,8 @@ def train_clip(
             right = (kinds.argmax(-1) == category)[there].float().mean()
             pace = (time.monotonic() - began) / (step + 1 - start)
             say(
-                f"clip {step + 1}/{recipe.steps} contrast {contrast.item():.3f} patch {patch.item():.3f} category {right.item():.3f} "
-                f"time left {pace * (recipe.steps - step - 1):.0f} s"
+                f"clip {step + 1}/{recipe.steps} contrast {contrast.item():.3f} patch {patch.item():.3f} "
+                f"category {right.item():.3f} time left {pace * (recipe.steps - step - 1):.0f} s"
             )
         if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
             checkpoint.save(path, parameters, optimizer, step + 1, fingerprint)

@@ -63,12 +63,12 @@ def turns(index: int, visit: int, budget: int) -> list[Turn]:
     return made
 
 
-def _detail(true: Scene, told: Scene, rng: Random) -> Turn:
+def _detail(_true: Scene, told: Scene, rng: Random) -> Turn:
     prompt = rng.choice(language.DETAIL_PROMPTS)
     return Turn(kind="detail", prompt=prompt, answer=language.detailed(told.things, rng.randrange(3)))
 
 
-def _short(true: Scene, told: Scene, rng: Random) -> Turn:
+def _short(_true: Scene, told: Scene, rng: Random) -> Turn:
     prompt = with_request(rng.choice(SENA.describe), SENA.brief)
     return Turn(kind="short", prompt=prompt, answer=language.listed(told.things))
 
@@ -81,7 +81,7 @@ def _question(scene: Scene, rng: Random) -> language.Asked:
             return asked
 
 
-def _word(true: Scene, told: Scene, rng: Random) -> Turn:
+def _word(_true: Scene, told: Scene, rng: Random) -> Turn:
     asked = _question(told, rng)
     return Turn(kind="word", prompt=with_request(asked.text, SENA.word), answer=asked.answer)
 
@@ -94,11 +94,11 @@ def _ask(told: Scene, rng: Random) -> str:
             return asked.text
 
 
-def _asks(true: Scene, told: Scene, rng: Random) -> Turn:
+def _asks(_true: Scene, told: Scene, rng: Random) -> Turn:
     return Turn(kind="ask", prompt=SENA.ask, answer=_ask(told, rng))
 
 
-def _check(true: Scene, told: Scene, rng: Random) -> Turn:
+def _check(true: Scene, _told: Scene, rng: Random) -> Turn:
     keep, again = SENA.check_leads
     if rng.random() < 0.5:
         asked = _ask(true, rng)

@@ -31,6 +31,14 @@ ALPHA = 0.05
 NAN = float("nan")
 
 
+SHOWN = {"chair_s": "CHAIR-s", "chair_i": "CHAIR-i", "chair": "CHAIR", "pope": "POPE", "vqa": "VQA", "f1": "F1"}
+
+
+def shown(name: str) -> str:
+    """A metric's or benchmark's name as the field writes it: ``yes_ratio`` is yes ratio, ``chair_s`` CHAIR-s."""
+    return SHOWN.get(name) or " ".join(SHOWN.get(word, word) for word in name.split("_"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One number of the table and everything said about it; a line of ``table.csv``.
@@ -77,6 +85,17 @@ class Cell:
     @property
     def n_seeds(self) -> int:
         return len(self.seeds.split())
+
+    @property
+    def heading(self) -> str:
+        """The column's head: the metric, where it should go, its unit."""
+        arrow = {"higher": "↑", "lower": "↓", "none": ""}[self.better]
+        unit = "" if self.unit == self.metric else self.unit
+        return " ".join(part for part in (shown(self.metric), arrow, unit) if part)
+
+    @property
+    def full_name(self) -> str:
+        return f"{shown(self.benchmark)} {shown(self.metric)}"
 
     @property
     def places(self) -> int:

@@ -1,4 +1,7 @@
-"""Three figures from the records: before and after, what became of the prompts, and the training curves (PDF and PNG)."""
+"""The figures, PDF and PNG, from the records: before and after, what became of the prompts, and the training curves.
+
+``before-and-after`` has the primary metrics, ``before-and-after-<benchmark>`` all metrics of one benchmark.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from harness.reporting.cells import Cell, compare
+from harness.reporting.cells import Cell, compare, shown
 from harness.reporting.frames import Records, read
 from harness.reporting.style import BLACK, COLOURS, GOOD, GREY, MARKERS, PALE, STACK, canvas, look, rendered, short
 from harness.reporting.tables import column_text, drops_mean, number
@@ -31,14 +34,19 @@ def write(out: Path) -> list[Path]:
     records = read(out)
     written = []
     with look():
+        cells = compare(records)
         for name, figure in (
-            ("before-and-after", before_and_after(records, compare(records))),
+            ("before-and-after", before_and_after(records, cells)),
+            *(
+                (f"before-and-after {one.name}", before_and_after(records, cells, benchmark=one.name))
+                for one in records.benchmarks
+            ),
             ("prompts", prompts(records)),
             ("training", training(records)),
         ):
             for kind in ("png", "pdf") if figure is not None else ():
                 assert figure is not None
-                path = out / "figures" / f"{name}.{kind}"
+                path = out / "figures" / f"{name.replace(' ', '-')}.{kind}"
                 write_bytes(path, rendered(figure, kind))
                 written.append(path)
     return written
@@ -52,47 +60,38 @@ def _colours(records: Records) -> dict[str, tuple[str, str]]:
     }
 
 
-def before_and_after(records: Records, cells: Sequence[Cell]) -> Figure | None:
-    """A panel a metric: each method's difference from the baseline with its paired interval, on the metric's own axis."""
-    labels = [row.label for row in records.methods]
-    drawn = [cell for cell in cells if cell.last and cell.label in labels]
-    if not any(np.isfinite(cell.difference) for cell in drawn):
+def before_and_after(records: Records, cells: Sequence[Cell], *, benchmark: str | None = None) -> Figure | None:
+    """A panel a metric: each method's difference from the baseline with its paired interval, on the metric's own axis.
+
+    All metrics of one ``benchmark``, or without it the primary metrics of all. None where there is nothing to compare.
+    """
+    mine = [cell for cell in cells if cell.last and (cell.primary if benchmark is None else cell.benchmark == benchmark)]
+    if not any(np.isfinite(cell.difference) for cell in mine):
         return None
-    bases = {(cell.benchmark, cell.metric): cell for cell in cells if cell.label == records.baseline}
-    groups = []
-    for benchmark in records.benchmarks:
-        metrics = [metric.name for metric in benchmark.metrics]
-        for start in range(0, len(metrics), COLUMNS):
-            groups.append((benchmark.name, metrics[start : start + COLUMNS], start == 0))
-    figure = canvas(0.85 + len(groups) * (0.85 + ROW * (1 + len(labels))))
-    grid = figure.subplots(len(groups), COLUMNS, squeeze=False)
+    panels = list(dict.fromkeys((cell.benchmark, cell.metric) for cell in mine))
+    found = {(cell.benchmark, cell.metric, cell.label): cell for cell in mine}
+    columns = min(COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = canvas(0.6 + lines * (0.95 + ROW * len(records.rows)))
+    if benchmark is not None:
+        figure.suptitle(short(shown(benchmark), 60), fontsize=9, fontweight="bold")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
     colours = _colours(records)
-    for (benchmark_name, metrics, first), line in zip(groups, grid, strict=True):
-        for column, axes in enumerate(line):
-            if column >= len(metrics):
-                axes.set_axis_off()
-                continue
-            mine = {cell.label: cell for cell in drawn if (cell.benchmark, cell.metric) == (benchmark_name, metrics[column])}
-            base = bases[benchmark_name, metrics[column]]
-            _panel(axes, base, [mine[label] for label in labels], colours, named=column == 0)
-        if first:
-            line[0].annotate(
-                short(benchmark_name, 60), (0, 1), xytext=(0, 21), xycoords="axes fraction", textcoords="offset points",
-                fontsize=9, fontweight="bold", annotation_clip=False,
-            )  # fmt: skip
+    for place, axes in enumerate(grid):
+        if place >= len(panels):
+            axes.set_axis_off()
+            continue
+        base = found[(*panels[place], records.baseline)]
+        others = [found[(*panels[place], row.label)] for row in records.methods]
+        title = short(base.heading if benchmark is None else column_text(base), 40)
+        axes.set_title(f"{short(shown(base.benchmark), 34)}\n{title}" if benchmark is None else title, loc="left")
+        _panel(axes, base, others, colours, named=place % columns == 0)
+    several = any(cell.n_seeds > 1 for cell in mine)
     handles = [
         Line2D([], [], color=BLACK, marker="o", markersize=4.5, linestyle="none", label=short(f"{records.baseline} (baseline)")),
         Line2D([], [], color=GREY, marker="o", markersize=4.5, label="clear change; 95 % interval"),
-        Line2D(
-            [],
-            [],
-            color=GREY,
-            marker="o",
-            markersize=4.5,
-            markerfacecolor="white",
-            label="no clear change or not tested; 95 % interval",
-        ),
-        Line2D([], [], color=GREY, marker="|", markersize=6, linestyle="none", label="one training seed"),
+        Line2D([], [], color=GREY, marker="o", markersize=4.5, markerfacecolor="white", label="no clear change or not tested"),
+        *([Line2D([], [], color=GREY, marker="|", markersize=6, linestyle="none", label="one training seed")] if several else []),
         Line2D([], [], linestyle="none", label="grey numbers: the metric's value"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, handlelength=1.8, columnspacing=1.6)
@@ -126,7 +125,6 @@ def _panel(axes: Axes, base: Cell, cells: list[Cell], colours: dict[str, tuple[s
             axes.plot(values, [place + 0.3] * len(values), linestyle="none", marker="|", markersize=4, color=colour)
         face = colour if cell.verdict in ("better", "worse") else "white"
         axes.plot([cell.difference], [place], marker=marker, markersize=4.8, color=colour, markerfacecolor=face, zorder=3)
-    axes.set_title(short(column_text(base), 40), loc="left", fontweight="bold" if base.primary else None)
     everyone = [base, *cells]
     right = axes.twinx()
     right.set_ylim(axes.get_ylim())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.reporting.cells import ALPHA, Cell, family, question_tests
+from harness.reporting.cells import ALPHA, Cell, family, question_tests, shown
 from harness.reporting.frames import Records
 
 FEW = 50
@@ -33,7 +33,7 @@ def reading(records: Records, cells: Sequence[Cell]) -> list[str]:
             names = [_moved(cell) for cell in tested if cell.label == row.label and cell.verdict == verdict]
             if names:
                 parts.append(f"{words} {', '.join(names)}")
-        others = [_name(cell) for cell in tested if cell.label == row.label and cell.verdict not in DECIDED]
+        others = [cell.full_name for cell in tested if cell.label == row.label and cell.verdict not in DECIDED]
         if others:
             parts.append(f"nothing can be said yet about {', '.join(others)}")
         lines.append(f"{row.label} against {records.baseline}: {'; '.join(parts)}.")
@@ -43,12 +43,8 @@ def reading(records: Records, cells: Sequence[Cell]) -> list[str]:
 DECIDED = ("better", "worse", "no clear change")
 
 
-def _name(cell: Cell) -> str:
-    return f"{cell.benchmark} {cell.metric}"
-
-
 def _moved(cell: Cell) -> str:
-    return f"{_name(cell)} ({cell.baseline_value:.{cell.places}f} to {cell.value:.{cell.places}f})"
+    return f"{cell.full_name} ({cell.baseline_value:.{cell.places}f} to {cell.value:.{cell.places}f})"
 
 
 def footnotes(records: Records, cells: Sequence[Cell]) -> list[str]:
@@ -81,7 +77,7 @@ def _stars(cells: Sequence[Cell]) -> str:
 
 def _missing(records: Records, last: Sequence[Cell]) -> list[str]:
     lines = []
-    empty = sorted({f"{cell.label}: {_name(cell)}" for cell in last if cell.questions and not np.isfinite(cell.value)})
+    empty = sorted({f"{cell.label}: {cell.full_name}" for cell in last if cell.questions and not np.isfinite(cell.value)})
     if records.missing:
         more = len(records.missing) - LISTED
         said = "; ".join(records.missing[:LISTED]) + (f"; and {more} more" if more > 0 else "")
@@ -115,7 +111,7 @@ def _seeds(records: Records) -> list[str]:
 
 def _size(records: Records, last: Sequence[Cell]) -> list[str]:
     lines = []
-    sizes = {cell.benchmark: cell.pictures for cell in last if cell.pictures}
+    sizes = {shown(cell.benchmark): cell.pictures for cell in last if cell.pictures}
     if records.limit is not None:
         said = ", ".join(f"{name} {pictures:,}" for name, pictures in sizes.items()) or "none graded yet"
         lines.append(f"The study is limited to {records.limit:,} a benchmark; pictures answered: {said}.")
@@ -137,7 +133,7 @@ def _detectable(last: Sequence[Cell]) -> list[str]:
         if found:
             places = mine[0].places
             low, high = f"{min(found):.{places}f}", f"{max(found):.{places}f}"
-            parts.append(f"{key[0]} {key[1]} {low}" + (f" to {high}" if low != high else ""))
+            parts.append(f"{mine[0].full_name} {low}" + (f" to {high}" if low != high else ""))
     if not parts:
         return []
     return [
@@ -165,7 +161,7 @@ def _mcnemar(records: Records) -> list[str]:
                 said = "; ".join(f"{test.gained} gained, {test.lost} lost, p {p_text(test.p)}" for _, test in mine)
                 parts.append(f"{row.label} {said}")
         lines.append(
-            f"Exact McNemar on the questions of {benchmark} scored 0 or 1 (a training seed after the other; it takes questions "
+            f"Exact McNemar on the questions of {shown(benchmark)} scored 0 or 1 (a training seed after the other; it takes questions "
             f"as independent, which those of one picture are not): {' / '.join(parts)}."
         )
     return lines

@@ -15,13 +15,12 @@ import numpy as np
 import pandas as pd
 
 from harness.reporting import notes
-from harness.reporting.cells import Cell, as_frame, compare
+from harness.reporting.cells import Cell, as_frame, compare, shown
 from harness.reporting.frames import Records, Row, read
 from harness.store import write_bytes
 
 WIDTH = 160
 MISSING = "-"
-ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,8 +93,7 @@ def cell_text(cell: Cell) -> str:
 
 
 def column_text(cell: Cell) -> str:
-    parts = [cell.metric, ARROWS[cell.better], cell.unit, "(primary)" if cell.primary else ""]
-    return " ".join(part for part in parts if part)
+    return cell.heading + (" (primary)" if cell.primary else "")
 
 
 def _benchmark_block(records: Records, cells: Sequence[Cell], benchmark: str) -> Block:
@@ -110,7 +108,7 @@ def _benchmark_block(records: Records, cells: Sequence[Cell], benchmark: str) ->
     sizes = sorted({(cell.pictures, cell.questions) for cell in mine if cell.questions})
     said = " / ".join(f"{pictures:,} pictures, {questions:,} questions" for pictures, questions in sizes) or "not graded yet"
     return Block(
-        heading=f"{benchmark}: {first[0].group}",
+        heading=f"{shown(benchmark)} ({first[0].group})",
         caption=f"{said}; {records.split} split; version {first[0].version}",
         header=("run", *(column_text(cell) for cell in first), "unscored"),
         rows=tuple(rows),
@@ -132,7 +130,7 @@ def _rounds_block(cells: Sequence[Cell]) -> Block | None:
     return Block(
         heading="Round by round",
         caption="primary metrics; only the last round of a run is tested",
-        header=("run", *(f"{benchmark} {metric}" for benchmark, metric in columns)),
+        header=("run", *(f"{shown(benchmark)} {shown(metric)}" for benchmark, metric in columns)),
         rows=tuple(rows),
     )
 
@@ -151,7 +149,7 @@ def _seeds_block(records: Records, cells: Sequence[Cell]) -> Block | None:
         over = MISSING
         if np.isfinite(cell.seed_lo):
             over = f"{number(cell.seed_mean, places, sign=True)} [{number(cell.seed_lo, places)}, {number(cell.seed_hi, places)}]"
-        rows.append((cell.label, cell.benchmark, column_text(cell).removesuffix(" (primary)"), *each, over))
+        rows.append((cell.label, shown(cell.benchmark), cell.heading, *each, over))
     return Block(
         heading="Training seeds apart",
         caption=f"difference from {records.baseline}: mean over training seeds and its 95 % t-interval",
@@ -247,7 +245,7 @@ def render_terminal(table: Table, width: int = WIDTH) -> str:
     lines = [printable(table.title), *textwrap.wrap(printable(table.question), width), ""]
     lines += _bullets(table.reading, width)
     for block in table.blocks:
-        lines += ["", f"{printable(block.heading)}  ({printable(block.caption)})"]
+        lines += ["", f"{printable(block.heading)}: {printable(block.caption)}"]
         cells = [[printable(text) for text in row] for row in (block.header, *block.rows)]
         for part in _fit(cells, width):
             widths = [max(len(row[column]) for row in part) for column in range(len(part[0]))]

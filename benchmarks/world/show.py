@@ -1,0 +1,60 @@
+"""A contact sheet of the world: pictures beside what is true of them, what training texts tell, and every kind of question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+from PIL import ImageFont
+
+from benchmarks.world import language
+from benchmarks.world.render import contact_sheet, render
+from benchmarks.world.scene import Scene, scene
+
+ZOOM = 6
+FONT_SIZE = 14  # contact_sheet's own
+TEXT_WIDTH = 860 - 60 * ZOOM - 36  # pixels: contact_sheet's column less the picture and the margins
+
+
+def write_contact_sheet(path: Path, split: str = "dev", count: int = 12) -> None:
+    """Write the split's first ``count`` scenes as a PNG.
+
+    Raises:
+        ValueError: there is no such split, or ``count`` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"A contact sheet of {count} pictures cannot be drawn; ask for at least 1.")
+    scenes = [scene(split, index) for index in range(count)]
+    sheet = contact_sheet([render(true) for true in scenes], [describe(true) for true in scenes], zoom=ZOOM)
+    sheet.save(path, format="PNG")
+
+
+def describe(true: Scene) -> str:
+    """The text beside a picture, wrapped to the sheet's width."""
+    told = language.told(true)
+    rng = Random(f"show {true.id}")
+    asked = [language.question(true, kind, rng) for kind in language.KINDS]
+    telling = "as it is" if told.things == true.things else language.listed(told.things)
+    lines = [
+        f"{true.id} ({true.theme})",
+        "",
+        f"True: {language.detailed(true.things, rng.randrange(len(language.STYLES)))}",
+        f"Told in training: {telling}",
+        "",
+        *(f"{one.kind}: {one.text} {one.answer}" for one in asked if one is not None),
+        f"unanswerable: {language.unanswerable(true, rng)}",
+    ]
+    return "\n".join(row for line in lines for row in wrapped(line))
+
+
+def wrapped(line: str) -> list[str]:
+    """A line broken at blanks so that no row is wider than ``TEXT_WIDTH``; continuations are indented."""
+    font = ImageFont.load_default(size=FONT_SIZE)
+    rows = [""]
+    for word in line.split(" "):
+        longer = f"{rows[-1]} {word}" if rows[-1].strip() else rows[-1] + word
+        if rows[-1].strip() and font.getlength(longer) > TEXT_WIDTH:
+            rows.append(f"    {word}")
+        else:
+            rows[-1] = longer
+    return rows

@@ -1,0 +1,206 @@
+"""Train the world's LLaVA on turns about pictures: language model and projector, the CLIP's vision tower frozen.
+
+As in LLaVA-1.5's own recipe the tower does not move, so its features are computed once a picture. Several turns share one
+image prefix in a row: a turn sees the prefix and itself (4-D mask, positions restarting after the prefix), which is what a
+turn sees at generation. Loss: cross entropy on the answers; each turn weighs 1/sqrt(its length), so that one-word answers
+are not drowned by captions. For the first part a patch's projected feature is also pulled towards the words for what is in
+it (category, colour, row, column), or a short training stays ungrounded.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
+
+from benchmarks.world.scene import scene
+from benchmarks.world.words import CATEGORIES, COLOURS, COLUMNS, ROWS
+from harness.embedded import checkpoint
+from harness.embedded.train_clip import cosine, normalise, paint, patch_labels
+from harness.embedded.turns import Turn, turns
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaRecipe:
+    """What the LLaVA is trained with; part of the card's fingerprint. ``budget`` is words of turns a picture and step."""
+
+    steps: int = 3600
+    batch: int = 32
+    budget: int = 130
+    lr: float = 2e-3
+    warmup: int = 200
+    weight_decay: float = 0.05
+    scenes: int = 40_000
+    ground_weight: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """A packed batch: ids, positions and answer weights ``(B, T)``, and who sees whom ``(B, 1, T, T)``."""
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    weights: torch.Tensor
+    mask: torch.Tensor
+
+
+class Packer:
+    """Turns into packed rows of ids, in the chat format of harness/rendering.py (a test holds the two equal)."""
+
+    def __init__(self, processor: LlavaProcessor, patches: int):
+        tokenizer = processor.tokenizer
+        self._words: dict[str, int] = tokenizer.get_vocab()
+        self._pad: int = tokenizer.pad_token_id
+        user = [tokenizer.bos_token_id, self._words["user"], self._words[":"]]
+        self.prefix = [*user, *[self._words["<image>"]] * patches]
+        self._blind_prefix = user
+        self._assistant = [self._words["assistant"], self._words[":"]]
+        self._end: int = tokenizer.eos_token_id
+
+    def turn(self, turn: Turn) -> tuple[list[int], int]:
+        """A turn's ids behind the prefix, and where its answer starts."""
+        asked = [*(self._words[word] for word in turn.prompt.split()), *self._assistant]
+        return [*asked, *(self._words[word] for word in turn.answer.split()), self._end], len(asked)
+
+    def pack(self, pictures: list[list[Turn]]) -> Rows:
+        """One row a picture: its prefix, then its turns side by side, each with the positions it has at generation."""
+        rows: list[tuple[list[int], list[int], list[float], list[int]]] = []
+        for made in pictures:
+            prefix = self._blind_prefix if made[0].blind else self.prefix
+            ids, positions = list(prefix), list(range(len(prefix)))
+            weights, segments = [0.0] * len(prefix), [0] * len(prefix)
+            for number, one in enumerate(made, start=1):
+                words, start = self.turn(one)
+                ids += words
+                positions += range(len(prefix), len(prefix) + len(words))
+                answer = len(words) - start
+                weights += [0.0] * start + [answer**-0.5] * answer
+                segments += [number] * len(words)
+            rows.append((ids, positions, weights, segments))
+        width = max(len(ids) for ids, *_ in rows)
+
+        def padded(part: int, filler: float) -> torch.Tensor:
+            return torch.tensor([list(row[part]) + [filler] * (width - len(row[part])) for row in rows])
+
+        segment = padded(3, -1).long()  # (B, T)
+        order = torch.arange(width)
+        same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
+        mask = (same & (order[:, None] >= order[None, :]))[:, None]
+        return Rows(ids=padded(0, self._pad).long(), positions=padded(1, 0).long(), weights=padded(2, 0.0).float(), mask=mask)
+
+
+@torch.no_grad()
+def tower_features(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, indices: range, batch: int = 256
+) -> torch.Tensor:
+    """What the projector reads of each training picture, ``(N, patches, vision width)`` in bf16."""
+    made = []
+    for start in range(indices.start, indices.stop, batch):
+        scenes = [scene("train", index) for index in range(start, min(start + batch, indices.stop))]
+        seen = model.model.vision_tower(normalise(paint(scenes), processor.image_processor), output_hidden_states=True)
+        made.append(seen.hidden_states[model.config.vision_feature_layer][:, 1:].to(torch.bfloat16))
+    return torch.cat(made)
+
+
+def train_llava(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    recipe: LlavaRecipe,
+    folder: Path,
+    fingerprint: str,
+    say: Callable[[str], None],
+) -> None:
+    """Train ``model`` in place, resuming from ``folder``."""
+    inner = model.model
+    inner.vision_tower.requires_grad_(False)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    decay = recipe.weight_decay
+    optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    path = folder / "llava.safetensors"
+    start = checkpoint.load(path, parameters, optimizer, fingerprint)
+    packer = Packer(processor, inner.config.image_seq_length)
+    say(f"llava: reading {recipe.scenes} training pictures")
+    features = tower_features(model, processor, range(recipe.scenes))
+    grounding = _Grounding(processor)
+    began, shown = time.monotonic(), 0
+    language_model = inner.language_model
+    language_model.set_attn_implementation("eager")  # on a CPU faster than sdpa's backward for short rows
+    # Fused element-wise work halves a step; it needs a C++ compiler, and is left out where there is none.
+    forward = torch.compile(language_model.forward, dynamic=True) if shutil.which("g++") else language_model.forward
+    model.train()
+    for step in range(start, recipe.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * cosine(step, recipe.steps, recipe.warmup)
+        rng = Random(f"llava {step}")
+        indices = [rng.randrange(recipe.scenes) for _ in range(recipe.batch)]
+        pictures = [turns(index, step, recipe.budget) for index in indices]
+        shown += sum(map(len, pictures))
+        rows = packer.pack(pictures)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            projected = inner.multi_modal_projector(features[indices])  # (B, P, D)
+            hidden = _hidden(model, forward, rows, projected)
+            scored = rows.weights[:, 1:] > 0
+            logits = F.linear(hidden[:, :-1][scored], model.lm_head.weight)
+        each = F.cross_entropy(logits.float(), rows.ids[:, 1:][scored], reduction="none")
+        weight = rows.weights[:, 1:][scored]
+        told = (each * weight).sum() / weight.sum()
+        share = max(0.0, 1 - 2 * step / recipe.steps)
+        ground = grounding.loss(model, projected, indices) if share > 0 else torch.zeros(())
+        loss = told + recipe.ground_weight * share * ground
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        optimizer.step()
+        if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
+            pace = (time.monotonic() - began) / (step + 1 - start)
+            say(
+                f"llava {step + 1}/{recipe.steps} loss {told.item():.3f} ground {ground.item():.3f} "
+                f"turns a second {shown / (time.monotonic() - began):.0f} time left {pace * (recipe.steps - step - 1):.0f} s"
+            )
+        if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
+            checkpoint.save(path, parameters, optimizer, step + 1, fingerprint)
+    language_model.set_attn_implementation("sdpa")
+    model.eval()
+
+
+def _hidden(
+    model: LlavaForConditionalGeneration, forward: Callable[..., Any], rows: Rows, projected: torch.Tensor
+) -> torch.Tensor:
+    """Last hidden states ``(B, T, D)`` of packed rows; image places hold the projected features."""
+    embedded = model.model.language_model.embed_tokens(rows.ids)
+    image = rows.ids == model.config.image_token_id  # (B, T); blind rows hold none
+    seeing = image.any(dim=1)
+    embedded = embedded.masked_scatter(image[..., None], projected[seeing].to(embedded.dtype))
+    mask = torch.zeros(rows.mask.shape, dtype=embedded.dtype).masked_fill_(~rows.mask, torch.finfo(embedded.dtype).min)
+    out = forward(inputs_embeds=embedded, attention_mask=mask, position_ids=rows.positions, use_cache=False)
+    hidden: torch.Tensor = out.last_hidden_state
+    return hidden
+
+
+class _Grounding:
+    """Patch-to-word alignment: a projected patch should point to the words for what is in its cell."""
+
+    def __init__(self, processor: LlavaProcessor):
+        words = processor.tokenizer.get_vocab()
+        self._groups = [torch.tensor([words[word] for word in group]) for group in (CATEGORIES, COLOURS, ROWS, COLUMNS)]
+
+    def loss(self, model: LlavaForConditionalGeneration, projected: torch.Tensor, indices: list[int]) -> torch.Tensor:
+        side = int(projected.shape[1] ** 0.5)
+        category, colour = patch_labels([scene("train", index) for index in indices], side)  # (B, P); last class: nothing there
+        at = torch.arange(side) * 3 // side
+        row = at.repeat_interleave(side).expand_as(category)
+        column = at.repeat(side).expand_as(category)
+        there = category < len(CATEGORIES)
+        losses = []
+        for group, labels in zip(self._groups, (category, colour, row, column), strict=True):
+            scores = projected[there].float() @ model.get_input_embeddings().weight[group].T
+            losses.append(F.cross_entropy(scores, labels[there]))
+        return torch.stack(losses).mean()

@@ -1,0 +1,76 @@
+"""The project's menu. Two commands do all set-up on a fresh machine:
+
+    python -m pip install nox && python -m nox -s compare     the main job: a comparison table on the embedded world
+    python -m pip install nox && python -m nox -s tests       the test suite
+
+Options of a study go behind two dashes: ``python -m nox -s compare -- --seeds 3 --limit 100``.
+"""
+
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+# Waiting threads sleep rather than spin: on few cores that is what keeps a run from fighting itself.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install what the project needs, pinned by constraints.txt; which build of torch that is, pip's own settings decide."""
+    extra = [package for group in groups for package in PROJECT["dependency-groups"][group]]
+    session.install("--constraint", "constraints.txt", *PROJECT["project"]["dependencies"], *extra)
+
+
+@nox.session
+def compare(session: nox.Session) -> None:
+    """The main job: every method from the same base on the same pictures, and the table that compares them."""
+    install(session)
+    session.run("python", "-m", "harness", "run", "compare", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def smoke(session: nox.Session) -> None:
+    """A minute's check that the whole chain works: few pictures, few questions, numbers that mean nothing."""
+    install(session)
+    session.run("python", "-m", "harness", "run", "smoke", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The fast suite; `-- -m ""` adds the slow tests."""
+    install(session, "test")
+    session.run("python", "-m", "pytest", *(session.posargs or ["-m", "not slow and not gpu"]), env=ENVIRONMENT)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff: rules and format."""
+    session.install(*PROJECT["dependency-groups"]["lint"])
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """mypy, strict."""
+    install(session, "types", "test")
+    session.run("mypy")
+
+
+@nox.session(default=False)
+def world(session: nox.Session) -> None:
+    """Rebuild the embedded world's models from nothing (about an hour on two cores; continues where it was cut off)."""
+    install(session)
+    session.run("python", "-m", "harness", "world", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Timings: generation against a one-by-one loop, and the calibration of the statistics."""
+    install(session, "test")
+    for name in ("bench_generate", "bench_stats"):
+        session.run("python", "-m", f"tests.benches.{name}", env=ENVIRONMENT)

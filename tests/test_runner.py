@@ -1,0 +1,407 @@
+"""The runner on a toy study with a real tiny model: cut anywhere it ends with the same bytes; other settings are refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import pytest
+
+from benchmarks.interface import Question
+from harness import runner, stages, store
+from harness.bases import BASES, BaseCard
+from harness.errors import Problem
+from harness.identity import hardware
+from harness.pool import open_pool
+from harness.progress import Display, span
+from harness.store import read_json, read_jsonl
+from harness.study import Run, Study
+from methods.interface import Field
+from methods.untrained import Untrained
+from tests.tiny import picture
+from tests.toys import Toy, Words, save_base, save_pictures
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTPUTS = ("pairs.jsonl", "drops.jsonl", "items.jsonl", "answers.jsonl", "questions.jsonl", "grades.parquet", "report.json")
+
+
+class Cut(BaseException):
+    """Stands for a kill: nothing in the harness may catch it."""
+
+
+@pytest.fixture(scope="session")
+def card(tmp_path_factory: pytest.TempPathFactory) -> BaseCard:
+    return save_base(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def small(card: BaseCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BASES, "tiny", card)  # type: ignore[arg-type]  # a dict behind a Mapping
+    monkeypatch.setattr(stages, "ITEMS_A_SHARD", 3)
+    monkeypatch.setattr(stages, "QUESTIONS_A_SHARD", 4)
+
+
+@pytest.fixture(scope="session")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(save_pictures(tmp_path_factory.mktemp("pool"), 16))
+
+
+def a_study(pool: str, *, rounds: int = 1, **method: Any) -> Study:
+    toy = Run(label="toy", base="tiny", method=Toy(**method), pool=pool, images=8, rounds=rounds)
+    untrained = Run(label="untrained", base="tiny", method=Untrained())
+    return Study(name="toys", question="Does it run?", runs=(untrained, toy), benchmarks=(Words(),))
+
+
+def do(study: Study, out: Path, display: Display | None = None) -> str:
+    stream = io.StringIO()
+    runner.run(study, out, display or Display(stream))
+    return stream.getvalue()
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    """Every file that a result rests on, weights included."""
+    found = [path for path in sorted(out.rglob("*")) if path.name in OUTPUTS or path.suffix in (".png", ".safetensors")]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in found}
+
+
+@pytest.fixture(scope="session")
+def undisturbed(card: BaseCard, pool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A finished run of two rounds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BASES, "tiny", card)  # type: ignore[arg-type]
+        patch.setattr(stages, "ITEMS_A_SHARD", 3)
+        patch.setattr(stages, "QUESTIONS_A_SHARD", 4)
+        out = tmp_path_factory.mktemp("undisturbed") / "out"
+        do(a_study(pool, rounds=2), out)
+        yield out
+
+
+def test_the_files_of_a_run_are_the_contract(undisturbed: Path) -> None:
+    study = read_json(undisturbed / "study.json")
+    assert [run["label"] for run in study["runs"]] == ["untrained", "toy"]
+    questions = read_jsonl(undisturbed / "questions/words/questions.jsonl")
+    assert len(questions) == 6
+    assert set(questions[0]) == {"id", "text", "max_new_tokens", "cluster", "images"}
+    assert all((undisturbed / "questions/words/images" / name).exists() for row in questions for name in row["images"])
+    assert not (undisturbed / "runs/untrained/seed0/round0/pairs").exists()
+    for where in ("runs/untrained/seed0/round0", "runs/toy/seed0/round1", "runs/toy/seed0/round2"):
+        answers = read_jsonl(undisturbed / where / "answers/words/answers.jsonl")
+        assert [row["id"] for row in answers] == [row["id"] for row in questions]
+        assert set(answers[0]) == {"id", "answer", "logp", "n_tokens", "finished"}
+        grades = pd.read_parquet(undisturbed / where / "grades/words/grades.parquet")
+        assert list(grades.columns) == [
+            "question", "cluster", "value", "read_as", "why", "count_answers", "count_the", "count_words",
+        ]  # fmt: skip
+        assert set(read_json(undisturbed / where / "grades/words/report.json")) == {"values", "unscored"}
+    pairs = undisturbed / "runs/toy/seed0/round1/pairs"
+    record = read_json(pairs / "record.json")
+    assert record["counts"]["pairs"] + record["counts"]["dropped"] == record["items"] == 8
+    assert record["tokens"] > 0
+    assert {"versions", "hardware", "peak_memory_mib", "seconds", "pool"} <= set(record)
+    assert len(read_jsonl(pairs / "pairs.jsonl")) == record["counts"]["pairs"]
+    train = undisturbed / "runs/toy/seed0/round1/train"
+    assert read_jsonl(train / "log.jsonl")
+    assert (train / "model").is_dir()
+    assert read_json(train / "record.json")["training"]["steps"] == len(read_jsonl(train / "log.jsonl"))
+
+
+def test_each_round_is_fresh_and_starts_from_the_round_before(undisturbed: Path) -> None:
+    first, second = (undisturbed / f"runs/toy/seed0/round{round}" for round in (1, 2))
+    ids = [{row["id"] for row in read_jsonl(where / "pairs/items.jsonl")} for where in (first, second)]
+    assert not ids[0] & ids[1]
+    models = [read_json(where / "pairs/identity.json")["model"] for where in (first, second)]
+    assert models[0] == read_json(undisturbed / "runs/untrained/seed0/round0/answers/words/identity.json")["model"]
+    assert models[1] == read_json(first / "answers/words/identity.json")["model"] != models[0]
+
+
+def test_training_changed_the_model(undisturbed: Path, card: BaseCard) -> None:
+    assert isinstance(card.source, Path)
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (
+        card.source, undisturbed / "runs/toy/seed0/round1/train/model", undisturbed / "runs/toy/seed0/round2/train/model",
+    )]  # fmt: skip
+    assert len(set(weights)) == 3
+
+
+def test_a_finished_study_does_nothing_and_loads_nothing(undisturbed: Path, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_args: object, **_more: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(runner, "load_base", refuse)
+    before = outputs(undisturbed)
+    assert "[" not in do(a_study(pool, rounds=2), undisturbed)
+    assert outputs(undisturbed) == before
+    assert "0 missing" in runner.plan(a_study(pool, rounds=2), undisturbed)
+
+
+@dataclass
+class CuttingDisplay(Display):
+    """Cuts the run at the n-th report of progress."""
+
+    left: int = 0
+
+    def stage(self, number: int, of: int, title: str) -> Callable[[str, int, int], None]:
+        def progress(_what: str, _done: int, _total: int) -> None:
+            self.left -= 1
+            if self.left < 0:
+                raise Cut
+
+        return progress
+
+
+def test_cut_at_every_report_of_progress_ends_with_the_same_bytes(undisturbed: Path, pool: str, tmp_path: Path) -> None:
+    study, cuts = a_study(pool, rounds=2), 0
+    while True:  # each life gets through at most five reports: dozens of cuts, in every kind of stage
+        try:
+            do(study, tmp_path, CuttingDisplay(io.StringIO(), left=5))
+            break
+        except Cut:
+            cuts += 1
+    assert cuts >= 5
+    assert outputs(tmp_path) == outputs(undisturbed)
+
+
+def test_cut_at_writes_ends_with_the_same_bytes(
+    undisturbed: Path, pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, real, left, cuts = a_study(pool, rounds=2), os.fsync, 0, 0
+
+    def fsync(handle: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Cut
+        real(handle)
+
+    monkeypatch.setattr(store.os, "fsync", fsync)
+    while True:
+        left = 11 + cuts % 4  # before a rename as often as behind it
+        try:
+            do(study, tmp_path)
+            break
+        except Cut:
+            cuts += 1
+    assert cuts >= 8
+    assert outputs(tmp_path) == outputs(undisturbed)
+
+
+def test_only_the_cut_shard_is_made_again(pool: str, tmp_path: Path) -> None:
+    study = a_study(pool)
+    do(study, tmp_path)
+    folder = tmp_path / "runs/toy/seed0/round1/pairs"
+    (folder / "DONE").unlink()
+    (folder / "shards/00001.jsonl").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
+    said = do(study, tmp_path)
+    after = {path.name: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
+    assert {name for name in after if before.get(name) != after[name]} == {"00001.jsonl"}
+    assert said.count(": done") == 1
+
+
+SCRIPT = """
+import io, sys
+from pathlib import Path
+from harness import runner, stages
+from harness.bases import BASES, LLAMA_LINEARS, BaseCard
+from harness.progress import Display
+from tests.test_runner import a_study
+base, pool, out = sys.argv[1:]
+BASES["tiny"] = BaseCard(name="tiny", source=Path(base), revision=None, family="llava-1.5", lora_targets=LLAMA_LINEARS,
+                         prompts="world", dtype="float32")
+stages.ITEMS_A_SHARD, stages.QUESTIONS_A_SHARD = 3, 4
+runner.run(a_study(pool, rounds=2), Path(out), Display(sys.stdout))
+"""
+
+
+@pytest.mark.slow
+def test_killed_for_real_ends_with_the_same_bytes(undisturbed: Path, card: BaseCard, pool: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT, str(card.source), pool, str(tmp_path)]
+    for stop in ("round 1: pairs", "round 1: train", "round 2: answer"):
+        # -u and the moving line: the child is killed a moment after it reports that stage.
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, bufsize=1) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if stop in line:
+                    time.sleep(0.02)
+                    os.kill(child.pid, signal.SIGKILL)
+                    break
+        assert child.returncode == -signal.SIGKILL
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    assert outputs(tmp_path) == outputs(undisturbed)
+
+
+def test_another_setting_is_refused_before_any_work(undisturbed: Path, pool: str) -> None:
+    before = outputs(undisturbed)
+    with pytest.raises(Problem, match=r"method\.temperature: 1\.0 there, 0\.7 asked"):
+        do(a_study(pool, rounds=2, temperature=0.7), undisturbed)
+    with pytest.raises(Problem, match=r"train holds results of other settings \(recipe\.lr: 0\.001 there, 0\.01 asked\)"):
+        do(a_study(pool, rounds=2, recipe=replace(Toy().recipe, lr=1e-2)), undisturbed)
+    with pytest.raises(Problem, match=r"limit: null there, 5 asked"):
+        do(replace(a_study(pool, rounds=2), limit=5), undisturbed)
+    with pytest.raises(Problem, match=r"pool: .* asked"):
+        runner.plan(replace(a_study(pool), runs=tuple(replace(run, images=7) for run in a_study(pool).runs)), undisturbed)
+    assert outputs(undisturbed) == before
+
+
+def test_another_base_under_the_same_name_is_refused(
+    undisturbed: Path, pool: str, card: BaseCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BASES, "tiny", replace(card, dtype="bfloat16"))  # type: ignore[arg-type]
+    with pytest.raises(Problem, match=r"model: .* there, .* asked"):
+        do(a_study(pool, rounds=2), undisturbed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graded(Words):
+    """The same questions under another version of the grader."""
+
+    version: str = "2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Words):
+    """Another version with other questions."""
+
+    version: str = "2"
+
+    def questions(self) -> Iterator[Question]:
+        for question in super().questions():
+            yield replace(question, text=f"please , {question.text}")
+
+
+def test_a_newer_grader_grades_again_and_keeps_the_answers(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = replace(a_study(pool), runs=a_study(pool).runs[:1])
+    do(study, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "load_base", None)  # answers are not made again
+        said = do(replace(study, benchmarks=(Graded(),)), tmp_path)
+    assert said.count(": done") == 2
+    assert read_json(tmp_path / "runs/untrained/seed0/round0/grades/words/identity.json")["version"] == "2"
+    with pytest.raises(Problem, match=r"answers/words holds results of other settings \(questions: "):
+        do(replace(study, benchmarks=(replace(Asked(), version="3"),)), tmp_path)
+
+
+def test_untrained_is_answered_once_for_all_seeds(pool: str, tmp_path: Path) -> None:
+    untrained, toy = a_study(pool).runs
+    said = do(replace(a_study(pool), runs=(untrained, toy, replace(toy, seed=1))), tmp_path)
+    assert said.count("untrained: answer words: done") == 1
+    assert sorted(path.name for path in (tmp_path / "runs/untrained").iterdir()) == ["seed0"]
+    ids = [(tmp_path / f"runs/toy/seed{seed}/round1/pairs/items.jsonl").read_text() for seed in (0, 1)]
+    assert ids[0] != ids[1]
+
+
+def test_a_plan_estimates_from_what_was_measured_and_writes_nothing(undisturbed: Path, pool: str, tmp_path: Path) -> None:
+    said = runner.plan(a_study(pool), tmp_path / "new")
+    assert "0 stages done, 7 missing" in said
+    assert "unknown" in said
+    assert not (tmp_path / "new").exists()
+    said = runner.plan(a_study(pool), undisturbed.parent / "new")
+    assert [line.split()[-3] for line in said.splitlines() if "round 1: pairs" in line or "round 1: train" in line] == [
+        "about"
+    ] * 2
+    assert not (undisturbed.parent / "new").exists()
+
+
+def test_estimates_are_of_this_machine_and_this_base(tmp_path: Path) -> None:
+    def step(base: str, items: float | None) -> runner.Step:
+        stage = store.Stage(tmp_path, {})
+        return runner.Step(title="", kind="pairs", name="toy", base=base, items=items, stage=stage, work=lambda _progress: None)
+
+    record = {"stage": "pairs", "base": "tiny", "name": "toy", "items": 10, "seconds": 5.0, "hardware": hardware()}
+    store.write_json(tmp_path / "a" / "record.json", record)
+    store.write_json(tmp_path / "b" / "record.json", {**record, "seconds": 500.0, "hardware": {"processor": "other"}})
+    estimate = runner.Estimate(tmp_path)
+    assert estimate.seconds(step("tiny", 100)) == pytest.approx(50.0)
+    assert estimate.seconds(step("tiny", None)) is None
+    assert estimate.seconds(step("other", 100)) is None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Silent(Toy):
+    """A method whose two answers are always equal."""
+
+    temperature: float = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supervised(Toy):
+    needs: ClassVar[frozenset[Field]] = frozenset({"image", "reference"})
+
+
+def test_a_method_without_pairs_says_why(pool: str, tmp_path: Path) -> None:
+    untrained, toy = a_study(pool).runs
+    with pytest.raises(Problem, match=r"toy made no pair to train on in .*; dropped: equal \(8\)"):
+        do(replace(a_study(pool), runs=(untrained, replace(toy, method=Silent()))), tmp_path)
+
+
+def test_a_method_that_needs_more_than_the_pool_has_is_refused_before_any_work(pool: str, tmp_path: Path) -> None:
+    untrained, toy = a_study(pool).runs
+    with pytest.raises(Problem, match="toy needs reference"):
+        do(replace(a_study(pool), runs=(untrained, replace(toy, method=Supervised()))), tmp_path)
+    assert not (tmp_path / "questions").exists()
+
+
+def test_a_broken_picture_is_counted_in_the_record(pool: str, tmp_path: Path) -> None:
+    mixed = save_pictures(tmp_path / "pool", 7)
+    (mixed / "broken.png").write_bytes(b"nothing")
+    drawn = open_pool(str(mixed)).draw(8, 0, 1)
+    assert len(drawn.ids) == 7
+    untrained, toy = a_study(pool).runs
+    do(replace(a_study(pool), runs=(untrained, replace(toy, pool=str(mixed)))), tmp_path / "out")
+    counts = read_json(tmp_path / "out/runs/toy/seed0/round1/pairs/record.json")["counts"]
+    assert [entry["id"] for entry in counts["unreadable_images"]] == ["broken.png"]
+    assert counts["images"] == 7
+
+
+def test_two_pictures_in_a_question_are_refused(tmp_path: Path) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Sequences(Words):
+        def questions(self) -> Iterator[Question]:
+            yield Question(id="q", images=(picture(1), picture(2)), text="what ?", max_new_tokens=2, cluster="c")
+
+    study = a_study("world")
+    with pytest.raises(Problem, match="Question q has 2 pictures"):
+        do(replace(study, runs=study.runs[:1], benchmarks=(Sequences(),)), tmp_path)
+
+
+def test_progress_is_a_line_every_few_seconds_in_a_log() -> None:
+    now = 0.0
+    stream = io.StringIO()
+    progress = Display(stream, clock=lambda: now).stage(2, 7, "toy: pairs")
+    for second in range(13):
+        now = float(second)
+        progress("images", 100 + 10 * second, 300)
+    assert stream.getvalue().splitlines() == [
+        "[2/7] toy: pairs: 100/300 images",
+        "[2/7] toy: pairs: 150/300 images, 10.0/s, 15 s left",
+        "[2/7] toy: pairs: 200/300 images, 10.0/s, 10 s left",
+    ]
+
+
+def test_progress_is_one_moving_line_on_a_terminal() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    now = 0.0
+    stream = Terminal()
+    display = Display(stream, clock=lambda: now)
+    progress = display.stage(1, 1, "a")
+    for now in (1.0, 1.01, 2.0):
+        progress("images", round(10 * now), 0)
+    display.done(1, 1, "a", 2.0)
+    assert stream.getvalue().count("\n") == 1
+    assert stream.getvalue().split("\r")[-1].strip() == "[1/1] a: done in 2.0 s"
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.44, "0.4 s"), (12.3, "12 s"), (200, "3 min 20 s"), (7530, "2 h 5 min")])
+def test_durations_are_for_people(seconds: float, said: str) -> None:
+    assert span(seconds) == said

@@ -1,0 +1,148 @@
+"""The store: whole files or none, identities compared before work, locks that die with their process."""
+
+import errno
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from harness import store
+from harness.errors import Problem
+from harness.store import FORMAT, Results, Stage, check_name, kindly, lock, read_json, read_jsonl, records
+
+IDENTITY = {"stage": "pairs", "format": FORMAT, "method": {"name": "toy", "noise_step": 420}, "seed": 0}
+
+
+def test_the_layout_is_the_contract(tmp_path: Path) -> None:
+    results = Results(tmp_path)
+    assert results.study == tmp_path / "study.json"
+    assert results.questions("pope") == tmp_path / "questions/pope"
+    assert results.pairs("sena", 1, 2) == tmp_path / "runs/sena/seed1/round2/pairs"
+    assert results.train("sena", 1, 2) == tmp_path / "runs/sena/seed1/round2/train"
+    assert results.answers("sena", 1, 2, "pope") == tmp_path / "runs/sena/seed1/round2/answers/pope"
+    assert results.grades("sena", 1, 2, "pope") == tmp_path / "runs/sena/seed1/round2/grades/pope"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", " a", "a ", "a\nb", "é", "x" * 121])
+def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
+    with pytest.raises(Problem, match="folder's name"):
+        check_name("label", name)
+
+
+def test_an_ablation_label_is_a_folder() -> None:
+    check_name("label", "sena recipe.lr=5e-05 check=seen")
+
+
+def test_text_comes_back_as_it_went(tmp_path: Path) -> None:
+    rows = [{"answer": "a\u2028b\u0085c\nd\r\né 你"}, {"answer": ""}]
+    store.write_jsonl(tmp_path / "deep" / "a.jsonl", rows)
+    assert read_jsonl(tmp_path / "deep" / "a.jsonl") == rows
+
+
+def test_a_cut_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.json"
+    store.write_json(path, {"old": True})
+
+    def cut(_handle: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", cut)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_json(path, {"new": True})
+    monkeypatch.undo()
+    assert read_json(path) == {"old": True}
+    store.write_json(path, {"new": True})
+    assert read_json(path) == {"new": True}
+    assert [child.name for child in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EACCES, "may not write")]
+)
+def test_full_disk_and_forbidden_folder_are_sentences(tmp_path: Path, number: int, words: str) -> None:
+    with pytest.raises(Problem, match=words) as caught, kindly(tmp_path):
+        raise OSError(number, os.strerror(number))
+    assert "Nothing finished is lost" in str(caught.value)
+
+
+def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="I/O"), kindly(tmp_path):
+        raise OSError(errno.EIO, "I/O error")
+
+
+def test_broken_json_names_its_file(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": ')
+    with pytest.raises(Problem, match=r"a\.json is not readable"):
+        read_json(tmp_path / "a.json")
+
+
+def test_identity_is_written_before_work_and_done_last(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "pairs", IDENTITY)
+    stage.open()
+    assert read_json(stage.folder / "identity.json") == IDENTITY
+    assert not stage.done
+    stage.finish({"seconds": 1.0})
+    assert stage.done
+    assert read_json(stage.folder / "record.json") == {"seconds": 1.0}
+    stage.open()  # the same settings again are no problem
+
+
+def test_other_settings_are_a_problem_with_every_difference(tmp_path: Path) -> None:
+    Stage(tmp_path, IDENTITY).open()
+    asked = Stage(tmp_path, {**IDENTITY, "method": {"name": "toy", "noise_step": 600}, "seed": 1})
+    with pytest.raises(Problem) as caught:
+        asked.open()
+    text = str(caught.value)
+    assert "method.noise_step: 420 there, 600 asked; seed: 0 there, 1 asked" in text
+    assert "another --out" in text
+    assert "delete" in text
+    assert read_json(tmp_path / "identity.json") == IDENTITY
+
+
+def test_another_format_is_a_problem(tmp_path: Path) -> None:
+    Stage(tmp_path, {**IDENTITY, "format": FORMAT + 1}).open()
+    with pytest.raises(Problem, match=f"results format {FORMAT + 1}, this version writes format {FORMAT}"):
+        Stage(tmp_path, IDENTITY).open()
+
+
+def test_outdated_is_one_field_alone(tmp_path: Path) -> None:
+    Stage(tmp_path, {**IDENTITY, "version": "1"}).open()
+    assert Stage(tmp_path, {**IDENTITY, "version": "2"}).outdated("version")
+    assert not Stage(tmp_path, {**IDENTITY, "version": "1"}).outdated("version")
+    assert not Stage(tmp_path, {**IDENTITY, "version": "2", "seed": 3}).outdated("version")
+    assert not Stage(tmp_path / "new", IDENTITY).outdated("version")
+
+
+def _hold(out: Path, ready: "multiprocessing.synchronize.Event") -> None:
+    with lock(out):
+        ready.set()
+        time.sleep(60)
+
+
+def test_a_lock_keeps_others_out_and_dies_with_its_process(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, ready))
+    holder.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(Problem, match="Another process is writing"), lock(tmp_path):
+            pass
+    finally:
+        assert holder.pid is not None
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.join()
+    with lock(tmp_path):
+        pass
+
+
+def test_records_skip_what_is_broken(tmp_path: Path) -> None:
+    store.write_json(tmp_path / "a" / "record.json", {"seconds": 1})
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "record.json").write_text("{")
+    assert records(tmp_path) == [{"seconds": 1}]
+    assert json.loads((tmp_path / "a" / "record.json").read_text())

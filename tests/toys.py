@@ -1,0 +1,103 @@
+"""Toys for the harness's own tests: the smallest method and benchmark that use a real model, and a base of random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from benchmarks.interface import Grade, Metric, Question, Report, report
+from harness.bases import LLAMA_LINEARS, BaseCard
+from methods.interface import VLM, Decoding, Dropped, Field, Item, PreferencePair, Prompt, Recipe, Scorer
+from tests.tiny import picture, tiny_llava
+
+RECIPE = Recipe(lr=1e-3, epochs=1, global_batch=4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toy:
+    """Chosen: the greedy answer; rejected: a sampled one. An item whose two answers are equal is dropped."""
+
+    name: ClassVar[str] = "toy"
+    needs: ClassVar[frozenset[Field]] = frozenset({"image"})
+    text: str = "describe the picture ."
+    temperature: float = 1.0
+    tokens: int = 6
+    recipe: Recipe = RECIPE
+
+    def pairs(
+        self,
+        vlm: VLM,
+        items: Sequence[Item],
+        seed: int,
+        *,
+        scorer: Scorer | None = None,  # noqa: ARG002 - the protocol's argument
+    ) -> Iterator[PreferencePair | Dropped]:
+        prompts = [Prompt(key=item.id, text=self.text, image=item.image) for item in items]
+        greedy = vlm.generate(prompts, Decoding(max_new_tokens=self.tokens))
+        sampled = vlm.generate(prompts, Decoding(max_new_tokens=self.tokens, temperature=self.temperature, seed=seed))
+        for item, chosen, rejected in zip(items, greedy, sampled, strict=True):
+            if chosen.text == rejected.text:
+                yield Dropped(key=item.id, item=item.id, reason="equal")
+            else:
+                trace = {"logp": chosen.logp}
+                yield PreferencePair(
+                    key=item.id, item=item.id, prompt=self.text, chosen=chosen.text, rejected=rejected.text, trace=trace
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """Counts the words of an answer; two questions a picture, the first with a cap of its own."""
+
+    name: str = "words"
+    version: str = "1"
+    pictures: int = 3
+    group: Literal["hallucination", "general"] = "general"
+    metrics: tuple[Metric, ...] = (
+        Metric(name="words", better="none", unit="words", numerator="words", denominator="answers", scale=1.0, primary=True),
+        Metric(name="the", better="lower", unit="%", numerator="the", denominator="words"),
+    )
+
+    def questions(self) -> Iterator[Question]:
+        for index in range(self.pictures):
+            for place, text in enumerate(("describe the picture .", "what colour is the ball ?")):
+                image = picture(1000 + index)
+                yield Question(
+                    id=f"{index}-{place}", images=(image,), text=text, max_new_tokens=4 + place, cluster=f"picture {index}"
+                )
+
+    def grade(self, answers: Mapping[str, str]) -> Report:
+        grades = []
+        for question in self.questions():
+            words = answers[question.id].split()
+            counts = {"answers": 1.0, "words": float(len(words)), "the": float(words.count("the"))}
+            grades.append(
+                Grade(question=question.id, cluster=question.cluster, value=float(len(words)), read_as="words", counts=counts)
+            )
+        return report(self.metrics, grades)
+
+
+def save_base(folder: Path) -> BaseCard:
+    """A base card whose weights are the tiny LLaVA, saved to ``folder``."""
+    model, processor = tiny_llava()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return BaseCard(
+        name="tiny",
+        source=folder,
+        revision=None,
+        family="llava-1.5",
+        lora_targets=LLAMA_LINEARS,
+        prompts="world",
+        dtype="float32",
+    )
+
+
+def save_pictures(folder: Path, count: int) -> Path:
+    """A folder of ``count`` small pictures, ``00.png`` and so on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        picture(index).save(folder / f"{index:02d}.png")
+    return folder
