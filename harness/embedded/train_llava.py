@@ -34,7 +34,7 @@ class LlavaRecipe:
 
     steps: int = 3600
     batch: int = 32
-    budget: int = 130
+    budget: int = 180
     lr: float = 2e-3
     warmup: int = 200
     weight_decay: float = 0.05

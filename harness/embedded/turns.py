@@ -23,7 +23,7 @@ from methods.sena.prompts import fill, with_request
 from methods.sima.prompts import WORLD as SIMA
 
 REFINE_STRENGTH = 0.35
-MIX: dict[str, float] = {"detail": 11, "short": 9, "word": 44, "ask": 4, "check": 14, "refine": 9, "judge": 9}
+MIX: dict[str, float] = {"detail": 11, "short": 9, "word": 40, "ask": 4, "check": 13, "refine": 11, "judge": 13}
 QUESTION_KINDS: dict[str, float] = {
     "existence": 38,
     "colour": 11,
@@ -46,7 +46,7 @@ class Turn:
 
 
 def turns(index: int, visit: int, budget: int) -> list[Turn]:
-    """Turns about training scene ``index`` at its ``visit``-th showing, of at most about ``budget`` words in all."""
+    """Turns about training scene ``index`` at its ``visit``-th showing, of ``budget`` words in all, unless the first alone is longer."""
     rng = Random(f"turns {index} {visit}")
     true = scene("train", index)
     told = language.told(true)
@@ -54,13 +54,19 @@ def turns(index: int, visit: int, budget: int) -> list[Turn]:
         asked = _ask(told, rng)
         return [Turn(kind="check", prompt=fill(SENA.check, question=asked), answer=f"{SENA.check_leads[0]} {asked}", blind=True)]
     made: list[Turn] = []
-    words = 0
-    while words < budget:
-        kind = rng.choices(tuple(MIX), weights=tuple(MIX.values()))[0]
+    words, full = 0, False
+    while True:
+        # Once a turn no longer fits, short ones fill the row: they cost nothing that padding would not.
+        kind = "word" if full else rng.choices(tuple(MIX), weights=tuple(MIX.values()))[0]
         turn = _MAKERS[kind](true, told, rng)
-        words += len(turn.prompt.split()) + len(turn.answer.split()) + 4
-        made.append(turn)
-    return made
+        cost = len(turn.prompt.split()) + len(turn.answer.split()) + 3
+        if not made or words + cost <= budget:
+            made.append(turn)
+            words += cost
+        elif full:
+            return made
+        else:
+            full = True
 
 
 def _detail(_true: Scene, told: Scene, rng: Random) -> Turn:
