@@ -74,9 +74,9 @@ def test_grouped_queries_and_other_language_models(text: Any, path: type) -> Non
     for prompt, answer in zip(prompts, engine.generate(prompts, GREEDY), strict=True):
         ids = greedy(model, processor, prompt, GREEDY.max_new_tokens)
         assert answer.text == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
-    answers = ["a red ball .", "yes"] * 8
-    for prompt, answer, value in zip(prompts, answers, engine.logps(prompts, answers), strict=True):
-        assert value == pytest.approx(logp(model, processor, prompt, answer), abs=1e-4)
+    texts = ["a red ball .", "yes"] * 8
+    for prompt, words, value in zip(prompts, texts, engine.logps(prompts, texts), strict=True):
+        assert value == pytest.approx(logp(model, processor, prompt, words), abs=1e-4)
 
 
 def test_lean_forward_is_for_the_exact_architecture_only() -> None:
