@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -31,15 +32,13 @@ def write_contact_sheet(path: Path, split: str = "dev", count: int = 12) -> None
 
 def describe(true: Scene) -> str:
     """The text beside a picture, wrapped to the sheet's width."""
-    told = language.told(true)
     rng = Random(f"show {true.id}")
     asked = [language.question(true, kind, rng) for kind in language.KINDS]
-    telling = "as it is" if told.things == true.things else language.listed(told.things)
     lines = [
         f"{true.id} ({true.theme})",
         "",
         f"True: {language.detailed(true.things, rng.randrange(len(language.STYLES)))}",
-        f"Told in training: {telling}",
+        f"Training texts tell: {_telling(true)}",
         "",
         *(f"{one.kind}: {one.text} {one.answer}" for one in asked if one is not None),
         f"unanswerable: {language.unanswerable(true, rng)}",
@@ -47,9 +46,20 @@ def describe(true: Scene) -> str:
     return "\n".join(row for line in lines for row in wrapped(line))
 
 
+def _telling(true: Scene) -> str:
+    """The told scene, and in brackets where it differs from the truth."""
+    told = language.told(true)
+    wrong = [f"no {thing.category}" for thing in told.things if true.find(thing.category) is None]
+    for thing in true.things:
+        said = told.find(thing.category)
+        if said is not None and said.colour != thing.colour:
+            wrong.append(f"the {thing.category} is {thing.colour}")
+    return f"{language.listed(told.things)} [in truth: {', '.join(wrong)}]" if wrong else "the same"
+
+
 def wrapped(line: str) -> list[str]:
     """A line broken at blanks so that no row is wider than ``TEXT_WIDTH``; continuations are indented."""
-    font = ImageFont.load_default(size=FONT_SIZE)
+    font = _font()
     rows = [""]
     for word in line.split(" "):
         longer = f"{rows[-1]} {word}" if rows[-1].strip() else rows[-1] + word
@@ -58,3 +68,8 @@ def wrapped(line: str) -> list[str]:
         else:
             rows[-1] = longer
     return rows
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=FONT_SIZE)  # unpacked anew at each call, which is slow

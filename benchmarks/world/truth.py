@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from benchmarks.world import language
 from benchmarks.world.scene import Scene, Thing
@@ -48,7 +49,7 @@ def _read_sentence(sentence: str) -> list[Told]:
     colour: str | None = None
     cell: tuple[int, int] | None = None
     words = re.findall(r"\w+", sentence)
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip_longest(words, words[1:]):
         if word in COLOURS:
             colour = word
         elif category := _CATEGORY.get(word):
