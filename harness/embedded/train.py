@@ -22,6 +22,7 @@ from benchmarks.world.render import NORMAL
 from benchmarks.world.scene import WORLD_VERSION
 from benchmarks.world.show import write_contact_sheet
 from benchmarks.world.words import PRIOR, vocabulary
+from harness.embedded import card
 from harness.embedded.architecture import Sizes, build_llava, build_processor, build_tokenizer, clip_config
 from harness.embedded.train_clip import ClipRecipe, train_clip
 from harness.embedded.train_llava import LlavaRecipe, train_llava
@@ -32,15 +33,19 @@ BUILD = Path(__file__).parents[2] / "build" / "world"
 SIZES = Sizes()
 CLIP = ClipRecipe()
 LLAVA = LlavaRecipe()
+CARD_PICTURES = 600
 
 
 def recipe(stage: str) -> dict[str, object]:
     """Everything that fixes a stage's weights, for the card and the fingerprint."""
-    world = {"version": WORLD_VERSION, "difficulty": asdict(NORMAL), "prior": PRIOR, "colour_noise": COLOUR_NOISE}
-    made: dict[str, object] = {"sizes": asdict(SIZES), "vocabulary": len(vocabulary()), "world": world, "clip": asdict(CLIP)}
+    world: dict[str, object] = {"version": WORLD_VERSION, "difficulty": asdict(NORMAL)}
+    sizes = asdict(SIZES)
+    seeing = {name: size for name, size in sizes.items() if name.startswith(("image", "patch", "vision", "text"))}
+    made: dict[str, object] = {"sizes": seeing, "vocabulary": len(vocabulary()), "world": world, "clip": asdict(CLIP)}
     if stage == "llava":
         mix = {"turns": MIX, "questions": QUESTION_KINDS, "refine_strength": REFINE_STRENGTH}
-        made |= {"llava": asdict(LLAVA), "mix": mix}
+        noise = {"prior": PRIOR, "colour_noise": COLOUR_NOISE}  # told in the texts alone: the CLIP never hears it
+        made |= {"sizes": sizes, "noise": noise, "llava": asdict(LLAVA), "mix": mix}
     return made
 
 
@@ -74,9 +79,9 @@ def build(build_folder: Path = BUILD, weights: Path = WEIGHTS, say: Callable[[st
     train_llava(llava, processor, LLAVA, build_folder, fingerprint("llava"), say)
     save(llava, weights / "llava")
     processor.save_pretrained(weights / "llava")
-    (weights / "recipe.json").write_text(
-        json.dumps({"fingerprint": fingerprint("llava"), **recipe("llava")}, indent=1, sort_keys=True) + "\n"
-    )
+    text = json.dumps({"fingerprint": fingerprint("llava"), **recipe("llava")}, indent=1, sort_keys=True)
+    (weights / "recipe.json").write_text(text + "\n")
+    card.write(weights, CARD_PICTURES, say)
     say(f"Weights are in {weights.name}/ after {time.monotonic() - began:.0f} s.")
 
 
@@ -98,10 +103,13 @@ def main(argv: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m harness world", description=__doc__)
     parser.add_argument("--show", type=Path, nargs="?", const=BUILD / "sheet.png", metavar="PNG", help="write a contact sheet")
     parser.add_argument("--out", type=Path, default=WEIGHTS, metavar="FOLDER", help="where the weights go")
+    parser.add_argument("--card", type=int, metavar="N", help="only measure the weights' skills on N development pictures")
     given = parser.parse_args(argv)
     if given.show:
         given.show.parent.mkdir(parents=True, exist_ok=True)
         write_contact_sheet(given.show)
         print(given.show)
+    elif given.card:
+        card.write(given.out, given.card)
     else:
         build(weights=given.out, say=lambda line: print(line, flush=True))

@@ -23,7 +23,7 @@ from methods.sena.prompts import fill, with_request
 from methods.sima.prompts import WORLD as SIMA
 
 REFINE_STRENGTH = 0.35
-MIX: dict[str, float] = {"detail": 11, "short": 9, "word": 40, "ask": 4, "check": 13, "refine": 11, "judge": 13}
+MIX: dict[str, float] = {"detail": 13, "short": 10, "word": 25, "ask": 4, "check": 16, "refine": 13, "judge": 19}
 QUESTION_KINDS: dict[str, float] = {
     "existence": 38,
     "colour": 11,
@@ -46,7 +46,7 @@ class Turn:
 
 
 def turns(index: int, visit: int, budget: int) -> list[Turn]:
-    """Turns about training scene ``index`` at its ``visit``-th showing, of ``budget`` words in all, unless the first alone is longer."""
+    """Turns about training scene ``index`` at its ``visit``-th showing: ``budget`` words in all, or one turn that is longer."""
     rng = Random(f"turns {index} {visit}")
     true = scene("train", index)
     told = language.told(true)

@@ -95,7 +95,7 @@ class Cell:
 
     @property
     def full_name(self) -> str:
-        return f"{shown(self.benchmark)} {shown(self.metric)}"
+        return f"{shown(self.benchmark)} / {shown(self.metric)}"
 
     @property
     def places(self) -> int:

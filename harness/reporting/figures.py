@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from harness.reporting.cells import Cell, compare, shown
 from harness.reporting.frames import Records, read
 from harness.reporting.style import BLACK, COLOURS, GOOD, GREY, MARKERS, PALE, STACK, canvas, look, rendered, short
-from harness.reporting.tables import column_text, drops_mean, number
+from harness.reporting.tables import column_text, drops_mean, number, totals
 from harness.store import write_bytes
 
 COLUMNS = 3
@@ -157,8 +157,8 @@ def _seed_differences(cell: Cell) -> list[float]:
 
 def prompts(records: Records) -> Figure | None:
     """What became of each method's prompts: a bar a row, pairs first, then the reasons for having none."""
-    made = records.stages.dropna(subset=["pairs"])
-    labels = [row.label for row in records.methods if row.rounds and row.label in set(made["label"])]
+    sums = {row.label: totals(records, row.label) for row in records.methods if row.rounds}
+    labels = [label for label in sums if np.isfinite(sums[label]["pairs"])]
     if not labels:
         return None
     ordered = [str(name) for name in records.drops.groupby("reason")["count"].sum().sort_values(ascending=False).index]
@@ -167,18 +167,17 @@ def prompts(records: Records) -> Figure | None:
     if others:
         parts["other reasons"] = []
     for label in labels:
-        mine = made[made["label"] == label]
-        parts["became a pair"].append(float(mine.groupby("seed")["pairs"].sum().mean()))
+        parts["became a pair"].append(float(sums[label]["pairs"]))
         for reason in kept:
             parts[reason].append(drops_mean(records, label, reason))
         if others:
             parts["other reasons"].append(sum(drops_mean(records, label, reason) for reason in others))
-    totals = np.maximum(np.sum(list(parts.values()), axis=0), 1)
+    everything = np.maximum(np.sum(list(parts.values()), axis=0), 1)
     figure = canvas(0.9 + 0.36 * len(labels) + 0.13 * len(parts))
     axes = figure.subplots()
     left = np.zeros(len(labels))
     for (name, amounts), colour in zip(parts.items(), STACK, strict=False):
-        share = 100 * np.array(amounts) / totals
+        share = 100 * np.array(amounts) / everything
         axes.barh(
             range(len(labels)),
             share,
@@ -202,7 +201,7 @@ def prompts(records: Records) -> Figure | None:
                     color="white" if dark else BLACK,
                 )
         left = left + share
-    named = [f"{short(label, 26)} ({total:,.0f} prompts)" for label, total in zip(labels, totals, strict=True)]
+    named = [f"{short(label, 26)} ({total:,.0f} prompts)" for label, total in zip(labels, everything, strict=True)]
     axes.set_yticks(range(len(labels)), named)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)

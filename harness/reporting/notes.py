@@ -161,8 +161,8 @@ def _mcnemar(records: Records) -> list[str]:
                 said = "; ".join(f"{test.gained} gained, {test.lost} lost, p {p_text(test.p)}" for _, test in mine)
                 parts.append(f"{row.label} {said}")
         lines.append(
-            f"Exact McNemar on the questions of {shown(benchmark)} scored 0 or 1 (a training seed after the other; it takes questions "
-            f"as independent, which those of one picture are not): {' / '.join(parts)}."
+            f"Exact McNemar on the questions of {shown(benchmark)} scored 0 or 1 (a training seed after the other; it takes "
+            f"questions as independent, which those of one picture are not): {' / '.join(parts)}."
         )
     return lines
 

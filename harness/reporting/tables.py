@@ -158,7 +158,7 @@ def _seeds_block(records: Records, cells: Sequence[Cell]) -> Block | None:
     )
 
 
-def _totals(records: Records, label: str) -> pd.Series[float]:
+def totals(records: Records, label: str) -> pd.Series[float]:
     """A row's sums over its rounds, averaged over the seeds whose every round is finished; nan where none is."""
     mine = records.stages[records.stages["label"] == label].drop(columns=["label", "round"]).astype("float64")
     unfinished = mine.isna().groupby(mine["seed"]).any()
@@ -194,7 +194,7 @@ def _made_block(records: Records) -> Block | None:
 def _made_row(records: Records, row: Row) -> tuple[str, ...]:
     if row.rounds == 0:
         return (row.label, row.supervision, "none", *["none"] * 11)
-    sums = _totals(records, row.label)
+    sums = totals(records, row.label)
     names = ("pairs", "dropped", "used", "steps", "tokens_generated", "tokens_trained")
     counted = [_count(float(sums[name])) for name in names]
     prompts = _count(float(sums["pairs"] + sums["dropped"]))
@@ -206,7 +206,7 @@ def _made_row(records: Records, row: Row) -> tuple[str, ...]:
 def _funnel_block(records: Records) -> Block | None:
     """What became of the prompts: pairs, or the reason for having none."""
     labels = [row.label for row in records.rows if row.rounds]
-    sums = {label: _totals(records, label) for label in labels}
+    sums = {label: totals(records, label) for label in labels}
     labels = [label for label in labels if np.isfinite(sums[label]["pairs"])]
     if not labels:
         return None

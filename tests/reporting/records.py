@@ -19,20 +19,20 @@ from benchmarks.interface import Grade, Metric, report
 from harness.store import Results, Stage, write_bytes, write_json, write_jsonl
 
 CAPTIONS = (
-    Metric(name="CHAIR-s", better="lower", unit="%", numerator="bad_captions", denominator="captions", primary=True),
-    Metric(name="CHAIR-i", better="lower", unit="%", numerator="hallucinated", denominator="mentions", primary=True),
+    Metric(name="chair_s", better="lower", unit="%", numerator="bad_captions", denominator="captions", primary=True),
+    Metric(name="chair_i", better="lower", unit="%", numerator="hallucinated", denominator="mentions", primary=True),
     Metric(name="recall", better="higher", unit="%", numerator="found", denominator="truth"),
-    Metric(name="objects", better="none", unit="a caption", numerator="mentions", denominator="captions", scale=1.0),
-    Metric(name="words", better="none", unit="a caption", numerator="words", denominator="captions", scale=1.0),
+    Metric(name="objects", better="none", unit="objects", numerator="mentions", denominator="captions", scale=1.0),
+    Metric(name="words", better="none", unit="words", numerator="words", denominator="captions", scale=1.0),
 )
 EXISTENCE = (
     Metric(name="accuracy", better="higher", unit="%", numerator="right", denominator="read", primary=True),
-    Metric(name="F1", better="higher", unit="%", numerator="twice_tp", denominator="twice_tp_fp_fn"),
-    Metric(name="yes-ratio", better="none", unit="%", numerator="said_yes", denominator="read"),
+    Metric(name="f1", better="higher", unit="%", numerator="twice_tp", denominator="twice_tp_fp_fn"),
+    Metric(name="yes_ratio", better="none", unit="%", numerator="said_yes", denominator="read"),
 )
 BENCHMARKS: Mapping[str, tuple[str, tuple[Metric, ...]]] = {
-    "captions": ("hallucination", CAPTIONS),
-    "existence": ("hallucination", EXISTENCE),
+    "world_chair": ("hallucination", CAPTIONS),
+    "world_pope": ("hallucination", EXISTENCE),
 }
 # How each row differs from the untrained model: (hallucination factor, recall, wrong-answer factor, yes bias).
 ROWS: Mapping[str, tuple[float, float, float, float]] = {
@@ -53,7 +53,7 @@ def grades(name: str, label: str, seed: int, round: int, pictures: int) -> list[
     rng = np.random.default_rng([len(name), sum(map(ord, label)), seed, round])
     made = []
     for picture, h in enumerate(hard):
-        if name == "captions":
+        if name == "world_chair":
             mentions, truth = 1 + int(rng.poisson(2.2)), 1 + int(rng.poisson(2.0))
             hallucinated, found = int(rng.binomial(mentions, 0.6 * h * factor)), int(rng.binomial(truth, recall))
             counts: dict[str, float] = {"captions": 1, "mentions": mentions, "hallucinated": hallucinated, "truth": truth}
@@ -93,7 +93,7 @@ def write_study(
     absent: Sequence[str] = (),
     primary: bool = True,
 ) -> Path:
-    """Write a study; ``absent`` names stage folders to leave out, such as ``"sima/seed1/round1/grades/captions"``."""
+    """Write a study; ``absent`` names stage folders to leave out, such as ``"sima/seed1/round1/grades/world_chair"``."""
     results = Results(out)
     runs = [
         {"label": label, "base": "world-llava", "method": label, "needs": list(NEEDS[label]), "settings": {}, "recipe": None}
@@ -181,4 +181,4 @@ def _train(label: str, seed: int, round: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    write_study(Path(sys.argv[1]), pictures=400, absent=("sima/seed2/round1/grades/captions",))
+    write_study(Path(sys.argv[1]), pictures=400, absent=("sima/seed2/round1/grades/world_chair",))
