@@ -42,7 +42,14 @@ def test_official_reading_equals_the_steps_of_the_released_script() -> None:
         assert read_official(answer) == expected, answer
 
 
-TABLE = ObjectTable({"dog": ("dog", "dogs", "puppy", "puppies"), "hot dog": ("hot dog", "hot dogs"), "bus": ("bus", "buses")})
+TABLE = ObjectTable(
+    {
+        "dog": ("dog", "dogs", "puppy", "puppies"),
+        "hot dog": ("hot dog", "hot dogs"),
+        "kennel": ("kennel", "dog house", "dog houses"),
+        "bus": ("bus", "buses"),
+    }
+)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +59,7 @@ TABLE = ObjectTable({"dog": ("dog", "dogs", "puppy", "puppies"), "hot dog": ("ho
         ("Hot dogs, a hot  dog; a dog", ["hot dog", "hot dog", "dog"]),
         ("hotdog dogma busy buses dog-house", ["bus", "dog"]),
         ("a hot\ndog", ["hot dog"]),
+        ("a dog in its dog house", ["dog", "kennel"]),
         ("DOG's bus", ["dog", "bus"]),
         ("", []),
         ("nothing", []),

@@ -169,6 +169,7 @@ def test_captions_read_back_into_their_things() -> None:
         ("red . ball", (Told(category="ball"),)),
         ("at the top left there is a blue zzz boat", (Told(category="boat", colour="blue", cell=(0, 0)),)),
         ("a ball at the left , a cup at the bottom", (Told(category="ball"), Told(category="cup"))),
+        ("a red ball and cup", (Told(category="ball", colour="red"), Told(category="cup"))),
         ("a ball and a red ball", (Told(category="ball"), Told(category="ball", colour="red"))),
         ("an orange orange boxes", (Told(category="box", colour="orange"),)),
     ],
