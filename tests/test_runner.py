@@ -148,7 +148,7 @@ class CuttingDisplay(Display):
 
     left: int = 0
 
-    def stage(self, number: int, of: int, title: str) -> Callable[[str, int, int], None]:
+    def stage(self, number: int, of: int, title: str) -> Callable[[str, int, int], None]:  # noqa: ARG002
         def progress(_what: str, _done: int, _total: int) -> None:
             self.left -= 1
             if self.left < 0:
@@ -159,9 +159,9 @@ class CuttingDisplay(Display):
 
 def test_cut_at_every_report_of_progress_ends_with_the_same_bytes(undisturbed: Path, pool: str, tmp_path: Path) -> None:
     study, cuts = a_study(pool, rounds=2), 0
-    while True:  # each life gets through at most five reports: dozens of cuts, in every kind of stage
+    while True:  # lives grow longer, so that one of them gets through a training between its checkpoints
         try:
-            do(study, tmp_path, CuttingDisplay(io.StringIO(), left=5))
+            do(study, tmp_path, CuttingDisplay(io.StringIO(), left=cuts))
             break
         except Cut:
             cuts += 1
@@ -183,7 +183,7 @@ def test_cut_at_writes_ends_with_the_same_bytes(
 
     monkeypatch.setattr(store.os, "fsync", fsync)
     while True:
-        left = 11 + cuts % 4  # before a rename as often as behind it
+        left = 5 + 2 * cuts  # before a rename as often as behind it
         try:
             do(study, tmp_path)
             break
