@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.interface import Metric
-from harness.reporting.frames import BenchmarkColumns, Records, Row
+from harness.reporting.frames import BenchmarkColumns, Records, Row, shown
 from harness.reporting.stats import (
     Floats,
     McNemar,
@@ -29,14 +29,6 @@ from harness.reporting.stats import (
 
 ALPHA = 0.05
 NAN = float("nan")
-
-
-SHOWN = {"chair_s": "CHAIR-s", "chair_i": "CHAIR-i", "chair": "CHAIR", "pope": "POPE", "vqa": "VQA", "f1": "F1"}
-
-
-def shown(name: str) -> str:
-    """A metric's or benchmark's name as the field writes it: ``yes_ratio`` is yes ratio, ``chair_s`` CHAIR-s."""
-    return SHOWN.get(name) or " ".join(SHOWN.get(word, word) for word in name.split("_"))
 
 
 @dataclass(frozen=True, kw_only=True)

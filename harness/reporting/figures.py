@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from harness.reporting.cells import Cell, compare, shown
-from harness.reporting.frames import Records, read
+from harness.reporting.cells import Cell, compare
+from harness.reporting.frames import Records, read, shown
 from harness.reporting.style import BLACK, COLOURS, GOOD, GREY, MARKERS, PALE, STACK, canvas, look, rendered, short
 from harness.reporting.tables import column_text, drops_mean, number, totals
 from harness.store import write_bytes
@@ -44,8 +44,9 @@ def write(out: Path) -> list[Path]:
             ("prompts", prompts(records)),
             ("training", training(records)),
         ):
-            for kind in ("png", "pdf") if figure is not None else ():
-                assert figure is not None
+            if figure is None:
+                continue
+            for kind in ("png", "pdf"):
                 path = out / "figures" / f"{name.replace(' ', '-')}.{kind}"
                 write_bytes(path, rendered(figure, kind))
                 written.append(path)

@@ -17,6 +17,12 @@ from harness.errors import Problem
 from harness.store import Results, read_json, read_jsonl
 
 GRADE_KEYS = ["label", "seed", "round", "benchmark"]
+SHOWN = {"chair_s": "CHAIR-s", "chair_i": "CHAIR-i", "chair": "CHAIR", "pope": "POPE", "vqa": "VQA", "f1": "F1"}
+
+
+def shown(name: str) -> str:
+    """A metric's or benchmark's name as the field writes it: ``yes_ratio`` is yes ratio, ``chair_s`` CHAIR-s."""
+    return SHOWN.get(name) or " ".join(SHOWN.get(word, word) for word in name.split("_"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,5 +258,5 @@ def _facts(
         asked = results.questions(benchmark.name) / "questions.jsonl"
         if asked.exists() and trained_on:
             pictures = {name.removesuffix(".png") for row in read_jsonl(asked) for name in row["images"]}
-            say("overlap", f"{benchmark.name} {len(pictures & trained_on)} of {len(pictures)}")
+            say("overlap", f"{shown(benchmark.name)} {len(pictures & trained_on)} of {len(pictures)}")
     return {name: tuple(text for text in texts if text) for name, texts in found.items()}

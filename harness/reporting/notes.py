@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.reporting.cells import ALPHA, Cell, family, question_tests, shown
-from harness.reporting.frames import Records
+from harness.reporting.cells import ALPHA, Cell, family, question_tests
+from harness.reporting.frames import Records, shown
 
 FEW = 50
 """Below this many pictures the intervals are too narrow: at 25 they hold the truth in about 90 % (bench_stats.py)."""

@@ -61,6 +61,9 @@ def canvas(height: float) -> Figure:
 
 def rendered(figure: Figure, kind: str) -> bytes:
     """The figure as ``png`` or ``pdf`` bytes, without the date, so that equal records give equal files."""
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()  # the layout once, not once a file: it is what takes time
+        figure.set_layout_engine("none")
     buffer = io.BytesIO()
     metadata = {"CreationDate": None, "ModDate": None} if kind == "pdf" else {"Software": None}
     figure.savefig(buffer, format=kind, metadata=metadata)

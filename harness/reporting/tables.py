@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from harness.reporting import notes
-from harness.reporting.cells import Cell, as_frame, compare, shown
-from harness.reporting.frames import Records, Row, read
+from harness.reporting.cells import Cell, as_frame, compare
+from harness.reporting.frames import Records, Row, read, shown
 from harness.store import write_bytes
 
 WIDTH = 160
@@ -245,7 +245,7 @@ def render_terminal(table: Table, width: int = WIDTH) -> str:
     lines = [printable(table.title), *textwrap.wrap(printable(table.question), width), ""]
     lines += _bullets(table.reading, width)
     for block in table.blocks:
-        lines += ["", f"{printable(block.heading)}: {printable(block.caption)}"]
+        lines += ["", *textwrap.wrap(printable(f"{block.heading}: {block.caption}"), width)]
         cells = [[printable(text) for text in row] for row in (block.header, *block.rows)]
         for part in _fit(cells, width):
             widths = [max(len(row[column]) for row in part) for column in range(len(part[0]))]
