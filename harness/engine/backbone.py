@@ -1,4 +1,4 @@
-"""The language model's forward pass over a key-value cache that is written in place.
+"""The language model's forward pass over a key-value cache (cache.py) that is written in place.
 
 Two backbones with one signature. :class:`LeanLlama` computes transformers' ``LlamaModel`` (RMSNorm, rotary positions, grouped
 queries, SwiGLU; Touvron et al., arXiv 2302.13971) with a third of its operations, for the exact architecture only; for a small
@@ -17,38 +17,26 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.models.llama import modeling_llama
 
+from harness.engine.cache import KeyValues, causal_mask
+
 FUSED_BYTES = 128 * 2**20
 """Language models up to this size get joint q-k-v and gate-up matrices; a large one is not worth the copies."""
 
 
-class KeyValues:
-    """Keys and values of B sequences, a tensor (2, B, H, capacity, D) a layer; the caller knows how much of it is filled."""
-
-    def __init__(self, layers: list[Tensor]) -> None:
-        self.layers = layers
-
-    @property
-    def capacity(self) -> int:
-        return self.layers[0].shape[3]
-
-    def resized(self, rows: Tensor | None, used: int, capacity: int) -> KeyValues:
-        """The first ``used`` positions of the chosen rows (None: all) in a cache of another capacity, a layer at a time."""
-        for index, old in enumerate(self.layers):
-            kept = old[:, :, :, :used] if rows is None else old[:, :, :, :used].index_select(1, rows)
-            new = old.new_empty(*kept.shape[:3], capacity, old.shape[4])
-            new[:, :, :, :used] = kept
-            self.layers[index] = new  # frees the old layer before the next one is copied
-        return self
-
-
 class Backbone(Protocol):
-    def empty(self, rows: int, capacity: int) -> KeyValues: ...
+    shares: bool
+    """Whether rows may read one copy of a head; else each row gets a copy of its own."""
+
+    def empty(self, rows: int, capacity: int) -> list[Tensor]:
+        """Room for keys and values, a tensor (2, rows, H, capacity, D) a layer."""
+        ...
 
     def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None) -> Tensor:
         """Hidden states (B, S, width), final norm applied, of the embeddings ``x`` (B, S, width) at ``positions`` (B, S).
 
-        Keys and values are written to the cache at ``start`` ..< ``start + S``. ``mask`` (B, 1, S or 1, start + S) is added to
-        the attention scores; None means: all that is in the cache, and causal among the new.
+        Keys and values are written behind the head at ``start`` ..< ``start + S``. ``mask`` (B, 1, S, start + S) is added to the
+        attention scores of the positions behind the head; the head is always seen. None means: all that came before, and
+        causal among the new.
         """
         ...
 
@@ -67,6 +55,8 @@ class LlamaLayer:
 
 class LeanLlama:
     """A snapshot of a LlamaModel's weights and its forward pass."""
+
+    shares = True
 
     def __init__(self, model: Any) -> None:
         config = model.config
@@ -120,14 +110,13 @@ class LeanLlama:
             and model.rotary_emb.rope_type in ("default", "linear", "llama3")
         )
 
-    def empty(self, rows: int, capacity: int) -> KeyValues:
+    def empty(self, rows: int, capacity: int) -> list[Tensor]:
         shape = (2, rows, self.key_heads, capacity, self.size)
-        return KeyValues([self.norm.new_empty(shape) for _ in self.layers])
+        return [self.norm.new_empty(shape) for _ in self.layers]
 
     def rotation(self, positions: Tensor, longest: int) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines (B, S, 1, D) of the positions, from a table that grows to ``longest``."""
         if len(self.table[0]) < longest:
-            # The tail of a prompt may start behind pads, so a position never exceeds the cache's length: ``longest`` bounds it.
             length = max(longest, 2 * len(self.table[0]))
             cos, sin = self.rotary(self.norm, torch.arange(length, device=self.norm.device)[None])
             sin = sin[0].clone()
@@ -138,27 +127,31 @@ class LeanLlama:
 
     def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None) -> Tensor:
         rows, length, width = x.shape
-        end, query, both = start + length, self.heads, self.heads + self.key_heads
-        causal = mask is None and length > 1
-        if causal and start:
-            mask, causal = causal_mask(rows, length, end, x), False
-        cos, sin = self.rotation(positions, end)
-        for layer, kept in zip(self.layers, cache.layers, strict=True):
+        begin, end = cache.offset + start, cache.offset + start + length
+        query, both = self.heads, self.heads + self.key_heads
+        step = length == 1 and cache.heads is not None
+        full = mask if step else cache.full_mask(mask, rows, length, start, x)
+        cos, sin = self.rotation(positions, cache.length + start + length)
+        for index, (layer, kept) in enumerate(zip(self.layers, cache.layers, strict=True)):
             h = F.rms_norm(x, (width,), layer.norm_in, self.eps)
             qkv = together(h, layer.qkv).view(rows, length, both + self.key_heads, self.size)
             qk = qkv[:, :, :both]
             qk = torch.addcmul(qk * cos, qk.roll(self.size // 2, -1), sin)
-            kept[0, :, :, start:end] = qk[:, :, query:].transpose(1, 2)
-            kept[1, :, :, start:end] = qkv[:, :, both:].transpose(1, 2)
-            attended = F.scaled_dot_product_attention(
-                qk[:, :, :query].transpose(1, 2),
-                kept[0, :, :, :end],
-                kept[1, :, :, :end],
-                attn_mask=mask,
-                is_causal=causal,
-                enable_gqa=self.heads != self.key_heads,
-            )
-            x = x + F.linear(attended.transpose(1, 2).reshape(rows, length, -1), layer.out)
+            kept[0, :, :, begin:end] = qk[:, :, query:].transpose(1, 2)
+            kept[1, :, :, begin:end] = qkv[:, :, both:].transpose(1, 2)
+            if step and cache.heads is not None:
+                attended = cache.heads.attend(index, qk[:, 0, :query], kept[:, :, :, :end], full)[:, None]
+            else:
+                keys, values = cache.whole(index, end)
+                attended = F.scaled_dot_product_attention(
+                    qk[:, :, :query].transpose(1, 2),
+                    keys,
+                    values,
+                    attn_mask=full,
+                    is_causal=full is None and length > 1,
+                    enable_gqa=self.heads != self.key_heads,
+                ).transpose(1, 2)
+            x = x + F.linear(attended.reshape(rows, length, -1), layer.out)
             h = F.rms_norm(x, (width,), layer.norm_mlp, self.eps)
             gate, up = together(h, layer.gate_up).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, layer.down)
@@ -167,6 +160,8 @@ class LeanLlama:
 
 class TransformersText:
     """Any decoder of transformers whose layers hand their keys and values to a Cache and take a 4-d mask."""
+
+    shares = False
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -177,21 +172,18 @@ class TransformersText:
         self.layers: int = config.num_hidden_layers
         self.like: Tensor = next(model.parameters())
 
-    def empty(self, rows: int, capacity: int) -> KeyValues:
+    def empty(self, rows: int, capacity: int) -> list[Tensor]:
         heads, size = self.shape
-        return KeyValues([self.like.new_empty((2, rows, heads, capacity, size)) for _ in range(self.layers)])
+        return [self.like.new_empty((2, rows, heads, capacity, size)) for _ in range(self.layers)]
 
     def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None) -> Tensor:
         rows, length, _ = x.shape
-        if mask is None:
-            mask = causal_mask(rows, length, start + length, x)
-        elif mask.shape[2] != length:
-            mask = mask.expand(-1, -1, length, -1)
+        full = cache.full_mask(mask, rows, length, start, x)
         output = self.model(
             inputs_embeds=x,
             position_ids=positions,
-            attention_mask=mask,
-            past_key_values=InPlace(cache, start),
+            attention_mask=causal_mask(rows, length, cache.offset + start + length, x) if full is None else full,
+            past_key_values=InPlace(cache.layers, cache.offset + start),
             use_cache=True,
             return_dict=True,
         )
@@ -202,13 +194,13 @@ class TransformersText:
 class InPlace(Cache):  # type: ignore[misc]  # transformers is untyped
     """Our key-value tensors, as transformers' attention layers want to be handed them."""
 
-    def __init__(self, cache: KeyValues, start: int) -> None:
+    def __init__(self, kept: list[Tensor], start: int) -> None:
         super().__init__(layers=[])
-        self.kept, self.start = cache, start
+        self.kept, self.start = kept, start
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         end = self.start + key_states.shape[2]
-        kept = self.kept.layers[layer_idx]
+        kept = self.kept[layer_idx]
         kept[0, :, :, self.start : end] = key_states
         kept[1, :, :, self.start : end] = value_states
         return kept[0, :, :, :end], kept[1, :, :, :end]
@@ -220,18 +212,6 @@ class InPlace(Cache):  # type: ignore[misc]  # transformers is untyped
 def backbone(language_model: Any) -> Backbone:
     """The lean forward pass where it is exactly this model's, else the model's own."""
     return LeanLlama(language_model) if LeanLlama.fits(language_model) else TransformersText(language_model)
-
-
-def causal_mask(rows: int, length: int, end: int, like: Tensor) -> Tensor:
-    """An additive mask (rows, 1, length, end): the new positions see all that came before them, and themselves."""
-    new = torch.arange(end - length, end, device=like.device)
-    hidden = torch.arange(end, device=like.device)[None] > new[:, None]
-    return additive(hidden, like.dtype)[None, None].expand(rows, 1, -1, -1)
-
-
-def additive(hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    """Zeros, and the lowest number where ``hidden``: not -inf, so that a pad that sees nothing stays finite."""
-    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, torch.finfo(dtype).min)
 
 
 def together(x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:

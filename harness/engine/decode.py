@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.engine.backbone import Backbone, KeyValues, additive
+from harness.engine.backbone import Backbone
+from harness.engine.cache import KeyValues, SharedHeads, additive
 from methods.interface import Decoding
 
 GROWTH = 64
@@ -48,14 +49,21 @@ class Speaker:
     ):
         self.embed, self.text, self.head, self.device = embed, text, head, device
 
-    def load(self, rows: Sequence[Row], capacity: int) -> KeyValues:
-        """A cache whose first P positions hold each row's shared head."""
-        cache = self.text.empty(len(rows), capacity)
+    def load(self, rows: Sequence[Row], room: int) -> KeyValues:
+        """A cache with each row's head and room behind it; a head that serves several rows is kept once where it can be."""
         prefixes = [row.prefix for row in rows if row.prefix is not None]
-        if prefixes:
-            for index, layer in enumerate(cache.layers):
-                torch.stack([prefix[index] for prefix in prefixes], 1, out=layer[:, :, :, : rows[0].shared])
-        return cache
+        if not prefixes:
+            return KeyValues(self.text.empty(len(rows), room))
+        distinct = list({id(prefix): prefix for prefix in prefixes}.values())
+        if self.text.shares and 2 * len(distinct) <= len(rows):
+            number = {id(prefix): place for place, prefix in enumerate(distinct)}
+            layers = [torch.stack([prefix[index] for prefix in distinct], 1) for index in range(len(distinct[0]))]
+            return KeyValues(self.text.empty(len(rows), room), heads=SharedHeads(layers, [number[id(p)] for p in prefixes]))
+        length = rows[0].shared
+        layers = self.text.empty(len(rows), length + room)
+        for index, layer in enumerate(layers):
+            layer[:, :, :, :length] = torch.stack([prefix[index] for prefix in prefixes], 1)
+        return KeyValues(layers, offset=length)
 
 
 class Stops:
@@ -94,15 +102,13 @@ def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: froz
     pads = torch.tensor([longest - len(row.tail) for row in rows], device=device)
     step = torch.arange(longest, device=device)
     lengths = shared + longest - pads
-    used = shared + longest
+    used = longest
     cache = speaker.load(rows, used + min(GROWTH, decoding.max_new_tokens))
-    padded = torch.zeros((len(rows), 1, 1, used), dtype=torch.bool, device=device)
-    padded[:, 0, 0, shared:] = step[None] < pads[:, None]
+    padded = (step[None] < pads[:, None])[:, None, None]
     x = speaker.embed(tails)
-    later = torch.arange(used, device=device)[None] > shared + step[:, None]
-    hidden = speaker.text(
-        x, shared + (step[None] - pads[:, None]).clamp_min(0), cache, shared, additive(padded | later, x.dtype)
-    )[:, -1:]
+    hidden_places = padded | (step[None] > step[:, None])
+    positions = shared + (step[None] - pads[:, None]).clamp_min(0)
+    hidden = speaker.text(x, positions, cache, 0, additive(hidden_places, x.dtype))[:, -1:]
     mask = additive(padded, x.dtype) if bool(pads.any()) else None
     draws = uniform(rows, decoding, device)
     active = list(range(len(rows)))
@@ -121,16 +127,15 @@ def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: froz
         alive = [place for place, row in enumerate(active) if not written[row].finished]
         if not alive or index + 1 == decoding.max_new_tokens:
             break
-        keep = None
-        if len(alive) <= len(active) * 7 // 8:  # copying the cache costs about a step: leave a few finished rows in
+        leave = len(alive) <= len(active) * 7 // 8  # copying the cache costs about a step: a few finished rows stay in
+        if leave:
             active = [active[place] for place in alive]
             keep = torch.tensor(alive, device=device)
             chosen, lengths = chosen[keep], lengths[keep]
             mask = None if mask is None else mask[keep]
             draws = None if draws is None else draws[keep]
-        if keep is not None or used == cache.capacity:
-            room = cache.capacity if used < cache.capacity else used + max(GROWTH, used // 4)
-            cache.resized(keep, used, room)
+        if leave or used == cache.room:
+            cache.resize(alive if leave else None, used, cache.room if used < cache.room else used + max(GROWTH, used // 4))
         if mask is not None:
             mask = torch.cat([mask, mask.new_zeros(len(active), 1, 1, 1)], -1)
         hidden = speaker.text(speaker.embed(chosen[:, None]), (lengths + index)[:, None], cache, used, mask)

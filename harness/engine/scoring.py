@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.engine.backbone import additive
+from harness.engine.cache import additive
 from harness.engine.decode import Row, Speaker
 
 PACKED = 8
@@ -61,12 +61,12 @@ def score(speaker: Speaker, packs: Sequence[Pack]) -> list[list[float]]:
     segments = segments.to(device)
     step = torch.arange(longest, device=device)
     stranger = (segments[:, None, :] != 0) & (segments[:, None, :] != segments[:, :, None])
-    hidden_new = stranger | (step[None, :] > step[:, None])  # (B, S, S); pads stand last and are never looked at
-    seen = hidden_new.new_zeros(len(packs), longest, shared)
+    unseen = stranger | (step[None, :] > step[:, None])  # (B, S, S); pads stand last and are never looked at
     x = speaker.embed(ids.to(device))
-    mask = additive(torch.cat([seen, hidden_new], -1), x.dtype)[:, None]
-    cache = speaker.load([pack.row for pack in packs], shared + longest)
-    hidden = speaker.text(x, positions.to(device), cache, shared, mask).flatten(0, 1)[torch.tensor(sources, device=device)]
+    cache = speaker.load([pack.row for pack in packs], longest)
+    hidden = speaker.text(x, positions.to(device), cache, 0, additive(unseen, x.dtype)[:, None]).flatten(0, 1)[
+        torch.tensor(sources, device=device)
+    ]
     logps = token_logps(speaker, hidden, torch.tensor(targets, device=device))
     sums = (
         torch.zeros(owner, dtype=torch.float64, device=device).index_add_(0, torch.tensor(owners, device=device), logps).tolist()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from harness.engine.backbone import Backbone
 from harness.engine.batching import Batches
+from harness.engine.cache import KeyValues
 from harness.errors import Problem
 from methods.interface import Corrupt
 
@@ -98,7 +99,7 @@ class Sharing:
         """Keys and values of heads of one length, whose image token is replaced by the features (B, N, width)."""
         before = torch.tensor([head.ids[:-1] for head in heads], device=self.device, dtype=torch.long)
         x = torch.cat([self.embed(before), features.to(self.dtype)], 1)
-        cache = text.empty(len(heads), x.shape[1])
+        cache = KeyValues(text.empty(len(heads), x.shape[1]))
         text(x, torch.arange(x.shape[1], device=self.device).expand(len(heads), -1), cache, 0, None)
         # A tensor a picture, so that forgetting one frees its memory.
         return [torch.stack([layer[:, row] for layer in cache.layers]) for row in range(len(heads))]
