@@ -115,9 +115,7 @@ def _panel(axes: Axes, base: Cell, cells: list[Cell], colours: dict[str, tuple[s
     for place, cell in enumerate(cells, start=1):
         colour, marker = colours[cell.label]
         if not np.isfinite(cell.difference):
-            axes.text(
-                (low + high) / 2, place, "missing", ha="center", va="center", color=GREY, fontsize=6.5, backgroundcolor="white"
-            )
+            axes.text((low + high) / 2, place, "missing", ha="center", va="center", color=GREY, fontsize=6.5)
             continue
         if np.isfinite(cell.lo):
             axes.plot([cell.lo, cell.hi], [place, place], color=colour, solid_capstyle="butt", zorder=2)

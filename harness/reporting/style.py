@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 WIDTH = 7.2  # inches: two columns of a paper
 GREY, BLACK = "#767676", "#000000"
@@ -45,7 +46,8 @@ def look() -> Iterator[None]:
             "ytick.major.width": 0.6,
             "lines.linewidth": 1.3,
             "text.parse_math": False,  # labels come from users and models: a dollar sign is a dollar sign
-            "savefig.dpi": 200,
+            "figure.dpi": 200,  # the layout is measured at the size it is saved in
+            "savefig.dpi": "figure",
             "svg.hashsalt": "selfsight",
         }
     ):
@@ -54,7 +56,7 @@ def look() -> Iterator[None]:
 
 def canvas(height: float) -> Figure:
     """An empty figure of the full text width, on the Agg backend (no display needed)."""
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure = Figure(figsize=(WIDTH, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.05))
     FigureCanvasAgg(figure)
     return figure
 

@@ -284,7 +284,12 @@ def test_a_folder_without_a_study_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_names_are_shown_as_the_field_writes_them() -> None:
-    assert [frames.shown(name) for name in ("chair_i", "world_pope", "yes_ratio", "f1")] == ["CHAIR-i", "world POPE", "yes ratio", "F1"]
+    assert [frames.shown(name) for name in ("chair_i", "world_pope", "yes_ratio", "f1")] == [
+        "CHAIR-i",
+        "world POPE",
+        "yes ratio",
+        "F1",
+    ]
     assert [tables.number(-0.04, 1, sign=True), tables.number(0.26, 1, sign=True)] == ["0.0", "+0.3"]
     assert [tables.duration(59.7), tables.duration(600), tables.duration(9000)] == ["60 s", "10 min", "2.5 h"]
 
