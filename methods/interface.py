@@ -13,8 +13,9 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 import torch
 from PIL.Image import Image
 
-Field = Literal["image", "question", "reference", "scorer"]
-"""What a method may ask to see of an item (``scorer``: an image-text relevance model); printed as its supervision."""
+Field = Literal["image", "question", "reference", "scorer", "judge"]
+"""What a method may ask for: parts of an item, an image-text relevance model (``scorer``), exact truth (``judge``); printed as its
+supervision."""
 
 Corrupt = Callable[[torch.Tensor, str], torch.Tensor]
 """Maps a normalised picture ``(C, H, W)`` and a prompt's key to a picture of the same shape."""
@@ -175,6 +176,14 @@ class Scorer(Protocol):
     def relevance(self, images: Sequence[Image], sentences: Sequence[str]) -> list[float]: ...
 
 
+class Judge(Protocol):
+    """Exact truth about answers, where a pool has it (the embedded world): what an upper bound may use and no method."""
+
+    def errors(self, item: str, answers: Sequence[str]) -> list[float]:
+        """How wrong each answer about the item is; fewer is better, 0 is right."""
+        ...
+
+
 @runtime_checkable
 class Method(Protocol):
     """A method *is* its settings: a frozen dataclass with one verb. ``recipe`` None means: nothing is trained."""
@@ -186,7 +195,13 @@ class Method(Protocol):
     def recipe(self) -> Recipe | None: ...
 
     def pairs(
-        self, vlm: VLM, items: Sequence[Item], seed: int, *, scorer: Scorer | None = None
+        self,
+        vlm: VLM,
+        items: Sequence[Item],
+        seed: int,
+        *,
+        scorer: Scorer | None = None,
+        judge: Judge | None = None,
     ) -> Iterator[PreferencePair | Dropped]:
         """Pairs and drops for these items; must not depend on which items share a call."""
         ...

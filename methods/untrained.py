@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.interface import VLM, Dropped, Field, Item, PreferencePair, Recipe, Scorer
+from methods.interface import VLM, Dropped, Field, Item, Judge, PreferencePair, Recipe, Scorer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,7 @@ class Untrained:
         seed: int,  # noqa: ARG002
         *,
         scorer: Scorer | None = None,  # noqa: ARG002
+        judge: Judge | None = None,  # noqa: ARG002
     ) -> Iterator[PreferencePair | Dropped]:
         """Nothing."""
         return iter(())

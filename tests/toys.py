@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from benchmarks.interface import Grade, Metric, Question, Report, report
 from harness.bases import LLAMA_LINEARS, BaseCard
-from methods.interface import VLM, Decoding, Dropped, Field, Item, PreferencePair, Prompt, Recipe, Scorer
+from methods.interface import VLM, Decoding, Dropped, Field, Item, Judge, PreferencePair, Prompt, Recipe, Scorer
 from tests.tiny import picture, tiny_llava
 
 RECIPE = Recipe(lr=1e-3, epochs=1, global_batch=4)
@@ -32,7 +32,8 @@ class Toy:
         items: Sequence[Item],
         seed: int,
         *,
-        scorer: Scorer | None = None,  # noqa: ARG002 - the protocol's argument
+        scorer: Scorer | None = None,  # noqa: ARG002
+        judge: Judge | None = None,  # noqa: ARG002
     ) -> Iterator[PreferencePair | Dropped]:
         prompts = [Prompt(key=item.id, text=self.text, image=item.image) for item in items]
         greedy = vlm.generate(prompts, Decoding(max_new_tokens=self.tokens))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -179,7 +179,7 @@ def _critic(engine: Engine, scenes: Sequence[Scene], pictures: Sequence[Image]) 
 
 def write(weights: Path, limit: int, say: Callable[[str], None] = print) -> None:
     """Measure the weights in ``weights/llava`` and write ``CARD.md`` and ``card.json`` beside them."""
-    model, processor = load_base(BASES["embedded"], weights=weights / "llava")
+    model, processor = load_base(replace(BASES["embedded"], source=weights / "llava"))
     skills = measure(Engine(model, processor), limit, say)
     recipe = json.loads((weights / "recipe.json").read_text())
     size = sum(path.stat().st_size for path in weights.rglob("*.safetensors")) / 1e6

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
-from methods.interface import JSON, VLM, Completion, Decoding, Dropped, Field, Item, PreferencePair, Prompt, Recipe, Scorer
+from methods.interface import JSON, VLM, Completion, Decoding, Dropped, Field, Item, Judge, PreferencePair, Prompt, Recipe, Scorer
 from methods.sena.corruption import STEPS, Corruption, corruption, key_seed
 from methods.sena.enhancement import enhanced_answer, enhancement_text
 from methods.sena.filters import NAME, NO_QUESTION, Case, NameFilter, asks_for_name, drop_reason
@@ -95,6 +95,7 @@ class Sena:
         seed: int,
         *,
         scorer: Scorer | None = None,  # noqa: ARG002 - of the protocol; SENA needs none
+        judge: Judge | None = None,  # noqa: ARG002
     ) -> Iterator[PreferencePair | Dropped]:
         """One pair or one drop for each prompt made of each item, in the items' order.
 
