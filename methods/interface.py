@@ -14,8 +14,8 @@ import torch
 from PIL.Image import Image
 
 Field = Literal["image", "question", "reference", "scorer", "judge"]
-"""What a method may ask for: parts of an item, an image-text relevance model (``scorer``), exact truth (``judge``); printed as its
-supervision."""
+"""What a method may ask for, printed as its supervision: parts of an item, an image-text relevance model (``scorer``), exact
+truth (``judge``)."""
 
 Corrupt = Callable[[torch.Tensor, str], torch.Tensor]
 """Maps a normalised picture ``(C, H, W)`` and a prompt's key to a picture of the same shape."""
