@@ -28,6 +28,9 @@ from harness.embedded.train_clip import cosine, normalise, paint, patch_labels
 from harness.embedded.turns import Turn, turns
 
 
+WIDTHS = 32
+
+
 @dataclass(frozen=True, kw_only=True)
 class LlavaRecipe:
     """What the LLaVA is trained with; part of the card's fingerprint. ``budget`` is words of turns a picture and step."""
@@ -85,7 +88,8 @@ class Packer:
                 weights += [0.0] * start + [answer**-0.5] * answer
                 segments += [number] * len(words)
             rows.append((ids, positions, weights, segments))
-        width = max(len(ids) for ids, *_ in rows)
+        # Few different widths: each new one costs the CPU's matrix library a cached kernel, gigabytes over a training.
+        width = -(-max(len(ids) for ids, *_ in rows) // WIDTHS) * WIDTHS
 
         def padded(part: int, filler: float) -> torch.Tensor:
             return torch.tensor([list(row[part]) + [filler] * (width - len(row[part])) for row in rows])

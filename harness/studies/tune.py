@@ -1,0 +1,71 @@
+"""Which settings on the embedded base? The same number of trials for each method, on the development split only.
+
+    python -m harness run tune --only sena          eight trials of SENA; about 15 minutes on two cores
+
+A trial is a method's row of the comparison with some of its settings changed. What was chosen, from which numbers, is in
+results/LOG.md; harness/studies/compare.py holds the choice. The test split is never asked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from harness.errors import Problem, unknown
+from harness.studies import compare
+from harness.study import Run, Study, vary
+
+PICTURES = 400
+"""Development pictures a trial is answered on."""
+
+# What a method leaves open: the learning rate, and the strength of the corruption (published for far larger pictures).
+TRIALS: Mapping[str, tuple[Mapping[str, object], ...]] = {
+    "sena": (
+        {"noise_step": 300},
+        {"noise_step": 360},
+        {"noise_step": 420},
+        {"noise_step": 500},
+        {"noise_step": 600},
+        {"noise_step": 420, "recipe.lr": 2e-5},
+        {"noise_step": 420, "recipe.lr": 1e-4},
+        {"noise_step": 360, "recipe.lr": 1e-4},
+    ),
+}
+
+
+def study(
+    *,
+    only: Sequence[str] = (),
+    base: str = "embedded",
+    pool: str = "world",
+    images: int = compare.IMAGES,
+    seeds: int = 1,
+    rounds: int = 1,
+    limit: int | None = None,
+    benchmarks: Sequence[str] = (),
+) -> Study:
+    """The trials of the methods in ``only`` (all that have some, if empty) beside the untrained model."""
+    for label in only:
+        if label not in TRIALS:
+            raise unknown("method with trials", label, TRIALS)
+    if seeds != 1 or rounds != 1:
+        raise Problem("Trials are one seed and one round each; leave --seeds and --rounds out.")
+    methods = tuple(only) or tuple(TRIALS)
+    made = compare.study(
+        base=base,
+        pool=pool,
+        images=images,
+        only=methods,
+        limit=PICTURES if limit is None else limit,
+        benchmarks=benchmarks,
+        split="dev",
+        name="tune",
+    )
+    runs: list[Run] = [run for run in made.runs if run.label == compare.BASELINE]
+    for run in made.runs:
+        for changes in TRIALS.get(run.label, ()):
+            trial = replace(run, images=images)
+            for field, value in changes.items():
+                (trial,) = vary(trial, field, (value,))
+            runs.append(trial)
+    return replace(made, name="tune", question="Which settings on the embedded base?", runs=tuple(runs))
