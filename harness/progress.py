@@ -36,7 +36,8 @@ class Display:
         """A function ``progress(what, done, total)``; ``total`` 0 where it is not known."""
         head = f"[{number}/{of}] {title}"
         phase, since, before = "", self.clock(), 0
-        self._shown = -1e9
+        # A log hears of a stage first after EVERY seconds (a short one only says that it is done), a terminal at once.
+        self._shown = -1e9 if self.stream.isatty() else since
 
         def progress(what: str, done: int, total: int) -> None:
             nonlocal phase, since, before

@@ -9,11 +9,13 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from transformers.utils import logging as transformers_logging
 
 from benchmarks.interface import Benchmark
 from harness import lineage, stages
@@ -230,6 +232,7 @@ def run(study: Study, out: Path, display: Display, models: Models | None = None)
     """
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores())
+    transformers_logging.disable_progress_bar()  # the stages show their own
     shop = Workshop(study, Results(out), models or Models())
     with lock(out):
         exports = [step for step in shop.exports() if step.missing()]
@@ -271,34 +274,40 @@ def plan(study: Study, out: Path) -> str:
         elif step.missing():
             todo.append(step)
     estimate = Estimate(out.parent)
+    questions = {benchmark.name: benchmark.questions for benchmark in study.benchmarks}
+
+    @cache
+    def count(benchmark: str) -> int:
+        return sum(1 for _ in questions[benchmark]())
+
     lines = [
         f"{study.name}: {study.question}",
         f"{out}: {len(exports) + len(steps) - len(todo)} stages done, {len(todo)} missing.",
     ]
     known, unknown = 0.0, 0
     for step in todo:
-        seconds = estimate.seconds(step)
-        known, unknown = known + (seconds or 0), unknown + (seconds is None)
-        lines.append(f"  {step.title:<60} {'unknown' if seconds is None else 'about ' + span(seconds)}")
+        if step.kind not in NO_MODEL:
+            rate = estimate.rate(step)
+            seconds = None if rate is None else rate * (count(step.name) if step.items is None else step.items)
+            known, unknown = known + (seconds or 0.0), unknown + (seconds is None)
+            lines.append(f"  {step.title:<56} {'unknown' if seconds is None else 'about ' + span(seconds)}")
+    quick = sum(step.kind in NO_MODEL for step in todo)
+    lines += [f"  and {quick} exports and gradings, without a model"] if quick else []
     if todo:
-        lines.append(f"About {span(known)}" + (f" and {unknown} stages of unknown time." if unknown else "."))
+        lines.append(f"About {span(known)} in all" + (f", and {unknown} stages of unknown time." if unknown else "."))
     return "\n".join(lines)
 
 
 class Estimate:
-    """Seconds of a step from the records of the same kind of stage on this machine (the median of seconds an item)."""
+    """The speed of a step from the records of the same kind of stage on the same base and hardware: their median."""
 
     def __init__(self, root: Path) -> None:
         mine = hardware()
         self._records = [record for record in records(root) if record.get("hardware") == mine and record.get("items")]
 
-    def seconds(self, step: Step) -> float | None:
-        """None where nothing like it has been measured; 0 for stages without a model."""
-        if step.kind in NO_MODEL:
-            return 0.0
-        if step.items is None:
-            return None
+    def rate(self, step: Step) -> float | None:
+        """Seconds an item; None where nothing like it has been measured."""
         alike = [record for record in self._records if (record.get("stage"), record.get("base")) == (step.kind, step.base)]
         same = [record for record in alike if record.get("name") == step.name]
         rates = [record["seconds"] / record["items"] for record in same or alike]
-        return step.items * median(rates) if rates else None
+        return median(rates) if rates else None

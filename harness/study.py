@@ -44,6 +44,11 @@ class Run:
             if getattr(self, name) < least:
                 raise Problem(f"{name} of {self.label!r} is {getattr(self, name)}; it must be at least {least}.")
 
+        if self.method.recipe is None and self.seed:
+            raise Problem(
+                f"{self.label!r} trains nothing, so it has no training seed; give it seed 0, as the only run of its row."
+            )
+
     @property
     def last(self) -> int:
         """The last round: 0 for a method that trains nothing."""

@@ -50,10 +50,10 @@ def test_a_cut_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     def cut(_handle: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(os, "fsync", cut)
-    with pytest.raises(KeyboardInterrupt):
-        store.write_json(path, {"new": True})
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", cut)
+        with pytest.raises(KeyboardInterrupt):
+            store.write_json(path, {"new": True})
     assert read_json(path) == {"old": True}
     store.write_json(path, {"new": True})
     assert read_json(path) == {"new": True}

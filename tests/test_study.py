@@ -67,6 +67,7 @@ def test_a_trained_run_ends_in_its_last_round_and_an_untrained_one_has_none() ->
         ({"rounds": 0}, "at least 1"),
         ({"seed": -1}, "at least 0"),
         ({"method": "toy"}, "must be a dataclass"),
+        ({"method": Untrained(), "seed": 1}, "has no training seed"),
     ],
 )
 def test_a_run_is_checked(changes: dict[str, Any], words: str) -> None:

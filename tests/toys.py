@@ -85,6 +85,11 @@ def save_base(folder: Path) -> BaseCard:
     model, processor = tiny_llava()
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return card_of(folder)
+
+
+def card_of(folder: Path) -> BaseCard:
+    """The card of the tiny LLaVA in ``folder``."""
     return BaseCard(
         name="tiny",
         source=folder,

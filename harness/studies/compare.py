@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from benchmarks.catalogue import BENCHMARKS
-
 from benchmarks.interface import Benchmark
 from harness.bases import find_base
 from harness.errors import Problem, unknown
@@ -51,7 +50,7 @@ def study(
     rounds: int = 1,
     limit: int | None = None,
     benchmarks: Sequence[str] = (),
-    name: str = "compare",
+    name: str | None = None,
     split: Literal["dev", "test"] = "test",
 ) -> Study:
     """The comparison. ``only`` names rows beside the untrained one; ``limit`` caps test pictures and pool pictures a round.
@@ -73,7 +72,7 @@ def study(
             count = images if limit is None else min(images, limit)
             runs.append(Run(label=label, base=base, method=method, pool=pool, images=count, rounds=rounds, seed=seed))
     return Study(
-        name=folder_name(name, base, limit),
+        name=name or folder_name("compare", base, limit),
         question="Do self-improving vision-language models hallucinate less than the model they began as?",
         runs=tuple(runs),
         benchmarks=open_benchmarks(benchmarks or DEFAULT_BENCHMARKS, split, limit),
@@ -83,7 +82,7 @@ def study(
     )
 
 
-DEFAULT_BENCHMARKS = ("world_chair", "world_pope", "world_vqa")
+DEFAULT_BENCHMARKS = ("world_chair", "world_chair_short", "world_pope", "world_vqa")
 
 
 def open_benchmarks(names: Sequence[str], split: Literal["dev", "test"], limit: int | None) -> tuple[Benchmark, ...]:

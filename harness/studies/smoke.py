@@ -36,6 +36,6 @@ def study(
         rounds=rounds,
         limit=limit,
         benchmarks=benchmarks,
-        name="smoke",
+        name=compare.folder_name("smoke", base, None if limit == PICTURES else limit),
         split="dev",
     )

@@ -1,0 +1,136 @@
+"""The command line: one sentence and exit 2 for a mistake, 130 for Ctrl-C, a table at the end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness import __main__ as cli
+from harness import runner
+from harness.bases import BASES
+from tests.toys import save_base, save_pictures
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDY = """
+from harness.study import Run, Study
+from methods.untrained import Untrained
+from tests.toys import Toy, Words
+
+def study(*, pool="world", seeds=1):
+    untrained = Run(label="untrained", base="tiny", method=Untrained())
+    toys = tuple(Run(label="toy", base="tiny", method=Toy(), pool=pool, images=6, seed=seed) for seed in range(seeds))
+    return Study(name="own", question="Does it run?", runs=(untrained, *toys), benchmarks=(Words(pictures=6),))
+"""
+
+
+@pytest.fixture(autouse=True)
+def at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A user's own study file and the pool for it."""
+    monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "tiny"))
+    path = tmp_path / "own.py"
+    path.write_text(STUDY)
+    return [str(path), "--pool", str(save_pictures(tmp_path / "pool", 8))]
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one sentence on stderr of a command that must end with 2."""
+    assert cli.main(list(arguments)) == 2
+    said = capsys.readouterr()
+    assert said.err.count("\n") == 1
+    assert "Traceback" not in said.err
+    return said.err
+
+
+def test_plan_run_table_and_figures_of_a_users_own_study(
+    own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["plan", *own]) == 0
+    assert "0 stages done, 7 missing" in capsys.readouterr().out
+    assert not (tmp_path / "results").exists()
+    assert cli.main(["run", *own]) == 0
+    first = capsys.readouterr().out
+    assert "[7/7] toy, seed 0, round 1: grade words: done" in first
+    assert "words" in first.split("\n\n", 1)[1]
+    out = tmp_path / "results" / "own"
+    assert (out / "table.md").exists()
+    assert (out / "table.csv").exists()
+    assert cli.main(["run", *own]) == 0
+    again = capsys.readouterr().out
+    assert "[" not in again.split("\n\n", 1)[0]
+    assert again.split("\n\n", 1)[1] == first.split("\n\n", 1)[1]
+    assert cli.main(["table", "own"]) == 0
+    assert capsys.readouterr().out.strip() in first
+    assert cli.main(["figures", "--out", str(out)]) == 0
+    assert all(Path(line).exists() for line in capsys.readouterr().out.splitlines())
+
+
+def test_mistakes_are_one_sentence(own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no study 'comparr'; did you mean 'compare'?" in refused(capsys, "plan", "comparr")
+    assert "There is no study file nowhere.py" in refused(capsys, "run", "nowhere.py")
+    assert "no option of the study" in refused(capsys, "plan", *own, "--limit", "3")
+    assert "There is no pool" in refused(capsys, "plan", *own[:2], str(tmp_path / "nowhere"))
+    assert "no results folder 'compare'" in refused(capsys, "table", "compare")
+    assert "There are no results in" in refused(capsys, "table", "--out", str(tmp_path / "nothing"))
+    assert "Give either" in refused(capsys, "figures")
+    (tmp_path / "empty.py").write_text("")
+    assert "defines no study()" in refused(capsys, "plan", str(tmp_path / "empty.py"))
+    (tmp_path / "odd.py").write_text("def study():\n    return 3\n")
+    assert "returned a int" in refused(capsys, "plan", str(tmp_path / "odd.py"))
+
+
+def test_unknown_names_of_the_comparison_name_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "no row 'senna'; did you mean 'sena'?" in refused(capsys, "plan", "compare", "--only", "senna")
+    assert "no base 'embeded'; did you mean 'embedded'?" in refused(capsys, "plan", "compare", "--base", "embeded")
+    said = refused(capsys, "plan", "compare", "--benchmarks", "world_poppe")
+    assert "no benchmark 'world_poppe'; did you mean 'world_pope'?" in said
+    assert "--limit is 0; it must be at least 1" in refused(capsys, "plan", "compare", "--limit", "0")
+
+
+def test_the_shipped_studies_are_what_they_say() -> None:
+    from harness.studies import compare, smoke
+
+    full = compare.study()
+    assert (full.name, full.split, full.limit) == ("compare", "test", None)
+    assert [run.label for run in full.runs][:2] == ["untrained", "sena"]
+    assert any(metric.primary for benchmark in full.benchmarks for metric in benchmark.metrics)
+    some = compare.study(seeds=3, rounds=2, limit=10, only=["sena"], benchmarks=["world_pope"])
+    assert some.name == "compare-limit10"
+    assert [(run.label, run.seed, run.images, run.last) for run in some.runs] == [
+        ("untrained", 0, 10, 0), ("sena", 0, 10, 2), ("sena", 1, 10, 2), ("sena", 2, 10, 2),
+    ]  # fmt: skip
+    assert len({question.cluster for question in some.benchmarks[0].questions()}) == 10
+    assert compare.study(base="llava-1.5-7b").name == "compare-llava-1.5-7b"
+    small = smoke.study()
+    assert (small.name, small.split, small.limit) == ("smoke", "dev", smoke.PICTURES)
+
+
+def test_ctrl_c_is_one_sentence(own: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run", interrupt)
+    assert cli.main(["run", *own]) == 130
+    assert "everything finished is kept" in capsys.readouterr().err
+
+
+def test_elsewhere_than_the_root_is_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "from the repository root" in refused(capsys, "plan", "compare")
+
+
+def test_help_says_what_limit_limits() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", "run", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "at most N test pictures and at most N pool pictures a round" in " ".join(done.stdout.split())
