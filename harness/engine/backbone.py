@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.models.llama import modeling_llama
 
-from harness.engine.cache import KeyValues, causal_mask
+from harness.engine.cache import DENSE, KeyValues, causal_mask
 
 FUSED_BYTES = 128 * 2**20
 """Language models up to this size get joint q-k-v and gate-up matrices; a large one is not worth the copies."""
@@ -31,8 +31,9 @@ class Backbone(Protocol):
         """Room for keys and values, a tensor (2, rows, H, capacity, D) a layer."""
         ...
 
-    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None) -> Tensor:
-        """Hidden states (B, S, width), final norm applied, of the embeddings ``x`` (B, S, width) at ``positions`` (B, S).
+    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: bool) -> Tensor:
+        """Hidden states (B, S, width), final norm applied, of the embeddings ``x`` (B, S, width) at ``positions`` (B, S);
+        where ``last``, of the last position alone, (B, 1, width), which spares most of the last layer.
 
         Keys and values are written behind the head at ``start`` ..< ``start + S``. ``mask`` (B, 1, S, start + S) is added to the
         attention scores of the positions behind the head; the head is always seen. None means: all that came before, and
@@ -125,12 +126,16 @@ class LeanLlama:
         cos, sin = self.table
         return cos[positions][:, :, None], sin[positions][:, :, None]
 
-    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: bool) -> Tensor:
         rows, length, width = x.shape
         begin, end = cache.offset + start, cache.offset + start + length
         query, both = self.heads, self.heads + self.key_heads
-        step = length == 1 and cache.heads is not None
-        full = mask if step else cache.full_mask(mask, rows, length, start, x)
+        heads = cache.heads
+        if heads is not None and rows * self.heads * length * (heads.length + end) > DENSE:
+            heads = None
+        if heads is not None and mask is None and length > 1:
+            mask = causal_mask(rows, length, end, x)
+        full = mask if heads is not None else cache.full_mask(mask, rows, length, start, x)
         cos, sin = self.rotation(positions, cache.length + start + length)
         for index, (layer, kept) in enumerate(zip(self.layers, cache.layers, strict=True)):
             h = F.rms_norm(x, (width,), layer.norm_in, self.eps)
@@ -139,8 +144,10 @@ class LeanLlama:
             qk = torch.addcmul(qk * cos, qk.roll(self.size // 2, -1), sin)
             kept[0, :, :, begin:end] = qk[:, :, query:].transpose(1, 2)
             kept[1, :, :, begin:end] = qkv[:, :, both:].transpose(1, 2)
-            if step and cache.heads is not None:
-                attended = cache.heads.attend(index, qk[:, 0, :query], kept[:, :, :, :end], full)[:, None]
+            if last and index + 1 == len(self.layers):
+                x, qk, full, length = x[:, -1:], qk[:, -1:], None if full is None else full[:, :, -1:], 1
+            if heads is not None:
+                attended = heads.attend(index, qk[:, :, :query], kept[:, :, :, :end], full)
             else:
                 keys, values = cache.whole(index, end)
                 attended = F.scaled_dot_product_attention(
@@ -176,7 +183,7 @@ class TransformersText:
         heads, size = self.shape
         return [self.like.new_empty((2, rows, heads, capacity, size)) for _ in range(self.layers)]
 
-    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None) -> Tensor:
+    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: bool) -> Tensor:
         rows, length, _ = x.shape
         full = cache.full_mask(mask, rows, length, start, x)
         output = self.model(
@@ -188,7 +195,7 @@ class TransformersText:
             return_dict=True,
         )
         hidden: Tensor = output.last_hidden_state
-        return hidden
+        return hidden[:, -1:] if last else hidden
 
 
 class InPlace(Cache):  # type: ignore[misc]  # transformers is untyped

@@ -8,11 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+DENSE = 2**24
+"""Most attention scores computed at once where heads are shared; a longer prompt takes the kernel that keeps none."""
+
 
 class SharedHeads:
     """Keys and values of G heads of P positions, a tensor (2, G, H, P, D) a layer, and which row reads which.
 
-    The queries of a head's rows are put together, so that a decoding step reads the head once, not once a row.
+    The queries of a head's rows are put together, so that the head is read once, not once a row.
     """
 
     def __init__(self, layers: list[Tensor], owners: Sequence[int]) -> None:
@@ -41,18 +44,24 @@ class SharedHeads:
         return SharedHeads([layer.index_select(1, chosen) for layer in self.layers], [used.index(owner) for owner in left])
 
     def attend(self, layer: int, query: Tensor, tail: Tensor, mask: Tensor | None) -> Tensor:
-        """Attention of one new position a row, (B, Hq, D), over its head and its tail (2, B, H, T, D), with one softmax."""
+        """Attention of S new positions a row, (B, S, Hq, D), over head and tail (2, B, H, T, D), with one dense softmax.
+
+        ``mask`` (B, 1, S, T) is for the tail.
+        """
         heads = self.layers[layer]
         key_heads, length, size = heads.shape[2:]
-        rows, per = query.shape[0], query.shape[1] // key_heads
-        query = (query * size**-0.5).view(rows, key_heads, per, size)
+        rows, new, many = query.shape[:3]
+        per = many // key_heads * new  # queries of a key head: S for each of its query heads
+        query = (
+            (query * size**-0.5).view(rows, new, key_heads, -1, size).permute(0, 2, 3, 1, 4).reshape(rows, key_heads, per, size)
+        )
         near = query @ tail[0].transpose(-1, -2)  # (B, H, per, T)
         if mask is not None:
-            near = near + mask
+            near = (near.view(rows, key_heads, -1, new, near.shape[-1]) + mask[:, :, None]).view(near.shape)
         far = self.ungroup(self.group(query) @ heads[0].transpose(-1, -2), per)  # (B, H, per, P)
         weights = torch.cat([far, near], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
-        seen = weights[..., length:] @ tail[1]
-        return (seen + self.ungroup(self.group(weights[..., :length]) @ heads[1], per)).reshape(rows, -1, size)
+        seen = weights[..., length:] @ tail[1] + self.ungroup(self.group(weights[..., :length]) @ heads[1], per)
+        return seen.view(rows, key_heads, -1, new, size).permute(0, 3, 1, 2, 4).reshape(rows, new, many, size)
 
     def group(self, x: Tensor) -> Tensor:
         """Rows (B, H, per, E) put together by head: (G, H, most * per, E); places without a row hold zeros."""

@@ -108,7 +108,7 @@ def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: froz
     x = speaker.embed(tails)
     hidden_places = padded | (step[None] > step[:, None])
     positions = shared + (step[None] - pads[:, None]).clamp_min(0)
-    hidden = speaker.text(x, positions, cache, 0, additive(hidden_places, x.dtype))[:, -1:]
+    hidden = speaker.text(x, positions, cache, 0, additive(hidden_places, x.dtype), last=True)
     mask = additive(padded, x.dtype) if bool(pads.any()) else None
     draws = uniform(rows, decoding, device)
     active = list(range(len(rows)))
@@ -138,7 +138,7 @@ def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: froz
             cache.resize(alive if leave else None, used, cache.room if used < cache.room else used + max(GROWTH, used // 4))
         if mask is not None:
             mask = torch.cat([mask, mask.new_zeros(len(active), 1, 1, 1)], -1)
-        hidden = speaker.text(speaker.embed(chosen[:, None]), (lengths + index)[:, None], cache, used, mask)
+        hidden = speaker.text(speaker.embed(chosen[:, None]), (lengths + index)[:, None], cache, used, mask, last=True)
         used += 1
     return written
 

@@ -100,7 +100,7 @@ class Sharing:
         before = torch.tensor([head.ids[:-1] for head in heads], device=self.device, dtype=torch.long)
         x = torch.cat([self.embed(before), features.to(self.dtype)], 1)
         cache = KeyValues(text.empty(len(heads), x.shape[1]))
-        text(x, torch.arange(x.shape[1], device=self.device).expand(len(heads), -1), cache, 0, None)
+        text(x, torch.arange(x.shape[1], device=self.device).expand(len(heads), -1), cache, 0, None, last=True)
         # A tensor a picture, so that forgetting one frees its memory.
         return [torch.stack([layer[:, row] for layer in cache.layers]) for row in range(len(heads))]
 

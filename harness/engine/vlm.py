@@ -41,20 +41,20 @@ class Planned:
 class Engine:
     """A :class:`methods.interface.VLM` over a loaded model and processor.
 
-    ``batch_size`` counts prompts (None: 128 on the CPU, 64 elsewhere) and changes no answer; ``shared_bytes`` bounds the
+    ``batch_size`` counts prompts and changes no answer; ``shared_bytes`` bounds the
     keys and values kept for pictures, and as much again their features (None: 512 MiB on the CPU, 8 GiB elsewhere).
     ``tokens_generated`` counts over the engine's life. The model is only read; when its weights were changed since the last
     call, all that was kept is forgotten.
     """
 
-    def __init__(self, model: Any, processor: Any, *, batch_size: int | None = None, shared_bytes: int | None = None) -> None:
+    def __init__(self, model: Any, processor: Any, *, batch_size: int = 64, shared_bytes: int | None = None) -> None:
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.renderer, self.image_processor = renderer(processor), processor.image_processor
         self.tokenizer = processor.tokenizer
         self.image_id: int = self.tokenizer.convert_tokens_to_ids(self.renderer.image)
         self.device: torch.device = next(self.model.parameters()).device
         small = self.device.type == "cpu"
-        self.batches = Batches((128 if small else 64) if batch_size is None else batch_size)
+        self.batches = Batches(batch_size)
         self.limit = (2**29 if small else 2**33) if shared_bytes is None else shared_bytes
         ends = self.model.generation_config.eos_token_id
         self.ends = frozenset({self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})

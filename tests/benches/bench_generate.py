@@ -67,7 +67,7 @@ def one_by_one(model: Any, processor: Any, work: Sequence[Job]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=int, default=40)
-    parser.add_argument("--batch-size", type=int, default=None)
+    parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="cpu")
     given = parser.parse_args()
     model, processor, weights = model_and_processor(given.device)
