@@ -30,7 +30,14 @@ IMAGES = 600
 # the method's published default.
 EMBEDDED: Mapping[str, Method] = {
     BASELINE: Untrained(),
-    "sena": Sena(prompts=WORLD, noise_step=420, recipe=Recipe(lr=5e-5, epochs=2, global_batch=32, anchor_weight=1.0)),
+    "sena": Sena(
+        prompts=WORLD,
+        noise_step=420,
+        question_tokens=24,
+        check_tokens=32,
+        answer_tokens=72,
+        recipe=Recipe(lr=5e-5, epochs=2, global_batch=32, anchor_weight=1.0),
+    ),
 }
 
 # The settings on real bases: each paper's own.
