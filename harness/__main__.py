@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
         ("run", run, "do what is missing of a study, then print its table; cut at any moment, it continues"),
     ):
         one = commands.add_parser(name, help=help, description=help)
-        one.add_argument("study", help="compare, smoke, or a .py file that defines study(**options) -> Study")
+        one.add_argument("study", help="compare, smoke, tune, or a .py file that defines study(**options) -> Study")
         one.add_argument("--only", action="append", metavar="ROW", help="this row beside the untrained one; may be repeated")
         one.add_argument("--seeds", type=int, metavar="N", help="training seeds a row (0 to N-1)")
         one.add_argument("--rounds", type=int, metavar="N", help="rounds of self-improvement, each on fresh pictures")
@@ -134,10 +134,10 @@ def load(given: argparse.Namespace) -> Any:
         Problem: there is no such study or file, or the study takes no such option.
     """
     from harness.errors import Problem, unknown
-    from harness.studies import compare, smoke
+    from harness.studies import compare, smoke, tune
     from harness.study import Study
 
-    own: dict[str, Callable[..., Study]] = {"compare": compare.study, "smoke": smoke.study}
+    own: dict[str, Callable[..., Study]] = {"compare": compare.study, "smoke": smoke.study, "tune": tune.study}
     if given.study.endswith(".py"):
         build = from_file(Path(given.study))
     elif given.study in own:

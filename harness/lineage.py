@@ -69,7 +69,7 @@ def pairs_identity(at: Checkpoint, method: Method, drawn: Drawn, seed: int, roun
         "format": FORMAT,
         **at.identity,
         "method": {"name": method.name, **settings},
-        "pool": drawn.fingerprint,
+        "pool": drawn.fingerprint(method.needs),
         "images": len(drawn.ids),
         "seed": seed,
         "round": round,

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from harness.errors import Problem
 from harness.identity import cores, fingerprint
-from methods.interface import Field, Item
+from methods.interface import Field, Item, Judge
 
 WORLD_SIZE = 100_000
 """Pictures the world's pool offers; it is drawn, not stored, so this is only where the sampling ends."""
@@ -36,21 +36,36 @@ class Unreadable(Exception):  # noqa: N818  (a fact about one picture; it is ski
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """What one round sees: ids in order, the sha256 of each picture's pixels, and pictures skipped as ``(id, why)``."""
+class Seen:
+    """A drawn picture: its id, the sha256 of its pixels, and the texts that the pool has beside it."""
 
-    ids: tuple[str, ...]
-    hashes: tuple[str, ...]
+    id: str
+    sha256: str
+    question: str | None
+    reference: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What one round sees, in order, and the pictures skipped as ``(id, why)``."""
+
+    seen: tuple[Seen, ...]
     skipped: tuple[tuple[str, str], ...]
 
     @property
-    def fingerprint(self) -> str:
-        return fingerprint([self.ids, self.hashes])
+    def ids(self) -> tuple[str, ...]:
+        return tuple(one.id for one in self.seen)
+
+    def fingerprint(self, needs: frozenset[Field]) -> str:
+        """Of ids, pictures and those texts that the method is shown: another question matters to no method that asks its own."""
+        texts = [field for field in ("question", "reference") if field in needs]
+        return fingerprint([[one.id, one.sha256, *(getattr(one, field) for field in texts)] for one in self.seen])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """``read(id)`` gives an item with every field the pool has; ``fields`` says which those are.
+    """``read(id)`` gives an item with every field the pool has; ``fields`` says which those are. ``judge`` is there where the
+    pool knows the exact truth about its pictures.
 
     Pictures are read when they are asked for and not kept: a pool may be larger than memory.
     """
@@ -59,6 +74,7 @@ class Pool:
     ids: tuple[str, ...]
     fields: frozenset[Field]
     read: Callable[[str], Item]
+    judge: Judge | None = None
 
     def check(self, needs: frozenset[Field], method: str) -> None:
         """
@@ -85,20 +101,22 @@ class Pool:
             )
         order = _order(self.ids, seed)[n * (round - 1) : n * round]
         with ThreadPoolExecutor(max_workers=min(16, cores())) as threads:
-            hashes = list(threads.map(self._hash, order))
-        good = [(id, sha) for id, (sha, _) in zip(order, hashes, strict=True) if sha]
-        skipped = tuple((id, why) for id, (sha, why) in zip(order, hashes, strict=True) if not sha)
-        if not good:
+            looked = list(threads.map(self._look, order))
+        seen = tuple(one for one in looked if isinstance(one, Seen))
+        skipped = tuple((id, one) for id, one in zip(order, looked, strict=True) if isinstance(one, str))
+        if not seen:
             raise Problem(
                 f"None of the {n} pictures drawn from {self.spec} can be read; the first: {skipped[0][0]}: {skipped[0][1]}."
             )
-        return Drawn(ids=tuple(id for id, _ in good), hashes=tuple(sha for _, sha in good), skipped=skipped)
+        return Drawn(seen=seen, skipped=skipped)
 
-    def _hash(self, id: str) -> tuple[str, str]:
+    def _look(self, id: str) -> Seen | str:
+        """The picture's hash and texts, or why it cannot be read."""
         try:
-            return pixels_sha(self.read(id).image), ""
+            item = self.read(id)
         except Unreadable as error:
-            return "", str(error)
+            return str(error)
+        return Seen(id=id, sha256=pixels_sha(item.image), question=item.question, reference=item.reference)
 
     def items(self, ids: Sequence[str], needs: frozenset[Field]) -> list[Item]:
         """These items, in order, with every field hidden (None) that the method did not declare.
@@ -179,11 +197,30 @@ def _world(spec: str, split: str) -> Pool:
         raise Problem(f"There is no world pool {spec!r}; known: world (its pool split), world:dev, world:train.")
 
     def read(id: str) -> Item:
-        _, image, question, reference = world_item(split, int(id.rpartition("-")[2]))
+        _, image, question, reference = world_item(split, _index(id))
         return Item(id=id, image=image, question=question, reference=reference)
 
     ids = tuple(f"{split}-{index:05d}" for index in range(WORLD_SIZE))
-    return Pool(spec=spec, ids=ids, fields=frozenset({"image", "question", "reference"}), read=read)
+    fields: frozenset[Field] = frozenset({"image", "question", "reference", "judge"})
+    return Pool(spec=spec, ids=ids, fields=fields, read=read, judge=_WorldJudge(split))
+
+
+def _index(id: str) -> int:
+    return int(id.rpartition("-")[2])
+
+
+@dataclass(frozen=True)
+class _WorldJudge:
+    """Counts a caption's errors against the scene that its picture was drawn from."""
+
+    split: str
+
+    def errors(self, item: str, answers: Sequence[str]) -> list[float]:
+        from benchmarks.world.scene import scene
+        from benchmarks.world.truth import account_errors
+
+        truth = scene(self.split, _index(item))
+        return [float(account_errors(answer, truth)) for answer in answers]
 
 
 def _folder(folder: Path) -> Pool:

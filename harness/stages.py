@@ -89,11 +89,12 @@ def make_pairs(
         Problem: the method needs fields that the pool has not.
     """
     pool.check(method.needs, method.name)
+    judge = pool.judge if "judge" in method.needs else None
     stage.open()
 
     def work(ids: Sequence[str]) -> list[dict[str, Any]]:
         rows = []
-        for outcome in method.pairs(vlm, pool.items(ids, method.needs), seed, scorer=scorer):
+        for outcome in method.pairs(vlm, pool.items(ids, method.needs), seed, scorer=scorer, judge=judge):
             rows.append({"pair" if isinstance(outcome, PreferencePair) else "dropped": describe(outcome)})
         return rows
 
@@ -103,8 +104,7 @@ def make_pairs(
     _check_keys(f"method {method.name}", [pair["key"] for pair in pairs])
     write_jsonl(stage.folder / "pairs.jsonl", pairs)
     write_jsonl(stage.folder / "drops.jsonl", drops)
-    hashes = [{"id": id, "sha256": sha} for id, sha in zip(drawn.ids, drawn.hashes, strict=True)]
-    write_jsonl(stage.folder / "items.jsonl", hashes)
+    write_jsonl(stage.folder / "items.jsonl", [{"id": one.id, "sha256": one.sha256} for one in drawn.seen])
     counts = {
         "images": len(drawn.ids),
         "pairs": len(pairs),
@@ -114,7 +114,7 @@ def make_pairs(
         "unreadable_images": [{"id": id, "why": why} for id, why in drawn.skipped],
     }
     record = _record(stage, method.name, len(drawn.ids), spent["seconds"], tokens=spent["tokens"], counts=counts)
-    stage.finish({**record, "pool": {"name": pool.spec, "fingerprint": drawn.fingerprint}})
+    stage.finish({**record, "pool": {"name": pool.spec, "fingerprint": stage.identity["pool"]}})
 
 
 def train(

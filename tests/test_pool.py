@@ -7,9 +7,12 @@ import pytest
 from PIL import Image
 
 from harness.errors import Problem
-from harness.pool import Pool, open_pool, pixels_sha
+from harness.pool import open_pool, pixels_sha
+from methods.interface import Field
 from tests.tiny import picture
 from tests.toys import save_pictures
+
+IMAGE: frozenset[Field] = frozenset({"image"})
 
 
 def manifest(folder: Path, rows: list[object]) -> Path:
@@ -26,7 +29,7 @@ def test_rounds_are_fresh_and_the_draw_is_a_function_of_seed_and_round(tmp_path:
     assert open_pool(str(tmp_path)).draw(4, 0, 2) == second
     assert pool.draw(4, 1, 1).ids != first.ids
     assert pool.draw(2, 0, 1).ids == first.ids[:2]  # fewer pictures are the first of the same order
-    assert first.fingerprint != second.fingerprint
+    assert first.fingerprint(IMAGE) != second.fingerprint(IMAGE)
 
 
 def test_another_picture_in_the_pool_leaves_the_order_of_the_rest(tmp_path: Path) -> None:
@@ -41,10 +44,18 @@ def test_hashes_are_of_pixels_not_of_files(tmp_path: Path) -> None:
     image.save(tmp_path / "a.png")
     image.save(tmp_path / "b.bmp")
     drawn = open_pool(str(tmp_path)).draw(2, 0, 1)
-    assert set(drawn.hashes) == {pixels_sha(image)}
-    content = Image.new("RGB", (60, 60))
-    content.save(tmp_path / "a.png")
-    assert open_pool(str(tmp_path)).draw(2, 0, 1).fingerprint != drawn.fingerprint
+    assert {one.sha256 for one in drawn.seen} == {pixels_sha(image)}
+    Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
+    assert open_pool(str(tmp_path)).draw(2, 0, 1).fingerprint(IMAGE) != drawn.fingerprint(IMAGE)
+
+
+def test_texts_count_for_the_methods_that_are_shown_them(tmp_path: Path) -> None:
+    before, after = (
+        open_pool(str(manifest(tmp_path / text, [{"image": "pictures/00.png", "question": text}]))).draw(1, 0, 1)
+        for text in ("what ?", "where ?")
+    )
+    assert before.fingerprint(IMAGE) == after.fingerprint(IMAGE)
+    assert before.fingerprint(IMAGE | {"question"}) != after.fingerprint(IMAGE | {"question"})
 
 
 def test_a_broken_picture_is_named_skipped_and_not_replaced(tmp_path: Path) -> None:
@@ -151,11 +162,18 @@ def test_a_picture_that_vanishes_during_the_run_is_a_problem(tmp_path: Path) -> 
 
 
 def test_the_world_is_a_pool() -> None:
-    pytest.importorskip("benchmarks.world.suite", exc_type=ImportError)
-    pool: Pool = open_pool("world")
+    pool = open_pool("world")
     drawn = pool.draw(3, 0, 1)
     (item,) = pool.items(drawn.ids[:1], frozenset({"image", "question", "reference"}))
     assert item.image.size == (60, 60)
     assert item.question
     assert item.reference
     assert open_pool("world:dev").draw(3, 0, 1).ids != drawn.ids
+    assert pool.judge is not None
+    assert item.reference is not None
+    assert pool.judge.errors(item.id, [item.reference])[0] < pool.judge.errors(item.id, [item.reference * 2 + "a red boat ."])[0]
+
+
+def test_only_the_world_has_a_judge(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="oracle needs judge"):
+        open_pool(str(save_pictures(tmp_path, 1))).check(frozenset({"image", "judge"}), "oracle")
