@@ -1,10 +1,11 @@
-"""The command line: ``python -m harness plan | run | table | figures | world``, from the repository root."""
+"""The command line: ``python -m harness plan | run | table | figures | page | world``, from the repository root."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Problem as problem:
         print(f"harness: {problem}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader went away, as with ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         print("\nharness: interrupted; everything finished is kept, the same command continues.", file=sys.stderr)
         return 130
@@ -67,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     for name, function, help in (
         ("table", table, "print a results folder's table again, from its stored grades"),
         ("figures", figures, "draw a results folder's figures again, from its stored grades"),
+        ("page", page, "write a results folder's page.html: the table, and the pairs and drops with their pictures"),
     ):
         one = commands.add_parser(name, help=help, description=help)
         one.add_argument("study", nargs="?", help="the study's name: its folder below results/")
@@ -107,6 +112,12 @@ def figures(given: argparse.Namespace) -> None:
 
     for path in figures.write(folder(given)):
         print(path)
+
+
+def page(given: argparse.Namespace) -> None:
+    from harness.reporting import page
+
+    print(page.write(folder(given)))
 
 
 def folder(given: argparse.Namespace) -> Path:
@@ -150,7 +161,10 @@ def load(given: argparse.Namespace) -> Any:
         for name in options:
             if name not in takes:
                 raise unknown(f"option of the study {given.study}", f"--{name}", [f"--{known}" for known in takes])
-    study = build(**options)
+    try:
+        study = build(**options)
+    except ValueError as error:  # a setting that a method or a benchmark does not allow, in a sentence of its own
+        raise Problem(f"The study {given.study} cannot be built: {error}") from error
     if not isinstance(study, Study):
         raise Problem(f"study() of {given.study} returned a {type(study).__name__}; it must return a harness.study.Study.")
     return study

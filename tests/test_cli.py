@@ -84,6 +84,8 @@ def test_mistakes_are_one_sentence(own: list[str], tmp_path: Path, capsys: pytes
     (tmp_path / "empty.py").write_text("")
     assert "defines no study()" in refused(capsys, "plan", str(tmp_path / "empty.py"))
     (tmp_path / "odd.py").write_text("def study():\n    return 3\n")
+    (tmp_path / "wrong.py").write_text("from methods.interface import Recipe\ndef study():\n    return Recipe(lr=-1)\n")
+    assert "cannot be built: Recipe.lr is -1" in refused(capsys, "plan", str(tmp_path / "wrong.py"))
     assert "returned a int" in refused(capsys, "plan", str(tmp_path / "odd.py"))
 
 
