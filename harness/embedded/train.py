@@ -25,14 +25,45 @@ from benchmarks.world.words import PRIOR, vocabulary
 from harness.embedded import card
 from harness.embedded.architecture import Sizes, build_llava, build_processor, build_tokenizer, clip_config
 from harness.embedded.train_clip import ClipRecipe, train_clip
-from harness.embedded.train_llava import LlavaRecipe, train_llava
-from harness.embedded.turns import MIX, QUESTION_KINDS, REFINE_STRENGTH
+from harness.embedded.train_llava import LlavaRecipe, Phase, train_llava
+from harness.embedded.turns import REFINE_STRENGTH, Mix
 
 WEIGHTS = Path(__file__).parent / "weights"
 BUILD = Path(__file__).parents[2] / "build" / "world"
 SIZES = Sizes()
 CLIP = ClipRecipe()
-LLAVA = LlavaRecipe()
+LLAVA = LlavaRecipe(
+    phases=(
+        # Learning to look and to speak.
+        Phase(
+            steps=2500,
+            horizon=3600,
+            lr=2e-3,
+            warmup=200,
+            length_power=0.5,
+            mix=Mix(
+                turns={"detail": 13, "short": 10, "word": 25, "ask": 4, "check": 16, "refine": 13, "judge": 19},
+                questions={"existence": 38, "colour": 11, "count": 10, "place": 14, "what": 10, "relation": 14, "scene": 3},
+                existence=(45, 25, 30),
+                short_judgements=0.25,
+            ),
+        ),
+        # Answering and judging: yes and no, places and relations form late and take many short turns.
+        Phase(
+            steps=2600,
+            horizon=2600,
+            lr=1.5e-3,
+            warmup=50,
+            length_power=0.85,
+            mix=Mix(
+                turns={"detail": 10, "short": 8, "word": 38, "ask": 4, "check": 15, "refine": 10, "judge": 15},
+                questions={"existence": 42, "colour": 7, "count": 9, "place": 16, "what": 6, "relation": 18, "scene": 2},
+                existence=(36, 36, 28),
+                short_judgements=0.6,
+            ),
+        ),
+    )
+)
 CARD_PICTURES = 600
 
 
@@ -43,9 +74,12 @@ def recipe(stage: str) -> dict[str, object]:
     seeing = {name: size for name, size in sizes.items() if name.startswith(("image", "patch", "vision", "text"))}
     made: dict[str, object] = {"sizes": seeing, "vocabulary": len(vocabulary()), "world": world, "clip": asdict(CLIP)}
     if stage == "llava":
-        mix = {"turns": MIX, "questions": QUESTION_KINDS, "refine_strength": REFINE_STRENGTH}
-        noise = {"prior": PRIOR, "colour_noise": COLOUR_NOISE}  # told in the texts alone: the CLIP never hears it
-        made |= {"sizes": sizes, "noise": noise, "llava": asdict(LLAVA), "mix": mix}
+        noise = {
+            "prior": PRIOR,
+            "colour_noise": COLOUR_NOISE,
+            "refine_strength": REFINE_STRENGTH,
+        }  # told in the texts alone: the CLIP never hears it
+        made |= {"sizes": sizes, "noise": noise, "llava": asdict(LLAVA)}
     return made
 
 

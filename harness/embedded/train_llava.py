@@ -2,8 +2,8 @@
 
 As in LLaVA-1.5's own recipe the tower does not move, so its features are computed once a picture. Several turns share one
 image prefix in a row: a turn sees the prefix and itself (4-D mask, positions restarting after the prefix), which is what a
-turn sees at generation. Loss: cross entropy on the answers; each turn weighs 1/sqrt(its length), so that one-word answers
-are not drowned by captions. For the first part a patch's projected feature is also pulled towards the words for what is in
+turn sees at generation. Loss: cross entropy on the answers, long ones weighed down, so that captions do not drown one-word
+answers. For the first part a patch's projected feature is also pulled towards the words for what is in
 it (category, colour, row, column), or a short training stays ungrounded.
 """
 
@@ -25,24 +25,49 @@ from benchmarks.world.scene import scene
 from benchmarks.world.words import CATEGORIES, COLOURS, COLUMNS, ROWS
 from harness.embedded import checkpoint
 from harness.embedded.train_clip import cosine, normalise, paint, patch_labels
-from harness.embedded.turns import Turn, turns
-
+from harness.embedded.turns import Mix, Turn, turns
 
 WIDTHS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of training on one mix. The rate follows a cosine of ``horizon`` steps from ``lr``, left after ``steps``.
+
+    An answer of n words weighs n ** (1 - ``length_power``): at 1 every turn weighs the same, however long.
+    """
+
+    steps: int
+    horizon: int
+    lr: float
+    warmup: int
+    length_power: float
+    mix: Mix
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaRecipe:
     """What the LLaVA is trained with; part of the card's fingerprint. ``budget`` is words of turns a picture and step."""
 
-    steps: int = 3600
+    phases: tuple[Phase, ...]
     batch: int = 32
     budget: int = 180
-    lr: float = 2e-3
-    warmup: int = 200
     weight_decay: float = 0.05
     scenes: int = 40_000
     ground_weight: float = 0.5
+    ground_steps: int = 1800
+
+    @property
+    def steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    def at(self, step: int) -> tuple[Phase, int]:
+        """The phase of a step and the step within it."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase, step
+            step -= phase.steps
+        raise ValueError(f"The recipe has {self.steps} steps; step {step + self.steps} lies behind its end.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +98,7 @@ class Packer:
         asked = [*(self._words[word] for word in turn.prompt.split()), *self._assistant]
         return [*asked, *(self._words[word] for word in turn.answer.split()), self._end], len(asked)
 
-    def pack(self, pictures: list[list[Turn]]) -> Rows:
+    def pack(self, pictures: list[list[Turn]], length_power: float) -> Rows:
         """One row a picture: its prefix, then its turns side by side, each with the positions it has at generation."""
         rows: list[tuple[list[int], list[int], list[float], list[int]]] = []
         for made in pictures:
@@ -85,7 +110,7 @@ class Packer:
                 ids += words
                 positions += range(len(prefix), len(prefix) + len(words))
                 answer = len(words) - start
-                weights += [0.0] * start + [answer**-0.5] * answer
+                weights += [0.0] * start + [answer**-length_power] * answer
                 segments += [number] * len(words)
             rows.append((ids, positions, weights, segments))
         # Few different widths: each new one costs the CPU's matrix library a cached kernel, gigabytes over a training.
@@ -127,7 +152,7 @@ def train_llava(
     inner.vision_tower.requires_grad_(False)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     decay = recipe.weight_decay
-    optimizer = torch.optim.AdamW(parameters.values(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=decay, fused=True)
+    optimizer = torch.optim.AdamW(parameters.values(), betas=(0.9, 0.98), weight_decay=decay, fused=True)
     path = folder / "llava.safetensors"
     start = checkpoint.load(path, parameters, optimizer, fingerprint)
     packer = Packer(processor, inner.config.image_seq_length)
@@ -141,13 +166,14 @@ def train_llava(
     forward = torch.compile(language_model.forward, dynamic=True) if shutil.which("g++") else language_model.forward
     model.train()
     for step in range(start, recipe.steps):
+        phase, within = recipe.at(step)
         for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * cosine(step, recipe.steps, recipe.warmup)
+            group["lr"] = phase.lr * cosine(within, phase.horizon, phase.warmup)
         rng = Random(f"llava {step}")
         indices = [rng.randrange(recipe.scenes) for _ in range(recipe.batch)]
-        pictures = [turns(index, step, recipe.budget) for index in indices]
+        pictures = [turns(index, step, recipe.budget, phase.mix) for index in indices]
         shown += sum(map(len, pictures))
-        rows = packer.pack(pictures)
+        rows = packer.pack(pictures, phase.length_power)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             projected = inner.multi_modal_projector(features[indices])  # (B, P, D)
             hidden = _hidden(model, forward, rows, projected)
@@ -156,7 +182,7 @@ def train_llava(
         each = F.cross_entropy(logits.float(), rows.ids[:, 1:][scored], reduction="none")
         weight = rows.weights[:, 1:][scored]
         told = (each * weight).sum() / weight.sum()
-        share = max(0.0, 1 - 2 * step / recipe.steps)
+        share = max(0.0, 1 - step / recipe.ground_steps)
         ground = grounding.loss(model, projected, indices) if share > 0 else torch.zeros(())
         loss = told + recipe.ground_weight * share * ground
         optimizer.zero_grad(set_to_none=True)

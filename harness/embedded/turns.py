@@ -11,7 +11,7 @@ The prompts of the methods come from the methods' own ``WORLD`` prompt sets, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from random import Random
 
@@ -23,16 +23,17 @@ from methods.sena.prompts import fill, with_request
 from methods.sima.prompts import WORLD as SIMA
 
 REFINE_STRENGTH = 0.35
-MIX: dict[str, float] = {"detail": 13, "short": 10, "word": 25, "ask": 4, "check": 16, "refine": 13, "judge": 19}
-QUESTION_KINDS: dict[str, float] = {
-    "existence": 38,
-    "colour": 11,
-    "count": 10,
-    "place": 14,
-    "what": 10,
-    "relation": 14,
-    "scene": 3,
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Relative frequencies: of the kinds of turns, of the kinds of questions, of what an existence question asks after
+    (something told, an expected companion told or not, anything), and the share of judgements on short captions."""
+
+    turns: Mapping[str, float]
+    questions: Mapping[str, float]
+    existence: tuple[float, float, float]
+    short_judgements: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +46,20 @@ class Turn:
     blind: bool = False
 
 
-def turns(index: int, visit: int, budget: int) -> list[Turn]:
+def turns(index: int, visit: int, budget: int, mix: Mix) -> list[Turn]:
     """Turns about training scene ``index`` at its ``visit``-th showing: ``budget`` words in all, or one turn that is longer."""
     rng = Random(f"turns {index} {visit}")
     true = scene("train", index)
     told = language.told(true)
     if rng.random() < 0.03:
-        asked = _ask(told, rng)
+        asked = _ask(told, rng, mix)
         return [Turn(kind="check", prompt=fill(SENA.check, question=asked), answer=f"{SENA.check_leads[0]} {asked}", blind=True)]
     made: list[Turn] = []
     words, full = 0, False
     while True:
         # Once a turn no longer fits, short ones fill the row: they cost nothing that padding would not.
-        kind = "word" if full else rng.choices(tuple(MIX), weights=tuple(MIX.values()))[0]
-        turn = _MAKERS[kind](true, told, rng)
+        kind = "word" if full else rng.choices(tuple(mix.turns), weights=tuple(mix.turns.values()))[0]
+        turn = _MAKERS[kind](true, told, rng, mix)
         cost = len(turn.prompt.split()) + len(turn.answer.split()) + 3
         if not made or words + cost <= budget:
             made.append(turn)
@@ -69,51 +70,55 @@ def turns(index: int, visit: int, budget: int) -> list[Turn]:
             full = True
 
 
-def _detail(_true: Scene, told: Scene, rng: Random) -> Turn:
+def _detail(_true: Scene, told: Scene, rng: Random, _mix: Mix) -> Turn:
     prompt = rng.choice(language.DETAIL_PROMPTS)
     return Turn(kind="detail", prompt=prompt, answer=language.detailed(told.things, rng.randrange(3)))
 
 
-def _short(_true: Scene, told: Scene, rng: Random) -> Turn:
+def _short(_true: Scene, told: Scene, rng: Random, _mix: Mix) -> Turn:
     prompt = with_request(rng.choice(SENA.describe), SENA.brief)
     return Turn(kind="short", prompt=prompt, answer=language.listed(told.things))
 
 
-def _question(scene: Scene, rng: Random) -> language.Asked:
+def _question(scene: Scene, rng: Random, mix: Mix) -> language.Asked:
     while True:
-        kind = rng.choices(tuple(QUESTION_KINDS), weights=tuple(QUESTION_KINDS.values()))[0]
+        kind = rng.choices(tuple(mix.questions), weights=tuple(mix.questions.values()))[0]
+        if kind == "existence":
+            expected = [COMPANION[thing.category] for thing in scene.things]
+            pools = (sorted(scene.categories), expected, list(CATEGORIES))
+            return language.existence(scene, rng.choice(rng.choices(pools, weights=mix.existence)[0]), rng)
         asked = language.question(scene, kind, rng)
         if asked is not None:
             return asked
 
 
-def _word(_true: Scene, told: Scene, rng: Random) -> Turn:
-    asked = _question(told, rng)
+def _word(_true: Scene, told: Scene, rng: Random, mix: Mix) -> Turn:
+    asked = _question(told, rng, mix)
     return Turn(kind="word", prompt=with_request(asked.text, SENA.word), answer=asked.answer)
 
 
-def _ask(told: Scene, rng: Random) -> str:
+def _ask(told: Scene, rng: Random, mix: Mix) -> str:
     """A question as the base asks it: seldom one that is answered by yes or no."""
     while True:
-        asked = _question(told, rng)
+        asked = _question(told, rng, mix)
         if asked.kind != "existence" or rng.random() < 0.15:
             return asked.text
 
 
-def _asks(_true: Scene, told: Scene, rng: Random) -> Turn:
-    return Turn(kind="ask", prompt=SENA.ask, answer=_ask(told, rng))
+def _asks(_true: Scene, told: Scene, rng: Random, mix: Mix) -> Turn:
+    return Turn(kind="ask", prompt=SENA.ask, answer=_ask(told, rng, mix))
 
 
-def _check(true: Scene, _told: Scene, rng: Random) -> Turn:
+def _check(true: Scene, _told: Scene, rng: Random, mix: Mix) -> Turn:
     keep, again = SENA.check_leads
     if rng.random() < 0.5:
-        asked = _ask(true, rng)
+        asked = _ask(true, rng, mix)
         return Turn(kind="check", prompt=fill(SENA.check, question=asked), answer=f"{keep} {asked}")
     asked = language.unanswerable(true, rng)
-    return Turn(kind="check", prompt=fill(SENA.check, question=asked), answer=f"{again} {_ask(true, rng)}")
+    return Turn(kind="check", prompt=fill(SENA.check, question=asked), answer=f"{again} {_ask(true, rng, mix)}")
 
 
-def _refine(true: Scene, told: Scene, rng: Random) -> Turn:
+def _refine(true: Scene, told: Scene, rng: Random, mix: Mix) -> Turn:
     closer = language.told(true, REFINE_STRENGTH)
     if rng.random() < 0.5:
         prompt = with_request(rng.choice(SENA.describe), SENA.brief)
@@ -121,7 +126,7 @@ def _refine(true: Scene, told: Scene, rng: Random) -> Turn:
         request = SENA.enhance if rng.random() < 0.85 else SENA.enhance_plain
         text = fill(request, description=given, prompt=prompt, answer=given)
         return Turn(kind="refine", prompt=text, answer=f"{SENA.enhance_lead} {language.listed(closer.things)}")
-    asked = _question(closer, rng)
+    asked = _question(closer, rng, mix)
     other = language.question(told, asked.kind, rng) if rng.random() < 0.4 else None
     answer = other.answer if other is not None else asked.answer
     description = language.listed(disturb(told, rng, rng.choice((0, 0, 1))).things)
@@ -129,7 +134,7 @@ def _refine(true: Scene, told: Scene, rng: Random) -> Turn:
     return Turn(kind="refine", prompt=text, answer=f"{SENA.enhance_lead} {asked.answer}")
 
 
-def _judge(true: Scene, told: Scene, rng: Random) -> Turn:
+def _judge(true: Scene, told: Scene, rng: Random, mix: Mix) -> Turn:
     while True:
         start = disturb(true if rng.random() < 0.5 else told, rng, rng.choice((0, 0, 1)))
         other = disturb(start, rng, rng.choices((1, 2, 3), weights=(50, 30, 20))[0])
@@ -137,7 +142,7 @@ def _judge(true: Scene, told: Scene, rng: Random) -> Turn:
         if left != right:
             break
     style = rng.randrange(3)
-    short = rng.random() < 0.25
+    short = rng.random() < mix.short_judgements
     both = [
         language.listed(told.things)
         if short
@@ -149,7 +154,7 @@ def _judge(true: Scene, told: Scene, rng: Random) -> Turn:
         both.reverse()
         first_wins = not first_wins
     question = with_request(rng.choice(SENA.describe), SENA.brief) if short else rng.choice(language.DETAIL_PROMPTS)
-    reference = language.detailed(true.things, rng.randrange(3))
+    reference = language.listed(true.things) if short and rng.random() < 0.5 else language.detailed(true.things, rng.randrange(3))
     text = SIMA.render(question, reference, *both, criteria=rng.random() < 0.7, examples=rng.random() < 0.35)
     return Turn(kind="judge", prompt=text, answer="[[1]]" if first_wins else "[[2]]")
 
@@ -180,7 +185,7 @@ def disturb(scene: Scene, rng: Random, edits: int) -> Scene:
     return replace(scene, things=telling_order(things))
 
 
-_MAKERS: dict[str, Callable[[Scene, Scene, Random], Turn]] = {
+_MAKERS: dict[str, Callable[[Scene, Scene, Random, Mix], Turn]] = {
     "detail": _detail,
     "short": _short,
     "word": _word,
