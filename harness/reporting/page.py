@@ -1,0 +1,95 @@
+"""One HTML file to look at what was made: the question, the table, the figure, and the pairs and drops with their pictures.
+
+It needs no network and no weights. All text of models and data is untrusted: jinja2 escapes it, the script puts it in as text,
+and the page's own content security policy allows nothing but its two inline files and data URIs.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from harness.reporting import tables
+from harness.reporting.cells import compare
+from harness.reporting.frames import read
+from harness.reporting.page_cards import DROPS, PAIRS, collect, visible
+from harness.reporting.page_pictures import Album, data_uri
+from harness.store import Results, write_bytes
+
+HERE = Path(__file__).parent
+FIGURE = "before-and-after"
+
+
+def write(out: Path) -> Path:
+    """Write ``page.html`` into a study's folder from its records, figures and pool; its path.
+
+    Raises:
+        Problem: the folder holds no study, or a record is broken.
+    """
+    path = out / "page.html"
+    write_bytes(path, build(out).encode())
+    return path
+
+
+def build(out: Path) -> str:
+    """The page. Equal records and pictures give an equal page."""
+    records = read(out)
+    table = tables.build(records, compare(records))
+    album = Album()
+    groups, cards = collect(records, Results(out), album)
+    css, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    benchmarks = len(records.benchmarks)
+    context: dict[str, Any] = {
+        "table": table,
+        "blocks": table.blocks[:benchmarks],
+        "more": table.blocks[benchmarks:],
+        "figures": figures(out),
+        "groups": groups,
+        "limits": (PAIRS, DROPS),
+        "notes": tuple(album.notes),
+        "css": Markup(css),
+        "script": Markup(script),
+        "policy": policy(css, script),
+        "data": island({"groups": groups, "cards": cards, "pictures": album.uris}),
+    }
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"visible": visible, "cell": cell}
+    return environment.get_template("page.html.jinja").render(context)
+
+
+def figures(out: Path) -> list[tuple[str, str]]:
+    """The study's figures as (name, data URI), before and after first."""
+    paths = sorted((out / "figures").glob("*.png"), key=lambda path: (path.stem != FIGURE, path.stem))
+    return [(path.stem.replace("-", " ").replace("_", " "), data_uri("image/png", path.read_bytes())) for path in paths]
+
+
+def cell(text: str) -> tuple[str, str, str]:
+    """A table's cell in its value, the rest, and what it says: "better", "worse" or nothing."""
+    value, gap, rest = text.partition(" (")
+    verdict = next((word for word in ("better", "worse") if f"* {word}" in rest), "")
+    return value, f"({rest}" if gap else "", verdict
+
+
+def island(value: object) -> Markup:
+    """JSON that stands in a script element: no ``<``, ``>`` or ``&`` is left that could end it or begin another."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)
+
+
+def policy(css: str, script: str) -> str:
+    """The content security policy: nothing from outside, no script or style but these two."""
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, script)]
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )

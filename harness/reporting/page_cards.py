@@ -1,0 +1,209 @@
+"""What the page shows of a run's pairs and drops: a sample of records as cards, with the words marked that differ.
+
+All texts come from models and data: they are made visible (control characters as signs) here and escaped where they are put.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import SequenceMatcher
+from typing import Any
+
+from harness.reporting.frames import Records, Row
+from harness.reporting.page_pictures import Album
+from harness.store import Results, read_json, read_jsonl
+
+PAIRS, DROPS = 300, 200
+"""Cards of a row at most, shared evenly by its seeds and rounds."""
+LONGEST = 6000
+"""Characters of one text at most."""
+
+STEPS = {
+    "asked": "asked itself",
+    "checked": "checked the question",
+    "question": "question taken",
+    "description": "described the picture",
+    "first": "first answer",
+    "enhanced": "enhanced answer",
+    "rejected": "answer on the corrupted picture",
+}
+"""SENA's steps in words; other methods' traces are shown by their own names."""
+ON_THE_CARD = ("prompt", "chosen")
+
+_JOINERS = "\u200c\u200d"  # part of how Persian, Hindi and emoji are written
+_WORD = re.compile(r"\s*(?:[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\w+(?:['’-]\w+)*|[^\w\s])\s*")
+
+
+def visible(text: str, longest: int = LONGEST) -> str:
+    """The text with what would hide or reorder it (control, direction and unassigned characters) as signs, cut if very long."""
+    shown = "".join(char if char.isprintable() or char == "\n" else _sign(char) for char in text[:longest])
+    return shown + (f"… ({len(text):,} characters)" if len(text) > longest else "")
+
+
+def _sign(char: str) -> str:
+    if char in _JOINERS or unicodedata.category(char) == "Zs":
+        return char
+    if char in "\t\r":
+        return " "
+    return chr(0x2400 + ord(char)) if ord(char) < 32 else f"⟨U+{ord(char):04X}⟩"
+
+
+def differences(chosen: str, rejected: str) -> tuple[list[list[Any]], list[list[Any]]]:
+    """Both texts in pieces ``[text, differs]`` that join to the text; pieces that differ are words the other side lacks there."""
+    sides = [_words(text) for text in (chosen, rejected)]
+    matcher = SequenceMatcher(None, *([word.strip() for word in words] for words in sides))
+    marked: tuple[list[list[Any]], list[list[Any]]] = ([], [])
+    for op, *bounds in matcher.get_opcodes():
+        for words, pieces, start, end in zip(sides, marked, bounds[::2], bounds[1::2], strict=True):
+            if run := "".join(words[start:end]):
+                pieces.extend(_piece(run, op != "equal"))
+    return marked
+
+
+def _words(text: str) -> list[str]:
+    found = _WORD.findall(text)
+    return found or ([text] if text else [])
+
+
+def _piece(run: str, differs: bool) -> Iterator[list[Any]]:
+    """White space at the ends of a mark stays outside it."""
+    core = run.strip()
+    if not differs or not core:
+        yield [run, False]
+        return
+    before, after = run[: len(run) - len(run.lstrip())], run[len(run.rstrip()) :]
+    yield from ([text, mark] for text, mark in ((before, False), (core, True), (after, False)) if text)
+
+
+def steps(trace: Mapping[str, Any]) -> tuple[list[list[str]], list[str]]:
+    """A trace as ``[name, text, note]`` for each text on the way, and its numbers and settings as ``name value``."""
+    texts: list[list[str]] = []
+    settings: list[str] = []
+    for key, value in trace.items():
+        if key not in ON_THE_CARD:
+            _step(STEPS.get(key) or str(key).replace("_", " "), value, texts, settings, key in STEPS)
+    return texts, settings
+
+
+def _step(name: str, value: Any, texts: list[list[str]], settings: list[str], is_text: bool, depth: int = 0) -> None:
+    name = visible(name, 120)
+    if isinstance(value, Mapping) and isinstance(value.get("text"), str):
+        texts.append([name, visible(value["text"]), ", ".join(_told(value))])
+    elif isinstance(value, Mapping | list) and depth < 4 and len(value) <= 100:
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value, start=1)
+        for key, part in inner:
+            _step(f"{name} {str(key).replace('_', ' ')}", part, texts, settings, is_text, depth + 1)
+    elif isinstance(value, str) and (is_text or " " in value):
+        texts.append([name, visible(value), ""])
+    elif value is not None:
+        settings.append(visible(f"{name} {_plain(value)}", 300))
+
+
+def _told(answer: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in answer.items():
+        if key == "finished":
+            yield "ended by itself" if value is True else "cut at the token limit"
+        elif key == "n_tokens":
+            yield f"{_plain(value)} tokens"
+        elif key != "text" and value is not None:
+            yield visible(f"{key.replace('_', ' ')} {_plain(value)}", 120)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def pick(records: Sequence[Mapping[str, Any]], most: int, *, spread: str | None = None) -> list[int]:
+    """Indices of at most ``most`` records, in order: those whose picture's id hashes lowest, so that all runs show the same
+    pictures. With ``spread`` the values of that field take turns, so that a rare reason is there."""
+    order = sorted(range(len(records)), key=lambda index: (hashlib.sha256(str(records[index]["item"]).encode()).digest(), index))
+    if spread is not None:
+        turns: dict[str, int] = {}
+        turn = {}
+        for index in order:
+            value = str(records[index][spread])
+            turn[index] = turns[value] = turns.get(value, -1) + 1
+        order.sort(key=lambda index: turn[index])
+    return sorted(order[:most])
+
+
+def collect(records: Records, results: Results, album: Album) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Groups (a finished row, seed and round, with its true counts) and their cards, in the order the pictures were drawn."""
+    groups: list[dict[str, Any]] = []
+    cards: list[dict[str, Any]] = []
+    for row in records.rows:
+        places = [(seed, number) for seed in row.seeds for number in range(1, row.rounds + 1)]
+        places = [place for place in places if (results.pairs(row.label, *place) / "DONE").exists()]
+        for seed, number in places:
+            folder = results.pairs(row.label, seed, number)
+            read = {name: read_jsonl(path) if (path := folder / name).exists() else [] for name in FILES}
+            counts = read_json(folder / "record.json")["counts"]
+            pairs, drops = (
+                [read[name][index] for index in pick(read[name], max(1, most // len(places)), spread=spread)]
+                for name, most, spread in (("pairs.jsonl", PAIRS, None), ("drops.jsonl", DROPS, "reason"))
+            )
+            drawn = {str(item["id"]): (place, str(item["sha256"])) for place, item in enumerate(read["items.jsonl"])}
+            made = [*pairs, *drops]
+            made.sort(key=lambda one: (drawn.get(one["item"], (len(drawn), ""))[0], str(one["key"])))
+            cards += [_card(one, len(groups), row, (drawn.get(one["item"]) or (0, None))[1], album) for one in made]
+            groups.append(
+                {
+                    "run": row.label,
+                    "seed": seed,
+                    "round": number,
+                    "pictures": counts["images"],
+                    "pairs": counts["pairs"],
+                    "dropped": counts["dropped"],
+                    "reasons": [[visible(reason, 200), count] for reason, count in counts["drops_by_reason"].items()],
+                    "shown_pairs": len(pairs),
+                    "shown_drops": len(drops),
+                }
+            )
+    return groups, cards
+
+
+FILES = ("pairs.jsonl", "drops.jsonl", "items.jsonl")
+
+
+def _card(record: Mapping[str, Any], group: int, row: Row, sha: str | None, album: Album) -> dict[str, Any]:
+    trace = record.get("trace") or {}
+    reason = record.get("reason")
+    # A drop's texts lie in its trace, as far as it came.
+    texts = record if reason is None else trace
+    prompt, chosen, rejected = (_text(texts.get(name)) for name in ("prompt", "chosen", "rejected"))
+    marked = differences(visible(chosen).strip(), visible(rejected).strip()) if chosen is not None and rejected is not None else None
+    told, settings = steps(trace)
+    item = str(record["item"])
+    picture = album.clean(row.pool, item, sha)
+    return {
+        "group": group,
+        "item": visible(item, 200),
+        "kind": visible(str(record["kind"]), 100),
+        "reason": None if reason is None else visible(str(reason), 200),
+        "prompt": None if prompt is None else visible(prompt),
+        "chosen": marked[0] if marked else None,
+        "rejected": marked[1] if marked else None,
+        "picture": picture,
+        "corrupted": album.corrupted(row.pool, item, row.base, trace) if picture is not None else None,
+        "corruption": corruption_text(trace),
+        "steps": told,
+        "settings": settings,
+    }
+
+
+def corruption_text(trace: Mapping[str, Any]) -> str:
+    """``diffusion, step 420``; empty where the method corrupts nothing."""
+    kind, step = trace.get("corruption"), trace.get("noise_step")
+    return visible(f"{kind}, step {step}" if step is not None else str(kind), 100) if kind is not None else ""
+
+
+def _text(value: Any) -> str | None:
+    """A text, or the text of an answer in a trace."""
+    if isinstance(value, Mapping):
+        value = value.get("text")
+    return value if isinstance(value, str) else None
