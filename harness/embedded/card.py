@@ -15,9 +15,8 @@ from random import Random
 import numpy as np
 from PIL.Image import Image
 
-from benchmarks.catalogue import BENCHMARKS
-from benchmarks.interface import Grade, Metric
-from benchmarks.world import language
+from benchmarks.interface import Benchmark, Grade, Metric
+from benchmarks.world import language, suite
 from benchmarks.world.render import render
 from benchmarks.world.scene import Scene, scene
 from benchmarks.world.truth import account_errors
@@ -56,8 +55,8 @@ def skill(name: str, pictures: Sequence[tuple[float, float]], scale: float = 100
 def measure(engine: Engine, limit: int, say: Callable[[str], None] = print) -> list[Skill]:
     """Every skill on the first ``limit`` pictures of the development split."""
     skills: list[Skill] = []
-    for name in ("world_chair", "world_chair_short", "world_pope", "world_vqa"):
-        skills += _benchmark(engine, name, limit)
+    for factory in (suite.chair, suite.chair_short, suite.pope, suite.visual_questions):
+        skills += _benchmark(engine, factory(SPLIT, limit))
     scenes = [scene(SPLIT, index) for index in range(limit)]
     pictures = [render(one) for one in scenes]
     for measured in (_answerable, _refined, _critic):
@@ -67,8 +66,7 @@ def measure(engine: Engine, limit: int, say: Callable[[str], None] = print) -> l
     return skills
 
 
-def _benchmark(engine: Engine, name: str, limit: int) -> list[Skill]:
-    benchmark = BENCHMARKS[name].factory(SPLIT, limit)
+def _benchmark(engine: Engine, benchmark: Benchmark) -> list[Skill]:
     questions = list(benchmark.questions())
     answers: dict[str, str] = {}
     for length in sorted({question.max_new_tokens for question in questions}):
@@ -77,7 +75,9 @@ def _benchmark(engine: Engine, name: str, limit: int) -> list[Skill]:
         completions = engine.generate(prompts, Decoding(max_new_tokens=length))
         answers |= {question.id: done.text for question, done in zip(part, completions, strict=True)}
     report = benchmark.grade(answers)
-    return [skill(f"{name} {metric.name}", _by_picture(report.grades, metric), metric.scale) for metric in benchmark.metrics]
+    return [
+        skill(f"{benchmark.name} {metric.name}", _by_picture(report.grades, metric), metric.scale) for metric in benchmark.metrics
+    ]
 
 
 def _by_picture(grades: Sequence[Grade], metric: Metric) -> list[tuple[float, float]]:
