@@ -138,16 +138,10 @@
       update();
       get("count").focus();
     });
-    const badge = card.reason === null ? ["badge", "kept"] : ["badge dropped", `dropped: ${card.reason}`];
-    const where = `${group.run}, seed ${group.seed}, round ${group.round}`;
-    const top = make(
-      "div",
-      { className: "top" },
-      make("h3", { textContent: card.kind }),
-      make("span", { className: badge[0], textContent: badge[1] }),
-      item,
-      make("span", { className: "where", textContent: where }),
-    );
+    const [look, said] = card.reason === null ? ["badge", "kept"] : ["badge dropped", `dropped: ${card.reason}`];
+    const badge = make("span", { className: look, textContent: said });
+    const where = make("span", { className: "where", textContent: `${group.run}, seed ${group.seed}, round ${group.round}` });
+    const top = make("div", { className: "top" }, make("h3", { textContent: card.kind }), badge, item, where);
     const body = make("div", { className: "body" });
     const prompt = card.prompt === null ? null : make("p", { className: "prompt", textContent: card.prompt });
     body.append(picture(card, card.picture, `picture ${card.item}`));

@@ -61,7 +61,7 @@ def build(out: Path) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"visible": visible, "cell": cell}
+    environment.filters |= {"visible": visible, "cell": cell, "whole": whole}
     return environment.get_template("page.html.jinja").render(context)
 
 
@@ -76,6 +76,11 @@ def cell(text: str) -> tuple[str, str, str]:
     value, gap, rest = text.partition(" (")
     verdict = next((word for word in ("better", "worse") if f"* {word}" in rest), "")
     return value, f"({rest}" if gap else "", verdict
+
+
+def whole(heading: str) -> str:
+    """A column's head whose arrow and unit stay with its last word."""
+    return heading.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓").replace(" %", "\u00a0%")
 
 
 def island(value: object) -> Markup:

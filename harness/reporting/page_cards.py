@@ -54,7 +54,8 @@ def _sign(char: str) -> str:
 def differences(chosen: str, rejected: str) -> tuple[list[list[Any]], list[list[Any]]]:
     """Both texts in pieces ``[text, differs]`` that join to the text; pieces that differ are words the other side lacks there."""
     sides = [_words(text) for text in (chosen, rejected)]
-    matcher = SequenceMatcher(None, *([word.strip() for word in words] for words in sides))
+    before, after = ([word.strip() for word in words] for words in sides)
+    matcher = SequenceMatcher(None, before, after)
     marked: tuple[list[list[Any]], list[list[Any]]] = ([], [])
     for op, *bounds in matcher.get_opcodes():
         for words, pieces, start, end in zip(sides, marked, bounds[::2], bounds[1::2], strict=True):
@@ -176,7 +177,9 @@ def _card(record: Mapping[str, Any], group: int, row: Row, sha: str | None, albu
     # A drop's texts lie in its trace, as far as it came.
     texts = record if reason is None else trace
     prompt, chosen, rejected = (_text(texts.get(name)) for name in ("prompt", "chosen", "rejected"))
-    marked = differences(visible(chosen).strip(), visible(rejected).strip()) if chosen is not None and rejected is not None else None
+    marked: tuple[Any, Any] = (None, None)
+    if chosen is not None and rejected is not None:
+        marked = differences(chosen.strip(), rejected.strip())
     told, settings = steps(trace)
     item = str(record["item"])
     picture = album.clean(row.pool, item, sha)
@@ -185,9 +188,9 @@ def _card(record: Mapping[str, Any], group: int, row: Row, sha: str | None, albu
         "item": visible(item, 200),
         "kind": visible(str(record["kind"]), 100),
         "reason": None if reason is None else visible(str(reason), 200),
-        "prompt": None if prompt is None else visible(prompt),
-        "chosen": marked[0] if marked else None,
-        "rejected": marked[1] if marked else None,
+        "prompt": prompt,
+        "chosen": marked[0],
+        "rejected": marked[1],
         "picture": picture,
         "corrupted": album.corrupted(row.pool, item, row.base, trace) if picture is not None else None,
         "corruption": corruption_text(trace),
@@ -203,7 +206,7 @@ def corruption_text(trace: Mapping[str, Any]) -> str:
 
 
 def _text(value: Any) -> str | None:
-    """A text, or the text of an answer in a trace."""
+    """A text, or the text of an answer in a trace, made visible."""
     if isinstance(value, Mapping):
         value = value.get("text")
-    return value if isinstance(value, str) else None
+    return visible(value) if isinstance(value, str) else None

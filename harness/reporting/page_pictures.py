@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -16,13 +16,15 @@ from typing import Any
 import torch
 from PIL import Image
 
-from harness.bases import find_base, source_of
+from harness.bases import BaseCard, find_base, source_of
 from harness.errors import Problem
 from harness.pool import Pool, open_pool, pixels_sha
-from methods.sena.corruption import CORRUPTIONS, STEPS, corruption
+from methods.sena.corruption import CORRUPTIONS, STEPS, Corruption, corruption
 
 SIDE = 224
 """The longer side a picture is embedded with, at most (pixels)."""
+SMALL = 128
+"""Up to this side each pixel is seen, so its colour is kept too."""
 
 
 @dataclass(kw_only=True)
@@ -43,7 +45,7 @@ class Album:
             if image is not None and sha is not None and pixels_sha(image) != sha:
                 self._say(f"Pictures of the pool {pool} have changed since the run, such as {id}; they are left out.")
                 image, self._last = None, None
-            self._kept[pool, id] = None if image is None else self._add(_smaller(image, Image.Resampling.LANCZOS), 90)
+            self._kept[pool, id] = None if image is None else self._add(_smaller(image, Image.Resampling.LANCZOS))
         return self._kept[pool, id]
 
     def corrupted(self, pool: str, id: str, base: str, trace: Mapping[str, Any]) -> int | None:
@@ -54,16 +56,12 @@ class Album:
         if self._kept.get((pool, id)) is None or (image := self._image(pool, id)) is None:
             return None
         try:
-            read = pixels_of(base)
+            made = corrupted_picture(image, find_base(base), kind, step or 1, key)
         except Problem as problem:
             self._say(f"Corrupted pictures are left out: {problem}")
             return None
-        pixels, mean, spread = read(image)
-        made = corruption(kind, step or 1)(pixels, key) * spread + mean
-        eight = (made * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
         # Averaging would weaken the noise that is to be shown.
-        how = Image.Resampling.NEAREST if kind == "diffusion" else Image.Resampling.LANCZOS
-        return self._add(_smaller(Image.fromarray(eight), how), 80)
+        return self._add(_smaller(made, Image.Resampling.NEAREST if kind == "diffusion" else Image.Resampling.LANCZOS))
 
     def _image(self, spec: str, id: str) -> Image.Image | None:
         if self._last is not None and self._last[0] == (spec, id):
@@ -88,10 +86,11 @@ class Album:
     def _say(self, sentence: str) -> None:
         self.notes[sentence] = None
 
-    def _add(self, image: Image.Image, quality: int) -> int:
+    def _add(self, image: Image.Image) -> int:
         content = io.BytesIO()
-        image.convert("RGB").save(content, format="WEBP", quality=quality, method=4)
-        self.uris.append(data_uri("image/webp", content.getvalue()))
+        small = max(image.size) <= SMALL
+        image.convert("RGB").save(content, format="JPEG", quality=85 if small else 75, subsampling=0 if small else 2)
+        self.uris.append(data_uri("image/jpeg", content.getvalue()))
         return len(self.uris) - 1
 
 
@@ -110,29 +109,31 @@ def _smaller(image: Image.Image, how: Image.Resampling) -> Image.Image:
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), how)
 
 
-Read = Callable[[Image.Image], tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+def corrupted_picture(image: Image.Image, card: BaseCard, kind: Corruption, step: int, key: str) -> Image.Image:
+    """The picture as the model saw it under this corruption, in 8 bits: resized and cropped by the base's image processor,
+    corrupted in its normalised pixels, and cut off where it leaves the range of colours.
+
+    Raises:
+        Problem: the base's settings are not on this machine.
+    """
+    processor = image_processor(card)
+    pixels = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+    mean, spread = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
+    made = (corruption(kind, step)(pixels, key) * spread + mean) * 255
+    return Image.fromarray(made.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 
 @cache
-def pixels_of(base: str) -> Read:
-    """A function from a picture to its normalised pixels ``(3, H, W)`` and the mean and spread, each ``(3, 1, 1)``.
-
-    Only the image processor's settings are read, from the base's folder or what is on this machine of a hub model.
+def image_processor(card: BaseCard) -> Any:
+    """The base's image processor: settings alone, from the base's folder or what is on this machine of a hub model.
 
     Raises:
-        Problem: the base is unknown or its settings are not on this machine.
+        Problem: they are not on this machine.
     """
     from transformers import AutoImageProcessor
 
-    card = find_base(base)
     options = {} if card.revision is None else {"revision": card.revision}
     try:
-        processor = AutoImageProcessor.from_pretrained(source_of(card), backend="pil", local_files_only=True, **options)
+        return AutoImageProcessor.from_pretrained(source_of(card), backend="pil", local_files_only=True, **options)
     except (OSError, ValueError) as error:
-        raise Problem(f"the image processor of base {base!r} is not on this machine; load the base once with run.") from error
-    mean, spread = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-
-    def read(image: Image.Image) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0], mean, spread
-
-    return read
+        raise Problem(f"the image processor of base {card.name!r} is not on this machine; a run fetches it.") from error
