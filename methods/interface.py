@@ -89,6 +89,55 @@ class Completion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Branching:
+    """How to continue each prompt in ``candidates`` ways.
+
+    At ``temperature`` 0 by diverse beam search (Vijayakumar et al., arXiv 1610.02424): as many beams in ``groups`` groups, a
+    token's log-probability lowered by ``diversity_penalty`` for each beam of an earlier group that took it in the same step.
+    Above 0 by as many independent samples. ``stop`` strings end a continuation and are kept in it. ``end``: the end token ends
+    a continuation as a stop does ("stop"); it does, but ending at once is left out of the search and comes as one branch more,
+    the last, an empty text with a score of its own ("apart"); or it is a token like any other ("token").
+    """
+
+    candidates: int
+    groups: int
+    diversity_penalty: float
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    end: Literal["stop", "apart", "token"] = "stop"
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1 or self.groups < 1 or self.candidates % self.groups:
+            raise ValueError(
+                f"{self.candidates} candidates in {self.groups} groups; both must be at least 1 and the groups of equal size."
+            )
+        if self.diversity_penalty < 0:
+            raise ValueError(f"diversity_penalty is {self.diversity_penalty}; it must be 0 or above.")
+        if self.end == "apart" and self.temperature > 0:
+            raise ValueError(
+                'end is "apart" at a temperature above 0; among samples the end is drawn like any token: use "stop".'
+            )
+        Decoding(  # the same limits, in the same words
+            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, stop=self.stop
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch(Completion):
+    """One of a prompt's continuations: prefix + ``text`` is the answer so far, white space between them included.
+
+    ``score`` is what the search ranked it by: the sum of its log-probabilities, diversity penalties taken off, divided by
+    ``n_tokens``. ``ended``: it holds the end token, so nothing is to follow.
+    """
+
+    score: float
+    ended: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreferencePair:
     """Two answers to one prompt about one item's (clean) picture.
 
@@ -167,6 +216,15 @@ class VLM(Protocol):
 
     def logps(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         """Sum of log-probabilities (nats) of each completion and its end token, given its prompt."""
+        ...
+
+
+@runtime_checkable
+class BranchingVLM(VLM, Protocol):
+    """A model that also continues a prompt in several ways at once."""
+
+    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
+        """Each prompt's branches, best score first; in the order of the prompts, and the same whatever else is asked."""
         ...
 
 

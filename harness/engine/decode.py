@@ -49,13 +49,16 @@ class Speaker:
     ):
         self.embed, self.text, self.head, self.device = embed, text, head, device
 
-    def load(self, rows: Sequence[Row], room: int) -> KeyValues:
-        """A cache with each row's head and room behind it; a head that serves several rows is kept once where it can be."""
+    def load(self, rows: Sequence[Row], room: int, copies: int = 1) -> KeyValues:
+        """A cache with each row's head and room behind it; a head that serves several rows is kept once where it can be.
+
+        ``copies``: how many rows the caller will make of each.
+        """
         prefixes = [row.prefix for row in rows if row.prefix is not None]
         if not prefixes:
             return KeyValues(self.text.empty(len(rows), room))
         distinct = list({id(prefix): prefix for prefix in prefixes}.values())
-        if self.text.shares and 2 * len(distinct) <= len(rows):
+        if self.text.shares and 2 * len(distinct) <= copies * len(rows):
             number = {id(prefix): place for place, prefix in enumerate(distinct)}
             layers = [torch.stack([prefix[index] for prefix in distinct], 1) for index in range(len(distinct[0]))]
             return KeyValues(self.text.empty(len(rows), room), heads=SharedHeads(layers, [number[id(p)] for p in prefixes]))
@@ -94,26 +97,56 @@ class Stops:
         return text[: min(ends)] if ends else None
 
 
+class Running:
+    """A batch whose tails have been read, continued token by token; ``hidden`` (B, 1, width) is where its next tokens come from.
+
+    Tails are padded on the left to one length; the cache has room for the first of ``most`` new tokens and grows. ``copies``:
+    how many rows the caller will make of each.
+    """
+
+    def __init__(self, speaker: Speaker, rows: Sequence[Row], most: int, copies: int = 1) -> None:
+        self.speaker = speaker
+        device, shared, longest = speaker.device, rows[0].shared, max(len(row.tail) for row in rows)
+        tails = torch.tensor([[0] * (longest - len(row.tail)) + list(row.tail) for row in rows], device=device)
+        pads = torch.tensor([longest - len(row.tail) for row in rows], device=device)
+        step = torch.arange(longest, device=device)
+        self.lengths, self.used = shared + longest - pads, longest
+        self.cache = speaker.load(rows, longest + min(GROWTH, most), copies)
+        padded = (step[None] < pads[:, None])[:, None, None]
+        x = speaker.embed(tails)
+        hidden_places = padded | (step[None] > step[:, None])
+        positions = shared + (step[None] - pads[:, None]).clamp_min(0)
+        self.hidden = speaker.text(x, positions, self.cache, 0, additive(hidden_places, x.dtype), last=True)
+        self.mask = additive(padded, x.dtype) if bool(pads.any()) else None
+
+    def logits(self) -> Tensor:
+        """The next token's, (B, V), float32."""
+        return self.speaker.head(self.hidden)[:, 0].float()
+
+    def advance(self, tokens: Tensor, rows: Sequence[int] | None = None) -> None:
+        """Go on with a token each, (B,); with ``rows`` the batch is those rows from now on, a row once, often or never."""
+        used, room = self.used, self.cache.room
+        if rows is not None or used == room:
+            self.cache.resize(rows, used, room if used < room else used + max(GROWTH, used // 4))
+        if rows is not None:
+            keep = torch.tensor(rows, device=self.speaker.device)
+            self.lengths = self.lengths[keep]
+            self.mask = None if self.mask is None else self.mask[keep]
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, self.mask.new_zeros(len(self.mask), 1, 1, 1)], -1)
+        x = self.speaker.embed(tokens[:, None])
+        self.hidden = self.speaker.text(x, self.lengths[:, None], self.cache, used, self.mask, last=True)
+        self.lengths, self.used = self.lengths + 1, used + 1
+
+
 def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: frozenset[int], stops: Stops) -> list[Written]:
     """Answers of one batch, in its order."""
     written = [Written(ids=[]) for _ in rows]
-    device, shared, longest = speaker.device, rows[0].shared, max(len(row.tail) for row in rows)
-    tails = torch.tensor([[0] * (longest - len(row.tail)) + list(row.tail) for row in rows], device=device)
-    pads = torch.tensor([longest - len(row.tail) for row in rows], device=device)
-    step = torch.arange(longest, device=device)
-    lengths = shared + longest - pads
-    used = longest
-    cache = speaker.load(rows, used + min(GROWTH, decoding.max_new_tokens))
-    padded = (step[None] < pads[:, None])[:, None, None]
-    x = speaker.embed(tails)
-    hidden_places = padded | (step[None] > step[:, None])
-    positions = shared + (step[None] - pads[:, None]).clamp_min(0)
-    hidden = speaker.text(x, positions, cache, 0, additive(hidden_places, x.dtype), last=True)
-    mask = additive(padded, x.dtype) if bool(pads.any()) else None
-    draws = uniform(rows, decoding, device)
+    running = Running(speaker, rows, decoding.max_new_tokens)
+    draws = uniform(rows, decoding, speaker.device)
     active = list(range(len(rows)))
     for index in range(decoding.max_new_tokens):
-        logits = speaker.head(hidden)[:, 0].float()
+        logits = running.logits()
         logps = logits.log_softmax(-1)
         chosen = logits.argmax(-1) if draws is None else sample(logits, decoding, draws[:, index])
         # One transfer a step: doubles hold token ids exactly.
@@ -130,16 +163,9 @@ def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: froz
         leave = len(alive) <= len(active) * 7 // 8  # copying the cache costs about a step: a few finished rows stay in
         if leave:
             active = [active[place] for place in alive]
-            keep = torch.tensor(alive, device=device)
-            chosen, lengths = chosen[keep], lengths[keep]
-            mask = None if mask is None else mask[keep]
-            draws = None if draws is None else draws[keep]
-        if leave or used == cache.room:
-            cache.resize(alive if leave else None, used, cache.room if used < cache.room else used + max(GROWTH, used // 4))
-        if mask is not None:
-            mask = torch.cat([mask, mask.new_zeros(len(active), 1, 1, 1)], -1)
-        hidden = speaker.text(speaker.embed(chosen[:, None]), (lengths + index)[:, None], cache, used, mask, last=True)
-        used += 1
+            keep = torch.tensor(alive, device=speaker.device)
+            chosen, draws = chosen[keep], None if draws is None else draws[keep]
+        running.advance(chosen, alive if leave else None)
     return written
 
 

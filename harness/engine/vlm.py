@@ -8,22 +8,25 @@ batches, finished answers leave the batch, and a batch that does not fit in memo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from PIL.Image import Image
 
 from harness.engine.backbone import backbone
 from harness.engine.batching import Batches, windows
+from harness.engine.branching import Beam, branch
 from harness.engine.decode import Row, Speaker, Stops, decode
 from harness.engine.scoring import PACKED, Pack, score
 from harness.engine.sharing import Head, Sharing, content
 from harness.errors import Problem
 from harness.rendering import renderer
-from methods.interface import Completion, Corrupt, Decoding, Prompt
+from methods.interface import Branch, Branching, Completion, Corrupt, Decoding, Prompt
+
+R = TypeVar("R")
 
 LIKE = 16
 """Tails whose lengths differ by less may share a batch in any order: the pads cost less than a picture read twice."""
@@ -39,7 +42,7 @@ class Planned:
 
 
 class Engine:
-    """A :class:`methods.interface.VLM` over a loaded model and processor.
+    """A :class:`methods.interface.BranchingVLM` over a loaded model and processor.
 
     ``batch_size`` counts prompts and changes no answer; ``shared_bytes`` bounds the
     keys and values kept for pictures, and as much again their features (None: 512 MiB on the CPU, 8 GiB elsewhere).
@@ -82,32 +85,70 @@ class Engine:
         A stop string ends an answer and the text ends with it, even where its last token goes on. Equal keys are a Problem:
         a key seeds its prompt's sampling and corruption.
         """
-        twice = [key for key, count in Counter(prompt.key for prompt in prompts).items() if count > 1]
-        if twice:
-            raise Problem(
-                f"{len(twice)} prompt keys occur twice in one call, such as {twice[0]!r}; give each prompt its own key."
-            )
         self.refresh()
         stops = Stops(decoding.stop, self.tokenizer)
-        rendered = [self.renderer.render_prompt(p.text, p.image is not None, p.prefix) for p in prompts]
-        plans, pictures = self.plan(prompts, self.renderer.encode(rendered), corrupt)
         run = partial(decode, self.speaker, decoding=decoding, ends=self.ends, stops=stops)
-        answers: list[Completion | None] = [None] * len(plans)
-        for places, rows in self.windows(plans, pictures, corrupt):
-            # Longest first: a batch size that does not fit shows at once. Of like length, a picture's prompts stay together.
-            order = sorted(range(len(rows)), key=lambda i: (-rows[i].shared, -(len(rows[i].tail) // LIKE)))
-            done = self.batches.run([rows[i] for i in order], run, lambda row: row.shared)
-            for i, answer in zip(order, done, strict=True):
-                text = stops.text(answer.ids)
-                cut = stops.cut(text)
-                self.tokens_generated += len(answer.ids)
-                answers[places[i]] = Completion(
+        answers = []
+        for _, answer in self.written(prompts, run, self.batches, corrupt):
+            text = stops.text(answer.ids)
+            cut = stops.cut(text)
+            self.tokens_generated += len(answer.ids)
+            answers.append(
+                Completion(
                     text=(text if cut is None else cut).strip(),
                     logp=answer.logp,
                     n_tokens=len(answer.ids),
                     finished=answer.finished,
                 )
-        return [answer for answer in answers if answer is not None]
+            )
+        return answers
+
+    @torch.inference_mode()
+    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
+        """Each prompt's branches (:class:`methods.interface.Branching`), best score first."""
+        self.refresh()
+        stops = Stops(branching.stop, self.tokenizer)
+        search = partial(branch, self.speaker, branching=branching, ends=self.ends, stops=stops)
+        # A prompt takes a row for each candidate.
+        found = self.written(prompts, search, Batches(max(1, self.batches.size // branching.candidates)), None)
+        return [
+            [self.told(prompt, plan, beam, stops) for beam in beams] for prompt, (plan, beams) in zip(prompts, found, strict=True)
+        ]
+
+    def told(self, prompt: Prompt, plan: Planned, beam: Beam, stops: Stops) -> Branch:
+        """A beam in words: decoded behind its prompt, so that the white space between them is known."""
+        self.tokens_generated += len(beam.ids)
+        before, after = stops.text(list(plan.tail)), stops.text([*plan.tail, *beam.ids])
+        text = after[len(before) :] if after.startswith(before) else stops.text(list(beam.ids))
+        cut = stops.cut(text)
+        text = (text if cut is None else cut).rstrip()
+        return Branch(
+            text=text if prompt.prefix.strip() else text.lstrip(),
+            logp=beam.logp,
+            n_tokens=len(beam.ids),
+            finished=beam.finished,
+            score=beam.score,
+            ended=not self.ends.isdisjoint(beam.ids),
+        )
+
+    def written(
+        self, prompts: Sequence[Prompt], run: Callable[[Sequence[Row]], Sequence[R]], batches: Batches, corrupt: Corrupt | None
+    ) -> list[tuple[Planned, R]]:
+        """What ``run`` writes for each prompt, in their order; equal keys are a Problem."""
+        twice = [key for key, count in Counter(prompt.key for prompt in prompts).items() if count > 1]
+        if twice:
+            raise Problem(
+                f"{len(twice)} prompt keys occur twice in one call, such as {twice[0]!r}; give each prompt its own key."
+            )
+        rendered = [self.renderer.render_prompt(p.text, p.image is not None, p.prefix) for p in prompts]
+        plans, pictures = self.plan(prompts, self.renderer.encode(rendered), corrupt)
+        results: dict[int, R] = {}
+        for places, rows in self.windows(plans, pictures, corrupt):
+            # Longest first: a batch size that does not fit shows at once. Of like length, a picture's prompts stay together.
+            order = sorted(range(len(rows)), key=lambda i: (-rows[i].shared, -(len(rows[i].tail) // LIKE)))
+            done = batches.run([rows[i] for i in order], run, lambda row: row.shared)
+            results |= {places[i]: result for i, result in zip(order, done, strict=True)}
+        return [(plan, results[place]) for place, plan in enumerate(plans)]
 
     @torch.inference_mode()
     def logps(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
