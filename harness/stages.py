@@ -23,7 +23,8 @@ from harness.errors import Problem
 from harness.identity import describe, hardware, peak_memory_mib, versions
 from harness.pool import Drawn, Pool, pixels_sha, read_picture
 from harness.store import Stage, kindly, read_json, read_jsonl, write_bytes, write_json, write_jsonl
-from methods.interface import VLM, Completion, Decoding, Method, PreferencePair, Prompt, Recipe, Scorer
+from methods.controls import Control
+from methods.interface import VLM, Completion, Decoding, Dropped, Method, PreferencePair, Prompt, Recipe, Scorer
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``, such as ``("images", 64, 600)``; what it raises ends the stage."""
@@ -101,6 +102,11 @@ def make_pairs(
     rows, spent = _sharded(stage, vlm, drawn.ids, ITEMS_A_SHARD, "images", work, progress)
     pairs = [row["pair"] for row in rows if "pair" in row]
     drops = [row["dropped"] for row in rows if "dropped" in row]
+    if isinstance(method, Control):
+        # What a control does to a pair may depend on the round's other pairs, so it is done when all shards are there.
+        reworked = method.rework([PreferencePair(**pair) for pair in pairs], seed)
+        pairs = [describe(one) for one in reworked if isinstance(one, PreferencePair)]
+        drops += [describe(one) for one in reworked if isinstance(one, Dropped)]
     _check_keys(f"method {method.name}", [pair["key"] for pair in pairs])
     write_jsonl(stage.folder / "pairs.jsonl", pairs)
     write_jsonl(stage.folder / "drops.jsonl", drops)

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from methods.interface import Method
+from methods.oracle import Oracle
 from methods.sena.method import Sena
+from methods.sima.method import Sima
+from methods.truth_dpo import TruthDpo
 from methods.untrained import Untrained
 
 METHODS: Mapping[str, Callable[..., Method]] = {
     "untrained": Untrained,
     "sena": Sena,
+    "sima": Sima,
+    "truth_dpo": TruthDpo,
+    "oracle": Oracle,
 }

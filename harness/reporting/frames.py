@@ -54,6 +54,7 @@ class Row:
         if self.rounds == 0:
             return "none (not trained)"
         said = {"image": "images", "question": "questions", "reference": "reference answers", "scorer": "image-text scorer"}
+        said |= {"judge": "exact truth"}
         words = [word for need, word in said.items() if need in self.needs]
         return f"{words[0]} only" if len(words) == 1 else " + ".join(words) or "none"
 
