@@ -3,8 +3,7 @@
 As in LLaVA-1.5's own recipe the tower does not move, so its features are computed once a picture. Several turns share one
 image prefix in a row: a turn sees the prefix and itself (4-D mask, positions restarting after the prefix), which is what a
 turn sees at generation. Loss: cross entropy on the answers, long ones weighed down, so that captions do not drown one-word
-answers. For the first part a patch's projected feature is also pulled towards the words for what is in
-it (category, colour, row, column), or a short training stays ungrounded.
+answers; and the two losses of grounding.py, which are for learning to look.
 """
 
 from __future__ import annotations
@@ -15,19 +14,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlamaModel, LlavaForConditionalGeneration, LlavaProcessor
 
 from benchmarks.world.scene import scene
-from benchmarks.world.words import CATEGORIES, COLOURS, COLUMNS, ROWS
 from harness.embedded import checkpoint
-from harness.embedded.train_clip import cosine, normalise, paint, patch_labels
+from harness.embedded.grounding import Grounding, Looking
+from harness.embedded.train_clip import cosine, normalise, paint
 from harness.embedded.turns import Mix, Turn, turns
 
 WIDTHS = 32
+LOOK_LAYER = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +41,7 @@ class Phase:
     lr: float
     warmup: int
     length_power: float
+    look_weight: float
     mix: Mix
 
 
@@ -72,11 +72,13 @@ class LlavaRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """A packed batch: ids, positions and answer weights ``(B, T)``, and who sees whom ``(B, 1, T, T)``."""
+    """A packed batch: ids, positions, answer weights and places of prompt words about a picture ``(B, T)``, and who sees whom
+    ``(B, 1, T, T)``."""
 
     ids: torch.Tensor
     positions: torch.Tensor
     weights: torch.Tensor
+    asked: torch.Tensor
     mask: torch.Tensor
 
 
@@ -123,7 +125,10 @@ class Packer:
         order = torch.arange(width)
         same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
         mask = (same & (order[:, None] >= order[None, :]))[:, None]
-        return Rows(ids=padded(0, self._pad).long(), positions=padded(1, 0).long(), weights=padded(2, 0.0).float(), mask=mask)
+        weight = padded(2, 0.0).float()
+        seeing = torch.tensor([not made[0].blind for made in pictures])
+        asked = (segment > 0) & (weight == 0) & seeing[:, None]
+        return Rows(ids=padded(0, self._pad).long(), positions=padded(1, 0).long(), weights=weight, asked=asked, mask=mask)
 
 
 @torch.no_grad()
@@ -150,7 +155,11 @@ def train_llava(
     """Train ``model`` in place, resuming from ``folder``."""
     inner = model.model
     inner.vision_tower.requires_grad_(False)
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        looking = Looking(processor, inner.config.text_config.hidden_size)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters |= {f"looking.{name}": p for name, p in looking.named_parameters()}
     decay = recipe.weight_decay
     optimizer = torch.optim.AdamW(parameters.values(), betas=(0.9, 0.98), weight_decay=decay, fused=True)
     path = folder / "llava.safetensors"
@@ -158,12 +167,12 @@ def train_llava(
     packer = Packer(processor, inner.config.image_seq_length)
     say(f"llava: reading {recipe.scenes} training pictures")
     features = tower_features(model, processor, range(recipe.scenes))
-    grounding = _Grounding(processor)
+    grounding = Grounding(processor)
     began, shown = time.monotonic(), 0
     language_model = inner.language_model
     language_model.set_attn_implementation("eager")  # on a CPU faster than sdpa's backward for short rows
     # Fused element-wise work halves a step; it needs a C++ compiler, and is left out where there is none.
-    forward = torch.compile(language_model.forward, dynamic=True) if shutil.which("g++") else language_model.forward
+    through = torch.compile(_through, dynamic=True) if shutil.which("g++") else _through
     model.train()
     for step in range(start, recipe.steps):
         phase, within = recipe.at(step)
@@ -176,15 +185,21 @@ def train_llava(
         rows = packer.pack(pictures, phase.length_power)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             projected = inner.multi_modal_projector(features[indices])  # (B, P, D)
-            hidden = _hidden(model, forward, rows, projected)
+            middle, hidden = through(language_model, _embedded(model, rows, projected), rows.mask, rows.positions, LOOK_LAYER)
             scored = rows.weights[:, 1:] > 0
             logits = F.linear(hidden[:, :-1][scored], model.lm_head.weight)
         each = F.cross_entropy(logits.float(), rows.ids[:, 1:][scored], reduction="none")
         weight = rows.weights[:, 1:][scored]
         told = (each * weight).sum() / weight.sum()
         share = max(0.0, 1 - step / recipe.ground_steps)
-        ground = grounding.loss(model, projected, indices) if share > 0 else torch.zeros(())
+        true = [scene("train", index) for index in indices]
+        ground = grounding.loss(model, projected, true) if share > 0 else torch.zeros(())
         loss = told + recipe.ground_weight * share * ground
+        found = ""
+        if phase.look_weight:
+            look, right = looking.loss(middle, rows.ids, rows.asked, true)
+            loss = loss + phase.look_weight * look
+            found = " found " + " ".join(f"{share:.2f}" for share in right)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
@@ -192,7 +207,7 @@ def train_llava(
         if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
             pace = (time.monotonic() - began) / (step + 1 - start)
             say(
-                f"llava {step + 1}/{recipe.steps} loss {told.item():.3f} ground {ground.item():.3f} "
+                f"llava {step + 1}/{recipe.steps} loss {told.item():.3f} ground {ground.item():.3f}{found} "
                 f"turns a second {shown / (time.monotonic() - began):.0f} time left {pace * (recipe.steps - step - 1):.0f} s"
             )
         if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
@@ -201,36 +216,22 @@ def train_llava(
     model.eval()
 
 
-def _hidden(
-    model: LlavaForConditionalGeneration, forward: Callable[..., Any], rows: Rows, projected: torch.Tensor
-) -> torch.Tensor:
-    """Last hidden states ``(B, T, D)`` of packed rows; image places hold the projected features."""
-    embedded = model.model.language_model.embed_tokens(rows.ids)
-    image = rows.ids == model.config.image_token_id  # (B, T); blind rows hold none
-    seeing = image.any(dim=1)
-    embedded = embedded.masked_scatter(image[..., None], projected[seeing].to(embedded.dtype))
-    mask = torch.zeros(rows.mask.shape, dtype=embedded.dtype).masked_fill_(~rows.mask, torch.finfo(embedded.dtype).min)
-    out = forward(inputs_embeds=embedded, attention_mask=mask, position_ids=rows.positions, use_cache=False)
-    hidden: torch.Tensor = out.last_hidden_state
-    return hidden
+def _embedded(model: LlavaForConditionalGeneration, rows: Rows, projected: torch.Tensor) -> torch.Tensor:
+    """Input embeddings ``(B, T, D)`` of packed rows; image places hold the projected features, blind rows have none."""
+    embedded: torch.Tensor = model.model.language_model.embed_tokens(rows.ids)
+    image = rows.ids == model.config.image_token_id  # (B, T)
+    return embedded.masked_scatter(image[..., None], projected[image.any(dim=1)].to(embedded.dtype))
 
 
-class _Grounding:
-    """Patch-to-word alignment: a projected patch should point to the words for what is in its cell."""
-
-    def __init__(self, processor: LlavaProcessor):
-        words = processor.tokenizer.get_vocab()
-        self._groups = [torch.tensor([words[word] for word in group]) for group in (CATEGORIES, COLOURS, ROWS, COLUMNS)]
-
-    def loss(self, model: LlavaForConditionalGeneration, projected: torch.Tensor, indices: list[int]) -> torch.Tensor:
-        side = int(projected.shape[1] ** 0.5)
-        category, colour = patch_labels([scene("train", index) for index in indices], side)  # (B, P); last class: nothing there
-        at = torch.arange(side) * 3 // side
-        row = at.repeat_interleave(side).expand_as(category)
-        column = at.repeat(side).expand_as(category)
-        there = category < len(CATEGORIES)
-        losses = []
-        for group, labels in zip(self._groups, (category, colour, row, column), strict=True):
-            scores = projected[there].float() @ model.get_input_embeddings().weight[group].T
-            losses.append(F.cross_entropy(scores, labels[there]))
-        return torch.stack(losses).mean()
+def _through(
+    language_model: LlamaModel, embedded: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, layer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states ``(B, T, D)`` behind decoder layer number ``layer`` and behind the last one (normalised)."""
+    hidden = middle = embedded
+    rotary = language_model.rotary_emb(hidden, positions)
+    seen = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill_(~mask, torch.finfo(hidden.dtype).min)
+    for number, decoder in enumerate(language_model.layers, start=1):
+        hidden = decoder(hidden, attention_mask=seen, position_ids=positions, position_embeddings=rotary)
+        middle = hidden if number == layer else middle
+    last: torch.Tensor = language_model.norm(hidden)
+    return middle, last
