@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from transformers import CLIPModel, PreTrainedModel
+from transformers.utils import logging
 
 from benchmarks.world.language import COLOUR_NOISE
 from benchmarks.world.render import NORMAL
@@ -141,6 +142,7 @@ def main(argv: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS, metavar="FOLDER", help="where the weights go")
     parser.add_argument("--card", type=int, metavar="N", help="only measure the weights' skills on N development pictures")
     given = parser.parse_args(argv)
+    logging.disable_progress_bar()  # the trainings say themselves how far they are
     if given.show:
         given.show.parent.mkdir(parents=True, exist_ok=True)
         write_contact_sheet(given.show)
