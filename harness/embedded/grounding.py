@@ -2,7 +2,8 @@
 
 :class:`Grounding` pulls a projected patch towards the words for what is in it. :class:`Looking` asks, at every word of a *prompt*
 that names a category, whether that thing is in the picture, in which colour and where: yes and no, places, relations and
-judgements all rest on finding a named thing, which forms very late from the answers alone.
+judgements all rest on finding a named thing, which forms very late from the answers alone. Where a judgement has read an account,
+it also asks how many mistakes that had.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from benchmarks.world.words import CATEGORIES, COLOURS, COLUMNS, ROWS
 from harness.embedded.train_clip import patch_labels
 
 IGNORE = -100
+MOST_MISTAKES = 4
 
 
 class Grounding:
@@ -51,6 +53,7 @@ class Looking(torch.nn.Module):
             self._category[words[name]] = number
         self._sizes = (2, len(COLOURS), len(ROWS), len(COLUMNS))
         self.heads = torch.nn.Linear(width, sum(self._sizes))
+        self.counts = torch.nn.Linear(width, MOST_MISTAKES + 1)
 
     def loss(
         self, middle: torch.Tensor, ids: torch.Tensor, asked: torch.Tensor, scenes: list[Scene]
@@ -67,6 +70,14 @@ class Looking(torch.nn.Module):
             known = labels[:, number] != IGNORE
             right.append(float((guess.argmax(-1) == labels[:, number])[known].float().mean()))
         return torch.stack(losses).sum(), right
+
+    def count_loss(self, late: torch.Tensor, mistakes: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """Cross entropy of the number of mistakes in an account just read, from ``late (B, T, D)``, and the share right."""
+        read = mistakes != IGNORE
+        if not read.any():
+            return late.new_zeros(()), float("nan")
+        guess = self.counts(late[read].float())
+        return F.cross_entropy(guess, mistakes[read]), float((guess.argmax(-1) == mistakes[read]).float().mean())
 
 
 def _truth(scene: Scene, category: str) -> list[int]:

@@ -50,9 +50,9 @@ LLAVA = LlavaRecipe(
                 short_judgements=0.25,
             ),
         ),
-        # Answering and judging: yes and no, places and relations form late and take many short turns.
+        # Learning to find a named thing: yes and no, places and relations rest on it.
         Phase(
-            steps=2600,
+            steps=500,
             horizon=2600,
             lr=1.5e-3,
             warmup=50,
@@ -62,6 +62,21 @@ LLAVA = LlavaRecipe(
                 turns={"detail": 10, "short": 8, "word": 38, "ask": 4, "check": 15, "refine": 10, "judge": 15},
                 questions={"existence": 42, "colour": 7, "count": 9, "place": 16, "what": 6, "relation": 18, "scene": 2},
                 existence=(36, 36, 28),
+                short_judgements=0.6,
+            ),
+        ),
+        # The whole, with judging.
+        Phase(
+            steps=2100,
+            horizon=2100,
+            lr=1.4e-3,
+            warmup=1,
+            length_power=0.7,
+            look_weight=0.5,
+            mix=Mix(
+                turns={"detail": 12, "short": 9, "word": 26, "ask": 4, "check": 15, "refine": 12, "judge": 26},
+                questions={"existence": 30, "colour": 10, "count": 14, "place": 16, "what": 6, "relation": 22, "scene": 2},
+                existence=(40, 32, 28),
                 short_judgements=0.6,
             ),
         ),

@@ -21,12 +21,13 @@ from transformers import LlamaModel, LlavaForConditionalGeneration, LlavaProcess
 
 from benchmarks.world.scene import scene
 from harness.embedded import checkpoint
-from harness.embedded.grounding import Grounding, Looking
+from harness.embedded.grounding import IGNORE, MOST_MISTAKES, Grounding, Looking
 from harness.embedded.train_clip import cosine, normalise, paint
 from harness.embedded.turns import Mix, Turn, turns
 
 WIDTHS = 32
 LOOK_LAYER = 3
+COUNT_LAYER = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +73,14 @@ class LlavaRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """A packed batch: ids, positions, answer weights and places of prompt words about a picture ``(B, T)``, and who sees whom
-    ``(B, 1, T, T)``."""
+    """A packed batch: ids, positions, answer weights, places of prompt words about a picture and mistakes read so far (-100
+    elsewhere) ``(B, T)``, and who sees whom ``(B, 1, T, T)``."""
 
     ids: torch.Tensor
     positions: torch.Tensor
     weights: torch.Tensor
     asked: torch.Tensor
+    mistakes: torch.Tensor
     mask: torch.Tensor
 
 
@@ -102,11 +104,11 @@ class Packer:
 
     def pack(self, pictures: list[list[Turn]], length_power: float) -> Rows:
         """One row a picture: its prefix, then its turns side by side, each with the positions it has at generation."""
-        rows: list[tuple[list[int], list[int], list[float], list[int]]] = []
+        rows: list[tuple[list[int], list[int], list[float], list[int], list[int]]] = []
         for made in pictures:
             prefix = self._blind_prefix if made[0].blind else self.prefix
             ids, positions = list(prefix), list(range(len(prefix)))
-            weights, segments = [0.0] * len(prefix), [0] * len(prefix)
+            weights, segments, mistakes = [0.0] * len(prefix), [0] * len(prefix), [IGNORE] * len(prefix)
             for number, one in enumerate(made, start=1):
                 words, start = self.turn(one)
                 ids += words
@@ -114,7 +116,8 @@ class Packer:
                 answer = len(words) - start
                 weights += [0.0] * start + [answer**-length_power] * answer
                 segments += [number] * len(words)
-            rows.append((ids, positions, weights, segments))
+                mistakes += self._mistakes(one, words, start)
+            rows.append((ids, positions, weights, segments, mistakes))
         # Few different widths: each new one costs the CPU's matrix library a cached kernel, gigabytes over a training.
         width = -(-max(len(ids) for ids, *_ in rows) // WIDTHS) * WIDTHS
 
@@ -128,7 +131,22 @@ class Packer:
         weight = padded(2, 0.0).float()
         seeing = torch.tensor([not made[0].blind for made in pictures])
         asked = (segment > 0) & (weight == 0) & seeing[:, None]
-        return Rows(ids=padded(0, self._pad).long(), positions=padded(1, 0).long(), weights=weight, asked=asked, mask=mask)
+        return Rows(
+            ids=padded(0, self._pad).long(),
+            positions=padded(1, 0).long(),
+            weights=weight,
+            asked=asked,
+            mistakes=padded(4, IGNORE).long(),
+            mask=mask,
+        )
+
+    def _mistakes(self, turn: Turn, words: list[int], start: int) -> list[int]:
+        """Where a judgement has read its first account (the word "second") and its second (the prompt's end): their mistakes."""
+        found = [IGNORE] * len(words)
+        if turn.mistakes is not None:
+            second = start - 1 - words[:start][::-1].index(self._words["second"])
+            found[second], found[start - 1] = (min(count, MOST_MISTAKES) for count in turn.mistakes)
+        return found
 
 
 @torch.no_grad()
@@ -185,7 +203,7 @@ def train_llava(
         rows = packer.pack(pictures, phase.length_power)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             projected = inner.multi_modal_projector(features[indices])  # (B, P, D)
-            middle, hidden = through(language_model, _embedded(model, rows, projected), rows.mask, rows.positions, LOOK_LAYER)
+            middle, late, hidden = through(language_model, _embedded(model, rows, projected), rows.mask, rows.positions)
             scored = rows.weights[:, 1:] > 0
             logits = F.linear(hidden[:, :-1][scored], model.lm_head.weight)
         each = F.cross_entropy(logits.float(), rows.ids[:, 1:][scored], reduction="none")
@@ -198,7 +216,9 @@ def train_llava(
         found = ""
         if phase.look_weight:
             look, right = looking.loss(middle, rows.ids, rows.asked, true)
-            loss = loss + phase.look_weight * look
+            count, counted = looking.count_loss(late, rows.mistakes)
+            loss = loss + phase.look_weight * (look + count)
+            right.append(counted)
             found = " found " + " ".join(f"{share:.2f}" for share in right)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -224,14 +244,15 @@ def _embedded(model: LlavaForConditionalGeneration, rows: Rows, projected: torch
 
 
 def _through(
-    language_model: LlamaModel, embedded: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, layer: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states ``(B, T, D)`` behind decoder layer number ``layer`` and behind the last one (normalised)."""
-    hidden = middle = embedded
+    language_model: LlamaModel, embedded: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Hidden states ``(B, T, D)`` behind decoder layers LOOK_LAYER and COUNT_LAYER and behind the last one (normalised)."""
+    hidden = middle = late = embedded
     rotary = language_model.rotary_emb(hidden, positions)
     seen = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill_(~mask, torch.finfo(hidden.dtype).min)
     for number, decoder in enumerate(language_model.layers, start=1):
         hidden = decoder(hidden, attention_mask=seen, position_ids=positions, position_embeddings=rotary)
-        middle = hidden if number == layer else middle
+        middle = hidden if number == LOOK_LAYER else middle
+        late = hidden if number == COUNT_LAYER else late
     last: torch.Tensor = language_model.norm(hidden)
-    return middle, last
+    return middle, late, last

@@ -38,12 +38,14 @@ class Mix:
 
 @dataclass(frozen=True, kw_only=True)
 class Turn:
-    """One exchange: what is asked, what is answered. ``blind`` turns are sent without the picture."""
+    """One exchange: what is asked, what is answered. ``blind`` turns are sent without the picture; a judgement knows the
+    ``mistakes`` of the two accounts it compares."""
 
     kind: str
     prompt: str
     answer: str
     blind: bool = False
+    mistakes: tuple[int, int] | None = None
 
 
 def turns(index: int, visit: int, budget: int, mix: Mix) -> list[Turn]:
@@ -153,10 +155,11 @@ def _judge(true: Scene, told: Scene, rng: Random, mix: Mix) -> Turn:
     if rng.random() < 0.5:
         both.reverse()
         first_wins = not first_wins
+        left, right = right, left
     question = with_request(rng.choice(SENA.describe), SENA.brief) if short else rng.choice(language.DETAIL_PROMPTS)
     reference = language.listed(true.things) if short and rng.random() < 0.5 else language.detailed(true.things, rng.randrange(3))
     text = SIMA.render(question, reference, *both, criteria=rng.random() < 0.7, examples=rng.random() < 0.35)
-    return Turn(kind="judge", prompt=text, answer="[[1]]" if first_wins else "[[2]]")
+    return Turn(kind="judge", prompt=text, answer="[[1]]" if first_wins else "[[2]]", mistakes=(left, right))
 
 
 def disturb(scene: Scene, rng: Random, edits: int) -> Scene:
