@@ -28,7 +28,7 @@
   // A select keeps its choice as long as it is offered; one that offers no choice is not shown.
   const fill = (name, options) => {
     const select = get(name);
-    const before = select.value;
+    const before = select.options.length ? select.value : null;
     select.replaceChildren(...options.map(([key, label]) => new Option(label, key)));
     select.value = options.some(([key]) => key === before) ? before : options[0][0];
     select.parentElement.hidden = options.length < 3 && (options.length < 2 || options[0][0] === "");

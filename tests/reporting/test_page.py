@@ -1,0 +1,280 @@
+"""The page: what it holds, that nothing in it is markup but our own, and that its corrupted pictures are those the model saw."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from harness import __main__ as cli
+from harness.bases import BASES
+from harness.engine.vlm import Engine
+from harness.reporting import page, page_cards, page_pictures
+from harness.store import Results, read_json, write_bytes, write_json
+from methods.interface import Decoding, Prompt
+from methods.sena.corruption import corruption
+from tests.reporting.page_study import HOSTILE, HOSTILE_FILE, STEP, page_study
+from tests.tiny import picture, tiny_llava
+from tests.toys import save_base
+
+
+class Markup(HTMLParser):
+    """Elements counted by name, their attributes, and the visible text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += attrs
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    root = tmp_path_factory.mktemp("page")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BASES, "tiny", save_base(root / "tiny"))
+        out = page_study(root / "study", root / "pool")
+        write_bytes(out / "figures" / "training.png", b"training")
+        write_bytes(out / "figures" / "before-and-after.png", b"before")
+        text = page.write(out).read_text(encoding="utf-8")
+        yield SimpleNamespace(out=out, root=root, text=text, data=data_of(text), markup=Markup(text))
+
+
+def data_of(text: str) -> Any:
+    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def opened(uri: str) -> Image.Image:
+    kind, _, content = uri.partition(",")
+    assert kind == "data:image/jpeg;base64"
+    return Image.open(io.BytesIO(base64.b64decode(content)))
+
+
+def test_the_page_holds_the_table_the_figures_and_every_group(made: SimpleNamespace) -> None:
+    text = " ".join(made.markup.text)
+    for words in ("CHAIR-s", "sena against untrained", "What became of the prompts", "Is it safe?", "sign-flip permutation"):
+        assert words in text
+    images = [value for name, value in made.markup.attributes if name == "src"]
+    assert images == [f"data:image/png;base64,{base64.b64encode(name).decode()}" for name in (b"before", b"training")]
+    groups = [(group["run"], group["seed"], group["pairs"], group["dropped"]) for group in made.data["groups"]]
+    assert groups == [("sena", 0, 24, 6), ("sena", 1, 24, 6), ("sima", 0, 1, 1), ("sima", 1, 1, 1)]
+    assert dict(made.data["groups"][0]["reasons"]) == {"no question": 3, "equal answers": 3}
+    assert len(made.data["cards"]) == 64
+
+
+def test_a_card_tells_the_whole_way_of_a_pair(made: SimpleNamespace) -> None:
+    card = next(card for card in made.data["cards"] if card["item"] == "01.png" and card["corruption"])
+    assert card["prompt"].startswith("what is this?\n")
+    assert [text for text, differs in card["chosen"] if differs] == ["red", "table"]
+    assert [text for text, differs in card["rejected"] if differs] == ["blue", "chair and a cup"]
+    names = [step[0] for step in card["steps"]]
+    assert names == [
+        page_cards.STEPS[key] for key in ("asked", "checked", "question", "description", "first", "enhanced", "rejected")
+    ]
+    assert card["steps"][4][1:] == ["a ball .", "logp -1.25, 9 tokens, cut at the token limit"]
+    assert "seed 0" in card["settings"]
+    assert "enhancement used yes" in card["settings"]
+    assert card["corruption"] == f"diffusion, step {STEP}"
+    dropped = next(card for card in made.data["cards"] if card["reason"] == "equal answers")
+    assert dropped["chosen"] == dropped["rejected"]
+    assert not any(differs for _, differs in dropped["chosen"])
+    early = next(card for card in made.data["cards"] if card["reason"] == "no question")
+    assert (early["chosen"], early["corrupted"], early["prompt"]) == (None, None, None)
+    assert early["steps"][0][1] == "what is this thing?"
+
+
+def test_another_methods_trace_is_shown_by_its_own_names(made: SimpleNamespace) -> None:
+    card = next(card for card in made.data["cards"] if card["prompt"] == "describe")
+    assert card["steps"] == [
+        ["critique", "the second tells of a cup", ""], ["candidates 1", "one", "scores [1, 0.5]"], ["candidates 2", "two", ""],
+    ]  # fmt: skip
+    assert card["corrupted"] is None
+    lost = next(card for card in made.data["cards"] if card["item"] == "gone.png")
+    assert lost["picture"] is None
+    assert "has no picture &#39;gone.png&#39; any more" in made.text
+
+
+def test_nothing_of_models_or_data_becomes_markup(made: SimpleNamespace) -> None:
+    assert made.markup.tags["script"] == 2
+    assert made.markup.tags["img"] == 2
+    assert not [name for name, _ in made.markup.attributes if name.startswith("on")]
+    assert made.text.count("</script") == 2
+    assert not set(made.text) & {*map(chr, range(32)), "\x7f", "\u202e", "\u2028"} - {"\n"}
+    card = next(card for card in made.data["cards"] if "taken" in (card["prompt"] or ""))
+    assert card["prompt"] == page_cards.visible(HOSTILE)
+    assert "".join(text for text, _ in card["chosen"]) == page_cards.visible(HOSTILE).strip()
+    assert any(card["item"] == HOSTILE_FILE for card in made.data["cards"])
+
+
+def test_the_page_reaches_for_nothing_outside(made: SimpleNamespace) -> None:
+    links = [value for name, value in made.markup.attributes if name in ("src", "href", "action", "srcset")]
+    assert all(link is not None and link.startswith(("data:image/", "#")) for link in links)
+    assert "http" not in made.text.replace("http-equiv", "")
+    policy = next(value for name, value in made.markup.attributes if name == "content" and value and "default-src" in value)
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_equal_records_give_an_equal_page(made: SimpleNamespace) -> None:
+    assert page.build(made.out) == made.text
+
+
+@pytest.mark.parametrize("text", ["plain", "a\tb\r\nc", "\x1b[31mred", "a\u202eb", "\ud800", "نمی\u200cخواهم", "x\u00a0y\u3000z"])
+def test_visible_text_can_be_printed_and_written(text: str) -> None:
+    shown = page_cards.visible(text)
+    shown.encode()
+    assert all(char.isprintable() or char in "\n\u200c\u00a0\u3000" for char in shown)
+    if text.isprintable():
+        assert shown == text
+
+
+def test_a_very_long_text_is_cut_and_says_so() -> None:
+    shown = page_cards.visible("ab " * 5000)
+    assert len(shown) < 6100
+    assert shown.endswith("… (15,000 characters)")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "first", "second"),
+    [
+        ("a red car.", "a red car.", [], []),
+        ("a red car.", "a blue car.", ["red"], ["blue"]),
+        ("two dogs, and a cat", "two dogs", [", and a cat"], []),
+        ("", "words", [], ["words"]),
+        ("don't", "don’t", ["don't"], ["don’t"]),
+        ("红色的车", "蓝色的车", ["红"], ["蓝"]),
+        ("one\ntwo", "one\n\nthree", ["two"], ["three"]),
+        ("  ", "a", [], ["a"]),
+    ],
+)
+def test_differences_join_to_the_texts(chosen: str, rejected: str, first: list[str], second: list[str]) -> None:
+    marked = page_cards.differences(chosen, rejected)
+    assert ["".join(text for text, _ in side) for side in marked] == [chosen, rejected]
+    assert [[text for text, differs in side if differs] for side in marked] == [first, second]
+
+
+def test_a_sample_is_the_same_pictures_for_every_run_and_holds_every_reason() -> None:
+    records = [{"item": f"i{index}", "reason": "rare" if index == 77 else "common"} for index in range(100)]
+    some = page_cards.pick(records, 10)
+    assert some == sorted(some)
+    assert {records[index]["item"] for index in some} == {
+        reversed_[index]["item"] for reversed_ in (records[::-1],) for index in page_cards.pick(reversed_, 10)
+    }
+    assert set(page_cards.pick(records, 10)) < set(page_cards.pick(records, 20))
+    assert 77 in page_cards.pick(records, 2, spread="reason")
+    assert page_cards.pick(records, 200) == list(range(100))
+
+
+def test_a_sampled_page_counts_all_and_says_how_many_it_shows(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_cards, "PAIRS", 8)
+    monkeypatch.setattr(page_cards, "DROPS", 4)
+    data = data_of(page.build(made.out))
+    group = data["groups"][0]
+    assert (group["pairs"], group["shown_pairs"], group["dropped"], group["shown_drops"]) == (24, 4, 6, 2)
+    mine = [card for card in data["cards"] if card["group"] == 0]
+    assert {card["reason"] for card in mine} == {None, "no question", "equal answers"}
+    assert len(mine) == 6
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize("kind", ["diffusion", "blank", "crop", "blur"])
+def test_the_corrupted_picture_is_the_one_the_model_saw(kind: Any) -> None:
+    model, processor = tiny_llava()
+    seen: list[torch.Tensor] = []
+
+    def watched(pixels: torch.Tensor, key: str) -> torch.Tensor:
+        seen.append(corruption(kind, STEP)(pixels, key))
+        return seen[-1]
+
+    prompt = Prompt(key="a/reject", text="what is this ?", image=picture(3))
+    Engine(model, processor).generate([prompt], Decoding(max_new_tokens=1), corrupt=watched)
+    shown = page_pictures.corrupted_picture(picture(3), BASES["tiny"], kind, STEP, "a/reject")
+    back = torch.from_numpy(np.array(shown)).permute(2, 0, 1) / 255
+    mean, spread = (
+        torch.tensor(values)[:, None, None]
+        for values in (processor.image_processor.image_mean, processor.image_processor.image_std)
+    )
+    expected = (seen[0] * spread + mean).clamp(0, 1)
+    assert (back - expected).abs().max() <= 0.5 / 255 + 1e-5
+
+
+def test_pictures_in_the_page_are_those_of_the_pool(made: SimpleNamespace) -> None:
+    card = next(card for card in made.data["cards"] if card["item"] == "02.png" and card["corruption"])
+    clean, corrupted = (np.array(opened(made.data["pictures"][card[name]]), dtype=float) for name in ("picture", "corrupted"))
+    assert np.abs(clean - np.array(picture(2))).mean() < 6
+    keys = ("0/02.png/question/0/reject", "1/02.png/question/0/reject")
+    mine, another = (
+        np.array(page_pictures.corrupted_picture(picture(2), BASES["tiny"], "diffusion", STEP, key), dtype=float) for key in keys
+    )
+    assert np.abs(corrupted - mine).mean() < 0.5 * np.abs(corrupted - another).mean()
+    same = {card["picture"] for card in made.data["cards"] if card["item"] == "02.png"}
+    assert len(same) == 1
+
+
+def test_large_pictures_are_embedded_small() -> None:
+    album = page_pictures.Album()
+    assert album._add(page_pictures._smaller(Image.new("RGB", (1000, 10)), Image.Resampling.LANCZOS)) == 0
+    assert opened(album.uris[0]).size == (page_pictures.SIDE, 2)
+
+
+def test_what_cannot_be_shown_is_said(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = made.root / "pool"
+    before = (pool / "01.png").read_bytes()
+    picture(99).save(pool / "01.png")
+    monkeypatch.delitem(BASES, "tiny")
+    text = page.build(made.out)
+    assert "have changed since the run, such as 01.png" in text
+    assert "Corrupted pictures are left out: There is no base" in text
+    data = data_of(text)
+    assert all(card["corrupted"] is None for card in data["cards"])
+    assert {card["picture"] is None for card in data["cards"] if card["item"] == "01.png"} == {True}
+    (pool / "01.png").write_bytes(before)
+    study = read_json(Results(made.out).study)
+    moved = {**study, "runs": [{**run, "pool": "nowhere"} for run in study["runs"]]}
+    write_json(Results(made.out).study, moved)
+    text = page.build(made.out)
+    write_json(Results(made.out).study, study)
+    assert text.count("Pictures are left out: There is no pool") == 1
+    assert data_of(text)["pictures"] == []
+
+
+def test_a_study_without_pairs_has_a_page(tmp_path: Path) -> None:
+    from tests.reporting.records import write_study
+
+    text = page.build(
+        write_study(tmp_path, seeds=(0,), pictures=4, labels=("untrained", "sena"), absent=("sena/seed0/round1/pairs",))
+    )
+    assert "No run has made its pairs yet." in text
+    assert "its pairs are not made yet" in text
+    assert data_of(text)["cards"] == []
+
+
+def test_the_command_writes_the_page(
+    made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(__file__).resolve().parents[2])
+    (made.out / "page.html").unlink()
+    assert cli.main(["page", "--out", str(made.out)]) == 0
+    assert capsys.readouterr().out.strip() == str(made.out / "page.html")
+    assert (made.out / "page.html").read_text(encoding="utf-8") == made.text
