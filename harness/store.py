@@ -86,7 +86,7 @@ def kindly(path: Path) -> Iterator[None]:
             raise Problem(
                 f"This user may not write below {path}; change its permissions, or give another --out. {kept}"
             ) from error
-        raise
+        raise Problem(f"Cannot work below {path} ({error.strerror or error}); give another --out. {kept}") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:

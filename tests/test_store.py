@@ -145,3 +145,9 @@ def test_records_skip_what_is_broken(tmp_path: Path) -> None:
     (tmp_path / "b" / "record.json").write_text("{")
     assert records(tmp_path) == [{"seconds": 1}]
     assert json.loads((tmp_path / "a" / "record.json").read_text())
+
+
+def test_a_place_that_cannot_be_a_folder_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(Problem, match=r"Cannot work below .*another --out"), lock(tmp_path / "file" / "out"):
+        pass

@@ -234,7 +234,7 @@ def _facts(
     results: Results, rows: tuple[Row, ...], benchmarks: tuple[BenchmarkColumns, ...], baseline: str
 ) -> dict[str, tuple[str, ...]]:
     """Versions, hardware, pools, the base's fingerprint and the overlap of training and benchmark pictures, each once."""
-    found: dict[str, dict[str, None]] = {name: {} for name in ("base", "versions", "hardware", "pool", "overlap")}
+    found: dict[str, dict[str, None]] = {name: {} for name in ("base", "versions", "hardware", "pool", "unreadable", "overlap")}
 
     def say(fact: str, text: str) -> None:
         found[fact][text] = None
@@ -253,6 +253,8 @@ def _facts(
         say("hardware", ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in record.get("hardware", {}).items()))
         if pool := record.get("pool"):
             say("pool", str(pool["name"]))
+            for broken in record["counts"].get("unreadable_images", ()):
+                say("unreadable", f"{broken['id']} ({broken['why']})")
         if (items := path.with_name("items.jsonl")).exists():
             trained_on |= {row["sha256"] for row in read_jsonl(items)}
     for benchmark in benchmarks:

@@ -177,6 +177,9 @@ def _facts(records: Records) -> list[str]:
     for name, words in (("base", "Base model"), ("pool", "Training pool"), ("versions", "Versions"), ("hardware", "Hardware")):
         if found := facts.get(name):
             lines.append(f"{words}: {' / '.join(found)}.")
+    if broken := facts.get("unreadable"):
+        named = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
+        lines.append(f"Pictures of the pool that could not be read and were passed over: {len(broken)}: {named}.")
     if overlap := facts.get("overlap"):
         lines.append(
             "Pictures of a benchmark that are also in the training pool (exact pixels; near-duplicates are not searched): "

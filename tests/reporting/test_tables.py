@@ -54,6 +54,15 @@ def test_the_table_is_the_golden_one(tmp_path: Path) -> None:
     assert (tmp_path / "study" / "table.md").read_text() == GOLDEN.read_text()
 
 
+def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
+    out = golden_study(tmp_path / "study")
+    path = Results(out).pairs("sena", 0, 1) / "record.json"
+    record = read_json(path)
+    record["counts"]["unreadable_images"] = [{"id": "broken.png", "why": "truncated"}]
+    write_json(path, record)
+    assert "passed over: 1: broken.png (truncated)." in tables.write(out)
+
+
 def test_csv_recomputes_every_cell(study: SimpleNamespace) -> None:
     frame = pd.read_csv(study.out / "table.csv", keep_default_na=True)
     texts = []
