@@ -86,7 +86,7 @@ def kindly(path: Path) -> Iterator[None]:
             raise Problem(
                 f"This user may not write below {path}; change its permissions, or give another --out. {kept}"
             ) from error
-        raise Problem(f"Cannot work below {path} ({error.strerror or error}); give another --out. {kept}") from error
+        raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -140,11 +140,14 @@ def lock(out: Path) -> Iterator[None]:
     """Hold the folder for this process. The kernel lets go when a process ends, however it ends: no stale locks.
 
     Raises:
-        Problem: another process is writing there.
+        Problem: another process is writing there, or there can be no folder.
     """
-    with kindly(out):
-        out.mkdir(parents=True, exist_ok=True)
-        handle = (out / ".lock").open("a+")
+    try:
+        with kindly(out):
+            out.mkdir(parents=True, exist_ok=True)
+            handle = (out / ".lock").open("a+")
+    except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
+        raise Problem(f"{out} cannot be a folder ({error.strerror}); give another --out.") from error
     with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -149,5 +149,5 @@ def test_records_skip_what_is_broken(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_a_folder_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(Problem, match=r"Cannot work below .*another --out"), lock(tmp_path / "file" / "out"):
+    with pytest.raises(Problem, match=r"cannot be a folder .*another --out"), lock(tmp_path / "file" / "out"):
         pass
