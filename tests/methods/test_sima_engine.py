@@ -1,0 +1,99 @@
+"""SIMA, its oracle and the truth's pairs on a tiny real LLaVA through the real engine: what the scripted model shows holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import pytest
+
+from harness.engine.vlm import Engine
+from methods.interface import Dropped, Item, Method, PreferencePair, Prompt
+from methods.oracle import Oracle
+from methods.sima.critic import FIRST, SECOND
+from methods.sima.method import Sima
+from methods.sima.prompts import WORLD
+from methods.truth_dpo import TruthDpo
+from tests.tiny import picture, tiny_llava
+
+ITEMS = [
+    Item(id=f"p{index}", image=picture(index), question="describe the image .", reference="there is a red ball .")
+    for index in range(5)
+]
+MARGIN = Sima(prompts=WORLD, verdict="margin", order="both", samples=2, response_tokens=8)
+METHODS: tuple[Method, ...] = (
+    MARGIN,
+    Sima(prompts=WORLD, order="random", response_tokens=8, critic_tokens=4, examples=False),
+    Oracle(response_tokens=8),
+    TruthDpo(answer_tokens=8),
+)
+
+
+class Lengths:
+    """An answer is as wrong as it is long."""
+
+    def errors(self, item: str, answers: Sequence[str]) -> list[float]:  # noqa: ARG002
+        return [float(len(answer)) for answer in answers]
+
+
+@cache
+def engine(batch_size: int) -> Engine:
+    model, processor = tiny_llava(8)
+    return Engine(model, processor, batch_size=batch_size)
+
+
+def run(method: Method, items: Sequence[Item], batch_size: int = 64) -> list[PreferencePair | Dropped]:
+    return list(method.pairs(engine(batch_size), items, 0, judge=Lengths()))
+
+
+def told(records: Sequence[PreferencePair | Dropped]) -> list[Any]:
+    """What must be equal to the letter: all but log-probabilities and margins, which batches may change in the last digits."""
+
+    def exact(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: exact(inner) for name, inner in value.items()}
+        return (
+            [exact(inner) for inner in value]
+            if isinstance(value, list)
+            else round(value, 3)
+            if isinstance(value, float)
+            else value
+        )
+
+    return [
+        (record.key, record.item, getattr(record, "reason", None), getattr(record, "chosen", None), exact(dict(record.trace)))
+        for record in records
+    ]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=["margin", "text", "oracle", "truth"])
+def test_batching_changes_nothing(method: Method) -> None:
+    together = told(run(method, ITEMS))
+    assert together == [row for item in ITEMS for row in told(run(method, [item], batch_size=1))]
+    assert len(together) == len(ITEMS) * getattr(method, "samples", 1)
+
+
+def test_margins_are_the_engines_log_probabilities_in_both_orders() -> None:
+    records = run(MARGIN, ITEMS)
+    pairs = [record for record in records if isinstance(record, PreferencePair)]
+    assert pairs
+    for pair in pairs:
+        trace: Any = pair.trace
+        image = next(item.image for item in ITEMS if item.id == pair.item)
+        margins = []
+        for opinion in trace["critic"]:
+            ask = Prompt(key="alone", text=opinion["prompt"], image=image)
+            one, two = (engine(1).logps([ask], [verdict])[0] for verdict in (FIRST, SECOND))
+            assert opinion["margin"] == pytest.approx(one - two, abs=1e-4)
+            margins.append(one - two)
+        assert trace["margin"] == pytest.approx((margins[0] - margins[1]) / 2, abs=1e-4)
+        assert trace["greedy_won"] == (trace["margin"] > 0)
+
+
+def test_the_oracle_chooses_between_simas_own_responses() -> None:
+    found = run(Oracle(samples=2, response_tokens=8), ITEMS)
+    assert [record.trace["responses"] for record in found] == [record.trace["responses"] for record in run(MARGIN, ITEMS)]
+    pairs = [record for record in found if isinstance(record, PreferencePair)]
+    assert pairs
+    assert all(len(pair.chosen) < len(pair.rejected) for pair in pairs)
