@@ -32,6 +32,13 @@ def compare(session: nox.Session) -> None:
     session.run("python", "-m", "harness", "run", "compare", *session.posargs, env=ENVIRONMENT)
 
 
+@nox.session(default=False)
+def ablate(session: nox.Session) -> None:
+    """One setting changed at a time, on the development split: what each part of a method does."""
+    install(session)
+    session.run("python", "-m", "harness", "run", "ablate", *session.posargs, env=ENVIRONMENT)
+
+
 @nox.session
 def smoke(session: nox.Session) -> None:
     """A minute's check that the whole chain works: few pictures, few questions, numbers that mean nothing."""

@@ -146,10 +146,15 @@ def load(given: argparse.Namespace) -> Any:
         Problem: there is no such study or file, or the study takes no such option.
     """
     from harness.errors import Problem, unknown
-    from harness.studies import compare, smoke, tune
+    from harness.studies import ablate, compare, smoke, tune
     from harness.study import Study
 
-    own: dict[str, Callable[..., Study]] = {"compare": compare.study, "smoke": smoke.study, "tune": tune.study}
+    own: dict[str, Callable[..., Study]] = {
+        "compare": compare.study,
+        "ablate": ablate.study,
+        "tune": tune.study,
+        "smoke": smoke.study,
+    }
     if given.study.endswith(".py"):
         build = from_file(Path(given.study))
     elif given.study in own:

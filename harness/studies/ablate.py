@@ -1,0 +1,77 @@
+"""What does each part of a method do? One setting changed at a time, beside the untrained model and the method as it is.
+
+    python -m harness run ablate --only sena      every ablation of SENA; about 25 minutes on two cores with the embedded base
+
+Answered on the development split: an ablation explains a method, it does not choose between methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from harness.errors import unknown
+from harness.studies import compare
+from harness.study import Run, Study, vary
+
+PICTURES = 500
+"""Development pictures a row."""
+
+# Method -> setting -> its other values. What is not here keeps the comparison's settings.
+ABLATIONS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
+    "sena": {
+        "check": ("blind", "none"),
+        "enhance": (False,),
+        "noise_step": (100, 300, 500, 600, 800),
+        "corruption": ("blank", "crop", "blur"),
+        "recipe.anchor_weight": (0.0,),
+        "pair_kinds": (("description",), ("question",)),
+        "keep_yes_no": (True,),
+        "images": (150, 300, 1200),
+    },
+}
+
+
+def study(
+    *,
+    only: Sequence[str] = (),
+    base: str = "embedded",
+    pool: str = "world",
+    images: int = compare.IMAGES,
+    seeds: int = 1,
+    rounds: int = 1,
+    limit: int | None = None,
+    benchmarks: Sequence[str] = (),
+) -> Study:
+    """The ablations of the methods in ``only`` (all that have some, if empty)."""
+    for label in only:
+        if label not in ABLATIONS:
+            raise unknown("method with ablations", label, ABLATIONS)
+    made = compare.study(
+        base=base,
+        pool=pool,
+        images=images,
+        only=tuple(only) or tuple(ABLATIONS),
+        seeds=seeds,
+        rounds=rounds,
+        limit=PICTURES if limit is None else limit,
+        benchmarks=benchmarks,
+        split="dev",
+        name="ablate",
+    )
+    runs: list[Run] = []
+    for run in made.runs:
+        whole = replace(run, images=images if limit is None else run.images)
+        runs.append(whole)
+        for setting, values in ABLATIONS.get(run.label, {}).items():
+            now = _setting(whole, setting)
+            runs += vary(whole, setting, [value for value in values if value != now])
+    return replace(made, question="What does each part of a method do?", runs=tuple(runs))
+
+
+def _setting(run: Run, path: str) -> object:
+    """The value a setting has in this run: of the method, of its recipe, or of the run itself."""
+    part: object = run if path in ("images", "rounds") else run.method
+    for name in path.split("."):
+        part = getattr(part, name)
+    return part
