@@ -52,7 +52,7 @@ def build(out: Path) -> str:
         "figures": figures(out),
         "groups": groups,
         "limits": (PAIRS, DROPS),
-        "notes": tuple(album.notes),
+        "notes": tuple(album.notes.values()),
         "css": Markup(css),
         "script": Markup(script),
         "policy": policy(css, script),

@@ -30,10 +30,10 @@ SMALL = 128
 @dataclass(kw_only=True)
 class Album:
     """Every picture of a page once: ``uris`` are data URIs, named by their index. ``notes`` are sentences about what is not
-    there, and why."""
+    there, and why: the first for each pool and base."""
 
     uris: list[str] = field(default_factory=list)
-    notes: dict[str, None] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
     _kept: dict[tuple[str, str], int | None] = field(default_factory=dict)
     _pools: dict[str, tuple[Pool, frozenset[str]] | None] = field(default_factory=dict)
     _last: tuple[tuple[str, str], Image.Image] | None = None
@@ -43,7 +43,7 @@ class Album:
         if (pool, id) not in self._kept:
             image = self._image(pool, id)
             if image is not None and sha is not None and pixels_sha(image) != sha:
-                self._say(f"Pictures of the pool {pool} have changed since the run, such as {id}; they are left out.")
+                self._say(pool, f"Pictures of the pool {pool} have changed since the run, such as {id}; they are left out.")
                 image, self._last = None, None
             self._kept[pool, id] = None if image is None else self._add(_smaller(image, Image.Resampling.LANCZOS))
         return self._kept[pool, id]
@@ -58,7 +58,7 @@ class Album:
         try:
             made = corrupted_picture(image, find_base(base), kind, step or 1, key)
         except Problem as problem:
-            self._say(f"Corrupted pictures are left out: {problem}")
+            self._say(base, f"Corrupted pictures are left out: {problem}")
             return None
         # Averaging would weaken the noise that is to be shown.
         return self._add(_smaller(made, Image.Resampling.NEAREST if kind == "diffusion" else Image.Resampling.LANCZOS))
@@ -75,16 +75,16 @@ class Album:
             if opened is None:
                 return None
             if id not in opened[1]:
-                raise Problem(f"the pool {spec} has no picture {id!r} any more.")
+                raise Problem(f"the pool {spec} no longer has all of them, such as {id!r}.")
             image = opened[0].image(id)
         except Problem as problem:
-            self._say(f"Pictures are left out: {problem}")
+            self._say(spec, f"Pictures are left out: {problem}")
             return None
         self._last = ((spec, id), image)
         return image
 
-    def _say(self, sentence: str) -> None:
-        self.notes[sentence] = None
+    def _say(self, about: str, sentence: str) -> None:
+        self.notes.setdefault(about, sentence)
 
     def _add(self, image: Image.Image) -> int:
         content = io.BytesIO()
