@@ -31,6 +31,7 @@ STEPS = {
     "rejected": "answer on the corrupted picture",
 }
 """SENA's steps in words; other methods' traces are shown by their own names."""
+MOST_STEPS = 60
 ON_THE_CARD = ("prompt", "chosen")
 
 _JOINERS = "\u200c\u200d"  # part of how Persian, Hindi and emoji are written
@@ -83,16 +84,24 @@ def steps(trace: Mapping[str, Any]) -> tuple[list[list[str]], list[str]]:
     """A trace as ``[name, text, note]`` for each text on the way, and its numbers and settings as ``name value``."""
     texts: list[list[str]] = []
     settings: list[str] = []
+    names = STEPS if "asked" in trace else {}
     for key, value in trace.items():
-        if key not in ON_THE_CARD:
-            _step(STEPS.get(key) or str(key).replace("_", " "), value, texts, settings, key in STEPS)
-    return texts, settings
+        if key not in ON_THE_CARD or not isinstance(value, str):
+            _step(names.get(key) or key.replace("_", " "), value, texts, settings, key in names)
+    if len(texts) > MOST_STEPS:
+        settings.append(f"and {len(texts) - MOST_STEPS:,} more texts")
+    return texts[:MOST_STEPS], settings
 
 
 def _step(name: str, value: Any, texts: list[list[str]], settings: list[str], is_text: bool, depth: int = 0) -> None:
     name = visible(name, 120)
     if isinstance(value, Mapping) and isinstance(value.get("text"), str):
         texts.append([name, visible(value["text"]), ", ".join(_told(value))])
+    elif _is_columns(value):
+        rows = [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
+        for index, row in enumerate(rows):
+            if isinstance(row["text"], str) and row["text"]:  # the root of a tree has none
+                texts.append([f"{name} {index}", visible(row["text"]), ", ".join(_told(row))])
     elif isinstance(value, Mapping | list) and depth < 4 and len(value) <= 100:
         inner = value.items() if isinstance(value, Mapping) else enumerate(value, start=1)
         for key, part in inner:
@@ -101,6 +110,13 @@ def _step(name: str, value: Any, texts: list[list[str]], settings: list[str], is
         texts.append([name, visible(value), ""])
     elif value is not None:
         settings.append(visible(f"{name} {_plain(value)}", 300))
+
+
+def _is_columns(value: Any) -> bool:
+    """Whether this is a table of texts kept as columns of one length, such as CSR's tree (its rows are named from 0)."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("text"), list):
+        return False
+    return all(isinstance(column, list) and len(column) == len(value["text"]) for column in value.values())
 
 
 def _told(answer: Mapping[str, Any]) -> Iterator[str]:

@@ -115,6 +115,23 @@ def test_another_methods_trace_is_shown_by_its_own_names(made: SimpleNamespace) 
     assert made.text.count("no longer has all of them, such as &#39;gone.png&#39;") == 1
 
 
+def test_a_tree_kept_as_columns_is_told_text_by_text() -> None:
+    tree = {
+        "parent": [-1, 0, 0],
+        "text": ["", "a dog .", "a cat ."],
+        "how": ["root", "sentence", "end"],
+        "score": [0.0, -1.5, -2.0],
+    }
+    texts, settings = page_cards.steps({"prompt": "describe", "tree": tree, "chosen": 1, "rejected": 2, "costs": [-1.5, -2.0]})
+    assert texts == [
+        ["tree 1", "a dog .", "parent 0, how sentence, score -1.5"], ["tree 2", "a cat .", "parent 0, how end, score -2"],
+    ]  # fmt: skip
+    assert settings == ["chosen 1", "rejected 2", "costs 1 -1.5", "costs 2 -2"]
+    many, settings = page_cards.steps({"candidates": [f"number {index}" for index in range(100)]})
+    assert len(many) == page_cards.MOST_STEPS
+    assert settings == ["and 40 more texts"]
+
+
 def test_nothing_of_models_or_data_becomes_markup(made: SimpleNamespace) -> None:
     assert made.markup.tags["script"] == 2
     assert made.markup.tags["img"] == 2
