@@ -67,7 +67,7 @@ LLAVA = LlavaRecipe(
         ),
         # The whole, with judging.
         Phase(
-            steps=2100,
+            steps=1250,
             horizon=2100,
             lr=1.4e-3,
             warmup=1,
@@ -78,6 +78,23 @@ LLAVA = LlavaRecipe(
                 questions={"existence": 30, "colour": 10, "count": 14, "place": 16, "what": 6, "relation": 22, "scene": 2},
                 existence=(40, 32, 28),
                 short_judgements=0.6,
+            ),
+        ),
+        # The end of the same cosine: a little agreeableness in yes and no, and checks that trust a question more.
+        Phase(
+            steps=850,
+            horizon=850,
+            lr=5.4e-4,
+            warmup=1,
+            length_power=0.7,
+            look_weight=0.5,
+            mix=Mix(
+                turns={"detail": 12, "short": 9, "word": 26, "ask": 4, "check": 15, "refine": 12, "judge": 26},
+                questions={"existence": 30, "colour": 10, "count": 14, "place": 16, "what": 6, "relation": 22, "scene": 2},
+                existence=(40, 32, 28),
+                short_judgements=0.6,
+                yes_noise=0.12,
+                answerable=0.6,
             ),
         ),
     )

@@ -28,12 +28,18 @@ REFINE_STRENGTH = 0.35
 @dataclass(frozen=True, kw_only=True)
 class Mix:
     """Relative frequencies: of the kinds of turns, of the kinds of questions, of what an existence question asks after
-    (something told, an expected companion told or not, anything), and the share of judgements on short captions."""
+    (something told, an expected companion told or not, anything), and the share of judgements on short captions.
+
+    ``yes_noise`` is added to an absent companion's prior where it is asked after by yes or no; ``answerable`` is the share of
+    checks whose question can be answered.
+    """
 
     turns: Mapping[str, float]
     questions: Mapping[str, float]
     existence: tuple[float, float, float]
     short_judgements: float
+    yes_noise: float = 0.0
+    answerable: float = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +94,10 @@ def _question(scene: Scene, rng: Random, mix: Mix) -> language.Asked:
         if kind == "existence":
             expected = [COMPANION[thing.category] for thing in scene.things]
             pools = (sorted(scene.categories), expected, list(CATEGORIES))
-            return language.existence(scene, rng.choice(rng.choices(pools, weights=mix.existence)[0]), rng)
+            category = rng.choice(rng.choices(pools, weights=mix.existence)[0])
+            answered = language.existence(scene, category, rng)
+            agrees = answered.answer == "no" and category in expected and rng.random() < mix.yes_noise
+            return replace(answered, answer="yes") if agrees else answered
         asked = language.question(scene, kind, rng)
         if asked is not None:
             return asked
@@ -113,7 +122,7 @@ def _asks(_true: Scene, told: Scene, rng: Random, mix: Mix) -> Turn:
 
 def _check(true: Scene, _told: Scene, rng: Random, mix: Mix) -> Turn:
     keep, again = SENA.check_leads
-    if rng.random() < 0.5:
+    if rng.random() < mix.answerable:
         asked = _ask(true, rng, mix)
         return Turn(kind="check", prompt=fill(SENA.check, question=asked), answer=f"{keep} {asked}")
     asked = language.unanswerable(true, rng)
@@ -128,7 +137,7 @@ def _refine(true: Scene, told: Scene, rng: Random, mix: Mix) -> Turn:
         request = SENA.enhance if rng.random() < 0.85 else SENA.enhance_plain
         text = fill(request, description=given, prompt=prompt, answer=given)
         return Turn(kind="refine", prompt=text, answer=f"{SENA.enhance_lead} {language.listed(closer.things)}")
-    asked = _question(closer, rng, mix)
+    asked = _question(closer, rng, replace(mix, yes_noise=0.0))
     other = language.question(told, asked.kind, rng) if rng.random() < 0.4 else None
     answer = other.answer if other is not None else asked.answer
     description = language.listed(disturb(told, rng, rng.choice((0, 0, 1))).things)
