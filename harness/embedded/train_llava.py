@@ -26,6 +26,7 @@ from harness.embedded.train_clip import cosine, normalise, paint
 from harness.embedded.turns import Mix, Turn, turns
 
 WIDTHS = 32
+SAVE_EVERY = 250
 LOOK_LAYER = 3
 COUNT_LAYER = 4
 
@@ -230,7 +231,7 @@ def train_llava(
                 f"llava {step + 1}/{recipe.steps} loss {told.item():.3f} ground {ground.item():.3f}{found} "
                 f"turns a second {shown / (time.monotonic() - began):.0f} time left {pace * (recipe.steps - step - 1):.0f} s"
             )
-        if (step + 1) % 250 == 0 or step + 1 == recipe.steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == recipe.steps:
             checkpoint.save(path, parameters, optimizer, step + 1, fingerprint)
     language_model.set_attn_implementation("sdpa")
     model.eval()

@@ -1,0 +1,154 @@
+"""The embedded models: their training data, their recipe, and that the shipped weights are what the card says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from random import Random
+
+import pytest
+import torch
+
+from benchmarks.world.words import vocabulary
+from harness.embedded import checkpoint, train
+from harness.embedded.architecture import build_llava, build_processor, build_tokenizer
+from harness.embedded.grounding import IGNORE, Looking
+from harness.embedded.train_llava import Packer, _embedded, _through, train_llava
+from harness.embedded.turns import turns
+from harness.rendering import renderer
+from methods.sena.prompts import WORLD as SENA
+from methods.sima.prompts import WORLD as SIMA
+from tests.tiny import SIZES
+
+MIX = train.LLAVA.phases[-1].mix
+TOKENIZER = build_tokenizer(vocabulary())
+PROCESSOR = build_processor(TOKENIZER, SIZES)
+
+
+def test_no_turn_and_no_prompt_holds_an_unknown_word() -> None:
+    known = set(vocabulary())
+    for index in range(150):
+        for turn in turns(index, 0, 180, MIX):
+            assert not set((turn.prompt + " " + turn.answer).split()) - known
+    for text in (SENA.ask, SENA.enhance_lead, *SENA.describe, SENA.brief, SENA.word, SIMA.verdict, SIMA.criteria):
+        assert TOKENIZER.unk_token_id not in TOKENIZER(text, add_special_tokens=False)["input_ids"]
+
+
+def test_turns_are_the_same_at_every_call_and_new_at_every_visit() -> None:
+    assert turns(3, 5, 180, MIX) == turns(3, 5, 180, MIX)
+    assert turns(3, 5, 180, MIX) != turns(3, 6, 180, MIX)
+
+
+def test_a_packed_turn_has_the_ids_of_the_one_renderer() -> None:
+    render = renderer(PROCESSOR)
+    packer = Packer(PROCESSOR, 1)  # one image token, as the renderer writes it before the processor widens it
+    for turn in turns(1, 0, 180, MIX):
+        ((prompt, completion),) = render.encode_pairs(
+            [render.render_prompt(turn.prompt, has_image=True)], [render.render_completion(turn.answer)]
+        )
+        words, start = packer.turn(turn)
+        assert [*packer.prefix, *words[:start]] == list(prompt)
+        assert words[start:] == list(completion)
+
+
+def test_a_turn_in_a_packed_row_sees_what_it_sees_alone() -> None:
+    torch.manual_seed(0)
+    model = build_llava(TOKENIZER, SIZES)
+    packer = Packer(PROCESSOR, SIZES.patches)
+    made = [turn for turn in turns(2, 0, 180, MIX) if not turn.blind][:3]
+    assert len(made) == 3
+    features = model.model.multi_modal_projector(torch.randn(1, SIZES.patches, SIZES.vision_width))
+
+    def last_word(row: list[object]) -> torch.Tensor:
+        rows = packer.pack([row], 0.5)  # type: ignore[list-item]
+        with torch.no_grad():
+            *_, hidden = _through(model.model.language_model, _embedded(model, rows, features), rows.mask, rows.positions)
+        return hidden[0][rows.weights[0] > 0][-1]
+
+    assert torch.allclose(last_word([made[2]]), last_word(list(made)), atol=1e-5)
+
+
+def test_looking_asks_only_at_prompt_words_that_name_a_category() -> None:
+    looking = Looking(PROCESSOR, SIZES.width)
+    packer = Packer(PROCESSOR, SIZES.patches)
+    rows = packer.pack([[turn for turn in turns(2, 0, 180, MIX) if not turn.blind]], 0.5)
+    assert not (rows.asked & (rows.weights > 0)).any()
+    assert not rows.asked[0][: len(packer.prefix)].any()
+    read = rows.mistakes != IGNORE
+    judged = [turn for turn in turns(2, 0, 180, MIX) if turn.mistakes is not None]
+    assert int(read.sum()) == 2 * len(judged)
+    assert looking.counts.out_features == 5
+
+
+def test_a_judgement_names_the_account_with_fewer_mistakes() -> None:
+    judged = [turn for index in range(200) for turn in turns(index, 0, 180, MIX) if turn.mistakes is not None]
+    assert len(judged) > 30
+    for turn in judged:
+        assert turn.mistakes is not None
+        first, second = turn.mistakes
+        assert turn.answer == ("[[1]]" if first < second else "[[2]]")
+
+
+def test_a_training_that_was_cut_goes_on_as_if_it_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut after its first checkpoint; the weights at the end are those of an undisturbed training."""
+    from harness.embedded import train_llava as module
+
+    monkeypatch.setattr(module.shutil, "which", lambda _name: None)  # no compiler: the plain path
+    phase = train.LLAVA.phases[-1]
+    recipe = train.LlavaRecipe(phases=(module.Phase(**{**vars(phase), "steps": 4, "horizon": 4}),), batch=2, budget=60, scenes=6)
+
+    def trained(folder: Path, cut: bool) -> dict[str, torch.Tensor]:
+        model = build_llava(TOKENIZER, SIZES)
+        saved = checkpoint.save
+
+        def save_and_cut(path: Path, parameters: object, optimizer: object, step: int, made_by: str) -> None:
+            saved(path, parameters, optimizer, step, made_by)  # type: ignore[arg-type]
+            if cut and step == 2:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(module.checkpoint, "save", save_and_cut)
+        monkeypatch.setattr(module, "SAVE_EVERY", 2)
+        train_llava(model, PROCESSOR, recipe, folder, "recipe", lambda _line: None)
+        return model.state_dict()
+
+    torch.manual_seed(0)
+    whole = trained(tmp_path / "whole", cut=False)
+    torch.manual_seed(0)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "cut", cut=True)
+    torch.manual_seed(0)
+    resumed = trained(tmp_path / "cut", cut=False)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_checkpoint_of_another_recipe_is_not_taken(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(2, 2)
+    parameters = dict(layer.named_parameters())
+    optimizer = torch.optim.AdamW(parameters.values())
+    checkpoint.save(tmp_path / "a.safetensors", parameters, optimizer, 7, "one")
+    assert checkpoint.load(tmp_path / "a.safetensors", parameters, optimizer, "one") == 7
+    assert checkpoint.load(tmp_path / "a.safetensors", parameters, optimizer, "another") == 0
+
+
+def test_the_shipped_weights_are_small_and_of_the_present_recipe() -> None:
+    size = sum(path.stat().st_size for path in train.WEIGHTS.rglob("*.safetensors"))
+    assert 1e6 < size < 12e6
+    recipe = json.loads((train.WEIGHTS / "recipe.json").read_text())
+    assert recipe["fingerprint"] == train.fingerprint("llava")
+    assert recipe["llava"] == json.loads(json.dumps(asdict(train.LLAVA)))
+    assert json.loads((train.WEIGHTS / "card.json").read_text())["recipe"] == recipe["fingerprint"]
+
+
+def test_the_shipped_base_answers_in_its_own_words() -> None:
+    from benchmarks.world.suite import world_item
+    from harness.bases import BASES, load_base
+    from harness.engine.vlm import Engine
+    from methods.interface import Decoding, Prompt
+
+    engine = Engine(*load_base(BASES["embedded"]))
+    _, picture, question, reference = world_item("dev", Random(0).randrange(100))
+    (done,) = engine.generate([Prompt(key="a", text=question, image=picture)], Decoding(max_new_tokens=96))
+    assert done.finished
+    assert set(done.text.replace(".", " .").split()) <= set(vocabulary())
+    assert len(done.text.split()) > len(reference.split()) / 3
