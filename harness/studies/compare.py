@@ -48,7 +48,15 @@ EMBEDDED: Mapping[str, Method] = {
         answer_tokens=72,
         recipe=Recipe(lr=5e-5, epochs=2, global_batch=32, anchor_weight=1.0),
     ),
-    "sima": Sima(prompts=sima_prompts.WORLD, order="both", verdict="margin", response_tokens=96, critic_tokens=8, recipe=PLAIN),
+    "sima": Sima(
+        prompts=sima_prompts.WORLD,
+        order="both",
+        verdict="margin",
+        least_margin=0.3,
+        response_tokens=96,
+        critic_tokens=8,
+        recipe=PLAIN,
+    ),
 }
 
 # The settings on real bases: each paper's own.

@@ -7,11 +7,11 @@ released code does. PAPERS.md lists the differences.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, get_args
 
-from methods.interface import VLM, Dropped, Field, Item, Judge, Lora, PreferencePair, Recipe, Scorer
+from methods.interface import JSON, VLM, Dropped, Field, Item, Judge, Lora, PreferencePair, Recipe, Scorer
 from methods.sima.critic import Critic, Opinion, Order, Side, Verdict, decide, mean_margin, other
 from methods.sima.prompts import REAL, SimaPrompts
 from methods.sima.responses import Responses, Sampling, check_tokens, respond
@@ -115,7 +115,7 @@ class Sima:
         """The pair of a comparison, or its drop, with every text and score on the way in the trace."""
         decided = decide(opinions, self.least_margin)
         winner: Side | None = "greedy" if decided == "greedy" else "sample" if decided == "sample" else None
-        trace = {
+        trace: dict[str, JSON] = {
             **responses.trace(),
             "reference": responses.item.reference if self.ground_truth else None,
             "order": self.order,
@@ -128,7 +128,7 @@ class Sima:
         return chosen_pair(responses, winner, trace)
 
 
-def chosen_pair(responses: Responses, winner: Side, trace: Any) -> PreferencePair:
+def chosen_pair(responses: Responses, winner: Side, trace: Mapping[str, JSON]) -> PreferencePair:
     """The winner's text chosen, the other's rejected, behind the item's own question."""
     texts = {"greedy": responses.greedy.text.strip(), "sample": responses.sample.text.strip()}
     return PreferencePair(
