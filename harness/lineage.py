@@ -61,8 +61,9 @@ def export_identity(benchmark: Benchmark, split: str, limit: int | None) -> Iden
     }
 
 
-def pairs_identity(at: Checkpoint, method: Method, drawn: Drawn, seed: int, round: int) -> Identity:
-    """``at`` is the model that answers. The recipe is left out: it says how to train, not what to make."""
+def pairs_identity(at: Checkpoint, method: Method, drawn: Drawn, seed: int, round: int, scorer: str | None = None) -> Identity:
+    """``at`` is the model that answers, ``scorer`` the image-text model where the method needs one. The recipe is left out: it
+    says how to train, not what to make."""
     settings = {name: value for name, value in describe(method).items() if name != "recipe"}
     return {
         "stage": "pairs",
@@ -73,6 +74,7 @@ def pairs_identity(at: Checkpoint, method: Method, drawn: Drawn, seed: int, roun
         "images": len(drawn.ids),
         "seed": seed,
         "round": round,
+        **({} if scorer is None else {"scorer": scorer}),
     }
 
 

@@ -25,6 +25,7 @@ from harness.identity import cores, hardware
 from harness.lineage import Checkpoint
 from harness.pool import Drawn, Pool, open_pool
 from harness.progress import Display, span
+from harness.scorers import ClipScorer, ScorerCard, find_scorer, load_scorer, scorer_identity
 from harness.stages import Progress
 from harness.store import Results, Stage, lock, read_jsonl, records, write_json
 from harness.study import Run, Study
@@ -70,6 +71,7 @@ class Models:
     _held: Checkpoint | None = None
     _loaded: tuple[Any, Any] | None = None
     _engine: Any = None
+    _scorer: tuple[ScorerCard, ClipScorer] | None = None
 
     def load(self, at: Checkpoint) -> tuple[Any, Any]:
         """The model and its processor."""
@@ -87,6 +89,12 @@ class Models:
         if self._engine is None:
             self._engine = Engine(model, processor)
         return self._engine
+
+    def scorer(self, card: ScorerCard) -> ClipScorer:
+        """The image-text model: a small one, kept beside the model until another is asked for."""
+        if self._scorer is None or self._scorer[0] != card:
+            self._scorer = (card, load_scorer(card, self.device))
+        return self._scorer[1]
 
     def forget(self) -> None:
         """Let go of the model: after training it is no longer what its checkpoint says."""
@@ -138,16 +146,21 @@ class Workshop:
         method, recipe, pool = run.method, run.method.recipe, self._pool(run.pool)
         assert recipe is not None  # a run without a recipe has no rounds
         pool.check(method.needs, method.name)
-        if "scorer" in method.needs:
-            raise Problem(f"{method.name} needs an image-text scorer, and this version has none; leave that row out.")
+        # A method may name its scorer; else the base's own is taken.
+        card = find_scorer(getattr(method, "scorer", None), at.card) if "scorer" in method.needs else None
         drawn = self._draw(run, round)
         where = (run.label, run.seed, round)
-        pairs = Stage(self.results.pairs(*where), lineage.pairs_identity(at, method, drawn, run.seed, round))
+        scored_by = None if card is None else scorer_identity(card)
+        identity = lineage.pairs_identity(at, method, drawn, run.seed, round, scored_by)
+        pairs = Stage(self.results.pairs(*where), identity)
         train = Stage(self.results.train(*where), lineage.train_identity(at, pairs.identity, recipe))
 
         def make(progress: Progress) -> None:
             vlm = self.models.engine(at)
-            stages.make_pairs(pairs, vlm=vlm, method=method, pool=pool, drawn=drawn, seed=run.seed, progress=progress)
+            scorer = None if card is None else self.models.scorer(card)
+            stages.make_pairs(
+                pairs, vlm=vlm, method=method, pool=pool, drawn=drawn, seed=run.seed, scorer=scorer, progress=progress
+            )
 
         def learn(progress: Progress) -> None:
             model, processor = self.models.load(at)
