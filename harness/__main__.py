@@ -92,13 +92,13 @@ def plan(given: argparse.Namespace) -> None:
 def run(given: argparse.Namespace) -> None:
     from harness import runner
     from harness.progress import Display
-    from harness.reporting import figures, tables
+    from harness.reporting import figures, page, tables
 
     study = load(given)
     out = given.out or RESULTS / study.name
     runner.run(study, out, Display(sys.stdout))
     print("\n" + tables.write(out))
-    for path in figures.write(out):
+    for path in [*figures.write(out), page.write(out)]:
         print(path)
 
 
