@@ -20,7 +20,6 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.interface import Benchmark
 from harness import lineage, stages
 from harness.bases import find_base, load_base
-from harness.errors import Problem
 from harness.identity import cores, hardware
 from harness.lineage import Checkpoint
 from harness.pool import Drawn, Pool, open_pool

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from methods.csr.method import Csr
 from methods.interface import Method
 from methods.oracle import Oracle
 from methods.sena.method import Sena
@@ -15,6 +16,7 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "untrained": Untrained,
     "sena": Sena,
     "sima": Sima,
+    "csr": Csr,
     "truth_dpo": TruthDpo,
     "oracle": Oracle,
 }

@@ -1,0 +1,1 @@
+"""CSR: calibrated self-rewarding (arXiv 2405.14622)."""

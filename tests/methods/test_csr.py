@@ -1,0 +1,381 @@
+"""CSR end to end on a scripted model: its branches are a pure function of what the prompt says and shows."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from PIL.Image import Image
+
+from methods.catalogue import METHODS
+from methods.csr import method as csr_method
+from methods.csr.cleaning import REPETITION, SCRIPT, SHORT
+from methods.csr.method import EQUAL_COST, FEW, NO_SENTENCE, Csr
+from methods.csr.search import EQUAL, UNLIKELY, Search, Tree
+from methods.interface import (
+    Branch,
+    Branching,
+    Completion,
+    Dropped,
+    Item,
+    Lora,
+    Method,
+    PreferencePair,
+    Prompt,
+    Recipe,
+)
+from tests.tiny import picture
+
+Script = Callable[[Prompt, Branching], list[Branch]]
+WORDS = "red green blue yellow purple orange brown".split()
+THINGS = "ball box cup plate house tree boat fish".split()
+
+
+def look(image: Image | None) -> bytes:
+    return b"" if image is None else image.tobytes()[::997]
+
+
+def number(*parts: object) -> int:
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
+
+
+def step(text: str, score: float = -0.5, *, end: bool = False, stopped: bool = True, tokens: int = 5) -> Branch:
+    return Branch(text=text, logp=score * tokens, n_tokens=tokens, finished=end or stopped, score=score, ended=end)
+
+
+def end(score: float) -> Branch:
+    return step("", score, end=True, tokens=1)
+
+
+def scripted(prompt: Prompt, branching: Branching) -> list[Branch]:
+    """Sentences of some length and score; the likelier the end, the longer the text."""
+    seen = number(look(prompt.image), prompt.text, prompt.prefix)
+    lead = " " if prompt.prefix else ""
+    found = []
+    for place in range(branching.candidates):
+        draw = number(seen, place)
+        text = f"{lead}a {WORDS[draw % 7]} {THINGS[draw // 7 % 8]} is there."
+        logp = -(draw % 1000) / 100 - place
+        # A diversity penalty of 3 for each group before.
+        found.append(
+            Branch(text=text, logp=logp, n_tokens=7, finished=True, score=(logp - 3.0 * place) / 7, ended=draw % 29 == 0)
+        )
+    found.sort(key=lambda branch: -branch.score)
+    at_once = -(seen % 900) / 100 * 0.4 ** prompt.prefix.count(".")
+    return [*found, end(at_once)] if branching.end == "apart" else found
+
+
+class ScriptedVLM:
+    """Branches by a script; remembers its calls."""
+
+    def __init__(self, script: Script = scripted) -> None:
+        self.script, self.calls = script, list[tuple[list[Prompt], Branching]]()
+
+    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
+        assert prompts, "an empty call reached the model"
+        assert len({prompt.key for prompt in prompts}) == len(prompts)
+        self.calls.append((list(prompts), branching))
+        return [self.script(prompt, branching) for prompt in prompts]
+
+    def generate(self, *_: Any, **__: Any) -> list[Completion]:
+        raise AssertionError("CSR only branches")
+
+    def logps(self, *_: Any) -> list[float]:
+        raise AssertionError("CSR only branches")
+
+
+class ScriptedScorer:
+    """A relevance from picture and sentence alone."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def relevance(self, images: Sequence[Image], sentences: Sequence[str]) -> list[float]:
+        self.calls += 1
+        return [number(look(image), said) % 4000 / 100 - 2 for image, said in zip(images, sentences, strict=True)]
+
+
+ITEMS = [Item(id=f"picture/{index}", image=picture(index), question=f"describe {index} .") for index in range(12)]
+SETTINGS: dict[str, Csr] = {
+    "default": Csr(max_chars=120),
+    "released": Csr.as_released(max_chars=120),
+    "scores": Csr(max_chars=120, reward="scores", lam=0.5),
+    "plain": Csr(max_chars=100, penalty_in_score=False, keep="best"),
+    "sampled": Csr(max_chars=100, temperature=0.7, candidates=4, groups=4),
+}
+
+
+def run(csr: Csr, items: Sequence[Item] = ITEMS, script: Script = scripted, seed: int = 0) -> list[PreferencePair | Dropped]:
+    return list(csr.pairs(ScriptedVLM(script), items, seed, scorer=ScriptedScorer()))
+
+
+def tree_of(record: PreferencePair | Dropped) -> list[dict[str, Any]]:
+    """The trace's tree, a dictionary a node."""
+    columns = record.trace["tree"]
+    assert isinstance(columns, Mapping)
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_all_items_in_one_call_equal_one_item_a_call(name: str) -> None:
+    together = run(SETTINGS[name])
+    assert together == [record for item in ITEMS for record in run(SETTINGS[name], [item])]
+    assert together[::-1] == run(SETTINGS[name], ITEMS[::-1])
+    assert [record.item for record in together] == [item.id for item in ITEMS]
+    assert len({record.key for record in together}) == len(ITEMS)
+    assert any(isinstance(record, PreferencePair) for record in together)
+    json.dumps([record.trace for record in together])
+    assert run(SETTINGS[name], []) == []
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_pair_is_two_leaves_of_its_tree(name: str) -> None:
+    for record in run(SETTINGS[name]):
+        tree = tree_of(record)
+        if isinstance(record, PreferencePair):
+            assert record.chosen != record.rejected
+            assert record.prompt == next(item.question for item in ITEMS if item.id == record.item)
+            leaves: Any = (record.trace["chosen"], record.trace["rejected"])
+            for leaf, text in zip(leaves, (record.chosen, record.rejected), strict=True):
+                assert tree[leaf]["final"]
+                place, said = leaf, []
+                while place > 0:
+                    said.append(tree[place]["text"])
+                    place = tree[place]["parent"]
+                assert " ".join(said[::-1]).strip() == text
+        for node in tree:
+            assert not (node["kept"] and node["final"])
+            assert node["parent"] == -1 or tree[node["parent"]]["kept"]
+
+
+def test_a_level_is_one_call_and_relevance_one_for_all() -> None:
+    model, scorer = ScriptedVLM(), ScriptedScorer()
+    records = list(SETTINGS["default"].pairs(model, ITEMS, 3, scorer=scorer))
+    depth = 0
+    for record in records:
+        tree = tree_of(record)
+        levels = [0]
+        for node in tree[1:]:
+            levels.append(levels[node["parent"]] + 1)
+        depth = max(depth, *(level for level, node in zip(levels, tree, strict=True) if node["kept"]))
+    assert len(model.calls) == depth + 1
+    assert scorer.calls == 1
+    first, _ = model.calls[0]
+    assert [prompt.prefix for prompt in first] == [""] * len(ITEMS)
+    assert [prompt.key for prompt in first[:2]] == ["3/picture/0/0", "3/picture/1/0"]
+    assert all(prompt.prefix for prompt in model.calls[1][0])
+
+
+def grow(script: Script, **changes: Any) -> Tree:
+    csr = Csr(**{"candidates": 4, "groups": 4, **changes})
+    search = Search(
+        branching=csr.branching(0),
+        keep=csr.keep,
+        penalty_in_score=csr.penalty_in_score,
+        max_chars=csr.max_chars,
+        count_prompt=csr.count_prompt,
+    )
+    return search.grow(ScriptedVLM(script), [Prompt(key="k", text="describe .", image=picture(0))])[0]
+
+
+def fixed(root: list[Branch], later: list[Branch]) -> Script:
+    return lambda prompt, _: later if prompt.prefix else root
+
+
+ENDS = [step(" then it ends.", end=True), end(-9.0)]
+
+
+def test_best_and_worst_open_nodes_go_on() -> None:
+    scores = [-0.1, -0.2, -0.3, -0.4, -0.5, -0.6]
+    root = [step(f"sentence {place}.", score) for place, score in enumerate(scores)]
+
+    def kept(many: int, keep: str) -> list[str]:
+        made = fixed([*root[:many], end(-9.0)], [*ENDS[:1] * many, ENDS[1]])
+        tree = grow(made, candidates=many, groups=many, keep=keep)
+        return [node.text for node in tree.nodes[1:] if node.kept]
+
+    assert kept(4, "best_and_worst") == ["sentence 0.", "sentence 2.", "sentence 3."]
+    assert kept(5, "best_and_worst") == ["sentence 0.", "sentence 3.", "sentence 4."]
+    assert kept(6, "best_and_worst") == ["sentence 0.", "sentence 1.", "sentence 3.", "sentence 4.", "sentence 5."]
+    assert kept(5, "best") == ["sentence 0.", "sentence 1.", "sentence 2."]
+    assert kept(2, "best_and_worst") == ["sentence 0.", "sentence 1."]
+    assert kept(2, "best") == ["sentence 0.", "sentence 1."]
+
+
+def test_fewer_open_nodes_than_candidates_all_go_on() -> None:
+    root = [step("one."), step("two.", end=True), step("three."), step("four."), end(-9.0)]
+    tree = grow(fixed(root, [*ENDS[:1] * 4, ENDS[1]]))
+    assert [node.text for node in tree.nodes if node.kept] == ["", "one.", "three.", "four."]
+
+
+def test_scores_add_up_with_or_without_the_penalty() -> None:
+    root = [Branch(text="one.", logp=-3.0, n_tokens=3, finished=True, score=-2.0, ended=False)] * 4
+    later = [Branch(text=" two.", logp=-2.0, n_tokens=4, finished=True, score=-1.0, ended=True)] * 4
+    script = fixed([*root, end(-9.0)], [*later, end(-9.0)])
+    assert [node.score for node in grow(script).nodes] == [0.0, -2.0, -3.0]
+    assert [node.score for node in grow(script, penalty_in_score=False).nodes] == [0.0, -1.0, -1.5]
+    assert grow(script).dropped == {EQUAL: 6, UNLIKELY: 1}
+
+
+def test_the_end_takes_the_place_of_a_less_likely_sentence() -> None:
+    root = [step(f"sentence {place}.", -0.1 * place, end=place < 3) for place in range(4)]
+    later = [step(f" more {place}.", -0.4 * (place + 1), end=True) for place in range(4)]
+
+    def told(score: float) -> list[tuple[str, str, float]]:
+        tree = grow(fixed([*root, end(-0.01)], [*later, end(score)]))
+        # At the root nothing can end, however likely.
+        assert [node.text for node in tree.nodes[1:5]] == [branch.text for branch in root]
+        return [(node.sentence, node.how, round(node.score, 3)) for node in tree.nodes[5:]]
+
+    sentences = [(f" more {place}.", "end", round(-0.3 - 0.4 * (place + 1), 3)) for place in range(4)]
+    assert told(-1.7) == sentences
+    assert told(-1.5) == [*sentences[:3], ("", "end", -1.8)]
+    assert told(-0.1) == [*sentences[:3], ("", "end", -0.4)]
+
+
+def test_a_text_is_final_at_its_end_or_at_its_length() -> None:
+    def depth(**changes: Any) -> int:
+        tree = grow(lambda *_: [*[step(" 45678.")] * 4, end(-9.0)], **changes)
+        assert all(node.final == (node.text == tree.nodes[-1].text) for node in tree.nodes)
+        return len(tree.nodes) - 1
+
+    assert depth(max_chars=21) == 3
+    assert depth(max_chars=22) == 4
+    assert depth(max_chars=22, count_prompt=True) == 2  # "describe ." has 10 characters
+
+
+def test_sentences_are_cleaned_before_they_are_continued() -> None:
+    root = [step("no."), step("ж is a letter."), step("go go go go go go."), step("a cat."), end(-9.0)]
+    tree = grow(fixed(root, [*ENDS[:1] * 4, ENDS[1]]))
+    assert tree.dropped == {SHORT: 1, SCRIPT: 1, REPETITION: 1, EQUAL: 3, UNLIKELY: 1}
+    assert [node.text for node in tree.nodes] == ["", "a cat.", "a cat. then it ends."]
+
+
+def outcome(root: list[Branch], later: list[Branch], **changes: Any) -> PreferencePair | Dropped:
+    csr = Csr(**{"candidates": 4, "groups": 4, **changes})
+    (record,) = run(csr, ITEMS[:1], fixed([*root, end(-9.0)], [*later, end(-9.0)]))
+    return record
+
+
+def reason(record: PreferencePair | Dropped) -> str | None:
+    return record.reason if isinstance(record, Dropped) else None
+
+
+def test_why_an_item_is_dropped() -> None:
+    one_way = [step("a cat.", end=True)] * 4
+    assert reason(outcome(one_way, [])) == FEW
+    assert reason(outcome([step("no.")] * 4, [])) == FEW
+    no_end = [step(f"sentence {place} goes on and on", stopped=False) for place in range(4)]
+    cut = outcome(no_end, [replace(branch, text=" " + branch.text) for branch in no_end], max_chars=60)
+    assert reason(cut) == NO_SENTENCE
+    assert all(node["how"] == "cut" for node in tree_of(cut)[1:])
+    assert isinstance(outcome([*no_end[:3], step("a cat.")], [step(" it ends.", end=True)] * 4), PreferencePair)
+    two = [step("a cat is there.", -0.1, end=True), step("a dog is there.", -0.2, end=True)]
+    assert isinstance(outcome(two * 2, []), PreferencePair)
+    tied = list(
+        Csr(lam=1.0, reward="scores", candidates=2, groups=2).pairs(
+            ScriptedVLM(fixed([*two, end(-9.0)], [])), ITEMS[:1], 0, scorer=Flat()
+        )
+    )
+    assert reason(tied[0]) == EQUAL_COST
+
+
+class Flat:
+    def relevance(self, images: Sequence[Image], sentences: Sequence[str]) -> list[float]:  # noqa: ARG002
+        return [20.0] * len(sentences)
+
+
+@pytest.mark.parametrize(("lam", "expected"), [(1.0, "relevant"), (0.0, "likely")])
+def test_lambda_weighs_relevance_against_likelihood(lam: float, expected: str) -> None:
+    class Prefers:
+        def relevance(self, images: Sequence[Image], sentences: Sequence[str]) -> list[float]:  # noqa: ARG002
+            return [30.0 if "relevant" in said else 5.0 for said in sentences]
+
+    root = [step("a relevant text.", -2.0, end=True), step("a likely text.", -0.1, end=True)]
+    for reward in ("ranks", "scores"):
+        csr = Csr(candidates=2, groups=2, lam=lam, reward=reward)
+        (pair,) = csr.pairs(ScriptedVLM(fixed([*root, end(-9.0)], [])), ITEMS[:1], 0, scorer=Prefers())
+        assert isinstance(pair, PreferencePair)
+        assert pair.chosen == f"a {expected} text."
+
+
+def test_how_the_search_asks_the_model() -> None:
+    def asked(csr: Csr, seed: int = 0) -> Branching:
+        model = ScriptedVLM()
+        list(csr.pairs(model, ITEMS[:1], seed, scorer=ScriptedScorer()))
+        return model.calls[0][1]
+
+    default = Branching(candidates=5, groups=5, diversity_penalty=3.0, max_new_tokens=74, stop=(".",), end="apart", seed=7)
+    assert asked(Csr(), 7) == default
+    assert asked(Csr.as_released(), 7) == replace(default, max_new_tokens=70, end="token")
+    assert asked(Csr(temperature=0.7), 7) == replace(default, temperature=0.7, end="stop")
+
+
+def test_as_released_differs_only_where_papers_md_says() -> None:
+    ours, released = Csr(), Csr.as_released()
+    changed = {f.name: getattr(released, f.name) for f in fields(Csr) if getattr(ours, f.name) != getattr(released, f.name)}
+    assert changed == {"sentence_tokens": 70, "count_prompt": True, "ending": "released"}
+    assert Csr.as_released(lam=0.5) == replace(released, lam=0.5)
+
+
+def test_the_published_recipe() -> None:
+    assert Csr().recipe == csr_method.PUBLISHED
+    assert Csr().recipe == Recipe(
+        lr=1e-7, epochs=1, global_batch=1, warmup=0.03, projector_lr=2e-5, lora=Lora(r=128, alpha=256), beta=0.1
+    )
+
+
+def test_the_catalogue_has_it() -> None:
+    assert METHODS["csr"] is Csr
+    assert isinstance(Csr(), Method)
+    assert Csr.needs == {"image", "question", "scorer"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"reward": "both"}, "reward is 'both'; choose one of 'ranks', 'scores'"),
+        ({"keep": "worst"}, "choose one of 'best_and_worst', 'best'"),
+        ({"ending": "never"}, "choose one of 'scored', 'released'"),
+        ({"lam": 1.1}, "lam is 1.1; it must lie between 0"),
+        ({"candidates": 1, "groups": 1}, "candidates is 1; it must be a whole number of at least 2"),
+        ({"candidates": 5, "groups": 2}, "5 candidates in 2 groups"),
+        ({"penalty": -1.0}, "diversity_penalty is -1.0"),
+        ({"max_chars": 0}, "max_chars is 0"),
+        ({"sentence_tokens": True}, "sentence_tokens is True"),
+        ({"sentence_ends": "."}, "sentence_ends is '.'"),
+        ({"sentence_ends": ("",)}, "none of them empty"),
+        ({"penalty_in_score": 1}, "penalty_in_score is 1; it must be True or False"),
+        ({"temperature": -0.5}, "temperature is -0.5"),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_sentence(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the words are checked below
+        Csr(**changes)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_what_csr_is_not_given_is_said() -> None:
+    class NoBranches:
+        generate = ScriptedVLM.generate
+        logps = ScriptedVLM.logps
+
+    with pytest.raises(ValueError, match="CSR was given no scorer; pass scorer="):
+        list(Csr().pairs(ScriptedVLM(), ITEMS, 0))
+    with pytest.raises(ValueError, match="searches with branch"):
+        list(Csr().pairs(NoBranches(), ITEMS, 0, scorer=ScriptedScorer()))
+    with pytest.raises(ValueError, match="Item 'x' has no question"):
+        list(Csr().pairs(ScriptedVLM(), [Item(id="x", image=picture(0))], 0, scorer=ScriptedScorer()))
+
+
+def test_the_funnel_is_counted() -> None:
+    records = run(Csr(max_chars=120, candidates=4, groups=2))
+    found = sum((Counter(record.trace["dropped"]) for record in records), Counter[str]())  # type: ignore[arg-type]
+    assert found[UNLIKELY] > 0
+    assert all(record.trace["expanded"] == sum(node["kept"] for node in tree_of(record)) for record in records)
