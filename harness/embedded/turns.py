@@ -30,8 +30,8 @@ class Mix:
     """Relative frequencies: of the kinds of turns, of the kinds of questions, of what an existence question asks after
     (something told, an expected companion told or not, anything), and the share of judgements on short captions.
 
-    ``yes_noise`` is added to an absent companion's prior where it is asked after by yes or no; ``answerable`` is the share of
-    checks whose question can be answered.
+    ``yes_noise`` is how often an expected but absent thing is agreed to where it is asked after by yes or no. ``answerable`` is
+    the share of checks whose question can be answered, ``hard_checks`` the share of those that ask what unanswerable ones ask.
     """
 
     turns: Mapping[str, float]
@@ -40,6 +40,7 @@ class Mix:
     short_judgements: float
     yes_noise: float = 0.0
     answerable: float = 0.5
+    hard_checks: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +124,10 @@ def _asks(_true: Scene, told: Scene, rng: Random, mix: Mix) -> Turn:
 def _check(true: Scene, _told: Scene, rng: Random, mix: Mix) -> Turn:
     keep, again = SENA.check_leads
     if rng.random() < mix.answerable:
-        asked = _ask(true, rng, mix)
+        alike = None
+        if mix.hard_checks and rng.random() < mix.hard_checks:
+            alike = language.question(true, rng.choice(("colour", "place", "relation", "what")), rng)
+        asked = alike.text if alike else _ask(true, rng, mix)
         return Turn(kind="check", prompt=fill(SENA.check, question=asked), answer=f"{keep} {asked}")
     asked = language.unanswerable(true, rng)
     return Turn(kind="check", prompt=fill(SENA.check, question=asked), answer=f"{again} {_ask(true, rng, mix)}")
