@@ -165,8 +165,8 @@ class Csr:
             reason = FEW
         else:
             best, worst = best_and_worst(finished)
-            trace |= {"chosen": best.leaf, "rejected": worst.leaf, "costs": [round(best.cost, 5), round(worst.cost, 5)]}
-            if worst.cost - best.cost < 1e-9:
+            trace |= {"chosen": best.leaf, "rejected": worst.leaf, "costs": [best.cost, worst.cost]}
+            if best.cost == worst.cost:
                 reason = EQUAL_COST
         if reason is not None:
             return Dropped(key=prompt.key, item=item.id, reason=reason, trace=trace)

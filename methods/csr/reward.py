@@ -22,7 +22,7 @@ Reward = Literal["ranks", "scores"]
 
 @dataclass(frozen=True, kw_only=True)
 class Path:
-    """A finished text, the place of its leaf and what it costs: less is better."""
+    """A finished text, the place of its leaf and what it costs (to six digits): less is better."""
 
     leaf: int
     text: str
@@ -38,12 +38,13 @@ def relate(trees: Sequence[Tree], images: Sequence[Image], scorer: Scorer) -> No
     said = [(node, image) for tree, image in zip(trees, images, strict=True) for node in tree.nodes[1:] if heard(node.sentence)]
     values = scorer.relevance([image for _, image in said], [heard(node.sentence) for node, _ in said]) if said else []
     for (node, _), value in zip(said, values, strict=True):
-        node.relevance = max(value, 0.0)
+        # What is equal but for arithmetic noise must tie, or the batch would choose between them.
+        node.relevance = round(max(value, 0.0), 3)
     for tree in trees:
         for node in tree.nodes[1:]:
             if not heard(node.sentence):
                 steps = [tree.nodes[place].relevance for place in lineage(tree, node.parent)]
-                node.relevance = sum(steps) / len(steps) if steps else 0.0
+                node.relevance = round(sum(steps) / len(steps), 3) if steps else 0.0
 
 
 def lineage(tree: Tree, place: int) -> list[int]:
@@ -91,7 +92,7 @@ def paths(tree: Tree, reward: Reward, lam: float) -> list[Path]:
         if node.final:
             steps = lineage(tree, place)
             cost = sum(costs[step] for step in steps) / (len(steps) + (reward == "ranks"))
-            found.setdefault(node.text, Path(leaf=place, text=node.text, cost=cost))
+            found.setdefault(node.text, Path(leaf=place, text=node.text, cost=round(cost, 6)))
     return list(found.values())
 
 

@@ -141,8 +141,10 @@ class Search:
             return branches
         *sentences, end = branches
         worst = min(sentences, key=self.score)
-        if not before.text or self.score(end) <= self.score(worst):
-            tree.dropped[UNLIKELY] += bool(before.text)
+        if not before.text:
+            return sentences
+        if self.score(end) <= self.score(worst):
+            tree.dropped[UNLIKELY] += 1
             return sentences
         return [*(each for each in sentences if each is not worst), end]
 
