@@ -12,7 +12,6 @@ from harness.studies import compare
 from methods.controls import Control
 from tests.toys import save_pictures
 
-METHODS = ["untrained", "sena", "sima"]
 CONTROLS = ["sena shuffled", "sena random rejected", "sena sft"]
 
 
@@ -22,8 +21,10 @@ def labels(**options: object) -> list[str]:
 
 @pytest.mark.parametrize("base", ["embedded", "llava-1.5-7b"])
 def test_bounds_and_controls_come_when_they_are_asked_for(base: str) -> None:
-    assert labels(base=base) == METHODS
-    assert labels(base=base, controls=True) == [*METHODS, "truth_dpo", "oracle", *CONTROLS]
+    methods = list(compare.EMBEDDED if base == "embedded" else compare.PUBLISHED)
+    assert {"untrained", "sena", "sima"} <= set(methods)
+    assert labels(base=base) == methods
+    assert labels(base=base, controls=True) == [*methods, "truth_dpo", "oracle", *CONTROLS]
     assert labels(base=base, only=["sima"]) == ["untrained", "sima"]
     assert labels(base=base, only=["oracle"]) == ["untrained", "oracle"]
     assert labels(base=base, only=["sima"], controls=True) == ["untrained", "sima", "truth_dpo", "oracle", *CONTROLS]
@@ -35,7 +36,7 @@ def test_a_row_that_the_pool_cannot_serve_is_left_out_unless_named(tmp_path: Pat
     assert labels(pool=folder, only=["sima"]) == ["untrained", "sima"]  # refused by the runner, in words
     manifest = tmp_path / "pool.jsonl"
     manifest.write_text(json.dumps({"image": "pictures/00.png", "question": "what ?", "reference": "a ball ."}))
-    assert labels(pool=str(manifest), controls=True) == [*METHODS, "truth_dpo", *CONTROLS]
+    assert labels(pool=str(manifest), controls=True) == [*compare.EMBEDDED, "truth_dpo", *CONTROLS]
 
 
 def test_controls_are_of_the_row_beside_them() -> None:
