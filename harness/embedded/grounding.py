@@ -8,6 +8,8 @@ it also asks how many mistakes that had.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 import torch.nn.functional as F
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
@@ -43,16 +45,17 @@ class Grounding:
 
 
 class Looking(torch.nn.Module):
-    """Heads on a middle layer, at prompt words that name a category: is it there, its colour, row and column."""
+    """Heads on a middle layer, at prompt words that name a category (is it there, its colour, row and column) or a place (what is
+    there)."""
 
     def __init__(self, processor: LlavaProcessor, width: int):
         super().__init__()
         words = processor.tokenizer.get_vocab()
-        self._category = torch.full((len(words),), -1)
-        for number, name in enumerate(CATEGORIES):
-            self._category[words[name]] = number
+        self._category = _numbers(words, CATEGORIES)
         self._sizes = (2, len(COLOURS), len(ROWS), len(COLUMNS))
         self.heads = torch.nn.Linear(width, sum(self._sizes))
+        self._row, self._column = (_numbers(words, names) for names in (ROWS, COLUMNS))
+        self.cells = torch.nn.Linear(width, len(CATEGORIES) + 1)
         self.counts = torch.nn.Linear(width, MOST_MISTAKES + 1)
 
     def loss(
@@ -71,6 +74,17 @@ class Looking(torch.nn.Module):
             right.append(float((guess.argmax(-1) == labels[:, number])[known].float().mean()))
         return torch.stack(losses).sum(), right
 
+    def cell_loss(self, middle: torch.Tensor, ids: torch.Tensor, asked: torch.Tensor, scenes: list[Scene]) -> torch.Tensor:
+        """Cross entropy of what is in the cell that a prompt names ("top left"), or nothing, from ``middle (B, T, D)``."""
+        row = F.pad(self._row[ids][:, :-1], (1, 0), value=-1)  # the word before
+        column = self._column[ids]
+        number, place = torch.nonzero(asked & (row >= 0) & (column >= 0), as_tuple=True)
+        if not len(number):
+            return middle.new_zeros(())
+        truth = torch.tensor([[_in_cell(scene, cell) for cell in range(9)] for scene in scenes])  # (B, 9)
+        labels = truth[number, 3 * row[number, place] + column[number, place]]
+        return F.cross_entropy(self.cells(middle[number, place].float()), labels)
+
     def count_loss(self, late: torch.Tensor, mistakes: torch.Tensor) -> tuple[torch.Tensor, float]:
         """Cross entropy of the number of mistakes in an account just read, from ``late (B, T, D)``, and the share right."""
         read = mistakes != IGNORE
@@ -78,6 +92,19 @@ class Looking(torch.nn.Module):
             return late.new_zeros(()), float("nan")
         guess = self.counts(late[read].float())
         return F.cross_entropy(guess, mistakes[read]), float((guess.argmax(-1) == mistakes[read]).float().mean())
+
+
+def _numbers(words: Mapping[str, int], names: Sequence[str]) -> torch.Tensor:
+    """The number of a word among ``names``, by its id; -1 for every other id."""
+    numbers = torch.full((len(words),), -1)
+    for number, name in enumerate(names):
+        numbers[words[name]] = number
+    return numbers
+
+
+def _in_cell(scene: Scene, cell: int) -> int:
+    thing = scene.at(cell // 3, cell % 3)
+    return len(CATEGORIES) if thing is None else CATEGORIES.index(thing.category)
 
 
 def _truth(scene: Scene, category: str) -> list[int]:

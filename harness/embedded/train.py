@@ -115,6 +115,24 @@ LLAVA = LlavaRecipe(
                 hard_checks=0.7,
             ),
         ),
+        # Empty places are learnt to be empty.
+        Phase(
+            steps=500,
+            horizon=500,
+            lr=4e-4,
+            warmup=20,
+            length_power=0.7,
+            look_weight=0.5,
+            mix=Mix(
+                turns={"detail": 12, "short": 9, "word": 26, "ask": 4, "check": 15, "refine": 12, "judge": 26},
+                questions={"existence": 30, "colour": 10, "count": 14, "place": 16, "what": 6, "relation": 22, "scene": 2},
+                existence=(40, 32, 28),
+                short_judgements=0.6,
+                yes_noise=0.5,
+                answerable=0.5,
+                hard_checks=0.7,
+            ),
+        ),
     )
 )
 CARD_PICTURES = 600

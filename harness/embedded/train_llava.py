@@ -218,7 +218,8 @@ def train_llava(
         if phase.look_weight:
             look, right = looking.loss(middle, rows.ids, rows.asked, true)
             count, counted = looking.count_loss(late, rows.mistakes)
-            loss = loss + phase.look_weight * (look + count)
+            cell = looking.cell_loss(middle, rows.ids, rows.asked, true)
+            loss = loss + phase.look_weight * (look + cell + count)
             right.append(counted)
             found = " found " + " ".join(f"{share:.2f}" for share in right)
         optimizer.zero_grad(set_to_none=True)

@@ -1,6 +1,6 @@
 """Which settings on the embedded base? The same number of trials for each method, on the development split only.
 
-    python -m harness run tune --only sena          eight trials of SENA; about 15 minutes on two cores
+    python -m harness run tune --only sena          six trials of SENA; about 6 minutes on two cores
 
 A trial is a method's row of the comparison with some of its settings changed. What was chosen, from which numbers, is in
 results/LOG.md; harness/studies/compare.py holds the choice. The test split is never asked here.
@@ -21,14 +21,20 @@ PICTURES = 400
 # What a method leaves open: the learning rate, and the strength of the corruption (published for far larger pictures).
 TRIALS: Mapping[str, tuple[Mapping[str, object], ...]] = {
     "sena": (
-        {"noise_step": 300},
-        {"noise_step": 360},
-        {"noise_step": 420},
-        {"noise_step": 500},
-        {"noise_step": 600},
-        {"noise_step": 420, "recipe.lr": 2e-5},
+        {"noise_step": 420, "recipe.lr": 5e-5},
         {"noise_step": 420, "recipe.lr": 1e-4},
-        {"noise_step": 360, "recipe.lr": 1e-4},
+        {"noise_step": 420, "recipe.lr": 2e-4},
+        {"noise_step": 500, "recipe.lr": 5e-5},
+        {"noise_step": 500, "recipe.lr": 1e-4},
+        {"noise_step": 500, "recipe.lr": 2e-4},
+    ),
+    "sima": (
+        {"least_margin": 0.3, "recipe.lr": 5e-5},
+        {"least_margin": 0.3, "recipe.lr": 1e-4},
+        {"least_margin": 0.3, "recipe.lr": 2e-4},
+        {"least_margin": 1.0, "recipe.lr": 5e-5},
+        {"least_margin": 1.0, "recipe.lr": 1e-4},
+        {"least_margin": 1.0, "recipe.lr": 2e-4},
     ),
 }
 
