@@ -94,19 +94,26 @@ def _ask(engine: Engine, pictures: Sequence[Image], texts: Sequence[str], tokens
 
 
 def _answerable(engine: Engine, scenes: Sequence[Scene], pictures: Sequence[Image]) -> list[Skill]:
-    """SENA's check: answerable questions kept, unanswerable ones recognised and asked anew."""
+    """SENA's check: answerable questions kept (every kind alike, then a kind a row), unanswerable ones asked anew."""
     keep, again = (lead.split()[0] for lead in SENA.check_leads)
-    good, bad = [], []
-    for one in scenes:
-        rng = Random(f"card {one.id}")
-        kind = rng.choice(("colour", "place", "what"))
-        asked = language.question(one, kind, rng)
-        assert asked is not None  # these kinds exist in every scene
-        good.append(fill(SENA.check, question=asked.text))
-        bad.append(fill(SENA.check, question=language.unanswerable(one, rng)))
-    kept = [(float(text.startswith(keep)), 1.0) for text in _ask(engine, pictures, good, 24)]
-    caught = [(float(text.startswith(again)), 1.0) for text in _ask(engine, pictures, bad, 24)]
-    return [skill("answerable questions kept", kept), skill("unanswerable questions asked anew", caught)]
+
+    def begins(texts: Sequence[str | None], opener: str) -> list[tuple[float, float]]:
+        """A picture's (share that begins so, 1); pictures without such a question count nowhere."""
+        sent = [(fill(SENA.check, question=text), image) for text, image in zip(texts, pictures, strict=True) if text]
+        replies = iter(_ask(engine, [image for _, image in sent], [text for text, _ in sent], 24))
+        return [(float(next(replies).startswith(opener)), 1.0) if text else (0.0, 0.0) for text in texts]
+
+    by_kind = {}
+    for kind in language.KINDS:
+        asked = [language.question(one, kind, Random(f"card {kind} {one.id}")) for one in scenes]
+        by_kind[kind] = begins([one.text if one else None for one in asked], keep)
+    kept = [(sum(n for n, _ in rows), sum(d for _, d in rows)) for rows in zip(*by_kind.values(), strict=True)]
+    caught = begins([language.unanswerable(one, Random(f"card {one.id}")) for one in scenes], again)
+    return [
+        skill("answerable questions kept", kept),
+        *(skill(f"answerable questions kept: {kind}", rows) for kind, rows in by_kind.items()),
+        skill("unanswerable questions asked anew", caught),
+    ]
 
 
 def _refined(engine: Engine, scenes: Sequence[Scene], pictures: Sequence[Image]) -> list[Skill]:
