@@ -20,6 +20,7 @@ from harness.errors import Problem, unknown
 from harness.pool import open_pool
 from harness.study import Run, Study
 from methods.controls import Control, Kind
+from methods.csr.method import Csr
 from methods.interface import Method, Recipe
 from methods.oracle import Oracle
 from methods.sena import prompts as sena_prompts
@@ -57,6 +58,7 @@ EMBEDDED: Mapping[str, Method] = {
         critic_tokens=8,
         recipe=PLAIN,
     ),
+    "csr": Csr(candidates=4, groups=4, penalty=2.0, repeats=False, sentence_tokens=20, max_chars=300, recipe=PLAIN),
 }
 
 # The settings on real bases: each paper's own.
@@ -64,6 +66,7 @@ PUBLISHED: Mapping[str, Method] = {
     BASELINE: Untrained(),
     "sena": Sena(prompts=sena_prompts.REAL),
     "sima": Sima(prompts=sima_prompts.REAL),
+    "csr": Csr(),
 }
 
 

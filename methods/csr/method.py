@@ -36,7 +36,14 @@ FEW = "fewer than two finished texts"
 EQUAL_COST = "best and worst text cost the same"
 
 PUBLISHED = Recipe(
-    lr=1e-7, epochs=1.0, global_batch=1, warmup=0.03, schedule="cosine", projector_lr=2e-5, beta=0.1, lora=Lora(r=128, alpha=256)
+    lr=1e-7,
+    epochs=1.0,
+    global_batch=1,
+    warmup=0.03,
+    schedule="cosine",
+    projector_lr=2e-5,
+    beta=0.1,
+    lora=Lora(r=128, alpha=256, dropout=0.05),
 )
 """The published training of LLaVA-1.5-7B: LoRA, a pair a step."""
 
@@ -49,7 +56,8 @@ class Csr:
     node, found by diverse beam search in ``groups`` groups with ``penalty``, counted in a node's score where
     ``penalty_in_score``; or, at a ``temperature`` above 0, by sampling. ``keep``: which open nodes of a level go on. A sentence
     ends at one of ``sentence_ends`` or after ``sentence_tokens`` tokens, a text at the model's end token or at ``max_chars``
-    characters, its prompt's included where ``count_prompt``. ``ending``: the end of the text is a candidate beside the
+    characters, its prompt's included where ``count_prompt``. ``repeats``: a text may say a sentence again; an image-text model
+    finds a true sentence relevant the second time too. ``ending``: the end of the text is a candidate beside the
     sentences with a score of its own ("scored"), or a token that the search reads past ("released"). ``scorer`` names the
     image-text model; empty: the one that goes with the base.
     """
@@ -69,6 +77,7 @@ class Csr:
     sentence_tokens: int = 74
     max_chars: int = 1024
     count_prompt: bool = False
+    repeats: bool = True
     ending: Ending = "scored"
     scorer: str = ""
     recipe: Recipe = PUBLISHED
@@ -78,7 +87,7 @@ class Csr:
             if getattr(self, name) not in get_args(allowed):
                 choices = ", ".join(map(repr, get_args(allowed)))
                 raise ValueError(f"Csr.{name} is {getattr(self, name)!r}; choose one of {choices}.")
-        for name in ("penalty_in_score", "count_prompt"):
+        for name in ("penalty_in_score", "count_prompt", "repeats"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"Csr.{name} is {getattr(self, name)!r}; it must be True or False.")
         for name, least in (("candidates", 2), ("groups", 1), ("sentence_tokens", 1), ("max_chars", 1)):
@@ -141,6 +150,7 @@ class Csr:
             penalty_in_score=self.penalty_in_score,
             max_chars=self.max_chars,
             count_prompt=self.count_prompt,
+            repeats=self.repeats,
         )
         trees = search.grow(vlm, asked)
         relate(trees, [item.image for item in items], scorer)

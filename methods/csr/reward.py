@@ -43,17 +43,8 @@ def relate(trees: Sequence[Tree], images: Sequence[Image], scorer: Scorer) -> No
     for tree in trees:
         for node in tree.nodes[1:]:
             if not heard(node.sentence):
-                steps = [tree.nodes[place].relevance for place in lineage(tree, node.parent)]
+                steps = [tree.nodes[place].relevance for place in tree.lineage(node.parent)]
                 node.relevance = round(sum(steps) / len(steps), 3) if steps else 0.0
-
-
-def lineage(tree: Tree, place: int) -> list[int]:
-    """The places from the first sentence to this node; empty for the root."""
-    found = []
-    while place > 0:
-        found.append(place)
-        place = tree.nodes[place].parent
-    return found[::-1]
 
 
 def ranks(values: Sequence[float]) -> list[float]:
@@ -90,7 +81,7 @@ def paths(tree: Tree, reward: Reward, lam: float) -> list[Path]:
         node = tree.nodes[place]
         stack += reversed(children[place])
         if node.final:
-            steps = lineage(tree, place)
+            steps = tree.lineage(place)
             cost = sum(costs[step] for step in steps) / (len(steps) + (reward == "ranks"))
             found.setdefault(node.text, Path(leaf=place, text=node.text, cost=round(cost, 6)))
     return list(found.values())

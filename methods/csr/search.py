@@ -18,6 +18,7 @@ Keep = Literal["best_and_worst", "best"]
 How = Literal["root", "sentence", "end", "cut"]
 
 EQUAL = "equal sentence"
+SAID = "sentence said before"
 UNLIKELY = "unlikely end"
 
 
@@ -57,6 +58,14 @@ class Tree:
             found[node.parent].append(place)
         return found
 
+    def lineage(self, place: int) -> list[int]:
+        """The places from the first sentence to this node; empty for the root."""
+        found = []
+        while place > 0:
+            found.append(place)
+            place = self.nodes[place].parent
+        return found[::-1]
+
     def told(self) -> Mapping[str, JSON]:
         """The tree as columns, one entry a node, for the trace; numbers are rounded."""
         nodes = self.nodes
@@ -76,13 +85,15 @@ class Tree:
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """``branching`` gives a node's candidates. ``penalty_in_score``: diversity penalties count in a node's score. A text of
-    ``max_chars`` characters is final, its prompt's included where ``count_prompt``."""
+    ``max_chars`` characters is final, its prompt's included where ``count_prompt``. ``repeats``: a text may say a sentence
+    again."""
 
     branching: Branching
     keep: Keep
     penalty_in_score: bool
     max_chars: int
     count_prompt: bool
+    repeats: bool
 
     def grow(self, vlm: BranchingVLM, prompts: Sequence[Prompt]) -> list[Tree]:
         """A tree for each prompt; each level of all of them is one call of the model."""
@@ -105,11 +116,14 @@ class Search:
         """Put a node's candidates into its tree; the places of those that are not final."""
         before, opened = tree.nodes[parent], []
         texts: set[str] = set()
+        said = {tree.nodes[place].sentence.strip() for place in tree.lineage(parent)}
         for branch in self.compete(tree, before, branches):
             ends_here = branch.ended and not branch.text.strip()
             reason = None if ends_here and before.text else unclean(branch.text)
             if reason is None and branch.text in texts:
                 reason = EQUAL
+            elif reason is None and not self.repeats and branch.text.strip() in said:
+                reason = SAID
             if reason is not None:
                 tree.dropped[reason] += 1
                 continue

@@ -16,7 +16,7 @@ from methods.catalogue import METHODS
 from methods.csr import method as csr_method
 from methods.csr.cleaning import REPETITION, SCRIPT, SHORT
 from methods.csr.method import EQUAL_COST, FEW, NO_SENTENCE, Csr
-from methods.csr.search import EQUAL, UNLIKELY, Search, Tree
+from methods.csr.search import EQUAL, SAID, UNLIKELY, Search, Tree
 from methods.interface import (
     Branch,
     Branching,
@@ -179,6 +179,7 @@ def grow(script: Script, **changes: Any) -> Tree:
         penalty_in_score=csr.penalty_in_score,
         max_chars=csr.max_chars,
         count_prompt=csr.count_prompt,
+        repeats=csr.repeats,
     )
     return search.grow(ScriptedVLM(script), [Prompt(key="k", text="describe .", image=picture(0))])[0]
 
@@ -256,6 +257,17 @@ def test_sentences_are_cleaned_before_they_are_continued() -> None:
     assert [node.text for node in tree.nodes] == ["", "a cat.", "a cat. then it ends."]
 
 
+def test_a_text_may_be_kept_from_saying_a_sentence_again() -> None:
+    def texts(repeats: bool) -> list[str]:
+        script = fixed([step("a cat.")] * 4 + [end(-9.0)], [step(" a cat."), step(" a dog."), *ENDS[:1] * 2, end(-9.0)])
+        tree = grow(script, repeats=repeats, max_chars=18)
+        assert (tree.dropped[SAID] > 0) != repeats
+        return [node.text for node in tree.nodes if node.final and node.how == "sentence"]
+
+    assert texts(True) == ["a cat. a cat. a cat.", "a cat. a cat. a dog.", "a cat. a dog. a cat.", "a cat. a dog. a dog."]
+    assert texts(False) == []
+
+
 def outcome(root: list[Branch], later: list[Branch], **changes: Any) -> PreferencePair | Dropped:
     csr = Csr(**{"candidates": 4, "groups": 4, **changes})
     (record,) = run(csr, ITEMS[:1], fixed([*root, end(-9.0)], [*later, end(-9.0)]))
@@ -326,7 +338,7 @@ def test_as_released_differs_only_where_papers_md_says() -> None:
 def test_the_published_recipe() -> None:
     assert Csr().recipe == csr_method.PUBLISHED
     assert Csr().recipe == Recipe(
-        lr=1e-7, epochs=1, global_batch=1, warmup=0.03, projector_lr=2e-5, lora=Lora(r=128, alpha=256), beta=0.1
+        lr=1e-7, epochs=1, global_batch=1, warmup=0.03, projector_lr=2e-5, lora=Lora(r=128, alpha=256, dropout=0.05), beta=0.1
     )
 
 
