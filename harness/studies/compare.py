@@ -35,7 +35,7 @@ IMAGES = 600
 """Pool pictures a round."""
 
 PLAIN = Recipe(lr=5e-5, epochs=2, global_batch=32)
-"""On the embedded base: DPO alone, all parameters but the vision tower's."""
+"""On the embedded base, for the bounds: DPO alone, all parameters but the vision tower's."""
 
 # The settings on the embedded base: chosen on the world's development split, never on the test split. What is not named here is
 # the method's published default.
@@ -47,7 +47,7 @@ EMBEDDED: Mapping[str, Method] = {
         question_tokens=24,
         check_tokens=32,
         answer_tokens=72,
-        recipe=Recipe(lr=5e-5, epochs=2, global_batch=32, anchor_weight=1.0),
+        recipe=Recipe(lr=1e-4, epochs=2, global_batch=32, anchor_weight=1.0),
     ),
     "sima": Sima(
         prompts=sima_prompts.WORLD,
@@ -58,7 +58,7 @@ EMBEDDED: Mapping[str, Method] = {
         critic_tokens=8,
         recipe=PLAIN,
     ),
-    "csr": Csr(candidates=4, groups=4, penalty=2.0, repeats=False, sentence_tokens=20, max_chars=300, recipe=PLAIN),
+    "csr": Csr(candidates=4, groups=4, penalty=2.0, repeats=False, sentence_tokens=20, max_chars=200, recipe=PLAIN),
 }
 
 # The settings on real bases: each paper's own.
