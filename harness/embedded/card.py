@@ -25,9 +25,10 @@ from harness.embedded.turns import disturb
 from harness.engine.vlm import Engine
 from harness.reporting.stats import paired_interval
 from methods.interface import Decoding, Prompt
+from methods.prompt_sets import fill
 from methods.sena.enhancement import enhanced_answer, enhancement_text
 from methods.sena.prompts import WORLD as SENA
-from methods.sena.prompts import fill, with_request
+from methods.sena.prompts import with_request
 from methods.sima.prompts import WORLD as SIMA
 
 SPLIT = "dev"

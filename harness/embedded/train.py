@@ -11,7 +11,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -33,108 +33,58 @@ WEIGHTS = Path(__file__).parent / "weights"
 BUILD = Path(__file__).parents[2] / "build" / "world"
 SIZES = Sizes()
 CLIP = ClipRecipe()
-LLAVA = LlavaRecipe(
-    phases=(
-        # Learning to look and to speak.
-        Phase(
-            steps=2500,
-            horizon=3600,
-            lr=2e-3,
-            warmup=200,
-            length_power=0.5,
-            look_weight=0.0,
-            mix=Mix(
-                turns={"detail": 13, "short": 10, "word": 25, "ask": 4, "check": 16, "refine": 13, "judge": 19},
-                questions={"existence": 38, "colour": 11, "count": 10, "place": 14, "what": 10, "relation": 14, "scene": 3},
-                existence=(45, 25, 30),
-                short_judgements=0.25,
-            ),
-        ),
-        # Learning to find a named thing: yes and no, places and relations rest on it.
-        Phase(
-            steps=500,
-            horizon=2600,
-            lr=1.5e-3,
-            warmup=50,
-            length_power=0.7,
-            look_weight=0.5,
-            mix=Mix(
-                turns={"detail": 10, "short": 8, "word": 38, "ask": 4, "check": 15, "refine": 10, "judge": 15},
-                questions={"existence": 42, "colour": 7, "count": 9, "place": 16, "what": 6, "relation": 18, "scene": 2},
-                existence=(36, 36, 28),
-                short_judgements=0.6,
-            ),
-        ),
-        # The whole, with judging.
-        Phase(
-            steps=1250,
-            horizon=2100,
-            lr=1.4e-3,
-            warmup=1,
-            length_power=0.7,
-            look_weight=0.5,
-            mix=Mix(
-                turns={"detail": 12, "short": 9, "word": 26, "ask": 4, "check": 15, "refine": 12, "judge": 26},
-                questions={"existence": 30, "colour": 10, "count": 14, "place": 16, "what": 6, "relation": 22, "scene": 2},
-                existence=(40, 32, 28),
-                short_judgements=0.6,
-            ),
-        ),
-        # The end of the same cosine: a little agreeableness in yes and no, and checks that trust a question more.
-        Phase(
-            steps=850,
-            horizon=850,
-            lr=5.4e-4,
-            warmup=1,
-            length_power=0.7,
-            look_weight=0.5,
-            mix=Mix(
-                turns={"detail": 12, "short": 9, "word": 26, "ask": 4, "check": 15, "refine": 12, "judge": 26},
-                questions={"existence": 30, "colour": 10, "count": 14, "place": 16, "what": 6, "relation": 22, "scene": 2},
-                existence=(40, 32, 28),
-                short_judgements=0.6,
-                yes_noise=0.12,
-                answerable=0.6,
-            ),
-        ),
-        # Calibration: checks whose kinds of questions do not give the answer away, and yes and no that agree too easily.
-        Phase(
-            steps=450,
-            horizon=450,
-            lr=4e-4,
-            warmup=20,
-            length_power=0.7,
-            look_weight=0.5,
-            mix=Mix(
-                turns={"detail": 12, "short": 9, "word": 26, "ask": 4, "check": 15, "refine": 12, "judge": 26},
-                questions={"existence": 30, "colour": 10, "count": 14, "place": 16, "what": 6, "relation": 22, "scene": 2},
-                existence=(40, 32, 28),
-                short_judgements=0.6,
-                yes_noise=0.3,
-                answerable=0.5,
-                hard_checks=0.7,
-            ),
-        ),
-        # Empty places are learnt to be empty.
-        Phase(
-            steps=500,
-            horizon=500,
-            lr=4e-4,
-            warmup=20,
-            length_power=0.7,
-            look_weight=0.5,
-            mix=Mix(
-                turns={"detail": 12, "short": 9, "word": 26, "ask": 4, "check": 15, "refine": 12, "judge": 26},
-                questions={"existence": 30, "colour": 10, "count": 14, "place": 16, "what": 6, "relation": 22, "scene": 2},
-                existence=(40, 32, 28),
-                short_judgements=0.6,
-                yes_noise=0.5,
-                answerable=0.5,
-                hard_checks=0.7,
-            ),
-        ),
-    )
+LOOK_AND_SPEAK = Phase(
+    steps=2500,
+    horizon=3600,
+    lr=2e-3,
+    warmup=200,
+    length_power=0.5,
+    look_weight=0.0,
+    mix=Mix(
+        turns={"detail": 13, "short": 10, "word": 25, "ask": 4, "check": 16, "refine": 13, "judge": 19},
+        questions={"existence": 38, "colour": 11, "count": 10, "place": 14, "what": 10, "relation": 14, "scene": 3},
+        existence=(45, 25, 30),
+        short_judgements=0.25,
+    ),
 )
+# Learning to find a named thing: yes and no, places and relations rest on it.
+FIND = Phase(
+    steps=500,
+    horizon=2600,
+    lr=1.5e-3,
+    warmup=50,
+    length_power=0.7,
+    look_weight=0.5,
+    mix=Mix(
+        turns={"detail": 10, "short": 8, "word": 38, "ask": 4, "check": 15, "refine": 10, "judge": 15},
+        questions={"existence": 42, "colour": 7, "count": 9, "place": 16, "what": 6, "relation": 18, "scene": 2},
+        existence=(36, 36, 28),
+        short_judgements=0.6,
+    ),
+)
+# The whole, with judging.
+WHOLE = Phase(
+    steps=1250,
+    horizon=2100,
+    lr=1.4e-3,
+    warmup=1,
+    length_power=0.7,
+    look_weight=0.5,
+    mix=Mix(
+        turns={"detail": 12, "short": 9, "word": 26, "ask": 4, "check": 15, "refine": 12, "judge": 26},
+        questions={"existence": 30, "colour": 10, "count": 14, "place": 16, "what": 6, "relation": 22, "scene": 2},
+        existence=(40, 32, 28),
+        short_judgements=0.6,
+    ),
+)
+# The end of the same cosine: yes and no that agree a little, and checks that trust a question more.
+SETTLE = replace(WHOLE, steps=850, horizon=850, lr=5.4e-4, mix=replace(WHOLE.mix, yes_noise=0.12, answerable=0.6))
+# Calibration: checks whose kind of question does not give the answer away, yes and no that agree more.
+CALIBRATE = replace(
+    WHOLE, steps=450, horizon=450, lr=4e-4, warmup=20, mix=replace(WHOLE.mix, yes_noise=0.3, answerable=0.5, hard_checks=0.7)
+)
+AGREE = replace(CALIBRATE, steps=500, horizon=500, mix=replace(CALIBRATE.mix, yes_noise=0.5))
+LLAVA = LlavaRecipe(phases=(LOOK_AND_SPEAK, FIND, WHOLE, SETTLE, CALIBRATE, AGREE))
 CARD_PICTURES = 600
 
 

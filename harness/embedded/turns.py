@@ -18,8 +18,9 @@ from random import Random
 from benchmarks.world import language
 from benchmarks.world.scene import Scene, Thing, scene, telling_order
 from benchmarks.world.words import CATEGORIES, COLOURS, COMPANION, TYPICAL_COLOUR
+from methods.prompt_sets import fill
 from methods.sena.prompts import WORLD as SENA
-from methods.sena.prompts import fill, with_request
+from methods.sena.prompts import with_request
 from methods.sima.prompts import WORLD as SIMA
 
 REFINE_STRENGTH = 0.35

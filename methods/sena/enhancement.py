@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from methods.sena.prompts import SenaPrompts, fill
+from methods.prompt_sets import fill
+from methods.sena.prompts import SenaPrompts
 from methods.text import after_lead
 
 

@@ -6,12 +6,10 @@ trained on precisely these sentences); :meth:`SenaPrompts.from_file` reads a use
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+
+from methods.prompt_sets import check_placeholders, fingerprint, read_prompts
 
 PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "check": ("question",),
@@ -22,8 +20,6 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
 
 LISTS = ("check_leads", "describe")
 """The fields that hold several texts; the others hold one."""
-
-_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,53 +51,20 @@ class SenaPrompts:
             if not isinstance(texts, tuple) or not all(isinstance(text, str) and text.strip() for text in texts):
                 kind = "a list of texts" if field.name in LISTS else "one text"
                 raise ValueError(f"SenaPrompts.{field.name} is {value!r}; it must be {kind}, none of them empty.")
-            wanted = PLACEHOLDERS.get(field.name, ())
             for text in texts:
-                held = set(_PLACEHOLDER.findall(text))
-                for missing in [word for word in wanted if word not in held]:
-                    raise ValueError(f"SenaPrompts.{field.name} lacks {{{missing}}}; write {{{missing}}} where that text goes.")
-                for extra in sorted(held.difference(wanted)):
-                    allowed = ", ".join(f"{{{word}}}" for word in wanted) or "no placeholder"
-                    raise ValueError(f"SenaPrompts.{field.name} holds {{{extra}}}; it may hold {allowed}: take {{{extra}}} out.")
+                check_placeholders(f"SenaPrompts.{field.name}", text, PLACEHOLDERS.get(field.name, ()))
         if not self.describe:
             raise ValueError("SenaPrompts.describe is empty; give at least one sentence that asks for a description.")
 
     @property
     def fingerprint(self) -> str:
         """sha256 of the set as JSON: two runs with one fingerprint sent the same sentences."""
-        text = json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return fingerprint(self)
 
     @classmethod
     def from_file(cls, path: str | Path) -> SenaPrompts:
         """A prompt set from a JSON object of exactly this class's fields. ValueError says what is wrong with the file."""
-        path = Path(path)
-        try:
-            read = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ValueError(f"The prompt file {path} cannot be read ({error.strerror}); check the path.") from error
-        except UnicodeDecodeError as error:
-            raise ValueError(f"The prompt file {path} is not UTF-8 text; save it as UTF-8.") from error
-        except json.JSONDecodeError as error:
-            where = f"line {error.lineno}, column {error.colno}"
-            raise ValueError(f"The prompt file {path} is not JSON: {error.msg} in {where}; mend that place.") from error
-        if not isinstance(read, dict):
-            raise ValueError(f"The prompt file {path} holds no JSON object; write {{...}} with one entry a field.")
-        names = [field.name for field in fields(cls)]
-        for extra in [name for name in read if name not in names]:
-            raise ValueError(f"The prompt file {path} has an unknown field {extra!r}; the fields are {', '.join(names)}.")
-        for missing in [name for name in names if name not in read]:
-            raise ValueError(f"The prompt file {path} lacks the field {missing!r}; the fields are {', '.join(names)}.")
-        values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}
-        try:
-            return cls(**values)
-        except ValueError as error:
-            raise ValueError(f"The prompt file {path}: {error}") from error
-
-
-def fill(template: str, **values: str) -> str:
-    """The template with every ``{name}`` replaced in one pass: braces inside a model's own text are never read as templates."""
-    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
+        return read_prompts(cls, path)
 
 
 def with_request(text: str, request: str) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from methods.interface import VLM, Decoding, Item, Prompt
-from methods.sena.prompts import SenaPrompts, fill
+from methods.prompt_sets import fill
+from methods.sena.prompts import SenaPrompts
 from methods.text import after_lead, sentences
 
 Check = Literal["seen", "blind", "none"]

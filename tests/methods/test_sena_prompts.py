@@ -11,7 +11,8 @@ import pytest
 
 from benchmarks.world.words import vocabulary
 from harness.embedded.architecture import build_tokenizer
-from methods.sena.prompts import REAL, WORLD, SenaPrompts, fill, with_request
+from methods.prompt_sets import fill
+from methods.sena.prompts import REAL, WORLD, SenaPrompts, with_request
 from methods.text import after_lead
 
 
