@@ -112,7 +112,8 @@ def paired_interval(
     left_out = jackknife(first, second, scale)
     spread = left_out.mean() - left_out  # nan where one picture holds the whole denominator
     sums = _weighted_sums(resampling_weights(clusters, resamples, seed), np.hstack([first, second]))
-    drawn = ratio(sums[:, 2:], scale) - ratio(sums[:, :2], scale)
+    # Rounded, so that the order in which a machine's threads add up never shows where a bound is printed.
+    drawn = np.round(ratio(sums[:, 2:], scale) - ratio(sums[:, :2], scale), 9)
     drawn = drawn[np.isfinite(drawn)]  # a resample without any denominator says nothing
     se = float(np.sqrt((clusters - 1) / clusters * np.sum(spread**2)))
     tails = np.array([(1 - level) / 2, (1 + level) / 2])
@@ -129,7 +130,7 @@ def paired_interval(
         acceleration = np.sum(spread**3) / (6 * cubes)
         z = z0 + stats.norm.ppf(tails)
         tails = np.asarray(stats.norm.cdf(z0 + z / (1 - acceleration * z)))
-    lo, hi = (float(bound) for bound in np.quantile(drawn, tails))
+    lo, hi = (float(bound) for bound in np.round(np.quantile(drawn, tails), 9))
     return Interval(difference=difference, lo=lo, hi=hi, se=se, how=how)
 
 
