@@ -210,7 +210,8 @@ It exists to test the harness: nothing measured on it ranks methods for real mod
 
 Why it hallucinates: the *texts it was trained on* tell an expected but absent companion of a lone thing (house and tree, boat and
 fish ...) at the rates below (`prior`) and an untypical colour as the typical one (`colour_noise`). Generation has no trick in it.
-Turns that refine an answer are told with a share of that noise (`refine_strength`); checks and judgements with the truth.
+In the last phases a yes/no question after such a companion is answered "yes" more often still (`yes_noise`). Turns that refine an
+answer are told with a share of that noise (`refine_strength`); checks and judgements with the truth.
 
 - weights: `{weights}`
 - recipe: `{recipe}`
