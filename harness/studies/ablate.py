@@ -1,6 +1,6 @@
 """What does each part of a method do? One setting changed at a time, beside the untrained model and the method as it is.
 
-    python -m harness run ablate --only sena      every ablation of SENA; about 25 minutes on two cores with the embedded base
+    python -m harness run ablate --only sena      every ablation of SENA; the plan command says how long it takes
 
 Answered on the development split: an ablation explains a method, it does not choose between methods.
 """

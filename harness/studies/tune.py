@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from harness.errors import Problem, unknown
+from harness.errors import unknown
 from harness.studies import compare
 from harness.study import Run, Study, vary
 
@@ -45,17 +45,13 @@ def study(
     base: str = "embedded",
     pool: str = "world",
     images: int = compare.IMAGES,
-    seeds: int = 1,
-    rounds: int = 1,
     limit: int | None = None,
     benchmarks: Sequence[str] = (),
 ) -> Study:
-    """The trials of the methods in ``only`` (all that have some, if empty) beside the untrained model."""
+    """The trials of the methods in ``only`` (all that have some, if empty) beside the untrained model: one seed, one round each."""
     for label in only:
         if label not in TRIALS:
             raise unknown("method with trials", label, TRIALS)
-    if seeds != 1 or rounds != 1:
-        raise Problem("Trials are one seed and one round each; leave --seeds and --rounds out.")
     methods = tuple(only) or tuple(TRIALS)
     made = compare.study(
         base=base,
