@@ -48,7 +48,7 @@ def study(
     limit: int | None = None,
     benchmarks: Sequence[str] = (),
 ) -> Study:
-    """The trials of the methods in ``only`` (all that have some, if empty) beside the untrained model: one seed, one round each."""
+    """The trials of the methods in ``only`` (all that have some, if empty) beside the untrained model; one seed, one round."""
     for label in only:
         if label not in TRIALS:
             raise unknown("method with trials", label, TRIALS)
