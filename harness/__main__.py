@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("results")
-OPTIONS = ("only", "seeds", "limit", "rounds", "images", "base", "pool", "benchmarks", "controls")
+OPTIONS = ("only", "seeds", "limit", "rounds", "images", "base", "pool", "benchmarks", "controls", "profile")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--pool", metavar="POOL", help="world, a folder of pictures, or a .jsonl manifest")
         one.add_argument("--benchmarks", nargs="+", metavar="NAME", help="these benchmarks only")
         one.add_argument("--controls", action="store_true", default=None, help="add the upper bounds and the controls")
+        one.add_argument("--profile", metavar="NAME", help="equal (default) or published: each paper's own recipe")
         one.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder (default: results/<study>)")
         one.set_defaults(command=function)
     for name, function, help in (

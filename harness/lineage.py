@@ -78,7 +78,8 @@ def pairs_identity(at: Checkpoint, method: Method, drawn: Drawn, seed: int, roun
     }
 
 
-def train_identity(at: Checkpoint, pairs: Identity, recipe: Recipe) -> Identity:
+def train_identity(at: Checkpoint, pairs: Identity, recipe: Recipe, steps: int | None = None) -> Identity:
+    """``steps``: the round's optimiser steps where they are fixed; None follows the recipe's epochs."""
     return {
         "stage": "train",
         "format": FORMAT,
@@ -86,6 +87,7 @@ def train_identity(at: Checkpoint, pairs: Identity, recipe: Recipe) -> Identity:
         "pairs": fingerprint(pairs),
         "recipe": describe(recipe),
         "lora_targets": at.card.lora_targets if recipe.lora else None,
+        "steps": steps,
         "seed": pairs["seed"],
         "round": pairs["round"],
     }

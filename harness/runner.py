@@ -28,6 +28,7 @@ from harness.scorers import ClipScorer, ScorerCard, find_scorer, load_scorer, sc
 from harness.stages import Progress
 from harness.store import Results, Stage, lock, read_jsonl, records, write_json
 from harness.study import Run, Study
+from methods.controls import Control
 
 NO_MODEL = ("export", "grade")
 """Stages that take seconds and no model. A newer version of the benchmark does them again; answers are kept."""
@@ -152,9 +153,13 @@ class Workshop:
         scored_by = None if card is None else scorer_identity(card)
         identity = lineage.pairs_identity(at, method, drawn, run.seed, round, scored_by)
         pairs = Stage(self.results.pairs(*where), identity)
-        train = Stage(self.results.train(*where), lineage.train_identity(at, pairs.identity, recipe))
+        train = Stage(self.results.train(*where), lineage.train_identity(at, pairs.identity, recipe, run.steps))
 
         def make(progress: Progress) -> None:
+            if isinstance(method, Control):  # its inner method's pairs, where they are there already
+                inner = lineage.pairs_identity(at, method.inner, drawn, run.seed, round, scored_by)
+                if (twin := self.results.twin(inner)) is not None:
+                    pairs.borrow_shards(twin)
             vlm = self.models.engine(at)
             scorer = None if card is None else self.models.scorer(card)
             stages.make_pairs(
@@ -174,6 +179,7 @@ class Workshop:
                     pairs=pairs.folder,
                     pool=pool,
                     seed=run.seed,
+                    steps=run.steps,
                     progress=progress,
                 )
             finally:
@@ -181,17 +187,10 @@ class Workshop:
 
         title, images = _title(run, round), len(drawn.ids)
         base = at.card.name
+        visits = images * recipe.epochs if run.steps is None else run.steps * recipe.global_batch
         steps = [
             Step(title=f"{title}: pairs", kind="pairs", name=method.name, base=base, items=images, stage=pairs, work=make),
-            Step(
-                title=f"{title}: train",
-                kind="train",
-                name=method.name,
-                base=base,
-                items=images * recipe.epochs,
-                stage=train,
-                work=learn,
-            ),
+            Step(title=f"{title}: train", kind="train", name=method.name, base=base, items=visits, stage=train, work=learn),
         ]
         return steps, lineage.trained(train, at.card)
 
@@ -256,16 +255,19 @@ def run(study: Study, out: Path, display: Display, models: Models | None = None)
         write_json(shop.results.study, study.as_json())
         total = len(exports) + sum(step.kind in NO_MODEL or not step.stage.done for step in after)
         display.say(f"{study.name}: {study.question}")
-        _do(exports, 0, total, display)
+        _do(exports, 0, total, display, shop.results)
         todo = [step for step in shop.runs() if step.missing()] if exports else [step for step in after if step.missing()]
-        _do(todo, len(exports), len(exports) + len(todo), display)
+        _do(todo, len(exports), len(exports) + len(todo), display, shop.results)
         shop.models.forget()
 
 
-def _do(steps: Sequence[Step], before: int, total: int, display: Display) -> None:
+def _do(steps: Sequence[Step], before: int, total: int, display: Display, results: Results) -> None:
     for number, step in enumerate(steps, start=before + 1):
         began = time.monotonic()
-        step.do(display.stage(number, total, step.title))
+        if step.kind not in NO_MODEL and (twin := results.twin(step.stage.identity)) is not None:
+            step.stage.borrow(twin, results.out)
+        else:
+            step.do(display.stage(number, total, step.title))
         display.done(number, total, step.title, time.monotonic() - began)
 
 

@@ -134,9 +134,12 @@ def train(
     pairs: Path,
     pool: Pool,
     seed: int,
+    steps: int | None = None,
     progress: Progress = quiet,
 ) -> None:
     """Train the model on a round's pairs; writes ``model/``. The model in memory is used up: load what was written.
+
+    ``steps`` fixes the optimiser steps: pairs are subsampled or cycled to fit.
 
     Raises:
         Problem: the round made no pair (with the reasons).
@@ -161,13 +164,15 @@ def train(
             recipe=recipe,
             seed=seed,
             out=stage.folder,
+            max_steps=steps,
             lora_targets=lora_targets,
             progress=progress,
         )
     images = read_json(pairs / "record.json")["items"]
     # A training that was cut counts its own seconds over the pieces; what is measured here is the last piece alone.
     seconds = max(time.perf_counter() - started, summary.seconds)
-    record = _record(stage, method, images * recipe.epochs, seconds, counts={"pairs": len(rows), "images": images})
+    visits = images * recipe.epochs if steps is None else steps * recipe.global_batch
+    record = _record(stage, method, visits, seconds, counts={"pairs": len(rows), "images": images})
     stage.finish({**record, "training": describe(summary)})
     stage.drop("checkpoints")  # they only serve to continue; the model is written
 

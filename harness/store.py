@@ -70,6 +70,12 @@ class Results:
     def grades(self, label: str, seed: int, round: int, benchmark: str) -> Path:
         return self.round(label, seed, round) / "grades" / benchmark
 
+    def twin(self, identity: Mapping[str, Any]) -> Path | None:
+        """A finished stage of this study with that very identity: what was done once is not done again under another label."""
+        wanted = fingerprint(identity) + "\n"
+        done = sorted(self.out.glob("runs/*/seed*/round*/**/DONE"))
+        return next((path.parent for path in done if path.read_text() == wanted), None)
+
 
 @contextmanager
 def kindly(path: Path) -> Iterator[None]:
@@ -216,10 +222,38 @@ class Stage:
             write_json(self.folder / "record.json", record)
         write_bytes(self.folder / "DONE", (fingerprint(self.identity) + "\n").encode())
 
+    def borrow(self, twin: Path, out: Path) -> None:
+        """Become a copy of a finished stage of the same identity in the study's folder ``out``; the record says which."""
+        self.clear()
+        self.open()
+        with kindly(self.folder):
+            for path in sorted(twin.rglob("*")):
+                if path.is_file() and path.name not in ("DONE", "record.json", "identity.json"):
+                    _link(path, self.folder / path.relative_to(twin))
+        record = twin / "record.json"
+        self.finish({**read_json(record), "reused_from": twin.relative_to(out).as_posix()} if record.exists() else None)
+
+    def borrow_shards(self, twin: Path) -> None:
+        """Begin with another stage's shards, which hold the very rows this one would write."""
+        self.open()
+        with kindly(self.folder):
+            for path in sorted((twin / "shards").glob("*.jsonl")):
+                _link(path, self.folder / "shards" / path.name)
+
     def drop(self, name: str) -> None:
         """Delete a subfolder that only served to continue (a trainer's checkpoints)."""
         with kindly(self.folder):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+
+
+def _link(path: Path, to: Path) -> None:
+    """One file under two names where the disk can (files are replaced, never changed), else a copy; whole or not at all."""
+    to.parent.mkdir(parents=True, exist_ok=True)
+    to.unlink(missing_ok=True)
+    try:
+        os.link(path, to)
+    except OSError:
+        write_bytes(to, path.read_bytes())
 
 
 def records(root: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,8 @@ class Run:
     """One row of the table and one training seed.
 
     ``images`` are drawn from ``pool`` afresh in each of ``rounds`` rounds; each round trains the model of the round before.
-    A method without a recipe (the untrained model) is only answered: its pool, images and rounds say nothing.
+    A method without a recipe (the untrained model) is only answered: its pool, images and rounds say nothing. ``steps`` fixes
+    each round's optimiser steps (pairs are subsampled or cycled to fit); None: the recipe's epochs over the pairs made.
     """
 
     label: str
@@ -33,6 +34,7 @@ class Run:
     images: int = 600
     rounds: int = 1
     seed: int = 0
+    steps: int | None = None
 
     def __post_init__(self) -> None:
         check_name("label", self.label)
@@ -40,8 +42,8 @@ class Run:
             raise Problem(
                 f"The method of {self.label!r} must be a dataclass with name, needs, recipe and pairs, such as Sena(...)."
             )
-        for name, least in (("images", 1), ("rounds", 1), ("seed", 0)):
-            if getattr(self, name) < least:
+        for name, least in (("images", 1), ("rounds", 1), ("seed", 0), ("steps", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
                 raise Problem(f"{name} of {self.label!r} is {getattr(self, name)}; it must be at least {least}.")
 
         if self.method.recipe is None and self.seed:
@@ -119,6 +121,7 @@ class Study:
                     "pool": run.pool,
                     "images": run.images,
                     "rounds": run.last,
+                    "steps": run.steps,
                     "seed": run.seed,
                 }
                 for run in self.runs
@@ -174,7 +177,7 @@ def _with(run: Run, field: str, value: object) -> Run:
     raise unknown(f"field of {run.method.name} or of a run", field, [*_paths(run.method), *RUN_FIELDS])
 
 
-RUN_FIELDS = ("base", "pool", "images", "rounds", "seed")
+RUN_FIELDS = ("base", "pool", "images", "rounds", "seed", "steps")
 
 
 def _text(value: object) -> str:

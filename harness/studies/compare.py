@@ -1,17 +1,20 @@
 """Do self-improving models hallucinate less than the model they began as, and at what cost to everything else?
 
-    python -m harness run compare                 about 3 minutes on two cores with the embedded base, one seed
+    python -m harness run compare                 about 5 minutes on two cores with the embedded base, one seed
     python -m harness run compare --seeds 3       three training seeds: about a minute for each row and seed
     python -m harness run compare --limit 100     a fast, honest try: 100 test pictures and 100 pool pictures a round
     python -m harness run compare --controls      with upper bounds and controls beside the methods
+    python -m harness run compare --profile published    each paper's own recipe instead of equal batch, steps and trials
 
 The first row is the untrained model; every other row is compared with it, picture by picture.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.interface import Benchmark
@@ -34,8 +37,12 @@ BASELINE = "untrained"
 IMAGES = 600
 """Pool pictures a round."""
 
+Profile = Literal["equal", "published"]
+"""``equal``: the same pictures, batch and number of optimiser steps for every row, each method's learning rate chosen among the
+same number of trials. ``published``: each paper's own recipe."""
+
 PLAIN = Recipe(lr=1e-4, epochs=2, global_batch=32)
-"""On the embedded base, for rows without trials of their own: the rate chosen for SENA, DPO alone."""
+"""On the embedded base, for the bounds, which had no trials of their own: the rate chosen for SENA, DPO alone."""
 
 # The settings on the embedded base: SENA's and SIMA's chosen among six trials each on the world's development split (tune.py,
 # results/LOG.md), never on the test split. What is not named here is the method's published default.
@@ -58,31 +65,49 @@ EMBEDDED: Mapping[str, Method] = {
         critic_tokens=8,
         recipe=Recipe(lr=5e-5, epochs=2, global_batch=32),
     ),
-    # No equal trials yet, so it is no default row: --only csr.
     "csr": Csr(candidates=4, groups=4, penalty=2.0, repeats=False, sentence_tokens=20, max_chars=200, recipe=PLAIN),
+    "truth_dpo": TruthDpo(answer_tokens=96, recipe=PLAIN),
+    "oracle": Oracle(response_tokens=96, recipe=PLAIN),
 }
-
-UNTRIED = frozenset({"csr"})
-"""Rows on the embedded base that are made only when named."""
 
 # The settings on real bases: each paper's own.
 PUBLISHED: Mapping[str, Method] = {
     BASELINE: Untrained(),
     "sena": Sena(prompts=sena_prompts.REAL),
     "sima": Sima(prompts=sima_prompts.REAL),
-    # No equal trials yet, so it is no default row: --only csr.
     "csr": Csr(),
+    "truth_dpo": TruthDpo(),
+    "oracle": Oracle(),
 }
 
+METHODS, BOUNDS = ("sena", "sima", "csr"), ("truth_dpo", "oracle")
 
-def bounds_and_controls(rows: Mapping[str, Method], embedded: bool) -> dict[str, Method]:
-    """The rows that are not methods: what supervision and exact truth buy, and SENA with one thing taken from it."""
-    found: dict[str, Method] = {
-        "truth_dpo": TruthDpo(answer_tokens=96, recipe=PLAIN) if embedded else TruthDpo(),
-        "oracle": Oracle(response_tokens=96, recipe=PLAIN) if embedded else Oracle(),
-    }
-    spoilt = (Control(inner=rows["sena"], kind=kind) for kind in get_args(Kind))
-    return found | {one.name: one for one in spoilt}
+EQUAL = Recipe(lr=2e-6, epochs=1, global_batch=128)
+"""What all rows share on real bases in the profile "equal": SENA's published recipe, DPO alone. Its rate is no row's own optimum
+there; on the embedded base each row's was chosen among as many trials."""
+
+
+def settings(embedded: bool, profile: Profile) -> dict[str, Method]:
+    """Every row's method but the controls'; the profile decides how it is trained, never how its pairs are made."""
+    if embedded:
+        rows = dict(EMBEDDED)
+        recipes = {label: PUBLISHED[label].recipe for label in rows} if profile == "published" else {}
+    else:
+        rows = dict(PUBLISHED)
+        anchors = {label: method.recipe.anchor_weight for label, method in rows.items() if method.recipe}
+        recipes = {label: replace(EQUAL, anchor_weight=anchor) for label, anchor in anchors.items()} if profile == "equal" else {}
+    return rows | {label: _trained_by(rows[label], recipe) for label, recipe in recipes.items() if recipe}
+
+
+def _trained_by(method: Any, recipe: Recipe) -> Method:
+    trained: Method = replace(method, recipe=recipe)
+    return trained
+
+
+def controls_of(rows: Mapping[str, Method]) -> dict[str, Control]:
+    """Each method with one thing taken from it: the preference, its own rejected answers, the contrast."""
+    spoilt = (Control(inner=rows[label], kind=kind) for label in METHODS for kind in get_args(Kind))
+    return {one.name: one for one in spoilt}
 
 
 def study(
@@ -96,39 +121,44 @@ def study(
     limit: int | None = None,
     benchmarks: Sequence[str] = (),
     controls: bool = False,
+    profile: Profile = "equal",
     name: str | None = None,
     split: Literal["dev", "test"] = "test",
 ) -> Study:
     """The comparison. ``only`` names rows beside the untrained one; ``limit`` caps test pictures and pool pictures a round;
-    ``controls`` adds the upper bounds and controls (an ``only`` may name one of them without it). A row that needs what the pool
-    has not, such as SIMA a question with each picture, is left out unless it is named.
+    ``controls`` adds the upper bounds and the controls of the methods that are there (an ``only`` may name one without it). A
+    row that needs what the pool has not, such as SIMA a question with each picture, is left out unless it is named.
 
     Raises:
         Problem: an unknown base, pool, row or benchmark (with the nearest name), or a number that is out of range.
     """
     embedded = find_base(base).prompts == "world"
-    rows = EMBEDDED if embedded else PUBLISHED
-    beside = bounds_and_controls(rows, embedded)
+    if profile not in get_args(Profile):
+        raise unknown("profile", profile, get_args(Profile))
+    rows = settings(embedded, profile)
+    spoilt = controls_of(rows)
+    rows |= spoilt
     for label in only:
-        if label not in {**rows, **beside}:
-            raise unknown("row", label, [*rows, *beside])
+        if label not in rows:
+            raise unknown("row", label, rows)
     for what, number in (("seeds", seeds), ("images", images), ("rounds", rounds), ("limit", 1 if limit is None else limit)):
         if number < 1:
             raise Problem(f"--{what} is {number}; it must be at least 1.")
-    wanted = {BASELINE, *(only or set(rows) - (UNTRIED if embedded else set())), *(beside if controls else ())}
+    wanted = {BASELINE, *(only or METHODS)}
+    if controls:
+        wanted |= {*BOUNDS, *(label for label, one in spoilt.items() if one.inner.name in wanted)}
     offered = open_pool(pool).fields | {"scorer"}
-    chosen = {
-        label: method
-        for label, method in {**rows, **beside}.items()
-        if label in only or (label in wanted and method.needs <= offered)
-    }
+    chosen = {label: one for label, one in rows.items() if label in only or (label in wanted and one.needs <= offered)}
+    count = images if limit is None else min(images, limit)
     runs = []
     for label, method in chosen.items():
+        steps = equal_steps(method.recipe, count) if profile == "equal" and method.recipe else None
         for seed in range(seeds if method.recipe else 1):
-            count = images if limit is None else min(images, limit)
-            runs.append(Run(label=label, base=base, method=method, pool=pool, images=count, rounds=rounds, seed=seed))
+            runs.append(
+                Run(label=label, base=base, method=method, pool=pool, images=count, rounds=rounds, seed=seed, steps=steps)
+            )
     return Study(
-        name=name or folder_name("compare", base, limit),
+        name=name or folder_name("compare" if profile == "equal" else f"compare-{profile}", base, limit),
         question="Do self-improving vision-language models hallucinate less than the model they began as?",
         runs=tuple(runs),
         benchmarks=open_benchmarks(benchmarks or DEFAULT_BENCHMARKS, split, limit),
@@ -136,6 +166,12 @@ def study(
         split=split,
         limit=limit,
     )
+
+
+def equal_steps(recipe: Recipe, images: int) -> int:
+    """A round's optimiser steps in the profile "equal": as many visits as ``epochs`` pairs a picture would make, whatever number
+    of pairs a method gets out of its pictures (they are subsampled or cycled; the table says how many were made and used)."""
+    return math.ceil(recipe.epochs * images / recipe.global_batch)
 
 
 DEFAULT_BENCHMARKS = ("world_chair", "world_chair_short", "world_pope", "world_vqa")

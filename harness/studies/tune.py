@@ -36,6 +36,14 @@ TRIALS: Mapping[str, tuple[Mapping[str, object], ...]] = {
         {"least_margin": 1.0, "recipe.lr": 1e-4},
         {"least_margin": 1.0, "recipe.lr": 2e-4},
     ),
+    "csr": (
+        {"lam": 0.9, "recipe.lr": 5e-5},
+        {"lam": 0.9, "recipe.lr": 1e-4},
+        {"lam": 0.9, "recipe.lr": 2e-4},
+        {"lam": 0.5, "recipe.lr": 5e-5},
+        {"lam": 0.5, "recipe.lr": 1e-4},
+        {"lam": 0.5, "recipe.lr": 2e-4},
+    ),
 }
 
 
