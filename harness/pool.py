@@ -12,9 +12,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from harness.errors import Problem
@@ -37,10 +38,11 @@ class Unreadable(Exception):  # noqa: N818  (a fact about one picture; it is ski
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A drawn picture: its id, the sha256 of its pixels, and the texts that the pool has beside it."""
+    """A drawn picture: its id, the sha256 of its pixels, its ``difference_hash``, and the texts that the pool has beside it."""
 
     id: str
     sha256: str
+    dhash: str
     question: str | None
     reference: str | None
 
@@ -116,10 +118,13 @@ class Pool:
             item = self.read(id)
         except Unreadable as error:
             return str(error)
-        return Seen(id=id, sha256=pixels_sha(item.image), question=item.question, reference=item.reference)
+        hashes = {"sha256": pixels_sha(item.image), "dhash": difference_hash(item.image)}
+        return Seen(id=id, **hashes, question=item.question, reference=item.reference)
 
-    def items(self, ids: Sequence[str], needs: frozenset[Field]) -> list[Item]:
+    def items(self, ids: Sequence[str], needs: frozenset[Field], among: Sequence[str] = ()) -> list[Item]:
         """These items, in order, with every field hidden (None) that the method did not declare.
+
+        ``among``: the round's ids, of which each item's ``another`` picture is drawn.
 
         Raises:
             Problem: a picture could be read when it was drawn and cannot now.
@@ -136,12 +141,19 @@ class Pool:
                 image=item.image,
                 question=item.question if "question" in needs else None,
                 reference=item.reference if "reference" in needs else None,
+                another=partial(self.image, other_of(item.id, among)) if len(among) > 1 else None,
             )
             for item in full
         ]
 
     def image(self, id: str) -> Image.Image:
         return self.items([id], frozenset())[0].image
+
+
+def other_of(id: str, among: Sequence[str]) -> str:
+    """Another of these ids, drawn by the id itself."""
+    step = 1 + int.from_bytes(hashlib.sha256(f"another/{id}".encode()).digest()[:8], "big") % (len(among) - 1)
+    return among[(among.index(id) + step) % len(among)]
 
 
 @lru_cache(maxsize=16)
@@ -154,6 +166,13 @@ def pixels_sha(image: Image.Image) -> str:
     """The sha256 (hex) of an RGB picture's size and pixels: the same for every file format that keeps them."""
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     return hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
+
+
+def difference_hash(image: Image.Image) -> str:
+    """64 bits (hex) of how brightness changes from left to right on a 9 x 8 grid: nearly the same for a picture saved again or
+    resized. Source: N. Krawetz, "Kind of Like That" (2013)."""
+    grid = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX))
+    return np.packbits(grid[:, 1:] > grid[:, :-1]).tobytes().hex()
 
 
 def read_picture(path: Path) -> Image.Image:

@@ -21,10 +21,22 @@ from PIL.Image import Image
 from benchmarks.interface import Benchmark, Report
 from harness.errors import Problem
 from harness.identity import describe, hardware, peak_memory_mib, versions
-from harness.pool import Drawn, Pool, pixels_sha, read_picture
+from harness.pool import Drawn, Pool, difference_hash, pixels_sha, read_picture
+from harness.quality import quality
 from harness.store import Stage, kindly, read_json, read_jsonl, write_bytes, write_json, write_jsonl
 from methods.controls import Control
-from methods.interface import VLM, Completion, Decoding, Dropped, Method, PreferencePair, Prompt, Recipe, Scorer
+from methods.interface import (
+    VLM,
+    Completion,
+    Decoding,
+    Dropped,
+    Method,
+    PreferencePair,
+    Prompt,
+    Recipe,
+    Reporting,
+    Scorer,
+)
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(what, done, total)``, such as ``("images", 64, 600)``; what it raises ends the stage."""
@@ -44,8 +56,10 @@ def export(stage: Stage, benchmark: Benchmark, *, progress: Progress = quiet) ->
     stage.open()
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
+    hashes: dict[str, str] = {}
     for question in benchmark.questions():
         names = [_export_picture(stage.folder / "images", image) for image in question.images]
+        hashes |= {name: difference_hash(image) for name, image in zip(names, question.images, strict=True) if name not in hashes}
         rows.append(
             {
                 "id": question.id,
@@ -60,6 +74,8 @@ def export(stage: Stage, benchmark: Benchmark, *, progress: Progress = quiet) ->
     if not rows:
         raise Problem(f"The benchmark {benchmark.name} has no question; ask for a larger limit.")
     write_jsonl(stage.folder / "questions.jsonl", rows)
+    pictures = [{"sha256": name.removesuffix(".png"), "dhash": dhash} for name, dhash in hashes.items()]
+    write_jsonl(stage.folder / "pictures.jsonl", pictures)
     stage.finish(_record(stage, benchmark.name, len(rows), time.perf_counter() - started))
 
 
@@ -95,22 +111,26 @@ def make_pairs(
 
     def work(ids: Sequence[str]) -> list[dict[str, Any]]:
         rows = []
-        for outcome in method.pairs(vlm, pool.items(ids, method.needs), seed, scorer=scorer, judge=judge):
+        for outcome in method.pairs(vlm, pool.items(ids, method.needs, drawn.ids), seed, scorer=scorer, judge=judge):
             rows.append({"pair" if isinstance(outcome, PreferencePair) else "dropped": describe(outcome)})
         return rows
 
     rows, spent = _sharded(stage, vlm, drawn.ids, ITEMS_A_SHARD, "images", work, progress)
     pairs = [row["pair"] for row in rows if "pair" in row]
     drops = [row["dropped"] for row in rows if "dropped" in row]
+    made = [PreferencePair(**pair) for pair in pairs]
+    reports = method.inner if isinstance(method, Control) else method
+    report = reports.report([*made, *(Dropped(**drop) for drop in drops)]) if isinstance(reports, Reporting) else {}
     if isinstance(method, Control):
         # What a control does to a pair may depend on the round's other pairs, so it is done when all shards are there.
-        reworked = method.rework([PreferencePair(**pair) for pair in pairs], seed)
+        reworked = method.rework(made, seed)
         pairs = [describe(one) for one in reworked if isinstance(one, PreferencePair)]
         drops += [describe(one) for one in reworked if isinstance(one, Dropped)]
     _check_keys(f"method {method.name}", [pair["key"] for pair in pairs])
     write_jsonl(stage.folder / "pairs.jsonl", pairs)
     write_jsonl(stage.folder / "drops.jsonl", drops)
-    write_jsonl(stage.folder / "items.jsonl", [{"id": one.id, "sha256": one.sha256} for one in drawn.seen])
+    items = [{"id": one.id, "sha256": one.sha256, "dhash": one.dhash} for one in drawn.seen]
+    write_jsonl(stage.folder / "items.jsonl", items)
     counts = {
         "images": len(drawn.ids),
         "pairs": len(pairs),
@@ -120,7 +140,8 @@ def make_pairs(
         "unreadable_images": [{"id": id, "why": why} for id, why in drawn.skipped],
     }
     record = _record(stage, method.name, len(drawn.ids), spent["seconds"], tokens=spent["tokens"], counts=counts)
-    stage.finish({**record, "pool": {"name": pool.spec, "fingerprint": stage.identity["pool"]}})
+    told = {"report": dict(report), "quality": quality([PreferencePair(**pair) for pair in pairs], pool.judge)}
+    stage.finish({**record, **told, "pool": {"name": pool.spec, "fingerprint": stage.identity["pool"]}})
 
 
 def train(

@@ -26,12 +26,17 @@ JSON = str | int | float | bool | None | Sequence["JSON"] | Mapping[str, "JSON"]
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One picture of the pool. ``question`` and ``reference`` are None unless the method declares that it needs them."""
+    """One picture of the pool. ``question`` and ``reference`` are None unless the method declares that it needs them.
+
+    ``another`` reads one more of the round's pictures, drawn by this item's id (never by what shares a call with it), for methods
+    that want a wrong picture; None where there is no other.
+    """
 
     id: str
     image: Image
     question: str | None = None
     reference: str | None = None
+    another: Callable[[], Image] | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.id:
@@ -263,3 +268,10 @@ class Method(Protocol):
     ) -> Iterator[PreferencePair | Dropped]:
         """Pairs and drops for these items; must not depend on which items share a call."""
         ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A method that says more of a round than its numbers of pairs and drops, such as what a critic did; kept in the record."""
+
+    def report(self, records: Sequence[PreferencePair | Dropped]) -> Mapping[str, JSON]: ...

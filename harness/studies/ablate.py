@@ -61,7 +61,7 @@ def study(
     )
     runs: list[Run] = []
     for run in made.runs:
-        whole = replace(run, images=images if limit is None else run.images)
+        whole = compare.at_images(run, images) if limit is None else run
         runs.append(whole)
         for setting, values in ABLATIONS.get(run.label, {}).items():
             now = _setting(whole, setting)

@@ -174,6 +174,13 @@ def equal_steps(recipe: Recipe, images: int) -> int:
     return math.ceil(recipe.epochs * images / recipe.global_batch)
 
 
+def at_images(run: Run, images: int) -> Run:
+    """The run on so many pictures a round, with the steps that "equal" gives it there: for studies whose limit is on questions
+    alone."""
+    recipe = run.method.recipe
+    return replace(run, images=images, steps=equal_steps(recipe, images) if recipe and run.steps else None)
+
+
 DEFAULT_BENCHMARKS = ("world_chair", "world_chair_short", "world_pope", "world_vqa")
 
 

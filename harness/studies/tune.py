@@ -74,7 +74,7 @@ def study(
     runs: list[Run] = [run for run in made.runs if run.label == compare.BASELINE]
     for run in made.runs:
         for changes in TRIALS.get(run.label, ()):
-            trial = replace(run, images=images)
+            trial = compare.at_images(run, images)
             for field, value in changes.items():
                 (trial,) = vary(trial, field, (value,))
             runs.append(trial)

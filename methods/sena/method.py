@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
+from PIL.Image import Image
+
 from methods.interface import JSON, VLM, Completion, Decoding, Dropped, Field, Item, Judge, PreferencePair, Prompt, Recipe, Scorer
 from methods.sena.corruption import STEPS, Corruption, corruption, key_seed
 from methods.sena.enhancement import enhanced_answer, enhancement_text
@@ -164,12 +166,19 @@ class Sena:
         self, vlm: VLM, requests: Sequence[_Request], step: str, texts: Mapping[str, str] | None = None
     ) -> dict[str, Completion]:
         """Greedy answers by the requests' keys: to their prompts, or to ``texts``; on corrupted pictures in step "reject"."""
+        wrong = step == "reject"
+        shown = _other_pictures(requests) if wrong and self.corruption == "another" else {}
         prompts = [
-            Prompt(key=f"{r.key}/{step}", text=r.prompt if texts is None else texts[r.key], image=r.item.image) for r in requests
+            Prompt(
+                key=f"{r.key}/{step}",
+                text=r.prompt if texts is None else texts[r.key],
+                image=shown.get(r.item.id, r.item.image),
+            )
+            for r in requests
         ]
         if not prompts:
             return {}
-        corrupt = corruption(self.corruption, self.noise_step) if step == "reject" else None
+        corrupt = corruption(self.corruption, self.noise_step) if wrong else None
         answers = vlm.generate(prompts, Decoding(max_new_tokens=self.answer_tokens), corrupt=corrupt)
         return {request.key: answer for request, answer in zip(requests, answers, strict=True)}
 
@@ -214,6 +223,18 @@ class Sena:
             kind=request.kind,
             trace=trace,
         )
+
+
+def _other_pictures(requests: Sequence[_Request]) -> dict[str, Image]:
+    """Another picture of the round for each item, by its id: one picture for all its prompts.
+
+    Raises:
+        ValueError: the round has no other picture.
+    """
+    readers = {request.item.id: request.item.another for request in requests}
+    if None in readers.values():
+        raise ValueError('Sena.corruption "another" needs two pictures a round or more; give more --images.')
+    return {id: read() for id, read in readers.items() if read is not None}
 
 
 def _told(answer: Completion | None) -> JSON:

@@ -8,12 +8,13 @@ released code does. PAPERS.md lists the differences.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, get_args
 
 from methods.interface import JSON, VLM, Dropped, Field, Item, Judge, Lora, PreferencePair, Recipe, Scorer
 from methods.sima.critic import Critic, Opinion, Order, Side, Verdict, decide, mean_margin, other
 from methods.sima.prompts import REAL, SimaPrompts
+from methods.sima.report import critic_report
 from methods.sima.responses import Responses, Sampling, check_tokens, respond
 
 PUBLISHED = Recipe(
@@ -110,6 +111,10 @@ class Sima:
         opinions = iter(critic.opinions(vlm, [one for one in made if isinstance(one, Responses)]))
         for one in made:
             yield one if isinstance(one, Dropped) else self._pair(one, next(opinions))
+
+    def report(self, records: Sequence[PreferencePair | Dropped]) -> Mapping[str, JSON]:
+        """What the critic did in a round: verdict rate, greedy wins, position bias (:class:`CriticReport`)."""
+        return asdict(critic_report(records))
 
     def _pair(self, responses: Responses, opinions: Sequence[Opinion]) -> PreferencePair | Dropped:
         """The pair of a comparison, or its drop, with every text and score on the way in the trace."""
