@@ -73,7 +73,8 @@ class Chair:
         """``value`` is 1 for a caption without hallucination, else 0."""
         if not caption.strip():
             return grading.unscored(item, "empty caption")
-        mentions = self.table.mentions(caption)
+        places = self.table.places(caption)
+        mentions = [category for category, _, _ in places]
         invented = [category for category in mentions if category not in item.truth]
         distinct = set(mentions)
         return Grade(
@@ -82,6 +83,11 @@ class Chair:
             value=0.0 if invented else 1.0,
             read_as=" ".join(mentions),
             why=f"not there: {', '.join(dict.fromkeys(invented))}" if invented else "",
+            truth=", ".join(sorted(item.truth)),
+            # A few letters change their length in lower case: then places in the one are not places in the other.
+            wrong=tuple((start, end) for category, start, end in places if category not in item.truth)
+            if len(caption.lower()) == len(caption)
+            else (),
             counts={
                 "captions": 1.0,
                 "unfaithful": float(bool(invented)),

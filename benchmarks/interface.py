@@ -37,6 +37,8 @@ class Grade:
     ``value`` is the question's own score (None: unscored, counted apart, never 0.0). ``counts`` holds the summable numbers
     the benchmark's metrics are computed from (for CHAIR: mentions, hallucinated, truth, found, words ...), so that a metric
     can be recomputed on any resample of pictures without the answers. ``read_as`` is the reader's reading; ``why`` explains.
+    ``truth`` says what is right, ``wrong`` where in the answer something is named that is not there (characters, from and to):
+    for a reader's eyes, no metric uses them.
     """
 
     question: str
@@ -45,6 +47,8 @@ class Grade:
     read_as: str
     why: str = ""
     counts: Mapping[str, float] = field(default_factory=dict)
+    truth: str = ""
+    wrong: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +79,12 @@ class Report:
 
 
 class Benchmark(Protocol):
-    """``version`` changes whenever questions or grading change: a column of a table never mixes two versions."""
+    """``version`` changes whenever questions or grading change: a column of a table never mixes two versions.
+
+    A benchmark all of whose questions ask for one of two words may say so with a property ``choices``, such as ("yes", "no"),
+    the first being what its metric ``yes_ratio`` counts: then the base model's log-probabilities of both are stored, for the
+    control that shifts its answers to a method's share of them.
+    """
 
     @property
     def name(self) -> str: ...

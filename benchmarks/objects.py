@@ -49,7 +49,11 @@ class ObjectTable:
 
     def mentions(self, caption: str) -> list[str]:
         """The category of every mention, in order; a category mentioned twice stands there twice."""
+        return [category for category, _, _ in self.places(caption)]
+
+    def places(self, caption: str) -> list[tuple[str, int, int]]:
+        """Every mention as (category, from, to) in characters of the caption in lower case, in order."""
         if not self._category:
             return []
-        found = self._pattern.findall(caption.lower())
-        return [self._category[" ".join(form.split())] for form in found]
+        found = self._pattern.finditer(caption.lower())
+        return [(self._category[" ".join(one.group().split())], one.start(), one.end()) for one in found]

@@ -45,6 +45,10 @@ class Pope:
         return f"{self.source} pope-{POPE_VERSION}"
 
     @property
+    def choices(self) -> tuple[str, str]:
+        return "yes", "no"
+
+    @property
     def metrics(self) -> tuple[Metric, ...]:
         return (
             Metric(name="accuracy", better="higher", unit="%", numerator="correct", denominator="read", primary=True),
@@ -90,6 +94,7 @@ def _judge(item: Item[Probe], answer: str) -> Grade:
         value=correct,
         read_as=said,
         why="" if correct else f"it is {'there' if present else 'not there'}",
+        truth="yes" if present else "no",
         counts={
             "answered": 1.0,
             "unreadable": 0.0,

@@ -96,5 +96,6 @@ def _judge(item: Item[Expected], answer: str) -> Grade:
         value=correct,
         read_as=said,
         why="" if correct else f"the answer is {item.truth.answer}",
+        truth=item.truth.answer,
         counts={"answered": 1.0, "correct": correct, f"answered_{kind}": 1.0, f"correct_{kind}": correct},
     )

@@ -258,6 +258,8 @@ def _grades_frame(report: Report) -> pd.DataFrame:
         "value": pd.Series([grade.value for grade in report.grades], dtype="Float64"),
         "read_as": pd.Series([grade.read_as for grade in report.grades], dtype="string"),
         "why": pd.Series([grade.why for grade in report.grades], dtype="string"),
+        "truth": pd.Series([grade.truth for grade in report.grades], dtype="string"),
+        "wrong": pd.Series([" ".join(f"{start}-{end}" for start, end in grade.wrong) for grade in report.grades], dtype="string"),
     }
     for name in names:
         columns[f"count_{name}"] = pd.Series([float(grade.counts.get(name, 0.0)) for grade in report.grades], dtype="float64")

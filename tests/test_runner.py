@@ -100,7 +100,7 @@ def test_the_files_of_a_run_are_the_contract(undisturbed: Path) -> None:
         assert set(answers[0]) == {"id", "answer", "logp", "n_tokens", "finished"}
         grades = pd.read_parquet(undisturbed / where / "grades/words/grades.parquet")
         assert list(grades.columns) == [
-            "question", "cluster", "value", "read_as", "why", "count_answers", "count_the", "count_words",
+            "question", "cluster", "value", "read_as", "why", "truth", "wrong", "count_answers", "count_the", "count_words",
         ]  # fmt: skip
         assert set(read_json(undisturbed / where / "grades/words/report.json")) == {"values", "unscored"}
     pairs = undisturbed / "runs/toy/seed0/round1/pairs"

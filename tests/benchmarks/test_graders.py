@@ -53,6 +53,9 @@ def test_chair_counts_every_mention_after_synonyms() -> None:
     assert report.unscored == 1
     assert report.grades[1].read_as == "cat dog dog"
     assert report.grades[1].why == "not there: dog"
+    assert report.grades[0].truth == "box, cat"
+    assert [["a cat, a dog and dogs"[start:end] for start, end in report.grades[1].wrong]] == [["dog", "dogs"]]
+    assert report.grades[0].wrong == ()
     assert report.grades[3].why == "empty caption"
     assert report.values == pytest.approx(
         {"chair_s": 100 / 3, "chair_i": 100 * 2 / 5, "recall": 100 * 2 / 5, "words": 13 / 3, "objects": 1.0}
