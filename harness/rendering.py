@@ -1,7 +1,8 @@
 """The one prompt renderer: generation, training and benchmarks turn a prompt into tokens here and nowhere else.
 
-The format is LLaVA-1.5's (Liu et al., arXiv 2310.03744): ``<s>USER: <image>\\n{text} ASSISTANT: {answer}</s>``, a plain string
-tokenised with ``add_special_tokens=False``, so that training sees the very beginning and end tokens that generation sees.
+LLaVA-1.5's format (Liu et al., arXiv 2310.03744) is ``<s>USER: <image>\\n{text} ASSISTANT: {answer}</s>``; Qwen2.5-VL's is
+ChatML with its default system line. Either is a plain string tokenised with ``add_special_tokens=False``, so that training
+sees the very beginning and end tokens that generation sees.
 Questions and model texts are untrusted: what they hold of special tokens is replaced by a space before it is rendered.
 """
 
@@ -16,9 +17,40 @@ from harness.errors import Problem
 
 
 @dataclass(frozen=True, kw_only=True)
+class Format:
+    """A family's chat format: ``start`` (picture) text ``answer`` ``lead`` answer ``end``. ``needs`` are the tokens that a
+    processor of the family must name."""
+
+    start: str
+    picture: str
+    answer: str
+    lead: str
+    end: str
+    needs: tuple[str, ...] = ("eos_token", "image_token")
+
+
+LLAVA = Format(
+    start="{bos}USER: ",
+    picture="{image}\n",
+    answer=" ASSISTANT:",
+    lead=" ",
+    end="{eos}",
+    needs=("bos_token", "eos_token", "image_token"),
+)
+CHATML = Format(
+    start="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+    picture="<|vision_start|>{image}<|vision_end|>",
+    answer="<|im_end|>\n<|im_start|>assistant\n",
+    lead="",
+    end="{eos}",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Renderer:
     """Renders and tokenises for one processor; make it with :func:`renderer`. ``specials`` matches every special token."""
 
+    format: Format
     bos: str
     eos: str
     image: str
@@ -27,13 +59,17 @@ class Renderer:
 
     def render_prompt(self, prompt_text: str, has_image: bool, prefix: str = "") -> str:
         """The prompt up to the point where the answer starts, or goes on behind ``prefix``."""
-        picture = f"{self.image}\n" if has_image else ""
-        prefix = self.neutral(prefix).strip()
-        return f"{self.bos}USER: {picture}{self.neutral(prompt_text)} ASSISTANT:" + (f" {prefix}" if prefix else "")
+        format, prefix = self.format, self.neutral(prefix).strip()
+        asked = format.start + (format.picture if has_image else "")
+        return self.fill(asked) + self.neutral(prompt_text) + format.answer + (format.lead + prefix if prefix else "")
 
-    def render_completion(self, answer: str) -> str:
-        """What follows a rendered prompt: the answer (outer white space removed) and the end token."""
-        return f" {self.neutral(answer).strip()}{self.eos}"
+    def render_completion(self, answer: str, prefix: str = "") -> str:
+        """What follows a rendered prompt (and its ``prefix``): the answer (outer white space removed) and the end token."""
+        lead = " " if self.neutral(prefix).strip() else self.format.lead
+        return lead + self.neutral(answer).strip() + self.fill(self.format.end)
+
+    def fill(self, part: str) -> str:
+        return part.format(bos=self.bos, eos=self.eos, image=self.image)
 
     def neutral(self, text: str) -> str:
         """Text that cannot become a special token: each one, in any case, is a space instead."""
@@ -59,15 +95,18 @@ class Renderer:
 def renderer(processor: Any) -> Renderer:
     """The renderer of a processor, with the beginning, end and image tokens its tokenizer names."""
     tokenizer = processor.tokenizer
+    format = CHATML if "Qwen" in type(processor).__name__ else LLAVA
     names = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token, "image_token": image_token(processor)}
-    for name, token in names.items():
-        if not token:
-            raise Problem(f"The processor's tokenizer has no {name}; a LLaVA-1.5 processor names all of {', '.join(names)}.")
+    for name in format.needs:
+        if not names[name]:
+            raise Problem(f"The processor's tokenizer has no {name}; this family's processors name {', '.join(format.needs)}.")
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
     # The longest first, so that a token which begins another does not leave the other's tail behind.
-    strings = sorted({*tokenizer.all_special_tokens, *added, *names.values()}, key=len, reverse=True)
+    known = {*tokenizer.all_special_tokens, *added, *(token for token in names.values() if token)}
+    strings = sorted(known, key=len, reverse=True)
     return Renderer(
-        bos=names["bos_token"],
+        format=format,
+        bos=names["bos_token"] or "",
         eos=names["eos_token"],
         image=names["image_token"],
         specials=re.compile("|".join(re.escape(text) for text in strings if text.strip()), re.IGNORECASE),
@@ -103,5 +142,5 @@ def check_template(processor: Any) -> None:
             if bare(mine) != bare(theirs):
                 raise Problem(
                     f"This model's chat template renders {bare(theirs)!r} where our prompts read {bare(mine)!r}; "
-                    "only LLaVA-1.5's prompt format is supported: choose a base of that family."
+                    "choose a base with its family's published template (LLaVA-1.5's, or Qwen2.5-VL's)."
                 )

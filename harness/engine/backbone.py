@@ -32,7 +32,8 @@ class Backbone(Protocol):
         ...
 
     def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: bool) -> Tensor:
-        """Hidden states (B, S, width), final norm applied, of the embeddings ``x`` (B, S, width) at ``positions`` (B, S);
+        """Hidden states (B, S, width), final norm applied, of the embeddings ``x`` (B, S, width) at ``positions`` (B, S), or
+        (3, B, S) for a picture on a grid (only where the model has such positions);
         where ``last``, of the last position alone, (B, 1, width), which spares most of the last layer.
 
         Keys and values are written behind the head at ``start`` ..< ``start + S``. ``mask`` (B, 1, S, start + S) is added to the

@@ -21,11 +21,13 @@ GROWTH = 64
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """A prompt ready to run: its tokens behind the shared head (all of them where there is none), and the head's keys and
-    values (layers, 2, H, P, D). Every row of a batch has the same P. ``key`` seeds sampling."""
+    values (layers, 2, H, P, D). Every row of a batch has the same P. ``start`` is the position of the tail's first token: P,
+    or less behind a picture whose tokens stand on a grid. ``key`` seeds sampling."""
 
     key: str
     tail: tuple[int, ...]
     prefix: Tensor | None
+    start: int = 0
 
     @property
     def shared(self) -> int:
@@ -106,16 +108,17 @@ class Running:
 
     def __init__(self, speaker: Speaker, rows: Sequence[Row], most: int, copies: int = 1) -> None:
         self.speaker = speaker
-        device, shared, longest = speaker.device, rows[0].shared, max(len(row.tail) for row in rows)
+        device, longest = speaker.device, max(len(row.tail) for row in rows)
         tails = torch.tensor([[0] * (longest - len(row.tail)) + list(row.tail) for row in rows], device=device)
         pads = torch.tensor([longest - len(row.tail) for row in rows], device=device)
         step = torch.arange(longest, device=device)
-        self.lengths, self.used = shared + longest - pads, longest
+        starts = torch.tensor([row.start for row in rows], device=device)
+        self.lengths, self.used = starts + longest - pads, longest
         self.cache = speaker.load(rows, longest + min(GROWTH, most), copies)
         padded = (step[None] < pads[:, None])[:, None, None]
         x = speaker.embed(tails)
         hidden_places = padded | (step[None] > step[:, None])
-        positions = shared + (step[None] - pads[:, None]).clamp_min(0)
+        positions = starts[:, None] + (step[None] - pads[:, None]).clamp_min(0)
         self.hidden = speaker.text(x, positions, self.cache, 0, additive(hidden_places, x.dtype), last=True)
         self.mask = additive(padded, x.dtype) if bool(pads.any()) else None
 

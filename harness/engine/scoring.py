@@ -36,7 +36,7 @@ def score(speaker: Speaker, packs: Sequence[Pack]) -> list[list[float]]:
 
     Completions stand one behind the other: each sees the prompt and itself, and its positions start at the prompt's end.
     """
-    device, shared, longest = speaker.device, packs[0].row.shared, max(pack.length for pack in packs)
+    device, longest = speaker.device, max(pack.length for pack in packs)
     ids = torch.zeros(len(packs), longest, dtype=torch.long)
     positions = torch.zeros(len(packs), longest, dtype=torch.long)
     segments = torch.zeros(len(packs), longest, dtype=torch.long)
@@ -45,14 +45,14 @@ def score(speaker: Speaker, packs: Sequence[Pack]) -> list[list[float]]:
     owners: list[int] = []
     owner = 0
     for number, pack in enumerate(packs):
-        end = len(pack.row.tail)
+        end, first = len(pack.row.tail), pack.row.start
         ids[number, :end] = torch.tensor(pack.row.tail)
-        positions[number, :end] = shared + torch.arange(end)
+        positions[number, :end] = first + torch.arange(end)
         start = end
         for segment, completion in enumerate(pack.completions, 1):
             stop = start + len(completion) - 1  # the last token is only predicted
             ids[number, start:stop] = torch.tensor(completion[:-1], dtype=torch.long)
-            positions[number, start:stop] = shared + end + torch.arange(stop - start)
+            positions[number, start:stop] = first + end + torch.arange(stop - start)
             segments[number, start:stop] = segment
             sources += [number * longest + place for place in (end - 1, *range(start, stop))]
             targets += completion

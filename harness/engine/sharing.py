@@ -17,6 +17,7 @@ from harness.engine.backbone import Backbone
 from harness.engine.batching import Batches
 from harness.engine.cache import KeyValues
 from harness.errors import Problem
+from harness.families.family import Family, Span
 from methods.interface import Corrupt
 
 K = TypeVar("K", bound=Hashable)
@@ -27,12 +28,23 @@ class Head:
     """A prompt's beginning up to its picture: what is shared by all prompts where it is equal.
 
     ``picture`` is the content's hash; ``noise`` the prompt's key where the picture is corrupted for that prompt alone;
-    ``ids`` the tokens up to the image token, which is the last.
+    ``ids`` the tokens up to the image token, which is the last and stands for the tokens of ``span``.
     """
 
     picture: str
     noise: str | None
     ids: tuple[int, ...]
+    span: Span
+
+    @property
+    def length(self) -> int:
+        """Tokens, the picture's among them."""
+        return len(self.ids) - 1 + self.span.tokens
+
+    @property
+    def next(self) -> int:
+        """The position of the first token behind it."""
+        return len(self.ids) - 1 + self.span.steps
 
 
 class Lru(Generic[K]):
@@ -62,8 +74,8 @@ class Lru(Generic[K]):
 class Sharing:
     """Features and prefixes of pictures under one model; ``limit`` bytes of each are kept."""
 
-    def __init__(self, model: Any, image_processor: Any, embed: Callable[[Tensor], Tensor], limit: int) -> None:
-        self.model, self.image_processor, self.embed = model, image_processor, embed
+    def __init__(self, model: Any, family: Family, embed: Callable[[Tensor], Tensor], limit: int) -> None:
+        self.family, self.embed = family, embed
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = next(model.parameters()).dtype
         self.features: Lru[str] = Lru(limit)
@@ -83,24 +95,25 @@ class Sharing:
         """
         wanted = dict.fromkeys(heads)
         found = {head: kept for head in wanted if (kept := self.prefixes.get(head)) is not None}
-        # Heads of one length run together; a family has one length, so this is one group.
-        absent = sorted((head for head in wanted if head not in found), key=lambda head: len(head.ids))
+        # Heads of one length run together; where a family's pictures have one size, this is one group.
+        absent = sorted((head for head in wanted if head not in found), key=alike)
 
         def run(batch: Sequence[Head]) -> list[Tensor]:
             return self.prefill(batch, self.features_of(batch, pictures, corrupt), text)
 
-        for head, value in zip(absent, batches.run(absent, run, lambda head: len(head.ids)), strict=True):
+        for head, value in zip(absent, batches.run(absent, run, alike), strict=True):
             found[head] = value
             if head.noise is None:
                 self.prefixes.put(head, value)
         return found
 
     def prefill(self, heads: Sequence[Head], features: Tensor, text: Backbone) -> list[Tensor]:
-        """Keys and values of heads of one length, whose image token is replaced by the features (B, N, width)."""
+        """Keys and values of heads alike in lengths, whose image token is replaced by the features (B, N, width)."""
         before = torch.tensor([head.ids[:-1] for head in heads], device=self.device, dtype=torch.long)
         x = torch.cat([self.embed(before), features.to(self.dtype)], 1)
         cache = KeyValues(text.empty(len(heads), x.shape[1]))
-        text(x, torch.arange(x.shape[1], device=self.device).expand(len(heads), -1), cache, 0, None, last=True)
+        places = torch.stack([head.span.positions(before.shape[1]) for head in heads], 1).to(self.device)  # (axes, B, S)
+        text(x, places[0] if len(places) == 1 else places, cache, 0, None, last=True)
         # A tensor a picture, so that forgetting one frees its memory.
         return [torch.stack([layer[:, row] for layer in cache.layers]) for row in range(len(heads))]
 
@@ -110,22 +123,20 @@ class Sharing:
         found = {pair: kept for pair in distinct if pair[1] is None and (kept := self.features.get(pair[0])) is not None}
         absent = [pair for pair in distinct if pair not in found]
         if absent:
-            pixels = self.pixels([pictures[name] for name, _ in absent])
+            pixels = self.family.pixels([pictures[name] for name, _ in absent])
             if corrupt is not None:
                 pixels = [corrupted(corrupt, picture, noise) for picture, (_, noise) in zip(pixels, absent, strict=True)]
-            batch = torch.stack(list(pixels)).to(self.device, self.dtype)
             self.pictures_seen += len(absent)
-            output = self.model.get_image_features(pixel_values=batch, return_dict=True).pooler_output
-            for pair, value in zip(absent, output, strict=True):
+            for pair, value in zip(absent, self.family.project(self.family.look(pixels)), strict=True):
                 found[pair] = value
                 if pair[1] is None:
                     self.features.put(pair[0], value.clone())
         return torch.stack([found[head.picture, head.noise] for head in heads])
 
-    def pixels(self, images: Sequence[Image]) -> Sequence[Tensor]:
-        """Normalised pictures (C, H, W)."""
-        colour = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
-        return list(self.image_processor(images=colour, return_tensors="pt")["pixel_values"])
+
+def alike(head: Head) -> tuple[int, int]:
+    """What heads that run together have in common: the length of the text and of the picture."""
+    return len(head.ids), head.span.tokens
 
 
 def corrupted(corrupt: Corrupt, picture: Tensor, key: str | None) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 from PIL.Image import Image
+from torch import Tensor
 
 from harness.engine.backbone import backbone
 from harness.engine.batching import Batches, windows
@@ -23,6 +24,7 @@ from harness.engine.decode import Row, Speaker, Stops, decode
 from harness.engine.scoring import PACKED, Pack, score
 from harness.engine.sharing import Head, Sharing, content
 from harness.errors import Problem
+from harness.families.find import family_of
 from harness.rendering import renderer
 from methods.interface import Branch, Branching, Completion, Corrupt, Decoding, Prompt
 
@@ -52,7 +54,7 @@ class Engine:
 
     def __init__(self, model: Any, processor: Any, *, batch_size: int = 64, shared_bytes: int | None = None) -> None:
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.renderer, self.image_processor = renderer(processor), processor.image_processor
+        self.renderer, self.family = renderer(processor), family_of(self.model, processor)
         self.tokenizer = processor.tokenizer
         self.image_id: int = self.tokenizer.convert_tokens_to_ids(self.renderer.image)
         self.device: torch.device = next(self.model.parameters()).device
@@ -75,7 +77,7 @@ class Engine:
             language_model = self.model.model.language_model
             embed, text = language_model.get_input_embeddings(), backbone(language_model)
             self.speaker = Speaker(embed=embed, text=text, head=self.model.lm_head, device=self.device)
-            self.sharing = Sharing(self.model, self.image_processor, embed, self.limit)
+            self.sharing = Sharing(self.model, self.family, embed, self.limit)
             self.position_bytes = sum(layer.nbytes for layer in text.empty(1, 1))
 
     @torch.inference_mode()
@@ -157,7 +159,10 @@ class Engine:
             raise Problem(f"{len(prompts)} prompts and {len(completions)} completions; give one completion for each prompt.")
         self.refresh()
         rendered = [self.renderer.render_prompt(p.text, p.image is not None, p.prefix) for p in prompts]
-        pairs = self.renderer.encode_pairs(rendered, [self.renderer.render_completion(text) for text in completions])
+        pairs = self.renderer.encode_pairs(
+            rendered,
+            [self.renderer.render_completion(text, p.prefix) for p, text in zip(prompts, completions, strict=True)],
+        )
         plans, pictures = self.plan(prompts, [asked for asked, _ in pairs], None)
         places: dict[tuple[Head | None, tuple[int, ...]], list[int]] = {}
         for place, plan in enumerate(plans):
@@ -198,7 +203,8 @@ class Engine:
             names[id(prompt.image)] = name
             pictures.setdefault(name, prompt.image)
             cut = tokens.index(self.image_id) + 1
-            head = Head(picture=name, noise=None if corrupt is None else prompt.key, ids=tuple(tokens[:cut]))
+            noise, span = None if corrupt is None else prompt.key, self.family.span(prompt.image)
+            head = Head(picture=name, noise=noise, ids=tuple(tokens[:cut]), span=span)
             plans.append(Planned(key=prompt.key, head=head, tail=tuple(tokens[cut:])))
         return plans, pictures
 
@@ -206,10 +212,14 @@ class Engine:
         self, plans: Sequence[Planned], pictures: dict[str, Image], corrupt: Corrupt | None
     ) -> Iterator[tuple[list[int], list[Row]]]:
         """Places and rows, as many pictures at a time as their keys and values may take memory; pictures stay whole."""
-        patches: int = getattr(self.model.config, "image_seq_length", None) or 576
-        longest = patches + max((len(plan.head.ids) for plan in plans if plan.head is not None), default=0)
+        longest = max((plan.head.length for plan in plans if plan.head is not None), default=1)
         for places in windows([plan.head for plan in plans], self.limit // (longest * self.position_bytes)):
             heads = [head for place in places if (head := plans[place].head) is not None]
             shared = self.sharing.keys_and_values(heads, pictures, self.speaker.text, self.batches, corrupt)
-            chosen = [plans[place] for place in places]
-            yield places, [Row(key=p.key, tail=p.tail, prefix=None if p.head is None else shared[p.head]) for p in chosen]
+            yield places, [row_of(plans[place], shared) for place in places]
+
+
+def row_of(plan: Planned, shared: dict[Head, Tensor]) -> Row:
+    if plan.head is None:
+        return Row(key=plan.key, tail=plan.tail, prefix=None)
+    return Row(key=plan.key, tail=plan.tail, prefix=shared[plan.head], start=plan.head.next)

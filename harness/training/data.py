@@ -7,7 +7,7 @@ picture patches, is computed once for both sides; loss and gradients are those o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from harness.errors import Problem
+from harness.families.family import Span
+from harness.families.find import family_of
 from harness.rendering import renderer
 from methods.interface import PreferencePair
 
@@ -29,6 +31,7 @@ class EncodedPair:
 
     pair: PreferencePair
     prompt: list[int]
+    places: Tensor  # the prompt's positions, (axes, its length)
     chosen: list[int]
     rejected: list[int]
     cut: bool = False
@@ -44,7 +47,7 @@ class Packed:
     the chosen sides, rows [B, 2B) the rejected ones (absent if ``sides`` was 1)."""
 
     ids: Tensor  # (B, L)
-    positions: Tensor  # (B, L)
+    positions: Tensor  # (B, L), or (3, B, L) where pictures stand on a grid
     allowed: Tensor  # (B, L, L) bool: query may look at key
     sources: Tensor  # (sides * B, T): the position in the row whose hidden state predicts the label
     labels: Tensor  # (sides * B, T)
@@ -53,9 +56,12 @@ class Packed:
     anchored: Tensor  # (B,) bool
 
 
-def encode(pairs: Sequence[PreferencePair], processor: Any, *, patches: int, positions: int) -> list[EncodedPair]:
-    """Tokenise pairs in the one chat format, the picture's token widened to its ``patches``. Completions are cut where they
-    would pass the model's ``positions`` (``cut`` is then True).
+def encode(
+    pairs: Sequence[PreferencePair], processor: Any, *, patches: int | Mapping[str, Span], positions: int
+) -> list[EncodedPair]:
+    """Tokenise pairs in the family's chat format, the picture's token widened to its ``patches``: a number where every picture
+    takes as many, else its span by item. Completions are cut where they would pass the model's ``positions`` (``cut`` is then
+    True).
 
     Raises :class:`Problem` where a prompt leaves no room for an answer.
     """
@@ -67,14 +73,18 @@ def encode(pairs: Sequence[PreferencePair], processor: Any, *, patches: int, pos
     encoded = []
     for pair, (narrow, better), (_, worse) in zip(pairs, chosen, rejected, strict=True):
         at = narrow.index(image)
-        prompt = [*narrow[:at], *[image] * patches, *narrow[at + 1 :]]
+        span = Span(1, patches) if isinstance(patches, int) else patches[pair.item]
+        prompt = [*narrow[:at], *[image] * span.tokens, *narrow[at + 1 :]]
+        behind = torch.arange(len(narrow) - at - 1) + at + span.steps
+        places = torch.cat([span.positions(at), behind.expand(span.axes, -1)], 1)
         room = positions - len(prompt)
         if room < 1:
             raise Problem(
                 f"The prompt of pair {pair.key} takes {len(prompt)} tokens and the model reads {positions}; shorten the prompt."
             )
         cut = max(len(better), len(worse)) > room
-        encoded.append(EncodedPair(pair=pair, prompt=prompt, chosen=better[:room], rejected=worse[:room], cut=cut))
+        better, worse = better[:room], worse[:room]
+        encoded.append(EncodedPair(pair=pair, prompt=prompt, places=places, chosen=better, rejected=worse, cut=cut))
     return encoded
 
 
@@ -85,13 +95,15 @@ def pack(batch: Sequence[EncodedPair], *, sides: int = 2, pad: int = 0) -> Packe
     labels: list[list[list[int]]] = [[], []]
     for one in batch:
         start = len(one.prompt)
-        row, place, owner = list(one.prompt), list(range(start)), [0] * start
+        row, place, owner = list(one.prompt), one.places.tolist(), [0] * start
+        first = place[0][-1] + 1  # the prompt ends with text, so its axes end alike
         for side, completion in enumerate((one.chosen, one.rejected)[:sides]):
             # The first token of either side is predicted by the prompt's last position, the others by the token before them.
             reads[side].append([start - 1, *range(len(row), len(row) + len(completion) - 1)])
             labels[side].append(completion)
             row += completion
-            place += range(start, start + len(completion))
+            for axis in place:
+                axis += range(first, first + len(completion))
             owner += [side + 1] * len(completion)
         rows.append(row)
         places.append(place)
@@ -103,9 +115,10 @@ def pack(batch: Sequence[EncodedPair], *, sides: int = 2, pad: int = 0) -> Packe
     flat_labels = [row for side in labels for row in side]
     lengths = torch.tensor([len(row) for row in flat_labels])
     label_ids = _pad(flat_labels, pad)
+    axes = [_pad(axis, 0) for axis in zip(*places, strict=True)]
     return Packed(
         ids=_pad(rows, pad),
-        positions=_pad(places, 0),
+        positions=axes[0] if len(axes) == 1 else torch.stack(axes),
         allowed=causal & own,  # padding looks at the prompt (no row of the attention is empty) and nothing looks at padding
         sources=_pad([row for side in reads for row in side], 0),
         labels=label_ids,
@@ -123,7 +136,7 @@ def picture_features(
     *,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> dict[str, Tensor]:
-    """Each distinct picture's vision features *before* the projector, (patches, width), kept in main memory.
+    """Each distinct picture's vision features *before* the projector, (tokens, width), kept in main memory.
 
     The tower is frozen in training, so a picture needs it once, whatever the number of prompts, epochs and sides.
     Raises :class:`Problem` naming the pair whose picture is unknown.
@@ -131,26 +144,21 @@ def picture_features(
     owners = {pair.item: pair for pair in reversed(pairs)}
     items = sorted(owners)
     features: dict[str, Tensor] = {}
+    family = family_of(model, processor)
     for start in range(0, len(items), PICTURES_AT_ONCE):
         chunk = items[start : start + PICTURES_AT_ONCE]
         pictures = [_picture(images, owners[item]) for item in chunk]
-        pixels = processor.image_processor(images=pictures, return_tensors="pt")["pixel_values"]
-        features |= dict(zip(chunk, tower_features(model, pixels).cpu(), strict=True))
+        looked = family.look(family.pixels(pictures))
+        features |= {item: value.cpu() for item, value in zip(chunk, looked, strict=True)}
         progress("pictures", len(features), len(items))
     return features
 
 
-@torch.no_grad()
-def tower_features(model: Any, pixels: Tensor) -> Tensor:
-    """The projector's input, (N, patches, width), for pixels (N, C, H, W): the configured layer (or layers, joined) of the
-    tower, without the class token where the configuration says so."""
-    config, tower = model.config, model.model.vision_tower
-    states = tower(pixels.to(tower.device, tower.dtype), output_hidden_states=True, return_dict=True).hidden_states
-    layers = config.vision_feature_layer
-    chosen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
-    if config.vision_feature_select_strategy == "default":
-        chosen = [state[:, 1:] for state in chosen]
-    return torch.cat(chosen, dim=-1)
+def picture_spans(model: Any, processor: Any, pairs: Sequence[PreferencePair], images: Callable[[str], Image]) -> dict[str, Span]:
+    """The tokens that each distinct picture takes, by item."""
+    family = family_of(model, processor)
+    owners = {pair.item: pair for pair in pairs}
+    return {item: family.span(_picture(images, owner)) for item, owner in owners.items()}
 
 
 def _picture(images: Callable[[str], Image], pair: PreferencePair) -> Image:

@@ -11,22 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.families.find import family_of
 from harness.training.data import Packed
 from methods.objective import rejected_from_argmax, token_logps
 
 
 def packed_logits(model: Any, batch: Packed, features: Mapping[str, Tensor]) -> Tensor:
-    """Logits (sides * B, T, V) that predict ``batch.labels``; ``model`` is the bare LLaVA (adapters injected or not).
+    """Logits (sides * B, T, V) that predict ``batch.labels``; ``model`` is the bare model (adapters injected or not).
 
     Gradients reach the projector, the language model and the head, not the vision tower.
     """
     device = model.device
     ids = batch.ids.to(device)
     embeds = model.get_input_embeddings()(ids)
-    projector = model.model.multi_modal_projector
-    pictures = torch.stack([features[item] for item in batch.items]).to(device, next(projector.parameters()).dtype)
+    pictures = torch.cat(family_of(model).project([features[item] for item in batch.items]))
     where = (ids == model.config.image_token_id).unsqueeze(-1)
-    embeds = embeds.masked_scatter(where, projector(pictures).to(embeds.dtype))
+    embeds = embeds.masked_scatter(where, pictures.to(embeds.dtype))
     # Additive rather than boolean: the eager attention would add a boolean mask as 0 and 1 without complaint.
     allowed = batch.allowed[:, None].to(device)
     blocked = torch.zeros_like(allowed, dtype=embeds.dtype).masked_fill(~allowed, torch.finfo(embeds.dtype).min)

@@ -1,0 +1,108 @@
+"""Qwen2.5-VL (Bai et al., arXiv 2502.13923): pictures keep their shape, so each takes its own number of tokens.
+
+The tower's last states are kept in groups of ``merge * merge`` neighbours; the merger (norm and two layers) makes one token of
+a group. transformers' tower works in the order of its attention windows; here groups are brought into the picture's own order
+before the merger, which treats each group alone, so that the merger can be trained on stored features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers.vision_utils import get_vision_window_index
+
+from harness.errors import Problem
+from harness.families.family import Span
+from harness.families.llava import rgb
+
+LONGEST = 200
+"""The largest ratio of a picture's sides that the family's processor takes."""
+
+
+class Qwen:
+    """A loaded ``Qwen2_5_VLForConditionalGeneration`` and its processor (not needed to project)."""
+
+    tower = r"model\.visual\.(?!merger\.)"
+    projector = r"model\.visual\.merger\."
+
+    def __init__(self, model: Any, processor: Any = None) -> None:
+        self.model, self.image_processor = model, getattr(processor, "image_processor", None)
+        config = model.config.vision_config
+        self.patch: int = config.patch_size
+        self.merge: int = config.spatial_merge_size
+        self.times: int = config.temporal_patch_size
+
+    def span(self, image: Image) -> Span:
+        height, width = self.image_processor_size(image)
+        side = self.patch * self.merge
+        return Span(height // side, width // side, 3)
+
+    def image_processor_size(self, image: Image) -> tuple[int, int]:
+        """Height and width, in pixels, that the processor brings a picture to."""
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+        check_shape(image)
+        size = self.image_processor.size
+        height, width = smart_resize(
+            image.height, image.width, self.patch * self.merge, size["shortest_edge"], size["longest_edge"]
+        )
+        return int(height), int(width)
+
+    def pixels(self, images: Sequence[Image]) -> list[Tensor]:
+        found = []
+        for image in images:
+            check_shape(image)
+            made = self.image_processor(images=[rgb(image)], return_tensors="pt")
+            _, rows, columns = made["image_grid_thw"][0].tolist()
+            found.append(self.unpatch(made["pixel_values"], rows, columns))
+        return found
+
+    @torch.no_grad()
+    def look(self, pixels: Sequence[Tensor]) -> list[Tensor]:
+        tower = self.model.model.visual
+        grids = [[1, picture.shape[1] // self.patch, picture.shape[2] // self.patch] for picture in pixels]
+        grid = torch.tensor(grids, device=tower.device)
+        flat = torch.cat([self.patches(picture.to(tower.device, tower.dtype)) for picture in pixels])
+        states = tower(flat, grid_thw=grid, return_dict=True).last_hidden_state
+        order, _ = get_vision_window_index(
+            grid, spatial_merge_size=self.merge, window_size=tower.window_size, patch_size=self.patch
+        )
+        groups = states.reshape(len(states) // self.merge**2, -1)[torch.argsort(order.to(states.device))]
+        return list(groups.split([rows * columns // self.merge**2 for _, rows, columns in grids]))
+
+    def project(self, features: Sequence[Tensor]) -> list[Tensor]:
+        merger = self.model.model.visual.merger
+        weight = next(merger.parameters())
+        groups = torch.cat(list(features)).to(weight.device, weight.dtype)
+        merged: Tensor = merger(groups.view(len(groups) * self.merge**2, -1))
+        return list(merged.split([len(one) for one in features]))
+
+    def patches(self, picture: Tensor) -> Tensor:
+        """A picture (C, H, W) as the tower's rows (patches, C * times * patch * patch), group by group; a still picture is the
+        same at all ``times``."""
+        channels, height, width = picture.shape
+        size, merge = self.patch, self.merge
+        x = picture.view(channels, height // size // merge, merge, size, width // size // merge, merge, size)
+        x = x.permute(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
+        x = x.expand(-1, -1, -1, -1, -1, self.times, -1, -1)
+        return x.reshape(height // size * (width // size), -1)
+
+    def unpatch(self, rows: Tensor, high: int, wide: int) -> Tensor:
+        """The inverse of :meth:`patches` for a grid of ``high * wide`` patches."""
+        size, merge = self.patch, self.merge
+        x = rows.view(high // merge, wide // merge, merge, merge, -1, self.times, size, size)[:, :, :, :, :, 0]
+        return x.permute(4, 0, 2, 5, 1, 3, 6).reshape(-1, high * size, wide * size)
+
+
+def check_shape(image: Image) -> None:
+    """Raise Problem for a picture so narrow that the family cannot read it."""
+    sides = sorted(image.size)
+    if sides[1] > LONGEST * sides[0]:
+        raise Problem(
+            f"A picture of {image.width} x {image.height} pixels is too narrow for Qwen2.5-VL, which takes sides up to "
+            f"{LONGEST} to 1; take it out of the pool or the benchmark."
+        )
