@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from benchmarks import grading
-from benchmarks.grading import Item
-from benchmarks.interface import Grade, Metric, Question, Report, report
+from benchmarks.grading import Graded, Item, percent
+from benchmarks.interface import Grade
 
 VISUAL_QUESTIONS_VERSION = "1"
 _ARTICLES = frozenset({"a", "an", "the"})
@@ -29,55 +28,29 @@ class Expected:
     answer: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class VisualQuestions:
-    """Questions of the given ``kinds`` over any source. ``source`` names the data and its version."""
+def question_benchmark(
+    *, name: str, source: str, items: Callable[[], Iterator[Item[Expected]]], kinds: tuple[str, ...], max_new_tokens: int = 8
+) -> Graded[Expected]:
+    """Questions of the given ``kinds`` over any source."""
+    apart = (percent(f"accuracy_{kind}", f"correct_{kind}", f"answered_{kind}") for kind in kinds)
+    return Graded(
+        name=name,
+        group="general",
+        source=source,
+        grader=f"visual-questions-{VISUAL_QUESTIONS_VERSION}",
+        items=items,
+        metrics=(percent("accuracy", "correct", "answered", primary=True), *apart),
+        judge=_judge,
+        max_new_tokens=max_new_tokens,
+    )
 
-    name: str
-    source: str
-    items: Callable[[], Iterator[Item[Expected]]]
-    kinds: tuple[str, ...]
-    max_new_tokens: int = 8
 
-    group: Literal["general"] = "general"
-
-    @property
-    def version(self) -> str:
-        return f"{self.source} visual-questions-{VISUAL_QUESTIONS_VERSION}"
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        overall = Metric(name="accuracy", better="higher", unit="%", numerator="correct", denominator="answered", primary=True)
-        return (
-            overall,
-            *(
-                Metric(
-                    name=f"accuracy_{kind}",
-                    better="higher",
-                    unit="%",
-                    numerator=f"correct_{kind}",
-                    denominator=f"answered_{kind}",
-                )
-                for kind in self.kinds
-            ),
-        )
-
-    def questions(self) -> Iterator[Question]:
-        return grading.questions(self.items(), self.max_new_tokens)
-
-    def grade(self, answers: Mapping[str, str]) -> Report:
-        """
-        Raises:
-            ValueError: an answer belongs to no question.
-        """
-        return report(self.metrics, grading.grades(self.items(), answers, _judge))
-
-    def guess_rates(self) -> dict[str, float]:
-        """By kind, the share (%) of questions that the kind's most frequent answer gets right: what guessing blindly gives."""
-        asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for item in self.items():
-            asked[item.truth.kind][item.truth.answer] += 1
-        return {kind: 100 * max(asked[kind].values()) / asked[kind].total() for kind in self.kinds if kind in asked}
+def guess_rates(benchmark: Graded[Expected]) -> dict[str, float]:
+    """By kind, the share (%) of questions that the kind's most frequent answer gets right: what guessing blindly gives."""
+    asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for item in benchmark.items():
+        asked[item.truth.kind][item.truth.answer] += 1
+    return {kind: 100 * max(answers.values()) / answers.total() for kind, answers in asked.items()}
 
 
 def normalised(answer: str) -> str:

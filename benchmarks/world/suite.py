@@ -13,11 +13,12 @@ from random import Random
 
 from PIL.Image import Image
 
-from benchmarks.chair import Chair
-from benchmarks.grading import Item
+from benchmarks.chair import chair_benchmark
+from benchmarks.grading import Graded, Item
 from benchmarks.objects import ObjectTable
-from benchmarks.pope import Pope, Probe
-from benchmarks.visual_questions import Expected, VisualQuestions
+from benchmarks.pope import Probe, pope_benchmark
+from benchmarks.visual_questions import Expected, question_benchmark
+from benchmarks.visual_questions import guess_rates as rates_by_kind
 from benchmarks.world import language
 from benchmarks.world.render import render
 from benchmarks.world.scene import WORLD_VERSION, Scene, scene
@@ -45,17 +46,17 @@ def world_item(split: str, index: int) -> tuple[str, Image, str, str]:
     return true.id, render(true), prompt, language.detailed(true.things, rng.randrange(len(language.STYLES)))
 
 
-def chair(split: str, limit: int | None = None) -> Chair:
+def chair(split: str, limit: int | None = None) -> Graded[frozenset[str]]:
     """Detailed captions, one a picture."""
     return _chair("world_chair", language.DETAIL_PROMPTS[0], 96, True, split, limit)
 
 
-def chair_short(split: str, limit: int | None = None) -> Chair:
+def chair_short(split: str, limit: int | None = None) -> Graded[frozenset[str]]:
     """Brief captions, one a picture."""
     return _chair("world_chair_short", SHORT_PROMPT, 64, False, split, limit)
 
 
-def pope(split: str, limit: int | None = None) -> Pope:
+def pope(split: str, limit: int | None = None) -> Graded[Probe]:
     """Up to six yes/no questions a picture, half of them about what is there."""
     scenes = _scenes(split, limit)
 
@@ -71,10 +72,10 @@ def pope(split: str, limit: int | None = None) -> Pope:
                     picture=picture,
                 )
 
-    return Pope(name="world_pope", source=SOURCE, items=items)
+    return pope_benchmark(name="world_pope", source=SOURCE, items=items)
 
 
-def visual_questions(split: str, limit: int | None = None) -> VisualQuestions:
+def visual_questions(split: str, limit: int | None = None) -> Graded[Expected]:
     """One question of each kind a picture, where its scene allows one."""
     scenes = _scenes(split, limit)
 
@@ -92,12 +93,13 @@ def visual_questions(split: str, limit: int | None = None) -> VisualQuestions:
                         picture=picture,
                     )
 
-    return VisualQuestions(name="world_vqa", source=SOURCE, items=items, kinds=language.KINDS)
+    return question_benchmark(name="world_vqa", source=SOURCE, items=items, kinds=language.KINDS)
 
 
 def guess_rates(split: str, limit: int | None = None) -> dict[str, float]:
     """By kind, the share (%) of world_vqa's questions that always saying the kind's most frequent answer gets right."""
-    return visual_questions(split, limit).guess_rates()
+    rates = rates_by_kind(visual_questions(split, limit))
+    return {kind: rates[kind] for kind in language.KINDS if kind in rates}
 
 
 def pope_probes(true: Scene) -> list[tuple[str, str, bool]]:
@@ -127,14 +129,14 @@ def popularity() -> tuple[str, ...]:
     return tuple(sorted(CATEGORIES, key=lambda category: -counts[category]))
 
 
-def _chair(name: str, prompt: str, max_new_tokens: int, primary: bool, split: str, limit: int | None) -> Chair:
+def _chair(name: str, prompt: str, max_new_tokens: int, primary: bool, split: str, limit: int | None) -> Graded[frozenset[str]]:
     scenes = _scenes(split, limit)
 
     def items() -> Iterator[Item[frozenset[str]]]:
         for true in scenes():
             yield Item(id=true.id, cluster=true.id, text=prompt, truth=true.categories, picture=partial(render, true))
 
-    return Chair(
+    return chair_benchmark(
         name=name, source=SOURCE, items=items, table=ObjectTable(SYNONYMS), max_new_tokens=max_new_tokens, primary=primary
     )
 

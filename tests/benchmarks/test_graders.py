@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 import pytest
 from PIL import Image
 
-from benchmarks.chair import Chair
-from benchmarks.grading import Item
+from benchmarks.chair import chair_benchmark
+from benchmarks.grading import Graded, Item
 from benchmarks.interface import Report
 from benchmarks.objects import ObjectTable
-from benchmarks.pope import Pope, Probe
-from benchmarks.visual_questions import Expected, VisualQuestions
+from benchmarks.pope import Probe, pope_benchmark
+from benchmarks.visual_questions import Expected, guess_rates, question_benchmark
 
 TABLE = ObjectTable({"cat": ("cat", "cats", "kitten"), "dog": ("dog", "dogs"), "box": ("box", "boxes")})
 
@@ -21,12 +21,12 @@ def no_picture() -> Image.Image:
     raise AssertionError("grading must not open pictures")
 
 
-def chair(truth: Mapping[str, frozenset[str]]) -> Chair:
+def chair(truth: Mapping[str, frozenset[str]]) -> Graded[frozenset[str]]:
     def items() -> Iterator[Item[frozenset[str]]]:
         for id, objects in truth.items():
             yield Item(id=id, cluster=id, text="describe .", truth=objects, picture=no_picture)
 
-    return Chair(name="hand", source="hand-1", items=items, table=TABLE, max_new_tokens=8, primary=True)
+    return chair_benchmark(name="hand", source="hand-1", items=items, table=TABLE, max_new_tokens=8, primary=True)
 
 
 def counts(report: Report, name: str) -> list[float | None]:
@@ -68,13 +68,13 @@ def test_chair_without_any_mention_says_nothing_about_mentions() -> None:
     assert report.values["chair_s"] == 0.0
 
 
-def pope(*probes: tuple[str, str, bool]) -> Pope:
+def pope(*probes: tuple[str, str, bool]) -> Graded[Probe]:
     def items() -> Iterator[Item[Probe]]:
         for id, setting, present in probes:
             truth = Probe(present=present, setting=setting)
             yield Item(id=id, cluster=id[0], text="is it there ?", truth=truth, picture=no_picture)
 
-    return Pope(name="hand", source="hand-1", items=items)
+    return pope_benchmark(name="hand", source="hand-1", items=items)
 
 
 def test_pope_by_hand() -> None:
@@ -139,11 +139,11 @@ def test_visual_questions_by_hand() -> None:
         for id, (kind, answer) in truth.items():
             yield Item(id=id, cluster="p", text="?", truth=Expected(kind=kind, answer=answer), picture=no_picture)
 
-    benchmark = VisualQuestions(name="hand", source="hand-1", items=items, kinds=("colour", "place", "count"))
+    benchmark = question_benchmark(name="hand", source="hand-1", items=items, kinds=("colour", "place", "count"))
     report = benchmark.grade({"q1": "Red.", "q2": "it is blue", "q3": "the top left", "q4": ""})
     assert [grade.value for grade in report.grades] == [1.0, 0.0, 1.0, None]
     assert report.unscored == 1
     assert report.values == pytest.approx(
         {"accuracy": 200 / 3, "accuracy_colour": 50.0, "accuracy_place": 100.0, "accuracy_count": None}
     )
-    assert benchmark.guess_rates() == {"colour": 50.0, "place": 50.0}
+    assert guess_rates(benchmark) == {"colour": 50.0, "place": 50.0}
