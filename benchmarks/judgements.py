@@ -1,0 +1,129 @@
+"""A judge's recording: every judgement as a line of JSONL, written the moment it arrives, replayed for ever.
+
+A line is ``{"request", "about", "repeat", "reply", "finish", "model", "tokens_in", "tokens_out", "at"}``; ``request`` is the
+fingerprint of everything that was sent. A line that was cut by a kill is dropped when the recording is continued.
+"""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import fcntl
+import json
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from benchmarks.chat import Reply
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "request": (str,),
+    "reply": (str,),
+    "finish": (str, type(None)),
+    "model": (str,),
+    "tokens_in": (int, type(None)),
+    "tokens_out": (int, type(None)),
+}
+
+
+def read(path: Path) -> dict[str, Reply]:
+    """Replies by request fingerprint; nothing where there is no file yet. Of two lines for one request the first counts.
+
+    Raises:
+        ValueError: a line is no judgement (file and line).
+    """
+    found: dict[str, Reply] = {}
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return found
+    except OSError as error:
+        raise ValueError(f"The recording {path} cannot be read: {error.strerror}.") from None
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):  # behind the last line end: nothing, or a cut line
+        if line.strip():
+            row = _row(path, number, line)
+            reply = Reply(
+                text=row["reply"],
+                finish=row["finish"],
+                model=row["model"],
+                tokens_in=row["tokens_in"],
+                tokens_out=row["tokens_out"],
+            )
+            found.setdefault(row["request"], reply)
+    return found
+
+
+def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict) or any(not isinstance(row.get(name), kinds) for name, kinds in _TYPES.items()):
+        raise ValueError(f"{path}, line {number}, is no recorded judgement; mend or delete that line, the others stay good.")
+    return row
+
+
+@dataclass
+class Writer:
+    """Appends judgements, from any thread."""
+
+    path: Path
+    file: BinaryIO
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _failed: bool = False
+
+    def add(self, request: str, about: str, repeat: int, reply: Reply) -> None:
+        """
+        Raises:
+            ValueError: the disk does not take it.
+        """
+        row = {
+            "request": request,
+            "about": about,
+            "repeat": repeat,
+            "reply": reply.text,
+            "finish": reply.finish,
+            "model": reply.model,
+            "tokens_in": reply.tokens_in,
+            "tokens_out": reply.tokens_out,
+            "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        with self._lock:
+            try:
+                if self._failed:  # nothing may follow a line that was perhaps cut
+                    raise OSError(errno.EIO, "an earlier line could not be written")
+                self.file.write((json.dumps(row) + "\n").encode())
+                self.file.flush()
+                os.fsync(self.file.fileno())
+            except OSError as error:
+                self._failed = True
+                raise ValueError(f"The recording {self.path} cannot be written ({error.strerror}); free some space.") from None
+
+
+@contextmanager
+def writing(path: Path, tell: Callable[[str], None]) -> Iterator[Writer]:
+    """The recording, open to be continued, for this process alone: another one that judges with it is waited for.
+
+    Raises:
+        ValueError: it cannot be opened there.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    except OSError as error:
+        raise ValueError(f"The recording {path} cannot be written ({error.strerror}); name another place for it.") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            tell(f"another process is judging with {path}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        content = file.read()
+        if not content.endswith(b"\n"):  # cut by a kill: that judgement is asked for again
+            file.truncate(content.rfind(b"\n") + 1)
+        yield Writer(path=path, file=file)
