@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from harness.errors import Problem
-from harness.pool import open_pool, pixels_sha
+from harness.pool import open_pool, other_of, pixels_sha
 from methods.interface import Field
 from tests.tiny import picture
 from tests.toys import save_pictures
@@ -177,3 +177,15 @@ def test_the_world_is_a_pool() -> None:
 def test_only_the_world_has_a_judge(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="oracle needs judge"):
         open_pool(str(save_pictures(tmp_path, 1))).check(frozenset({"image", "judge"}), "oracle")
+
+
+def test_another_picture_is_one_of_the_round_by_the_items_id_alone(tmp_path: Path) -> None:
+    pool = open_pool(str(save_pictures(tmp_path, 9)))
+    among = pool.draw(6, 0, 1).ids
+    named = {id: other_of(id, among) for id in among}
+    assert all(other in among and other != id for id, other in named.items())
+    assert len(set(named.values())) > 1
+    for item in pool.items(among[2:4], frozenset({"image"}), among):  # which others share the call does not matter
+        assert item.another is not None
+        assert item.another().tobytes() == pool.image(named[item.id]).tobytes()
+    assert pool.items(among[:1], frozenset({"image"}), among[:1])[0].another is None

@@ -26,10 +26,11 @@ from harness.pool import open_pool
 from harness.progress import Display
 from harness.store import read_json, read_jsonl
 from harness.study import Run, Study
+from methods.controls import Control
 from methods.interface import Field
 from methods.untrained import Untrained
 from tests.tiny import picture
-from tests.toys import Toy, Words, save_base, save_pictures
+from tests.toys import RECIPE, Toy, Words, save_base, save_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUTS = ("pairs.jsonl", "drops.jsonl", "items.jsonl", "answers.jsonl", "questions.jsonl", "grades.parquet", "report.json")
@@ -344,6 +345,48 @@ def test_a_method_that_needs_more_than_the_pool_has_is_refused_before_any_work(p
     with pytest.raises(Problem, match="toy needs reference"):
         do(replace(a_study(pool), runs=(untrained, replace(toy, method=Supervised()))), tmp_path)
     assert not (tmp_path / "questions").exists()
+
+
+def test_what_was_done_under_another_label_is_not_done_again(pool: str, tmp_path: Path) -> None:
+    untrained, toy = a_study(pool).runs
+    slower = replace(toy, label="slower", method=replace(toy.method, recipe=replace(RECIPE, lr=5e-4)))
+    twin = replace(toy, label="twin")
+    spoilt = replace(toy, label="spoilt", method=Control(inner=toy.method, kind="shuffled"))
+    together = tmp_path / "together"
+    do(replace(a_study(pool), runs=(untrained, toy, slower, twin, spoilt)), together)
+    reused = {
+        path.relative_to(together / "runs").as_posix().removesuffix("/record.json"): record["reused_from"]
+        for path in sorted(together.rglob("record.json"))
+        if "reused_from" in (record := read_json(path))
+    }
+    where = "seed0/round1"
+    assert reused == {
+        f"slower/{where}/pairs": f"runs/toy/{where}/pairs",
+        f"twin/{where}/pairs": f"runs/slower/{where}/pairs",  # the first in the folder's order, itself the toy's
+        **{f"twin/{where}/{stage}": f"runs/toy/{where}/{stage}" for stage in ("train", "answers/words")},
+    }
+    for run in (slower, spoilt):  # the same results as when each is made alone
+        alone = tmp_path / run.label
+        do(replace(a_study(pool), runs=(untrained, run)), alone)
+        assert outputs(alone).items() <= outputs(together).items()
+
+
+def test_steps_are_fixed_whatever_the_number_of_pairs(pool: str, tmp_path: Path) -> None:
+    untrained, toy = a_study(pool).runs
+    do(replace(a_study(pool), runs=(untrained, replace(toy, steps=5))), tmp_path)
+    record = read_json(tmp_path / "runs/toy/seed0/round1/train/record.json")
+    assert (record["training"]["steps"], record["training"]["visits"], record["items"]) == (5, 20, 20)
+    with pytest.raises(Problem, match=r"steps: 5 there, 6 asked"):
+        do(replace(a_study(pool), runs=(untrained, replace(toy, steps=6))), tmp_path)
+
+
+def test_a_rounds_record_tells_the_quality_of_its_pairs(undisturbed: Path) -> None:
+    pairs = undisturbed / "runs/toy/seed0/round1/pairs"
+    made = read_jsonl(pairs / "pairs.jsonl")
+    row = read_json(pairs / "record.json")["quality"]["answer"]
+    assert row["pairs"] == len(made)
+    assert row["chosen_words"] == pytest.approx(sum(len(pair["chosen"].split()) for pair in made) / len(made), abs=1e-4)
+    assert "right" not in row  # a folder of pictures knows no truth
 
 
 def test_a_broken_picture_is_counted_in_the_record(pool: str, tmp_path: Path) -> None:

@@ -116,13 +116,12 @@ def corrupted_picture(image: Image.Image, card: BaseCard, kind: Corruption, step
     Raises:
         Problem: the base's settings are not on this machine, or the model was shown another picture instead.
     """
-    corrupt = corruption(kind, step)
-    if corrupt is None:
+    if kind == "another":
         raise Problem("the model was shown another picture of the round here.")
     processor = image_processor(card)
     pixels = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
     mean, spread = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
-    made = (corrupt(pixels, key) * spread + mean) * 255
+    made = (corruption(kind, step)(pixels, key) * spread + mean) * 255
     return Image.fromarray(made.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
 
 

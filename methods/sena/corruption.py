@@ -1,8 +1,8 @@
 """Pictures made unreadable, for SENA's rejected answers (arXiv 2412.15650, preference pairs from corrupted images).
 
-All but "another" work on the *normalised* picture ``(C, H, W)``, keep its shape, dtype and device, and draw everything random
-from the prompt's key alone, so that each prompt has fresh noise and neither batch nor order matters. "another" is another
-picture of the pool in its place, which is no change of pixels: the method asks about ``Item.another`` instead.
+All work on the *normalised* picture ``(C, H, W)``, keep its shape, dtype and device, and draw everything random
+from the prompt's key alone, so that each prompt has fresh noise and neither batch nor order matters. Beside them is "another":
+another picture of the round in this one's place, which is no change of pixels; the method shows ``Item.another``.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from methods.interface import Corrupt
 
-Corruption = Literal["diffusion", "blank", "crop", "blur", "another"]
-CORRUPTIONS: tuple[Corruption, ...] = get_args(Corruption)
+PixelCorruption = Literal["diffusion", "blank", "crop", "blur"]
+Corruption = Literal[PixelCorruption, "another"]
+CORRUPTIONS: tuple[PixelCorruption, ...] = get_args(PixelCorruption)
 
 STEPS = 1000
 CROP_SIDE = 0.5  # a quarter of the picture remains: most objects are gone, what is left is well-formed
@@ -30,10 +31,8 @@ def key_seed(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
 
 
-def corruption(kind: Corruption, noise_step: int) -> Corrupt | None:
-    """The function ``(pixels (C, H, W), key) -> pixels`` of this name, None for "another"; ``noise_step`` is "diffusion"'s."""
-    if kind == "another":
-        return None
+def corruption(kind: PixelCorruption, noise_step: int) -> Corrupt:
+    """The function ``(pixels (C, H, W), key) -> pixels`` of this name; ``noise_step`` matters to "diffusion" alone."""
     if kind == "diffusion":
         return lambda pixels, key: diffuse(pixels, key, noise_step)
     return {"blank": _blank, "crop": _crop, "blur": _blur}[kind]

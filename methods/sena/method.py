@@ -178,7 +178,7 @@ class Sena:
         ]
         if not prompts:
             return {}
-        corrupt = corruption(self.corruption, self.noise_step) if wrong else None
+        corrupt = corruption(self.corruption, self.noise_step) if wrong and self.corruption != "another" else None
         answers = vlm.generate(prompts, Decoding(max_new_tokens=self.answer_tokens), corrupt=corrupt)
         return {request.key: answer for request, answer in zip(requests, answers, strict=True)}
 

@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -72,7 +73,7 @@ def _scripted(text: str, number: int) -> str:
     return f"precise answer : a {words[0]} {words[1]}" if number % 4 else f"a {words[2]}"
 
 
-ITEMS = [Item(id=f"picture/{index}", image=picture(index)) for index in range(12)]
+ITEMS = [Item(id=f"picture/{index}", image=picture(index), another=partial(picture, 100 + index)) for index in range(12)]
 SETTINGS: dict[str, Sena] = {
     "default": Sena(prompts=WORLD),
     "released": Sena.as_released(prompts=WORLD),
@@ -80,6 +81,7 @@ SETTINGS: dict[str, Sena] = {
     "plain": Sena(prompts=WORLD, enhance=False, keep_yes_no=True),
     "questions": Sena(prompts=WORLD, pair_kinds=("question",)),
     "descriptions": Sena(prompts=WORLD, pair_kinds=("description",), corruption="crop"),
+    "another": Sena(prompts=WORLD, corruption="another"),
 }
 
 
@@ -263,7 +265,7 @@ def test_the_published_recipe() -> None:
     ("changes", "words"),
     [
         ({"check": "later"}, "check is 'later'; choose one of 'seen', 'blind', 'none'"),
-        ({"corruption": "another"}, "choose one of 'diffusion', 'blank', 'crop', 'blur'"),
+        ({"corruption": "fog"}, "choose one of 'diffusion', 'blank', 'crop', 'blur', 'another'"),
         ({"name_filter": ""}, "choose one of 'whole_word'"),
         ({"case": "upper"}, "choose one of 'ignored', 'released'"),
         ({"noise_step": 0}, "noise_step is 0; it must be a whole number from 1 to 999"),
@@ -315,3 +317,17 @@ def test_the_untrained_row_needs_nothing_and_makes_nothing() -> None:
     assert Untrained.needs == frozenset()
     assert Untrained().recipe is None
     assert list(Untrained().pairs(ScriptedVLM(), ITEMS, 0)) == []
+
+
+def test_another_picture_is_shown_for_the_rejected_answers_alone() -> None:
+    vlm = ScriptedVLM()
+    list(Sena(prompts=WORLD, corruption="another").pairs(vlm, ITEMS[:3], 0))
+    own, others = ({image.tobytes() for image in images} for images in (map(picture, range(3)), map(picture, range(100, 103))))
+    for prompts, _, corrupted in vlm.calls:
+        assert not corrupted
+        for prompt in prompts:
+            if prompt.image is not None:
+                assert prompt.image.tobytes() in (others if prompt.key.endswith("/reject") else own)
+    alone = [replace(item, another=None) for item in ITEMS[:1]]
+    with pytest.raises(ValueError, match="needs two pictures a round or more"):
+        list(Sena(prompts=WORLD, corruption="another").pairs(vlm, alone, 0))

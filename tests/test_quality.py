@@ -1,0 +1,52 @@
+"""The quality of pairs, on pairs counted by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.quality import quality
+from methods.interface import PreferencePair
+
+
+class Balls:
+    """Every "ball" is an error."""
+
+    def errors(self, item: str, answers: Sequence[str]) -> list[float]:  # noqa: ARG002
+        return [float(answer.split().count("ball")) for answer in answers]
+
+
+def pair(key: str, chosen: str, rejected: str, kind: str = "answer") -> PreferencePair:
+    return PreferencePair(key=key, item="a", prompt="?", chosen=chosen, rejected=rejected, kind=kind)
+
+
+PAIRS = [pair("1", "a box", "a ball ball"), pair("2", "ball", "box"), pair("3", "cup", "box"), pair("4", "yes", "no", "question")]
+
+
+def test_lengths_and_truth_by_kind() -> None:
+    assert quality(PAIRS, Balls()) == {
+        "answer": {
+            "pairs": 3,
+            "chosen_words": 1.3333,
+            "rejected_words": 1.6667,
+            "chosen_shorter": 0.3333,
+            "chosen_errors": 0.3333,
+            "rejected_errors": 0.6667,
+            "judged": 2,
+            "right": 0.5,
+        },
+        "question": {
+            "pairs": 1,
+            "chosen_words": 1.0,
+            "rejected_words": 1.0,
+            "chosen_shorter": 0.0,
+            "chosen_errors": 0.0,
+            "rejected_errors": 0.0,
+            "judged": 0,
+            "right": None,
+        },
+    }
+
+
+def test_without_a_judge_only_lengths_are_told() -> None:
+    assert set(quality(PAIRS, None)["answer"]) == {"pairs", "chosen_words", "rejected_words", "chosen_shorter"}
+    assert quality([], None) == {}
