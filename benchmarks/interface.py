@@ -81,9 +81,8 @@ class Report:
 class Benchmark(Protocol):
     """``version`` changes whenever questions or grading change: a column of a table never mixes two versions.
 
-    A benchmark all of whose questions ask for one of two words may say so with a property ``choices``, such as ("yes", "no"),
-    the first being what its metric ``yes_ratio`` counts: then the base model's log-probabilities of both are stored, for the
-    control that shifts its answers to a method's share of them.
+    Two metrics' names mean something to the harness: ``words`` (counts words / captions) says that the answers are captions, and
+    ``yes_ratio`` that every question is to be answered with yes or no. Each brings a control that matches a method's value.
     """
 
     @property

@@ -11,14 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.interface import Benchmark
-from harness.bases import BaseCard, weights_fingerprint
 from harness.identity import describe, fingerprint
 from harness.pool import Drawn
 from harness.store import FORMAT, Stage
 from methods.interface import Method, Recipe
+
+if TYPE_CHECKING:  # exporting and grading need no model, so no torch
+    from harness.bases import BaseCard
 
 Identity = Mapping[str, Any]
 
@@ -47,7 +49,11 @@ def trained(stage: Stage, card: BaseCard) -> Checkpoint:
     return Checkpoint(card=card, id=fingerprint(stage.identity), weights=stage.folder / "model")
 
 
-_folder_fingerprint = cache(weights_fingerprint)
+@cache
+def _folder_fingerprint(folder: Path) -> str:
+    from harness.bases import weights_fingerprint
+
+    return weights_fingerprint(folder)
 
 
 def export_identity(benchmark: Benchmark, split: str, limit: int | None) -> Identity:
@@ -105,6 +111,29 @@ def answers_identity(at: Checkpoint, benchmark: str, questions: Path) -> Identit
         "questions": content,
         "decoding": {"temperature": 0.0},
     }
+
+
+def choices_identity(answers: Identity, choices: tuple[str, str]) -> Identity:
+    """The log-probabilities of two answers to the very questions that were answered, by the very model."""
+    return {**answers, "stage": "choices", "decoding": None, "choices": list(choices)}
+
+
+def derived_identity(kind: str, source: Identity, method: Identity, benchmark: Benchmark) -> Identity:
+    """``source``: the baseline's answers or choices; ``method``: the answers whose grades say what is to be matched."""
+    return {
+        "stage": "derive",
+        "format": FORMAT,
+        "benchmark": benchmark.name,
+        "version": benchmark.version,
+        "kind": kind,
+        "rule": 1,
+        "source": fingerprint(source),
+        "method": fingerprint(method),
+    }
+
+
+def caps_identity(answers: Identity, benchmark: Benchmark, caps: tuple[int, ...]) -> Identity:
+    return {**grade_identity(answers, benchmark), "stage": "caps", "caps": list(caps)}
 
 
 def grade_identity(answers: Identity, benchmark: Benchmark) -> Identity:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from benchmarks.interface import Benchmark
-from harness import lineage, stages
+from harness import derived, lineage, stages
 from harness.bases import find_base, load_base
 from harness.identity import cores, hardware
 from harness.lineage import Checkpoint
@@ -26,41 +26,10 @@ from harness.pool import Drawn, Pool, open_pool
 from harness.progress import Display, span
 from harness.scorers import ClipScorer, ScorerCard, find_scorer, load_scorer, scorer_identity
 from harness.stages import Progress
+from harness.steps import FROM_QUESTIONS, NO_MODEL, Step
 from harness.store import Results, Stage, lock, read_jsonl, records, write_json
 from harness.study import Run, Study
 from methods.controls import Control
-
-NO_MODEL = ("export", "grade")
-"""Stages that take seconds and no model. A newer version of the benchmark does them again; answers are kept."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One stage of a study. ``items`` is what its time is proportional to (pictures, questions), None where unknown yet."""
-
-    title: str
-    kind: str
-    name: str
-    base: str | None
-    items: float | None
-    stage: Stage
-    work: Callable[[Progress], None]
-
-    def missing(self) -> bool:
-        """Whether there is work to do.
-
-        Raises:
-            Problem: the folder holds results of other settings.
-        """
-        if self.kind in NO_MODEL and self.stage.outdated("version"):
-            return True
-        self.stage.check()
-        return not self.stage.done
-
-    def do(self, progress: Progress) -> None:
-        if self.kind in NO_MODEL and self.stage.outdated("version"):
-            self.stage.clear()
-        self.work(progress)
 
 
 @dataclass
@@ -112,14 +81,18 @@ class Workshop:
     models: Models = field(default_factory=Models)
     _pools: dict[str, Pool] = field(default_factory=dict)
     _drawn: dict[tuple[str, int, int, int], Drawn] = field(default_factory=dict)
+    _answers: dict[tuple[str, str, int], Stage] = field(default_factory=dict)  # of each run's last round
 
     def exports(self) -> list[Step]:
         """The first steps: they need no model, and the answers' identities depend on what they write."""
         return [self._export(benchmark) for benchmark in self.study.benchmarks]
 
     def runs(self) -> list[Step]:
-        """Every step after the exports, run by run, so that a checkpoint is loaded once and used until it is done with."""
-        return [step for run in self.study.runs for step in self._run(run)]
+        """Every step after the exports, run by run, so that a checkpoint is loaded once and used until it is done with; then
+        what is computed from their answers without a model."""
+        self._answers.clear()
+        steps = [step for run in self.study.runs for step in self._run(run)]
+        return steps + derived.steps(self.study, self.results, self._answers)
 
     def _export(self, benchmark: Benchmark) -> Step:
         identity = lineage.export_identity(benchmark, self.study.split, self.study.limit)
@@ -212,10 +185,17 @@ class Workshop:
             stages.grade(grades, benchmark=benchmark, answers=answers.folder)
 
         title, base = _title(run, round), at.card.name
-        return [
+        steps = [
             Step(title=f"{title}: answer {name}", kind="answer", name=name, base=base, items=items, stage=answers, work=reply),
             Step(title=f"{title}: grade {name}", kind="grade", name=name, base=base, items=items, stage=grades, work=mark),
         ]
+        if round != run.last:
+            return steps
+        self._answers[run.label, name, run.seed] = answers
+        steps += derived.caps_steps(self.results, run, answers, benchmark, title)
+        if run.label == self.study.baseline and any(benchmark in one.benchmarks for one in derived.planned(self.study)):
+            steps += derived.choices_steps(self.results, run, answers, benchmark, title, lambda: self.models.engine(at))
+        return steps
 
     def _pool(self, spec: str) -> Pool:
         if spec not in self._pools:
@@ -249,10 +229,10 @@ def run(study: Study, out: Path, display: Display, models: Models | None = None)
         exports = [step for step in shop.exports() if step.missing()]
         after = shop.runs()
         for step in after:
-            if exports and step.kind in ("answer", "grade"):
+            if exports and step.kind in FROM_QUESTIONS:
                 continue  # their identity is known once the questions are there; checked below, before any model is loaded
             step.missing()
-        write_json(shop.results.study, study.as_json())
+        write_json(shop.results.study, derived.study_json(study))
         total = len(exports) + sum(step.kind in NO_MODEL or not step.stage.done for step in after)
         display.say(f"{study.name}: {study.question}")
         _do(exports, 0, total, display, shop.results)
@@ -283,7 +263,7 @@ def plan(study: Study, out: Path) -> str:
     exporting = bool(todo)
     steps = shop.runs()
     for step in steps:
-        if exporting and step.kind in ("answer", "grade"):
+        if exporting and step.kind in FROM_QUESTIONS:
             todo += [] if step.stage.done else [step]  # its questions are not written yet, so there is nothing to compare with
         elif step.missing():
             todo.append(step)

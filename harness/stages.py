@@ -203,12 +203,11 @@ def answer(stage: Stage, *, vlm: VLM, questions: Path, progress: Progress = quie
     stage.open()
 
     def work(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        pictures = {name: _read_export(questions / "images" / name) for name in {name for row in rows for name in row["images"]}}
+        prompts = dict(zip((row["id"] for row in rows), _prompts(rows, questions), strict=True))
         answers: dict[str, Completion] = {}
         for cap in sorted({row["max_new_tokens"] for row in rows}):
             some = [row for row in rows if row["max_new_tokens"] == cap]
-            prompts = [Prompt(key=row["id"], text=row["text"], image=_only_picture(row, pictures)) for row in some]
-            done = vlm.generate(prompts, Decoding(max_new_tokens=cap))
+            done = vlm.generate([prompts[row["id"]] for row in some], Decoding(max_new_tokens=cap))
             answers |= {row["id"]: completion for row, completion in zip(some, done, strict=True)}
         return [_answer_row(row["id"], answers[row["id"]]) for row in rows]
 
@@ -218,6 +217,36 @@ def answer(stage: Stage, *, vlm: VLM, questions: Path, progress: Progress = quie
     counts = {"questions": len(rows), "unfinished": sum(not row["finished"] for row in rows)}
     name = str(stage.identity["benchmark"])
     stage.finish(_record(stage, name, len(rows), spent["seconds"], tokens=spent["tokens"], counts=counts))
+
+
+def weigh(stage: Stage, *, vlm: VLM, questions: Path, choices: tuple[str, str], progress: Progress = quiet) -> None:
+    """How far the first of two choices leads the second in the model's log-probabilities, question by question; writes
+    ``choices.jsonl`` in the questions' order: ``{"id", "margin"}`` (nats, each choice as it is and capitalised)."""
+    stage.open()
+
+    def work(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        prompts = _prompts(rows, questions)
+        sums = [[vlm.logps(prompts, [text] * len(rows)) for text in sorted({word, word.capitalize()})] for word in choices]
+        first, second = ([_logsum(spelt) for spelt in zip(*one, strict=True)] for one in sums)
+        leads = [yes - no for yes, no in zip(first, second, strict=True)]
+        return [{"id": row["id"], "margin": lead} for row, lead in zip(rows, leads, strict=True)]
+
+    asked = read_jsonl(questions / "questions.jsonl")
+    rows, spent = _sharded(stage, vlm, asked, QUESTIONS_A_SHARD, "questions", work, progress)
+    write_jsonl(stage.folder / "choices.jsonl", rows)
+    stage.finish(_record(stage, str(stage.identity["benchmark"]), len(rows), spent["seconds"], counts={"questions": len(rows)}))
+
+
+def _logsum(logps: Sequence[float]) -> float:
+    """The logarithm of the sum of probabilities; at least -1e4 nats, because JSON has no infinity."""
+    top = max(*logps, -1e4)
+    return top + math.log(sum(math.exp(one - top) for one in logps) or 1.0)
+
+
+def _prompts(rows: Sequence[Mapping[str, Any]], questions: Path) -> list[Prompt]:
+    """Exported questions as prompts; a picture that several of them share is read once."""
+    pictures = {name: _read_export(questions / "images" / name) for name in {name for row in rows for name in row["images"]}}
+    return [Prompt(key=row["id"], text=row["text"], image=_only_picture(row, pictures)) for row in rows]
 
 
 def _answer_row(id: str, completion: Completion) -> dict[str, Any]:
@@ -242,15 +271,20 @@ def _only_picture(row: Mapping[str, Any], pictures: Mapping[str, Image]) -> Imag
 def grade(stage: Stage, *, benchmark: Benchmark, answers: Path) -> None:
     """Grade stored answers; no model. Writes ``grades.parquet`` and ``report.json``."""
     stage.open()
-    report = benchmark.grade({row["id"]: row["answer"] for row in read_jsonl(answers / "answers.jsonl")})
+    rows = read_jsonl(answers / "answers.jsonl")
+    try:
+        report = benchmark.grade({row["id"]: row["answer"] for row in rows})
+    except ValueError as error:  # answers of other questions, or a judge that cannot be asked, in a sentence of its own
+        raise Problem(f"{benchmark.name} cannot be graded: {error}") from error
     content = io.BytesIO()
-    _grades_frame(report).to_parquet(content, index=False)
+    grades_frame(report).to_parquet(content, index=False)
     write_bytes(stage.folder / "grades.parquet", content.getvalue())
     write_json(stage.folder / "report.json", {"values": dict(report.values), "unscored": report.unscored})
     stage.finish()
 
 
-def _grades_frame(report: Report) -> pd.DataFrame:
+def grades_frame(report: Report) -> pd.DataFrame:
+    """The grades as a table, a row a question: what ``grades.parquet`` holds."""
     names = sorted({name for grade in report.grades for name in grade.counts})
     columns: dict[str, pd.Series[Any]] = {
         "question": pd.Series([grade.question for grade in report.grades], dtype="string"),

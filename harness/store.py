@@ -70,6 +70,12 @@ class Results:
     def grades(self, label: str, seed: int, round: int, benchmark: str) -> Path:
         return self.round(label, seed, round) / "grades" / benchmark
 
+    def choices(self, label: str, seed: int, round: int, benchmark: str) -> Path:
+        return self.round(label, seed, round) / "choices" / benchmark
+
+    def caps(self, label: str, seed: int, round: int, benchmark: str) -> Path:
+        return self.round(label, seed, round) / "caps" / benchmark
+
     def twin(self, identity: Mapping[str, Any]) -> Path | None:
         """A finished stage of this study with that very identity: what was done once is not done again under another label."""
         wanted = fingerprint(identity) + "\n"

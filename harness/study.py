@@ -15,7 +15,12 @@ from benchmarks.interface import Benchmark
 from harness.errors import Problem, unknown
 from harness.identity import describe
 from harness.store import check_name
+from methods.controls import Control
 from methods.interface import Method
+
+Role = Literal["baseline", "method", "bound", "control", "derived"]
+"""``bound``: sees more than a method may; ``control``: a method with one thing taken from it; ``derived``: computed from the
+baseline's own answers (harness/derived.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +128,8 @@ class Study:
                     "rounds": run.last,
                     "steps": run.steps,
                     "seed": run.seed,
+                    "role": self.role(run),
+                    "of": self.inner(run),
                 }
                 for run in self.runs
             ],
@@ -139,6 +146,20 @@ class Study:
                 for benchmark in self.benchmarks
             ],
         }
+
+    def role(self, run: Run) -> Role:
+        """What the row is in the comparison: a claim that is tested, or something to hold it against."""
+        if run.label == self.baseline:
+            return "baseline"
+        if isinstance(run.method, Control):
+            return "control"
+        return "bound" if getattr(run.method, "bound", False) else "method"
+
+    def inner(self, run: Run) -> str | None:
+        """The row that a control spoils: the one of its inner method; None where the study does not hold it."""
+        if not isinstance(run.method, Control):
+            return None
+        return next((other.label for other in self.runs if describe(other.method) == describe(run.method.inner)), None)
 
     def is_primary(self, benchmark: str, metric: str, marked: bool) -> bool:
         return f"{benchmark}/{metric}" in self.primary if self.primary else marked

@@ -22,6 +22,7 @@ class Oracle:
 
     name: ClassVar[str] = "oracle"
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "question", "judge"})
+    bound: ClassVar[bool] = True  # no method: what is to be had at best
 
     samples: int = 1
     temperature: float = 0.8

@@ -22,6 +22,7 @@ class TruthDpo:
 
     name: ClassVar[str] = "truth_dpo"
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "question", "reference"})
+    bound: ClassVar[bool] = True  # no method: what is to be had at best
 
     answer_tokens: int = 1024
     recipe: Recipe = PUBLISHED

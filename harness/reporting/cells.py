@@ -7,7 +7,7 @@ own values and their t-interval are kept apart, because a bootstrap over picture
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -34,6 +34,12 @@ NAN = float("nan")
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """One number of the table and everything said about it; a line of ``table.csv``.
+
+    ``role`` and ``of``: see :class:`harness.reporting.frames.Row`. ``reached_by``, for a method's clear gain (verdict better):
+    the labels of its controls, derived ones included, that it is not clearly better than: the paired 95 % interval of method
+    minus control, over pictures, does not lie wholly on the better side of 0. ``matched_by`` is the derived row, the baseline
+    at the method's own caption length or yes-ratio; ``matched_value`` its value and ``matched_difference`` [``matched_lo``,
+    ``matched_hi``] method minus that: the method against the baseline at equal length, or at equal yes-ratio.
 
     ``value`` is ``scale * numerator_sum / denominator_sum`` (counts pooled over the seeds; nan: missing). ``verdict``: better,
     worse or no clear change (primary metrics, by ``p_holm``); not tested; missing; baseline. ``detectable`` is the smallest
@@ -73,6 +79,14 @@ class Cell:
     unscored: int = 0
     questions: int = 0
     pictures: int = 0
+    role: str = "method"
+    of: str = ""
+    reached_by: tuple[str, ...] = ()
+    matched_by: str = ""
+    matched_value: float = NAN
+    matched_difference: float = NAN
+    matched_lo: float = NAN
+    matched_hi: float = NAN
 
     @property
     def n_seeds(self) -> int:
@@ -140,15 +154,20 @@ def counts(grades: pd.DataFrame, label: str, round: int, benchmark: str) -> Coun
 def compare(records: Records) -> list[Cell]:
     """Every cell, in the table's order: benchmark, row, round, metric. Earlier rounds are there where they were graded."""
     cells = []
+    last: dict[tuple[str, str], Counts] = {}
     for benchmark in records.benchmarks:
         base = counts(records.grades, records.baseline, records.row(records.baseline).rounds, benchmark.name)
         for row in records.rows:
+            if not row.covers(benchmark.name):
+                continue
             for number in range(1, row.rounds + 1) if row.rounds else (0,):
                 mine = base if row.label == records.baseline else counts(records.grades, row.label, number, benchmark.name)
+                if mine is not None and number == row.rounds:
+                    last[benchmark.name, row.label] = mine
                 if mine is not None or number == row.rounds:
                     is_base = row.label == records.baseline
                     cells += [_cell(benchmark, metric, row, number, mine, base, is_base) for metric in benchmark.metrics]
-    return _starred(cells)
+    return [_against_controls(records, cell, last) for cell in _starred(cells)]
 
 
 def _cell(
@@ -168,6 +187,8 @@ def _cell(
         unit=metric.unit,
         primary=metric.primary,
         scale=metric.scale,
+        role=row.role,
+        of=row.of or "",
     )
     if mine is None:
         return cell
@@ -205,7 +226,7 @@ def _cell(
         interval=found.how,
         se=found.se,
         detectable=smallest_detectable(found.se),
-        p=sign_flip(theirs, averaged, scale=metric.scale) if cell.primary and cell.last and metric.better != "none" else NAN,
+        p=sign_flip(theirs, averaged, scale=metric.scale) if _is_tested(cell) else NAN,
         seed_mean=seed_mean,
         seed_lo=seed_lo,
         seed_hi=seed_hi,
@@ -213,12 +234,13 @@ def _cell(
 
 
 def family(cells: Sequence[Cell]) -> list[int]:
-    """The places of the family the stars are corrected over: methods x primary metrics, missing ones included."""
-    return [
-        place
-        for place, cell in enumerate(cells)
-        if cell.primary and cell.last and cell.better != "none" and cell.verdict != "baseline"
-    ]
+    """The places of the family the stars are corrected over: rows x primary metrics, missing ones included; rows that are
+    derived from the baseline's answers claim nothing and are not among them."""
+    return [place for place, cell in enumerate(cells) if _is_tested(cell)]
+
+
+def _is_tested(cell: Cell) -> bool:
+    return cell.primary and cell.last and cell.better != "none" and cell.role not in ("baseline", "derived")
 
 
 def _starred(cells: list[Cell]) -> list[Cell]:
@@ -234,9 +256,37 @@ def _starred(cells: list[Cell]) -> list[Cell]:
     return done
 
 
+def _against_controls(records: Records, cell: Cell, last: Mapping[tuple[str, str], Counts]) -> Cell:
+    """The cell with its method held against its controls."""
+    mine = last.get((cell.benchmark, cell.label))
+    if cell.role not in ("method", "bound") or not cell.last or mine is None:
+        return cell
+    found = next(one for one in records.benchmarks if one.name == cell.benchmark)
+    metric = next(one for one in found.metrics if one.name == cell.metric)
+    reached = []
+    for row in records.rows:
+        control = last.get((cell.benchmark, row.label))
+        if row.of != cell.label or control is None or control.questions != mine.questions:
+            continue
+        theirs, ours = control.pairs(metric).mean(axis=0), mine.pairs(metric).mean(axis=0)
+        apart = paired_interval(theirs, ours, scale=metric.scale)
+        if row.role == "derived":
+            cell = replace(
+                cell,
+                matched_by=row.label,
+                matched_value=float(ratio(theirs.sum(axis=0), metric.scale)),
+                matched_difference=apart.difference,
+                matched_lo=apart.lo,
+                matched_hi=apart.hi,
+            )
+        if cell.verdict == "better" and not (apart.lo > 0 if cell.better == "higher" else apart.hi < 0):
+            reached.append(row.label)
+    return replace(cell, reached_by=tuple(reached))
+
+
 def as_frame(cells: Sequence[Cell]) -> pd.DataFrame:
     """The long form that ``table.csv`` holds: a line a cell, every number unrounded."""
-    return pd.DataFrame([asdict(cell) for cell in cells])
+    return pd.DataFrame([{**asdict(cell), "reached_by": "; ".join(cell.reached_by)} for cell in cells])
 
 
 def question_tests(records: Records) -> list[tuple[str, str, int, McNemar]]:
@@ -247,7 +297,7 @@ def question_tests(records: Records) -> list[tuple[str, str, int, McNemar]]:
     found = []
     for benchmark in records.benchmarks:
         base = counts(records.grades, records.baseline, records.row(records.baseline).rounds, benchmark.name)
-        for row in records.methods:
+        for row in (row for row in records.methods if row.role != "derived"):
             mine = counts(records.grades, row.label, row.rounds, benchmark.name)
             if base is None or mine is None or base.questions != mine.questions:
                 continue

@@ -37,7 +37,12 @@ class BenchmarkColumns:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of the table: one label, its planned training seeds and its last round (0: nothing is trained)."""
+    """A row of the table: one label, its planned training seeds and its last round (0: nothing is trained).
+
+    ``role``: baseline, method (a claim), bound (sees more than a method may), control (a method with one thing taken from it)
+    or derived (computed from the baseline's own answers, harness/derived.py); ``of`` names the row that a control or derived
+    row is held against. ``benchmarks``: those it is graded on; empty: all.
+    """
 
     label: str
     base: str
@@ -47,6 +52,13 @@ class Row:
     images: int
     rounds: int
     seeds: tuple[int, ...]
+    role: str = "method"
+    of: str | None = None
+    benchmarks: tuple[str, ...] = ()
+
+    def covers(self, benchmark: str) -> bool:
+        """Whether the row is graded on this benchmark at all."""
+        return not self.benchmarks or benchmark in self.benchmarks
 
     @property
     def supervision(self) -> str:
@@ -105,8 +117,8 @@ def read(out: Path) -> Records:
     study = read_json(results.study)
     try:
         benchmarks = tuple(_benchmark(entry) for entry in study["benchmarks"])
-        rows = _rows(study["runs"])
         name, question, baseline = str(study["name"]), str(study["question"]), str(study["baseline"])
+        rows = _rows(study["runs"], baseline)
     except (KeyError, TypeError) as error:
         raise Problem(
             f"{results.study} lacks {error} or has it in another form; run the study again with this version."
@@ -136,13 +148,15 @@ def _benchmark(entry: Mapping[str, Any]) -> BenchmarkColumns:
     return BenchmarkColumns(name=entry["name"], group=entry["group"], version=entry["version"], metrics=metrics)
 
 
-def _rows(runs: list[Mapping[str, Any]]) -> tuple[Row, ...]:
+def _rows(runs: list[Mapping[str, Any]], baseline: str) -> tuple[Row, ...]:
     """One row a label, in the study's order; its runs differ in their seed alone."""
     found: dict[str, Row] = {}
     for run in runs:
         earlier = found.get(run["label"])
-        # Nothing is trained in round 0, so the untrained model has no training seed: it lies in seed0 alone.
-        seed = int(run["seed"]) if run["rounds"] else 0
+        role = run.get("role") or ("baseline" if run["label"] == baseline else "method")
+        # Nothing is trained in round 0, so the untrained model has no training seed: it lies in seed0 alone. What is derived
+        # from its answers follows a method's seeds.
+        seed = int(run["seed"]) if run["rounds"] or role == "derived" else 0
         found[run["label"]] = Row(
             label=run["label"],
             base=run["base"],
@@ -152,6 +166,9 @@ def _rows(runs: list[Mapping[str, Any]]) -> tuple[Row, ...]:
             images=int(run["images"]),
             rounds=int(run["rounds"]),
             seeds=tuple(sorted({*(earlier.seeds if earlier else ()), seed})),
+            role=str(role),
+            of=run.get("of"),
+            benchmarks=tuple(run.get("benchmarks") or ()),
         )
     return tuple(found.values())
 
@@ -170,6 +187,8 @@ def _grades(
     parts = []
     for row, seed, number in _places(rows):
         for benchmark in benchmarks:
+            if not row.covers(benchmark.name):
+                continue
             folder = results.grades(row.label, seed, number, benchmark.name)
             where = f"{row.label}, seed {seed}, round {number}: {benchmark.name}"
             if not (folder / "DONE").exists():
@@ -181,7 +200,7 @@ def _grades(
                 # A column never mixes two versions.
                 missing.append(f"{where} was graded by version {version}, the study asks for {benchmark.version}")
                 continue
-            frame = pd.read_parquet(folder / "grades.parquet").drop(columns=["read_as", "why"], errors="ignore")
+            frame = pd.read_parquet(folder / "grades.parquet").drop(columns=["read_as", "why", "truth", "wrong"], errors="ignore")
             frame["value"] = frame["value"].astype("float64")
             parts.append(frame.assign(label=row.label, seed=seed, round=number, benchmark=benchmark.name))
     if not parts:

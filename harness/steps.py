@@ -1,0 +1,43 @@
+"""One stage of a study as a step of a run: what it is called, where it is written, what it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from harness.stages import Progress
+from harness.store import Stage
+
+NO_MODEL = ("export", "grade", "derive")
+FROM_QUESTIONS = ("answer", "grade", "choices", "derive")
+"""Stages whose identity is known once the questions are exported."""
+"""Stages that take seconds and no model. A newer version of the benchmark does them again; answers are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One stage of a study. ``items`` is what its time is proportional to (pictures, questions), None where unknown yet."""
+
+    title: str
+    kind: str
+    name: str
+    base: str | None
+    items: float | None
+    stage: Stage
+    work: Callable[[Progress], None]
+
+    def missing(self) -> bool:
+        """Whether there is work to do.
+
+        Raises:
+            Problem: the folder holds results of other settings.
+        """
+        if self.kind in NO_MODEL and self.stage.outdated("version"):
+            return True
+        self.stage.check()
+        return not self.stage.done
+
+    def do(self, progress: Progress) -> None:
+        if self.kind in NO_MODEL and self.stage.outdated("version"):
+            self.stage.clear()
+        self.work(progress)
