@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from harness.errors import Problem
+from harness.families.find import family_of
 from harness.training.plan import derived_seed
 from methods.interface import Lora, Recipe
 
@@ -40,30 +43,43 @@ def add_adapters(model: Any, lora: Lora, targets: str, seed: int) -> Any:
 
 def choose_trainable(model: Any, recipe: Recipe) -> dict[str, Parameter]:
     """Freeze what stays and return what trains, by name. Without LoRA: all but the vision tower. With it: the adapters, and the
-    projector in full if the recipe gives it a learning rate. Trained parameters become float32: an update of 2e-6 is lost in
-    bfloat16's eight bits."""
-    chosen = {}
+    projector in full if the recipe gives it a learning rate."""
+    chosen, family = {}, family_of(model)
     for name, parameter in model.named_parameters():
         if recipe.lora is None:
-            trains = "vision_tower" not in name
+            trains = not re.match(family.tower, name)
         else:
-            trains = "lora_" in name or ("multi_modal_projector" in name and recipe.projector_lr is not None)
+            trains = "lora_" in name or (recipe.projector_lr is not None and bool(re.match(family.projector, name)))
         parameter.requires_grad_(trains)
         if trains:
-            parameter.data = parameter.data.float()
             chosen[name] = parameter
     return chosen
 
 
-def parameter_groups(parameters: dict[str, Parameter], recipe: Recipe) -> list[dict[str, Any]]:
+def widen(parameters: Iterable[Parameter]) -> None:
+    """Make what trains float32, in place: an update of 2e-6 is lost in bfloat16's eight bits."""
+    for parameter in parameters:
+        parameter.data = parameter.data.float()
+
+
+def parameter_groups(model: Any, parameters: dict[str, Parameter], recipe: Recipe) -> list[dict[str, Any]]:
     """Optimiser groups with their peak learning rates; the projector has its own where the recipe says so."""
-    projector = [p for name, p in parameters.items() if "multi_modal_projector" in name and recipe.projector_lr is not None]
-    apart = {id(p) for p in projector}
+    apart = family_of(model).projector if recipe.projector_lr is not None else None
+    projector = [p for name, p in parameters.items() if apart and re.match(apart, name)]
+    taken = {id(p) for p in projector}
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters.values() if id(p) not in apart], "peak": recipe.lr},
+        {"params": [p for p in parameters.values() if id(p) not in taken], "peak": recipe.lr},
         {"params": projector, "peak": recipe.projector_lr},
     ]
     return [group for group in groups if group["params"]]
+
+
+def still_tower(model: Any) -> None:
+    """Put the vision tower into eval mode."""
+    tower = family_of(model).tower
+    for name, module in model.named_modules():
+        if re.match(tower, f"{name}."):
+            module.eval()
 
 
 def check_merged(before: Tensor, after: Tensor, dtype: torch.dtype) -> None:

@@ -13,31 +13,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
 
 from harness.errors import Problem
 from harness.store import kindly, read_json, write_json, write_jsonl
+from harness.training.sharded import into, whole
 
 _PREFIX = "step-"
 
 
-def save(folder: Path, step: int, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer, state: object) -> None:
-    """Write ``folder/step-<step>`` and remove the checkpoints before it."""
+def save(
+    folder: Path,
+    step: int,
+    parameters: Mapping[str, Parameter],
+    optimizer: torch.optim.Optimizer,
+    state: object,
+    *,
+    writes: bool = True,
+) -> None:
+    """Write ``folder/step-<step>`` and remove the checkpoints before it. Sharded tensors are gathered one by one, for which
+    every process must call; the one that ``writes`` keeps and writes them."""
+    weights = gathered({name: parameter.detach() for name, parameter in parameters.items()}, keep=writes)
+    moments = gathered(
+        {
+            f"{name}/{part}": torch.as_tensor(value)
+            for name, parameter in parameters.items()
+            for part, value in optimizer.state.get(parameter, {}).items()
+        },
+        keep=writes,
+    )
+    if not writes:
+        return
     final = folder / f"{_PREFIX}{step:07d}"
     beside = folder / f".{final.name}.tmp"
     with kindly(folder):
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(final, ignore_errors=True)
         beside.mkdir(parents=True)
-    save_tensors({name: parameter.detach() for name, parameter in parameters.items()}, beside / "model.safetensors")
-    moments = {
-        f"{name}/{part}": value
-        for name, parameter in parameters.items()
-        for part, value in optimizer.state.get(parameter, {}).items()
-    }
+    save_tensors(weights, beside / "model.safetensors")
     save_tensors(moments, beside / "optimizer.safetensors")
     write_json(beside / "state.json", state)
     with kindly(folder):
@@ -47,30 +63,47 @@ def save(folder: Path, step: int, parameters: Mapping[str, Parameter], optimizer
                 shutil.rmtree(old)
 
 
-def load(folder: Path, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> tuple[int, Any] | None:
-    """Put the newest whole checkpoint into ``parameters`` and ``optimizer``; (step, state), or None where there is none.
+def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Whole tensors, those of a device's memory moved to main memory where they were sharded; empty unless ``keep``."""
+    kept = {}
+    for name, tensor in tensors.items():
+        one = whole(tensor)
+        if keep:
+            kept[name] = one if one is tensor else one.cpu()
+    return kept
 
-    Raises :class:`Problem` if the checkpoint's weights are not the ones being trained.
-    """
+
+def tidy(folder: Path) -> None:
+    """Remove what a kill left half-written."""
     with kindly(folder):
         for half in [*folder.glob(f".{_PREFIX}*"), *(path for path in folder.glob(f"{_PREFIX}*") if not _whole(path))]:
             shutil.rmtree(half, ignore_errors=True)
-    found = sorted(folder.glob(f"{_PREFIX}*"))
-    if not found:
-        return None
-    newest = found[-1]
-    weights = load_file(newest / "model.safetensors")
-    moments = load_file(newest / "optimizer.safetensors")
-    if set(weights) != set(parameters):
-        raise Problem(f"{newest} holds other weights than the ones being trained; delete {folder} and run again.")
-    with torch.no_grad():
+
+
+def newest(folder: Path) -> tuple[int, Any] | None:
+    """(step, state) of the newest whole checkpoint; None where there is none."""
+    found = sorted(path for path in folder.glob(f"{_PREFIX}*") if _whole(path))
+    return (int(found[-1].name.removeprefix(_PREFIX)), read_json(found[-1] / "state.json")) if found else None
+
+
+def load(folder: Path, step: int, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer) -> None:
+    """Put the checkpoint of ``step`` into ``parameters`` and ``optimizer``, tensor by tensor.
+
+    Raises :class:`Problem` if the checkpoint's weights are not the ones being trained.
+    """
+    chosen = folder / f"{_PREFIX}{step:07d}"
+    with safe_open(chosen / "model.safetensors", "pt") as weights, torch.no_grad():
+        if set(weights.keys()) != set(parameters):
+            raise Problem(f"{chosen} holds other weights than the ones being trained; delete {folder} and run again.")
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
-    for key, value in moments.items():
-        name, part = key.rsplit("/", 1)
-        parameter = parameters[name]
-        optimizer.state[parameter][part] = value.to(parameter.device)
-    return int(newest.name.removeprefix(_PREFIX)), read_json(newest / "state.json")
+            parameter.copy_(into(parameter, weights.get_tensor(name)))
+    with safe_open(chosen / "optimizer.safetensors", "pt") as moments:
+        for key in moments.keys():  # noqa: SIM118  (it is no mapping)
+            name, part = key.rsplit("/", 1)
+            value = moments.get_tensor(key)
+            # The 8-bit optimiser counts its steps in a plain integer.
+            counted = value.ndim == 0 and not value.is_floating_point()
+            optimizer.state[parameters[name]][part] = int(value) if counted else into(parameters[name], value)
 
 
 def clear(folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from harness.distributed import ALONE, Team
 from harness.errors import Problem
 from harness.identity import fingerprint
 from harness.store import read_jsonl, write_jsonl
@@ -37,12 +38,14 @@ def reference_logps(
     pad: int = 0,
     rejected_argmax: bool = False,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    team: Team = ALONE,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> dict[str, tuple[float, float]]:
     """(chosen, rejected) a pair's key under ``model`` as it is now; what ``cache`` holds already is not computed again.
 
     ``policy`` names the policy (such as :func:`weights_digest`'s text).
-    Pairs are always laid out in the same batches, so a resumed file equals an undisturbed one to the last bit.
+    Pairs are always laid out in the same batches, so a resumed file equals an undisturbed one to the last bit. A team shares the
+    batches; its first process writes.
     Raises :class:`Problem` if ``cache`` belongs to another policy, objective or other texts.
     """
     header = {"policy": policy, "rejected_argmax": rejected_argmax}
@@ -56,21 +59,26 @@ def reference_logps(
         rows = ({"key": key, "texts": texts[key], "chosen": a, "rejected": b} for key, (a, b) in known.items())
         write_jsonl(cache, [header, *rows])
 
-    for count, chunk in enumerate(missing, start=1):
-        with torch.no_grad(), autocast():
-            logps, _ = completion_logps(model, pack(chunk, pad=pad), features, rejected_argmax=rejected_argmax)
-        sums = logps.sum(-1).tolist()
-        chosen, rejected = sums[: len(chunk)], sums[len(chunk) :]
-        for one, a, b in zip(chunk, chosen, rejected, strict=True):
+    rounds = [missing[start : start + team.size] for start in range(0, len(missing), team.size)]
+    for count, turn in enumerate(rounds, start=1):
+        mine: dict[str, tuple[float, float]] = {}
+        if team.rank < len(turn):
+            chunk = turn[team.rank]
+            with torch.no_grad(), autocast():
+                logps, _ = completion_logps(model, pack(chunk, pad=pad), features, rejected_argmax=rejected_argmax)
+            sums = logps.sum(-1).tolist()
+            mine = {one.pair.key: (a, b) for one, a, b in zip(chunk, sums[: len(chunk)], sums[len(chunk) :], strict=True)}
+        fresh = {key: values for part in team.gather(mine) for key, values in part.items()}
+        for key, (a, b) in fresh.items():
             if not math.isfinite(a + b):
                 raise Problem(
-                    f"The base gives pair {one.pair.key} a log-probability that is not finite ({a}, {b}); "
+                    f"The base gives pair {key} a log-probability that is not finite ({a}, {b}); "
                     "its weights are damaged or overflow: load it in bfloat16 or float32."
                 )
-        known |= {one.pair.key: (a, b) for one, a, b in zip(chunk, chosen, rejected, strict=True)}
-        if count % WRITE_EVERY == 0 or count == len(missing):
+        known |= fresh
+        if team.first and (count % WRITE_EVERY == 0 or count == len(rounds)):
             write()
-        progress("reference", count, len(missing))
+        progress("reference", min(count * team.size, len(missing)), len(missing))
     return {one.pair.key: known[one.pair.key] for one in pairs}
 
 

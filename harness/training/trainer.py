@@ -13,30 +13,34 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
 from safetensors import SafetensorError
-from torch import Tensor
 
+from harness.distributed import Team, team
 from harness.errors import Problem
 from harness.identity import fingerprint
 from harness.store import kindly, read_json, write_json
 from harness.training import checkpoint
-from harness.training.adapters import add_adapters, check_merged, choose_trainable, parameter_groups
-from harness.training.data import EncodedPair, encode, pack, picture_features
-from harness.training.plan import derived_seed, lr_factor, plan
-from harness.training.policy import completion_logps, packed_logits
+from harness.training.adapters import add_adapters, check_merged, choose_trainable, parameter_groups, still_tower, widen
+from harness.training.data import EncodedPair, encode, pack, picture_features, picture_spans
+from harness.training.loggers import check_trackers, open_logs
+from harness.training.loop import Loop, rehearse, take_step
+from harness.training.placement import Placement, fit, make_optimizer
+from harness.training.plan import lr_factor, plan
+from harness.training.policy import packed_logits
 from harness.training.reference import reference_logps, weights_digest
+from harness.training.sharded import Policy, shard
 from methods.interface import PreferencePair, Recipe
-from methods.objective import alignment_loss, dpo_loss, dpo_margin, sft_loss
 
-MAX_GRAD_NORM = 1.0
 CHECKPOINTS = 4
 """About how many checkpoints a run writes where ``checkpoint_every`` is not given."""
+
+AS_FITS = Placement()
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total); ``what`` is "pictures", "reference" (batches) or "train" (optimiser steps)."""
@@ -45,7 +49,8 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True, kw_only=True)
 class TrainSummary:
     """What a training used. ``visits`` counts pairs as often as they were trained on, ``tokens`` the answer tokens (end tokens
-    included) of these visits, ``cut`` the used pairs with an answer cut at the model's length; ``seconds`` is the loop's."""
+    included) of these visits, ``cut`` the used pairs with an answer cut at the model's length; ``seconds`` is the loop's. The
+    rest says how it was laid on the machine."""
 
     steps: int
     pairs_made: int
@@ -54,24 +59,11 @@ class TrainSummary:
     tokens: int
     cut: int
     seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Loop:
-    """What stays the same from step to step."""
-
-    model: Any
-    features: Mapping[str, Tensor]
-    references: Mapping[str, tuple[float, float]]
-    recipe: Recipe
-    seed: int
-    pad: int
+    processes: int
     device_batch: int
-    autocast: Callable[[], AbstractContextManager[Any]]
-
-    @property
-    def sides(self) -> int:
-        return 1 if self.recipe.objective == "sft" else 2
+    checkpointing: bool
+    sharded: bool
+    optimizer: str
 
 
 def train_pairs(
@@ -83,7 +75,7 @@ def train_pairs(
     recipe: Recipe,
     seed: int,
     out: Path,
-    device_batch: int = 8,
+    placement: Placement = AS_FITS,
     max_steps: int | None = None,
     lora_targets: str | None = None,
     checkpoint_every: int | None = None,
@@ -91,19 +83,22 @@ def train_pairs(
 ) -> TrainSummary:
     """Train ``model`` (in place, on its device) on ``pairs``; write ``out/model``, ``out/log.jsonl`` and ``out/checkpoints``.
 
-    ``images`` gives the picture of an item id. ``device_batch`` pairs go through the model at once; gradients are accumulated
-    up to ``recipe.global_batch``. ``max_steps`` fixes the number of optimiser steps (see :func:`plan`). With ``recipe.lora``
-    the adapters sit on the modules that ``lora_targets`` (a regular expression) matches, the projector trains in full if
-    ``projector_lr`` is given, and the saved model has the adapters merged; without it all but the vision tower trains.
+    ``images`` gives the picture of an item id. ``placement`` says how many pairs go through the model at once and how the work
+    is laid on the machine; gradients are accumulated up to ``recipe.global_batch``, over the processes of a team too.
+    ``max_steps`` fixes the number of optimiser steps (see :func:`plan`). With ``recipe.lora`` the adapters sit on the modules
+    that ``lora_targets`` (a regular expression) matches, the projector trains in full if ``projector_lr`` is given, and the
+    saved model has the adapters merged; without it all but the vision tower trains.
 
     A run that was killed continues when called again with the same arguments and the model it began with: to bit-identical
-    weights with the same ``device_batch`` on the same kind of machine, as far as its kernels are deterministic (the CPU's are).
+    weights with the same placement on the same kind of machine, as far as its kernels are deterministic (the CPU's are).
 
-    Raises :class:`Problem`: no pairs, a key twice, an unknown picture, a prompt that is too long, a loss that is not finite, or
-    an ``out`` that holds another training.
+    Raises :class:`Problem`: no pairs, a key twice, an unknown picture, a prompt that is too long, a loss that is not finite,
+    too little memory, or an ``out`` that holds another training.
     """
     report = progress or (lambda _what, _done, _total: None)
-    _check(pairs, recipe, max_steps, device_batch, lora_targets)
+    _check(pairs, recipe, max_steps, lora_targets)
+    check_trackers(placement.log_to)
+    crew = team()
     checkpoints = out / "checkpoints"
     policy = weights_digest(model)
     identity = fingerprint(
@@ -114,6 +109,7 @@ def train_pairs(
             max_steps,
             lora_targets,
             [(pair.key, pair.item, pair.prompt, pair.chosen, pair.rejected, pair.anchored) for pair in pairs],
+            *([] if placement.optimizer == "adamw" else [placement.optimizer]),
         ]
     )
     if (summary := _finished(checkpoints, identity, out / "model")) is not None:
@@ -123,12 +119,12 @@ def train_pairs(
     kept = [pairs[index] for index in used]
 
     model.eval()
-    loaded_dtype, autocast = model.dtype, _autocast(model)
+    loaded_dtype = model.dtype
     features = picture_features(model, processor, kept, images, progress=report)
     encoded = encode(
         kept,
         processor,
-        patches=len(next(iter(features.values()))),
+        patches=picture_spans(model, processor, kept, images),
         positions=model.config.get_text_config().max_position_embeddings,
     )
     by_index = dict(zip(used, encoded, strict=True))
@@ -137,6 +133,10 @@ def train_pairs(
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         wrapped = add_adapters(model, recipe.lora, lora_targets, seed) if recipe.lora and lora_targets else None
         parameters = choose_trainable(model, recipe)
+        sides = 1 if recipe.objective == "sft" else 2
+        laid = fit(placement, model, parameters, encoded, sides=sides, processes=crew.size, adapted=recipe.lora is not None)
+        autocast = _autocast(model, laid)
+        widen(parameters.values())
         references: Mapping[str, tuple[float, float]] = {}
         if recipe.objective != "sft":
             references = reference_logps(
@@ -145,53 +145,84 @@ def train_pairs(
                 features,
                 policy=policy,
                 cache=out / "reference.jsonl",
-                batch=2 * device_batch,  # nothing is kept for a backward pass
+                batch=2 * laid.device_batch,  # nothing is kept for a backward pass
                 pad=pad,
                 rejected_argmax=recipe.objective == "rejected_from_argmax",
                 autocast=autocast,
+                team=crew,
                 progress=report,
             )
-        loop = _Loop(
-            model=model,
-            features=features,
+        wrapper = Policy(model, features, rejected_argmax=recipe.objective == "rejected_from_argmax")
+        if laid.sharded:
+            shard(wrapper, crew.size, half=loaded_dtype != torch.float32)
+            parameters = {name: model.get_parameter(name) for name in parameters}
+        loop = Loop(
+            policy=wrapper,
+            parameters=parameters,
             references=references,
             recipe=recipe,
             seed=seed,
             pad=pad,
-            device_batch=device_batch,
+            device_batch=laid.device_batch,
+            sharded=bool(laid.sharded),
+            team=crew,
             autocast=autocast,
         )
-        optimizer = torch.optim.AdamW(parameter_groups(parameters, recipe), weight_decay=0.0, fused=True)
-        done, state = checkpoint.load(checkpoints, parameters, optimizer) or (0, {"identity": identity, "seconds": 0.0})
+        optimizer = make_optimizer(parameter_groups(model, parameters, recipe), laid.optimizer)
+        if crew.first:
+            checkpoint.tidy(checkpoints)
+        crew.barrier()
+        done, state = checkpoint.newest(checkpoints) or (0, {"identity": identity, "seconds": 0.0})
         if state["identity"] != identity:
             raise Problem(f"{checkpoints} holds another training (settings, pairs or base); delete {out} and run again.")
+        if laid.checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        model.train()
+        still_tower(model)
+        if done:
+            checkpoint.load(checkpoints, done, parameters, optimizer)
+            loop = replace(loop, device_batch=state["device_batch"])
+        elif laid.rehearse:
+            loop = rehearse(loop, encoded)
+
         log = out / "log.jsonl"
-        checkpoint.continue_log(log, done)
+        crew.barrier()
+        if crew.first:
+            checkpoint.continue_log(log, done)
+        title = out.resolve().parent.as_posix()[-120:]
+        trackers = open_logs(laid.log_to, out, title=title, settings=asdict(recipe), done=done) if crew.first else []
         every = checkpoint_every or math.ceil(len(steps) / CHECKPOINTS)
         began = time.perf_counter() - state["seconds"]
-
-        model.train()
-        model.model.vision_tower.eval()
         for step in range(done, len(steps)):
             factor = lr_factor(step, len(steps), recipe)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
             batch = [by_index[index] for index in steps[step]]
-            row = _step(loop, optimizer, batch, step, len(steps))
+            row = take_step(loop, optimizer, batch, step, len(steps))
+            row["lr"] = recipe.lr * factor
             seconds = time.perf_counter() - began
-            row = {"step": step + 1, "steps": len(steps), **row, "lr": recipe.lr * factor, "seconds": round(seconds, 3)}
-            checkpoint.append_log(log, row)
+            if crew.first:
+                line = {"step": step + 1, "steps": len(steps), **row, "seconds": round(seconds, 3)}
+                checkpoint.append_log(log, line)
+                for tracker in trackers:
+                    tracker(step + 1, {name: value for name, value in row.items() if value is not None})
             if (step + 1) % every == 0 and step + 1 < len(steps):
-                state = {"identity": identity, "seconds": seconds}
-                checkpoint.save(checkpoints, step + 1, parameters, optimizer, state)
+                state = {"identity": identity, "seconds": seconds, "device_batch": loop.device_batch}
+                checkpoint.save(checkpoints, step + 1, parameters, optimizer, state, writes=crew.first)
             report("train", step + 1, len(steps))
         seconds = time.perf_counter() - began
         optimizer.zero_grad()
+        for tracker in trackers:
+            tracker(-1, {})
 
     model.eval()
+    if laid.checkpointing:
+        model.activation_checkpointing_disable()
     if wrapped is not None:
-        _merge(loop, wrapped, encoded[:device_batch])
-    _save(model.to(loaded_dtype), processor, out / "model")
+        _merge(loop, wrapped, encoded[: loop.device_batch])
+    trained = _whole_model(model, loaded_dtype, crew) if laid.sharded else model.to(loaded_dtype)
+    if crew.first:
+        _save(trained, processor, out / "model")
     summary = TrainSummary(
         steps=len(steps),
         pairs_made=len(pairs),
@@ -200,68 +231,42 @@ def train_pairs(
         tokens=sum(_tokens(by_index[index], loop.sides) for step_pairs in steps for index in step_pairs),
         cut=sum(one.cut for one in encoded),
         seconds=seconds,
+        processes=crew.size,
+        device_batch=loop.device_batch,
+        checkpointing=bool(laid.checkpointing),
+        sharded=bool(laid.sharded),
+        optimizer=laid.optimizer,
     )
-    _finish(checkpoints, identity, summary)
+    if crew.first:
+        _finish(checkpoints, identity, summary)
+    crew.barrier()
     return summary
 
 
-def pair_losses(recipe: Recipe, logps: Tensor, mask: Tensor, references: Tensor, anchored: Tensor) -> dict[str, Tensor]:
-    """The objective a pair, each value (B,): ``loss`` and, unless it is supervised fine-tuning, ``dpo``, ``anchor``, ``margin``.
-
-    logps, mask (2B, T): chosen rows, then rejected ones (chosen alone, (B, T), for ``sft``). references (B, 2). anchored (B,).
-    """
-    if recipe.objective == "sft":
-        return {"loss": sft_loss(logps, mask)}
-    n = len(anchored)
-    sums = (logps[:n].sum(-1), logps[n:].sum(-1), references[:, 0], references[:, 1])
-    dpo = dpo_loss(*sums, recipe.beta)
-    anchor = alignment_loss(logps[:n], mask[:n], anchored)
-    margin = dpo_margin(*sums, recipe.beta)
-    return {"loss": dpo + recipe.anchor_weight * anchor, "dpo": dpo, "anchor": anchor, "margin": margin}
-
-
-def _step(
-    loop: _Loop, optimizer: torch.optim.Optimizer, batch: Sequence[EncodedPair], step: int, steps: int
-) -> dict[str, float | None]:
-    """One optimiser step on the mean loss of ``batch``; its means for the log. Leaves the weights alone if that is not finite."""
-    batch = sorted(batch, key=lambda one: one.length)  # like lengths together: less padding, the same sum
-    device, parts = loop.model.device, []
-    optimizer.zero_grad()
-    for start in range(0, len(batch), loop.device_batch):
-        rows = batch[start : start + loop.device_batch]
-        torch.manual_seed(derived_seed(loop.seed, step, start))  # the adapters' dropout
-        packed = pack(rows, sides=loop.sides, pad=loop.pad)
-        with loop.autocast():
-            logps, mask = completion_logps(
-                loop.model, packed, loop.features, rejected_argmax=loop.recipe.objective == "rejected_from_argmax"
-            )
-        known = torch.tensor([loop.references.get(one.pair.key, (0.0, 0.0)) for one in rows], device=device)
-        losses = pair_losses(loop.recipe, logps, mask, known, packed.anchored.to(device))
-        (losses["loss"].sum() / len(batch)).backward()  # type: ignore[no-untyped-call]
-        parts.append({name: value.detach() for name, value in losses.items()})
-    values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM))
-    if not math.isfinite(norm) or not bool(values["loss"].isfinite().all()):
-        bad = [one.pair.key for one, loss in zip(batch, values["loss"].tolist(), strict=True) if not math.isfinite(loss)]
-        raise Problem(
-            f"The loss or its gradient is not finite at step {step + 1} of {steps} (pairs: {', '.join(bad[:3]) or 'any'}); "
-            "lower the recipe's learning rate and train in a fresh folder. The checkpoints before it are kept."
-        )
-    optimizer.step()
-    means: dict[str, float | None] = {name: float(value.mean()) for name, value in values.items()}
-    accuracy = float((values["margin"] > 0).float().mean()) if "margin" in values else None
-    return {"loss": None, "dpo": None, "anchor": None, "margin": None, **means, "accuracy": accuracy, "grad_norm": norm}
-
-
-def _merge(loop: _Loop, wrapped: Any, sample: Sequence[EncodedPair]) -> None:
+def _merge(loop: Loop, wrapped: Any, sample: Sequence[EncodedPair]) -> None:
     """Fold the adapters into the base's weights, in place, and hold the result to the unmerged logits."""
-    batch = pack(sample, sides=loop.sides, pad=loop.pad)
+    batch, model, features = pack(sample, sides=loop.sides, pad=loop.pad), loop.policy.model, loop.policy.features
     with torch.no_grad(), loop.autocast():
-        before = packed_logits(loop.model, batch, loop.features)[batch.mask]
+        before = packed_logits(model, batch, features)[batch.mask]
         wrapped.merge_and_unload()
-        after = packed_logits(loop.model, batch, loop.features)[batch.mask]
-    check_merged(before.float(), after.float(), loop.model.lm_head.weight.dtype)
+        after = packed_logits(model, batch, features)[batch.mask]
+    check_merged(before.float(), after.float(), model.lm_head.weight.dtype)
+
+
+def _whole_model(model: Any, dtype: torch.dtype, crew: Team) -> Any:
+    """A sharded model gathered into the first process's main memory, in ``dtype``; the others get an empty one."""
+    named = dict(model.named_parameters(remove_duplicate=False))
+    first = {id(parameter): name for name, parameter in reversed(named.items())}
+    tensors = {name: parameter.detach() for name, parameter in named.items() if first[id(parameter)] == name}  # tied ones once
+    tensors |= {name: value for name, value in model.state_dict().items() if name not in named}
+    kept = {name: value.to("cpu", dtype) for name, value in checkpoint.gathered(tensors, keep=crew.first).items()}
+    with torch.device("meta"):
+        fresh = type(model)(model.config)
+    if crew.first:
+        fresh.load_state_dict(kept, assign=True, strict=False)
+        fresh.tie_weights()
+    fresh.generation_config = model.generation_config
+    return fresh
 
 
 def _save(model: Any, processor: Any, folder: Path) -> None:
@@ -296,28 +301,27 @@ def _finish(checkpoints: Path, identity: str, summary: TrainSummary) -> None:
     checkpoint.clear(checkpoints)
 
 
-def _check(
-    pairs: Sequence[PreferencePair], recipe: Recipe, max_steps: int | None, device_batch: int, targets: str | None
-) -> None:
+def _check(pairs: Sequence[PreferencePair], recipe: Recipe, max_steps: int | None, targets: str | None) -> None:
     if not pairs:
         raise Problem("There are no pairs to train on; see drops.jsonl for the reasons, and give the method more pictures.")
     keys = [pair.key for pair in pairs]
     if len(set(keys)) < len(keys):
         twice = next(key for key in keys if keys.count(key) > 1)
         raise Problem(f"Two pairs have the key {twice}; each pair of a round needs a key of its own.")
-    if device_batch < 1 or (max_steps is not None and max_steps < 1):
-        raise Problem(f"device_batch is {device_batch} and max_steps {max_steps}; both must be at least 1.")
+    if max_steps is not None and max_steps < 1:
+        raise Problem(f"max_steps is {max_steps}; it must be at least 1.")
     if recipe.lora is not None and not targets:
         raise Problem(
             "The recipe asks for LoRA but the base names no target modules; give lora_targets, as the base's card does."
         )
 
 
-def _autocast(model: Any) -> Callable[[], AbstractContextManager[Any]]:
+def _autocast(model: Any, laid: Placement) -> Callable[[], AbstractContextManager[Any]]:
     """A base loaded in half precision runs in bfloat16 (trained weights are kept in float32); a float32 one as it is."""
     if model.dtype == torch.float32:
         return nullcontext
-    return lambda: torch.autocast(model.device.type, torch.bfloat16)
+    # Where activations are computed anew, so are the rounded copies of the weights: they would take half as much again.
+    return lambda: torch.autocast(model.device.type, torch.bfloat16, cache_enabled=not laid.checkpointing)
 
 
 def _tokens(one: EncodedPair, sides: int) -> int:

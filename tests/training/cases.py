@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.rendering import renderer
+from harness.training.placement import Placement
 from harness.training.trainer import TrainSummary, train_pairs
 from methods.interface import PreferencePair, Recipe
 from methods.objective import token_logps
 from tests.tiny import picture, tiny_llava
 
 TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qv]_proj|mlp\.up_proj)"
+
+LAID = {field.name for field in fields(Placement)}
 
 PAIRS = [
     PreferencePair(
@@ -42,7 +46,8 @@ def images(item: str) -> Image:
 def train(out: Path, recipe: Recipe, model: Any = None, **changes: Any) -> TrainSummary:
     """Train a fresh tiny LLaVA (or ``model``) on PAIRS."""
     fresh, processor = tiny_llava()
-    settings: dict[str, Any] = {"pairs": PAIRS, "images": images, "seed": 0, "device_batch": 4} | changes
+    laid = Placement(**{"device_batch": 4, "log_to": (), **{name: changes.pop(name) for name in LAID if name in changes}})
+    settings: dict[str, Any] = {"pairs": PAIRS, "images": images, "seed": 0, "placement": laid} | changes
     return train_pairs(model=model or fresh, processor=processor, recipe=recipe, out=out, **settings)
 
 

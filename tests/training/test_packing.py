@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from harness.errors import Problem
+from harness.families.find import family_of
 from harness.rendering import renderer
-from harness.training.data import encode, pack, picture_features, tower_features
+from harness.training.data import encode, pack, picture_features
+from harness.training.loop import pair_losses
 from harness.training.policy import completion_logps
 from harness.training.reference import reference_logps, weights_digest
-from harness.training.trainer import pair_losses
 from methods.interface import PreferencePair, Recipe
 from tests.tiny import picture, tiny_llava
 from tests.training.cases import PAIRS, images, plain_logps
@@ -24,7 +25,8 @@ def test_cached_features_pass_the_projector_to_the_models_own_picture_features()
     pixels = processor.image_processor(images=[picture(0), picture(1)], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         expected = torch.stack(list(model.get_image_features(pixels).pooler_output))
-        assert torch.equal(model.model.multi_modal_projector(tower_features(model, pixels)), expected)
+        family = family_of(model, processor)
+        assert torch.equal(torch.stack(family.project(family.look(list(pixels)))), expected)
     assert list(picture_features(model, processor, PAIRS, images)) == ["p0", "p1", "p2"]  # one each, not one a pair
 
 

@@ -1,0 +1,196 @@
+"""How a training is laid on the machine: what fits, and how. Nothing here is part of a result's identity but the optimiser.
+
+Pairs at once, recomputed activations and weights sharded over processes change a result by rounding alone. The 8-bit optimiser
+(Dettmers et al., arXiv 2110.02861) computes other weights: it stands in the training's identity where it is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch.nn import Parameter
+
+from harness.errors import Problem
+from harness.training.data import EncodedPair
+
+GIB = 2**30
+SPARE = 1.5 * GIB
+"""What a device's context, its libraries' workspaces and fragmentation take."""
+
+Optimizer = Literal["adamw", "adamw8bit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """What was asked for; None is decided by what fits (:func:`fit`).
+
+    ``device_batch`` pairs go through the model at once. ``checkpointing`` computes activations anew in the backward pass instead
+    of keeping them. ``sharded`` spreads weights, gradients and optimiser over the team's processes (FSDP2). ``memory`` (bytes a
+    device) stands in for what the device says. ``rehearse`` tries the longest batch before the schedule starts. ``log_to`` names
+    trackers (harness/training/loggers.py); the name "" stands for TensorBoard's files where it is installed.
+    """
+
+    device_batch: int = 8
+    checkpointing: bool | None = None
+    sharded: bool | None = None
+    optimizer: Optimizer = "adamw"
+    memory: int | None = None
+    rehearse: bool | None = None
+    log_to: tuple[str, ...] = ("",)
+
+    def __post_init__(self) -> None:
+        if self.device_batch < 1:
+            raise Problem(f"device_batch is {self.device_batch}; it must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Bytes a device that a training takes at its worst moment; an estimate, good to about a quarter."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def estimate(
+    model: Any,
+    trained: Mapping[str, Parameter],
+    longest: Sequence[EncodedPair],
+    *,
+    sides: int,
+    checkpointing: bool,
+    processes: int = 1,
+    optimizer: Optimizer = "adamw",
+) -> Need:
+    """What training needs with ``longest``, the longest batch that meets the model at once.
+
+    Trained weights and their gradients are float32; AdamW keeps two float32 moments a weight, in 8 bits a byte each. In half
+    precision the forward pass holds a rounded copy of what trains. ``processes``: over how many the trained part is sharded.
+
+    A decoder layer of width h and inner width f keeps, a token, about 11 h and 4 f values for the backward pass: the residual
+    stream's two norms (inputs, normed, scaled), query, key, value, the attention's output, and the four of SwiGLU. In half
+    precision the norms stay float32. With checkpointing a layer keeps its input, and one layer at a time all of it.
+    """
+    config = model.config.get_text_config()
+    half = model.dtype != torch.float32
+    counts = sum(parameter.numel() for parameter in trained.values())
+    frozen = sum(parameter.nbytes for parameter in model.parameters() if not parameter.requires_grad)
+    copies = 2 * counts if half and processes == 1 and not checkpointing else 0
+    moments = {"adamw": 8, "adamw8bit": 2}[optimizer]
+    rows, length = len(longest), max(one.length for one in longest)
+    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
+    layer = rows * length * (11 * width * (3 if half else 4) + 4 * inner * (2 if half else 4))
+    stream = rows * length * width * 4
+    kept = layers * stream + layer if checkpointing else layers * layer
+    words = rows * sides * max(max(len(one.chosen), len(one.rejected)) for one in longest)
+    # Logits, their float32 copy and its gradient; the embedded row, and the additive mask.
+    ends = words * config.vocab_size * (10 if half else 8) + 3 * stream + rows * length * length * 5
+    # One layer is whole at a time where weights are sharded.
+    gathered = 0 if processes == 1 else 3 * 4 * counts // max(1, layers)
+    return Need(
+        weights=frozen + math.ceil(4 * counts / processes) + copies + gathered,
+        gradients=math.ceil(4 * counts / processes),
+        optimizer=math.ceil(moments * counts / processes),
+        activations=kept + ends,
+    )
+
+
+def fit(
+    asked: Placement,
+    model: Any,
+    trained: Mapping[str, Parameter],
+    pairs: Sequence[EncodedPair],
+    *,
+    sides: int,
+    processes: int,
+    adapted: bool,
+) -> Placement:
+    """What was asked for with every None decided: the fastest way that fits the device's memory.
+
+    In order: everything on each device; activations recomputed; weights sharded over the processes; fewer pairs at once. On the
+    CPU nothing is decided by memory.
+
+    Raises:
+        Problem: nothing fits (with the numbers), or what was asked for does not go together.
+    """
+    _check(asked, model, adapted, processes)
+    memory = asked.memory or device_memory(model.device)
+    if memory is None:
+        return replace(asked, checkpointing=bool(asked.checkpointing), sharded=bool(asked.sharded), rehearse=bool(asked.rehearse))
+    may_shard = processes > 1 and not adapted and asked.optimizer == "adamw"
+    smallest: Need | None = None
+    batch = asked.device_batch
+    while batch >= 1:
+        longest = sorted(pairs, key=lambda one: -one.length)[:batch]
+        for sharded in (False, True) if asked.sharded is None and may_shard else (bool(asked.sharded),):
+            for checkpointing in (False, True) if asked.checkpointing is None else (asked.checkpointing,):
+                smallest = estimate(
+                    model,
+                    trained,
+                    longest,
+                    sides=sides,
+                    checkpointing=checkpointing,
+                    processes=processes if sharded else 1,
+                    optimizer=asked.optimizer,
+                )
+                if smallest.total + SPARE <= memory:
+                    rehearse = True if asked.rehearse is None else asked.rehearse
+                    return replace(asked, device_batch=batch, checkpointing=checkpointing, sharded=sharded, rehearse=rehearse)
+        batch //= 2
+    assert smallest is not None
+    raise Problem(_too_large(smallest, memory, adapted, processes, max(one.length for one in pairs)))
+
+
+def _too_large(need: Need, memory: int, adapted: bool, processes: int, length: int) -> str:
+    parts = ", ".join(f"{name} {getattr(need, name) / GIB:.1f}" for name in ("weights", "gradients", "optimizer", "activations"))
+    mends = [] if adapted else ["a recipe with LoRA", f"more than {processes} GPUs (torchrun --nproc_per_node N)", "--eight-bit"]
+    mends += ["shorter answers", "a smaller base"]
+    return (
+        f"One pair of up to {length} tokens at a time needs about {(need.total + SPARE) / GIB:.1f} GiB a device to train "
+        f"({parts}) and {memory / GIB:.1f} GiB are there; give {', '.join(mends[:-1])} or {mends[-1]}."
+    )
+
+
+def _check(asked: Placement, model: Any, adapted: bool, processes: int) -> None:
+    if asked.sharded and processes == 1:
+        raise Problem(
+            "Weights are sharded over several processes; start them with: torchrun --nproc_per_node N -m harness run ..."
+        )
+    if asked.sharded and adapted:
+        raise Problem("Adapters are trained with the base whole on each device; shard the weights of a full training only.")
+    if asked.optimizer == "adamw8bit":
+        if model.device.type != "cuda":
+            raise Problem("The 8-bit optimiser needs a CUDA GPU and there is none; leave --eight-bit out.")
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise Problem(
+                "The 8-bit optimiser needs bitsandbytes, which is not installed: pip install bitsandbytes, or leave it out."
+            )
+        if asked.sharded:
+            raise Problem("The 8-bit optimiser does not take sharded weights; leave --eight-bit out, or train on one GPU.")
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes that this process may use of its device, what it holds included; None on the CPU."""
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
+
+
+def make_optimizer(groups: list[dict[str, Any]], optimizer: Optimizer) -> torch.optim.Optimizer:
+    """AdamW with transformers' defaults (0.9, 0.999, 1e-8) and no weight decay."""
+    if optimizer == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
+    from bitsandbytes.optim import AdamW8bit
+
+    made: torch.optim.Optimizer = AdamW8bit(groups, weight_decay=0.0)
+    return made

@@ -1,0 +1,135 @@
+"""How a training is laid on the machine: what fits is found, what is asked for and impossible is said, and results stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.embedded.architecture import Sizes
+from harness.errors import Problem
+from harness.training.adapters import choose_trainable
+from harness.training.data import EncodedPair, encode, pack, picture_features
+from harness.training.placement import SPARE, Placement, estimate, fit
+from harness.training.policy import completion_logps
+from methods.interface import Lora, Recipe
+from tests.tiny import SIZES, tiny_llava
+from tests.training.cases import PAIRS, TARGETS, images, saved, train
+
+RECIPE = Recipe(lr=1e-3, global_batch=6, anchor_weight=0.5)
+
+
+def a_training(sizes: Sizes = SIZES) -> tuple[Any, dict[str, torch.nn.Parameter], list[EncodedPair], Any]:
+    model, processor = tiny_llava(sizes=sizes)
+    return model, choose_trainable(model, RECIPE), encode(PAIRS, processor, patches=36, positions=512), processor
+
+
+def saved_bytes(model: Any, run: Callable[[], Tensor]) -> int:
+    """Bytes of the distinct tensors, the weights aside, that ``run()`` keeps for its backward pass."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = run()
+    assert result.requires_grad
+    return sum(kept.values())
+
+
+def decided(asked: Placement, memory: float, processes: int = 1, adapted: bool = False) -> Placement:
+    model, trained, pairs, _ = a_training()
+    asked = replace(asked, memory=int(memory + SPARE))
+    return fit(asked, model, trained, pairs, sides=2, processes=processes, adapted=adapted)
+
+
+def needed(batch: int, checkpointing: bool, processes: int = 1) -> int:
+    model, trained, pairs, _ = a_training()
+    longest = sorted(pairs, key=lambda one: -one.length)[:batch]
+    return estimate(model, trained, longest, sides=2, checkpointing=checkpointing, processes=processes).total
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("sizes", [SIZES, replace(SIZES, width=128, layers=6, ffn=384)], ids=["small", "deep"])
+def test_the_estimate_of_activations_is_what_the_backward_pass_keeps_within_a_third(sizes: Sizes, checkpointing: bool) -> None:
+    model, trained, pairs, processor = a_training(sizes)
+    features = picture_features(model, processor, PAIRS, images)
+    if checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    kept = saved_bytes(model, lambda: completion_logps(model, pack(pairs), features)[0])
+    need = estimate(model, trained, pairs, sides=2, checkpointing=checkpointing)
+    config = model.config.get_text_config()
+    if checkpointing:  # one layer at a time is computed anew in the backward pass, which is not counted here
+        rows, length = len(pairs), max(one.length for one in pairs)
+        kept += rows * length * (44 * config.hidden_size + 16 * config.intermediate_size)
+    assert need.activations == pytest.approx(kept, rel=0.34)
+    assert need.weights + need.gradients >= 8 * sum(p.numel() for p in trained.values())
+    assert need.optimizer == 8 * sum(p.numel() for p in trained.values())
+
+
+def test_the_fastest_way_that_fits_is_chosen() -> None:
+    plenty = decided(Placement(device_batch=4), needed(4, False) + 1)
+    assert (plenty.checkpointing, plenty.sharded, plenty.device_batch, plenty.rehearse) == (False, False, 4, True)
+    tight = decided(Placement(device_batch=4), needed(4, True) + 1)
+    assert (tight.checkpointing, tight.device_batch) == (True, 4)
+    tighter = decided(Placement(device_batch=4), needed(2, True) + 1)
+    assert (tighter.checkpointing, tighter.device_batch) == (True, 2)
+    spread = decided(Placement(device_batch=4), needed(4, True, 4) + 1, processes=4)
+    assert (spread.sharded, spread.checkpointing, spread.device_batch) == (True, True, 4)
+
+
+def test_what_cannot_fit_or_go_together_is_said_before_training() -> None:
+    with pytest.raises(Problem, match=r"One pair of up to \d+ tokens .*\(weights 0\.0, .* are there; give a recipe with LoRA"):
+        decided(Placement(), 1000)
+    with pytest.raises(Problem, match=r"start them with: torchrun"):
+        decided(Placement(sharded=True), 1e9)
+    with pytest.raises(Problem, match="whole on each device"):
+        decided(Placement(sharded=True), 1e9, processes=2, adapted=True)
+    with pytest.raises(Problem, match="8-bit optimiser needs a CUDA GPU"):
+        decided(Placement(optimizer="adamw8bit"), 1e9)
+    with pytest.raises(Problem, match="device_batch is 0"):
+        Placement(device_batch=0)
+
+
+def test_recomputed_activations_and_the_rehearsal_change_no_weight(tmp_path: Path) -> None:
+    recipe = replace(RECIPE, global_batch=3, lora=Lora(r=4, alpha=8, dropout=0.1), projector_lr=1e-3)
+    plain = train(tmp_path / "plain", recipe, lora_targets=TARGETS)
+    other = train(tmp_path / "other", recipe, lora_targets=TARGETS, checkpointing=True, rehearse=True)
+    assert (plain.checkpointing, other.checkpointing) == (False, True)
+    one, two = saved(tmp_path / "plain"), saved(tmp_path / "other")
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def test_a_rehearsal_that_runs_out_of_memory_halves_the_pairs_at_once(tmp_path: Path) -> None:
+    model, _ = tiny_llava()
+    seen: list[int] = []
+
+    def small(_module: Any, _args: Any, given: dict[str, Any]) -> None:
+        rows = len(given["inputs_embeds"])
+        if model.training:
+            seen.append(rows)
+            if rows > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    limit = 1
+    hook = model.model.language_model.register_forward_pre_hook(small, with_kwargs=True)
+    summary = train(tmp_path / "halved", RECIPE, model, rehearse=True)
+    assert summary.device_batch == 1
+    assert seen == [4, 2, 1, *[1] * 6]  # the rehearsal, then the schedule
+    train(tmp_path / "one", RECIPE, device_batch=1)
+    one, two = saved(tmp_path / "one"), saved(tmp_path / "halved")
+    assert all(torch.allclose(value, two[name], atol=1e-6) for name, value in one.items())
+    limit = 0
+    with pytest.raises(Problem, match="does not fit in memory on its own"):
+        train(tmp_path / "none", RECIPE, model, rehearse=True)
+    hook.remove()
