@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from transformers import AutoProcessor
 
 from harness.errors import Problem
 from harness.families.family import Family
 from harness.families.llava import Llava
-from harness.families.qwen import Qwen
+from harness.families.qwen import Qwen, load_qwen_processor
 
-FAMILIES: Mapping[str, Callable[[Any, Any], Family]] = {"llava": Llava, "qwen2_5_vl": Qwen}
-"""Model type -> the family of a loaded model and its processor."""
 
-NAMES: Mapping[str, str] = {"llava": "llava-1.5", "qwen2_5_vl": "qwen2.5-vl"}
-"""Model type -> the family's name on a base card."""
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A model type of transformers: the family's name on a base card, what binds it to a loaded model and its processor, and
+    how the processor is loaded (source, options such as ``revision``). Its class in transformers is ``model_class``."""
+
+    name: str
+    model_class: str
+    bind: Callable[[Any, Any], Family]
+    processor: Callable[[str, Mapping[str, Any]], Any]
+
+
+def load_llava_processor(source: str, options: Mapping[str, Any]) -> Any:
+    # PIL, because another backend's pixels differ by up to 0.015.
+    return AutoProcessor.from_pretrained(source, backend="pil", **options)
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "llava": Architecture(
+        name="llava-1.5", model_class="LlavaForConditionalGeneration", bind=Llava, processor=load_llava_processor
+    ),
+    "qwen2_5_vl": Architecture(
+        name="qwen2.5-vl", model_class="Qwen2_5_VLForConditionalGeneration", bind=Qwen, processor=load_qwen_processor
+    ),
+}
+"""By the ``model_type`` of config.json."""
 
 
 def family_of(model: Any, processor: Any = None) -> Family:
@@ -24,6 +48,10 @@ def family_of(model: Any, processor: Any = None) -> Family:
         Problem: its architecture is none of ours.
     """
     kind = str(model.config.model_type)
-    if kind not in FAMILIES:
-        raise Problem(f"The model is a {kind!r}; supported are {', '.join(f'{name} ({key})' for key, name in NAMES.items())}.")
-    return FAMILIES[kind](model, processor)
+    if kind not in ARCHITECTURES:
+        raise Problem(f"The model is a {kind!r}; supported are {supported()}.")
+    return ARCHITECTURES[kind].bind(model, processor)
+
+
+def supported() -> str:
+    return " and ".join(f"{one.name} ({one.model_class})" for one in ARCHITECTURES.values())

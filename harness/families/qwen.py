@@ -7,12 +7,17 @@ before the merger, which treats each group alone, so that the merger can be trai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
+from transformers import AutoImageProcessor, AutoTokenizer
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+from transformers.utils import cached_file
 from transformers.vision_utils import get_vision_window_index
 
 from harness.errors import Problem
@@ -37,20 +42,10 @@ class Qwen:
         self.times: int = config.temporal_patch_size
 
     def span(self, image: Image) -> Span:
-        height, width = self.image_processor_size(image)
-        side = self.patch * self.merge
-        return Span(height // side, width // side, 3)
-
-    def image_processor_size(self, image: Image) -> tuple[int, int]:
-        """Height and width, in pixels, that the processor brings a picture to."""
-        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
-
         check_shape(image)
-        size = self.image_processor.size
-        height, width = smart_resize(
-            image.height, image.width, self.patch * self.merge, size["shortest_edge"], size["longest_edge"]
-        )
-        return int(height), int(width)
+        side, size = self.patch * self.merge, self.image_processor.size
+        height, width = smart_resize(image.height, image.width, side, size["shortest_edge"], size["longest_edge"])
+        return Span(int(height) // side, int(width) // side, 3)
 
     def pixels(self, images: Sequence[Image]) -> list[Tensor]:
         found = []
@@ -106,3 +101,38 @@ def check_shape(image: Image) -> None:
             f"A picture of {image.width} x {image.height} pixels is too narrow for Qwen2.5-VL, which takes sides up to "
             f"{LONGEST} to 1; take it out of the pool or the benchmark."
         )
+
+
+class QwenProcessor:
+    """Tokenizer, image processor and chat template: what ``Qwen2_5_VLProcessor`` holds, less its video part, which needs
+    torchvision. Saved in the published layout, so that transformers' own processor reads it where torchvision is."""
+
+    image_token = "<|image_pad|>"
+
+    def __init__(self, image_processor: Any, tokenizer: Any, chat_template: str | None) -> None:
+        self.image_processor, self.tokenizer = image_processor, tokenizer
+        self.chat_template = tokenizer.chat_template = chat_template
+        self.image_token_id: int = tokenizer.convert_tokens_to_ids(self.image_token)
+
+    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                messages, chat_template=self.chat_template, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        )
+
+    def save_pretrained(self, folder: Path) -> None:
+        self.image_processor._set_processor_class("Qwen2_5_VLProcessor")
+        self.tokenizer._set_processor_class("Qwen2_5_VLProcessor")
+        self.image_processor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_qwen_processor(source: str, options: Mapping[str, Any]) -> QwenProcessor:
+    """The processor of a folder or a hub id; ``options`` may pin a revision. The chat template is chat_template.json's where
+    there is one (the published checkpoints), else the tokenizer's."""
+    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    images = AutoImageProcessor.from_pretrained(source, backend="pil", **options)
+    file = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False, **options)
+    template = json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"] if file else tokenizer.chat_template
+    return QwenProcessor(images, tokenizer, template)
