@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
-import torch
 from PIL.Image import Image
+
+if TYPE_CHECKING:  # reading these words needs no torch: answers can be graded where there is none
+    import torch
 
 Field = Literal["image", "question", "reference", "scorer", "judge"]
 """What a method may ask for, printed as its supervision: parts of an item, an image-text relevance model (``scorer``), exact
 truth (``judge``)."""
 
-Corrupt = Callable[[torch.Tensor, str], torch.Tensor]
+Corrupt = Callable[["torch.Tensor", str], "torch.Tensor"]
 """Maps a normalised picture ``(C, H, W)`` and a prompt's key to a picture of the same shape."""
 
 JSON = str | int | float | bool | None | Sequence["JSON"] | Mapping[str, "JSON"]
