@@ -13,7 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("results")
-OPTIONS = ("only", "seeds", "limit", "rounds", "images", "base", "pool", "benchmarks", "controls", "profile")
+OPTIONS = ("only", "seeds", "limit", "rounds", "images", "base", "pool", "benchmarks", "controls", "profile", "rows")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +63,10 @@ def parser() -> argparse.ArgumentParser:
             metavar="N",
             help="at most N test pictures and at most N pool pictures a round: --limit 100 is a fast, honest run",
         )
-        one.add_argument("--base", metavar="NAME", help="the base model (harness/bases.py)")
+        one.add_argument("--base", metavar="NAME", help="the base model: a card of harness/bases.py, a model's folder, or a hub id")
+        one.add_argument(
+            "--row", action="append", dest="rows", metavar="LABEL=CHECKPOINT", help="a ready-made model, answered beside the others"
+        )
         one.add_argument("--pool", metavar="POOL", help="world, a folder of pictures, or a .jsonl manifest")
         one.add_argument("--benchmarks", nargs="+", metavar="NAME", help="these benchmarks only")
         one.add_argument("--controls", action="store_true", default=None, help="add the upper bounds and the controls")

@@ -41,7 +41,7 @@ class Checkpoint:
 def untrained(card: BaseCard) -> Checkpoint:
     """The base itself, known by its weights' content (a hub model by its pinned revision)."""
     weights = _folder_fingerprint(card.source) if isinstance(card.source, Path) else f"{card.source}@{card.revision}"
-    return Checkpoint(card=card, id=fingerprint({"weights": weights, "dtype": card.dtype}))
+    return Checkpoint(card=card, id=fingerprint({"weights": weights, **card.settings}))
 
 
 def trained(stage: Stage, card: BaseCard) -> Checkpoint:

@@ -19,7 +19,8 @@ class Llava:
     projector = r"model\.multi_modal_projector\."
 
     def __init__(self, model: Any, processor: Any = None) -> None:
-        self.model, self.image_processor = model, getattr(processor, "image_processor", None)
+        self.model: Any = model
+        self.image_processor: Any = getattr(processor, "image_processor", None)
         self.tokens: int = getattr(model.config, "image_seq_length", None) or 576
 
     def span(self, image: Image) -> Span:  # noqa: ARG002  (every picture is cut to one size)

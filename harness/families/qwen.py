@@ -35,7 +35,8 @@ class Qwen:
     projector = r"model\.visual\.merger\."
 
     def __init__(self, model: Any, processor: Any = None) -> None:
-        self.model, self.image_processor = model, getattr(processor, "image_processor", None)
+        self.model: Any = model
+        self.image_processor: Any = getattr(processor, "image_processor", None)
         config = model.config.vision_config
         self.patch: int = config.patch_size
         self.merge: int = config.spatial_merge_size
@@ -67,14 +68,14 @@ class Qwen:
             grid, spatial_merge_size=self.merge, window_size=tower.window_size, patch_size=self.patch
         )
         groups = states.reshape(len(states) // self.merge**2, -1)[torch.argsort(order.to(states.device))]
-        return list(groups.split([rows * columns // self.merge**2 for _, rows, columns in grids]))
+        return list(torch.split(groups, [rows * columns // self.merge**2 for _, rows, columns in grids]))
 
     def project(self, features: Sequence[Tensor]) -> list[Tensor]:
         merger = self.model.model.visual.merger
         weight = next(merger.parameters())
         groups = torch.cat(list(features)).to(weight.device, weight.dtype)
         merged: Tensor = merger(groups.view(len(groups) * self.merge**2, -1))
-        return list(merged.split([len(one) for one in features]))
+        return list(torch.split(merged, [len(one) for one in features]))
 
     def patches(self, picture: Tensor) -> Tensor:
         """A picture (C, H, W) as the tower's rows (patches, C * times * patch * patch), group by group; a still picture is the

@@ -122,12 +122,14 @@ def study(
     benchmarks: Sequence[str] = (),
     controls: bool = False,
     profile: Profile = "equal",
+    rows: Sequence[str] = (),
     name: str | None = None,
     split: Literal["dev", "test"] = "test",
 ) -> Study:
     """The comparison. ``only`` names rows beside the untrained one; ``limit`` caps test pictures and pool pictures a round;
     ``controls`` adds the upper bounds and the controls of the methods that are there (an ``only`` may name one without it). A
-    row that needs what the pool has not, such as SIMA a question with each picture, is left out unless it is named.
+    row that needs what the pool has not, such as SIMA a question with each picture, is left out unless it is named. ``rows``:
+    ``LABEL=CHECKPOINT`` texts, ready-made models (a folder, a LoRA adapter, a hub id) that are answered beside the others.
 
     Raises:
         Problem: an unknown base, pool, row or benchmark (with the nearest name), or a number that is out of range.
@@ -135,12 +137,12 @@ def study(
     embedded = find_base(base).prompts == "world"
     if profile not in get_args(Profile):
         raise unknown("profile", profile, get_args(Profile))
-    rows = settings(embedded, profile)
-    spoilt = controls_of(rows)
-    rows |= spoilt
+    known = settings(embedded, profile)
+    spoilt = controls_of(known)
+    known |= spoilt
     for label in only:
-        if label not in rows:
-            raise unknown("row", label, rows)
+        if label not in known:
+            raise unknown("row", label, known)
     for what, number in (("seeds", seeds), ("images", images), ("rounds", rounds), ("limit", 1 if limit is None else limit)):
         if number < 1:
             raise Problem(f"--{what} is {number}; it must be at least 1.")
@@ -148,7 +150,7 @@ def study(
     if controls:
         wanted |= {*BOUNDS, *(label for label, one in spoilt.items() if one.inner.name in wanted)}
     offered = open_pool(pool).fields | {"scorer"}
-    chosen = {label: one for label, one in rows.items() if label in only or (label in wanted and one.needs <= offered)}
+    chosen = {label: one for label, one in known.items() if label in only or (label in wanted and one.needs <= offered)}
     count = images if limit is None else min(images, limit)
     runs = []
     for label, method in chosen.items():
@@ -160,12 +162,27 @@ def study(
     return Study(
         name=name or folder_name("compare" if profile == "equal" else f"compare-{profile}", base, limit),
         question="Do self-improving vision-language models hallucinate less than the model they began as?",
-        runs=tuple(runs),
+        runs=(*runs, *(ready_made(text) for text in rows)),
         benchmarks=open_benchmarks(benchmarks or DEFAULT_BENCHMARKS, split, limit),
         baseline=BASELINE,
         split=split,
         limit=limit,
     )
+
+
+def ready_made(text: str) -> Run:
+    """The row of a ``LABEL=CHECKPOINT`` text: other weights, answered as they are; a hub id is pinned to its commit.
+
+    Raises:
+        Problem: the text has another form, or the checkpoint is not there or of no supported family.
+    """
+    label, equals, checkpoint = text.partition("=")
+    if not equals or not label.strip() or not checkpoint.strip():
+        raise Problem(f"--row {text!r} must be LABEL=CHECKPOINT, such as \"SIMA released=path/to/model\" or \"mine=org/name\".")
+    base, card = checkpoint.strip(), find_base(checkpoint.strip())
+    if base != card.name and isinstance(card.source, str) and card.adapter is None:
+        base = f"{card.source}@{card.revision}"
+    return Run(label=label.strip(), base=base, method=Untrained())
 
 
 def equal_steps(recipe: Recipe, images: int) -> int:
@@ -198,4 +215,4 @@ def open_benchmarks(names: Sequence[str], split: Literal["dev", "test"], limit: 
 
 def folder_name(name: str, base: str, limit: int | None) -> str:
     """The study's name, which is its folder's: another base or a limit gets a folder of its own beside the full study."""
-    return name + ("" if base == "embedded" else f"-{base}") + ("" if limit is None else f"-limit{limit}")
+    return name + ("" if base == "embedded" else f"-{find_base(base).name}") + ("" if limit is None else f"-limit{limit}")
