@@ -1,4 +1,4 @@
-"""The command line: ``python -m harness plan | run | table | figures | page | world``, from the repository root."""
+"""The command line: ``python -m harness plan | run | table | figures | page | compare | world``, from the repository root."""
 
 from __future__ import annotations
 
@@ -11,9 +11,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness import file_commands
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("results")
-OPTIONS = ("only", "seeds", "limit", "rounds", "images", "base", "pool", "benchmarks", "controls", "profile", "rows")
+LEAKS = "leave pictures out of every row that are in the training pool too (leaks.csv lists them)"
+OPTIONS = (
+    "only",
+    "seeds",
+    "limit",
+    "rounds",
+    "images",
+    "base",
+    "pool",
+    "benchmarks",
+    "controls",
+    "profile",
+    "rows",
+    "local_data",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,15 +79,29 @@ def parser() -> argparse.ArgumentParser:
             metavar="N",
             help="at most N test pictures and at most N pool pictures a round: --limit 100 is a fast, honest run",
         )
-        one.add_argument("--base", metavar="NAME", help="the base model: a card of harness/bases.py, a model's folder, or a hub id")
         one.add_argument(
-            "--row", action="append", dest="rows", metavar="LABEL=CHECKPOINT", help="a ready-made model, answered beside the others"
+            "--base", metavar="NAME", help="the base model: a card of harness/bases.py, a model's folder, or a hub id"
+        )
+        one.add_argument(
+            "--row",
+            action="append",
+            dest="rows",
+            metavar="LABEL=CHECKPOINT",
+            help="a ready-made model, answered beside the others",
         )
         one.add_argument("--pool", metavar="POOL", help="world, a folder of pictures, or a .jsonl manifest")
         one.add_argument("--benchmarks", nargs="+", metavar="NAME", help="these benchmarks only")
+        one.add_argument(
+            "--local-data",
+            action="append",
+            metavar="NAME=FOLDER",
+            help="the folder of a benchmark's official files, such as coco=data/coco; may be repeated (benchmarks/README.md)",
+        )
         one.add_argument("--controls", action="store_true", default=None, help="add the upper bounds and the controls")
         one.add_argument("--profile", metavar="NAME", help="equal (default) or published: each paper's own recipe")
         one.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder (default: results/<study>)")
+        if function is run:
+            one.add_argument("--exclude-leaks", action="store_true", help=LEAKS)
         one.set_defaults(command=function)
     for name, function, help in (
         ("table", table, "print a results folder's table again, from its stored grades"),
@@ -81,7 +111,14 @@ def parser() -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=help, description=help)
         one.add_argument("study", nargs="?", help="the study's name: its folder below results/")
         one.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder itself")
+        one.add_argument("--exclude-leaks", action="store_true", help=LEAKS)
         one.set_defaults(command=function)
+    help = "compare two results folders: settings, versions and numbers that differ, as Markdown"
+    one = commands.add_parser("compare", help=help, description=help)
+    one.add_argument("a", type=Path, metavar="A", help="a results folder")
+    one.add_argument("b", type=Path, metavar="B", help="another")
+    one.set_defaults(command=compare)
+    file_commands.add(commands)
     commands.add_parser("world", help="train the embedded world's models (its options: python -m harness world --help)")
     return top
 
@@ -101,28 +138,35 @@ def run(given: argparse.Namespace) -> None:
     study = load(given)
     out = given.out or RESULTS / study.name
     runner.run(study, out, Display(sys.stdout))
-    print("\n" + tables.write(out))
-    for path in [*figures.write(out), page.write(out)]:
+    without = given.exclude_leaks
+    print("\n" + tables.write(out, exclude_leaks=without))
+    for path in [*figures.write(out, exclude_leaks=without), page.write(out, exclude_leaks=without)]:
         print(path)
 
 
 def table(given: argparse.Namespace) -> None:
     from harness.reporting import tables
 
-    print(tables.write(folder(given)))
+    print(tables.write(folder(given), exclude_leaks=given.exclude_leaks))
 
 
 def figures(given: argparse.Namespace) -> None:
     from harness.reporting import figures
 
-    for path in figures.write(folder(given)):
+    for path in figures.write(folder(given), exclude_leaks=given.exclude_leaks):
         print(path)
 
 
 def page(given: argparse.Namespace) -> None:
     from harness.reporting import page
 
-    print(page.write(folder(given)))
+    print(page.write(folder(given), exclude_leaks=given.exclude_leaks))
+
+
+def compare(given: argparse.Namespace) -> None:
+    from harness.reporting import difference
+
+    print(difference.between(given.a, given.b))
 
 
 def folder(given: argparse.Namespace) -> Path:
@@ -195,6 +239,7 @@ def from_file(path: Path) -> Callable[..., Any]:
         raise Problem(f"{path} cannot be loaded as Python; give a .py file that defines study(**options) -> Study.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.path.append(str(path.resolve().parent))  # a study's own files beside it, behind everything else
     spec.loader.exec_module(module)
     build = getattr(module, "study", None)
     if not callable(build):

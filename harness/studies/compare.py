@@ -16,11 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from benchmarks.catalogue import BENCHMARKS
-from benchmarks.interface import Benchmark
 from harness.bases import find_base
 from harness.errors import Problem, unknown
 from harness.pool import open_pool
+from harness.studies.opening import open_benchmarks
 from harness.study import Run, Study
 from methods.controls import Control, Kind
 from methods.csr.method import Csr
@@ -125,11 +124,13 @@ def study(
     rows: Sequence[str] = (),
     name: str | None = None,
     split: Literal["dev", "test"] = "test",
+    local_data: Sequence[str] = (),
 ) -> Study:
     """The comparison. ``only`` names rows beside the untrained one; ``limit`` caps test pictures and pool pictures a round;
     ``controls`` adds the upper bounds and the controls of the methods that are there (an ``only`` may name one without it). A
     row that needs what the pool has not, such as SIMA a question with each picture, is left out unless it is named. ``rows``:
     ``LABEL=CHECKPOINT`` texts, ready-made models (a folder, a LoRA adapter, a hub id) that are answered beside the others.
+    ``local_data``: ``NAME=FOLDER`` texts, the folder of a benchmark's (or several benchmarks' common) official files.
 
     Raises:
         Problem: an unknown base, pool, row or benchmark (with the nearest name), or a number that is out of range.
@@ -163,7 +164,7 @@ def study(
         name=name or folder_name("compare" if profile == "equal" else f"compare-{profile}", base, limit),
         question="Do self-improving vision-language models hallucinate less than the model they began as?",
         runs=(*runs, *(ready_made(text) for text in rows)),
-        benchmarks=open_benchmarks(benchmarks or DEFAULT_BENCHMARKS, split, limit),
+        benchmarks=open_benchmarks(benchmarks or DEFAULT_BENCHMARKS, split, limit, local_data),
         baseline=BASELINE,
         split=split,
         limit=limit,
@@ -178,7 +179,7 @@ def ready_made(text: str) -> Run:
     """
     label, equals, checkpoint = text.partition("=")
     if not equals or not label.strip() or not checkpoint.strip():
-        raise Problem(f"--row {text!r} must be LABEL=CHECKPOINT, such as \"SIMA released=path/to/model\" or \"mine=org/name\".")
+        raise Problem(f'--row {text!r} must be LABEL=CHECKPOINT, such as "SIMA released=path/to/model" or "mine=org/name".')
     base, card = checkpoint.strip(), find_base(checkpoint.strip())
     if base != card.name and isinstance(card.source, str) and card.adapter is None:
         base = f"{card.source}@{card.revision}"
@@ -199,18 +200,6 @@ def at_images(run: Run, images: int) -> Run:
 
 
 DEFAULT_BENCHMARKS = ("world_chair", "world_chair_short", "world_pope", "world_vqa")
-
-
-def open_benchmarks(names: Sequence[str], split: Literal["dev", "test"], limit: int | None) -> tuple[Benchmark, ...]:
-    """These benchmarks of the catalogue, in order.
-
-    Raises:
-        Problem: there is no such benchmark (with the nearest name).
-    """
-    for name in names:
-        if name not in BENCHMARKS:
-            raise unknown("benchmark", name, BENCHMARKS)
-    return tuple(BENCHMARKS[name].factory(split, limit) for name in dict.fromkeys(names))
 
 
 def folder_name(name: str, base: str, limit: int | None) -> str:

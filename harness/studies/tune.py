@@ -1,6 +1,6 @@
 """Which settings on the embedded base? The same number of trials for each method, on the development split only.
 
-    python -m harness run tune --only sena          six trials of SENA; about 6 minutes on two cores
+    python -m harness run tune --only sena          twelve trials of SENA; about 10 minutes on two cores
 
 A trial is a method's row of the comparison with some of its settings changed. What was chosen, from which numbers, is in
 results/LOG.md; harness/studies/compare.py holds the choice. The test split is never asked here.
@@ -18,31 +18,32 @@ from harness.study import Run, Study, vary
 PICTURES = 400
 """Development pictures a trial is answered on."""
 
-# What a method leaves open: the learning rate, and the strength of the corruption (published for far larger pictures).
+
+def _grid(
+    setting: str, values: Sequence[object], rates: Sequence[float], fixed: Mapping[str, object] | None = None
+) -> list[Mapping[str, object]]:
+    """Each value with each learning rate; ``fixed`` are settings that all of them share."""
+    return [{**(fixed or {}), setting: value, "recipe.lr": rate} for value in values for rate in rates]
+
+
+# What a method leaves open at this size: the learning rate; for SENA the strength of the corruption (published for far larger
+# pictures), for SIMA how sure the critic must be, for CSR how its sentences are searched. Two grids of six: the second was laid
+# where the first one's best lay at its edge.
 TRIALS: Mapping[str, tuple[Mapping[str, object], ...]] = {
     "sena": (
-        {"noise_step": 420, "recipe.lr": 5e-5},
-        {"noise_step": 420, "recipe.lr": 1e-4},
-        {"noise_step": 420, "recipe.lr": 2e-4},
-        {"noise_step": 500, "recipe.lr": 5e-5},
-        {"noise_step": 500, "recipe.lr": 1e-4},
-        {"noise_step": 500, "recipe.lr": 2e-4},
+        *_grid("noise_step", (420, 500), (5e-5, 1e-4, 2e-4)),
+        *_grid("noise_step", (380, 460), (7e-5, 1e-4)),
+        *_grid("noise_step", (420,), (7e-5, 1.4e-4)),
     ),
     "sima": (
-        {"least_margin": 0.3, "recipe.lr": 5e-5},
-        {"least_margin": 0.3, "recipe.lr": 1e-4},
-        {"least_margin": 0.3, "recipe.lr": 2e-4},
-        {"least_margin": 1.0, "recipe.lr": 5e-5},
-        {"least_margin": 1.0, "recipe.lr": 1e-4},
-        {"least_margin": 1.0, "recipe.lr": 2e-4},
+        *_grid("least_margin", (0.3, 1.0), (5e-5, 1e-4, 2e-4)),
+        *_grid("least_margin", (0.3, 1.0), (1e-5, 2e-5, 3e-5)),
     ),
     "csr": (
-        {"lam": 0.9, "recipe.lr": 5e-5},
-        {"lam": 0.9, "recipe.lr": 1e-4},
-        {"lam": 0.9, "recipe.lr": 2e-4},
-        {"lam": 0.5, "recipe.lr": 5e-5},
-        {"lam": 0.5, "recipe.lr": 1e-4},
-        {"lam": 0.5, "recipe.lr": 2e-4},
+        *_grid("lam", (0.9, 0.5), (5e-5, 1e-4, 2e-4), {"penalty": 2.0}),
+        *_grid("keep", ("best",), (2e-5, 5e-5), {"penalty": 0.5}),
+        *_grid("penalty_in_score", (False,), (2e-5, 5e-5), {"penalty": 0.5}),
+        *_grid("temperature", (0.5,), (2e-5, 5e-5), {"penalty": 2.0}),
     ),
 }
 

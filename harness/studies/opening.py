@@ -1,0 +1,59 @@
+"""Benchmarks by name, with the folders of their data; without torch: they can be exported and graded where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.catalogue import BENCHMARKS, TOOLKITS, find
+from benchmarks.interface import Benchmark
+from harness.errors import Problem, unknown
+
+__all__ = ["BENCHMARKS", "named_folders", "open_benchmarks"]
+
+
+def open_benchmarks(
+    names: Sequence[str], split: Literal["dev", "test"], limit: int | None, local_data: Sequence[str] = ()
+) -> tuple[Benchmark, ...]:
+    """These benchmarks of the catalogue, in order; ``local_data``: texts ``NAME=FOLDER``, the benchmark's or its data's name and
+    the folder of its files.
+
+    Raises:
+        Problem: there is no such benchmark (with the nearest name), a folder is given for none of them, or one's data is missing
+            or broken (file and line).
+    """
+    folders = named_folders(local_data)
+    entries = {}
+    for name in names:
+        try:
+            entries[name] = find(name)
+        except KeyError:
+            raise unknown("benchmark", name, [*BENCHMARKS, *(f"{kit}:<{what}>" for kit, what in TOOLKITS.items())]) from None
+    served = [known for name, entry in entries.items() for known in (name, *((entry.local.name,) if entry.local else ()))]
+    for name in folders:
+        if name not in served:
+            raise unknown("local data", name, dict.fromkeys(served))
+    try:
+        return tuple(entry.factory(split, limit, entry.folder(name, folders)) for name, entry in entries.items())
+    except ValueError as error:
+        raise Problem(str(error)) from error
+
+
+def named_folders(texts: Sequence[str]) -> dict[str, Path]:
+    """``NAME=FOLDER`` texts as a mapping.
+
+    Raises:
+        Problem: a text has another form, its folder is not there, or a name is given twice.
+    """
+    found: dict[str, Path] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not name or not path:
+            raise Problem(f"--local-data {text!r} must be NAME=FOLDER, such as coco=data/coco.")
+        if not Path(path).is_dir():
+            raise Problem(f"--local-data {name}: there is no folder {path}; give the one that holds the benchmark's files.")
+        if name in found:
+            raise Problem(f"--local-data {name} is given twice; give one folder.")
+        found[name] = Path(path)
+    return found

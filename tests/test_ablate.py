@@ -1,0 +1,74 @@
+"""The ablation and tuning studies: each row differs from its method's own in what its label says, and in nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+
+from harness.errors import Problem
+from harness.studies import ablate, compare, tune
+from harness.study import Run
+from methods.csr.method import Csr
+from methods.interface import Method
+from methods.sena.method import Sena
+from methods.sima.method import Sima
+
+
+def changed(one: Method, other: Method) -> set[str]:
+    return {field.name for field in fields(one) if getattr(one, field.name) != getattr(other, field.name)}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["sena", "sima", "csr"])
+def test_an_ablation_changes_what_its_label_says_alone(method: str) -> None:
+    untrained, whole, *others = ablate.study(only=[method]).runs
+    assert (untrained.label, whole.label) == ("untrained", method)
+    assert whole == replace(compare.at_images(compare.study(only=[method]).runs[1], compare.IMAGES))
+    settings = [run for run in others if not run.label.endswith(ablate.RELEASED)]
+    assert len(others) == len(settings) + 1
+    for run in settings:
+        field = run.label.removeprefix(f"{method} ").partition("=")[0]
+        assert field in ablate.ABLATIONS[method]
+        if field in ("images", "rounds"):
+            assert replace(run, label=method, **{field: getattr(whole, field)}) == whole
+        else:
+            assert changed(run.method, whole.method) == {field.partition(".")[0]}
+            assert replace(run, label=method, method=whole.method) == whole
+    labelled = {run.label.removeprefix(f"{method} ").partition("=")[0] for run in settings}
+    assert labelled == set(ablate.ABLATIONS[method])
+
+
+@pytest.mark.parametrize("kind", [Sena, Sima, Csr])
+def test_the_released_row_has_every_flaw_and_keeps_the_rest(kind: type[Sena] | type[Sima] | type[Csr]) -> None:
+    row = compare.EMBEDDED[kind.name]
+    made = ablate.as_released(row)
+    flaws = changed(kind.as_released(), kind())
+    for name in flaws - {"recipe"}:
+        assert getattr(made, name) == getattr(kind.as_released(), name)
+    assert changed(made, row) <= flaws
+    assert made.recipe is not None
+    assert row.recipe is not None
+    assert made.recipe == replace(row.recipe, objective=kind.as_released().recipe.objective)
+
+
+def test_trials_are_as_many_for_each_method_and_never_on_the_test_split() -> None:
+    made = tune.study()
+    assert made.split == "dev"
+    assert {method: len(trials) for method, trials in tune.TRIALS.items()} == dict.fromkeys(compare.METHODS, 12)
+    trials = [run for run in made.runs if run.method.recipe]
+    assert len({run.label for run in trials}) == 36
+    assert len({(run.steps, run.images) for run in trials}) == 1
+    for method in compare.METHODS:  # what was chosen is one of them
+        assert compare.EMBEDDED[method] in [run.method for run in trials]
+
+
+def test_the_images_of_an_ablation_follow_a_limit() -> None:
+    assert {run.images for run in ablate.study(only=["sima"], limit=20).runs if run.method.recipe} == {20}
+    with pytest.raises(Problem, match="did you mean 'sima'"):
+        ablate.study(only=["sina"])
+
+
+def test_at_images_scales_the_steps() -> None:
+    run: Run = compare.study(only=["sena"], limit=100).runs[1]
+    assert (run.images, run.steps) == (100, 7)
+    assert compare.at_images(run, 600) == replace(run, images=600, steps=38)
