@@ -53,6 +53,14 @@ def tests(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", *(session.posargs or ["-m", "not slow and not gpu"]), env=ENVIRONMENT)
 
 
+@nox.session(default=False)
+def regenerate(session: nox.Session) -> None:
+    """Write the files that tests compare with again, from the code as it is; look at the difference before committing it."""
+    install(session, "test")
+    session.run("python", "-m", "tests.reporting.test_tables")
+    session.run("python", "-m", "harness", "table", "--out", "results/reference", silent=True)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """ruff: rules and format."""

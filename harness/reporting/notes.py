@@ -36,6 +36,8 @@ def reading(records: Records, cells: Sequence[Cell]) -> list[str]:
         others = [cell.full_name for cell in tested if cell.label == row.label and cell.verdict not in DECIDED]
         if others:
             parts.append(f"nothing can be said yet about {', '.join(others)}")
+        if not parts:
+            continue  # derived rows claim nothing and are not tested
         lines.append(f"{row.label} against {records.baseline}: {'; '.join(parts)}.")
     return lines
 
@@ -95,7 +97,7 @@ def _missing(records: Records, last: Sequence[Cell]) -> list[str]:
 
 def _seeds(records: Records) -> list[str]:
     single = [row.label for row in records.methods if row.rounds and len(row.seeds) == 1]
-    several = [row.label for row in records.methods if len(row.seeds) > 1]
+    several = [row.label for row in records.methods if row.rounds and len(row.seeds) > 1]
     lines = []
     if single:
         lines.append(
@@ -180,10 +182,15 @@ def _facts(records: Records) -> list[str]:
     if broken := facts.get("unreadable"):
         named = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
         lines.append(f"Pictures of the pool that could not be read and were passed over: {len(broken)}: {named}.")
-    if overlap := facts.get("overlap"):
-        lines.append(
-            "Pictures of a benchmark that are also in the training pool (exact pixels; near-duplicates are not searched): "
-            + ", ".join(overlap)
-            + "."
-        )
-    return lines
+    return [*lines, *facts.get("leaks", ()), *facts.get("provenance", ())]
+
+
+def reported(references: Sequence[str]) -> list[str]:
+    """The sources of the literature's numbers; nothing where the table shows none."""
+    if not references:
+        return []
+    sources = " ".join(f"[{place}] {text}." for place, text in enumerate(references, start=1))
+    return [
+        'Columns named "reported" hold what papers report, as they print it, not measured here and never compared with or ranked '
+        f"among what is; in brackets the source and how far it was checked: {sources}"
+    ]

@@ -16,8 +16,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.reporting import tables
-from harness.reporting.cells import compare
-from harness.reporting.frames import read
 from harness.reporting.page_cards import DROPS, PAIRS, collect, visible
 from harness.reporting.page_pictures import Album, data_uri
 from harness.store import Results, write_bytes
@@ -26,21 +24,22 @@ HERE = Path(__file__).parent
 FIGURE = "before-and-after"
 
 
-def write(out: Path) -> Path:
-    """Write ``page.html`` into a study's folder from its records, figures and pool; its path.
+def write(out: Path, *, exclude_leaks: bool = False) -> Path:
+    """Write ``page.html`` into a study's folder from its records, figures and pool; its path. ``exclude_leaks``: its table
+    without the pictures that are in the training pool too.
 
     Raises:
         Problem: the folder holds no study, or a record is broken.
     """
     path = out / "page.html"
-    write_bytes(path, build(out).encode())
+    write_bytes(path, build(out, exclude_leaks=exclude_leaks).encode())
     return path
 
 
-def build(out: Path) -> str:
+def build(out: Path, *, exclude_leaks: bool = False) -> str:
     """The page. Equal records and pictures give an equal page."""
-    records = read(out)
-    table = tables.build(records, compare(records))
+    made = tables.load(out, exclude_leaks=exclude_leaks)
+    records, table = made.records, made.table
     album = Album()
     groups, cards = collect(records, Results(out), album)
     css, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))

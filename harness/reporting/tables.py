@@ -1,72 +1,88 @@
-"""The comparison table: one object, rendered for the terminal, as Markdown and as CSV, and what must stand below it.
+"""The comparison as one table object, built once from the cells, and the files it is written to.
 
-A block a benchmark, a row a method, a cell such as ``8.1 (-2.3 [-3.4, -1.2])* better``. The CSV is the long form: a line a
-cell, numbers unrounded.
+A block a benchmark, a row a run, a cell such as ``8.1 (-2.3 [-3.4, -1.2])* better``; what the literature reports has columns of
+its own. ``table.csv`` is the long form: a line a measured cell, numbers unrounded.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from harness.reporting import notes
+from harness.reporting import leakage, literature, notes, provenance, table_html, table_latex, table_text
 from harness.reporting.cells import Cell, as_frame, compare
-from harness.reporting.frames import Records, Row, read, shown
+from harness.reporting.frames import BenchmarkColumns, Records, Row, shown
+from harness.reporting.leakage import Leaks
+from harness.reporting.table import MISSING, Block, Column, Entry, Line, Table, block
 from harness.store import write_bytes
 
-WIDTH = 160
-MISSING = "-"
+GROUPS: Mapping[str, str] = {
+    "baseline": "",
+    "method": "",
+    "bound": "bounds: supervision or exact truth that the methods do not have",
+    "control": "controls: a method with one thing taken from it",
+    "derived": "derived: stored answers of the untrained model shortened or shifted, nothing trained",
+}
+"""The words above the rows of each role, in the table's order."""
+
+COMPARED = ("baseline", "method")
+"""The best and second best are sought among these; bounds and controls are there to be compared with."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
-    """A small table: the first column names its rows and is repeated where a terminal's width splits the block."""
+class Comparison:
+    """A study's folder, read: its records (without the leaked pictures where that was asked), cells and table."""
 
-    heading: str
-    caption: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """Everything a reader needs: what was asked, a reading in words, blocks, notes. Plain text, escaped when rendered."""
-
-    title: str
-    question: str
-    reading: tuple[str, ...]
-    blocks: tuple[Block, ...]
-    notes: tuple[str, ...]
+    records: Records
+    cells: tuple[Cell, ...]
+    table: Table
+    leaks: Leaks
 
 
-def write(out: Path) -> str:
-    """Write ``table.md`` and ``table.csv`` into a study's folder from its records; the table as text for a terminal.
+def load(out: Path, *, exclude_leaks: bool = False) -> Comparison:
+    """Read and compare a study's folder from its records, never from a model.
 
     Raises:
-        Problem: the folder holds no study, or a record is broken.
+        Problem: the folder holds no study, a record is broken, or no picture is left without the leaks.
     """
-    records = read(out)
-    cells = compare(records)
-    table = build(records, cells)
-    write_bytes(out / "table.md", render_markdown(table).encode())
-    write_bytes(out / "table.csv", as_frame(cells).to_csv(index=False).encode())
-    return render_terminal(table)
+    records, leaks = leakage.opened(out, exclude_leaks=exclude_leaks)
+    records = replace(records, facts={**records.facts, "provenance": tuple(provenance.sentences(out, records))})
+    cells = tuple(compare(records))
+    return Comparison(records=records, cells=cells, table=build(records, cells), leaks=leaks)
+
+
+def write(out: Path, *, exclude_leaks: bool = False) -> str:
+    """Write ``table.md``, ``.tex``, ``.html`` and ``.csv`` and ``leaks.csv`` into a study's folder; the table for a terminal.
+
+    Raises:
+        Problem: as in ``load``.
+    """
+    made = load(out, exclude_leaks=exclude_leaks)
+    for name, text in (
+        ("table.md", table_text.markdown(made.table)),
+        ("table.tex", table_latex.fragment(made.table)),
+        ("table.html", table_html.document(made.table)),
+        ("table.csv", as_frame(made.cells).to_csv(index=False)),
+    ):
+        write_bytes(out / name, text.encode())
+    leakage.write(out, made.leaks)
+    return table_text.terminal(made.table)
 
 
 def build(records: Records, cells: Sequence[Cell]) -> Table:
-    blocks = [_benchmark_block(records, cells, benchmark.name) for benchmark in records.benchmarks]
+    references = literature.references(records.rows, records.benchmarks)
+    blocks = [_benchmark_block(records, cells, benchmark, references) for benchmark in records.benchmarks]
     optional = [_rounds_block(cells), _seeds_block(records, cells), _made_block(records), _funnel_block(records)]
     return Table(
         title=records.name,
         question=records.question,
         reading=tuple(notes.reading(records, cells)),
         blocks=(*blocks, *(block for block in optional if block is not None)),
-        notes=tuple(notes.footnotes(records, cells)),
+        notes=(*notes.footnotes(records, cells), *notes.reported(references)),
     )
 
 
@@ -78,40 +94,91 @@ def number(value: float, places: int, *, sign: bool = False) -> str:
 
 def cell_text(cell: Cell) -> str:
     """``8.1 (-2.3 [-3.4, -1.2])* better``; the baseline has its value alone, † marks a row that lacks planned seeds."""
+    return entry(cell).text
+
+
+def entry(cell: Cell, rank: int = 0) -> Entry:
+    """A measured cell as the table holds it; what a control reaches too is said in words."""
     if not np.isfinite(cell.value):
-        return MISSING
+        return Entry(value=MISSING)
     places = cell.places
-    text = number(cell.value, places)
+    change = ""
     if np.isfinite(cell.difference):
         bounds = f" [{number(cell.lo, places)}, {number(cell.hi, places)}]" if np.isfinite(cell.lo) else ""
-        text += f" ({number(cell.difference, places, sign=True)}{bounds})"
-    if cell.verdict in ("better", "worse"):
-        text += f"* {cell.verdict}"
-    elif cell.verdict == "other questions":
-        text += " (other questions)"
-    return text + ("†" if cell.n_seeds < cell.seeds_planned else "")
+        change = f"{number(cell.difference, places, sign=True)}{bounds}"
+    remark = "other questions" if cell.verdict == "other questions" else ""
+    if reached := getattr(cell, "reached_by", ()):
+        remark = f"a control reaches this too: {', '.join(reached)}"
+    return Entry(
+        value=number(cell.value, places),
+        change=change,
+        verdict="better" if cell.verdict == "better" else "worse" if cell.verdict == "worse" else "",
+        mark="†" if cell.n_seeds < cell.seeds_planned else "",
+        remark=remark,
+        rank=rank,
+    )
 
 
 def column_text(cell: Cell) -> str:
     return cell.heading + (" (primary)" if cell.primary else "")
 
 
-def _benchmark_block(records: Records, cells: Sequence[Cell], benchmark: str) -> Block:
-    mine = [cell for cell in cells if cell.benchmark == benchmark and cell.last]
+def role(row: Row, baseline: str) -> str:
+    found = str(getattr(row, "role", "method"))
+    return "baseline" if row.label == baseline else found if found in GROUPS else "method"
+
+
+def by_role(records: Records) -> list[tuple[Row, str]]:
+    """The rows with the words above their group: baseline, methods, bounds, controls, derived rows."""
+    order = list(GROUPS)
+    rows = sorted(records.rows, key=lambda row: order.index(role(row, records.baseline)))
+    return [(row, GROUPS[role(row, records.baseline)]) for row in rows]
+
+
+def _ranks(records: Records, cells: Sequence[Cell]) -> dict[tuple[str, str], int]:
+    """1 and 2 for the best and second best of each metric by (label, metric); what prints alike shares its rank."""
+    compared = {row.label for row in records.rows if role(row, records.baseline) in COMPARED}
+    found: dict[tuple[str, str], int] = {}
+    for metric in {cell.metric for cell in cells if cell.better != "none"}:
+        mine = [cell for cell in cells if cell.metric == metric and cell.label in compared and np.isfinite(cell.value)]
+        values = sorted({float(number(cell.value, cell.places)) for cell in mine})
+        values = values if mine and mine[0].better == "lower" else values[::-1]
+        if len(values) > 1:
+            for cell in mine:
+                place = values.index(float(number(cell.value, cell.places)))
+                found[cell.label, metric] = place + 1 if place < 2 else 0
+    return found
+
+
+def _benchmark_block(records: Records, cells: Sequence[Cell], benchmark: BenchmarkColumns, references: Sequence[str]) -> Block:
+    mine = [cell for cell in cells if cell.benchmark == benchmark.name and cell.last]
     first = [cell for cell in mine if cell.label == records.baseline]
-    rows = []
-    for row in records.rows:
+    ranks = _ranks(records, mine)
+    reported = literature.matching(records.rows, benchmark)
+    lines = []
+    for row, group in by_role(records):
         its = [cell for cell in mine if cell.label == row.label]
+        if not its:
+            continue  # a row of other benchmarks only
         seen = its[0].questions * its[0].n_seeds
         unscored = f"{its[0].unscored:,} of {seen:,}" if seen else MISSING
-        rows.append((row.label, *(cell_text(cell) for cell in its), unscored))
+        entries = [entry(cell, ranks.get((cell.label, cell.metric), 0)) for cell in its]
+        entries += [literature.of_row(row, numbers, references) for numbers in reported.values()]
+        lines.append(Line(head=row.label, entries=(*entries, Entry(value=unscored)), group=group))
+    empty = (Entry(value=MISSING),) * len(first)
+    for base, name in literature.others(records.rows, reported):
+        entries = [literature.of_name(base, name, numbers, references) for numbers in reported.values()]
+        lines.append(Line(head=name, entries=(*empty, *entries, Entry(value=MISSING)), group=literature.GROUP))
     sizes = sorted({(cell.pictures, cell.questions) for cell in mine if cell.questions})
     said = " / ".join(f"{pictures:,} pictures, {questions:,} questions" for pictures, questions in sizes) or "not graded yet"
+    measured = [Column(heading=cell.heading, primary=cell.primary) for cell in first]
+    headings = {cell.metric: cell.heading for cell in first}
     return Block(
-        heading=f"{shown(benchmark)} ({first[0].group})",
-        caption=f"{said}; {records.split} split; version {first[0].version}",
-        header=("run", *(column_text(cell) for cell in first), "unscored"),
-        rows=tuple(rows),
+        heading=f"{shown(benchmark.name)} ({benchmark.group})",
+        caption=f"{said}; {records.split} split; version {benchmark.version}",
+        corner="run",
+        columns=(*measured, *(literature.column(headings[name]) for name in reported), Column(heading="unscored")),
+        lines=tuple(lines),
     )
 
 
@@ -127,11 +194,11 @@ def _rounds_block(cells: Sequence[Cell]) -> Block | None:
     for label, number_ in dict.fromkeys((cell.label, cell.round) for cell in mine):
         its = [found.get((label, number_, *column)) for column in columns]
         rows.append((f"{label}, round {number_}", *(cell_text(cell) if cell else MISSING for cell in its)))
-    return Block(
+    return block(
         heading="Round by round",
         caption="primary metrics; only the last round of a run is tested",
         header=("run", *(f"{shown(benchmark)} {shown(metric)}" for benchmark, metric in columns)),
-        rows=tuple(rows),
+        rows=rows,
     )
 
 
@@ -150,11 +217,11 @@ def _seeds_block(records: Records, cells: Sequence[Cell]) -> Block | None:
         if np.isfinite(cell.seed_lo):
             over = f"{number(cell.seed_mean, places, sign=True)} [{number(cell.seed_lo, places)}, {number(cell.seed_hi, places)}]"
         rows.append((cell.label, shown(cell.benchmark), cell.heading, *each, over))
-    return Block(
+    return block(
         heading="Training seeds apart",
         caption=f"difference from {records.baseline}: mean over training seeds and its 95 % t-interval",
         header=("run", "benchmark", "metric", *(f"seed {seed}" for seed in seeds), "difference over seeds"),
-        rows=tuple(rows),
+        rows=rows,
     )
 
 
@@ -179,15 +246,15 @@ def duration(seconds: float) -> str:
 
 
 def _made_block(records: Records) -> Block | None:
-    rows = [_made_row(records, row) for row in records.rows]
-    return Block(
+    rows = [_made_row(records, row) for row, _ in by_role(records) if role(row, records.baseline) != "derived"]
+    return block(
         heading="How each row was made",
         caption="all rounds together, mean over training seeds",
         header=(
             "run", "supervision", "seeds", "rounds", "pictures", "prompts", "pairs", "dropped", "pairs used", "steps",
             "tokens generated", "tokens trained", "making pairs", "training",
         ),
-        rows=tuple(rows),
+        rows=rows,
     )  # fmt: skip
 
 
@@ -219,11 +286,11 @@ def _funnel_block(records: Records) -> Block | None:
             mean = float(sums[label]["pairs"]) if reason is None else drops_mean(records, label, reason)
             texts.append(f"{_count(mean)} ({100 * mean / made:.1f} %)" if made else "0")
         rows.append(("became a pair" if reason is None else f"dropped: {reason}", *texts))
-    return Block(
+    return block(
         heading="What became of the prompts",
         caption="all rounds together, mean over training seeds; prompts made = pairs + dropped",
         header=("prompts", *labels),
-        rows=tuple(rows),
+        rows=rows,
     )
 
 
@@ -234,66 +301,3 @@ def drops_mean(records: Records, label: str, reason: str) -> float:
     drops = records.drops
     mine = drops[(drops["label"] == label) & (drops["reason"] == reason) & drops["seed"].isin(seeds)]
     return float(mine["count"].sum()) / len(seeds)
-
-
-def printable(text: str) -> str:
-    """Model and data text on one line, without control characters (a terminal would obey them)."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
-
-
-def render_terminal(table: Table, width: int = WIDTH) -> str:
-    lines = [printable(table.title), *textwrap.wrap(printable(table.question), width), ""]
-    lines += _bullets(table.reading, width)
-    for block in table.blocks:
-        lines += ["", *textwrap.wrap(printable(f"{block.heading}: {block.caption}"), width)]
-        cells = [[printable(text) for text in row] for row in (block.header, *block.rows)]
-        for part in _fit(cells, width):
-            widths = [max(len(row[column]) for row in part) for column in range(len(part[0]))]
-            for index, row in enumerate(part):
-                padded = [
-                    text.ljust(size) if not place else text.rjust(size)
-                    for place, (text, size) in enumerate(zip(row, widths, strict=True))
-                ]
-                lines.append("  ".join(padded).rstrip())
-                if index == 0:
-                    lines.append("  ".join("-" * size for size in widths))
-            lines.append("")
-        lines.pop()
-    return "\n".join([*lines, "", *_bullets(table.notes, width)]) + "\n"
-
-
-def _bullets(texts: Sequence[str], width: int) -> list[str]:
-    return [line for text in texts for line in textwrap.wrap(f"- {printable(text)}", width, subsequent_indent="  ")]
-
-
-def _fit(rows: list[list[str]], width: int) -> list[list[list[str]]]:
-    """The block's columns in parts that fit the width; each part begins with the first column."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    parts: list[list[int]] = []
-    room = 0
-    for column in range(1, len(widths)):
-        if not parts or room < widths[column] + 2:
-            parts.append([0])
-            room = width - widths[0]
-        parts[-1].append(column)
-        room -= widths[column] + 2
-    return [[[row[column] for column in part] for row in rows] for part in parts]
-
-
-def escape(text: str) -> str:
-    """Plain text inside Markdown: no cell is broken, no markup or HTML begins."""
-    text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    for char in "\\|*`_~":
-        text = text.replace(char, "\\" + char)
-    return text.replace("](", "]\\(")
-
-
-def render_markdown(table: Table) -> str:
-    lines = [f"# {escape(table.title)}", "", escape(table.question), ""]
-    lines += [f"- {escape(text)}" for text in table.reading]
-    for block in table.blocks:
-        lines += ["", f"## {escape(block.heading)}", "", f"{escape(block.caption)}", ""]
-        lines.append("| " + " | ".join(map(escape, block.header)) + " |")
-        lines.append("|" + "|".join([" :-- "] + [" --: "] * (len(block.header) - 1)) + "|")
-        lines += ["| " + " | ".join(map(escape, row)) + " |" for row in block.rows]
-    return "\n".join([*lines, "", "## Notes", "", *(f"- {escape(text)}" for text in table.notes)]) + "\n"

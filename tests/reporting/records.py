@@ -109,8 +109,10 @@ def write_study(
     study = {"name": "compare", "question": "Do the methods make the base hallucinate less?", "baseline": "untrained"}
     write_json(results.study, study | {"split": "test", "limit": limit, "runs": runs, "benchmarks": benchmarks})
     for name in BENCHMARKS:
-        asked = [{"id": str(index), "images": [f"{index:064x}.png"]} for index in range(pictures)]
+        asked = [{"id": str(i), "cluster": f"p{i}", "max_new_tokens": 8, "images": [f"{i:064x}.png"]} for i in range(pictures)]
         write_jsonl(results.questions(name) / "questions.jsonl", asked)
+        hashes = [{"sha256": f"{index:064x}", "dhash": difference(index)} for index in range(pictures)]
+        write_jsonl(results.questions(name) / "pictures.jsonl", hashes)
     for run in runs:
         label, seed = str(run["label"]), int(str(run["seed"]))
         for number in range(1, rounds + 1) if label != "untrained" else (0,):
@@ -156,11 +158,17 @@ def _finish(folder: Path, out: Path, absent: Sequence[str], content: Mapping[str
     stage.finish({"seconds": 1.0, "tokens": 0, "counts": {}, **measured, **content.get("record", {})})
 
 
+def difference(index: int) -> str:
+    """A perceptual hash of its own for each picture: random bits, so that any two differ in about 32."""
+    return np.random.default_rng([5, index]).bytes(8).hex()
+
+
 def _pairs(label: str, seed: int, round: int) -> dict[str, Any]:
     rng = np.random.default_rng([seed, round, ord(label[1])])
     drops = {reason: int(rng.integers(20, 200)) for reason in REASONS[: 3 if label == "sena" else 4]}
     counts = {"images": 600, "pairs": 900 + int(rng.integers(0, 60)), "dropped": sum(drops.values()), "drops_by_reason": drops}
-    hashes = [{"id": f"i{index}", "sha256": f"{index:064x}"} for index in range(3, 600 if label == "sena" else 5, 200)]
+    drawn = range(3, 600 if label == "sena" else 5, 200)
+    hashes = [{"id": f"i{index}", "sha256": f"{index:064x}", "dhash": difference(index)} for index in drawn]
     record = {"counts": counts, "seconds": 41.5, "tokens": 21_000 + seed, "pool": {"name": "world", "fingerprint": "abc"}}
     return {"record": record, "files": {"items.jsonl": hashes}}
 
