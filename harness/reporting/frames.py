@@ -259,10 +259,13 @@ def _facts(
         found[fact][text] = None
 
     base = next(row.base for row in rows if row.label == baseline)
-    for benchmark in benchmarks:
-        identity = results.answers(baseline, 0, 0, benchmark.name) / "identity.json"
-        if identity.exists():
-            say("base", f"{base}, fingerprint {str(read_json(identity).get('model', 'unknown'))[:12]}")
+    for row in rows:
+        # A ready-made checkpoint is a row on weights of its own: say which.
+        for benchmark in benchmarks if row.label == baseline or row.base != base else ():
+            identity = results.answers(row.label, 0, 0, benchmark.name) / "identity.json"
+            if identity.exists():
+                whose = "" if row.label == baseline else f"{row.label}: "
+                say("base", f"{whose}{row.base}, fingerprint {str(read_json(identity).get('model', 'unknown'))[:12]}")
     trained_on: set[str] = set()
     for path in sorted(results.out.glob("runs/*/seed*/round*/**/record.json")):
         if not path.with_name("DONE").exists():
