@@ -40,7 +40,7 @@ class LocalData:
         if data is None or lacking:
             where = "a folder" if data is None else f"{data}"
             raise ValueError(
-                f"{benchmark} needs {' and '.join(lacking)} in {where} ({self.get}); give the folder with "
+                f"{benchmark} needs {' and '.join(file.rstrip('*') for file in lacking)} in {where} ({self.get}); give the folder with "
                 f"--local-data {self.name}=FOLDER."
             )
         return data

@@ -7,7 +7,7 @@ stemmed here, so a table says exactly what it reads.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -57,3 +57,31 @@ class ObjectTable:
             return []
         found = self._pattern.finditer(caption.lower())
         return [(self._category[" ".join(one.group().split())], one.start(), one.end()) for one in found]
+
+
+IRREGULAR: Mapping[str, str] = {
+    "people": "person",
+    "children": "child",
+    "mice": "mouse",
+    "geese": "goose",
+    "feet": "foot",
+    "teeth": "tooth",
+    "oxen": "ox",
+}
+_ENDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("men", ("man",)),
+    ("ies", ("y", "ie")),
+    ("ves", ("f", "fe", "ve")),
+    ("es", ("", "e")),
+    ("s", ("",)),
+)
+"""Plural endings and what may stand in the singular; "policemen", "berries", "ties", "knives", "boxes"."""
+
+
+def known_form(word: str, known: Collection[str]) -> str:
+    """The word, if it is known or no plural of a known one; else its singular: a plural is only undone where that helps."""
+    if word in known:
+        return word
+    singulars = [IRREGULAR.get(word, "")]
+    singulars += [word.removesuffix(ending) + single for ending, some in _ENDINGS if word.endswith(ending) for single in some]
+    return next((single for single in singulars if single in known), word)
