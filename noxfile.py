@@ -8,6 +8,9 @@ Options of a study go behind two dashes: ``python -m nox -s compare -- --seeds 3
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import nox
 
 nox.needs_version = ">=2025.2.9"
@@ -15,6 +18,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_existing_virtualenvs = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+VLMEVALKIT_COMMIT = "e8e78f05f3080fe28154f2130321f17951c3be94"
 # Waiting threads sleep rather than spin: on few cores that is what keeps a run from fighting itself.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 
@@ -81,6 +85,30 @@ def world(session: nox.Session) -> None:
     """Rebuild the embedded world's models from nothing (about an hour on two cores; continues where it was cut off)."""
     install(session)
     session.run("python", "-m", "harness", "world", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(default=False)
+def toolkit_vlmevalkit(session: nox.Session) -> None:
+    """VLMEvalKit in an environment of its own (.nox/toolkit_vlmevalkit), from git at one commit.
+
+    Where github.com is out of reach, give a local clone (or its bare git directory) that holds the commit:
+    ``python -m nox -s toolkit_vlmevalkit -- /path/to/VLMEvalKit``, or its path in SELFSIGHT_VLMEVALKIT_SOURCE.
+    """
+    local = session.posargs[0] if session.posargs else os.environ.get("SELFSIGHT_VLMEVALKIT_SOURCE")
+    source = Path(local).resolve().as_uri() if local else "https://github.com/open-compass/VLMEvalKit.git"
+    session.install("--constraint", "constraints.txt", *PROJECT["dependency-groups"]["vlmevalkit"])
+    # These ask for other builds of what is there: torchvision for its own torch, qwen-vl-utils for a video reader.
+    session.install("--no-deps", "torchvision==0.28.0", "qwen-vl-utils==0.0.14")
+    # Editable, because a plain installation leaves sub-packages and data files out.
+    session.install("--no-deps", "--editable", f"git+{source}@{VLMEVALKIT_COMMIT}#egg=vlmeval")
+    session.run("python", "-I", "benchmarks/via_vlmevalkit_child.py", "--check")
+
+
+@nox.session(default=False)
+def cross_check(session: nox.Session) -> None:
+    """The stored answers of a results folder graded natively and by the toolkits installed: ``-- results/compare``."""
+    install(session)
+    session.run("python", "-m", "harness", "cross-check", *(session.posargs or ["results/compare"]), env=ENVIRONMENT)
 
 
 @nox.session(default=False)

@@ -1,4 +1,4 @@
-"""The command line: ``python -m harness plan | run | table | figures | page | compare | world``, from the repository root."""
+"""The command line, ``python -m harness plan | run | table | figures | page | compare | cross-check | world``, from the root."""
 
 from __future__ import annotations
 
@@ -119,6 +119,9 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("b", type=Path, metavar="B", help="another")
     one.set_defaults(command=compare)
     file_commands.add(commands)
+    crossed = commands.add_parser("cross-check", help="grade a results folder's stored answers by the installed toolkits too")
+    crossed.add_argument("folder", type=Path, metavar="FOLDER", help="the results folder")
+    crossed.set_defaults(command=cross_check)
     commands.add_parser("world", help="train the embedded world's models (its options: python -m harness world --help)")
     return top
 
@@ -167,6 +170,12 @@ def compare(given: argparse.Namespace) -> None:
     from harness.reporting import difference
 
     print(difference.between(given.a, given.b))
+
+
+def cross_check(given: argparse.Namespace) -> None:
+    from harness import cross_check
+
+    cross_check.check(given.folder)
 
 
 def folder(given: argparse.Namespace) -> Path:

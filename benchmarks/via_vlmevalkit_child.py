@@ -1,0 +1,207 @@
+"""The program that runs inside VLMEvalKit's own environment (see ``via_vlmevalkit``): ``python via_vlmevalkit_child.py FOLDER``.
+
+It reads ``FOLDER/request.json`` and writes ``FOLDER/reply.json``; nothing else passes between the kit and this project. The
+kit wants a process of its own: importing it turns gradients off, disables the verification of certificates, seeds random
+generators, and loads torchvision, whose operators are missing where a CPU build of torch has no torchvision of its own.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import ssl
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+OPERATORS = ("nms", "qnms")
+"""torchvision's operators that its own Python declares twins of at import."""
+NO_JUDGEMENT = ("Failed to obtain answer via API", "Failed to predict, thus randomly generate one")
+
+
+def main(folder: Path) -> None:
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    task = {"version": version, "export": export, "grade": grade}[request["task"]]
+    reply = json.dumps(task(request, folder), ensure_ascii=False)
+    (folder / "reply.json").write_text(reply, encoding="utf-8")
+
+
+def version(_request: dict[str, Any], _folder: Path) -> dict[str, Any]:
+    """The commit that is installed, without importing the kit; ``+changed`` where its files were edited."""
+    installed = metadata.distribution("vlmeval")
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    commit = origin.get("vcs_info", {}).get("commit_id")
+    clone = unquote(urlparse(origin.get("url", "")).path)
+    if origin.get("dir_info", {}).get("editable") and clone:
+
+        def git(*words: str) -> str:
+            return subprocess.run(["git", "-C", clone, *words], check=True, capture_output=True, text=True).stdout.strip()
+
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        commit = git("rev-parse", "HEAD") + ("+changed" if changed else "")
+    if not commit:
+        raise SystemExit("the installed vlmeval says no commit; install it from git, pinned by commit")
+    return {"commit": commit}
+
+
+def kit() -> Any:
+    """The kit's ``vlmeval.dataset``, imported with its side effects undone as far as they matter here."""
+    import torch
+
+    verified = ssl._create_default_https_context
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    try:
+        import torchvision  # noqa: F401
+    except RuntimeError:
+        for name in OPERATORS:
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+    import vlmeval.dataset as found
+
+    ssl._create_default_https_context = verified
+    random.seed(0)
+    return found
+
+
+def built(request: dict[str, Any]) -> Any:
+    """The kit's data set on the file that lies in ``$LMUData``: never a download, whatever checksum the kit knows."""
+    found, name = kit(), request["dataset"]
+    for kind in found.DATASET_CLASSES:
+        if name in kind.supported_datasets():
+            kind.DATASET_MD5 = {**getattr(kind, "DATASET_MD5", {}), name: None}
+    data = found.build_dataset(name)
+    if data is None:
+        raise SystemExit(f"the kit builds no data set {name}")
+    return data
+
+
+def chosen(data: Any, indices: list[str]) -> list[int]:
+    """The places of the rows with these indices, in the order asked."""
+    places = {str(index): place for place, index in enumerate(data.data["index"])}
+    if lost := [index for index in indices if index not in places]:
+        raise SystemExit(f"the kit has dropped {len(lost)} rows, first the one with index {lost[0]}")
+    return [places[index] for index in indices]
+
+
+def export(request: dict[str, Any], _folder: Path) -> dict[str, Any]:
+    """The kit's own prompts: a list of parts a row, pictures as paths below the folder."""
+    data = built(request)
+    rows = []
+    for index, place in zip(request["indices"], chosen(data, request["indices"]), strict=True):
+        parts = [{"type": part["type"], "value": str(part["value"])} for part in data.build_prompt(place)]
+        rows.append({"index": index, "parts": parts})
+    return {"rows": rows}
+
+
+def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The kit's ``evaluate`` on the answers: its reading of every row, and its own totals (or why it gave none)."""
+    data = built(request)
+    from vlmeval.smp import dump, load  # after kit(), which makes importing possible
+
+    answers: dict[str, str] = request["answers"]
+    table = data.data.iloc[chosen(data, list(answers))].copy()
+    table = table.drop(columns=[name for name in ("image",) if name in table])
+    table["prediction"] = list(answers.values())
+    file = str(folder / f"selfsight_{request['dataset']}.tsv")
+    dump(table, file)
+    read = load(file)
+    if [str(index) for index in read["index"]] != list(answers):
+        raise SystemExit("the kit does not read its own answer file back row by row")
+    seen = {index: str(text) for index, text in zip(answers, read["prediction"], strict=True)}
+    model = request["judge"] or "exact_matching"
+    if model != "exact_matching":
+        from vlmeval.dataset.utils import build_judge
+
+        if not build_judge(model=model).working():
+            raise SystemExit(f"the judge {model} does not answer; the kit would have gone on with exact matching")
+    apart(folder)
+    totals, trouble = None, ""
+    try:
+        totals = plain(data.evaluate(file, model=model, nproc=1))
+    except (
+        KeyError,
+        IndexError,
+        AssertionError,
+    ) as error:  # the kit's totals want every category and both questions of a picture
+        trouble = f"{type(error).__name__}: {error}"
+    rows = READERS[request["family"]](table, file, data, model)
+    return {"rows": rows, "seen": seen, "totals": totals, "trouble": trouble}
+
+
+def apart(folder: Path) -> None:
+    """The kit's circular evaluation passes a table through ``/tmp/<the second>.tsv``, where two gradings in one second would
+    read each other's: here it lies in the folder."""
+    from vlmeval.dataset.utils import multiple_choice
+
+    multiple_choice.timestr = lambda: f"..{folder}/circular"
+
+
+def yes_no(_table: Any, file: str, _data: Any, _model: str) -> dict[str, dict[str, Any]]:
+    from vlmeval.smp import get_intermediate_file_path, load
+
+    rows = load(get_intermediate_file_path(file, "_auxmatch"))
+    columns = zip(rows["index"], rows["extracted"], rows["score"], strict=True)
+    return {str(index): {"read_as": str(read), "hit": float(hit)} for index, read, hit in columns}
+
+
+def choice(table: Any, file: str, data: Any, model: str) -> dict[str, dict[str, Any]]:
+    """Each row read alone by the kit's ``prefetch_answer``, and the hit that its evaluation wrote: a row's own, or, in circular
+    evaluation, one for the whole group, on its first row."""
+    from vlmeval.dataset.utils.multiple_choice import prefetch_answer
+    from vlmeval.smp import get_intermediate_file_path, load
+
+    judged = {"chatgpt-0125": "openai", "gpt-4-0125": "gpt4"}.get(model, model)
+    results = load(get_intermediate_file_path(file, f"_{judged}_result"))
+    hits = {
+        str(index): (float(hit), str(log))
+        for index, hit, log in zip(results["index"], results["hit"], results["log"], strict=True)
+    }
+    truth = {str(index): str(answer) for index, answer in zip(data.data["index"], data.data["answer"], strict=True)}
+    found = {}
+    for _, row in table.iterrows():
+        index, read = str(row["index"]), prefetch_answer(row) or ""
+        row_hit, log = hits.get(index, (None, ""))
+        if any(words in log for words in NO_JUDGEMENT):
+            raise SystemExit(f"the judge {model} gave no judgement on {index}, and the kit made one up: {log}")
+        found[index] = {"read_as": str(read), "hit": row_hit, "alone": float(read == truth[index]), "log": log}
+    return found
+
+
+def words(_table: Any, file: str, data: Any, _model: str) -> dict[str, dict[str, Any]]:
+    from vlmeval.dataset.utils.vqa_eval import hit_calculate
+    from vlmeval.smp import get_intermediate_file_path, load
+
+    rows = load(get_intermediate_file_path(file, "_results"))
+    found = {}
+    for index, read, match in zip(rows["index"], rows["eval_pred"], rows["eval_match"], strict=True):
+        (hit,) = hit_calculate([{"match": ast.literal_eval(str(match))}], data.dataset_name)
+        found[str(index)] = {"read_as": str(read), "hit": float(hit)}
+    return found
+
+
+READERS = {"yes_no": yes_no, "choice": choice, "words": words}
+
+
+def plain(totals: Any) -> list[dict[str, Any]]:
+    """The kit's table of totals (or its dict) as rows of JSON."""
+    rows = totals.to_dict("records") if hasattr(totals, "to_dict") else [dict(totals)]
+    return [{str(name): number(value) for name, value in row.items()} for row in rows]
+
+
+def number(value: Any) -> float | str:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["--check"]:
+        print(f"VLMEvalKit {version({}, Path())['commit'][:12]}: {len(kit().SUPPORTED_DATASETS)} data sets can be built")
+    else:
+        main(Path(sys.argv[1]).resolve())
