@@ -209,9 +209,7 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     config.target_modules = "|".join(re.escape(name) for name in touched)
     config.modules_to_save, config.inference_mode = None, True
     wrapped = LoraModel(model, {"default": config}, "default")
-    loaded = set_peft_model_state_dict(
-        wrapped, {name.removeprefix("base_model.model."): tensor for name, tensor in state.items()}
-    )
+    loaded = set_peft_model_state_dict(wrapped, {name.removeprefix("base_model."): tensor for name, tensor in state.items()})
     if loaded.unexpected_keys:
         raise Problem(f"The adapter in {folder} does not fit its base: {loaded.unexpected_keys[0]} has no place in it.")
     return wrapped.merge_and_unload()

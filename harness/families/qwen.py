@@ -41,6 +41,14 @@ class Qwen:
         self.patch: int = config.patch_size
         self.merge: int = config.spatial_merge_size
         self.times: int = config.temporal_patch_size
+        if self.image_processor is not None:
+            made = self.image_processor
+            theirs, mine = (made.patch_size, made.merge_size, made.temporal_patch_size), (self.patch, self.merge, self.times)
+            if theirs != mine:
+                raise Problem(
+                    f"Image tokens: the processor cuts pictures into patches of (size, merged, times) {theirs}, the model reads "
+                    f"{mine}; give the processor that was saved with this model."
+                )
 
     def span(self, image: Image) -> Span:
         check_shape(image)
@@ -123,8 +131,7 @@ class QwenProcessor:
         )
 
     def save_pretrained(self, folder: Path) -> None:
-        self.image_processor._set_processor_class("Qwen2_5_VLProcessor")
-        self.tokenizer._set_processor_class("Qwen2_5_VLProcessor")
+        self.image_processor.processor_class = "Qwen2_5_VLProcessor"  # written into its file, where AutoProcessor looks
         self.image_processor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
