@@ -73,3 +73,8 @@ def test_an_unknown_row_is_told_with_the_nearest() -> None:
         compare.study(only=["orakle"])
     with pytest.raises(Problem, match="no pool"):
         compare.study(pool="nowhere")
+
+
+def test_controls_and_bounds_take_one_round() -> None:
+    rounds = {run.label: run.rounds for run in compare.study(rounds=3, controls=True).runs}
+    assert {label for label, last in rounds.items() if last == 3} == {"untrained", *METHODS}

@@ -154,7 +154,7 @@ def counts(grades: pd.DataFrame, label: str, round: int, benchmark: str) -> Coun
 def compare(records: Records) -> list[Cell]:
     """Every cell, in the table's order: benchmark, row, round, metric. Earlier rounds are there where they were graded."""
     cells = []
-    last: dict[tuple[str, str], Counts] = {}
+    answered: dict[tuple[str, str, int], Counts] = {}
     for benchmark in records.benchmarks:
         base = counts(records.grades, records.baseline, records.row(records.baseline).rounds, benchmark.name)
         for row in records.rows:
@@ -162,12 +162,12 @@ def compare(records: Records) -> list[Cell]:
                 continue
             for number in range(1, row.rounds + 1) if row.rounds else (0,):
                 mine = base if row.label == records.baseline else counts(records.grades, row.label, number, benchmark.name)
-                if mine is not None and number == row.rounds:
-                    last[benchmark.name, row.label] = mine
+                if mine is not None:
+                    answered[benchmark.name, row.label, number] = mine
                 if mine is not None or number == row.rounds:
                     is_base = row.label == records.baseline
                     cells += [_cell(benchmark, metric, row, number, mine, base, is_base) for metric in benchmark.metrics]
-    return [_against_controls(records, cell, last) for cell in _starred(cells)]
+    return [_against_controls(records, cell, answered) for cell in _starred(cells)]
 
 
 def _cell(
@@ -256,17 +256,17 @@ def _starred(cells: list[Cell]) -> list[Cell]:
     return done
 
 
-def _against_controls(records: Records, cell: Cell, last: Mapping[tuple[str, str], Counts]) -> Cell:
-    """The cell with its method held against its controls."""
-    mine = last.get((cell.benchmark, cell.label))
-    if cell.role not in ("method", "bound") or not cell.last or mine is None:
+def _against_controls(records: Records, cell: Cell, answered: Mapping[tuple[str, str, int], Counts]) -> Cell:
+    """The cell with its method held against its controls: both after as many rounds as the control has."""
+    if cell.role not in ("method", "bound") or not cell.last:
         return cell
     found = next(one for one in records.benchmarks if one.name == cell.benchmark)
     metric = next(one for one in found.metrics if one.name == cell.metric)
     reached = []
     for row in records.rows:
-        control = last.get((cell.benchmark, row.label))
-        if row.of != cell.label or control is None or control.questions != mine.questions:
+        mine = answered.get((cell.benchmark, cell.label, min(cell.round, row.rounds)))
+        control = answered.get((cell.benchmark, row.label, row.rounds))
+        if row.of != cell.label or mine is None or control is None or control.questions != mine.questions:
             continue
         theirs, ours = control.pairs(metric).mean(axis=0), mine.pairs(metric).mean(axis=0)
         apart = paired_interval(theirs, ours, scale=metric.scale)

@@ -40,9 +40,9 @@ TRIALS: Mapping[str, tuple[Mapping[str, object], ...]] = {
         *_grid("least_margin", (0.3, 1.0), (1e-5, 2e-5, 3e-5)),
     ),
     "csr": (
-        *_grid("lam", (0.9, 0.5), (5e-5, 1e-4, 2e-4), {"penalty": 2.0}),
-        *_grid("keep", ("best",), (2e-5, 5e-5), {"penalty": 0.5}),
-        *_grid("penalty_in_score", (False,), (2e-5, 5e-5), {"penalty": 0.5}),
+        *_grid("lam", (0.9, 0.5), (5e-5, 1e-4, 2e-4), {"temperature": 0.0, "penalty": 2.0}),
+        *_grid("keep", ("best",), (2e-5, 5e-5), {"temperature": 0.0, "penalty": 0.5}),
+        *_grid("penalty_in_score", (False,), (2e-5, 5e-5), {"temperature": 0.0, "penalty": 0.5}),
         *_grid("temperature", (0.5,), (2e-5, 5e-5), {"penalty": 2.0}),
     ),
 }
