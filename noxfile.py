@@ -43,6 +43,15 @@ def ablate(session: nox.Session) -> None:
     session.run("python", "-m", "harness", "run", "ablate", *session.posargs, env=ENVIRONMENT)
 
 
+@nox.session(default=False)
+def reference(session: nox.Session) -> None:
+    """results/reference: three seeds, three rounds, bounds and controls, and the ablations (about 2 hours on two cores; resumable)."""
+    install(session)
+    main = ("compare", "--seeds", "3", "--rounds", "3", "--controls", "--out", "results/reference")
+    for arguments in (main, ("ablate", "--out", "results/reference/ablations")):
+        session.run("python", "-m", "harness", "run", *arguments, env=ENVIRONMENT)
+
+
 @nox.session
 def smoke(session: nox.Session) -> None:
     """A minute's check that the whole chain works: few pictures, few questions, numbers that mean nothing."""
