@@ -44,11 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             world(arguments[1:])
             return 0
-        given = parser().parse_args(arguments)
+        given = parser().parse_args(arguments, argparse.Namespace(arguments=arguments))
         command: Callable[[argparse.Namespace], None] = given.command
         command(given)
     except Problem as problem:
-        print(f"harness: {problem}", file=sys.stderr)
+        from harness.distributed import speaker
+
+        print(f"{speaker()}: {problem}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader went away, as with ``| head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -100,7 +102,10 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--controls", action="store_true", default=None, help="add the upper bounds and the controls")
         one.add_argument("--profile", metavar="NAME", help="equal (default) or published: each paper's own recipe")
         one.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder (default: results/<study>)")
+        one.add_argument("--eight-bit", action="store_true", help="train with AdamW in 8 bits (other weights; needs a CUDA GPU)")
         if function is run:
+            one.add_argument("--log-to", action="append", metavar="NAME", help="tensorboard (default), trackio, wandb or none")
+            one.add_argument("--on", choices=["ray"], help="do the stages on a running Ray cluster (file system shared)")
             one.add_argument("--exclude-leaks", action="store_true", help=LEAKS)
         one.set_defaults(command=function)
     for name, function, help in (
@@ -127,20 +132,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def plan(given: argparse.Namespace) -> None:
-    from harness import runner
+    from harness import launch, runner
 
     study = load(given)
-    print(runner.plan(study, given.out or RESULTS / study.name))
+    print(runner.plan(study, given.out or RESULTS / study.name, launch.placement(given)))
 
 
 def run(given: argparse.Namespace) -> None:
-    from harness import runner
-    from harness.progress import Display
+    from harness import launch
     from harness.reporting import figures, page, tables
 
     study = load(given)
     out = given.out or RESULTS / study.name
-    runner.run(study, out, Display(sys.stdout))
+    if not launch.run(study, out, given, given.arguments):
+        return  # another process of the team says what came out
     without = given.exclude_leaks
     print("\n" + tables.write(out, exclude_leaks=without))
     for path in [*figures.write(out, exclude_leaks=without), page.write(out, exclude_leaks=without)]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TypeVar
@@ -39,6 +40,17 @@ class Team:
     def first(self) -> bool:
         """Whether this process writes what is written once."""
         return self.rank == 0
+
+    @property
+    def merges(self) -> bool:
+        """Whether this process puts the shards of a stage together."""
+        return self.first
+
+    def once(self, work: Callable[[], None]) -> None:
+        """Let one process do what is done once; the others wait for it."""
+        if self.first:
+            work()
+        self.barrier()
 
     def barrier(self) -> None:
         """Wait until every process is here (through main memory: no accelerator is kept busy by waiting)."""
@@ -79,9 +91,54 @@ class Team:
 ALONE = Team()
 
 
-@cache
+@dataclass(frozen=True, kw_only=True)
+class Part(Team):
+    """A part of a stage's shards for a process that the others do not wait for (harness/on_ray.py): every ``size``-th from
+    ``rank`` on. Rank -1 opens the stage and does no shard; putting the shards together is left to whoever finds all of them."""
+
+    @property
+    def first(self) -> bool:
+        return self.rank < 0
+
+    @property
+    def merges(self) -> bool:
+        return False
+
+    def barrier(self) -> None:
+        return
+
+    def share(self, things: Sequence[T]) -> list[T]:
+        return [] if self.first else super().share(things)
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+
+class Enough(Exception):  # noqa: N818
+    """This process's part of a stage is done; putting the parts together is another's."""
+
+
+_acting: list[Team] = []
+
+
+@contextmanager
+def acting(as_team: Team) -> Iterator[None]:
+    """Within it :func:`team` is ``as_team``, whatever the environment says."""
+    _acting.append(as_team)
+    try:
+        yield
+    finally:
+        _acting.pop()
+
+
 def team() -> Team:
-    """This process's team, joined on the first call: torchrun's environment says which.
+    """This process's team."""
+    return _acting[-1] if _acting else _joined()
+
+
+@cache
+def _joined() -> Team:
+    """The team that torchrun's environment names, joined on the first call.
 
     Raises:
         Problem: there are more processes on this machine than GPUs.

@@ -34,6 +34,11 @@ class Checkpoint:
     weights: Path | None = None
 
     @property
+    def inputs(self) -> tuple[Path, ...]:
+        """The folder of the training stage that makes it; nothing for a base."""
+        return () if self.weights is None else (self.weights.parent,)
+
+    @property
     def identity(self) -> Identity:
         return {"base": self.card.name, "model": self.id}
 
@@ -84,7 +89,9 @@ def pairs_identity(at: Checkpoint, method: Method, drawn: Drawn, seed: int, roun
     }
 
 
-def train_identity(at: Checkpoint, pairs: Identity, recipe: Recipe, steps: int | None = None) -> Identity:
+def train_identity(
+    at: Checkpoint, pairs: Identity, recipe: Recipe, steps: int | None = None, optimizer: str = "adamw"
+) -> Identity:
     """``steps``: the round's optimiser steps where they are fixed; None follows the recipe's epochs."""
     return {
         "stage": "train",
@@ -96,6 +103,7 @@ def train_identity(at: Checkpoint, pairs: Identity, recipe: Recipe, steps: int |
         "steps": steps,
         "seed": pairs["seed"],
         "round": pairs["round"],
+        **({} if optimizer == "adamw" else {"optimizer": optimizer}),
     }
 
 

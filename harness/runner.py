@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -20,15 +21,17 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.interface import Benchmark
 from harness import derived, lineage, stages
 from harness.bases import find_base, load_base
+from harness.distributed import Enough, team
 from harness.identity import cores, hardware
 from harness.lineage import Checkpoint
 from harness.pool import Drawn, Pool, open_pool
 from harness.progress import Display, span
 from harness.scorers import ClipScorer, ScorerCard, find_scorer, load_scorer, scorer_identity
 from harness.stages import Progress
-from harness.steps import FROM_QUESTIONS, NO_MODEL, Step
+from harness.steps import FROM_QUESTIONS, NO_MODEL, Later, Step
 from harness.store import Results, Stage, lock, read_jsonl, records, write_json
 from harness.study import Run, Study
+from harness.training.placement import AS_FITS, Placement
 from methods.controls import Control
 
 
@@ -79,6 +82,7 @@ class Workshop:
     study: Study
     results: Results
     models: Models = field(default_factory=Models)
+    placement: Placement = AS_FITS
     _pools: dict[str, Pool] = field(default_factory=dict)
     _drawn: dict[tuple[str, int, int, int], Drawn] = field(default_factory=dict)
     _answers: dict[tuple[str, str, int], Stage] = field(default_factory=dict)  # of each run's last round
@@ -126,15 +130,16 @@ class Workshop:
         scored_by = None if card is None else scorer_identity(card)
         identity = lineage.pairs_identity(at, method, drawn, run.seed, round, scored_by)
         pairs = Stage(self.results.pairs(*where), identity)
-        train = Stage(self.results.train(*where), lineage.train_identity(at, pairs.identity, recipe, run.steps))
+        optimizer = self.placement.optimizer
+        train = Stage(self.results.train(*where), lineage.train_identity(at, pairs.identity, recipe, run.steps, optimizer))
 
         def make(progress: Progress) -> None:
             if isinstance(method, Control):  # its inner method's pairs, where they are there already
                 inner = lineage.pairs_identity(at, method.inner, drawn, run.seed, round, scored_by)
                 if (twin := self.results.twin(inner)) is not None:
-                    pairs.borrow_shards(twin)
-            vlm = self.models.engine(at)
-            scorer = None if card is None else self.models.scorer(card)
+                    team().once(lambda: pairs.borrow_shards(twin))
+            vlm: Any = Later(lambda: self.models.engine(at))
+            scorer: Any = None if card is None else Later(lambda: self.models.scorer(card))
             stages.make_pairs(
                 pairs, vlm=vlm, method=method, pool=pool, drawn=drawn, seed=run.seed, scorer=scorer, progress=progress
             )
@@ -153,6 +158,7 @@ class Workshop:
                     pool=pool,
                     seed=run.seed,
                     steps=run.steps,
+                    placement=self.placement,
                     progress=progress,
                 )
             finally:
@@ -162,8 +168,26 @@ class Workshop:
         base = at.card.name
         visits = images * recipe.epochs if run.steps is None else run.steps * recipe.global_batch
         steps = [
-            Step(title=f"{title}: pairs", kind="pairs", name=method.name, base=base, items=images, stage=pairs, work=make),
-            Step(title=f"{title}: train", kind="train", name=method.name, base=base, items=visits, stage=train, work=learn),
+            Step(
+                title=f"{title}: pairs",
+                kind="pairs",
+                name=method.name,
+                base=base,
+                items=images,
+                stage=pairs,
+                work=make,
+                inputs=at.inputs,
+            ),
+            Step(
+                title=f"{title}: train",
+                kind="train",
+                name=method.name,
+                base=base,
+                items=visits,
+                stage=train,
+                work=learn,
+                inputs=(pairs.folder,),
+            ),
         ]
         return steps, lineage.trained(train, at.card)
 
@@ -179,14 +203,24 @@ class Workshop:
         items = len(read_jsonl(path)) if path.exists() else None
 
         def reply(progress: Progress) -> None:
-            stages.answer(answers, vlm=self.models.engine(at), questions=questions, progress=progress)
+            vlm: Any = Later(lambda: self.models.engine(at))
+            stages.answer(answers, vlm=vlm, questions=questions, progress=progress)
 
         def mark(_progress: Progress) -> None:
             stages.grade(grades, benchmark=benchmark, answers=answers.folder)
 
         title, base = _title(run, round), at.card.name
         steps = [
-            Step(title=f"{title}: answer {name}", kind="answer", name=name, base=base, items=items, stage=answers, work=reply),
+            Step(
+                title=f"{title}: answer {name}",
+                kind="answer",
+                name=name,
+                base=base,
+                items=items,
+                stage=answers,
+                work=reply,
+                inputs=at.inputs,
+            ),
             Step(title=f"{title}: grade {name}", kind="grade", name=name, base=base, items=items, stage=grades, work=mark),
         ]
         if round != run.last:
@@ -194,7 +228,8 @@ class Workshop:
         self._answers[run.label, name, run.seed] = answers
         steps += derived.caps_steps(self.results, run, answers, benchmark, title)
         if run.label == self.study.baseline and any(benchmark in one.benchmarks for one in derived.planned(self.study)):
-            steps += derived.choices_steps(self.results, run, answers, benchmark, title, lambda: self.models.engine(at))
+            vlm: Any = Later(lambda: self.models.engine(at))
+            steps += derived.choices_steps(self.results, run, answers, benchmark, title, lambda: vlm)
         return steps
 
     def _pool(self, spec: str) -> Pool:
@@ -214,8 +249,20 @@ def _title(run: Run, round: int) -> str:
     return f"{run.label}, seed {run.seed}, round {round}" if round else run.label
 
 
-def run(study: Study, out: Path, display: Display, models: Models | None = None) -> None:
-    """Do what is missing of the study in ``out``; everything finished is kept, whatever happens.
+Do = Callable[[Sequence[Step], int, int, Display, Results], None]
+"""Does missing steps in order: (steps, how many were before them, of how many, where to say it, the study's folder)."""
+
+
+def run(
+    study: Study,
+    out: Path,
+    display: Display,
+    models: Models | None = None,
+    placement: Placement = AS_FITS,
+    do: Do | None = None,
+) -> None:
+    """Do what is missing of the study in ``out``; everything finished is kept, whatever happens. The processes of a team share
+    each stage's shards and trainings; the first of them does the rest. ``do``: who does the steps behind the exports.
 
     Raises:
         Problem: the folder holds results of other settings (before any work), another process writes there, or a stage has
@@ -224,40 +271,53 @@ def run(study: Study, out: Path, display: Display, models: Models | None = None)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(cores())
     transformers_logging.disable_progress_bar()  # the stages show their own
-    shop = Workshop(study, Results(out), models or Models())
-    with lock(out):
+    crew = team()
+    shop = Workshop(study, Results(out), models or Models(), placement)
+    with lock(out) if crew.first else nullcontext():
         exports = [step for step in shop.exports() if step.missing()]
         after = shop.runs()
         for step in after:
             if exports and step.kind in FROM_QUESTIONS:
                 continue  # their identity is known once the questions are there; checked below, before any model is loaded
             step.missing()
-        write_json(shop.results.study, derived.study_json(study))
+        crew.once(lambda: write_json(shop.results.study, derived.study_json(study)))
         total = len(exports) + sum(step.kind in NO_MODEL or not step.stage.done for step in after)
         display.say(f"{study.name}: {study.question}")
         _do(exports, 0, total, display, shop.results)
         todo = [step for step in shop.runs() if step.missing()] if exports else [step for step in after if step.missing()]
-        _do(todo, len(exports), len(exports) + len(todo), display, shop.results)
+        (do or _do)(todo, len(exports), len(exports) + len(todo), display, shop.results)
         shop.models.forget()
 
 
 def _do(steps: Sequence[Step], before: int, total: int, display: Display, results: Results) -> None:
     for number, step in enumerate(steps, start=before + 1):
         began = time.monotonic()
-        if step.kind not in NO_MODEL and (twin := results.twin(step.stage.identity)) is not None:
-            step.stage.borrow(twin, results.out)
-        else:
-            step.do(display.stage(number, total, step.title))
+        do_step(step, results, display.stage(number, total, step.title))
         display.done(number, total, step.title, time.monotonic() - began)
 
 
-def plan(study: Study, out: Path) -> str:
+def do_step(step: Step, results: Results, progress: Progress) -> None:
+    """One stage: taken over from a twin, done by the first process alone, or shared by the team."""
+    crew = team()
+    # Gathered, so that every process decides alike and none begins before all have looked.
+    twin = crew.gather(results.twin(step.stage.identity) if step.kind not in NO_MODEL else None)[0]
+    if twin is not None:
+        crew.once(lambda: step.stage.borrow(twin, results.out))
+    elif step.kind in NO_MODEL:
+        crew.once(lambda: step.do(progress))
+    else:
+        with suppress(Enough):
+            step.do(progress)
+        crew.barrier()
+
+
+def plan(study: Study, out: Path, placement: Placement = AS_FITS) -> str:
     """What ``run`` would do: a line a missing stage with an estimate from what this machine measured before. Writes nothing.
 
     Raises:
         Problem: the folder holds results of other settings.
     """
-    shop = Workshop(study, Results(out))
+    shop = Workshop(study, Results(out), placement=placement)
     exports = shop.exports()
     todo = [step for step in exports if step.missing()]
     exporting = bool(todo)

@@ -6,8 +6,6 @@ seeded by keys (an item's, a question's), so a continued stage writes the same b
 
 from __future__ import annotations
 
-import datetime
-import io
 import math
 import time
 from collections import Counter
@@ -15,15 +13,22 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pandas as pd
 from PIL.Image import Image
 
-from benchmarks.interface import Benchmark, Report
+from harness.distributed import Enough, team
 from harness.errors import Problem
-from harness.identity import describe, hardware, peak_memory_mib, versions
-from harness.pool import Drawn, Pool, difference_hash, pixels_sha, read_picture
+from harness.file_stages import Progress as Progress
+from harness.file_stages import check_keys as _check_keys
+from harness.file_stages import export as export
+from harness.file_stages import grade as grade
+from harness.file_stages import grades_frame as grades_frame
+from harness.file_stages import quiet as quiet
+from harness.file_stages import record as _record
+from harness.identity import describe
+from harness.pool import Drawn, Pool, read_picture
 from harness.quality import quality
-from harness.store import Stage, kindly, read_json, read_jsonl, write_bytes, write_json, write_jsonl
+from harness.store import Stage, kindly, read_json, read_jsonl, write_jsonl
+from harness.training.placement import AS_FITS, Placement
 from methods.controls import Control
 from methods.interface import (
     VLM,
@@ -38,54 +43,10 @@ from methods.interface import (
     Scorer,
 )
 
-Progress = Callable[[str, int, int], None]
-"""Called as ``progress(what, done, total)``, such as ``("images", 64, 600)``; what it raises ends the stage."""
-
 ITEMS_A_SHARD = 64
 QUESTIONS_A_SHARD = 256
 
 T = TypeVar("T")
-
-
-def quiet(_what: str, _done: int, _total: int) -> None:
-    """No progress shown."""
-
-
-def export(stage: Stage, benchmark: Benchmark, *, progress: Progress = quiet) -> None:
-    """Write a benchmark's questions and pictures; no model, no torch. Pictures are PNG named by their pixels' sha256."""
-    stage.open()
-    started = time.perf_counter()
-    rows: list[dict[str, Any]] = []
-    hashes: dict[str, str] = {}
-    for question in benchmark.questions():
-        names = [_export_picture(stage.folder / "images", image) for image in question.images]
-        hashes |= {name: difference_hash(image) for name, image in zip(names, question.images, strict=True) if name not in hashes}
-        rows.append(
-            {
-                "id": question.id,
-                "text": question.text,
-                "max_new_tokens": question.max_new_tokens,
-                "cluster": question.cluster,
-                "images": names,
-            }
-        )
-        progress("questions", len(rows), 0)
-    _check_keys(f"benchmark {benchmark.name}", [row["id"] for row in rows])
-    if not rows:
-        raise Problem(f"The benchmark {benchmark.name} has no question; ask for a larger limit.")
-    write_jsonl(stage.folder / "questions.jsonl", rows)
-    pictures = [{"sha256": name.removesuffix(".png"), "dhash": dhash} for name, dhash in hashes.items()]
-    write_jsonl(stage.folder / "pictures.jsonl", pictures)
-    stage.finish(_record(stage, benchmark.name, len(rows), time.perf_counter() - started))
-
-
-def _export_picture(folder: Path, image: Image) -> str:
-    path = folder / f"{pixels_sha(image)}.png"
-    if not path.exists():
-        content = io.BytesIO()
-        image.convert("RGB").save(content, format="PNG", compress_level=1)
-        write_bytes(path, content.getvalue())
-    return path.name
 
 
 def make_pairs(
@@ -107,7 +68,7 @@ def make_pairs(
     """
     pool.check(method.needs, method.name)
     judge = pool.judge if "judge" in method.needs else None
-    stage.open()
+    team().once(stage.open)
 
     def work(ids: Sequence[str]) -> list[dict[str, Any]]:
         rows = []
@@ -156,11 +117,12 @@ def train(
     pool: Pool,
     seed: int,
     steps: int | None = None,
+    placement: Placement = AS_FITS,
     progress: Progress = quiet,
 ) -> None:
     """Train the model on a round's pairs; writes ``model/``. The model in memory is used up: load what was written.
 
-    ``steps`` fixes the optimiser steps: pairs are subsampled or cycled to fit.
+    ``steps`` fixes the optimiser steps: pairs are subsampled or cycled to fit. ``placement``: how it is laid on the machine.
 
     Raises:
         Problem: the round made no pair (with the reasons).
@@ -174,7 +136,7 @@ def train(
         raise Problem(
             f"{method} made no pair to train on in {pairs}; dropped: {said or 'nothing'}. Give more --images or other settings."
         )
-    stage.open()
+    team().once(stage.open)
     started = time.perf_counter()
     with kindly(stage.folder):
         summary = train_pairs(
@@ -187,8 +149,11 @@ def train(
             out=stage.folder,
             max_steps=steps,
             lora_targets=lora_targets,
+            placement=placement,
             progress=progress,
         )
+    if not team().first:
+        raise Enough
     images = read_json(pairs / "record.json")["items"]
     # A training that was cut counts its own seconds over the pieces; what is measured here is the last piece alone.
     seconds = max(time.perf_counter() - started, summary.seconds)
@@ -200,7 +165,7 @@ def train(
 
 def answer(stage: Stage, *, vlm: VLM, questions: Path, progress: Progress = quiet) -> None:
     """Answer exported questions greedily; writes ``answers.jsonl`` in the questions' order."""
-    stage.open()
+    team().once(stage.open)
 
     def work(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         prompts = dict(zip((row["id"] for row in rows), _prompts(rows, questions), strict=True))
@@ -222,7 +187,7 @@ def answer(stage: Stage, *, vlm: VLM, questions: Path, progress: Progress = quie
 def weigh(stage: Stage, *, vlm: VLM, questions: Path, choices: tuple[str, str], progress: Progress = quiet) -> None:
     """How far the first of two choices leads the second in the model's log-probabilities, question by question; writes
     ``choices.jsonl`` in the questions' order: ``{"id", "margin"}`` (nats, each choice as it is and capitalised)."""
-    stage.open()
+    team().once(stage.open)
 
     def work(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         prompts = _prompts(rows, questions)
@@ -268,38 +233,6 @@ def _only_picture(row: Mapping[str, Any], pictures: Mapping[str, Image]) -> Imag
     return pictures[row["images"][0]] if row["images"] else None
 
 
-def grade(stage: Stage, *, benchmark: Benchmark, answers: Path) -> None:
-    """Grade stored answers; no model. Writes ``grades.parquet`` and ``report.json``."""
-    stage.open()
-    rows = read_jsonl(answers / "answers.jsonl")
-    try:
-        report = benchmark.grade({row["id"]: row["answer"] for row in rows})
-    except ValueError as error:  # answers of other questions, or a judge that cannot be asked, in a sentence of its own
-        raise Problem(f"{benchmark.name} cannot be graded: {error}") from error
-    content = io.BytesIO()
-    grades_frame(report).to_parquet(content, index=False)
-    write_bytes(stage.folder / "grades.parquet", content.getvalue())
-    write_json(stage.folder / "report.json", {"values": dict(report.values), "unscored": report.unscored})
-    stage.finish()
-
-
-def grades_frame(report: Report) -> pd.DataFrame:
-    """The grades as a table, a row a question: what ``grades.parquet`` holds."""
-    names = sorted({name for grade in report.grades for name in grade.counts})
-    columns: dict[str, pd.Series[Any]] = {
-        "question": pd.Series([grade.question for grade in report.grades], dtype="string"),
-        "cluster": pd.Series([grade.cluster for grade in report.grades], dtype="string"),
-        "value": pd.Series([grade.value for grade in report.grades], dtype="Float64"),
-        "read_as": pd.Series([grade.read_as for grade in report.grades], dtype="string"),
-        "why": pd.Series([grade.why for grade in report.grades], dtype="string"),
-        "truth": pd.Series([grade.truth for grade in report.grades], dtype="string"),
-        "wrong": pd.Series([" ".join(f"{start}-{end}" for start, end in grade.wrong) for grade in report.grades], dtype="string"),
-    }
-    for name in names:
-        columns[f"count_{name}"] = pd.Series([float(grade.counts.get(name, 0.0)) for grade in report.grades], dtype="float64")
-    return pd.DataFrame(columns)
-
-
 def _sharded(
     stage: Stage,
     vlm: VLM,
@@ -309,18 +242,27 @@ def _sharded(
     work: Callable[[Sequence[T]], list[dict[str, Any]]],
     progress: Progress,
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Do the shards that are not there yet; all rows in order, and what they took. A shard's last row is what it took."""
+    """Do the shards that are not there yet, a team its shares; all rows in order, and what they took. A shard's last row is what
+    it took (over a team, seconds add up).
+
+    Raises:
+        Enough: this process's shards are there, and another puts them together.
+    """
+    crew = team()
     shards = [(stage.shard(index), things[start : start + size]) for index, start in enumerate(range(0, len(things), size))]
     done = sum(len(some) for path, some in shards if path.exists())
     progress(what, done, len(things))
-    for path, some in shards:
+    for path, some in crew.share(shards):
         if not path.exists():
             began, tokens = time.perf_counter(), _tokens(vlm)
             made = work(some)
             took = {"seconds": round(time.perf_counter() - began, 3), "tokens": _tokens(vlm) - tokens}
             write_jsonl(path, [*made, {"spent": took}])
-            done += len(some)
+            done = sum(len(some) for path, some in shards if path.exists())
             progress(what, done, len(things))
+    crew.barrier()
+    if not crew.merges:
+        raise Enough
     rows: list[dict[str, Any]] = []
     spent = {"seconds": 0.0, "tokens": 0.0}
     for path, _ in shards:
@@ -333,27 +275,3 @@ def _sharded(
 def _tokens(vlm: VLM) -> int:
     """Tokens the engine has generated so far (0 where it does not count)."""
     return int(getattr(vlm, "tokens_generated", 0))
-
-
-def _check_keys(what: str, keys: Sequence[str]) -> None:
-    if twice := [key for key, count in Counter(keys).items() if count > 1]:
-        raise Problem(f"The {what} gave the key {twice[0]!r} more than once; keys name pairs and questions and must be unique.")
-
-
-def _record(
-    stage: Stage, name: str, items: float, seconds: float, *, tokens: float = 0, counts: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """What was measured; ``items`` are what time is proportional to: pictures (times epochs, in training) or questions."""
-    return {
-        "stage": stage.identity["stage"],
-        "base": stage.identity.get("base"),
-        "name": name,
-        "items": items,
-        "seconds": round(seconds, 3),
-        "tokens": int(tokens),
-        "counts": dict(counts or {}),
-        "peak_memory_mib": peak_memory_mib(),
-        "versions": versions(),
-        "hardware": hardware(),
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }

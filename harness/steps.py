@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from harness.stages import Progress
 from harness.store import Stage
@@ -14,9 +16,20 @@ FROM_QUESTIONS = ("answer", "grade", "choices", "derive")
 """Stages that take seconds and no model. A newer version of the benchmark does them again; answers are kept."""
 
 
+class Later:
+    """A model that is loaded when it is first asked for something: a stage whose shards are all there needs none."""
+
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._load = load
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._load(), name)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One stage of a study. ``items`` is what its time is proportional to (pictures, questions), None where unknown yet."""
+    """One stage of a study. ``items`` is what its time is proportional to (pictures, questions), None where unknown yet;
+    ``inputs`` are the folders of the stages that a step with a model builds on."""
 
     title: str
     kind: str
@@ -25,6 +38,7 @@ class Step:
     items: float | None
     stage: Stage
     work: Callable[[Progress], None]
+    inputs: tuple[Path, ...] = ()
 
     def missing(self) -> bool:
         """Whether there is work to do.

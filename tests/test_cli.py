@@ -116,7 +116,7 @@ def test_the_shipped_studies_are_what_they_say() -> None:
 
 
 def test_ctrl_c_is_one_sentence(own: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupt(*_arguments: object) -> None:
+    def interrupt(*_arguments: object, **_settings: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "run", interrupt)

@@ -48,6 +48,9 @@ class Placement:
             raise Problem(f"device_batch is {self.device_batch}; it must be at least 1.")
 
 
+AS_FITS = Placement()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Need:
     """Bytes a device that a training takes at its worst moment; an estimate, good to about a quarter."""
@@ -123,7 +126,7 @@ def fit(
     Raises:
         Problem: nothing fits (with the numbers), or what was asked for does not go together.
     """
-    _check(asked, model, adapted, processes)
+    _check(asked, adapted, processes)
     memory = asked.memory or device_memory(model.device)
     if memory is None:
         return replace(asked, checkpointing=bool(asked.checkpointing), sharded=bool(asked.sharded), rehearse=bool(asked.rehearse))
@@ -161,22 +164,29 @@ def _too_large(need: Need, memory: int, adapted: bool, processes: int, length: i
     )
 
 
-def _check(asked: Placement, model: Any, adapted: bool, processes: int) -> None:
+def _check(asked: Placement, adapted: bool, processes: int) -> None:
     if asked.sharded and processes == 1:
         raise Problem(
             "Weights are sharded over several processes; start them with: torchrun --nproc_per_node N -m harness run ..."
         )
     if asked.sharded and adapted:
         raise Problem("Adapters are trained with the base whole on each device; shard the weights of a full training only.")
-    if asked.optimizer == "adamw8bit":
-        if model.device.type != "cuda":
+    check_optimizer(asked.optimizer)
+    if asked.optimizer == "adamw8bit" and asked.sharded:
+        raise Problem("The 8-bit optimiser does not take sharded weights; leave --eight-bit out, or train on one GPU.")
+
+
+def check_optimizer(optimizer: Optimizer) -> None:
+    """Refuse an optimiser that this machine cannot run.
+
+    Raises:
+        Problem: the 8-bit one without a CUDA GPU or without bitsandbytes.
+    """
+    if optimizer == "adamw8bit":
+        if not torch.cuda.is_available():
             raise Problem("The 8-bit optimiser needs a CUDA GPU and there is none; leave --eight-bit out.")
         if importlib.util.find_spec("bitsandbytes") is None:
-            raise Problem(
-                "The 8-bit optimiser needs bitsandbytes, which is not installed: pip install bitsandbytes, or leave it out."
-            )
-        if asked.sharded:
-            raise Problem("The 8-bit optimiser does not take sharded weights; leave --eight-bit out, or train on one GPU.")
+            raise Problem("The 8-bit optimiser needs bitsandbytes, which is not installed: pip install bitsandbytes.")
 
 
 def device_memory(device: torch.device) -> int | None:

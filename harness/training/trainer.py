@@ -30,7 +30,7 @@ from harness.training.adapters import add_adapters, check_merged, choose_trainab
 from harness.training.data import EncodedPair, encode, pack, picture_features, picture_spans
 from harness.training.loggers import check_trackers, open_logs
 from harness.training.loop import Loop, rehearse, take_step
-from harness.training.placement import Placement, fit, make_optimizer
+from harness.training.placement import AS_FITS, Placement, fit, make_optimizer
 from harness.training.plan import lr_factor, plan
 from harness.training.policy import packed_logits
 from harness.training.reference import reference_logps, weights_digest
@@ -39,8 +39,6 @@ from methods.interface import PreferencePair, Recipe
 
 CHECKPOINTS = 4
 """About how many checkpoints a run writes where ``checkpoint_every`` is not given."""
-
-AS_FITS = Placement()
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total); ``what`` is "pictures", "reference" (batches) or "train" (optimiser steps)."""

@@ -1,0 +1,49 @@
+"""How a run is started on what is there: one process, a team under torchrun, or a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness import runner
+from harness.distributed import leave, team
+from harness.progress import Display
+from harness.study import Study
+from harness.training.loggers import DEFAULT, check_trackers
+from harness.training.placement import Placement, check_optimizer
+
+
+def placement(given: argparse.Namespace) -> Placement:
+    """What the command line says about training; everything else is found by what fits.
+
+    Raises:
+        Problem: an optimiser or a tracker that is not there.
+    """
+    asked = Placement(
+        optimizer="adamw8bit" if given.eight_bit else "adamw", log_to=tuple(getattr(given, "log_to", None) or (DEFAULT,))
+    )
+    check_optimizer(asked.optimizer)
+    check_trackers(asked.log_to)
+    return asked
+
+
+def run(study: Study, out: Path, given: argparse.Namespace, arguments: Sequence[str]) -> bool:
+    """Do what is missing of the study; whether this process is the one that says what came out.
+
+    Raises:
+        Problem: see :func:`harness.runner.run`; or there is no Ray, or no cluster.
+    """
+    laid = placement(given)
+    if given.on == "ray":
+        from harness import on_ray
+
+        with on_ray.cluster() as slots:
+            runner.run(study, out, Display(sys.stdout), placement=laid, do=on_ray.Elsewhere(slots, tuple(arguments)))
+        return True
+    first = team().first
+    runner.run(study, out, Display(sys.stdout if first else io.StringIO()), placement=laid)
+    leave()
+    return first
