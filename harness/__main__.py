@@ -35,7 +35,7 @@ OPTIONS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 2 a user's mistake (one sentence on stderr), 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    from harness.errors import Problem
+    from harness.errors import Problem, speaker
 
     try:
         check_resolution()
@@ -48,8 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], None] = given.command
         command(given)
     except Problem as problem:
-        from harness.distributed import speaker
-
         print(f"{speaker()}: {problem}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader went away, as with ``| head``

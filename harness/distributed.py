@@ -160,9 +160,3 @@ def leave() -> None:
     """Part from the team in order, at the end of the process."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def speaker() -> str:
-    """How this process signs what it says on stderr: only members of a team give a number."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    return "harness" if size == 1 else f"harness (process {int(os.environ.get('RANK', '0')) + 1} of {size})"

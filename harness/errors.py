@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 
 
@@ -17,3 +18,9 @@ def unknown(what: str, name: str, allowed: Iterable[str]) -> Problem:
     hint = f"did you mean {near[0]!r}? " if near else ""
     known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return Problem(f"There is no {what} {name!r}; {hint}Known: {known or 'none'}.")
+
+
+def speaker() -> str:
+    """How this process signs what it says on stderr: only members of a team give a number."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    return "harness" if size == 1 else f"harness (process {int(os.environ.get('RANK', '0')) + 1} of {size})"

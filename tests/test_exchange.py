@@ -142,6 +142,8 @@ def test_exporting_and_grading_need_no_torch(exported: Path, tmp_path: Path) -> 
     done = child(WITHOUT_TORCH, "grade", exported, answers, "--out", tmp_path / "grades")
     assert (done.returncode, done.stderr) == (0, "")
     assert "yes_ratio                    100.00 %" in done.stdout
+    done = child(WITHOUT_TORCH, "grade", exported, tmp_path / "nowhere.jsonl", "--out", tmp_path / "grades")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
 def test_answering_needs_nothing_of_the_benchmark_but_its_export(exported: Path, tmp_path: Path) -> None:
