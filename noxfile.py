@@ -52,6 +52,13 @@ def reference(session: nox.Session) -> None:
         session.run("python", "-m", "harness", "run", *arguments, env=ENVIRONMENT)
 
 
+@nox.session(default=False)
+def figures(session: nox.Session) -> None:
+    """Draw a results folder's figures again from its stored records: ``-- compare``, or ``-- --out FOLDER``."""
+    install(session)
+    session.run("python", "-m", "harness", "figures", *session.posargs, env=ENVIRONMENT)
+
+
 @nox.session
 def smoke(session: nox.Session) -> None:
     """A minute's check that the whole chain works: few pictures, few questions, numbers that mean nothing."""

@@ -5,6 +5,7 @@ A stage counts only with its ``DONE``. What is missing is listed, in words; it n
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmarks.interface import Metric
 from harness.errors import Problem
 from harness.store import Results, read_json, read_jsonl
 
+_SETTING = re.compile(r"(.+) ([A-Za-z_][\w.]*)=(.*)")
 GRADE_KEYS = ["label", "seed", "round", "benchmark"]
 SHOWN = {"chair_s": "CHAIR-s", "chair_i": "CHAIR-i", "chair": "CHAIR", "pope": "POPE", "vqa": "VQA", "f1": "F1"}
 
@@ -55,6 +57,23 @@ class Row:
     role: str = "method"
     of: str | None = None
     benchmarks: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def setting(self) -> tuple[str, str, str] | None:
+        """(row, field, value) where the label is one of ``vary``'s, such as ``sena noise_step=200``: that row with one setting
+        changed."""
+        found = _SETTING.fullmatch(self.label)
+        return (found[1], found[2], found[3]) if found else None
+
+    def value_of(self, path: str) -> str | None:
+        """The row's own value of a field (``recipe.lr``), written as in a label; None where the study does not tell."""
+        part: Any = self.settings
+        for name in path.split("."):
+            if not isinstance(part, Mapping) or name not in part:
+                return None
+            part = part[name]
+        return _written(part)
 
     def covers(self, benchmark: str) -> bool:
         """Whether the row is graded on this benchmark at all."""
@@ -69,6 +88,15 @@ class Row:
         said |= {"judge": "exact truth"}
         words = [word for need, word in said.items() if need in self.needs]
         return f"{words[0]} only" if len(words) == 1 else " + ".join(words) or "none"
+
+
+def _written(value: Any) -> str:
+    """A setting of ``study.json`` as ``vary`` writes it into a label."""
+    if isinstance(value, list):
+        return "+".join(map(_written, value))
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}={_written(part)}" for name, part in value.items())
+    return re.sub(r"[^A-Za-z0-9 ._=,+-]+", "-", str(value)).strip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +197,10 @@ def _rows(runs: list[Mapping[str, Any]], baseline: str) -> tuple[Row, ...]:
             role=str(role),
             of=run.get("of"),
             benchmarks=tuple(run.get("benchmarks") or ()),
+            settings={
+                **(run.get("settings") or {}),
+                **{name: run.get(name) for name in ("images", "rounds", "steps", "base", "pool")},
+            },
         )
     return tuple(found.values())
 

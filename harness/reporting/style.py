@@ -14,8 +14,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from harness.reporting.frames import Records
+
 WIDTH = 7.2  # inches: two columns of a paper
 GREY, BLACK = "#767676", "#000000"
+WRONG = "#B33A00"  # a word for what is not there: coloured, bold and underlined, so that colour is not needed
 PALE, GOOD = "#EAF3EE", "#3B7A5C"  # the better side of a panel, and its word
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A7A00")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<")
@@ -70,6 +73,15 @@ def rendered(figure: Figure, kind: str) -> bytes:
     metadata = {"CreationDate": None, "ModDate": None} if kind == "pdf" else {"Software": None}
     figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
+
+
+def row_colours(records: Records) -> dict[str, tuple[str, str]]:
+    """Each row's colour and marker, the same in every figure; what is derived from the untrained model's answers is grey."""
+    trained = [row for row in records.methods if row.role != "derived"]
+    marks = [MARKERS[(index + index // len(COLOURS)) % len(MARKERS)] for index in range(len(trained))]
+    found = {row.label: (COLOURS[index % len(COLOURS)], marks[index]) for index, row in enumerate(trained)}
+    derived = [row for row in records.methods if row.role == "derived"]
+    return found | {row.label: (GREY, MARKERS[index % len(MARKERS)]) for index, row in enumerate(derived)}
 
 
 def short(text: str, length: int = 34) -> str:

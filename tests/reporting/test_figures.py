@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
+import pytest
 from PIL import Image
 
 from harness.reporting import figures, frames
 from harness.reporting.cells import compare
-from harness.reporting.style import COLOURS, look, rendered, short
-from tests.reporting.records import write_study
+from harness.reporting.figures_ablation import ablations, noise
+from harness.reporting.figures_captions import against_recall, at_lengths, lengths
+from harness.reporting.figures_differences import before_and_after, rounds
+from harness.reporting.figures_examples import Answer, examples, spans, wrapped
+from harness.reporting.figures_making import prompts, training
+from harness.reporting.style import COLOURS, WRONG, look, rendered, row_colours, short
+from harness.store import Results, Stage, read_json, write_bytes, write_json, write_jsonl
+from tests.reporting.records import NEEDS, ROWS, write_study
 
 
 def test_every_figure_is_a_png_and_a_pdf_with_embedded_fonts(tmp_path: Path) -> None:
     out = write_study(tmp_path / "a", seeds=(0,), pictures=40, absent=("sima/seed0/round1/grades/world_pope",))
     written = figures.write(out)
-    names = ["before-and-after", "before-and-after-world_chair", "before-and-after-world_pope", "prompts", "training"]
-    assert sorted({path.stem for path in written}) == names
-    assert sorted(path.suffix for path in written) == [".pdf"] * 5 + [".png"] * 5
+    names = ["before-and-after", "before-and-after-world_chair", "before-and-after-world_pope", "hallucination-against-recall"]
+    assert sorted({path.stem for path in written}) == [*names, "prompts", "training"]
+    assert sorted(path.suffix for path in written) == [".pdf"] * 6 + [".png"] * 6
     for path in written:
         if path.suffix == ".png":
             assert np.asarray(Image.open(path).convert("L")).std() > 5  # something is drawn
@@ -34,7 +43,7 @@ def test_equal_records_give_equal_files(tmp_path: Path) -> None:
     records = frames.read(write_study(tmp_path, seeds=(0,), pictures=10, labels=("untrained", "sena")))
     with look():
         for kind in ("png", "pdf"):
-            first, second = (figures.prompts(records) for _ in range(2))
+            first, second = (prompts(records) for _ in range(2))
             assert first is not None
             assert second is not None
             assert rendered(first, kind) == rendered(second, kind)
@@ -44,7 +53,7 @@ def test_the_drawn_interval_is_the_tables(tmp_path: Path) -> None:
     records = frames.read(write_study(tmp_path, seeds=(0,), pictures=60, labels=("untrained", "sena")))
     cells = compare(records)
     with look():
-        figure = figures.before_and_after(records, cells, benchmark="world_pope")
+        figure = before_and_after(records, cells, benchmark="world_pope")
     assert figure is not None
     cell = next(cell for cell in cells if cell.label == "sena" and cell.metric == "accuracy")
     drawn = [np.asarray(line.get_xdata()).tolist() for line in figure.axes[0].lines]
@@ -56,7 +65,7 @@ def test_the_drawn_interval_is_the_tables(tmp_path: Path) -> None:
 def test_rounds_follow_one_another_in_the_curves(tmp_path: Path) -> None:
     records = frames.read(write_study(tmp_path, seeds=(0,), rounds=2, pictures=20, labels=("untrained", "sena")))
     with look():
-        figure = figures.training(records)
+        figure = training(records)
     assert figure is not None
     assert max(float(np.max(line.get_xdata())) for line in figure.axes[0].lines if len(np.asarray(line.get_xdata())) > 10) == 120
     assert figure.axes[0].get_xlabel().endswith("a new round")
@@ -76,3 +85,132 @@ def test_labels_are_plain_text_and_settings_are_given_back() -> None:
     assert (mpl.rcParams["pdf.fonttype"], mpl.rcParams["text.parse_math"]) == before
     assert short("a\nb\x1b" + "c" * 50, 10) == "a b ccccc…"
     assert len(set(COLOURS)) == len(COLOURS)
+
+
+def vary_rows(monkeypatch: pytest.MonkeyPatch, *labels: str) -> None:
+    """Let synthetic rows of these labels behave like sena."""
+    for label in labels:
+        monkeypatch.setitem(ROWS, label, ROWS["sena"])
+        monkeypatch.setitem(NEEDS, label, ("image",))
+
+
+def test_an_ablation_has_a_panel_a_field_and_marks_the_rows_own_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ("sena noise_step=600", "sena noise_step=100", "sena check=none")
+    vary_rows(monkeypatch, *settings)
+    out = write_study(tmp_path, seeds=(0,), pictures=40, labels=("untrained", "sena", *settings))
+    study = read_json(out / "study.json")
+    study["runs"] = [{**run, "settings": {"noise_step": 420, "check": "image"}} for run in study["runs"]]
+    write_json(out / "study.json", study)
+    records = frames.read(out)
+    cells = compare(records)
+    with look():
+        made = dict(ablations(records, cells))
+        assert list(made) == ["ablation-world_chair-chair_s", "ablation-world_chair-chair_i", "ablation-world_pope-accuracy"]
+        panels = {axes.get_title(loc="left"): axes for axes in made["ablation-world_chair-chair_i"].axes}
+        assert noise(records, cells, Results(out)) is None  # no picture at hand
+        overview = before_and_after(records, cells)
+    steps = panels["noise_step"]
+    assert [label.get_text() for label in steps.get_xticklabels()] == ["100", "420", "600"]
+    assert [label.get_text() for label in panels["check"].get_xticklabels()] == ["image", "none"]
+    own = [np.asarray(line.get_xdata()).tolist() for line in steps.lines if line.get_markersize() == 9]
+    assert own == [[1]]
+    cell = next(cell for cell in cells if (cell.label, cell.metric) == ("sena noise_step=600", "chair_i"))
+    drawn = [np.asarray(line.get_ydata()).tolist() for line in steps.lines]
+    assert [cell.value] in drawn
+    assert [cell.baseline_value + cell.lo, cell.baseline_value + cell.hi] in drawn
+    assert overview is not None
+    assert [label.get_text() for label in overview.axes[0].get_yticklabels()] == ["untrained", "sena"]
+
+
+def test_rounds_begin_at_the_untrained_model(tmp_path: Path) -> None:
+    records = frames.read(write_study(tmp_path, seeds=(0,), rounds=2, pictures=30, labels=("untrained", "sena")))
+    cells = compare(records)
+    with look():
+        figure = rounds(records, cells)
+    assert figure is not None
+    mine = [cell.value for cell in cells if (cell.label, cell.metric) == ("sena", "chair_s")]
+    base = next(cell.value for cell in cells if (cell.label, cell.metric) == ("untrained", "chair_s"))
+    assert [base, *mine] in [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines]
+
+
+def test_recall_is_drawn_against_hallucination_for_captions_alone(tmp_path: Path) -> None:
+    records = frames.read(write_study(tmp_path, seeds=(0,), pictures=30))
+    cells = compare(records)
+    with look():
+        figure = against_recall(records, cells)
+    assert figure is not None
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["world CHAIR", ""]
+    value = {cell.metric: cell.value for cell in cells if cell.label == "sima"}
+    drawn = [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in figure.axes[0].lines]
+    assert ([value["recall"]], [value["chair_i"]]) in drawn
+
+
+def test_what_is_derived_is_grey(tmp_path: Path) -> None:
+    out = write_study(tmp_path, seeds=(0,), pictures=5)
+    study = read_json(out / "study.json")
+    study["runs"] = [{**run, "role": "derived" if run["label"] == "sima" else "method"} for run in study["runs"]]
+    write_json(out / "study.json", study)
+    colours = row_colours(frames.read(out))
+    assert colours["sena"][0] in COLOURS
+    assert colours["sima"][0] not in COLOURS
+
+
+def test_lengths_are_the_caps_ratios(tmp_path: Path) -> None:
+    """Two pictures, cut at 8 words and whole: the ratios are of sums, and a leak taken out is taken out here too."""
+    out = write_study(tmp_path, seeds=(0,), pictures=2, labels=("untrained", "sena"))
+    for label, number in (("untrained", 0), ("sena", 1)):
+        folder = Results(out).caps(label, 0, number, "world_chair")
+        frame = pd.DataFrame(
+            {
+                "question": ["c0", "c1"] * 2, "cluster": ["p0", "p1"] * 2, "cap": [8, 8, 0, 0],
+                "count_hallucinated": [0.0, 1.0, 1.0, 2.0], "count_mentions": [1.0, 3.0, 4.0, 5.0],
+                "count_found": [1.0, 1.0, 2.0, 2.0], "count_truth": [2.0, 2.0, 2.0, 2.0],
+                "count_words": [8.0, 8.0, 20.0, 30.0], "count_captions": [1.0] * 4,
+            }
+        )  # fmt: skip
+        content = io.BytesIO()
+        frame.to_parquet(content, index=False)
+        write_bytes(folder / "caps.parquet", content.getvalue())
+        Stage(folder, {}).finish()
+    records = frames.read(out)
+    found = lengths(Results(out), records).sort_values(["label", "words"])
+    names = ["words", "hallucination", "recall"]
+    assert found[names].to_numpy()[:, :].tolist() == [[8, 25, 50], [25, pytest.approx(100 / 3), 100]] * 2
+    with look():
+        assert at_lengths(records, lengths(Results(out), records)) is None  # two points are no curve
+
+
+def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> None:
+    out = write_study(tmp_path, seeds=(0,), pictures=3, labels=("untrained", "sena"))
+    results = Results(out)
+    asked = [{"id": f"c{index}", "images": ["a.png"]} for index in range(3)]
+    write_jsonl(results.questions("world_chair") / "questions.jsonl", asked)
+    for label, number, texts in (("untrained", 0, ["a dog and a cat"] * 3), ("sena", 1, ["a dog", "a dog and a cat", "a dog"])):
+        answers = [{"id": f"c{index}", "answer": text} for index, text in enumerate(texts)]
+        write_jsonl(results.answers(label, 0, number, "world_chair") / "answers.jsonl", answers)
+        path = results.grades(label, 0, number, "world_chair") / "grades.parquet"
+        frame = pd.read_parquet(path)
+        frame["wrong"] = ["12-15" if "cat" in text else "" for text in texts]
+        content = io.BytesIO()
+        frame.to_parquet(content, index=False)
+        write_bytes(path, content.getvalue())
+    records = frames.read(out)
+    with look():
+        assert list(examples(records, results)) == []  # the pictures are not there
+        content = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(content, format="PNG")
+        write_bytes(results.questions("world_chair") / "images" / "a.png", content.getvalue())
+        ((name, figure),) = examples(records, results)
+    assert name == "examples-sena"
+    assert "fewer in 2, more in 0, as many in 1 captions" in figure.get_suptitle()
+    marked = [text.get_text() for axes in figure.axes for text in axes.texts if text.get_color() == WRONG]
+    assert marked == ["cat"] * 4  # both captions of "as many", the untrained one of both "fewer"
+
+
+def test_words_wrap_and_keep_their_marks() -> None:
+    lines = wrapped(Answer(text="a red ball , a cat .", wrong=spans("15-18")), 10)
+    assert lines == [
+        [("a", 0, False), ("red", 2, False), ("ball", 6, False)],
+        [(",", 0, False), ("a", 2, False), ("cat", 4, True), (".", 8, False)],
+    ]
+    assert spans(None) == ()
