@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -26,7 +27,7 @@ WORLD_SIZE = 100_000
 """Pictures the world's pool offers; it is drawn, not stored, so this is only where the sampling ends."""
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-KEYS = frozenset({"id", "image", "question", "reference"})
+KEYS = frozenset({"id", "image", "question", "reference", "sha256"})
 
 # A picture of more pixels than PIL's limit is refused like any broken one, rather than decoded with a warning.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -77,6 +78,8 @@ class Pool:
     fields: frozenset[Field]
     read: Callable[[str], Item]
     judge: Judge | None = None
+    order: Callable[[int], tuple[str, ...]] | None = None
+    """The pool in a seed's order, where it is not that of the hashed ids (a mixture's proportions)."""
 
     def check(self, needs: frozenset[Field], method: str) -> None:
         """
@@ -96,12 +99,13 @@ class Pool:
         Raises:
             Problem: the pool is too small for so many rounds, or none of the pictures can be read.
         """
-        if n * round > len(self.ids):
+        whole = self.order(seed) if self.order else ordered(self.ids, seed)
+        if n * round > len(whole):
             raise Problem(
-                f"The pool {self.spec} holds {len(self.ids)} pictures; {round} rounds of {n} fresh ones need {n * round}. "
-                "Give fewer --images or --rounds, or a larger pool."
+                f"The pool {self.spec} holds {len(whole)} pictures{' in its proportions' if self.order else ''}; {round} rounds "
+                f"of {n} fresh ones need {n * round}. Give fewer --images or --rounds, or a larger pool."
             )
-        order = _order(self.ids, seed)[n * (round - 1) : n * round]
+        order = whole[n * (round - 1) : n * round]
         with ThreadPoolExecutor(max_workers=min(16, cores())) as threads:
             looked = list(threads.map(self._look, order))
         seen = tuple(one for one in looked if isinstance(one, Seen))
@@ -157,7 +161,7 @@ def other_of(id: str, among: Sequence[str]) -> str:
 
 
 @lru_cache(maxsize=16)
-def _order(ids: tuple[str, ...], seed: int) -> tuple[str, ...]:
+def ordered(ids: tuple[str, ...], seed: int) -> tuple[str, ...]:
     """The pool in the seed's order. Sorting by a hash keeps the order of the rest when pictures are added or taken away."""
     return tuple(sorted(ids, key=lambda id: hashlib.sha256(f"{seed}/{id}".encode()).digest()))
 
@@ -175,8 +179,8 @@ def difference_hash(image: Image.Image) -> str:
     return np.packbits(grid[:, 1:] > grid[:, :-1]).tobytes().hex()
 
 
-def read_picture(path: Path) -> Image.Image:
-    """A picture file as RGB, wholly decoded.
+def read_picture(path: Path | BinaryIO) -> Image.Image:
+    """A picture file (or an open one) as RGB, wholly decoded.
 
     Raises:
         Unreadable: the file is missing, broken, no picture, or larger than PIL's limit on pixels.
@@ -193,7 +197,8 @@ def read_picture(path: Path) -> Image.Image:
 
 
 def open_pool(spec: str) -> Pool:
-    """A pool by its name: ``world`` or ``world:<split>``, a folder of pictures, or a ``.jsonl`` manifest.
+    """A pool by its name: ``world`` or ``world:<split>``, a folder of pictures, a ``.jsonl`` manifest, or one of harness/pools
+    (``llava:``, ``coco:``, ``hub:``, ``mix:``).
 
     Raises:
         Problem: there is no such pool, the folder has no picture, or a line of the manifest is wrong (file and line).
@@ -201,12 +206,19 @@ def open_pool(spec: str) -> Pool:
     name, _, split = spec.partition(":")
     if name == "world":
         return _world(spec, split or "pool")
+    if name in ("llava", "coco", "hub", "mix"):
+        from harness.pools import hub, mix, texts
+
+        return {"llava": texts.llava_pool, "coco": texts.coco_pool, "hub": hub.hub_pool, "mix": mix.mix_pool}[name](spec)
     path = Path(spec)
     if path.is_dir():
         return _folder(path)
     if path.suffix == ".jsonl" and path.is_file():
         return _manifest(path)
-    raise Problem(f"There is no pool {spec!r}; give world, an existing folder of pictures, or an existing .jsonl manifest.")
+    raise Problem(
+        f"There is no pool {spec!r}; give world, an existing folder of pictures, an existing .jsonl manifest, "
+        "llava:<json>:<folder>, coco:<json>:<folder>, hub:<name>, or mix:<pool>=<weight>,... of them."
+    )
 
 
 def _world(spec: str, split: str) -> Pool:
@@ -269,6 +281,11 @@ def _manifest(path: Path) -> Pool:
     def read(id: str) -> Item:
         row = rows[id]
         image = read_picture(path.parent / row["image"])
+        if (stated := row.get("sha256")) and stated != pixels_sha(image):
+            raise Problem(
+                f"{path}: the picture {row['image']!r} is not the one that its line means (sha256 {stated[:12]}...); "
+                "restore it, or take sha256 out of the line."
+            )
         return Item(id=id, image=image, question=row.get("question"), reference=row.get("reference"))
 
     # A field counts only where every line has it: a method that needs it could not use the others.
@@ -279,7 +296,7 @@ def _manifest(path: Path) -> Pool:
 
 def _row(line: str, where: str) -> dict[str, str]:
     """One line of a manifest, with its ``id`` (the picture's path unless given)."""
-    shape = 'a line is {"image": "path relative to the manifest", "question": "...", "reference": "...", "id": "..."}'
+    shape = 'a line is {"image": "path below the manifest", "question": "...", "reference": "...", "id": "...", "sha256": "..."}'
     try:
         row = json.loads(line)
     except ValueError as error:

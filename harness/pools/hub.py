@@ -1,0 +1,72 @@
+"""A pool from a data set of the hub, or a folder of its parquet files: ``hub:<name>``, ``hub:<name>@<revision>:<split>``.
+
+It is read by the ``datasets`` library, which runs no code of the repository. Columns are found by their names: the picture in
+``image``; a question in ``question``, ``query`` or ``prompt``; a reference in ``reference``, ``answer``, ``answers`` or
+``caption`` (of a list the first).
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from harness.errors import Problem
+from harness.pool import Pool, Unreadable, read_picture
+from methods.interface import Field, Item
+
+QUESTIONS = ("question", "query", "prompt")
+REFERENCES = ("reference", "answer", "answers", "caption")
+
+
+def hub_pool(spec: str) -> Pool:
+    """The opened data set: its rows are the pictures, numbered from 0.
+
+    Raises:
+        Problem: it cannot be loaded, or has no column of pictures.
+    """
+    import datasets
+
+    name, _, split = spec.removeprefix("hub:").partition(":")
+    name, _, revision = name.partition("@")
+    wanted = split or "train"
+    try:
+        if Path(name).is_dir():
+            files = sorted(str(path) for path in Path(name).rglob("*.parquet") if not split or path.name.startswith(f"{split}-"))
+            if not files:
+                raise Problem(f"The pool {spec}: {name} holds no {f'{split}-*' if split else '*'}.parquet; give its folder.")
+            table = datasets.load_dataset("parquet", data_files={wanted: files}, split=wanted)
+        else:
+            table = datasets.load_dataset(name, revision=revision or None, split=wanted)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Problem(f"The pool {spec} could not be loaded: {said}; check the name, revision and split, or log in.") from error
+    if "image" not in table.column_names:
+        raise Problem(f"The pool {spec} has no column image; its columns are {', '.join(table.column_names)}.")
+    if not len(table):
+        raise Problem(f"The pool {spec} is empty; give another split.")
+    table = table.cast_column("image", datasets.Image(decode=False))  # decoded here, with our limits on size
+    question = next((column for column in QUESTIONS if column in table.column_names), None)
+    reference = next((column for column in REFERENCES if column in table.column_names), None)
+
+    def read(id: str) -> Item:
+        row = table[int(id)]
+        image = row["image"]
+        if not image or not (image.get("bytes") or image.get("path")):
+            raise Unreadable("no picture in its row")
+        source = io.BytesIO(image["bytes"]) if image.get("bytes") else Path(image["path"])
+        texts = [_text(row[column], id, column, spec) if column else None for column in (question, reference)]
+        return Item(id=id, image=read_picture(source), question=texts[0], reference=texts[1])
+
+    fields: set[Field] = {"image"}
+    fields |= {"question"} if question else set()
+    fields |= {"reference"} if reference else set()
+    width = len(str(len(table) - 1))
+    return Pool(spec=spec, ids=tuple(f"{number:0{width}d}" for number in range(len(table))), fields=frozenset(fields), read=read)
+
+
+def _text(value: Any, id: str, column: str, spec: str) -> str:
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    if not isinstance(first, str) or not first.strip():
+        raise Problem(f"The pool {spec}, row {id}: {column} is not text ({first!r:.60}); give a data set with texts there.")
+    return first.strip()

@@ -1,0 +1,107 @@
+"""Pools of pictures with texts in the layouts of LLaVA-Instruct and COCO: a JSON file beside a folder of pictures.
+
+``llava:<json>:<folder>``: LLaVA-Instruct (Liu et al., arXiv 2304.08485): a list of ``{"id", "image", "conversations"}``; the
+first question of a conversation and its answer. Its subsets are files (``detail_23k.json``, ``complex_reasoning_77k.json``).
+``coco:<json>:<folder>``: COCO's captions; the captions of a picture, one a line, are its reference.
+Every picture must be there when the pool is opened: a missing one is named before any work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import Problem
+from harness.pool import Pool, read_picture
+from methods.interface import Field, Item
+
+IMAGE_TOKEN = "<image>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A picture's file and the texts beside it."""
+
+    path: Path
+    question: str | None = None
+    reference: str | None = None
+
+
+def llava_pool(spec: str) -> Pool:
+    file, folder = _parts(spec)
+    entries: dict[str, Entry] = {}
+    rows = _json(file)
+    if not isinstance(rows, list):
+        raise Problem(f'{file} is no LLaVA-Instruct file: it must be a list of {{"id", "image", "conversations"}}.')
+    for number, row in enumerate(rows):
+        where = f"{file}, entry {number}"
+        try:
+            image, turns = row.get("image"), row["conversations"]
+            if image is None:
+                continue  # text alone: LLaVA's mixture holds such entries
+            asked, told = (turns[place]["value"] for place in (0, 1))
+            roles = [turns[place]["from"] for place in (0, 1)]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            raise Problem(
+                f'{where}: an entry is {{"id", "image", "conversations": [{{"from": "human", "value"}}, ...]}}.'
+            ) from None
+        question = str(asked).replace(IMAGE_TOKEN, "").strip()
+        if roles != ["human", "gpt"] or not question or not str(told).strip():
+            raise Problem(f"{where}: a conversation begins with a question (human) and its answer (gpt), neither empty.")
+        key = f"{row.get('id', number)}"
+        key = key if key not in entries else f"{key}#{number}"  # a picture may be asked about in several entries
+        entries[key] = Entry(path=folder / str(image), question=question, reference=str(told).strip())
+    return _pool(spec, entries, {"image", "question", "reference"})
+
+
+def coco_pool(spec: str) -> Pool:
+    file, folder = _parts(spec)
+    content = _json(file)
+    try:
+        names: Mapping[Any, str] = {image["id"]: str(image["file_name"]) for image in content["images"]}
+        captions: dict[Any, list[str]] = {id: [] for id in names}
+        for note in content["annotations"]:
+            captions[note["image_id"]].append(str(note["caption"]).strip())
+    except (KeyError, TypeError) as error:
+        raise Problem(
+            f'{file} is no COCO captions file ({error!r}): it must hold {{"images": [{{"id", "file_name"}}], "annotations": '
+            '[{"image_id", "caption"}]}.'
+        ) from None
+    told = {name: "\n".join(captions[id]) or None for id, name in names.items()}
+    entries = {name: Entry(path=folder / name, reference=text) for name, text in told.items()}
+    return _pool(spec, entries, {"image", "reference"} if all(told.values()) else {"image"})
+
+
+def _parts(spec: str) -> tuple[Path, Path]:
+    kind, _, rest = spec.partition(":")
+    file, _, folder = rest.rpartition(":")
+    if not Path(file).is_file() or not Path(folder).is_dir():
+        raise Problem(f"The pool {spec!r} must be {kind}:<json file>:<folder of pictures>, both there.")
+    return Path(file), Path(folder)
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Problem(f"{file} is not readable JSON ({error}); download it again.") from None
+
+
+def _pool(spec: str, entries: Mapping[str, Entry], fields: set[Field]) -> Pool:
+    if not entries:
+        raise Problem(f"The pool {spec} holds no picture; give another file.")
+    there = {path: path.is_file() for path in {entry.path for entry in entries.values()}}
+    if missing := [path for path, found in there.items() if not found]:
+        raise Problem(
+            f"{len(missing)} of the {len(there)} pictures of the pool {spec} are missing, such as {min(missing)}; finish the "
+            "download, or give a manifest of those that are there."
+        )
+
+    def read(id: str) -> Item:
+        entry = entries[id]
+        return Item(id=id, image=read_picture(entry.path), question=entry.question, reference=entry.reference)
+
+    return Pool(spec=spec, ids=tuple(entries), fields=frozenset(fields), read=read)
