@@ -80,7 +80,8 @@ def doctor(given: argparse.Namespace) -> None:
     from harness import doctor
     from harness.studies import opening
 
-    lines = doctor.examine(opening.BENCHMARKS, opening.named_folders(given.local_data), online=given.online)
+    folders = opening.named_folders(given.local_data)
+    lines = doctor.examine(opening.BENCHMARKS, opening.methods(), folders, online=given.online)
     print(doctor.as_json(lines) if given.json else doctor.as_text(lines))
 
 

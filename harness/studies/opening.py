@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from benchmarks.catalogue import BENCHMARKS, TOOLKITS, find
 from benchmarks.interface import Benchmark
 from harness.errors import Problem, unknown
 
-__all__ = ["BENCHMARKS", "named_folders", "open_benchmarks"]
+__all__ = ["BENCHMARKS", "methods", "named_folders", "open_benchmarks"]
 
 
 def open_benchmarks(
@@ -57,3 +57,12 @@ def named_folders(texts: Sequence[str]) -> dict[str, Path]:
             raise Problem(f"--local-data {name} is given twice; give one folder.")
         found[name] = Path(path)
     return found
+
+
+def methods() -> Mapping[str, Any]:
+    """The methods of the catalogue; none where torch is not installed."""
+    try:
+        from methods.catalogue import METHODS
+    except ImportError:
+        return {}
+    return METHODS
