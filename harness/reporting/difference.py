@@ -39,8 +39,8 @@ def between(a: Path, b: Path) -> str:
     machines = list(_machine_lines(a, b))
     numbers, said = _numbers(first, second, Results(a), Results(b))
     reading = [
-        f"{len(settings)} settings differ." if settings else "No setting differs.",
-        f"{len(machines)} versions or pieces of hardware differ." if machines else "Versions and hardware are the same.",
+        f"Settings that differ: {len(settings) or 'none'}.",
+        f"Versions and pieces of hardware that differ: {len(machines) or 'none'}.",
         *said,
     ]
     blocks: list[Block] = []
@@ -87,33 +87,43 @@ def _short(text: str) -> str:
 
 
 def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """(name, here, there) of everything that differs."""
+    """(name, here, there) of everything that differs. A field that one lacks and the other leaves empty is no difference."""
     for name in dict.fromkeys([*a, *b]):
         here, there = a.get(name, ABSENT), b.get(name, ABSENT)
-        if here != there:
+        if here != there and {here, there} != {ABSENT, "null"}:
             yield name, _short(here), _short(there)
 
 
 def _study_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
-    yield from _unequal(_study(a), _study(b))
+    """Fields of the study and of the rows and benchmarks that both have; the others are named as a whole."""
+    here, there = _study(a), _study(b)
+    for one, other, place in ((here, there, "A"), (there, here, "B")):
+        for part in dict.fromkeys(part for part, _ in one):
+            if part and not any(part == known for known, _ in other):
+                yield part, *(("there", ABSENT) if place == "A" else (ABSENT, "there"))
+    both = {part for part, _ in here} & {part for part, _ in there}
+    shared = [
+        {f"{part}.{name}" if part else name: text for (part, name), text in one.items() if part in both} for one in (here, there)
+    ]
+    yield from _unequal(*shared)
 
 
-def _study(out: Path) -> dict[str, str]:
-    """``study.json`` as flat settings: a row by its label, its seeds together, a benchmark by its name."""
+def _study(out: Path) -> dict[tuple[str, str], str]:
+    """``study.json`` as text by (part, field): a part is a row, its seeds together, or a benchmark, or "" for the rest."""
     study = read_json(Results(out).study)
-    flat: dict[str, str] = {}
+    flat: dict[tuple[str, str], str] = {}
     seeds: dict[str, list[str]] = {}
     for run in study.pop("runs"):
-        label = str(run["label"])
-        seeds.setdefault(label, []).append(str(run.pop("seed")))
+        part = f"row {run.pop('label')}"
+        seeds.setdefault(part, []).append(str(run.pop("seed")))
         run.get("settings", {}).pop("recipe", None)  # it stands beside the settings, too
-        flat |= dict(_flat({name: value for name, value in run.items() if name != "label"}, f"row {label}"))
-    flat |= {f"row {label}.seeds": " ".join(found) for label, found in seeds.items()}
+        flat |= {(part, name): text for name, text in _flat(run)}
     for one in study.pop("benchmarks"):
+        part = f"benchmark {one.pop('name')}"
         metrics = {metric.pop("name"): metric for metric in one.pop("metrics")}
-        name = one.pop("name")
-        flat |= dict(_flat({**one, "metric": metrics}, f"benchmark {name}"))
-    return dict(_flat(study)) | flat
+        flat |= {(part, name): text for name, text in _flat({**one, "metric": metrics})}
+    flat |= {(part, "seeds"): " ".join(found) for part, found in seeds.items()}
+    return flat | {("", name): text for name, text in _flat(study)}
 
 
 def _identity_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
@@ -123,13 +133,13 @@ def _identity_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
     found: dict[tuple[str, ...], int] = {}
     stages: dict[str, int] = {}
     for place in both:
-        kind = str(here[place].get("stage", "stage")).strip('"')
+        kind = place.split("/")[0 if place.startswith("questions") else 4]
         stages[kind] = stages.get(kind, 0) + 1
         for name, left, right in _unequal(here[place], there[place]):
             fingerprints = all(
                 FINGERPRINT.fullmatch(text.strip('"')) for text in (here[place].get(name, ""), there[place].get(name, ""))
             )
-            key = (kind, name, "another", "another") if fingerprints and kind != "export" else (kind, name, left, right)
+            key = (kind, name, "one", "another") if fingerprints and kind != "questions" else (kind, name, left, right)
             found[key] = found.get(key, 0) + 1
     for (kind, name, left, right), times in found.items():
         yield f"stage {kind}: {name} ({times} of {stages[kind]})", left, right
@@ -155,7 +165,7 @@ def _machines(out: Path) -> dict[str, str]:
             for part in ("versions", "hardware"):
                 for name, value in record.get(part, {}).items():
                     found.setdefault(f"{name.replace('_', ' ')}", {})[str(value)] = None
-    return {name: " / ".join(values) for name, values in found.items()}
+    return {name: " / ".join(sorted(values)) for name, values in found.items()}
 
 
 def _numbers(first: Records, second: Records, a: Results, b: Results) -> tuple[list[tuple[str, ...]], list[str]]:

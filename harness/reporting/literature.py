@@ -6,6 +6,7 @@ None of them was measured by this harness, and most are second-hand: the notes s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,19 @@ UNREAD = ("sena",)
 """Methods whose own table could not be read: their row says "not available", it is not invented."""
 TWINS: Mapping[str, str] = {"truth_dpo": "gt_dpo"}
 """Rows that a paper names otherwise."""
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "chair": ("coco_chair", "coco_cap_chair"),
+    "mmbench": ("mmbench_dev_en", "mmbench_en_dev"),
+    "mm_vet": ("mmvet",),
+    "llava_w": ("llava_in_the_wild", "llavabench"),
+    "scienceqa_img": ("scienceqa_test",),
+    "textvqa": ("textvqa_val",),
+    "vizwiz": ("vizwiz_vqa_val",),
+    "gqa": ("gqa_testdev_balanced",),
+}
+"""The papers' benchmarks by what they are called here and in the toolkits."""
+METRICS: Mapping[str, tuple[str, ...]] = {"mmbench": ("circular", "accuracy_circular")}
+TOOLKIT = re.compile(r"^(lmms_eval|vlmevalkit)\W")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,20 +64,24 @@ def published() -> tuple[Number, ...]:
 
 
 def matching(rows: Sequence[Row], benchmark: BenchmarkColumns) -> dict[str, list[Number]]:
-    """The reported numbers by the study's metric that they belong to, in the benchmark's order; empty: nothing matches.
-
-    ``pope_adversarial / accuracy`` of a paper belongs to the metric ``accuracy_adversarial`` of the benchmark ``pope``.
-    """
+    """The reported numbers by the study's metric that they belong to, in the benchmark's order; empty: nothing matches."""
     bases = {row.base for row in rows}
     found: dict[str, list[Number]] = {}
     for metric in benchmark.metrics:
         for number in published():
-            part = number.benchmark.removeprefix(f"{benchmark.name}_")
-            same = (number.benchmark, number.metric) == (benchmark.name, metric.name)
-            same |= part != number.benchmark and metric.name == f"{number.metric}_{part}"
-            if same and number.base in bases:
+            if number.base in bases and belongs(number, benchmark.name, metric.name):
                 found.setdefault(metric.name, []).append(number)
     return found
+
+
+def belongs(number: Number, benchmark: str, metric: str) -> bool:
+    """Whether the number is of this benchmark and metric. A paper's ``pope_adversarial / accuracy`` is the metric
+    ``accuracy_adversarial`` of ``pope``, its ``mme_perception / score`` the metric ``perception`` of ``mme``."""
+    name = TOOLKIT.sub("", benchmark.lower())
+    if name == number.benchmark or name in NAMES.get(number.benchmark, ()):
+        return metric == number.metric or metric in METRICS.get(number.benchmark, ())
+    part = number.benchmark.removeprefix(f"{name}_")
+    return part != number.benchmark and metric in (part, f"{number.metric}_{part}")
 
 
 def twin(row: Row, number: Number) -> bool:

@@ -5,6 +5,7 @@ All text in it is raw (models', users' and data's words); each renderer escapes 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,7 +95,7 @@ class Table:
     notes: tuple[str, ...]
 
 
-def block(heading: str, caption: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> Block:
+def block(heading: str, caption: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Block:
     """A block of plain texts."""
     return Block(
         heading=heading,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape as html_escape
 
-from harness.reporting.table import Block, Entry, Table, printable
+from harness.reporting.table import Block, Column, Entry, Table, printable
 
 STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem;color:#1b1b1b}"
@@ -37,7 +37,7 @@ def fragment(table: Table) -> str:
 def block_fragment(block: Block) -> str:
     """One block. Classes: ``better`` and ``worse`` on starred cells, ``reported`` on the literature's, ``best``, ``second``."""
     heads = "".join(
-        f'<th scope="col"{_class("reported" if column.reported else "")}>{escape(column.text)}</th>' for column in block.columns
+        f'<th scope="col"{_class("reported" if column.reported else "")}>{_head(column)}</th>' for column in block.columns
     )
     lines = []
     for group, members in block.grouped:
@@ -53,6 +53,14 @@ def block_fragment(block: Block) -> str:
         f'<thead><tr><th scope="col">{escape(block.corner)}</th>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n'
         "</div>\n</section>"
     )
+
+
+def _head(column: Column) -> str:
+    """An arrow and a unit stay with the last word."""
+    text = escape(column.text)
+    for sign in ("↑", "↓", "%"):
+        text = text.replace(f" {sign}", f"\u00a0{sign}")
+    return text
 
 
 def _cell(entry: Entry, reported: bool) -> str:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from harness.reporting.table import Block, Column, Entry, Line, Table, printable
+from harness.reporting.table import MISSING, Block, Column, Entry, Line, Table, printable
 
 WIDTH, WIDEST = 480, 110
 """Points of a table (the text of an A4 page) and of one column; a wider block goes on in another table."""
@@ -78,9 +78,16 @@ def _floats(block: Block) -> Iterator[str]:
     ]
     first = True
     for columns in _parts(widths, WIDTH - names):
-        for top in range(0, len(block.lines), LINES):
-            yield _float(block, columns, (names, *(widths[place] for place in columns)), block.lines[top : top + LINES], first)
+        lines = [line for line in block.lines if _says(line, columns)]
+        for top in range(0, len(lines), LINES):
+            yield _float(block, columns, (names, *(widths[place] for place in columns)), lines[top : top + LINES], first)
             first = False
+
+
+def _says(line: Line, columns: range) -> bool:
+    """Whether the row has anything in these columns, or nothing in any; a row of papers has nothing beside measured ones."""
+    full = [place for place, entry in enumerate(line.entries) if entry.value != MISSING]
+    return not full or any(place in columns for place in full)
 
 
 def _points(texts: Sequence[str], small: Sequence[str]) -> int:
@@ -102,7 +109,7 @@ def _parts(widths: Sequence[int], room: int) -> list[range]:
     return [*parts, range(start, len(widths))]
 
 
-def _float(block: Block, columns: range, widths: Sequence[int], lines: tuple[Line, ...], first: bool) -> str:
+def _float(block: Block, columns: range, widths: Sequence[int], lines: Sequence[Line], first: bool) -> str:
     measured = any(entry.change for line in block.lines for entry in line.entries)
     caption = f"{escape(block.heading)}{'' if first else ', continued'}: {escape(block.caption)}."
     caption += f" {LEGEND}" if measured and first else ""

@@ -76,7 +76,13 @@ def write(out: Path, *, exclude_leaks: bool = False) -> str:
 def build(records: Records, cells: Sequence[Cell]) -> Table:
     references = literature.references(records.rows, records.benchmarks)
     blocks = [_benchmark_block(records, cells, benchmark, references) for benchmark in records.benchmarks]
-    optional = [_rounds_block(cells), _seeds_block(records, cells), _made_block(records), _funnel_block(records)]
+    optional = [
+        _matched_block(cells),
+        _rounds_block(cells),
+        _seeds_block(records, cells),
+        _made_block(records),
+        _funnel_block(records),
+    ]
     return Table(
         title=records.name,
         question=records.question,
@@ -107,8 +113,8 @@ def entry(cell: Cell, rank: int = 0) -> Entry:
         bounds = f" [{number(cell.lo, places)}, {number(cell.hi, places)}]" if np.isfinite(cell.lo) else ""
         change = f"{number(cell.difference, places, sign=True)}{bounds}"
     remark = "other questions" if cell.verdict == "other questions" else ""
-    if reached := getattr(cell, "reached_by", ()):
-        remark = f"a control reaches this too: {', '.join(reached)}"
+    if cell.reached_by:
+        remark = f"a control reaches this too: {', '.join(cell.reached_by)}"
     return Entry(
         value=number(cell.value, places),
         change=change,
@@ -124,8 +130,7 @@ def column_text(cell: Cell) -> str:
 
 
 def role(row: Row, baseline: str) -> str:
-    found = str(getattr(row, "role", "method"))
-    return "baseline" if row.label == baseline else found if found in GROUPS else "method"
+    return "baseline" if row.label == baseline else row.role if row.role in GROUPS else "method"
 
 
 def by_role(records: Records) -> list[tuple[Row, str]]:
@@ -179,6 +184,28 @@ def _benchmark_block(records: Records, cells: Sequence[Cell], benchmark: Benchma
         corner="run",
         columns=(*measured, *(literature.column(headings[name]) for name in reported), Column(heading="unscored")),
         lines=tuple(lines),
+    )
+
+
+def _matched_block(cells: Sequence[Cell]) -> Block | None:
+    """Each row against what the baseline's own answers give at the row's caption length, or its share of yes."""
+    mine = [cell for cell in cells if cell.matched_by and cell.better != "none" and np.isfinite(cell.matched_value)]
+    rows = []
+    for cell in mine:
+        places = cell.places
+        bounds = (
+            f" [{number(cell.matched_lo, places)}, {number(cell.matched_hi, places)}]" if np.isfinite(cell.matched_lo) else ""
+        )
+        apart = number(cell.matched_difference, places, sign=True) + bounds
+        values = (number(cell.value, places), cell.matched_by, number(cell.matched_value, places))
+        rows.append((cell.label, shown(cell.benchmark), cell.heading, *values, apart))
+    if not rows:
+        return None
+    return block(
+        heading="At equal length, or equal share of yes",
+        caption="against the baseline's answers cut to the row's mean length or shifted to its share of yes; paired intervals",
+        header=("run", "benchmark", "metric", "value", "against", "its value", "difference"),
+        rows=rows,
     )
 
 
