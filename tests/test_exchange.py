@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -14,10 +15,13 @@ import pytest
 
 from benchmarks.mmhal import MMHal
 from harness import __main__ as cli
-from harness import exchange
+from harness import exchange, runner
 from harness.bases import BASES
 from harness.errors import Problem
+from harness.progress import Display
 from harness.studies.opening import open_benchmarks
+from harness.study import Run, Study
+from methods.untrained import Untrained
 from tests.benchmarks.fake_judge import MODEL, said, serving
 from tests.benchmarks.test_mmhal import save_data
 from tests.tiny import tiny_llava
@@ -122,7 +126,7 @@ sys.exit(main(sys.argv[1:]))
 WITHOUT_BENCHMARKS = """
 import json, sys
 from pathlib import Path
-from harness import exchange
+from harness import exchange, runner
 from tests.toys import card_of
 exchange.answer(Path(sys.argv[1]), card_of(Path(sys.argv[2])), None, Path(sys.argv[3]))
 print(json.dumps(sorted(name for name in sys.modules if name.startswith("benchmarks"))))
@@ -302,3 +306,37 @@ def test_a_judged_benchmark_stops_without_its_judge_and_goes_on_with_it(
 def pope_answers(folder: Path) -> tuple[Path, Path]:
     exchange.export(open_benchmarks(["world_pope"], "test", 2)[0], folder / "pope", split="test", limit=2)
     return folder / "pope", save_answers(folder / "pope.jsonl", [{"id": ids(folder / "pope")[0], "answer": "no"}])
+
+
+def test_a_study_with_a_judge_keeps_its_answers_while_it_waits_for_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "tiny"))
+    data, out = save_data(tmp_path / "data"), tmp_path / "out"
+    monkeypatch.setenv("FAKE_KEY", "secret")
+
+    def do() -> None:
+        untrained = Run(label="untrained", base="tiny", method=Untrained())
+        benchmarks = open_benchmarks(["mmhal"], "test", None, [f"mmhal={data}"])
+        study = Study(name="judged", question="Does it wait?", runs=(untrained,), benchmarks=benchmarks)
+        runner.run(study, out, Display(io.StringIO()))
+
+    with pytest.raises(Problem, match="mmhal cannot be graded: mmhal is graded by a judge"):
+        do()
+    answers = out / "runs" / "untrained" / "seed0" / "round0" / "answers" / "mmhal" / "answers.jsonl"
+    kept = answers.stat().st_mtime_ns
+    with serving(lambda _prompt, _before: said("Rating: 2")) as server:
+        settings = {"base_url": server.url, "model": MODEL, "key_variable": "FAKE_KEY", "requests_per_minute": 1e6}
+        (tmp_path / "judge.json").write_text(json.dumps(settings))
+        monkeypatch.setenv("SELFSIGHT_JUDGE", str(tmp_path / "judge.json"))
+        do()
+        assert len(server.asked) == 4
+    assert answers.stat().st_mtime_ns == kept
+    report = json.loads((out / "runs/untrained/seed0/round0/grades/mmhal/report.json").read_text())
+    assert (report["values"]["score"], report["values"]["hallucination_rate"], report["unscored"]) == (2.0, 100.0, 0)
+    (tmp_path / "judge.json").write_text(json.dumps(settings | {"repeats": 2, "retries": 0}))
+    with pytest.raises(Problem, match="gave no usable answer"):  # another judge is asked anew; the old one's words are kept
+        do()
+    (tmp_path / "judge.json").write_text(json.dumps(settings))
+    do()
+    assert json.loads((out / "runs/untrained/seed0/round0/grades/mmhal/report.json").read_text()) == report
