@@ -52,6 +52,7 @@ def counts(truth: YesNo, said: YesNo | None, *, positive: YesNo = "yes", suffix:
     found = {
         "read": 1.0,
         "correct": float(hit),
+        "yes": float(said == "yes"),
         positive: float(claimed),
         IN_TRUTH[positive]: float(real),
         "tp": tp,
@@ -62,7 +63,7 @@ def counts(truth: YesNo, said: YesNo | None, *, positive: YesNo = "yes", suffix:
 
 
 def metrics(*, positive: YesNo = "yes", suffix: str = "", primary: bool = False) -> tuple[Metric, ...]:
-    """Accuracy, precision, recall and F1 of the positive class, and how often it was claimed (``yes_ratio`` or ``no_ratio``).
+    """Accuracy, precision, recall and F1 of the positive class, and the share of answers that were yes.
 
     F1 is 2 tp / (2 tp + fp + fn), so it can be recomputed on any resample.
     """
@@ -71,5 +72,5 @@ def metrics(*, positive: YesNo = "yes", suffix: str = "", primary: bool = False)
         percent(f"precision{suffix}", f"tp{suffix}", f"{positive}{suffix}"),
         percent(f"recall{suffix}", f"tp{suffix}", f"{IN_TRUTH[positive]}{suffix}"),
         percent(f"f1{suffix}", f"f1_num{suffix}", f"f1_den{suffix}"),
-        percent(f"{positive}_ratio{suffix}", f"{positive}{suffix}", f"read{suffix}", "none"),
+        percent(f"yes_ratio{suffix}", f"yes{suffix}", f"read{suffix}", "none"),
     )

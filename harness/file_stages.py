@@ -6,14 +6,14 @@ import datetime
 import io
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from PIL.Image import Image
 
-from benchmarks.interface import Benchmark, Report
+from benchmarks.interface import Benchmark, Metric, Question, Report
 from harness.errors import Problem
 from harness.identity import hardware, peak_memory_mib, versions
 from harness.pool import difference_hash, pixels_sha
@@ -33,7 +33,7 @@ def export(stage: Stage, benchmark: Benchmark, *, progress: Progress = quiet) ->
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
     hashes: dict[str, str] = {}
-    for question in benchmark.questions():
+    for question in kindly_asked(benchmark):
         names = [_export_picture(stage.folder / "images", image) for image in question.images]
         hashes |= {name: difference_hash(image) for name, image in zip(names, question.images, strict=True) if name not in hashes}
         rows.append(
@@ -55,6 +55,17 @@ def export(stage: Stage, benchmark: Benchmark, *, progress: Progress = quiet) ->
     stage.finish(record(stage, benchmark.name, len(rows), time.perf_counter() - started))
 
 
+def kindly_asked(benchmark: Benchmark) -> Iterator[Question]:
+    """
+    Raises:
+        Problem: a picture of the user's own files cannot be read.
+    """
+    try:
+        yield from benchmark.questions()
+    except ValueError as error:
+        raise Problem(f"{benchmark.name} cannot be exported: {error}") from error
+
+
 def _export_picture(folder: Path, image: Image) -> str:
     path = folder / f"{pixels_sha(image)}.png"
     if not path.exists():
@@ -73,15 +84,17 @@ def grade(stage: Stage, *, benchmark: Benchmark, answers: Path) -> None:
     except ValueError as error:  # answers of other questions, or a judge that cannot be asked, in a sentence of its own
         raise Problem(f"{benchmark.name} cannot be graded: {error}") from error
     content = io.BytesIO()
-    grades_frame(report).to_parquet(content, index=False)
+    grades_frame(report, benchmark.metrics).to_parquet(content, index=False)
     write_bytes(stage.folder / "grades.parquet", content.getvalue())
     write_json(stage.folder / "report.json", {"values": dict(report.values), "unscored": report.unscored})
     stage.finish()
 
 
-def grades_frame(report: Report) -> pd.DataFrame:
-    """The grades as a table, a row a question: what ``grades.parquet`` holds."""
-    names = sorted({name for grade in report.grades for name in grade.counts})
+def grades_frame(report: Report, metrics: Sequence[Metric] = ()) -> pd.DataFrame:
+    """The grades as a table, a row a question: what ``grades.parquet`` holds. The counts that ``metrics`` are made of have a
+    column even where no answer could be read."""
+    asked = {name for metric in metrics for name in (metric.numerator, metric.denominator)}
+    names = sorted(asked | {name for grade in report.grades for name in grade.counts})
     columns: dict[str, pd.Series[Any]] = {
         "question": pd.Series([grade.question for grade in report.grades], dtype="string"),
         "cluster": pd.Series([grade.cluster for grade in report.grades], dtype="string"),

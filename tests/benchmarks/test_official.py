@@ -177,7 +177,7 @@ def test_amber_discriminative_as_the_released_script_counts(tmp_path: Path) -> N
     theirs = official_scores.binary(truth, [{"No": 1, "Yes": 0}.get(answer, -1) for answer in answers.values()])
     close(values, {f"{name}_official": theirs[name] for name in ("accuracy", "precision", "recall", "f1")})
     ours = official_scores.binary(truth, [int("no" in answer.lower()) for answer in answers.values()])
-    close(values, {name: ours[name] for name in ("accuracy", "precision", "recall", "f1")} | {"no_ratio": ours["ratio"]})
+    close(values, {name: ours[name] for name in ("accuracy", "precision", "recall", "f1")} | {"yes_ratio": 100 - ours["ratio"]})
     for kind, type in zip(("existence", "state", "number", "action", "relation"), official_files.KINDS, strict=True):
         ids = [id for id in answers if about[id]["type"] == f"discriminative-{type}"]
         right = [("no" in answers[id].lower()) == (about[id]["truth"] == "no") for id in ids]
