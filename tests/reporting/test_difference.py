@@ -53,7 +53,7 @@ def test_settings_differ_field_by_field(a: Path, b: Path) -> None:
     assert "| row sena.settings.noise\\_step | absent | 420 |" in text
     assert "| row sena.images | 600 | 500 |" in text
     assert "| benchmark world\\_pope.version | 1 | 2 |" in text
-    assert "decoding.temperature (3 of 3) | absent | 1 |" in text
+    assert "decoding.temperature (3 of 6) | absent | 1 |" in text
     assert "steps" not in text
 
 
