@@ -131,5 +131,12 @@ def cross_check(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Timings: generation against a one-by-one loop, and the calibration of the statistics."""
     install(session, "test")
-    for name in ("bench_generate", "bench_stats"):
+    for name in ("bench_generate", "bench_methods", "bench_stats"):
         session.run("python", "-m", f"tests.benches.{name}", env=ENVIRONMENT)
+
+
+@nox.session(default=False)
+def bench_gpu(session: nox.Session) -> None:
+    """Generation, answering and DPO at LLaVA-1.5-7B's shape against one-by-one and trl; `-- --shape tiny` runs anywhere."""
+    install(session, "test")
+    session.run("python", "-m", "tests.benches.bench_gpu", *session.posargs, env=ENVIRONMENT)
