@@ -110,7 +110,6 @@ BASES: Mapping[str, BaseCard] = {
 }
 
 
-@cache
 def find_base(name: str) -> BaseCard:
     """The card of that name, of a folder, or of a hub id (whose config.json is fetched, and whose commit is then pinned).
 
@@ -141,6 +140,7 @@ def _folder_card(folder: Path) -> BaseCard:
     return _card(checkpoints.plain(folder.resolve().name), folder, None, config, "world" if world else "real")
 
 
+@cache
 def _hub_card(name: str) -> BaseCard:
     id, _, revision = name.partition("@")
     folder, commit = checkpoints.fetch_config(id, revision or None)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from pickle import UnpicklingError  # what a torch file that holds more than tensors is refused with
 from typing import Any
 
 import torch
@@ -83,10 +84,11 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
     source = _folder(card) if isinstance(card.source, Path) else card.source
     pinned = {} if card.revision is None else {"revision": card.revision}
     weights = {"dtype": torch.float32, "use_safetensors": True if card.safetensors else None, "output_loading_info": True}
+    weights["weights_only"] = True  # of a torch file, its tensors: anything else in it is refused, not run
     try:
         processor = AutoProcessor.from_pretrained(source, backend="pil", **pinned)
         model, loading = AutoModel.from_pretrained(source, **weights, **pinned)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, UnpicklingError) as error:
         raise Problem(f"The scorer {card.name!r} could not be loaded from {source}: {str(error).splitlines()[0]}") from error
     absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
     if absent:

@@ -127,6 +127,7 @@ def train(
     Raises:
         Problem: the round made no pair (with the reasons).
     """
+    from harness import model_card
     from harness.training.trainer import train_pairs
 
     rows = read_jsonl(pairs / "pairs.jsonl")
@@ -159,7 +160,9 @@ def train(
     seconds = max(time.perf_counter() - started, summary.seconds)
     visits = images * recipe.epochs if steps is None else steps * recipe.global_batch
     record = _record(stage, method, visits, seconds, counts={"pairs": len(rows), "images": images})
-    stage.finish({**record, "training": describe(summary)})
+    record = {**record, "training": describe(summary)}
+    model_card.write(stage.folder / "model", identity=stage.identity, record=record, pairs=pairs)
+    stage.finish(record)
     stage.drop("checkpoints")  # they only serve to continue; the model is written
 
 

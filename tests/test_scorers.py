@@ -168,6 +168,30 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
         ClipScorer(*tiny_clip()).relevance([picture(0)], ["a", "b"])
 
 
+class Evil:
+    """What a pickle can do: call a function when it is read."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.mark,))
+
+
+def test_a_torch_file_is_read_as_tensors_and_nothing_else_of_it_is_run(tmp_path: Path) -> None:
+    card = saved(tmp_path)
+    expected = load_scorer(card).relevance(IMAGES, SENTENCES)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tiny_clip()[0].state_dict(), tmp_path / "pytorch_model.bin")
+    published = replace(card, safetensors=False)  # CLIP-336's repository has a torch file alone
+    assert load_scorer(published).relevance(IMAGES, SENTENCES) == pytest.approx(expected, abs=1e-5)
+    mark = tmp_path / "ran"
+    torch.save({"text_projection.weight": Evil(mark)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(Problem, match="could not be loaded from"):
+        load_scorer(published)
+    assert not mark.exists()
+
+
 def test_a_run_scores_with_the_bases_scorer_and_refuses_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "llava"))
     monkeypatch.setitem(SCORERS, "world-clip", saved(tmp_path / "clip"))
