@@ -11,7 +11,7 @@ import base64
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -262,4 +262,38 @@ def _content(one: Asked) -> bytes:
     return one.image.read_bytes()
 
 
-KITS: Mapping[str, Kit] = {"vlmevalkit": _vlmevalkit}
+def _lmms_eval(asked: Sequence[Asked], folder: Path) -> tuple[str, Report]:
+    from datasets import Dataset, Features, Image, Value
+
+    from benchmarks import via_lmms_eval
+
+    if not yes_no(asked):
+        raise ValueError("one-word answers have no twin in lmms-eval here; yes/no questions are compared, as its task pope")
+    columns = ("id", "question_id", "question", "answer", "image_source", "category")
+    rows = [
+        {
+            **dict.fromkeys(columns, "all"),
+            "id": str(number),
+            "question_id": str(number),
+            "question": one.text,
+            "answer": one.truth.lower(),
+            "image": {"bytes": _content(one), "path": f"{number}.png"},
+        }
+        for number, one in enumerate(asked)
+    ]
+    features = Features({**{name: Value("string") for name in columns}, "image": Image()})
+    Dataset.from_list(rows, features=features).to_parquet(folder / "test.parquet")
+    made = via_lmms_eval.benchmark("pope", "test", None, folder / "test.parquet")
+    # Its questions are its documents' numbers, in the order of the file.
+    made_of = made.grade({f"{number:06d}": one.answer for number, one in enumerate(asked)})
+    grades = [replace(grade, question=str(int(grade.question))) for grade in made_of.grades]
+    values = {_plain_name(name): value for name, value in made_of.values.items() if ":" not in name}
+    return made.version, replace(made_of, grades=grades, values=values)
+
+
+def _plain_name(name: str) -> str:
+    """``pope_f1_score`` is f1. Its yes-ratio is the truth's, not the answers': it is not compared."""
+    return name if name == "pope_yes_ratio" else name.removeprefix("pope_").removesuffix("_score")
+
+
+KITS: Mapping[str, Kit] = {"vlmevalkit": _vlmevalkit, "lmms_eval": _lmms_eval}
