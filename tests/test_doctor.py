@@ -159,6 +159,7 @@ sys.exit(main(["doctor"]))
 """
 
 
+@pytest.mark.slow
 def test_it_runs_where_torch_is_missing() -> None:
     done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
