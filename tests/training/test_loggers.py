@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from harness import __main__ as cli
 from harness.errors import Problem
 from methods.interface import Recipe
 from tests.training.cases import train
@@ -25,6 +27,14 @@ def test_an_unknown_tracker_and_one_that_is_not_installed_are_said_before_any_wo
     with pytest.raises(Problem, match="wandb is not installed; pip install wandb"):
         train(tmp_path / "a", RECIPE, log_to=("wandb",))
     assert not (tmp_path / "a").exists()
+
+
+def test_the_command_line_refuses_what_this_machine_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["run", "smoke", "--log-to", "trackoi"]) == 2
+    assert "There is no tracker 'trackoi'; did you mean 'trackio'?" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert cli.main(["plan", "smoke", "--eight-bit"]) == 2
+        assert "needs a CUDA GPU and there is none; leave --eight-bit out." in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
