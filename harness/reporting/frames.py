@@ -107,7 +107,7 @@ class Records:
     ``stages``: a row a trained round: label, seed, round, images, pairs, dropped, used, steps, tokens_generated,
     tokens_trained, seconds_pairs, seconds_train; nan where that stage is not finished. ``drops``: label, seed, round, reason,
     count. ``log``: the lines of ``train/log.jsonl`` with label, seed, round. ``missing``: what a finished study would have.
-    ``facts``: sentences' material for the notes (versions, hardware, fingerprints, overlap of pictures).
+    ``facts``: sentences' material for the notes (versions, hardware, fingerprints; leakage.py and provenance.py add theirs).
     """
 
     name: str
@@ -284,8 +284,8 @@ def _trained(results: Results, rows: tuple[Row, ...], missing: list[str]) -> tup
 def _facts(
     results: Results, rows: tuple[Row, ...], benchmarks: tuple[BenchmarkColumns, ...], baseline: str
 ) -> dict[str, tuple[str, ...]]:
-    """Versions, hardware, pools, the base's fingerprint and the overlap of training and benchmark pictures, each once."""
-    found: dict[str, dict[str, None]] = {name: {} for name in ("base", "versions", "hardware", "pool", "unreadable", "overlap")}
+    """Versions, hardware, pools, the base's fingerprint, pictures that could not be read, each once."""
+    found: dict[str, dict[str, None]] = {name: {} for name in ("base", "versions", "hardware", "pool", "unreadable")}
 
     def say(fact: str, text: str) -> None:
         found[fact][text] = None
@@ -298,7 +298,6 @@ def _facts(
             if identity.exists():
                 whose = "" if row.label == baseline else f"{row.label}: "
                 say("base", f"{whose}{row.base}, fingerprint {str(read_json(identity).get('model', 'unknown'))[:12]}")
-    trained_on: set[str] = set()
     for path in sorted(results.out.glob("runs/*/seed*/round*/**/record.json")):
         if not path.with_name("DONE").exists():
             continue
@@ -309,11 +308,4 @@ def _facts(
             say("pool", str(pool["name"]))
             for broken in record["counts"].get("unreadable_images", ()):
                 say("unreadable", f"{broken['id']} ({broken['why']})")
-        if (items := path.with_name("items.jsonl")).exists():
-            trained_on |= {row["sha256"] for row in read_jsonl(items)}
-    for benchmark in benchmarks:
-        asked = results.questions(benchmark.name) / "questions.jsonl"
-        if asked.exists() and trained_on:
-            pictures = {name.removesuffix(".png") for row in read_jsonl(asked) for name in row["images"]}
-            say("overlap", f"{shown(benchmark.name)} {len(pictures & trained_on)} of {len(pictures)}")
     return {name: tuple(text for text in texts if text) for name, texts in found.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from harness.__main__ import main
@@ -102,9 +103,10 @@ def test_a_metric_defined_otherwise_is_said(a: Path, b: Path) -> None:
     assert "metric.recall.numerator | found | mentions |" in text
 
 
-def test_another_verdict_is_said(a: Path, tmp_path: Path) -> None:
-    larger = write_study(tmp_path / "b", seeds=(0,), pictures=900)
-    assert "sena, world CHAIR / CHAIR-i: no clear change in A, better in B" in between(a, larger)
+def test_another_verdict_is_said(a: Path, b: Path) -> None:
+    path = Results(b).grades("sena", 0, 1, "world_chair") / "grades.parquet"
+    pd.read_parquet(path).assign(count_hallucinated=0.0).to_parquet(path, index=False)
+    assert "sena, world CHAIR / CHAIR-i: no clear change in A, better in B" in between(a, b)
 
 
 def test_the_command_prints_and_ends_with_0(a: Path, b: Path, capsys: pytest.CaptureFixture[str]) -> None:
