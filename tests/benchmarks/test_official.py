@@ -311,3 +311,12 @@ def test_an_entry_that_cannot_be_run_says_why_and_toolkits_resolve() -> None:
             catalogue.find(wrong)
     with pytest.raises(ValueError, match="draws its own pictures"):
         BENCHMARKS["world_pope"].factory("test", 3, Path())
+
+
+def test_the_readme_has_a_row_for_every_benchmark_and_names_its_data() -> None:
+    rows = [line for line in Path("benchmarks/README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    for name, entry in BENCHMARKS.items():
+        row = next((row for row in rows if f"`{name}`" in row.split("|")[1]), None)
+        assert row is not None, name
+        assert not entry.unavailable or "cannot be run here" in row
+        assert all(f"`{twin}`" in row for twin in entry.twins)
