@@ -121,6 +121,14 @@ def toolkit_vlmevalkit(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def toolkit_lmms_eval(session: nox.Session) -> None:
+    """lmms-eval in an environment of its own (.nox/toolkit_lmms_eval), from PyPI; its tests: ``nox -s tests -- -m toolkit``."""
+    session.install("--constraint", "constraints.txt", *PROJECT["dependency-groups"]["lmms_eval"])
+    session.install("--no-deps", "lmms-eval==0.7.3")
+    session.run("python", "-P", "-c", "import lmms_eval.evaluator")
+
+
+@nox.session(default=False)
 def cross_check(session: nox.Session) -> None:
     """The stored answers of a results folder graded natively and by the toolkits installed: ``-- results/compare``."""
     install(session)
