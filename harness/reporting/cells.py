@@ -264,7 +264,9 @@ def _against_controls(records: Records, cell: Cell, answered: Mapping[tuple[str,
     metric = next(one for one in found.metrics if one.name == cell.metric)
     reached = []
     for row in records.rows:
-        mine = answered.get((cell.benchmark, cell.label, min(cell.round, row.rounds)))
+        # A derived row is held against the very round it was made to match; it has no rounds of its own.
+        number = cell.round if row.role == "derived" else min(cell.round, row.rounds)
+        mine = answered.get((cell.benchmark, cell.label, number))
         control = answered.get((cell.benchmark, row.label, row.rounds))
         if row.of != cell.label or mine is None or control is None or control.questions != mine.questions:
             continue

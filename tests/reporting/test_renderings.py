@@ -179,6 +179,26 @@ def test_a_gain_that_a_control_reaches_is_said_in_its_cell(cells: list[Cell]) ->
     assert "a control" not in tables.cell_text(replace(reached, reached_by=()))
 
 
+def test_a_row_stands_beside_the_baseline_at_its_own_length(tmp_path: Path) -> None:
+    """A derived row has round 0 alone, and is held against the last round of the row that it is made like."""
+    out = write_study(tmp_path, seeds=(0,), pictures=40)
+    (out / "runs/sima/seed0/round1").rename(out / "runs/sima/seed0/round0")
+    study = read_json(Results(out).study)
+    for run in study["runs"]:
+        if run["label"] == "sima":
+            run |= {"role": "derived", "of": "sena", "rounds": 0}
+    write_json(Results(out).study, study)
+    read = frames.read(out)
+    made = compare(read)
+    cell = next(cell for cell in made if (cell.label, cell.metric) == ("sena", "chair_i"))
+    theirs = next(cell for cell in made if (cell.label, cell.metric) == ("sima", "chair_i"))
+    assert cell.matched_by == "sima"
+    block = next(block for block in tables.build(read, made).blocks if block.heading.startswith("At equal length"))
+    row = next(row for row in block.rows if row[2] == cell.heading)
+    assert row[4:6] == ("sima", f"{theirs.value:.1f}")
+    assert row[6].startswith(f"{cell.value - theirs.value:+.1f} [")
+
+
 def test_the_table_needs_no_model(tmp_path: Path) -> None:
     """Tables come from stored grades: neither torch nor transformers is imported, and nothing but reports is written."""
     out = write_study(tmp_path / "study", seeds=(0,), pictures=20)
