@@ -210,7 +210,7 @@ def _judge_question(item: Item[Asked], answer: str) -> Grade:
     official = yes_no.counts(truth, bare, positive="no", suffix="_official")
     said = yes_no.read_words(answer)
     if said is None:
-        return grading.unscored(item, yes_no.why_unread(answer), {"answered": 1.0, "unreadable": 1.0, **official})
+        return grading.unscored(item, yes_no.why_unread(answer), {"answered": 1.0, "unreadable": 1.0, **official}, truth)
     both = (yes_no.counts(truth, said, positive="no", suffix=suffix) for suffix in ("", f"_{item.truth.kind}"))
     return Grade(
         question=item.id,

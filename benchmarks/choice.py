@@ -95,7 +95,7 @@ def _judge(item: Item[Choice], answer: str) -> Grade:
     said, truth = read_choice(answer, item.truth.options), item.truth
     if said is None:
         why = "no option can be read" if answer.strip() else "empty answer"
-        return grading.unscored(item, why, {"answered": 1.0, "unreadable": 1.0})
+        return grading.unscored(item, why, {"answered": 1.0, "unreadable": 1.0}, truth.answer)
     correct = float(said == truth.answer)
     first = {"first_read": 1.0, "first_right": correct} if truth.rotation == 0 else {}
     return Grade(

@@ -84,9 +84,9 @@ class Graded(Generic[T]):
         return report(self.metrics, self.together(asked, grades))
 
 
-def unscored(item: Item[T], why: str, counts: Mapping[str, float] | None = None) -> Grade:
-    """A grade that says nothing about the model but that, and why, there is nothing to say."""
-    return Grade(question=item.id, cluster=item.cluster, value=None, read_as="", why=why, counts=counts or {})
+def unscored(item: Item[T], why: str, counts: Mapping[str, float] | None = None, truth: str = "") -> Grade:
+    """A grade that says nothing about the model but that, and why, there is nothing to say; ``truth`` as in a Grade."""
+    return Grade(question=item.id, cluster=item.cluster, value=None, read_as="", why=why, counts=counts or {}, truth=truth)
 
 
 def percent(name: str, numerator: str, denominator: str, better: Direction = "higher", *, primary: bool = False) -> Metric:

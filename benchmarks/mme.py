@@ -133,7 +133,7 @@ def _judge(sizes: Mapping[str, int], item: Item[Asked], answer: str) -> Grade:
     official = _scored(sizes, item.truth.task, float(read_start(answer) == truth), 0.5)
     said = yes_no.read_words(answer)
     if said is None:
-        return grading.unscored(item, yes_no.why_unread(answer), {"answered": 1.0, "unreadable": 1.0, **official})
+        return grading.unscored(item, yes_no.why_unread(answer), {"answered": 1.0, "unreadable": 1.0, **official}, truth)
     return Grade(
         question=item.id,
         cluster=item.cluster,

@@ -138,7 +138,7 @@ def _judge(official: bool, item: Item[Probe], answer: str) -> Grade:
             theirs |= yes_no.counts(truth, read, suffix=suffix)
     said = yes_no.read_words(answer)
     if said is None:
-        return grading.unscored(item, yes_no.why_unread(answer), {"answered": 1.0, "unreadable": 1.0, **theirs})
+        return grading.unscored(item, yes_no.why_unread(answer), {"answered": 1.0, "unreadable": 1.0, **theirs}, truth)
     apart = yes_no.counts(truth, said, suffix=f"_{setting}")
     if not official:
         apart = {name: apart[name] for name in (f"read_{setting}", f"correct_{setting}")}

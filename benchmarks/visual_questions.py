@@ -60,7 +60,7 @@ def normalised(answer: str) -> str:
 
 def _judge(item: Item[Expected], answer: str) -> Grade:
     if not answer.strip():
-        return grading.unscored(item, "empty answer")
+        return grading.unscored(item, "empty answer", truth=item.truth.answer)
     said, kind = normalised(answer), item.truth.kind
     correct = float(said == normalised(item.truth.answer))
     return Grade(
