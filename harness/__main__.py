@@ -132,6 +132,13 @@ def parser() -> argparse.ArgumentParser:
 def plan(given: argparse.Namespace) -> None:
     from harness import launch, runner
 
+    if given.study == "paper":
+        from harness.studies import paper
+
+        text, ready = paper.told(RESULTS, **options_of(given))
+        print(text)
+        if not ready:
+            return
     study = load(given)
     print(runner.plan(study, given.out or RESULTS / study.name, launch.placement(given)))
 
@@ -199,6 +206,11 @@ def folder(given: argparse.Namespace) -> Path:
     return out
 
 
+def options_of(given: argparse.Namespace) -> dict[str, Any]:
+    """The study's options that were given."""
+    return {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
+
+
 def load(given: argparse.Namespace) -> Any:
     """The study that is asked for, with the options that were given.
 
@@ -206,7 +218,7 @@ def load(given: argparse.Namespace) -> Any:
         Problem: there is no such study or file, or the study takes no such option.
     """
     from harness.errors import Problem, unknown
-    from harness.studies import ablate, compare, smoke, tune
+    from harness.studies import ablate, compare, paper, smoke, tune
     from harness.study import Study
 
     own: dict[str, Callable[..., Study]] = {
@@ -214,6 +226,7 @@ def load(given: argparse.Namespace) -> Any:
         "ablate": ablate.study,
         "tune": tune.study,
         "smoke": smoke.study,
+        "paper": paper.study,
     }
     if given.study.endswith(".py"):
         build = from_file(Path(given.study))
@@ -221,7 +234,7 @@ def load(given: argparse.Namespace) -> Any:
         build = own[given.study]
     else:
         raise unknown("study", given.study, [*own, "or a path to a .py file"])
-    options = {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
+    options = options_of(given)
     takes = inspect.signature(build).parameters
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         for name in options:

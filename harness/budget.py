@@ -1,0 +1,136 @@
+"""What a study on a real base costs before anything is there: GPU-hours, memory and disk, run by run.
+
+Seconds come from records of the same kind of stage on the same base and hardware where there are some. Else they are floors:
+what the arithmetic of LLaVA-1.5-7B takes on one H200 (bf16, 4.3 TB/s, 790 TFLOP/s) with pictures shared, scaled by the number of
+parameters. A floor is the least a run can take, never a promise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from harness.bases import BaseCard, find_base
+from harness.identity import hardware
+from harness.store import records
+from harness.study import Run
+from methods.interface import Recipe
+
+REFERENCE = 7.06e9
+"""Parameters of the base that the floors are for."""
+
+FLOOR_PAIRS: Mapping[str, float] = {"sena": 0.045, "sima": 0.050, "csr": 0.100, "truth_dpo": 0.020}
+"""Seconds a picture: eight short generations; two answers and a critic; a tree of about 13 expansions; one answer."""
+
+FLOOR_ANSWERS = 180.0
+"""Seconds to answer POPE, MME and CHAIR once (9,000, 2,374 and 500 questions)."""
+
+PAIR_TOKENS, FLOPS_A_TOKEN, RATE = 800, 13.5e9, 0.45 * 790e12
+"""A packed pair (600 tokens of picture and prompt, two answers of 100), the forward pass, and 45 % of the peak."""
+
+PAIRS_A_PICTURE: Mapping[str, float] = {"sena": 2.0}
+"""At most; the filters drop some. One where it is not said."""
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """A run's seconds on the accelerator, of which ``measured`` says what comes from records; GiB of memory and disk."""
+
+    label: str
+    pairs: float
+    train: float
+    answers: float
+    measured: tuple[str, ...]
+    memory: float
+    disk: float
+
+    @property
+    def hours(self) -> float:
+        return (self.pairs + self.train + self.answers) / 3600
+
+
+def cost(run: Run, measured: Sequence[Mapping[str, Any]] = ()) -> Cost:
+    """What one run takes: every round's pairs and training, and its answers after each."""
+    card, recipe = find_base(run.base), run.method.recipe
+    scale = (card.parameters or REFERENCE) / REFERENCE
+    seen: list[str] = []
+
+    def rate(stage: str, floor: float) -> float:
+        found = [
+            one["seconds"] / one["items"]
+            for one in measured
+            if (one.get("stage"), one.get("base"), one.get("name")) == (stage, card.name, run.method.name) and one.get("items")
+        ]
+        if found:
+            seen.append(stage)
+        return median(found) if found else floor * scale
+
+    answered = FLOOR_ANSWERS * scale * max(1, run.last)
+    if recipe is None:
+        return Cost(
+            label=run.label, pairs=0, train=0, answers=answered, measured=(), memory=answering_memory(card), disk=weights(card)
+        )
+    pictures = run.images * run.rounds
+    pairs = pictures * rate("pairs", FLOOR_PAIRS.get(run.method.name, 0.05))
+    made = PAIRS_A_PICTURE.get(run.method.name, 1.0)
+    visits = run.rounds * run.steps * recipe.global_batch if run.steps else made * recipe.epochs * pictures
+    # The reference's forward pass once a pair, then a forward and a backward pass (twice a forward) a visit.
+    work = (min(visits, made * pictures) + 3 * visits) * PAIR_TOKENS * FLOPS_A_TOKEN / RATE
+    train = visits * rate("train", work / visits)
+    return Cost(
+        label=f"{run.label}, seed {run.seed}",
+        pairs=pairs,
+        train=train,
+        answers=answered,
+        measured=tuple(seen),
+        memory=max(answering_memory(card), training_memory(card, recipe)),
+        disk=run.rounds * weights(card),
+    )
+
+
+def weights(card: BaseCard) -> float:
+    """GiB of the weights in the card's precision."""
+    return (card.parameters or REFERENCE) * (4 if card.dtype == "float32" else 2) / GIB
+
+
+def answering_memory(card: BaseCard) -> float:
+    """GiB to generate: the weights, and 8 GiB each for shared pictures' keys and values and for a batch of answers."""
+    return weights(card) + 16
+
+
+def training_memory(card: BaseCard, recipe: Recipe) -> float:
+    """GiB to train with recomputed activations: full training keeps weights, gradients and two moments in float32; adapters the
+    frozen weights and the same sixteen bytes for what they add (r columns and rows a linear layer: about r * 2.5 million in all
+    at 7B)."""
+    count = card.parameters or REFERENCE
+    trained = count if recipe.lora is None else recipe.lora.r * 2.5e6 * count / REFERENCE
+    frozen = 0.0 if recipe.lora is None else weights(card)
+    return frozen + 16 * trained / GIB + 6
+
+
+def lines(runs: Sequence[Run], results: Path) -> list[str]:
+    """The costs in words, a line a run, and their sum."""
+    mine = hardware()
+    costs = [cost(run, [one for one in records(results) if one.get("hardware") == mine]) for run in runs]
+    told = [f"  {'row':<28}{'pairs':>10}{'train':>10}{'answers':>10}{'memory':>10}{'disk':>10}"]
+    for one in costs:
+        hours = "".join(f"{seconds / 3600:>8.2f} h" for seconds in (one.pairs, one.train, one.answers))
+        note = f"   measured here: {', '.join(one.measured)}" if one.measured else ""
+        told.append(f"  {one.label:<28}{hours}{math.ceil(one.memory):>6} GiB{math.ceil(one.disk):>6} GiB{note}")
+    total, memory, disk = sum(one.hours for one in costs), max(one.memory for one in costs), sum(one.disk for one in costs)
+    first = find_base(runs[0].base)
+    told.append(
+        f"In all {total:.1f} GPU-hours, {math.ceil(memory)} GiB of GPU memory at most (on one GPU; full training is sharded over "
+        f"several), {math.ceil(disk + weights(first))} GiB of disk with the base."
+    )
+    told.append(
+        "Hours that are not measured here are floors of arithmetic for one H200 (45 % of its peak in training): expect twice as "
+        "much for making pairs."
+    )
+    return told

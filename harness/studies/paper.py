@@ -1,0 +1,148 @@
+"""Do SENA, SIMA and CSR keep on LLaVA-1.5-7B what their papers say of them, once all three are measured in one way?
+
+    python -m harness plan paper                          what is missing, GPU-hours, memory and disk; needs no GPU and no data
+    python -m harness run paper                           each paper's own pool, rounds and recipe (profile published)
+    python -m harness run paper --profile equal           the same pictures, steps and batch for all three
+    python -m harness run paper --row "SIMA released=org/name"    a ready-made checkpoint beside them
+
+About 6 GPU-hours on one H200 for a seed of the published profile, 1 of the equal one, by floors of arithmetic (``plan paper``
+computes them, and takes what this machine has measured in their place). Data lie below ``data/`` (another folder: ``--pool``):
+
+    data/ocr_vqa/  data/textvqa/  data/coco/train2017/  data/gqa/  data/vg/     pictures (SENA: 1,200 of each a round, 3 rounds)
+    data/llava/detail_23k.json  data/llava/complex_reasoning_77k.json           LLaVA-Instruct (SIMA: 17,000; CSR: 13,000 a round)
+
+Where the papers are silent: the shares of detail and reasoning prompts (here one to three, about the sizes of the two files),
+and whether CSR's rounds repeat their prompts (here each round draws fresh ones, as everywhere in this harness).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.catalogue import BENCHMARKS
+from harness import budget
+from harness.bases import find_base
+from harness.errors import Problem, unknown
+from harness.studies import compare, opening
+from harness.study import Run, Study
+
+DATA = "data"
+SENA_SETS = ("ocr_vqa", "textvqa", "coco/train2017", "gqa", "vg")
+INSTRUCT = ("detail_23k.json", "complex_reasoning_77k.json")
+ROUNDS = {"sena": (6000, 3), "sima": (17000, 1), "csr": (13000, 3)}
+"""Pictures a round and rounds, as published."""
+
+EQUAL = (6000, 1)
+"""Pictures a round and rounds of the profile "equal"."""
+
+WANTED = ("coco_chair", "pope", "amber_d", "mme")
+"""What the papers report that is graded here without a judge; those whose files are there are answered."""
+
+
+def images_pool(data: str) -> str:
+    """SENA's five sets, in equal shares."""
+    return "mix:" + ",".join(f"{data}/{name}=1" for name in SENA_SETS)
+
+
+def instruct_pool(data: str) -> str:
+    """LLaVA-Instruct's detail and complex reasoning prompts with their answers, one to three."""
+    folder = f"{data}/coco/train2017"
+    return "mix:" + ",".join(f"llava:{data}/llava/{file}:{folder}={share}" for file, share in zip(INSTRUCT, (1, 3), strict=True))
+
+
+def runs_of(
+    base: str, data: str, profile: compare.Profile, only: Sequence[str], seeds: int, images: int | None, rounds: int | None
+) -> tuple[Run, ...]:
+    """The untrained row and the three methods' runs; opens nothing."""
+    known = compare.settings(find_base(base).prompts == "world", profile)
+    for label in only:
+        if label not in ROUNDS:
+            raise unknown("row", label, ROUNDS)
+    found = [Run(label=compare.BASELINE, base=base, method=known[compare.BASELINE])]
+    for label in only or ROUNDS:
+        number, times = ROUNDS[label] if profile == "published" else EQUAL
+        count = images or number
+        recipe = known[label].recipe
+        steps = compare.equal_steps(recipe, count) if profile == "equal" and recipe else None
+        pool = images_pool(data) if label == "sena" and profile == "published" else instruct_pool(data)
+        one = Run(label=label, base=base, method=known[label], pool=pool, images=count, rounds=rounds or times, steps=steps)
+        found += [replace(one, seed=seed) for seed in range(seeds)]
+    return tuple(found)
+
+
+def missing(data: str, runs: Sequence[Run], benchmarks: Sequence[str]) -> list[str]:
+    """What has to be brought before the study can run, a line each."""
+    root, pools = Path(data), {run.pool for run in runs if run.method.recipe}
+    wanted = [root / name for name in SENA_SETS] if images_pool(data) in pools else []
+    if instruct_pool(data) in pools:
+        wanted += [root / "coco" / "train2017", *(root / "llava" / name for name in INSTRUCT)]
+    told = [f"{path} is not there" for path in dict.fromkeys(wanted) if not path.exists()]
+    for name in benchmarks:
+        entry = BENCHMARKS[name]
+        lacking = entry.missing(root / entry.local.name) if entry.local else ()
+        told += [f"{name}: {what}" for what in lacking]
+    return told
+
+
+def study(
+    *,
+    base: str = "llava-1.5-7b",
+    pool: str = DATA,
+    images: int | None = None,
+    only: Sequence[str] = (),
+    seeds: int = 1,
+    rounds: int | None = None,
+    limit: int | None = None,
+    benchmarks: Sequence[str] = (),
+    profile: compare.Profile = "published",
+    rows: Sequence[str] = (),
+    local_data: Sequence[str] = (),
+) -> Study:
+    """The paper study; ``pool`` is the folder of its data, ``images`` and ``rounds`` stand in for the papers' numbers.
+
+    Raises:
+        Problem: data are missing (each named), or an unknown row, base, benchmark or profile.
+    """
+    runs = runs_of(base, pool, profile, only, seeds, images, rounds)
+    names = list(benchmarks or WANTED)
+    given = opening.named_folders(local_data) if local_data else {}
+    here = [name for name in names if (entry := BENCHMARKS.get(name)) is None or not entry.local or entry.folder(name, given)]
+    if lacking := missing(pool, runs, [name for name in names if name not in here]):
+        raise Problem(
+            f"The study paper lacks {len(lacking)} things: {'; '.join(lacking)}. Bring them, or name another folder with --pool; "
+            "`python -m harness plan paper` says what the study will cost."
+        )
+    found = {entry.local.name: Path(pool) / entry.local.name for name in names if (entry := BENCHMARKS.get(name)) and entry.local}
+    folders = [f"{name}={folder}" for name, folder in found.items() if name not in given and folder.is_dir()]
+    return Study(
+        name=compare.folder_name(f"paper-{profile}", base, limit),
+        question="Do SENA, SIMA and CSR keep on LLaVA-1.5-7B what their papers say, measured in one way?",
+        runs=(*runs, *(compare.ready_made(text) for text in rows)),
+        benchmarks=opening.open_benchmarks(names, "test", limit, [*local_data, *folders]),
+        baseline=compare.BASELINE,
+        limit=limit,
+    )
+
+
+def told(
+    results: Path,
+    *,
+    base: str = "llava-1.5-7b",
+    pool: str = DATA,
+    images: int | None = None,
+    only: Sequence[str] = (),
+    seeds: int = 1,
+    rounds: int | None = None,
+    benchmarks: Sequence[str] = (),
+    profile: compare.Profile = "published",
+    **_: object,
+) -> tuple[str, bool]:
+    """What ``plan paper`` prints before the stages - the costs, and what is missing - and whether nothing is; needs neither data
+    nor a GPU. It takes the options of ``study``."""
+    runs = runs_of(base, pool, profile, only, seeds, images, rounds)
+    lacking = missing(pool, runs, [name for name in benchmarks or WANTED if name in BENCHMARKS])
+    text = [f"paper ({profile}) on {base}:", *budget.lines(runs, results)]
+    text += [f"Missing, {len(lacking)}:", *(f"  {line}" for line in lacking)] if lacking else ["Nothing is missing."]
+    return "\n".join(text), not lacking

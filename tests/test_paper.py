@@ -1,0 +1,81 @@
+"""The paper study: its pools and settings are the papers', it costs what the arithmetic says, and what it lacks is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import budget
+from harness.errors import Problem
+from harness.pool import open_pool
+from harness.studies import paper
+from harness.study import Run
+from methods.untrained import Untrained
+from tests.pools.test_pools import entry
+from tests.toys import save_pictures
+
+
+def data(folder: Path, count: int = 4) -> str:
+    for name in paper.SENA_SETS:
+        save_pictures(folder / name, count)
+    (folder / "llava").mkdir()
+    for file in paper.INSTRUCT:
+        rows = [entry(f"{file}-{index}", f"{index % count:02d}.png") for index in range(4 * count)]
+        (folder / "llava" / file).write_text(json.dumps(rows))
+    return str(folder)
+
+
+def test_each_method_has_its_papers_pool_and_settings(tmp_path: Path) -> None:
+    folder = data(tmp_path)
+    study = paper.study(pool=folder, benchmarks=["world_pope"], limit=2)
+    runs = {run.label: run for run in study.runs}
+    assert {label: (run.images, run.rounds) for label, run in runs.items() if run.method.recipe} == paper.ROUNDS
+    recipes = {label: run.method.recipe for label, run in runs.items() if run.method.recipe}
+    assert [(label, one.lr, one.lora.r if one.lora else None) for label, one in recipes.items()] == [
+        ("sena", 2e-6, None),
+        ("sima", 1e-7, 128),
+        ("csr", 1e-7, 128),
+    ]
+    assert all(run.steps is None for run in study.runs)
+    drawn = open_pool(runs["sena"].pool).draw(10, 0, 1).ids
+    assert sorted(id.partition("/")[0] for id in drawn) == sorted(2 * ["ocr_vqa", "textvqa", "train2017", "gqa", "vg"])
+    asked = open_pool(runs["sima"].pool)
+    assert asked.fields == {"image", "question", "reference"}
+    assert sum(id.startswith("detail_23k") for id in asked.draw(8, 0, 1).ids) == 2
+
+
+def test_the_profile_equal_gives_all_the_same_pictures_and_steps(tmp_path: Path) -> None:
+    study = paper.study(pool=data(tmp_path), profile="equal", images=256, benchmarks=["world_pope"], limit=2)
+    trained = [run for run in study.runs if run.method.recipe]
+    assert len({(run.pool, run.images, run.rounds, run.steps) for run in trained}) == 1
+    assert trained[0].steps == 2
+
+
+def test_what_is_missing_is_named_and_planning_needs_none_of_it(tmp_path: Path) -> None:
+    folder = data(tmp_path)
+    (tmp_path / "llava" / "detail_23k.json").unlink()
+    with pytest.raises(Problem, match=r"lacks 1 things: .*detail_23k\.json is not there"):
+        paper.study(pool=folder, benchmarks=["world_pope"])
+    text, ready = paper.told(tmp_path, pool=str(tmp_path / "nowhere"), limit=3)
+    assert not ready
+    assert text.count("is not there") >= 7
+    assert "GPU-hours" in text
+    assert "vg is not there" not in paper.told(tmp_path, pool=str(tmp_path / "nowhere"), only=["sima"])[0]
+    with pytest.raises(Problem, match="no row 'sine'"):
+        paper.told(tmp_path, only=["sine"])
+
+
+def test_costs_are_floors_until_something_was_measured() -> None:
+    sena, sima = (run for run in paper.runs_of("llava-1.5-7b", "data", "published", ["sena", "sima"], 1, None, None)[1:])
+    floor = budget.cost(sena)
+    assert floor.pairs == pytest.approx(18000 * 0.045)
+    assert floor.measured == ()
+    record = {"stage": "pairs", "base": "llava-1.5-7b", "name": "sena", "items": 100, "seconds": 20.0}
+    found = budget.cost(sena, [record, {**record, "base": "other", "seconds": 1e6}])
+    assert found.pairs == pytest.approx(18000 * 0.2)
+    assert found.measured == ("pairs",)
+    assert floor.memory > 16 * 7e9 / 2**30 > budget.cost(sima).memory  # full training keeps 16 bytes a parameter
+    larger = budget.cost(Run(label="u", base="llava-1.5-13b", method=Untrained()))
+    assert larger.answers > budget.cost(Run(label="u", base="llava-1.5-7b", method=Untrained())).answers
