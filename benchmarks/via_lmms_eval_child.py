@@ -306,13 +306,13 @@ class Watched:
 
         def group(data: Any, *others: Any, **words: Any) -> Any:
             hit = whole(data, *others, **words)
-            self.groups[int(data.iloc[0]["index"])] = hit
+            self.groups[str(data.iloc[0]["index"])] = hit
             self.rows += [data.iloc[place].to_dict() for place in range(len(data))]
             return hit
 
         def judge(item: Any) -> Any:
             read, said = one(item)
-            self.judged[int(item["index"])] = [read, said]
+            self.judged[str(item["index"])] = [read, said]
             return read, said
 
         evaluator.eval_sub_data, evaluator.extract_answer_from_item = group, judge
@@ -322,7 +322,7 @@ class Watched:
         index of a group's first row, whether all its rotations were right."""
         if self.evaluator is None:
             return {}
-        read = {int(row["index"]): self.evaluator.prefetch_answer(row) or "" for row in self.rows}
+        read = {str(row["index"]): self.evaluator.prefetch_answer(row) or "" for row in self.rows}
         return {"read": read, "judged": self.judged, "groups": self.groups}
 
 
