@@ -18,10 +18,9 @@ import pandas as pd
 import pytest
 
 from benchmarks.interface import Question
-from harness import runner, stages, store
+from harness import runner, stages
 from harness.bases import BASES, BaseCard
 from harness.errors import Problem
-from harness.identity import hardware
 from harness.pool import open_pool
 from harness.progress import Display
 from harness.store import read_json, read_jsonl
@@ -30,10 +29,9 @@ from methods.controls import Control
 from methods.interface import Field
 from methods.untrained import Untrained
 from tests.tiny import picture
-from tests.toys import RECIPE, Toy, Words, save_base, save_pictures
+from tests.toys import RECIPE, Toy, Words, outputs, save_base, save_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
-OUTPUTS = ("pairs.jsonl", "drops.jsonl", "items.jsonl", "answers.jsonl", "questions.jsonl", "grades.parquet", "report.json")
 
 
 class Cut(BaseException):
@@ -67,12 +65,6 @@ def do(study: Study, out: Path, display: Display | None = None) -> str:
     stream = io.StringIO()
     runner.run(study, out, display or Display(stream))
     return stream.getvalue()
-
-
-def outputs(out: Path) -> dict[str, bytes]:
-    """Every file that a result rests on, weights included."""
-    found = [path for path in sorted(out.rglob("*")) if path.name in OUTPUTS or path.suffix in (".png", ".safetensors")]
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in found}
 
 
 @pytest.fixture(scope="session")
@@ -307,19 +299,6 @@ def test_a_plan_estimates_from_what_was_measured_and_writes_nothing(undisturbed:
         "about"
     ] * 2
     assert not (undisturbed.parent / "new").exists()
-
-
-def test_estimates_are_of_this_machine_and_this_base(tmp_path: Path) -> None:
-    def step(base: str) -> runner.Step:
-        stage = store.Stage(tmp_path, {})
-        return runner.Step(title="", kind="pairs", name="toy", base=base, items=1, stage=stage, work=lambda _progress: None)
-
-    record = {"stage": "pairs", "base": "tiny", "name": "toy", "items": 10, "seconds": 5.0, "hardware": hardware()}
-    store.write_json(tmp_path / "a" / "record.json", record)
-    store.write_json(tmp_path / "b" / "record.json", {**record, "seconds": 500.0, "hardware": {"processor": "other"}})
-    estimate = runner.Estimate(tmp_path)
-    assert estimate.rate(step("tiny")) == pytest.approx(0.5)
-    assert estimate.rate(step("other")) is None
 
 
 @dataclass(frozen=True, kw_only=True)

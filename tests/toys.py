@@ -107,3 +107,12 @@ def save_pictures(folder: Path, count: int) -> Path:
     for index in range(count):
         picture(index).save(folder / f"{index:02d}.png")
     return folder
+
+
+OUTPUTS = ("pairs.jsonl", "drops.jsonl", "items.jsonl", "answers.jsonl", "questions.jsonl", "grades.parquet", "report.json")
+
+
+def outputs(out: Path) -> dict[str, bytes]:
+    """Every file that a result rests on, weights included."""
+    found = [path for path in sorted(out.rglob("*")) if path.name in OUTPUTS or path.suffix in (".png", ".safetensors")]
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in found}
