@@ -213,10 +213,12 @@ def find(name: str) -> Entry:
     def factory(split: str, limit: int | None, data: Path | None) -> Benchmark:
         # Imported when asked for: the harness runs without the toolkits.
         if toolkit == "lmms_eval":
-            from benchmarks.via_lmms_eval import benchmark
-        else:
-            from benchmarks.via_vlmevalkit import benchmark
-        return benchmark(inner, split, limit, data)
+            from benchmarks import via_lmms_eval
+
+            return via_lmms_eval.benchmark(inner, split, limit, data)
+        from benchmarks import via_vlmevalkit
+
+        return via_vlmevalkit.benchmark(inner, split, limit, data)
 
     ours = next((entry for entry in BENCHMARKS.values() if name in entry.twins), None)
     return Entry(

@@ -39,9 +39,9 @@ class LocalData:
         lacking = self.missing(data)
         if data is None or lacking:
             where = "a folder" if data is None else f"{data}"
+            names = " and ".join(file.rstrip("*") for file in lacking)
             raise ValueError(
-                f"{benchmark} needs {' and '.join(file.rstrip('*') for file in lacking)} in {where} ({self.get}); give the folder with "
-                f"--local-data {self.name}=FOLDER."
+                f"{benchmark} needs {names} in {where} ({self.get}); give the folder with --local-data {self.name}=FOLDER."
             )
         return data
 
