@@ -19,7 +19,7 @@
   let page = 0;
 
   for (const card of data.cards) {
-    const texts = [card.item, card.prompt, card.reason, ...card.steps.map((step) => step[1])];
+    const texts = [card.item, card.prompt, card.reason, ...card.steps.map((step) => step[1]), ...card.tree.map((node) => node[1])];
     for (const side of [card.chosen, card.rejected]) texts.push((side || []).map((piece) => piece[0]).join(""));
     card.text = texts.filter(Boolean).join("\n").toLowerCase();
     card.outcome = card.reason === null ? "kept" : `dropped:${card.reason}`;
@@ -126,7 +126,24 @@
       list.append(make("dt", { textContent: name }), said);
     }
     const settings = make("p", { className: "settings", textContent: card.settings.join(" · ") });
-    return make("details", { open: !card.chosen }, make("summary", { textContent: "How it was made" }), list, settings);
+    const grown = card.tree.length ? tree(card.tree) : null;
+    return make("details", { open: !card.chosen }, make("summary", { textContent: "How it was made" }), grown, list, settings);
+  };
+  // A search tree, depth first; the ways to the pair's two answers are marked, in words too.
+  const tree = (nodes) => {
+    const list = make("ol", { className: "tree", ariaLabel: "The search tree: sentences with both rewards" });
+    for (const [depth, text, note, path] of nodes) {
+      const tag = path ? make("b", { textContent: path === "both" ? "both ways" : `to ${path}` }) : null;
+      const node = make("li", { className: path }, tag, make("span", { textContent: text }), make("small", { textContent: note }));
+      node.style.marginLeft = `${(depth - 1) * 1.1}rem`;
+      list.append(node);
+    }
+    const only = nodes.some((node) => node[3]) ? make("button", { type: "button", className: "link", textContent: "Show the two ways only" }) : null;
+    only?.addEventListener("click", () => {
+      const few = list.classList.toggle("few");
+      only.textContent = few ? "Show the whole tree" : "Show the two ways only";
+    });
+    return make("div", {}, only, list);
   };
   const draw = (card) => {
     const group = data.groups[card.group];
@@ -150,7 +167,7 @@
       const note = card.corruption ? `given on the corrupted picture (${card.corruption})` : "";
       body.append(answer("chosen", card.chosen, ""), corrupted, answer("rejected", card.rejected, note));
     }
-    if (card.steps.length || card.settings.length) body.append(trace(card));
+    if (card.steps.length || card.settings.length || card.tree.length) body.append(trace(card));
     return make("article", { className: "card" }, top, prompt, body);
   };
 

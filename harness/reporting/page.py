@@ -15,7 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from harness.reporting import tables
+from harness.reporting import browser, tables
+from harness.reporting.frames import shown
 from harness.reporting.page_cards import DROPS, PAIRS, collect, visible
 from harness.reporting.page_pictures import Album, data_uri
 from harness.store import Results, write_bytes
@@ -42,20 +43,24 @@ def build(out: Path, *, exclude_leaks: bool = False) -> str:
     records, table = made.records, made.table
     album = Album()
     groups, cards = collect(records, Results(out), album)
-    css, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    questions = browser.collect(records, Results(out), made.cells, album)
+    css, *scripts = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "browser.js"))
+    script = "\n".join(scripts)
     benchmarks = len(records.benchmarks)
     context: dict[str, Any] = {
         "table": table,
         "blocks": table.blocks[:benchmarks],
         "more": table.blocks[benchmarks:],
         "figures": figures(out),
+        "names": tuple(visible(shown(one.name), 200) for one in records.benchmarks),
+        "questions": questions,
         "groups": groups,
         "limits": (PAIRS, DROPS),
         "notes": tuple(album.notes.values()),
         "css": Markup(css),
         "script": Markup(script),
         "policy": policy(css, script),
-        "data": island({"groups": groups, "cards": cards, "pictures": album.uris}),
+        "data": island({"groups": groups, "cards": cards, "pictures": album.uris, "questions": questions}),
     }
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True

@@ -86,6 +86,8 @@ def steps(trace: Mapping[str, Any]) -> tuple[list[list[str]], list[str]]:
     settings: list[str] = []
     names = STEPS if "asked" in trace else {}
     for key, value in trace.items():
+        if is_tree(value):
+            continue  # shown as one
         if key not in ON_THE_CARD or not isinstance(value, str):
             _step(names.get(key) or key.replace("_", " "), value, texts, settings, key in names)
     if len(texts) > MOST_STEPS:
@@ -95,8 +97,12 @@ def steps(trace: Mapping[str, Any]) -> tuple[list[list[str]], list[str]]:
 
 def _step(name: str, value: Any, texts: list[list[str]], settings: list[str], is_text: bool, depth: int = 0) -> None:
     name = visible(name, 120)
-    if isinstance(value, Mapping) and isinstance(value.get("text"), str):
+    if isinstance(value, Mapping) and isinstance(value.get("text"), str) and "prompt" not in value:
         texts.append([name, visible(value["text"]), ", ".join(_told(value))])
+    elif isinstance(value, Mapping) and isinstance(value.get("prompt"), str):  # asked of the model, as SIMA's critic is
+        texts.append([f"{name}: what was asked", visible(value["prompt"]), ", ".join(_told(value))])
+        if isinstance(value.get("text"), str):
+            texts.append([f"{name}: what was said", visible(value["text"]), ""])
     elif _is_columns(value):
         rows = [dict(zip(value, row, strict=True)) for row in zip(*value.values(), strict=True)]
         for index, row in enumerate(rows):
@@ -119,13 +125,64 @@ def _is_columns(value: Any) -> bool:
     return all(isinstance(column, list) and len(column) == len(value["text"]) for column in value.values())
 
 
+def is_tree(value: Any) -> bool:
+    """Whether this is a search tree kept as columns, a node's ``parent`` among them (the root's is below 0)."""
+    return _is_columns(value) and isinstance(value.get("parent"), list)
+
+
+def tree(trace: Mapping[str, Any]) -> list[list[Any]]:
+    """The first search tree of a trace, such as CSR's, depth first: ``[depth, sentence, note, path]`` a node but the root.
+
+    ``path``: "chosen", "rejected" or "both" where the node lies on the way to an answer of the pair, "" elsewhere. The note has
+    both of a sentence's rewards: its score in the search (the model's own log-probabilities) and its relevance to the picture.
+    """
+    found = next((value for value in trace.values() if is_tree(value)), None)
+    if found is None:
+        return []
+    parents = found["parent"]
+    children: dict[int, list[int]] = {}
+    for place, parent in enumerate(parents):
+        # A parent stands before its children; anything else is no tree, and would have no end.
+        if place and isinstance(parent, int) and 0 <= parent < place:
+            children.setdefault(parent, []).append(place)
+    paths = [_path(parents, trace.get(side)) for side in ("chosen", "rejected")]
+    rows: list[list[Any]] = []
+    open_nodes = [(place, 1) for place in reversed(children.get(0, []))]
+    while open_nodes:
+        place, depth = open_nodes.pop()
+        chosen, rejected = (place in path for path in paths)
+        side = "both" if chosen and rejected else "chosen" if chosen else "rejected" if rejected else ""
+        rows.append([depth, visible(str(found["text"][place])) or "(the end)", ", ".join(_node(found, place)), side])
+        open_nodes += [(child, depth + 1) for child in reversed(children.get(place, []))]
+    return rows
+
+
+def _path(parents: Sequence[Any], end: Any) -> set[int]:
+    """The nodes from the root to this one."""
+    found: set[int] = set()
+    while isinstance(end, int) and 0 < end < len(parents) and end not in found:
+        found.add(end)
+        end = parents[end]
+    return found
+
+
+def _node(found: Mapping[str, Any], place: int) -> Iterator[str]:
+    for name, words in (("score", "own score"), ("relevance", "relevance to the picture")):
+        if name in found:
+            yield visible(f"{words} {_plain(found[name][place])}", 120)
+    if found.get("final", [0] * (place + 1))[place]:
+        yield "an end"
+    elif not found.get("kept", [1] * (place + 1))[place]:
+        yield "not continued"
+
+
 def _told(answer: Mapping[str, Any]) -> Iterator[str]:
     for key, value in answer.items():
         if key == "finished":
             yield "ended by itself" if value is True else "cut at the token limit"
         elif key == "n_tokens":
             yield f"{_plain(value)} tokens"
-        elif key != "text" and value is not None:
+        elif key not in ("text", "prompt") and value is not None:
             yield visible(f"{key.replace('_', ' ')} {_plain(value)}", 120)
 
 
@@ -193,6 +250,8 @@ def _card(record: Mapping[str, Any], group: int, row: Row, sha: str | None, albu
     # A drop's texts lie in its trace, as far as it came.
     texts = record if reason is None else trace
     prompt, chosen, rejected = (_text(texts.get(name)) for name in ("prompt", "chosen", "rejected"))
+    if prompt is None and reason is not None:
+        prompt = _text(trace.get("question"))
     marked: tuple[Any, Any] = (None, None)
     if chosen is not None and rejected is not None:
         marked = differences(chosen.strip(), rejected.strip())
@@ -210,6 +269,7 @@ def _card(record: Mapping[str, Any], group: int, row: Row, sha: str | None, albu
         "picture": picture,
         "corrupted": album.corrupted(row.pool, item, row.base, trace) if picture is not None else None,
         "corruption": corruption_text(trace),
+        "tree": tree(trace),
         "steps": told,
         "settings": settings,
     }

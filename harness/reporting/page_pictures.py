@@ -11,6 +11,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from PIL import Image
 
 from harness.bases import BaseCard, find_base, source_of
 from harness.errors import Problem
-from harness.pool import Pool, open_pool, pixels_sha
+from harness.pool import Pool, open_pool, pixels_sha, read_picture
 from methods.sena.corruption import CORRUPTIONS, STEPS, Corruption, corruption
 
 SIDE = 224
@@ -47,6 +48,19 @@ class Album:
                 image, self._last = None, None
             self._kept[pool, id] = None if image is None else self._add(_smaller(image, Image.Resampling.LANCZOS))
         return self._kept[pool, id]
+
+    def exported(self, path: Path) -> int | None:
+        """A benchmark's picture, as its questions were exported; None where it is not on this machine."""
+        key = ("", path.name)  # named by its pixels: the same in every benchmark
+        if key not in self._kept:
+            image = None
+            if path.is_file():
+                try:
+                    image = read_picture(path)
+                except Exception as error:  # a broken file is no reason for no page
+                    self._say("exported", f"Pictures of questions are left out, such as {path.name}: {error}")
+            self._kept[key] = None if image is None else self._add(_smaller(image, Image.Resampling.LANCZOS))
+        return self._kept[key]
 
     def corrupted(self, pool: str, id: str, base: str, trace: Mapping[str, Any]) -> int | None:
         """The picture a rejected answer was given on; None where the trace tells of none or the clean one cannot be had."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from harness.pool import open_pool, pixels_sha
-from harness.store import Results, read_json, write_json, write_jsonl
+from harness.store import Results, read_json, write_bytes, write_json, write_jsonl
 from methods.interface import Dropped, PreferencePair
 from tests.reporting.records import write_study
 from tests.tiny import picture
@@ -33,6 +36,7 @@ def page_study(out: Path, pool: Path) -> Path:
     study["question"] = f"Is it safe? {HOSTILE}"
     study["runs"] = [{**run, "base": "tiny", "pool": str(pool)} for run in study["runs"]]
     write_json(results.study, study)
+    _questions(results)
     opened = open_pool(str(pool))
     for seed in (0, 1):
         for label, made in (("sena", [_sena(id, index, seed) for index, id in enumerate(opened.ids)]), ("sima", _sima())):
@@ -48,6 +52,34 @@ def page_study(out: Path, pool: Path) -> Path:
             record = read_json(folder / "record.json")
             write_json(folder / "record.json", {**record, "counts": counts, "items": len(opened.ids)})
     return out
+
+
+def _questions(results: Results) -> None:
+    """Questions about one picture, and answers with a wrong word in them; the last question and its answers mean harm."""
+    images = results.questions("world_chair") / "images"
+    content = io.BytesIO()
+    picture(50).save(content, format="PNG")
+    write_bytes(images / "shot.png", content.getvalue())
+    asked = [
+        {
+            "id": f"c{index}",
+            "text": HOSTILE if index == 7 else f"describe {index} .",
+            "cluster": f"p{index}",
+            "images": ["shot.png"],
+        }
+        for index in range(8)
+    ]
+    write_jsonl(results.questions("world_chair") / "questions.jsonl", asked)
+    for label, seeds, number in (("untrained", (0,), 0), ("sena", (0, 1), 1), ("sima", (0, 1), 1)):
+        for seed in seeds:
+            where = (label, seed, number, "world_chair")
+            answers = [{"id": f"c{index}", "answer": HOSTILE if index == 7 else f"a dog , says {label}"} for index in range(8)]
+            write_jsonl(results.answers(*where) / "answers.jsonl", answers)
+            path = results.grades(*where) / "grades.parquet"
+            frame = pd.read_parquet(path).assign(truth="cup <b>", wrong="2-5" if label == "untrained" else "")
+            content = io.BytesIO()
+            frame.to_parquet(content, index=False)
+            write_bytes(path, content.getvalue())
 
 
 def _sena(id: str, index: int, seed: int) -> PreferencePair | Dropped:

@@ -115,18 +115,42 @@ def test_another_methods_trace_is_shown_by_its_own_names(made: SimpleNamespace) 
     assert made.text.count("no longer has all of them, such as &#39;gone.png&#39;") == 1
 
 
-def test_a_tree_kept_as_columns_is_told_text_by_text() -> None:
+def test_a_search_tree_is_shown_with_its_rewards_and_the_ways_to_both_answers() -> None:
     tree = {
-        "parent": [-1, 0, 0],
-        "text": ["", "a dog .", "a cat ."],
-        "how": ["root", "sentence", "end"],
-        "score": [0.0, -1.5, -2.0],
+        "parent": [-1, 0, 0, 1, 1, 2],
+        "text": ["", "a dog .", "a cat .", "", "a cup .", "a hat ."],
+        "how": ["root", "sentence", "sentence", "end", "sentence", "sentence"],
+        "final": [0, 0, 0, 1, 1, 0],
+        "kept": [1, 1, 1, 0, 0, 0],
+        "score": [0.0, -1.5, -2.0, -1.75, -3.0, -4.0],
+        "relevance": [0.0, 30.0, 20.0, 0.0, 25.5, 10.0],
     }
-    texts, settings = page_cards.steps({"prompt": "describe", "tree": tree, "chosen": 1, "rejected": 2, "costs": [-1.5, -2.0]})
+    trace = {"prompt": "describe", "tree": tree, "chosen": 3, "rejected": 4, "costs": [-1.5, -2.0]}
+    assert page_cards.tree(trace) == [
+        [1, "a dog .", "own score -1.5, relevance to the picture 30", "both"],
+        [2, "(the end)", "own score -1.75, relevance to the picture 0, an end", "chosen"],
+        [2, "a cup .", "own score -3, relevance to the picture 25.5, an end", "rejected"],
+        [1, "a cat .", "own score -2, relevance to the picture 20", ""],
+        [2, "a hat .", "own score -4, relevance to the picture 10, not continued", ""],
+    ]
+    assert page_cards.steps(trace) == ([], ["chosen 3", "rejected 4", "costs 1 -1.5", "costs 2 -2"])
+    # A trace is untrusted: what points forward, to itself or outside is left out, and nothing runs for ever.
+    assert page_cards.tree({"tree": {"parent": [-1, 5, 2, "0"], "text": ["", "a", "b", "c"]}, "chosen": 2, "rejected": 99}) == []
+    assert page_cards.tree({"tree": {"text": ["a"]}}) == []
+
+
+def test_a_critics_question_stands_beside_its_verdict_and_margin() -> None:
+    asked = {"first": "greedy", "prompt": "which is better ?", "text": None, "margin": -4.92, "verdict": 2, "winner": "sample"}
+    texts, _ = page_cards.steps({"critic": [asked, {**asked, "text": "[[1]]"}]})
+    note = "first greedy, margin -4.92, verdict 2, winner sample"
     assert texts == [
-        ["tree 1", "a dog .", "parent 0, how sentence, score -1.5"], ["tree 2", "a cat .", "parent 0, how end, score -2"],
-    ]  # fmt: skip
-    assert settings == ["chosen 1", "rejected 2", "costs 1 -1.5", "costs 2 -2"]
+        ["critic 1: what was asked", "which is better ?", note],
+        ["critic 2: what was asked", "which is better ?", note],
+        ["critic 2: what was said", "[[1]]", ""],
+    ]
+
+
+def test_a_long_trace_is_cut_and_counted() -> None:
     many, settings = page_cards.steps({"candidates": [f"number {index}" for index in range(100)]})
     assert len(many) == page_cards.MOST_STEPS
     assert settings == ["and 40 more texts"]
@@ -273,7 +297,7 @@ def test_what_cannot_be_shown_is_said(made: SimpleNamespace, monkeypatch: pytest
     text = page.build(made.out)
     write_json(Results(made.out).study, study)
     assert text.count("Pictures are left out: There is no pool") == 1
-    assert data_of(text)["pictures"] == []
+    assert len(data_of(text)["pictures"]) == 1  # the one that the questions are about, which is no pool's
 
 
 def test_a_study_without_pairs_has_a_page(tmp_path: Path) -> None:

@@ -1,0 +1,157 @@
+"use strict";
+// The questions of the page: filters and cards, and a link from each cell of the tables. Every text goes in as text.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const all = data.questions;
+  if (!all.length) return;
+  const PAGE = 12;
+  const get = (id) => document.getElementById(id);
+  const make = (tag, props, ...children) => {
+    const node = Object.assign(document.createElement(tag), props);
+    node.append(...children.filter((child) => child !== null));
+    return node;
+  };
+  const number = (value) => value.toLocaleString("en");
+  const value = (name) => get(name).value;
+  const fill = (name, labels, chosen) => {
+    get(name).replaceChildren(...labels.map((label, index) => new Option(label, String(index))));
+    get(name).value = String(Math.min(Math.max(chosen, 0), labels.length - 1));
+  };
+  const words = (metric) => (metric.directed ? ["better", "worse"] : ["higher", "lower"]);
+  let page = 0;
+
+  const chosen = () => {
+    const benchmark = all[Number(value("q-benchmark"))];
+    return { benchmark, metric: Number(value("q-metric")), row: benchmark.rows[Number(value("q-row"))] };
+  };
+  // The choice stands in the address, so that a cell is a link and the browser's back button works.
+  const address = () => `#q/${["q-benchmark", "q-metric", "q-row", "q-change"].map(value).join("/")}`;
+
+  const refill = (metric, row, change) => {
+    const benchmark = all[Number(value("q-benchmark"))];
+    fill("q-metric", benchmark.metrics.map((one) => one.heading + (one.primary ? " (primary)" : "")), metric);
+    fill("q-row", benchmark.rows.map((one) => one.label), row);
+    const [up, down] = words(benchmark.metrics[Number(value("q-metric"))]);
+    const options = [["wl", `${up} or ${down}`], ["w", up], ["l", down], ["s", "alike"], ["?", "unscored in one"], ["", "all"]];
+    get("q-change").replaceChildren(...options.map(([key, label]) => new Option(label, key)));
+    get("q-change").value = change;
+  };
+
+  const said = (who, [pieces, reading, why], side) => {
+    const text = pieces === null ? [make("i", { textContent: "the answer is not kept in this folder" })]
+      : typeof pieces === "string" ? [pieces.trim() || "(nothing)"]
+      : pieces.map(([part, wrong]) => (wrong ? make("mark", { className: "rejected", textContent: part, title: "not there" }) : part));
+    const read = [reading && `read as: ${reading}`, why].filter(Boolean).join(" · ");
+    return make("p", { className: `answer ${side}` }, make("b", { textContent: who }), ...text, read ? make("small", { className: "read", textContent: read }) : null);
+  };
+  const draw = (index) => {
+    const { benchmark, metric, row } = chosen();
+    const [id, text, picture, truth] = benchmark.questions[index];
+    const [up, down] = words(benchmark.metrics[metric]);
+    const verdict = { w: up, l: down, s: "alike", "?": "unscored in one", "-": "not counted by this metric" }[row.codes[index][metric]];
+    const look = { w: "verdict good", l: "verdict bad" }[row.codes[index][metric]] || "verdict";
+    const shot = picture === null ? make("div", { className: "none", textContent: "no picture at hand" })
+      : make("img", { src: data.pictures[picture], alt: `picture of question ${id}`, className: "pixels" });
+    const others = make("dl", { className: "steps" });
+    for (const other of benchmark.rows) {
+      if (other === row) continue;
+      const [pieces, reading] = other.said[index];
+      const words = pieces === null ? reading : typeof pieces === "string" ? pieces : pieces.map((piece) => piece[0]).join("");
+      others.append(make("dt", { textContent: other.label }), make("dd", { textContent: words.trim() || "(nothing)" }));
+    }
+    return make("article", { className: "asked" },
+      make("div", { className: "top" }, make("h3", { textContent: id }), make("span", { className: look, textContent: verdict })),
+      text ? make("p", { className: "prompt", textContent: text }) : null,
+      make("div", { className: "both" }, shot, make("div", {},
+        said(benchmark.baseline, benchmark.base[index], "base"), said(row.label, row.said[index], "mine"),
+        truth ? make("p", { className: "truth" }, make("b", { textContent: "truth: " }), truth) : null,
+        benchmark.rows.length > 1 ? make("details", {}, make("summary", { textContent: "What the other rows said" }), others) : null)));
+  };
+
+  const update = (turned = false) => {
+    const { benchmark, metric, row } = chosen();
+    const change = value("q-change");
+    const find = value("q-find").toLowerCase().split(/\s+/);
+    const plain = (pieces) => (pieces === null ? "" : typeof pieces === "string" ? pieces : pieces.map((piece) => piece[0]).join(""));
+    const found = [];
+    benchmark.questions.forEach(([id, text, , truth], index) => {
+      const code = row.codes[index][metric];
+      if (change && !change.includes(code)) return;
+      const all = [id, text, truth, plain(benchmark.base[index][0]), plain(row.said[index][0])].join("\n").toLowerCase();
+      if (find.every((word) => all.includes(word))) found.push(index);
+    });
+    const pages = Math.max(1, Math.ceil(found.length / PAGE));
+    page = turned ? Math.min(Math.max(page, 0), pages - 1) : 0;
+    const [up, down] = words(benchmark.metrics[metric]);
+    const [wins, losses, same, unscored] = row.counts[metric];
+    const seeds = row.seeds > 1 ? ` (training seed ${row.seed} of ${row.seeds})` : "";
+    get("q-sum").textContent =
+      `${row.label}${seeds} against ${benchmark.baseline} on all ${number(benchmark.total)} questions: ${number(wins)} ${up}, ` +
+      `${number(losses)} ${down}, ${number(same)} alike` + (unscored ? `, ${number(unscored)} unscored in one.` : ".");
+    const [some, every] = benchmark.pictures;
+    const kept = some < every ? `This page holds the ${number(benchmark.questions.length)} questions of ${number(some)} of ${number(every)} pictures, drawn by chance` : "This page holds all of them";
+    get("q-count").textContent = `${kept}; ${number(found.length)} ${found.length === 1 ? "fits" : "fit"} these filters.`;
+    const reached = row.reached[metric] || [];
+    get("q-reached").hidden = !reached.length;
+    get("q-reached").textContent = `A control reaches this gain: ${row.label} is not clearly better than ${reached.join(", ")}.`;
+    get("q-cards").replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map(draw));
+    get("q-pager").hidden = pages < 2;
+    get("q-earlier").disabled = page === 0;
+    get("q-later").disabled = page === pages - 1;
+    get("q-place").textContent = `${number(page + 1)} of ${number(pages)}`;
+  };
+  const turn = (by) => {
+    page += by;
+    update(true);
+    get("q-sum").focus({ preventScroll: true });
+    get("q-sum").scrollIntoView();
+  };
+  const go = () => {
+    const parts = location.hash.startsWith("#q/") ? location.hash.slice(3).split("/") : null;
+    if (!parts || !all[Number(parts[0])]) return false;
+    get("q-benchmark").value = parts[0];
+    refill(Number(parts[1]) || 0, Number(parts[2]) || 0, ["wl", "w", "l", "s", "%3F", "?", ""].includes(parts[3]) ? parts[3].replace("%3F", "?") : "wl");
+    get("q-find").value = "";
+    update();
+    return true;
+  };
+
+  // Each measured cell of a benchmark's table leads to its questions.
+  document.querySelectorAll("section.block[data-benchmark]").forEach((block) => {
+    const place = all.findIndex((one) => one.name === block.dataset.benchmark);
+    if (place < 0) return;
+    for (const line of block.querySelectorAll("tbody tr")) {
+      const label = line.querySelector("th[scope=row]")?.textContent;
+      const row = all[place].rows.findIndex((one) => one.label === label);
+      if (row < 0) continue;
+      [...line.querySelectorAll("td")].slice(0, all[place].metrics.length).forEach((cell, metric) => {
+        const link = make("a", { href: `#q/${place}/${metric}/${row}/wl`, className: "cell", title: "The questions where it changed" });
+        link.append(cell.firstChild);
+        cell.prepend(link);
+      });
+    }
+  });
+
+  fill("q-benchmark", all.map((one) => one.name), 0);
+  refill(Math.max(0, all[0].metrics.findIndex((one) => one.primary)), 0, "wl");
+  for (const name of ["q-benchmark", "q-metric", "q-row", "q-change", "q-find"]) {
+    get(name).addEventListener("input", () => {
+      if (name === "q-benchmark") refill(Math.max(0, all[Number(value(name))].metrics.findIndex((one) => one.primary)), 0, "wl");
+      if (name === "q-metric") refill(Number(value("q-metric")), Number(value("q-row")), value("q-change"));
+      if (name !== "q-find") history.replaceState(null, "", address());
+      update();
+    });
+  }
+  get("q-form").addEventListener("submit", (event) => event.preventDefault());
+  get("q-earlier").addEventListener("click", () => turn(-1));
+  get("q-later").addEventListener("click", () => turn(1));
+  const arrive = () => {
+    if (go()) {
+      get("q-sum").focus({ preventScroll: true });
+      get("questions").scrollIntoView();
+    }
+  };
+  addEventListener("hashchange", arrive);
+  update();
+  arrive();
+})();
