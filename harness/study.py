@@ -68,7 +68,7 @@ class Study:
 
     ``baseline`` is the label that every other row is compared with. ``split`` and ``limit`` say how the benchmarks were built;
     they bear identity. ``primary`` names the metrics that carry the stars as ``benchmark/metric``; empty: those that the
-    benchmarks themselves mark.
+    benchmarks themselves mark. ``tuning`` says in a sentence how the rows' settings were chosen; the table prints it.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Study:
     split: Literal["dev", "test"] = "test"
     limit: int | None = None
     primary: tuple[str, ...] = ()
+    tuning: str = ""
 
     def __post_init__(self) -> None:
         check_name("study", self.name)
@@ -115,6 +116,7 @@ class Study:
             "baseline": self.baseline,
             "split": self.split,
             "limit": self.limit,
+            "tuning": self.tuning,
             "runs": [
                 {
                     "label": run.label,

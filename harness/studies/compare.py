@@ -82,6 +82,8 @@ PUBLISHED: Mapping[str, Method] = {
     "oracle": Oracle(),
 }
 
+TUNED = "each method's settings were chosen among twelve trials on the development split (results/LOG.md); bounds and controls had none"
+
 METHODS, BOUNDS = ("sena", "sima", "csr"), ("truth_dpo", "oracle")
 
 EQUAL = Recipe(lr=2e-6, epochs=1, global_batch=128)
@@ -171,6 +173,7 @@ def study(
         baseline=BASELINE,
         split=split,
         limit=limit,
+        tuning=TUNED if embedded and profile == "equal" and split == "test" else "",
     )
 
 
