@@ -82,7 +82,7 @@ PUBLISHED: Mapping[str, Method] = {
     "oracle": Oracle(),
 }
 
-TUNED = "each method's settings were chosen among twelve trials on the development split (results/LOG.md); bounds and controls had none"
+TUNED = "twelve trials a method on the development split chose its settings (results/LOG.md); bounds and controls had none"
 
 METHODS, BOUNDS = ("sena", "sima", "csr"), ("truth_dpo", "oracle")
 
