@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from harness.reporting import leakage, literature, notes, provenance, table_html, table_latex, table_text
+from harness.reporting import leakage, literature, notes, pair_blocks, provenance, table_html, table_latex, table_text
 from harness.reporting.cells import Cell, as_frame, compare
 from harness.reporting.frames import BenchmarkColumns, Records, Row, shown
 from harness.reporting.leakage import Leaks
@@ -52,7 +52,8 @@ def load(out: Path, *, exclude_leaks: bool = False) -> Comparison:
     records, leaks = leakage.opened(out, exclude_leaks=exclude_leaks)
     records = replace(records, facts={**records.facts, "provenance": tuple(provenance.sentences(out, records))})
     cells = tuple(compare(records))
-    return Comparison(records=records, cells=cells, table=build(records, cells), leaks=leaks)
+    table = build(records, cells, pair_blocks.blocks(out, records))
+    return Comparison(records=records, cells=cells, table=table, leaks=leaks)
 
 
 def write(out: Path, *, exclude_leaks: bool = False) -> str:
@@ -73,7 +74,8 @@ def write(out: Path, *, exclude_leaks: bool = False) -> str:
     return table_text.terminal(made.table)
 
 
-def build(records: Records, cells: Sequence[Cell]) -> Table:
+def build(records: Records, cells: Sequence[Cell], made: Sequence[Block] = ()) -> Table:
+    """The table; ``made`` are blocks about the pairs, whose records are no part of ``records``."""
     references = literature.references(records.rows, records.benchmarks)
     blocks = [_benchmark_block(records, cells, benchmark, references) for benchmark in records.benchmarks]
     optional = [
@@ -87,7 +89,7 @@ def build(records: Records, cells: Sequence[Cell]) -> Table:
         title=records.name,
         question=records.question,
         reading=tuple(notes.reading(records, cells)),
-        blocks=(*blocks, *(block for block in optional if block is not None)),
+        blocks=(*blocks, *(block for block in optional if block is not None), *made),
         notes=(*notes.footnotes(records, cells), *notes.reported(references)),
     )
 
