@@ -159,7 +159,7 @@ def grade_at_caps(stage: Stage, *, benchmark: Benchmark, answers: Path, progress
         parts.append(frame.assign(cap=cap))
         progress("captions", len(parts) * len(captions), 0)
     content = io.BytesIO()
-    pd.concat(parts, ignore_index=True).to_parquet(content, index=False)
+    pd.concat(parts, ignore_index=True).to_parquet(content, index=False, compression="zstd")
     write_bytes(stage.folder / "caps.parquet", content.getvalue())
     stage.finish()
 

@@ -84,7 +84,7 @@ def grade(stage: Stage, *, benchmark: Benchmark, answers: Path) -> None:
     except ValueError as error:  # answers of other questions, or a judge that cannot be asked, in a sentence of its own
         raise Problem(f"{benchmark.name} cannot be graded: {error}") from error
     content = io.BytesIO()
-    grades_frame(report, benchmark.metrics).to_parquet(content, index=False)
+    grades_frame(report, benchmark.metrics).to_parquet(content, index=False, compression="zstd")
     write_bytes(stage.folder / "grades.parquet", content.getvalue())
     write_json(stage.folder / "report.json", {"values": dict(report.values), "unscored": report.unscored})
     stage.finish()
