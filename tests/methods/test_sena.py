@@ -328,6 +328,6 @@ def test_another_picture_is_shown_for_the_rejected_answers_alone() -> None:
         for prompt in prompts:
             if prompt.image is not None:
                 assert prompt.image.tobytes() in (others if prompt.key.endswith("/reject") else own)
-    alone = [replace(item, another=None) for item in ITEMS[:1]]
+    alone = [replace(item, another=None) for item in ITEMS]
     with pytest.raises(ValueError, match="needs two pictures a round or more"):
         list(Sena(prompts=WORLD, corruption="another").pairs(vlm, alone, 0))
