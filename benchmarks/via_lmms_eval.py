@@ -20,9 +20,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
@@ -61,7 +63,8 @@ def benchmark(task: str, split: str, limit: int | None, data: Path | None = None
     """The kit's image task (``pope``, ``mme``, ``scienceqa_img``, ..., or the embedded world's ``world_pope``, ``world_vqa``).
 
     ``limit``: at most so many pictures, chosen by a hash, each with all its questions. ``data``: a folder with a copy of the
-    data set's repository, or one .parquet or .jsonl file; None: the hub's (the world's tasks draw theirs).
+    data set's repository (or one that holds it under its hub name), or one .parquet or .jsonl file; None: the hub's (the
+    world's tasks draw theirs).
 
     Raises:
         ValueError: no such task, not a task with written answers, a split other than test, data that cannot be used, or the
@@ -82,6 +85,8 @@ def benchmark(task: str, split: str, limit: int | None, data: Path | None = None
             f"lmms_eval:{task} wants {about['output_type']}; only tasks with one written answer (generate_until) can be asked."
         )
     if data is not None:
+        inner = data / str(about["dataset_path"])
+        data = inner if inner.is_dir() else data
         _check_data(task, data)
     return ViaLmmsEval(task=task, split=split, limit=limit, data=data, about=about)
 
@@ -155,8 +160,9 @@ class ViaLmmsEval:
     @cached_property
     def exported(self) -> Exported:
         """The questions, asked of the kit once."""
-        folder = tempfile.TemporaryDirectory(prefix="selfsight-")
-        reply = self._run(Path(folder.name), {"do": "export", "limit": self.limit})
+        folder = Path(tempfile.mkdtemp(prefix="selfsight-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        reply = self._run(folder, {"do": "export", "limit": self.limit})
         if not reply["rows"]:
             raise ValueError(f"lmms_eval:{self.task} gave no question.")
         return Exported(folder=folder, rows=tuple(reply["rows"]))
@@ -221,13 +227,13 @@ class ViaLmmsEval:
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """Questions as the kit asks them; the pictures lie in the folder as long as this object lives."""
+    """Questions as the kit asks them; the pictures lie in the folder as long as the benchmark lives."""
 
-    folder: tempfile.TemporaryDirectory[str]
+    folder: Path
     rows: tuple[Row, ...]
 
     def picture(self, name: str) -> Image.Image:
-        return files.open_picture(Path(self.folder.name) / "images" / name)
+        return files.open_picture(self.folder / "images" / name)
 
 
 def graded(

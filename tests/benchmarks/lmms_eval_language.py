@@ -13,7 +13,7 @@ INITIAL = ("chair_score", "safe_cover_score", "hallu_cover_score", "non_hallu_sc
 
 
 def nltk_data(folder: Path) -> Path:
-    """For NLTK_DATA: no abbreviation is known, every word is a noun but those in the list, every noun is regular."""
+    """For NLTK_DATA: no abbreviation is known, words have the tags listed, every noun is regular."""
     english = folder / "tokenizers" / "punkt_tab" / "english"
     tagger = folder / "taggers" / "averaged_perceptron_tagger_eng"
     wordnet = folder / "corpora" / "wordnet"
@@ -21,7 +21,7 @@ def nltk_data(folder: Path) -> Path:
         place.mkdir(parents=True)
     for name in ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab"):
         (english / name).write_text("")
-    words = {"a": "DT", "and": "CC", "there": "EX", "is": "VBZ", ".": ".", "no": "DT"}
+    words = {"a": "DT", "and": "CC", "there": "EX", "is": "VBZ", ".": ".", **dict.fromkeys(NOUNS, "NN")}
     for name, value in (("weights", {}), ("tagdict", words), ("classes", sorted({*words.values(), "NN"}))):
         (tagger / f"averaged_perceptron_tagger_eng.{name}.json").write_text(json.dumps(value))
     for part in ("adj", "adv", "noun", "verb"):
