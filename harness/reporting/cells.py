@@ -282,7 +282,7 @@ def _against_controls(records: Records, cell: Cell, answered: Mapping[tuple[str,
                 matched_hi=apart.hi,
             )
         if cell.verdict == "better" and not (apart.lo > 0 if cell.better == "higher" else apart.hi < 0):
-            reached.append(row.label)
+            reached.append(row.label if row.rounds in (0, cell.round) else f"{row.label} (both after round {row.rounds})")
     return replace(cell, reached_by=tuple(reached))
 
 
