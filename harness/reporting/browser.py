@@ -22,7 +22,7 @@ from harness.reporting.page_cards import visible
 from harness.reporting.page_pictures import Album
 from harness.store import Results, read_jsonl
 
-PICTURES, SHARED = 200, 3000
+PICTURES, SHARED = 200, 1500
 """Pictures of a benchmark in a page at most, and pictures x rows at most: a study of many rows shows fewer pictures."""
 LONGEST = 2000
 WIN, LOSS, SAME, UNSCORED, NOTHING = "wls?-"

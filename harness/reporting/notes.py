@@ -18,12 +18,13 @@ LISTED = 12
 
 
 def reading(records: Records, cells: Sequence[Cell]) -> list[str]:
-    """For each method: which primary metrics moved clearly, which did not, which are missing."""
+    """For each method and bound: which primary metrics moved clearly, which did not, which are missing, and where a control does
+    as well: such a gain is not the method's own."""
     tested = [cells[place] for place in family(cells)]
     if not tested:
         return ["No primary metric was declared, so nothing is tested and nothing carries a star."]
     lines = []
-    for row in records.methods:
+    for row in (row for row in records.methods if row.role in ("method", "bound")):
         parts = []
         for verdict, words in (
             ("better", "clearly better on"),
@@ -36,8 +37,11 @@ def reading(records: Records, cells: Sequence[Cell]) -> list[str]:
         others = [cell.full_name for cell in tested if cell.label == row.label and cell.verdict not in DECIDED]
         if others:
             parts.append(f"nothing can be said yet about {', '.join(others)}")
-        if not parts:
-            continue  # derived rows claim nothing and are not tested
+        reached = [
+            f"{cell.full_name} ({', '.join(cell.reached_by)})" for cell in tested if cell.label == row.label and cell.reached_by
+        ]
+        if reached:
+            parts.append(f"but a control gains as much on {', '.join(reached)}")
         lines.append(f"{row.label} against {records.baseline}: {'; '.join(parts)}.")
     return lines
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from harness.reporting import browser, tables
 from harness.reporting.frames import shown
-from harness.reporting.page_cards import DROPS, PAIRS, collect, visible
+from harness.reporting.page_cards import collect, limits, visible
 from harness.reporting.page_pictures import Album, data_uri
 from harness.store import Results, write_bytes
 
@@ -55,7 +55,7 @@ def build(out: Path, *, exclude_leaks: bool = False) -> str:
         "names": tuple(visible(shown(one.name), 200) for one in records.benchmarks),
         "questions": questions,
         "groups": groups,
-        "limits": (PAIRS, DROPS),
+        "limits": limits(records),
         "notes": tuple(album.notes.values()),
         "css": Markup(css),
         "script": Markup(script),

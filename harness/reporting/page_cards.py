@@ -18,6 +18,8 @@ from harness.store import Results, read_json, read_jsonl
 
 PAIRS, DROPS = 300, 200
 """Cards of a row at most, shared evenly by its seeds and rounds."""
+ROWS = 2
+"""With more rows than these each shows fewer, so that a page of many rows stays one that can be sent."""
 LONGEST = 6000
 """Characters of one text at most."""
 
@@ -206,10 +208,17 @@ def pick(records: Sequence[Mapping[str, Any]], most: int, *, spread: str | None 
     return sorted(order[:most])
 
 
+def limits(records: Records) -> tuple[int, int]:
+    """Pairs and dropped prompts that a row of this study shows at most."""
+    rows = max(ROWS, sum(bool(row.rounds) for row in records.rows))
+    return PAIRS * ROWS // rows, DROPS * ROWS // rows
+
+
 def collect(records: Records, results: Results, album: Album) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Groups (a finished row, seed and round, with its true counts) and their cards, in the order the pictures were drawn."""
     groups: list[dict[str, Any]] = []
     cards: list[dict[str, Any]] = []
+    most_pairs, most_drops = limits(records)
     for row in records.rows:
         places = [(seed, number) for seed in row.seeds for number in range(1, row.rounds + 1)]
         places = [place for place in places if (results.pairs(row.label, *place) / "DONE").exists()]
@@ -219,7 +228,7 @@ def collect(records: Records, results: Results, album: Album) -> tuple[list[dict
             counts = read_json(folder / "record.json")["counts"]
             pairs, drops = (
                 [read[name][index] for index in pick(read[name], max(1, most // len(places)), spread=spread)]
-                for name, most, spread in (("pairs.jsonl", PAIRS, None), ("drops.jsonl", DROPS, "reason"))
+                for name, most, spread in (("pairs.jsonl", most_pairs, None), ("drops.jsonl", most_drops, "reason"))
             )
             drawn = {str(item["id"]): (place, str(item["sha256"])) for place, item in enumerate(read["items.jsonl"])}
             made = [*pairs, *drops]
