@@ -130,7 +130,9 @@ def test_a_limit_changes_how_many_and_nothing_else(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_dev_and_test_ask_about_different_pictures(name: str) -> None:
-    pictures = [{q.images[0].tobytes() for q in BENCHMARKS[name].factory(split, 20, None).questions()} for split in ("dev", "test")]
+    pictures = [
+        {q.images[0].tobytes() for q in BENCHMARKS[name].factory(split, 20, None).questions()} for split in ("dev", "test")
+    ]
     assert not pictures[0] & pictures[1]
     assert len(pictures[0]) == len(pictures[1]) == 20
 
