@@ -45,7 +45,7 @@ def ablate(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def reference(session: nox.Session) -> None:
-    """results/reference: three seeds, three rounds, bounds, controls, ablations (about 2 hours on two cores; continues where cut)."""
+    """results/reference: three seeds and rounds, bounds, controls, ablations (2 hours on two cores; continues where cut)."""
     install(session)
     main = ("compare", "--seeds", "3", "--rounds", "3", "--controls", "--out", "results/reference")
     for arguments in (main, ("ablate", "--out", "results/reference/ablations")):
