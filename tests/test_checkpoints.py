@@ -141,7 +141,7 @@ def test_half_downloaded_weights_are_named(tmp_path: Path) -> None:
 
 
 def response(status: int) -> Any:
-    import httpx
+    import httpx2 as httpx  # what huggingface_hub answers with
 
     return httpx.Response(status, request=httpx.Request("GET", "https://hub.invalid"))
 
