@@ -70,7 +70,9 @@ def smoke(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The fast suite; `-- -m ""` adds the slow tests."""
     install(session, "test")
-    session.run("python", "-m", "pytest", *(session.posargs or ["-m", "not slow and not gpu"]), env=ENVIRONMENT)
+    # A process a core, each with one thread: the models are tiny.
+    alone = ["-m", "not slow and not gpu", "-n", "auto", "--maxprocesses", "4"]
+    session.run("python", "-m", "pytest", *(session.posargs or alone), env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"})
 
 
 @nox.session(default=False)
