@@ -1,6 +1,6 @@
 """Do self-improving models hallucinate less than the model they began as, and at what cost to everything else?
 
-    python -m harness run compare                 about 5 minutes on two cores with the embedded base, one seed
+    python -m harness run compare                 about 6 minutes on two cores with the embedded base, one seed
     python -m harness run compare --seeds 3       three training seeds: about a minute for each row and seed
     python -m harness run compare --limit 100     a fast, honest try: 100 test pictures and 100 pool pictures a round
     python -m harness run compare --controls      with upper bounds and controls beside the methods
