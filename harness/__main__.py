@@ -151,9 +151,9 @@ def run(given: argparse.Namespace) -> None:
     out = given.out or RESULTS / study.name
     if not launch.run(study, out, given, given.arguments):
         return  # another process of the team says what came out
-    without = given.exclude_leaks
-    print("\n" + tables.write(out, exclude_leaks=without))
-    for path in [*figures.write(out, exclude_leaks=without), page.write(out, exclude_leaks=without)]:
+    made = tables.load(out, exclude_leaks=given.exclude_leaks)
+    print("\n" + tables.write(out, made=made))
+    for path in [*figures.write(out, made=made), page.write(out, made=made)]:
         print(path)
 
 

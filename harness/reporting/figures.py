@@ -7,52 +7,52 @@ round; ``hallucination-against-recall``, ``at-several-lengths`` (with its number
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 from matplotlib.figure import Figure
 
-from harness.reporting.cells import compare
+from harness.reporting.cells import Cell
 from harness.reporting.figures_ablation import ablations, noise
 from harness.reporting.figures_captions import against_recall, at_lengths, lengths
 from harness.reporting.figures_differences import before_and_after, rounds
 from harness.reporting.figures_examples import examples
 from harness.reporting.figures_making import prompts, training
-from harness.reporting.leakage import opened
+from harness.reporting.frames import Records
 from harness.reporting.style import look, rendered
+from harness.reporting.tables import Comparison, load
 from harness.store import Results, write_bytes
 
 
-def write(out: Path, *, exclude_leaks: bool = False) -> list[Path]:
+def write(out: Path, *, exclude_leaks: bool = False, made: Comparison | None = None) -> list[Path]:
     """Draw what the records allow into ``<out>/figures``; the files written, PNG and PDF of each figure. ``exclude_leaks``:
-    without the pictures that are in the training pool too.
+    without the pictures that are in the training pool too. ``made`` is what ``tables.load`` gave, where it was called already.
 
     Raises:
         Problem: the folder holds no study, or a record is broken.
     """
-    written = []
+    written, results, made = [], Results(out), made or load(out, exclude_leaks=exclude_leaks)
+    short = lengths(results, made.records)
     with look():
-        for name, figure in drawn(out, exclude_leaks):
+        for name, figure in drawn(made.records, made.cells, results, short):
             for kind in ("png", "pdf"):
                 path = out / "figures" / f"{name.replace(' ', '-')}.{kind}"
                 write_bytes(path, rendered(figure, kind))
                 written.append(path)
-    found = lengths(Results(out), opened(out, exclude_leaks=exclude_leaks)[0])
-    if not found.empty:
+    if not short.empty:
         path = out / "figures" / "at-several-lengths.csv"
-        write_bytes(path, found.to_csv(index=False).encode())
+        write_bytes(path, short.to_csv(index=False).encode())
         written.append(path)
     return written
 
 
-def drawn(out: Path, exclude_leaks: bool) -> Iterator[tuple[str, Figure]]:
-    """Every figure that there are records for, by name."""
-    records, _ = opened(out, exclude_leaks=exclude_leaks)
-    cells, results = compare(records), Results(out)
+def drawn(records: Records, cells: Sequence[Cell], results: Results, short: pd.DataFrame) -> Iterator[tuple[str, Figure]]:
+    """Every figure that there are records for, by name; ``short`` has the captions cut at several lengths."""
     made: list[tuple[str, Figure | None]] = [("before-and-after", before_and_after(records, cells))]
     made += [(f"before-and-after {one.name}", before_and_after(records, cells, benchmark=one.name)) for one in records.benchmarks]
     made += [("rounds", rounds(records, cells)), ("hallucination-against-recall", against_recall(records, cells))]
-    made += [("at-several-lengths", at_lengths(records, lengths(results, records)))]
+    made += [("at-several-lengths", at_lengths(records, short))]
     made += [("prompts", prompts(records)), ("training", training(records))]
     made += [*ablations(records, cells), ("noise", noise(records, cells, results)), *examples(records, results)]
     yield from ((name, figure) for name, figure in made if figure is not None)

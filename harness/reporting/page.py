@@ -25,21 +25,21 @@ HERE = Path(__file__).parent
 FIGURE = "before-and-after"
 
 
-def write(out: Path, *, exclude_leaks: bool = False) -> Path:
+def write(out: Path, *, exclude_leaks: bool = False, made: tables.Comparison | None = None) -> Path:
     """Write ``page.html`` into a study's folder from its records, figures and pool; its path. ``exclude_leaks``: its table
-    without the pictures that are in the training pool too.
+    without the pictures that are in the training pool too. ``made`` is what ``tables.load`` gave, where it was called already.
 
     Raises:
         Problem: the folder holds no study, or a record is broken.
     """
     path = out / "page.html"
-    write_bytes(path, build(out, exclude_leaks=exclude_leaks).encode())
+    write_bytes(path, build(out, exclude_leaks=exclude_leaks, made=made).encode())
     return path
 
 
-def build(out: Path, *, exclude_leaks: bool = False) -> str:
+def build(out: Path, *, exclude_leaks: bool = False, made: tables.Comparison | None = None) -> str:
     """The page. Equal records and pictures give an equal page."""
-    made = tables.load(out, exclude_leaks=exclude_leaks)
+    made = made or tables.load(out, exclude_leaks=exclude_leaks)
     records, table = made.records, made.table
     album = Album()
     groups, cards = collect(records, Results(out), album)

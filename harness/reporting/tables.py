@@ -56,13 +56,14 @@ def load(out: Path, *, exclude_leaks: bool = False) -> Comparison:
     return Comparison(records=records, cells=cells, table=table, leaks=leaks)
 
 
-def write(out: Path, *, exclude_leaks: bool = False) -> str:
+def write(out: Path, *, exclude_leaks: bool = False, made: Comparison | None = None) -> str:
     """Write ``table.md``, ``.tex``, ``.html`` and ``.csv`` and ``leaks.csv`` into a study's folder; the table for a terminal.
+    ``made`` is what ``load`` gave, where it was called already.
 
     Raises:
         Problem: as in ``load``.
     """
-    made = load(out, exclude_leaks=exclude_leaks)
+    made = made or load(out, exclude_leaks=exclude_leaks)
     for name, text in (
         ("table.md", table_text.markdown(made.table)),
         ("table.tex", table_latex.fragment(made.table)),
