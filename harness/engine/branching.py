@@ -121,6 +121,10 @@ def branch(speaker: Speaker, rows: Sequence[Row], branching: Branching, ends: fr
     active, width = groups, 1
     for index in range(branching.max_new_tokens):
         steps = take(active, places, width, logps, branching, stopping, stops)
+        for group in active:
+            if index + 1 == rows[group.prompt].most:
+                group.close()
+                group.done = True
         left = [at for at, group in enumerate(active) if not group.done]
         if not left or index + 1 == branching.max_new_tokens:
             break

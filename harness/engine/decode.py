@@ -22,12 +22,14 @@ GROWTH = 64
 class Row:
     """A prompt ready to run: its tokens behind the shared head (all of them where there is none), and the head's keys and
     values (layers, 2, H, P, D). Every row of a batch has the same P. ``start`` is the position of the tail's first token: P,
-    or less behind a picture whose tokens stand on a grid. ``key`` seeds sampling."""
+    or less behind a picture whose tokens stand on a grid. ``key`` seeds sampling. ``most``: after so many new tokens this row's
+    answer is cut, whatever the batch's limit (None: by that alone)."""
 
     key: str
     tail: tuple[int, ...]
     prefix: Tensor | None
     start: int = 0
+    most: int | None = None
 
     @property
     def shared(self) -> int:
@@ -41,6 +43,11 @@ class Written:
     ids: list[int]
     logp: float = 0.0
     finished: bool = False
+    most: int | None = None
+
+    @property
+    def over(self) -> bool:
+        return self.finished or len(self.ids) == self.most
 
 
 class Speaker:
@@ -144,7 +151,7 @@ class Running:
 
 def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: frozenset[int], stops: Stops) -> list[Written]:
     """Answers of one batch, in its order."""
-    written = [Written(ids=[]) for _ in rows]
+    written = [Written(ids=[], most=row.most) for row in rows]
     running = Running(speaker, rows, decoding.max_new_tokens)
     draws = uniform(rows, decoding, speaker.device)
     active = list(range(len(rows)))
@@ -156,11 +163,11 @@ def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: froz
         tokens, gains = torch.stack([chosen.double(), logps.gather(1, chosen[:, None])[:, 0].double()]).tolist()
         for row, token, gain in zip(active, tokens, gains, strict=True):
             answer = written[row]
-            if not answer.finished:
+            if not answer.over:
                 answer.ids.append(int(token))
                 answer.logp += gain
                 answer.finished = int(token) in ends or stops.hit(answer.ids)
-        alive = [place for place, row in enumerate(active) if not written[row].finished]
+        alive = [place for place, row in enumerate(active) if not written[row].over]
         if not alive or index + 1 == decoding.max_new_tokens:
             break
         leave = len(alive) <= len(active) * 7 // 8  # copying the cache costs about a step: a few finished rows stay in
