@@ -126,8 +126,10 @@
       if (row < 0) continue;
       [...line.querySelectorAll("td")].slice(0, all[place].metrics.length).forEach((cell, metric) => {
         const link = make("a", { href: `#q/${place}/${metric}/${row}/wl`, className: "cell", title: "The questions where it changed" });
-        link.append(cell.firstChild);
-        cell.prepend(link);
+        const first = cell.firstChild;
+        first.textContent = first.textContent.trim();
+        link.append(first);
+        cell.prepend(link, " ");
       });
     }
   });

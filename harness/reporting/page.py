@@ -19,6 +19,7 @@ from harness.reporting import browser, tables
 from harness.reporting.frames import shown
 from harness.reporting.page_cards import collect, limits, visible
 from harness.reporting.page_pictures import Album, data_uri
+from harness.reporting.table_html import block_fragment
 from harness.store import Results, write_bytes
 
 HERE = Path(__file__).parent
@@ -46,13 +47,12 @@ def build(out: Path, *, exclude_leaks: bool = False, made: tables.Comparison | N
     questions = browser.collect(records, Results(out), made.cells, album)
     css, *scripts = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js", "browser.js"))
     script = "\n".join(scripts)
-    benchmarks = len(records.benchmarks)
+    names = [visible(shown(one.name), 200) for one in records.benchmarks]
     context: dict[str, Any] = {
         "table": table,
-        "blocks": table.blocks[:benchmarks],
-        "more": table.blocks[benchmarks:],
+        "blocks": [Markup(block_fragment(one, name)) for one, name in zip(table.blocks, names, strict=False)],
+        "more": [Markup(block_fragment(one)) for one in table.blocks[len(names) :]],
         "figures": figures(out),
-        "names": tuple(visible(shown(one.name), 200) for one in records.benchmarks),
         "questions": questions,
         "groups": groups,
         "limits": limits(records),
@@ -65,7 +65,7 @@ def build(out: Path, *, exclude_leaks: bool = False, made: tables.Comparison | N
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"visible": visible, "cell": cell, "whole": whole}
+    environment.filters |= {"visible": visible}
     return environment.get_template("page.html.jinja").render(context)
 
 
@@ -73,18 +73,6 @@ def figures(out: Path) -> list[tuple[str, str]]:
     """The study's figures as (name, data URI), before and after first."""
     paths = sorted((out / "figures").glob("*.png"), key=lambda path: (path.stem != FIGURE, path.stem))
     return [(path.stem.replace("-", " ").replace("_", " "), data_uri("image/png", path.read_bytes())) for path in paths]
-
-
-def cell(text: str) -> tuple[str, str, str]:
-    """A table's cell in its value, the rest, and what it says: "better", "worse" or nothing."""
-    value, gap, rest = text.partition(" (")
-    verdict = next((word for word in ("better", "worse") if f"* {word}" in rest), "")
-    return value, f"({rest}" if gap else "", verdict
-
-
-def whole(heading: str) -> str:
-    """A column's head whose arrow and unit stay with its last word."""
-    return heading.replace(" ↑", "\u00a0↑").replace(" ↓", "\u00a0↓").replace(" %", "\u00a0%")
 
 
 def island(value: object) -> Markup:

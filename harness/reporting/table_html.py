@@ -34,8 +34,11 @@ def fragment(table: Table) -> str:
     )
 
 
-def block_fragment(block: Block) -> str:
-    """One block. Classes: ``better`` and ``worse`` on starred cells, ``reported`` on the literature's, ``best``, ``second``."""
+def block_fragment(block: Block, benchmark: str = "") -> str:
+    """One block. Classes: ``better`` and ``worse`` on starred cells, ``reported`` on the literature's, ``best``, ``second``.
+    ``benchmark``: the name that a page's script finds the block by.
+    """
+    data = f' data-benchmark="{escape(benchmark)}"' if benchmark else ""
     heads = "".join(
         f'<th scope="col"{_class("reported" if column.reported else "")}>{_head(column)}</th>' for column in block.columns
     )
@@ -48,7 +51,7 @@ def block_fragment(block: Block) -> str:
             lines.append(f'<tr><th scope="row">{escape(line.head)}</th>{cells}</tr>')
     body = "\n".join(lines)
     return (
-        f'<section class="block">\n<h3>{escape(block.heading)}</h3>\n<p class="soft">{escape(block.caption)}</p>\n'
+        f'<section class="block"{data}>\n<h3>{escape(block.heading)}</h3>\n<p class="soft">{escape(block.caption)}</p>\n'
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(block.heading)}, table">\n<table>\n'
         f'<thead><tr><th scope="col">{escape(block.corner)}</th>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n'
         "</div>\n</section>"
