@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from harness.bases import BASES, load_base
 from harness.embedded.architecture import Sizes, build_processor, build_tokenizer
 from methods.interface import Branching, Corrupt, Decoding, Prompt
 from methods.sena.corruption import corruption
+
+Kind = Literal["generate", "branch", "logps", "relevance"]
 
 FILLER = (
     "a red ball and a green box stand on the left of a blue table while two yellow plates and a small cup are near the window"
@@ -52,12 +54,29 @@ LENGTHS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One call of the engine: prompts and how each goes on; ``corrupt`` marks pictures made unreadable."""
+    """One call of the engine: prompts and how each goes on; ``corrupt`` marks pictures made unreadable.
+
+    ``lengths``: how many new tokens each prompt's answers had when the call was recorded, one number an answer (a branching
+    prompt has several). ``completions``: what is scored, of a call of kind "logps". In a call of kind "relevance", to an
+    image-text model, a prompt's text is a sentence and its image the picture that it is compared with.
+    """
 
     name: str
     prompts: Sequence[Prompt]
     how: Decoding | Branching
     corrupt: Corrupt | None = None
+    kind: Kind = "generate"
+    lengths: Sequence[Sequence[int]] = ()
+    completions: Sequence[str] = ()
+
+    @property
+    def most(self) -> dict[str, int]:
+        """By prompt's key how many tokens each of its answers is forced to: recorded, or the mean of those of a node."""
+        return {
+            prompt.key: max(1, round(sum(lengths) / len(lengths)))
+            for prompt, lengths in zip(self.prompts, self.lengths, strict=True)
+            if lengths
+        }
 
 
 def build(shape: str, device: str) -> tuple[Any, Any]:
