@@ -6,6 +6,7 @@ A base is named by its card, or by a ready-made checkpoint: a folder with a save
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -16,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText
 
-from harness import checkpoints
+from harness import checkpoints, hub
 from harness.checks import check_machine, check_model
 from harness.errors import Problem, unknown
 from harness.families.find import ARCHITECTURES
@@ -34,9 +35,9 @@ class BaseCard:
     ``source`` is a hub id, or a folder when it is a Path; ``revision`` pins the hub's commit. ``lora_targets`` is a regular
     expression over module names, below ``model.language_model`` only. ``prompts`` says which prompt set the base
     understands. ``dtype`` is the precision on an accelerator; on the CPU everything runs in float32. ``max_pixels`` bounds a
-    picture where the family keeps pictures' own sizes. ``adapter`` is a LoRA adapter's folder, merged into the weights when
-    they are loaded. ``parameters`` (in all) is for the estimate of memory before a hub model is there; None: not known.
-    ``licence`` goes onto the cards of models trained from it.
+    picture where the family keeps pictures' own sizes. ``adapters`` are LoRA adapters' folders, merged into the weights in this
+    order when they are loaded. ``parameters`` (in all) is for the estimate of memory before a hub model is there; None: not
+    known. ``licence`` goes onto the cards of models trained from it.
     """
 
     name: str
@@ -47,7 +48,7 @@ class BaseCard:
     prompts: Literal["world", "real"]
     dtype: Literal["float32", "bfloat16", "float16"]
     max_pixels: int | None = None
-    adapter: Path | None = None
+    adapters: tuple[Path, ...] = ()
     parameters: float | None = None
     licence: str | None = None
 
@@ -57,11 +58,13 @@ class BaseCard:
         found: dict[str, Any] = {"dtype": self.dtype}
         if self.max_pixels is not None:
             found["max_pixels"] = self.max_pixels
-        if self.adapter is not None:
-            found["adapter"] = weights_fingerprint(self.adapter)
+        if self.adapters:
+            found["adapter"] = "+".join(map(weights_fingerprint, self.adapters))
         return found
 
 
+# The commits below are those that other public repositories name (of all four as folders of their local snapshots); nothing was
+# fetched here.
 BASES: Mapping[str, BaseCard] = {
     "embedded": BaseCard(
         name="embedded",
@@ -107,6 +110,18 @@ BASES: Mapping[str, BaseCard] = {
         parameters=8.29e9,
         licence="apache-2.0",
     ),
+    "qwen2.5-vl-3b": BaseCard(
+        name="qwen2.5-vl-3b",
+        source="Qwen/Qwen2.5-VL-3B-Instruct",
+        revision="66285546d2b821cf421d4f5eb2576359d3770cd3",
+        family="qwen2.5-vl",
+        lora_targets=LLAMA_LINEARS,
+        prompts="real",
+        dtype="bfloat16",
+        max_pixels=1280 * 28 * 28,
+        parameters=3.75e9,
+        licence="qwen-research",
+    ),
 }
 
 
@@ -131,22 +146,25 @@ def find_base(name: str) -> BaseCard:
 
 
 def _folder_card(folder: Path) -> BaseCard:
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    if (folder / checkpoints.CONFIG).is_file() and not (folder / "config.json").is_file():
         return _adapter_card(folder)
     config = checkpoints.read_config(folder)
+    checkpoints.check_files(folder)  # what is half there is said now, not when its turn comes
     # A model trained from the embedded base has its tokenizer, and understands its prompts alone.
     mine, worlds = (where / "tokenizer.json" for where in (folder, WORLD))
     world = mine.is_file() and worlds.is_file() and mine.read_bytes() == worlds.read_bytes()
-    return _card(checkpoints.plain(folder.resolve().name), folder, None, config, "world" if world else "real")
+    name = checkpoints.plain(folder.resolve().name)
+    return replace(_card(name, folder, None, config, "world" if world else "real"), parameters=checkpoints.count(folder))
 
 
 @cache
 def _hub_card(name: str) -> BaseCard:
     id, _, revision = name.partition("@")
     folder, commit = checkpoints.fetch_config(id, revision or None)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    if (folder / checkpoints.CONFIG).is_file() and not (folder / "config.json").is_file():
         return replace(_adapter_card(folder), name=checkpoints.plain(id))
-    return _card(checkpoints.plain(id), id, commit, checkpoints.read_config(folder), "real")
+    card = _card(checkpoints.plain(id), id, commit, checkpoints.read_config(folder), "real")
+    return replace(card, parameters=checkpoints.count(folder))
 
 
 def _card(
@@ -169,27 +187,67 @@ def _card(
 
 
 def _adapter_card(folder: Path) -> BaseCard:
-    """The card of a LoRA adapter: its parent's, with the adapter on top."""
+    """The card of a LoRA adapter: its parent's, with the adapter on top.
+
+    Raises:
+        Problem: its parent is not there, is another one than it was trained on, or has no place for its tensors.
+    """
     adapter = checkpoints.read_adapter(folder)
-    parent = str(adapter["base_model_name_or_path"])
-    card = next((card for card in BASES.values() if parent in (card.name, str(card.source))), None)
-    if card is None and Path(parent).is_dir():
-        card = _folder_card(Path(parent))
-    if card is None:
-        known = ", ".join(str(one.source) for one in BASES.values() if isinstance(one.source, str))
-        raise Problem(
-            f"The adapter in {folder} is of the base {parent!r}, which is neither a folder here nor one of {known}; "
-            "give an adapter of one of these, or the merged model."
-        )
-    revision, recorded = adapter.get("revision"), adapter.get("parent_weights")
+    parent, revision = str(adapter["base_model_name_or_path"]), adapter.get("revision")
+    card = _parent_card(folder, parent, revision)
     if revision and card.revision and revision != card.revision:
         raise Problem(
             f"The adapter in {folder} was trained on {parent} at commit {revision}, the base card pins {card.revision}; "
             "give an adapter of that commit, or the merged model."
         )
-    if recorded and isinstance(card.source, Path) and recorded != weights_fingerprint(card.source):
-        raise Problem(f"The adapter in {folder} was trained on other weights than those in {card.source}; give its own parent.")
-    return replace(card, name=checkpoints.plain(folder.resolve().name), adapter=folder)
+    below = card.adapters[-1] if card.adapters else card.source
+    if isinstance(below, Path):
+        recorded, found = adapter.get("parent_weights"), weights_fingerprint(below)
+        if recorded and recorded != found:
+            raise Problem(
+                f"The adapter in {folder} was trained on other weights than those in {below} (fingerprint {str(recorded)[:12]}, "
+                f"not {found[:12]}); give its own parent, or the merged model."
+            )
+    if isinstance(card.source, Path):
+        checkpoints.check_adapter(folder, checkpoints.adapter_tensors(folder)[0], checkpoints.shapes(card.source))
+    return replace(card, name=checkpoints.plain(folder.resolve().name), adapters=(*card.adapters, folder))
+
+
+def _parent_card(folder: Path, parent: str, revision: str | None) -> BaseCard:
+    """The card of what an adapter names as its base: a card's name or its source, a folder (seen from the adapter's where it
+    begins with a dot), or a hub id."""
+    known = next((card for card in BASES.values() if parent in (card.name, str(card.source))), None)
+    if known is not None:
+        return known
+    path = folder / parent if parent.startswith(".") else Path(parent)
+    if path.is_dir() and path.resolve() != folder.resolve():
+        return _folder_card(Path(os.path.normpath(path)))
+    why = f"{os.path.normpath(path)} is no folder"
+    if checkpoints.is_hub_id(parent):
+        try:
+            return _hub_card(f"{parent}@{revision}" if revision else parent)
+        except Problem as problem:
+            why = f"as a hub id: {str(problem).rstrip('.')}"
+    raise Problem(
+        f"The adapter in {folder} is of the base {parent!r}, which is none of {', '.join(BASES)}; {why}. Bring it there, or give "
+        "the merged model."
+    )
+
+
+def parent_of(card: BaseCard, weights: Path | None, adapter: Path) -> checkpoints.Parent:
+    """What an adapter that is trained now, to be saved in the folder ``adapter``, sits on: the base of a first round, or the
+    model of the round before (``weights``), which is named as seen from the adapter and known by what its training recorded."""
+    if weights is not None:
+        record = weights.parent / "record.json"
+        recorded = checkpoints.read_json(record).get("weights") if record.is_file() else None
+        name = Path(os.path.relpath(weights.resolve(), adapter.parent.resolve() / adapter.name)).as_posix()
+        return checkpoints.Parent(name=name, weights=recorded or weights_fingerprint(weights))
+    if card.adapters:
+        return checkpoints.Parent(name=str(card.adapters[-1].resolve()), weights=weights_fingerprint(card.adapters[-1]))
+    if isinstance(card.source, Path):
+        name = card.name if BASES.get(card.name) == card else str(card.source.resolve())
+        return checkpoints.Parent(name=name, weights=weights_fingerprint(card.source))
+    return checkpoints.Parent(name=card.source, revision=card.revision)
 
 
 def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) -> tuple[Any, Any]:
@@ -207,14 +265,15 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
     here = weights or (card.source if isinstance(card.source, Path) else None)
     stored = checkpoints.check_files(here) if here is not None else None
     check_machine(card.name, device, stored, card.parameters, card.dtype)
-    pinned = {} if card.revision is None else {"revision": card.revision}
+    if isinstance(card.source, str):
+        source = str(hub.fetch(f"Base {card.name!r}", card.source, card.revision, weights=weights is None))
     dtype = torch.float32 if torch.device(device).type == "cpu" else getattr(torch, card.dtype)
     options = {"dtype": dtype, "use_safetensors": True, "output_loading_info": True}
     architecture = next(one for one in ARCHITECTURES.values() if one.name == card.family)
     try:
-        processor = architecture.processor(source, pinned)
+        processor = architecture.processor(source, {})
         if weights is None:
-            model, loading = AutoModelForImageTextToText.from_pretrained(source, **options, **pinned)
+            model, loading = AutoModelForImageTextToText.from_pretrained(source, **options)
         else:
             model, loading = AutoModelForImageTextToText.from_pretrained(weights, **options)
     except (OSError, SafetensorError) as error:
@@ -232,9 +291,9 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
         )
     if card.max_pixels is not None:
         processor.image_processor.size["longest_edge"] = card.max_pixels
-    if card.adapter is not None and weights is None:
-        model = checkpoints.merge_adapter(model, card.adapter)
     model = model.to(device).eval()
+    for adapter in card.adapters if weights is None else ():
+        model = checkpoints.merge_adapter(model, adapter)  # there where training merged it: the same sums
     check_model(model, processor)
     return model, processor
 

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -23,12 +27,26 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from harness.errors import Problem
 from harness.families.find import ARCHITECTURES, supported
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 INDEX = "model.safetensors.index.json"
+CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "selfsight.json"
+"""An adapter's files: peft's two, and ours, which says by ``parent_weights`` what it was trained on. It is a file of its own
+because peft warns of fields that it does not know."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """What an adapter sits on: a hub id with its commit (``revision``), or a card's name or a folder (seen from the adapter's,
+    where it lies in the same results) with the fingerprint of its ``weights``."""
+
+    name: str
+    revision: str | None = None
+    weights: str | None = None
 
 
 def is_hub_id(name: str) -> bool:
@@ -74,19 +92,20 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:
-    """The folder's adapter_config.json.
+    """The folder's adapter_config.json, and ``parent_weights`` of our own record where there is one.
 
     Raises:
-        Problem: it is no LoRA adapter, names no base, or has no safetensors weights.
+        Problem: it is no LoRA adapter, names no base, or has no whole safetensors weights.
     """
-    adapter = read_json(folder / "adapter_config.json")
+    adapter = read_json(folder / CONFIG)
     if adapter.get("peft_type") != "LORA":
         raise Problem(f"The adapter in {folder} is of type {adapter.get('peft_type')!r}; only LORA adapters can be merged.")
     if not adapter.get("base_model_name_or_path"):
-        raise Problem(f"{folder}/adapter_config.json does not name its base (base_model_name_or_path); add it.")
-    if not (folder / "adapter_model.safetensors").is_file():
-        raise Problem(f"{folder} holds no adapter_model.safetensors; save the adapter as safetensors (a .bin is not read).")
-    return adapter
+        raise Problem(f"{folder}/{CONFIG} does not name its base (base_model_name_or_path); add it.")
+    if not (folder / WEIGHTS).is_file():
+        raise Problem(f"{folder} holds no {WEIGHTS}; save the adapter as safetensors (a .bin is not read).")
+    _whole(folder / WEIGHTS)
+    return {**adapter, **(read_json(folder / RECORD) if (folder / RECORD).is_file() else {})}
 
 
 def check_files(folder: Path) -> int:
@@ -129,16 +148,51 @@ def _whole(file: Path) -> int:
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """SHA-256 (hex) over names and content of the folder's ``*.safetensors``, sorted by name and read in pieces."""
-    files = sorted(folder.glob("*.safetensors"))
+    """SHA-256 (hex) over names and content of the folder's ``*.safetensors``, sorted by name and read in pieces; files that did
+    not change are read once a process."""
+    files = sorted(folder.resolve().glob("*.safetensors"))
     if not files:
         raise Problem(f"{folder} holds no *.safetensors files to take a fingerprint of; give the folder of a saved model.")
     total = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256")
-        total.update(f"{file.name}\0{content.hexdigest()}\n".encode())
+        found = file.stat()
+        total.update(f"{file.name}\0{_content(file, found.st_size, found.st_mtime_ns)}\n".encode())
     return total.hexdigest()
+
+
+@lru_cache(maxsize=1024)
+def _content(file: Path, size: int, changed: int) -> str:  # noqa: ARG001  (what would make it another file)
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def count(folder: Path) -> float:
+    """The parameters of the model that the folder's config.json describes; tied ones count once."""
+    return float(sum(math.prod(shape) for shape in _skeleton(folder / "config.json", (folder / "config.json").read_bytes())[1]))
+
+
+def shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:
+    """The shape of every parameter of the model that the folder's config.json describes, by its name."""
+    return _skeleton(folder / "config.json", (folder / "config.json").read_bytes())[0]
+
+
+@lru_cache(maxsize=16)
+def _skeleton(path: Path, content: bytes) -> tuple[Mapping[str, tuple[int, ...]], Sequence[tuple[int, ...]]]:  # noqa: ARG001
+    """All parameters' shapes by name, and those of the different ones, from a model without memory.
+
+    Raises:
+        Problem: transformers cannot build a model from this configuration.
+    """
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path.parent))
+    except Exception as error:  # whatever a broken configuration makes of transformers
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Problem(f"{path} describes no model that can be built ({said}); save or download the model again.") from error
+    named = {name: tuple(value.shape) for name, value in model.named_parameters(remove_duplicate=False)}
+    return named, [tuple(value.shape) for value in model.parameters()]
 
 
 def fetch_config(id: str, revision: str | None) -> tuple[Path, str]:
@@ -153,9 +207,8 @@ def fetch_config(id: str, revision: str | None) -> tuple[Path, str]:
         except LocalEntryNotFoundError:
             raise
         except EntryNotFoundError:
-            path = Path(hf_hub_download(id, "adapter_config.json", revision=revision))
-            wanted = ["adapter_config.json", "adapter_model.safetensors", "selfsight.json"]
-            snapshot_download(id, revision=revision, allow_patterns=wanted)
+            path = Path(hf_hub_download(id, CONFIG, revision=revision))
+            snapshot_download(id, revision=revision, allow_patterns=[CONFIG, WEIGHTS, RECORD])
     except (OSError, HfHubHTTPError, ValueError) as error:
         raise why(f"The checkpoint {id!r}", id, revision, error) from error
     return path.parent, path.parent.name  # the cache's folder of a snapshot is named by its commit
@@ -186,35 +239,73 @@ def why(what: str, source: str, revision: str | None, error: BaseException) -> P
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:
-    """The model with the folder's LoRA adapter folded into its weights.
+    """The model with the folder's LoRA adapter folded into its weights, and the modules put in place that trained in full.
+
+    The adapter's tensors keep their own precision until the sum is rounded to the weight's, as in training.
 
     Raises:
         Problem: the adapter's tensors are not of this model's modules.
     """
     from peft import LoraConfig, LoraModel, set_peft_model_state_dict
 
-    try:
-        state = {_renamed(name): tensor for name, tensor in load_file(folder / "adapter_model.safetensors").items()}
-    except SafetensorError as error:
-        raise why("The adapter", str(folder), None, error) from error
-    modules = {name for name, _ in model.named_modules()}
-    touched = sorted({name.removeprefix("base_model.model.").partition(".lora_")[0] for name in state if ".lora_" in name})
-    strange = [name for name in touched if name not in modules] + sorted(name for name in state if ".lora_" not in name)
-    if strange or not touched:
-        raise Problem(
-            f"The adapter in {folder} is of another architecture: it holds {strange[0] if strange else 'no LoRA tensor'}, which "
-            "this base has not; give an adapter of transformers' own model, or the merged model."
-        )
+    state, touched = adapter_tensors(folder)
+    check_adapter(folder, state, {name: tuple(value.shape) for name, value in model.named_parameters(remove_duplicate=False)})
+    low = {name: tensor for name, tensor in state.items() if ".lora_" in name}
+    with torch.no_grad():
+        for name in state.keys() - low.keys():
+            model.get_parameter(name).copy_(state[name])
     config = LoraConfig.from_pretrained(folder)
     config.target_modules = "|".join(re.escape(name) for name in touched)
     config.modules_to_save, config.inference_mode = None, True
     wrapped = LoraModel(model, {"default": config}, "default")
-    loaded = set_peft_model_state_dict(wrapped, {name.removeprefix("base_model."): tensor for name, tensor in state.items()})
+    for name, parameter in wrapped.named_parameters():
+        if (stored := low.get(name.removeprefix("model.").replace(".default.", "."))) is not None:
+            # peft makes them in the weights' precision: what trained in float32 would be rounded before it is merged.
+            parameter.data = parameter.data.to(stored.dtype)
+    loaded = set_peft_model_state_dict(wrapped, {f"model.{name}": tensor for name, tensor in low.items()})
     if loaded.unexpected_keys:
         raise Problem(f"The adapter in {folder} does not fit its base: {loaded.unexpected_keys[0]} has no place in it.")
     return wrapped.merge_and_unload()
 
 
+def adapter_tensors(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """An adapter's tensors by the names of transformers' own model, and the modules that its low-rank ones sit on."""
+    try:
+        state = {_renamed(name): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
+    except SafetensorError as error:
+        raise why("The adapter", str(folder), None, error) from error
+    return state, sorted({name.partition(".lora_")[0] for name in state if ".lora_" in name})
+
+
+def check_adapter(folder: Path, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise Problem unless the adapter's tensors have a place in a model whose parameters have these ``shapes``: their modules
+    are there, low-rank ones are as wide as the weights below them, and others have their parameter's very shape."""
+    strange = sorted(name for name in state if _weight(name) not in shapes)
+    if strange or not any(".lora_" in name for name in state):
+        raise Problem(
+            f"The adapter in {folder} is of another architecture: it holds {strange[0] if strange else 'no LoRA tensor'}, which "
+            "this base has not; give an adapter of transformers' own model, or the merged model."
+        )
+    for name, tensor in state.items():
+        shape, mine = shapes[_weight(name)], tuple(tensor.shape)
+        side = {"lora_A": (mine[-1:], shape[1:]), "lora_B": (mine[:1], shape[:1])}
+        got, needed = next((pair for part, pair in side.items() if f".{part}." in name), (mine, shape))
+        if got != needed and (".lora_" not in name or got is not mine):
+            raise Problem(
+                f"The adapter in {folder} is of a base of another size: {name} is {list(mine)}, the weight it belongs to "
+                f"{list(shape)}; give an adapter of this base, or the merged model."
+            )
+
+
+def _weight(name: str) -> str:
+    """The parameter that an adapter's tensor changes."""
+    module, low_rank, _ = name.partition(".lora_")
+    return f"{module}.weight" if low_rank else name
+
+
 def _renamed(name: str) -> str:
-    """A tensor's name as transformers 5 has it: earlier versions put ``model`` behind ``language_model``, not before it."""
-    return re.sub(r"^base_model\.model\.language_model\.model\.", "base_model.model.model.language_model.", name)
+    """A tensor's name in transformers 5, without peft's prefix: earlier versions put ``model`` behind ``language_model``, not
+    before it, and nothing before the projector."""
+    name = name.removeprefix("base_model.model.")
+    name = re.sub(r"^language_model\.model\.", "model.language_model.", name)
+    return re.sub(r"^(multi_modal_projector|visual)\.", r"model.\1.", name)

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from benchmarks.interface import Benchmark
 from harness import derived, lineage, stages
-from harness.bases import find_base, load_base
+from harness.bases import find_base, load_base, parent_of
 from harness.distributed import Enough, team
 from harness.identity import cores, hardware
 from harness.lineage import Checkpoint
@@ -158,6 +158,7 @@ class Workshop:
                     pool=pool,
                     seed=run.seed,
                     steps=run.steps,
+                    parent=parent_of(at.card, at.weights, train.folder / "adapter") if recipe.lora else None,
                     placement=self.placement,
                     progress=progress,
                 )

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL.Image import Image
 
@@ -47,6 +47,9 @@ ITEMS_A_SHARD = 64
 QUESTIONS_A_SHARD = 256
 
 T = TypeVar("T")
+
+if TYPE_CHECKING:
+    from harness.checkpoints import Parent
 
 
 def make_pairs(
@@ -117,17 +120,20 @@ def train(
     pool: Pool,
     seed: int,
     steps: int | None = None,
+    parent: Parent | None = None,
     placement: Placement = AS_FITS,
     progress: Progress = quiet,
 ) -> None:
     """Train the model on a round's pairs; writes ``model/``. The model in memory is used up: load what was written.
 
     ``steps`` fixes the optimiser steps: pairs are subsampled or cycled to fit. ``placement``: how it is laid on the machine.
+    ``parent``: what the model was loaded from; a training of adapters then writes ``adapter/`` too.
 
     Raises:
         Problem: the round made no pair (with the reasons).
     """
     from harness import model_card
+    from harness.checkpoints import weights_fingerprint
     from harness.training.trainer import train_pairs
 
     rows = read_jsonl(pairs / "pairs.jsonl")
@@ -150,6 +156,7 @@ def train(
             out=stage.folder,
             max_steps=steps,
             lora_targets=lora_targets,
+            parent=parent,
             placement=placement,
             progress=progress,
         )
@@ -160,8 +167,9 @@ def train(
     seconds = max(time.perf_counter() - started, summary.seconds)
     visits = images * recipe.epochs if steps is None else steps * recipe.global_batch
     record = _record(stage, method, visits, seconds, counts={"pairs": len(rows), "images": images})
-    record = {**record, "training": describe(summary)}
-    model_card.write(stage.folder / "model", identity=stage.identity, record=record, pairs=pairs)
+    # Read once, right after they were written: what an adapter of the next round names as its parent.
+    record = {**record, "training": describe(summary), "weights": weights_fingerprint(stage.folder / "model")}
+    model_card.write(stage.folder, identity=stage.identity, record=record, pairs=pairs)
     stage.finish(record)
     stage.drop("checkpoints")  # they only serve to continue; the model is written
 

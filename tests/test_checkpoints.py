@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import huggingface_hub.errors as hub
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_an_adapter_is_merged_into_its_parent(tmp_path: Path) -> None:
     parent = save(tmp_path / "parent", "llava-1.5")
     wrapped = save_adapter(tmp_path / "adapter", parent)
     card = find_base(str(tmp_path / "adapter"))
-    assert card.adapter == tmp_path / "adapter"
+    assert card.adapters == (tmp_path / "adapter",)
     assert untrained(card).id != untrained(find_base(str(parent))).id
     model, _ = load_base(card)
     merged = wrapped.merge_and_unload()
@@ -82,11 +83,15 @@ def test_an_adapter_is_merged_into_its_parent(tmp_path: Path) -> None:
     assert not torch.allclose(model.get_parameter(weight), tiny_llava()[0].get_parameter(weight), atol=1e-3)
 
 
-def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     parent = save(tmp_path / "parent", "llava-1.5")
     save_adapter(tmp_path / "hub", Path("someone/other-7b"))
-    with pytest.raises(Problem, match="of the base 'someone/other-7b', which is neither a folder here nor one of"):
+    with pytest.raises(Problem, match=r"of the base 'someone/other-7b', which is none of embedded,.*; as a hub id: .*go online"):
         find_base(str(tmp_path / "hub"))
+    save_adapter(tmp_path / "gone", tmp_path / "nowhere")
+    with pytest.raises(Problem, match=r"nowhere', which is none of embedded,.*nowhere is no folder. Bring it there"):
+        find_base(str(tmp_path / "gone"))
     save_adapter(tmp_path / "commit", Path("llava-hf/llava-1.5-7b-hf"), revision="0" * 40)
     with pytest.raises(Problem, match=r"at commit 0000.*the base card pins b234b804"):
         find_base(str(tmp_path / "commit"))
@@ -94,12 +99,17 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="trained on other weights"):
         find_base(str(tmp_path / "weights"))
     save_adapter(tmp_path / "same", parent, parent_weights=weights_fingerprint(parent))
-    assert find_base(str(tmp_path / "same")).adapter is not None
+    assert find_base(str(tmp_path / "same")).adapters
     save_adapter(tmp_path / "qwen", save(tmp_path / "q", "qwen2.5-vl"))
-    state = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.zeros(2, 32)}
-    save_file(state, tmp_path / "qwen" / "adapter_model.safetensors")
-    with pytest.raises(Problem, match=r"of another architecture: it holds model\.layers\.0\.self_attn\.q_proj"):
-        load_base(find_base(str(tmp_path / "qwen")))
+    with pytest.raises(Problem, match=r"of a base of another size: model\.language_model\.layers\.0\..* is \[2, 96\]"):
+        find_base(str(tmp_path / "qwen"))
+    for name, words in (("layers.0.self_attn.q_proj.lora_A.weight", "it holds model.layers.0"), ("x", "it holds model.x")):
+        save_file({f"base_model.model.model.{name}": torch.zeros(2, 32)}, tmp_path / "qwen" / "adapter_model.safetensors")
+        with pytest.raises(Problem, match=f"of another architecture: {words}"):
+            find_base(str(tmp_path / "qwen"))
+    (tmp_path / "qwen" / "adapter_model.safetensors").write_bytes(b"half")
+    with pytest.raises(Problem, match="cut or damaged"):
+        find_base(str(tmp_path / "qwen"))
 
 
 def test_another_architecture_is_named(tmp_path: Path) -> None:
@@ -122,15 +132,17 @@ def test_another_architecture_is_named(tmp_path: Path) -> None:
 def test_half_downloaded_weights_are_named(tmp_path: Path) -> None:
     folder = save(tmp_path, "llava-1.5", max_shard_size="100KB")
     card = find_base(str(folder))
+    assert card.parameters == sum(value.numel() for value in tiny_llava()[0].parameters())
     shards = sorted(folder.glob("model-*.safetensors"))
     assert len(shards) > 2
     whole = shards[1].read_bytes()
     shards[1].write_bytes(whole[:-100])
-    with pytest.raises(Problem, match=rf"{shards[1].name} is cut or damaged"):
-        load_base(card)
+    for look in (lambda: load_base(card), lambda: find_base(str(folder))):
+        with pytest.raises(Problem, match=rf"{shards[1].name} is cut or damaged"):
+            look()
     shards[1].unlink()
     with pytest.raises(Problem, match=rf"half there: 1 of {len(shards)} .* such as {shards[1].name}"):
-        load_base(card)
+        find_base(str(folder))
     shards[1].write_bytes(whole)
     load_base(card)
     for path in folder.glob("*.safetensors*"):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from harness import model_card
 from harness.reporting import leakage, literature, notes, pair_blocks, provenance, table_html, table_latex, table_text
 from harness.reporting.cells import Cell, as_frame, compare
 from harness.reporting.frames import BenchmarkColumns, Records, Row, shown
@@ -57,8 +58,8 @@ def load(out: Path, *, exclude_leaks: bool = False) -> Comparison:
 
 
 def write(out: Path, *, exclude_leaks: bool = False, made: Comparison | None = None) -> str:
-    """Write ``table.md``, ``.tex``, ``.html`` and ``.csv`` and ``leaks.csv`` into a study's folder; the table for a terminal.
-    ``made`` is what ``load`` gave, where it was called already.
+    """Write ``table.md``, ``.tex``, ``.html`` and ``.csv`` and ``leaks.csv`` into a study's folder, and each row's results onto
+    the cards of its models; the table for a terminal. ``made`` is what ``load`` gave, where it was called already.
 
     Raises:
         Problem: as in ``load``.
@@ -72,6 +73,7 @@ def write(out: Path, *, exclude_leaks: bool = False, made: Comparison | None = N
     ):
         write_bytes(out / name, text.encode())
     leakage.write(out, made.leaks)
+    model_card.with_results(out, made.records, made.cells)
     return table_text.terminal(made.table)
 
 

@@ -12,13 +12,13 @@ The first row is the untrained model; every other row is compared with it, pictu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from harness.bases import find_base
 from harness.errors import Problem, unknown
-from harness.pool import open_pool
+from harness.pool import Pool, open_pool
 from harness.studies.opening import open_benchmarks
 from harness.study import Run, Study
 from methods.controls import Control, Kind
@@ -142,23 +142,22 @@ def study(
         Problem: an unknown base, pool, row or benchmark (with the nearest name), or a number that is out of range.
     """
     embedded = find_base(base).prompts == "world"
-    if profile not in get_args(Profile):
-        raise unknown("profile", profile, get_args(Profile))
+    check_profile(profile)
     known = settings(embedded, profile)
     spoilt = controls_of(known)
     known |= spoilt
     for label in only:
         if label not in known:
             raise unknown("row", label, known)
-    for what, number in (("seeds", seeds), ("images", images), ("rounds", rounds), ("limit", 1 if limit is None else limit)):
-        if number < 1:
-            raise Problem(f"--{what} is {number}; it must be at least 1.")
+    at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
     wanted = {BASELINE, *(only or METHODS)}
     if controls:
         wanted |= {*BOUNDS, *(label for label, one in spoilt.items() if one.inner.name in wanted)}
-    offered = open_pool(pool).fields | {"scorer"}
+    opened = open_pool(pool)
+    offered = opened.fields | {"scorer"}
     chosen = {label: one for label, one in known.items() if label in only or (label in wanted and one.needs <= offered)}
     count = images if limit is None else min(images, limit)
+    names = list(benchmarks or DEFAULT_BENCHMARKS)
     runs = []
     for label, method in chosen.items():
         steps = equal_steps(method.recipe, count) if profile == "equal" and method.recipe else None
@@ -169,12 +168,50 @@ def study(
         name=name or folder_name("compare" if profile == "equal" else f"compare-{profile}", base, limit),
         question="Do self-improving vision-language models hallucinate less than the model they began as?",
         runs=(*runs, *(ready_made(text) for text in rows)),
-        benchmarks=open_benchmarks(benchmarks or DEFAULT_BENCHMARKS, split, limit, local_data),
+        benchmarks=open_benchmarks(names, split, limit, local_data, embedded=embedded),
         baseline=BASELINE,
         split=split,
         limit=limit,
         tuning=TUNED if embedded and profile == "equal" and split == "test" else "",
+        notes=tuple(_notes(embedded, opened, names, {label: known[label].needs for label in wanted if label not in chosen})),
     )
+
+
+def _notes(embedded: bool, pool: Pool, benchmarks: Sequence[str], left: Mapping[str, Set[str]]) -> Iterator[str]:
+    """What is not as the command may seem to say: rows that the pool cannot serve, and a real base on the world's pictures."""
+    if left:
+        lacking = {label: sorted(needs - pool.fields - {"scorer"}) for label, needs in sorted(left.items())}
+        told = "; ".join(f"{label} needs {' and '.join(fields)}" for label, fields in lacking.items())
+        yield (
+            f"Left out, for the pool {pool.spec} has not what they need with each picture: {told}. A .jsonl manifest and "
+            "llava:<json>:<folder> have questions and references."
+        )
+    if not embedded and pool.judge is not None:
+        yield "The pool is the embedded world's, drawn for its own base; give this one pictures of yours with --pool."
+    if not embedded and all(name.startswith("world_") for name in benchmarks):
+        yield (
+            "The benchmarks are the embedded world's, drawn for its own base; give others with --benchmarks, such as "
+            "--benchmarks pope,coco_chair --local-data coco=FOLDER."
+        )
+
+
+def at_least_one(**numbers: int | None) -> None:
+    """
+    Raises:
+        Problem: an option's number is below 1.
+    """
+    for what, number in numbers.items():
+        if number is not None and number < 1:
+            raise Problem(f"--{what} is {number}; it must be at least 1.")
+
+
+def check_profile(profile: str) -> None:
+    """
+    Raises:
+        Problem: there is no such profile.
+    """
+    if profile not in get_args(Profile):
+        raise unknown("profile", profile, get_args(Profile))
 
 
 def ready_made(text: str) -> Run:
@@ -187,7 +224,7 @@ def ready_made(text: str) -> Run:
     if not equals or not label.strip() or not checkpoint.strip():
         raise Problem(f'--row {text!r} must be LABEL=CHECKPOINT, such as "SIMA released=path/to/model" or "mine=org/name".')
     base, card = checkpoint.strip(), find_base(checkpoint.strip())
-    if base != card.name and isinstance(card.source, str) and card.adapter is None:
+    if base != card.name and isinstance(card.source, str) and not card.adapters:
         base = f"{card.source}@{card.revision}"
     return Run(label=label.strip(), base=base, method=Untrained())
 

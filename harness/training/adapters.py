@@ -1,9 +1,11 @@
-"""What trains: every parameter but the vision tower's, or low-rank adapters (and the projector); and merging them afterwards."""
+"""What trains: every parameter but the vision tower's, or low-rank adapters (and the projector); saving and merging them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +13,11 @@ from peft import LoraConfig, LoraModel
 from torch import Tensor
 from torch.nn import Parameter
 
+from harness.checkpoints import RECORD, WEIGHTS, Parent
 from harness.errors import Problem
 from harness.families.find import family_of
+from harness.store import write_json
+from harness.training import checkpoint
 from harness.training.plan import derived_seed
 from methods.interface import Lora, Recipe
 
@@ -72,6 +77,46 @@ def parameter_groups(model: Any, parameters: dict[str, Parameter], recipe: Recip
         {"params": projector, "peak": recipe.projector_lr},
     ]
     return [group for group in groups if group["params"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Trained adapters, and the projector where it trained, as files in peft's published layout; what they sit on is told there
+    (``parent``) and, by its weights, in a record beside."""
+
+    tensors: Mapping[str, Tensor]
+    config: LoraConfig
+    parent: Parent
+
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(parents=True)
+        checkpoint.save_tensors(self.tensors, folder / WEIGHTS)
+        self.config.save_pretrained(str(folder))
+        write_json(folder / RECORD, {"parent_weights": self.parent.weights})
+
+
+def adapter_of(model: Any, parameters: Mapping[str, Tensor], lora: Lora, targets: str, parent: Parent) -> Adapter:
+    """The trained ``parameters`` (whole ones, by their names in the model with its adapters) as an adapter's files.
+
+    Names are peft's: ``base_model.model.`` before each, without the adapter's own name; a projector that trained in full is one
+    of its ``modules_to_save``. All stays in float32, in which it trained: so it merges into what was saved as the model.
+    """
+    projector = family_of(model).projector
+    saved = sorted({re.match(projector, name)[0].rstrip(".") for name in parameters if re.match(projector, name)})  # type: ignore[index]
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        bias="none",
+        modules_to_save=saved or None,
+        base_model_name_or_path=parent.name,
+        revision=parent.revision,
+        inference_mode=True,
+        auto_mapping={"base_model_class": type(model).__name__, "parent_library": type(model).__module__},
+    )
+    tensors = {f"base_model.model.{name.replace('.default.', '.')}": value.cpu() for name, value in parameters.items()}
+    return Adapter(tensors=tensors, config=config, parent=parent)
 
 
 def still_tower(model: Any) -> None:

@@ -21,12 +21,21 @@ import torch
 from PIL.Image import Image
 from safetensors import SafetensorError
 
+from harness.checkpoints import Parent
 from harness.distributed import Team, team
 from harness.errors import Problem
 from harness.identity import fingerprint
 from harness.store import kindly, read_json, write_json
 from harness.training import checkpoint
-from harness.training.adapters import add_adapters, check_merged, choose_trainable, parameter_groups, still_tower, widen
+from harness.training.adapters import (
+    adapter_of,
+    add_adapters,
+    check_merged,
+    choose_trainable,
+    parameter_groups,
+    still_tower,
+    widen,
+)
 from harness.training.data import EncodedPair, encode, pack, picture_features, picture_spans
 from harness.training.loggers import check_trackers, open_logs
 from harness.training.loop import Loop, rehearse, take_step
@@ -76,6 +85,7 @@ def train_pairs(
     placement: Placement = AS_FITS,
     max_steps: int | None = None,
     lora_targets: str | None = None,
+    parent: Parent | None = None,
     checkpoint_every: int | None = None,
     progress: Progress | None = None,
 ) -> TrainSummary:
@@ -85,7 +95,8 @@ def train_pairs(
     is laid on the machine; gradients are accumulated up to ``recipe.global_batch``, over the processes of a team too.
     ``max_steps`` fixes the number of optimiser steps (see :func:`plan`). With ``recipe.lora`` the adapters sit on the modules
     that ``lora_targets`` (a regular expression) matches, the projector trains in full if ``projector_lr`` is given, and the
-    saved model has the adapters merged; without it all but the vision tower trains.
+    saved model has the adapters merged; ``out/adapter`` holds them unmerged where ``parent`` says what they sit on. Without
+    it all but the vision tower trains.
 
     A run that was killed continues when called again with the same arguments and the model it began with: to bit-identical
     weights with the same placement on the same kind of machine, as far as its kernels are deterministic (the CPU's are).
@@ -217,10 +228,15 @@ def train_pairs(
     if laid.checkpointing:
         model.activation_checkpointing_disable()
     if wrapped is not None:
+        if parent is not None and recipe.lora and lora_targets:
+            values = {name: parameter.detach() for name, parameter in parameters.items()}
+            whole = checkpoint.gathered(values, keep=crew.first)  # for which every process calls
+            if crew.first:
+                _save(out / "adapter", adapter_of(model, whole, recipe.lora, lora_targets, parent))
         _merge(loop, wrapped, encoded[: loop.device_batch])
     trained = _whole_model(model, loaded_dtype, crew) if laid.sharded else model.to(loaded_dtype)
     if crew.first:
-        _save(trained, processor, out / "model")
+        _save(out / "model", trained, processor)
     summary = TrainSummary(
         steps=len(steps),
         pairs_made=len(pairs),
@@ -244,10 +260,12 @@ def train_pairs(
 def _merge(loop: Loop, wrapped: Any, sample: Sequence[EncodedPair]) -> None:
     """Fold the adapters into the base's weights, in place, and hold the result to the unmerged logits."""
     batch, model, features = pack(sample, sides=loop.sides, pad=loop.pad), loop.policy.model, loop.policy.features
-    with torch.no_grad(), loop.autocast():
-        before = packed_logits(model, batch, features)[batch.mask]
-        wrapped.merge_and_unload()
-        after = packed_logits(model, batch, features)[batch.mask]
+    with torch.no_grad():
+        with loop.autocast():
+            before = packed_logits(model, batch, features)[batch.mask]
+        wrapped.merge_and_unload()  # in the adapters' own precision: autocast would round their product, too
+        with loop.autocast():
+            after = packed_logits(model, batch, features)[batch.mask]
     check_merged(before.float(), after.float(), model.lm_head.weight.dtype)
 
 
@@ -267,14 +285,14 @@ def _whole_model(model: Any, dtype: torch.dtype, crew: Team) -> Any:
     return fresh
 
 
-def _save(model: Any, processor: Any, folder: Path) -> None:
-    """Write ``folder`` whole or not at all."""
+def _save(folder: Path, *parts: Any) -> None:
+    """Write ``folder`` whole or not at all; each part knows its own files."""
     beside = folder.with_name(f".{folder.name}.tmp")
     with kindly(folder.parent):
         shutil.rmtree(beside, ignore_errors=True)
         try:
-            model.save_pretrained(beside)
-            processor.save_pretrained(beside)
+            for part in parts:
+                part.save_pretrained(beside)
         except SafetensorError as error:
             raise Problem(f"{folder} could not be written ({error}); free some space and run the same command again.") from error
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,190 @@
+"""Adapters as things that are kept: saved beside the merged model, in peft's layout, tied to their parent, and the same model."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
+
+from harness import checkpoints, runner
+from harness.bases import BASES, LLAMA_LINEARS, find_base, load_base, parent_of, weights_fingerprint
+from harness.checkpoints import Parent
+from harness.errors import Problem
+from harness.progress import Display
+from harness.study import Run, Study
+from harness.training import trainer
+from harness.training.data import encode, pack, picture_features, picture_spans
+from harness.training.policy import packed_logits
+from methods.interface import Lora
+from methods.untrained import Untrained
+from tests.families.twins import TWINS
+from tests.tiny import tiny_llava
+from tests.toys import RECIPE, Toy, Words, card_of, save_base, save_pictures
+from tests.training import cases
+from tests.training.cases import PAIRS, TARGETS, images, train
+
+LOW = replace(RECIPE, lr=1e-2, lora=Lora(r=4, alpha=8), projector_lr=1e-2)
+ADAPTED = Toy(recipe=LOW)
+
+
+def logits(model: Any, processor: Any) -> torch.Tensor:
+    """The logits of the answers of PAIRS."""
+    spans = picture_spans(model, processor, PAIRS, images)
+    batch = pack(encode(PAIRS, processor, patches=spans, positions=512))
+    with torch.no_grad():
+        return packed_logits(model, batch, picture_features(model, processor, PAIRS, images))[batch.mask]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two rounds of LoRA, and its folder."""
+    root = tmp_path_factory.mktemp("adapters")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BASES, "tiny", save_base(root / "tiny"))
+        pictures = str(save_pictures(root / "pictures", 12))
+        baseline = Run(label="untrained", base="tiny", method=Untrained())
+        toy = Run(label="toy", base="tiny", method=ADAPTED, pool=pictures, images=6, rounds=2)
+        made = Study(name="adapters", question="Kept?", runs=(baseline, toy), benchmarks=(Words(pictures=1),))
+        runner.run(made, root / "out", Display(io.StringIO()))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def tiny(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BASES, "tiny", card_of(study / "tiny"))
+
+
+def trained(study: Path, number: int) -> Path:
+    return study / "out" / "runs" / "toy" / "seed0" / f"round{number}" / "train"
+
+
+def test_each_rounds_adapter_names_what_it_sits_on(study: Path) -> None:
+    first, second = (json.loads((trained(study, number) / "adapter" / "adapter_config.json").read_text()) for number in (1, 2))
+    assert (first["base_model_name_or_path"], second["base_model_name_or_path"]) == ("tiny", "../../../round1/train/model")
+    assert (first["r"], first["lora_alpha"], first["peft_type"]) == (4, 8, "LORA")
+    assert first["modules_to_save"] == ["model.multi_modal_projector"]
+    for number, parent in ((1, study / "tiny"), (2, trained(study, 1) / "model")):
+        told = json.loads((trained(study, number) / "adapter" / "selfsight.json").read_text())
+        assert told == {"parent_weights": weights_fingerprint(parent)}
+    record = json.loads((trained(study, 1) / "record.json").read_text())
+    assert record["weights"] == weights_fingerprint(trained(study, 1) / "model")
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_adapter_is_the_model_it_was_merged_into(study: Path, number: int) -> None:
+    merged = load_base(find_base(str(trained(study, number) / "model")))
+    adapted = load_base(find_base(str(trained(study, number) / "adapter")))
+    assert torch.equal(logits(*adapted), logits(*merged))
+    assert not torch.allclose(logits(*merged), logits(*load_base(BASES["tiny"])), atol=1e-2)
+
+
+def test_as_a_row_it_gives_the_same_answers(study: Path, tmp_path: Path) -> None:
+    folder = trained(study, 2)
+    baseline = Run(label="untrained", base="tiny", method=Untrained())
+    rows = tuple(Run(label=kind, base=str(folder / kind), method=Untrained()) for kind in ("model", "adapter"))
+    made = Study(name="rows", question="?", runs=(baseline, *rows), benchmarks=(Words(pictures=2),))
+    runner.run(made, tmp_path, Display(io.StringIO()))
+    model, adapter, base = (
+        [json.loads(line)["answer"] for line in (tmp_path / "runs" / label / where).read_text().splitlines()]
+        for label in ("model", "adapter", "untrained")
+        for where in ("seed0/round0/answers/words/answers.jsonl",)
+    )
+    assert adapter == model != base
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's wrapper touches attributes of the base that transformers deprecates
+@pytest.mark.parametrize("number", [1, 2])
+def test_peft_reads_it(study: Path, number: int) -> None:
+    folder = trained(study, number)
+    base, processor = load_base(BASES["tiny"], weights=None if number == 1 else trained(study, 1) / "model")
+    theirs = PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload()
+    torch.testing.assert_close(logits(theirs, processor), logits(*load_base(BASES["tiny"], weights=folder / "model")))
+
+
+@pytest.mark.parametrize("family", list(TWINS))
+def test_a_base_in_half_precision_gets_its_very_weights_back(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = TWINS[family]()
+    monkeypatch.setattr(cases, "tiny_llava", lambda: (None, processor))
+    parent = Parent(name="org/base", revision="ab")
+    train(tmp_path, LOW, model.to(torch.bfloat16), lora_targets=LLAMA_LINEARS, parent=parent, max_steps=2)
+    merged = checkpoints.merge_adapter(TWINS[family]()[0].to(torch.bfloat16), tmp_path / "adapter")
+    saved = AutoModelForImageTextToText.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    assert all(torch.equal(value, saved.get_parameter(name)) for name, value in merged.named_parameters())
+
+
+def test_a_parent_that_is_gone_or_another_is_a_sentence(study: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(study / "out", out)
+    second = trained(tmp_path, 2) / "adapter"
+    assert find_base(str(second)).adapters == (second,)
+    (trained(tmp_path, 1) / "model").rename(tmp_path / "moved")
+    with pytest.raises(
+        Problem, match=r"of the base '\.\./\.\./\.\./round1/train/model', .*/round1/train/model is no folder\. Bring"
+    ):
+        find_base(str(second))
+    shutil.copytree(trained(tmp_path, 2) / "model", trained(tmp_path, 1) / "model")
+    with pytest.raises(Problem, match=r"trained on other weights than those in .*/round1/train/model \(fingerprint \w{12}, not"):
+        find_base(str(second))
+
+
+def test_an_adapter_trained_on_an_adapter_names_it(study: Path, tmp_path: Path) -> None:
+    below = trained(study, 1) / "adapter"
+    card = find_base(str(below))
+    model, _ = load_base(card)
+    parent = parent_of(card, None, tmp_path / "adapter")
+    train(tmp_path, LOW, model, lora_targets=TARGETS, parent=parent)
+    found = find_base(str(tmp_path / "adapter"))
+    assert found.adapters == (below.resolve(), tmp_path / "adapter")
+    assert torch.equal(logits(*load_base(found)), logits(*load_base(found, weights=tmp_path / "model")))
+
+
+class Killed(Exception):  # noqa: N818
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("at", ["merging", "model"])
+def test_killed_between_adapter_and_model_it_goes_on(at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = save_base(tmp_path / "base")
+    options = {"lora_targets": TARGETS, "parent": parent_of(base, None, tmp_path / "x"), "checkpoint_every": 1}
+    train(tmp_path / "straight", LOW, **options)
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if at == "merging":
+            patch.setattr(trainer, "_merge", killed)
+        else:
+            whole = trainer._save
+            patch.setattr(trainer, "_save", lambda folder, *parts: killed() if folder.name == "model" else whole(folder, *parts))
+        with pytest.raises(Killed):
+            train(tmp_path / "cut", LOW, **options)
+    assert (tmp_path / "cut" / "adapter" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "cut" / "model").exists()
+    (tmp_path / "cut" / ".adapter.tmp").mkdir()  # what a kill while writing leaves
+    train(tmp_path / "cut", LOW, **options)
+    for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "model/model.safetensors"):
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    assert not list((tmp_path / "cut").glob(".*"))
+
+
+def test_without_a_projector_or_a_parent(tmp_path: Path) -> None:
+    train(tmp_path / "none", LOW, lora_targets=TARGETS)
+    assert not (tmp_path / "none" / "adapter").exists()  # nothing is known of what it would sit on
+    parent = parent_of(BASES["llava-1.5-7b"], None, tmp_path)
+    train(tmp_path / "some", replace(LOW, projector_lr=None), tiny_llava()[0], lora_targets=TARGETS, parent=parent)
+    told = json.loads((tmp_path / "some" / "adapter" / "adapter_config.json").read_text())
+    assert (told["base_model_name_or_path"], told["modules_to_save"]) == ("llava-hf/llava-1.5-7b-hf", None)
+    assert told["revision"] == BASES["llava-1.5-7b"].revision
+    assert all(".lora_" in name for name in load_file(tmp_path / "some" / "adapter" / "adapter_model.safetensors"))
