@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import file_commands
+from harness.file_commands import Listed
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path("results")
@@ -69,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     ):
         one = commands.add_parser(name, help=help, description=help)
         one.add_argument("study", help="compare, smoke, tune, or a .py file that defines study(**options) -> Study")
-        one.add_argument("--only", action="append", metavar="ROW", help="this row beside the untrained one; may be repeated")
+        one.add_argument("--only", action=Listed, nargs="+", metavar="ROW", help="these rows beside the untrained one")
         one.add_argument("--seeds", type=int, metavar="N", help="training seeds a row (0 to N-1)")
         one.add_argument("--rounds", type=int, metavar="N", help="rounds of self-improvement, each on fresh pictures")
         one.add_argument("--images", type=int, metavar="N", help="pool pictures a round")
@@ -84,25 +85,33 @@ def parser() -> argparse.ArgumentParser:
         )
         one.add_argument(
             "--row",
-            action="append",
+            action=Listed,
+            nargs="+",
             dest="rows",
             metavar="LABEL=CHECKPOINT",
-            help="a ready-made model, answered beside the others",
+            help="ready-made models, answered beside the others",
         )
-        one.add_argument("--pool", metavar="POOL", help="world, a folder of pictures, or a .jsonl manifest")
-        one.add_argument("--benchmarks", nargs="+", metavar="NAME", help="these benchmarks only")
+        one.add_argument(
+            "--pool", metavar="POOL", help="world, a folder of pictures, a .jsonl manifest, llava:, coco:, hub: or mix:"
+        )
+        one.add_argument(
+            "--benchmarks", action=Listed, nargs="+", metavar="NAME", help="these benchmarks only, apart by spaces or commas"
+        )
         one.add_argument(
             "--local-data",
-            action="append",
+            action=Listed,
+            nargs="+",
             metavar="NAME=FOLDER",
-            help="the folder of a benchmark's official files, such as coco=data/coco; may be repeated (benchmarks/README.md)",
+            help="the folders of the benchmarks' official files, such as coco=data/coco mme=data/mme (benchmarks/README.md)",
         )
         one.add_argument("--controls", action="store_true", default=None, help="add the upper bounds and the controls")
         one.add_argument("--profile", metavar="NAME", help="equal (default) or published: each paper's own recipe")
         one.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder (default: results/<study>)")
         one.add_argument("--eight-bit", action="store_true", help="train with AdamW in 8 bits (other weights; needs a CUDA GPU)")
         if function is run:
-            one.add_argument("--log-to", action="append", metavar="NAME", help="tensorboard (default), trackio, wandb or none")
+            one.add_argument(
+                "--log-to", action=Listed, nargs="+", metavar="NAME", help="tensorboard (default), trackio, wandb or none"
+            )
             one.add_argument("--on", choices=["ray"], help="do the stages on a running Ray cluster (file system shared)")
             one.add_argument("--exclude-leaks", action="store_true", help=LEAKS)
         one.set_defaults(command=function)
@@ -140,7 +149,9 @@ def plan(given: argparse.Namespace) -> None:
         if not ready:
             return
     study = load(given)
-    print(runner.plan(study, given.out or RESULTS / study.name, launch.placement(given)))
+    out = given.out or RESULTS / study.name
+    told = launch.forecast(study, out, told=given.study == "paper")
+    print("\n".join([*told, runner.plan(study, out, launch.placement(given))]))
 
 
 def run(given: argparse.Namespace) -> None:
@@ -211,6 +222,11 @@ def options_of(given: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(given, name) for name in OPTIONS if getattr(given, name) is not None}
 
 
+def flag(name: str) -> str:
+    """An option as it is written: ``local_data`` is ``--local-data``."""
+    return "--row" if name == "rows" else f"--{name.replace('_', '-')}"
+
+
 def load(given: argparse.Namespace) -> Any:
     """The study that is asked for, with the options that were given.
 
@@ -239,7 +255,7 @@ def load(given: argparse.Namespace) -> Any:
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         for name in options:
             if name not in takes:
-                raise unknown(f"option of the study {given.study}", f"--{name}", [f"--{known}" for known in takes])
+                raise unknown(f"option of the study {given.study}", flag(name), [flag(known) for known in takes])
     try:
         study = build(**options)
     except ValueError as error:  # a setting that a method or a benchmark does not allow, in a sentence of its own

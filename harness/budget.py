@@ -38,6 +38,11 @@ PAIRS_A_PICTURE: Mapping[str, float] = {"sena": 2.0}
 GIB = 2**30
 
 
+def share_of(limit: int | None) -> float:
+    """The share of the questions that are asked: POPE and CHAIR have 500 pictures each, of which a limit takes so many."""
+    return 1.0 if limit is None else min(1.0, limit / 500)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Cost:
     """A run's seconds on the accelerator, of which ``measured`` says what comes from records; GiB of memory and disk."""
@@ -55,8 +60,8 @@ class Cost:
         return (self.pairs + self.train + self.answers) / 3600
 
 
-def cost(run: Run, measured: Sequence[Mapping[str, Any]] = ()) -> Cost:
-    """What one run takes: every round's pairs and training, and its answers after each."""
+def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, share: float = 1.0) -> Cost:
+    """What one run takes: every round's pairs and training, and its answers to a ``share`` of the questions after each."""
     card, recipe = find_base(run.base), run.method.recipe
     scale = (card.parameters or REFERENCE) / REFERENCE
     seen: list[str] = []
@@ -71,7 +76,7 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = ()) -> Cost:
             seen.append(stage)
         return median(found) if found else floor * scale
 
-    answered = FLOOR_ANSWERS * scale * max(1, run.last)
+    answered = FLOOR_ANSWERS * scale * share * max(1, run.last)
     if recipe is None:
         return Cost(
             label=run.label, pairs=0, train=0, answers=answered, measured=(), memory=answering_memory(card), disk=weights(card)
@@ -114,10 +119,11 @@ def training_memory(card: BaseCard, recipe: Recipe) -> float:
     return frozen + 16 * trained / GIB + 6
 
 
-def lines(runs: Sequence[Run], results: Path) -> list[str]:
+def lines(runs: Sequence[Run], results: Path, *, share: float = 1.0) -> list[str]:
     """The costs in words, a line a run, and their sum."""
     mine = hardware()
-    costs = [cost(run, [one for one in records(results) if one.get("hardware") == mine]) for run in runs]
+    measured = [one for one in records(results) if one.get("hardware") == mine]
+    costs = [cost(run, measured, share=share) for run in runs]
     told = [f"  {'row':<28}{'pairs':>10}{'train':>10}{'answers':>10}{'memory':>10}{'disk':>10}"]
     for one in costs:
         hours = "".join(f"{seconds / 3600:>8.2f} h" for seconds in (one.pairs, one.train, one.answers))

@@ -40,6 +40,9 @@ POOLS: Mapping[str, frozenset[str]] = {
     "world": frozenset({"image", "question", "reference", "judge"}),
     "a folder of pictures": frozenset({"image"}),
     "a .jsonl manifest": frozenset({"image", "question", "reference"}),
+    "llava:": frozenset({"image", "question", "reference"}),
+    "coco:": frozenset({"image", "reference"}),
+    "hub:": frozenset({"image", "question", "reference"}),
 }
 
 
@@ -55,14 +58,20 @@ class Line:
 
 
 def examine(
-    benchmarks: Mapping[str, Entry], methods: Mapping[str, Any], folders: Mapping[str, Path], *, online: bool = False
+    benchmarks: Mapping[str, Entry],
+    methods: Mapping[str, Any],
+    folders: Mapping[str, Path],
+    *,
+    bases: Sequence[str] = (),
+    online: bool = False,
 ) -> list[Line]:
-    """Every line, group by group. ``folders``: local data by name. A check that fails in an unforeseen way is a line as well."""
+    """Every line, group by group. ``folders``: local data by name; ``bases``: folders and adapters to look at beside the cards. A
+    check that fails in an unforeseen way is a line as well."""
     judge = _judge()
     groups: list[tuple[str, Callable[[], Iterator[Line]]]] = [
         ("machine", _machine),
         ("programs", _programs),
-        ("bases", _bases),
+        ("bases", lambda: _bases(bases)),
         ("scorers", _scorers),
         ("benchmarks", lambda: _benchmarks(benchmarks, folders, judge.ready)),
         ("methods", lambda: _methods(methods)),
@@ -138,6 +147,9 @@ def _wrong_packages(requirements: Sequence[str]) -> Iterator[str]:
 def _gpu() -> Line:
     lacking = "none that torch can use: the embedded world runs without"
     mend = "for LLaVA-1.5 take a machine with a CUDA GPU and a CUDA build of torch"
+    if shutil.which("nvidia-smi"):
+        lacking = "nvidia-smi is here, but torch can use no GPU"
+        mend = "install a build of torch for the driver's CUDA version (pytorch.org), or see nvidia-smi for what is wrong"
     if importlib.util.find_spec("torch") is not None:
         import torch
 
@@ -170,12 +182,19 @@ def _programs() -> Iterator[Line]:
     )
 
 
-def _bases() -> Iterator[Line]:
+def _bases(more: Sequence[str]) -> Iterator[Line]:
     from harness import checkpoints
-    from harness.bases import BASES
+    from harness.bases import BASES, find_base
     from harness.checks import check_machine
 
-    for card in BASES.values():
+    cards = list(BASES.values())
+    for name in more:
+        try:
+            card = find_base(name)
+            cards += [] if card in cards else [card]
+        except Problem as problem:
+            yield Line(group="bases", name=name, ready=False, says=str(problem))
+    for card in cards:
         folder = card.source if isinstance(card.source, Path) else _cached(card.source, card.revision)
         stored = None
         ready, says, mend = folder is not None, "", ""
@@ -242,7 +261,8 @@ def _benchmarks(entries: Mapping[str, Entry], folders: Mapping[str, Path], judge
         elif needs_judge:
             says, mend = "can be answered; grading needs a judge", f"see {JUDGE_VARIABLE} below"
         else:
-            says, mend = f"{entry.size} pictures" if entry.size else "its files are here", ""
+            whole = f"{entry.size} pictures in full" if entry.size else ""
+            says, mend = f"its files are here{f', {whole}' if whole else ''}" if entry.local else whole, ""
         ready = not missing and not needs_judge and not entry.unavailable
         yield Line(group="benchmarks", name=name, ready=ready, says=says, mend=mend)
 

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 LOCAL_DATA = "the folder of a benchmark's official files, such as coco=data/coco; may be repeated (benchmarks/README.md)"
+
+
+class Listed(argparse.Action):
+    """A list: words behind the option, commas between them, the option given again, or all three."""
+
+    def __call__(self, _parser: Any, given: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+        from harness.errors import Problem
+
+        found = [name for text in values for name in names(text)]
+        if not found:
+            raise Problem(f"{option_string} is given no name; write names behind it, apart by spaces or commas.")
+        setattr(given, self.dest, [*(getattr(given, self.dest) or ()), *found])
+
+
+def names(text: str) -> Sequence[str]:
+    """The parts between commas; of ``NAME=FOLDER`` texts only those commas that another ``NAME=`` follows."""
+    parts = re.split(r",(?=[^,=/]+=)" if "=" in text else ",", text)
+    return [part.strip() for part in parts if part.strip()]
 
 
 def add(commands: Any) -> None:
@@ -18,7 +37,7 @@ def add(commands: Any) -> None:
     one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where questions.jsonl and images/ are written")
     one.add_argument("--limit", type=int, metavar="N", help="at most N pictures")
     one.add_argument("--split", choices=("dev", "test"), default="test", help="default: test")
-    one.add_argument("--local-data", action="append", default=[], metavar="NAME=FOLDER", help=LOCAL_DATA)
+    one.add_argument("--local-data", action=Listed, nargs="+", default=[], metavar="NAME=FOLDER", help=LOCAL_DATA)
 
     one = command(
         commands, "answer", answer, "let a model answer exported questions; needs neither the benchmark's data nor its code"
@@ -32,11 +51,12 @@ def add(commands: Any) -> None:
     one.add_argument("questions", type=Path, metavar="FOLDER", help="the export's folder")
     one.add_argument("answers", type=Path, metavar="ANSWERS", help='answer\'s folder, or a .jsonl file of {"id", "answer"} lines')
     one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where grades.parquet and report.json are written")
-    one.add_argument("--local-data", action="append", default=[], metavar="NAME=FOLDER", help=LOCAL_DATA)
+    one.add_argument("--local-data", action=Listed, nargs="+", default=[], metavar="NAME=FOLDER", help=LOCAL_DATA)
     one.add_argument("--estimate", action="store_true", help="where a model judges: say what that would take; ask nobody")
 
     one = command(commands, "doctor", doctor, "say what is ready here, what is lacking, and how to mend it; changes nothing")
-    one.add_argument("--local-data", action="append", default=[], metavar="NAME=FOLDER", help=LOCAL_DATA)
+    one.add_argument("--local-data", action=Listed, nargs="+", default=[], metavar="NAME=FOLDER", help=LOCAL_DATA)
+    one.add_argument("--base", action=Listed, nargs="+", default=[], metavar="NAME", help="look at this folder or adapter, too")
     one.add_argument("--online", action="store_true", help="also ask the Hugging Face hub for the pinned revisions")
     one.add_argument("--json", action="store_true", help="for machines")
 
@@ -81,7 +101,7 @@ def doctor(given: argparse.Namespace) -> None:
     from harness.studies import opening
 
     folders = opening.named_folders(given.local_data)
-    lines = doctor.examine(opening.BENCHMARKS, opening.methods(), folders, online=given.online)
+    lines = doctor.examine(opening.BENCHMARKS, opening.methods(), folders, bases=given.base, online=given.online)
     print(doctor.as_json(lines) if given.json else doctor.as_text(lines))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import runner
+from harness import budget, runner
+from harness.bases import find_base
 from harness.distributed import leave, team
 from harness.progress import Display
 from harness.study import Study
@@ -30,6 +32,18 @@ def placement(given: argparse.Namespace) -> Placement:
     return asked
 
 
+def forecast(study: Study, out: Path, *, told: bool = False) -> list[str]:
+    """What ``plan`` says before the stages: the study's notes, and on a real base what it costs (``told``: that was said)."""
+    lines = list(study.notes)
+    if all(find_base(run.base).prompts == "world" for run in study.runs):
+        return lines
+    if not told:
+        lines += ["What it costs:", *budget.lines(study.runs, out.parent, share=budget.share_of(study.limit))]
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free / budget.GIB
+    return [*lines, f"{free:,.0f} GiB are free on the disk of {out}."]
+
+
 def run(study: Study, out: Path, given: argparse.Namespace, arguments: Sequence[str]) -> bool:
     """Do what is missing of the study; whether this process is the one that says what came out.
 
@@ -37,6 +51,9 @@ def run(study: Study, out: Path, given: argparse.Namespace, arguments: Sequence[
         Problem: see :func:`harness.runner.run`; or there is no Ray, or no cluster.
     """
     laid = placement(given)
+    if team().first:
+        for note in study.notes:
+            print(note, flush=True)
     if given.on == "ray":
         from harness import on_ray
 

@@ -68,7 +68,8 @@ class Study:
 
     ``baseline`` is the label that every other row is compared with. ``split`` and ``limit`` say how the benchmarks were built;
     they bear identity. ``primary`` names the metrics that carry the stars as ``benchmark/metric``; empty: those that the
-    benchmarks themselves mark. ``tuning`` says in a sentence how the rows' settings were chosen; the table prints it.
+    benchmarks themselves mark. ``tuning`` says in a sentence how the rows' settings were chosen; the table prints it. ``notes``
+    are sentences to say before anything begins, such as what was left out and why.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Study:
     limit: int | None = None
     primary: tuple[str, ...] = ()
     tuning: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_name("study", self.name)

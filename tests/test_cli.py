@@ -95,6 +95,42 @@ def test_unknown_names_of_the_comparison_name_the_nearest(capsys: pytest.Capture
     said = refused(capsys, "plan", "compare", "--benchmarks", "world_poppe")
     assert "no benchmark 'world_poppe'; did you mean 'world_pope'?" in said
     assert "--limit is 0; it must be at least 1" in refused(capsys, "plan", "compare", "--limit", "0")
+    assert "did you mean 'world_chair' or" in refused(capsys, "plan", "compare", "--benchmarks", "chair")
+    said = refused(capsys, "plan", "compare", "--base", "llava-1.5-7b", "--benchmarks", "pope,chair")
+    assert "did you mean 'coco_chair' or 'coco_chair_64' or 'world_chair'" in said
+    said = refused(capsys, "plan", "compare", "--benchmarks", "world_pope", "--local-data", f"mme={ROOT}")
+    assert "--local-data mme is read by mme, and only world_pope is asked for" in said
+    said = refused(capsys, "plan", "tune", "--row", "a=b")
+    assert "no option of the study tune '--row'" in said
+    assert "--rows" not in said
+
+
+def test_a_list_is_spaces_commas_or_the_option_again(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["plan", "compare", "--benchmarks", "a,b", "c", "--only", "sena", "--only", "sima, csr", "--benchmarks", "d"]
+    given = cli.parser().parse_args([*command, "--local-data", "x=p/q,y=r", "z=s,t", "--row", "one=org/name,two=./a"])
+    assert given.benchmarks == ["a", "b", "c", "d"]
+    assert given.only == ["sena", "sima", "csr"]
+    assert given.local_data == ["x=p/q", "y=r", "z=s,t"]
+    assert given.rows == ["one=org/name", "two=./a"]
+    assert cli.parser().parse_args(["doctor"]).local_data == []
+    assert "--benchmarks is given no name" in refused(capsys, "plan", "compare", "--benchmarks", ",")
+
+
+def test_what_a_pool_cannot_serve_is_said_and_a_real_base_on_the_world_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = str(save_pictures(tmp_path / "pool", 4))
+    assert cli.main(["plan", "compare", "--pool", folder, "--limit", "2", "--benchmarks", "world_pope"]) == 0
+    said = capsys.readouterr().out
+    assert "Left out, for the pool" in said
+    assert "csr needs question; sima needs question and reference" in said
+    assert "What it costs" not in said
+    assert cli.main(["plan", "compare", "--base", "llava-1.5-7b", "--limit", "2"]) == 0
+    said = capsys.readouterr().out
+    assert "The pool is the embedded world's" in said
+    assert "The benchmarks are the embedded world's" in said
+    assert "GPU-hours" in said
+    assert "GiB are free on the disk" in said
 
 
 def test_the_shipped_studies_are_what_they_say() -> None:

@@ -50,6 +50,24 @@ def of(lines: Sequence[Line], group: str, name: str) -> Line:
     return found
 
 
+def test_a_base_of_ones_own_is_looked_at_and_a_gpu_that_torch_cannot_use_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_base(tmp_path / "mine")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\n")
+    (tmp_path / "bin" / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    lines = look(bases=[str(tmp_path / "mine"), str(tmp_path / "nowhere")])
+    assert of(lines, "bases", "mine").ready
+    lacking = of(lines, "bases", str(tmp_path / "nowhere"))
+    assert not lacking.ready
+    assert "There is no folder" in lacking.says
+    assert "torch can use no GPU" in of(lines, "machine", "gpu").says
+    assert "llava:" in of(lines, "methods", "sima").says
+
+
 def test_what_comes_with_the_repository_is_ready_and_what_does_not_says_how() -> None:
     lines = look()
     for group, name in (("bases", "embedded"), ("scorers", "world-clip"), ("benchmarks", "world_pope"), ("machine", "packages")):
@@ -58,7 +76,10 @@ def test_what_comes_with_the_repository_is_ready_and_what_does_not_says_how() ->
     pope = of(lines, "benchmarks", "pope")
     assert not pope.ready
     assert "--local-data coco=FOLDER" in pope.mend
-    assert of(lines, "methods", "sima").says == "needs image, question, reference; pools that have it: world, a .jsonl manifest"
+    assert (
+        of(lines, "methods", "sima").says
+        == "needs image, question, reference; pools that have it: world, a .jsonl manifest, llava:, hub:"
+    )
     assert of(lines, "methods", "csr").says.startswith("needs image, question, and an image-text scorer")
     assert all(line.says for line in lines)
     assert all(line.mend or "cannot be run here" in line.says for line in lines if not line.ready)
@@ -142,7 +163,7 @@ def test_only_online_asks_the_network_and_no_network_is_a_line() -> None:
 
 
 def test_what_cannot_be_looked_at_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> None:
+    def broken(_bases: Sequence[str]) -> None:
         raise RuntimeError("half an installation\nand more")
 
     monkeypatch.setattr(doctor, "_bases", broken)

@@ -13,6 +13,7 @@ from harness.pool import open_pool
 from harness.studies import paper
 from harness.study import Run
 from methods.untrained import Untrained
+from tests.benchmarks import official_files
 from tests.pools.test_pools import entry
 from tests.toys import save_pictures
 
@@ -29,7 +30,7 @@ def data(folder: Path, count: int = 4) -> str:
 
 def test_each_method_has_its_papers_pool_and_settings(tmp_path: Path) -> None:
     folder = data(tmp_path)
-    study = paper.study(pool=folder, benchmarks=["world_pope"], limit=2)
+    study = paper.study(pool=folder, benchmarks=["world_pope"])
     runs = {run.label: run for run in study.runs}
     assert {label: (run.images, run.rounds) for label, run in runs.items() if run.method.recipe} == paper.ROUNDS
     recipes = {label: run.method.recipe for label, run in runs.items() if run.method.recipe}
@@ -47,7 +48,7 @@ def test_each_method_has_its_papers_pool_and_settings(tmp_path: Path) -> None:
 
 
 def test_the_profile_equal_gives_all_the_same_pictures_and_steps(tmp_path: Path) -> None:
-    study = paper.study(pool=data(tmp_path), profile="equal", images=256, benchmarks=["world_pope"], limit=2)
+    study = paper.study(pool=data(tmp_path), profile="equal", images=256, benchmarks=["world_pope"])
     trained = [run for run in study.runs if run.method.recipe]
     assert len({(run.pool, run.images, run.rounds, run.steps) for run in trained}) == 1
     assert trained[0].steps == 2
@@ -65,6 +66,21 @@ def test_what_is_missing_is_named_and_planning_needs_none_of_it(tmp_path: Path) 
     assert "vg is not there" not in paper.told(tmp_path, pool=str(tmp_path / "nowhere"), only=["sima"])[0]
     with pytest.raises(Problem, match="no row 'sine'"):
         paper.told(tmp_path, only=["sine"])
+    official = official_files.pope(tmp_path / "elsewhere")
+    text, _ = paper.told(tmp_path, pool=folder, benchmarks=["pope", "mme"], local_data=[f"coco={official}"])
+    assert "pope:" not in text
+    assert f"mme: {Path(folder) / 'mme' / 'existence'} is not there" in text
+
+
+def test_a_limit_is_of_pool_pictures_too_and_numbers_are_held_to_their_range(tmp_path: Path) -> None:
+    folder = data(tmp_path)
+    study = paper.study(pool=folder, benchmarks=["world_pope"], limit=2)
+    assert {run.images for run in study.runs if run.method.recipe} == {2}
+    for name in ("seeds", "images", "rounds", "limit"):
+        with pytest.raises(Problem, match=f"--{name} is 0; it must be at least 1"):
+            paper.study(pool=folder, benchmarks=["world_pope"], **{name: 0})  # type: ignore[arg-type]
+    with pytest.raises(Problem, match="no profile 'equall'; did you mean 'equal'"):
+        paper.study(pool=folder, benchmarks=["world_pope"], profile="equall")  # type: ignore[arg-type]
 
 
 def test_costs_are_floors_until_something_was_measured() -> None:
@@ -78,4 +94,5 @@ def test_costs_are_floors_until_something_was_measured() -> None:
     assert found.measured == ("pairs",)
     assert floor.memory > 16 * 7e9 / 2**30 > budget.cost(sima).memory  # full training keeps 16 bytes a parameter
     larger = budget.cost(Run(label="u", base="llava-1.5-13b", method=Untrained()))
+    assert budget.cost(sena, share=budget.share_of(50)).answers == pytest.approx(floor.answers / 10)
     assert larger.answers > budget.cost(Run(label="u", base="llava-1.5-7b", method=Untrained())).answers

@@ -67,6 +67,7 @@ def study(
     rounds: int = 1,
     limit: int | None = None,
     benchmarks: Sequence[str] = (),
+    local_data: Sequence[str] = (),
 ) -> Study:
     """The ablations of the methods in ``only`` (all that have some, if empty)."""
     for label in only:
@@ -81,6 +82,7 @@ def study(
         rounds=rounds,
         limit=PICTURES if limit is None else limit,
         benchmarks=benchmarks,
+        local_data=local_data,
         split="dev",
         name="ablate",
     )

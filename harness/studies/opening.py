@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +15,15 @@ __all__ = ["BENCHMARKS", "methods", "named_folders", "open_benchmarks"]
 
 
 def open_benchmarks(
-    names: Sequence[str], split: Literal["dev", "test"], limit: int | None, local_data: Sequence[str] = ()
+    names: Sequence[str],
+    split: Literal["dev", "test"],
+    limit: int | None,
+    local_data: Sequence[str] = (),
+    *,
+    embedded: bool = True,
 ) -> tuple[Benchmark, ...]:
     """These benchmarks of the catalogue, in order; ``local_data``: texts ``NAME=FOLDER``, the benchmark's or its data's name and
-    the folder of its files.
+    the folder of its files. ``embedded`` says whether the base is the world's: which names are nearest to a wrong one.
 
     Raises:
         Problem: there is no such benchmark (with the nearest name), a folder is given for none of them, or one's data is missing
@@ -29,15 +35,37 @@ def open_benchmarks(
         try:
             entries[name] = find(name)
         except KeyError:
-            raise unknown("benchmark", name, [*BENCHMARKS, *(f"{kit}:<{what}>" for kit, what in TOOLKITS.items())]) from None
+            raise _no_benchmark(name, embedded) from None
     served = [known for name, entry in entries.items() for known in (name, *((entry.local.name,) if entry.local else ()))]
     for name in folders:
         if name not in served:
-            raise unknown("local data", name, dict.fromkeys(served))
+            raise _unread(name, names, list(dict.fromkeys(served)))
     try:
         return tuple(entry.factory(split, limit, entry.folder(name, folders)) for name, entry in entries.items())
     except ValueError as error:
         raise Problem(str(error)) from error
+
+
+def _no_benchmark(name: str, embedded: bool) -> Problem:
+    """The problem of an unknown benchmark, with all names that hold the given one: those of the base's own kind first."""
+    asked = name.lower()
+    near = [known for known in BENCHMARKS if asked in known or known in asked]
+    near = near or difflib.get_close_matches(asked, list(BENCHMARKS), n=1, cutoff=0.5)
+    near.sort(key=lambda known: known.startswith("world_") != embedded)  # stable: else in the catalogue's order
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    known = ", ".join([*BENCHMARKS, *(f"{kit}:<{what}>" for kit, what in TOOLKITS.items())])
+    return Problem(f"There is no benchmark {name!r}; {hint}Known: {known}.")
+
+
+def _unread(name: str, benchmarks: Sequence[str], served: Sequence[str]) -> Problem:
+    """The problem of a folder that none of the benchmarks asked for reads."""
+    readers = [known for known, entry in BENCHMARKS.items() if name in (known, entry.local.name if entry.local else "")]
+    if readers:
+        return Problem(
+            f"--local-data {name} is read by {' and '.join(readers)}, and only {' and '.join(benchmarks)} "
+            f"{'is' if len(benchmarks) == 1 else 'are'} asked for; leave it out, or add such a benchmark."
+        )
+    return unknown("local data", name, served)
 
 
 def named_folders(texts: Sequence[str]) -> dict[str, Path]:

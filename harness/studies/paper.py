@@ -17,7 +17,7 @@ and whether CSR's rounds repeat their prompts (here each round draws fresh ones,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,7 +38,7 @@ EQUAL = (6000, 1)
 """Pictures a round and rounds of the profile "equal"."""
 
 WANTED = ("coco_chair", "pope", "amber_d", "mme")
-"""What the papers report that is graded here without a judge; those whose files are there are answered."""
+"""What the papers report that is graded here without a judge; where the files of some cannot be had, name the others."""
 
 
 def images_pool(data: str) -> str:
@@ -53,9 +53,18 @@ def instruct_pool(data: str) -> str:
 
 
 def runs_of(
-    base: str, data: str, profile: compare.Profile, only: Sequence[str], seeds: int, images: int | None, rounds: int | None
+    base: str,
+    data: str,
+    profile: compare.Profile,
+    only: Sequence[str],
+    seeds: int,
+    images: int | None,
+    rounds: int | None,
+    limit: int | None = None,
 ) -> tuple[Run, ...]:
     """The untrained row and the three methods' runs; opens nothing."""
+    compare.check_profile(profile)
+    compare.at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
     known = compare.settings(find_base(base).prompts == "world", profile)
     for label in only:
         if label not in ROUNDS:
@@ -63,7 +72,7 @@ def runs_of(
     found = [Run(label=compare.BASELINE, base=base, method=known[compare.BASELINE])]
     for label in only or ROUNDS:
         number, times = ROUNDS[label] if profile == "published" else EQUAL
-        count = images or number
+        count = min(images or number, limit or number)
         recipe = known[label].recipe
         steps = compare.equal_steps(recipe, count) if profile == "equal" and recipe else None
         pool = images_pool(data) if label == "sena" and profile == "published" else instruct_pool(data)
@@ -72,17 +81,18 @@ def runs_of(
     return tuple(found)
 
 
-def missing(data: str, runs: Sequence[Run], benchmarks: Sequence[str]) -> list[str]:
-    """What has to be brought before the study can run, a line each."""
+def missing(data: str, runs: Sequence[Run], benchmarks: Sequence[str], given: Mapping[str, Path]) -> list[str]:
+    """What has to be brought before the study can run, a line each; ``given``: folders named on the command line."""
     root, pools = Path(data), {run.pool for run in runs if run.method.recipe}
     wanted = [root / name for name in SENA_SETS] if images_pool(data) in pools else []
     if instruct_pool(data) in pools:
         wanted += [root / "coco" / "train2017", *(root / "llava" / name for name in INSTRUCT)]
     told = [f"{path} is not there" for path in dict.fromkeys(wanted) if not path.exists()]
     for name in benchmarks:
-        entry = BENCHMARKS[name]
-        lacking = entry.missing(root / entry.local.name) if entry.local else ()
-        told += [f"{name}: {what}" for what in lacking]
+        entry = BENCHMARKS.get(name)
+        if entry and entry.local:
+            folder = entry.folder(name, given) or root / entry.local.name
+            told += [f"{name}: {folder / what} is not there" for what in entry.missing(folder)]
     return told
 
 
@@ -100,19 +110,19 @@ def study(
     rows: Sequence[str] = (),
     local_data: Sequence[str] = (),
 ) -> Study:
-    """The paper study; ``pool`` is the folder of its data, ``images`` and ``rounds`` stand in for the papers' numbers.
+    """The paper study; ``pool`` is the folder of its data, ``images`` and ``rounds`` stand in for the papers' numbers, ``limit``
+    caps test pictures and pool pictures a round.
 
     Raises:
         Problem: data are missing (each named), or an unknown row, base, benchmark or profile.
     """
-    runs = runs_of(base, pool, profile, only, seeds, images, rounds)
+    runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit)
     names = list(benchmarks or WANTED)
-    given = opening.named_folders(local_data) if local_data else {}
-    here = [name for name in names if (entry := BENCHMARKS.get(name)) is None or not entry.local or entry.folder(name, given)]
-    if lacking := missing(pool, runs, [name for name in names if name not in here]):
+    given = opening.named_folders(local_data)
+    if lacking := missing(pool, runs, names, given):
         raise Problem(
-            f"The study paper lacks {len(lacking)} things: {'; '.join(lacking)}. Bring them, or name another folder with --pool; "
-            "`python -m harness plan paper` says what the study will cost."
+            f"The study paper lacks {len(lacking)} things: {'; '.join(lacking)}. Bring them, name another folder with --pool, or "
+            "fewer --benchmarks; `python -m harness plan paper` says what the study will cost."
         )
     found = {entry.local.name: Path(pool) / entry.local.name for name in names if (entry := BENCHMARKS.get(name)) and entry.local}
     folders = [f"{name}={folder}" for name, folder in found.items() if name not in given and folder.is_dir()]
@@ -120,7 +130,7 @@ def study(
         name=compare.folder_name(f"paper-{profile}", base, limit),
         question="Do SENA, SIMA and CSR keep on LLaVA-1.5-7B what their papers say, measured in one way?",
         runs=(*runs, *(compare.ready_made(text) for text in rows)),
-        benchmarks=opening.open_benchmarks(names, "test", limit, [*local_data, *folders]),
+        benchmarks=opening.open_benchmarks(names, "test", limit, [*local_data, *folders], embedded=False),
         baseline=compare.BASELINE,
         limit=limit,
     )
@@ -135,14 +145,16 @@ def told(
     only: Sequence[str] = (),
     seeds: int = 1,
     rounds: int | None = None,
+    limit: int | None = None,
     benchmarks: Sequence[str] = (),
     profile: compare.Profile = "published",
+    local_data: Sequence[str] = (),
     **_: object,
 ) -> tuple[str, bool]:
     """What ``plan paper`` prints before the stages - the costs, and what is missing - and whether nothing is; needs neither data
     nor a GPU. It takes the options of ``study``."""
-    runs = runs_of(base, pool, profile, only, seeds, images, rounds)
-    lacking = missing(pool, runs, [name for name in benchmarks or WANTED if name in BENCHMARKS])
-    text = [f"paper ({profile}) on {base}:", *budget.lines(runs, results)]
-    text += [f"Missing, {len(lacking)}:", *(f"  {line}" for line in lacking)] if lacking else ["Nothing is missing."]
+    runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit)
+    lacking = missing(pool, runs, benchmarks or WANTED, opening.named_folders(local_data))
+    text = [f"paper ({profile}) on {base}:", *budget.lines(runs, results, share=budget.share_of(limit))]
+    text += [f"Missing, {len(lacking)}:", *(f"  {line}" for line in lacking)] if lacking else ["No file is missing."]
     return "\n".join(text), not lacking

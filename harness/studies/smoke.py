@@ -25,6 +25,7 @@ def study(
     rounds: int = 1,
     limit: int = PICTURES,
     benchmarks: Sequence[str] = (),
+    local_data: Sequence[str] = (),
 ) -> Study:
     """``compare`` on the development split with 24 pictures a step."""
     return compare.study(
@@ -36,6 +37,7 @@ def study(
         rounds=rounds,
         limit=limit,
         benchmarks=benchmarks,
+        local_data=local_data,
         name=compare.folder_name("smoke", base, None if limit == PICTURES else limit),
         split="dev",
     )
