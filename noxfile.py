@@ -150,3 +150,10 @@ def bench_gpu(session: nox.Session) -> None:
     """Generation, answering and DPO at LLaVA-1.5-7B's shape against one-by-one and trl; `-- --shape tiny` runs anywhere."""
     install(session, "test")
     session.run("python", "-m", "tests.benches.bench_gpu", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(default=False)
+def bench_schedule(session: nox.Session) -> None:
+    """The least seconds that the engine's schedule can take at LLaVA-1.5-7B's shape on one H200: counted, anywhere."""
+    install(session, "test")
+    session.run("python", "-m", "tests.benches.bench_schedule", *session.posargs, env=ENVIRONMENT)
