@@ -40,7 +40,9 @@ class Checkpoint:
 
     @property
     def identity(self) -> Identity:
-        return {"base": self.card.name, "model": self.id}
+        # The fingerprint holds a hub model's commit; beside it, a difference can be read.
+        pinned = {} if self.card.revision is None else {"revision": self.card.revision}
+        return {"base": self.card.name, "model": self.id, **pinned}
 
 
 def untrained(card: BaseCard) -> Checkpoint:

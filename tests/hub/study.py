@@ -1,0 +1,40 @@
+"""The smallest study on a base that the command line names: two answers a picture, a training, a few questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.studies.compare import ready_made
+from harness.study import Run, Study
+from methods.csr.method import Csr
+from methods.interface import Recipe
+from methods.untrained import Untrained
+from tests.toys import Toy, Words
+
+CSR = Csr(
+    candidates=4,
+    groups=4,
+    penalty=1.0,
+    sentence_tokens=4,
+    max_chars=30,
+    sentence_ends=(".", "a", "is", "the"),
+    recipe=Recipe(lr=1e-3, global_batch=4),
+)
+
+
+def study(
+    *, base: str, pool: str = "world", images: int = 4, only: Sequence[str] = (), rows: Sequence[str] = (), seeds: int = 1
+) -> Study:
+    methods = {"toy": Toy(), "csr": CSR}
+    runs = [
+        Run(label=label, base=base, method=methods[label], pool=pool, images=images, seed=seed)
+        for label in only
+        for seed in range(seeds)
+    ]
+    untrained = Run(label="untrained", base=base, method=Untrained())
+    return Study(
+        name="hub",
+        question="Does it run?",
+        runs=(untrained, *runs, *map(ready_made, rows)),
+        benchmarks=(Words(pictures=2),),
+    )

@@ -1,0 +1,190 @@
+"""Bases from a hub, through the command line: they are fetched, pinned and run; what is wrong with one is said in a sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.families.twins import tiny_qwen
+from tests.hub.conftest import TOKEN, Desk
+from tests.test_checkpoints import save_adapter
+from tests.tiny import tiny_llava
+
+STUDY = "tests/hub/study.py"
+
+
+@pytest.fixture(scope="module")
+def llava(desk: Desk) -> str:
+    """The commit of org/llava, whose weights lie in several files."""
+    model, processor = tiny_llava()
+    folder = desk.work / "llava"
+    model.save_pretrained(folder, max_shard_size="100KB")
+    processor.save_pretrained(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"never to be asked for")
+    return desk.hub.add("org/llava", folder)
+
+
+@pytest.fixture(scope="module")
+def done(desk: Desk, llava: str) -> Path:
+    """A results folder on org/llava; it is in the cache then."""
+    assert llava
+    out = desk.work / "done"
+    said = desk.harness("run", STUDY, "--base", "org/llava", "--only", "toy", "--out", out)
+    assert said.code == 0, said.err
+    assert "untrained" in said.out
+    assert TOKEN not in said.out + said.err
+    return out
+
+
+def identity(out: Path, stage: str) -> dict[str, object]:
+    return dict(json.loads(next(out.glob(f"runs/*/seed*/round*/{stage}/**/identity.json")).read_text()))
+
+
+def test_a_hub_id_is_fetched_pinned_trained_and_answered(desk: Desk, llava: str, done: Path) -> None:
+    for stage in ("answers", "pairs", "train"):
+        assert identity(done, stage)["revision"] == llava
+    assert not any("/org/llava/" in path and path.endswith(".bin") for _, path, _ in desk.hub.asked)
+    again = desk.harness("plan", STUDY, "--base", f"org/llava@{llava}", "--only", "toy", "--out", done)
+    assert "stages done, 0 missing" in again.out, again
+
+
+def test_the_token_goes_to_the_hub_and_into_no_record(desk: Desk, done: Path) -> None:
+    assert any(TOKEN in headers.get("authorization", "") for _, _, headers in desk.hub.asked)
+    written = [path for path in done.rglob("*") if path.is_file()]
+    assert len(written) > 20
+    assert not any(TOKEN.encode() in path.read_bytes() for path in written)
+
+
+def test_a_branch_is_pinned_to_the_commit_it_is_at(desk: Desk, llava: str, tmp_path: Path) -> None:
+    """A folder of results goes on with one commit alone; the branch may move."""
+    model, processor = tiny_llava(seed=1)
+    other = desk.work / "other"
+    model.save_pretrained(other)
+    processor.save_pretrained(other)
+    desk.hub.add("org/llava", desk.work / "llava", ref="trial/one")
+    out = tmp_path / "out"
+    said = desk.harness("run", STUDY, "--base", "org/llava@trial/one", "--out", out)
+    assert said.code == 0, said.err
+    assert identity(out, "answers")["revision"] == llava
+    moved = desk.hub.add("org/llava", other, ref="trial/one")
+    refused = desk.refused("run", STUDY, "--base", "org/llava@trial/one", "--out", out)
+    assert "revision: " in refused
+    assert llava in refused
+    assert moved in refused
+    assert desk.harness("plan", STUDY, "--base", f"org/llava@{llava}", "--out", out).code == 0
+
+
+def test_an_adapter_and_a_row_come_from_the_hub(desk: Desk, llava: str, tmp_path: Path) -> None:
+    adapter = desk.work / "adapter"
+    save_adapter(adapter, Path("org/llava"), revision=llava)
+    desk.hub.add("org/adapter", adapter)
+    model, processor = tiny_qwen()
+    qwen = desk.work / "qwen"
+    model.save_pretrained(qwen)
+    processor.save_pretrained(qwen)
+    desk.hub.add("org/qwen", qwen)
+    out = tmp_path / "out"
+    rows = ("--row", "theirs=org/adapter", "--row", "qwen=org/qwen")
+    said = desk.harness("run", STUDY, "--base", "org/llava", *rows, "--out", out)
+    assert said.code == 0, said.err
+    answers = {path.parts[-6]: path.read_text() for path in out.glob("runs/*/seed0/round0/answers/words/answers.jsonl")}
+    assert set(answers) == {"untrained", "theirs", "qwen"}
+    assert len(set(answers.values())) == 3
+    asked = [path for _, path, _ in desk.hub.asked if "/adapter/resolve/" in path]
+    assert any(path.endswith("adapter_model.safetensors") for path in asked)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("org/nowhere", "there is no such repository, or it is private: check the id, or log in with `hf auth login`"),
+        ("org/closed", "it is gated: accept its terms on its page and log in"),
+        ("org/llava@v9", "it has no revision 'v9': give one of its commits, tags or branches"),
+        ("org/blip", r"a model of type 'blip-2' (Blip2ForConditionalGeneration); supported are llava-1.5"),
+        ("org/empty", "it lacks a file that is needed (config.json, or safetensors weights)"),
+    ],
+)
+def test_what_is_no_base_is_said_before_any_work(desk: Desk, llava: str, base: str, words: str, tmp_path: Path) -> None:
+    assert llava
+    desk.hub.gate("org/closed")
+    for name, files in {
+        "blip": {"config.json": '{"model_type": "blip-2", "architectures": ["Blip2ForConditionalGeneration"]}'},
+        "empty": {"README.md": "Nothing."},
+    }.items():
+        for file, text in files.items():
+            (desk.work / name).mkdir(exist_ok=True)
+            (desk.work / name / file).write_text(text)
+        desk.hub.add(f"org/{name}", desk.work / name)
+    for command in ("plan", "run"):
+        said = desk.refused(command, "smoke", "--base", base, "--out", tmp_path / "out")
+        assert words in said
+        assert TOKEN not in said
+    assert not (tmp_path / "out").exists()
+
+
+def copied(desk: Desk, name: str, leave: str = "") -> str:
+    """Another repository with org/llava's files, but those of that end."""
+    folder = desk.work / name
+    shutil.copytree(desk.work / "llava", folder, ignore=shutil.ignore_patterns(leave))
+    return desk.hub.add(f"org/{name}", folder)
+
+
+def test_a_repository_of_torch_files_alone_is_refused_with_the_way_out(desk: Desk, llava: str, tmp_path: Path) -> None:
+    assert llava
+    commit = copied(desk, "torch", "*.safetensors*")
+    refused = desk.refused("run", STUDY, "--base", "org/torch", "--out", tmp_path / "out")
+    assert f"at {commit[:12]} it has pytorch_model.bin alone, a torch file, which is not read" in refused
+    assert "org/torch@refs/pr/N" in refused
+    assert not any(method == "GET" and path.endswith(".bin") for method, path, _ in desk.hub.asked)
+    # What the hub's bot offers for it:
+    desk.hub.add("org/torch", desk.work / "llava", ref="refs/pr/3")
+    said = desk.harness("run", STUDY, "--base", "org/torch@refs/pr/3", "--out", tmp_path / "other")
+    assert said.code == 0, said.err
+
+
+def test_a_download_that_was_cut_is_completed_by_the_same_command(desk: Desk, llava: str, tmp_path: Path) -> None:
+    assert llava
+    copied(desk, "cut")
+    desk.hub.cut("org/cut", "model-00003-of-00006.safetensors", times=1)  # once: the library tries again
+    said = desk.harness("run", STUDY, "--base", "org/cut", "--out", tmp_path / "out")
+    assert said.code == 0, said.err
+    got = [path for method, path, _ in desk.hub.asked if method == "GET" and path.startswith("/org/cut/")]
+    assert sum(path.endswith("model-00003-of-00006.safetensors") for path in got) == 2
+    # A cache that a killed process, or a full disk, has left: a blob that is too short, and one that is not there.
+    blobs = desk.home / "hub" / "models--org--cut" / "blobs"
+    snapshot = next((desk.home / "hub" / "models--org--cut" / "snapshots").iterdir())
+    short, gone = (snapshot / f"model-0000{number}-of-00006.safetensors" for number in (1, 2))
+    short_blob, gone_blob = short.resolve(), gone.resolve()
+    assert short_blob.parent == blobs
+    short_blob.write_bytes(short_blob.read_bytes()[:-100])
+    gone_blob.rename(gone_blob.with_name(f"{gone_blob.name}.1234abcd.incomplete"))
+    shutil.rmtree(tmp_path / "out")
+    refused = desk.refused("run", STUDY, "--base", "org/cut", "--out", tmp_path / "out")
+    assert "model-00001-of-00006.safetensors is cut or damaged in the local cache" in refused
+    assert f"delete {short_blob} and run the same command again" in refused
+    short_blob.unlink()
+    assert desk.harness("run", STUDY, "--base", "org/cut", "--out", tmp_path / "out").code == 0
+
+
+def test_a_full_cache_is_enough_without_a_hub(desk: Desk, done: Path, tmp_path: Path) -> None:
+    asked = len(desk.hub.asked)
+    said = desk.fresh("run", STUDY, "--base", "org/llava", "--out", tmp_path / "out", HF_HUB_OFFLINE="1")
+    assert said.code == 0, said.err
+    assert len(desk.hub.asked) == asked
+    answers = "runs/untrained/seed0/round0/answers/words/answers.jsonl"
+    assert (tmp_path / "out" / answers).read_bytes() == (done / answers).read_bytes()
+
+
+@pytest.mark.slow
+def test_without_a_hub_and_without_a_cache(desk: Desk, llava: str, tmp_path: Path) -> None:
+    assert llava
+    for settings in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
+        said = desk.fresh("run", STUDY, "--base", "org/never", "--out", tmp_path / "out", **settings)
+        assert said.code == 2
+        assert said.err.splitlines()[-1].endswith(
+            "it is not in the local cache and the hub cannot be reached: go online, or give a folder that holds it."
+        )
+        assert "Traceback" not in said.err
