@@ -17,25 +17,11 @@ from harness.training.placement import Placement
 from harness.training.plan import plan
 from harness.training.trainer import train_pairs
 from methods.interface import Lora, PreferencePair, Recipe
-from tests.benches.gpu_work import Lengths, clock, filler
-
-
-def pairs(count: int, images: int, size: Lengths) -> list[PreferencePair]:
-    """Pairs whose sides have about ``size.side`` tokens; a picture is in several."""
-    return [
-        PreferencePair(
-            key=f"{number:05d}",
-            item=f"{number % images}",
-            prompt=filler(20 + number % 3, number),
-            chosen=filler(size.side - number % 5, number),
-            rejected=filler(size.side - number % 7, number + 11),
-        )
-        for number in range(count)
-    ]
+from tests.benches.gpu_work import clock
 
 
 def recipe(shape: str, batch: int) -> Recipe:
-    """One epoch: LoRA r 128 on the 7B shape; the tiny model in full, so that losses can be compared with trl's."""
+    """One epoch: LoRA r 128 on the 7B shape; the small ones in full, so that losses can be compared with trl's."""
     lora = Lora(r=128, alpha=256) if shape == "7b" else None
     return Recipe(lr=1e-6 if lora else 1e-4, epochs=1, global_batch=batch, warmup=0.0, lora=lora)
 
@@ -134,7 +120,7 @@ def trls(
     return seconds, [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
-def floor_pairs_a_second(parameters: float, prompt: int, side: int, *, tflops: float = 790.0) -> float:
+def floor_pairs_a_second(parameters: float, prompt: float, side: float, *, tflops: float = 790.0) -> float:
     """Pairs a second on one H200 at its peak with adapters: the reference's forward pass (2 FLOPs a weight and token), and the
     policy's forward and backward pass, which leaves the frozen weights' gradients out (4); the prompt once for both sides."""
     return tflops * 1e12 / (6.0 * parameters * (prompt + 2 * side))

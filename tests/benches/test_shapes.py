@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,9 +13,10 @@ from harness.errors import Problem
 from harness.training.adapters import choose_trainable
 from harness.training.data import EncodedPair
 from harness.training.placement import GIB, Placement, estimate, fit
-from methods.interface import PreferencePair, Recipe
-from tests.benches import gpu_work
-from tests.benches.gpu_work import LENGTHS, WORK, Call, build, filler, pictures
+from methods.interface import Branching, Decoding, PreferencePair, Prompt, Recipe
+from tests.benches import recorded
+from tests.benches.gpu_models import VOCABULARY, build, build_tokenizer
+from tests.benches.gpu_work import Call, floor_seconds, pictures
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def test_full_training_of_7b_is_placed_by_memory(model: Any) -> None:
     trained = choose_trainable(model, Recipe(lr=1e-6))
     need = estimate(model, trained, pairs(8), sides=2, checkpointing=True)
     assert need.weights + need.gradients + need.optimizer == pytest.approx(16 * 6.76e9, rel=0.02)
-    asked = {"sides": 2, "processes": 1, "adapted": False}
+    asked: dict[str, Any] = {"sides": 2, "processes": 1, "adapted": False}
     one = fit(Placement(memory=139 * GIB), model, trained, pairs(8), **asked)
     assert (one.checkpointing, one.sharded) == (True, False)
     four = fit(Placement(memory=79 * GIB), model, trained, pairs(8), **{**asked, "processes": 4})
@@ -48,22 +51,54 @@ def test_full_training_of_7b_is_placed_by_memory(model: Any) -> None:
         fit(Placement(memory=79 * GIB), model, trained, pairs(8), **asked)
 
 
-@pytest.mark.parametrize("name", sorted(WORK))
-def test_workloads_have_the_lengths_they_are_said_to_have(name: str) -> None:
-    _, processor = build("tiny", "cpu")
-    size = LENGTHS["7b"]
-    calls: list[Call] = WORK[name](pictures(2, 8), size)
-    keys = [prompt.key for call in calls for prompt in call.prompts]
-    new = sum(call.how.max_new_tokens for call in calls)
-    if name == "sena":
-        assert len(keys) == 16
-        assert 110 <= new <= 130  # about 120 an image
-    if name == "csr":
-        assert len(keys) == 2 * 13
-    if name == "sima":
-        asked = calls[-1].prompts[0].text
-        assert len(processor.tokenizer(asked)["input_ids"]) == 1300
-    if name == "pope":
-        assert len(keys) == 36
-    assert len(filler(7).split()) == 7
-    assert set(gpu_work.FLOORS) == set(WORK)
+def test_a_word_takes_as_many_tokens_as_with_llamas_tokenizer() -> None:
+    tokenizer = build_tokenizer()
+    assert len(tokenizer) == VOCABULARY
+    some = []
+    for work in ("sena", "sima", "csr", "pope", "mme"):
+        head, prompts = recorded.read("real", work)[-1]  # the critic, CSR's sentences
+        texts = [line["text"] for line in prompts]
+        rate = sum(map(len, tokenizer(texts)["input_ids"])) / sum(len(text.split()) for text in texts)
+        assert 1.15 < rate < 1.45, head["call"]
+        some += texts
+    text = "A man is near the window.\nBetter answer: [[2]]"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer.unk_token_id not in {token for ids in tokenizer(some)["input_ids"] for token in ids}
+    assert tokenizer.decode([VOCABULARY - 1]) != tokenizer.decode([VOCABULARY - 2])  # a random model's texts can be told apart
+
+
+def call(name: str, prompts: Sequence[Prompt], lengths: Sequence[Sequence[int]], **more: Any) -> Call:
+    return Call(name=name, prompts=prompts, lengths=lengths, **{"how": Decoding(max_new_tokens=64), **more})
+
+
+def test_the_floor_is_the_arithmetic_it_says() -> None:
+    one, two = pictures(2, 8)
+    ten = " ".join(["word"] * 10)  # 13 tokens, with the format 25
+    asked = [Prompt(key="a", text=ten, image=one), Prompt(key="b", text=ten, image=two)]
+    first = call("first", asked, [[10], [20]])
+    prompts = 13.5e9 * 2 * (576 + 25) / 790e12
+    positions = 576 * (10 + 20) + 25 * (10 + 20) + 10 * 11 / 2 + 20 * 21 / 2
+    decoding = (13.5e9 * 20 + 512 * 1024 * positions) / 4.3e12
+    assert floor_seconds([first], 2) == pytest.approx((prompts + decoding) / 2)
+    # The same prompts again: nothing is left to read of them. Noised pictures are each prompt's own.
+    assert floor_seconds([first, first], 2) == pytest.approx((prompts + 2 * decoding) / 2)
+    noised = replace(first, corrupt=lambda pixels, _key: pixels)
+    assert floor_seconds([first, noised], 2) == pytest.approx(prompts + decoding)
+    # Two prompts about one picture: its keys are read once a step for both.
+    both = call("both", [asked[0], replace(asked[1], image=one)], [[10], [20]])
+    fewer = (13.5e9 * (576 + 25) / 790e12) + decoding - 512 * 1024 * 576 * 10 / 4.3e12
+    assert floor_seconds([both], 1) == pytest.approx(fewer)
+
+
+def test_the_floor_of_branches_scores_and_sentences() -> None:
+    (one,) = pictures(1, 8)
+    how = Branching(candidates=2, groups=2, diversity_penalty=1.0, max_new_tokens=20)
+    node = call("node", [Prompt(key="a", text="word", image=one, prefix="word")], [[8, 12]], how=how, kind="branch")
+    assert node.most == {"a": 10}
+    positions = 10 * (576 + 12 + 1 + 1) + 2 * 10 * 11 / 2  # the prefix is read, but was written by the search itself
+    expected = 13.5e9 * (576 + 13) / 790e12 + (13.5e9 * 10 + 512 * 1024 * positions) / 4.3e12
+    assert floor_seconds([node], 1) == pytest.approx(expected)
+    scored = call("scored", [Prompt(key="a", text="word", image=one)], [[]], kind="logps", completions=["two words"])
+    assert floor_seconds([scored], 1) == pytest.approx(13.5e9 * (576 + 13 + 3) / 790e12)
+    heard = call("heard", [Prompt(key=f"{n}", text="two words", image=one) for n in range(2)], [[], []], kind="relevance")
+    assert floor_seconds([heard], 1) == pytest.approx((0.35e12 + 0.17e9 * 6) / 67e12)

@@ -1,0 +1,124 @@
+"""The recorded calls are what the methods' code still asks for, and both sides of the bench replay them with their lengths."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from methods.interface import Branching, Decoding
+from tests.benches import gpu_replay, made, recorded
+from tests.benches.gpu_models import Shape, build, build_clip
+from tests.benches.gpu_work import pictures
+
+AGAIN = "the recordings are stale; make them anew: python -m tests.benches.recorded"
+
+
+def few(calls: list[tuple[recorded.Line, list[recorded.Line]]], count: int) -> list[tuple[recorded.Line, list[recorded.Line]]]:
+    """The calls' prompts about the first pictures; calls that have none are left out."""
+    kept = ((head, [line for line in prompts if line["picture"] < count]) for head, prompts in calls)
+    return [(head, prompts) for head, prompts in kept if prompts]
+
+
+def test_the_methods_still_make_the_recorded_calls() -> None:
+    recorders, pairs = recorded.record("real", 2)
+    for work, recorder in recorders.items():
+        # Sentences are numbered in their call, and so among all pictures.
+        for (head, prompts), (stored, lines) in zip(recorder.calls, few(recorded.read("real", work), 2), strict=True):
+            assert head == stored | {"how": head["how"]}, AGAIN
+            assert stored["how"] is None or recorded.settings(head) == recorded.settings(stored), AGAIN
+            assert without_numbers(head, prompts) == without_numbers(head, lines), f"{head['call']}: {AGAIN}"
+    assert pairs == [line for line in recorded.lines("real", "pairs") if line["picture"] < 2], AGAIN
+
+
+def without_numbers(head: recorded.Line, prompts: list[recorded.Line]) -> list[recorded.Line]:
+    return [line | {"key": ""} if head["kind"] == "relevance" else line for line in prompts]
+
+
+def test_the_methods_still_make_the_worlds_calls() -> None:
+    """What the embedded base answers may differ by rounding on another machine; what it is first asked, and how, may not."""
+    recorders, _ = recorded.record("world", 1)
+    for work, recorder in recorders.items():
+        stored = few(recorded.read("world", work), 1)
+        asked = [head["kind"] for head, _ in recorder.calls]
+        assert list(dict.fromkeys(asked)) == list(dict.fromkeys(head["kind"] for head, _ in stored)), AGAIN
+        for (head, prompts), (known, lines) in zip(recorder.calls, stored, strict=False):
+            assert (recorded.settings(head), head["corrupt"]) == (recorded.settings(known), known["corrupt"]), AGAIN
+            if head["call"].endswith(("generate 1", "branch 1")):
+                assert [(one["key"], one["text"]) for one in prompts] == [(one["key"], one["text"]) for one in lines], AGAIN
+
+
+def test_what_is_recorded_of_llava_is_of_the_kind_that_is_said() -> None:
+    images = pictures(recorded.PICTURES, 8)
+    calls = {work: recorded.calls(work, images, "7b") for work in (*recorded.WORK, recorded.CLIP)}
+    new = {work: sum(sum(call.most.values()) for call in some) / len(images) for work, some in calls.items()}
+    assert 90 < new["sena"] < 150  # PERFORMANCE's 120 a picture
+    assert 80 < new["chair"] < 130
+    assert [len(call.prompts) / len(images) for call in calls["pope"] + calls["mme"] + calls["chair"]] == [18, 2, 1]
+    *answers, critic = calls["sima"]
+    assert {answer.how for answer in answers} == {
+        Decoding(max_new_tokens=1024),
+        Decoding(max_new_tokens=1024, temperature=0.8, top_p=0.9),
+    }
+    assert all(700 < made.tokens(prompt.text) < 1000 for prompt in critic.prompts)  # our own wording; the authors' is longer
+    nodes = Counter(id(prompt.image) for call in calls["csr"] for prompt in call.prompts)
+    assert {call.how.candidates for call in calls["csr"] if isinstance(call.how, Branching)} == {5}
+    assert all(1 + 3 * 8 < count < 1 + 3 * 15 for count in nodes.values())  # three nodes kept of each level, until texts are full
+    assert sum(bool(call.corrupt) for call in calls["sena"]) == 1
+    assert {call.kind for call in recorded.calls("sima", images, "tiny")} == {"generate", "logps"}
+
+
+@pytest.mark.parametrize("shape", ["7b", "tiny"])
+@pytest.mark.parametrize("work", [*recorded.WORK, recorded.CLIP])
+def test_a_tile_asks_the_same_of_other_pictures(work: str, shape: str) -> None:
+    images = pictures(recorded.PICTURES + 2, 8)
+    calls, once = recorded.calls(work, images, shape), recorded.calls(work, images[: recorded.PICTURES], shape)
+    assert [call.name for call in calls] == [call.name for call in once]
+    for call, single in zip(calls, once, strict=True):
+        assert call.prompts[: len(single.prompts)] == single.prompts
+        assert len(call.prompts) == len(call.lengths) == len(call.completions)
+        asked = {(prompt.key, completion) for prompt, completion in zip(call.prompts, call.completions, strict=True)}
+        assert len(asked) == len(call.prompts)
+        again = call.prompts[len(single.prompts) :]
+        assert all(prompt.image in images[-2:] for prompt in again)
+        known = {prompt.key: prompt for prompt in single.prompts}
+        for prompt in again:
+            first = known["0" + prompt.key.removeprefix("1")]
+            assert (prompt.text, prompt.prefix) == (first.text, first.prefix)
+            assert prompt.image is not None
+            assert first.image is images[images.index(prompt.image) - recorded.PICTURES]
+
+
+def test_pairs_go_round() -> None:
+    made_pairs = recorded.pairs(200, 30, "7b")
+    assert len({pair.key for pair in made_pairs}) == 200
+    assert {int(pair.item) for pair in made_pairs} <= set(range(30))
+    assert all(pair.prompt and pair.chosen and pair.rejected for pair in made_pairs)
+
+
+@pytest.mark.parametrize("shape", ["tiny", "slim"])
+def test_every_answer_has_its_recorded_length_on_both_sides(shape: Shape) -> None:
+    model, processor = build(shape, "cpu")
+    images = pictures(2, processor.image_processor.crop_size["height"])
+    engine = gpu_replay.Forced(model, processor, batch_size=8)
+    for work in ("sena", "sima", "csr"):
+        for call in recorded.calls(work, images, shape)[:3]:
+            short: Any = replace(call, lengths=[[min(n, 12) for n in each] for each in call.lengths])
+            before = engine.tokens_generated
+            ours = gpu_replay.run(engine, [short])
+            many = call.how.candidates if isinstance(call.how, Branching) else 1
+            assert engine.tokens_generated - before == many * sum(short.most.values())
+            theirs = gpu_replay.one_by_one(model, processor, [short])
+            assert all(gpu_replay.same(a, b) for a, b in zip(ours, theirs, strict=True)), call.name
+            assert len({str(answer) for answer in ours}) > 1
+
+
+def test_relevance_is_the_same_a_sentence_at_a_time() -> None:
+    scorer = build_clip("slim", "cpu")
+    (call,) = recorded.calls(recorded.CLIP, pictures(1, 336), "slim")
+    some = replace(call, prompts=call.prompts[:6])
+    ours, alone = gpu_replay.relevance(scorer, [some]), gpu_replay.relevance_alone(scorer, [some])
+    assert all(gpu_replay.same(a, b) for a, b in zip(ours, alone, strict=True))
+    assert len({round(float(value), 3) for value in ours if isinstance(value, float)}) > 1
