@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-from huggingface_hub.utils import httpx  # whichever of its forks the installed version speaks through
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the fork of it that this version speaks through
 from safetensors import SafetensorError, safe_open
 
 from harness import checkpoints

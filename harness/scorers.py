@@ -20,7 +20,9 @@ from PIL.Image import Image
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
+from harness import hub
 from harness.bases import BaseCard, weights_fingerprint
+from harness.checkpoints import is_hub_id, plain
 from harness.engine.batching import Batches
 from harness.engine.sharing import content
 from harness.errors import Problem, unknown
@@ -34,7 +36,8 @@ class ScorerCard:
     """One image-text model.
 
     ``source`` is a hub id, or a folder when it is a Path; ``revision`` pins the hub's commit. ``safetensors`` False marks a
-    model whose publisher offers a torch file alone: transformers reads it as tensors only and runs none of its content.
+    model whose publisher offers a torch file alone: where the commit has no safetensors, that file is read as tensors only, and
+    none of its content is run.
     """
 
     name: str
@@ -45,6 +48,8 @@ class ScorerCard:
 
 SCORERS: Mapping[str, ScorerCard] = {
     "world-clip": ScorerCard(name="world-clip", source=Path(__file__).parent / "embedded" / "weights" / "clip", revision=None),
+    # The one torch file that is read. The hub's bot has opened pull requests with safetensors of such repositories; one of them
+    # (openai/clip-vit-large-patch14-336@refs/pr/N) can be named as any hub id can, and is another scorer with its own commit.
     "clip-vit-large-patch14-336": ScorerCard(
         name="clip-vit-large-patch14-336",
         source="openai/clip-vit-large-patch14-336",
@@ -60,11 +65,27 @@ SCORERS: Mapping[str, ScorerCard] = {
 
 
 def find_scorer(name: str | None, base: BaseCard) -> ScorerCard:
-    """The card of that name; None: the one that goes with the base, the world's own CLIP or the published one."""
+    """The card of that name, of a folder, or of a hub id (``org/name@revision``, pinned to its commit); None: the one that goes
+    with the base, the world's own CLIP or the published one.
+
+    Raises:
+        Problem: there is no such scorer (with the nearest name), or the hub has not that revision.
+    """
     name = name or ("world-clip" if base.prompts == "world" else "clip-vit-large-patch14-336")
-    if name not in SCORERS:
-        raise unknown("scorer", name, SCORERS)
-    return SCORERS[name]
+    if name in SCORERS:
+        return SCORERS[name]
+    if Path(name).is_dir():
+        return ScorerCard(name=plain(Path(name).resolve().name), source=Path(name), revision=None)
+    if is_hub_id(name):
+        return _hub_card(name)
+    raise unknown("scorer", name, [*SCORERS, "a folder", "a hub id (org/name or org/name@revision)"])
+
+
+@cache
+def _hub_card(name: str) -> ScorerCard:
+    id, _, revision = name.partition("@")
+    folder = hub.fetch(f"The scorer {name!r}", id, revision or None, weights=False)
+    return ScorerCard(name=plain(id), source=id, revision=folder.name)  # the cache's folder is named by its commit
 
 
 def scorer_identity(card: ScorerCard) -> str:
@@ -81,15 +102,22 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
     Raises:
         Problem: it is not there, cannot be downloaded, or is no image-text model.
     """
-    source = _folder(card) if isinstance(card.source, Path) else card.source
-    pinned = {} if card.revision is None else {"revision": card.revision}
+    if isinstance(card.source, Path):
+        source = _folder(card)
+    else:
+        source = hub.fetch(f"The scorer {card.name!r}", card.source, card.revision, torch_file=not card.safetensors)
     weights = {"dtype": torch.float32, "use_safetensors": True if card.safetensors else None, "output_loading_info": True}
     weights["weights_only"] = True  # of a torch file, its tensors: anything else in it is refused, not run
     try:
-        processor = AutoProcessor.from_pretrained(source, backend="pil", **pinned)
-        model, loading = AutoModel.from_pretrained(source, **weights, **pinned)
-    except (OSError, ValueError, UnpicklingError) as error:
-        raise Problem(f"The scorer {card.name!r} could not be loaded from {source}: {str(error).splitlines()[0]}") from error
+        processor = AutoProcessor.from_pretrained(source, backend="pil")
+        model, loading = AutoModel.from_pretrained(source, **weights)
+    except UnpicklingError as error:
+        raise Problem(
+            f"The scorer {card.name!r} could not be loaded from {card.source}: its torch file holds more than tensors and was "
+            "not run; give a scorer with safetensors."
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise Problem(f"The scorer {card.name!r} could not be loaded from {card.source}: {str(error).splitlines()[0]}") from error
     absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
     if absent:
         raise Problem(f"The weights of the scorer {card.name!r} do not fit: {len(absent)} absent, such as {absent[0]}.")

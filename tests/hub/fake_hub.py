@@ -186,8 +186,7 @@ class Handler(BaseHTTPRequestHandler):
 def tree(folder: Path, below: str, recursive: bool) -> list[dict[str, object]]:
     """What the tree of a folder of the repository lists."""
     root = folder / below
-    found = [path for path in (root.rglob("*") if recursive else root.glob("*"))]
-    return [entry(folder, path) for path in sorted(found)]
+    return [entry(folder, path) for path in sorted(root.rglob("*") if recursive else root.glob("*"))]
 
 
 def entry(folder: Path, path: Path) -> dict[str, object]:

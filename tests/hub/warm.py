@@ -1,6 +1,6 @@
 """Command lines in processes of their own that need not import torch each: a process that has, and forks for each command.
 
-    python -m tests.hub.warm        then a line of JSON a command on stdin: {"arguments", "environment", "out"}; its exit code back
+    python -m tests.hub.warm     then on stdin a line of JSON a command: {"arguments", "environment", "out"}; its exit code back
 
 The settings that huggingface_hub reads when it is imported (where the hub and the cache are) are the environment's that this
 process is started with.
