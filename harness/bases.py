@@ -74,6 +74,7 @@ BASES: Mapping[str, BaseCard] = {
         lora_targets=LLAMA_LINEARS,
         prompts="world",
         dtype="float32",
+        parameters=2.5e6,
         licence="apache-2.0",
     ),
     "llava-1.5-7b": BaseCard(
@@ -209,7 +210,7 @@ def _adapter_card(folder: Path) -> BaseCard:
                 f"not {found[:12]}); give its own parent, or the merged model."
             )
     if isinstance(card.source, Path):
-        checkpoints.check_adapter(folder, checkpoints.adapter_tensors(folder)[0], checkpoints.shapes(card.source))
+        checkpoints.check_adapter(folder, checkpoints.shapes(card.source))
     return replace(card, name=checkpoints.plain(folder.resolve().name), adapters=(*card.adapters, folder))
 
 

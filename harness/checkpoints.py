@@ -27,7 +27,6 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
 
 from harness.errors import Problem
 from harness.families.find import ARCHITECTURES, supported
@@ -134,17 +133,24 @@ def check_files(folder: Path) -> int:
 
 def _whole(file: Path) -> int:
     """The file's size, which must be what its header says: 8 bytes, the header, the tensors."""
+    length, tensors = _header(file)
     size = file.stat().st_size
+    if tensors is None or size != 8 + length + max((end for _, end in tensors.values()), default=0):
+        raise Problem(f"{file} is cut or damaged ({size} bytes, not what its header says); download or save it again.")
+    return size
+
+
+def _header(file: Path) -> tuple[int, dict[str, tuple[tuple[int, ...], int]] | None]:
+    """The length of a safetensors file's header, and each tensor's shape and where it ends behind the header (bytes); None where
+    it cannot be read as one."""
     try:
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
-            header = json.loads(stream.read(length)) if length <= size else None
-        ends = [entry["data_offsets"][1] for name, entry in (header or {}).items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        header, ends = None, []
-    if header is None or size != 8 + length + max(ends, default=0):
-        raise Problem(f"{file} is cut or damaged ({size} bytes, not what its header says); download or save it again.")
-    return size
+            entries = json.loads(stream.read(length) if length <= file.stat().st_size else b"")
+        named = {name: entry for name, entry in entries.items() if name != "__metadata__"}
+        return length, {name: (tuple(map(int, one["shape"])), int(one["data_offsets"][1])) for name, one in named.items()}
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError):
+        return 0, None
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -248,14 +254,17 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     """
     from peft import LoraConfig, LoraModel, set_peft_model_state_dict
 
-    state, touched = adapter_tensors(folder)
-    check_adapter(folder, state, {name: tuple(value.shape) for name, value in model.named_parameters(remove_duplicate=False)})
+    try:
+        state = {_renamed(name): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
+    except SafetensorError as error:
+        raise why("The adapter", str(folder), None, error) from error
+    check_adapter(folder, {name: tuple(value.shape) for name, value in model.named_parameters(remove_duplicate=False)})
     low = {name: tensor for name, tensor in state.items() if ".lora_" in name}
     with torch.no_grad():
         for name in state.keys() - low.keys():
             model.get_parameter(name).copy_(state[name])
     config = LoraConfig.from_pretrained(folder)
-    config.target_modules = "|".join(re.escape(name) for name in touched)
+    config.target_modules = "|".join(sorted({re.escape(name.partition(".lora_")[0]) for name in low}))
     config.modules_to_save, config.inference_mode = None, True
     wrapped = LoraModel(model, {"default": config}, "default")
     for name, parameter in wrapped.named_parameters():
@@ -268,32 +277,29 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     return wrapped.merge_and_unload()
 
 
-def adapter_tensors(folder: Path) -> tuple[dict[str, Tensor], list[str]]:
-    """An adapter's tensors by the names of transformers' own model, and the modules that its low-rank ones sit on."""
-    try:
-        state = {_renamed(name): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
-    except SafetensorError as error:
-        raise why("The adapter", str(folder), None, error) from error
-    return state, sorted({name.partition(".lora_")[0] for name in state if ".lora_" in name})
-
-
-def check_adapter(folder: Path, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise Problem unless the adapter's tensors have a place in a model whose parameters have these ``shapes``: their modules
-    are there, low-rank ones are as wide as the weights below them, and others have their parameter's very shape."""
+def check_adapter(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raise Problem unless the folder's adapter has its place in a model whose parameters have these ``shapes``: its modules are
+    there, low-rank tensors are as wide as the weights below them, and others have their parameter's very shape. Reads no
+    tensors."""
+    state = {_renamed(name): shape for name, (shape, _) in (_header(folder / WEIGHTS)[1] or {}).items()}
     strange = sorted(name for name in state if _weight(name) not in shapes)
     if strange or not any(".lora_" in name for name in state):
         raise Problem(
             f"The adapter in {folder} is of another architecture: it holds {strange[0] if strange else 'no LoRA tensor'}, which "
             "this base has not; give an adapter of transformers' own model, or the merged model."
         )
-    for name, tensor in state.items():
-        shape, mine = shapes[_weight(name)], tuple(tensor.shape)
-        side = {"lora_A": (mine[-1:], shape[1:]), "lora_B": (mine[:1], shape[:1])}
-        got, needed = next((pair for part, pair in side.items() if f".{part}." in name), (mine, shape))
-        if got != needed and (".lora_" not in name or got is not mine):
+    for name, mine in state.items():
+        weight = shapes[_weight(name)]
+        if ".lora_A." in name:
+            fits = mine[-1:] == weight[1:]
+        elif ".lora_B." in name:
+            fits = mine[:1] == weight[:1]
+        else:
+            fits = ".lora_" in name or mine == weight
+        if not fits:
             raise Problem(
                 f"The adapter in {folder} is of a base of another size: {name} is {list(mine)}, the weight it belongs to "
-                f"{list(shape)}; give an adapter of this base, or the merged model."
+                f"{list(weight)}; give an adapter of this base, or the merged model."
             )
 
 

@@ -6,6 +6,7 @@ new version, a converted checkpoint or another tokenizer must not change results
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,11 @@ def check_batch(model: Any, processor: Any) -> None:
     together = engine.logps(prompts, [ANSWER] * 2)
     alone = [engine.logps([prompt], [ANSWER])[0] for prompt in prompts]
     own = [own_logp(model, processor, picture, text) for text in ASKED]
+    if not all(map(math.isfinite, own)):
+        raise Problem(
+            f"The model gives a short answer a log-probability that is not finite ({own[0]}) in transformers' own forward pass: "
+            "its weights are damaged, or overflow in this precision; download or save it again."
+        )
     for what, other in (("a prompt alone", alone), ("transformers' own forward pass", own)):
         for mine, theirs in zip(together, other, strict=True):
             if not abs(mine - theirs) <= allowed:

@@ -281,7 +281,9 @@ def run(
             if exports and step.kind in FROM_QUESTIONS:
                 continue  # their identity is known once the questions are there; checked below, before any model is loaded
             step.missing()
-        crew.once(lambda: write_json(shop.results.study, derived.study_json(study)))
+        said = derived.study_json(study)
+        said["runs"] = [{**one, "family": find_base(one["base"]).family} for one in said["runs"]]
+        crew.once(lambda: write_json(shop.results.study, said))
         total = len(exports) + sum(step.kind in NO_MODEL or not step.stage.done for step in after)
         display.say(f"{study.name}: {study.question}")
         _do(exports, 0, total, display, shop.results)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CLIPImageProcessorPil
+from transformers import CLIPImageProcessorPil, LlavaConfig, Qwen2_5_VLConfig
 
-from harness.bases import BASES, LLAMA_LINEARS, BaseCard, find_base, load_base, weights_fingerprint
+from harness import budget, checkpoints
+from harness.bases import BASES, LLAMA_LINEARS, WORLD, BaseCard, find_base, load_base, weights_fingerprint
 from harness.errors import Problem
 from tests.tiny import tiny_llava
 
@@ -72,3 +73,47 @@ def test_weights_that_do_not_fit_are_not_replaced_by_random_ones(tmp_path: Path)
     other.save_pretrained(tmp_path / "round", state_dict=state)
     with pytest.raises(Problem, match="do not fit base"):
         load_base(card, weights=tmp_path / "round")
+
+
+def test_every_card_of_a_hub_model_pins_a_commit_and_says_size_and_licence() -> None:
+    for name, card in BASES.items():
+        assert card.name == name
+        assert card.parameters
+        assert card.licence
+        if not isinstance(card.source, Path):
+            assert re.fullmatch(r"[0-9a-f]{40}", str(card.revision))
+
+
+def test_parameters_are_counted_from_the_configuration(tmp_path: Path) -> None:
+    card = saved(tmp_path / "base")
+    model, _ = tiny_llava()
+    found = find_base(str(tmp_path / "base"))
+    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert checkpoints.shapes(tmp_path / "base")["lm_head.weight"] == tuple(model.lm_head.weight.shape)
+    assert isinstance(card.source, Path)
+    assert checkpoints.count(WORLD) == pytest.approx(BASES["embedded"].parameters, rel=0.01)
+    # So what a model needs is known before it is there: the estimates are no longer those of a 7B model.
+    assert budget.weights(found) == checkpoints.count(tmp_path / "base") * 4 / 2**30
+
+
+def test_the_cards_sizes_are_those_of_the_published_shapes(tmp_path: Path) -> None:
+    tower = {"model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+    tower |= {"num_attention_heads": 16, "image_size": 336, "patch_size": 14}
+    for name, (hidden, ffn, layers, heads) in {
+        "llava-1.5-7b": (4096, 11008, 32, 32),
+        "llava-1.5-13b": (5120, 13824, 40, 40),
+    }.items():
+        text = {"model_type": "llama", "vocab_size": 32064, "hidden_size": hidden, "intermediate_size": ffn}
+        text |= {"num_hidden_layers": layers, "num_attention_heads": heads}
+        LlavaConfig(vision_config=tower, text_config=text).save_pretrained(tmp_path / name)
+        assert checkpoints.count(tmp_path / name) == pytest.approx(BASES[name].parameters, rel=2e-3)
+    for name, (hidden, ffn, layers, heads, groups, tied, words) in {
+        "qwen2.5-vl-7b": (3584, 18944, 28, 28, 4, False, 152064),
+        "qwen2.5-vl-3b": (2048, 11008, 36, 16, 2, True, 151936),
+    }.items():
+        text = {"vocab_size": words, "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers}
+        text |= {"num_attention_heads": heads, "num_key_value_heads": groups, "tie_word_embeddings": tied}
+        tower = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": hidden}
+        config = Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=tied)
+        config.save_pretrained(tmp_path / name)
+        assert checkpoints.count(tmp_path / name) == pytest.approx(BASES[name].parameters, rel=2e-3)

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
+from benchmarks.interface import Metric
 from harness import runner
 from harness.bases import BASES, find_base
-from harness.model_card import card
+from harness.model_card import UNGRADED, card, results_of
 from harness.progress import Display
+from harness.reporting import tables
+from harness.reporting.cells import Cell
+from harness.reporting.frames import BenchmarkColumns, Records, Row
 from harness.study import Run, Study
+from methods.controls import Control
+from methods.interface import Lora
 from methods.untrained import Untrained
-from tests.toys import Toy, Words, save_base, save_pictures
+from tests.toys import RECIPE, Toy, Words, save_base, save_pictures
 
 
 def test_a_run_writes_a_card_and_its_model_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +58,129 @@ def test_a_run_writes_a_card_and_its_model_is_a_row(tmp_path: Path, monkeypatch:
     assert found.family == "llava-1.5"
     study_json = json.loads((tmp_path / "rows" / "study.json").read_text())
     assert study_json["runs"][1]["base"] == str(train / "model")
+
+
+ADAPTED = Toy(recipe=replace(RECIPE, lr=3e-2, epochs=4, lora=Lora(r=4, alpha=8)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brief(Words):
+    """Fewer words are better: a primary metric that goes somewhere."""
+
+    metrics: tuple[Metric, ...] = (
+        Metric(name="words", better="lower", unit="words", numerator="words", denominator="answers", scale=1.0, primary=True),
+    )
+
+
+def results_on(card: Path) -> str:
+    return card.read_text(encoding="utf-8").partition("\n## Results\n")[2]
+
+
+def test_once_the_table_is_made_the_cards_say_what_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "llava"))
+    pictures = str(save_pictures(tmp_path / "pictures", 12))
+    more: dict[str, Any] = {"base": "tiny", "pool": pictures, "images": 6}
+    baseline = Run(label="untrained", base="tiny", method=Untrained())
+    rows = [Run(label="toy", method=ADAPTED, rounds=2, seed=seed, **more) for seed in range(2)]
+    spoilt = Run(label="spoilt", method=Control(inner=ADAPTED, kind="sft"), **more)
+    study = Study(name="told", question="<b>Does|it?", runs=(baseline, *rows, spoilt), benchmarks=(Brief(pictures=4),))
+    out = tmp_path / "out"
+    runner.run(study, out, Display(io.StringIO()))
+    last = out / "runs" / "toy" / "seed1" / "round2" / "train"
+    assert UNGRADED in results_on(last / "model" / "README.md")
+    before = (last / "model" / "README.md").read_bytes()
+
+    made = tables.load(out)
+    tables.write(out, made=made)
+    cell = next(cell for cell in made.cells if cell.label == "toy" and cell.last)
+    own = cell.seed_values.split()[1]
+    for kind in ("model", "adapter"):
+        said = results_on(last / kind / "README.md")
+        assert UNGRADED not in said
+        line = next(line for line in said.splitlines() if line.startswith("| words"))
+        texts = [text.strip() for text in line.strip("|").split(" | ")]
+        change = f"{cell.difference:+.2f} [{cell.lo:.2f}, {cell.hi:.2f}]"
+        assert texts == ["words, words ↓", f"{float(own):.2f}", f"{cell.value:.2f}", change, cell.verdict, "2 of 2", "4, 8"]
+        assert "&lt;b&gt;Does\\|it?" in said
+        assert "- words / words: " in said
+    # An earlier round's model is not tested, a control's card says what it is, and the untrained row has no card.
+    early = results_on(out / "runs" / "toy" / "seed0" / "round1" / "train" / "adapter" / "README.md")
+    assert "This is round 1 of 2: tests and controls are for the last round alone." in early
+    assert "| not tested |" in early
+    assert "This row is a control of toy" in results_on(
+        out / "runs" / "spoilt" / "seed0" / "round1" / "train" / "model" / "README.md"
+    )
+    # Written again it is the same; with the grades gone it says so again.
+    after = (last / "model" / "README.md").read_bytes()
+    tables.write(out)
+    assert (last / "model" / "README.md").read_bytes() == after
+    for path in out.glob("runs/*/seed*/round*/grades/*/DONE"):
+        path.unlink()
+    tables.write(out)
+    assert (last / "model" / "README.md").read_bytes() == before
+
+
+def records_of(*rows: Row) -> Records:
+    metric = Metric(name="words", better="lower", unit="words", numerator="words", denominator="answers", primary=True)
+    columns = BenchmarkColumns(name="words", group="general", version="1", metrics=(metric,))
+    empty = pd.DataFrame()
+    return Records(
+        name="s", question="?", baseline="untrained", split="test", limit=3, rows=rows, benchmarks=(columns,), grades=empty,
+        stages=empty, drops=empty, log=empty, missing=(), facts={"leaks": ("2 pictures <leaked>.",)},
+    )  # fmt: skip
+
+
+def row_of(label: str, **changes: Any) -> Row:
+    return Row(label=label, base="b", method="m", pool="p", needs=(), images=1, rounds=1, seeds=(0, 1), **changes)
+
+
+def cell_of(label: str, **changes: Any) -> Cell:
+    fixed: dict[str, Any] = {
+        "label": label, "round": 1, "last": True, "seeds": "0", "seeds_planned": 2, "benchmark": "words", "group": "general",
+        "version": "1", "metric": "words", "better": "lower", "unit": "words", "primary": True, "scale": 1.0, "value": 3.0,
+        "difference": -1.0, "lo": -2.0, "hi": -0.5, "seed_values": "3.0", "verdict": "better", "questions": 8, "pictures": 4,
+    }  # fmt: skip
+    return Cell(**{**fixed, **changes})
+
+
+def test_a_gain_says_whether_a_control_reaches_it() -> None:
+    toy, control = row_of("toy"), row_of("con|trol", role="control", of="toy")
+    alone, beside = records_of(toy), records_of(toy, control)
+
+    def said(records: Records, *cells: Cell, seed: int = 0) -> str:
+        return "\n".join(results_of(records, cells, toy, seed, 1))
+
+    assert "the study holds no control of this row" in said(alone, cell_of("toy"))
+    assert "none of its controls is graded yet" in said(beside, cell_of("toy"))
+    assert "none of its controls gains as much (con\\|trol)" in said(beside, cell_of("toy"), cell_of("con|trol"))
+    reached = cell_of("toy", reached_by=("con|trol",))
+    assert "a control gains as much (con\\|trol), so the gain is not the method's own" in said(beside, reached)
+    assert "no clear gain, so there is nothing for a control to reach" in said(beside, cell_of("toy", verdict="worse"))
+    # What is not there is not made up.
+    other = said(alone, cell_of("toy"), seed=1)
+    assert "| not graded yet | 3.00 | -1.00 [-2.00, -0.50] | better | 1 of 2 | 4, 8 |" in other
+    assert "2 pictures &lt;leaked&gt;." in other
+    assert "limited to 3 a benchmark" in other
+    assert said(alone, cell_of("toy", value=float("nan"), difference=float("nan"))) == UNGRADED
+
+
+def test_an_adapters_card_says_how_to_load_it() -> None:
+    identity = {"base": "qwen2.5-vl-3b", "model": "ab", "pairs": "cd", "round": 1, "seed": 0, "recipe": {"lr": 1e-6}}
+    made = {"method": {"name": "sena"}}
+    counted = {"counts": {"images": 3, "pairs": 2, "dropped": 1}}
+    told = {"base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "66"}
+    text = card(identity, {}, made, counted, told)
+    for said in (
+        'base_model: "Qwen/Qwen2.5-VL-3B-Instruct"\nbase_model_relation: "adapter"\nlibrary_name: "peft"',
+        'license: "other"\nlicense_name: "qwen-research"',
+        'from_pretrained("Qwen/Qwen2.5-VL-3B-Instruct", revision="66")',
+        "--row",
+        UNGRADED,
+    ):
+        assert said in text
+    second = card({**identity, "round": 2}, {}, made, counted, {"base_model_name_or_path": "../`x`/model"})
+    assert "It sits on `../'x'/model`" in second
+    assert "the model of round 1" in second
 
 
 def test_the_card_of_a_known_base_names_its_licence_and_markup_stays_text() -> None:

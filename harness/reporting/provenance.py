@@ -20,6 +20,7 @@ def sentences(out: Path, records: Records) -> list[str]:
     study = read_json(results.study)
     said = [
         ("Checkpoints, by fingerprint", _checkpoints(results, records)),
+        ("Families of models", _families(study["runs"], records.baseline)),
         ("Training seeds", "; ".join(f"{row.label} {_list(row.seeds)}" for row in records.rows if row.rounds)),
         ("Training", _recipes(study["runs"])),
         ("Prompt sets, with their fingerprints", _prompts(study["runs"])),
@@ -46,6 +47,19 @@ def _checkpoints(results: Results, records: Records) -> str:
         if found:
             rows.append(f"{row.label} {' '.join(found)}")
     return "; ".join(rows)
+
+
+def _families(runs: list[Mapping[str, Any]], baseline: str) -> str:
+    """Which rows are of another family than the baseline, and what that means; nothing where all are of one."""
+    found = {run["label"]: str(run["family"]) for run in runs if run.get("family")}
+    others = {label: family for label, family in found.items() if family != found.get(baseline)}
+    if baseline not in found or not others:
+        return ""
+    return (
+        f"{', '.join(f'{label} is {family}' for label, family in others.items())}, {baseline} {found[baseline]}; each is asked "
+        "the same questions in its own chat template, with pictures prepared as its own processor does: such a difference is one "
+        "between two models, not what a method adds"
+    )
 
 
 def _recipes(runs: list[Mapping[str, Any]]) -> str:
