@@ -203,10 +203,10 @@ def _adapter_card(folder: Path) -> BaseCard:
         )
     below = card.adapters[-1] if card.adapters else card.source
     if isinstance(below, Path):
-        recorded, found = adapter.get("parent_weights"), weights_fingerprint(below)
-        if recorded and recorded != found:
+        recorded = [str(adapter[key]) for key in ("parent_weights", "parent_adapter") if adapter.get(key)]
+        if recorded and (found := weights_fingerprint(below)) not in recorded:
             raise Problem(
-                f"The adapter in {folder} was trained on other weights than those in {below} (fingerprint {str(recorded)[:12]}, "
+                f"The adapter in {folder} was trained on other weights than those in {below} (fingerprint {recorded[0][:12]}, "
                 f"not {found[:12]}); give its own parent, or the merged model."
             )
     if isinstance(card.source, Path):
@@ -216,13 +216,16 @@ def _adapter_card(folder: Path) -> BaseCard:
 
 def _parent_card(folder: Path, parent: str, revision: str | None) -> BaseCard:
     """The card of what an adapter names as its base: a card's name or its source, a folder (seen from the adapter's where it
-    begins with a dot), or a hub id."""
+    begins with a dot; a round's adapter where its merged model is gone), or a hub id."""
     known = next((card for card in BASES.values() if parent in (card.name, str(card.source))), None)
     if known is not None:
         return known
     path = folder / parent if parent.startswith(".") else Path(parent)
     if path.is_dir() and path.resolve() != folder.resolve():
         return _folder_card(Path(os.path.normpath(path)))
+    # A round's model that was deleted to save room: base and adapters together are the same.
+    if path.name == "model" and (path.parent / "adapter").is_dir():
+        return _adapter_card(Path(os.path.normpath(path.parent / "adapter")))
     why = f"{os.path.normpath(path)} is no folder"
     if checkpoints.is_hub_id(parent):
         try:
@@ -242,7 +245,12 @@ def parent_of(card: BaseCard, weights: Path | None, adapter: Path) -> checkpoint
         record = weights.parent / "record.json"
         recorded = checkpoints.read_json(record).get("weights") if record.is_file() else None
         name = Path(os.path.relpath(weights.resolve(), adapter.parent.resolve() / adapter.name)).as_posix()
-        return checkpoints.Parent(name=name, weights=recorded or weights_fingerprint(weights))
+        beside = weights.parent / "adapter"
+        return checkpoints.Parent(
+            name=name,
+            weights=recorded or weights_fingerprint(weights),
+            adapter=weights_fingerprint(beside) if beside.is_dir() else None,
+        )
     if card.adapters:
         return checkpoints.Parent(name=str(card.adapters[-1].resolve()), weights=weights_fingerprint(card.adapters[-1]))
     if isinstance(card.source, Path):

@@ -41,11 +41,13 @@ because peft warns of fields that it does not know."""
 @dataclass(frozen=True, kw_only=True)
 class Parent:
     """What an adapter sits on: a hub id with its commit (``revision``), or a card's name or a folder (seen from the adapter's,
-    where it lies in the same results) with the fingerprint of its ``weights``."""
+    where it lies in the same results) with the fingerprint of its ``weights``, and that of the ``adapter`` beside it where there
+    is one: it may stand for the model."""
 
     name: str
     revision: str | None = None
     weights: str | None = None
+    adapter: str | None = None
 
 
 def is_hub_id(name: str) -> bool:

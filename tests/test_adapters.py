@@ -74,7 +74,8 @@ def test_each_rounds_adapter_names_what_it_sits_on(study: Path) -> None:
     assert first["modules_to_save"] == ["model.multi_modal_projector"]
     for number, parent in ((1, study / "tiny"), (2, trained(study, 1) / "model")):
         told = json.loads((trained(study, number) / "adapter" / "selfsight.json").read_text())
-        assert told == {"parent_weights": weights_fingerprint(parent)}
+        beside = weights_fingerprint(trained(study, 1) / "adapter") if number == 2 else None
+        assert told == {"parent_weights": weights_fingerprint(parent), "parent_adapter": beside}
     record = json.loads((trained(study, 1) / "record.json").read_text())
     assert record["weights"] == weights_fingerprint(trained(study, 1) / "model")
 
@@ -124,18 +125,30 @@ def test_a_base_in_half_precision_gets_its_very_weights_back(
 
 
 def test_a_parent_that_is_gone_or_another_is_a_sentence(study: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    shutil.copytree(study / "out", out)
-    second = trained(tmp_path, 2) / "adapter"
+    shutil.copytree(study / "out", tmp_path / "out")
+    first, second = trained(tmp_path, 1), trained(tmp_path, 2) / "adapter"
     assert find_base(str(second)).adapters == (second,)
-    (trained(tmp_path, 1) / "model").rename(tmp_path / "moved")
-    with pytest.raises(
-        Problem, match=r"of the base '\.\./\.\./\.\./round1/train/model', .*/round1/train/model is no folder\. Bring"
-    ):
-        find_base(str(second))
-    shutil.copytree(trained(tmp_path, 2) / "model", trained(tmp_path, 1) / "model")
+    shutil.rmtree(first / "model")
+    shutil.copytree(trained(tmp_path, 2) / "model", first / "model")
     with pytest.raises(Problem, match=r"trained on other weights than those in .*/round1/train/model \(fingerprint \w{12}, not"):
         find_base(str(second))
+    shutil.rmtree(first / "model")
+    (first / "adapter").rename(tmp_path / "moved")
+    with pytest.raises(Problem, match=r"of the base '\.\./\.\./\.\./round1/train/model', .*/round1/train/model is no folder\."):
+        find_base(str(second))
+
+
+def test_adapters_alone_are_enough(study: Path, tmp_path: Path) -> None:
+    shutil.copytree(study / "out", tmp_path / "out")
+    merged = logits(*load_base(find_base(str(trained(tmp_path, 2) / "model"))))
+    for number in (1, 2):
+        shutil.rmtree(trained(tmp_path, number) / "model")
+    card = find_base(str(trained(tmp_path, 2) / "adapter"))
+    assert card.adapters == tuple(trained(tmp_path, number) / "adapter" for number in (1, 2))
+    assert torch.equal(logits(*load_base(card)), merged)
+    shutil.copy(trained(tmp_path, 2) / "adapter" / checkpoints.WEIGHTS, trained(tmp_path, 1) / "adapter" / checkpoints.WEIGHTS)
+    with pytest.raises(Problem, match=r"trained on other weights than those in .*/round1/train/adapter"):
+        find_base(str(trained(tmp_path, 2) / "adapter"))
 
 
 def test_an_adapter_trained_on_an_adapter_names_it(study: Path, tmp_path: Path) -> None:

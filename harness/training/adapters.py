@@ -92,7 +92,7 @@ class Adapter:
         folder.mkdir(parents=True)
         checkpoint.save_tensors(self.tensors, folder / WEIGHTS)
         self.config.save_pretrained(str(folder))
-        write_json(folder / RECORD, {"parent_weights": self.parent.weights})
+        write_json(folder / RECORD, {"parent_weights": self.parent.weights, "parent_adapter": self.parent.adapter})
 
 
 def adapter_of(model: Any, parameters: Mapping[str, Tensor], lora: Lora, targets: str, parent: Parent) -> Adapter:
