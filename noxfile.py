@@ -147,7 +147,7 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench_gpu(session: nox.Session) -> None:
-    """Generation, answering and DPO at LLaVA-1.5-7B's shape against one-by-one and trl; `-- --shape tiny` runs anywhere."""
+    """Recorded prompts at LLaVA-1.5-7B's shape against one-by-one and trl; `-- --shape tiny` and `slim` run anywhere."""
     install(session, "test")
     session.run("python", "-m", "tests.benches.bench_gpu", *session.posargs, env=ENVIRONMENT)
 

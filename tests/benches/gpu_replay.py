@@ -56,10 +56,10 @@ def run(engine: Forced, calls: Sequence[Call]) -> list[Answer]:
     return answers
 
 
-def one_by_one(model: Any, processor: Any, calls: Sequence[Call]) -> list[Answer]:
+def one_by_one(alone: Forced, processor: Any, calls: Sequence[Call]) -> list[Answer]:
     """The same, a prompt at a time: ``model.generate`` for answers, a plain forward pass for log-probabilities; for branches,
-    which transformers does not search any more, our own search of one node with nothing kept."""
-    alone, render, answers = Forced(model, processor, batch_size=5, shared_bytes=0), renderer(processor), list[Answer]()
+    which transformers does not search any more, our own search of one node, by the engine ``alone`` that keeps nothing."""
+    model, render, answers = alone.model, renderer(processor), list[Answer]()
     for call in calls:
         alone.lengths = call.most
         for prompt, completion in zip(call.prompts, call.completions or [""] * len(call.prompts), strict=True):
@@ -121,14 +121,14 @@ def same(ours: Answer, theirs: Answer) -> bool:
     return ours == theirs
 
 
-def logit_difference(model: Any, processor: Any, engine: Engine, calls: Sequence[Call]) -> float:
+def logit_difference(processor: Any, engine: Engine, calls: Sequence[Call]) -> float | None:
     """The largest difference of a first token's logits between the shared batch and a plain forward pass, over the greedy and
-    sampled answers on clean pictures."""
+    sampled answers on clean pictures; None where there are none."""
 
     def first(rows: Sequence[Row]) -> list[Tensor]:
         return list(Running(engine.speaker, rows, 1).logits())
 
-    render, worst = renderer(processor), 0.0
+    model, render, found = engine.model, renderer(processor), list[float]()
     for call in calls:
         if call.kind != "generate" or call.corrupt is not None:
             continue
@@ -137,8 +137,8 @@ def logit_difference(model: Any, processor: Any, engine: Engine, calls: Sequence
             for prompt, (_, logits) in zip(call.prompts, shared, strict=True):
                 text = render.render_prompt(prompt.text, prompt.image is not None, prompt.prefix)
                 plain = model(**inputs(model, processor, text, prompt)).logits[0, -1]
-                worst = max(worst, float((plain.float() - logits).abs().max()))
-    return worst
+                found.append(float((plain.float() - logits).abs().max()))
+    return max(found, default=None)
 
 
 def tokens(processor: Any, calls: Sequence[Call], patches: int) -> tuple[int, int]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from methods.interface import Branching, Decoding
-from tests.benches import gpu_replay, made, recorded
+from tests.benches import bench_gpu, gpu_replay, made, recorded
 from tests.benches.gpu_models import Shape, build, build_clip
-from tests.benches.gpu_work import pictures
+from tests.benches.gpu_work import Call, pictures
 
 AGAIN = "the recordings are stale; make them anew: python -m tests.benches.recorded"
 
@@ -103,14 +107,16 @@ def test_every_answer_has_its_recorded_length_on_both_sides(shape: Shape) -> Non
     model, processor = build(shape, "cpu")
     images = pictures(2, processor.image_processor.crop_size["height"])
     engine = gpu_replay.Forced(model, processor, batch_size=8)
+    alone = gpu_replay.Forced(model, processor, shared_bytes=0)
     for work in ("sena", "sima", "csr"):
-        for call in recorded.calls(work, images, shape)[:3]:
-            short: Any = replace(call, lengths=[[min(n, 12) for n in each] for each in call.lengths])
+        calls = recorded.calls(work, images, shape)
+        for call in (calls[0], calls[-1]):
+            short: Any = replace(call, lengths=[[min(n, 6) for n in each] for each in call.lengths])
             before = engine.tokens_generated
             ours = gpu_replay.run(engine, [short])
             many = call.how.candidates if isinstance(call.how, Branching) else 1
             assert engine.tokens_generated - before == many * sum(short.most.values())
-            theirs = gpu_replay.one_by_one(model, processor, [short])
+            theirs = gpu_replay.one_by_one(alone, processor, [short])
             assert all(gpu_replay.same(a, b) for a, b in zip(ours, theirs, strict=True)), call.name
             assert len({str(answer) for answer in ours}) > 1
 
@@ -122,3 +128,29 @@ def test_relevance_is_the_same_a_sentence_at_a_time() -> None:
     ours, alone = gpu_replay.relevance(scorer, [some]), gpu_replay.relevance_alone(scorer, [some])
     assert all(gpu_replay.same(a, b) for a, b in zip(ours, alone, strict=True))
     assert len({round(float(value), 3) for value in ours if isinstance(value, float)}) > 1
+
+
+def bench(monkeypatch: pytest.MonkeyPatch, out: Path) -> None:
+    asked = f"--shape tiny --work mme clip --pictures 2 --loop 1 --out {out}"
+    monkeypatch.setattr("sys.argv", ["bench_gpu", *asked.split()])
+    bench_gpu.main()
+
+
+def test_the_bench_writes_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bench(monkeypatch, tmp_path)
+    rows = json.loads((tmp_path / "bench_gpu.json").read_text())["rows"]
+    assert [row["work"] for row in rows] == ["mme", "clip"]
+    assert {row["equal"] for row in rows} == {1.0}
+    assert all(row["floor"] is None or torch.cuda.is_available() for row in rows)
+    assert "| mme |" in (tmp_path / "bench_gpu.md").read_text()
+
+
+def test_the_bench_fails_where_a_text_differs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    right = gpu_replay.run
+
+    def wrong(engine: gpu_replay.Forced, calls: Sequence[Call]) -> list[gpu_replay.Answer]:
+        return [["another"], *right(engine, calls)[1:]]
+
+    monkeypatch.setattr(gpu_replay, "run", wrong)
+    with pytest.raises(SystemExit, match="differ from one by one: mme"):
+        bench(monkeypatch, tmp_path)
