@@ -5,6 +5,7 @@ Nothing here loads a model but :func:`merge_adapter`, which folds a LoRA adapter
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -25,6 +26,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the fork of it that this version speaks through
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -217,7 +219,7 @@ def fetch_config(id: str, revision: str | None) -> tuple[Path, str]:
         except EntryNotFoundError:
             path = Path(hf_hub_download(id, CONFIG, revision=revision))
             snapshot_download(id, revision=revision, allow_patterns=[CONFIG, WEIGHTS, RECORD])
-    except (OSError, HfHubHTTPError, ValueError) as error:
+    except (OSError, HfHubHTTPError, httpx.HTTPError, ValueError) as error:
         raise why(f"The checkpoint {id!r}", id, revision, error) from error
     return path.parent, path.parent.name  # the cache's folder of a snapshot is named by its commit
 
@@ -237,7 +239,13 @@ def why(what: str, source: str, revision: str | None, error: BaseException) -> P
         "holds it",
         EntryNotFoundError: "it lacks a file that is needed (config.json, or safetensors weights): give another checkpoint",
         SafetensorError: "a weight file is cut or damaged: delete it and download it again",
+        httpx.TransportError: "the connection to the hub broke off: run the same command again, which keeps what is there",
     }
+    if any(isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT) for one in chain):
+        return Problem(
+            f"{what} could not be loaded from {source}: the disk is full; free some space below {constants.HF_HUB_CACHE}, or set "
+            "HF_HOME to another disk, and run the same command again."
+        )
     for kind, text in kinds.items():
         if any(isinstance(one, kind) for one in chain):
             return Problem(f"{what} could not be loaded from {source}: {text}.")

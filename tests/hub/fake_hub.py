@@ -27,11 +27,12 @@ Kind = Literal["models", "datasets"]
 @dataclass
 class Repository:
     """A repository's commits, and its branches and tags by name. ``gated``: nobody may read it. ``cut``: how often files of that
-    name's end are still to be cut in the middle."""
+    name's end are still to be cut in the middle. ``silent``: every connection is closed without an answer."""
 
     commits: dict[str, Path] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     gated: bool = False
+    silent: bool = False
     cut: dict[str, int] = field(default_factory=dict)
 
     def commit(self, revision: str) -> str | None:
@@ -60,6 +61,10 @@ class Hub:
     def gate(self, id: str) -> None:
         """A repository that nobody may read."""
         self.repositories["models", id] = Repository(gated=True)
+
+    def silence(self, id: str, silent: bool = True) -> None:
+        """From now on, connections that ask for the repository are closed without an answer, or answered again."""
+        self.repositories["models", id].silent = silent
 
     def cut(self, id: str, end: str, times: int = 1000) -> None:
         """From now on, so many answers with a file of that end break off in the middle."""
@@ -116,6 +121,9 @@ class Handler(BaseHTTPRequestHandler):
         repository = self.hub.repositories.get((kind, id))
         if repository is None:
             return self.refuse(401 if "Authorization" not in self.headers else 404, "RepoNotFound")
+        if repository.silent:
+            self.close_connection = True
+            return None
         if repository.gated:
             return self.refuse(403, "GatedRepo")
         verb = rest[0] if rest else "revision"

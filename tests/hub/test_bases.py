@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from harness.checkpoints import why
 from tests.families.twins import tiny_qwen
 from tests.hub.conftest import TOKEN, Desk
 from tests.test_checkpoints import save_adapter
@@ -176,6 +178,26 @@ def test_a_full_cache_is_enough_without_a_hub(desk: Desk, done: Path, tmp_path: 
     assert len(desk.hub.asked) == asked
     answers = "runs/untrained/seed0/round0/answers/words/answers.jsonl"
     assert (tmp_path / "out" / answers).read_bytes() == (done / answers).read_bytes()
+
+
+def test_a_hub_that_hangs_up_is_said(desk: Desk, llava: str, tmp_path: Path) -> None:
+    assert llava
+    copied(desk, "silent")
+    desk.hub.silence("org/silent")
+    assert "the connection to the hub broke off: run the same command again" in desk.refused(
+        "plan", STUDY, "--base", "org/silent"
+    )
+    desk.hub.silence("org/silent", False)
+    desk.hub.cut("org/silent", ".safetensors")  # as long as the library tries
+    said = desk.harness("run", STUDY, "--base", "org/silent", "--out", tmp_path / "out")
+    assert said.code == 2
+    assert said.err.splitlines()[-1].endswith("run the same command again, which keeps what is there.")
+    assert "Traceback" not in said.err
+
+
+def test_a_full_disk_is_said() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    assert "the disk is full; free some space below" in str(why("Base 'a'", "org/a", None, full))
 
 
 @pytest.mark.slow
