@@ -21,8 +21,9 @@ from typing import Any
 from harness import stages
 from harness.distributed import Enough, Part, acting
 from harness.errors import Problem
-from harness.progress import Display
+from harness.progress import EVERY, Display
 from harness.runner import Models, Workshop
+from harness.stages import Progress
 from harness.steps import NO_MODEL, Step
 from harness.store import Results
 
@@ -84,11 +85,20 @@ class Elsewhere:
         task = ray.remote(num_cpus=0 if self.slots.gpus else 1, num_gpus=self.slots.gpus, max_retries=RETRIES)(part)
         todo, running = list(steps), dict[Any, Step]()
         began: dict[str, float] = {}
+        lines: dict[str, Progress] = {}
 
         def finish(step: Step) -> None:
             todo.remove(step)
             number = before + len(steps) - len(todo)
             display.done(number, total, step.title, time.monotonic() - began.get(step.title, time.monotonic()))
+            lines.pop(step.title, None)
+
+        def show(step: Step) -> None:
+            """The oldest running stage, by the shards of it that are there."""
+            if step.kind != "train":
+                number = before + len(steps) - len(todo) + 1
+                line = lines.setdefault(step.title, display.stage(number, total, step.title))
+                line("shards", sum(step.stage.shard(one).exists() for one in range(shards(step))), shards(step))
 
         while todo:
             for step in [one for one in todo if one.title not in began and ready(one, todo)]:
@@ -104,7 +114,10 @@ class Elsewhere:
                         running[task.remote(list(self.arguments), str(results.out), step.title, number, of)] = step
             if not running:
                 continue
-            done, _ = ray.wait(list(running), num_returns=1)
+            done, _ = ray.wait(list(running), num_returns=1, timeout=EVERY)
+            if not done:
+                show(next(iter(running.values())))
+                continue
             step = running.pop(done[0])
             try:
                 ray.get(done[0])
@@ -123,9 +136,14 @@ class Elsewhere:
             return [(0, 1)]
         with acting(Part(rank=-1)), suppress(Enough):
             step.do(_quiet)  # opens the stage
-        shard = stages.ITEMS_A_SHARD if step.kind == "pairs" else stages.QUESTIONS_A_SHARD
-        count = min(self.slots.count * PARTS_A_SLOT, max(1, math.ceil((step.items or 1) / shard)))
+        count = min(self.slots.count * PARTS_A_SLOT, shards(step))
         return [(number, count) for number in range(count)]
+
+
+def shards(step: Step) -> int:
+    """How many shards a stage's pictures or questions make."""
+    size = stages.ITEMS_A_SHARD if step.kind == "pairs" else stages.QUESTIONS_A_SHARD
+    return max(1, math.ceil((step.items or 1) / size))
 
 
 def ready(step: Step, todo: Sequence[Step]) -> bool:

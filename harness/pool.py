@@ -102,8 +102,9 @@ class Pool:
         whole = self.order(seed) if self.order else ordered(self.ids, seed)
         if n * round > len(whole):
             raise Problem(
-                f"The pool {self.spec} holds {len(whole)} pictures{' in its proportions' if self.order else ''}; {round} rounds "
-                f"of {n} fresh ones need {n * round}. Give fewer --images or --rounds, or a larger pool."
+                f"The pool {self.spec} holds {len(whole)} pictures{' in its proportions' if self.order else ''}; {round} round"
+                f"{'s' if round > 1 else ''} of {n} fresh ones need {n * round}. Give fewer --images or --rounds, or a larger "
+                "pool."
             )
         order = whole[n * (round - 1) : n * round]
         with ThreadPoolExecutor(max_workers=min(16, cores())) as threads:

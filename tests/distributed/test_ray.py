@@ -16,7 +16,8 @@ from harness import __main__ as cli
 from harness import launch, on_ray, runner
 from harness.errors import Problem
 from harness.progress import Display
-from harness.store import read_json
+from harness.steps import Step
+from harness.store import Stage, read_json
 from tests.distributed.studies import exact, told, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,15 @@ def test_without_ray_or_a_cluster_one_sentence_says_so(monkeypatch: pytest.Monke
     pytest.importorskip("ray", reason="Ray is not installed")
     with pytest.raises(Problem, match="No Ray cluster runs here; start one with: ray start --head"), on_ray.cluster():
         pass
+
+
+def test_a_stage_is_counted_in_shards_of_its_own_size(tmp_path: Path) -> None:
+    def step(kind: str, items: float | None) -> Step:
+        stage = Stage(tmp_path, {})
+        return Step(title=kind, kind=kind, name="a", base=None, items=items, stage=stage, work=lambda _progress: None)
+
+    assert [on_ray.shards(step("pairs", items)) for items in (None, 64, 65)] == [1, 1, 2]
+    assert [on_ray.shards(step("answer", items)) for items in (256, 9000)] == [1, 36]
 
 
 def test_a_cluster_that_loses_a_node_ends_as_one_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
