@@ -125,7 +125,7 @@ def _use(adapter: Mapping[str, Any], round: int) -> list[str]:
     """How an adapter is loaded, and what it sits on."""
     parent, revision = str(adapter["base_model_name_or_path"]), adapter.get("revision")
     hub = f"AutoModelForImageTextToText.from_pretrained({json.dumps(parent)}, revision={json.dumps(revision)})"
-    after = f" It is the model of round {round - 1}, trained before it." if round > 1 else ""
+    after = f" It is the model of round {round - 1}; that round's adapter may lie there in its place." if round > 1 else ""
     lines = [
         "from peft import PeftModel",
         "from transformers import AutoModelForImageTextToText",

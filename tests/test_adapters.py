@@ -76,6 +76,8 @@ def test_each_rounds_adapter_names_what_it_sits_on(study: Path) -> None:
         told = json.loads((trained(study, number) / "adapter" / "selfsight.json").read_text())
         beside = weights_fingerprint(trained(study, 1) / "adapter") if number == 2 else None
         assert told == {"parent_weights": weights_fingerprint(parent), "parent_adapter": beside}
+        for path in trained(study, number).glob("*/*.safetensors"):  # as readable as what lies beside it
+            assert path.stat().st_mode == (path.parent / "README.md").stat().st_mode
     record = json.loads((trained(study, 1) / "record.json").read_text())
     assert record["weights"] == weights_fingerprint(trained(study, 1) / "model")
 

@@ -293,6 +293,8 @@ def _save(folder: Path, *parts: Any) -> None:
         try:
             for part in parts:
                 part.save_pretrained(beside)
+            for path in beside.glob("*.safetensors"):  # written for their owner alone, though they are to be shared
+                shutil.copymode(next(beside.glob("*.json")), path)
         except SafetensorError as error:
             raise Problem(f"{folder} could not be written ({error}); free some space and run the same command again.") from error
         shutil.rmtree(folder, ignore_errors=True)
