@@ -60,7 +60,7 @@ def test_a_run_writes_a_card_and_its_model_is_a_row(tmp_path: Path, monkeypatch:
     assert study_json["runs"][1]["base"] == str(train / "model")
 
 
-ADAPTED = Toy(recipe=replace(RECIPE, lr=3e-2, epochs=4, lora=Lora(r=4, alpha=8)))
+ADAPTED = Toy(recipe=replace(RECIPE, lr=3e-2, epochs=2, lora=Lora(r=4, alpha=8)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +78,8 @@ def results_on(card: Path) -> str:
 
 def test_once_the_table_is_made_the_cards_say_what_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "llava"))
-    pictures = str(save_pictures(tmp_path / "pictures", 12))
-    more: dict[str, Any] = {"base": "tiny", "pool": pictures, "images": 6}
+    pictures = str(save_pictures(tmp_path / "pictures", 8))
+    more: dict[str, Any] = {"base": "tiny", "pool": pictures, "images": 4}
     baseline = Run(label="untrained", base="tiny", method=Untrained())
     rows = [Run(label="toy", method=ADAPTED, rounds=2, seed=seed, **more) for seed in range(2)]
     spoilt = Run(label="spoilt", method=Control(inner=ADAPTED, kind="sft"), **more)

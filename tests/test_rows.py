@@ -80,11 +80,11 @@ def refused(run: Call, row: str) -> str:
 
 
 def test_rows_of_every_kind_stand_in_the_table(run: Call, models: Path, tmp_path: Path) -> None:
-    rows = {"other": "other", "other again": "other", "qwen": "qwen", "itself": "base"}
+    rows = {"other": "other", "other again": "other", "qwen": "qwen", "itself": "base", "theirs + LoRA": "adapter"}
     code, out, _ = run(*(f"{label}={models / name}" for label, name in rows.items()))
     assert code == 0
     cells = pd.read_csv(tmp_path / "out" / "table.csv")
-    assert list(dict.fromkeys(cells["label"])) == ["untrained", "other", "other again", "qwen", "itself"]
+    assert list(dict.fromkeys(cells["label"])) == ["untrained", *rows]
     assert set(cells["verdict"]) <= {"baseline", "better", "worse", "no clear change", "not tested"}
 
     def column(label: str) -> list[object]:
@@ -97,10 +97,12 @@ def test_rows_of_every_kind_stand_in_the_table(run: Call, models: Path, tmp_path
     # The same weights twice: asked once, the same numbers, the same fingerprint beside both.
     assert column("other") == column("other again")
     assert answers("itself") == answers("untrained") != answers("other")
+    assert answers("theirs + LoRA") != answers("untrained")
     table = (tmp_path / "out" / "table.md").read_text()
     known = _fingerprints(table)
     assert known["other"] == known["other again"] != known["qwen"]
-    assert known["itself"] == known["untrained"]
+    assert known["itself"] == known["untrained"] != known["theirs + LoRA"]
+    assert f"theirs + LoRA: {models / 'adapter'}, fingerprint" in table.replace("\\", "")
     record = tmp_path / "out" / "runs" / "other again" / "seed0" / "round0" / "answers" / "world_pope" / "record.json"
     assert "reused_from" in json.loads(record.read_text())
     # Another family is another model, and the table says so.
@@ -114,17 +116,7 @@ def _fingerprints(table: str) -> dict[str, str]:
     return dict(pair.rsplit(" ", 1) for pair in pairs)
 
 
-def test_an_adapter_as_a_row_and_no_other_family(run: Call, models: Path, tmp_path: Path) -> None:
-    assert run(f"theirs (LoRA)={models / 'adapter'}")[0] == 2  # a bracket is no part of a folder's name
-    code, _, err = run(f"theirs + LoRA={models / 'adapter'}")
-    assert code == 0, err
-    table = (tmp_path / "out" / "table.md").read_text()
-    assert f"theirs + LoRA: {models / 'adapter'}, fingerprint" in table.replace("\\", "")
-    assert "Families of models" not in table
-    known = _fingerprints(table)
-    assert known["theirs + LoRA"] != known["untrained"]
-
-
+@pytest.mark.slow
 def test_a_qwen_may_be_the_base_and_a_llava_the_row(run: Call, models: Path, tmp_path: Path) -> None:
     assert run(f"llava={models / 'other'}", base=str(models / "qwen"))[0] == 0
     assert "llava is llava-1.5, untrained qwen2.5-vl" in (tmp_path / "out" / "table.md").read_text()
@@ -173,7 +165,7 @@ def test_what_is_not_what_it_seems_is_one_sentence_before_any_work(run: Call, mo
 
 def test_labels_are_folders_names_and_stand_once(run: Call, models: Path) -> None:
     other = models / "other"
-    for label in ("../up", "a/b", "<b>", "a|b", ".hidden", "x" * 121):
+    for label in ("../up", "theirs (LoRA)", "a/b", "<b>", "a|b", ".hidden", "x" * 121):
         assert "becomes a folder's name" in refused(run, f"{label}={other}")
     assert "must be LABEL=CHECKPOINT" in refused(run, f"={other}")
     assert "untrained" in refused(run, f"untrained={models / 'base'}")
