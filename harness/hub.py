@@ -1,4 +1,5 @@
-"""A model of the hub as a folder of its local cache: the files that are needed and no others, all there before any is loaded.
+"""A model of the hub as a folder of its local cache: the files that are needed and no others, all there before any is loaded; and
+the commit that a data set's revision is at.
 
 transformers could fetch them by itself. It would take a torch file (a pickle) where there are no safetensors, and then tell the
 hub's conversion service so; and a file that was cut would be found only when the files before it have been read.
@@ -9,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, RevisionResolutionError
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the fork of it that this version speaks through
 from safetensors import SafetensorError, safe_open
 
@@ -47,6 +48,23 @@ def fetch(what: str, id: str, revision: str | None, *, weights: bool = True, tor
     for name in names:
         _check(what, id, folder / name)
     return folder
+
+
+def commit_of(what: str, dataset: str, revision: str | None) -> str:
+    """The commit that a data set's branch or tag is at; without a network the one that it was at when it was last asked.
+
+    Raises:
+        Problem: there is no such data set or revision, it is gated, or it is not known here and the hub cannot be reached.
+    """
+    try:
+        return str(HfApi().resolve_revision(dataset, repo_type="dataset", revision=revision).resolved)
+    except RevisionResolutionError as error:
+        raise Problem(
+            f"{what} could not be loaded from {dataset}: it is not in the local cache and the hub cannot be reached: go online, "
+            "or give a folder of its parquet files."
+        ) from error
+    except FAILURES as error:
+        raise checkpoints.why(what, dataset, revision, error) from error
 
 
 def _single(what: str, id: str, commit: str, torch_file: bool) -> str:

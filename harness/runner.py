@@ -245,6 +245,16 @@ class Workshop:
             self._drawn[key] = self._pool(run.pool).draw(run.images, run.seed, round)
         return self._drawn[key]
 
+    def left_out(self) -> list[str]:
+        """A sentence for each draw with pictures that cannot be read: known before any model is loaded."""
+        found = {(key[0], drawn.skipped): len(drawn.ids) + len(drawn.skipped) for key, drawn in self._drawn.items()}
+        return [
+            f"{len(skipped)} of {count} pictures drawn from {pool} cannot be read and are left out, such as {skipped[0][0]}: "
+            f"{skipped[0][1]}."
+            for (pool, skipped), count in found.items()
+            if skipped
+        ]
+
 
 def _title(run: Run, round: int) -> str:
     return f"{run.label}, seed {run.seed}, round {round}" if round else run.label
@@ -285,7 +295,8 @@ def run(
         said["runs"] = [{**one, "family": find_base(one["base"]).family} for one in said["runs"]]
         crew.once(lambda: write_json(shop.results.study, said))
         total = len(exports) + sum(step.kind in NO_MODEL or not step.stage.done for step in after)
-        display.say(f"{study.name}: {study.question}")
+        for told in (f"{study.name}: {study.question}", *shop.left_out()):
+            display.say(told)
         _do(exports, 0, total, display, shop.results)
         todo = [step for step in shop.runs() if step.missing()] if exports else [step for step in after if step.missing()]
         (do or _do)(todo, len(exports), len(exports) + len(todo), display, shop.results)
@@ -340,6 +351,7 @@ def plan(study: Study, out: Path, placement: Placement = AS_FITS) -> str:
     lines = [
         f"{study.name}: {study.question}",
         f"{out}: {len(exports) + len(steps) - len(todo)} stages done, {len(todo)} missing.",
+        *shop.left_out(),
     ]
     known, unknown = 0.0, 0
     for step in todo:

@@ -1,20 +1,24 @@
 """A pool from a data set of the hub, or a folder of its parquet files: ``hub:<name>``, ``hub:<name>@<revision>:<split>``.
 
-It is read by the ``datasets`` library, which runs no code of the repository. Columns are found by their names: the picture in
-``image``; a question in ``question``, ``query`` or ``prompt``; a reference in ``reference``, ``answer``, ``answers`` or
-``caption`` (of a list the first).
+A data set with several configurations is named with one: ``hub:<org>/<name>/<configuration>``. It is read by the ``datasets``
+library, which runs no code of the repository, at the commit that the revision is at when the pool is opened. Columns are found
+by their names: the picture in ``image``; a question in ``question``, ``query`` or ``prompt``; a reference in ``reference``,
+``answer``, ``answers`` or ``caption`` (of a list the first).
 """
 
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import Any
 
 from harness.errors import Problem
+from harness.hub import FAILURES, commit_of
 from harness.pool import Pool, Unreadable, read_picture
 from methods.interface import Field, Item
 
+ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
 QUESTIONS = ("question", "query", "prompt")
 REFERENCES = ("reference", "answer", "answers", "caption")
 
@@ -30,17 +34,25 @@ def hub_pool(spec: str) -> Pool:
     name, _, split = spec.removeprefix("hub:").partition(":")
     name, _, revision = name.partition("@")
     wanted = split or "train"
-    try:
-        if Path(name).is_dir():
-            files = sorted(str(path) for path in Path(name).rglob("*.parquet") if not split or path.name.startswith(f"{split}-"))
-            if not files:
-                raise Problem(f"The pool {spec}: {name} holds no {f'{split}-*' if split else '*'}.parquet; give its folder.")
-            table = datasets.load_dataset("parquet", data_files={wanted: files}, split=wanted)
-        else:
-            table = datasets.load_dataset(name, revision=revision or None, split=wanted)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Problem(f"The pool {spec} could not be loaded: {said}; check the name, revision and split, or log in.") from error
+    if Path(name).is_dir():
+        files = sorted(str(path) for path in Path(name).rglob("*.parquet") if not split or path.name.startswith(f"{split}-"))
+        if not files:
+            raise Problem(f"The pool {spec}: {name} holds no {f'{split}-*' if split else '*'}.parquet; give its folder.")
+        table = _loaded(spec, "parquet", data_files={wanted: files}, split=wanted)
+    else:
+        if not ID.fullmatch(name):
+            raise Problem(
+                f"The pool {spec} must be hub:<org>/<name>[/<configuration>][@<revision>][:<split>], or hub:<folder with parquet "
+                "files>."
+            )
+        org, id, *configuration = name.split("/")
+        commit = commit_of(f"The pool {spec}", f"{org}/{id}", revision or None)
+        table = _loaded(spec, f"{org}/{id}", *configuration, revision=commit, split=wanted)
+        # Where the hub cannot be reached, the library takes what it has of the data set, of whatever commit.
+        kept = [Path(one["filename"]) for one in table.cache_files]
+        if kept and not any(commit in path.parts for path in kept):
+            raise Problem(f"The pool {spec} is in the local cache, but not at its commit {commit}; go online.")
+        spec = f"hub:{name}@{commit}" + (f":{split}" if split else "")
     if "image" not in table.column_names:
         raise Problem(f"The pool {spec} has no column image; its columns are {', '.join(table.column_names)}.")
     if not len(table):
@@ -63,6 +75,17 @@ def hub_pool(spec: str) -> Pool:
     fields |= {"reference"} if reference else set()
     width = len(str(len(table) - 1))
     return Pool(spec=spec, ids=tuple(f"{number:0{width}d}" for number in range(len(table))), fields=frozenset(fields), read=read)
+
+
+def _loaded(spec: str, *name: str, **options: Any) -> Any:
+    """The data set's table, whose images are not decoded yet."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(*name, **options)
+    except (*FAILURES, datasets.exceptions.DatasetsError) as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Problem(f"The pool {spec} could not be loaded: {said.rstrip('.')}; check the name, revision and split.") from error
 
 
 def _text(value: Any, id: str, column: str, spec: str) -> str:

@@ -3,7 +3,8 @@
 ``llava:<json>:<folder>``: LLaVA-Instruct (Liu et al., arXiv 2304.08485): a list of ``{"id", "image", "conversations"}``; the
 first question of a conversation and its answer. Its subsets are files (``detail_23k.json``, ``complex_reasoning_77k.json``).
 ``coco:<json>:<folder>``: COCO's captions; the captions of a picture, one a line, are its reference.
-Every picture must be there when the pool is opened: a missing one is named before any work.
+Every picture must be there when the pool is opened, in the folder that is given: one that is missing, or whose name leads out of
+it, is named before any work.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.errors import Problem
@@ -53,17 +54,28 @@ def llava_pool(spec: str) -> Pool:
             raise Problem(f"{where}: a conversation begins with a question (human) and its answer (gpt), neither empty.")
         key = f"{row.get('id', number)}"
         key = key if key not in entries else f"{key}#{number}"  # a picture may be asked about in several entries
-        entries[key] = Entry(path=folder / str(image), question=question, reference=str(told).strip())
+        entries[key] = Entry(path=_inside(folder, str(image), where), question=question, reference=str(told).strip())
     return _pool(spec, entries, {"image", "question", "reference"})
 
 
 def coco_pool(spec: str) -> Pool:
     file, folder = _parts(spec)
     content = _json(file)
+    names: dict[Any, str] = {}
+    captions: dict[Any, list[str]] = {}
+    files: set[str] = set()
     try:
-        names: Mapping[Any, str] = {image["id"]: str(image["file_name"]) for image in content["images"]}
-        captions: dict[Any, list[str]] = {id: [] for id in names}
+        for image in content["images"]:
+            id, name = image["id"], str(image["file_name"])
+            if id in names or name in files:
+                twice = f"the id {id!r}" if id in names else f"the picture {name!r}"
+                raise Problem(f"{file}: {twice} is there twice among its images; give each picture one entry.")
+            names[id], captions[id] = name, []
+            files.add(name)
         for note in content["annotations"]:
+            if note["image_id"] not in names:
+                strange = note["image_id"]
+                raise Problem(f"{file}: a caption is of the picture {strange!r}, which is not among its images; give it whole.")
             captions[note["image_id"]].append(str(note["caption"]).strip())
     except (KeyError, TypeError) as error:
         raise Problem(
@@ -71,7 +83,7 @@ def coco_pool(spec: str) -> Pool:
             '[{"image_id", "caption"}]}.'
         ) from None
     told = {name: "\n".join(captions[id]) or None for id, name in names.items()}
-    entries = {name: Entry(path=folder / name, reference=text) for name, text in told.items()}
+    entries = {name: Entry(path=_inside(folder, name, str(file)), reference=text) for name, text in told.items()}
     return _pool(spec, entries, {"image", "reference"} if all(told.values()) else {"image"})
 
 
@@ -81,6 +93,14 @@ def _parts(spec: str) -> tuple[Path, Path]:
     if not Path(file).is_file() or not Path(folder).is_dir():
         raise Problem(f"The pool {spec!r} must be {kind}:<json file>:<folder of pictures>, both there.")
     return Path(file), Path(folder)
+
+
+def _inside(folder: Path, name: str, where: str) -> Path:
+    """The picture's path; the name is another's text, and stays in the folder."""
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or not name:
+        raise Problem(f"{where}: the picture {name!r} leads out of the folder of pictures; name it as it lies there.")
+    return folder / name
 
 
 def _json(file: Path) -> Any:

@@ -7,7 +7,6 @@ fails never ends a training: it is left out with one sentence, and ``log.jsonl``
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import secrets
 import sys
@@ -68,9 +67,18 @@ def _check_installed(name: str) -> None:
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < least:
         raise Problem(f"The tracker {name} is installed as version {version}, which is too old; {mend}")
     try:
-        importlib.import_module(name)
+        _import(name)
     except Exception as error:  # half an installation fails in its own ways
         raise Problem(f"The tracker {name} cannot be imported ({type(error).__name__}: {error}); {mend}") from error
+
+
+def _import(name: str) -> None:
+    if name == "trackio":
+        import trackio  # noqa: F401
+    elif name == "wandb":
+        import wandb  # noqa: F401
+    else:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
 
 def open_logs(names: Sequence[str], folder: Path, *, title: str, settings: Mapping[str, object], done: int) -> list[Log]:

@@ -58,9 +58,9 @@ class Hub:
         repository.refs[ref] = name
         return name
 
-    def gate(self, id: str) -> None:
+    def gate(self, id: str, kind: Kind = "models") -> None:
         """A repository that nobody may read."""
-        self.repositories["models", id] = Repository(gated=True)
+        self.repositories[kind, id] = Repository(gated=True)
 
     def silence(self, id: str, silent: bool = True) -> None:
         """From now on, connections that ask for the repository are closed without an answer, or answered again."""

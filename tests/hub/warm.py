@@ -13,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+import datasets
+
 # Imported before the fork, so that a command begins at once.
 import harness.reporting.figures
 import harness.reporting.page
@@ -22,6 +24,7 @@ import harness.studies.smoke
 from harness import __main__ as cli
 from harness import runner
 
+assert datasets
 assert harness
 assert runner
 
