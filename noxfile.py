@@ -157,3 +157,10 @@ def bench_schedule(session: nox.Session) -> None:
     """The least seconds that the engine's schedule can take at LLaVA-1.5-7B's shape on one H200: counted, anywhere."""
     install(session, "test")
     session.run("python", "-m", "tests.benches.bench_schedule", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(default=False)
+def bench_memory(session: nox.Session) -> None:
+    """Memory and FLOPs of training at LLaVA-1.5-7B's and 13B's shape, counted with fake tensors: runs anywhere."""
+    install(session, "test")
+    session.run("python", "-m", "tests.benches.bench_memory", *session.posargs, env=ENVIRONMENT)

@@ -40,6 +40,10 @@ def add_adapters(model: Any, lora: Lora, targets: str, seed: int) -> Any:
         raise Problem(
             f"The LoRA targets {targets!r} match no module ({error}); give a regular expression of full names."
         ) from error
+    for module in model.modules():
+        if hasattr(module, "cast_input_dtype_enabled"):
+            # Inputs in half precision would be made float32 for the adapters, and halved again by autocast, a copy a map kept.
+            module.cast_input_dtype_enabled = False
     outside = [name for name, _ in model.named_parameters() if "lora_" in name and "language_model" not in name]
     if outside:
         raise Problem(f"The LoRA targets {targets!r} match {outside[0]}; match modules below model.language_model only.")

@@ -7,7 +7,6 @@ Pairs at once, recomputed activations and weights sharded over processes change 
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -17,8 +16,8 @@ from torch.nn import Parameter
 
 from harness.errors import Problem
 from harness.training.data import EncodedPair
+from harness.training.memory import GIB, Load, Need, need, shape_of
 
-GIB = 2**30
 SPARE = 1.5 * GIB
 """What a device's context, its libraries' workspaces and fragmentation take."""
 
@@ -51,20 +50,6 @@ class Placement:
 AS_FITS = Placement()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Need:
-    """Bytes a device that a training takes at its worst moment; an estimate, good to about a quarter."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations
-
-
 def estimate(
     model: Any,
     trained: Mapping[str, Parameter],
@@ -75,37 +60,25 @@ def estimate(
     processes: int = 1,
     optimizer: Optimizer = "adamw",
 ) -> Need:
-    """What training needs with ``longest``, the longest batch that meets the model at once.
+    """What training needs with ``longest``, the longest batch that meets the model at once (harness/training/memory.py).
 
-    Trained weights and their gradients are float32; AdamW keeps two float32 moments a weight, in 8 bits a byte each. In half
-    precision the forward pass holds a rounded copy of what trains. ``processes``: over how many the trained part is sharded.
-
-    A decoder layer of width h and inner width f keeps, a token, about 11 h and 4 f values for the backward pass: the residual
-    stream's two norms (inputs, normed, scaled), query, key, value, the attention's output, and the four of SwiGLU. In half
-    precision the norms stay float32. With checkpointing a layer keeps its input, and one layer at a time all of it.
+    ``processes``: over how many the trained part is sharded. Adapters are taken to sit on every linear map of the layers.
     """
-    config = model.config.get_text_config()
-    half = model.dtype != torch.float32
-    counts = sum(parameter.numel() for parameter in trained.values())
-    frozen = sum(parameter.nbytes for parameter in model.parameters() if not parameter.requires_grad)
-    copies = 2 * counts if half and processes == 1 and not checkpointing else 0
-    moments = {"adamw": 8, "adamw8bit": 2}[optimizer]
-    rows, length = len(longest), max(one.length for one in longest)
-    width, inner, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
-    layer = rows * length * (11 * width * (3 if half else 4) + 4 * inner * (2 if half else 4))
-    stream = rows * length * width * 4
-    kept = layers * stream + layer if checkpointing else layers * layer
-    words = rows * sides * max(max(len(one.chosen), len(one.rejected)) for one in longest)
-    # Logits, their float32 copy and its gradient; the embedded row, and the additive mask.
-    ends = words * config.vocab_size * (10 if half else 8) + 3 * stream + rows * length * length * 5
-    # One layer is whole at a time where weights are sharded.
-    gathered = 0 if processes == 1 else 3 * 4 * counts // max(1, layers)
-    return Need(
-        weights=frozen + math.ceil(4 * counts / processes) + copies + gathered,
-        gradients=math.ceil(4 * counts / processes),
-        optimizer=math.ceil(moments * counts / processes),
-        activations=kept + ends,
+    drops = any("lora_dropout" in name and getattr(module, "p", 0) > 0 for name, module in model.named_modules())
+    load = Load(
+        trained=sum(parameter.numel() for parameter in trained.values()),
+        frozen=sum(parameter.numel() for parameter in model.parameters() if not parameter.requires_grad),
+        value=4 if model.dtype == torch.float32 else 2,
+        rank=max((parameter.shape[0] for name, parameter in trained.items() if "lora_A" in name), default=0),
+        dropout=drops,
+        rows=len(longest),
+        length=max(one.length for one in longest),
+        words=len(longest) * sides * max(max(len(one.chosen), len(one.rejected)) for one in longest),
+        checkpointing=checkpointing,
+        processes=processes,
+        moments={"adamw": 8, "adamw8bit": 2}[optimizer],
     )
+    return need(shape_of(model), load)
 
 
 def fit(

@@ -27,9 +27,7 @@ def packed_logits(model: Any, batch: Packed, features: Mapping[str, Tensor]) -> 
     pictures = torch.cat(family_of(model).project([features[item] for item in batch.items]))
     where = (ids == model.config.image_token_id).unsqueeze(-1)
     embeds = embeds.masked_scatter(where, pictures.to(embeds.dtype))
-    # Additive rather than boolean: the eager attention would add a boolean mask as 0 and 1 without complaint.
-    allowed = batch.allowed[:, None].to(device)
-    blocked = torch.zeros_like(allowed, dtype=embeds.dtype).masked_fill(~allowed, torch.finfo(embeds.dtype).min)
+    blocked = additive_mask(batch.allowed[:, None].to(device), _computes_in(embeds))
     hidden = model.model.language_model(
         inputs_embeds=embeds,
         attention_mask=blocked,
@@ -39,6 +37,22 @@ def packed_logits(model: Any, batch: Packed, features: Mapping[str, Tensor]) -> 
     sources = batch.sources.to(device)
     rows = torch.arange(len(batch.items), device=device).repeat(len(sources) // len(batch.items))
     return model.lm_head(hidden[rows[:, None], sources])  # type: ignore[no-any-return]
+
+
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where ``allowed`` (B, 1, L, L) and the lowest number elsewhere, in rows that begin at multiples of eight values.
+
+    Additive, as the eager attention would add a boolean mask as 0 and 1 without complaint; aligned and of the type that is
+    computed with, as every layer would otherwise make and keep such a copy of its own.
+    """
+    length = allowed.shape[-1]
+    blocked = torch.zeros(*allowed.shape[:-1], -(-length // 8) * 8, dtype=dtype, device=allowed.device)[..., :length]
+    return blocked.masked_fill_(~allowed, torch.finfo(dtype).min)
+
+
+def _computes_in(embeds: Tensor) -> torch.dtype:
+    kind = embeds.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
 
 
 def completion_logps(
