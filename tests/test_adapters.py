@@ -113,6 +113,7 @@ def test_peft_reads_it(study: Path, number: int) -> None:
     torch.testing.assert_close(logits(theirs, processor), logits(*load_base(BASES["tiny"], weights=folder / "model")))
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", list(TWINS))
 def test_a_base_in_half_precision_gets_its_very_weights_back(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -124,6 +125,8 @@ def test_a_base_in_half_precision_gets_its_very_weights_back(
     merged = checkpoints.merge_adapter(TWINS[family]()[0].to(torch.bfloat16), tmp_path / "adapter")
     saved = AutoModelForImageTextToText.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
     assert all(torch.equal(value, saved.get_parameter(name)) for name, value in merged.named_parameters())
+    theirs = PeftModel.from_pretrained(TWINS[family]()[0].to(torch.bfloat16), str(tmp_path / "adapter")).merge_and_unload()
+    assert all(torch.equal(value, theirs.get_parameter(name)) for name, value in merged.named_parameters())
 
 
 def test_a_parent_that_is_gone_or_another_is_a_sentence(study: Path, tmp_path: Path) -> None:
