@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness.bases import BaseCard, find_base
+from harness.bases import BASES, BaseCard, find_base
 from harness.identity import hardware
 from harness.store import records
 from harness.study import Run
+from harness.training.memory import GIB, SHAPES, Shape, backward_share, forward_flops, planned
+from harness.training.placement import SPARE
 from methods.interface import Recipe
 
 REFERENCE = 7.06e9
@@ -29,13 +31,11 @@ FLOOR_PAIRS: Mapping[str, float] = {"sena": 0.045, "sima": 0.050, "csr": 0.100, 
 FLOOR_ANSWERS = 180.0
 """Seconds to answer POPE, MME and CHAIR once (9,000, 2,374 and 500 questions)."""
 
-PAIR_TOKENS, FLOPS_A_TOKEN, RATE = 800, 13.5e9, 0.45 * 790e12
-"""A packed pair (600 tokens of picture and prompt, two answers of 100), the forward pass, and 45 % of the peak."""
+PROMPT, SIDE, AT_ONCE, RATE = 600, 100, 8, 0.45 * 790e12
+"""Tokens of picture and prompt, of an answer; pairs at once; FLOPs a second at 45 % of the peak."""
 
 PAIRS_A_PICTURE: Mapping[str, float] = {"sena": 2.0}
 """At most; the filters drop some. One where it is not said."""
-
-GIB = 2**30
 
 
 def share_of(limit: int | None) -> float:
@@ -85,9 +85,10 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, share: float =
     pairs = pictures * rate("pairs", FLOOR_PAIRS.get(run.method.name, 0.05))
     made = PAIRS_A_PICTURE.get(run.method.name, 1.0)
     visits = run.rounds * run.steps * recipe.global_batch if run.steps else made * recipe.epochs * pictures
-    # The reference's forward pass once a pair, then a forward and a backward pass (twice a forward) a visit.
-    work = (min(visits, made * pictures) + 3 * visits) * PAIR_TOKENS * FLOPS_A_TOKEN / RATE
-    train = visits * rate("train", work / visits)
+    # The reference's forward pass once a pair, then a forward and a backward pass a visit.
+    passes = min(visits, made * pictures) + (1 + backward_share(recipe)) * visits
+    work = passes * forward_flops(shape_for(card), prompt=PROMPT, side=SIDE) / RATE
+    train = visits * rate("train", work / visits / scale)
     return Cost(
         label=f"{run.label}, seed {run.seed}",
         pairs=pairs,
@@ -110,13 +111,20 @@ def answering_memory(card: BaseCard) -> float:
 
 
 def training_memory(card: BaseCard, recipe: Recipe) -> float:
-    """GiB to train with recomputed activations: full training keeps weights, gradients and two moments in float32; adapters the
-    frozen weights and the same sixteen bytes for what they add (r columns and rows a linear layer: about r * 2.5 million in all
-    at 7B)."""
+    """GiB to train on one device with recomputed activations and ``AT_ONCE`` pairs at once: the arithmetic by which a training
+    is laid on its machine (harness/training/memory.py)."""
+    value = 4 if card.dtype == "float32" else 2
+    return (planned(shape_for(card), recipe, value, rows=AT_ONCE, prompt=PROMPT, side=SIDE).total + SPARE) / GIB
+
+
+def shape_for(card: BaseCard) -> Shape:
+    """The card's shape; of a base without a stored one its family's nearest in size, with more or fewer layers."""
+    if card.name in SHAPES:
+        return SHAPES[card.name]
     count = card.parameters or REFERENCE
-    trained = count if recipe.lora is None else recipe.lora.r * 2.5e6 * count / REFERENCE
-    frozen = 0.0 if recipe.lora is None else weights(card)
-    return frozen + 16 * trained / GIB + 6
+    kin = [SHAPES[name] for name, one in BASES.items() if name in SHAPES and one.family == card.family]
+    near = min(kin, key=lambda one: abs(one.parameters - count))
+    return replace(near, layers=max(1, near.layers + round((count - near.parameters) / near.layer)))
 
 
 def lines(runs: Sequence[Run], results: Path, *, share: float = 1.0) -> list[str]:

@@ -10,13 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from methods.interface import Recipe
+
 GIB = 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     """A model's language part (width, the feed-forward's inner width, layers, heads, width of all keys of a token, vocabulary,
-    bias terms a layer) and the number of parameters of its vision tower and projector."""
+    bias terms a layer, whether the head is the embedding) and the number of parameters of its vision tower and projector."""
 
     width: int
     inner: int
@@ -27,6 +29,7 @@ class Shape:
     tower: int
     projector: int
     biases: int = 0
+    tied: bool = False
 
     @property
     def linears(self) -> tuple[tuple[int, int], ...]:
@@ -42,7 +45,7 @@ class Shape:
     @property
     def language(self) -> int:
         """Parameters of the language model with its embeddings and head."""
-        return self.layers * self.layer + 2 * self.vocabulary * self.width + self.width
+        return self.layers * self.layer + (1 if self.tied else 2) * self.vocabulary * self.width + self.width
 
     @property
     def parameters(self) -> int:
@@ -84,6 +87,18 @@ SHAPES: Mapping[str, Shape] = {
         tower=631_975_680,
         projector=44_574_464,
         biases=3584 + 2 * 512,
+    ),
+    "qwen2.5-vl-3b": Shape(
+        width=2048,
+        inner=11008,
+        layers=36,
+        heads=16,
+        keys=256,
+        vocabulary=151936,
+        tower=631_975_680,
+        projector=36_708_608,
+        biases=2048 + 2 * 256,
+        tied=True,
     ),
 }
 """The shapes of the named cards, so that a study can be planned before its base is here; a test holds them to transformers'."""
@@ -163,7 +178,7 @@ def need(shape: Shape, load: Load) -> Need:
     if half and load.checkpointing:
         copies, layer_copies = 2 * (embedded if full else load.trained - shape.adapters(load.rank)), 2 * one_layer
     elif half:
-        copies = 2 * (load.trained - embedded) if full else 2 * load.trained
+        copies = 2 * load.trained - (2 * embedded if full and not shape.tied else 0)
     fresh = 4 + (2 if half else 0)
     head = tokens * wide * 16 + load.words * shape.vocabulary * 18 + (fresh * embedded if full else 0)
     body = tokens * passing + (fresh * wide * shape.inner if full else 0)
@@ -195,4 +210,40 @@ def shape_of(model: Any) -> Shape:
         vocabulary=config.vocab_size,
         tower=0,
         projector=0,
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
     )
+
+
+def planned(shape: Shape, recipe: Recipe, value: int, *, rows: int, prompt: int, side: int, processes: int = 1) -> Need:
+    """What a recipe will take on a shape with recomputed activations, ``rows`` pairs at once of a prompt (picture included) and
+    two answers of ``side`` tokens."""
+    if recipe.lora is None:
+        trained = shape.language + shape.projector
+    else:
+        trained = shape.adapters(recipe.lora.r) + (shape.projector if recipe.projector_lr is not None else 0)
+    whole = shape.parameters + (0 if recipe.lora is None else shape.adapters(recipe.lora.r))
+    load = Load(
+        trained=trained,
+        frozen=whole - trained,
+        value=value,
+        rank=0 if recipe.lora is None else recipe.lora.r,
+        dropout=recipe.lora is not None and recipe.lora.dropout > 0,
+        rows=rows,
+        length=prompt + 2 * side,
+        words=2 * rows * side,
+        checkpointing=True,
+        processes=processes,
+    )
+    return need(shape, load)
+
+
+def forward_flops(shape: Shape, *, prompt: int, side: int) -> float:
+    """FLOPs of a packed pair's forward pass: 2 a weight and token in the layers, attention over the row, the head at answers."""
+    tokens = prompt + 2 * side
+    weights = shape.layers * sum(one * other for one, other in shape.linears)
+    return 2.0 * tokens * weights + 4.0 * shape.layers * shape.width * tokens**2 + 4.0 * side * shape.vocabulary * shape.width
+
+
+def backward_share(recipe: Recipe) -> float:
+    """FLOPs of a backward pass as a share of the forward pass: frozen weights get no gradient of their own."""
+    return 2.0 if recipe.lora is None else 1.1

@@ -46,9 +46,11 @@ def test_a_cards_shape_is_that_of_the_model(name: str) -> None:
                 "num_hidden_layers": shape.layers,
                 "num_attention_heads": shape.heads,
                 "num_key_value_heads": shape.keys * shape.heads // shape.width,
+                "tie_word_embeddings": shape.tied,
             }
             vision = {"hidden_size": 1280, "out_hidden_size": shape.width, "depth": 32, "num_heads": 16}
-            config = Qwen2_5_VLConfig(text_config=text, vision_config={**vision, "intermediate_size": 3420})
+            vision["intermediate_size"] = 3420
+            config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=shape.tied)
             model = Qwen2_5_VLForConditionalGeneration(config)
     family = family_of(model)
     sizes = {key: one.numel() for key, one in model.named_parameters()}
