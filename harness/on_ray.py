@@ -97,8 +97,9 @@ class Elsewhere:
             """The oldest running stage, by the shards of it that are there."""
             if step.kind != "train":
                 number = before + len(steps) - len(todo) + 1
-                line = lines.setdefault(step.title, display.stage(number, total, step.title))
-                line("shards", sum(step.stage.shard(one).exists() for one in range(shards(step))), shards(step))
+                if step.title not in lines:
+                    lines[step.title] = display.stage(number, total, step.title)
+                lines[step.title]("shards", sum(step.stage.shard(one).exists() for one in range(shards(step))), shards(step))
 
         while todo:
             for step in [one for one in todo if one.title not in began and ready(one, todo)]:
