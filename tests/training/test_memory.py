@@ -57,4 +57,4 @@ def test_a_cards_shape_is_that_of_the_model(name: str) -> None:
     assert sum(sizes.values()) == shape.parameters
     assert sum(size for key, size in sizes.items() if re.match(family.tower, key)) == shape.tower
     assert sum(size for key, size in sizes.items() if re.match(family.projector, key)) == shape.projector
-    assert BASES[name].parameters == pytest.approx(shape.parameters, rel=0.001)
+    assert BASES[name].parameters == pytest.approx(shape.parameters, rel=0.002)
