@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.bases import BASES, WORLD
 from harness.checkpoints import why
 from tests.families.twins import tiny_qwen
 from tests.hub.conftest import TOKEN, Desk
@@ -173,7 +174,7 @@ def test_a_download_that_was_cut_is_completed_by_the_same_command(desk: Desk, ll
 
 def test_a_full_cache_is_enough_without_a_hub(desk: Desk, done: Path, tmp_path: Path) -> None:
     asked = len(desk.hub.asked)
-    said = desk.fresh("run", STUDY, "--base", "org/llava", "--out", tmp_path / "out", HF_HUB_OFFLINE="1")
+    said = desk.harness("run", STUDY, "--base", "org/llava", "--out", tmp_path / "out", HF_HUB_OFFLINE="1")
     assert said.code == 0, said.err
     assert len(desk.hub.asked) == asked
     answers = "runs/untrained/seed0/round0/answers/words/answers.jsonl"
@@ -200,13 +201,50 @@ def test_a_full_disk_is_said() -> None:
     assert "the disk is full; free some space below" in str(why("Base 'a'", "org/a", None, full))
 
 
-@pytest.mark.slow
-def test_without_a_hub_and_without_a_cache(desk: Desk, llava: str, tmp_path: Path) -> None:
+def test_offline_and_without_a_cache(desk: Desk, llava: str) -> None:
     assert llava
-    for settings in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
-        said = desk.fresh("run", STUDY, "--base", "org/never", "--out", tmp_path / "out", **settings)
-        assert said.code == 2
-        assert said.err.splitlines()[-1].endswith(
-            "it is not in the local cache and the hub cannot be reached: go online, or give a folder that holds it."
-        )
-        assert "Traceback" not in said.err
+    said = desk.harness("plan", STUDY, "--base", "org/never", HF_HUB_OFFLINE="1")
+    assert said.code == 2
+    assert said.err.endswith(
+        "it is not in the local cache and the hub cannot be reached: go online, or give a folder that holds it.\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_hub_that_is_down(desk: Desk, done: Path, tmp_path: Path) -> None:
+    """In an interpreter of its own: nobody listens there. The cache is enough, and without it there is one sentence."""
+    nobody = {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    said = desk.fresh("run", STUDY, "--base", "org/llava", "--only", "toy", "--out", tmp_path / "out", **nobody)
+    assert said.code == 0, said.err
+    answers = "runs/toy/seed0/round1/answers/words/answers.jsonl"
+    assert (tmp_path / "out" / answers).read_bytes() == (done / answers).read_bytes()
+    said = desk.fresh("run", STUDY, "--base", "org/never", "--out", tmp_path / "none", **nobody)
+    assert said.code == 2
+    assert said.err.splitlines()[-1].endswith("go online, or give a folder that holds it.")
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.slow
+def test_the_comparison_runs_on_a_hub_base(desk: Desk, llava: str, tmp_path: Path) -> None:
+    """The shipped base as a stranger's repository, so that texts are texts: its prompts are then those of real models."""
+    desk.hub.add("org/shipped", WORLD)
+    asked = ("--base", "org/shipped", "--only", "sima", "--limit", "8", "--benchmarks", "world_pope", "--row", "other=org/llava")
+    said = desk.fresh("run", "compare", *asked, "--out", tmp_path / "out", "--log-to", "none")
+    assert said.code == 0, said.err
+    for row in ("untrained", "sima", "other"):
+        assert row in said.out
+    assert llava in (tmp_path / "out/runs/other/seed0/round0/answers/world_pope/identity.json").read_text()
+
+
+def test_doctor_asks_the_hub_for_what_the_cards_pin(desk: Desk, llava: str) -> None:
+    assert llava
+    card = BASES["llava-1.5-7b"]
+    desk.hub.add(str(card.source), desk.work / "llava", commit=card.revision)
+    said = desk.harness("doctor", "--online", "--base", "org/llava", "--base", "org/nowhere")
+    assert said.code == 0, said.err
+    lines = [line.split(maxsplit=2) for line in said.out.splitlines()]
+    assert any(line[:2] == ["lacking", "org/nowhere"] and "there is no such repository" in line[2] for line in lines)
+    assert f"ready    {card.name:<10}" in said.out.split("\nhub\n")[1]
+    assert f"{card.source} has commit {card.revision}" in said.out
+    assert "Qwen/Qwen2.5-VL-7B-Instruct at cc594898137f460bfe9f0759e9844b3ce807cfb5: RepositoryNotFoundError" in said.out
+    assert TOKEN not in said.out + said.err

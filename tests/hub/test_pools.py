@@ -54,9 +54,17 @@ def test_a_hub_data_set_is_a_pool_pinned_to_its_commit(desk: Desk, base: Path, t
     # Drawn by the seed: the commit's name draws the same pictures.
     again = desk.harness("plan", *asked[1:], f"hub:org/data@{commit}:train", "--out", tmp_path / "out")
     assert "0 missing" in again.out, again
+    asked_for = len(desk.hub.asked)
+    offline = desk.harness("plan", *asked[1:], "hub:org/data", "--out", tmp_path / "out", HF_HUB_OFFLINE="1")
+    assert "0 missing" in offline.out, offline
+    assert len(desk.hub.asked) == asked_for
     # Another state of the data set is another pool.
     desk.hub.add("org/data", data_set(desk.work / "data2", broken=0), kind="datasets")
     assert "pool: " in desk.refused(*asked, "hub:org/data", "--out", tmp_path / "out")
+    # Offline the commit before is not taken for the one that is asked for.
+    offline = desk.harness("plan", *asked[1:], f"hub:org/data@{'0' * 40}", HF_HUB_OFFLINE="1")
+    assert offline.code == 2
+    assert f"is in the local cache, but not at its commit {'0' * 40}; go online." in offline.err
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
     python -m tests.hub.warm     then on stdin a line of JSON a command: {"arguments", "environment", "out"}; its exit code back
 
 The settings that huggingface_hub reads when it is imported (where the hub and the cache are) are the environment's that this
-process is started with.
+process is started with; of those of a command, ``HF_HUB_OFFLINE`` is read once more.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import huggingface_hub
 
 # Imported before the fork, so that a command begins at once.
 import harness.reporting.figures
@@ -22,11 +23,10 @@ import harness.reporting.tables
 import harness.studies.compare
 import harness.studies.smoke
 from harness import __main__ as cli
-from harness import runner
+from harness import launch
 
-assert datasets
 assert harness
-assert runner
+assert launch
 
 
 def main() -> None:
@@ -44,6 +44,8 @@ def obey(order: dict[str, object]) -> None:
     """Run the command as ``python -m harness`` would, with what it says written to files; never returns."""
     out = Path(str(order["out"]))
     os.environ.update(dict(order["environment"]))  # type: ignore[call-overload]
+    if os.environ.get("HF_HUB_OFFLINE") == "1":
+        huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
         file = os.open(os.devnull if number == 0 else out / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, number)
