@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.errors import Problem, speaker, unknown
@@ -83,7 +83,10 @@ def _import(name: str) -> None:
 
 def open_logs(names: Sequence[str], folder: Path, *, title: str, settings: Mapping[str, object], done: int) -> list[Log]:
     """The trackers of a training that has ``done`` steps behind it (the lines of ``folder/log.jsonl``); each is a function of a
-    step and its values. What a tracker lacks of those steps it is told now; a step that it knows it is not told twice."""
+    step and its values. ``title``: the path of its round's folder, of which the last five parts name the run. What a tracker
+    lacks of those steps it is told now; a step that it knows it is not told twice.
+    """
+    title = "/".join(PurePosixPath(title).parts[-5:])  # what lies above the results folder is no tracker's business
     wanted = [name for name in names if name not in (DEFAULT, "none")]
     if DEFAULT in names and importlib.util.find_spec("tensorboard") is not None:
         wanted.append("tensorboard")
