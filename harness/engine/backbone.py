@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.models.llama import modeling_llama
 
-from harness.engine.cache import DENSE, KeyValues, causal_mask
+from harness.engine.cache import KeyValues, causal_mask
 
 FUSED_BYTES = 128 * 2**20
 """Language models up to this size get joint q-k-v and gate-up matrices; a large one is not worth the copies."""
@@ -31,14 +31,14 @@ class Backbone(Protocol):
         """Room for keys and values, a tensor (2, rows, H, capacity, D) a layer."""
         ...
 
-    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: bool) -> Tensor:
+    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: int) -> Tensor:
         """Hidden states (B, S, width), final norm applied, of the embeddings ``x`` (B, S, width) at ``positions`` (B, S), or
-        (3, B, S) for a picture on a grid (only where the model has such positions);
-        where ``last``, of the last position alone, (B, 1, width), which spares most of the last layer.
+        (3, B, S) for a picture on a grid (only where the model has such positions); where ``last`` is not 0, of the last
+        position of each of so many equal parts of S alone, (B, last, width), which spares most of the last layer.
 
         Keys and values are written behind the head at ``start`` ..< ``start + S``. ``mask`` (B, 1, S, start + S) is added to the
         attention scores of the positions behind the head; the head is always seen. None means: all that came before, and
-        causal among the new.
+        causal among the new. Shared heads are read for one new position a row only.
         """
         ...
 
@@ -127,43 +127,52 @@ class LeanLlama:
         cos, sin = self.table
         return cos[positions][:, :, None], sin[positions][:, :, None]
 
-    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: bool) -> Tensor:
+    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: int) -> Tensor:
         rows, length, width = x.shape
         begin, end = cache.offset + start, cache.offset + start + length
-        query, both = self.heads, self.heads + self.key_heads
         heads = cache.heads
-        if heads is not None and rows * self.heads * length * (heads.length + end) > DENSE:
-            heads = None
-        if heads is not None and mask is None and length > 1:
-            mask = causal_mask(rows, length, end, x)
         full = mask if heads is not None else cache.full_mask(mask, rows, length, start, x)
         cos, sin = self.rotation(positions, cache.length + start + length)
         for index, (layer, kept) in enumerate(zip(self.layers, cache.layers, strict=True)):
             h = F.rms_norm(x, (width,), layer.norm_in, self.eps)
-            qkv = together(h, layer.qkv).view(rows, length, both + self.key_heads, self.size)
-            qk = qkv[:, :, :both]
-            qk = torch.addcmul(qk * cos, qk.roll(self.size // 2, -1), sin)
-            kept[0, :, :, begin:end] = qk[:, :, query:].transpose(1, 2)
-            kept[1, :, :, begin:end] = qkv[:, :, both:].transpose(1, 2)
-            if last and index + 1 == len(self.layers):
-                x, qk, full, length = x[:, -1:], qk[:, -1:], None if full is None else full[:, :, -1:], 1
+            queries, keys, values = self.turned(h, layer, cos, sin)
+            kept[0, :, :, begin:end] = keys.transpose(1, 2)
+            kept[1, :, :, begin:end] = values.transpose(1, 2)
+            if last and index + 1 == len(self.layers) and last < length:
+                if full is None:
+                    full = causal_mask(rows, length, length, x) if last > 1 else None
+                x, queries, full = ends(x, last), ends(queries, last), None if full is None else ends(full, last, 2)
+                length = last
             if heads is not None:
-                attended = heads.attend(index, qk[:, :, :query], kept[:, :, :, :end], full)
+                attended = heads.attend(index, queries, kept[:, :, :, :end], full)
             else:
-                keys, values = cache.whole(index, end)
                 attended = F.scaled_dot_product_attention(
-                    qk[:, :, :query].transpose(1, 2),
-                    keys,
-                    values,
+                    queries.transpose(1, 2),
+                    kept[0, :, :, :end],
+                    kept[1, :, :, :end],
                     attn_mask=full,
                     is_causal=full is None and length > 1,
                     enable_gqa=self.heads != self.key_heads,
                 ).transpose(1, 2)
             x = x + F.linear(attended.reshape(rows, length, -1), layer.out)
             h = F.rms_norm(x, (width,), layer.norm_mlp, self.eps)
-            gate, up = together(h, layer.gate_up).chunk(2, -1)
+            if len(layer.gate_up) == 1:
+                gate, up = F.linear(h, layer.gate_up[0]).chunk(2, -1)
+            else:
+                gate, up = (F.linear(h, weight) for weight in layer.gate_up)
             x = x + F.linear(F.silu(gate) * up, layer.down)
         return F.rms_norm(x, (width,), self.norm, self.eps)
+
+    def turned(self, h: Tensor, layer: LlamaLayer, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys, both rotated to their positions, and values, (B, S, heads, D) each."""
+        parts = [F.linear(h, weight).view(*h.shape[:2], -1, self.size) for weight in layer.qkv]
+        if len(parts) == 1:
+            turned = self.rotate(parts[0][:, :, : -self.key_heads], cos, sin)
+            return turned[:, :, : self.heads], turned[:, :, self.heads :], parts[0][:, :, -self.key_heads :]
+        return self.rotate(parts[0], cos, sin), self.rotate(parts[1], cos, sin), parts[2]
+
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return torch.addcmul(x * cos, x.roll(self.size // 2, -1), sin)
 
 
 class TransformersText:
@@ -184,7 +193,7 @@ class TransformersText:
         heads, size = self.shape
         return [self.like.new_empty((2, rows, heads, capacity, size)) for _ in range(self.layers)]
 
-    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: bool) -> Tensor:
+    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: int) -> Tensor:
         rows, length, _ = x.shape
         full = cache.full_mask(mask, rows, length, start, x)
         output = self.model(
@@ -196,7 +205,7 @@ class TransformersText:
             return_dict=True,
         )
         hidden: Tensor = output.last_hidden_state
-        return hidden[:, -1:] if last else hidden
+        return ends(hidden, last) if last else hidden
 
 
 class InPlace(Cache):  # type: ignore[misc]  # transformers is untyped
@@ -222,5 +231,6 @@ def backbone(language_model: Any) -> Backbone:
     return LeanLlama(language_model) if LeanLlama.fits(language_model) else TransformersText(language_model)
 
 
-def together(x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-    return F.linear(x, weights[0]) if len(weights) == 1 else torch.cat([F.linear(x, weight) for weight in weights], -1)
+def ends(x: Tensor, parts: int, axis: int = 1) -> Tensor:
+    """The last place of each of so many equal parts of an axis."""
+    return x[(slice(None),) * axis + (slice(x.shape[axis] // parts - 1, None, x.shape[axis] // parts),)]

@@ -13,12 +13,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from harness.engine.decode import Row, Running, Speaker, Stops, decode
 from methods.interface import Branching, Decoding
 
+Floats = npt.NDArray[np.float32]
+Whole = npt.NDArray[np.int64]
 Next = tuple[float, int, int, float]
 """A next token: the sum with it as the search sees it, the place of the beam that it continues, itself, its log-probability."""
 
@@ -171,38 +175,64 @@ def take(
 
     ``logps`` (B, V) hold ``width`` rows a group, from its place on. Returned by a group's index: the places of the beams that
     its new ones continue.
+
+    What a group sees is lowered for the tokens that earlier groups took, and for no others: its best tokens are among those that
+    are best when nothing is lowered, if as many more are looked at as may be lowered. So the device is asked once, for all
+    groups; the rest is sums of the same float32 numbers here.
     """
-    taken: dict[int, list[int]] = {}
+    size = branching.candidates // branching.groups
+    many = size * (2 + len(ends) + 4 * len(stops.stops))
     words = logps.shape[1]
-    lowered = logps.new_zeros(max(group.prompt for group in groups) + 1, words)
+    values, tokens = best(logps, min(words, many + branching.candidates - size))
+    lowering = np.concatenate([[0], np.full(branching.candidates, branching.diversity_penalty)]).astype(np.float32)
+    lowering = np.add.accumulate(lowering)  # as they add up one by one
+    taken: dict[int, list[int]] = {}
+    chosen: dict[int, list[int]] = {}
     for number in range(branching.groups):
         members = [at for at, group in enumerate(groups) if group.number == number and not group.done]
         if not members:
             continue
-        prompts = torch.tensor([groups[at].prompt for at in members], device=logps.device)
-        rows = torch.tensor([[places[at] + j for j in range(width)] for at in members], device=logps.device)
-        before = torch.tensor([[beam.total for beam in groups[at].beams] for at in members], device=logps.device)
-        plain = logps[rows]
-        totals = (plain - lowered[prompts][:, None] + before[:, :, None]).flatten(1)
-        size = branching.candidates // branching.groups
-        many = min(totals.shape[1], size * (2 + len(ends) + 4 * len(stops.stops)))
-        for at, total, row, ranked in zip(members, totals, plain, best(totals, plain, many), strict=True):
-            sources = groups[at].step(ranked, ends, stops, all=many == totals.shape[1])
-            if sources is None:
-                everything = best(total[None], row[None], totals.shape[1])[0]
-                sources = groups[at].step(everything, ends, stops, all=True)
+        rows = np.array([[places[at] + j for j in range(width)] for at in members])
+        before = np.array([[beam.total for beam in groups[at].beams] for at in members], dtype=np.float32)
+        earlier = [chosen.setdefault(groups[at].prompt, []) for at in members]
+        plain, words_of = values[rows], tokens[rows]  # (N, width, K)
+        totals = plain - lowering[times(words_of, earlier)] + before[:, :, None]
+        ranked = rank(totals, plain, words_of, min(many, width * words))
+        for at, row, one in zip(members, rows, ranked, strict=True):
+            group = groups[at]
+            sources = group.step(one, ends, stops, all=len(one) == width * words)
+            if sources is None:  # too many of the best are ends: all tokens are looked at
+                plain = logps[torch.from_numpy(row).to(logps.device)].cpu().numpy()[None]
+                every = np.broadcast_to(np.arange(words), plain.shape)
+                start = np.array([[beam.total for beam in group.beams]], dtype=np.float32)
+                totals = plain - lowering[times(every, [chosen[group.prompt]])] + start[:, :, None]
+                sources = group.step(rank(totals, plain, every, width * words)[0], ends, stops, all=True)
             taken[at] = sources or []
         if branching.diversity_penalty and number + 1 < branching.groups:
-            chosen = torch.tensor([[beam.ids[-1] for beam in groups[at].beams] for at in members], device=logps.device)
-            penalty = torch.full_like(chosen, 1, dtype=logps.dtype).flatten() * branching.diversity_penalty
-            lowered.index_put_((prompts.repeat_interleave(chosen.shape[1]), chosen.flatten()), penalty, accumulate=True)
+            for at in members:
+                chosen[groups[at].prompt] += [beam.ids[-1] for beam in groups[at].beams]
     return taken
 
 
-def best(totals: Tensor, plain: Tensor, many: int) -> list[list[Next]]:
-    """The ``many`` best next tokens of each group: totals (N, width * V), log-probabilities (N, width, V)."""
-    values, flat = totals.topk(many)
-    gains = plain.flatten(1).gather(1, flat)
-    words = plain.shape[2]
-    found = zip(values.tolist(), flat.tolist(), gains.tolist(), strict=True)
-    return [[(v, at // words, at % words, g) for v, at, g in zip(*three, strict=True)] for three in found]
+def best(logps: Tensor, many: int) -> tuple[Floats, Whole]:
+    """The ``many`` best tokens of each row of (B, V) and their log-probabilities, (B, many), in one transfer."""
+    values, tokens = logps.topk(many)
+    both = torch.stack([values.double(), tokens.double()]).cpu().numpy()  # doubles hold either exactly
+    return both[0].astype(np.float32), both[1].astype(np.int64)
+
+
+def times(tokens: Whole, chosen: Sequence[Sequence[int]]) -> Whole:
+    """How often each of the tokens (N, width, K) was chosen, by a list for each of N."""
+    most = max(map(len, chosen))
+    padded = np.array([[*some, *[-1] * (most - len(some))] for some in chosen], dtype=np.int64).reshape(len(chosen), most)
+    found: Whole = (tokens[..., None] == padded[:, None, None]).sum(-1)
+    return found
+
+
+def rank(totals: Floats, plain: Floats, tokens: Whole, many: int) -> list[list[Next]]:
+    """The ``many`` best of each group's next tokens, best first; all are (N, width, K)."""
+    flat = totals.reshape(len(totals), -1)
+    order = np.argsort(-flat, 1, kind="stable")[:, :many]
+    found = (np.take_along_axis(each.reshape(len(totals), -1), order, 1).tolist() for each in (totals, plain, tokens))
+    beams = (order // totals.shape[2]).tolist()
+    return [list(zip(total, beam, token, gain, strict=True)) for total, gain, token, beam in zip(*found, beams, strict=True)]

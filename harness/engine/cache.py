@@ -8,9 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-DENSE = 2**24
-"""Most attention scores computed at once where heads are shared; a longer prompt takes the kernel that keeps none."""
-
 
 class SharedHeads:
     """Keys and values of G heads of P positions, a tensor (2, G, H, P, D) a layer, and which row reads which.
@@ -35,10 +32,11 @@ class SharedHeads:
         return self.layers[0].shape[3]
 
     def of_rows(self, rows: Sequence[int]) -> SharedHeads:
-        """The heads of some of the rows; heads without a row are dropped."""
+        """The heads of some of the rows; heads without a row are dropped when they are half of all, so that what is copied is
+        never more than what there was."""
         left = [self.owners[row] for row in rows]
         used = sorted(set(left))
-        if len(used) == self.layers[0].shape[1]:
+        if 2 * len(used) > self.layers[0].shape[1]:
             return SharedHeads(self.layers, left)
         chosen = torch.tensor(used, device=self.owner.device)
         return SharedHeads([layer.index_select(1, chosen) for layer in self.layers], [used.index(owner) for owner in left])
@@ -106,13 +104,6 @@ class KeyValues:
             self.layers[index] = new  # frees the old layer before the next one is copied
         if rows is not None and self.heads is not None:
             self.heads = self.heads.of_rows(rows)
-
-    def whole(self, layer: int, end: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, H, head and tail, D) of one layer, the tail up to ``end``; copies a shared head for each row."""
-        kept = self.layers[layer][:, :, :, :end]
-        if self.heads is not None:
-            kept = torch.cat([self.heads.layers[layer].index_select(1, self.heads.owner), kept], 3)
-        return kept[0], kept[1]
 
     def full_mask(self, mask: Tensor | None, rows: int, length: int, start: int, like: Tensor) -> Tensor | None:
         """The tail's mask widened by the head; None where plain causal or full attention says the same."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from harness.engine.backbone import Backbone
@@ -16,6 +18,13 @@ from methods.interface import Decoding
 
 GROWTH = 64
 """Positions by which a full cache grows: a cap of 4,096 new tokens must not reserve them when answers are short."""
+READ = 8192
+"""Most prompt tokens in one forward pass: many more than it takes to be bound by arithmetic, few enough for little memory."""
+
+PASS = 128
+"""Tokens that cost about what a forward pass costs by itself: reading the weights, or starting its operations."""
+NEAR = 8
+"""Tokens that cost about what another copy of a head costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +80,14 @@ class Speaker:
             number = {id(prefix): place for place, prefix in enumerate(distinct)}
             layers = [torch.stack([prefix[index] for prefix in distinct], 1) for index in range(len(distinct[0]))]
             return KeyValues(self.text.empty(len(rows), room), heads=SharedHeads(layers, [number[id(p)] for p in prefixes]))
-        length = rows[0].shared
-        layers = self.text.empty(len(rows), length + room)
+        return self.copied(prefixes, room)
+
+    def copied(self, prefixes: Sequence[Tensor], room: int) -> KeyValues:
+        """A cache with a copy of its head in each row, and room behind it."""
+        length = int(prefixes[0].shape[3])
+        layers = self.text.empty(len(prefixes), length + room)
         for index, layer in enumerate(layers):
-            layer[:, :, :, :length] = torch.stack([prefix[index] for prefix in prefixes], 1)
+            torch.stack([prefix[index] for prefix in prefixes], 1, out=layer[:, :, :, :length])
         return KeyValues(layers, offset=length)
 
 
@@ -115,19 +128,58 @@ class Running:
 
     def __init__(self, speaker: Speaker, rows: Sequence[Row], most: int, copies: int = 1) -> None:
         self.speaker = speaker
-        device, longest = speaker.device, max(len(row.tail) for row in rows)
-        tails = torch.tensor([[0] * (longest - len(row.tail)) + list(row.tail) for row in rows], device=device)
-        pads = torch.tensor([longest - len(row.tail) for row in rows], device=device)
-        step = torch.arange(longest, device=device)
-        starts = torch.tensor([row.start for row in rows], device=device)
-        self.lengths, self.used = starts + longest - pads, longest
+        longest = max(len(row.tail) for row in rows)
+        self.used = longest
+        self.lengths = torch.tensor([row.start + len(row.tail) for row in rows], device=speaker.device)
         self.cache = speaker.load(rows, longest + min(GROWTH, most), copies)
-        padded = (step[None] < pads[:, None])[:, None, None]
-        x = speaker.embed(tails)
-        hidden_places = padded | (step[None] > step[:, None])
-        positions = starts[:, None] + (step[None] - pads[:, None]).clamp_min(0)
-        self.hidden = speaker.text(x, positions, self.cache, 0, additive(hidden_places, x.dtype), last=True)
-        self.mask = additive(padded, x.dtype) if bool(pads.any()) else None
+        found = [self.read(rows, part) for part in parts(rows, shared=self.cache.heads is not None)]
+        self.hidden = torch.cat([hidden for _, hidden in found])
+        order = [place for places, _ in found for place in places]
+        if order != sorted(order):
+            self.hidden = self.hidden[torch.tensor(order, device=speaker.device).argsort()]
+        pads = torch.tensor([longest - len(row.tail) for row in rows], device=speaker.device)
+        padded = torch.arange(longest, device=speaker.device)[None] < pads[:, None]
+        short = any(len(row.tail) < longest for row in rows)
+        self.mask = additive(padded[:, None, None], self.hidden.dtype) if short else None
+
+    def read(self, rows: Sequence[Row], part: Sequence[Sequence[int]]) -> tuple[list[int], Tensor]:
+        """Read the tails of some rows, given by place in packs: a pack is one row of the forward pass, whose tails do not see
+        each other, behind one copy of their head. The places, and the hidden states (N, 1, width) at their tails' ends."""
+        device, many = self.speaker.device, max(map(len, part))
+        places = [place for pack in part for place in pack]
+        length = max(len(rows[place].tail) for place in places)
+        # A pack that is not full ends with its first tail again: its results are not used.
+        filled = [rows[place] for pack in part for place in (*pack, *[pack[0]] * (many - len(pack)))]
+        used = [at * many + slot for at, pack in enumerate(part) for slot in range(len(pack))]
+        ids = torch.tensor([[0] * (length - len(row.tail)) + list(row.tail) for row in filled], device=device)
+        pads = torch.tensor([length - len(row.tail) for row in filled], device=device)
+        step = torch.arange(length, device=device)
+        starts = torch.tensor([row.start for row in filled], device=device)
+        positions = (starts[:, None] + (step - pads[:, None]).clamp_min(0)).view(len(part), -1)
+        padded, new = step < pads[:, None], self.used - length
+        x = self.speaker.embed(ids.view(len(part), -1))
+        unseen = (padded[:, None] | (step > step[:, None])).view(len(part), many, length, length)
+        begin = self.cache.offset + new
+        if self.cache.heads is None:
+            whole = len(places) == len(rows)  # consecutive, one a pack
+            layers = self.cache.layers if whole else [layer[:, places[0] : places[-1] + 1] for layer in self.cache.layers]
+            for layer in layers if new else ():
+                layer[:, :, :, self.cache.offset : begin] = 0  # what nobody sees must be finite all the same
+            unseen = F.pad(unseen, (new, 0), value=True)
+            into = KeyValues(layers, self.cache.offset)
+            return places, self.speaker.text(x, positions, into, new, additive(unseen, x.dtype), last=1)
+        into = self.speaker.copied([prefix for pack in part if (prefix := rows[pack[0]].prefix) is not None], many * length)
+        alone = torch.eye(many, dtype=torch.bool, device=device)[None, :, None, :, None]
+        apart = ~alone | unseen[:, :, :, None]  # (packs, many, S, many, S)
+        mask = additive(apart.reshape(len(part), 1, many * length, many * length), x.dtype)
+        hidden = self.speaker.text(x, positions, into, 0, mask, last=many)
+        picked, targets = torch.tensor(used, device=device), torch.tensor(places, device=device)
+        for layer, kept in zip(self.cache.layers, into.layers, strict=True):
+            tails = kept[:, :, :, into.offset :].view(2, len(part), kept.shape[2], many, length, -1).transpose(2, 3).flatten(1, 2)
+            layer[:, targets, :, new : new + length] = tails[:, picked]
+            if new:
+                layer[:, targets, :, :new] = 0
+        return places, hidden.flatten(0, 1)[picked][:, None]
 
     def logits(self) -> Tensor:
         """The next token's, (B, V), float32."""
@@ -145,18 +197,59 @@ class Running:
         if self.mask is not None:
             self.mask = torch.cat([self.mask, self.mask.new_zeros(len(self.mask), 1, 1, 1)], -1)
         x = self.speaker.embed(tokens[:, None])
-        self.hidden = self.speaker.text(x, self.lengths[:, None], self.cache, used, self.mask, last=True)
+        self.hidden = self.speaker.text(x, self.lengths[:, None], self.cache, used, self.mask, last=1)
         self.lengths, self.used = self.lengths + 1, used + 1
+
+
+def parts(rows: Sequence[Row], *, shared: bool) -> list[list[list[int]]]:
+    """The rows' places in packs of one head each (``shared``; else each row alone), the packs in parts that are read together: at
+    most ``READ`` tokens, and not more than ``PASS`` pads."""
+    found: list[list[list[int]]] = []
+    many = wide = real = 0
+    for pack in packs(rows) if shared else [[place] for place in range(len(rows))]:
+        lengths = [len(rows[place].tail) for place in pack]
+        many, wide, real = max(many, len(pack)), max(wide, *lengths), real + sum(lengths)
+        tokens = many * wide * (len(found[-1]) + 1) if found else 0
+        if not found or tokens > READ or tokens - real > PASS:
+            found.append([])
+            many, wide, real = len(pack), max(lengths), sum(lengths)
+        found[-1].append(pack)
+    return found
+
+
+def packs(rows: Sequence[Row]) -> list[list[int]]:
+    """Places of rows of one head and of nearly one length, the largest packs first. A pack has no more tokens than its head, so
+    that little attention is computed to be masked away."""
+    by_head: dict[int, list[int]] = {}
+    for place in sorted(range(len(rows)), key=lambda place: -len(rows[place].tail)):
+        by_head.setdefault(id(rows[place].prefix), []).append(place)
+    found = []
+    for places in by_head.values():
+        while places:
+            longest = len(rows[places[0]].tail)
+            like = list(takewhile(lambda place: longest - len(rows[place].tail) <= NEAR, places))  # noqa: B023
+            most = max(1, rows[places[0]].shared // longest)
+            size = -(-len(like) // -(-len(like) // most))  # of equal packs
+            found.append(places[:size])
+            places = places[size:]
+    return sorted(found, key=lambda pack: (-len(pack), -len(rows[pack[0]].tail)))
 
 
 def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: frozenset[int], stops: Stops) -> list[Written]:
     """Answers of one batch, in its order."""
     written = [Written(ids=[], most=row.most) for row in rows]
-    running = Running(speaker, rows, decoding.max_new_tokens)
+    # Equal prompts, of which several samples are drawn, are read once.
+    numbers: dict[tuple[int, tuple[int, ...]], int] = {}
+    source = [numbers.setdefault((id(row.prefix), row.tail), len(numbers)) for row in rows]
+    several = len(numbers) < len(rows)
+    firsts = list(dict(zip(source, rows, strict=True)).values()) if several else rows
+    running = Running(speaker, firsts, decoding.max_new_tokens, -(-len(rows) // len(firsts)))
     draws = uniform(rows, decoding, speaker.device)
     active = list(range(len(rows)))
     for index in range(decoding.max_new_tokens):
         logits = running.logits()
+        if several and not index:
+            logits = logits[torch.tensor(source, device=speaker.device)]
         logps = logits.log_softmax(-1)
         chosen = logits.argmax(-1) if draws is None else sample(logits, decoding, draws[:, index])
         # One transfer a step: doubles hold token ids exactly.
@@ -175,7 +268,10 @@ def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: froz
             active = [active[place] for place in alive]
             keep = torch.tensor(alive, device=speaker.device)
             chosen, draws = chosen[keep], None if draws is None else draws[keep]
-        running.advance(chosen, alive if leave else None)
+        if several and not index:
+            running.advance(chosen, [source[place] for place in (alive if leave else range(len(rows)))])
+        else:
+            running.advance(chosen, alive if leave else None)
     return written
 
 

@@ -63,8 +63,8 @@ def score(speaker: Speaker, packs: Sequence[Pack]) -> list[list[float]]:
     stranger = (segments[:, None, :] != 0) & (segments[:, None, :] != segments[:, :, None])
     unseen = stranger | (step[None, :] > step[:, None])  # (B, S, S); pads stand last and are never looked at
     x = speaker.embed(ids.to(device))
-    cache = speaker.load([pack.row for pack in packs], longest)
-    hidden = speaker.text(x, positions.to(device), cache, 0, additive(unseen, x.dtype)[:, None], last=False).flatten(0, 1)[
+    cache = speaker.load([pack.row for pack in packs], longest, 0)
+    hidden = speaker.text(x, positions.to(device), cache, 0, additive(unseen, x.dtype)[:, None], last=0).flatten(0, 1)[
         torch.tensor(sources, device=device)
     ]
     logps = token_logps(speaker, hidden, torch.tensor(targets, device=device))

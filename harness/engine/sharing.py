@@ -71,14 +71,19 @@ class Lru(Generic[K]):
         self.used = 0
 
 
+READ = 8192
+"""Most tokens of heads in one forward pass: many more than it takes to be bound by arithmetic, few enough for little memory."""
+
+
 class Sharing:
-    """Features and prefixes of pictures under one model; ``limit`` bytes of each are kept."""
+    """Features and prefixes of pictures under one model; ``limit`` bytes of prefixes are kept, a sixteenth of features: they are
+    needed again only where the prefix was forgotten."""
 
     def __init__(self, model: Any, family: Family, embed: Callable[[Tensor], Tensor], limit: int) -> None:
         self.family, self.embed = family, embed
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = next(model.parameters()).dtype
-        self.features: Lru[str] = Lru(limit)
+        self.features: Lru[str] = Lru(limit // 16)
         self.prefixes: Lru[Head] = Lru(limit)
         self.pictures_seen = 0
 
@@ -101,7 +106,9 @@ class Sharing:
         def run(batch: Sequence[Head]) -> list[Tensor]:
             return self.prefill(batch, self.features_of(batch, pictures, corrupt), text)
 
-        for head, value in zip(absent, batches.run(absent, run, alike), strict=True):
+        longest = max((head.length for head in absent), default=1)
+        rows = max(1, batches.size // max(1, READ // longest))  # so many pictures as READ tokens are
+        for head, value in zip(absent, batches.run(absent, run, alike, rows=rows), strict=True):
             found[head] = value
             if head.noise is None:
                 self.prefixes.put(head, value)
@@ -113,7 +120,7 @@ class Sharing:
         x = torch.cat([self.embed(before), features.to(self.dtype)], 1)
         cache = KeyValues(text.empty(len(heads), x.shape[1]))
         places = torch.stack([head.span.positions(before.shape[1]) for head in heads], 1).to(self.device)  # (axes, B, S)
-        text(x, places[0] if len(places) == 1 else places, cache, 0, None, last=True)
+        text(x, places[0] if len(places) == 1 else places, cache, 0, None, last=1)
         # A tensor a picture, so that forgetting one frees its memory.
         return [torch.stack([layer[:, row] for layer in cache.layers]) for row in range(len(heads))]
 

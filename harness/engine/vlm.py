@@ -18,7 +18,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from harness.engine.backbone import backbone
-from harness.engine.batching import Batches, windows
+from harness.engine.batching import Batches, spare, windows
 from harness.engine.branching import Beam, branch
 from harness.engine.decode import Row, Speaker, Stops, decode
 from harness.engine.scoring import PACKED, Pack, score
@@ -30,8 +30,12 @@ from methods.interface import Branch, Branching, Completion, Corrupt, Decoding, 
 
 R = TypeVar("R")
 
-LIKE = 16
+LIKE = 4
 """Tails whose lengths differ by less may share a batch in any order: the pads cost less than a picture read twice."""
+
+
+EXPECTED = 128
+"""New tokens a row that memory is set aside for; the few that write more grow into what else is left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +50,33 @@ class Planned:
 class Engine:
     """A :class:`methods.interface.BranchingVLM` over a loaded model and processor.
 
-    ``batch_size`` counts prompts and changes no answer; ``shared_bytes`` bounds the
-    keys and values kept for pictures, and as much again their features (None: 512 MiB on the CPU, 8 GiB elsewhere).
+    ``batch_size`` counts rows of a batch (a prompt's candidates are rows) and changes no answer (None: 64 on the CPU, 256
+    elsewhere). ``shared_bytes`` bounds the keys and values kept for pictures between calls. ``memory``, in bytes, is what keys,
+    values and activations may take together: what the accelerator has left beside the weights, unbounded on the CPU. Of it a
+    quarter is for pictures kept, a quarter for those of the call alone (corrupted ones), three eighths for a batch.
     ``tokens_generated`` counts over the engine's life. The model is only read; when its weights were changed since the last
     call, all that was kept is forgotten.
     """
 
-    def __init__(self, model: Any, processor: Any, *, batch_size: int = 64, shared_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        batch_size: int | None = None,
+        shared_bytes: int | None = None,
+        memory: int | None = None,
+    ) -> None:
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.renderer, self.family = renderer(processor), family_of(self.model, processor)
         self.tokenizer = processor.tokenizer
         self.image_id: int = self.tokenizer.convert_tokens_to_ids(self.renderer.image)
         self.device: torch.device = next(self.model.parameters()).device
-        small = self.device.type == "cpu"
-        self.batches = Batches(batch_size)
-        self.limit = (2**29 if small else 2**33) if shared_bytes is None else shared_bytes
+        memory = spare(self.device) if memory is None else memory
+        most = 64 if self.device.type == "cpu" else 256
+        self.batches = Batches(most if batch_size is None else batch_size, None if memory is None else 3 * memory // 8)
+        kept = 2**29 if memory is None else memory // 4
+        self.limit = kept if shared_bytes is None else shared_bytes
         ends = self.model.generation_config.eos_token_id
         self.ends = frozenset({self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
         self.tokens_generated = 0
@@ -91,7 +107,7 @@ class Engine:
         stops = Stops(decoding.stop, self.tokenizer)
         run = partial(decode, self.speaker, decoding=decoding, ends=self.ends, stops=stops)
         answers = []
-        for _, answer in self.written(prompts, run, self.batches, corrupt):
+        for _, answer in self.written(prompts, run, corrupt, new=decoding.max_new_tokens):
             text = stops.text(answer.ids)
             cut = stops.cut(text)
             self.tokens_generated += len(answer.ids)
@@ -111,8 +127,7 @@ class Engine:
         self.refresh()
         stops = Stops(branching.stop, self.tokenizer)
         search = partial(branch, self.speaker, branching=branching, ends=self.ends, stops=stops)
-        # A prompt takes a row for each candidate.
-        found = self.written(prompts, search, Batches(max(1, self.batches.size // branching.candidates)), None)
+        found = self.written(prompts, search, None, new=branching.max_new_tokens, copies=branching.candidates)
         return [
             [self.told(prompt, plan, beam, stops) for beam in beams] for prompt, (plan, beams) in zip(prompts, found, strict=True)
         ]
@@ -134,9 +149,15 @@ class Engine:
         )
 
     def written(
-        self, prompts: Sequence[Prompt], run: Callable[[Sequence[Row]], Sequence[R]], batches: Batches, corrupt: Corrupt | None
+        self,
+        prompts: Sequence[Prompt],
+        run: Callable[[Sequence[Row]], Sequence[R]],
+        corrupt: Corrupt | None,
+        *,
+        new: int,
+        copies: int = 1,
     ) -> list[tuple[Planned, R]]:
-        """What ``run`` writes for each prompt, in their order; equal keys are a Problem."""
+        """What ``run`` writes for each prompt, ``copies`` rows of ``new`` tokens, in their order; equal keys are a Problem."""
         twice = [key for key, count in Counter(prompt.key for prompt in prompts).items() if count > 1]
         if twice:
             raise Problem(
@@ -148,7 +169,8 @@ class Engine:
         for places, rows in self.windows(plans, pictures, corrupt):
             # Longest first: a batch size that does not fit shows at once. Of like length, a picture's prompts stay together.
             order = sorted(range(len(rows)), key=lambda i: (-rows[i].shared, -(len(rows[i].tail) // LIKE)))
-            done = batches.run([rows[i] for i in order], run, lambda row: row.shared)
+            takes = self.takes(rows, new, copies)
+            done = self.batches.run([rows[i] for i in order], run, lambda row: row.shared, rows=copies, takes=takes)
             results |= {places[i]: result for i, result in zip(order, done, strict=True)}
         return [(plan, results[place]) for place, plan in enumerate(plans)]
 
@@ -175,11 +197,29 @@ class Engine:
                 for i, row in zip(chosen, rows, strict=True)
             ]
             packs.sort(key=lambda pack: (pack.row.shared, pack.length), reverse=True)
-            scored = self.batches.run(packs, partial(score, self.speaker), lambda pack: pack.row.shared)
+            scored = self.batches.run(
+                packs,
+                partial(score, self.speaker),
+                lambda pack: pack.row.shared,
+                takes=lambda pack: float((pack.row.shared + pack.length) * self.position_bytes),
+            )
             for pack, values in zip(packs, scored, strict=True):
                 for place, value in zip(pack.places, values, strict=True):
                     sums[place] = value
         return sums
+
+    def takes(self, rows: Sequence[Row], new: int, copies: int) -> Callable[[Row], float]:
+        """The bytes that a row's keys and values take in a batch: its share of a head that several read, its tail, and as many
+        new tokens as answers have rather than may have."""
+        readers = Counter(id(row.prefix) for row in rows)
+
+        def bytes_of(row: Row) -> float:
+            several = readers[id(row.prefix)]
+            alone = several * copies == 1 or not self.speaker.text.shares
+            head = row.shared * copies if alone else row.shared / several
+            return (head + copies * (len(row.tail) + min(new, EXPECTED))) * self.position_bytes
+
+        return bytes_of
 
     def plan(
         self, prompts: Sequence[Prompt], ids: Sequence[list[int]], corrupt: Corrupt | None
@@ -213,7 +253,10 @@ class Engine:
     ) -> Iterator[tuple[list[int], list[Row]]]:
         """Places and rows, as many pictures at a time as their keys and values may take memory; pictures stay whole."""
         longest = max((plan.head.length for plan in plans if plan.head is not None), default=1)
-        for places in windows([plan.head for plan in plans], self.limit // (longest * self.position_bytes)):
+        # Those that are there come first: read in the order of the call, more than fit would all be forgotten before their turn.
+        order = sorted(range(len(plans)), key=lambda place: plans[place].head not in self.sharing.prefixes.kept)
+        for some in windows([plans[place].head for place in order], self.limit // (longest * self.position_bytes)):
+            places = [order[at] for at in some]
             heads = [head for place in places if (head := plans[place].head) is not None]
             shared = self.sharing.keys_and_values(heads, pictures, self.speaker.text, self.batches, corrupt)
             yield places, [row_of(plans[place], shared) for place in places]

@@ -43,6 +43,8 @@ from tests.benches.schedule import (
 )
 
 GIB = 2**30
+CONTEXT = 1.0
+"""GiB that the driver and libraries take: an assumption."""
 TOKEN_FLOPS = 13.2e9
 """Of one token through the language model, its attention left out."""
 
@@ -74,9 +76,12 @@ def recorder() -> tuple[Any, Any]:
     return build_llava(tokenizer, sizes), build_processor(tokenizer, sizes)
 
 
-def engine_on(model: Any, processor: Any, gib: float) -> Forced:  # noqa: ARG001
-    """The engine as it would be beside the weights of 7B on a card of that memory."""
-    engine = Forced(model, processor, batch_size=64, shared_bytes=8 * GIB * RECORDED_POSITION // POSITION)
+def engine_on(model: Any, processor: Any, gib: float) -> Forced:
+    """The engine as it would be beside the weights of 7B on a card of that memory; bounds are scaled to what it really holds."""
+    spare = int((gib - CONTEXT) * GIB) - WEIGHTS
+    engine = Forced(model, processor, batch_size=256, memory=spare * RECORDED_POSITION // POSITION)
+    width = model.config.text_config.hidden_size
+    engine.sharing.features.limit = spare // 64 // (2 * 4096) * 4 * width
     engine.ends = frozenset()
     return engine
 
@@ -102,15 +107,13 @@ def one_by_one(engine: Engine, done: Sequence[tuple[Call, list[int]]]) -> Log:
         for (head, tail), new in zip(sizes_of(engine, call), lengths, strict=True):
             rows = call.how.candidates if isinstance(call.how, Branching) else 1
             log.looked[1] += head > 0
-            whole = Pass(
-                rows=1, new=head + tail, start=0, head=0, groups=0, most=1, masked=False, last=True, room=head + tail + new
-            )
+            whole = Pass(rows=1, new=head + tail, start=0, head=0, groups=0, most=1, masked=False, last=1, room=head + tail + new)
             log.passes[whole] += 1
             log.spoken[1] += 1
             for step in range(1, new):
                 start = head + tail + step - 1
                 log.passes[
-                    Pass(rows=rows, new=1, start=start, head=0, groups=0, most=1, masked=False, last=True, room=start + 1)
+                    Pass(rows=rows, new=1, start=start, head=0, groups=0, most=1, masked=False, last=1, room=start + 1)
                 ] += 1
                 log.spoken[rows] += 1
     return log
@@ -177,7 +180,7 @@ def row_of(name: str, gib: float, images: Sequence[Image], tiny: tuple[Any, Any]
 
 def step_of(replay: Replay) -> dict[str, Any]:
     """One decoding step of 64 rows that share 64 heads: its price and its kernels."""
-    cost = replay.of_pass(Pass(rows=64, new=1, start=30, head=581, groups=64, most=1, masked=True, last=True, room=64))
+    cost = replay.of_pass(Pass(rows=64, new=1, start=30, head=581, groups=64, most=1, masked=True, last=1, room=64))
     return {"rows": 64, "priced_s": cost.total, "kernels": cost.kernels, "launches_s": cost.kernels * LAUNCH}
 
 

@@ -133,7 +133,7 @@ def logit_difference(processor: Any, engine: Engine, calls: Sequence[Call]) -> f
         if call.kind != "generate" or call.corrupt is not None:
             continue
         with torch.inference_mode():
-            shared = engine.written(call.prompts, first, engine.batches, None)
+            shared = engine.written(call.prompts, first, None, new=1)
             for prompt, (_, logits) in zip(call.prompts, shared, strict=True):
                 text = render.render_prompt(prompt.text, prompt.image is not None, prompt.prefix)
                 plain = model(**inputs(model, processor, text, prompt)).logits[0, -1]

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.engine.backbone import LeanLlama
+from harness.engine.backbone import LeanLlama, ends
 from harness.engine.cache import KeyValues, SharedHeads
 from harness.engine.vlm import Engine
 from harness.families.llava import tower_features
@@ -51,7 +51,7 @@ class Pass:
     groups: int
     most: int
     masked: bool
-    last: bool
+    last: int
     room: int
 
 
@@ -85,7 +85,7 @@ class Recorder:
         start: int,
         mask: Tensor | None,
         *,
-        last: bool,
+        last: int,
     ) -> Tensor:
         rows, new, _ = x.shape
         heads = cache.heads
@@ -105,7 +105,7 @@ class Recorder:
         kept = sum(layer.nbytes for layer in cache.layers) + (0 if heads is None else sum(layer.nbytes for layer in heads.layers))
         used = (kept + self.held()) // RECORDED_POSITION * POSITION + rows * new * ACTIVATION
         self.log.peak = max(self.log.peak, used)
-        return x[:, -1:] if last else x
+        return ends(x, last) if last else x
 
 
 class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch is half typed
@@ -118,8 +118,9 @@ class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch is ha
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
-        if name in MOVES and isinstance(result, Tensor) and result.ndim == 5 and result.dtype == torch.bfloat16:
-            self.log.copied += 2 * result.nbytes // RECORDED_POSITION * POSITION
+        if name in MOVES and isinstance(result, Tensor) and result.ndim >= 5 and result.dtype == torch.bfloat16:
+            moved = args[2] if name == "index_put_" else result
+            self.log.copied += 2 * moved.nbytes // RECORDED_POSITION * POSITION
         return result
 
 
@@ -303,17 +304,8 @@ class Replay:
 
 def owners_like(asked: Pass) -> list[int]:
     """Which row reads which head: only how many there are, and the most of one, matters to the price."""
-    owners = [0] * min(asked.most, asked.rows - asked.groups + 1) + list(range(1, asked.groups))
-    rest, place = asked.rows - len(owners), 1
-    counts = Counter(owners)
-    while rest:
-        if counts[place] < asked.most:
-            owners.append(place)
-            counts[place] += 1
-            rest -= 1
-        else:
-            place += 1
-    return owners
+    first = min(asked.most, asked.rows)
+    return [0] * first + [1 + place % (asked.groups - 1) for place in range(asked.rows - first)]
 
 
 def priced(log: Log, replay: Replay) -> tuple[dict[str, float], int]:

@@ -6,12 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from harness.engine import backbone
+from harness.engine import decode
 from harness.engine.cache import KeyValues, SharedHeads, additive
 from harness.engine.vlm import Engine
-from methods.interface import Decoding
+from methods.interface import Decoding, Prompt
 from tests.engine.oracle import greedy, mixed
-from tests.tiny import tiny_llava
+from tests.tiny import picture, tiny_llava
 
 OWNERS = (1, 0, 1, 1, 2, 0)
 
@@ -25,32 +25,55 @@ def test_shared_heads_attend_like_copies(rows: tuple[int, ...], per: int, new: i
     query = torch.randn(len(rows), new, 2 * per, 8, generator=generator)
     kept = torch.randn(2, len(rows), 2, 9, 8, generator=generator)
     hidden = torch.rand(len(rows), 1, new, 5, generator=generator) < 0.4
-    cache = KeyValues([kept], heads=heads)
     mask = additive(hidden, torch.float32)
-    keys, values = cache.whole(0, 5)
-    full = cache.full_mask(mask, len(rows), new, 5 - new, query)
+    keys, values = torch.cat([heads.layers[0][:, heads.owner], kept[:, :, :, :5]], 3)
+    full = F.pad(mask, (7, 0))
     copied = F.scaled_dot_product_attention(query.transpose(1, 2), keys, values, attn_mask=full, enable_gqa=True)
     torch.testing.assert_close(heads.attend(0, query, kept[:, :, :, :5], mask), copied.transpose(1, 2))
 
 
-@pytest.mark.parametrize("dense", [0, 2**24])
-def test_long_and_short_prompts_take_either_attention(dense: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backbone, "DENSE", dense)
+@pytest.mark.parametrize(("read", "near", "least"), [(8192, 8, 128), (1, 8, 128), (60, 0, 1), (8192, 99, 10**6)])
+def test_prompts_are_read_in_any_parts(read: int, near: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("READ", read), ("NEAR", near), ("PASS", least)):
+        monkeypatch.setattr(decode, name, value)
     model, processor = tiny_llava()
-    prompts = mixed()
-    answers = Engine(model, processor).generate(prompts, Decoding(max_new_tokens=6))
-    expected = [greedy(model, processor, prompt, 6) for prompt in prompts]
-    assert [answer.text for answer in answers] == [
-        processor.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in expected
+    # The tiny pictures' heads are short; prompts shorter still make packs of several.
+    short = [
+        Prompt(key=f"{place}", text=text, image=picture(place % 2)) for place, text in enumerate(("a ?", "the cup", "no", "red"))
     ]
+    for prompts in (mixed(), short, mixed()[:12:4]):
+        answers = Engine(model, processor).generate(prompts, Decoding(max_new_tokens=6))
+        expected = [greedy(model, processor, prompt, 6) for prompt in prompts]
+        assert [answer.text for answer in answers] == [
+            processor.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in expected
+        ]
 
 
-def test_heads_without_a_row_are_dropped() -> None:
-    layer = torch.arange(3.0).view(1, 3, 1, 1, 1).expand(2, 3, 2, 7, 8)
-    heads = SharedHeads([layer], OWNERS).of_rows((4, 0))
-    assert heads.layers[0].shape[1] == 2
-    assert heads.layers[0][0, heads.owner, 0, 0, 0].tolist() == [2.0, 1.0]
-    assert heads.most == 1
+def row(tail: int, head: torch.Tensor | None) -> decode.Row:
+    return decode.Row(key="", tail=(1,) * tail, prefix=head)
+
+
+def test_packs_are_of_one_head_and_nearly_one_length_and_not_longer_than_the_head() -> None:
+    one, two = torch.zeros(1, 2, 1, 40, 1), torch.zeros(1, 2, 1, 40, 1)
+    rows = [row(12, one), row(30, one), row(11, two), row(12, one), row(10, one), row(9, one)]
+    found = decode.packs(rows)
+    assert found == [[0, 3], [4, 5], [1], [2]]  # four of 12 or less are two and two: three would fit, and one be left
+    assert sorted(place for pack in decode.packs(rows) for place in pack) == list(range(6))
+    # The fourth pack would make more pads than a pass costs.
+    assert decode.parts(rows, shared=True) == [[[0, 3], [4, 5], [1]], [[2]]]
+    assert decode.parts([row(300, None), row(10, None), row(9, None)], shared=False) == [[[0]], [[1], [2]]]  # pads cost a pass
+
+
+def test_heads_without_a_row_are_dropped_when_they_are_half() -> None:
+    layer = torch.arange(4.0).view(1, 4, 1, 1, 1).expand(2, 4, 2, 7, 8)
+    heads = SharedHeads([layer], (1, 0, 3, 1, 2, 0))
+    three = heads.of_rows((4, 0, 1))
+    assert three.layers[0].shape[1] == 4
+    two = three.of_rows((0, 1))
+    assert two.layers[0].shape[1] == 2
+    for some, expected in ((three, [2.0, 1.0, 0.0]), (two, [2.0, 1.0])):
+        assert some.layers[0][0, some.owner, 0, 0, 0].tolist() == expected
+        assert some.most == 1
 
 
 @pytest.mark.parametrize("offset", [0, 3])
