@@ -173,13 +173,17 @@ def test_a_method_that_needs_a_question_and_a_pool_that_has_none(desk: Desk, bas
     assert not list(tmp_path.glob("out/runs/*"))
 
 
-def test_a_broken_picture_is_named_before_a_model_is_loaded_and_left_out(desk: Desk, base: Path, tmp_path: Path) -> None:
+def test_a_broken_picture_is_named_before_a_model_is_loaded(desk: Desk, base: Path, tmp_path: Path) -> None:
     pool = save_pictures(tmp_path / "pictures", 4)
     (pool / "02.png").write_bytes((pool / "02.png").read_bytes()[:60])
-    said = desk.harness("run", STUDY, "--base", base, "--only", "toy", "--pool", pool, "--out", tmp_path / "out")
+    said = desk.harness("plan", STUDY, "--base", base, "--only", "toy", "--pool", pool, "--out", tmp_path / "out")
     assert said.code == 0, said.err
+    assert f"1 of 4 pictures drawn from {pool} cannot be read and are left out, such as 02.png: " in said.out
+    (pool / "02.png").unlink()
+    data = data_set(tmp_path / "data", count=4, broken=3)
+    said = desk.harness("run", STUDY, "--base", base, "--only", "toy", "--pool", f"hub:{data}", "--out", tmp_path / "out")
+    assert said.code == 0, said.err
+    [broken] = pairs(tmp_path / "out")["counts"]["unreadable_images"]
     first, rest = said.out.split("[1/", 1)
-    assert "02.png" in first
+    assert f"cannot be read and are left out, such as {broken['id']}: not a picture that PIL can open." in first
     assert "untrained" in rest
-    unreadable = pairs(tmp_path / "out")["counts"]["unreadable_images"]
-    assert [one["id"] for one in unreadable] == ["02.png"]
