@@ -4,10 +4,9 @@ the picture's last patch (one pass of the language model). Both are kept between
 from __future__ import annotations
 
 import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from PIL.Image import Image
@@ -16,11 +15,10 @@ from torch import Tensor
 from harness.engine.backbone import Backbone
 from harness.engine.batching import Batches
 from harness.engine.cache import KeyValues
-from harness.errors import Problem
+from harness.engine.lru import Lru
+from harness.engine.pixels import Pixels
 from harness.families.family import Family, Span
 from methods.interface import Corrupt
-
-K = TypeVar("K", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,30 +45,6 @@ class Head:
         return len(self.ids) - 1 + self.span.steps
 
 
-class Lru(Generic[K]):
-    """Tensors by key, at most ``limit`` bytes of them, the least recently used forgotten first."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit, self.used = limit, 0
-        self.kept: OrderedDict[K, Tensor] = OrderedDict()
-
-    def get(self, key: K) -> Tensor | None:
-        if key in self.kept:
-            self.kept.move_to_end(key)
-        return self.kept.get(key)
-
-    def put(self, key: K, value: Tensor) -> None:
-        if key not in self.kept:
-            self.used += value.nbytes
-        self.kept[key] = value
-        while self.used > self.limit:
-            self.used -= self.kept.popitem(last=False)[1].nbytes
-
-    def clear(self) -> None:
-        self.kept.clear()
-        self.used = 0
-
-
 READ = 8192
 """Most tokens of heads in one forward pass: many more than it takes to be bound by arithmetic, few enough for little memory."""
 
@@ -85,6 +59,7 @@ class Sharing:
         self.dtype: torch.dtype = next(model.parameters()).dtype
         self.features: Lru[str] = Lru(limit // 16)
         self.prefixes: Lru[Head] = Lru(limit)
+        self.pixels = Pixels(family, self.device)
         self.pictures_seen = 0
 
     def clear(self) -> None:
@@ -106,6 +81,8 @@ class Sharing:
         def run(batch: Sequence[Head]) -> list[Tensor]:
             return self.prefill(batch, self.features_of(batch, pictures, corrupt), text)
 
+        looks = [(head.picture, head.noise) for head in absent]
+        self.pixels.ahead((look for look in looks if look[1] is not None or look[0] not in self.features.kept), pictures, corrupt)
         longest = max((head.length for head in absent), default=1)
         rows = max(1, batches.size // max(1, READ // longest))  # so many pictures as READ tokens are
         for head, value in zip(absent, batches.run(absent, run, alike, rows=rows), strict=True):
@@ -130,9 +107,7 @@ class Sharing:
         found = {pair: kept for pair in distinct if pair[1] is None and (kept := self.features.get(pair[0])) is not None}
         absent = [pair for pair in distinct if pair not in found]
         if absent:
-            pixels = self.family.pixels([pictures[name] for name, _ in absent])
-            if corrupt is not None:
-                pixels = [corrupted(corrupt, picture, noise) for picture, (_, noise) in zip(pixels, absent, strict=True)]
+            pixels = self.pixels.of(absent, pictures, corrupt)
             self.pictures_seen += len(absent)
             for pair, value in zip(absent, self.family.project(self.family.look(pixels)), strict=True):
                 found[pair] = value
@@ -144,17 +119,6 @@ class Sharing:
 def alike(head: Head) -> tuple[int, int]:
     """What heads that run together have in common: the length of the text and of the picture."""
     return len(head.ids), head.span.tokens
-
-
-def corrupted(corrupt: Corrupt, picture: Tensor, key: str | None) -> Tensor:
-    if key is None:  # a head without noise is never corrupted
-        return picture
-    result = corrupt(picture, key)
-    if result.shape != picture.shape:
-        raise Problem(
-            f"corrupt returned shape {tuple(result.shape)} for a picture of {tuple(picture.shape)}; it must keep the shape."
-        )
-    return result
 
 
 def content(image: Image) -> str:

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from harness.engine.batching import Batches, windows
-from harness.engine.sharing import Lru, content
+from harness.engine.lru import Lru
+from harness.engine.sharing import content
 from harness.engine.vlm import Engine
 from methods.interface import Decoding
 from tests.engine.oracle import mixed

@@ -1,0 +1,68 @@
+"""Pictures made ready for the tower, ahead of their turn: for a photograph that takes a processor milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from harness.engine.lru import Lru
+from harness.errors import Problem
+from harness.families.family import Family
+from methods.interface import Corrupt
+
+KEPT = 2**28
+"""Bytes of normalised pictures kept in the processor's memory: about 200 pictures of 336 pixels."""
+WORKERS = 4
+
+Look = tuple[str, str | None]
+"""A picture by its content's hash, and the key of the prompt for which alone it is corrupted (None: it is not)."""
+
+
+class Pixels:
+    """Normalised pictures (C, H, W), clean ones kept. Beside an accelerator they are made in threads while it works; each is made
+    from its own picture and key alone, so the threads change nothing."""
+
+    def __init__(self, family: Family, device: torch.device) -> None:
+        self.family = family
+        self.kept: Lru[str] = Lru(KEPT)
+        self.threads = None if device.type == "cpu" else ThreadPoolExecutor(WORKERS, "pixels")
+        self.coming: dict[Look, Future[Tensor]] = {}
+
+    def ahead(self, looks: Iterable[Look], pictures: Mapping[str, Image], corrupt: Corrupt | None) -> None:
+        """Begin to make these; what was begun before and not fetched is forgotten."""
+        for late in self.coming.values():
+            late.cancel()
+        self.coming.clear()
+        if self.threads is not None:
+            for look in dict.fromkeys(looks):
+                self.coming[look] = self.threads.submit(self.make, look, pictures, self.kept.get(look[0]), corrupt)
+
+    def of(self, looks: Iterable[Look], pictures: Mapping[str, Image], corrupt: Corrupt | None) -> list[Tensor]:
+        """These pictures, in order. What goes wrong in a thread is raised here."""
+        found = []
+        for look in looks:
+            begun = self.coming.pop(look, None)
+            one = self.make(look, pictures, self.kept.get(look[0]), corrupt) if begun is None else begun.result()
+            if look[1] is None:
+                self.kept.put(look[0], one)
+            found.append(one)
+        return found
+
+    def make(self, look: Look, pictures: Mapping[str, Image], kept: Tensor | None, corrupt: Corrupt | None) -> Tensor:
+        picture = self.family.pixels([pictures[look[0]]])[0] if kept is None else kept
+        return picture if corrupt is None else corrupted(corrupt, picture, look[1])
+
+
+def corrupted(corrupt: Corrupt, picture: Tensor, key: str | None) -> Tensor:
+    if key is None:  # a head without noise is never corrupted
+        return picture
+    result = corrupt(picture, key)
+    if result.shape != picture.shape:
+        raise Problem(
+            f"corrupt returned shape {tuple(result.shape)} for a picture of {tuple(picture.shape)}; it must keep the shape."
+        )
+    return result
