@@ -82,8 +82,9 @@ def gradients(loop: Loop, order: Sequence[EncodedPair], step: int) -> list[dict[
     mine = [(start, rows, 1.0) for start, rows in team.share(pieces)]
     if loop.sharded and len(mine) < math.ceil(len(pieces) / team.size):
         mine.append((*pieces[0], 0.0))  # gathering weights takes every process: one without a piece goes along for nothing
-    # FSDP averages over the processes where we add up.
-    scale = team.size if loop.sharded else 1
+    # FSDP averages what it shards over the processes where we add up; adapters it leaves alone.
+    averaged = loop.sharded and loop.recipe.lora is None
+    scale = team.size if averaged else 1
     values: dict[int, dict[str, float]] = {}
     for start, rows, weight in mine:
         torch.manual_seed(derived_seed(loop.seed, step, start))  # the adapters' dropout
@@ -92,7 +93,7 @@ def gradients(loop: Loop, order: Sequence[EncodedPair], step: int) -> list[dict[
         if weight:
             columns = {name: value.detach().tolist() for name, value in losses.items()}
             values |= {start + at: {name: column[at] for name, column in columns.items()} for at in range(len(rows))}
-    if not loop.sharded and team.size > 1:
+    if not averaged and team.size > 1:
         for parameter in loop.parameters.values():
             if parameter.grad is None:  # this process had no piece
                 parameter.grad = torch.zeros_like(parameter)

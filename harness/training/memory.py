@@ -161,16 +161,18 @@ def need(shape: Shape, load: Load) -> Need:
     """What training takes when gradients of earlier pieces of the step are there already.
 
     Trained weights, their gradients and AdamW's two moments are float32 (8 bytes of moments a weight; 2 in 8 bits), spread over
-    ``processes``; frozen ones are in the precision of the base, whole. Autocast's rounded copies of what trains last as long as
-    the forward pass, with recomputed activations as long as a layer. Every layer keeps :func:`kept`; with recomputed activations
-    its input alone, and one layer at a time all of it. On top comes the larger of a layer's backward pass and the head's: the
-    logits in ``value`` bytes and in float32, with their gradients; and one matrix's gradient before it is added up.
+    ``processes``; frozen ones are in the precision of the base, whole. Adapters are whole, and the weights under them are spread.
+    Autocast's rounded copies of what trains last as long as the forward pass, with recomputed activations as long as a layer.
+    Every layer keeps :func:`kept`; with recomputed activations its input alone, and one layer at a time all of it. On top comes
+    the larger of a layer's backward pass and the head's: the logits in ``value`` bytes and in float32, with their gradients; and
+    one matrix's gradient before it is added up.
     """
     wide, tokens = shape.width, load.rows * load.length
-    share = -(-load.trained // load.processes)
+    full, half, several = not load.rank, load.value == 2, load.processes > 1
+    share = -(-load.trained // load.processes) if full else load.trained
+    frozen = load.frozen if full else shape.tower + -(-max(0, load.frozen - shape.tower) // load.processes)
     layer = tokens * kept(shape, load)
     stream = tokens * wide * (4 if not load.rank else load.value)
-    full, half = not load.rank, load.value == 2
     embedded = shape.vocabulary * wide
     passing = 4 * load.value * shape.inner + 7 * load.value * wide
     one_layer = shape.layer if full else shape.adapters(load.rank) // shape.layers
@@ -187,9 +189,14 @@ def need(shape: Shape, load: Load) -> Need:
         activations = shape.layers * stream + max(layer + body + layer_copies, head)
     else:
         activations = shape.layers * layer + max(body, head)
-    gathered = 0 if load.processes == 1 else 3 * 4 * one_layer
+    # Three layers are whole at a time where weights are sharded (used, fetched, freed), and what stands outside of layers.
+    gathered = load.value * (3 * shape.layer + 2 * embedded) if several else 0
+    held = load.value * frozen + 4 * share + copies + gathered
+    rest = (4 + load.moments) * share + activations + mask
+    # Before it is spread, the base is whole in its own precision, with what is spread of it and one layer in float32.
+    loading = load.value * (load.trained + load.frozen) + 4 * share + 4 * shape.layer if several else 0
     return Need(
-        weights=load.value * load.frozen + 4 * share + copies + gathered,
+        weights=max(held, loading - rest),
         gradients=4 * share,
         optimizer=load.moments * share,
         activations=activations + mask,

@@ -7,6 +7,7 @@ Pairs at once, recomputed activations and weights sharded over processes change 
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,6 +16,7 @@ import torch
 from torch.nn import Parameter
 
 from harness.errors import Problem
+from harness.families.find import family_of
 from harness.training.data import EncodedPair
 from harness.training.memory import GIB, Load, Need, need, shape_of
 
@@ -29,7 +31,8 @@ class Placement:
     """What was asked for; None is decided by what fits (:func:`fit`).
 
     ``device_batch`` pairs go through the model at once. ``checkpointing`` computes activations anew in the backward pass instead
-    of keeping them. ``sharded`` spreads weights, gradients and optimiser over the team's processes (FSDP2). ``memory`` (bytes a
+    of keeping them. ``sharded`` spreads weights, gradients and optimiser over the team's processes (FSDP2); of a training of
+    adapters the frozen weights. ``memory`` (bytes a
     device) stands in for what the device says. ``rehearse`` tries the longest batch before the schedule starts. ``log_to`` names
     trackers (harness/training/loggers.py); the name "" stands for TensorBoard's files where it is installed.
     """
@@ -78,7 +81,8 @@ def estimate(
         processes=processes,
         moments={"adamw": 8, "adamw8bit": 2}[optimizer],
     )
-    return need(shape_of(model), load)
+    tower = sum(parameter.numel() for name, parameter in model.named_parameters() if re.match(family_of(model).tower, name))
+    return need(replace(shape_of(model), tower=tower), load)
 
 
 def fit(
@@ -99,11 +103,11 @@ def fit(
     Raises:
         Problem: nothing fits (with the numbers), or what was asked for does not go together.
     """
-    _check(asked, adapted, processes)
+    _check(asked, processes)
     memory = asked.memory or device_memory(model.device)
     if memory is None:
         return replace(asked, checkpointing=bool(asked.checkpointing), sharded=bool(asked.sharded), rehearse=bool(asked.rehearse))
-    may_shard = processes > 1 and not adapted and asked.optimizer == "adamw"
+    may_shard = processes > 1 and asked.optimizer == "adamw"
     smallest: Need | None = None
     batch = asked.device_batch
     while batch >= 1:
@@ -129,7 +133,8 @@ def fit(
 
 def _too_large(need: Need, memory: int, adapted: bool, processes: int, length: int) -> str:
     parts = ", ".join(f"{name} {getattr(need, name) / GIB:.1f}" for name in ("weights", "gradients", "optimizer", "activations"))
-    mends = [] if adapted else ["a recipe with LoRA", f"more than {processes} GPUs (torchrun --nproc_per_node N)", "--eight-bit"]
+    mends = [f"more than {processes} GPUs (torchrun --nproc_per_node N)"]
+    mends = mends if adapted else ["a recipe with LoRA", *mends, "--eight-bit"]
     mends += ["shorter answers", "a smaller base"]
     return (
         f"One pair of up to {length} tokens at a time needs about {(need.total + SPARE) / GIB:.1f} GiB a device to train "
@@ -137,13 +142,11 @@ def _too_large(need: Need, memory: int, adapted: bool, processes: int, length: i
     )
 
 
-def _check(asked: Placement, adapted: bool, processes: int) -> None:
+def _check(asked: Placement, processes: int) -> None:
     if asked.sharded and processes == 1:
         raise Problem(
             "Weights are sharded over several processes; start them with: torchrun --nproc_per_node N -m harness run ..."
         )
-    if asked.sharded and adapted:
-        raise Problem("Adapters are trained with the base whole on each device; shard the weights of a full training only.")
     check_optimizer(asked.optimizer)
     if asked.optimizer == "adamw8bit" and asked.sharded:
         raise Problem("The 8-bit optimiser does not take sharded weights; leave --eight-bit out, or train on one GPU.")

@@ -41,9 +41,8 @@ from harness.training.loggers import check_trackers, open_logs
 from harness.training.loop import Loop, rehearse, take_step
 from harness.training.placement import AS_FITS, Placement, fit, make_optimizer
 from harness.training.plan import lr_factor, plan
-from harness.training.policy import packed_logits
 from harness.training.reference import reference_logps, weights_digest
-from harness.training.sharded import Policy, shard
+from harness.training.sharded import Policy, merge, shard, spread_again
 from methods.interface import PreferencePair, Recipe
 
 CHECKPOINTS = 4
@@ -145,7 +144,8 @@ def train_pairs(
         sides = 1 if recipe.objective == "sft" else 2
         laid = fit(placement, model, parameters, encoded, sides=sides, processes=crew.size, adapted=recipe.lora is not None)
         autocast = _autocast(model, laid)
-        widen(parameters.values())
+        if not (laid.sharded and recipe.lora is None):  # there it is done as each layer is spread
+            widen(parameters.values())
         references: Mapping[str, tuple[float, float]] = {}
         if recipe.objective != "sft":
             references = reference_logps(
@@ -163,7 +163,7 @@ def train_pairs(
             )
         wrapper = Policy(model, features, rejected_argmax=recipe.objective == "rejected_from_argmax")
         if laid.sharded:
-            shard(wrapper, crew.size, half=loaded_dtype != torch.float32)
+            shard(wrapper, crew.size, half=loaded_dtype != torch.float32, adapted=recipe.lora is not None)
             parameters = {name: model.get_parameter(name) for name in parameters}
         loop = Loop(
             policy=wrapper,
@@ -259,14 +259,20 @@ def train_pairs(
 
 def _merge(loop: Loop, wrapped: Any, sample: Sequence[EncodedPair]) -> None:
     """Fold the adapters into the base's weights, in place, and hold the result to the unmerged logits."""
-    batch, model, features = pack(sample, sides=loop.sides, pad=loop.pad), loop.policy.model, loop.policy.features
+    batch, policy = pack(sample, sides=loop.sides, pad=loop.pad), loop.policy
     with torch.no_grad():
         with loop.autocast():
-            before = packed_logits(model, batch, features)[batch.mask]
-        wrapped.merge_and_unload()  # in the adapters' own precision: autocast would round their product, too
+            before = policy.logits(batch)[batch.mask]
+        # In the adapters' own precision: autocast would round their product, too.
+        if loop.sharded:
+            merge(policy.model)
+            wrapped.unload()
+        else:
+            wrapped.merge_and_unload()
         with loop.autocast():
-            after = packed_logits(model, batch, features)[batch.mask]
-    check_merged(before.float(), after.float(), model.lm_head.weight.dtype)
+            after = policy.logits(batch)[batch.mask]
+    spread_again(policy)
+    check_merged(before.float(), after.float(), policy.model.lm_head.weight.dtype)
 
 
 def _whole_model(model: Any, dtype: torch.dtype, crew: Team) -> Any:

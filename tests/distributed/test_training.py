@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.distributed.trainings import run
+from tests.distributed.trainings import ADAPTED, FULL, begins, ends, run
 from tests.training.cases import saved
 
 ROOT = Path(__file__).resolve().parents[2]
+RECIPES = {"full": FULL, "adapted": ADAPTED}
 pytestmark = pytest.mark.slow
 
 
@@ -28,9 +31,15 @@ def torchrun(*arguments: str, processes: int = 2, **environment: str) -> subproc
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """The folders of one process and of two."""
     alone, pair = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("pair")
-    run(alone, sharded=False)
+    run(alone)
+    for name, recipe in RECIPES.items():
+        for sharded in (False, True):
+            begins(pair / f"{name}_from_one_{sharded}", recipe)
     done = torchrun("-m", "tests.distributed.trainings", str(pair))
     assert done.returncode == 0, done.stderr[-4000:]
+    for name, recipe in RECIPES.items():
+        for sharded in (False, True):
+            ends(pair / f"{name}_from_two_{sharded}", recipe)
     return alone, pair
 
 
@@ -44,7 +53,10 @@ CASES = [
     ("odd", "odd"),
     ("full", "sharded"),
     ("odd", "odd_sharded"),
+    ("adapted", "adapted_sharded"),
     ("full", "resumed"),
+    ("full", "rehearsed"),
+    *((name, f"{name}_from_{size}_{sharded}") for name in RECIPES for size in ("one", "two") for sharded in (False, True)),
 ]
 
 
@@ -68,3 +80,23 @@ def test_a_team_that_was_cut_ends_as_one_that_was_not(both: tuple[Path, Path]) -
     for name, value in left.items():
         torch.testing.assert_close(right[name], value, rtol=0, atol=1e-6)
     assert not list((both[1] / "resumed" / "checkpoints").glob("step-*"))
+
+
+def test_sharded_weights_in_half_precision_start_at_their_reference(both: tuple[Path, Path]) -> None:
+    rows = log(both[1] / "half_sharded")
+    assert rows[0]["dpo"] == pytest.approx(math.log(2), abs=1e-6)
+    assert rows[-1]["dpo"] < rows[0]["dpo"]
+    weights = saved(both[1] / "half_sharded")
+    assert {value.dtype for value in weights.values()} == {torch.bfloat16}
+
+
+def test_a_killed_team_continues_to_what_one_process_reaches(both: tuple[Path, Path], tmp_path: Path) -> None:
+    killed = torchrun("-m", "tests.distributed.trainings", str(tmp_path / "killed"), "killed")
+    assert killed.returncode != 0
+    assert f"Signal {signal.SIGKILL.value}" in killed.stderr
+    assert list((tmp_path / "killed" / "checkpoints").glob("step-*"))
+    again = torchrun("-m", "tests.distributed.trainings", str(tmp_path / "killed"), "killed")
+    assert again.returncode == 0, again.stderr[-4000:]
+    left, right = saved(both[0] / "full"), saved(tmp_path / "killed")
+    for name, value in left.items():
+        torch.testing.assert_close(right[name], value, rtol=0, atol=2e-5)

@@ -54,8 +54,6 @@ def test_what_cannot_fit_or_go_together_is_said_before_training() -> None:
         decided(Placement(), 1000)
     with pytest.raises(Problem, match=r"start them with: torchrun"):
         decided(Placement(sharded=True), 1e9)
-    with pytest.raises(Problem, match="whole on each device"):
-        decided(Placement(sharded=True), 1e9, processes=2, adapted=True)
     with pytest.raises(Problem, match="8-bit optimiser needs a CUDA GPU"):
         decided(Placement(optimizer="adamw8bit"), 1e9)
     with pytest.raises(Problem, match="device_batch is 0"):
