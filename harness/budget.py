@@ -127,6 +127,10 @@ def shape_for(card: BaseCard) -> Shape:
     return replace(near, layers=max(1, near.layers + round((count - near.parameters) / near.layer)))
 
 
+def _told(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} h" if seconds >= 360 else f"{seconds / 60:.1f} min"
+
+
 def lines(runs: Sequence[Run], results: Path, *, share: float = 1.0) -> list[str]:
     """The costs in words, a line a run, and their sum."""
     mine = hardware()
@@ -134,17 +138,18 @@ def lines(runs: Sequence[Run], results: Path, *, share: float = 1.0) -> list[str
     costs = [cost(run, measured, share=share) for run in runs]
     told = [f"  {'row':<28}{'pairs':>10}{'train':>10}{'answers':>10}{'memory':>10}{'disk':>10}"]
     for one in costs:
-        hours = "".join(f"{seconds / 3600:>8.2f} h" for seconds in (one.pairs, one.train, one.answers))
+        hours = "".join(f"{_told(seconds):>10}" for seconds in (one.pairs, one.train, one.answers))
         note = f"   measured here: {', '.join(one.measured)}" if one.measured else ""
         told.append(f"  {one.label:<28}{hours}{math.ceil(one.memory):>6} GiB{math.ceil(one.disk):>6} GiB{note}")
     total, memory, disk = sum(one.hours for one in costs), max(one.memory for one in costs), sum(one.disk for one in costs)
     first = find_base(runs[0].base)
+    time = f"{total:.1f} GPU-hours" if total >= 0.1 else f"{60 * total:.1f} GPU-minutes"
     told.append(
-        f"In all {total:.1f} GPU-hours, {math.ceil(memory)} GiB of GPU memory at most (on one GPU; full training is sharded over "
+        f"In all {time}, {math.ceil(memory)} GiB of GPU memory at most (on one GPU; full training is sharded over "
         f"several), {math.ceil(disk + weights(first))} GiB of disk with the base."
     )
     told.append(
-        "Hours that are not measured here are floors of arithmetic for one H200 (45 % of its peak in training): expect twice as "
-        "much for making pairs."
+        "Times that are not measured here are floors of arithmetic for one H200 (45 % of its peak in training): expect twice as "
+        "much for making pairs, and the loading of a model for every row and round on top."
     )
     return told

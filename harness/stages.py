@@ -141,7 +141,8 @@ def train(
         reasons = read_json(pairs / "record.json")["counts"]["drops_by_reason"]
         said = ", ".join(f"{reason} ({count})" for reason, count in list(reasons.items())[:4])
         raise Problem(
-            f"{method} made no pair to train on in {pairs}; dropped: {said or 'nothing'}. Give more --images or other settings."
+            f"{method} made no pair to train on in {pairs}; dropped: {said or 'nothing'}. Give more --images or other "
+            "settings, or leave the row out with --only."
         )
     team().once(stage.open)
     started = time.perf_counter()

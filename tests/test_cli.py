@@ -129,7 +129,7 @@ def test_what_a_pool_cannot_serve_is_said_and_a_real_base_on_the_world_too(
     said = capsys.readouterr().out
     assert "The pool is the embedded world's" in said
     assert "The benchmarks are the embedded world's" in said
-    assert "GPU-hours" in said
+    assert "GPU-minutes" in said
     assert "GiB are free on the disk" in said
 
 

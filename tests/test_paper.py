@@ -62,7 +62,8 @@ def test_what_is_missing_is_named_and_planning_needs_none_of_it(tmp_path: Path) 
     text, ready = paper.told(tmp_path, pool=str(tmp_path / "nowhere"), limit=3)
     assert not ready
     assert text.count("is not there") >= 7
-    assert "GPU-hours" in text
+    assert "GPU-minutes" in text
+    assert "GPU-hours" in paper.told(tmp_path)[0]
     assert "vg is not there" not in paper.told(tmp_path, pool=str(tmp_path / "nowhere"), only=["sima"])[0]
     with pytest.raises(Problem, match="no row 'sine'"):
         paper.told(tmp_path, only=["sine"])

@@ -20,6 +20,7 @@ from harness.store import Results, read_json, read_jsonl
 _SETTING = re.compile(r"(.+) ([A-Za-z_][\w.]*)=(.*)")
 GRADE_KEYS = ["label", "seed", "round", "benchmark"]
 SHOWN = {"chair_s": "CHAIR-s", "chair_i": "CHAIR-i", "chair": "CHAIR", "pope": "POPE", "vqa": "VQA", "f1": "F1"}
+SHOWN |= {"coco": "COCO", "amber_d": "AMBER-d", "amber_g": "AMBER-g", "mme": "MME", "repope": "RePOPE", "mmhal": "MMHal"}
 
 
 def shown(name: str) -> str:

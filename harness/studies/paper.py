@@ -128,7 +128,7 @@ def study(
     folders = [f"{name}={folder}" for name, folder in found.items() if name not in given and folder.is_dir()]
     return Study(
         name=compare.folder_name(f"paper-{profile}", base, limit),
-        question="Do SENA, SIMA and CSR keep on LLaVA-1.5-7B what their papers say, measured in one way?",
+        question=f"Do SENA, SIMA and CSR keep on {find_base(base).name} what their papers say, measured in one way?",
         runs=(*runs, *(compare.ready_made(text) for text in rows)),
         benchmarks=opening.open_benchmarks(names, "test", limit, [*local_data, *folders], embedded=False),
         baseline=compare.BASELINE,
