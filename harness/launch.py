@@ -40,7 +40,7 @@ def forecast(study: Study, out: Path, *, told: bool = False) -> list[str]:
     if not told:
         lines += ["What it costs:", *budget.lines(study.runs, out.parent, share=budget.share_of(study.limit))]
     there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(there).free / budget.GIB
+    free = shutil.disk_usage(there).free / 2**30
     return [*lines, f"{free:,.0f} GiB are free on the disk of {out}."]
 
 
