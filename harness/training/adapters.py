@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,12 +63,6 @@ def choose_trainable(model: Any, recipe: Recipe) -> dict[str, Parameter]:
         if trains:
             chosen[name] = parameter
     return chosen
-
-
-def widen(parameters: Iterable[Parameter]) -> None:
-    """Make what trains float32, in place: an update of 2e-6 is lost in bfloat16's eight bits."""
-    for parameter in parameters:
-        parameter.data = parameter.data.float()
 
 
 def parameter_groups(model: Any, parameters: dict[str, Parameter], recipe: Recipe) -> list[dict[str, Any]]:

@@ -34,7 +34,6 @@ from harness.training.adapters import (
     choose_trainable,
     parameter_groups,
     still_tower,
-    widen,
 )
 from harness.training.data import EncodedPair, encode, pack, picture_features, picture_spans
 from harness.training.loggers import check_trackers, open_logs
@@ -42,7 +41,7 @@ from harness.training.loop import Loop, rehearse, take_step
 from harness.training.placement import AS_FITS, Placement, fit, make_optimizer
 from harness.training.plan import lr_factor, plan
 from harness.training.reference import reference_logps, weights_digest
-from harness.training.sharded import Policy, merge, shard, spread_again
+from harness.training.sharded import Policy, merge, shard, spread_again, widen
 from methods.interface import PreferencePair, Recipe
 
 CHECKPOINTS = 4

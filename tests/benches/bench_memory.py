@@ -27,13 +27,13 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from harness.bases import LLAMA_LINEARS
 from harness.distributed import ALONE
 from harness.identity import versions
-from harness.training.adapters import add_adapters, choose_trainable, parameter_groups, still_tower, widen
+from harness.training.adapters import add_adapters, choose_trainable, parameter_groups, still_tower
 from harness.training.data import EncodedPair, pack
 from harness.training.loop import Loop, take_step
 from harness.training.memory import GIB, SHAPES, Need, Shape
 from harness.training.placement import Placement, estimate, make_optimizer
 from harness.training.reference import reference_logps
-from harness.training.sharded import Policy
+from harness.training.sharded import Policy, widen
 from harness.training.trainer import _autocast
 from methods.interface import Lora, PreferencePair, Recipe
 from tests.benches import counting
