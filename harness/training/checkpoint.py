@@ -114,9 +114,16 @@ def clear(folder: Path) -> None:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors, of which several may be one and the same (as the 8-bit optimiser's tables are): each is written whole."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        apart[name] = tensor.clone(memory_format=torch.contiguous_format) if place in seen else tensor.contiguous()
+        seen.add(place)
     try:
         with kindly(path.parent):
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+            save_file(apart, path)
     except SafetensorError as error:
         raise Problem(f"{path} could not be written ({error}); free some space and run the same command again.") from error
 

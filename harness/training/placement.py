@@ -156,13 +156,12 @@ def check_optimizer(optimizer: Optimizer) -> None:
     """Refuse an optimiser that this machine cannot run.
 
     Raises:
-        Problem: the 8-bit one without a CUDA GPU or without bitsandbytes.
+        Problem: the 8-bit one without bitsandbytes.
     """
-    if optimizer == "adamw8bit":
-        if not torch.cuda.is_available():
-            raise Problem("The 8-bit optimiser needs a CUDA GPU and there is none; leave --eight-bit out.")
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise Problem("The 8-bit optimiser needs bitsandbytes, which is not installed: pip install bitsandbytes.")
+    if optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
+        raise Problem(
+            "The 8-bit optimiser needs bitsandbytes, which is not installed: pip install bitsandbytes, or leave --eight-bit out."
+        )
 
 
 def device_memory(device: torch.device) -> int | None:

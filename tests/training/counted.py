@@ -11,7 +11,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from harness.bases import LLAMA_LINEARS
+from harness.families.llava import tower_features
+from harness.training.adapters import add_adapters, choose_trainable
+from harness.training.data import pack
 from harness.training.memory import Shape
+from harness.training.policy import packed_logits
+from harness.training.sharded import widen
 from methods.interface import Lora, Recipe
 from tests.benches import counting
 from tests.benches.bench_memory import ADAPTED, FULL, Counted, build, count, pairs, shares
@@ -70,6 +76,25 @@ def test_a_tensor_left_in_main_memory_is_found() -> None:
         there = torch.ones(2, 8, device=counting.accelerator())
         with pytest.raises(RuntimeError, match="same device"):
             there + torch.ones(2, 8)
+
+
+def test_merging_and_the_tower_meet_no_tensor_of_main_memory() -> None:
+    work = pairs(1, image=511, patches=36, side=20)
+    with counting.counted() as among:
+        model = build(SMALL, torch.bfloat16, TOWER, 36).to(counting.accelerator())
+        assert tower_features(model, torch.empty(2, 3, 84, 84)).device.type == counting.ACCELERATOR
+        before = among.now
+        wrapped = add_adapters(model, Lora(r=16, alpha=32), LLAMA_LINEARS, 0)
+        widen(choose_trainable(model, SMALL_LORA).values())
+        with torch.no_grad(), torch.autocast(counting.ACCELERATOR, torch.bfloat16):
+            features = {"0": torch.empty(36, TOWER["hidden_size"], dtype=torch.bfloat16)}
+            logits = packed_logits(model, pack(work), features)
+        assert logits.shape == (2, 20, SMALL.vocabulary)
+        with torch.no_grad():
+            wrapped.merge_and_unload()
+        del wrapped, logits
+        model.to(torch.bfloat16)
+        assert before - 100 <= among.now <= before  # the positions' frequencies are halved, too
 
 
 def test_counts_are_those_of_tensors_that_live() -> None:

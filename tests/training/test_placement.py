@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ def test_what_cannot_fit_or_go_together_is_said_before_training() -> None:
         decided(Placement(), 1000)
     with pytest.raises(Problem, match=r"start them with: torchrun"):
         decided(Placement(sharded=True), 1e9)
-    with pytest.raises(Problem, match="8-bit optimiser needs a CUDA GPU"):
-        decided(Placement(optimizer="adamw8bit"), 1e9)
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(Problem, match="8-bit optimiser needs bitsandbytes, which is not installed: pip install"):
+            decided(Placement(optimizer="adamw8bit"), 1e9)
     with pytest.raises(Problem, match="device_batch is 0"):
         Placement(device_batch=0)
 
@@ -92,3 +94,26 @@ def test_a_rehearsal_that_runs_out_of_memory_halves_the_pairs_at_once(tmp_path: 
     with pytest.raises(Problem, match="does not fit in memory on its own"):
         train(tmp_path / "none", RECIPE, model, rehearse=True)
     hook.remove()
+
+
+@pytest.mark.filterwarnings("ignore")  # bitsandbytes' own
+def test_the_8_bit_optimiser_trains_and_continues(tmp_path: Path) -> None:
+    """Its processor code runs in an environment that has it; of its GPU code nothing is said here."""
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    recipe = replace(RECIPE, epochs=2, global_batch=3)
+    options: dict[str, Any] = {"checkpoint_every": 1}
+    train(tmp_path / "plain", recipe, **options)
+    summary = train(tmp_path / "straight", recipe, optimizer="adamw8bit", **options)
+    assert summary.optimizer == "adamw8bit"
+
+    def cut(what: str, done: int, _total: int) -> None:
+        if what == "train" and done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", recipe, optimizer="adamw8bit", progress=cut, **options)
+    train(tmp_path / "cut", recipe, optimizer="adamw8bit", **options)
+    plain, straight, continued = (saved(tmp_path / name) for name in ("plain", "straight", "cut"))
+    assert all(torch.equal(value, continued[name]) for name, value in straight.items())
+    apart = max(float((plain[name] - value).abs().max()) for name, value in straight.items())
+    assert 0 < apart < 5e-3  # other numbers, of the size of a step
