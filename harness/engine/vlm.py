@@ -52,8 +52,8 @@ class Engine:
 
     ``batch_size`` counts rows of a batch (a prompt's candidates are rows) and changes no answer (None: 64 on the CPU, 256
     elsewhere). ``shared_bytes`` bounds the keys and values kept for pictures between calls. ``memory``, in bytes, is what keys,
-    values and activations may take together: what the accelerator has left beside the weights, unbounded on the CPU. Of it a
-    quarter is for pictures kept, a quarter for those of the call alone (corrupted ones), three eighths for a batch.
+    values and activations may take together: what the accelerator has left beside the weights, unbounded on the CPU. Three
+    tenths of it are for pictures kept, as much for those of one call (corrupted ones), as much for a batch.
     ``tokens_generated`` counts over the engine's life. The model is only read; when its weights were changed since the last
     call, all that was kept is forgotten.
     """
@@ -74,8 +74,8 @@ class Engine:
         self.device: torch.device = next(self.model.parameters()).device
         memory = spare(self.device) if memory is None else memory
         most = 64 if self.device.type == "cpu" else 256
-        self.batches = Batches(most if batch_size is None else batch_size, None if memory is None else 3 * memory // 8)
-        kept = 2**29 if memory is None else memory // 4
+        self.batches = Batches(most if batch_size is None else batch_size, None if memory is None else 3 * memory // 10)
+        kept = 2**29 if memory is None else 3 * memory // 10
         self.limit = kept if shared_bytes is None else shared_bytes
         ends = self.model.generation_config.eos_token_id
         self.ends = frozenset({self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None})
