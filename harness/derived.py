@@ -175,7 +175,8 @@ def caps_steps(results: Results, run: Run, answers: Stage, benchmark: Benchmark,
         grade_at_caps(stage, benchmark=benchmark, answers=answers.folder, progress=progress)
 
     name = f"{title}: grade {benchmark.name} at several lengths"
-    return [Step(title=name, kind="grade", name=benchmark.name, base=None, items=None, stage=stage, work=work)]
+    inputs = (answers.folder,)
+    return [Step(title=name, kind="grade", name=benchmark.name, base=None, items=None, stage=stage, work=work, inputs=inputs)]
 
 
 def choices_steps(
@@ -222,6 +223,24 @@ def _derived(one: Derived, benchmark: Benchmark, results: Results, answers: Mapp
 
     title = f"{one.label}, seed {run.seed}"
     return [
-        Step(title=f"{title}: {name}", kind="derive", name=name, base=None, items=None, stage=made, work=make),
-        Step(title=f"{title}: grade {name}", kind="grade", name=name, base=None, items=None, stage=grades, work=mark),
+        Step(
+            title=f"{title}: {name}",
+            kind="derive",
+            name=name,
+            base=None,
+            items=None,
+            stage=made,
+            work=make,
+            inputs=(method.folder, source.folder),
+        ),
+        Step(
+            title=f"{title}: grade {name}",
+            kind="grade",
+            name=name,
+            base=None,
+            items=None,
+            stage=grades,
+            work=mark,
+            inputs=(made.folder,),
+        ),
     ]

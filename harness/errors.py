@@ -11,6 +11,10 @@ class Problem(Exception):  # noqa: N818  (it is the user's word, not a program's
     """What is wrong, what is allowed and how to mend it: a user's mistake or a full disk, never a defect of ours."""
 
 
+class NoPairs(Problem):
+    """A row's round has made no pair to train on: the row ends there, and the study's other rows go on."""
+
+
 def unknown(what: str, name: str, allowed: Iterable[str]) -> Problem:
     """The problem of a name that is not there: the nearest allowed name, then all of them (or the first twenty)."""
     names = list(allowed)

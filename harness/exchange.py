@@ -61,7 +61,7 @@ def answer(questions: Path, card: BaseCard, weights: Path | None, out: Path, *, 
     from transformers.utils import logging
 
     from harness import stages
-    from harness.runner import Models
+    from harness.workshop import Models
 
     logging.disable_progress_bar()  # the stage shows its own
     benchmark = str(exported(questions)["benchmark"])

@@ -20,12 +20,12 @@ from typing import Any
 
 from harness import stages
 from harness.distributed import Enough, Part, acting
-from harness.errors import Problem
+from harness.errors import NoPairs, Problem
 from harness.progress import EVERY, Display
-from harness.runner import Models, Workshop
 from harness.stages import Progress
-from harness.steps import NO_MODEL, Step
+from harness.steps import NO_MODEL, Step, without
 from harness.store import Results
+from harness.workshop import Models, Workshop
 
 ROOT = Path(__file__).resolve().parents[1]
 RETRIES = 20
@@ -78,12 +78,12 @@ class Elsewhere:
     slots: Slots
     arguments: tuple[str, ...]
 
-    def __call__(self, steps: Sequence[Step], before: int, total: int, display: Display, results: Results) -> None:
+    def __call__(self, steps: Sequence[Step], before: int, total: int, display: Display, results: Results) -> list[str]:
         """Raises Problem as a stage does; what is running then is stopped, and its finished shards are kept."""
         import ray
 
         task = ray.remote(num_cpus=0 if self.slots.gpus else 1, num_gpus=self.slots.gpus, max_retries=RETRIES)(part)
-        todo, running = list(steps), dict[Any, Step]()
+        todo, running, ended = list(steps), dict[Any, Step](), list[str]()
         began: dict[str, float] = {}
         lines: dict[str, Progress] = {}
 
@@ -123,6 +123,11 @@ class Elsewhere:
             try:
                 ray.get(done[0])
             except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, NoPairs):
+                    todo[:] = without(todo, step)
+                    ended.append(str(error.cause))
+                    display.say(str(error.cause))
+                    continue
                 if isinstance(error.cause, Problem):
                     raise Problem(str(error.cause)) from None
                 raise
@@ -130,6 +135,7 @@ class Elsewhere:
                 if not step.stage.done:
                     step.do(_quiet)  # all shards are there: they are put together, without a model
                 finish(step)
+        return ended
 
     def parts(self, step: Step) -> list[tuple[int, int]]:
         """A training is one part; of another stage as many as there are places, some more so that the last ones even out."""

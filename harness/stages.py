@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL.Image import Image
 
 from harness.distributed import Enough, team
-from harness.errors import Problem
+from harness.errors import NoPairs, Problem
 from harness.file_stages import Progress as Progress
 from harness.file_stages import check_keys as _check_keys
 from harness.file_stages import export as export
@@ -130,7 +130,7 @@ def train(
     ``parent``: what the model was loaded from; a training of adapters then writes ``adapter/`` too.
 
     Raises:
-        Problem: the round made no pair (with the reasons).
+        NoPairs: the round made no pair (with the reasons).
     """
     from harness import model_card
     from harness.checkpoints import weights_fingerprint
@@ -140,7 +140,7 @@ def train(
     if not rows:
         reasons = read_json(pairs / "record.json")["counts"]["drops_by_reason"]
         said = ", ".join(f"{reason} ({count})" for reason, count in list(reasons.items())[:4])
-        raise Problem(
+        raise NoPairs(
             f"{method} made no pair to train on in {pairs}; dropped: {said or 'nothing'}. Give more --images or other "
             "settings, or leave the row out with --only."
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,9 @@ from harness.stages import Progress
 from harness.store import Stage
 
 NO_MODEL = ("export", "grade", "derive")
+"""Stages that take seconds and no model. A newer version of the benchmark does them again; answers are kept."""
 FROM_QUESTIONS = ("answer", "grade", "choices", "derive")
 """Stages whose identity is known once the questions are exported."""
-"""Stages that take seconds and no model. A newer version of the benchmark does them again; answers are kept."""
 
 
 class Later:
@@ -29,7 +29,7 @@ class Later:
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One stage of a study. ``items`` is what its time is proportional to (pictures, questions), None where unknown yet;
-    ``inputs`` are the folders of the stages that a step with a model builds on."""
+    ``inputs`` are the folders of the stages that it builds on."""
 
     title: str
     kind: str
@@ -55,3 +55,14 @@ class Step:
         if self.kind in NO_MODEL and self.stage.outdated("version"):
             self.stage.clear()
         self.work(progress)
+
+
+def without(steps: Sequence[Step], ended: Step) -> list[Step]:
+    """The steps, in their order, that need neither ``ended`` nor anything that is made from it."""
+    lost, kept = {ended.stage.folder}, []
+    for step in steps:
+        if step is ended or not lost.isdisjoint(step.inputs):
+            lost.add(step.stage.folder)
+        else:
+            kept.append(step)
+    return kept

@@ -18,11 +18,12 @@ import pandas as pd
 import pytest
 
 from benchmarks.interface import Question
-from harness import runner, stages
+from harness import runner, stages, workshop
 from harness.bases import BASES, BaseCard
 from harness.errors import Problem
 from harness.pool import open_pool
 from harness.progress import Display
+from harness.reporting import tables
 from harness.store import read_json, read_jsonl
 from harness.study import Run, Study
 from methods.controls import Control
@@ -129,7 +130,7 @@ def test_a_finished_study_does_nothing_and_loads_nothing(undisturbed: Path, pool
     def refuse(*_args: object, **_more: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(runner, "load_base", refuse)
+    monkeypatch.setattr(workshop, "load_base", refuse)
     before = outputs(undisturbed)
     assert "[" not in do(a_study(pool, rounds=2), undisturbed)
     assert outputs(undisturbed) == before
@@ -272,7 +273,7 @@ def test_a_newer_grader_grades_again_and_keeps_the_answers(pool: str, tmp_path: 
     study = replace(a_study(pool), runs=a_study(pool).runs[:1])
     do(study, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "load_base", None)  # answers are not made again
+        patch.setattr(workshop, "load_base", None)  # answers are not made again
         said = do(replace(study, benchmarks=(Graded(),)), tmp_path)
     assert said.count(": done") == 2
     assert read_json(tmp_path / "runs/untrained/seed0/round0/grades/words/identity.json")["version"] == "2"
@@ -313,10 +314,16 @@ class Supervised(Toy):
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "reference"})
 
 
-def test_a_method_without_pairs_says_why(pool: str, tmp_path: Path) -> None:
+def test_a_row_without_pairs_says_why_and_the_other_rows_are_finished(pool: str, tmp_path: Path) -> None:
     untrained, toy = a_study(pool).runs
-    with pytest.raises(Problem, match=r"toy made no pair to train on in .*; dropped: equal \(8\)"):
-        do(replace(a_study(pool), runs=(untrained, replace(toy, method=Silent()))), tmp_path)
+    silent = replace(toy, label="silent", method=Silent(), rounds=2)
+    with pytest.raises(Problem, match=r"toy made no pair to train on in .*; dropped: equal \(8\).* All else is done"):
+        do(replace(a_study(pool), runs=(untrained, silent, toy)), tmp_path)
+    with_it, alone = outputs(tmp_path), tmp_path / "alone"
+    do(a_study(pool), alone)
+    assert {name: content for name, content in with_it.items() if "silent" not in name} == outputs(alone)
+    assert not list((tmp_path / "runs" / "silent").rglob("answers"))
+    assert "silent" in tables.write(tmp_path)
 
 
 def test_a_method_that_needs_more_than_the_pool_has_is_refused_before_any_work(pool: str, tmp_path: Path) -> None:
