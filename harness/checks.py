@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from harness.engine.batching import spare
 from harness.engine.vlm import Engine
 from harness.errors import Problem
 from harness.families.find import family_of
@@ -58,8 +59,8 @@ def check_machine(name: str, device: str, stored: int | None, parameters: float 
 
 def free_memory(device: str) -> float | None:
     """GiB that are free on the device; None where the system does not say."""
-    if torch.device(device).type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0]) / 2**30
+    if (left := spare(torch.device(device))) is not None:
+        return left / 2**30  # with what a model before it has left in torch's hands
     try:
         with Path("/proc/meminfo").open(encoding="ascii") as lines:
             fields = dict(line.split(":", 1) for line in lines)

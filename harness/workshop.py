@@ -5,6 +5,7 @@ A model is loaded when a stage needs one and kept until another checkpoint is as
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +53,14 @@ class Models:
             self._engine = Engine(model, processor)
         return self._engine
 
+    def trainee(self, at: Checkpoint) -> tuple[Any, Any]:
+        """The model and its processor without the engine: the keys and values that it keeps, and the weights that it holds on to
+        while they are spread, would take the training's memory."""
+        loaded = self.load(at)
+        self._engine = None
+        self._give_back()
+        return loaded
+
     def scorer(self, card: ScorerCard) -> ClipScorer:
         """The image-text model: a small one, kept beside the model until another is asked for."""
         if self._scorer is None or self._scorer[0] != card:
@@ -61,7 +70,11 @@ class Models:
     def forget(self) -> None:
         """Let go of the model: after training it is no longer what its checkpoint says."""
         self._held = self._loaded = self._engine = None
+        self._give_back()
+
+    def _give_back(self) -> None:
         if self.device != "cpu":
+            gc.collect()
             torch.cuda.empty_cache()
 
 
@@ -135,7 +148,7 @@ class Workshop:
             )
 
         def learn(progress: Progress) -> None:
-            model, processor = self.models.load(at)
+            model, processor = self.models.trainee(at)
             try:
                 stages.train(
                     train,

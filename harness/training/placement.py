@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch.nn import Parameter
 
+from harness.distributed import Team
+from harness.engine.batching import spare
 from harness.errors import Problem
 from harness.families.find import family_of
 from harness.training.data import EncodedPair
@@ -85,6 +87,13 @@ def estimate(
     return need(replace(shape_of(model), tower=tower), load)
 
 
+def measured(asked: Placement, model: Any, crew: Team) -> Placement:
+    """What was asked for, with what the team's smallest device has left as its ``memory``: processes that decided by their own
+    would lay out one training in several ways, and wait for each other for ever."""
+    there = crew.gather(asked.memory or device_memory(model))
+    return replace(asked, memory=min((memory for memory in there if memory is not None), default=None))
+
+
 def fit(
     asked: Placement,
     model: Any,
@@ -97,14 +106,14 @@ def fit(
 ) -> Placement:
     """What was asked for with every None decided: the fastest way that fits the device's memory.
 
-    In order: everything on each device; activations recomputed; weights sharded over the processes; fewer pairs at once. On the
-    CPU nothing is decided by memory.
+    In order: everything on each device; activations recomputed; weights sharded over the processes; fewer pairs at once. Where no
+    ``memory`` is told (:func:`measured`), as on the CPU, nothing is decided by it.
 
     Raises:
         Problem: nothing fits (with the numbers), or what was asked for does not go together.
     """
     _check(asked, processes)
-    memory = asked.memory or device_memory(model.device)
+    memory = asked.memory
     if memory is None:
         return replace(asked, checkpointing=bool(asked.checkpointing), sharded=bool(asked.sharded), rehearse=bool(asked.rehearse))
     may_shard = processes > 1 and asked.optimizer == "adamw"
@@ -164,11 +173,15 @@ def check_optimizer(optimizer: Optimizer) -> None:
         )
 
 
-def device_memory(device: torch.device) -> int | None:
-    """Bytes that this process may use of its device, what it holds included; None on the CPU."""
-    if device.type != "cuda":
+def device_memory(model: Any) -> int | None:
+    """Bytes of its device that the training of a model may take: what is left, and what the model itself holds, but not what
+    else lies there (a scorer); None on the CPU."""
+    if model.device.type != "cuda":
         return None
-    return int(torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device))
+    left = spare(model.device)
+    assert left is not None
+    held: int = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()) if tensor.device.type == "cuda")
+    return left + held
 
 
 def make_optimizer(groups: list[dict[str, Any]], optimizer: Optimizer) -> torch.optim.Optimizer:

@@ -38,7 +38,7 @@ from harness.training.adapters import (
 from harness.training.data import EncodedPair, encode, pack, picture_features, picture_spans
 from harness.training.loggers import check_trackers, open_logs
 from harness.training.loop import Loop, rehearse, take_step
-from harness.training.placement import AS_FITS, Placement, fit, make_optimizer
+from harness.training.placement import AS_FITS, Placement, fit, make_optimizer, measured
 from harness.training.plan import lr_factor, plan
 from harness.training.reference import reference_logps, weights_digest
 from harness.training.sharded import Policy, merge, shard, spread_again, widen
@@ -141,7 +141,8 @@ def train_pairs(
         wrapped = add_adapters(model, recipe.lora, lora_targets, seed) if recipe.lora and lora_targets else None
         parameters = choose_trainable(model, recipe)
         sides = 1 if recipe.objective == "sft" else 2
-        laid = fit(placement, model, parameters, encoded, sides=sides, processes=crew.size, adapted=recipe.lora is not None)
+        told = measured(placement, model, crew)
+        laid = fit(told, model, parameters, encoded, sides=sides, processes=crew.size, adapted=recipe.lora is not None)
         autocast = _autocast(model, laid)
         if not (laid.sharded and recipe.lora is None):  # there it is done as each layer is spread
             widen(parameters.values())

@@ -56,6 +56,7 @@ CASES = [
     ("adapted", "adapted_sharded"),
     ("full", "resumed"),
     ("full", "rehearsed"),
+    ("full", "unlike"),
     *((name, f"{name}_from_{size}_{sharded}") for name in RECIPES for size in ("one", "two") for sharded in (False, True)),
 ]
 

@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from harness.distributed import leave, team
+from harness.training.placement import SPARE
 from methods.interface import Lora, Recipe
 from tests.tiny import tiny_llava
 from tests.training.cases import TARGETS, train
+from tests.training.test_placement import needed
 
 FULL = Recipe(lr=1e-3, epochs=2, global_batch=4, warmup=0.0, anchor_weight=0.5)  # 3 steps
 ADAPTED = replace(FULL, lora=Lora(r=4, alpha=8, dropout=0.1), projector_lr=1e-3)
@@ -71,6 +73,14 @@ def run_sharded(out: Path) -> None:
     half, _ = tiny_llava()
     train(out / "half_sharded", replace(FULL, anchor_weight=0.0), half.to(torch.bfloat16), device_batch=2, sharded=True)
     rehearsed(out / "rehearsed")
+    unlike(out / "unlike")
+
+
+def unlike(out: Path) -> None:
+    """The second process has room for one pair at a time, the first for anything: they lay the training out alike."""
+    memory = int(SPARE) + (2**40 if team().first else needed(1, True))
+    summary = train(out, FULL, device_batch=4, memory=memory, sharded=False)
+    assert (summary.device_batch, summary.checkpointing) == (1, True)
 
 
 def rehearsed(out: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from harness.embedded.architecture import Sizes
 from harness.errors import Problem
 from harness.training.adapters import choose_trainable
 from harness.training.data import EncodedPair, encode
-from harness.training.placement import SPARE, Placement, estimate, fit
+from harness.training.placement import SPARE, Placement, device_memory, estimate, fit
 from methods.interface import Lora, Recipe
 from tests.tiny import SIZES, tiny_llava
 from tests.training.cases import PAIRS, TARGETS, saved, train
@@ -60,6 +61,26 @@ def test_what_cannot_fit_or_go_together_is_said_before_training() -> None:
             decided(Placement(optimizer="adamw8bit"), 1e9)
     with pytest.raises(Problem, match="device_batch is 0"):
         Placement(device_batch=0)
+
+
+def test_a_training_may_take_what_is_left_and_what_its_own_model_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a GPU of 1,000 bytes: 300 are free, and of 700 in torch's hands 600 are used, 64 of them by the model."""
+
+    class OnGpu:
+        device = torch.device("cuda")
+        weight = SimpleNamespace(device=device, nbytes=64)
+
+        def parameters(self) -> list[Any]:
+            return [self.weight]
+
+        def buffers(self) -> list[Any]:
+            return [SimpleNamespace(device=torch.device("cpu"), nbytes=8)]
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (300, 1000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 700)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 600)
+    assert device_memory(OnGpu()) == 300 + 100 + 64
+    assert device_memory(tiny_llava()[0]) is None
 
 
 def test_recomputed_activations_and_the_rehearsal_change_no_weight(tmp_path: Path) -> None:
