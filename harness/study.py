@@ -119,6 +119,7 @@ class Study:
             "split": self.split,
             "limit": self.limit,
             "tuning": self.tuning,
+            "notes": list(self.notes),
             "runs": [
                 {
                     "label": run.label,

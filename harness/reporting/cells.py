@@ -17,10 +17,12 @@ from benchmarks.interface import Metric
 from harness.reporting.frames import BenchmarkColumns, Records, Row, shown
 from harness.reporting.stats import (
     Floats,
+    Interval,
     McNemar,
     holm,
     mcnemar,
     paired_interval,
+    paired_intervals,
     ratio,
     seed_interval,
     sign_flip,
@@ -132,18 +134,27 @@ class Counts:
 def counts(grades: pd.DataFrame, label: str, round: int, benchmark: str) -> Counts | None:
     """The row's counts by seed and picture; None where nothing is graded. Seeds that saw other questions are not mixed in."""
     mine = grades[(grades["label"] == label) & (grades["round"] == round) & (grades["benchmark"] == benchmark)]
-    if mine.empty:
-        return None
+    return None if mine.empty else counted(mine)
+
+
+def grouped(grades: pd.DataFrame) -> dict[tuple[str, int, str], Counts]:
+    """Every row's counts, by label, round and benchmark."""
+    parts = grades.groupby(["label", "round", "benchmark"], sort=False)
+    return {(str(label), int(str(round)), str(name)): counted(part) for (label, round, name), part in parts}
+
+
+def counted(mine: pd.DataFrame) -> Counts:
+    """The counts of one row's grades on one benchmark."""
     names = [name for name in mine.columns if name.startswith("count_")]
     by_seed = {int(str(seed)): part.sort_values("question") for seed, part in mine.groupby("seed")}
     first = next(iter(by_seed.values()))
-    questions = tuple(first["question"])
-    by_seed = {seed: part for seed, part in by_seed.items() if tuple(part["question"]) == questions}
+    questions = first["question"].tolist()
+    by_seed = {seed: part for seed, part in by_seed.items() if part["question"].tolist() == questions}
     summed = [part.groupby("cluster", sort=True)[names].sum() for part in by_seed.values()]
     return Counts(
         seeds=tuple(by_seed),
         pictures=tuple(str(picture) for picture in summed[0].index),
-        questions=questions,
+        questions=tuple(questions),
         sums={
             name.removeprefix("count_"): np.stack([part[name].to_numpy(dtype=np.float64) for part in summed]) for name in names
         },
@@ -153,25 +164,43 @@ def counts(grades: pd.DataFrame, label: str, round: int, benchmark: str) -> Coun
 
 def compare(records: Records) -> list[Cell]:
     """Every cell, in the table's order: benchmark, row, round, metric. Earlier rounds are there where they were graded."""
-    cells = []
-    answered: dict[tuple[str, str, int], Counts] = {}
+    cells: list[Cell] = []
+    answered = grouped(records.grades)
     for benchmark in records.benchmarks:
-        base = counts(records.grades, records.baseline, records.row(records.baseline).rounds, benchmark.name)
+        base = answered.get((records.baseline, records.row(records.baseline).rounds, benchmark.name))
         for row in records.rows:
             if not row.covers(benchmark.name):
                 continue
             for number in range(1, row.rounds + 1) if row.rounds else (0,):
-                mine = base if row.label == records.baseline else counts(records.grades, row.label, number, benchmark.name)
-                if mine is not None:
-                    answered[benchmark.name, row.label, number] = mine
+                mine = answered.get((row.label, number, benchmark.name))
                 if mine is not None or number == row.rounds:
-                    is_base = row.label == records.baseline
-                    cells += [_cell(benchmark, metric, row, number, mine, base, is_base) for metric in benchmark.metrics]
+                    cells += _cells(benchmark, row, number, mine, base, row.label == records.baseline)
     return [_against_controls(records, cell, answered) for cell in _starred(cells)]
 
 
+def _cells(
+    benchmark: BenchmarkColumns, row: Row, number: int, mine: Counts | None, base: Counts | None, is_base: bool
+) -> list[Cell]:
+    """A row's cells on a benchmark, a metric each."""
+    intervals: list[Interval | None] = [None] * len(benchmark.metrics)
+    if mine is not None and base is not None and not is_base and base.questions == mine.questions:
+        systems = [(base.pairs(one).mean(axis=0), mine.pairs(one).mean(axis=0), one.scale) for one in benchmark.metrics]
+        intervals = [*paired_intervals(systems)]
+    return [
+        _cell(benchmark, metric, row, number, mine, base, is_base, found)
+        for metric, found in zip(benchmark.metrics, intervals, strict=True)
+    ]
+
+
 def _cell(
-    benchmark: BenchmarkColumns, metric: Metric, row: Row, number: int, mine: Counts | None, base: Counts | None, is_base: bool
+    benchmark: BenchmarkColumns,
+    metric: Metric,
+    row: Row,
+    number: int,
+    mine: Counts | None,
+    base: Counts | None,
+    is_base: bool,
+    found: Interval | None,
 ) -> Cell:
     cell = Cell(
         label=row.label,
@@ -208,13 +237,12 @@ def _cell(
     )
     if is_base or base is None:
         return cell
-    if base.questions != mine.questions:
+    if found is None:
         return replace(cell, verdict="other questions")
     if not np.isfinite(cell.value):
         return cell
     theirs = base.pairs(metric).mean(axis=0)
     averaged = by_seed.mean(axis=0)
-    found = paired_interval(theirs, averaged, scale=metric.scale)
     baseline_value = float(ratio(theirs.sum(axis=0), metric.scale))
     seed_mean, seed_lo, seed_hi = seed_interval([float(value) - baseline_value for value in each])
     return replace(
@@ -256,7 +284,7 @@ def _starred(cells: list[Cell]) -> list[Cell]:
     return done
 
 
-def _against_controls(records: Records, cell: Cell, answered: Mapping[tuple[str, str, int], Counts]) -> Cell:
+def _against_controls(records: Records, cell: Cell, answered: Mapping[tuple[str, int, str], Counts]) -> Cell:
     """The cell with its method held against its controls: both after as many rounds as the control has."""
     if cell.role not in ("method", "bound") or not cell.last:
         return cell
@@ -266,9 +294,11 @@ def _against_controls(records: Records, cell: Cell, answered: Mapping[tuple[str,
     for row in records.rows:
         # A derived row is held against the very round it was made to match; it has no rounds of its own.
         number = cell.round if row.role == "derived" else min(cell.round, row.rounds)
-        mine = answered.get((cell.benchmark, cell.label, number))
-        control = answered.get((cell.benchmark, row.label, row.rounds))
-        if row.of != cell.label or mine is None or control is None or control.questions != mine.questions:
+        if row.of != cell.label or (row.role != "derived" and cell.verdict != "better"):
+            continue  # only a gain can be reached
+        mine = answered.get((cell.label, number, cell.benchmark))
+        control = answered.get((row.label, row.rounds, cell.benchmark))
+        if mine is None or control is None or control.questions != mine.questions:
             continue
         theirs, ours = control.pairs(metric).mean(axis=0), mine.pairs(metric).mean(axis=0)
         apart = paired_interval(theirs, ours, scale=metric.scale)
@@ -296,11 +326,13 @@ def question_tests(records: Records) -> list[tuple[str, str, int, McNemar]]:
 
     Questions unscored in either system are left out.
     """
-    found = []
+    last = {row.label: row.rounds for row in records.methods} | {records.baseline: records.row(records.baseline).rounds}
+    grades = records.grades
+    found, answered = [], grouped(grades[grades["round"] == grades["label"].map(last)])
     for benchmark in records.benchmarks:
-        base = counts(records.grades, records.baseline, records.row(records.baseline).rounds, benchmark.name)
+        base = answered.get((records.baseline, records.row(records.baseline).rounds, benchmark.name))
         for row in (row for row in records.methods if row.role != "derived"):
-            mine = counts(records.grades, row.label, row.rounds, benchmark.name)
+            mine = answered.get((row.label, row.rounds, benchmark.name))
             if base is None or mine is None or base.questions != mine.questions:
                 continue
             for seed, values in zip(mine.seeds, mine.values, strict=True):

@@ -15,7 +15,7 @@ SHORT = 12
 
 
 def sentences(out: Path, records: Records) -> list[str]:
-    """One sentence a subject; a subject of which nothing is stored is left out."""
+    """What the study itself has to say, then one sentence a subject; a subject of which nothing is stored is left out."""
     results = Results(out)
     study = read_json(results.study)
     said = [
@@ -28,7 +28,8 @@ def sentences(out: Path, records: Records) -> list[str]:
         ("Graders", ", ".join(f"{shown(benchmark.name)} {benchmark.version}" for benchmark in records.benchmarks)),
         ("Primary metrics, written to study.json before the first stage", _primary(records)),
     ]
-    return [f"{words}: {text}." for words, text in said if text] + [_tuning(study, records)]
+    told = [f"{words}: {text}." for words, text in said if text]
+    return [*map(str, study.get("notes", ())), *told, _tuning(study, records)]
 
 
 def _list(values: tuple[int, ...]) -> str:
@@ -38,7 +39,7 @@ def _list(values: tuple[int, ...]) -> str:
 def _checkpoints(results: Results, records: Records) -> str:
     """The model of each row and seed in its last round, from the identity of any of its answers."""
     rows = []
-    for row in records.rows:
+    for row in (row for row in records.rows if row.role != "derived"):
         found = []
         for seed in row.seeds:
             paths = [results.answers(row.label, seed, row.rounds, one.name) / "identity.json" for one in records.benchmarks]

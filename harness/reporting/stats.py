@@ -102,16 +102,46 @@ def paired_interval(
     seed: int = 0,
 ) -> Interval:
     """Paired BCa bootstrap over pictures of ``metric(other) - metric(base)``; counts are ``(C, 2)``, see :class:`Interval`."""
-    first, second = _checked(base, other)
+    return paired_intervals([(base, other, scale)], level=level, resamples=resamples, seed=seed)[0]
+
+
+def paired_intervals(
+    systems: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, float]],
+    *,
+    level: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Interval]:
+    """:func:`paired_interval` of several (base, other, scale) of the same pictures, which share the resamples: one pass over
+    them serves all."""
+    checked = [(*_checked(base, other), scale) for base, other, scale in systems]
+    worth = [
+        place
+        for place, (first, second, scale) in enumerate(checked)
+        if len(first) > 1 and not np.array_equal(first, second) and np.isfinite(_difference(first, second, scale))
+    ]
+    sums: dict[int, Floats] = {}
+    if worth:
+        weights = resampling_weights(len(checked[worth[0]][0]), resamples, seed)
+        found = _weighted_sums(weights, np.hstack([np.hstack(checked[place][:2]) for place in worth]))
+        sums = {place: found[:, 4 * number : 4 * number + 4] for number, place in enumerate(worth)}
+    return [_interval(first, second, scale, level, sums.get(place)) for place, (first, second, scale) in enumerate(checked)]
+
+
+def _difference(first: Floats, second: Floats, scale: float) -> float:
+    return float(ratio(second.sum(axis=0), scale) - ratio(first.sum(axis=0), scale))
+
+
+def _interval(first: Floats, second: Floats, scale: float, level: float, sums: Floats | None) -> Interval:
+    """One interval; ``sums`` (B, 4) are both systems' counts in each resample, None where none were needed."""
     clusters = len(first)
-    difference = float(ratio(second.sum(axis=0), scale) - ratio(first.sum(axis=0), scale))
+    difference = _difference(first, second, scale)
     if clusters < 2 or not np.isfinite(difference):
         return Interval(difference=difference, lo=np.nan, hi=np.nan, se=np.nan, how="none")
-    if np.array_equal(first, second):
+    if sums is None:
         return Interval(difference=0.0, lo=0.0, hi=0.0, se=0.0, how="degenerate")
     left_out = jackknife(first, second, scale)
     spread = left_out.mean() - left_out  # nan where one picture holds the whole denominator
-    sums = _weighted_sums(resampling_weights(clusters, resamples, seed), np.hstack([first, second]))
     # Rounded, so that the order in which a machine's threads add up never shows where a bound is printed.
     drawn = np.round(ratio(sums[:, 2:], scale) - ratio(sums[:, :2], scale), 9)
     drawn = drawn[np.isfinite(drawn)]  # a resample without any denominator says nothing

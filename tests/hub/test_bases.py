@@ -181,6 +181,7 @@ def test_a_full_cache_is_enough_without_a_hub(desk: Desk, done: Path, tmp_path: 
     assert (tmp_path / "out" / answers).read_bytes() == (done / answers).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_hub_that_hangs_up_is_said(desk: Desk, llava: str, tmp_path: Path) -> None:
     assert llava
     copied(desk, "silent")

@@ -173,6 +173,7 @@ def test_a_method_that_needs_a_question_and_a_pool_that_has_none(desk: Desk, bas
     assert not list(tmp_path.glob("out/runs/*"))
 
 
+@pytest.mark.slow
 def test_a_broken_picture_is_named_before_a_model_is_loaded(desk: Desk, base: Path, tmp_path: Path) -> None:
     pool = save_pictures(tmp_path / "pictures", 4)
     (pool / "02.png").write_bytes((pool / "02.png").read_bytes()[:60])

@@ -56,6 +56,7 @@ def with_scorer(path: Path, scorer: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_published_clip_is_read_from_its_torch_file_and_from_safetensors_where_there_are(
     desk: Desk, base: Path, tmp_path: Path
 ) -> None:

@@ -195,6 +195,15 @@ def test_one_seed_and_few_pictures_are_said(tmp_path: Path) -> None:
     assert "Training seeds apart" not in text
 
 
+def test_what_the_study_itself_says_stands_in_the_notes_and_derived_rows_name_no_checkpoint(tmp_path: Path) -> None:
+    out = write_study(tmp_path, seeds=(0,), pictures=60)
+    study = read_json(out / "study.json")
+    write_json(out / "study.json", study | {"notes": ["Left out: csr needs question."]})
+    text = re.sub(r"\s+", " ", tables.write(out))
+    assert "Left out: csr needs question." in text
+    assert " unknown" not in text.partition("Checkpoints, by fingerprint")[2].partition(".")[0]
+
+
 def test_earlier_rounds_are_shown_and_not_tested(tmp_path: Path) -> None:
     out = write_study(tmp_path, seeds=(0,), rounds=2, pictures=60)
     text = tables.write(out)

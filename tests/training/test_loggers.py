@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from harness import __main__ as cli
 from harness.errors import Problem
@@ -46,9 +45,9 @@ def test_an_unknown_tracker_and_one_that_is_not_installed_are_said_before_any_wo
 def test_the_command_line_refuses_what_this_machine_has_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["run", "smoke", "--log-to", "trackoi"]) == 2
     assert "There is no tracker 'trackoi'; did you mean 'trackio'?" in capsys.readouterr().err
-    if not torch.cuda.is_available():
+    if importlib.util.find_spec("bitsandbytes") is None:
         assert cli.main(["plan", "smoke", "--eight-bit"]) == 2
-        assert "needs a CUDA GPU and there is none; leave --eight-bit out." in capsys.readouterr().err
+        assert "needs bitsandbytes, which is not installed: pip install bitsandbytes" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
