@@ -60,6 +60,7 @@ class Sharing:
         self.features: Lru[str] = Lru(limit // 16)
         self.prefixes: Lru[Head] = Lru(limit)
         self.pixels = Pixels(family, self.device)
+        self.reads = Batches(READ)  # in tokens; when heads do not fit, the rows that answers are written in may fit all the same
         self.pictures_seen = 0
 
     def clear(self) -> None:
@@ -84,8 +85,8 @@ class Sharing:
         looks = [(head.picture, head.noise) for head in absent]
         self.pixels.ahead((look for look in looks if look[1] is not None or look[0] not in self.features.kept), pictures, corrupt)
         longest = max((head.length for head in absent), default=1)
-        rows = max(1, batches.size // max(1, READ // longest))  # so many pictures as READ tokens are
-        for head, value in zip(absent, batches.run(absent, run, alike, rows=rows), strict=True):
+        tokens = max(longest, READ // batches.size)  # not more heads at once than rows either
+        for head, value in zip(absent, self.reads.run(absent, run, alike, rows=tokens), strict=True):
             found[head] = value
             if head.noise is None:
                 self.prefixes.put(head, value)

@@ -172,6 +172,7 @@ class Engine:
             takes = self.takes(rows, new, copies)
             done = self.batches.run([rows[i] for i in order], run, lambda row: row.shared, rows=copies, takes=takes)
             results |= {places[i]: result for i, result in zip(order, done, strict=True)}
+            rows = []  # before the next pictures are read: these may be kept nowhere else
         return [(plan, results[place]) for place, plan in enumerate(plans)]
 
     @torch.inference_mode()
@@ -206,6 +207,7 @@ class Engine:
             for pack, values in zip(packs, scored, strict=True):
                 for place, value in zip(pack.places, values, strict=True):
                     sums[place] = value
+            del rows, packs, pack
         return sums
 
     def takes(self, rows: Sequence[Row], new: int, copies: int) -> Callable[[Row], float]:
@@ -253,13 +255,19 @@ class Engine:
     ) -> Iterator[tuple[list[int], list[Row]]]:
         """Places and rows, as many pictures at a time as their keys and values may take memory; pictures stay whole."""
         longest = max((plan.head.length for plan in plans if plan.head is not None), default=1)
-        # Those that are there come first: read in the order of the call, more than fit would all be forgotten before their turn.
-        order = sorted(range(len(plans)), key=lambda place: plans[place].head not in self.sharing.prefixes.kept)
-        for some in windows([plans[place].head for place in order], self.limit // (longest * self.position_bytes)):
+        room, order = self.limit // (longest * self.position_bytes), list(range(len(plans)))
+        if len({plan.head for plan in plans}) > room:
+            # Those that are there come first: in the order of the call, more than fit would all be forgotten before their turn.
+            # Only then: what a continued run still holds is not what an undisturbed one does, and order is rounding.
+            order.sort(key=lambda place: plans[place].head not in self.sharing.prefixes.kept)
+        for some in windows([plans[place].head for place in order], room):
             places = [order[at] for at in some]
             heads = [head for place in places if (head := plans[place].head) is not None]
             shared = self.sharing.keys_and_values(heads, pictures, self.speaker.text, self.batches, corrupt)
-            yield places, [row_of(plans[place], shared) for place in places]
+            rows = [row_of(plans[place], shared) for place in places]
+            del shared  # what is read next must find this memory free again: the caller lets go of its rows, too
+            yield places, rows
+            del rows
 
 
 def row_of(plan: Planned, shared: dict[Head, Tensor]) -> Row:

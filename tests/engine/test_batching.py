@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 
+from harness.engine import sharing
 from harness.engine.batching import Batches, windows
 from harness.engine.lru import Lru
-from harness.engine.sharing import content
+from harness.engine.sharing import Head, content
 from harness.engine.vlm import Engine
-from methods.interface import Decoding
+from methods.interface import Decoding, Prompt
 from tests.engine.oracle import mixed
 from tests.tiny import picture, tiny_llava
 
@@ -70,7 +73,49 @@ def test_engine_survives_a_picture_tower_out_of_memory() -> None:
     answers = engine.generate(mixed(), Decoding(max_new_tokens=6))
     handle.remove()
     assert [answer.text for answer in answers] == [answer.text for answer in expected]
-    assert engine.batches.size == 1
+    assert engine.batches.size == 64  # answers' rows fit
+
+
+def test_heads_that_do_not_fit_are_halved_once_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, processor = tiny_llava()
+    monkeypatch.setattr(sharing, "READ", 400)
+    engine = Engine(model, processor)
+    failed: list[int] = []
+
+    def limited(_: torch.nn.Module, args: tuple[torch.Tensor, ...], given: dict[str, torch.Tensor]) -> None:
+        pictures = len(args[0] if args else given["pixel_values"])
+        if pictures > 4:
+            failed.append(pictures)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    model.model.vision_tower.register_forward_pre_hook(limited, with_kwargs=True)
+    for call in range(3):
+        asks = [Prompt(key=f"{number}", text="a ?", image=picture(20 * call + number)) for number in range(20)]
+        engine.generate(asks, Decoding(max_new_tokens=2))
+    assert failed == [10, 5]
+    assert engine.batches.size == 64
+
+
+def test_what_one_windows_prompts_read_is_free_before_the_next_is_read() -> None:
+    """A corrupted picture's keys and values are kept nowhere but in its call."""
+    engine = Engine(*tiny_llava(), shared_bytes=60_000)
+    read = engine.sharing.keys_and_values
+    before: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    def watched(*arguments: Any) -> dict[Head, torch.Tensor]:
+        alive.append(sum(one() is not None for one in before))
+        found = read(*arguments)
+        before.extend(weakref.ref(value) for value in found.values())
+        return found
+
+    engine.sharing.keys_and_values = watched  # type: ignore[assignment, method-assign]
+    engine.generate(mixed(), Decoding(max_new_tokens=3), corrupt=lambda pixels, _: pixels + 1)
+    assert len(alive) > 2
+    assert not any(alive)
+    engine.logps(mixed(), ["yes"] * 16)
+    engine.sharing.clear()
+    assert not any(one() is not None for one in before)
 
 
 def test_lru_is_bounded_in_bytes() -> None:

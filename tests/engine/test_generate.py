@@ -14,7 +14,7 @@ from harness.engine.decode import sample
 from harness.engine.vlm import Engine
 from harness.errors import Problem
 from methods.interface import Decoding, Prompt
-from tests.engine.oracle import ending, greedy, inputs, logp, logp_of, mixed
+from tests.engine.oracle import TEXTS, ending, greedy, inputs, logp, logp_of, mixed
 from tests.tiny import picture, tiny_llava
 
 GREEDY = Decoding(max_new_tokens=12)
@@ -98,6 +98,15 @@ def test_a_picture_is_looked_at_once_and_kept() -> None:
     engine.generate(mixed(), GREEDY)
     engine.logps(mixed(), ["yes"] * 16)
     assert engine.sharing.pictures_seen == 3
+
+
+def test_what_was_asked_before_changes_no_bit() -> None:
+    """A continued run has not seen the pictures that an undisturbed one has, and writes the same bytes."""
+    parts = tiny_llava()
+    asks = [Prompt(key=f"{at}/{text}", text=text, image=picture(at)) for at in range(24) for text in TEXTS]
+    seen = Engine(*parts)
+    seen.generate(asks[len(asks) // 2 :], GREEDY)
+    assert seen.generate(asks, GREEDY) == Engine(*parts).generate(asks, GREEDY)
 
 
 def test_changed_weights_are_read_anew() -> None:
