@@ -168,7 +168,8 @@ _models: list[Models] = []
 
 
 def part(arguments: list[str], out: str, title: str, number: int, of: int) -> None:
-    """One task: part ``number`` of ``of`` of a stage, in a process of Ray's that keeps its model for the next one."""
+    """One task: part ``number`` of ``of`` of a stage. On cores Ray's process keeps its model for the next one; a task that has a
+    GPU is its process's last, so that the GPU is free when the next one comes."""
     os.chdir(ROOT)
     from harness.__main__ import load, parser
     from harness.launch import placement

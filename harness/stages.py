@@ -1,7 +1,8 @@
 """The five steps of a run: export, make_pairs, train, answer, grade. Each reads files and writes files, and can be cut anywhere.
 
 Work is done in shards that are written whole; a stage that is continued redoes only the shard that was cut. All randomness is
-seeded by keys (an item's, a question's), so a continued stage writes the same bytes as an undisturbed one.
+seeded by keys (an item's, a question's), so on the CPU a continued stage writes the same bytes as an undisturbed one. On an
+accelerator batches are as large as the memory that is free, which may change a result by rounding.
 """
 
 from __future__ import annotations

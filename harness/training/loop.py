@@ -128,12 +128,18 @@ def rehearse(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
     The loop that fits: where memory ran out, fewer pairs at once.
 
     Raises:
-        Problem: one pair at a time does not fit.
+        Problem: one pair at a time does not fit; or, with sharded weights, memory ran out for some of a team alone.
     """
     longest = sorted(pairs, key=lambda one: -one.length)
     while True:
-        if not loop.team.sum_of(int(_runs_out(loop, longest[: loop.device_batch]))):
+        failed = loop.team.sum_of(int(_runs_out(loop, longest[: loop.device_batch])))
+        if not failed:
             return loop
+        if loop.sharded and failed < loop.team.size:
+            raise Problem(
+                f"Memory ran out on {failed} of {loop.team.size} devices while weights are spread over them, and the others are "
+                "ahead of them now; end what else runs on those devices and run the same command again."
+            )
         if loop.device_batch == 1:
             raise Problem(
                 f"The longest pair ({longest[0].length} tokens) does not fit in memory on its own; train with LoRA, on more "

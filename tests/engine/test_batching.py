@@ -41,6 +41,23 @@ def test_exhausted_memory_halves_the_batch_and_goes_on() -> None:
         batches.run([1], lambda batch: double(batch, 0, calls), lambda _: None)
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory",
+        "CUDA error: out of memory\nCUDA kernel errors might be reported later",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_memory_that_ran_out_outside_of_torchs_allocator_is_known(said: str) -> None:
+    def fail(batch: Sequence[int]) -> list[int]:
+        if len(batch) > 1:
+            raise RuntimeError(said)
+        return list(batch)
+
+    assert Batches(4).run(range(4), fail, lambda _: None) == [0, 1, 2, 3]
+
+
 def test_other_errors_are_not_taken_for_exhausted_memory() -> None:
     def fail(_: Sequence[int]) -> list[int]:
         raise RuntimeError("shapes do not fit")

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from harness.distributed import Team
 from harness.embedded.architecture import Sizes
 from harness.errors import Problem
+from harness.training import loop
 from harness.training.adapters import choose_trainable
 from harness.training.data import EncodedPair, encode
 from harness.training.placement import SPARE, Placement, device_memory, estimate, fit
@@ -115,6 +117,20 @@ def test_a_rehearsal_that_runs_out_of_memory_halves_the_pairs_at_once(tmp_path: 
     with pytest.raises(Problem, match="does not fit in memory on its own"):
         train(tmp_path / "none", RECIPE, model, rehearse=True)
     hook.remove()
+
+
+def test_a_team_of_sharded_weights_that_is_out_of_step_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pair(Team):
+        def gather(self, value: Any) -> list[Any]:
+            return [value, 0]  # the other process had room
+
+    options = dict.fromkeys(("policy", "parameters", "references", "recipe", "autocast"))
+    settings: dict[str, Any] = {**options, "seed": 0, "pad": 0, "device_batch": 4, "team": Pair(size=2)}
+    pairs = a_training()[2]
+    monkeypatch.setattr(loop, "_runs_out", lambda one, _: one.device_batch > 2)
+    with pytest.raises(Problem, match="ran out on 1 of 2 devices"):
+        loop.rehearse(loop.Loop(**settings, sharded=True), pairs)
+    assert loop.rehearse(loop.Loop(**settings, sharded=False), pairs).device_batch == 2
 
 
 @pytest.mark.filterwarnings("ignore")  # bitsandbytes' own
