@@ -83,13 +83,12 @@ def _stars(cells: Sequence[Cell]) -> str:
 
 def _missing(records: Records, last: Sequence[Cell]) -> list[str]:
     lines = []
-    empty = sorted({f"{cell.label}: {cell.full_name}" for cell in last if cell.questions and not np.isfinite(cell.value)})
     if records.missing:
         more = len(records.missing) - LISTED
         said = "; ".join(records.missing[:LISTED]) + (f"; and {more} more" if more > 0 else "")
         lines.append(f"Missing (shown as -, never as 0): {said}.")
-    if empty:
-        lines.append("Without a value because there is nothing to divide by (shown as -): " + "; ".join(empty) + ".")
+    if empty := _empty(last):
+        lines.append(f"Without a value because there is nothing to divide by (shown as -): {'; '.join(empty)}.")
     if any(0 < cell.n_seeds < cell.seeds_planned for cell in last):
         lines.append("† some of the planned training seeds are missing; the cell speaks for those that are there.")
     if any(cell.verdict == "other questions" for cell in last):
@@ -97,6 +96,23 @@ def _missing(records: Records, last: Sequence[Cell]) -> list[str]:
             "(other questions): the row answered other questions than the baseline, so no difference is taken; answer both again."
         )
     return lines
+
+
+def _empty(last: Sequence[Cell]) -> list[str]:
+    """Cells of graded rows that have no value: a benchmark's metrics that are empty in the same rows are said together."""
+    graded = [cell for cell in last if cell.questions]
+    said = []
+    for benchmark in dict.fromkeys(cell.benchmark for cell in graded):
+        mine = [cell for cell in graded if cell.benchmark == benchmark]
+        rows = tuple(dict.fromkeys(cell.label for cell in mine))
+        lacking: dict[tuple[str, ...], list[str]] = {}
+        for metric in dict.fromkeys(cell.metric for cell in mine):
+            of = {cell.label for cell in mine if cell.metric == metric and not np.isfinite(cell.value)}
+            if of:
+                lacking.setdefault(tuple(row for row in rows if row in of), []).append(shown(metric))
+        for labels, metrics in lacking.items():
+            said.append(f"{shown(benchmark)} / {', '.join(metrics)} ({'every row' if labels == rows else ', '.join(labels)})")
+    return said
 
 
 def _seeds(records: Records) -> list[str]:
@@ -156,9 +172,9 @@ def _unscored(last: Sequence[Cell]) -> list[str]:
 
 
 def _mcnemar(records: Records) -> list[str]:
-    """One sentence a benchmark: gained/lost questions and p, a training seed after the other."""
+    """One sentence a benchmark: gained/lost questions and p, a training seed after the other; the first explains the test."""
     tests = question_tests(records)
-    lines = []
+    lines: list[str] = []
     for benchmark in dict.fromkeys(name for name, _, _, _ in tests):
         parts = []
         for row in records.methods:
@@ -166,10 +182,9 @@ def _mcnemar(records: Records) -> list[str]:
             if mine:
                 said = "; ".join(f"{test.gained} gained, {test.lost} lost, p {p_text(test.p)}" for _, test in mine)
                 parts.append(f"{row.label} {said}")
-        lines.append(
-            f"Exact McNemar on the questions of {shown(benchmark)} scored 0 or 1 (a training seed after the other; it takes "
-            f"questions as independent, which those of one picture are not): {' / '.join(parts)}."
-        )
+        how = " (a training seed after the other; it takes questions as independent, which those of one picture are not)"
+        asked = f"Exact McNemar on the questions of {shown(benchmark)} scored 0 or 1"
+        lines.append(f"{asked}{'' if lines else how}: {' / '.join(parts)}.")
     return lines
 
 

@@ -21,7 +21,7 @@ def sentences(out: Path, records: Records) -> list[str]:
     said = [
         ("Checkpoints, by fingerprint", _checkpoints(results, records)),
         ("Families of models", _families(study["runs"], records.baseline)),
-        ("Training seeds", "; ".join(f"{row.label} {_list(row.seeds)}" for row in records.rows if row.rounds)),
+        ("Training seeds", _together({row.label: _list(row.seeds) for row in records.rows if row.rounds})),
         ("Training", _recipes(study["runs"])),
         ("Prompt sets, with their fingerprints", _prompts(study["runs"])),
         ("Questions and decoding", _questions(results, records)),
@@ -34,6 +34,14 @@ def sentences(out: Path, records: Records) -> list[str]:
 
 def _list(values: tuple[int, ...]) -> str:
     return " ".join(map(str, values))
+
+
+def _together(found: Mapping[str, str]) -> str:
+    """What each row has, rows that have the same said together: ``0 1 2 (sena, sima)``."""
+    rows: dict[str, list[str]] = {}
+    for label, text in found.items():
+        rows.setdefault(text, []).append(label)
+    return "; ".join(f"{text} ({', '.join(labels)})" for text, labels in rows.items())
 
 
 def _checkpoints(results: Results, records: Records) -> str:
@@ -95,8 +103,8 @@ def _prompts(runs: list[Mapping[str, Any]]) -> str:
     for run in runs:
         prompts = run.get("settings", {}).get("prompts")
         if isinstance(prompts, Mapping):
-            found[run["label"]] = f"{run['label']} {prompts.get('name', 'unnamed')} {fingerprint(prompts)[:SHORT]}"
-    return ", ".join(found.values())
+            found[run["label"]] = f"{prompts.get('name', 'unnamed')} {fingerprint(prompts)[:SHORT]}"
+    return _together(found)
 
 
 def _questions(results: Results, records: Records) -> str:

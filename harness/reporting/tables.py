@@ -30,6 +30,10 @@ GROUPS: Mapping[str, str] = {
 }
 """The words above the rows of each role, in the table's order."""
 
+MATCHED = 7
+"""A benchmark with more ranked metrics shows its primary ones alone at equal length or share of yes: official files break theirs
+down by category and reader. ``table.csv`` has them all."""
+
 COMPARED = ("baseline", "method")
 """The best and second best are sought among these; bounds and controls are there to be compared with."""
 
@@ -194,9 +198,16 @@ def _benchmark_block(records: Records, cells: Sequence[Cell], benchmark: Benchma
 
 def _matched_block(cells: Sequence[Cell]) -> Block | None:
     """Each row against what the baseline's own answers give at the row's caption length, or its share of yes."""
-    mine = [cell for cell in cells if cell.matched_by and cell.better != "none" and np.isfinite(cell.matched_value)]
+    mine = [cell for cell in cells if cell.matched_by and cell.better != "none"]
+    mine = [cell for cell in mine if np.isfinite(cell.value) and np.isfinite(cell.matched_value)]
+    metrics: dict[str, set[str]] = {}
+    for cell in mine:
+        metrics.setdefault(cell.benchmark, set()).add(cell.metric)
+    long = [name for name, ranked in metrics.items() if len(ranked) > MATCHED]
     rows = []
     for cell in mine:
+        if cell.benchmark in long and not cell.primary:
+            continue
         places = cell.places
         bounds = (
             f" [{number(cell.matched_lo, places)}, {number(cell.matched_hi, places)}]" if np.isfinite(cell.matched_lo) else ""
@@ -206,9 +217,11 @@ def _matched_block(cells: Sequence[Cell]) -> Block | None:
         rows.append((cell.label, shown(cell.benchmark), cell.heading, *values, apart))
     if not rows:
         return None
+    cut = f"; of {', '.join(map(shown, long))} the primary metrics (table.csv has the others)" if long else ""
     return block(
         heading="At equal length, or equal share of yes",
-        caption="against the baseline's answers cut to the row's mean length or shifted to its share of yes; paired intervals",
+        caption="against the baseline's answers cut to the row's mean length or shifted to its share of yes; paired intervals"
+        + cut,
         header=("run", "benchmark", "metric", "value", "against", "its value", "difference"),
         rows=rows,
     )

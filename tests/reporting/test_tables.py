@@ -21,8 +21,9 @@ from benchmarks.interface import report
 from benchmarks.world import suite
 from harness import stages
 from harness.errors import Problem
-from harness.reporting import frames, table_text, tables
+from harness.reporting import frames, notes, table_text, tables
 from harness.reporting.cells import Cell, compare, counts, family, question_tests
+from harness.reporting.frames import shown
 from harness.reporting.stats import holm
 from harness.store import Results, Stage, read_json, write_json, write_jsonl
 from tests.reporting.records import BENCHMARKS, write_study
@@ -179,6 +180,39 @@ def test_missing_stages_are_dashes_with_a_note_and_stay_in_the_family(tmp_path: 
     made = text.split("How each row was made")[1].split("What became")[0]
     assert re.search(r"^sena +images only +1 +1 +- +- +- +- +920 +60 ", made, re.M)
     assert re.search(r"^sima .* 910 .*|^sima .* - +- .* - +42 s +-$", made, re.M)
+
+
+def test_cells_without_a_value_are_said_by_benchmark(study: SimpleNamespace) -> None:
+    empty = {("sena", "F1"), ("sima", "F1"), ("untrained", "F1"), ("sima", "accuracy")}
+    cells = [
+        replace(cell, value=np.nan) if cell.benchmark == "world_pope" and (cell.label, shown(cell.metric)) in empty else cell
+        for cell in study.cells
+    ]
+    said = next(note for note in notes.footnotes(study.records, cells) if note.startswith("Without a value"))
+    assert said.partition("-): ")[2] == "world POPE / accuracy (sima); world POPE / F1 (every row)."
+
+
+def test_what_rows_share_is_said_once(study: SimpleNamespace) -> None:
+    assert "- Training seeds: 0 1 2 (sena, sima).\n" in study.markdown
+    assert study.markdown.count("it takes questions as independent") == 1
+    assert study.markdown.count("Exact McNemar on the questions of") == 2
+
+
+def test_of_a_benchmark_with_many_metrics_the_primary_ones_are_matched(study: SimpleNamespace) -> None:
+    def matched(cells: list[Cell]) -> list[str]:
+        made = tables.build(study.records, cells)
+        found = next(block for block in made.blocks if block.heading.startswith("At equal length"))
+        return [found.caption, *(line.entries[1].text for line in found.lines)]
+
+    cell = replace(find(study.cells, "sena", "accuracy"), matched_by="untrained at sena yes-ratio", matched_value=80.0)
+    others = [replace(cell, metric=f"accuracy_{index}", primary=False) for index in range(tables.MATCHED)]
+    few, many = matched([cell, *others[1:]]), matched([cell, *others])
+    assert len(few) == 1 + tables.MATCHED
+    assert "table.csv" not in few[0]
+    assert len(many) == 2
+    assert "of world POPE the primary metrics (table.csv has the others)" in many[0]
+    empty = replace(cell, metric="F1", value=np.nan)
+    assert matched([cell, empty]) == matched([cell])
 
 
 def test_a_row_that_lacks_a_seed_is_marked(tmp_path: Path) -> None:
