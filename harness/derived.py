@@ -180,9 +180,16 @@ def caps_steps(results: Results, run: Run, answers: Stage, benchmark: Benchmark,
 
 
 def choices_steps(
-    results: Results, run: Run, answers: Stage, benchmark: Benchmark, title: str, engine: Callable[[], VLM]
+    results: Results,
+    run: Run,
+    answers: Stage,
+    benchmark: Benchmark,
+    title: str,
+    engine: Callable[[], VLM],
+    inputs: tuple[Path, ...],
 ) -> list[Step]:
-    """The baseline's log-probabilities of yes and no where every question asks for one of them; nothing for other benchmarks."""
+    """The baseline's log-probabilities of yes and no where every question asks for one of them; nothing for other benchmarks.
+    ``inputs``: what its model is made by."""
     if matched(benchmark, "yes-ratio") is None:
         return []
     stage = Stage(
@@ -195,7 +202,9 @@ def choices_steps(
         stages.weigh(stage, vlm=engine(), questions=questions, choices=YES_NO, progress=progress)
 
     name = f"{title}: weigh {' and '.join(YES_NO)} in {benchmark.name}"
-    return [Step(title=name, kind="choices", name=benchmark.name, base=run.base, items=items, stage=stage, work=work)]
+    return [
+        Step(title=name, kind="choices", name=benchmark.name, base=run.base, items=items, stage=stage, work=work, inputs=inputs)
+    ]
 
 
 def steps(study: Study, results: Results, answers: Mapping[tuple[str, str, int], Stage]) -> list[Step]:

@@ -242,7 +242,7 @@ class Workshop:
         steps += derived.caps_steps(self.results, run, answers, benchmark, title)
         if run.label == self.study.baseline and any(benchmark in one.benchmarks for one in derived.planned(self.study)):
             vlm: Any = Later(lambda: self.models.engine(at))
-            steps += derived.choices_steps(self.results, run, answers, benchmark, title, lambda: vlm)
+            steps += derived.choices_steps(self.results, run, answers, benchmark, title, lambda: vlm, at.inputs)
         return steps
 
     def _pool(self, spec: str) -> Pool:

@@ -4,20 +4,42 @@ from __future__ import annotations
 
 import io
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.world import suite
 from harness import runner, stages
 from harness.bases import BASES
 from harness.engine import vlm
 from harness.engine.vlm import Engine
 from harness.progress import Display
-from harness.store import Stage
+from harness.store import Results, Stage
 from harness.study import Run, Study
+from harness.workshop import Workshop
 from methods.untrained import Untrained
 from tests.toys import Toy, Words, save_base, save_pictures
+
+
+def test_a_baseline_that_is_trained_is_weighed_after_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "base"))
+    pool = str(save_pictures(tmp_path / "pool", 8))
+    toy = Run(label="toy", base="tiny", method=Toy(), pool=pool, images=4)
+    study = Study(
+        name="toys",
+        question="?",
+        runs=(toy, replace(toy, label="other")),
+        benchmarks=(suite.pope("dev", 2),),
+        baseline="toy",
+        split="dev",
+        limit=2,
+    )
+    steps = Workshop(study, Results(tmp_path / "out")).runs()
+    train = next(step for step in steps if step.kind == "train")
+    [weighed] = [step for step in steps if step.kind == "choices"]
+    assert weighed.inputs == (train.stage.folder,)
 
 
 def test_no_engine_and_no_kept_picture_takes_memory_while_a_model_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
