@@ -35,9 +35,9 @@ class BaseCard:
     ``source`` is a hub id, or a folder when it is a Path; ``revision`` pins the hub's commit. ``lora_targets`` is a regular
     expression over module names, below ``model.language_model`` only. ``prompts`` says which prompt set the base
     understands. ``dtype`` is the precision on an accelerator; on the CPU everything runs in float32. ``max_pixels`` bounds a
-    picture where the family keeps pictures' own sizes. ``adapters`` are LoRA adapters' folders, merged into the weights in this
-    order when they are loaded. ``parameters`` (in all) is for the estimate of memory before a hub model is there; None: not
-    known. ``licence`` goes onto the cards of models trained from it.
+    picture where the family keeps pictures' own sizes; a processor's own bound that is lower stays. ``adapters`` are LoRA
+    adapters' folders, merged into the weights in this order when they are loaded. ``parameters`` (in all) is for the estimate
+    of memory before a hub model is there; None: not known. ``licence`` goes onto the cards of models trained from it.
     """
 
     name: str
@@ -299,7 +299,8 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
             f"The weights in {weights or source} do not fit base {card.name!r}: {len(absent)} absent, such as {absent[0]}."
         )
     if card.max_pixels is not None:
-        processor.image_processor.size["longest_edge"] = card.max_pixels
+        size = processor.image_processor.size  # a model that was trained on smaller pictures keeps its own bound
+        size["longest_edge"] = min(size["longest_edge"], card.max_pixels)
     model = model.to(device).eval()
     for adapter in card.adapters if weights is None else ():
         model = checkpoints.merge_adapter(model, adapter)  # there where training merged it: the same sums

@@ -68,6 +68,8 @@ def test_pictures_of_a_qwen_are_bounded_by_its_card(tmp_path: Path) -> None:
     assert untrained(small).id != untrained(card).id
     _, processor = load_base(small)
     assert processor.image_processor.size["longest_edge"] == 512
+    _, processor = load_base(card)  # trained on pictures of at most 4,096 pixels: not shown larger ones
+    assert processor.image_processor.size["longest_edge"] == 4096
 
 
 def test_an_adapter_is_merged_into_its_parent(tmp_path: Path) -> None:
