@@ -44,8 +44,8 @@ def reference_logps(
     """(chosen, rejected) a pair's key under ``model`` as it is now; what ``cache`` holds already is not computed again.
 
     ``policy`` names the policy (such as :func:`weights_digest`'s text).
-    Pairs are always laid out in the same batches, so a resumed file equals an undisturbed one to the last bit. A team shares the
-    batches; its first process writes.
+    With one ``batch`` pairs are always laid out alike, so a resumed file equals an undisturbed one to the last bit. A team shares
+    the batches; its first process writes.
     Raises :class:`Problem` if ``cache`` belongs to another policy, objective or other texts.
     """
     header = {"policy": policy, "rejected_argmax": rejected_argmax}

@@ -190,7 +190,8 @@ def train_pairs(
         still_tower(model)
         if done:
             checkpoint.load(checkpoints, done, parameters, optimizer)
-            loop = replace(loop, device_batch=state["device_batch"])
+            # What the rehearsal found; less where this machine has less memory than the one before.
+            loop = replace(loop, device_batch=min(loop.device_batch, state["device_batch"]))
         elif laid.rehearse:
             loop = rehearse(loop, encoded)
 

@@ -119,6 +119,21 @@ def test_a_rehearsal_that_runs_out_of_memory_halves_the_pairs_at_once(tmp_path: 
     hook.remove()
 
 
+def test_a_training_goes_on_where_there_is_less_memory(tmp_path: Path) -> None:
+    def cut(what: str, done: int, _total: int) -> None:
+        if what == "train" and done == 1:
+            raise KeyboardInterrupt
+
+    recipe, options = replace(RECIPE, epochs=2, global_batch=3), {"checkpoint_every": 1}
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", recipe, device_batch=3, progress=cut, **options)
+    less = train(tmp_path / "cut", recipe, device_batch=4, memory=int(needed(1, True) + SPARE), **options)
+    assert (less.device_batch, less.checkpointing) == (1, True)
+    train(tmp_path / "straight", recipe, device_batch=3, **options)
+    one, two = saved(tmp_path / "straight"), saved(tmp_path / "cut")
+    assert all(torch.allclose(value, two[name], atol=2e-5) for name, value in one.items())
+
+
 def test_a_team_of_sharded_weights_that_is_out_of_step_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     class Pair(Team):
         def gather(self, value: Any) -> list[Any]:
