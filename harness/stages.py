@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from PIL.Image import Image
 
 from harness.distributed import Enough, team
+from harness.engine.batching import out_of_memory
 from harness.errors import NoPairs, Problem
 from harness.file_stages import Progress as Progress
 from harness.file_stages import check_keys as _check_keys
@@ -132,6 +134,7 @@ def train(
 
     Raises:
         NoPairs: the round made no pair (with the reasons).
+        Problem: see :func:`harness.training.trainer.train_pairs`; or memory ran out on the way.
     """
     from harness import model_card
     from harness.checkpoints import weights_fingerprint
@@ -147,7 +150,7 @@ def train(
         )
     team().once(stage.open)
     started = time.perf_counter()
-    with kindly(stage.folder):
+    with kindly(stage.folder), roomy(stage.folder):
         summary = train_pairs(
             model=model,
             processor=processor,
@@ -174,6 +177,20 @@ def train(
     model_card.write(stage.folder, identity=stage.identity, record=record, pairs=pairs)
     stage.finish(record)
     stage.drop("checkpoints")  # they only serve to continue; the model is written
+
+
+@contextmanager
+def roomy(folder: Path) -> Iterator[None]:
+    """Turn memory that ran out in a training into a sentence; its checkpoints are whole."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise Problem(
+            f"Memory ran out in the training below {folder}; end what else runs on the device, or take a larger one, and run the "
+            "same command again: it goes on from its last checkpoint."
+        ) from error
 
 
 def answer(stage: Stage, *, vlm: VLM, questions: Path, progress: Progress = quiet) -> None:

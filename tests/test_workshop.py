@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.world import suite
 from harness import runner, stages
 from harness.bases import BASES
 from harness.engine import vlm
 from harness.engine.vlm import Engine
+from harness.errors import Problem
 from harness.progress import Display
 from harness.store import Results, Stage
 from harness.study import Run, Study
+from harness.training import trainer
 from harness.workshop import Workshop
 from methods.untrained import Untrained
 from tests.toys import Toy, Words, save_base, save_pictures
@@ -40,6 +43,23 @@ def test_a_baseline_that_is_trained_is_weighed_after_its_training(tmp_path: Path
     train = next(step for step in steps if step.kind == "train")
     [weighed] = [step for step in steps if step.kind == "choices"]
     assert weighed.inputs == (train.stage.folder,)
+
+
+def test_memory_that_runs_out_in_a_training_is_said_and_the_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "base"))
+    toy = Run(label="toy", base="tiny", method=Toy(), pool=str(save_pictures(tmp_path / "pool", 8)), images=4)
+    study = Study(name="toys", question="?", runs=(toy,), benchmarks=(Words(),), baseline="toy")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "take_step", full)
+        with pytest.raises(Problem, match=r"Memory ran out in the training below .*toy"):
+            runner.run(study, tmp_path / "out", Display(io.StringIO()))
+    runner.run(study, tmp_path / "out", Display(io.StringIO()))
+    assert list((tmp_path / "out").rglob("train/DONE"))
 
 
 def test_no_engine_and_no_kept_picture_takes_memory_while_a_model_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
