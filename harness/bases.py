@@ -298,14 +298,18 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
         raise Problem(
             f"The weights in {weights or source} do not fit base {card.name!r}: {len(absent)} absent, such as {absent[0]}."
         )
-    if card.max_pixels is not None:
-        size = processor.image_processor.size  # a model that was trained on smaller pictures keeps its own bound
-        size["longest_edge"] = min(size["longest_edge"], card.max_pixels)
+    bound(processor.image_processor, card)
     model = model.to(device).eval()
     for adapter in card.adapters if weights is None else ():
         model = checkpoints.merge_adapter(model, adapter)  # there where training merged it: the same sums
     check_model(model, processor)
     return model, processor
+
+
+def bound(image_processor: Any, card: BaseCard) -> None:
+    """Let pictures be no larger than the card says; a model that was trained on smaller ones keeps its own bound."""
+    if card.max_pixels is not None:
+        image_processor.size["longest_edge"] = min(image_processor.size["longest_edge"], card.max_pixels)
 
 
 def source_of(card: BaseCard) -> str:

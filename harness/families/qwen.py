@@ -62,7 +62,7 @@ class Qwen:
             check_shape(image)
             made = self.image_processor(images=[rgb(image)], return_tensors="pt")
             _, rows, columns = made["image_grid_thw"][0].tolist()
-            found.append(self.unpatch(made["pixel_values"], rows, columns))
+            found.append(unpatch(made["pixel_values"], rows, columns, self.image_processor))
         return found
 
     @torch.no_grad()
@@ -95,11 +95,13 @@ class Qwen:
         x = x.expand(-1, -1, -1, -1, -1, self.times, -1, -1)
         return x.reshape(height // size * (width // size), -1)
 
-    def unpatch(self, rows: Tensor, high: int, wide: int) -> Tensor:
-        """The inverse of :meth:`patches` for a grid of ``high * wide`` patches."""
-        size, merge = self.patch, self.merge
-        x = rows.view(high // merge, wide // merge, merge, merge, -1, self.times, size, size)[:, :, :, :, :, 0]
-        return x.permute(4, 0, 2, 5, 1, 3, 6).reshape(-1, high * size, wide * size)
+
+def unpatch(rows: Tensor, high: int, wide: int, image_processor: Any) -> Tensor:
+    """The picture (C, H, W) of a grid of ``high * wide`` patches (rows as the processor makes them): the inverse of
+    :meth:`Qwen.patches`."""
+    size, merge, times = image_processor.patch_size, image_processor.merge_size, image_processor.temporal_patch_size
+    x = rows.view(high // merge, wide // merge, merge, merge, -1, times, size, size)[:, :, :, :, :, 0]
+    return x.permute(4, 0, 2, 5, 1, 3, 6).reshape(-1, high * size, wide * size)
 
 
 def check_shape(image: Image) -> None:

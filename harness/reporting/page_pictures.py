@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from harness.bases import BaseCard, find_base, source_of
+from harness.bases import BaseCard, bound, find_base, source_of
 from harness.errors import Problem
+from harness.families.qwen import unpatch
 from harness.pool import Pool, open_pool, pixels_sha, read_picture
 from methods.sena.corruption import CORRUPTIONS, STEPS, Corruption, corruption
 
@@ -133,7 +134,12 @@ def corrupted_picture(image: Image.Image, card: BaseCard, kind: Corruption, step
     if kind == "another":
         raise Problem("the model was shown another picture of the round here.")
     processor = image_processor(card)
-    pixels = processor(images=image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
+    read = processor(images=image.convert("RGB"), return_tensors="pt")
+    if "image_grid_thw" in read:  # Qwen2.5-VL's patches
+        _, rows, columns = read["image_grid_thw"][0].tolist()
+        pixels = unpatch(read["pixel_values"], rows, columns, processor)
+    else:
+        pixels = read["pixel_values"][0]
     mean, spread = (torch.tensor(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
     made = (corruption(kind, step)(pixels, key) * spread + mean) * 255
     return Image.fromarray(made.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).contiguous().numpy())
@@ -150,6 +156,8 @@ def image_processor(card: BaseCard) -> Any:
 
     options = {} if card.revision is None else {"revision": card.revision}
     try:
-        return AutoImageProcessor.from_pretrained(source_of(card), backend="pil", local_files_only=True, **options)
+        found = AutoImageProcessor.from_pretrained(source_of(card), backend="pil", local_files_only=True, **options)
     except (OSError, ValueError) as error:
         raise Problem(f"the image processor of base {card.name!r} is not on this machine; a run fetches it.") from error
+    bound(found, card)
+    return found

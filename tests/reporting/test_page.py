@@ -18,12 +18,13 @@ import torch
 from PIL import Image
 
 from harness import __main__ as cli
-from harness.bases import BASES
+from harness.bases import BASES, find_base
 from harness.engine.vlm import Engine
 from harness.reporting import page, page_cards, page_pictures
 from harness.store import Results, read_json, write_bytes, write_json
 from methods.interface import Decoding, Prompt
 from methods.sena.corruption import corruption
+from tests.families.twins import tiny_qwen
 from tests.reporting.page_study import HOSTILE, HOSTILE_FILE, STEP, page_study
 from tests.tiny import picture, tiny_llava
 from tests.toys import save_base
@@ -258,6 +259,26 @@ def test_the_corrupted_picture_is_the_one_the_model_saw(kind: Any) -> None:
     )
     expected = (seen[0] * spread + mean).clamp(0, 1)
     assert (back - expected).abs().max() <= 0.5 / 255 + 1e-5
+
+
+def test_the_corrupted_picture_of_a_qwen_is_the_one_it_saw(tmp_path: Path) -> None:
+    model, processor = tiny_qwen()
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    wide = picture(3).resize((90, 24))
+    seen: list[torch.Tensor] = []
+
+    def watched(pixels: torch.Tensor, key: str) -> torch.Tensor:
+        seen.append(corruption("diffusion", STEP)(pixels, key))
+        return seen[-1]
+
+    prompt = Prompt(key="a/reject", text="what is this ?", image=wide)
+    Engine(model, processor).generate([prompt], Decoding(max_new_tokens=1), corrupt=watched)
+    shown = page_pictures.corrupted_picture(wide, find_base(str(tmp_path)), "diffusion", STEP, "a/reject")
+    assert shown.width > 2 * shown.height
+    mean, spread = (torch.tensor(getattr(processor.image_processor, name))[:, None, None] for name in ("image_mean", "image_std"))
+    expected = (seen[0] * spread + mean).clamp(0, 1)
+    assert (torch.from_numpy(np.array(shown)).permute(2, 0, 1) / 255 - expected).abs().max() <= 0.5 / 255 + 1e-5
 
 
 def test_pictures_in_the_page_are_those_of_the_pool(made: SimpleNamespace) -> None:
