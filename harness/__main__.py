@@ -1,4 +1,4 @@
-"""The command line, ``python -m harness plan | run | table | figures | page | compare | cross-check | world``, from the root."""
+"""The command line, ``python -m harness COMMAND``, from the root: studies planned, run and read, and single steps."""
 
 from __future__ import annotations
 
@@ -62,14 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The parser; each command carries its function as ``command``."""
-    top = argparse.ArgumentParser(prog="python -m harness", description=__doc__)
+    top = argparse.ArgumentParser(
+        prog="python -m harness",
+        description="Run from the repository's root. To begin: doctor, then plan compare, then run compare.",
+    )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, function, help in (
         ("plan", plan, "say what a study would still do, with an estimate; write nothing"),
         ("run", run, "do what is missing of a study, then print its table; cut at any moment, it continues"),
     ):
         one = commands.add_parser(name, help=help, description=help)
-        one.add_argument("study", help="compare, smoke, tune, or a .py file that defines study(**options) -> Study")
+        one.add_argument("study", help="compare, ablate, paper, smoke, tune, or a .py file with study(**options)")
         one.add_argument("--only", action=Listed, nargs="+", metavar="ROW", help="these rows beside the untrained one")
         one.add_argument("--seeds", type=int, metavar="N", help="training seeds a row (0 to N-1)")
         one.add_argument("--rounds", type=int, metavar="N", help="rounds of self-improvement, each on fresh pictures")
@@ -78,10 +81,12 @@ def parser() -> argparse.ArgumentParser:
             "--limit",
             type=int,
             metavar="N",
-            help="at most N test pictures and at most N pool pictures a round: --limit 100 is a fast, honest run",
+            help="a trial: at most N test pictures and at most N pool pictures a round",
         )
         one.add_argument(
-            "--base", metavar="NAME", help="the base model: a card of harness/bases.py, a model's folder, or a hub id"
+            "--base",
+            metavar="NAME",
+            help="the base model: a card (see doctor), a folder of a model or a LoRA adapter, or a hub id",
         )
         one.add_argument(
             "--row",
@@ -89,13 +94,17 @@ def parser() -> argparse.ArgumentParser:
             nargs="+",
             dest="rows",
             metavar="LABEL=CHECKPOINT",
-            help="ready-made models, answered beside the others",
+            help="ready-made models, each a folder, a LoRA adapter's folder or a hub id: answered, not trained",
         )
         one.add_argument(
             "--pool", metavar="POOL", help="world, a folder of pictures, a .jsonl manifest, llava:, coco:, hub: or mix:"
         )
         one.add_argument(
-            "--benchmarks", action=Listed, nargs="+", metavar="NAME", help="these benchmarks only, apart by spaces or commas"
+            "--benchmarks",
+            action=Listed,
+            nargs="+",
+            metavar="NAME",
+            help="these benchmarks only, apart by spaces or commas (names: see doctor)",
         )
         one.add_argument(
             "--local-data",
@@ -106,7 +115,12 @@ def parser() -> argparse.ArgumentParser:
         )
         one.add_argument("--controls", action="store_true", default=None, help="add the upper bounds and the controls")
         one.add_argument("--profile", metavar="NAME", help="equal (default) or published: each paper's own recipe")
-        one.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder (default: results/<study>)")
+        one.add_argument(
+            "--out",
+            type=Path,
+            metavar="FOLDER",
+            help="the results folder (default: its own, below results/, named by study, base and limit)",
+        )
         one.add_argument("--eight-bit", action="store_true", help="train with AdamW in 8 bits (other weights; needs a CUDA GPU)")
         if function is run:
             one.add_argument(

@@ -43,7 +43,9 @@ def add(commands: Any) -> None:
         commands, "answer", answer, "let a model answer exported questions; needs neither the benchmark's data nor its code"
     )
     one.add_argument("questions", type=Path, metavar="FOLDER", help="an export's folder")
-    one.add_argument("--base", required=True, metavar="NAME", help="the base model (harness/bases.py)")
+    one.add_argument(
+        "--base", required=True, metavar="NAME", help="a card (see doctor), a folder, a LoRA adapter's folder or a hub id"
+    )
     one.add_argument("--weights", type=Path, metavar="DIR", help="trained weights of that base, such as a round's train/model")
     one.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where answers.jsonl is written")
 
@@ -56,7 +58,9 @@ def add(commands: Any) -> None:
 
     one = command(commands, "doctor", doctor, "say what is ready here, what is lacking, and how to mend it; changes nothing")
     one.add_argument("--local-data", action=Listed, nargs="+", default=[], metavar="NAME=FOLDER", help=LOCAL_DATA)
-    one.add_argument("--base", action=Listed, nargs="+", default=[], metavar="NAME", help="look at this folder or adapter, too")
+    one.add_argument(
+        "--base", action=Listed, nargs="+", default=[], metavar="NAME", help="look at this folder, LoRA adapter or hub id, too"
+    )
     one.add_argument("--online", action="store_true", help="also ask the Hugging Face hub for the pinned revisions")
     one.add_argument("--json", action="store_true", help="for machines")
 

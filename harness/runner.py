@@ -140,8 +140,9 @@ def plan(study: Study, out: Path, placement: Placement = AS_FITS) -> str:
             lines.append(f"  {step.title:<56} {'unknown' if seconds is None else 'about ' + span(seconds)}")
     quick = sum(step.kind in NO_MODEL for step in todo)
     lines += [f"  and {quick} exports and gradings, without a model"] if quick else []
-    if todo:
-        lines.append(f"About {span(known)} in all" + (f", and {unknown} stages of unknown time." if unknown else "."))
+    told = [f"about {span(known)} in all"] if known else []
+    told += [f"{unknown} stages of unknown time (none of their kind has run here)"] if unknown else []
+    lines += [f"{', and '.join(told).capitalize()}."] if told else []
     return "\n".join(lines)
 
 
