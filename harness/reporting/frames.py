@@ -272,6 +272,8 @@ def _trained(results: Results, rows: tuple[Row, ...], missing: list[str]) -> tup
             stage |= {"tokens_trained": training["tokens"], "seconds_train": record["seconds"]}
             if (train / "log.jsonl").exists():
                 log += [{**line, **place} for line in read_jsonl(train / "log.jsonl")]
+        elif stage.get("pairs") == 0:
+            missing.append(f"{where} it made no pair to train on")
         else:
             missing.append(f"{where} it is not trained yet")
         stages.append(stage)

@@ -14,7 +14,9 @@ FEW = 50
 
 
 LISTED = 12
-"""Missing stages named in a note; the others are counted."""
+"""Rows' rounds with missing stages that are named in a note; the others are counted."""
+
+UNGRADED = " is not graded yet"
 
 
 def reading(records: Records, cells: Sequence[Cell]) -> list[str]:
@@ -84,8 +86,9 @@ def _stars(cells: Sequence[Cell]) -> str:
 def _missing(records: Records, last: Sequence[Cell]) -> list[str]:
     lines = []
     if records.missing:
-        more = len(records.missing) - LISTED
-        said = "; ".join(records.missing[:LISTED]) + (f"; and {more} more" if more > 0 else "")
+        found = _gathered(records.missing)
+        more = len(found) - LISTED
+        said = "; ".join(found[:LISTED]) + (f"; and {more} more" if more > 0 else "")
         lines.append(f"Missing (shown as -, never as 0): {said}.")
     if empty := _empty(last):
         lines.append(f"Without a value because there is nothing to divide by (shown as -): {'; '.join(empty)}.")
@@ -95,6 +98,20 @@ def _missing(records: Records, last: Sequence[Cell]) -> list[str]:
         lines.append(
             "(other questions): the row answered other questions than the baseline, so no difference is taken; answer both again."
         )
+    return lines
+
+
+def _gathered(missing: Sequence[str]) -> list[str]:
+    """``row, seed, round: what is missing`` with all that one row's round lacks said together."""
+    rounds: dict[str, list[str]] = {}
+    for where, _, what in (text.partition(": ") for text in missing):
+        rounds.setdefault(where, []).append(what)
+    lines = []
+    for where, parts in rounds.items():
+        ungraded = [part.removesuffix(UNGRADED) for part in parts if part.endswith(UNGRADED)]
+        others = [part for part in parts if not part.endswith(UNGRADED)]
+        asked = [f"{', '.join(map(shown, ungraded))} {'is' if len(ungraded) == 1 else 'are'} not graded yet"] if ungraded else []
+        lines.append(f"{where}: {', '.join([*others, *asked])}")
     return lines
 
 

@@ -173,13 +173,22 @@ def test_missing_stages_are_dashes_with_a_note_and_stay_in_the_family(tmp_path: 
     assert tables.cell_text(cell) == "-"
     assert len(family(cells)) == 6
     flat = re.sub(r"\s+", " ", text)
-    assert "sima, seed 0, round 1: world_pope is not graded yet" in flat
-    assert "sima, seed 0, round 1: it is not trained yet" in flat
+    assert "sima, seed 0, round 1: it is not trained yet, world POPE is not graded yet" in flat
     assert "sena, seed 0, round 1: its pairs are not made yet" in flat
     assert "nothing can be said yet about world POPE / accuracy" in flat
     made = text.split("How each row was made")[1].split("What became")[0]
     assert re.search(r"^sena +images only +1 +1 +- +- +- +- +920 +60 ", made, re.M)
     assert re.search(r"^sima .* 910 .*|^sima .* - +- .* - +42 s +-$", made, re.M)
+
+
+def test_a_row_without_pairs_is_not_said_to_be_late(tmp_path: Path) -> None:
+    absent = ("sima/seed0/round1/train", *(f"sima/seed0/round1/grades/{name}" for name in BENCHMARKS))
+    out = write_study(tmp_path, seeds=(0,), pictures=60, absent=absent)
+    record = Results(out).pairs("sima", 0, 1) / "record.json"
+    known = read_json(record)
+    write_json(record, known | {"counts": known["counts"] | {"pairs": 0}})
+    flat = re.sub(r"\s+", " ", tables.write(out))
+    assert "sima, seed 0, round 1: it made no pair to train on, world CHAIR, world POPE are not graded yet." in flat
 
 
 def test_cells_without_a_value_are_said_by_benchmark(study: SimpleNamespace) -> None:
