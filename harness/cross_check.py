@@ -100,10 +100,10 @@ def check(out: Path, say: Callable[[str], None] = print) -> list[Comparison]:
                         continue
                 found.append(compare(model, benchmark, name, version, asked, values, report, left_out))
                 say("\n".join(lines(found[-1])))
-        for refusal, times in refusals.items():
-            say(f"Not compared ({times} times). {refusal}")
         if not found:
             raise Problem(f"No toolkit graded anything. {' '.join(refusals)}")
+        for refusal, times in refusals.items():
+            say(f"Not compared ({times} times). {refusal}")
         write_json(out / "cross_check.json", {"comparisons": [asdict(one) for one in found], "refusals": dict(refusals)})
     return found
 
@@ -263,7 +263,7 @@ def _content(one: Asked) -> bytes:
 
 
 def _lmms_eval(asked: Sequence[Asked], folder: Path) -> tuple[str, Report]:
-    from datasets import Dataset, Features, Image, Value
+    from datasets import Dataset, Features, Image, Value, disable_progress_bars
 
     from benchmarks import via_lmms_eval
 
@@ -281,6 +281,7 @@ def _lmms_eval(asked: Sequence[Asked], folder: Path) -> tuple[str, Report]:
         }
         for number, one in enumerate(asked)
     ]
+    disable_progress_bars()  # one a small file
     features = Features({**{name: Value("string") for name in columns}, "image": Image()})
     Dataset.from_list(rows, features=features).to_parquet(folder / "test.parquet")
     made = via_lmms_eval.benchmark("pope", "test", None, folder / "test.parquet")
