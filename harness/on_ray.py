@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RETRIES = 20
 """How often Ray does a task again whose machine or process has died (a mistake of the user is not tried again)."""
 PARTS_A_SLOT = 2
-"""Parts of a stage for each place in the cluster: the last ones even out."""
+"""Parts of a stage for each core in the cluster: the last ones even out. A GPU has one part, as each loads the model anew."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Elsewhere:
             return [(0, 1)]
         with acting(Part(rank=-1)), suppress(Enough):
             step.do(_quiet)  # opens the stage
-        count = min(self.slots.count * PARTS_A_SLOT, shards(step))
+        count = min(self.slots.count * (1 if self.slots.gpus else PARTS_A_SLOT), shards(step))
         return [(number, count) for number in range(count)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -17,6 +18,8 @@ from methods.interface import Corrupt
 KEPT = 2**28
 """Bytes of normalised pictures kept in the processor's memory: about 200 pictures of 336 pixels."""
 WORKERS = 4
+AHEAD = 48
+"""Pictures made ahead at most: a large one takes a dozen megabytes."""
 
 Look = tuple[str, str | None]
 """A picture by its content's hash, and the key of the prompt for which alone it is corrupted (None: it is not)."""
@@ -31,21 +34,29 @@ class Pixels:
         self.kept: Lru[str] = Lru(KEPT)
         self.threads = None if device.type == "cpu" else ThreadPoolExecutor(WORKERS, "pixels")
         self.coming: dict[Look, Future[Tensor]] = {}
+        self.later: deque[Look] = deque()
 
     def ahead(self, looks: Iterable[Look], pictures: Mapping[str, Image], corrupt: Corrupt | None) -> None:
         """Begin to make these; what was begun before and not fetched is forgotten."""
         for late in self.coming.values():
             late.cancel()
         self.coming.clear()
-        if self.threads is not None:
-            for look in dict.fromkeys(looks):
-                self.coming[look] = self.threads.submit(self.make, look, pictures, self.kept.get(look[0]), corrupt)
+        self.later = deque(() if self.threads is None else dict.fromkeys(looks))
+        self.begin(pictures, corrupt)
+
+    def begin(self, pictures: Mapping[str, Image], corrupt: Corrupt | None) -> None:
+        while self.threads is not None and self.later and len(self.coming) < AHEAD:
+            look = self.later.popleft()
+            self.coming[look] = self.threads.submit(self.make, look, pictures, self.kept.get(look[0]), corrupt)
 
     def of(self, looks: Iterable[Look], pictures: Mapping[str, Image], corrupt: Corrupt | None) -> list[Tensor]:
         """These pictures, in order. What goes wrong in a thread is raised here."""
         found = []
         for look in looks:
             begun = self.coming.pop(look, None)
+            if begun is None and look in self.later:
+                self.later.remove(look)  # it is made here and now
+            self.begin(pictures, corrupt)
             one = self.make(look, pictures, self.kept.get(look[0]), corrupt) if begun is None else begun.result()
             if look[1] is None:
                 self.kept.put(look[0], one)

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
+from harness.engine import pixels
 from harness.engine.vlm import Engine
 from harness.errors import Problem
 from methods.interface import Decoding
@@ -25,7 +26,9 @@ def threaded(threads: int) -> Engine:
     return engine
 
 
-def test_threads_change_no_answer_and_no_pixel() -> None:
+@pytest.mark.parametrize("ahead", [1, pixels.AHEAD])
+def test_threads_change_no_answer_and_no_pixel(ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "AHEAD", ahead)
     alone, helped = threaded(0), threaded(3)
     noise = corruption("diffusion", 600)
     for corrupt in (None, noise):
@@ -33,8 +36,9 @@ def test_threads_change_no_answer_and_no_pixel() -> None:
     kept = alone.sharing.pixels.kept.kept
     assert list(helped.sharing.pixels.kept.kept) == list(kept)
     assert len(kept) == 3
-    assert all(torch.equal(helped.sharing.pixels.kept.kept[name], pixels) for name, pixels in kept.items())
+    assert all(torch.equal(helped.sharing.pixels.kept.kept[name], one) for name, one in kept.items())
     assert not helped.sharing.pixels.coming
+    assert not helped.sharing.pixels.later
 
 
 def test_an_error_in_a_thread_is_raised_to_the_caller_and_the_next_call_is_well() -> None:
