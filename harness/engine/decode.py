@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from harness.engine.backbone import Backbone
 from harness.engine.cache import KeyValues, SharedHeads, additive
+from harness.engine.lru import Lru
 from methods.interface import Decoding
 
 GROWTH = 64
@@ -32,13 +32,21 @@ class Row:
     """A prompt ready to run: its tokens behind the shared head (all of them where there is none), and the head's keys and
     values (layers, 2, H, P, D). Every row of a batch has the same P. ``start`` is the position of the tail's first token: P,
     or less behind a picture whose tokens stand on a grid. ``key`` seeds sampling. ``most``: after so many new tokens this row's
-    answer is cut, whatever the batch's limit (None: by that alone)."""
+    answer is cut, whatever the batch's limit (None: by that alone). ``head`` names the head where the tail's keys and values are
+    to be kept (None: they are not); those of the tail's first ``begun`` tokens were."""
 
     key: str
     tail: tuple[int, ...]
     prefix: Tensor | None
     start: int = 0
     most: int | None = None
+    head: Hashable | None = None
+    begun: int = 0
+
+    @property
+    def fresh(self) -> int:
+        """Tokens of the tail to be read: the last one always is."""
+        return max(1, len(self.tail) - self.begun)
 
     @property
     def shared(self) -> int:
@@ -60,12 +68,19 @@ class Written:
 
 
 class Speaker:
-    """The parts of a model that generation calls: embedding, backbone, output head; and the tokens that end an answer."""
+    """The parts of a model that generation calls: embedding, backbone, output head; and the tails kept, by head and tail."""
 
     def __init__(
-        self, *, embed: Callable[[Tensor], Tensor], text: Backbone, head: Callable[[Tensor], Tensor], device: torch.device
+        self,
+        *,
+        embed: Callable[[Tensor], Tensor],
+        text: Backbone,
+        head: Callable[[Tensor], Tensor],
+        device: torch.device,
+        texts: Lru[tuple[Hashable, tuple[int, ...]]] | None = None,
     ):
         self.embed, self.text, self.head, self.device = embed, text, head, device
+        self.texts = Lru(0) if texts is None else texts
 
     def load(self, rows: Sequence[Row], room: int, copies: int = 1) -> KeyValues:
         """A cache with each row's head and room behind it; a head that serves several rows is kept once where it can be.
@@ -132,7 +147,12 @@ class Running:
         self.used = longest
         self.lengths = torch.tensor([row.start + len(row.tail) for row in rows], device=speaker.device)
         self.cache = speaker.load(rows, longest + min(GROWTH, most), copies)
-        found = [self.read(rows, part) for part in parts(rows, shared=self.cache.heads is not None)]
+        self.kept = [speaker.texts.kept.get((row.head, row.tail[: row.begun])) for row in rows]
+        # What was forgotten since it was looked up is read.
+        rows = [row if kept is not None else replace(row, begun=0) for row, kept in zip(rows, self.kept, strict=True)]
+        self.packed = self.cache.heads is not None and not any(row.begun for row in rows)
+        found = [self.read(rows, part) for part in parts(rows, shared=self.packed)]
+        self.kept = []  # the cache holds copies
         self.hidden = torch.cat([hidden for _, hidden in found])
         order = [place for places, _ in found for place in places]
         if order != sorted(order):
@@ -141,32 +161,40 @@ class Running:
         padded = torch.arange(longest, device=speaker.device)[None] < pads[:, None]
         short = any(len(row.tail) < longest for row in rows)
         self.mask = additive(padded[:, None, None], self.hidden.dtype) if short else None
+        end = self.cache.offset + longest
+        for place, row in enumerate(rows):
+            if row.head is not None:
+                tail = [layer[:, place, :, end - len(row.tail) : end] for layer in self.cache.layers]
+                speaker.texts.put((row.head, row.tail), torch.stack(tail))
 
     def read(self, rows: Sequence[Row], part: Sequence[Sequence[int]]) -> tuple[list[int], Tensor]:
         """Read the tails of some rows, given by place in packs: a pack is one row of the forward pass, whose tails do not see
-        each other, behind one copy of their head. The places, and the hidden states (N, 1, width) at their tails' ends."""
+        each other, behind one copy of their head. The places, and the hidden states (N, 1, width) at their tails' ends.
+
+        Where some tails are kept in part, each of the part reads as many last tokens as the one that has most to read.
+        """
         device, many = self.speaker.device, max(map(len, part))
         places = [place for pack in part for place in pack]
-        length = max(len(rows[place].tail) for place in places)
+        length = max(rows[place].fresh for place in places)
         # A pack that is not full ends with its first tail again: its results are not used.
         filled = [rows[place] for pack in part for place in (*pack, *[pack[0]] * (many - len(pack)))]
         used = [at * many + slot for at, pack in enumerate(part) for slot in range(len(pack))]
-        ids = torch.tensor([[0] * (length - len(row.tail)) + list(row.tail) for row in filled], device=device)
-        pads = torch.tensor([length - len(row.tail) for row in filled], device=device)
+        ids = torch.tensor([[0] * (length - len(row.tail)) + list(row.tail[-length:]) for row in filled], device=device)
+        pads = torch.tensor([length - len(row.tail) for row in filled], device=device)  # below 0: so many are not read
         step = torch.arange(length, device=device)
         starts = torch.tensor([row.start for row in filled], device=device)
         positions = (starts[:, None] + (step - pads[:, None]).clamp_min(0)).view(len(part), -1)
         padded, new = step < pads[:, None], self.used - length
         x = self.speaker.embed(ids.view(len(part), -1))
         unseen = (padded[:, None] | (step > step[:, None])).view(len(part), many, length, length)
-        begin = self.cache.offset + new
-        if self.cache.heads is None:
+        if not self.packed:
             whole = len(places) == len(rows)  # consecutive, one a pack
             layers = self.cache.layers if whole else [layer[:, places[0] : places[-1] + 1] for layer in self.cache.layers]
-            for layer in layers if new else ():
-                layer[:, :, :, self.cache.offset : begin] = 0  # what nobody sees must be finite all the same
-            unseen = F.pad(unseen, (new, 0), value=True)
-            into = KeyValues(layers, self.cache.offset)
+            self.fill(layers, [len(row.tail) for row in filled], self.kept[places[0] : places[-1] + 1], new)
+            before = torch.arange(-new, 0, device=device) < pads[:, None]
+            unseen = torch.cat([before[:, None, None].expand(-1, 1, length, -1), unseen], -1)
+            heads = self.cache.heads if whole or self.cache.heads is None else self.cache.heads.of_rows(places)
+            into = KeyValues(layers, self.cache.offset, heads)
             return places, self.speaker.text(x, positions, into, new, additive(unseen, x.dtype), last=1)
         into = self.speaker.copied([prefix for pack in part if (prefix := rows[pack[0]].prefix) is not None], many * length)
         alone = torch.eye(many, dtype=torch.bool, device=device)[None, :, None, :, None]
@@ -180,6 +208,17 @@ class Running:
             if new:
                 layer[:, targets, :, :new] = 0
         return places, hidden.flatten(0, 1)[picked][:, None]
+
+    def fill(self, layers: Sequence[Tensor], lengths: Sequence[int], kept: Sequence[Tensor | None], new: int) -> None:
+        """Write what is kept of tails of these lengths to the first ``new`` positions behind the head of their rows."""
+        start, end = self.cache.offset, self.cache.offset + new
+        bare = start + min(new, self.used - min(lengths))
+        for index, layer in enumerate(layers):
+            layer[:, :, :, start:bare] = 0  # what nobody sees must be finite all the same
+            for place, (length, tail) in enumerate(zip(lengths, kept, strict=True)):
+                begin = start + self.used - length
+                if tail is not None and begin < end:
+                    layer[:, place : place + 1, :, begin:end] = tail[index, :, None, :, : end - begin]
 
     def logits(self) -> Tensor:
         """The next token's, (B, V), float32."""
@@ -207,7 +246,7 @@ def parts(rows: Sequence[Row], *, shared: bool) -> list[list[list[int]]]:
     found: list[list[list[int]]] = []
     many = wide = real = 0
     for pack in packs(rows) if shared else [[place] for place in range(len(rows))]:
-        lengths = [len(rows[place].tail) for place in pack]
+        lengths = [rows[place].fresh for place in pack]
         many, wide, real = max(many, len(pack)), max(wide, *lengths), real + sum(lengths)
         tokens = many * wide * (len(found[-1]) + 1) if found else 0
         if not found or tokens > READ or tokens - real > PASS:

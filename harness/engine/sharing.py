@@ -1,5 +1,6 @@
 """What prompts about one picture share: its features (one pass of the image tower) and the keys and values of the prompt up to
-the picture's last patch (one pass of the language model). Both are kept between calls, the oldest leaving first."""
+the picture's last patch (one pass of the language model). Both are kept between calls, the oldest leaving first, and so are the
+texts that a search may go on from (texts.py)."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from harness.engine.batching import Batches
 from harness.engine.cache import KeyValues
 from harness.engine.lru import Lru
 from harness.engine.pixels import Pixels
+from harness.engine.texts import Texts
 from harness.families.family import Family, Span
 from methods.interface import Corrupt
 
@@ -51,7 +53,8 @@ READ = 8192
 
 class Sharing:
     """Features and prefixes of pictures under one model; ``limit`` bytes of prefixes are kept, a sixteenth of features: they are
-    needed again only where the prefix was forgotten."""
+    needed again only where the prefix was forgotten. As many bytes of texts are kept, until a call's own (corrupted) pictures
+    need the room."""
 
     def __init__(self, model: Any, family: Family, embed: Callable[[Tensor], Tensor], limit: int) -> None:
         self.family, self.embed = family, embed
@@ -59,6 +62,7 @@ class Sharing:
         self.dtype: torch.dtype = next(model.parameters()).dtype
         self.features: Lru[str] = Lru(limit // 16)
         self.prefixes: Lru[Head] = Lru(limit)
+        self.texts = Texts(limit)
         self.pixels = Pixels(family, self.device)
         self.reads = Batches(READ)  # in tokens; when heads do not fit, the rows that answers are written in may fit all the same
         self.pictures_seen = 0
@@ -66,6 +70,7 @@ class Sharing:
     def clear(self) -> None:
         self.features.clear()
         self.prefixes.clear()
+        self.texts.clear()
 
     def keys_and_values(
         self, heads: Sequence[Head], pictures: dict[str, Image], text: Backbone, batches: Batches, corrupt: Corrupt | None
@@ -74,6 +79,8 @@ class Sharing:
 
         ``pictures`` finds a picture by its content's hash.
         """
+        if corrupt is not None:
+            self.texts.clear()
         wanted = dict.fromkeys(heads)
         found = {head: kept for head in wanted if (kept := self.prefixes.get(head)) is not None}
         # Heads of one length run together; where a family's pictures have one size, this is one group.

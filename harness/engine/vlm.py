@@ -2,7 +2,8 @@
 
 It computes what ``model.generate`` and a full forward pass compute, prompt by prompt, and differs in cost alone: a picture is
 looked at once, the prompt's beginning up to the picture's last patch is computed once a picture, prompts run in length-sorted
-batches, finished answers leave the batch, and a batch that does not fit in memory is halved.
+batches, finished answers leave the batch, and a batch that does not fit in memory is halved. Of a text that goes on from one
+asked for before only the new tokens are read.
 """
 
 from __future__ import annotations
@@ -51,9 +52,10 @@ class Engine:
     """A :class:`methods.interface.BranchingVLM` over a loaded model and processor.
 
     ``batch_size`` counts rows of a batch (a prompt's candidates are rows) and changes no answer beyond rounding (None: 64 on the
-    CPU, 256 elsewhere). ``shared_bytes`` bounds the keys and values kept for pictures between calls. ``memory``, in bytes, is
-    what keys, values and activations may take together: what the accelerator has left beside the weights, unbounded on the CPU.
-    Three tenths of it are for pictures kept, as much for those of one call (corrupted ones), as much for a batch.
+    CPU, 256 elsewhere). ``shared_bytes`` bounds the keys and values kept for pictures between calls, and as many bytes are for
+    texts that ``branch`` may go on from. ``memory``, in bytes, is what keys, values and activations may take together: what the
+    accelerator has left beside the weights, unbounded on the CPU. Three tenths of it are for pictures kept, as much for those
+    texts or, in their place, for one call's own pictures (corrupted ones), as much for a batch.
     ``tokens_generated`` counts over the engine's life. The model is only read; when its weights were changed since the last
     call, all that was kept is forgotten.
     """
@@ -92,8 +94,9 @@ class Engine:
         with torch.inference_mode():
             language_model = self.model.model.language_model
             embed, text = language_model.get_input_embeddings(), backbone(language_model)
-            self.speaker = Speaker(embed=embed, text=text, head=self.model.lm_head, device=self.device)
             self.sharing = Sharing(self.model, self.family, embed, self.limit)
+            texts = self.sharing.texts
+            self.speaker = Speaker(embed=embed, text=text, head=self.model.lm_head, device=self.device, texts=texts)
             self.position_bytes = sum(layer.nbytes for layer in text.empty(1, 1))
 
     @torch.inference_mode()
@@ -123,11 +126,17 @@ class Engine:
 
     @torch.inference_mode()
     def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
-        """Each prompt's branches (:class:`methods.interface.Branching`), best score first."""
+        """Each prompt's branches (:class:`methods.interface.Branching`), best score first.
+
+        What earlier calls read of a text is not read again, unless all texts begin here: so a search as a whole, which a
+        continued run begins anew, has the same bits whatever was asked before it.
+        """
         self.refresh()
+        if not any(prompt.prefix for prompt in prompts):
+            self.sharing.texts.clear()
         stops = Stops(branching.stop, self.tokenizer)
         search = partial(branch, self.speaker, branching=branching, ends=self.ends, stops=stops)
-        found = self.written(prompts, search, None, new=branching.max_new_tokens, copies=branching.candidates)
+        found = self.written(prompts, search, None, new=branching.max_new_tokens, copies=branching.candidates, keep=True)
         return [
             [self.told(prompt, plan, beam, stops) for beam in beams] for prompt, (plan, beams) in zip(prompts, found, strict=True)
         ]
@@ -156,8 +165,12 @@ class Engine:
         *,
         new: int,
         copies: int = 1,
+        keep: bool = False,
     ) -> list[tuple[Planned, R]]:
-        """What ``run`` writes for each prompt, ``copies`` rows of ``new`` tokens, in their order; equal keys are a Problem."""
+        """What ``run`` writes for each prompt, ``copies`` rows of ``new`` tokens, in their order; equal keys are a Problem.
+
+        ``keep``: later prompts may go on from these, as these may from earlier ones.
+        """
         twice = [key for key, count in Counter(prompt.key for prompt in prompts).items() if count > 1]
         if twice:
             raise Problem(
@@ -167,12 +180,15 @@ class Engine:
         plans, pictures = self.plan(prompts, self.renderer.encode(rendered), corrupt)
         results: dict[int, R] = {}
         for places, rows in self.windows(plans, pictures, corrupt):
+            if keep and self.speaker.text.shares:
+                rows = self.sharing.texts.begun([plans[place].head for place in places], rows)
             # Longest first: a batch size that does not fit shows at once. Of like length, a picture's prompts stay together.
-            order = sorted(range(len(rows)), key=lambda i: (-rows[i].shared, -(len(rows[i].tail) // LIKE)))
-            takes = self.takes(rows, new, copies)
-            done = self.batches.run([rows[i] for i in order], run, lambda row: row.shared, rows=copies, takes=takes)
+            order = sorted(range(len(rows)), key=lambda i: (-rows[i].shared, rows[i].begun > 0, -(len(rows[i].tail) // LIKE)))
+            work, takes = [rows[i] for i in order], self.takes(rows, new, copies)
+            self.sharing.texts.due(work)
+            done = self.batches.run(work, run, lambda row: (row.shared, row.begun > 0), rows=copies, takes=takes)
             results |= {places[i]: result for i, result in zip(order, done, strict=True)}
-            rows = []  # before the next pictures are read: these may be kept nowhere else
+            rows = work = []  # before the next pictures are read: these may be kept nowhere else
         return [(plan, results[place]) for place, plan in enumerate(plans)]
 
     @torch.inference_mode()

@@ -147,7 +147,7 @@ def recording(engine: Engine) -> Iterator[Log]:
 
     family.look = looked
     speaker.head = spoken
-    speaker.text = Recorder(log, 0, lambda: engine.sharing.prefixes.used)
+    speaker.text = Recorder(log, 0, lambda: engine.sharing.prefixes.used + engine.sharing.texts.used)
     engine.position_bytes = RECORDED_POSITION
     with Copies(log):
         yield log
