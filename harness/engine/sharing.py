@@ -53,8 +53,8 @@ READ = 8192
 
 class Sharing:
     """Features and prefixes of pictures under one model; ``limit`` bytes of prefixes are kept, a sixteenth of features: they are
-    needed again only where the prefix was forgotten. As many bytes of texts are kept, until a call's own (corrupted) pictures
-    need the room."""
+    needed again only where the prefix was forgotten. Half as many bytes of texts are kept, until a call's own (corrupted)
+    pictures need the room."""
 
     def __init__(self, model: Any, family: Family, embed: Callable[[Tensor], Tensor], limit: int) -> None:
         self.family, self.embed = family, embed
@@ -62,7 +62,7 @@ class Sharing:
         self.dtype: torch.dtype = next(model.parameters()).dtype
         self.features: Lru[str] = Lru(limit // 16)
         self.prefixes: Lru[Head] = Lru(limit)
-        self.texts = Texts(limit)
+        self.texts = Texts(limit // 2)
         self.pixels = Pixels(family, self.device)
         self.reads = Batches(READ)  # in tokens; when heads do not fit, the rows that answers are written in may fit all the same
         self.pictures_seen = 0

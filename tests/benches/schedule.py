@@ -28,7 +28,7 @@ from harness.engine.vlm import Engine
 from harness.families.llava import tower_features
 
 FLOPS, BYTES = 790e12, 4.3e12
-"""Of one H200: bfloat16 products and copies through PyTorch, as measured on such a machine."""
+"""Of one H200: bfloat16 products and copies through PyTorch, as others measured on such a machine; not measured here."""
 LAUNCH = 5e-6
 """Seconds to launch a kernel from Python: an assumption, not a measurement."""
 POSITION = 524_288
