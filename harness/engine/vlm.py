@@ -54,8 +54,8 @@ class Engine:
     ``batch_size`` counts rows of a batch (a prompt's candidates are rows) and changes no answer beyond rounding (None: 64 on the
     CPU, 256 elsewhere). ``shared_bytes`` bounds the keys and values kept for pictures between calls, and half as many bytes are
     for texts that ``branch`` may go on from. ``memory``, in bytes, is what keys, values and activations may take together:
-    what the accelerator has left beside the weights, unbounded on the CPU. Three tenths of it are for pictures kept, as much for one
-    call's own pictures (corrupted ones), where those texts lie between, as much for a batch.
+    what the accelerator has left beside the weights, unbounded on the CPU. Three tenths of it are for pictures kept, as much for
+    one call's own pictures (corrupted ones), where those texts lie between, as much for a batch.
     ``tokens_generated`` counts over the engine's life. The model is only read; when its weights were changed since the last
     call, all that was kept is forgotten.
     """
