@@ -213,9 +213,9 @@ def markdown(rows: Sequence[dict[str, Any]], step: dict[str, Any]) -> str:
         "",
         f"Milliseconds a picture. Every kernel takes the longer of its FLOPs at {FLOPS / 1e12:.0f} TFLOP/s and its bytes at "
         f"{BYTES / 1e12:.1f} TB/s, what such a card is said to reach (not measured here): a lower bound of a real run, which "
-        "adds what kernels fall short of them. Launches are counted beside it at an assumed 5 microseconds each; they hide behind "
-        f"the price and matter where they exceed it. A decoding step of {step['rows']} rows at 32 layers is {step['kernels']} kernels: "
-        f"{1e3 * step['priced_s']:.1f} ms priced, {1e3 * step['launches_s']:.1f} ms of launches.",
+        "adds what kernels fall short of them. Launches are counted beside it at an assumed 5 microseconds each; they hide "
+        f"behind the price and matter where they exceed it. A decoding step of {step['rows']} rows at 32 layers is "
+        f"{step['kernels']} kernels: {1e3 * step['priced_s']:.1f} ms priced, {1e3 * step['launches_s']:.1f} ms of launches.",
         "",
     ]
     return "\n".join(lines)
