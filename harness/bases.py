@@ -6,6 +6,7 @@ A base is named by its card, or by a ready-made checkpoint: a folder with a save
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -58,6 +59,9 @@ class BaseCard:
         found: dict[str, Any] = {"dtype": self.dtype}
         if self.max_pixels is not None:
             found["max_pixels"] = self.max_pixels
+            if isinstance(self.source, Path) and (file := self.source / "preprocessor_config.json").is_file():
+                # A folder of such a family may bound its pictures otherwise than the card does.
+                found["preprocessor"] = hashlib.sha256(file.read_bytes()).hexdigest()
         if self.adapters:
             found["adapter"] = "+".join(map(weights_fingerprint, self.adapters))
         return found

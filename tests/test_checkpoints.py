@@ -70,6 +70,9 @@ def test_pictures_of_a_qwen_are_bounded_by_its_card(tmp_path: Path) -> None:
     assert processor.image_processor.size["longest_edge"] == 512
     _, processor = load_base(card)  # trained on pictures of at most 4,096 pixels: not shown larger ones
     assert processor.image_processor.size["longest_edge"] == 4096
+    before, file = untrained(card).id, tmp_path / "preprocessor_config.json"
+    file.write_text(file.read_text().replace("4096", "2048"))
+    assert untrained(card).id != before
 
 
 def test_an_adapter_is_merged_into_its_parent(tmp_path: Path) -> None:
