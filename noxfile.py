@@ -1,6 +1,7 @@
 """The project's menu. Two commands do all set-up on a fresh machine:
 
-    python -m pip install nox && python -m nox -s compare     the main job: a comparison table on the embedded world
+    python -m pip install nox && python -m nox -s compare     the main job: a comparison table on
+    the synthetic world
     python -m pip install nox && python -m nox -s tests       the test suite
 
 Options of a study go behind two dashes: ``python -m nox -s compare -- --seeds 3 --limit 100``.
@@ -19,19 +20,22 @@ nox.options.reuse_existing_virtualenvs = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 VLMEVALKIT_COMMIT = "e8e78f05f3080fe28154f2130321f17951c3be94"
-# Waiting threads sleep rather than spin: on few cores that is what keeps a run from fighting itself.
+# Waiting threads sleep rather than spin: on few cores that is what keeps a run from fighting
+# itself.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "TOKENIZERS_PARALLELISM": "false"}
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install what the project needs, pinned by constraints.txt; which build of torch that is, pip's own settings decide."""
+    """Install what the project needs, pinned by constraints.txt; which build of torch that is,
+    pip's own settings decide."""
     extra = [package for group in groups for package in PROJECT["dependency-groups"][group]]
     session.install("--constraint", "constraints.txt", *PROJECT["project"]["dependencies"], *extra)
 
 
 @nox.session
 def compare(session: nox.Session) -> None:
-    """The main job: every method from the same base on the same pictures, and the table that compares them."""
+    """The main job: every method from the same base on the same images, and the table that
+    compares them."""
     install(session)
     session.run("python", "-m", "harness", "run", "compare", *session.posargs, env=ENVIRONMENT)
 
@@ -45,7 +49,8 @@ def ablate(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def reference(session: nox.Session) -> None:
-    """results/reference: three seeds and rounds, bounds, controls, ablations (2 hours on two cores; continues where cut)."""
+    """results/reference: three seeds and rounds, bounds, controls, ablations (2 hours on two cores;
+    continues where cut)."""
     install(session)
     main = ("compare", "--seeds", "3", "--rounds", "3", "--controls", "--out", "results/reference")
     for arguments in (main, ("ablate", "--out", "results/reference/ablations")):
@@ -54,14 +59,16 @@ def reference(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def figures(session: nox.Session) -> None:
-    """Draw a results folder's figures again from its stored records: ``-- compare``, or ``-- --out FOLDER``."""
+    """Draw a results folder's figures again from its stored records: ``-- compare``, or ``-- --out
+    FOLDER``."""
     install(session)
     session.run("python", "-m", "harness", "figures", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session
 def smoke(session: nox.Session) -> None:
-    """A minute's check that the whole chain works: few pictures, few questions, numbers that mean nothing."""
+    """A minute's check that the whole chain works: few images, few questions, numbers that mean
+    nothing."""
     install(session)
     session.run("python", "-m", "harness", "run", "smoke", *session.posargs, env=ENVIRONMENT)
 
@@ -72,12 +79,19 @@ def tests(session: nox.Session) -> None:
     install(session, "test")
     # A process a core, each with one thread: the models are tiny.
     alone = ["-m", "not slow and not gpu", "-n", "auto", "--maxprocesses", "4"]
-    session.run("python", "-m", "pytest", *(session.posargs or alone), env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"})
+    session.run(
+        "python",
+        "-m",
+        "pytest",
+        *(session.posargs or alone),
+        env={**ENVIRONMENT, "OMP_NUM_THREADS": "1"},
+    )
 
 
 @nox.session(default=False)
 def regenerate(session: nox.Session) -> None:
-    """Write the files that tests compare with again, from the code as it is; look at the difference before committing it."""
+    """Write the files that tests compare with again, from the code as it is; look at the difference
+    before committing it."""
     install(session, "test")
     session.run("python", "-m", "tests.reporting.test_tables")
     session.run("python", "-m", "harness", "table", "--out", "results/reference", silent=True)
@@ -100,22 +114,29 @@ def types(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def world(session: nox.Session) -> None:
-    """Rebuild the embedded world's models from nothing (about an hour on two cores; continues where it was cut off)."""
+    """Rebuild the synthetic world's models from nothing (about an hour on two cores; continues
+    where it was cut off)."""
     install(session)
-    session.run("python", "-m", "harness", "world", *session.posargs, env=ENVIRONMENT)
+    session.run("python", "-m", "harness", "synthetic", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session(default=False)
 def toolkit_vlmevalkit(session: nox.Session) -> None:
     """VLMEvalKit in an environment of its own (.nox/toolkit_vlmevalkit), from git at one commit.
 
-    Where github.com is out of reach, give a local clone (or its bare git directory) that holds the commit:
-    ``python -m nox -s toolkit_vlmevalkit -- /path/to/VLMEvalKit``, or its path in SELFSIGHT_VLMEVALKIT_SOURCE.
-    """
+    Where github.com is out of reach, give a local clone (or its bare git directory) that holds the
+    commit:
+    ``python -m nox -s toolkit_vlmevalkit -- /path/to/VLMEvalKit``, or its path in
+    SELFSIGHT_VLMEVALKIT_SOURCE."""
     local = session.posargs[0] if session.posargs else os.environ.get("SELFSIGHT_VLMEVALKIT_SOURCE")
-    source = Path(local).resolve().as_uri() if local else "https://github.com/open-compass/VLMEvalKit.git"
+    source = (
+        Path(local).resolve().as_uri()
+        if local
+        else "https://github.com/open-compass/VLMEvalKit.git"
+    )
     session.install("--constraint", "constraints.txt", *PROJECT["dependency-groups"]["vlmevalkit"])
-    # These ask for other builds of what is there: torchvision for its own torch, qwen-vl-utils for a video reader.
+    # These ask for other builds of what is there: torchvision for its own torch, qwen-vl-utils for
+    # a video reader.
     session.install("--no-deps", "torchvision==0.28.0", "qwen-vl-utils==0.0.14")
     # Editable, because a plain installation leaves sub-packages and data files out.
     session.install("--no-deps", "--editable", f"git+{source}@{VLMEVALKIT_COMMIT}#egg=vlmeval")
@@ -124,7 +145,8 @@ def toolkit_vlmevalkit(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def toolkit_lmms_eval(session: nox.Session) -> None:
-    """lmms-eval in an environment of its own (.nox/toolkit_lmms_eval), from PyPI; its tests: ``nox -s tests -- -m toolkit``."""
+    """lmms-eval in an environment of its own (.nox/toolkit_lmms_eval), from PyPI; its tests: ``nox
+    -s tests -- -m toolkit``."""
     session.install("--constraint", "constraints.txt", *PROJECT["dependency-groups"]["lmms_eval"])
     session.install("--no-deps", "lmms-eval==0.7.3")
     session.run("python", "-P", "-c", "import lmms_eval.evaluator")
@@ -132,9 +154,17 @@ def toolkit_lmms_eval(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def cross_check(session: nox.Session) -> None:
-    """The stored answers of a results folder graded natively and by the toolkits installed: ``-- results/compare``."""
+    """The stored answers of a results folder graded natively and by the toolkits installed: ``--
+    results/compare``."""
     install(session)
-    session.run("python", "-m", "harness", "cross-check", *(session.posargs or ["results/compare"]), env=ENVIRONMENT)
+    session.run(
+        "python",
+        "-m",
+        "harness",
+        "cross-check",
+        *(session.posargs or ["results/compare"]),
+        env=ENVIRONMENT,
+    )
 
 
 @nox.session(default=False)
@@ -147,20 +177,23 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench_gpu(session: nox.Session) -> None:
-    """Recorded prompts at LLaVA-1.5-7B's shape against one-by-one and trl; `-- --shape tiny` and `slim` run anywhere."""
+    """Recorded prompts at LLaVA-1.5-7B's shape against one-by-one and trl; `-- --shape tiny` and
+    `slim` run anywhere."""
     install(session, "test")
     session.run("python", "-m", "tests.benches.bench_gpu", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session(default=False)
 def bench_schedule(session: nox.Session) -> None:
-    """The least seconds that the engine's schedule can take at LLaVA-1.5-7B's shape on one H200: counted, anywhere."""
+    """The least seconds that the engine's schedule can take at LLaVA-1.5-7B's shape on one H200:
+    counted, anywhere."""
     install(session, "test")
     session.run("python", "-m", "tests.benches.bench_schedule", *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session(default=False)
 def bench_memory(session: nox.Session) -> None:
-    """Memory and FLOPs of training at LLaVA-1.5-7B's and 13B's shape, counted with fake tensors: runs anywhere."""
+    """Memory and FLOPs of training at LLaVA-1.5-7B's and 13B's shape, counted with fake tensors:
+    runs anywhere."""
     install(session, "test")
     session.run("python", "-m", "tests.benches.bench_memory", *session.posargs, env=ENVIRONMENT)

@@ -1,7 +1,8 @@
-"""One chat request to an OpenAI-compatible server: paced, retried with exponential back-off and jitter, and read with suspicion.
+"""One chat request to an OpenAI-compatible server: paced, retried with exponential back-off and
+jitter, and read with suspicion.
 
-Only the standard library is used. Redirects are refused: following one would hand the key to another host. The key stands in no
-error, and what a server sends is quoted short and on one line.
+Only the standard library is used. Redirects are refused: following one would hand the key to
+another host. The key stands in no error, and what a server sends is quoted short and on one line.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Stopped(Exception):  # noqa: N818  (no error: another request's failure, o
 
 
 class Passing(Exception):  # noqa: N818  (a reason to try again)
-    """This try failed; ``wait`` is what the server asked for (seconds), None where it said nothing. ``busy``: all should wait."""
+    """This try failed; ``wait`` is what the server asked for (seconds), None where it said nothing.
+    ``busy``: all should wait."""
 
     def __init__(self, why: str, wait: float | None = None, busy: bool = False) -> None:
         super().__init__(why)
@@ -42,8 +44,8 @@ class Passing(Exception):  # noqa: N818  (a reason to try again)
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What the judge said: its text, why it stopped, the model that the server names, and the tokens that it counted (None:
-    the server does not count)."""
+    """What the judge said: its text, why it stopped, the model that the server names, and the
+    tokens that it counted (None: the server does not count)."""
 
     text: str
     finish: str | None
@@ -53,10 +55,16 @@ class Reply:
 
 
 class Pace:
-    """Lets requests start at most ``per_minute`` times a minute, evenly, from any thread; and holds all of them when told to."""
+    """Lets requests start at most ``per_minute`` times a minute, evenly, from any thread; and holds
+    all of them when told to."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._gap, self._clock, self._lock, self._next = 60.0 / per_minute, clock, threading.Lock(), clock()
+        self._gap, self._clock, self._lock, self._next = (
+            60.0 / per_minute,
+            clock,
+            threading.Lock(),
+            clock(),
+        )
 
     def turn(self, stop: threading.Event) -> None:
         """Wait for a turn and take it.
@@ -93,8 +101,8 @@ def ask(
     """Send the request until it is answered.
 
     Raises:
-        ValueError: the server refuses, or has not given an answer after all retries; one sentence, without the key.
-        Stopped: ``stop`` was set before it was sent.
+        ValueError: the server refuses, or has not given an answer after all retries; one sentence,
+        without the key. Stopped: ``stop`` was set before it was sent.
     """
     for attempt in range(retries + 1):
         pace.turn(stop)
@@ -103,18 +111,23 @@ def ask(
         except Passing as error:
             why, wait = str(error), waiting(attempt, backoff, error.wait)
             if wait > PATIENCE:
-                raise ValueError(f"The judge at {url} asks to wait {wait:.0f} seconds ({why}); run again after that.") from None
+                raise ValueError(
+                    f"The judge at {url} asks to wait {wait:.0f} seconds ({why}); run again after"
+                    " that."
+                ) from None
             if attempt < retries:
                 if error.busy:
                     pace.hold(wait)
                 elif stop.wait(wait):
                     raise Stopped from None
-    raise ValueError(f"The judge at {url} gave no usable answer in {retries + 1} tries; the last: {why}.")
+    raise ValueError(
+        f"The judge at {url} gave no usable answer in {retries + 1} tries; the last: {why}."
+    )
 
 
 def waiting(attempt: int, backoff: float, asked: float | None) -> float:
-    """Seconds before the next try: what the server asked for, or ``backoff`` doubled with each attempt; with jitter on top, so
-    that many requests do not come back at once."""
+    """Seconds before the next try: what the server asked for, or ``backoff`` doubled with each
+    attempt; with jitter on top, so that many requests do not come back at once."""
     grown = min(LONGEST_WAIT, backoff * 2.0**attempt)
     if asked is None:
         return grown * random.uniform(0.5, 1.0)
@@ -122,7 +135,8 @@ def waiting(attempt: int, backoff: float, asked: float | None) -> float:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header: a number, or a date (RFC 9110, section 10.2.3); None where there is none to read."""
+    """Seconds of a Retry-After header: a number, or a date (RFC 9110, section 10.2.3); None where
+    there is none to read."""
     if not value:
         return None
     try:
@@ -161,7 +175,8 @@ def _send(url: str, body: Mapping[str, Any], key: str | None, timeout: float) ->
 
 
 def _read(response: Any, until: float) -> bytes:
-    """The whole body, piece by piece: a time-out of the socket alone would let a server drip for ever."""
+    """The whole body, piece by piece: a time-out of the socket alone would let a server drip for
+    ever."""
     pieces, size = [], 0
     while piece := response.read1(65536):
         pieces.append(piece)
@@ -184,12 +199,19 @@ def _refusal(url: str, error: urllib.error.HTTPError, key: str | None) -> Except
         content = b""
     said, code = _message(content, key)
     if error.code in (401, 403):  # the message may show a part of the key
-        return ValueError(f"The judge at {url} refuses the key (status {error.code}); check the environment variable.")
+        return ValueError(
+            f"The judge at {url} refuses the key (status {error.code}); check the environment"
+            " variable."
+        )
     if code == "insufficient_quota":
-        return ValueError(f"The judge at {url} says that the quota is spent; top it up and run again.")
+        return ValueError(
+            f"The judge at {url} says that the quota is spent; top it up and run again."
+        )
     if error.code in PASSING or error.code >= 500:
         wait = retry_after(error.headers.get("Retry-After"))
-        return Passing(f"status {error.code}: {said}", wait, busy=error.code == 429 or wait is not None)
+        return Passing(
+            f"status {error.code}: {said}", wait, busy=error.code == 429 or wait is not None
+        )
     return ValueError(f"The judge at {url} refuses the request (status {error.code}): {said}.")
 
 
@@ -214,8 +236,13 @@ def read_reply(content: bytes) -> Reply:
         choice = value["choices"][0]
         text = choice["message"]["content"]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
-        raise Passing(f"no chat completion: {quoted(content[:400].decode('utf-8', 'replace')) or 'an empty body'}") from None
-    if text is not None and not isinstance(text, str):  # None: the model declined; that is an answer
+        raise Passing(
+            "no chat completion:"
+            f" {quoted(content[:400].decode('utf-8', 'replace')) or 'an empty body'}"
+        ) from None
+    if text is not None and not isinstance(
+        text, str
+    ):  # None: the model declined; that is an answer
         raise Passing("no chat completion: the message's content is not text")
     usage = value.get("usage")
     count = usage if isinstance(usage, dict) else {}

@@ -1,9 +1,10 @@
-"""Multiple choice: reading a letter, and circular evaluation (Liu et al., "MMBench", arXiv 2307.06281, section 4.1).
+"""Multiple choice: reading a letter, and circular evaluation (Liu et al., "MMBench", arXiv
+2307.06281, section 4.1).
 
-Each question is asked once for every rotation of its options, and counts as right (``circular``) if every rotation is. An answer
-that cannot be read is unscored, and its question counts only if another rotation is wrong anyway; ``circular_unread_wrong``
-counts it as wrong. ``vanilla`` is the accuracy of the first order alone.
-"""
+Each question is asked once for every rotation of its options, and counts as right (``circular``) if
+every rotation is. An answer that cannot be read is unscored, and its question counts only if
+another rotation is wrong anyway; ``circular_unread_wrong`` counts it as wrong. ``vanilla`` is the
+accuracy of the first order alone."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ REQUEST = "Answer with the option's letter from the given choices directly."
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One rotation of a question: ``options`` by letter in their order, the letter of the right one, and its place (0: as given).
+    """One rotation of a question: ``options`` by letter in their order, the letter of the right
+    one, and its place (0: as given).
     ``question`` is shared by the rotations."""
 
     question: str
@@ -35,10 +37,17 @@ class Choice:
 
 
 def choice_benchmark(
-    *, name: str, source: str, items: Callable[[], Iterator[Item[Choice]]], categories: tuple[str, ...]
+    *,
+    name: str,
+    source: str,
+    items: Callable[[], Iterator[Item[Choice]]],
+    categories: tuple[str, ...],
 ) -> Graded[Choice]:
     """Circular evaluation over any source, overall and by category."""
-    apart = (percent(f"circular_{category}", f"right_{category}", f"known_{category}") for category in categories)
+    apart = (
+        percent(f"circular_{category}", f"right_{category}", f"known_{category}")
+        for category in categories
+    )
     return Graded(
         name=name,
         group="general",
@@ -63,15 +72,17 @@ def prompt(question: str, options: Sequence[tuple[str, str]]) -> str:
     return "\n".join([question, *(f"{letter}. {text}" for letter, text in options), REQUEST])
 
 
-def rotated(options: Sequence[str], answer: int, by: int) -> tuple[tuple[tuple[str, str], ...], str]:
+def rotated(
+    options: Sequence[str], answer: int, by: int
+) -> tuple[tuple[tuple[str, str], ...], str]:
     """The options moved up by ``by`` places, with letters, and the letter that is right then."""
     moved = [options[(place + by) % len(options)] for place in range(len(options))]
     return tuple(zip(LETTERS, moved, strict=False)), LETTERS[(answer - by) % len(options)]
 
 
 def read_choice(answer: str, options: Sequence[tuple[str, str]]) -> str | None:
-    """The letter meant: a letter alone ("B", "(b)."), a letter with a mark in front of anything that is not another option
-    ("B. a cat"), or exactly one option's text; None: unreadable."""
+    """The letter meant: a letter alone ("B", "(b)."), a letter with a mark in front of anything
+    that is not another option ("B. a cat"), or exactly one option's text; None: unreadable."""
     texts = [(letter, _plain(text)) for letter, text in options]
     said = answer.strip()
     if found := re.fullmatch(r"\W*([A-Za-z])\W*", said):
@@ -110,7 +121,8 @@ def _judge(item: Item[Choice], answer: str) -> Grade:
 
 
 def _rotations(items: Sequence[Item[Choice]], grades: list[Grade]) -> list[Grade]:
-    """What a question's rotations are worth together is counted on the last; a question with an unanswered one is not counted."""
+    """What a question's rotations are worth together is counted on the last; a question with an
+    unanswered one is not counted."""
     questions: defaultdict[str, list[int]] = defaultdict(list)
     for place, item in enumerate(items):
         questions[item.truth.question].append(place)

@@ -18,10 +18,12 @@ Factory = Callable[[str, int | None, Path | None], Benchmark]
 class Entry:
     """How to build a benchmark and what it takes.
 
-    ``factory(split, limit, data)``: split dev or test; at most ``limit`` pictures (None: all); ``data``: the folder of its files
-    (None: it needs none, or none was given, which is said in a sentence). ``size``: pictures in full (0: not known before it is
-    opened). ``metrics``: the main ones and which way is better. ``judge``: what judges the answers, if a model does.
-    ``twins``: the same benchmark in a toolkit, as the catalogue names it. ``local``: the files it reads (None: nothing).
+    ``factory(split, limit, data)``: split dev or test; at most ``limit`` images (None: all);
+    ``data``: the folder of its files (None: it needs none, or none was given, which is said in a
+    sentence). ``size``: images in full (0: not known before it is opened). ``metrics``: the main
+    ones and which way is better. ``judge``: what judges the answers, if a model does.
+    ``twins``: the same benchmark in a toolkit, as the catalogue names it. ``local``: the files it
+    reads (None: nothing).
     ``unavailable``: why it cannot be run here (empty: it can).
     """
 
@@ -43,18 +45,20 @@ class Entry:
         return (*(self.local.files if self.local else ()), *((self.judge,) if self.judge else ()))
 
     def missing(self, data: Path | None) -> tuple[str, ...]:
-        """What stands between this data folder and a run, in words; empty: it is ready, but for a judge."""
+        """What stands between this data folder and a run, in words; empty: it is ready, but for a
+        judge."""
         if self.unavailable:
             return (self.unavailable,)
         return self.local.missing(data) if self.local else ()
 
     def folder(self, name: str, local_data: Mapping[str, Path]) -> Path | None:
-        """The folder given for this benchmark: by its own name, or by its data's, which several benchmarks may share."""
+        """The folder given for this benchmark: by its own name, or by its data's, which several
+        benchmarks may share."""
         return local_data.get(name) or (local_data.get(self.local.name) if self.local else None)
 
 
 def in_memory(make: Callable[[str, int | None], Benchmark]) -> Factory:
-    """The factory of a benchmark that draws its own pictures.
+    """The factory of a benchmark that draws its own images.
 
     Raises:
         ValueError: a data folder is given.
@@ -62,7 +66,10 @@ def in_memory(make: Callable[[str, int | None], Benchmark]) -> Factory:
 
     def factory(split: str, limit: int | None, data: Path | None) -> Benchmark:
         if data is not None:
-            raise ValueError(f"This benchmark draws its own pictures and reads no file; leave the folder {data} out.")
+            raise ValueError(
+                f"This benchmark draws its own images and reads no file; leave the folder {data}"
+                " out."
+            )
         return make(split, limit)
 
     return factory

@@ -1,7 +1,8 @@
-"""Reading official data files from a folder of the user's: what is missing or broken is named by file and line.
+"""Reading official data files from a folder of the user's: what is missing or broken is named by
+file and line.
 
-Nothing is downloaded. Every reader raises ValueError with one sentence: what is wrong, where, and how to mend it.
-"""
+Nothing is downloaded. Every reader raises ValueError with one sentence: what is wrong, where, and
+how to mend it."""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ AGAIN = "get the official file again"
 
 @dataclass(frozen=True, kw_only=True)
 class LocalData:
-    """A folder of the user's. ``name`` serves every benchmark that reads it, as in ``--local-data coco=FOLDER``; ``files`` are
-    paths (or patterns such as ``labels.json*``) that must be in it; ``get`` says where from."""
+    """A folder of the user's. ``name`` serves every benchmark that reads it, as in ``--local-data
+    coco=FOLDER``; ``files`` are paths (or patterns such as ``labels.json*``) that must be in it;
+    ``get`` says where from."""
 
     name: str
     files: tuple[str, ...]
@@ -28,7 +30,11 @@ class LocalData:
 
     def missing(self, data: Path | None) -> tuple[str, ...]:
         """Which of the files are not there; without a folder, all of them."""
-        return self.files if data is None else tuple(file for file in self.files if not any(data.glob(file)))
+        return (
+            self.files
+            if data is None
+            else tuple(file for file in self.files if not any(data.glob(file)))
+        )
 
     def folder(self, benchmark: str, data: Path | None) -> Path:
         """The folder, with all files in it.
@@ -41,7 +47,8 @@ class LocalData:
             where = "a folder" if data is None else f"{data}"
             names = " and ".join(file.rstrip("*") for file in lacking)
             raise ValueError(
-                f"{benchmark} needs {names} in {where} ({self.get}); give the folder with --local-data {self.name}=FOLDER."
+                f"{benchmark} needs {names} in {where} ({self.get}); give the folder with"
+                f" --local-data {self.name}=FOLDER."
             )
         return data
 
@@ -64,7 +71,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON, or cut off ({error.msg}); {AGAIN}.") from None
+        raise ValueError(
+            f"{path}, line {error.lineno}: not JSON, or cut off ({error.msg}); {AGAIN}."
+        ) from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -77,7 +86,9 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """A JSON object a line, or one JSON list of objects; each with its place."""
     if read_text(path).lstrip().startswith("["):
-        rows = [(f"{path}, entry {number}", row) for number, row in enumerate(read_json(path), start=1)]
+        rows = [
+            (f"{path}, entry {number}", row) for number, row in enumerate(read_json(path), start=1)
+        ]
     else:
         rows = [(place, _line(place, line)) for place, line in read_lines(path)]
     for place, row in rows:
@@ -107,7 +118,10 @@ def clean(place: str, value: str, name: str) -> str:
     """The text, if it has no control character but line ends and tabs."""
     for character in value:
         if ord(character) < 32 and character not in "\n\r\t":
-            raise ValueError(f"{place}: {name} holds the control character {character!r}; {AGAIN}, or take it out.")
+            raise ValueError(
+                f"{place}: {name} holds the control character {character!r}; {AGAIN}, or take it"
+                " out."
+            )
     return value
 
 
@@ -120,24 +134,24 @@ def one_of(place: str, value: Any, allowed: Iterable[str], name: str) -> str:
 
 
 def pictures_are_there(benchmark: str, wanted: Iterable[tuple[str, Path]]) -> None:
-    """``wanted``: where a picture is asked for, and its path.
+    """``wanted``: where an image is asked for, and its path.
 
     Raises:
-        ValueError: pictures are missing; the first one and how many.
+        ValueError: images are missing; the first one and how many.
     """
     asked = {path: place for place, path in reversed(list(wanted))}
     if lost := [path for path in reversed(asked) if not path.is_file()]:
         raise ValueError(
-            f"{benchmark}: {len(lost)} of {len(asked)} pictures are missing, such as {lost[0]} ({asked[lost[0]]}); "
-            "unpack the official pictures there."
+            f"{benchmark}: {len(lost)} of {len(asked)} images are missing, such as {lost[0]}"
+            f" ({asked[lost[0]]}); unpack the official images there."
         )
 
 
-@lru_cache(maxsize=2)  # a picture's questions follow each other
+@lru_cache(maxsize=2)  # an image's questions follow each other
 def open_picture(path: Path) -> Image.Image:
-    """The picture, decoded, as RGB."""
+    """The image, decoded, as RGB."""
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"The picture {path} cannot be read ({error}); {AGAIN}.") from None
+        raise ValueError(f"The image {path} cannot be read ({error}); {AGAIN}.") from None

@@ -1,8 +1,8 @@
-"""What the native graders share: an item of a data source, a benchmark made of items, and meeting answers with truth.
+"""What the native graders share: an item of a data source, a benchmark made of items, and meeting
+answers with truth.
 
-A data source (the world, a folder of official files) is a callable that yields items: the same ones, in the same order, each
-time it is called. Grading never touches the pictures.
-"""
+A data source (the world, a folder of official files) is a callable that yields items: the same
+ones, in the same order, each time it is called. Grading never touches the images."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Direction = Literal["higher", "lower", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Item(Generic[T]):
-    """A question with its truth. ``picture`` opens or draws the image; ``cluster`` is the picture's id."""
+    """A question with its truth. ``picture`` opens or draws the image; ``cluster`` is the image's
+    id."""
 
     id: str
     cluster: str
@@ -39,12 +40,13 @@ def separate(_items: Sequence[Item[T]], grades: list[Grade]) -> list[Grade]:
 
 @dataclass(frozen=True, kw_only=True)
 class Graded(Generic[T]):
-    """A benchmark over any source of items. ``source`` names the data and its version, ``grader`` the grader and its version.
+    """A benchmark over any source of items. ``source`` names the data and its version, ``grader``
+    the grader and its version.
 
-    ``judge(item, answer)`` grades one answer; ``together(items, grades)`` then sees all grades at once, where questions
-    count only in company (both questions of a picture, all rotations of a choice), and may add counts. ``choices``: the two
-    words that all questions ask for, as in ``Benchmark``.
-    """
+    ``judge(item, answer)`` grades one answer; ``together(items, grades)`` then sees all grades at
+    once, where questions count only in company (both questions of an image, all rotations of a
+    choice), and may add counts. ``choices``: the two words that all questions ask for, as in
+    ``Benchmark``."""
 
     name: str
     group: Literal["hallucination", "general"]
@@ -64,11 +66,16 @@ class Graded(Generic[T]):
     def questions(self) -> Iterator[Question]:
         for item in self.items():
             yield Question(
-                id=item.id, images=(item.picture(),), text=item.text, max_new_tokens=self.max_new_tokens, cluster=item.cluster
+                id=item.id,
+                images=(item.picture(),),
+                text=item.text,
+                max_new_tokens=self.max_new_tokens,
+                cluster=item.cluster,
             )
 
     def grade(self, answers: Mapping[str, str]) -> Report:
-        """A grade an item, in the items' order; an item without an answer is unscored ("no answer").
+        """A grade an item, in the items' order; an item without an answer is unscored ("no
+        answer").
 
         Raises:
             ValueError: an answer belongs to no item.
@@ -78,25 +85,61 @@ class Graded(Generic[T]):
         for id in answers:
             if id not in known:
                 raise ValueError(
-                    f"There is no question {id!r} for an answer; grade the answers of this benchmark, split and limit."
+                    f"There is no question {id!r} for an answer; grade the answers of this"
+                    " benchmark, split and limit."
                 )
-        grades = [self.judge(item, answers[item.id]) if item.id in answers else unscored(item, "no answer") for item in asked]
+        grades = [
+            (
+                self.judge(item, answers[item.id])
+                if item.id in answers
+                else unscored(item, "no answer")
+            )
+            for item in asked
+        ]
         return report(self.metrics, self.together(asked, grades))
 
 
-def unscored(item: Item[T], why: str, counts: Mapping[str, float] | None = None, truth: str = "") -> Grade:
-    """A grade that says nothing about the model but that, and why, there is nothing to say; ``truth`` as in a Grade."""
-    return Grade(question=item.id, cluster=item.cluster, value=None, read_as="", why=why, counts=counts or {}, truth=truth)
+def unscored(
+    item: Item[T], why: str, counts: Mapping[str, float] | None = None, truth: str = ""
+) -> Grade:
+    """A grade that says nothing about the model but that, and why, there is nothing to say;
+    ``truth`` as in a Grade."""
+    return Grade(
+        question=item.id,
+        cluster=item.cluster,
+        value=None,
+        read_as="",
+        why=why,
+        counts=counts or {},
+        truth=truth,
+    )
 
 
-def percent(name: str, numerator: str, denominator: str, better: Direction = "higher", *, primary: bool = False) -> Metric:
+def percent(
+    name: str,
+    numerator: str,
+    denominator: str,
+    better: Direction = "higher",
+    *,
+    primary: bool = False,
+) -> Metric:
     """100 x numerator / denominator."""
-    return Metric(name=name, better=better, unit="%", numerator=numerator, denominator=denominator, primary=primary)
+    return Metric(
+        name=name,
+        better=better,
+        unit="%",
+        numerator=numerator,
+        denominator=denominator,
+        primary=primary,
+    )
 
 
-def fixed(items: Sequence[Item[T]], name: str, *grading_data: object) -> tuple[Callable[[], Iterator[Item[T]]], str]:
-    """Loaded items as ``items`` and ``source`` of a benchmark: the source is the name and a fingerprint of the questions, their
-    truth and whatever else the answers are graded with (a synonym list).
+def fixed(
+    items: Sequence[Item[T]], name: str, *grading_data: object
+) -> tuple[Callable[[], Iterator[Item[T]]], str]:
+    """Loaded items as ``items`` and ``source`` of a benchmark: the source is the name and a
+    fingerprint of the questions, their truth and whatever else the answers are graded with (a
+    synonym list).
 
     Raises:
         ValueError: an id is there twice.
@@ -105,9 +148,16 @@ def fixed(items: Sequence[Item[T]], name: str, *grading_data: object) -> tuple[C
     digest = hashlib.sha256(json.dumps(grading_data, sort_keys=True, default=_plain).encode())
     for item in items:
         if item.id in seen:
-            raise ValueError(f"{name}: the question {item.id!r} is there twice; give each question an id of its own.")
+            raise ValueError(
+                f"{name}: the question {item.id!r} is there twice; give each question an id of its"
+                " own."
+            )
         seen.add(item.id)
-        digest.update(json.dumps([item.id, item.cluster, item.text, item.truth], sort_keys=True, default=_plain).encode())
+        digest.update(
+            json.dumps(
+                [item.id, item.cluster, item.text, item.truth], sort_keys=True, default=_plain
+            ).encode()
+        )
     return partial(iter, tuple(items)), f"{name}-{digest.hexdigest()[:12]}"
 
 
@@ -120,10 +170,10 @@ def _plain(value: object) -> object:
 
 
 def few_pictures(items: Sequence[Item[T]], limit: int | None) -> tuple[Item[T], ...]:
-    """All questions of at most ``limit`` pictures, in the items' order.
+    """All questions of at most ``limit`` images, in the items' order.
 
-    The pictures are chosen by a hash of their id: a smaller limit keeps some of a larger one's, and every kind of question
-    of a sorted file has its share.
+    The images are chosen by a hash of their id: a smaller limit keeps some of a larger one's, and
+    every kind of question of a sorted file has its share.
 
     Raises:
         ValueError: ``limit`` is below 1.
@@ -131,20 +181,27 @@ def few_pictures(items: Sequence[Item[T]], limit: int | None) -> tuple[Item[T], 
     if limit is None:
         return tuple(items)
     if limit < 1:
-        raise ValueError(f"A benchmark's limit is {limit} pictures; it must be at least 1, or None for all.")
+        raise ValueError(
+            f"A benchmark's limit is {limit} images; it must be at least 1, or None for all."
+        )
     kept = set(shuffled({item.cluster for item in items}, "limit")[:limit])
     return tuple(item for item in items if item.cluster in kept)
 
 
 def shuffled(names: Iterable[str], salt: str) -> list[str]:
-    """The names in an order that hangs on each name and the salt alone (ascending sha256 of ``"<salt> <name>"``)."""
+    """The names in an order that hangs on each name and the salt alone (ascending sha256 of
+    ``"<salt> <name>"``)."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{salt} {name}".encode()).digest())
 
 
 def only_test_split(name: str, split: str) -> None:
     """
     Raises:
-        ValueError: another split than test is asked of a benchmark whose official questions are all for testing.
+        ValueError: another split than test is asked of a benchmark whose official questions are all
+            for testing.
     """
     if split != "test":
-        raise ValueError(f"{name} has no {split!r} split: all its questions are test questions; tune on coco_chair or the world.")
+        raise ValueError(
+            f"{name} has no {split!r} split: all its questions are test questions; tune on"
+            " coco_chair or the world."
+        )

@@ -1,8 +1,9 @@
-"""A judge's recording: every judgement as a line of JSONL, written the moment it arrives, replayed for ever.
+"""A judge's recording: every judgement as a line of JSONL, written the moment it arrives, replayed
+for ever.
 
-A line is ``{"request", "about", "repeat", "reply", "finish", "model", "tokens_in", "tokens_out", "at"}``; ``request`` is the
-fingerprint of everything that was sent. A line that was cut by a kill is dropped when the recording is continued.
-"""
+A line is ``{"request", "about", "repeat", "reply", "finish", "model", "tokens_in", "tokens_out",
+"at"}``; ``request`` is the fingerprint of everything that was sent. A line that was cut by a kill
+is dropped when the recording is continued."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 def read(path: Path) -> dict[str, Reply]:
-    """Replies by request fingerprint; nothing where there is no file yet. Of two lines for one request the first counts.
+    """Replies by request fingerprint; nothing where there is no file yet. Of two lines for one
+    request the first counts.
 
     Raises:
         ValueError: a line is no judgement (file and line).
@@ -43,7 +45,9 @@ def read(path: Path) -> dict[str, Reply]:
         return found
     except OSError as error:
         raise ValueError(f"The recording {path} cannot be read: {error.strerror}.") from None
-    for number, line in enumerate(content.split(b"\n")[:-1], start=1):  # behind the last line end: nothing, or a cut line
+    for number, line in enumerate(
+        content.split(b"\n")[:-1], start=1
+    ):  # behind the last line end: nothing, or a cut line
         if line.strip():
             row = _row(path, number, line)
             reply = Reply(
@@ -62,8 +66,13 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
         row = json.loads(line)
     except (ValueError, RecursionError):
         row = None
-    if not isinstance(row, dict) or any(not isinstance(row.get(name), kinds) for name, kinds in _TYPES.items()):
-        raise ValueError(f"{path}, line {number}, is no recorded judgement; mend or delete that line, the others stay good.")
+    if not isinstance(row, dict) or any(
+        not isinstance(row.get(name), kinds) for name, kinds in _TYPES.items()
+    ):
+        raise ValueError(
+            f"{path}, line {number}, is no recorded judgement; mend or delete that line, the others"
+            " stay good."
+        )
     return row
 
 
@@ -101,12 +110,16 @@ class Writer:
                 os.fsync(self.file.fileno())
             except OSError as error:
                 self._failed = True
-                raise ValueError(f"The recording {self.path} cannot be written ({error.strerror}); free some space.") from None
+                raise ValueError(
+                    f"The recording {self.path} cannot be written ({error.strerror}); free some"
+                    " space."
+                ) from None
 
 
 @contextmanager
 def writing(path: Path, tell: Callable[[str], None]) -> Iterator[Writer]:
-    """The recording, open to be continued, for this process alone: another one that judges with it is waited for.
+    """The recording, open to be continued, for this process alone: another one that judges with it
+    is waited for.
 
     Raises:
         ValueError: it cannot be opened there.
@@ -115,7 +128,9 @@ def writing(path: Path, tell: Callable[[str], None]) -> Iterator[Writer]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b")
     except OSError as error:
-        raise ValueError(f"The recording {path} cannot be written ({error.strerror}); name another place for it.") from None
+        raise ValueError(
+            f"The recording {path} cannot be written ({error.strerror}); name another place for it."
+        ) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,12 +1,14 @@
-"""MMHal-Bench (Sun et al., "Aligning Large Multimodal Models with Factually Augmented RLHF", arXiv 2309.14525, section 3.2):
-96 questions of eight types on pictures of OpenImages, each answer rated 0 to 6 by a language model that reads the picture's
-contents and a person's answer. Ratings below 3 say that the answer hallucinates.
+"""MMHal-Bench (Sun et al., "Aligning Large Multimodal Models with Factually Augmented RLHF", arXiv
+2309.14525, section 3.2): 96 questions of eight types on images of OpenImages, each answer rated 0
+to 6 by a language model that reads the image's contents and a person's answer. Ratings below 3
+say that the answer hallucinates.
 
-It takes the authors' folder (Hugging Face, Shengcao1006/MMHal-Bench): ``response_template.json`` and ``images/``. The judge's
-prompt is our own wording of the authors' scale (``mmhal_judge.txt``); to use theirs, save the template of their
-``eval_gpt4.py`` to a file and name it in the judge's settings: ``"prompts": {"mmhal": "template.txt"}``. Their script counts
-an unreadable verdict as 0; here it is unscored and counted. An empty answer is unscored too, and never sent.
-"""
+It takes the authors' folder (Hugging Face, Shengcao1006/MMHal-Bench): ``response_template.json``
+and ``images/``. The judge's prompt is our own wording of the authors' scale (``mmhal_judge.txt``);
+to use theirs, save the template of their
+``eval_gpt4.py`` to a file and name it in the judge's settings: ``"prompts": {"mmhal":
+"template.txt"}``. Their script counts an unreadable verdict as 0; here it is unscored and counted.
+An empty answer is unscored too, and never sent."""
 
 from __future__ import annotations
 
@@ -27,15 +29,26 @@ from benchmarks.interface import Grade, Metric, Question, Report
 from benchmarks.judge import JUDGE_VARIABLE, Ask, Cost, Judge, judge_prompt, open_judge
 
 MMHAL_VERSION = "1"
-TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
+TYPES = (
+    "attribute",
+    "adversarial",
+    "comparison",
+    "counting",
+    "relation",
+    "environment",
+    "holistic",
+    "other",
+)
 HIGHEST = 6
 HALLUCINATES_BELOW = 3
 MAX_NEW_TOKENS = 512
 
 DATA = LocalData(
-    name="mmhal", files=("response_template.json",), get="with images/, the Hugging Face data set Shengcao1006/MMHal-Bench"
+    name="mmhal",
+    files=("response_template.json",),
+    get="with images/, the Hugging Face data set Shengcao1006/MMHal-Bench",
 )
-"""Grading needs the file alone; the pictures are opened when the questions are exported."""
+"""Grading needs the file alone; the images are opened when the questions are exported."""
 
 _PROMPT = Path(__file__).with_name("mmhal_judge.txt")
 _FIELDS = ("contents", "question", "reference", "answer")
@@ -45,7 +58,8 @@ _RATING = re.compile(r"rating[\s*_]*[:=][\s*_]*(-?\d+(?:\.\d+)?)", re.IGNORECASE
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What the judge is told of a question's picture: the things in it and a person's answer; and the question's type."""
+    """What the judge is told of a question's image: the things in it and a person's answer; and
+    the question's type."""
 
     type: str
     contents: tuple[str, ...]
@@ -54,8 +68,9 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class MMHal:
-    """MMHal-Bench. ``judge`` None: it can be exported and answered, not graded. ``prompt`` is the judge's, with the places
-    {contents}, {question}, {reference} and {answer} (or, as the authors' has them, four times {} in this order)."""
+    """MMHal-Bench. ``judge`` None: it can be exported and answered, not graded. ``prompt`` is the
+    judge's, with the places {contents}, {question}, {reference} and {answer} (or, as the authors'
+    has them, four times {} in this order)."""
 
     source: str
     items: Callable[[], Iterator[Item[Reference]]]
@@ -69,14 +84,18 @@ class MMHal:
         places = [place.group(1) for place in _PLACE.finditer(self.prompt)]
         if set(places) != set(_FIELDS) and places != [None] * len(_FIELDS):
             raise ValueError(
-                "The judge's prompt for mmhal must hold the places {contents}, {question}, {reference} and {answer}, or four "
-                "times {} in this order."
+                "The judge's prompt for mmhal must hold the places {contents}, {question},"
+                " {reference} and {answer}, or four times {} in this order."
             )
 
     @property
     def grader(self) -> str:
         prompt = hashlib.sha256(self.prompt.encode()).hexdigest()[:8]
-        judge = "no judge" if self.judge is None else f"judge {self.judge.settings.name} prompt {prompt}"
+        judge = (
+            "no judge"
+            if self.judge is None
+            else f"judge {self.judge.settings.name} prompt {prompt}"
+        )
         return f"mmhal-{MMHAL_VERSION} {judge}"
 
     @property
@@ -86,7 +105,15 @@ class MMHal:
     @property
     def metrics(self) -> tuple[Metric, ...]:
         return (
-            Metric(name="score", better="higher", unit="of 6", numerator="rating", denominator="rated", scale=1.0, primary=True),
+            Metric(
+                name="score",
+                better="higher",
+                unit="of 6",
+                numerator="rating",
+                denominator="rated",
+                scale=1.0,
+                primary=True,
+            ),
             grading.percent("hallucination_rate", "hallucinated", "rated", "lower", primary=True),
             *(
                 Metric(
@@ -100,7 +127,12 @@ class MMHal:
                 for type in TYPES
             ),
             Metric(
-                name="judge_spread", better="none", unit="points", numerator="spread", denominator="repeated", scale=1.0
+                name="judge_spread",
+                better="none",
+                unit="points",
+                numerator="spread",
+                denominator="repeated",
+                scale=1.0,
             ),  # the standard deviation of the ratings of one answer, on average
             grading.percent("unreadable", "unreadable", "verdicts", "none"),
         )
@@ -125,8 +157,8 @@ class MMHal:
     def _judge(self) -> Judge:
         if self.judge is None:
             raise ValueError(
-                "mmhal is graded by a judge: write its settings to a JSON file and name that file in the environment variable "
-                f"{JUDGE_VARIABLE} (benchmarks/README.md)."
+                "mmhal is graded by a judge: write its settings to a JSON file and name that file"
+                f" in the environment variable {JUDGE_VARIABLE} (benchmarks/README.md)."
             )
         return self.judge
 
@@ -138,7 +170,9 @@ class MMHal:
                 asks.append(Ask(about=item.id, prompt=filled(self.prompt, item, answer)))
             return _unjudged(item, answer)
 
-        self._graded(collect).grade(answers)  # an answer that belongs to no question is found before anybody is asked
+        self._graded(collect).grade(
+            answers
+        )  # an answer that belongs to no question is found before anybody is asked
         return asks
 
     def _graded(self, judge: Callable[[Item[Reference], str], Grade]) -> Graded[Reference]:
@@ -159,9 +193,15 @@ def _unjudged(item: Item[Reference], _answer: str) -> Grade:
 
 
 def filled(prompt: str, item: Item[Reference], answer: str) -> str:
-    """The prompt with its places filled; what is filled in is not looked at again, so an answer may hold "{question}"."""
+    """The prompt with its places filled; what is filled in is not looked at again, so an answer may
+    hold "{question}"."""
     truth = item.truth
-    values = {"contents": ", ".join(truth.contents), "question": item.text, "reference": truth.answer, "answer": answer}
+    values = {
+        "contents": ", ".join(truth.contents),
+        "question": item.text,
+        "reference": truth.answer,
+        "answer": answer,
+    }
     order = iter(_FIELDS)
     return _PLACE.sub(lambda place: values[place.group(1) or next(order)], prompt)
 
@@ -210,23 +250,30 @@ def _grade(replies: Mapping[str, Sequence[Reply]], item: Item[Reference], answer
 
 
 def mmhal(split: str, limit: int | None, data: Path | None) -> MMHal:
-    """MMHal-Bench from the authors' folder ``data``, at most ``limit`` pictures; judged as SELFSIGHT_JUDGE says.
+    """MMHal-Bench from the authors' folder ``data``, at most ``limit`` images; judged as
+    SELFSIGHT_JUDGE says.
 
     Raises:
-        ValueError: the file is not there or not what it should be, another split is asked for, or the judge's settings are wrong.
+        ValueError: the file is not there or not what it should be, another split is asked for, or
+            the judge's settings are wrong.
     """
     grading.only_test_split("mmhal", split)
     folder = DATA.folder("mmhal", data)
     path = folder / "response_template.json"
     rows = list(files.read_rows(path))
-    read = [_entry(folder / "images", number, place, row) for number, (place, row) in enumerate(rows)]
+    read = [
+        _entry(folder / "images", number, place, row) for number, (place, row) in enumerate(rows)
+    ]
     items, source = grading.fixed(grading.few_pictures(read, limit), "mmhal-bench")
     judge = open_judge()
-    return MMHal(source=source, items=items, prompt=judge_prompt(judge, "mmhal", _PROMPT), judge=judge)
+    return MMHal(
+        source=source, items=items, prompt=judge_prompt(judge, "mmhal", _PROMPT), judge=judge
+    )
 
 
 def _entry(images: Path, number: int, place: str, row: dict[str, Any]) -> Item[Reference]:
-    """One row of the file; the picture's file is the last part of its address, as in the authors' own folder."""
+    """One row of the file; the image's file is the last part of its address, as in the authors'
+    own folder."""
     contents = row.get("image_content")
     if not isinstance(contents, list) or not all(isinstance(one, str) for one in contents):
         raise ValueError(f"{place}: image_content must be a list of texts; {files.AGAIN}.")

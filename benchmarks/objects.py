@@ -1,8 +1,8 @@
-"""Object mentions in a caption: synonym tables with plural forms, longest match first, at word boundaries.
+"""Object mentions in a caption: synonym tables with plural forms, longest match first, at word
+boundaries.
 
-A table lists every form that counts, plurals included, as CHAIR's frozen synonym list does after singularising: nothing is
-stemmed here, so a table says exactly what it reads.
-"""
+A table lists every form that counts, plurals included, as CHAIR's frozen synonym list does after
+singularising: nothing is stemmed here, so a table says exactly what it reads."""
 
 from __future__ import annotations
 
@@ -30,10 +30,14 @@ class ObjectTable:
         for category, forms in self.synonyms.items():
             for form in forms:
                 if not form or form != " ".join(form.lower().split()):
-                    raise ValueError(f"The form {form!r} of {category!r} must be lower-case words separated by single spaces.")
+                    raise ValueError(
+                        f"The form {form!r} of {category!r} must be lower-case words separated by"
+                        " single spaces."
+                    )
                 if owners.setdefault(form, category) != category:
                     raise ValueError(
-                        f"The form {form!r} names both {owners[form]!r} and {category!r}; keep it in one of the two."
+                        f"The form {form!r} names both {owners[form]!r} and {category!r}; keep it"
+                        " in one of the two."
                     )
 
     @cached_property
@@ -48,15 +52,19 @@ class ObjectTable:
         return re.compile(rf"(?<!\w)(?:{either})(?!\w)")
 
     def mentions(self, caption: str) -> list[str]:
-        """The category of every mention, in order; a category mentioned twice stands there twice."""
+        """The category of every mention, in order; a category mentioned twice stands there
+        twice."""
         return [category for category, _, _ in self.places(caption)]
 
     def places(self, caption: str) -> list[tuple[str, int, int]]:
-        """Every mention as (category, from, to) in characters of the caption in lower case, in order."""
+        """Every mention as (category, from, to) in characters of the caption in lower case, in
+        order."""
         if not self._category:
             return []
         found = self._pattern.finditer(caption.lower())
-        return [(self._category[" ".join(one.group().split())], one.start(), one.end()) for one in found]
+        return [
+            (self._category[" ".join(one.group().split())], one.start(), one.end()) for one in found
+        ]
 
 
 IRREGULAR: Mapping[str, str] = {
@@ -75,13 +83,20 @@ _ENDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("es", ("", "e")),
     ("s", ("",)),
 )
-"""Plural endings and what may stand in the singular; "policemen", "berries", "ties", "knives", "boxes"."""
+"""Plural endings and what may stand in the singular; "policemen", "berries", "ties", "knives",
+"boxes"."""
 
 
 def known_form(word: str, known: Collection[str]) -> str:
-    """The word, if it is known or no plural of a known one; else its singular: a plural is only undone where that helps."""
+    """The word, if it is known or no plural of a known one; else its singular: a plural is only
+    undone where that helps."""
     if word in known:
         return word
     singulars = [IRREGULAR.get(word, "")]
-    singulars += [word.removesuffix(ending) + single for ending, some in _ENDINGS if word.endswith(ending) for single in some]
+    singulars += [
+        word.removesuffix(ending) + single
+        for ending, some in _ENDINGS
+        if word.endswith(ending)
+        for single in some
+    ]
     return next((single for single in singulars if single in known), word)

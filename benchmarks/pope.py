@@ -1,14 +1,15 @@
-"""POPE, polling-based object probing (Li et al., "Evaluating Object Hallucination in Large Vision-Language Models",
-arXiv 2305.10355, section 5): as many questions about present objects as about absent ones, the absent ones drawn at random,
-from the most popular categories, or from what usually stands beside a present one (adversarial).
+"""POPE, polling-based object probing (Li et al., "Evaluating Object Hallucination in Large
+Vision-Language Models", arXiv 2305.10355, section 5): as many questions about present objects as
+about absent ones, the absent ones drawn at random, from the most popular categories, or from what
+usually stands beside a present one (adversarial).
 
-"Yes" is the positive class. Answers are read at word level (``yes_no.read_words``); an answer that cannot be read is unscored
-and counted. The official files (``load``) are read a second time as POPE's own script does it, which calls every answer yes
-that has no "no" or "not" in its first sentence: the metrics ``..._official`` are those of published tables.
+"Yes" is the positive class. Answers are read at word level (``yes_no.read_words``); an answer that
+cannot be read is unscored and counted. The official files (``load``) are read a second time as
+POPE's own script does it, which calls every answer yes that has no "no" or "not" in its first
+sentence: the metrics ``..._official`` are those of published tables.
 
-RePOPE (Neuhaus and Hein, arXiv 2504.15707) labels the same questions anew: the same answers can be graded with both. A
-question that it leaves out as ambiguous is unscored.
-"""
+RePOPE (Neuhaus and Hein, arXiv 2504.15707) labels the same questions anew: the same answers can be
+graded with both. A question that it leaves out as ambiguous is unscored."""
 
 from __future__ import annotations
 
@@ -27,8 +28,12 @@ SETTINGS: tuple[str, ...] = ("random", "popular", "adversarial")
 REQUEST = "Answer the question using a single word or phrase."
 """LLaVA-1.5's own evaluation asks so; POPE's files hold the question alone."""
 
-_GET = "github.com/RUCAIBox/POPE, output/coco; pictures: COCO's val2014.zip from cocodataset.org"
-DATA = files.LocalData(name="coco", files=(*(f"coco_pope_{setting}.json*" for setting in SETTINGS), "val2014"), get=_GET)
+_GET = "github.com/RUCAIBox/POPE, output/coco; images: COCO's val2014.zip from cocodataset.org"
+DATA = files.LocalData(
+    name="coco",
+    files=(*(f"coco_pope_{setting}.json*" for setting in SETTINGS), "val2014"),
+    get=_GET,
+)
 REPOPE_DATA = files.LocalData(
     name="coco",
     files=(*DATA.files, *(f"coco_repope_{setting}.json*" for setting in SETTINGS)),
@@ -38,17 +43,23 @@ REPOPE_DATA = files.LocalData(
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """The truth of one question: whether the object is there (None: not known), and the setting it was asked in."""
+    """The truth of one question: whether the object is there (None: not known), and the setting it
+    was asked in."""
 
     present: bool | None
     setting: str
 
 
 def pope_benchmark(
-    *, name: str, source: str, items: Callable[[], Iterator[Item[Probe]]], official: bool = False, max_new_tokens: int = 8
+    *,
+    name: str,
+    source: str,
+    items: Callable[[], Iterator[Item[Probe]]],
+    official: bool = False,
+    max_new_tokens: int = 8,
 ) -> Graded[Probe]:
-    """POPE over any source of pictures with known objects. ``official`` adds, for each setting, F1 and yes-ratio, and POPE's
-    own reading of the answers."""
+    """POPE over any source of images with known objects. ``official`` adds, for each setting, F1
+    and yes-ratio, and POPE's own reading of the answers."""
     return Graded(
         name=name,
         group="hallucination",
@@ -66,7 +77,7 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> Graded[
     """The official questions, with POPE's labels (``name`` pope) or RePOPE's (``name`` repope).
 
     Raises:
-        ValueError: a file or picture is missing or broken, or another split than test is asked for.
+        ValueError: a file or image is missing or broken, or another split than test is asked for.
     """
     needed = REPOPE_DATA if name == "repope" else DATA
     folder = needed.folder(name, data)
@@ -74,7 +85,9 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> Graded[
     labels: dict[tuple[str, str, str], bool] = {}
     if name == "repope":
         for setting in SETTINGS:
-            for _, picture, text, present in _rows(needed.file(folder, f"coco_repope_{setting}.json*")):
+            for _, picture, text, present in _rows(
+                needed.file(folder, f"coco_repope_{setting}.json*")
+            ):
                 labels[setting, picture, text] = present
     items: list[Item[Probe]] = []
     pictures: list[tuple[str, Path]] = []
@@ -83,7 +96,9 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> Graded[
         seen: dict[str, str] = {}
         for (place, id), picture, text, present in _rows(path):
             if seen.setdefault(id, place) != place:
-                raise ValueError(f"{place}: question_id {id} is there already ({seen[id]}); {files.AGAIN}.")
+                raise ValueError(
+                    f"{place}: question_id {id} is there already ({seen[id]}); {files.AGAIN}."
+                )
             pictures.append((place, folder / "val2014" / picture))
             known = labels.get((setting, picture, text)) if name == "repope" else present
             items.append(
@@ -97,19 +112,27 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> Graded[
             )
     files.pictures_are_there(name, pictures)
     if all(item.truth.present is None for item in items):
-        raise ValueError(f"None of RePOPE's questions in {folder} is one of POPE's there; give POPE's own files beside them.")
+        raise ValueError(
+            f"None of RePOPE's questions in {folder} is one of POPE's there; give POPE's own files"
+            " beside them."
+        )
     some, source = grading.fixed(grading.few_pictures(items, limit), name)
     return pope_benchmark(name=name, source=source, items=some, official=True, max_new_tokens=32)
 
 
 def _rows(path: Path) -> Iterator[tuple[tuple[str, str], str, str, bool]]:
-    """((place, question id), picture, question, whether the object is there) of each line."""
+    """((place, question id), image, question, whether the object is there) of each line."""
     for place, row in files.read_rows(path):
         id = row.get("question_id")
         if not isinstance(id, int | str):
             raise ValueError(f"{place}: question_id is {id!r}; it must be a number; {files.AGAIN}.")
         label = files.one_of(place, row.get("label"), ("yes", "no"), "label")
-        yield (place, str(id)), files.text(place, row, "image"), files.text(place, row, "text"), label == "yes"
+        yield (
+            (place, str(id)),
+            files.text(place, row, "image"),
+            files.text(place, row, "text"),
+            label == "yes",
+        )
 
 
 def _metrics(official: bool) -> tuple[Metric, ...]:
@@ -138,7 +161,9 @@ def _judge(official: bool, item: Item[Probe], answer: str) -> Grade:
             theirs |= yes_no.counts(truth, read, suffix=suffix)
     said = yes_no.read_words(answer)
     if said is None:
-        return grading.unscored(item, yes_no.why_unread(answer), {"answered": 1.0, "unreadable": 1.0, **theirs}, truth)
+        return grading.unscored(
+            item, yes_no.why_unread(answer), {"answered": 1.0, "unreadable": 1.0, **theirs}, truth
+        )
     apart = yes_no.counts(truth, said, suffix=f"_{setting}")
     if not official:
         apart = {name: apart[name] for name in (f"read_{setting}", f"correct_{setting}")}
@@ -149,5 +174,11 @@ def _judge(official: bool, item: Item[Probe], answer: str) -> Grade:
         read_as=said,
         why="" if said == truth else f"it is {'there' if present else 'not there'}",
         truth=truth,
-        counts={"answered": 1.0, "unreadable": 0.0, **yes_no.counts(truth, said), **apart, **theirs},
+        counts={
+            "answered": 1.0,
+            "unreadable": 0.0,
+            **yes_no.counts(truth, said),
+            **apart,
+            **theirs,
+        },
     )

@@ -1,14 +1,19 @@
-"""The program that runs in lmms-eval's own environment (see ``via_lmms_eval``): ``python -P via_lmms_eval_child.py FOLDER``.
+"""The program that runs in lmms-eval's own environment (see ``via_lmms_eval``): ``python -P
+via_lmms_eval_child.py FOLDER``.
 
-It reads ``FOLDER/request.json`` and writes ``FOLDER/reply.json`` (and pictures, as PNG, below ``FOLDER/images``); nothing else
-passes between the kit and this project. The kit's own code is used as it is: its ``TaskManager`` builds the task, its
-``build_all_requests`` the prompts, and its ``simple_evaluate`` reads, filters, scores and aggregates, with a model that hands
-out stored answers.
+It reads ``FOLDER/request.json`` and writes ``FOLDER/reply.json`` (and images, as PNG, below
+``FOLDER/images``); nothing else passes between the kit and this project. The kit's own code is used
+as it is: its ``TaskManager`` builds the task, its
+``build_all_requests`` the prompts, and its ``simple_evaluate`` reads, filters, scores and
+aggregates, with a model that hands out stored answers.
 
 Traps of the kit (0.7.3), each met here:
-- importing it makes PIL complete truncated pictures with grey (``LOAD_TRUNCATED_IMAGES``): switched off again;
-- loading data and scoring an answer are retried five times, two seconds apart, and end in an error that hides the first one;
-- a task without ``until`` is given the stop ``"\\n\\n"``, which most of the kit's own models ignore: so does ``stops`` below;
+- importing it makes PIL complete truncated images with grey (``LOAD_TRUNCATED_IMAGES``): switched
+off again;
+- loading data and scoring an answer are retried five times, two seconds apart, and end in an error
+that hides the first one;
+- a task without ``until`` is given the stop ``"\\n\\n"``, which most of the kit's own models
+ignore: so does ``stops`` below;
 - MMBench picks a random option when its judge fails, and goes on: such picks are told in the reply;
 - several tasks write files into the working directory: it is the folder of the request.
 """
@@ -37,18 +42,22 @@ class Trouble(Exception):  # noqa: N818  (a sentence for the user, not a fault o
 def main(folder: Path) -> None:
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     try:
-        reply = {"describe": describe, "export": export, "grade": grade}[request["do"]](request, folder)
+        reply = {"describe": describe, "export": export, "grade": grade}[request["do"]](
+            request, folder
+        )
     except Trouble as trouble:
         reply = {"trouble": str(trouble)}
-    (folder / "reply.json").write_text(json.dumps(reply, ensure_ascii=False, default=str), encoding="utf-8")
+    (folder / "reply.json").write_text(
+        json.dumps(reply, ensure_ascii=False, default=str), encoding="utf-8"
+    )
 
 
 def describe(request: Json, _folder: Path) -> Json:
-    """The kit's version and what a task is made of, without importing the kit (which takes seconds).
+    """The kit's version and what a task is made of, without importing the kit (which takes
+    seconds).
 
-    ``fingerprint`` covers the task's YAML with all it includes, every file of its folder (code, judge's rules) and the code
-    that tasks share.
-    """
+    ``fingerprint`` covers the task's YAML with all it includes, every file of its folder (code,
+    judge's rules) and the code that tasks share."""
     import yaml
 
     found = importlib.util.find_spec("lmms_eval")
@@ -105,14 +114,15 @@ def task_file(task: str, places: Sequence[Path]) -> Path:
     if task not in names:
         near = difflib.get_close_matches(task, names, 4)
         raise Trouble(
-            f"it has no task {task!r}" + (f"; near it are {', '.join(near)}" if near else " (a group of tasks is none)")
+            f"it has no task {task!r}"
+            + (f"; near it are {', '.join(near)}" if near else " (a group of tasks is none)")
         )
     return names[task]
 
 
 def loaded(request: Json) -> tuple[Any, str]:
-    """The kit's task on its data, and the name of its split; local data lies in the working directory under the name that the
-    kit asks for, so that the task's own code finds it."""
+    """The kit's task on its data, and the name of its split; local data lies in the working
+    directory under the name that the kit asks for, so that the task's own code finds it."""
     import PIL.ImageFile
     from lmms_eval.tasks import TaskManager, get_task_dict
     from tenacity import RetryError
@@ -124,7 +134,9 @@ def loaded(request: Json) -> tuple[Any, str]:
     try:
         (task,) = get_task_dict([config], manager, "simple").values()
     except RetryError as error:
-        raise Trouble(f"the data could not be loaded: {plain(error.last_attempt.exception())}") from error
+        raise Trouble(
+            f"the data could not be loaded: {plain(error.last_attempt.exception())}"
+        ) from error
     except (OSError, ValueError, KeyError, ImportError, LookupError) as error:
         raise Trouble(f"the task could not be set up: {plain(error)}") from error
     if task.config.num_fewshot is None:
@@ -137,7 +149,8 @@ def plain(error: BaseException | None) -> str:
 
 
 def export(request: Json, folder: Path) -> Json:
-    """Every question as the kit would ask it; of at most ``limit`` pictures, chosen by their hash."""
+    """Every question as the kit would ask it; of at most ``limit`` images, chosen by their
+    hash."""
     task, split = loaded(request)
     documents = task.dataset[split]
     check_ids(documents)
@@ -148,7 +161,7 @@ def export(request: Json, folder: Path) -> Json:
         except Exception as error:  # the kit's code meets whatever the file holds
             pictures.append([])
             troubles.append(f"row {place + 1}: {plain(error)}")
-    refuse(troubles, split, "have no picture that can be read")
+    refuse(troubles, split, "have no image that can be read")
     clusters = [cluster(names, place) for place, names in enumerate(pictures)]
     kept = set(clusters)
     if request["limit"] is not None:
@@ -164,11 +177,19 @@ def export(request: Json, folder: Path) -> Json:
     for instance in task.instances:
         text, options, *_ = instance.args
         place = places[instance.doc_id]
-        if odd := sorted({character for character in text if ord(character) < 32 and character not in "\n\r\t"}):
+        if odd := sorted(
+            {character for character in text if ord(character) < 32 and character not in "\n\r\t"}
+        ):
             troubles.append(f"row {place + 1}: the prompt holds the control character {odd[0]!r}")
         names = pictures[place]
         rows.append(
-            {"doc": place, "text": text, "images": names, "cluster": clusters[place], "target": target(task, documents[place])}
+            {
+                "doc": place,
+                "text": text,
+                "images": names,
+                "cluster": clusters[place],
+                "target": target(task, documents[place]),
+            }
             | {"max_new_tokens": options.get("max_new_tokens"), "until": stops(options)}
         )
     refuse(troubles, split, "cannot be asked")
@@ -195,18 +216,23 @@ def check_ids(documents: Any) -> None:
 def refuse(troubles: Sequence[str], where: str, what: str) -> None:
     if troubles:
         more = f"; and {len(troubles) - SHOWN} more" if len(troubles) > SHOWN else ""
-        raise Trouble(f"{len(troubles)} rows of {where} {what}: {'; '.join(troubles[:SHOWN])}{more}")
+        raise Trouble(
+            f"{len(troubles)} rows of {where} {what}: {'; '.join(troubles[:SHOWN])}{more}"
+        )
 
 
 def seen(images: Sequence[Any], folder: Path) -> list[str]:
-    """The pictures written as PNG under the hash of their pixels; their names in order."""
+    """The images written as PNG under the hash of their pixels; their names in order."""
     folder.mkdir(exist_ok=True)
     names = []
     for image in images:
         if not hasattr(image, "convert"):
-            raise TypeError(f"a {type(image).__name__} is no picture (video and sound are not asked)")
+            raise TypeError(f"a {type(image).__name__} is no image (video and sound are not asked)")
         rgb = image.convert("RGB")
-        path = folder / f"{hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).hexdigest()[:32]}.png"
+        path = (
+            folder
+            / f"{hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).hexdigest()[:32]}.png"
+        )
         if not path.exists():
             rgb.save(path, compress_level=1)
         names.append(path.name)
@@ -216,11 +242,16 @@ def seen(images: Sequence[Any], folder: Path) -> list[str]:
 def cluster(names: Sequence[str], place: int) -> str:
     if not names:
         return f"row{place}"
-    return names[0][:16] if len(names) == 1 else hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+    return (
+        names[0][:16]
+        if len(names) == 1
+        else hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
+    )
 
 
 def stops(options: Json) -> list[str]:
-    """The task's stop strings but the kit's own default, an empty line: captions have paragraphs."""
+    """The task's stop strings but the kit's own default, an empty line: captions have
+    paragraphs."""
     until = options.get("until") or []
     return [one for one in ([until] if isinstance(until, str) else until) if one and one != "\n\n"]
 
@@ -254,7 +285,9 @@ def grade(request: Json, _folder: Path) -> Json:
             return [answers[one.doc_id] for one in requests]
 
         def loglikelihood(self, _requests: list[Any]) -> Any:
-            raise Trouble("the task asks for log-probabilities; only tasks with written answers are graded")
+            raise Trouble(
+                "the task asks for log-probabilities; only tasks with written answers are graded"
+            )
 
         generate_until_multi_round = loglikelihood
 
@@ -264,16 +297,38 @@ def grade(request: Json, _folder: Path) -> Json:
     try:
         # One worker: a judge's replies come in the questions' order, and logs with them.
         results = simple_evaluate(
-            model=Stored(), tasks=[task], task_manager=object(), bootstrap_iters=0, log_samples=True, process_docs_parallel=1
+            model=Stored(),
+            tasks=[task],
+            task_manager=object(),
+            bootstrap_iters=0,
+            log_samples=True,
+            process_docs_parallel=1,
         )
     except RetryError as error:
-        raise Trouble(f"an answer could not be scored: {plain(error.last_attempt.exception())}") from error
-    except (ArithmeticError, AssertionError, LookupError, ImportError, OSError, ValueError) as error:
+        raise Trouble(
+            f"an answer could not be scored: {plain(error.last_attempt.exception())}"
+        ) from error
+    except (
+        ArithmeticError,
+        AssertionError,
+        LookupError,
+        ImportError,
+        OSError,
+        ValueError,
+    ) as error:
         raise Trouble(f"the kit's scoring ended in {plain(error)}") from error
     name = task.config.task
-    samples = results["samples"][name][: len(answers)]  # a task with several filters lists its rows once a filter
+    samples = results["samples"][name][
+        : len(answers)
+    ]  # a task with several filters lists its rows once a filter
     own = set(task.aggregation())
-    rows = [{"doc": request["docs"][one["doc_id"]], "metrics": {key: one[key] for key in one if key in own}} for one in samples]
+    rows = [
+        {
+            "doc": request["docs"][one["doc_id"]],
+            "metrics": {key: one[key] for key in one if key in own},
+        }
+        for one in samples
+    ]
     totals = {}
     for key, value in results["results"][name].items():
         metric, _, _filter = key.partition(",")
@@ -283,18 +338,25 @@ def grade(request: Json, _folder: Path) -> Json:
 
 
 class Watched:
-    """Looks on while the kit grades: warnings of its log, and MMBench's reading of each row and each group of rotations."""
+    """Looks on while the kit grades: warnings of its log, and MMBench's reading of each row and
+    each group of rotations."""
 
     def __init__(self, task: Any) -> None:
         from loguru import logger
 
         self.log: list[str] = []
         logger.remove()
-        logger.add(lambda line: self.log.append(str(line).strip()[:300]), level="INFO", format="{message}", filter=told)
+        logger.add(
+            lambda line: self.log.append(str(line).strip()[:300]),
+            level="INFO",
+            format="{message}",
+            filter=told,
+        )
         self.groups: Json = {}
         self.judged: Json = {}
         self.rows: list[Any] = []
-        # The kit runs a task's file once for each function that the YAML names: the total's own evaluator is another.
+        # The kit runs a task's file once for each function that the YAML names: the total's own
+        # evaluator is another.
         scopes = [getattr(function, "__globals__", {}) for function in task.aggregation().values()]
         found = [scope["mmbench_evaluator"] for scope in scopes if "mmbench_evaluator" in scope]
         self.evaluator = found[0] if found else None
@@ -318,8 +380,9 @@ class Watched:
         evaluator.eval_sub_data, evaluator.extract_answer_from_item = group, judge
 
     def choices(self) -> Json:
-        """By a row's index: the option read without a judge ("" where none is), and what a judge made of it; ``groups``: by the
-        index of a group's first row, whether all its rotations were right."""
+        """By a row's index: the option read without a judge ("" where none is), and what a judge
+        made of it; ``groups``: by the index of a group's first row, whether all its rotations were
+        right."""
         if self.evaluator is None:
             return {}
         read = {str(row["index"]): self.evaluator.prefetch_answer(row) or "" for row in self.rows}

@@ -1,19 +1,26 @@
-"""From what lmms-eval made of each answer to counts, of which its totals are ratios where they can be.
+"""From what lmms-eval made of each answer to counts, of which its totals are ratios where they can
+be.
 
-A metric with the kit's own name is the kit's number: the ratio of its counts over all questions equals the kit's total, which
-is checked at every grading (:func:`check`). So the statistics can resample pictures. Where the kit's total is no ratio of sums,
-the metric has another name and the total stands in the report alone:
+A metric with the kit's own name is the kit's number: the ratio of its counts over all questions
+equals the kit's total, which is checked at every grading (:func:`check`). So the statistics can
+resample images. Where the kit's total is no ratio of sums, the metric has another name and the
+total stands in the report alone:
 
-- MME adds up categories' means of acc and acc+: here accuracy and acc+ over all questions and pictures of each half;
-- MMStar, and any task whose aggregation is a function not known here: ``<metric>_mean``, the mean of the questions' scores.
+- MME adds up categories' means of acc and acc+: here accuracy and acc+ over all questions and
+images of each half;
+- MMStar, and any task whose aggregation is a function not known here: ``<metric>_mean``, the mean
+of the questions' scores.
 
-An answer that is missing adds to no count. One that the kit cannot read is unscored (its value is None, it adds to
-``unreadable``), and adds to the kit's own metrics what the kit makes of it, mostly a mistake; ``accuracy`` leaves it out.
+An answer that is missing adds to no count. One that the kit cannot read is unscored (its value is
+None, it adds to
+``unreadable``), and adds to the kit's own metrics what the kit makes of it, mostly a mistake;
+``accuracy`` leaves it out.
 
-Traps of the kit (0.7.3): POPE reads "yes" and "no" alone ("Yes." is a mistake), leaves unreadable answers out of recall, and its
-``pope_yes_ratio`` is that of the *truth* (ours is ``yes_ratio``); AMBER's Cog is marked higher-is-better and is a rate of
-hallucination; LLaVA-in-the-wild rounds; a judge that fails counts as 0 points (MM-Vet), -1 (LLaVA) or a random option (MMBench).
-"""
+Traps of the kit (0.7.3): POPE reads "yes" and "no" alone ("Yes." is a mistake), leaves unreadable
+answers out of recall, and its
+``pope_yes_ratio`` is that of the *truth* (ours is ``yes_ratio``); AMBER's Cog is marked
+higher-is-better and is a rate of hallucination; LLaVA-in-the-wild rounds; a judge that fails counts
+as 0 points (MM-Vet), -1 (LLaVA) or a random option (MMBench)."""
 
 from __future__ import annotations
 
@@ -30,7 +37,8 @@ Made = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Read:
-    """What one answer is worth. ``failed``: a judge gave no judgement; nothing can be graded then."""
+    """What one answer is worth. ``failed``: a judge gave no judgement; nothing can be graded
+    then."""
 
     value: float | None
     counts: Mapping[str, float]
@@ -55,8 +63,9 @@ def no_totals(_sums: Mapping[str, float]) -> Mapping[str, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Counting:
-    """How a task's results are counted. ``kit``: the metrics that are the kit's own totals, by its name, and what they are
-    multiplied with to be so; ``totals``: the kit's totals that are no ratios, from the sums. ``within``: rounding."""
+    """How a task's results are counted. ``kit``: the metrics that are the kit's own totals, by its
+    name, and what they are multiplied with to be so; ``totals``: the kit's totals that are no
+    ratios, from the sums. ``within``: rounding."""
 
     metrics: tuple[Metric, ...]
     read: Reader
@@ -75,7 +84,8 @@ def counting(task: str, metrics: Sequence[Mapping[str, Any]]) -> Counting:
 
 
 def means(metrics: Sequence[Mapping[str, Any]]) -> Counting:
-    """Any task: the mean of the questions' scores, under the kit's name where its YAML says ``aggregation: mean``."""
+    """Any task: the mean of the questions' scores, under the kit's name where its YAML says
+    ``aggregation: mean``."""
     found: list[Metric] = []
     kit: dict[str, float] = {}
     fields: dict[str, str] = {}
@@ -110,13 +120,18 @@ def means(metrics: Sequence[Mapping[str, Any]]) -> Counting:
         values = [value for name in fields if (value := score(made.get(name))) is not None]
         whole = score(made.get("average")) if "average" in fields else None
         value = whole if whole is not None else values[0] if values else None
-        return Read(value=value, counts=counts, why="" if value is not None else "the task gives no score of one answer")
+        return Read(
+            value=value,
+            counts=counts,
+            why="" if value is not None else "the task gives no score of one answer",
+        )
 
     return Counting(metrics=tuple(found), read=read, kit=kit)
 
 
 def score(made: Any) -> float | None:
-    """A question's own score: a number, or the field ``score`` of what the kit keeps for the total."""
+    """A question's own score: a number, or the field ``score`` of what the kit keeps for the
+    total."""
     if isinstance(made, Mapping):
         made = made.get("score")
     return float(made) if isinstance(made, bool | int | float) else None
@@ -129,10 +144,27 @@ def pope() -> Counting:
         yes, no, real = float(said == "yes"), float(said == "no"), float(truth == "yes")
         hit, unread = float(said == truth), 1.0 - yes - no
         tp, fp, fn = yes * real, yes * (1 - real), no * real
-        counts = {"asked": 1.0, "correct": hit, "tp": tp, "claimed": tp + fp, "recalled_of": tp + fn, "f1_num": 2 * tp}
-        counts |= {"f1_den": 2 * tp + fp + fn, "true_yes": real, "read": yes + no, "said_yes": yes, "unread": unread}
-        why = "lmms-eval reads the words yes and no alone, and calls this a mistake" if unread else ""
-        return Read(value=None if unread else hit, counts=counts, read_as=said[:80], why=why, truth=truth)
+        counts = {
+            "asked": 1.0,
+            "correct": hit,
+            "tp": tp,
+            "claimed": tp + fp,
+            "recalled_of": tp + fn,
+            "f1_num": 2 * tp,
+        }
+        counts |= {
+            "f1_den": 2 * tp + fp + fn,
+            "true_yes": real,
+            "read": yes + no,
+            "said_yes": yes,
+            "unread": unread,
+        }
+        why = (
+            "lmms-eval reads the words yes and no alone, and calls this a mistake" if unread else ""
+        )
+        return Read(
+            value=None if unread else hit, counts=counts, read_as=said[:80], why=why, truth=truth
+        )
 
     def kits(name: str, numerator: str, denominator: str) -> Metric:
         better = "none" if name == "pope_yes_ratio" else "higher"
@@ -150,7 +182,10 @@ def pope() -> Counting:
             percent("unreadable", "unread", "asked", "none"),
         ),
         read=read,
-        kit={f"pope_{name}": 0.01 for name in ("accuracy", "precision", "recall", "f1_score", "yes_ratio")},
+        kit={
+            f"pope_{name}": 0.01
+            for name in ("accuracy", "precision", "recall", "f1_score", "yes_ratio")
+        },
     )
 
 
@@ -158,15 +193,22 @@ HALVES = ("perception", "cognition")
 
 
 def mme() -> Counting:
-    """acc+ is of a picture whose two questions are both right; it is counted on the picture's first question."""
+    """acc+ is of an image whose two questions are both right; it is counted on the image's first
+    question."""
 
     def part(made: Made) -> tuple[str, Mapping[str, Any]]:
-        return next((half, made[f"mme_{half}_score"]) for half in HALVES if f"mme_{half}_score" in made)
+        return next(
+            (half, made[f"mme_{half}_score"]) for half in HALVES if f"mme_{half}_score" in made
+        )
 
     def read(made: Made) -> Read:
         half, one = part(made)
         hit = float(one["score"])
-        return Read(value=hit, counts={f"asked_{half}": 1.0, f"correct_{half}": hit}, read_as="right" if hit else "wrong")
+        return Read(
+            value=hit,
+            counts={f"asked_{half}": 1.0, f"correct_{half}": hit},
+            read_as="right" if hit else "wrong",
+        )
 
     def pairs(made: Sequence[Made], reads: list[Read], _choices: Mapping[str, Any]) -> list[Read]:
         found: dict[tuple[str, str], list[int]] = {}
@@ -181,7 +223,10 @@ def mme() -> Counting:
             hits = [reads[place].counts[f"correct_{half}"] for place in places]
             both = float(all(hits))
             more = {f"pictures_{half}": 1.0, f"both_{half}": both}
-            more |= {f"points:{half}:{category}": 50.0 * sum(hits) + 100.0 * both, f"of:{half}:{category}": 1.0}
+            more |= {
+                f"points:{half}:{category}": 50.0 * sum(hits) + 100.0 * both,
+                f"of:{half}:{category}": 1.0,
+            }
             first = places[0]
             whole[first] = replace(whole[first], counts={**whole[first].counts, **more})
         return whole
@@ -191,11 +236,20 @@ def mme() -> Counting:
         for name, points in sums.items():
             if name.startswith("points:"):
                 half = name.split(":")[1]
-                found[f"mme_{half}_score"] = found.get(f"mme_{half}_score", 0.0) + points / sums[f"of{name[6:]}"]
+                found[f"mme_{half}_score"] = (
+                    found.get(f"mme_{half}_score", 0.0) + points / sums[f"of{name[6:]}"]
+                )
         return found
 
-    shown = [percent(f"{half}_accuracy", f"correct_{half}", f"asked_{half}", primary=half == "perception") for half in HALVES]
-    shown += [percent(f"{half}_accuracy_plus", f"both_{half}", f"pictures_{half}") for half in HALVES]
+    shown = [
+        percent(
+            f"{half}_accuracy", f"correct_{half}", f"asked_{half}", primary=half == "perception"
+        )
+        for half in HALVES
+    ]
+    shown += [
+        percent(f"{half}_accuracy_plus", f"both_{half}", f"pictures_{half}") for half in HALVES
+    ]
     return Counting(metrics=tuple(shown), read=read, together=pairs, totals=totals)
 
 
@@ -204,8 +258,9 @@ CIRCLE = 1_000_000
 
 
 def mmbench() -> Counting:
-    """Each row as the kit reads it, and circular evaluation: a group counts as right when all its rotations are. The kit looks
-    at a group until its first mistake, so the judge is not asked about every row."""
+    """Each row as the kit reads it, and circular evaluation: a group counts as right when all its
+    rotations are. The kit looks at a group until its first mistake, so the judge is not asked about
+    every row."""
 
     def read(made: Made) -> Read:
         return Read(value=None, counts={"asked": 1.0}, truth=str(made["gpt_eval_score"]["answer"]))
@@ -222,7 +277,11 @@ def mmbench() -> Counting:
             counts = dict(read.counts)
             if counts:
                 value = float(option == read.truth) if option else None
-                counts |= {"read": float(bool(option)), "right": value or 0.0, "unread": float(not option)}
+                counts |= {
+                    "read": float(bool(option)),
+                    "right": value or 0.0,
+                    "unread": float(not option),
+                }
                 if one < CIRCLE and one not in absent and str(one) in choices["groups"]:
                     counts |= {"groups": 1.0, "hits": float(choices["groups"][str(one)])}
                 why = "" if option else "it names no option, and the kit asked no judge about it"
@@ -245,18 +304,34 @@ def mmbench() -> Counting:
 def seed() -> Counting:
     def read(made: Made) -> Read:
         counts: dict[str, float] = {}
-        said, truth = str(made["seed_all"]["pred"]).strip().lower(), str(made["seed_all"]["answer"]).strip().lower()
+        said, truth = (
+            str(made["seed_all"]["pred"]).strip().lower(),
+            str(made["seed_all"]["answer"]).strip().lower(),
+        )
         known = said in tuple("abcd")
         for name in made:
             counts |= {f"asked_{name}": 1.0, f"correct_{name}": float(said == truth)}
-        counts |= {"read": float(known), "right": float(known and said == truth), "unread": float(not known)}
+        counts |= {
+            "read": float(known),
+            "right": float(known and said == truth),
+            "unread": float(not known),
+        }
         why = "" if known else "its first letter is no option, which the kit calls a mistake"
-        return Read(value=float(said == truth) if known else None, counts=counts, read_as=said, why=why, truth=truth)
+        return Read(
+            value=float(said == truth) if known else None,
+            counts=counts,
+            read_as=said,
+            why=why,
+            truth=truth,
+        )
 
     names = ("seed_all", "seed_image", "seed_video")
     return Counting(
         metrics=(
-            *(percent(name, f"correct_{name}", f"asked_{name}", primary=name == "seed_all") for name in names),
+            *(
+                percent(name, f"correct_{name}", f"asked_{name}", primary=name == "seed_all")
+                for name in names
+            ),
             percent("accuracy", "right", "read"),
             percent("unreadable", "unread", "asked_seed_all", "none"),
         ),
@@ -269,16 +344,31 @@ def mmvet() -> Counting:
     def read(made: Made) -> Read:
         one = made["gpt_eval_score"]
         points = float(one["score"])
-        failed = "" if one["eval_model"] else f"question {one['question_id']}: the judge said nothing, and the kit gave 0 points"
+        failed = (
+            ""
+            if one["eval_model"]
+            else f"question {one['question_id']}: the judge said nothing, and the kit gave 0 points"
+        )
         skills = str(one["capabilities"]).split(",")
         counts = {"points": points, "asked": 1.0}
         for skill in skills:
             counts |= {f"points_{skill}": points, f"asked_{skill}": 1.0}
-        return Read(value=points, counts=counts, read_as=f"{points:g}", truth=str(one["gt_answer"]), failed=failed)
+        return Read(
+            value=points,
+            counts=counts,
+            read_as=f"{points:g}",
+            truth=str(one["gt_answer"]),
+            failed=failed,
+        )
 
-    skills = [percent(skill, f"points_{skill}", f"asked_{skill}") for skill in ("rec", "ocr", "know", "gen", "spat", "math")]
+    skills = [
+        percent(skill, f"points_{skill}", f"asked_{skill}")
+        for skill in ("rec", "ocr", "know", "gen", "spat", "math")
+    ]
     return Counting(
-        metrics=(percent("gpt_eval_score", "points", "asked", primary=True), *skills), read=read, kit={"gpt_eval_score": 1.0}
+        metrics=(percent("gpt_eval_score", "points", "asked", primary=True), *skills),
+        read=read,
+        kit={"gpt_eval_score": 1.0},
     )
 
 
@@ -294,16 +384,27 @@ def llava_wild() -> Counting:
             said = str(review["review"])
             gone = said.startswith("error:") or said == "Failed to Get a Proper Review."
             failed = said[:120] if gone else ""
-            unread = f"the judge's reply has no two scores, which the kit counts as -1: {said[:80]!r}"
+            unread = (
+                f"the judge's reply has no two scores, which the kit counts as -1: {said[:80]!r}"
+            )
         counts: dict[str, float] = {}
         for kind in kinds:
             if -999 not in (scores := made[f"gpt_eval_llava_{kind}"]["scores"]):
                 counts |= {f"ours_{kind}": float(scores[1]), f"theirs_{kind}": float(scores[0])}
-        return Read(value=None if unread else ours / 10, counts=counts, read_as=f"{ours:g}:{theirs:g}", why=unread, failed=failed)
+        return Read(
+            value=None if unread else ours / 10,
+            counts=counts,
+            read_as=f"{ours:g}:{theirs:g}",
+            why=unread,
+            failed=failed,
+        )
 
     return Counting(
         metrics=tuple(
-            percent(f"gpt_eval_llava_{kind}", f"ours_{kind}", f"theirs_{kind}", primary=kind == "all") for kind in kinds
+            percent(
+                f"gpt_eval_llava_{kind}", f"ours_{kind}", f"theirs_{kind}", primary=kind == "all"
+            )
+            for kind in kinds
         ),
         read=read,
         kit={f"gpt_eval_llava_{kind}": 1.0 for kind in kinds},
@@ -312,15 +413,30 @@ def llava_wild() -> Counting:
 
 
 def amber() -> Counting:
-    """The kit starts each count at AMBER's own initial values (0.001 in its denominators), once an answer."""
+    """The kit starts each count at AMBER's own initial values (0.001 in its denominators), once an
+    answer."""
 
     def read(made: Made) -> Read:
         one = {name: float(value) for name, value in made["amber_chair"].items()}
         sound = one["non_hallu_score"] > 0.5
-        names = ("chair_score", "chair_num", "safe_cover_score", "safe_cover_num", "hallu_cover_score", "hallu_cover_num")
+        names = (
+            "chair_score",
+            "chair_num",
+            "safe_cover_score",
+            "safe_cover_num",
+            "hallu_cover_score",
+            "hallu_cover_num",
+        )
         counts = {name: one[name] for name in names}
-        counts |= {"hallucinating": one["non_hallu_num"] - one["non_hallu_score"], "captions": one["non_hallu_num"]}
-        return Read(value=float(sound), counts=counts, read_as="no hallucination" if sound else "hallucination")
+        counts |= {
+            "hallucinating": one["non_hallu_num"] - one["non_hallu_score"],
+            "captions": one["non_hallu_num"],
+        }
+        return Read(
+            value=float(sound),
+            counts=counts,
+            read_as="no hallucination" if sound else "hallucination",
+        )
 
     return Counting(
         metrics=(
@@ -340,9 +456,19 @@ def chair() -> Counting:
         told, there = [str(name) for name in one["pred"]], {str(name) for name in one["answer"]}
         absent = [name for name in told if name not in there]
         counts = {"mentions": float(len(told)), "hallucinated": float(len(absent)), "captions": 1.0}
-        counts |= {"bad": float(bool(absent)), "found": float(len(there & set(told))), "there": float(len(there))}
+        counts |= {
+            "bad": float(bool(absent)),
+            "found": float(len(there & set(told))),
+            "there": float(len(there)),
+        }
         why = f"not there: {', '.join(sorted(set(absent)))}" if absent else ""
-        return Read(value=float(not absent), counts=counts, read_as=" ".join(told), why=why, truth=" ".join(sorted(there)))
+        return Read(
+            value=float(not absent),
+            counts=counts,
+            read_as=" ".join(told),
+            why=why,
+            truth=" ".join(sorted(there)),
+        )
 
     return Counting(
         metrics=(
@@ -369,7 +495,9 @@ KNOWN: Mapping[str, Callable[[], Counting]] = {
 }
 
 
-def check(counting: Counting, counts: Sequence[Mapping[str, float]], totals: Mapping[str, float]) -> None:
+def check(
+    counting: Counting, counts: Sequence[Mapping[str, float]], totals: Mapping[str, float]
+) -> None:
     """That the counts over *all* rows give the kit's totals.
 
     Raises:
@@ -381,14 +509,17 @@ def check(counting: Counting, counts: Sequence[Mapping[str, float]], totals: Map
             sums[name] = sums.get(name, 0.0) + amount
     shown = {metric.name: metric for metric in counting.metrics}
     ours = {name: metric_value(shown[plain(name)], sums) for name in counting.kit}
-    ours = {name: None if value is None else value * counting.kit[name] for name, value in ours.items()}
+    ours = {
+        name: None if value is None else value * counting.kit[name] for name, value in ours.items()
+    }
     ours |= counting.totals(sums)
     for name, total in totals.items():
         value = ours.get(name)
         if value is not None and abs(value - total) > counting.within * max(1.0, abs(total)):
             raise ValueError(
-                f"lmms-eval's {name} is {total:.6g} and its rows add up to {value:.6g}: this version of the kit counts "
-                "in another way than via_lmms_eval_counts.py; nothing was graded, the answers are kept."
+                f"lmms-eval's {name} is {total:.6g} and its rows add up to {value:.6g}: this"
+                " version of the kit counts in another way than via_lmms_eval_counts.py; nothing"
+                " was graded, the answers are kept."
             )
 
 

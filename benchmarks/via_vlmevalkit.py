@@ -1,17 +1,21 @@
-"""VLMEvalKit (open-compass/VLMEvalKit) behind the interface of a benchmark: its prompts, its grading, our answers.
+"""VLMEvalKit (open-compass/VLMEvalKit) behind the interface of a benchmark: its prompts, its
+grading, our answers.
 
-The kit lives in an environment of its own (``nox -s toolkit_vlmevalkit``) and is run there, for a moment, by
-``via_vlmevalkit_child.py``; files pass between us: questions out, answers in. Its data set files come from the user: a folder
-with ``<NAME>.tsv`` (the kit's ``LMUData``), read by ``via_vlmevalkit_tsv`` first.
+The kit lives in an environment of its own (``nox -s toolkit_vlmevalkit``) and is run there, for a
+moment, by
+``via_vlmevalkit_child.py``; files pass between us: questions out, answers in. Its data set files
+come from the user: a folder with ``<NAME>.tsv`` (the kit's ``LMUData``), read by
+``via_vlmevalkit_tsv`` first.
 
-What is the kit's: the text of the prompt, the reading of each answer, right or wrong, its totals. What is ours: the decoding
-(greedy, at most ``MAX_NEW_TOKENS``; the kit gives each model wrapper settings and prompts of its own), the metrics' names (its
-"Overall" is F1 for POPE and accuracy elsewhere), and that every metric is recomputed from the rows and must equal the kit's own
-total. The kit's totals stand in the report under ``vlmevalkit:`` and their own names.
+What is the kit's: the text of the prompt, the reading of each answer, right or wrong, its totals.
+What is ours: the decoding (greedy, at most ``MAX_NEW_TOKENS``; the kit gives each model wrapper
+settings and prompts of its own), the metrics' names (its "Overall" is F1 for POPE and accuracy
+elsewhere), and that every metric is recomputed from the rows and must equal the kit's own total.
+The kit's totals stand in the report under ``vlmevalkit:`` and their own names.
 
-A judge is never left out silently. Where a data set's rule asks a language model about an answer that cannot be read, its name
-says who does: ``MMBench_DEV_EN+exact_matching`` (nobody: such an answer is wrong) or ``MMBench_DEV_EN+gpt-4o-mini``.
-"""
+A judge is never left out silently. Where a data set's rule asks a language model about an answer
+that cannot be read, its name says who does: ``MMBench_DEV_EN+exact_matching`` (nobody: such an
+answer is wrong) or ``MMBench_DEV_EN+gpt-4o-mini``."""
 
 from __future__ import annotations
 
@@ -47,24 +51,35 @@ _CIRCLE = 1_000_000
 """The kit numbers the rotations of question i as i + 10^6, i + 2 * 10^6, ..."""
 
 
-def benchmark(dataset: str, split: str, limit: int | None, data: Path | None = None) -> ViaVlmevalkit:
-    """The kit's data set (``POPE``, ``MME``, ``MMBench_DEV_EN+exact_matching``, ...) on the file below ``data``.
+def benchmark(
+    dataset: str, split: str, limit: int | None, data: Path | None = None
+) -> ViaVlmevalkit:
+    """The kit's data set (``POPE``, ``MME``, ``MMBench_DEV_EN+exact_matching``, ...) on the file
+    below ``data``.
 
-    ``limit``: at most so many pictures, chosen by a hash, each with all its questions.
+    ``limit``: at most so many images, chosen by a hash, each with all its questions.
 
     Raises:
-        ValueError: no such data set, a split other than test, no folder or a file that cannot be used, a judge that is not
-            named or has no key, or the kit is not installed.
+        ValueError: no such data set, a split other than test, no folder or a file that cannot be
+            used, a judge that is not named or has no key, or the kit is not installed.
     """
     name, _, judge = dataset.partition("+")
     if name not in FAMILIES:
-        raise ValueError(f"VLMEvalKit's {name!r} is not among those that are graded row by row: {', '.join(FAMILIES)}.")
+        raise ValueError(
+            f"VLMEvalKit's {name!r} is not among those that are graded row by row:"
+            f" {', '.join(FAMILIES)}."
+        )
     grading.only_test_split(f"vlmevalkit:{dataset}", split)
     if limit is not None and limit < 1:
-        raise ValueError(f"A benchmark's limit is {limit} pictures; it must be at least 1, or None for all.")
+        raise ValueError(
+            f"A benchmark's limit is {limit} images; it must be at least 1, or None for all."
+        )
     _check_judge(name, judge, FAMILIES[name])
     if data is None:
-        raise ValueError(f"vlmevalkit:{dataset} needs a folder that holds {name}.tsv (the kit's LMUData); give it as its data.")
+        raise ValueError(
+            f"vlmevalkit:{dataset} needs a folder that holds {name}.tsv (the kit's LMUData); give"
+            " it as its data."
+        )
     python()
     found = ViaVlmevalkit(dataset=name, judge=judge, limit=limit, file=data / f"{name}.tsv")
     _ = found.rows
@@ -74,21 +89,24 @@ def benchmark(dataset: str, split: str, limit: int | None, data: Path | None = N
 def _check_judge(name: str, judge: str, family: Family) -> None:
     if family.judge and not judge:
         raise ValueError(
-            f"vlmevalkit:{name} asks a judge about answers that name no option; say which: {name}+{EXACT} (no judge, such an "
-            f"answer is wrong) or {name}+<model> with a key in OPENAI_API_KEY."
+            f"vlmevalkit:{name} asks a judge about answers that name no option; say which:"
+            f" {name}+{EXACT} (no judge, such an answer is wrong) or {name}+<model> with a key in"
+            " OPENAI_API_KEY."
         )
     if judge and not family.judge:
         raise ValueError(f"vlmevalkit:{name} needs no judge; ask for it without +{judge}.")
     if judge not in ("", EXACT) and not any(os.environ.get(key) for key in KEYS):
         raise ValueError(
-            f"vlmevalkit:{name}+{judge} needs the judge's key in OPENAI_API_KEY (its address, if it is not OpenAI's, in "
-            f"OPENAI_API_BASE); without one the kit would quietly use exact matching: ask for {name}+{EXACT} if that is meant."
+            f"vlmevalkit:{name}+{judge} needs the judge's key in OPENAI_API_KEY (its address, if it"
+            " is not OpenAI's, in OPENAI_API_BASE); without one the kit would quietly use exact"
+            f" matching: ask for {name}+{EXACT} if that is meant."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViaVlmevalkit:
-    """One of the kit's data sets on a user's file. ``judge``: "" (none needed), exact_matching, or a model's name."""
+    """One of the kit's data sets on a user's file. ``judge``: "" (none needed), exact_matching, or
+    a model's name."""
 
     dataset: str
     judge: str
@@ -114,14 +132,19 @@ class ViaVlmevalkit:
 
     @cached_property
     def version(self) -> str:
-        """The kit's commit, the data set, its file's content, our counting, the cap on tokens and the judge."""
+        """The kit's commit, the data set, its file's content, our counting, the cap on tokens and
+        the judge."""
         digest = hashlib.sha256(self.file.read_bytes()).hexdigest()[:12]
         judge = f" judge-{self.judge}" if self.judge else ""
-        return f"vlmevalkit-{commit(python())} {self.dataset}-{digest} rules-{RULES_VERSION} tokens-{MAX_NEW_TOKENS}{judge}"
+        return (
+            f"vlmevalkit-{commit(python())} {self.dataset}-{digest} rules-{RULES_VERSION}"
+            f" tokens-{MAX_NEW_TOKENS}{judge}"
+        )
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
-        """The questions asked, in the file's order; the rotations of a question count as one picture's.
+        """The questions asked, in the file's order; the rotations of a question count as one
+        image's.
 
         Raises:
             ValueError: the file cannot be used; every trouble is named by its line.
@@ -131,54 +154,74 @@ class ViaVlmevalkit:
             wrong = [row for row in rows if row.cells["answer"] not in allowed]
             if wrong:
                 raise ValueError(
-                    f"{self.file}: {len(wrong)} answers are not {' or '.join(allowed)}, first {wrong[0].place} "
-                    f"({wrong[0].cells['answer'][:20]!r}); the kit compares letter by letter and would call every reply wrong."
+                    f"{self.file}: {len(wrong)} answers are not {' or '.join(allowed)}, first"
+                    f" {wrong[0].place} ({wrong[0].cells['answer'][:20]!r}); the kit compares"
+                    " letter by letter and would call every reply wrong."
                 )
         if self.family.circular:
             first = {row.index: row for row in rows}
             lone = [row for row in rows if not row.index.isdigit() or _group(row) not in first]
             if lone:
-                raise ValueError(f"{lone[0].place}: the index {lone[0].index} is no rotation of a question of {self.file}.")
+                raise ValueError(
+                    f"{lone[0].place}: the index {lone[0].index} is no rotation of a question of"
+                    f" {self.file}."
+                )
         if self.limit is None:
             return tuple(rows)
         kept = set(grading.shuffled({row.cluster for row in rows}, "limit")[: self.limit])
-        groups = {_group(row) for row in rows if row.cluster in kept} if self.family.circular else set()
-        return tuple(row for row in rows if row.cluster in kept or (groups and _group(row) in groups))
+        groups = (
+            {_group(row) for row in rows if row.cluster in kept} if self.family.circular else set()
+        )
+        return tuple(
+            row for row in rows if row.cluster in kept or (groups and _group(row) in groups)
+        )
 
     def questions(self) -> Iterator[Question]:
         """The kit's own prompts.
 
         Raises:
-            ValueError: the kit fails (with its last words), or a prompt has text before a picture.
+            ValueError: the kit fails (with its last words), or a prompt has text before an image.
         """
         cluster = {row.index: row.cluster for row in self.rows}
         with _folder(self.file) as folder:
-            reply = _ask(folder, "export", {"dataset": self.dataset, "indices": [row.index for row in self.rows]})
+            reply = _ask(
+                folder,
+                "export",
+                {"dataset": self.dataset, "indices": [row.index for row in self.rows]},
+            )
             for row in reply["rows"]:
                 kinds = [part["type"] for part in row["parts"]]
                 if sorted(kinds) != kinds:  # "image" before "text"
-                    raise ValueError(f"vlmevalkit:{self.dataset}, index {row['index']}: text before a picture cannot be asked.")
-                images = tuple(_picture(part["value"]) for part in row["parts"] if part["type"] == "image")
+                    raise ValueError(
+                        f"vlmevalkit:{self.dataset}, index {row['index']}: text before an image"
+                        " cannot be asked."
+                    )
+                images = tuple(
+                    _picture(part["value"]) for part in row["parts"] if part["type"] == "image"
+                )
                 yield Question(
                     id=row["index"],
                     images=images,
-                    text="\n".join(part["value"] for part in row["parts"] if part["type"] == "text"),
+                    text="\n".join(
+                        part["value"] for part in row["parts"] if part["type"] == "text"
+                    ),
                     max_new_tokens=MAX_NEW_TOKENS,
                     cluster=cluster[row["index"]],
                 )
 
     def grade(self, answers: Mapping[str, str]) -> Report:
-        """A grade a row, in the file's order, from the kit's own ``evaluate``. An answer that the kit cannot read is unscored,
-        and in the metrics what the kit makes of it: wrong.
+        """A grade a row, in the file's order, from the kit's own ``evaluate``. An answer that the
+        kit cannot read is unscored, and in the metrics what the kit makes of it: wrong.
 
         Raises:
-            ValueError: an answer belongs to no question, the kit fails, or its totals are not those of its rows.
+            ValueError: an answer belongs to no question, the kit fails, or its totals are not those
+                of its rows.
         """
         asked = {row.index: row for row in self.rows}
         if strange := [index for index in answers if index not in asked]:
             raise ValueError(
-                f"There is no question {strange[0]!r} for an answer ({len(strange)} such answers); grade the answers of this "
-                "benchmark, split and limit."
+                f"There is no question {strange[0]!r} for an answer ({len(strange)} such answers);"
+                " grade the answers of this benchmark, split and limit."
             )
         why_not = _left_out(self.rows, answers, self.family.circular)
         sent = {index: tame(answers[index]) for index in asked if index not in why_not}
@@ -186,21 +229,34 @@ class ViaVlmevalkit:
         reply: dict[str, Any] = {"totals": None, "seen": {}, "trouble": ""}
         if sent:
             with _folder(self.file) as folder:
-                request = {"dataset": self.dataset, "answers": sent, "judge": self.judge, "family": self.family.reader}
+                request = {
+                    "dataset": self.dataset,
+                    "answers": sent,
+                    "judge": self.judge,
+                    "family": self.family.reader,
+                }
                 reply = _ask(folder, "grade", request)
             readings = reply["rows"]
         if lost := [index for index in sent if index not in readings]:
-            raise ValueError(f"VLMEvalKit graded no row {lost[0]!r} of {self.dataset} ({len(lost)} such rows).")
+            raise ValueError(
+                f"VLMEvalKit graded no row {lost[0]!r} of {self.dataset} ({len(lost)} such rows)."
+            )
         graded = [row for row in self.rows if row.index in sent]
         counts = self.family.count(graded, readings)
         grades = []
         for row in self.rows:
             if row.index in why_not:
                 why = why_not[row.index]
-                grades.append(Grade(question=row.index, cluster=row.cluster, value=None, read_as="", why=why))
+                grades.append(
+                    Grade(question=row.index, cluster=row.cluster, value=None, read_as="", why=why)
+                )
             else:
                 seen = reply["seen"][row.index]
-                grades.append(self._grade(row, readings[row.index], counts[row.index], answers[row.index], seen))
+                grades.append(
+                    self._grade(
+                        row, readings[row.index], counts[row.index], answers[row.index], seen
+                    )
+                )
         made = report(self.metrics, grades)
         theirs = self._totals(reply, made, whole=self.limit is None and not why_not)
         return Report(values={**made.values, **theirs}, grades=made.grades, unscored=made.unscored)
@@ -221,18 +277,27 @@ class ViaVlmevalkit:
             read_as="" if unread else read_as,
             why="; ".join(notes),
             counts=counts,
-            truth=f"{truth}: {row.cells[truth]}" if len(truth) == 1 and row.cells.get(truth) else truth,
+            truth=(
+                f"{truth}: {row.cells[truth]}"
+                if len(truth) == 1 and row.cells.get(truth)
+                else truth
+            ),
         )
 
-    def _totals(self, reply: Mapping[str, Any], made: Report, *, whole: bool) -> dict[str, float | None]:
+    def _totals(
+        self, reply: Mapping[str, Any], made: Report, *, whole: bool
+    ) -> dict[str, float | None]:
         """The kit's totals under their own names, after seeing that ours are the same numbers."""
         if reply["trouble"]:
-            # Its totals want every category and both questions of each picture: a part of the data has none.
+            # Its totals want every category and both questions of each image: a part of the data
+            # has none.
             if whole:
-                raise ValueError(f"VLMEvalKit gave no totals for {self.dataset}: {reply['trouble']}.")
+                raise ValueError(
+                    f"VLMEvalKit gave no totals for {self.dataset}: {reply['trouble']}."
+                )
             warnings.warn(
-                f"VLMEvalKit gives no totals for this part of {self.dataset} ({reply['trouble']}); it graded the rows, the "
-                "metrics are of the categories that are there.",
+                f"VLMEvalKit gives no totals for this part of {self.dataset} ({reply['trouble']});"
+                " it graded the rows, the metrics are of the categories that are there.",
                 stacklevel=2,
             )
         theirs: dict[str, float | None] = {}
@@ -240,7 +305,10 @@ class ViaVlmevalkit:
             split = total.get("split", "none" if number == 0 else str(number))
             for column, value in total.items():
                 if column != "split" and isinstance(value, float):
-                    theirs[f"vlmevalkit:{column}" + ("" if split in ("none", "Overall") else f"|{split}")] = value
+                    theirs[
+                        f"vlmevalkit:{column}"
+                        + ("" if split in ("none", "Overall") else f"|{split}")
+                    ] = value
         lone = len(reply["totals"] or []) == 1
         for metric, (column, split, factor) in self.family.totals.items():
             for total in reply["totals"] or []:
@@ -248,8 +316,9 @@ class ViaVlmevalkit:
                     ours = made.values[metric] or 0.0
                     if abs(ours - factor * total[column]) > 1e-6 * max(1.0, abs(ours)):
                         raise ValueError(
-                            f"{metric} of {self.dataset} is {ours} by the kit's rows and {factor * total[column]} by its total "
-                            f"{column}; the two must agree: this version of the kit counts in another way."
+                            f"{metric} of {self.dataset} is {ours} by the kit's rows and"
+                            f" {factor * total[column]} by its total {column}; the two must agree:"
+                            " this version of the kit counts in another way."
                         )
         return theirs
 
@@ -259,8 +328,8 @@ def _group(row: Row) -> str:
 
 
 def _left_out(rows: Sequence[Row], answers: Mapping[str, str], circular: bool) -> dict[str, str]:
-    """The rows that are not handed to the kit, and why. In circular evaluation the kit would call a group right whose missing
-    rotations it never sees, so such a group is left out whole."""
+    """The rows that are not handed to the kit, and why. In circular evaluation the kit would call a
+    group right whose missing rotations it never sees, so such a group is left out whole."""
     missing = {row.index: "no answer" for row in rows if row.index not in answers}
     if not circular:
         return missing
@@ -277,12 +346,16 @@ def _left_out(rows: Sequence[Row], answers: Mapping[str, str], circular: bool) -
 
 
 def tame(answer: str) -> str:
-    """The answer without what a TSV file cannot carry: control characters (but line feed and tab) and lone surrogates become
-    blanks."""
+    """The answer without what a TSV file cannot carry: control characters (but line feed and tab)
+    and lone surrogates become blanks."""
     return "".join(
-        " "
-        if (character < " " and character not in "\n\t") or character == "\x7f" or "\ud800" <= character <= "\udfff"
-        else character
+        (
+            " "
+            if (character < " " and character not in "\n\t")
+            or character == "\x7f"
+            or "\ud800" <= character <= "\udfff"
+            else character
+        )
         for character in answer
     )
 
@@ -309,22 +382,30 @@ def python() -> Path:
     named = os.environ.get(VARIABLE)
     found = [Path(named)] if named else sorted(ROOT.glob(".nox/toolkit?vlmevalkit*/bin/python"))
     if not found or not found[0].exists():
-        where = f"{VARIABLE} names {named}, which is not there" if named else "VLMEvalKit is not installed"
+        where = (
+            f"{VARIABLE} names {named}, which is not there"
+            if named
+            else "VLMEvalKit is not installed"
+        )
         raise ValueError(
-            f"{where}; make its environment with: python -m nox -s toolkit_vlmevalkit (or set {VARIABLE} to its python)."
+            f"{where}; make its environment with: python -m nox -s toolkit_vlmevalkit (or set"
+            f" {VARIABLE} to its python)."
         )
     return found[0]
 
 
 @contextmanager
 def _folder(file: Path) -> Iterator[Path]:
-    """A folder for one conversation. It is the kit's LMUData too: pictures that an earlier file left there are not reused."""
+    """A folder for one conversation. It is the kit's LMUData too: images that an earlier file
+    left there are not reused."""
     with tempfile.TemporaryDirectory(prefix="selfsight-vlmevalkit-") as name:
         (Path(name) / file.name).symlink_to(file.resolve())
         yield Path(name)
 
 
-def _ask(folder: Path, task: str, request: Mapping[str, Any], interpreter: Path | None = None) -> Any:
+def _ask(
+    folder: Path, task: str, request: Mapping[str, Any], interpreter: Path | None = None
+) -> Any:
     """Let the child do one task in the kit's environment; its reply.
 
     Raises:
@@ -332,7 +413,11 @@ def _ask(folder: Path, task: str, request: Mapping[str, Any], interpreter: Path 
     """
     (folder / "request.json").write_text(json.dumps({"task": task, **request}), encoding="utf-8")
     judged = request.get("judge", "") not in ("", EXACT)
-    kept = (name for name in os.environ if not name.startswith("PYTHON") and (judged or name not in KEYS))
+    kept = (
+        name
+        for name in os.environ
+        if not name.startswith("PYTHON") and (judged or name not in KEYS)
+    )
     environment = {
         **{name: os.environ[name] for name in kept},
         "LMUData": str(folder),
@@ -341,9 +426,20 @@ def _ask(folder: Path, task: str, request: Mapping[str, Any], interpreter: Path 
         "HF_HUB_OFFLINE": "1",
     }
     command = [str(interpreter or python()), "-I", str(CHILD), str(folder)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, errors="replace", check=False)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
     reply = folder / "reply.json"
     if done.returncode or not reply.exists():
         said = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])[-600:]
-        raise ValueError(f"VLMEvalKit failed at {task} ({said or f'exit code {done.returncode}'}); the answers are kept.")
+        raise ValueError(
+            f"VLMEvalKit failed at {task} ({said or f'exit code {done.returncode}'}); the answers"
+            " are kept."
+        )
     return json.loads(reply.read_text(encoding="utf-8"))

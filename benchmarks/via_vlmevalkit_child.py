@@ -1,9 +1,10 @@
-"""The program that runs inside VLMEvalKit's own environment (see ``via_vlmevalkit``): ``python via_vlmevalkit_child.py FOLDER``.
+"""The program that runs inside VLMEvalKit's own environment (see ``via_vlmevalkit``): ``python
+via_vlmevalkit_child.py FOLDER``.
 
-It reads ``FOLDER/request.json`` and writes ``FOLDER/reply.json``; nothing else passes between the kit and this project. The
-kit wants a process of its own: importing it turns gradients off, disables the verification of certificates, seeds random
-generators, and loads torchvision, whose operators are missing where a CPU build of torch has no torchvision of its own.
-"""
+It reads ``FOLDER/request.json`` and writes ``FOLDER/reply.json``; nothing else passes between the
+kit and this project. The kit wants a process of its own: importing it turns gradients off, disables
+the verification of certificates, seeds random generators, and loads torchvision, whose operators
+are missing where a CPU build of torch has no torchvision of its own."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ def main(folder: Path) -> None:
 
 
 def version(_request: dict[str, Any], _folder: Path) -> dict[str, Any]:
-    """The commit that is installed, without importing the kit; ``+changed`` where its files were edited."""
+    """The commit that is installed, without importing the kit; ``+changed`` where its files were
+    edited."""
     installed = metadata.distribution("vlmeval")
     origin = json.loads(installed.read_text("direct_url.json") or "{}")
     commit = origin.get("vcs_info", {}).get("commit_id")
@@ -39,17 +41,22 @@ def version(_request: dict[str, Any], _folder: Path) -> dict[str, Any]:
     if origin.get("dir_info", {}).get("editable") and clone:
 
         def git(*words: str) -> str:
-            return subprocess.run(["git", "-C", clone, *words], check=True, capture_output=True, text=True).stdout.strip()
+            return subprocess.run(
+                ["git", "-C", clone, *words], check=True, capture_output=True, text=True
+            ).stdout.strip()
 
         changed = git("status", "--porcelain", "--untracked-files=no")
         commit = git("rev-parse", "HEAD") + ("+changed" if changed else "")
     if not commit:
-        raise SystemExit("the installed vlmeval says no commit; install it from git, pinned by commit")
+        raise SystemExit(
+            "the installed vlmeval says no commit; install it from git, pinned by commit"
+        )
     return {"commit": commit}
 
 
 def kit() -> Any:
-    """The kit's ``vlmeval.dataset``, imported with its side effects undone as far as they matter here."""
+    """The kit's ``vlmeval.dataset``, imported with its side effects undone as far as they matter
+    here."""
     import torch
 
     verified = ssl._create_default_https_context
@@ -69,7 +76,8 @@ def kit() -> Any:
 
 
 def built(request: dict[str, Any]) -> Any:
-    """The kit's data set on the file that lies in ``$LMUData``: never a download, whatever checksum the kit knows."""
+    """The kit's data set on the file that lies in ``$LMUData``: never a download, whatever checksum
+    the kit knows."""
     found, name = kit(), request["dataset"]
     for kind in found.DATASET_CLASSES:
         if name in kind.supported_datasets():
@@ -84,22 +92,27 @@ def chosen(data: Any, indices: list[str]) -> list[int]:
     """The places of the rows with these indices, in the order asked."""
     places = {str(index): place for place, index in enumerate(data.data["index"])}
     if lost := [index for index in indices if index not in places]:
-        raise SystemExit(f"the kit has dropped {len(lost)} rows, first the one with index {lost[0]}")
+        raise SystemExit(
+            f"the kit has dropped {len(lost)} rows, first the one with index {lost[0]}"
+        )
     return [places[index] for index in indices]
 
 
 def export(request: dict[str, Any], _folder: Path) -> dict[str, Any]:
-    """The kit's own prompts: a list of parts a row, pictures as paths below the folder."""
+    """The kit's own prompts: a list of parts a row, images as paths below the folder."""
     data = built(request)
     rows = []
     for index, place in zip(request["indices"], chosen(data, request["indices"]), strict=True):
-        parts = [{"type": part["type"], "value": str(part["value"])} for part in data.build_prompt(place)]
+        parts = [
+            {"type": part["type"], "value": str(part["value"])} for part in data.build_prompt(place)
+        ]
         rows.append({"index": index, "parts": parts})
     return {"rows": rows}
 
 
 def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The kit's ``evaluate`` on the answers: its reading of every row, and its own totals (or why it gave none)."""
+    """The kit's ``evaluate`` on the answers: its reading of every row, and its own totals (or why
+    it gave none)."""
     data = built(request)
     from vlmeval.smp import dump, load  # after kit(), which makes importing possible
 
@@ -118,7 +131,9 @@ def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         from vlmeval.dataset.utils import build_judge
 
         if not build_judge(model=model).working():
-            raise SystemExit(f"the judge {model} does not answer; the kit would have gone on with exact matching")
+            raise SystemExit(
+                f"the judge {model} does not answer; the kit would have gone on with exact matching"
+            )
     apart(folder)
     totals, trouble = None, ""
     try:
@@ -127,15 +142,15 @@ def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         KeyError,
         IndexError,
         AssertionError,
-    ) as error:  # the kit's totals want every category and both questions of a picture
+    ) as error:  # the kit's totals want every category and both questions of an image
         trouble = f"{type(error).__name__}: {error}"
     rows = READERS[request["family"]](table, file, data, model)
     return {"rows": rows, "seen": seen, "totals": totals, "trouble": trouble}
 
 
 def apart(folder: Path) -> None:
-    """The kit's circular evaluation passes a table through ``/tmp/<the second>.tsv``, where two gradings in one second would
-    read each other's: here it lies in the folder."""
+    """The kit's circular evaluation passes a table through ``/tmp/<the second>.tsv``, where two
+    gradings in one second would read each other's: here it lies in the folder."""
     from vlmeval.dataset.utils import multiple_choice
 
     multiple_choice.timestr = lambda: f"..{folder}/circular"
@@ -150,8 +165,8 @@ def yes_no(_table: Any, file: str, _data: Any, _model: str) -> dict[str, dict[st
 
 
 def choice(table: Any, file: str, data: Any, model: str) -> dict[str, dict[str, Any]]:
-    """Each row read alone by the kit's ``prefetch_answer``, and the hit that its evaluation wrote: a row's own, or, in circular
-    evaluation, one for the whole group, on its first row."""
+    """Each row read alone by the kit's ``prefetch_answer``, and the hit that its evaluation wrote:
+    a row's own, or, in circular evaluation, one for the whole group, on its first row."""
     from vlmeval.dataset.utils.multiple_choice import prefetch_answer
     from vlmeval.smp import get_intermediate_file_path, load
 
@@ -161,14 +176,24 @@ def choice(table: Any, file: str, data: Any, model: str) -> dict[str, dict[str, 
         str(index): (float(hit), str(log))
         for index, hit, log in zip(results["index"], results["hit"], results["log"], strict=True)
     }
-    truth = {str(index): str(answer) for index, answer in zip(data.data["index"], data.data["answer"], strict=True)}
+    truth = {
+        str(index): str(answer)
+        for index, answer in zip(data.data["index"], data.data["answer"], strict=True)
+    }
     found = {}
     for _, row in table.iterrows():
         index, read = str(row["index"]), prefetch_answer(row) or ""
         row_hit, log = hits.get(index, (None, ""))
         if any(words in log for words in NO_JUDGEMENT):
-            raise SystemExit(f"the judge {model} gave no judgement on {index}, and the kit made one up: {log}")
-        found[index] = {"read_as": str(read), "hit": row_hit, "alone": float(read == truth[index]), "log": log}
+            raise SystemExit(
+                f"the judge {model} gave no judgement on {index}, and the kit made one up: {log}"
+            )
+        found[index] = {
+            "read_as": str(read),
+            "hit": row_hit,
+            "alone": float(read == truth[index]),
+            "log": log,
+        }
     return found
 
 
@@ -178,7 +203,9 @@ def words(_table: Any, file: str, data: Any, _model: str) -> dict[str, dict[str,
 
     rows = load(get_intermediate_file_path(file, "_results"))
     found = {}
-    for index, read, match in zip(rows["index"], rows["eval_pred"], rows["eval_match"], strict=True):
+    for index, read, match in zip(
+        rows["index"], rows["eval_pred"], rows["eval_match"], strict=True
+    ):
         (hit,) = hit_calculate([{"match": ast.literal_eval(str(match))}], data.dataset_name)
         found[str(index)] = {"read_as": str(read), "hit": float(hit)}
     return found
@@ -202,6 +229,9 @@ def number(value: Any) -> float | str:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--check"]:
-        print(f"VLMEvalKit {version({}, Path())['commit'][:12]}: {len(kit().SUPPORTED_DATASETS)} data sets can be built")
+        print(
+            f"VLMEvalKit {version({}, Path())['commit'][:12]}: {len(kit().SUPPORTED_DATASETS)} data"
+            " sets can be built"
+        )
     else:
         main(Path(sys.argv[1]).resolve())

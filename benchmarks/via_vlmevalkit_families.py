@@ -1,10 +1,9 @@
-"""What the kit's reading of each row adds to the sums behind the metrics, so that pictures can be resampled; and which of the
-kit's own totals each metric must equal on all rows.
+"""What the kit's reading of each row adds to the sums behind the metrics, so that images can be
+resampled; and which of the kit's own totals each metric must equal on all rows.
 
-Totals that are sums of categories' means (MME's perception of at most 2000 points, AMBER's average) are no ratio of sums by
-themselves: each row is weighted by one over its category's size, which gives the kit's number on all rows and, on a resample,
-the ratio estimator of it.
-"""
+Totals that are sums of categories' means (MME's perception of at most 2000 points, AMBER's average)
+are no ratio of sums by themselves: each row is weighted by one over its category's size, which
+gives the kit's number on all rows and, on a resample, the ratio estimator of it."""
 
 from __future__ import annotations
 
@@ -18,14 +17,19 @@ from benchmarks.interface import Metric
 from benchmarks.via_vlmevalkit_tsv import Row
 
 Reading = Mapping[str, Any]
-"""The kit's reading of a row: ``read_as``, ``hit`` (None: the row has none of its own), in multiple choice ``alone`` too."""
+"""The kit's reading of a row: ``read_as``, ``hit`` (None: the row has none of its own), in multiple
+choice ``alone`` too."""
 Counts = dict[str, float]
 Totals = Sequence[Mapping[str, Any]]
 
 POPE_SETTINGS = ("random", "popular", "adversarial")
 MME = {
-    "perception": "OCR artwork celebrity color count existence landmark position posters scene".split(),
-    "reasoning": "code_reasoning commonsense_reasoning numerical_calculation text_translation".split(),
+    "perception": (
+        "OCR artwork celebrity color count existence landmark position posters scene".split()
+    ),
+    "reasoning": (
+        "code_reasoning commonsense_reasoning numerical_calculation text_translation".split()
+    ),
 }
 AMBER = {
     "discriminative-attribute-state": "Attribute",
@@ -40,10 +44,11 @@ _UNREADABLE = percent("unreadable", "unreadable", "asked", "none")
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A kind of data set. ``reader`` names the child's reader; ``judge``: its own rule wants a language model where an answer
-    cannot be read; ``unread`` are readings that say nothing; ``answers``: all that the column may hold,
-    where the kit compares letter by letter; ``totals``: metric name to (column, row's ``split`` or None, factor)
-    of the kit's own table, where the metric is factor times the kit's number."""
+    """A kind of data set. ``reader`` names the child's reader; ``judge``: its own rule wants a
+    language model where an answer cannot be read; ``unread`` are readings that say nothing;
+    ``answers``: all that the column may hold, where the kit compares letter by letter; ``totals``:
+    metric name to (column, row's ``split`` or None, factor) of the kit's own table, where the
+    metric is factor times the kit's number."""
 
     reader: Literal["yes_no", "choice", "words"]
     group: Literal["hallucination", "general"]
@@ -58,7 +63,8 @@ class Family:
 
 
 def pope(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Counts]:
-    """A row stands for one question in each of its categories. An unknown answer is counted, wrong, and not a yes."""
+    """A row stands for one question in each of its categories. An unknown answer is counted, wrong,
+    and not a yes."""
     found = {}
     for row in rows:
         read, hit = readings[row.index]["read_as"], float(readings[row.index]["hit"])
@@ -81,8 +87,9 @@ def pope(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Coun
 
 
 def mme(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Counts]:
-    """Accuracy over questions, accuracy+ over pictures (both questions right; the kit takes a picture's first two), and points:
-    the sum of both over the categories of perception (10) and reasoning (4)."""
+    """Accuracy over questions, accuracy+ over images (both questions right; the kit takes a
+    image's first two), and points: the sum of both over the categories of perception (10) and
+    reasoning (4)."""
     category = {row.index: row.cells["category"] for row in rows}
     of_picture: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows:
@@ -93,12 +100,18 @@ def mme(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Count
         both = float(len(indices) > 1 and all(readings[index]["hit"] for index in indices[:2]))
         for place, index in enumerate(indices):
             hit = float(readings[index]["hit"])
-            counts = {"asked": 1.0, "correct": hit, "unreadable": float(readings[index]["read_as"] == "Unknown")}
+            counts = {
+                "asked": 1.0,
+                "correct": hit,
+                "unreadable": float(readings[index]["read_as"] == "Unknown"),
+            }
             counts |= {"pictures": 1.0, "both": both} if not place else {}
             for name, kinds in MME.items():
                 if kind in kinds:
                     counts[f"{name}_den"] = 1 / questions[kind]
-                    counts[f"{name}_num"] = hit / questions[kind] + (both / pictures[kind] if not place else 0.0)
+                    counts[f"{name}_num"] = hit / questions[kind] + (
+                        both / pictures[kind] if not place else 0.0
+                    )
             found[index] = counts
     return found
 
@@ -108,7 +121,11 @@ def amber(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Cou
     sizes = Counter(kinds.values())
     found = {}
     for row in rows:
-        read, hit, kind = readings[row.index]["read_as"], float(readings[row.index]["hit"]), kinds[row.index]
+        read, hit, kind = (
+            readings[row.index]["read_as"],
+            float(readings[row.index]["hit"]),
+            kinds[row.index],
+        )
         found[row.index] = {
             "asked": 1.0,
             "correct": hit,
@@ -123,11 +140,16 @@ def amber(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Cou
 
 
 def choice(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Counts]:
-    """``correct`` of ``asked``: each question by itself; ``all_right`` of ``groups``: the rotations of a question together."""
+    """``correct`` of ``asked``: each question by itself; ``all_right`` of ``groups``: the rotations
+    of a question together."""
     found = {}
     for row in rows:
         reading = readings[row.index]
-        counts = {"asked": 1.0, "correct": float(reading["alone"]), "unreadable": float(reading["read_as"] in ("", "Z"))}
+        counts = {
+            "asked": 1.0,
+            "correct": float(reading["alone"]),
+            "unreadable": float(reading["read_as"] in ("", "Z")),
+        }
         if reading["hit"] is not None:
             counts |= {"groups": 1.0, "all_right": float(reading["hit"])}
         found[row.index] = counts
@@ -150,7 +172,10 @@ _POPE = Family(
         percent("f1", "f1_num", "f1_den"),
         percent("yes_ratio", "yes", "asked", "none"),
         _UNREADABLE,
-        *(percent(f"accuracy_{setting}", f"correct_{setting}", f"asked_{setting}") for setting in POPE_SETTINGS),
+        *(
+            percent(f"accuracy_{setting}", f"correct_{setting}", f"asked_{setting}")
+            for setting in POPE_SETTINGS
+        ),
     ),
     answers=("Yes", "No"),
     count=pope,
@@ -194,14 +219,19 @@ _AMBER = Family(
     metrics=(
         percent("average_accuracy", "average_num", "average_den", primary=True),
         percent("accuracy", "correct", "asked"),
-        *(percent(f"accuracy_{kind}", f"correct_{kind}", f"asked_{kind}") for kind in ("Existence", "Attribute", "Relation")),
+        *(
+            percent(f"accuracy_{kind}", f"correct_{kind}", f"asked_{kind}")
+            for kind in ("Existence", "Attribute", "Relation")
+        ),
         percent("yes_ratio", "yes", "asked", "none"),
         _UNREADABLE,
     ),
     count=amber,
     totals={
         "average_accuracy": ("Avg ACC", None, 1.0),
-        **{f"accuracy_{kind}": (kind, None, 1.0) for kind in ("Existence", "Attribute", "Relation")},
+        **{
+            f"accuracy_{kind}": (kind, None, 1.0) for kind in ("Existence", "Attribute", "Relation")
+        },
     },
 )
 _NO_OPTION = frozenset({"", "Z"})
@@ -244,8 +274,14 @@ FAMILIES: Mapping[str, Family] = {
     "POPE": _POPE,
     "MME": _MME,
     "AMBER": _AMBER,
-    **dict.fromkeys(("MMBench_DEV_EN", "MMBench_DEV_EN_V11", "MMBench_DEV_CN", "MMBench_DEV_CN_V11", "CCBench"), _CIRCULAR),
-    **dict.fromkeys(("MMStar", "SEEDBench_IMG", "ScienceQA_VAL", "ScienceQA_TEST", "AI2D_TEST", "RealWorldQA"), _CHOICE),
+    **dict.fromkeys(
+        ("MMBench_DEV_EN", "MMBench_DEV_EN_V11", "MMBench_DEV_CN", "MMBench_DEV_CN_V11", "CCBench"),
+        _CIRCULAR,
+    ),
+    **dict.fromkeys(
+        ("MMStar", "SEEDBench_IMG", "ScienceQA_VAL", "ScienceQA_TEST", "AI2D_TEST", "RealWorldQA"),
+        _CHOICE,
+    ),
     **dict.fromkeys(("TextVQA_VAL", "GQA_TestDev_Balanced", "ChartQA_TEST", "OCRVQA_TEST"), _WORDS),
 }
 """The data sets whose rows the kit scores one by one, by the kit's names."""

@@ -1,9 +1,9 @@
 """Reading a data set file of VLMEvalKit (``<NAME>.tsv``) before the kit does, and more strictly.
 
-pandas, with which the kit reads it, fills a cut-off line with blanks; the kit leaves out rows without a picture, takes a
-stored picture for another of the same ``image_path``, and hands the cells ``index``, ``answer`` and lists of pictures to
-Python's ``eval``. Here each of these is an error that names file and line.
-"""
+pandas, with which the kit reads it, fills a cut-off line with blanks; the kit leaves out rows
+without an image, takes a stored image for another of the same ``image_path``, and hands the
+cells ``index``, ``answer`` and lists of images to Python's ``eval``. Here each of these is an
+error that names file and line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from PIL import Image
 
 SHOWN = 5
 REFERENCE = 64
-"""A cell ``image`` of at most so many characters is the index of the row that holds the picture."""
+"""A cell ``image`` of at most so many characters is the index of the row that holds the image."""
 _INDEX = re.compile(r"[\w.-]+")
 _RUNS = (
     ast.Call,
@@ -40,7 +40,8 @@ _RUNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One question: where it stands, its cells by column, and what its picture is known by (the pictures of the row)."""
+    """One question: where it stands, its cells by column, and what its image is known by (the
+    images of the row)."""
 
     place: str
     index: str
@@ -52,19 +53,31 @@ def read(path: Path, needed: Sequence[str]) -> list[Row]:
     """All rows in the file's order.
 
     Raises:
-        ValueError: the file or a column is missing; or rows cannot be used: the first of them by line and reason, and how many.
+        ValueError: the file or a column is missing; or rows cannot be used: the first of them by
+            line and reason, and how many.
     """
     if not path.is_file():
-        raise ValueError(f"There is no {path}; the folder given as data must hold {path.name} (VLMEvalKit's LMUData has it).")
+        raise ValueError(
+            f"There is no {path}; the folder given as data must hold {path.name} (VLMEvalKit's"
+            " LMUData has it)."
+        )
     problems: list[str] = []
     found: dict[str, tuple[str, dict[str, str]]] = {}
     for place, index, cells in _lines(path, needed, problems):
         if not _INDEX.fullmatch(index):
-            problems.append(f"{place}: the index is {index[:40]!r}; letters, digits, _ . and - are allowed")
+            problems.append(
+                f"{place}: the index is {index[:40]!r}; letters, digits, _ . and - are allowed"
+            )
         elif index in found:
-            problems.append(f"{place}: the index {index} is there a second time (first in {found[index][0].rpartition(', ')[2]})")
+            problems.append(
+                f"{place}: the index {index} is there a second time (first in"
+                f" {found[index][0].rpartition(', ')[2]})"
+            )
         elif runs(cells.get("answer", "")):
-            problems.append(f"{place}: the answer {cells['answer'][:40]!r} is Python code, which the kit would run")
+            problems.append(
+                f"{place}: the answer {cells['answer'][:40]!r} is Python code, which the kit"
+                " would run"
+            )
         else:
             found[index] = (place, cells)
     rows: list[Row] = []
@@ -84,8 +97,8 @@ def read(path: Path, needed: Sequence[str]) -> list[Row]:
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(
-            f"{len(problems)} rows of {path} cannot be used: {'; '.join(problems[:SHOWN])}{more}. Get the official file "
-            "again, or take them out; nothing was asked or graded."
+            f"{len(problems)} rows of {path} cannot be used: {'; '.join(problems[:SHOWN])}{more}."
+            " Get the official file again, or take them out; nothing was asked or graded."
         )
     if not rows:
         raise ValueError(f"{path} holds no question; get the official file again.")
@@ -93,19 +106,23 @@ def read(path: Path, needed: Sequence[str]) -> list[Row]:
 
 
 def pictures(cell: str) -> list[str]:
-    """The base64 texts of a cell ``image``: itself, or those of a list written as Python writes it."""
+    """The base64 texts of a cell ``image``: itself, or those of a list written as Python writes
+    it."""
     return [str(one) for one in ast.literal_eval(cell)] if cell.startswith("[") else [cell]
 
 
 def runs(cell: str) -> bool:
-    """Whether the cell is a Python expression that does something (the kit evaluates some cells)."""
+    """Whether the cell is a Python expression that does something (the kit evaluates some
+    cells)."""
     try:
         return any(isinstance(node, _RUNS) for node in ast.walk(ast.parse(cell, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 
 
-def _lines(path: Path, needed: Sequence[str], problems: list[str]) -> Iterator[tuple[str, str, dict[str, str]]]:
+def _lines(
+    path: Path, needed: Sequence[str], problems: list[str]
+) -> Iterator[tuple[str, str, dict[str, str]]]:
     csv.field_size_limit(sys.maxsize)
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file, delimiter="\t", strict=True)
@@ -114,9 +131,15 @@ def _lines(path: Path, needed: Sequence[str], problems: list[str]) -> Iterator[t
         try:
             header = [name.lstrip("\ufeff") for name in next(reader, [])]
             if lacking := [name for name in needed if name not in header]:
-                raise ValueError(f"{path} has no column {' or '.join(lacking)}; it has {', '.join(header)[:200] or 'nothing'}.")
+                raise ValueError(
+                    f"{path} has no column {' or '.join(lacking)}; it has"
+                    f" {', '.join(header)[:200] or 'nothing'}."
+                )
             if "image" not in header and "image_path" not in header:
-                raise ValueError(f"{path} has neither a column image nor image_path; get the official file again.")
+                raise ValueError(
+                    f"{path} has neither a column image nor image_path; get the official file"
+                    " again."
+                )
             if twice := sorted({name for name in header if header.count(name) > 1}):
                 raise ValueError(f"{path} has the column {twice[0]} twice; take one out.")
             line = reader.line_num + 1
@@ -124,7 +147,10 @@ def _lines(path: Path, needed: Sequence[str], problems: list[str]) -> Iterator[t
                 place = f"{path.name}, line {line}"
                 line = reader.line_num + 1
                 if len(values) != len(header):
-                    problems.append(f"{place}: {len(values)} cells where the header has {len(header)} (cut off?)")
+                    problems.append(
+                        f"{place}: {len(values)} cells where the header has {len(header)} (cut"
+                        " off?)"
+                    )
                     continue
                 cells = dict(zip(header, values, strict=True))
                 if empty := [name for name in needed if not cells[name].strip()]:
@@ -132,40 +158,51 @@ def _lines(path: Path, needed: Sequence[str], problems: list[str]) -> Iterator[t
                     continue
                 yield place, cells["index"], cells
         except UnicodeDecodeError:
-            raise ValueError(f"{path}, near line {line}: not UTF-8 text; get the official file again.") from None
+            raise ValueError(
+                f"{path}, near line {line}: not UTF-8 text; get the official file again."
+            ) from None
         except csv.Error as error:
             problems.append(f"{path.name}, line {line}: {error} (cut off?)")
 
 
-def _picture_cell(cells: Mapping[str, str], rows: Mapping[str, tuple[str, dict[str, str]]]) -> tuple[str, str]:
-    """The cell that holds the row's picture (itself or the row it points to), or why there is none."""
+def _picture_cell(
+    cells: Mapping[str, str], rows: Mapping[str, tuple[str, dict[str, str]]]
+) -> tuple[str, str]:
+    """The cell that holds the row's image (itself or the row it points to), or why there is
+    none."""
     if "image" not in cells:
         path = cells["image_path"].strip()
         return path, "" if path else "image_path is empty"
     cell = cells["image"].strip()
     if not cell:
-        return "", "the picture is missing"
+        return "", "the image is missing"
     if len(cell) > REFERENCE:
         return cell, ""
     if cell not in rows or len(rows[cell][1]["image"]) <= REFERENCE:
-        return "", f"the picture is said to be that of index {cell!r}, which holds none"
+        return "", f"the image is said to be that of index {cell!r}, which holds none"
     return rows[cell][1]["image"].strip(), ""
 
 
 def _broken(cell: str) -> str:
-    """What is wrong with a row's pictures; "" for nothing."""
+    """What is wrong with a row's images; "" for nothing."""
     try:
         for one in pictures(cell):
             with Image.open(io.BytesIO(base64.b64decode(one, validate=True))) as image:
                 image.load()
-    except (ValueError, SyntaxError, binascii.Error, OSError, Image.DecompressionBombError) as error:
-        return f"the picture cannot be decoded ({type(error).__name__}; cut off?)"
+    except (
+        ValueError,
+        SyntaxError,
+        binascii.Error,
+        OSError,
+        Image.DecompressionBombError,
+    ) as error:
+        return f"the image cannot be decoded ({type(error).__name__}; cut off?)"
     return ""
 
 
 def _path_trouble(cells: Mapping[str, str], cell: str, named: dict[str, str]) -> str:
-    """What is wrong with ``image_path``, under which the kit stores the picture: it must stay below its folder, and name one
-    picture only."""
+    """What is wrong with ``image_path``, under which the kit stores the image: it must stay below
+    its folder, and name one image only."""
     path = cells.get("image_path", "").strip()
     if not path:
         return ""
@@ -174,7 +211,7 @@ def _path_trouble(cells: Mapping[str, str], cell: str, named: dict[str, str]) ->
     except (ValueError, SyntaxError):
         return f"image_path is {path[:60]!r}, neither a path nor a list of paths"
     if "image" in cells and any(part.is_absolute() or ".." in part.parts for part in parts):
-        return f"image_path is {path[:60]!r}, outside the folder of pictures"
+        return f"image_path is {path[:60]!r}, outside the folder of images"
     if named.setdefault(path, cell) != cell:
-        return f"image_path {path[:60]!r} names another picture in an earlier row"
+        return f"image_path {path[:60]!r} names another image in an earlier row"
     return ""

@@ -1,9 +1,9 @@
-"""Visual questions with one exact answer: accuracy overall and by kind, read by exact match after normalisation.
+"""Visual questions with one exact answer: accuracy overall and by kind, read by exact match after
+normalisation.
 
-Normalised are case, punctuation, blanks and the articles a, an, the (the part of VQA's normalisation, Antol et al.,
-arXiv 1505.00468, that keeps the words themselves). A longer answer that merely holds the right word is wrong: the prompt asks for
-a single word or phrase.
-"""
+Normalised are case, punctuation, blanks and the articles a, an, the (the part of VQA's
+normalisation, Antol et al., arXiv 1505.00468, that keeps the words themselves). A longer answer
+that merely holds the right word is wrong: the prompt asks for a single word or phrase."""
 
 from __future__ import annotations
 
@@ -29,7 +29,12 @@ class Expected:
 
 
 def question_benchmark(
-    *, name: str, source: str, items: Callable[[], Iterator[Item[Expected]]], kinds: tuple[str, ...], max_new_tokens: int = 8
+    *,
+    name: str,
+    source: str,
+    items: Callable[[], Iterator[Item[Expected]]],
+    kinds: tuple[str, ...],
+    max_new_tokens: int = 8,
 ) -> Graded[Expected]:
     """Questions of the given ``kinds`` over any source."""
     apart = (percent(f"accuracy_{kind}", f"correct_{kind}", f"answered_{kind}") for kind in kinds)
@@ -46,7 +51,8 @@ def question_benchmark(
 
 
 def guess_rates(benchmark: Graded[Expected]) -> dict[str, float]:
-    """By kind, the share (%) of questions that the kind's most frequent answer gets right: what guessing blindly gives."""
+    """By kind, the share (%) of questions that the kind's most frequent answer gets right: what
+    guessing blindly gives."""
     asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for item in benchmark.items():
         asked[item.truth.kind][item.truth.answer] += 1
@@ -54,8 +60,11 @@ def guess_rates(benchmark: Graded[Expected]) -> dict[str, float]:
 
 
 def normalised(answer: str) -> str:
-    """Lower case, punctuation and articles taken out, single blanks: "The Top  Left." becomes "top left"."""
-    return " ".join(word for word in re.split(r"[\W_]+", answer.lower()) if word and word not in _ARTICLES)
+    """Lower case, punctuation and articles taken out, single blanks: "The Top  Left." becomes "top
+    left"."""
+    return " ".join(
+        word for word in re.split(r"[\W_]+", answer.lower()) if word and word not in _ARTICLES
+    )
 
 
 def _judge(item: Item[Expected], answer: str) -> Grade:
@@ -70,5 +79,10 @@ def _judge(item: Item[Expected], answer: str) -> Grade:
         read_as=said,
         why="" if correct else f"the answer is {item.truth.answer}",
         truth=item.truth.answer,
-        counts={"answered": 1.0, "correct": correct, f"answered_{kind}": 1.0, f"correct_{kind}": correct},
+        counts={
+            "answered": 1.0,
+            "correct": correct,
+            f"answered_{kind}": 1.0,
+            f"correct_{kind}": correct,
+        },
     )

@@ -1,9 +1,11 @@
-"""Yes/no questions: reading an answer, three ways (None: it cannot be read so), and counting what was read.
+"""Yes/no questions: reading an answer, three ways (None: it cannot be read so), and counting what
+was read.
 
 - ``read_strict``: the answer is the one word yes or no, but for case and punctuation.
-- ``read_words``: exactly one of the words yes and no occurs (VLMEvalKit's ``YOrN_Extraction``: both or neither is unknown).
-- ``read_official``: POPE's own evaluation (Li et al., arXiv 2305.10355), which reads *every* answer, an empty one as yes.
-"""
+- ``read_words``: exactly one of the words yes and no occurs (VLMEvalKit's ``YOrN_Extraction``: both
+or neither is unknown).
+- ``read_official``: POPE's own evaluation (Li et al., arXiv 2305.10355), which reads *every*
+answer, an empty one as yes."""
 
 from __future__ import annotations
 
@@ -24,14 +26,15 @@ def read_strict(answer: str) -> YesNo | None:
 
 
 def read_words(answer: str) -> YesNo | None:
-    """ "Yes, there is a ball." is yes; "yes and no" and "maybe" are None. A negation without the word no is not read."""
+    """ "Yes, there is a ball." is yes; "yes and no" and "maybe" are None. A negation without the
+    word no is not read."""
     words = re.split(r"[\W_]+", answer.lower())
     return _either("yes" in words, "no" in words)
 
 
 def read_official(answer: str) -> YesNo:
-    """As POPE's released script: commas removed, first sentence only, split at blanks; No, no or not among the words is no,
-    all else is yes (so "I cannot see one" and "NO" are yes)."""
+    """As POPE's released script: commas removed, first sentence only, split at blanks; No, no or
+    not among the words is no, all else is yes (so "I cannot see one" and "NO" are yes)."""
     words = answer.partition(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
@@ -45,8 +48,11 @@ def why_unread(answer: str) -> str:
     return "neither yes nor no, or both" if answer.strip() else "empty answer"
 
 
-def counts(truth: YesNo, said: YesNo | None, *, positive: YesNo = "yes", suffix: str = "") -> dict[str, float]:
-    """What one answer adds to the sums behind ``metrics``; None is an answer that is counted and wrong, whatever the truth."""
+def counts(
+    truth: YesNo, said: YesNo | None, *, positive: YesNo = "yes", suffix: str = ""
+) -> dict[str, float]:
+    """What one answer adds to the sums behind ``metrics``; None is an answer that is counted and
+    wrong, whatever the truth."""
     hit, claimed, real = said == truth, said == positive, truth == positive
     tp, fp, fn = float(claimed and real), float(claimed and not real), float(real and not claimed)
     found = {
@@ -62,8 +68,11 @@ def counts(truth: YesNo, said: YesNo | None, *, positive: YesNo = "yes", suffix:
     return {f"{name}{suffix}": count for name, count in found.items()}
 
 
-def metrics(*, positive: YesNo = "yes", suffix: str = "", primary: bool = False) -> tuple[Metric, ...]:
-    """Accuracy, precision, recall and F1 of the positive class, and the share of answers that were yes.
+def metrics(
+    *, positive: YesNo = "yes", suffix: str = "", primary: bool = False
+) -> tuple[Metric, ...]:
+    """Accuracy, precision, recall and F1 of the positive class, and the share of answers that were
+    yes.
 
     F1 is 2 tp / (2 tp + fp + fn), so it can be recomputed on any resample.
     """

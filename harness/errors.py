@@ -1,4 +1,5 @@
-"""A user's mistake, said in one sentence; ``python -m harness`` prints it and exits with 2, without a traceback."""
+"""A user's mistake, said in one sentence; ``python -m harness`` prints it and exits with 2, without
+a traceback."""
 
 from __future__ import annotations
 
@@ -7,24 +8,31 @@ import os
 from collections.abc import Iterable
 
 
-class Problem(Exception):  # noqa: N818  (it is the user's word, not a program's error)
-    """What is wrong, what is allowed and how to mend it: a user's mistake or a full disk, never a defect of ours."""
+class UserError(Exception):  # noqa: N818  (it is the user's word, not a program's error)
+    """What is wrong, what is allowed and how to mend it: a user's mistake or a full disk, never a
+    defect of ours."""
 
 
-class NoPairs(Problem):
-    """A row's round has made no pair to train on: the row ends there, and the study's other rows go on."""
+class NoPairs(UserError):
+    """A row's round has made no pair to train on: the row ends there, and the study's other rows go
+    on."""
 
 
-def unknown(what: str, name: str, allowed: Iterable[str]) -> Problem:
-    """The problem of a name that is not there: the nearest allowed name, then all of them (or the first twenty)."""
+def unknown(what: str, name: str, allowed: Iterable[str]) -> UserError:
+    """The problem of a name that is not there: the nearest allowed name, then all of them (or the
+    first twenty)."""
     names = list(allowed)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    return Problem(f"There is no {what} {name!r}; {hint}Known: {known or 'none'}.")
+    return UserError(f"There is no {what} {name!r}; {hint}Known: {known or 'none'}.")
 
 
 def speaker() -> str:
     """How this process signs what it says on stderr: only members of a team give a number."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    return "harness" if size == 1 else f"harness (process {int(os.environ.get('RANK', '0')) + 1} of {size})"
+    return (
+        "harness"
+        if size == 1
+        else f"harness (process {int(os.environ.get('RANK', '0')) + 1} of {size})"
+    )

@@ -1,8 +1,9 @@
-"""The words methods and harness share: items, prompts, completions, pairs, recipes and the protocols between them.
+"""The words methods and harness share: items, prompts, completions, pairs, recipes and the
+protocols between them.
 
-A method sees images and a model. It is handed items and a :class:`VLM`, and yields preference pairs or reasons for having
-none; training on the pairs, rounds and evaluation belong to the harness, so that the comparison stays fair.
-"""
+A method sees images and a model. It is handed items and a :class:`VLM`, and yields preference pairs
+or reasons for having none; training on the pairs, rounds and evaluation belong to the harness, so
+that the comparison stays fair."""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ if TYPE_CHECKING:  # reading these words needs no torch: answers can be graded w
     import torch
 
 Field = Literal["image", "question", "reference", "scorer", "judge"]
-"""What a method may ask for, printed as its supervision: parts of an item, an image-text relevance model (``scorer``), exact
-truth (``judge``)."""
+"""What a method may ask for, printed as its supervision: parts of an item, an image-text relevance
+model (``scorer``), exact truth (``judge``)."""
 
 Corrupt = Callable[["torch.Tensor", str], "torch.Tensor"]
-"""Maps a normalised picture ``(C, H, W)`` and a prompt's key to a picture of the same shape."""
+"""Maps a normalised image ``(C, H, W)`` and a prompt's key to an image of the same shape."""
 
 JSON = str | int | float | bool | None | Sequence["JSON"] | Mapping[str, "JSON"]
 """What a trace may hold: it is written to JSONL beside the pair."""
@@ -28,11 +29,11 @@ JSON = str | int | float | bool | None | Sequence["JSON"] | Mapping[str, "JSON"]
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One picture of the pool. ``question`` and ``reference`` are None unless the method declares that it needs them.
+    """One image of the pool. ``question`` and ``reference`` are None unless the method declares
+    that it needs them.
 
-    ``another`` reads one more of the round's pictures, drawn by this item's id (never by what shares a call with it), for methods
-    that want a wrong picture; None where there is no other.
-    """
+    ``another`` reads one more of the round's images, drawn by this item's id (never by what
+    shares a call with it), for methods that want a wrong image; None where there is no other."""
 
     id: str
     image: Image
@@ -42,16 +43,17 @@ class Item:
 
     def __post_init__(self) -> None:
         if not self.id:
-            raise ValueError("Item.id is empty; give each picture of the pool an id of its own.")
+            raise ValueError("Item.id is empty; give each image of the pool an id of its own.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
     """One request to a model.
 
-    ``key`` names the prompt and seeds all its randomness (sampling, corruption), so batch, order and resume change nothing.
-    ``image`` None sends text alone. ``prefix`` is the part of the answer already written; generation continues behind it.
-    """
+    ``key`` names the prompt and seeds all its randomness (sampling, corruption), so batch, order
+    and resume change nothing.
+    ``image`` None sends text alone. ``prefix`` is the part of the answer already written;
+    generation continues behind it."""
 
     key: str
     text: str
@@ -60,12 +62,16 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if not self.key:
-            raise ValueError("Prompt.key is empty; the key seeds the prompt's randomness and must be unique in a call.")
+            raise ValueError(
+                "Prompt.key is empty; the key seeds the prompt's randomness and must be unique in a"
+                " call."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How to decode: greedy at ``temperature`` 0, else sampling; ``stop`` strings end the answer and are kept in it."""
+    """How to decode: greedy at ``temperature`` 0, else sampling; ``stop`` strings end the answer
+    and are kept in it."""
 
     max_new_tokens: int
     temperature: float = 0.0
@@ -81,13 +87,16 @@ class Decoding:
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1].")
         if any(not text for text in self.stop):
-            raise ValueError("stop holds an empty string; each stop string needs at least one character.")
+            raise ValueError(
+                "stop holds an empty string; each stop string needs at least one character."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """An answer: its text without special tokens, the sum ``logp`` (nats) of the log-probabilities of its ``n_tokens``
-    generated tokens (the end token included where it was generated), and whether it ended by itself (end token or stop)."""
+    """An answer: its text without special tokens, the sum ``logp`` (nats) of the log-probabilities
+    of its ``n_tokens`` generated tokens (the end token included where it was generated), and
+    whether it ended by itself (end token or stop)."""
 
     text: str
     logp: float
@@ -99,12 +108,13 @@ class Completion:
 class Branching:
     """How to continue each prompt in ``candidates`` ways.
 
-    At ``temperature`` 0 by diverse beam search (Vijayakumar et al., arXiv 1610.02424): as many beams in ``groups`` groups, a
-    token's log-probability lowered by ``diversity_penalty`` for each beam of an earlier group that took it in the same step.
-    Above 0 by as many independent samples. ``stop`` strings end a continuation and are kept in it. ``end``: the end token ends
-    a continuation as a stop does ("stop"); it does, but ending at once is left out of the search and comes as one branch more,
-    the last, an empty text with a score of its own ("apart"); or it is a token like any other ("token").
-    """
+    At ``temperature`` 0 by diverse beam search (Vijayakumar et al., arXiv 1610.02424): as many
+    beams in ``groups`` groups, a token's log-probability lowered by ``diversity_penalty`` for each
+    beam of an earlier group that took it in the same step. Above 0 by as many independent samples.
+    ``stop`` strings end a continuation and are kept in it. ``end``: the end token ends a
+    continuation as a stop does ("stop"); it does, but ending at once is left out of the search and
+    comes as one branch more, the last, an empty text with a score of its own ("apart"); or it is a
+    token like any other ("token")."""
 
     candidates: int
     groups: int
@@ -119,24 +129,33 @@ class Branching:
     def __post_init__(self) -> None:
         if self.candidates < 1 or self.groups < 1 or self.candidates % self.groups:
             raise ValueError(
-                f"{self.candidates} candidates in {self.groups} groups; both must be at least 1 and the groups of equal size."
+                f"{self.candidates} candidates in {self.groups} groups; both must be at least 1 and"
+                " the groups of equal size."
             )
         if self.diversity_penalty < 0:
-            raise ValueError(f"diversity_penalty is {self.diversity_penalty}; it must be 0 or above.")
+            raise ValueError(
+                f"diversity_penalty is {self.diversity_penalty}; it must be 0 or above."
+            )
         if self.end == "apart" and self.temperature > 0:
             raise ValueError(
-                'end is "apart" at a temperature above 0; among samples the end is drawn like any token: use "stop".'
+                'end is "apart" at a temperature above 0; among samples the end is drawn like any'
+                ' token: use "stop".'
             )
         Decoding(  # the same limits, in the same words
-            max_new_tokens=self.max_new_tokens, temperature=self.temperature, top_p=self.top_p, stop=self.stop
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            stop=self.stop,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Branch(Completion):
-    """One of a prompt's continuations: prefix + ``text`` is the answer so far, white space between them included.
+    """One of a prompt's continuations: prefix + ``text`` is the answer so far, white space between
+    them included.
 
-    ``score`` is what the search ranked it by: the sum of its log-probabilities, diversity penalties taken off, divided by
+    ``score`` is what the search ranked it by: the sum of its log-probabilities, diversity penalties
+    taken off, divided by
     ``n_tokens``. ``ended``: it holds the end token, so nothing is to follow.
     """
 
@@ -146,9 +165,10 @@ class Branch(Completion):
 
 @dataclass(frozen=True, kw_only=True)
 class PreferencePair:
-    """Two answers to one prompt about one item's (clean) picture.
+    """Two answers to one prompt about one item's (clean) image.
 
-    ``anchored`` pairs carry SENA's image content alignment term. ``trace`` holds every intermediate text and score.
+    ``anchored`` pairs carry SENA's image content alignment term. ``trace`` holds every intermediate
+    text and score.
     ``key`` is unique within a run's round.
     """
 
@@ -164,7 +184,8 @@ class PreferencePair:
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """An item, or one prompt of it, that gave no pair, and why; counted by ``reason`` in the result."""
+    """An item, or one prompt of it, that gave no pair, and why; counted by ``reason`` in the
+    result."""
 
     key: str
     item: str
@@ -188,7 +209,8 @@ class Lora:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How pairs become a model. ``global_batch`` counts pairs an optimiser step; ``warmup`` is a share of all steps;
+    """How pairs become a model. ``global_batch`` counts pairs an optimiser step; ``warmup`` is a
+    share of all steps;
     ``lora`` None trains every parameter but the vision tower's."""
 
     lr: float
@@ -199,7 +221,7 @@ class Recipe:
     projector_lr: float | None = None
     objective: Literal["dpo", "sft", "rejected_from_argmax"] = "dpo"
     beta: float = 0.1
-    anchor_weight: float = 0.0
+    alignment_weight: float = 0.0
     lora: Lora | None = None
 
     def __post_init__(self) -> None:
@@ -210,7 +232,7 @@ class Recipe:
             ("warmup", 0 <= self.warmup < 1, "in [0, 1)"),
             ("projector_lr", self.projector_lr is None or self.projector_lr > 0, "None or above 0"),
             ("beta", self.beta > 0, "above 0"),
-            ("anchor_weight", self.anchor_weight >= 0, "0 or above"),
+            ("alignment_weight", self.alignment_weight >= 0, "0 or above"),
         ):
             if not ok:
                 raise ValueError(f"Recipe.{name} is {getattr(self, name)}; it must be {allowed}.")
@@ -219,19 +241,23 @@ class Recipe:
 class VLM(Protocol):
     """A vision-language model that answers and scores. Answers come in the order of the prompts."""
 
-    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None) -> list[Completion]: ...
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None
+    ) -> list[Completion]: ...
 
     def logps(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        """Sum of log-probabilities (nats) of each completion and its end token, given its prompt."""
+        """Sum of log-probabilities (nats) of each completion and its end token, given its
+        prompt."""
         ...
 
 
 @runtime_checkable
-class BranchingVLM(VLM, Protocol):
+class BeamSearchVLM(VLM, Protocol):
     """A model that also continues a prompt in several ways at once."""
 
     def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
-        """Each prompt's branches, best score first; in the order of the prompts, and the same whatever else is asked."""
+        """Each prompt's branches, best score first; in the order of the prompts, and the same
+        whatever else is asked."""
         ...
 
 
@@ -242,7 +268,8 @@ class Scorer(Protocol):
 
 
 class Judge(Protocol):
-    """Exact truth about answers, where a pool has it (the embedded world): what an upper bound may use and no method."""
+    """Exact truth about answers, where a pool has it (the synthetic world): what an upper bound may
+    use and no method."""
 
     def errors(self, item: str, answers: Sequence[str]) -> list[float]:
         """How wrong each answer about the item is; fewer is better, 0 is right."""
@@ -251,7 +278,8 @@ class Judge(Protocol):
 
 @runtime_checkable
 class Method(Protocol):
-    """A method *is* its settings: a frozen dataclass with one verb. ``recipe`` None means: nothing is trained."""
+    """A method *is* its settings: a frozen dataclass with one verb. ``recipe`` None means: nothing
+    is trained."""
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[Field]]
@@ -274,6 +302,7 @@ class Method(Protocol):
 
 @runtime_checkable
 class Reporting(Protocol):
-    """A method that says more of a round than its numbers of pairs and drops, such as what a critic did; kept in the record."""
+    """A method that says more of a round than its numbers of pairs and drops, such as what a critic
+    did; kept in the record."""
 
     def report(self, records: Sequence[PreferencePair | Dropped]) -> Mapping[str, JSON]: ...

@@ -1,4 +1,5 @@
-"""Chance that comes from a key alone: the same on every machine, in every batch and order, and after a resume."""
+"""Chance that comes from a key alone: the same on every machine, in every batch and order, and
+after a resume."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""SIMA's responses chosen by exact truth in place of the critic: the upper bound of choosing between a model's own answers.
+"""SIMA's responses chosen by exact truth in place of the critic: the upper bound of choosing
+between a model's own answers.
 
-It is no method: it sees the truth. Its distance to SIMA (arXiv 2405.15973) is what a better critic could give.
-"""
+It is no method: it sees the truth. Its distance to SIMA (arXiv 2405.15973) is what a better critic
+could give."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ TIE = "equally wrong"
 
 @dataclass(frozen=True, kw_only=True)
 class Oracle:
-    """The settings that draw the responses, as in :class:`methods.sima.method.Sima`: equal settings draw equal responses."""
+    """The settings that draw the responses, as in :class:`methods.sima.method.Sima`: equal settings
+    draw equal responses."""
 
     name: ClassVar[str] = "oracle"
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "question", "judge"})
@@ -35,7 +37,12 @@ class Oracle:
 
     @property
     def _sampling(self) -> Sampling:
-        return Sampling(samples=self.samples, temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.response_tokens)
+        return Sampling(
+            samples=self.samples,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_new_tokens=self.response_tokens,
+        )
 
     def pairs(
         self,
@@ -46,13 +53,16 @@ class Oracle:
         scorer: Scorer | None = None,  # noqa: ARG002 - of the protocol
         judge: Judge | None = None,
     ) -> Iterator[PreferencePair | Dropped]:
-        """One pair or one drop for each sample of each item, in the items' order; responses with equally many errors are a drop.
+        """One pair or one drop for each sample of each item, in the items' order; responses with
+        equally many errors are a drop.
 
         Raises:
             ValueError: there is no judge, or an item has no question.
         """
         if judge is None:
-            raise ValueError("Oracle needs a judge of exact truth; give a pool that has one, such as world.")
+            raise ValueError(
+                "Oracle needs a judge of exact truth; give a pool that has one, such as world."
+            )
         for one in respond(vlm, items, seed, self._sampling):
             yield one if isinstance(one, Dropped) else _pair(one, judge)
 

@@ -1,7 +1,8 @@
-"""What prompt sets share: filling templates safely, checking their placeholders, a fingerprint, and reading a user's own file.
+"""What prompt sets share: filling templates safely, checking their placeholders, a fingerprint, and
+reading a user's own file.
 
-A prompt set is a frozen dataclass of texts with a ``name``; which placeholders each text holds is said beside it.
-"""
+A prompt set is a frozen dataclass of texts with a ``name``; which placeholders each text holds is
+said beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ T = TypeVar("T")
 
 
 def fill(template: str, **values: str) -> str:
-    """The template with every ``{name}`` replaced in one pass: braces inside a model's own text are never read as templates."""
+    """The template with every ``{name}`` replaced in one pass: braces inside a model's own text are
+    never read as templates."""
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
 
 
@@ -40,25 +42,40 @@ def fingerprint(prompts: Any) -> str:
 
 
 def read_prompts(kind: type[T], path: str | Path) -> T:
-    """A prompt set from a JSON object of exactly the class's fields. ValueError says what is wrong with the file."""
+    """A prompt set from a JSON object of exactly the class's fields. ValueError says what is wrong
+    with the file."""
     path = Path(path)
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ValueError(f"The prompt file {path} cannot be read ({error.strerror}); check the path.") from error
+        raise ValueError(
+            f"The prompt file {path} cannot be read ({error.strerror}); check the path."
+        ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"The prompt file {path} is not UTF-8 text; save it as UTF-8.") from error
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
-        raise ValueError(f"The prompt file {path} is not JSON: {error.msg} in {where}; mend that place.") from error
+        raise ValueError(
+            f"The prompt file {path} is not JSON: {error.msg} in {where}; mend that place."
+        ) from error
     if not isinstance(read, dict):
-        raise ValueError(f"The prompt file {path} holds no JSON object; write {{...}} with one entry a field.")
+        raise ValueError(
+            f"The prompt file {path} holds no JSON object; write {{...}} with one entry a field."
+        )
     names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for extra in [name for name in read if name not in names]:
-        raise ValueError(f"The prompt file {path} has an unknown field {extra!r}; the fields are {', '.join(names)}.")
+        raise ValueError(
+            f"The prompt file {path} has an unknown field {extra!r}; the fields are"
+            f" {', '.join(names)}."
+        )
     for missing in [name for name in names if name not in read]:
-        raise ValueError(f"The prompt file {path} lacks the field {missing!r}; the fields are {', '.join(names)}.")
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in read.items()}
+        raise ValueError(
+            f"The prompt file {path} lacks the field {missing!r}; the fields are"
+            f" {', '.join(names)}."
+        )
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in read.items()
+    }
     try:
         return kind(**values)
     except ValueError as error:

@@ -1,7 +1,8 @@
-"""Reading model text: sentences, repetition, symbols and leads. Pure functions the methods' filters share.
+"""Reading model text: sentences, repetition, symbols and leads. Pure functions the methods' filters
+share.
 
-The definitions follow SENA's released filter (arXiv 2412.15650); a simple rule stands in for its sentence tokenizer.
-"""
+The definitions follow SENA's released filter (arXiv 2412.15650); a simple rule stands in for its
+sentence tokenizer."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 def sentences(text: str) -> list[str]:
-    """The text cut behind every ``.``, ``!`` or ``?`` that white space follows; marks stay, white space around goes."""
+    """The text cut behind every ``.``, ``!`` or ``?`` that white space follows; marks stay, white
+    space around goes."""
     return [part for part in _SENTENCE_END.split(text.strip()) if part]
 
 
@@ -34,22 +36,32 @@ def most_repeated(text: str) -> int:
 
 
 def symbol_share(text: str) -> float:
-    """The share of characters that are no ASCII letter or digit (white space counts as a symbol); 1.0 for an empty text."""
+    """The share of characters that are no ASCII letter or digit (white space counts as a symbol);
+    1.0 for an empty text."""
     if not text:
         return 1.0
     return sum(not (char.isascii() and char.isalnum()) for char in text) / len(text)
 
 
 def after_lead(text: str, lead: str) -> str | None:
-    """What follows ``lead`` at the start of ``text``, stripped; None where the text does not start with it.
+    """What follows ``lead`` at the start of ``text``, stripped; None where the text does not start
+    with it.
 
-    White space around words and marks and the letters' case do not matter: "precise answer :" is found in
-    "Precise answer: two". A lead that ends in a word does not match a longer word.
-    """
+    White space around words and marks and the letters' case do not matter: "precise answer :" is
+    found in "Precise answer: two". A lead that ends in a word does not match a longer word."""
     parts = tokens(lead)
     pattern = "".join(
-        (r"\s+" if index and re.fullmatch(r"\w+", parts[index - 1]) and re.fullmatch(r"\w+", part) else r"\s*") + re.escape(part)
+        (
+            r"\s+"
+            if index and re.fullmatch(r"\w+", parts[index - 1]) and re.fullmatch(r"\w+", part)
+            else r"\s*"
+        )
+        + re.escape(part)
         for index, part in enumerate(parts)
     )
-    match = re.match(pattern + (r"(?!\w)" if parts and re.fullmatch(r"\w+", parts[-1]) else ""), text, re.IGNORECASE)
+    match = re.match(
+        pattern + (r"(?!\w)" if parts and re.fullmatch(r"\w+", parts[-1]) else ""),
+        text,
+        re.IGNORECASE,
+    )
     return text[match.end() :].strip() if match else None

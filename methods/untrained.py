@@ -1,4 +1,5 @@
-"""The base model's own row of the table: the smallest method there is. It needs nothing, makes no pairs and trains nothing."""
+"""The base model's own row of the table: the smallest method there is. It needs nothing, makes no
+pairs and trains nothing."""
 
 from __future__ import annotations
 

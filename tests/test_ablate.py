@@ -1,4 +1,5 @@
-"""The ablation and tuning studies: each row differs from its method's own in what its label says, and in nothing else."""
+"""The ablation and tuning studies: each row differs from its method's own in what its label says,
+and in nothing else."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ from dataclasses import fields, replace
 
 import pytest
 
-from harness.errors import Problem
-from harness.studies import ablate, compare, tune
-from harness.study import Run
+from harness.errors import UserError
+from harness.study import ablate, compare, tune
+from harness.study.study import Run
 from methods.csr.method import Csr
 from methods.interface import Method
 from methods.sena.method import Sena
@@ -16,7 +17,11 @@ from methods.sima.method import Sima
 
 
 def changed(one: Method, other: Method) -> set[str]:
-    return {field.name for field in fields(one) if getattr(one, field.name) != getattr(other, field.name)}  # type: ignore[arg-type]
+    return {
+        field.name
+        for field in fields(one)
+        if getattr(one, field.name) != getattr(other, field.name)
+    }  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("method", ["sena", "sima", "csr"])
@@ -39,7 +44,9 @@ def test_an_ablation_changes_what_its_label_says_alone(method: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [Sena, Sima, Csr])
-def test_the_released_row_has_every_flaw_and_keeps_the_rest(kind: type[Sena] | type[Sima] | type[Csr]) -> None:
+def test_the_released_row_has_every_flaw_and_keeps_the_rest(
+    kind: type[Sena] | type[Sima] | type[Csr],
+) -> None:
     row = compare.EMBEDDED[kind.name]
     made = ablate.as_released(row)
     flaws = changed(kind.as_released(), kind())
@@ -54,7 +61,9 @@ def test_the_released_row_has_every_flaw_and_keeps_the_rest(kind: type[Sena] | t
 def test_trials_are_as_many_for_each_method_and_never_on_the_test_split() -> None:
     made = tune.study()
     assert made.split == "dev"
-    assert {method: len(trials) for method, trials in tune.TRIALS.items()} == dict.fromkeys(compare.METHODS, 12)
+    assert {method: len(trials) for method, trials in tune.TRIALS.items()} == dict.fromkeys(
+        compare.METHODS, 12
+    )
     trials = [run for run in made.runs if run.method.recipe]
     assert len({run.label for run in trials}) == 36
     assert len({(run.steps, run.images) for run in trials}) == 1
@@ -63,8 +72,10 @@ def test_trials_are_as_many_for_each_method_and_never_on_the_test_split() -> Non
 
 
 def test_the_images_of_an_ablation_follow_a_limit() -> None:
-    assert {run.images for run in ablate.study(only=["sima"], limit=20).runs if run.method.recipe} == {20}
-    with pytest.raises(Problem, match="did you mean 'sima'"):
+    assert {
+        run.images for run in ablate.study(only=["sima"], limit=20).runs if run.method.recipe
+    } == {20}
+    with pytest.raises(UserError, match="did you mean 'sima'"):
         ablate.study(only=["sina"])
 
 

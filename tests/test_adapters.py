@@ -1,4 +1,5 @@
-"""Adapters as things that are kept: saved beside the merged model, in peft's layout, tied to their parent, and the same model."""
+"""Adapters as things that are kept: saved beside the merged model, in peft's layout, tied to their
+parent, and the same model."""
 
 from __future__ import annotations
 
@@ -15,14 +16,22 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from harness import checkpoints, runner
-from harness.bases import BASES, LLAMA_LINEARS, find_base, load_base, parent_of, weights_fingerprint
-from harness.checkpoints import Parent
-from harness.errors import Problem
-from harness.progress import Display
-from harness.study import Run, Study
+from harness.errors import UserError
+from harness.models import checkpoints
+from harness.models.base_cards import (
+    BASES,
+    LLAMA_LINEARS,
+    find_base,
+    load_base,
+    parent_of,
+    weights_fingerprint,
+)
+from harness.models.checkpoints import Parent
+from harness.pipeline import runner
+from harness.pipeline.progress import Display
+from harness.study.study import Run, Study
 from harness.training import trainer
-from harness.training.data import encode, pack, picture_features, picture_spans
+from harness.training.pair_batches import encode, pack, picture_features, picture_spans
 from harness.training.policy import packed_logits
 from methods.interface import Lora
 from methods.untrained import Untrained
@@ -41,7 +50,9 @@ def logits(model: Any, processor: Any) -> torch.Tensor:
     spans = picture_spans(model, processor, PAIRS, images)
     batch = pack(encode(PAIRS, processor, patches=spans, positions=512))
     with torch.no_grad():
-        return packed_logits(model, batch, picture_features(model, processor, PAIRS, images))[batch.mask]
+        return packed_logits(model, batch, picture_features(model, processor, PAIRS, images))[
+            batch.mask
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +64,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pictures = str(save_pictures(root / "pictures", 12))
         baseline = Run(label="untrained", base="tiny", method=Untrained())
         toy = Run(label="toy", base="tiny", method=ADAPTED, pool=pictures, images=6, rounds=2)
-        made = Study(name="adapters", question="Kept?", runs=(baseline, toy), benchmarks=(Words(pictures=1),))
+        made = Study(
+            name="adapters", question="Kept?", runs=(baseline, toy), benchmarks=(Words(pictures=1),)
+        )
         runner.run(made, root / "out", Display(io.StringIO()))
     return root
 
@@ -68,15 +81,23 @@ def trained(study: Path, number: int) -> Path:
 
 
 def test_each_rounds_adapter_names_what_it_sits_on(study: Path) -> None:
-    first, second = (json.loads((trained(study, number) / "adapter" / "adapter_config.json").read_text()) for number in (1, 2))
-    assert (first["base_model_name_or_path"], second["base_model_name_or_path"]) == ("tiny", "../../../round1/train/model")
+    first, second = (
+        json.loads((trained(study, number) / "adapter" / "adapter_config.json").read_text())
+        for number in (1, 2)
+    )
+    assert (first["base_model_name_or_path"], second["base_model_name_or_path"]) == (
+        "tiny",
+        "../../../round1/train/model",
+    )
     assert (first["r"], first["lora_alpha"], first["peft_type"]) == (4, 8, "LORA")
     assert first["modules_to_save"] == ["model.multi_modal_projector"]
     for number, parent in ((1, study / "tiny"), (2, trained(study, 1) / "model")):
         told = json.loads((trained(study, number) / "adapter" / "selfsight.json").read_text())
         beside = weights_fingerprint(trained(study, 1) / "adapter") if number == 2 else None
         assert told == {"parent_weights": weights_fingerprint(parent), "parent_adapter": beside}
-        for path in trained(study, number).glob("*/*.safetensors"):  # as readable as what lies beside it
+        for path in trained(study, number).glob(
+            "*/*.safetensors"
+        ):  # as readable as what lies beside it
             assert path.stat().st_mode == (path.parent / "README.md").stat().st_mode
     record = json.loads((trained(study, 1) / "record.json").read_text())
     assert record["weights"] == weights_fingerprint(trained(study, 1) / "model")
@@ -93,24 +114,36 @@ def test_an_adapter_is_the_model_it_was_merged_into(study: Path, number: int) ->
 def test_as_a_row_it_gives_the_same_answers(study: Path, tmp_path: Path) -> None:
     folder = trained(study, 2)
     baseline = Run(label="untrained", base="tiny", method=Untrained())
-    rows = tuple(Run(label=kind, base=str(folder / kind), method=Untrained()) for kind in ("model", "adapter"))
+    rows = tuple(
+        Run(label=kind, base=str(folder / kind), method=Untrained())
+        for kind in ("model", "adapter")
+    )
     made = Study(name="rows", question="?", runs=(baseline, *rows), benchmarks=(Words(pictures=2),))
     runner.run(made, tmp_path, Display(io.StringIO()))
     model, adapter, base = (
-        [json.loads(line)["answer"] for line in (tmp_path / "runs" / label / where).read_text().splitlines()]
+        [
+            json.loads(line)["answer"]
+            for line in (tmp_path / "runs" / label / where).read_text().splitlines()
+        ]
         for label in ("model", "adapter", "untrained")
         for where in ("seed0/round0/answers/words/answers.jsonl",)
     )
     assert adapter == model != base
 
 
-@pytest.mark.filterwarnings("ignore")  # peft's wrapper touches attributes of the base that transformers deprecates
+@pytest.mark.filterwarnings(
+    "ignore"
+)  # peft's wrapper touches attributes of the base that transformers deprecates
 @pytest.mark.parametrize("number", [1, 2])
 def test_peft_reads_it(study: Path, number: int) -> None:
     folder = trained(study, number)
-    base, processor = load_base(BASES["tiny"], weights=None if number == 1 else trained(study, 1) / "model")
+    base, processor = load_base(
+        BASES["tiny"], weights=None if number == 1 else trained(study, 1) / "model"
+    )
     theirs = PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload()
-    torch.testing.assert_close(logits(theirs, processor), logits(*load_base(BASES["tiny"], weights=folder / "model")))
+    torch.testing.assert_close(
+        logits(theirs, processor), logits(*load_base(BASES["tiny"], weights=folder / "model"))
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -121,12 +154,25 @@ def test_a_base_in_half_precision_gets_its_very_weights_back(
     model, processor = TWINS[family]()
     monkeypatch.setattr(cases, "tiny_llava", lambda: (None, processor))
     parent = Parent(name="org/base", revision="ab")
-    train(tmp_path, LOW, model.to(torch.bfloat16), lora_targets=LLAMA_LINEARS, parent=parent, max_steps=2)
+    train(
+        tmp_path,
+        LOW,
+        model.to(torch.bfloat16),
+        lora_targets=LLAMA_LINEARS,
+        parent=parent,
+        max_steps=2,
+    )
     merged = checkpoints.merge_adapter(TWINS[family]()[0].to(torch.bfloat16), tmp_path / "adapter")
     saved = AutoModelForImageTextToText.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
-    assert all(torch.equal(value, saved.get_parameter(name)) for name, value in merged.named_parameters())
-    theirs = PeftModel.from_pretrained(TWINS[family]()[0].to(torch.bfloat16), str(tmp_path / "adapter")).merge_and_unload()
-    assert all(torch.equal(value, theirs.get_parameter(name)) for name, value in merged.named_parameters())
+    assert all(
+        torch.equal(value, saved.get_parameter(name)) for name, value in merged.named_parameters()
+    )
+    theirs = PeftModel.from_pretrained(
+        TWINS[family]()[0].to(torch.bfloat16), str(tmp_path / "adapter")
+    ).merge_and_unload()
+    assert all(
+        torch.equal(value, theirs.get_parameter(name)) for name, value in merged.named_parameters()
+    )
 
 
 def test_a_parent_that_is_gone_or_another_is_a_sentence(study: Path, tmp_path: Path) -> None:
@@ -135,11 +181,22 @@ def test_a_parent_that_is_gone_or_another_is_a_sentence(study: Path, tmp_path: P
     assert find_base(str(second)).adapters == (second,)
     shutil.rmtree(first / "model")
     shutil.copytree(trained(tmp_path, 2) / "model", first / "model")
-    with pytest.raises(Problem, match=r"trained on other weights than those in .*/round1/train/model \(fingerprint \w{12}, not"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"trained on other weights than those in .*/round1/train/model \(fingerprint"
+            r" \w{12}, not"
+        ),
+    ):
         find_base(str(second))
     shutil.rmtree(first / "model")
     (first / "adapter").rename(tmp_path / "moved")
-    with pytest.raises(Problem, match=r"of the base '\.\./\.\./\.\./round1/train/model', .*/round1/train/model is no folder\."):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"of the base '\.\./\.\./\.\./round1/train/model', .*/round1/train/model is no folder\."
+        ),
+    ):
         find_base(str(second))
 
 
@@ -151,8 +208,13 @@ def test_adapters_alone_are_enough(study: Path, tmp_path: Path) -> None:
     card = find_base(str(trained(tmp_path, 2) / "adapter"))
     assert card.adapters == tuple(trained(tmp_path, number) / "adapter" for number in (1, 2))
     assert torch.equal(logits(*load_base(card)), merged)
-    shutil.copy(trained(tmp_path, 2) / "adapter" / checkpoints.WEIGHTS, trained(tmp_path, 1) / "adapter" / checkpoints.WEIGHTS)
-    with pytest.raises(Problem, match=r"trained on other weights than those in .*/round1/train/adapter"):
+    shutil.copy(
+        trained(tmp_path, 2) / "adapter" / checkpoints.WEIGHTS,
+        trained(tmp_path, 1) / "adapter" / checkpoints.WEIGHTS,
+    )
+    with pytest.raises(
+        UserError, match=r"trained on other weights than those in .*/round1/train/adapter"
+    ):
         find_base(str(trained(tmp_path, 2) / "adapter"))
 
 
@@ -164,7 +226,9 @@ def test_an_adapter_trained_on_an_adapter_names_it(study: Path, tmp_path: Path) 
     train(tmp_path, LOW, model, lora_targets=TARGETS, parent=parent)
     found = find_base(str(tmp_path / "adapter"))
     assert found.adapters == (below.resolve(), tmp_path / "adapter")
-    assert torch.equal(logits(*load_base(found)), logits(*load_base(found, weights=tmp_path / "model")))
+    assert torch.equal(
+        logits(*load_base(found)), logits(*load_base(found, weights=tmp_path / "model"))
+    )
 
 
 class Killed(Exception):  # noqa: N818
@@ -172,9 +236,15 @@ class Killed(Exception):  # noqa: N818
 
 
 @pytest.mark.parametrize("at", ["merging", "model"])
-def test_killed_between_adapter_and_model_it_goes_on(at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_between_adapter_and_model_it_goes_on(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base = save_base(tmp_path / "base")
-    options = {"lora_targets": TARGETS, "parent": parent_of(base, None, tmp_path / "x"), "checkpoint_every": 1}
+    options = {
+        "lora_targets": TARGETS,
+        "parent": parent_of(base, None, tmp_path / "x"),
+        "checkpoint_every": 1,
+    }
     train(tmp_path / "straight", LOW, **options)
 
     def killed(*_: object) -> None:
@@ -185,14 +255,24 @@ def test_killed_between_adapter_and_model_it_goes_on(at: str, tmp_path: Path, mo
             patch.setattr(trainer, "_merge", killed)
         else:
             whole = trainer._save
-            patch.setattr(trainer, "_save", lambda folder, *parts: killed() if folder.name == "model" else whole(folder, *parts))
+            patch.setattr(
+                trainer,
+                "_save",
+                lambda folder, *parts: (
+                    killed() if folder.name == "model" else whole(folder, *parts)
+                ),
+            )
         with pytest.raises(Killed):
             train(tmp_path / "cut", LOW, **options)
     assert (tmp_path / "cut" / "adapter" / "adapter_model.safetensors").is_file()
     assert not (tmp_path / "cut" / "model").exists()
     (tmp_path / "cut" / ".adapter.tmp").mkdir()  # what a kill while writing leaves
     train(tmp_path / "cut", LOW, **options)
-    for name in ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "model/model.safetensors"):
+    for name in (
+        "adapter/adapter_model.safetensors",
+        "adapter/adapter_config.json",
+        "model/model.safetensors",
+    ):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
     assert not list((tmp_path / "cut").glob(".*"))
 
@@ -201,8 +281,20 @@ def test_without_a_projector_or_a_parent(tmp_path: Path) -> None:
     train(tmp_path / "none", LOW, lora_targets=TARGETS)
     assert not (tmp_path / "none" / "adapter").exists()  # nothing is known of what it would sit on
     parent = parent_of(BASES["llava-1.5-7b"], None, tmp_path)
-    train(tmp_path / "some", replace(LOW, projector_lr=None), tiny_llava()[0], lora_targets=TARGETS, parent=parent)
+    train(
+        tmp_path / "some",
+        replace(LOW, projector_lr=None),
+        tiny_llava()[0],
+        lora_targets=TARGETS,
+        parent=parent,
+    )
     told = json.loads((tmp_path / "some" / "adapter" / "adapter_config.json").read_text())
-    assert (told["base_model_name_or_path"], told["modules_to_save"]) == ("llava-hf/llava-1.5-7b-hf", None)
+    assert (told["base_model_name_or_path"], told["modules_to_save"]) == (
+        "llava-hf/llava-1.5-7b-hf",
+        None,
+    )
     assert told["revision"] == BASES["llava-1.5-7b"].revision
-    assert all(".lora_" in name for name in load_file(tmp_path / "some" / "adapter" / "adapter_model.safetensors"))
+    assert all(
+        ".lora_" in name
+        for name in load_file(tmp_path / "some" / "adapter" / "adapter_model.safetensors")
+    )

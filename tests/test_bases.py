@@ -10,9 +10,18 @@ import pytest
 import torch
 from transformers import CLIPImageProcessorPil, LlavaConfig, Qwen2_5_VLConfig
 
-from harness import budget, checkpoints
-from harness.bases import BASES, LLAMA_LINEARS, WORLD, BaseCard, find_base, load_base, weights_fingerprint
-from harness.errors import Problem
+from harness.errors import UserError
+from harness.models import checkpoints
+from harness.models.base_cards import (
+    BASES,
+    LLAMA_LINEARS,
+    WORLD,
+    BaseCard,
+    find_base,
+    load_base,
+    weights_fingerprint,
+)
+from harness.study import cost_model
 from tests.tiny import tiny_llava
 
 
@@ -20,12 +29,14 @@ def saved(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ba
     model, processor = tiny_llava(seed)
     model.to(dtype).save_pretrained(folder)
     processor.save_pretrained(folder)
-    return replace(BASES["embedded"], source=folder)
+    return replace(BASES["synthetic"], source=folder)
 
 
 def test_lora_targets_are_the_language_models_linears() -> None:
     model, _ = tiny_llava()
-    linears = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    linears = {
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)
+    }
     chosen = {name for name in linears if re.fullmatch(LLAMA_LINEARS, name)}
     assert chosen == {name for name in linears if name.startswith("model.language_model.")}
     assert len(chosen) == 7 * model.config.text_config.num_hidden_layers
@@ -54,15 +65,15 @@ def test_weights_of_a_round_replace_the_cards(tmp_path: Path) -> None:
 
 
 def test_problems_are_sentences(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match=r"no base 'llava-1\.5-7'.*'llava-1\.5-7b'"):
+    with pytest.raises(UserError, match=r"no base 'llava-1\.5-7'.*'llava-1\.5-7b'"):
         find_base("llava-1.5-7")
-    missing = replace(BASES["embedded"], source=tmp_path / "nowhere")
-    with pytest.raises(Problem, match="python -m nox -s world"):
+    missing = replace(BASES["synthetic"], source=tmp_path / "nowhere")
+    with pytest.raises(UserError, match="python -m nox -s synthetic"):
         load_base(missing)
     card = saved(tmp_path / "base")
-    with pytest.raises(Problem, match=r"no \*.safetensors weights"):
+    with pytest.raises(UserError, match=r"no \*.safetensors weights"):
         load_base(card, weights=tmp_path)
-    with pytest.raises(Problem, match=r"no \*.safetensors files"):
+    with pytest.raises(UserError, match=r"no \*.safetensors files"):
         weights_fingerprint(tmp_path)
 
 
@@ -71,7 +82,7 @@ def test_weights_that_do_not_fit_are_not_replaced_by_random_ones(tmp_path: Path)
     other, _ = tiny_llava(seed=1)
     state = {name: value for name, value in other.state_dict().items() if "mlp.up_proj" not in name}
     other.save_pretrained(tmp_path / "round", state_dict=state)
-    with pytest.raises(Problem, match="do not fit base"):
+    with pytest.raises(UserError, match="do not fit base"):
         load_base(card, weights=tmp_path / "round")
 
 
@@ -89,21 +100,34 @@ def test_parameters_are_counted_from_the_configuration(tmp_path: Path) -> None:
     model, _ = tiny_llava()
     found = find_base(str(tmp_path / "base"))
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert checkpoints.shapes(tmp_path / "base")["lm_head.weight"] == tuple(model.lm_head.weight.shape)
+    assert checkpoints.shapes(tmp_path / "base")["lm_head.weight"] == tuple(
+        model.lm_head.weight.shape
+    )
     assert isinstance(card.source, Path)
-    assert checkpoints.count(WORLD) == pytest.approx(BASES["embedded"].parameters, rel=0.01)
-    # So what a model needs is known before it is there: the estimates are no longer those of a 7B model.
-    assert budget.weights(found) == checkpoints.count(tmp_path / "base") * 4 / 2**30
+    assert checkpoints.count(WORLD) == pytest.approx(BASES["synthetic"].parameters, rel=0.01)
+    # So what a model needs is known before it is there: the estimates are no longer those of a 7B
+    # model.
+    assert cost_model.weights(found) == checkpoints.count(tmp_path / "base") * 4 / 2**30
 
 
 def test_the_cards_sizes_are_those_of_the_published_shapes(tmp_path: Path) -> None:
-    tower = {"model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24}
+    tower = {
+        "model_type": "clip_vision_model",
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+    }
     tower |= {"num_attention_heads": 16, "image_size": 336, "patch_size": 14}
     for name, (hidden, ffn, layers, heads) in {
         "llava-1.5-7b": (4096, 11008, 32, 32),
         "llava-1.5-13b": (5120, 13824, 40, 40),
     }.items():
-        text = {"model_type": "llama", "vocab_size": 32064, "hidden_size": hidden, "intermediate_size": ffn}
+        text = {
+            "model_type": "llama",
+            "vocab_size": 32064,
+            "hidden_size": hidden,
+            "intermediate_size": ffn,
+        }
         text |= {"num_hidden_layers": layers, "num_attention_heads": heads}
         LlavaConfig(vision_config=tower, text_config=text).save_pretrained(tmp_path / name)
         assert checkpoints.count(tmp_path / name) == pytest.approx(BASES[name].parameters, rel=2e-3)
@@ -111,9 +135,24 @@ def test_the_cards_sizes_are_those_of_the_published_shapes(tmp_path: Path) -> No
         "qwen2.5-vl-7b": (3584, 18944, 28, 28, 4, False, 152064),
         "qwen2.5-vl-3b": (2048, 11008, 36, 16, 2, True, 151936),
     }.items():
-        text = {"vocab_size": words, "hidden_size": hidden, "intermediate_size": ffn, "num_hidden_layers": layers}
-        text |= {"num_attention_heads": heads, "num_key_value_heads": groups, "tie_word_embeddings": tied}
-        tower = {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "out_hidden_size": hidden}
+        text = {
+            "vocab_size": words,
+            "hidden_size": hidden,
+            "intermediate_size": ffn,
+            "num_hidden_layers": layers,
+        }
+        text |= {
+            "num_attention_heads": heads,
+            "num_key_value_heads": groups,
+            "tie_word_embeddings": tied,
+        }
+        tower = {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "out_hidden_size": hidden,
+        }
         config = Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=tied)
         config.save_pretrained(tmp_path / name)
         assert checkpoints.count(tmp_path / name) == pytest.approx(BASES[name].parameters, rel=2e-3)

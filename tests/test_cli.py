@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from harness import __main__ as cli
-from harness import runner
-from harness.bases import BASES
+from harness.cli import main as cli
+from harness.models.base_cards import BASES
+from harness.pipeline import runner
 from tests.toys import save_base, save_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = """
-from harness.study import Run, Study
+from harness.study.study import Run, Study
 from methods.untrained import Untrained
 from tests.toys import Toy, Words
 
-def study(*, pool="world", seeds=1):
+def study(*, pool="synthetic", seeds=1):
     untrained = Run(label="untrained", base="tiny", method=Untrained())
     toys = tuple(Run(label="toy", base="tiny", method=Toy(), pool=pool, images=6, seed=seed) for seed in range(seeds))
     return Study(name="own", question="Does it run?", runs=(untrained, *toys), benchmarks=(Words(pictures=6),))
@@ -73,7 +73,9 @@ def test_plan_run_table_and_figures_of_a_users_own_study(
     assert all(Path(line).exists() for line in capsys.readouterr().out.splitlines())
 
 
-def test_mistakes_are_one_sentence(own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_sentence(
+    own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "no study 'comparr'; did you mean 'compare'?" in refused(capsys, "plan", "comparr")
     assert "There is no study file nowhere.py" in refused(capsys, "run", "nowhere.py")
     assert "no option of the study" in refused(capsys, "plan", *own, "--limit", "3")
@@ -84,63 +86,100 @@ def test_mistakes_are_one_sentence(own: list[str], tmp_path: Path, capsys: pytes
     (tmp_path / "empty.py").write_text("")
     assert "defines no study()" in refused(capsys, "plan", str(tmp_path / "empty.py"))
     (tmp_path / "odd.py").write_text("def study():\n    return 3\n")
-    (tmp_path / "wrong.py").write_text("from methods.interface import Recipe\ndef study():\n    return Recipe(lr=-1)\n")
+    (tmp_path / "wrong.py").write_text(
+        "from methods.interface import Recipe\ndef study():\n    return Recipe(lr=-1)\n"
+    )
     assert "cannot be built: Recipe.lr is -1" in refused(capsys, "plan", str(tmp_path / "wrong.py"))
     assert "returned a int" in refused(capsys, "plan", str(tmp_path / "odd.py"))
 
 
-def test_unknown_names_of_the_comparison_name_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no row 'senna'; did you mean 'sena'?" in refused(capsys, "plan", "compare", "--only", "senna")
-    assert "no base 'embeded'; did you mean 'embedded'?" in refused(capsys, "plan", "compare", "--base", "embeded")
+def test_unknown_names_of_the_comparison_name_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "no row 'senna'; did you mean 'sena'?" in refused(
+        capsys, "plan", "compare", "--only", "senna"
+    )
+    assert "no base 'embeded'; did you mean 'synthetic'?" in refused(
+        capsys, "plan", "compare", "--base", "embeded"
+    )
     said = refused(capsys, "plan", "compare", "--benchmarks", "world_poppe")
-    assert "no benchmark 'world_poppe'; did you mean 'world_pope'?" in said
-    assert "--limit is 0; it must be at least 1" in refused(capsys, "plan", "compare", "--limit", "0")
-    assert "did you mean 'world_chair' or" in refused(capsys, "plan", "compare", "--benchmarks", "chair")
-    said = refused(capsys, "plan", "compare", "--base", "llava-1.5-7b", "--benchmarks", "pope,chair")
-    assert "did you mean 'coco_chair' or 'coco_chair_64' or 'world_chair'" in said
-    said = refused(capsys, "plan", "compare", "--benchmarks", "world_pope", "--local-data", f"mme={ROOT}")
-    assert "--local-data mme is read by mme, and only world_pope is asked for" in said
+    assert "no benchmark 'world_poppe'; did you mean 'synthetic_pope'?" in said
+    assert "--limit is 0; it must be at least 1" in refused(
+        capsys, "plan", "compare", "--limit", "0"
+    )
+    assert "did you mean 'synthetic_chair' or" in refused(
+        capsys, "plan", "compare", "--benchmarks", "chair"
+    )
+    said = refused(
+        capsys, "plan", "compare", "--base", "llava-1.5-7b", "--benchmarks", "pope,chair"
+    )
+    assert "did you mean 'coco_chair' or 'coco_chair_64' or 'synthetic_chair'" in said
+    said = refused(
+        capsys, "plan", "compare", "--benchmarks", "synthetic_pope", "--local-data", f"mme={ROOT}"
+    )
+    assert "--local-data mme is read by mme, and only synthetic_pope is asked for" in said
     said = refused(capsys, "plan", "tune", "--row", "a=b")
     assert "no option of the study tune '--row'" in said
     assert "--rows" not in said
 
 
 def test_a_list_is_spaces_commas_or_the_option_again(capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["plan", "compare", "--benchmarks", "a,b", "c", "--only", "sena", "--only", "sima, csr", "--benchmarks", "d"]
-    given = cli.parser().parse_args([*command, "--local-data", "x=p/q,y=r", "z=s,t", "--row", "one=org/name,two=./a"])
+    command = [
+        "plan",
+        "compare",
+        "--benchmarks",
+        "a,b",
+        "c",
+        "--only",
+        "sena",
+        "--only",
+        "sima, csr",
+        "--benchmarks",
+        "d",
+    ]
+    given = cli.parser().parse_args(
+        [*command, "--local-data", "x=p/q,y=r", "z=s,t", "--row", "one=org/name,two=./a"]
+    )
     assert given.benchmarks == ["a", "b", "c", "d"]
     assert given.only == ["sena", "sima", "csr"]
     assert given.local_data == ["x=p/q", "y=r", "z=s,t"]
     assert given.rows == ["one=org/name", "two=./a"]
     assert cli.parser().parse_args(["doctor"]).local_data == []
-    assert "--benchmarks is given no name" in refused(capsys, "plan", "compare", "--benchmarks", ",")
+    assert "--benchmarks is given no name" in refused(
+        capsys, "plan", "compare", "--benchmarks", ","
+    )
 
 
 def test_what_a_pool_cannot_serve_is_said_and_a_real_base_on_the_world_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = str(save_pictures(tmp_path / "pool", 4))
-    assert cli.main(["plan", "compare", "--pool", folder, "--limit", "2", "--benchmarks", "world_pope"]) == 0
+    assert (
+        cli.main(
+            ["plan", "compare", "--pool", folder, "--limit", "2", "--benchmarks", "synthetic_pope"]
+        )
+        == 0
+    )
     said = capsys.readouterr().out
     assert "Left out, for the pool" in said
     assert "csr needs question; sima needs question and reference" in said
     assert "What it costs" not in said
     assert cli.main(["plan", "compare", "--base", "llava-1.5-7b", "--limit", "2"]) == 0
     said = capsys.readouterr().out
-    assert "The pool is the embedded world's" in said
-    assert "The benchmarks are the embedded world's" in said
+    assert "The pool is the synthetic world's" in said
+    assert "The benchmarks are the synthetic world's" in said
     assert "GPU-minutes" in said
     assert "GiB are free on the disk" in said
 
 
 def test_the_shipped_studies_are_what_they_say() -> None:
-    from harness.studies import compare, smoke
+    from harness.study import compare, smoke
 
     full = compare.study()
     assert (full.name, full.split, full.limit) == ("compare", "test", None)
     assert [run.label for run in full.runs][:2] == ["untrained", "sena"]
     assert any(metric.primary for benchmark in full.benchmarks for metric in benchmark.metrics)
-    some = compare.study(seeds=3, rounds=2, limit=10, only=["sena"], benchmarks=["world_pope"])
+    some = compare.study(seeds=3, rounds=2, limit=10, only=["sena"], benchmarks=["synthetic_pope"])
     assert some.name == "compare-limit10"
     assert [(run.label, run.seed, run.images, run.last) for run in some.runs] == [
         ("untrained", 0, 10, 0), ("sena", 0, 10, 2), ("sena", 1, 10, 2), ("sena", 2, 10, 2),
@@ -151,7 +190,9 @@ def test_the_shipped_studies_are_what_they_say() -> None:
     assert (small.name, small.split, small.limit) == ("smoke", "dev", smoke.PICTURES)
 
 
-def test_ctrl_c_is_one_sentence(own: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ctrl_c_is_one_sentence(
+    own: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupt(*_arguments: object, **_settings: object) -> None:
         raise KeyboardInterrupt
 
@@ -169,6 +210,12 @@ def test_elsewhere_than_the_root_is_a_mistake(
 
 def test_help_says_what_limit_limits() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "harness", "run", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "harness", "run", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert "at most N test pictures and at most N pool pictures a round" in " ".join(done.stdout.split())
+    assert "at most N test images and at most N pool images a round" in " ".join(
+        done.stdout.split()
+    )

@@ -1,4 +1,5 @@
-"""The comparison's rows: which there are, which a pool can serve, and what is added beside the methods."""
+"""The comparison's rows: which there are, which a pool can serve, and what is added beside the
+methods."""
 
 from __future__ import annotations
 
@@ -7,13 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import Problem
-from harness.studies import compare
+from harness.errors import UserError
+from harness.study import compare
 from methods.controls import Control
 from tests.toys import save_pictures
 
 METHODS = ["sena", "sima", "csr"]
-CONTROLS = {label: [f"{label} shuffled", f"{label} random rejected", f"{label} sft"] for label in METHODS}
+CONTROLS = {
+    label: [f"{label} shuffled", f"{label} random rejected", f"{label} sft"] for label in METHODS
+}
 ALL = [label for labels in CONTROLS.values() for label in labels]
 
 
@@ -21,27 +24,38 @@ def labels(**options: object) -> list[str]:
     return [run.label for run in compare.study(**options).runs]  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("base", ["embedded", "llava-1.5-7b"])
+@pytest.mark.parametrize("base", ["synthetic", "llava-1.5-7b"])
 def test_bounds_and_controls_come_when_they_are_asked_for(base: str) -> None:
     assert labels(base=base) == ["untrained", *METHODS]
-    assert labels(base=base, controls=True) == ["untrained", *METHODS, "truth_dpo", "oracle", *ALL]
+    assert labels(base=base, controls=True) == ["untrained", *METHODS, "gt_dpo", "oracle", *ALL]
     assert labels(base=base, only=["sima"]) == ["untrained", "sima"]
     assert labels(base=base, only=["oracle"]) == ["untrained", "oracle"]
-    assert labels(base=base, only=["sima"], controls=True) == ["untrained", "sima", "truth_dpo", "oracle", *CONTROLS["sima"]]
+    assert labels(base=base, only=["sima"], controls=True) == [
+        "untrained",
+        "sima",
+        "gt_dpo",
+        "oracle",
+        *CONTROLS["sima"],
+    ]
 
 
 def test_a_row_that_the_pool_cannot_serve_is_left_out_unless_named(tmp_path: Path) -> None:
     folder = str(save_pictures(tmp_path / "pictures", 2))
     assert labels(pool=folder, controls=True) == ["untrained", "sena", *CONTROLS["sena"]]
-    assert labels(pool=folder, only=["sima"]) == ["untrained", "sima"]  # refused by the runner, in words
+    assert labels(pool=folder, only=["sima"]) == [
+        "untrained",
+        "sima",
+    ]  # refused by the runner, in words
     manifest = tmp_path / "pool.jsonl"
-    manifest.write_text(json.dumps({"image": "pictures/00.png", "question": "what ?", "reference": "a ball ."}))
-    assert labels(pool=str(manifest), controls=True) == ["untrained", *METHODS, "truth_dpo", *ALL]
+    manifest.write_text(
+        json.dumps({"image": "pictures/00.png", "question": "what ?", "reference": "a ball ."})
+    )
+    assert labels(pool=str(manifest), controls=True) == ["untrained", *METHODS, "gt_dpo", *ALL]
     assert labels(only=["csr"]) == ["untrained", "csr"]
 
 
 def test_controls_are_of_the_row_beside_them() -> None:
-    for base in ("embedded", "llava-1.5-7b"):
+    for base in ("synthetic", "llava-1.5-7b"):
         rows = {run.label: run.method for run in compare.study(base=base, controls=True).runs}
         for inner, labelled in CONTROLS.items():
             for label in labelled:
@@ -51,27 +65,40 @@ def test_controls_are_of_the_row_beside_them() -> None:
                 assert method.name == label
 
 
-@pytest.mark.parametrize("base", ["embedded", "llava-1.5-7b"])
+@pytest.mark.parametrize("base", ["synthetic", "llava-1.5-7b"])
 def test_the_profile_equal_gives_every_row_the_same_batch_and_steps(base: str) -> None:
-    runs = [run for run in compare.study(base=base, controls=True, images=600).runs if run.method.recipe]
-    assert len({(run.steps, run.method.recipe.global_batch, run.images) for run in runs if run.method.recipe}) == 1
-    assert runs[0].steps == (38 if base == "embedded" else 5)  # 2 visits a picture at batch 32, 1 at 128
+    runs = [
+        run for run in compare.study(base=base, controls=True, images=600).runs if run.method.recipe
+    ]
+    assert (
+        len(
+            {
+                (run.steps, run.method.recipe.global_batch, run.images)
+                for run in runs
+                if run.method.recipe
+            }
+        )
+        == 1
+    )
+    assert runs[0].steps == (
+        38 if base == "synthetic" else 5
+    )  # 2 visits an image at batch 32, 1 at 128
 
 
 def test_the_profile_published_takes_each_papers_recipe() -> None:
-    for base in ("embedded", "llava-1.5-7b"):
+    for base in ("synthetic", "llava-1.5-7b"):
         rows = {run.label: run for run in compare.study(base=base, profile="published").runs}
         assert all(run.steps is None for run in rows.values())
         recipes = {label: run.method.recipe for label, run in rows.items()}
         assert recipes == {label: compare.PUBLISHED[label].recipe for label in rows}
-    with pytest.raises(Problem, match="did you mean 'equal'"):
+    with pytest.raises(UserError, match="did you mean 'equal'"):
         compare.study(profile="eqal")  # type: ignore[arg-type]
 
 
 def test_an_unknown_row_is_told_with_the_nearest() -> None:
-    with pytest.raises(Problem, match="did you mean 'oracle'"):
+    with pytest.raises(UserError, match="did you mean 'oracle'"):
         compare.study(only=["orakle"])
-    with pytest.raises(Problem, match="no pool"):
+    with pytest.raises(UserError, match="no pool"):
         compare.study(pool="nowhere")
 
 

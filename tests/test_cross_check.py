@@ -10,11 +10,11 @@ import pytest
 
 from benchmarks import via_vlmevalkit
 from benchmarks.interface import Grade, Report
-from benchmarks.world import suite
-from harness import cross_check, file_stages
-from harness.cross_check import Asked, check
-from harness.errors import Problem
-from harness.store import Results, Stage, write_json, write_jsonl
+from benchmarks.synthetic import suite
+from harness.artifacts.results_folder import Results, Stage, write_json, write_jsonl
+from harness.errors import UserError
+from harness.pipeline import cross_check, file_stages
+from harness.pipeline.cross_check import Asked, check
 
 ANSWERS = ("yes", "no", "Yes.", "no, there is none", "maybe", "")
 
@@ -25,36 +25,59 @@ def stored(tmp_path: Path) -> Path:
     results, benchmark = Results(tmp_path / "out"), suite.pope("test", 2)
     file_stages.export(Stage(results.questions(benchmark.name), {"stage": "export"}), benchmark)
     answers = results.answers("untrained", 0, 0, benchmark.name)
-    rows = [{"id": item.id, "answer": ANSWERS[number % len(ANSWERS)]} for number, item in enumerate(benchmark.items())]
+    rows = [
+        {"id": item.id, "answer": ANSWERS[number % len(ANSWERS)]}
+        for number, item in enumerate(benchmark.items())
+    ]
     write_jsonl(answers / "answers.jsonl", rows)
     file_stages.grade(
-        Stage(results.grades("untrained", 0, 0, benchmark.name), {"stage": "grade"}), benchmark=benchmark, answers=answers
+        Stage(results.grades("untrained", 0, 0, benchmark.name), {"stage": "grade"}),
+        benchmark=benchmark,
+        answers=answers,
     )
-    write_json(results.study, {"benchmarks": [{"name": benchmark.name}, {"name": "world_chair"}]})
+    write_json(
+        results.study, {"benchmarks": [{"name": benchmark.name}, {"name": "synthetic_chair"}]}
+    )
     return results.out
 
 
 def exact(asked: Sequence[Asked], _folder: Path) -> tuple[str, Report]:
-    """A toolkit that accepts exactly "yes" and "no", as lmms-eval's POPE does, and leaves nothing unscored."""
+    """A toolkit that accepts exactly "yes" and "no", as lmms-eval's POPE does, and leaves nothing
+    unscored."""
     grades = [
-        Grade(question=str(number), cluster="", value=float(one.answer.lower() == one.truth), read_as=one.answer)
+        Grade(
+            question=str(number),
+            cluster="",
+            value=float(one.answer.lower() == one.truth),
+            read_as=one.answer,
+        )
         for number, one in enumerate(asked)
     ]
     accuracy = 100 * sum(grade.value or 0.0 for grade in grades) / len(grades)
     return "exact-1", Report(values={"accuracy": accuracy, "other": 1.0}, grades=grades, unscored=0)
 
 
-def test_each_difference_is_named_with_its_reason(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_difference_is_named_with_its_reason(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cross_check, "KITS", {"exact": exact})
     said: list[str] = []
     (found,) = check(stored, said.append)
-    assert (found.model, found.benchmark, found.questions) == ("untrained/seed0/round0", "world_pope", 12)
+    assert (found.model, found.benchmark, found.questions) == (
+        "untrained/seed0/round0",
+        "synthetic_pope",
+        12,
+    )
     by_answer = {one.answer: one for one in found.differences}
-    # Read alike where the answer is the bare word; "Yes." and sentences differ where they are right; the unreadable always do.
+    # Read alike where the answer is the bare word; "Yes." and sentences differ where they are
+    # right; the unreadable always do.
     assert "yes" not in by_answer
     assert "no" not in by_answer
     assert by_answer["maybe"].native is None
-    assert by_answer["maybe"].reason == "natively unscored (neither yes nor no, or both); the toolkit reads 'maybe'"
+    assert (
+        by_answer["maybe"].reason
+        == "natively unscored (neither yes nor no, or both); the toolkit reads 'maybe'"
+    )
     assert by_answer["Yes."].reason.startswith("read natively as 'yes', by the toolkit as 'Yes.'")
     native, kit = found.metrics["accuracy"]
     assert native is not None
@@ -69,13 +92,28 @@ def test_each_difference_is_named_with_its_reason(stored: Path, monkeypatch: pyt
 
 
 def test_a_models_characters_do_not_reach_the_terminal() -> None:
-    one = Asked(id="a", text="?", image=None, answer="\x1b[2Jno", truth="yes", value=0.0, read_as="no", why="it is there")
-    report = Report(values={}, grades=[Grade(question="0", cluster="c", value=None, read_as="", why="\x1b]0;x")], unscored=1)
+    one = Asked(
+        id="a",
+        text="?",
+        image=None,
+        answer="\x1b[2Jno",
+        truth="yes",
+        value=0.0,
+        read_as="no",
+        why="it is there",
+    )
+    report = Report(
+        values={},
+        grades=[Grade(question="0", cluster="c", value=None, read_as="", why="\x1b]0;x")],
+        unscored=1,
+    )
     made = cross_check.compare("m", "b", "kit", "1", [one], {}, report)
     assert "\x1b" not in "\n".join(cross_check.lines(made))
 
 
-def test_a_kit_that_refuses_is_named_and_the_other_goes_on(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kit_that_refuses_is_named_and_the_other_goes_on(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def absent(_asked: Sequence[Asked], _folder: Path) -> tuple[str, Report]:
         raise ValueError("it is not installed; install it")
 
@@ -84,21 +122,23 @@ def test_a_kit_that_refuses_is_named_and_the_other_goes_on(stored: Path, monkeyp
     assert len(check(stored, said.append)) == 1
     assert "Not compared (1 times). absent: it is not installed; install it" in said
     monkeypatch.setattr(cross_check, "KITS", {"absent": absent})
-    with pytest.raises(Problem, match=r"No toolkit graded anything. absent: it is not installed"):
+    with pytest.raises(UserError, match=r"No toolkit graded anything. absent: it is not installed"):
         check(stored, said.append)
 
 
 def test_a_folder_without_grades_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="There are no results"):
+    with pytest.raises(UserError, match="There are no results"):
         check(tmp_path)
-    write_json(tmp_path / "study.json", {"benchmarks": [{"name": "world_chair"}]})
-    with pytest.raises(Problem, match="run a study with yes/no or one-word questions first"):
+    write_json(tmp_path / "study.json", {"benchmarks": [{"name": "synthetic_chair"}]})
+    with pytest.raises(UserError, match="run a study with yes/no or one-word questions first"):
         check(tmp_path)
 
 
-def test_an_unanswered_question_is_left_out_and_counted(stored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unanswered_question_is_left_out_and_counted(
+    stored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(cross_check, "KITS", {"exact": exact})
-    path = stored / "runs/untrained/seed0/round0/answers/world_pope/answers.jsonl"
+    path = stored / "runs/untrained/seed0/round0/answers/synthetic_pope/answers.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     (found,) = check(stored, lambda _line: None)
     assert (found.questions, found.left_out) == (11, 1)
@@ -114,4 +154,8 @@ def test_the_installed_toolkits_agree_where_an_answer_is_a_plain_word(stored: Pa
     found = {one.kit: one for one in check(stored, lambda _line: None)}
     assert found["vlmevalkit"].differences == ()
     if "lmms_eval" in found:
-        assert {one.answer for one in found["lmms_eval"].differences} <= {"Yes.", "no, there is none", "maybe"}
+        assert {one.answer for one in found["lmms_eval"].differences} <= {
+            "Yes.",
+            "no, there is none",
+            "maybe",
+        }

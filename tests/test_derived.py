@@ -1,4 +1,5 @@
-"""Rows derived from the baseline's answers: what they match, that they are graded like all others, what they say of a gain."""
+"""Rows derived from the baseline's answers: what they match, that they are graded like all others,
+what they say of a gain."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.world import suite
-from benchmarks.world.words import CATEGORIES
-from harness import derived, stages
-from harness.reporting import frames
-from harness.reporting.cells import compare
-from harness.store import Results, Stage, read_jsonl, write_json, write_jsonl
-from harness.study import Run, Study, vary
+from benchmarks.synthetic import suite
+from benchmarks.synthetic.words import CATEGORIES
+from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_json, write_jsonl
+from harness.pipeline import matched_baselines, stages
+from harness.reporting import results as frames
+from harness.reporting.comparison import compare
+from harness.study.study import Run, Study, vary
 from methods.controls import Control
 from methods.interface import Prompt
 from methods.oracle import Oracle
@@ -32,7 +33,7 @@ def words(text: str) -> int:
 
 @pytest.mark.parametrize("mean", [2.0, 5.5, 7.31, 11.0])
 def test_cut_captions_have_the_mean_asked_for(mean: float) -> None:
-    made = derived.cut(CAPTIONS, mean)
+    made = matched_baselines.cut(CAPTIONS, mean)
     assert set(made) == set(CAPTIONS)
     assert all(CAPTIONS[id].startswith(text) for id, text in made.items())
     assert abs(sum(map(words, made.values())) - mean * len(CAPTIONS)) <= 1
@@ -40,86 +41,111 @@ def test_cut_captions_have_the_mean_asked_for(mean: float) -> None:
 
 
 def test_captions_that_are_short_enough_stay_and_empty_ones_are_not_counted() -> None:
-    assert derived.cut(CAPTIONS, 100.0) == CAPTIONS
-    made = derived.cut({"a": "one two three four", "b": " . "}, 2.0)
+    assert matched_baselines.cut(CAPTIONS, 100.0) == CAPTIONS
+    made = matched_baselines.cut({"a": "one two three four", "b": " . "}, 2.0)
     assert made == {"a": "one two", "b": " . "}
 
 
 def test_every_caption_loses_the_same_share() -> None:
-    made = derived.cut({"long": "x " * 80, "short": "x " * 20}, 25.0)
+    made = matched_baselines.cut({"long": "x " * 80, "short": "x " * 20}, 25.0)
     assert abs(words(made["long"]) - 40) <= 1
     assert abs(words(made["short"]) - 10) <= 1
 
 
 def test_shifted_answers_say_yes_as_often_as_asked_where_yes_leads_most() -> None:
     margins = {"a": 2.0, "b": -1.0, "c": 0.5, "d": -3.0}
-    assert derived.shift(margins, 0.5) == {"a": "yes", "b": "no", "c": "yes", "d": "no"}
-    assert derived.shift(margins, 0.75)["b"] == "yes"
-    assert set(derived.shift(margins, 0.0).values()) == {"no"}
+    assert matched_baselines.shift(margins, 0.5) == {"a": "yes", "b": "no", "c": "yes", "d": "no"}
+    assert matched_baselines.shift(margins, 0.75)["b"] == "yes"
+    assert set(matched_baselines.shift(margins, 0.0).values()) == {"no"}
 
 
 class Leaning:
     """Answers nothing; says yes as likely as the key's number says, "Yes" and "yes" alike."""
 
     def logps(self, prompts: list[Prompt], completions: list[str]) -> list[float]:
-        return [float(prompt.key[-1]) * (text.lower() == "yes") - 10 for prompt, text in zip(prompts, completions, strict=True)]
+        return [
+            float(prompt.key[-1]) * (text.lower() == "yes") - 10
+            for prompt, text in zip(prompts, completions, strict=True)
+        ]
 
 
 def test_choices_are_weighed_over_both_spellings(tmp_path: Path) -> None:
-    rows = [{"id": f"q{index}", "text": "?", "max_new_tokens": 4, "cluster": "p", "images": []} for index in range(3)]
+    rows = [
+        {"id": f"q{index}", "text": "?", "max_new_tokens": 4, "cluster": "p", "images": []}
+        for index in range(3)
+    ]
     write_jsonl(tmp_path / "questions.jsonl", rows)
     stage = Stage(tmp_path / "choices", {"stage": "choices", "format": 1, "benchmark": "b"})
     stages.weigh(stage, vlm=Leaning(), questions=tmp_path, choices=("yes", "no"))  # type: ignore[arg-type]
-    assert [row["margin"] for row in read_jsonl(stage.folder / "choices.jsonl")] == pytest.approx([0.0, 1.0, 2.0])
+    assert [row["margin"] for row in read_jsonl(stage.folder / "choices.jsonl")] == pytest.approx(
+        [0.0, 1.0, 2.0]
+    )
 
 
 def study(**changes: Any) -> Study:
-    sena = Run(label="sena", base="embedded", method=Sena())
+    sena = Run(label="sena", base="synthetic", method=Sena())
     runs = (
-        Run(label="untrained", base="embedded", method=Untrained()),
+        Run(label="untrained", base="synthetic", method=Untrained()),
         sena,
         *vary(sena, "noise_step", (200,)),
-        Run(label="oracle", base="embedded", method=Oracle()),
-        Run(label="sena sft", base="embedded", method=Control(inner=Sena(), kind="sft")),
+        Run(label="oracle", base="synthetic", method=Oracle()),
+        Run(label="sena sft", base="synthetic", method=Control(inner=Sena(), kind="sft")),
     )
     benchmarks = (suite.chair("dev", 4), suite.pope("dev", 4), suite.visual_questions("dev", 4))
-    return replace(Study(name="s", question="?", runs=runs, benchmarks=benchmarks, split="dev", limit=4), **changes)
+    return replace(
+        Study(name="s", question="?", runs=runs, benchmarks=benchmarks, split="dev", limit=4),
+        **changes,
+    )
 
 
 def test_methods_and_bounds_have_derived_rows_where_they_mean_something() -> None:
-    said = {(run["label"], run["role"], run["of"], *run.get("benchmarks", ())) for run in derived.study_json(study())["runs"]}
+    said = {
+        (run["label"], run["role"], run["of"], *run.get("benchmarks", ()))
+        for run in matched_baselines.study_json(study())["runs"]
+    }
     assert said == {
         ("untrained", "baseline", None),
         ("sena", "method", None),
         ("sena noise_step=200", "method", None),
         ("oracle", "bound", None),
         ("sena sft", "control", "sena"),
-        ("untrained at sena length", "derived", "sena", "world_chair"),
-        ("untrained at oracle length", "derived", "oracle", "world_chair"),
-        ("untrained at sena yes-ratio", "derived", "sena", "world_pope"),
-        ("untrained at oracle yes-ratio", "derived", "oracle", "world_pope"),
+        ("untrained at sena length", "derived", "sena", "synthetic_chair"),
+        ("untrained at oracle length", "derived", "oracle", "synthetic_chair"),
+        ("untrained at sena yes-ratio", "derived", "sena", "synthetic_pope"),
+        ("untrained at oracle yes-ratio", "derived", "oracle", "synthetic_pope"),
     }
 
 
 def test_the_derived_row_has_the_methods_length_in_the_table(tmp_path: Path) -> None:
-    """Untrained invents its last object; sena says nothing else but stops before: cutting alone reaches its gain."""
+    """Untrained invents its last object; sena says nothing else but stops before: cutting alone
+    reaches its gain."""
     results, benchmark = Results(tmp_path), suite.chair("dev", 40)
     made = study(benchmarks=(benchmark,), runs=study().runs[:2], limit=40)
-    write_json(results.study, derived.study_json(made))
+    write_json(results.study, matched_baselines.study_json(made))
     truth = {item.id: sorted(item.truth) for item in benchmark.items()}
     absent = {id: next(c for c in CATEGORIES if c not in there) for id, there in truth.items()}
-    told = {id: f"there is a {truth[id][0]} in it , and then there is a {absent[id]}" for id in truth}
+    told = {
+        id: f"there is a {truth[id][0]} in it , and then there is a {absent[id]}" for id in truth
+    }
     short = {id: text.rpartition(" , and")[0] for id, text in told.items()}
     answers = {}
     for label, number, texts in (("untrained", 0, told), ("sena", 1, short)):
-        stage = Stage(results.answers(label, 0, number, benchmark.name), {"format": 1, "model": label})
+        stage = Stage(
+            results.answers(label, 0, number, benchmark.name), {"format": 1, "model": label}
+        )
         stage.open()
-        write_jsonl(stage.folder / "answers.jsonl", [{"id": id, "answer": text} for id, text in texts.items()])
+        write_jsonl(
+            stage.folder / "answers.jsonl",
+            [{"id": id, "answer": text} for id, text in texts.items()],
+        )
         stage.finish()
-        grades = Stage(results.grades(label, 0, number, benchmark.name), {"format": 1, "version": benchmark.version})
+        grades = Stage(
+            results.grades(label, 0, number, benchmark.name),
+            {"format": 1, "version": benchmark.version},
+        )
         stages.grade(grades, benchmark=benchmark, answers=stage.folder)
         answers[label, benchmark.name, 0] = stage
-    for step in derived.steps(made, results, answers):
+    for step in matched_baselines.steps(made, results, answers):
         assert step.missing()
         step.do(stages.quiet)
         assert not step.missing()
@@ -139,7 +165,7 @@ def test_captions_are_graded_at_every_cap_that_cuts_one(tmp_path: Path) -> None:
     ids = [item.id for item in benchmark.items()]
     write_jsonl(tmp_path / "answers.jsonl", [{"id": id, "answer": "a red ball " * 6} for id in ids])
     stage = Stage(tmp_path / "caps", {"format": 1})
-    derived.grade_at_caps(stage, benchmark=benchmark, answers=tmp_path)
+    matched_baselines.grade_at_caps(stage, benchmark=benchmark, answers=tmp_path)
     frame = pd.read_parquet(stage.folder / "caps.parquet")
     words_at = {int(str(cap)): part["count_words"].tolist() for cap, part in frame.groupby("cap")}
     assert words_at == {8: [8.0] * 3, 16: [16.0] * 3, 0: [18.0] * 3}

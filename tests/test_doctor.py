@@ -1,4 +1,5 @@
-"""The doctor says what is ready and what is lacking, touches nothing, and asks no network unless it is told to."""
+"""The doctor says what is ready and what is lacking, touches nothing, and asks no network unless it
+is told to."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from harness import __main__ as cli
-from harness import doctor
-from harness.bases import BASES
-from harness.doctor import Line, examine
-from harness.studies import opening
+from harness.cli import doctor
+from harness.cli import main as cli
+from harness.cli.doctor import Line, examine
+from harness.models.base_cards import BASES
+from harness.study import opening
 from tests.benchmarks.test_mmhal import save_data
 from tests.toys import save_base
 
@@ -29,14 +30,20 @@ class Called(Exception):  # noqa: N818
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """At the root, with an empty cache and environment, and a network that tells when it is asked."""
+    """At the root, with an empty cache and environment, and a network that tells when it is
+    asked."""
 
     def connect(*_arguments: object) -> None:
         raise Called
 
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(socket.socket, "connect", connect)
-    for name in ("SELFSIGHT_JUDGE", "SELFSIGHT_LMMS_EVAL_PYTHON", "SELFSIGHT_VLMEVALKIT_PYTHON", "OPENAI_API_KEY"):
+    for name in (
+        "SELFSIGHT_JUDGE",
+        "SELFSIGHT_LMMS_EVAL_PYTHON",
+        "SELFSIGHT_VLMEVALKIT_PYTHON",
+        "OPENAI_API_KEY",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
 
@@ -70,7 +77,12 @@ def test_a_base_of_ones_own_is_looked_at_and_a_gpu_that_torch_cannot_use_is_said
 
 def test_what_comes_with_the_repository_is_ready_and_what_does_not_says_how() -> None:
     lines = look()
-    for group, name in (("bases", "embedded"), ("scorers", "world-clip"), ("benchmarks", "world_pope"), ("machine", "packages")):
+    for group, name in (
+        ("bases", "synthetic"),
+        ("scorers", "synthetic-clip"),
+        ("benchmarks", "synthetic_pope"),
+        ("machine", "packages"),
+    ):
         assert of(lines, group, name).ready
         assert not of(lines, group, name).mend
     pope = of(lines, "benchmarks", "pope")
@@ -78,16 +90,27 @@ def test_what_comes_with_the_repository_is_ready_and_what_does_not_says_how() ->
     assert "--local-data coco=FOLDER" in pope.mend
     assert (
         of(lines, "methods", "sima").says
-        == "needs image, question, reference; pools that have it: world, a .jsonl manifest, llava:, hub:"
+        == "needs image, question, reference; pools that have it: synthetic, a .jsonl manifest,"
+        " llava:, hub:"
     )
-    assert of(lines, "methods", "csr").says.startswith("needs image, question, and an image-text scorer")
+    assert of(lines, "methods", "csr").says.startswith(
+        "needs image, question, and an image-text scorer"
+    )
     assert all(line.says for line in lines)
     assert all(line.mend or "cannot be run here" in line.says for line in lines if not line.ready)
-    for group, names in (("benchmarks", opening.BENCHMARKS), ("bases", BASES), ("methods", opening.methods())):
+    for group, names in (
+        ("benchmarks", opening.BENCHMARKS),
+        ("bases", BASES),
+        ("methods", opening.methods()),
+    ):
         assert [line.name for line in lines if line.group == group] == list(names)
     shown = doctor.as_text(lines).splitlines()
     assert len(shown) == len(lines) + len({line.group for line in lines}) + 1  # a line each
-    assert shown[-1] == f"{sum(line.ready for line in lines)} ready, {sum(not line.ready for line in lines)} lacking."
+    assert (
+        shown[-1]
+        == f"{sum(line.ready for line in lines)} ready, {sum(not line.ready for line in lines)}"
+        " lacking."
+    )
 
 
 def test_json_and_text_say_the_same_and_the_exit_is_0(capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,32 +137,49 @@ def test_a_hub_model_is_found_in_the_cache(tmp_path: Path) -> None:
     line = of(look(), "bases", name)
     assert "not downloaded" in line.says
     assert f"hf download {card.source} --revision {card.revision}" in line.mend
-    folder = tmp_path / "cache" / f"models--{str(card.source).replace('/', '--')}" / "snapshots" / str(card.revision)
+    folder = (
+        tmp_path
+        / "cache"
+        / f"models--{str(card.source).replace('/', '--')}"
+        / "snapshots"
+        / str(card.revision)
+    )
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
     assert "holds no *.safetensors" in of(look(), "bases", name).says
 
 
-def test_the_judge_s_key_is_there_or_not_and_is_never_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_judge_s_key_is_there_or_not_and_is_never_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = {"mmhal": save_data(tmp_path / "data")}
     assert of(look(data), "judge", "SELFSIGHT_JUDGE").says == "no settings are named"
     assert of(look(data), "benchmarks", "mmhal").says == "can be answered; grading needs a judge"
     path = tmp_path / "judge.json"
     monkeypatch.setenv("SELFSIGHT_JUDGE", str(path))
     assert "cannot be read" in of(look(), "judge", "SELFSIGHT_JUDGE").says
-    path.write_text(json.dumps({"base_url": "https://x/v1", "model": "m", "key_variable": "MY_KEY"}))
+    path.write_text(
+        json.dumps({"base_url": "https://x/v1", "model": "m", "key_variable": "MY_KEY"})
+    )
     line = of(look(data), "judge", "SELFSIGHT_JUDGE")
     assert (line.ready, line.mend) == (False, "set MY_KEY")
     monkeypatch.setenv("MY_KEY", "sk-secret-secret")
     lines = look(data)
-    assert of(lines, "judge", "SELFSIGHT_JUDGE").says == "m, 0 judgements recorded, key present in MY_KEY"
+    assert (
+        of(lines, "judge", "SELFSIGHT_JUDGE").says
+        == "m, 0 judgements recorded, key present in MY_KEY"
+    )
     assert of(lines, "benchmarks", "mmhal").ready
     assert "sk-secret" not in doctor.as_text(lines) + doctor.as_json(lines)
 
 
-def test_a_toolkit_is_asked_for_its_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_toolkit_is_asked_for_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "ROOT", tmp_path)
-    (tmp_path / "pyproject.toml").write_text('[project]\ndependencies = ["no-such-package>=1", "numpy<1"]\n')
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\ndependencies = ["no-such-package>=1", "numpy<1"]\n'
+    )
     lines = look()
     assert of(lines, "toolkits", "lmms_eval").says == "no environment of its own"
     packages = of(lines, "machine", "packages").says
@@ -147,9 +187,15 @@ def test_a_toolkit_is_asked_for_its_version(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("SELFSIGHT_LMMS_EVAL_PYTHON", str(tmp_path / "nowhere"))
     assert "which is not there" in of(look(), "toolkits", "lmms_eval").says
     monkeypatch.setenv("SELFSIGHT_LMMS_EVAL_PYTHON", sys.executable)
-    monkeypatch.setitem(doctor.TOOLKITS, "lmms_eval", ("SELFSIGHT_LMMS_EVAL_PYTHON", "toolkit_lmms_eval", "no-such-kit"))
+    monkeypatch.setitem(
+        doctor.TOOLKITS,
+        "lmms_eval",
+        ("SELFSIGHT_LMMS_EVAL_PYTHON", "toolkit_lmms_eval", "no-such-kit"),
+    )
     assert of(look(), "toolkits", "lmms_eval").says == f"{sys.executable} has no no-such-kit"
-    monkeypatch.setitem(doctor.TOOLKITS, "lmms_eval", ("SELFSIGHT_LMMS_EVAL_PYTHON", "toolkit_lmms_eval", "pytest"))
+    monkeypatch.setitem(
+        doctor.TOOLKITS, "lmms_eval", ("SELFSIGHT_LMMS_EVAL_PYTHON", "toolkit_lmms_eval", "pytest")
+    )
     assert of(look(), "toolkits", "lmms_eval").says.startswith(f"version {pytest.__version__}")
 
 
@@ -175,15 +221,17 @@ WITHOUT_TORCH = """
 import sys
 for name in ("torch", "transformers", "trl", "peft", "accelerate"):
     sys.modules[name] = None
-from harness.__main__ import main
+from harness.cli.main import main
 sys.exit(main(["doctor"]))
 """
 
 
 @pytest.mark.slow
 def test_it_runs_where_torch_is_missing() -> None:
-    done = subprocess.run([sys.executable, "-c", WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     said = " ".join(done.stdout.split())
     assert "bases could not be looked at: ModuleNotFoundError" in said
-    assert "ready world_pope 1000 pictures" in said
+    assert "ready synthetic_pope 1000 images" in said

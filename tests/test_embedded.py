@@ -1,4 +1,5 @@
-"""The embedded models: their training data, their recipe, and that the shipped weights are what the card says."""
+"""The synthetic models: their training data, their recipe, and that the shipped weights are what
+the card says."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from random import Random
 import pytest
 import torch
 
-from benchmarks.world.words import vocabulary
-from harness.embedded import checkpoint, train
-from harness.embedded.architecture import build_llava, build_processor, build_tokenizer
-from harness.embedded.grounding import IGNORE, Looking
-from harness.embedded.train_llava import Packer, _embedded, _through, train_llava
-from harness.embedded.turns import turns
-from harness.rendering import renderer
+from benchmarks.synthetic.words import vocabulary
+from harness.models.chat_format import renderer
+from harness.synthetic import checkpoint, train
+from harness.synthetic.architecture import build_llava, build_processor, build_tokenizer
+from harness.synthetic.grounding import IGNORE, Looking
+from harness.synthetic.train_llava import Packer, _embedded, _through, train_llava
+from harness.synthetic.turns import turns
 from methods.sena.prompts import WORLD as SENA
 from methods.sima.prompts import WORLD as SIMA
 from tests.tiny import SIZES
@@ -31,7 +32,15 @@ def test_no_turn_and_no_prompt_holds_an_unknown_word() -> None:
     for index in range(150):
         for turn in turns(index, 0, 180, MIX):
             assert not set((turn.prompt + " " + turn.answer).split()) - known
-    for text in (SENA.ask, SENA.enhance_lead, *SENA.describe, SENA.brief, SENA.word, SIMA.verdict, SIMA.criteria):
+    for text in (
+        SENA.ask,
+        SENA.enhance_lead,
+        *SENA.describe,
+        SENA.brief,
+        SENA.word,
+        SIMA.verdict,
+        SIMA.criteria,
+    ):
         assert TOKENIZER.unk_token_id not in TOKENIZER(text, add_special_tokens=False)["input_ids"]
 
 
@@ -42,10 +51,13 @@ def test_turns_are_the_same_at_every_call_and_new_at_every_visit() -> None:
 
 def test_a_packed_turn_has_the_ids_of_the_one_renderer() -> None:
     render = renderer(PROCESSOR)
-    packer = Packer(PROCESSOR, 1)  # one image token, as the renderer writes it before the processor widens it
+    packer = Packer(
+        PROCESSOR, 1
+    )  # one image token, as the renderer writes it before the processor widens it
     for turn in turns(1, 0, 180, MIX):
         ((prompt, completion),) = render.encode_pairs(
-            [render.render_prompt(turn.prompt, has_image=True)], [render.render_completion(turn.answer)]
+            [render.render_prompt(turn.prompt, has_image=True)],
+            [render.render_completion(turn.answer)],
         )
         words, start = packer.turn(turn)
         assert [*packer.prefix, *words[:start]] == list(prompt)
@@ -63,7 +75,12 @@ def test_a_turn_in_a_packed_row_sees_what_it_sees_alone() -> None:
     def last_word(row: list[object]) -> torch.Tensor:
         rows = packer.pack([row], 0.5)  # type: ignore[list-item]
         with torch.no_grad():
-            *_, hidden = _through(model.model.language_model, _embedded(model, rows, features), rows.mask, rows.positions)
+            *_, hidden = _through(
+                model.model.language_model,
+                _embedded(model, rows, features),
+                rows.mask,
+                rows.positions,
+            )
         return hidden[0][rows.weights[0] > 0][-1]
 
     assert torch.allclose(last_word([made[2]]), last_word(list(made)), atol=1e-5)
@@ -82,7 +99,12 @@ def test_looking_asks_only_at_prompt_words_that_name_a_category() -> None:
 
 
 def test_a_judgement_names_the_account_with_fewer_mistakes() -> None:
-    judged = [turn for index in range(200) for turn in turns(index, 0, 180, MIX) if turn.mistakes is not None]
+    judged = [
+        turn
+        for index in range(200)
+        for turn in turns(index, 0, 180, MIX)
+        if turn.mistakes is not None
+    ]
     assert len(judged) > 30
     for turn in judged:
         assert turn.mistakes is not None
@@ -90,19 +112,29 @@ def test_a_judgement_names_the_account_with_fewer_mistakes() -> None:
         assert turn.answer == ("[[1]]" if first < second else "[[2]]")
 
 
-def test_a_training_that_was_cut_goes_on_as_if_it_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cut after its first checkpoint; the weights at the end are those of an undisturbed training."""
-    from harness.embedded import train_llava as module
+def test_a_training_that_was_cut_goes_on_as_if_it_was_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut after its first checkpoint; the weights at the end are those of an undisturbed
+    training."""
+    from harness.synthetic import train_llava as module
 
     monkeypatch.setattr(module.shutil, "which", lambda _name: None)  # no compiler: the plain path
     phase = train.LLAVA.phases[-1]
-    recipe = train.LlavaRecipe(phases=(module.Phase(**{**vars(phase), "steps": 4, "horizon": 4}),), batch=2, budget=60, scenes=6)
+    recipe = train.LlavaRecipe(
+        phases=(module.Phase(**{**vars(phase), "steps": 4, "horizon": 4}),),
+        batch=2,
+        budget=60,
+        scenes=6,
+    )
 
     def trained(folder: Path, cut: bool) -> dict[str, torch.Tensor]:
         model = build_llava(TOKENIZER, SIZES)
         saved = checkpoint.save
 
-        def save_and_cut(path: Path, parameters: object, optimizer: object, step: int, made_by: str) -> None:
+        def save_and_cut(
+            path: Path, parameters: object, optimizer: object, step: int, made_by: str
+        ) -> None:
             saved(path, parameters, optimizer, step, made_by)  # type: ignore[arg-type]
             if cut and step == 2:
                 raise KeyboardInterrupt
@@ -141,14 +173,16 @@ def test_the_shipped_weights_are_small_and_of_the_present_recipe() -> None:
 
 
 def test_the_shipped_base_answers_in_its_own_words() -> None:
-    from benchmarks.world.suite import world_item
-    from harness.bases import BASES, load_base
-    from harness.engine.vlm import Engine
+    from benchmarks.synthetic.suite import synthetic_item
+    from harness.engine.engine import Engine
+    from harness.models.base_cards import BASES, load_base
     from methods.interface import Decoding, Prompt
 
-    engine = Engine(*load_base(BASES["embedded"]))
-    _, picture, question, reference = world_item("dev", Random(0).randrange(100))
-    (done,) = engine.generate([Prompt(key="a", text=question, image=picture)], Decoding(max_new_tokens=96))
+    engine = Engine(*load_base(BASES["synthetic"]))
+    _, picture, question, reference = synthetic_item("dev", Random(0).randrange(100))
+    (done,) = engine.generate(
+        [Prompt(key="a", text=question, image=picture)], Decoding(max_new_tokens=96)
+    )
     assert done.finished
     assert set(done.text.replace(".", " .").split()) <= set(vocabulary())
     assert len(done.text.split()) > len(reference.split()) / 3

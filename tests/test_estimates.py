@@ -8,23 +8,42 @@ from pathlib import Path
 
 import pytest
 
-from harness import runner, store
-from harness.bases import BASES
-from harness.budget import shape_for, training_memory
-from harness.identity import hardware
-from harness.steps import Step
+from harness.artifacts import results_folder
+from harness.artifacts.fingerprint import hardware
+from harness.models.base_cards import BASES
+from harness.pipeline import runner
+from harness.pipeline.steps import Step
+from harness.study.cost_model import shape_for, training_memory
 from harness.training.memory import GIB, SHAPES, backward_share, forward_flops
 from methods.interface import Lora, Recipe
 
 
 def test_estimates_are_of_this_machine_and_this_base(tmp_path: Path) -> None:
     def step(base: str) -> Step:
-        stage = store.Stage(tmp_path, {})
-        return Step(title="", kind="pairs", name="toy", base=base, items=1, stage=stage, work=lambda _progress: None)
+        stage = results_folder.Stage(tmp_path, {})
+        return Step(
+            title="",
+            kind="pairs",
+            name="toy",
+            base=base,
+            items=1,
+            stage=stage,
+            work=lambda _progress: None,
+        )
 
-    record = {"stage": "pairs", "base": "tiny", "name": "toy", "items": 10, "seconds": 5.0, "hardware": hardware()}
-    store.write_json(tmp_path / "a" / "record.json", record)
-    store.write_json(tmp_path / "b" / "record.json", {**record, "seconds": 500.0, "hardware": {"processor": "other"}})
+    record = {
+        "stage": "pairs",
+        "base": "tiny",
+        "name": "toy",
+        "items": 10,
+        "seconds": 5.0,
+        "hardware": hardware(),
+    }
+    results_folder.write_json(tmp_path / "a" / "record.json", record)
+    results_folder.write_json(
+        tmp_path / "b" / "record.json",
+        {**record, "seconds": 500.0, "hardware": {"processor": "other"}},
+    )
     estimate = runner.Estimate(tmp_path)
     assert estimate.rate(step("tiny")) == pytest.approx(0.5)
     assert estimate.rate(step("other")) is None
@@ -35,12 +54,18 @@ def test_the_cost_of_a_training_is_that_of_its_base_and_recipe() -> None:
     adapted = Recipe(lr=1e-6, lora=Lora(r=128, alpha=256), projector_lr=2e-5)
     small, large = BASES["llava-1.5-7b"], BASES["llava-1.5-13b"]
     found = {
-        (card.name, recipe.lora is None): training_memory(card, recipe) for card in (small, large) for recipe in (full, adapted)
+        (card.name, recipe.lora is None): training_memory(card, recipe)
+        for card in (small, large)
+        for recipe in (full, adapted)
     }
-    # Weights, gradients and two moments in float32 of what trains; else the base in half precision; the rest is a tenth.
+    # Weights, gradients and two moments in float32 of what trains; else the base in half precision;
+    # the rest is a tenth.
     for card in (small, large):
         count = SHAPES[card.name]
-        least = {True: 16 * (count.language + count.projector), False: 2 * count.parameters + 16 * count.adapters(128)}
+        least = {
+            True: 16 * (count.language + count.projector),
+            False: 2 * count.parameters + 16 * count.adapters(128),
+        }
         for whole, bytes in least.items():
             assert 1.0 < found[card.name, whole] * GIB / bytes < 1.35
     halved = replace(small, name="other", parameters=3.5e9)
@@ -55,7 +80,11 @@ def test_a_forward_pass_takes_the_flops_that_are_counted() -> None:
         if row["trains"] == "full" and not row["recomputed"]:
             flops = forward_flops(SHAPES[row["base"]], prompt=600, side=100)
             assert flops / 1e12 == pytest.approx(row["reference_tflop"], rel=0.02)
-            assert row["step_tflop"] / row["reference_tflop"] == pytest.approx(1 + backward_share(Recipe(lr=1e-6)), rel=0.02)
+            assert row["step_tflop"] / row["reference_tflop"] == pytest.approx(
+                1 + backward_share(Recipe(lr=1e-6)), rel=0.02
+            )
         if row["trains"] == "LoRA" and not row["recomputed"]:
             lora = Recipe(lr=1e-6, lora=Lora(r=128, alpha=256))
-            assert row["step_tflop"] / row["reference_tflop"] == pytest.approx(1 + backward_share(lora), rel=0.02)
+            assert row["step_tflop"] / row["reference_tflop"] == pytest.approx(
+                1 + backward_share(lora), rel=0.02
+            )

@@ -1,4 +1,5 @@
-"""The three file steps as commands: restartable, apart from each other, and patient with other people's answers."""
+"""The three file steps as commands: restartable, apart from each other, and patient with other
+people's answers."""
 
 from __future__ import annotations
 
@@ -14,13 +15,13 @@ import pandas as pd
 import pytest
 
 from benchmarks.mmhal import MMHal
-from harness import __main__ as cli
-from harness import exchange, runner
-from harness.bases import BASES
-from harness.errors import Problem
-from harness.progress import Display
-from harness.studies.opening import open_benchmarks
-from harness.study import Run, Study
+from harness.cli import main as cli
+from harness.errors import UserError
+from harness.models.base_cards import BASES
+from harness.pipeline import exchange, runner
+from harness.pipeline.progress import Display
+from harness.study.opening import open_benchmarks
+from harness.study.study import Run, Study
 from methods.untrained import Untrained
 from tests.benchmarks.fake_judge import MODEL, said, serving
 from tests.benchmarks.test_mmhal import save_data
@@ -39,63 +40,84 @@ def at_home(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exchange") / "questions"
-    exchange.export(open_benchmarks(["world_pope"], "test", 2)[0], out, split="test", limit=2)
+    exchange.export(open_benchmarks(["synthetic_pope"], "test", 2)[0], out, split="test", limit=2)
     return out
 
 
 def ids(exported: Path) -> list[str]:
-    return [json.loads(line)["id"] for line in (exported / "questions.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)["id"] for line in (exported / "questions.jsonl").read_text().splitlines()
+    ]
 
 
 def save_answers(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
     return path
 
 
 def grade(exported: Path, answers: Path, out: Path) -> str:
-    return exchange.grade(open_benchmarks(["world_pope"], "test", 2)[0], exported, answers, out)
+    return exchange.grade(open_benchmarks(["synthetic_pope"], "test", 2)[0], exported, answers, out)
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_export_answer_and_grade_and_do_nothing_again(
-    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "tiny"))
     out = {name: str(tmp_path / name) for name in ("questions", "answers", "grades")}
     commands = [
-        ["export", "world_pope", "--limit", "2", "--out", out["questions"]],
+        ["export", "synthetic_pope", "--limit", "2", "--out", out["questions"]],
         ["answer", out["questions"], "--base", "tiny", "--out", out["answers"]],
         ["grade", out["questions"], out["answers"], "--out", out["grades"]],
     ]
     for command in commands:
         assert cli.main(command) == 0
     first = capsys.readouterr().out
-    assert f"{len(ids(exported))} questions of world_pope on 2 pictures." in first
+    assert f"{len(ids(exported))} questions of synthetic_pope on 2 images." in first
     assert files(tmp_path / "questions")["questions.jsonl"] == files(exported)["questions.jsonl"]
     frame = pd.read_parquet(tmp_path / "grades" / "grades.parquet")
     assert list(frame["question"]) == ids(exported)
     values = json.loads((tmp_path / "grades" / "report.json").read_text())["values"]
-    assert set(values) == {metric.name for metric in open_benchmarks(["world_pope"], "test", 2)[0].metrics}
+    assert set(values) == {
+        metric.name for metric in open_benchmarks(["synthetic_pope"], "test", 2)[0].metrics
+    }
     before = files(tmp_path)
     for command in commands:
         assert cli.main(command) == 0
     assert capsys.readouterr().out == first
     assert files(tmp_path) == before
-    # The same weights elsewhere are the same model; others are not, and their answers are not mixed with the base's.
+    # The same weights elsewhere are the same model; others are not, and their answers are not mixed
+    # with the base's.
     shutil.copytree(tmp_path / "tiny", tmp_path / "copy")
     assert cli.main([*commands[1], "--weights", str(tmp_path / "copy")]) == 0
     tiny_llava(seed=1)[0].save_pretrained(tmp_path / "trained")
     assert cli.main([*commands[1], "--weights", str(tmp_path / "trained")]) == 2
     assert "answers holds results of other settings (model:" in capsys.readouterr().err
-    assert cli.main([*commands[1][:-1], str(tmp_path / "theirs"), "--weights", str(tmp_path / "trained")]) == 0
+    assert (
+        cli.main(
+            [*commands[1][:-1], str(tmp_path / "theirs"), "--weights", str(tmp_path / "trained")]
+        )
+        == 0
+    )
     assert files(tmp_path / "theirs")["answers.jsonl"] != before["answers/answers.jsonl"]
 
 
-def test_an_answering_that_was_cut_goes_on(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from harness import stages
+def test_an_answering_that_was_cut_goes_on(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.pipeline import stages
 
     card = save_base(tmp_path / "tiny")
     monkeypatch.setattr(stages, "QUESTIONS_A_SHARD", 5)
@@ -108,7 +130,7 @@ def test_an_answering_that_was_cut_goes_on(exported: Path, tmp_path: Path, monke
     with pytest.raises(KeyboardInterrupt):
         exchange.answer(exported, card, None, tmp_path / "cut", progress=cut)
     assert not (tmp_path / "cut" / "answers.jsonl").exists()
-    with pytest.raises(Problem, match="holds no finished answers"):
+    with pytest.raises(UserError, match="holds no finished answers"):
         grade(exported, tmp_path / "cut", tmp_path / "grades")
     kept = (tmp_path / "cut" / "shards" / "00000.jsonl").read_bytes()
     exchange.answer(exported, card, None, tmp_path / "cut")
@@ -120,13 +142,13 @@ WITHOUT_TORCH = """
 import sys
 for name in ("torch", "transformers", "trl", "peft", "accelerate"):
     sys.modules[name] = None
-from harness.__main__ import main
+from harness.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 WITHOUT_BENCHMARKS = """
 import json, sys
 from pathlib import Path
-from harness import exchange, runner
+from harness.pipeline import exchange, runner
 from tests.toys import card_of
 exchange.answer(Path(sys.argv[1]), card_of(Path(sys.argv[2])), None, Path(sys.argv[3]))
 print(json.dumps(sorted(name for name in sys.modules if name.startswith("benchmarks"))))
@@ -139,44 +161,72 @@ def child(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_exporting_and_grading_need_no_torch(exported: Path, tmp_path: Path) -> None:
-    done = child(WITHOUT_TORCH, "export", "world_pope", "--limit", "2", "--out", tmp_path / "questions")
+    done = child(
+        WITHOUT_TORCH, "export", "synthetic_pope", "--limit", "2", "--out", tmp_path / "questions"
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert files(tmp_path / "questions")["questions.jsonl"] == files(exported)["questions.jsonl"]
-    answers = save_answers(tmp_path / "answers.jsonl", [{"id": id, "answer": "yes"} for id in ids(exported)])
+    answers = save_answers(
+        tmp_path / "answers.jsonl", [{"id": id, "answer": "yes"} for id in ids(exported)]
+    )
     done = child(WITHOUT_TORCH, "grade", exported, answers, "--out", tmp_path / "grades")
     assert (done.returncode, done.stderr) == (0, "")
     assert "yes_ratio                    100.00 %" in done.stdout
-    done = child(WITHOUT_TORCH, "grade", exported, tmp_path / "nowhere.jsonl", "--out", tmp_path / "grades")
+    done = child(
+        WITHOUT_TORCH, "grade", exported, tmp_path / "nowhere.jsonl", "--out", tmp_path / "grades"
+    )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
 @pytest.mark.slow
-def test_answering_needs_nothing_of_the_benchmark_but_its_export(exported: Path, tmp_path: Path) -> None:
+def test_answering_needs_nothing_of_the_benchmark_but_its_export(
+    exported: Path, tmp_path: Path
+) -> None:
     shutil.copytree(exported, tmp_path / "elsewhere")
     save_base(tmp_path / "tiny")
-    done = child(WITHOUT_BENCHMARKS, tmp_path / "elsewhere", tmp_path / "tiny", tmp_path / "answers")
+    done = child(
+        WITHOUT_BENCHMARKS, tmp_path / "elsewhere", tmp_path / "tiny", tmp_path / "answers"
+    )
     assert done.returncode == 0, done.stderr
     loaded = json.loads(done.stdout.splitlines()[-1])
-    assert not {name for name in loaded if name.split(".")[1:2] in (["catalogue"], ["pope"], ["world"], ["chair"])}, loaded
+    assert not {
+        name
+        for name in loaded
+        if name.split(".")[1:2] in (["catalogue"], ["pope"], ["synthetic"], ["chair"])
+    }, loaded
 
 
-def test_answers_of_another_model_are_taken_and_what_is_strange_is_counted(exported: Path, tmp_path: Path) -> None:
+def test_answers_of_another_model_are_taken_and_what_is_strange_is_counted(
+    exported: Path, tmp_path: Path
+) -> None:
     some, *rest = ids(exported)
-    rows = [{"id": id, "answer": "no", "model": "theirs", "extra": [1]} for id in reversed(rest[2:])]
-    rows += [{"id": some, "answer": "yes\u2028\x07", "model": "theirs"}, {"id": rest[0], "answer": " ", "model": "theirs"}]
+    rows = [
+        {"id": id, "answer": "no", "model": "theirs", "extra": [1]} for id in reversed(rest[2:])
+    ]
+    rows += [
+        {"id": some, "answer": "yes\u2028\x07", "model": "theirs"},
+        {"id": rest[0], "answer": " ", "model": "theirs"},
+    ]
     path = save_answers(tmp_path / "a.jsonl", ["", *rows])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     told = grade(exported, path, tmp_path / "grades")
     assert "2 unscored (1 without an answer, 1 empty, 1 with control characters)." in told
-    kept = [json.loads(line) for line in (tmp_path / "grades" / "answers" / "answers.jsonl").read_text().split("\n") if line]
+    kept = [
+        json.loads(line)
+        for line in (tmp_path / "grades" / "answers" / "answers.jsonl").read_text().split("\n")
+        if line
+    ]
     assert [row["id"] for row in kept] == [id for id in ids(exported) if id != rest[1]]
     assert kept[0]["answer"] == "yes\u2028\x07"
-    assert json.loads((tmp_path / "grades" / "answers" / "identity.json").read_text())["said_by"] == "theirs"
+    assert (
+        json.loads((tmp_path / "grades" / "answers" / "identity.json").read_text())["said_by"]
+        == "theirs"
+    )
     frame = pd.read_parquet(tmp_path / "grades" / "grades.parquet").set_index("question")
     assert frame.loc[rest[1], "why"] == "no answer"
     assert frame.loc[rest[0], "why"] == "empty answer"
     assert frame["value"].isna().sum() == 2
-    with pytest.raises(Problem, match=r"answers: .* there, .* asked"):
+    with pytest.raises(UserError, match=r"answers: .* there, .* asked"):
         grade(exported, save_answers(path, [{"id": some, "answer": "no"}]), tmp_path / "grades")
 
 
@@ -192,16 +242,24 @@ def test_answers_of_another_model_are_taken_and_what_is_strange_is_counted(expor
         ({"id": "ID", "answer": 1}, "line 2 has a int as its 'answer'"),
         ({"id": "ID", "answer": "\ud83d"}, "half a character"),
         ({"id": "FIRST", "answer": "no"}, "line 2 answers '.*' again, after line 1"),
-        ({"id": "elsewhere", "answer": "no"}, "line 2 answers 'elsewhere', which is none of these questions"),
+        (
+            {"id": "elsewhere", "answer": "no"},
+            "line 2 answers 'elsewhere', which is none of these questions",
+        ),
         ({"id": "ID", "answer": "no", "model": "b"}, "line 2: the model is 'b', before it was 'a'"),
     ],
 )
 def test_a_wrong_line_is_named(line: Any, words: str, exported: Path, tmp_path: Path) -> None:
     first, second, *_ = ids(exported)
     if isinstance(line, dict):
-        line = {key: {"ID": second, "FIRST": first}.get(str(value), value) for key, value in line.items()}
-    path = save_answers(tmp_path / "answers.jsonl", [{"id": first, "answer": "yes", "model": "a"}, line])
-    with pytest.raises(Problem, match=words) as caught:
+        line = {
+            key: {"ID": second, "FIRST": first}.get(str(value), value)
+            for key, value in line.items()
+        }
+    path = save_answers(
+        tmp_path / "answers.jsonl", [{"id": first, "answer": "yes", "model": "a"}, line]
+    )
+    with pytest.raises(UserError, match=words) as caught:
         grade(exported, path, tmp_path / "grades")
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -209,16 +267,16 @@ def test_a_wrong_line_is_named(line: Any, words: str, exported: Path, tmp_path: 
 
 
 def test_a_wrong_file_is_named(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         grade(exported, tmp_path / "nowhere.jsonl", tmp_path / "grades")
     (tmp_path / "a.jsonl").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(Problem, match="is not text in UTF-8"):
+    with pytest.raises(UserError, match="is not text in UTF-8"):
         grade(exported, tmp_path / "a.jsonl", tmp_path / "grades")
-    with pytest.raises(Problem, match="holds no answer"):
+    with pytest.raises(UserError, match="holds no answer"):
         grade(exported, save_answers(tmp_path / "a.jsonl", []), tmp_path / "grades")
-    with pytest.raises(Problem, match=r"line 5 is not JSON; and 3 more\."):
+    with pytest.raises(UserError, match=r"line 5 is not JSON; and 3 more\."):
         grade(exported, save_answers(tmp_path / "a.jsonl", ["x"] * 8), tmp_path / "grades")
-    with pytest.raises(Problem, match="holds no finished export"):
+    with pytest.raises(UserError, match="holds no finished export"):
         grade(tmp_path, tmp_path / "a.jsonl", tmp_path / "grades")
 
 
@@ -227,61 +285,108 @@ def test_answers_are_graded_with_the_questions_they_answer(exported: Path, tmp_p
     card = save_base(tmp_path / "tiny")
     exchange.answer(exported, card, None, folder)
     other = tmp_path / "other"
-    exchange.export(open_benchmarks(["world_pope"], "test", 1)[0], other, split="test", limit=1)
-    with pytest.raises(Problem, match=r"answers other questions \(its identity.json differs in questions\)"):
-        exchange.grade(open_benchmarks(["world_pope"], "test", 1)[0], other, folder, tmp_path / "grades")
+    exchange.export(open_benchmarks(["synthetic_pope"], "test", 1)[0], other, split="test", limit=1)
+    with pytest.raises(
+        UserError, match=r"answers other questions \(its identity.json differs in questions\)"
+    ):
+        exchange.grade(
+            open_benchmarks(["synthetic_pope"], "test", 1)[0], other, folder, tmp_path / "grades"
+        )
     path = folder / "answers.jsonl"
     rows = [json.loads(line) for line in path.read_text().split("\n") if line]
     save_answers(path, [rows[0], rows[1] | {"model": "another"}, *rows[2:]])
-    with pytest.raises(Problem, match=r"line 2: the model is 'another', but identity\.json beside it says 'tiny'"):
+    with pytest.raises(
+        UserError, match=r"line 2: the model is 'another', but identity\.json beside it says 'tiny'"
+    ):
         grade(exported, folder, tmp_path / "grades")
     identity = json.loads((exported / "identity.json").read_text())
     shutil.copytree(exported, tmp_path / "older")
-    (tmp_path / "older" / "identity.json").write_text(json.dumps(identity | {"version": "world-0.9 pope-1"}))
+    (tmp_path / "older" / "identity.json").write_text(
+        json.dumps(identity | {"version": "world-0.9 pope-1"})
+    )
     with pytest.raises(
-        Problem, match=r"in version 'world-0.9 pope-1', but this is version 'world-.* pope-.*'; export and answer"
+        UserError,
+        match=(
+            r"in version 'world-0.9 pope-1', but this is version 'world-.* pope-.*'; export and"
+            r" answer"
+        ),
     ):
         grade(tmp_path / "older", folder, tmp_path / "grades")
-    (tmp_path / "older" / "identity.json").write_text(json.dumps(identity | {"version": f"{identity['version']}.older-grader"}))
+    (tmp_path / "older" / "identity.json").write_text(
+        json.dumps(identity | {"version": f"{identity['version']}.older-grader"})
+    )
     save_answers(path, rows)
-    assert "world_pope" in grade(tmp_path / "older", folder, tmp_path / "grades")  # another grader of the same questions
+    assert "synthetic_pope" in grade(
+        tmp_path / "older", folder, tmp_path / "grades"
+    )  # another grader of the same questions
 
 
 def test_a_picture_s_name_leads_nowhere_else(exported: Path, tmp_path: Path) -> None:
     folder = tmp_path / "strange"
     shutil.copytree(exported, folder)
     row = json.loads((folder / "questions.jsonl").read_text().splitlines()[0])
-    for change in ({"images": ["../../secret.png"]}, {"images": [3]}, {"images": ["."]}, {"max_new_tokens": "8"}):
+    for change in (
+        {"images": ["../../secret.png"]},
+        {"images": [3]},
+        {"images": ["."]},
+        {"max_new_tokens": "8"},
+    ):
         (folder / "questions.jsonl").write_text(json.dumps(row | change) + "\n")
-        with pytest.raises(Problem, match="line 1"):
+        with pytest.raises(UserError, match="line 1"):
             exchange.exported(folder)
 
 
-def test_an_export_of_other_settings_is_refused(exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["export", "world_pope", "--limit", "3", "--out", str(exported)]) == 2
+def test_an_export_of_other_settings_is_refused(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["export", "synthetic_pope", "--limit", "3", "--out", str(exported)]) == 2
     assert "limit: 2 there, 3 asked" in capsys.readouterr().err
-    for wrong, words in ((["world_popp"], "did you mean 'world_pope'"), (["world_pope", "--limit", "0"], "--limit is 0")):
+    for wrong, words in (
+        (["world_popp"], "did you mean 'synthetic_pope'"),
+        (["synthetic_pope", "--limit", "0"], "--limit is 0"),
+    ):
         assert cli.main(["export", *wrong, "--out", str(tmp_path / "q")]) == 2
         assert words in capsys.readouterr().err
     exchange.export(Words(), tmp_path / "words", split="test", limit=None)
-    assert cli.main(["grade", str(tmp_path / "words"), str(exported), "--out", str(tmp_path / "g")]) == 2
+    assert (
+        cli.main(["grade", str(tmp_path / "words"), str(exported), "--out", str(tmp_path / "g")])
+        == 2
+    )
     assert "no benchmark 'words'" in capsys.readouterr().err
 
 
 def test_a_judged_benchmark_stops_without_its_judge_and_goes_on_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data, questions, grades = save_data(tmp_path / "data"), str(tmp_path / "questions"), str(tmp_path / "grades")
+    data, questions, grades = (
+        save_data(tmp_path / "data"),
+        str(tmp_path / "questions"),
+        str(tmp_path / "grades"),
+    )
     local = ["--local-data", f"mmhal={data}"]
     assert cli.main(["export", "mmhal", *local, "--out", questions]) == 0
-    shutil.rmtree(data / "images")  # grading needs no picture
+    shutil.rmtree(data / "images")  # grading needs no image
     rows = [{"id": id, "answer": f"answer {id}"} for id in ids(tmp_path / "questions")]
-    command = ["grade", questions, str(save_answers(tmp_path / "answers.jsonl", rows)), *local, "--out", grades]
+    command = [
+        "grade",
+        questions,
+        str(save_answers(tmp_path / "answers.jsonl", rows)),
+        *local,
+        "--out",
+        grades,
+    ]
     assert cli.main(command) == 2
     assert "name that file in the environment variable SELFSIGHT_JUDGE" in capsys.readouterr().err
     with serving(lambda _prompt, _before: said("Rating: 4")) as server:
-        settings = {"base_url": server.url, "model": MODEL, "key_variable": "FAKE_KEY", "requests_per_minute": 1e6}
-        (tmp_path / "judge.json").write_text(json.dumps(settings | {"price_in": 1.0, "price_out": 2.0}))
+        settings = {
+            "base_url": server.url,
+            "model": MODEL,
+            "key_variable": "FAKE_KEY",
+            "requests_per_minute": 1e6,
+        }
+        (tmp_path / "judge.json").write_text(
+            json.dumps(settings | {"price_in": 1.0, "price_out": 2.0})
+        )
         monkeypatch.setenv("SELFSIGHT_JUDGE", str(tmp_path / "judge.json"))
         monkeypatch.delenv("FAKE_KEY", raising=False)
         assert cli.main(command) == 2
@@ -301,12 +406,18 @@ def test_a_judged_benchmark_stops_without_its_judge_and_goes_on_with_it(
     assert not any(b"secret" in content for content in files(tmp_path).values())
     benchmark = open_benchmarks(["mmhal"], "test", None, [f"mmhal={data}"])[0]
     assert isinstance(benchmark, MMHal)
-    assert exchange.estimate(open_benchmarks(["world_pope"], "test", 2)[0], *pope_answers(tmp_path)).startswith("No model judges")
+    assert exchange.estimate(
+        open_benchmarks(["synthetic_pope"], "test", 2)[0], *pope_answers(tmp_path)
+    ).startswith("No model judges")
 
 
 def pope_answers(folder: Path) -> tuple[Path, Path]:
-    exchange.export(open_benchmarks(["world_pope"], "test", 2)[0], folder / "pope", split="test", limit=2)
-    return folder / "pope", save_answers(folder / "pope.jsonl", [{"id": ids(folder / "pope")[0], "answer": "no"}])
+    exchange.export(
+        open_benchmarks(["synthetic_pope"], "test", 2)[0], folder / "pope", split="test", limit=2
+    )
+    return folder / "pope", save_answers(
+        folder / "pope.jsonl", [{"id": ids(folder / "pope")[0], "answer": "no"}]
+    )
 
 
 def test_a_study_with_a_judge_keeps_its_answers_while_it_waits_for_the_key(
@@ -319,25 +430,43 @@ def test_a_study_with_a_judge_keeps_its_answers_while_it_waits_for_the_key(
     def do() -> None:
         untrained = Run(label="untrained", base="tiny", method=Untrained())
         benchmarks = open_benchmarks(["mmhal"], "test", None, [f"mmhal={data}"])
-        study = Study(name="judged", question="Does it wait?", runs=(untrained,), benchmarks=benchmarks)
+        study = Study(
+            name="judged", question="Does it wait?", runs=(untrained,), benchmarks=benchmarks
+        )
         runner.run(study, out, Display(io.StringIO()))
 
-    with pytest.raises(Problem, match="mmhal cannot be graded: mmhal is graded by a judge"):
+    with pytest.raises(UserError, match="mmhal cannot be graded: mmhal is graded by a judge"):
         do()
-    answers = out / "runs" / "untrained" / "seed0" / "round0" / "answers" / "mmhal" / "answers.jsonl"
+    answers = (
+        out / "runs" / "untrained" / "seed0" / "round0" / "answers" / "mmhal" / "answers.jsonl"
+    )
     kept = answers.stat().st_mtime_ns
     with serving(lambda _prompt, _before: said("Rating: 2")) as server:
-        settings = {"base_url": server.url, "model": MODEL, "key_variable": "FAKE_KEY", "requests_per_minute": 1e6}
+        settings = {
+            "base_url": server.url,
+            "model": MODEL,
+            "key_variable": "FAKE_KEY",
+            "requests_per_minute": 1e6,
+        }
         (tmp_path / "judge.json").write_text(json.dumps(settings))
         monkeypatch.setenv("SELFSIGHT_JUDGE", str(tmp_path / "judge.json"))
         do()
         assert len(server.asked) == 4
     assert answers.stat().st_mtime_ns == kept
     report = json.loads((out / "runs/untrained/seed0/round0/grades/mmhal/report.json").read_text())
-    assert (report["values"]["score"], report["values"]["hallucination_rate"], report["unscored"]) == (2.0, 100.0, 0)
+    assert (
+        report["values"]["score"],
+        report["values"]["hallucination_rate"],
+        report["unscored"],
+    ) == (2.0, 100.0, 0)
     (tmp_path / "judge.json").write_text(json.dumps(settings | {"repeats": 2, "retries": 0}))
-    with pytest.raises(Problem, match="gave no usable answer"):  # another judge is asked anew; the old one's words are kept
+    with pytest.raises(
+        UserError, match="gave no usable answer"
+    ):  # another judge is asked anew; the old one's words are kept
         do()
     (tmp_path / "judge.json").write_text(json.dumps(settings))
     do()
-    assert json.loads((out / "runs/untrained/seed0/round0/grades/mmhal/report.json").read_text()) == report
+    assert (
+        json.loads((out / "runs/untrained/seed0/round0/grades/mmhal/report.json").read_text())
+        == report
+    )

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.identity import canonical, describe, differences, fingerprint, hardware, versions
+from harness.artifacts.fingerprint import (
+    canonical,
+    describe,
+    differences,
+    fingerprint,
+    hardware,
+    versions,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +40,10 @@ def test_description_is_plain_json_and_stable() -> None:
     assert describe(Settings()) == expected
     assert fingerprint(Settings()) == fingerprint(expected)
     assert fingerprint({"b": 1, "a": 2}) == fingerprint({"a": 2, "b": 1})
-    assert fingerprint({"b": 2.0, "a": [1, None, "é"]}) == hashlib.sha256('{"a":[1,null,"é"],"b":2}'.encode()).hexdigest()
+    assert (
+        fingerprint({"b": 2.0, "a": [1, None, "é"]})
+        == hashlib.sha256('{"a":[1,null,"é"],"b":2}'.encode()).hexdigest()
+    )
     assert fingerprint(Settings(noise_step=421)) != fingerprint(Settings())
     assert fingerprint({"a": True}) != fingerprint({"a": 1})
 
@@ -53,11 +63,17 @@ def test_each_difference_is_named_with_both_sides() -> None:
     there = describe(Settings())
     asked = describe(replace(Settings(), noise_step=600, part=Part(lr=2e-4)))
     assert differences(there, there) == []
-    assert differences(there, asked) == ["noise_step: 420 there, 600 asked", "part.lr: 0.0001 there, 0.0002 asked"]
+    assert differences(there, asked) == [
+        "noise_step: 420 there, 600 asked",
+        "part.lr: 0.0001 there, 0.0002 asked",
+    ]
 
 
 def test_missing_fields_and_types_differ() -> None:
-    assert differences({"a": 1}, {"b": {"c": 2}}) == ["a: 1 there, absent asked", "b.c: absent there, 2 asked"]
+    assert differences({"a": 1}, {"b": {"c": 2}}) == [
+        "a: 1 there, absent asked",
+        "b.c: absent there, 2 asked",
+    ]
     assert differences({"a": True}, {"a": 1}) == ["a: true there, 1 asked"]
     assert differences({"a": None}, {}) == ["a: null there, absent asked"]
     assert differences({"a": 1}, {"a": 1.0}) == []

@@ -1,4 +1,5 @@
-"""A trained model carries a card that tells what it was made from, and nothing that was not measured."""
+"""A trained model carries a card that tells what it was made from, and nothing that was not
+measured."""
 
 from __future__ import annotations
 
@@ -12,26 +13,33 @@ import pandas as pd
 import pytest
 
 from benchmarks.interface import Metric
-from harness import runner
-from harness.bases import BASES, find_base
-from harness.model_card import UNGRADED, card, results_of
-from harness.progress import Display
-from harness.reporting import tables
-from harness.reporting.cells import Cell
-from harness.reporting.frames import BenchmarkColumns, Records, Row
-from harness.study import Run, Study
+from harness.models.base_cards import BASES, find_base
+from harness.pipeline import runner
+from harness.pipeline.progress import Display
+from harness.reporting.comparison import Cell
+from harness.reporting.model_cards import UNGRADED, card, results_of
+from harness.reporting.results import BenchmarkColumns, Records, Row
+from harness.reporting.tables import build as tables
+from harness.study.study import Run, Study
 from methods.controls import Control
 from methods.interface import Lora
 from methods.untrained import Untrained
 from tests.toys import RECIPE, Toy, Words, save_base, save_pictures
 
 
-def test_a_run_writes_a_card_and_its_model_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_writes_a_card_and_its_model_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "llava"))
     pictures = str(save_pictures(tmp_path / "pictures", 6))
     baseline = Run(label="untrained", base="tiny", method=Untrained())
     toy = Run(label="toy", base="tiny", method=Toy(), pool=pictures, images=6)
-    study = Study(name="carded", question="Does it run?", runs=(baseline, toy), benchmarks=(Words(pictures=1),))
+    study = Study(
+        name="carded",
+        question="Does it run?",
+        runs=(baseline, toy),
+        benchmarks=(Words(pictures=1),),
+    )
     runner.run(study, tmp_path / "out", Display(io.StringIO()))
     train = tmp_path / "out" / "runs" / "toy" / "seed0" / "round1" / "train"
     text = (train / "model" / "README.md").read_text(encoding="utf-8")
@@ -48,10 +56,15 @@ def test_a_run_writes_a_card_and_its_model_is_a_row(tmp_path: Path, monkeypatch:
     found = find_base(str(train / "model"))
     rows = (baseline, Run(label="ready made", base=str(train / "model"), method=Untrained()))
     runner.run(
-        Study(name="rows", question="?", runs=rows, benchmarks=(Words(pictures=1),)), tmp_path / "rows", Display(io.StringIO())
+        Study(name="rows", question="?", runs=rows, benchmarks=(Words(pictures=1),)),
+        tmp_path / "rows",
+        Display(io.StringIO()),
     )
     mine, its = (
-        [json.loads(line)["answer"] for line in (folder / "answers" / "words" / "answers.jsonl").read_text().splitlines()]
+        [
+            json.loads(line)["answer"]
+            for line in (folder / "answers" / "words" / "answers.jsonl").read_text().splitlines()
+        ]
         for folder in (tmp_path / "rows" / "runs" / "ready made" / "seed0" / "round0", train.parent)
     )
     assert mine == its
@@ -68,7 +81,15 @@ class Brief(Words):
     """Fewer words are better: a primary metric that goes somewhere."""
 
     metrics: tuple[Metric, ...] = (
-        Metric(name="words", better="lower", unit="words", numerator="words", denominator="answers", scale=1.0, primary=True),
+        Metric(
+            name="words",
+            better="lower",
+            unit="words",
+            numerator="words",
+            denominator="answers",
+            scale=1.0,
+            primary=True,
+        ),
     )
 
 
@@ -76,14 +97,21 @@ def results_on(card: Path) -> str:
     return card.read_text(encoding="utf-8").partition("\n## Results\n")[2]
 
 
-def test_once_the_table_is_made_the_cards_say_what_came_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_once_the_table_is_made_the_cards_say_what_came_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "llava"))
     pictures = str(save_pictures(tmp_path / "pictures", 8))
     more: dict[str, Any] = {"base": "tiny", "pool": pictures, "images": 4}
     baseline = Run(label="untrained", base="tiny", method=Untrained())
     rows = [Run(label="toy", method=ADAPTED, rounds=2, seed=seed, **more) for seed in range(2)]
     spoilt = Run(label="spoilt", method=Control(inner=ADAPTED, kind="sft"), **more)
-    study = Study(name="told", question="<b>Does|it?", runs=(baseline, *rows, spoilt), benchmarks=(Brief(pictures=4),))
+    study = Study(
+        name="told",
+        question="<b>Does|it?",
+        runs=(baseline, *rows, spoilt),
+        benchmarks=(Brief(pictures=4),),
+    )
     out = tmp_path / "out"
     runner.run(study, out, Display(io.StringIO()))
     last = out / "runs" / "toy" / "seed1" / "round2" / "train"
@@ -100,11 +128,22 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(tmp_path: Path, monk
         line = next(line for line in said.splitlines() if line.startswith("| words"))
         texts = [text.strip() for text in line.strip("|").split(" | ")]
         change = f"{cell.difference:+.2f} [{cell.lo:.2f}, {cell.hi:.2f}]"
-        assert texts == ["words, words ↓", f"{float(own):.2f}", f"{cell.value:.2f}", change, cell.verdict, "2 of 2", "4, 8"]
+        assert texts == [
+            "words, words ↓",
+            f"{float(own):.2f}",
+            f"{cell.value:.2f}",
+            change,
+            cell.verdict,
+            "2 of 2",
+            "4, 8",
+        ]
         assert "&lt;b&gt;Does\\|it?" in said
         assert "- words / words: " in said
-    # An earlier round's model is not tested, a control's card says what it is, and the untrained row has no card.
-    early = results_on(out / "runs" / "toy" / "seed0" / "round1" / "train" / "adapter" / "README.md")
+    # An earlier round's model is not tested, a control's card says what it is, and the untrained
+    # row has no card.
+    early = results_on(
+        out / "runs" / "toy" / "seed0" / "round1" / "train" / "adapter" / "README.md"
+    )
     assert "This is round 1 of 2: tests and controls are for the last round alone." in early
     assert "| not tested |" in early
     assert "This row is a control of toy" in results_on(
@@ -121,17 +160,34 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(tmp_path: Path, monk
 
 
 def records_of(*rows: Row) -> Records:
-    metric = Metric(name="words", better="lower", unit="words", numerator="words", denominator="answers", primary=True)
+    metric = Metric(
+        name="words",
+        better="lower",
+        unit="words",
+        numerator="words",
+        denominator="answers",
+        primary=True,
+    )
     columns = BenchmarkColumns(name="words", group="general", version="1", metrics=(metric,))
     empty = pd.DataFrame()
     return Records(
         name="s", question="?", baseline="untrained", split="test", limit=3, rows=rows, benchmarks=(columns,), grades=empty,
-        stages=empty, drops=empty, log=empty, missing=(), facts={"leaks": ("2 pictures <leaked>.",)},
+        stages=empty, drops=empty, log=empty, missing=(), facts={"leaks": ("2 images <leaked>.",)},
     )  # fmt: skip
 
 
 def row_of(label: str, **changes: Any) -> Row:
-    return Row(label=label, base="b", method="m", pool="p", needs=(), images=1, rounds=1, seeds=(0, 1), **changes)
+    return Row(
+        label=label,
+        base="b",
+        method="m",
+        pool="p",
+        needs=(),
+        images=1,
+        rounds=1,
+        seeds=(0, 1),
+        **changes,
+    )
 
 
 def cell_of(label: str, **changes: Any) -> Cell:
@@ -152,42 +208,72 @@ def test_a_gain_says_whether_a_control_reaches_it() -> None:
 
     assert "the study holds no control of this row" in said(alone, cell_of("toy"))
     assert "none of its controls is graded yet" in said(beside, cell_of("toy"))
-    assert "none of its controls gains as much (con\\|trol)" in said(beside, cell_of("toy"), cell_of("con|trol"))
+    assert "none of its controls gains as much (con\\|trol)" in said(
+        beside, cell_of("toy"), cell_of("con|trol")
+    )
     reached = cell_of("toy", reached_by=("con|trol",))
-    assert "a control gains as much (con\\|trol), so the gain is not the method's own" in said(beside, reached)
-    assert "no clear gain, so there is nothing for a control to reach" in said(beside, cell_of("toy", verdict="worse"))
+    assert "a control gains as much (con\\|trol), so the gain is not the method's own" in said(
+        beside, reached
+    )
+    assert "no clear gain, so there is nothing for a control to reach" in said(
+        beside, cell_of("toy", verdict="worse")
+    )
     # What is not there is not made up.
     other = said(alone, cell_of("toy"), seed=1)
     assert "| not graded yet | 3.00 | -1.00 [-2.00, -0.50] | better | 1 of 2 | 4, 8 |" in other
-    assert "2 pictures &lt;leaked&gt;." in other
+    assert "2 images &lt;leaked&gt;." in other
     assert "limited to 3 a benchmark" in other
     assert said(alone, cell_of("toy", value=float("nan"), difference=float("nan"))) == UNGRADED
 
 
 def test_an_adapters_card_says_how_to_load_it() -> None:
-    identity = {"base": "qwen2.5-vl-3b", "model": "ab", "pairs": "cd", "round": 1, "seed": 0, "recipe": {"lr": 1e-6}}
+    identity = {
+        "base": "qwen2.5-vl-3b",
+        "model": "ab",
+        "pairs": "cd",
+        "round": 1,
+        "seed": 0,
+        "recipe": {"lr": 1e-6},
+    }
     made = {"method": {"name": "sena"}}
     counted = {"counts": {"images": 3, "pairs": 2, "dropped": 1}}
     told = {"base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "66"}
     text = card(identity, {}, made, counted, told)
     for said in (
-        'base_model: "Qwen/Qwen2.5-VL-3B-Instruct"\nbase_model_relation: "adapter"\nlibrary_name: "peft"',
+        (
+            'base_model: "Qwen/Qwen2.5-VL-3B-Instruct"\nbase_model_relation:'
+            ' "adapter"\nlibrary_name: "peft"'
+        ),
         'license: "other"\nlicense_name: "qwen-research"',
         'from_pretrained("Qwen/Qwen2.5-VL-3B-Instruct", revision="66")',
         "--row",
         UNGRADED,
     ):
         assert said in text
-    second = card({**identity, "round": 2}, {}, made, counted, {"base_model_name_or_path": "../`x`/model"})
+    second = card(
+        {**identity, "round": 2}, {}, made, counted, {"base_model_name_or_path": "../`x`/model"}
+    )
     assert "It sits on `../'x'/model`" in second
     assert "the model of round 1" in second
 
 
 def test_the_card_of_a_known_base_names_its_licence_and_markup_stays_text() -> None:
-    identity = {"base": "llava-1.5-7b", "model": "ab", "pairs": "cd", "round": 2, "seed": 0, "recipe": {"lr": 1e-6}}
+    identity = {
+        "base": "llava-1.5-7b",
+        "model": "ab",
+        "pairs": "cd",
+        "round": 2,
+        "seed": 0,
+        "recipe": {"lr": 1e-6},
+    }
     made = {"method": {"name": "sena", "prompts": {"ask": "``` <script> |"}}}
     counts = {"images": 3, "pairs": 2, "dropped": 1, "drops_by_reason": {"a|b <i>": 1}}
-    text = card(identity, {"training": {"steps": 1}}, made, {"counts": counts, "pool": {"name": "x|y", "fingerprint": "ef"}})
+    text = card(
+        identity,
+        {"training": {"steps": 1}},
+        made,
+        {"counts": counts, "pool": {"name": "x|y", "fingerprint": "ef"}},
+    )
     assert 'license: "llama2"' in text
     assert "llava-hf/llava-1.5-7b-hf" in text
     assert "a\\|b &lt;i&gt;" in text

@@ -1,4 +1,5 @@
-"""The paper study: its pools and settings are the papers', it costs what the arithmetic says, and what it lacks is named."""
+"""The paper study: its pools and settings are the papers', it costs what the arithmetic says, and
+what it lacks is named."""
 
 from __future__ import annotations
 
@@ -7,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness import budget
-from harness.errors import Problem
-from harness.pool import open_pool
-from harness.studies import paper
-from harness.study import Run
+from harness.data.pool import open_pool
+from harness.errors import UserError
+from harness.study import cost_model, paper
+from harness.study.study import Run
 from methods.untrained import Untrained
 from tests.benchmarks import official_files
 from tests.pools.test_pools import entry
@@ -30,25 +30,33 @@ def data(folder: Path, count: int = 4) -> str:
 
 def test_each_method_has_its_papers_pool_and_settings(tmp_path: Path) -> None:
     folder = data(tmp_path)
-    study = paper.study(pool=folder, benchmarks=["world_pope"])
+    study = paper.study(pool=folder, benchmarks=["synthetic_pope"])
     runs = {run.label: run for run in study.runs}
-    assert {label: (run.images, run.rounds) for label, run in runs.items() if run.method.recipe} == paper.ROUNDS
+    assert {
+        label: (run.images, run.rounds) for label, run in runs.items() if run.method.recipe
+    } == paper.ROUNDS
     recipes = {label: run.method.recipe for label, run in runs.items() if run.method.recipe}
-    assert [(label, one.lr, one.lora.r if one.lora else None) for label, one in recipes.items()] == [
+    assert [
+        (label, one.lr, one.lora.r if one.lora else None) for label, one in recipes.items()
+    ] == [
         ("sena", 2e-6, None),
         ("sima", 1e-7, 128),
         ("csr", 1e-7, 128),
     ]
     assert all(run.steps is None for run in study.runs)
     drawn = open_pool(runs["sena"].pool).draw(10, 0, 1).ids
-    assert sorted(id.partition("/")[0] for id in drawn) == sorted(2 * ["ocr_vqa", "textvqa", "train2017", "gqa", "vg"])
+    assert sorted(id.partition("/")[0] for id in drawn) == sorted(
+        2 * ["ocr_vqa", "textvqa", "train2017", "gqa", "vg"]
+    )
     asked = open_pool(runs["sima"].pool)
     assert asked.fields == {"image", "question", "reference"}
     assert sum(id.startswith("detail_23k") for id in asked.draw(8, 0, 1).ids) == 2
 
 
 def test_the_profile_equal_gives_all_the_same_pictures_and_steps(tmp_path: Path) -> None:
-    study = paper.study(pool=data(tmp_path), profile="equal", images=256, benchmarks=["world_pope"])
+    study = paper.study(
+        pool=data(tmp_path), profile="equal", images=256, benchmarks=["synthetic_pope"]
+    )
     trained = [run for run in study.runs if run.method.recipe]
     assert len({(run.pool, run.images, run.rounds, run.steps) for run in trained}) == 1
     assert trained[0].steps == 2
@@ -57,43 +65,68 @@ def test_the_profile_equal_gives_all_the_same_pictures_and_steps(tmp_path: Path)
 def test_what_is_missing_is_named_and_planning_needs_none_of_it(tmp_path: Path) -> None:
     folder = data(tmp_path)
     (tmp_path / "llava" / "detail_23k.json").unlink()
-    with pytest.raises(Problem, match=r"lacks 1 things: .*detail_23k\.json is not there"):
-        paper.study(pool=folder, benchmarks=["world_pope"])
+    with pytest.raises(UserError, match=r"lacks 1 things: .*detail_23k\.json is not there"):
+        paper.study(pool=folder, benchmarks=["synthetic_pope"])
     text, ready = paper.told(tmp_path, pool=str(tmp_path / "nowhere"), limit=3)
     assert not ready
     assert text.count("is not there") >= 7
     assert "GPU-minutes" in text
     assert "GPU-hours" in paper.told(tmp_path)[0]
-    assert "vg is not there" not in paper.told(tmp_path, pool=str(tmp_path / "nowhere"), only=["sima"])[0]
-    with pytest.raises(Problem, match="no row 'sine'"):
+    assert (
+        "vg is not there"
+        not in paper.told(tmp_path, pool=str(tmp_path / "nowhere"), only=["sima"])[0]
+    )
+    with pytest.raises(UserError, match="no row 'sine'"):
         paper.told(tmp_path, only=["sine"])
     official = official_files.pope(tmp_path / "elsewhere")
-    text, _ = paper.told(tmp_path, pool=folder, benchmarks=["pope", "mme"], local_data=[f"coco={official}"])
+    text, _ = paper.told(
+        tmp_path, pool=folder, benchmarks=["pope", "mme"], local_data=[f"coco={official}"]
+    )
     assert "pope:" not in text
     assert f"mme: {Path(folder) / 'mme' / 'existence'} is not there" in text
 
 
-def test_a_limit_is_of_pool_pictures_too_and_numbers_are_held_to_their_range(tmp_path: Path) -> None:
+def test_a_limit_is_of_pool_pictures_too_and_numbers_are_held_to_their_range(
+    tmp_path: Path,
+) -> None:
     folder = data(tmp_path)
-    study = paper.study(pool=folder, benchmarks=["world_pope"], limit=2)
+    study = paper.study(pool=folder, benchmarks=["synthetic_pope"], limit=2)
     assert {run.images for run in study.runs if run.method.recipe} == {2}
     for name in ("seeds", "images", "rounds", "limit"):
-        with pytest.raises(Problem, match=f"--{name} is 0; it must be at least 1"):
-            paper.study(pool=folder, benchmarks=["world_pope"], **{name: 0})  # type: ignore[arg-type]
-    with pytest.raises(Problem, match="no profile 'equall'; did you mean 'equal'"):
-        paper.study(pool=folder, benchmarks=["world_pope"], profile="equall")  # type: ignore[arg-type]
+        with pytest.raises(UserError, match=f"--{name} is 0; it must be at least 1"):
+            paper.study(pool=folder, benchmarks=["synthetic_pope"], **{name: 0})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="no profile 'equall'; did you mean 'equal'"):
+        paper.study(pool=folder, benchmarks=["synthetic_pope"], profile="equall")  # type: ignore[arg-type]
 
 
 def test_costs_are_floors_until_something_was_measured() -> None:
-    sena, sima = (run for run in paper.runs_of("llava-1.5-7b", "data", "published", ["sena", "sima"], 1, None, None)[1:])
-    floor = budget.cost(sena)
+    sena, sima = (
+        run
+        for run in paper.runs_of(
+            "llava-1.5-7b", "data", "published", ["sena", "sima"], 1, None, None
+        )[1:]
+    )
+    floor = cost_model.cost(sena)
     assert floor.pairs == pytest.approx(18000 * 0.045)
     assert floor.measured == ()
-    record = {"stage": "pairs", "base": "llava-1.5-7b", "name": "sena", "items": 100, "seconds": 20.0}
-    found = budget.cost(sena, [record, {**record, "base": "other", "seconds": 1e6}])
+    record = {
+        "stage": "pairs",
+        "base": "llava-1.5-7b",
+        "name": "sena",
+        "items": 100,
+        "seconds": 20.0,
+    }
+    found = cost_model.cost(sena, [record, {**record, "base": "other", "seconds": 1e6}])
     assert found.pairs == pytest.approx(18000 * 0.2)
     assert found.measured == ("pairs",)
-    assert floor.memory > 16 * 7e9 / 2**30 > budget.cost(sima).memory  # full training keeps 16 bytes a parameter
-    larger = budget.cost(Run(label="u", base="llava-1.5-13b", method=Untrained()))
-    assert budget.cost(sena, share=budget.share_of(50)).answers == pytest.approx(floor.answers / 10)
-    assert larger.answers > budget.cost(Run(label="u", base="llava-1.5-7b", method=Untrained())).answers
+    assert (
+        floor.memory > 16 * 7e9 / 2**30 > cost_model.cost(sima).memory
+    )  # full training keeps 16 bytes a parameter
+    larger = cost_model.cost(Run(label="u", base="llava-1.5-13b", method=Untrained()))
+    assert cost_model.cost(sena, share=cost_model.share_of(50)).answers == pytest.approx(
+        floor.answers / 10
+    )
+    assert (
+        larger.answers
+        > cost_model.cost(Run(label="u", base="llava-1.5-7b", method=Untrained())).answers
+    )

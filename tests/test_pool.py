@@ -1,4 +1,5 @@
-"""Pools: the same pictures for every method, fresh ones each round, undeclared fields hidden, mistakes named."""
+"""Pools: the same images for every method, fresh ones each round, undeclared fields hidden,
+mistakes named."""
 
 import json
 from pathlib import Path
@@ -6,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness.errors import Problem
-from harness.pool import open_pool, other_of, pixels_sha
+from harness.data.pool import open_pool, other_of, pixels_sha
+from harness.errors import UserError
 from methods.interface import Field
 from tests.tiny import picture
 from tests.toys import save_pictures
@@ -18,7 +19,9 @@ IMAGE: frozenset[Field] = frozenset({"image"})
 def manifest(folder: Path, rows: list[object]) -> Path:
     save_pictures(folder / "pictures", 4)
     path = folder / "pool.jsonl"
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
     return path
 
 
@@ -28,7 +31,7 @@ def test_rounds_are_fresh_and_the_draw_is_a_function_of_seed_and_round(tmp_path:
     assert sorted(first.ids + second.ids + third.ids) == sorted(pool.ids)
     assert open_pool(str(tmp_path)).draw(4, 0, 2) == second
     assert pool.draw(4, 1, 1).ids != first.ids
-    assert pool.draw(2, 0, 1).ids == first.ids[:2]  # fewer pictures are the first of the same order
+    assert pool.draw(2, 0, 1).ids == first.ids[:2]  # fewer images are the first of the same order
     assert first.fingerprint(IMAGE) != second.fingerprint(IMAGE)
 
 
@@ -51,7 +54,9 @@ def test_hashes_are_of_pixels_not_of_files(tmp_path: Path) -> None:
 
 def test_texts_count_for_the_methods_that_are_shown_them(tmp_path: Path) -> None:
     before, after = (
-        open_pool(str(manifest(tmp_path / text, [{"image": "pictures/00.png", "question": text}]))).draw(1, 0, 1)
+        open_pool(
+            str(manifest(tmp_path / text, [{"image": "pictures/00.png", "question": text}]))
+        ).draw(1, 0, 1)
         for text in ("what ?", "where ?")
     )
     assert before.fingerprint(IMAGE) == after.fingerprint(IMAGE)
@@ -60,7 +65,7 @@ def test_texts_count_for_the_methods_that_are_shown_them(tmp_path: Path) -> None
 
 def test_a_broken_picture_is_named_skipped_and_not_replaced(tmp_path: Path) -> None:
     save_pictures(tmp_path, 4)
-    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    (tmp_path / "broken.jpg").write_bytes(b"not an image")
     whole = (tmp_path / "00.png").read_bytes()
     (tmp_path / "half.png").write_bytes(whole[: len(whole) // 2])
     drawn = open_pool(str(tmp_path)).draw(6, 0, 1)
@@ -70,8 +75,11 @@ def test_a_broken_picture_is_named_skipped_and_not_replaced(tmp_path: Path) -> N
 
 
 def test_a_pool_of_broken_pictures_is_a_problem(tmp_path: Path) -> None:
-    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
-    with pytest.raises(Problem, match=r"None of the 1 pictures .* can be read; the first: broken\.jpg: not a picture"):
+    (tmp_path / "broken.jpg").write_bytes(b"not an image")
+    with pytest.raises(
+        UserError,
+        match=r"None of the 1 images .* can be read; the first: broken\.jpg: not an image",
+    ):
         open_pool(str(tmp_path)).draw(1, 0, 1)
 
 
@@ -108,12 +116,17 @@ def test_undeclared_fields_are_hidden(tmp_path: Path) -> None:
 def test_a_method_that_needs_questions_refuses_pictures_alone(tmp_path: Path) -> None:
     pool = open_pool(str(save_pictures(tmp_path, 1)))
     pool.check(frozenset({"image"}), "sena")
-    with pytest.raises(Problem, match=r"sima needs question and reference .* has image only; give a \.jsonl"):
+    with pytest.raises(
+        UserError, match=r"sima needs question and reference .* has image only; give a \.jsonl"
+    ):
         pool.check(frozenset({"image", "question", "reference"}), "sima")
 
 
 def test_a_field_some_lines_lack_does_not_count(tmp_path: Path) -> None:
-    rows: list[object] = [{"image": "pictures/00.png", "question": "what ?"}, {"image": "pictures/01.png"}]
+    rows: list[object] = [
+        {"image": "pictures/00.png", "question": "what ?"},
+        {"image": "pictures/01.png"},
+    ]
     assert open_pool(str(manifest(tmp_path, rows))).fields == {"image"}
 
 
@@ -125,57 +138,60 @@ def test_a_field_some_lines_lack_does_not_count(tmp_path: Path) -> None:
         ({"image": 3}, r"line 2: no image"),
         ({"image": "pictures/01.png", "qestion": "?"}, r"line 2: unknown 'qestion'"),
         ({"image": "pictures/01.png", "question": 3}, r"line 2: question must be text"),
-        ({"image": "pictures/99.png"}, r"line 2: there is no picture 'pictures/99.png'"),
+        ({"image": "pictures/99.png"}, r"line 2: there is no image 'pictures/99.png'"),
         ({"image": "pictures/00.png"}, r"line 2: the id 'pictures/00.png' is there already"),
     ],
 )
 def test_a_wrong_line_is_named_by_file_and_number(tmp_path: Path, line: object, words: str) -> None:
     path = manifest(tmp_path, [{"image": "pictures/00.png"}, line])
-    with pytest.raises(Problem, match=words) as caught:
+    with pytest.raises(UserError, match=words) as caught:
         open_pool(str(path))
     assert "pool.jsonl" in str(caught.value)
 
 
 def test_what_is_no_pool_is_a_problem(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="give world, an existing folder"):
+    with pytest.raises(UserError, match="give synthetic, an existing folder"):
         open_pool(str(tmp_path / "nothing"))
-    with pytest.raises(Problem, match="holds no picture"):
+    with pytest.raises(UserError, match="holds no image"):
         open_pool(str(tmp_path))
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(Problem, match="is empty"):
+    with pytest.raises(UserError, match="is empty"):
         open_pool(str(tmp_path / "empty.jsonl"))
-    with pytest.raises(Problem, match="known: world"):
+    with pytest.raises(UserError, match="known: world"):
         open_pool("world:test")
 
 
 def test_too_many_rounds_for_the_pool_are_a_problem(tmp_path: Path) -> None:
     pool = open_pool(str(save_pictures(tmp_path, 5)))
-    with pytest.raises(Problem, match="holds 5 pictures; 2 rounds of 3 fresh ones need 6"):
+    with pytest.raises(UserError, match="holds 5 images; 2 rounds of 3 fresh ones need 6"):
         pool.draw(3, 0, 2)
 
 
 def test_a_picture_that_vanishes_during_the_run_is_a_problem(tmp_path: Path) -> None:
     pool = open_pool(str(save_pictures(tmp_path, 1)))
     (tmp_path / "00.png").unlink()
-    with pytest.raises(Problem, match="has changed during the run"):
+    with pytest.raises(UserError, match="has changed during the run"):
         pool.items(pool.ids, frozenset())
 
 
 def test_the_world_is_a_pool() -> None:
-    pool = open_pool("world")
+    pool = open_pool("synthetic")
     drawn = pool.draw(3, 0, 1)
     (item,) = pool.items(drawn.ids[:1], frozenset({"image", "question", "reference"}))
     assert item.image.size == (60, 60)
     assert item.question
     assert item.reference
-    assert open_pool("world:dev").draw(3, 0, 1).ids != drawn.ids
+    assert open_pool("synthetic:dev").draw(3, 0, 1).ids != drawn.ids
     assert pool.judge is not None
     assert item.reference is not None
-    assert pool.judge.errors(item.id, [item.reference])[0] < pool.judge.errors(item.id, [item.reference * 2 + "a red boat ."])[0]
+    assert (
+        pool.judge.errors(item.id, [item.reference])[0]
+        < pool.judge.errors(item.id, [item.reference * 2 + "a red boat ."])[0]
+    )
 
 
 def test_only_the_world_has_a_judge(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="oracle needs judge"):
+    with pytest.raises(UserError, match="oracle needs judge"):
         open_pool(str(save_pictures(tmp_path, 1))).check(frozenset({"image", "judge"}), "oracle")
 
 
@@ -185,7 +201,9 @@ def test_another_picture_is_one_of_the_round_by_the_items_id_alone(tmp_path: Pat
     named = {id: other_of(id, among) for id in among}
     assert all(other in among and other != id for id, other in named.items())
     assert len(set(named.values())) > 1
-    for item in pool.items(among[2:4], frozenset({"image"}), among):  # which others share the call does not matter
+    for item in pool.items(
+        among[2:4], frozenset({"image"}), among
+    ):  # which others share the call does not matter
         assert item.another is not None
         assert item.another().tobytes() == pool.image(named[item.id]).tobytes()
     assert pool.items(among[:1], frozenset({"image"}), among[:1])[0].another is None

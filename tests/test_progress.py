@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from harness.progress import Display, span
+from harness.pipeline.progress import Display, span
 
 
 def test_progress_is_a_line_every_few_seconds_in_a_log() -> None:
@@ -36,6 +36,8 @@ def test_progress_is_one_moving_line_on_a_terminal() -> None:
     assert stream.getvalue().split("\r")[-1].strip() == "[1/1] a: done in 2.0 s"
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.44, "0.4 s"), (12.3, "12 s"), (200, "3 min 20 s"), (7530, "2 h 5 min")])
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0.44, "0.4 s"), (12.3, "12 s"), (200, "3 min 20 s"), (7530, "2 h 5 min")]
+)
 def test_durations_are_for_people(seconds: float, said: str) -> None:
     assert span(seconds) == said

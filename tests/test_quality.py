@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.quality import quality
+from harness.reporting.pair_stats import quality
 from methods.interface import PreferencePair
 
 
@@ -16,10 +16,17 @@ class Balls:
 
 
 def pair(key: str, chosen: str, rejected: str, kind: str = "answer") -> PreferencePair:
-    return PreferencePair(key=key, item="a", prompt="?", chosen=chosen, rejected=rejected, kind=kind)
+    return PreferencePair(
+        key=key, item="a", prompt="?", chosen=chosen, rejected=rejected, kind=kind
+    )
 
 
-PAIRS = [pair("1", "a box", "a ball ball"), pair("2", "ball", "box"), pair("3", "cup", "box"), pair("4", "yes", "no", "question")]
+PAIRS = [
+    pair("1", "a box", "a ball ball"),
+    pair("2", "ball", "box"),
+    pair("3", "cup", "box"),
+    pair("4", "yes", "no", "question"),
+]
 
 
 def test_lengths_and_truth_by_kind() -> None:
@@ -48,5 +55,10 @@ def test_lengths_and_truth_by_kind() -> None:
 
 
 def test_without_a_judge_only_lengths_are_told() -> None:
-    assert set(quality(PAIRS, None)["answer"]) == {"pairs", "chosen_words", "rejected_words", "chosen_shorter"}
+    assert set(quality(PAIRS, None)["answer"]) == {
+        "pairs",
+        "chosen_words",
+        "rejected_words",
+        "chosen_shorter",
+    }
     assert quality([], None) == {}

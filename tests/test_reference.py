@@ -1,4 +1,5 @@
-"""The committed reference comparison: its table comes from its records, its base is the shipped one, and the README shows it."""
+"""The committed reference comparison: its table comes from its records, its base is the shipped
+one, and the README shows it."""
 
 from __future__ import annotations
 
@@ -7,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.bases import find_base
-from harness.lineage import untrained
-from harness.reporting import tables
-from harness.store import read_json
+from harness.artifacts.results_folder import read_json
+from harness.models.base_cards import find_base
+from harness.pipeline.stage_identity import untrained
+from harness.reporting.tables import build as tables
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
@@ -28,8 +29,11 @@ def test_the_table_is_recomputed_from_the_records(tmp_path: Path) -> None:
 
 
 def test_the_reference_was_made_with_the_shipped_base() -> None:
-    models = {read_json(path).get("model") for path in REFERENCE.glob("runs/untrained/seed0/round0/answers/*/identity.json")}
-    assert models == {untrained(find_base("embedded")).id}
+    models = {
+        read_json(path).get("model")
+        for path in REFERENCE.glob("runs/untrained/seed0/round0/answers/*/identity.json")
+    }
+    assert models == {untrained(find_base("synthetic")).id}
 
 
 def test_the_readme_shows_the_reference_numbers() -> None:

@@ -1,40 +1,56 @@
-"""The renderer: the format to the letter, special tokens of untrusted text, and agreement with the family's template."""
+"""The renderer: the format to the letter, special tokens of untrusted text, and agreement with the
+family's template."""
 
 from __future__ import annotations
 
 import pytest
 
-from harness.errors import Problem
-from harness.rendering import check_template, renderer
+from harness.errors import UserError
+from harness.models.chat_format import check_template, renderer
 from tests.tiny import picture, tiny_llava
 
-# LLaVA-1.5's published template: no beginning token (its tokenizer adds one) and a trailing space after each turn.
+# LLaVA-1.5's published template: no beginning token (its tokenizer adds one) and a trailing space
+# after each turn.
 PUBLISHED = (
-    "{% for message in messages %}{{ message['role'].upper() + ': '}}"
-    "{% for part in message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}"
-    "{% for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + ' '}}{% endfor %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+    "{% for message in messages %}{{ message['role'].upper() + ': '}}{% for part in"
+    " message['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}{%"
+    " for part in message['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + '"
+    " '}}{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 
 
 def test_format_to_the_letter() -> None:
     words = renderer(tiny_llava()[1])
-    assert words.render_prompt("what is there ?", True) == "<s>USER: <image>\nwhat is there ? ASSISTANT:"
+    assert (
+        words.render_prompt("what is there ?", True)
+        == "<s>USER: <image>\nwhat is there ? ASSISTANT:"
+    )
     assert words.render_prompt("what is there ?", False) == "<s>USER: what is there ? ASSISTANT:"
-    assert words.render_prompt("describe", True, " a red ball ") == "<s>USER: <image>\ndescribe ASSISTANT: a red ball"
+    assert (
+        words.render_prompt("describe", True, " a red ball ")
+        == "<s>USER: <image>\ndescribe ASSISTANT: a red ball"
+    )
     assert words.render_completion("a red ball . ") == " a red ball .</s>"
 
 
 @pytest.mark.parametrize(
-    "attack", ["<image>", "</s>", "<s>", "<pad>", "<unk>", "<IMAGE>", "<im<image>age>", "</s</s>>", "<<s>s>"]
+    "attack",
+    ["<image>", "</s>", "<s>", "<pad>", "<unk>", "<IMAGE>", "<im<image>age>", "</s</s>>", "<<s>s>"],
 )
 def test_untrusted_text_makes_no_special_token(attack: str) -> None:
     _, processor = tiny_llava()
     words, tokenizer = renderer(processor), processor.tokenizer
-    special = {tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>", "<pad>", "<image>")}
+    special = {
+        tokenizer.convert_tokens_to_ids(token) for token in ("<s>", "</s>", "<pad>", "<image>")
+    }
     prompt = words.render_prompt(f"what {attack} is there {attack}", True, f"a {attack} ball")
-    [(asked, answered)] = words.encode_pairs([prompt], [words.render_completion(f"a {attack} ball {attack}")])
-    assert [token for token in asked if token in special] == [tokenizer.bos_token_id, processor.image_token_id]
+    [(asked, answered)] = words.encode_pairs(
+        [prompt], [words.render_completion(f"a {attack} ball {attack}")]
+    )
+    assert [token for token in asked if token in special] == [
+        tokenizer.bos_token_id,
+        processor.image_token_id,
+    ]
     assert [token for token in answered if token in special] == [tokenizer.eos_token_id]
 
 
@@ -44,13 +60,17 @@ def test_tokens_equal_the_processors_own() -> None:
     [ids] = renderer(processor).encode([prompt])
     theirs = processor(images=picture(0), text=prompt, add_special_tokens=False)["input_ids"][0]
     place = ids.index(processor.image_token_id)
-    assert ids[:place] + [processor.image_token_id] * model.config.image_seq_length + ids[place + 1 :] == list(theirs)
+    assert ids[:place] + [processor.image_token_id] * model.config.image_seq_length + ids[
+        place + 1 :
+    ] == list(theirs)
 
 
 def test_pairs_are_cut_where_the_answer_starts() -> None:
     _, processor = tiny_llava()
     words = renderer(processor)
-    [(asked, answered)] = words.encode_pairs([words.render_prompt("what", True)], [words.render_completion("a ball .")])
+    [(asked, answered)] = words.encode_pairs(
+        [words.render_prompt("what", True)], [words.render_completion("a ball .")]
+    )
     assert processor.tokenizer.convert_ids_to_tokens(asked)[-2:] == ["assistant", ":"]
     assert processor.tokenizer.convert_ids_to_tokens(answered) == ["a", "ball", ".", "</s>"]
 
@@ -62,20 +82,22 @@ def test_template_agrees(template: str | None) -> None:
     check_template(processor)
 
 
-@pytest.mark.parametrize(("old", "new"), [("USER: ", "Human: "), ("<image>\n", "<image>"), (" ASSISTANT: ", " ### ")])
+@pytest.mark.parametrize(
+    ("old", "new"), [("USER: ", "Human: "), ("<image>\n", "<image>"), (" ASSISTANT: ", " ### ")]
+)
 def test_template_mismatch_is_named(old: str, new: str) -> None:
     _, processor = tiny_llava()
     assert old in processor.chat_template
     processor.chat_template = processor.chat_template.replace(old, new)
-    with pytest.raises(Problem, match=r"chat template renders '.*' where our prompts read '.*'"):
+    with pytest.raises(UserError, match=r"chat template renders '.*' where our prompts read '.*'"):
         check_template(processor)
 
 
 def test_missing_template_and_tokens_are_problems() -> None:
     _, processor = tiny_llava()
     processor.chat_template = None
-    with pytest.raises(Problem, match="no chat template"):
+    with pytest.raises(UserError, match="no chat template"):
         check_template(processor)
     processor.tokenizer.bos_token = None
-    with pytest.raises(Problem, match="no bos_token"):
+    with pytest.raises(UserError, match="no bos_token"):
         renderer(processor)

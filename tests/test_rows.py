@@ -1,5 +1,5 @@
-"""Ready-made rows from the command line: local models, adapters and other families beside the base, and a sentence for each that
-is not what it seems."""
+"""Ready-made rows from the command line: local models, adapters and other families beside the base,
+and a sentence for each that is not what it seems."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import torch
 
-from harness import __main__ as cli
-from harness.bases import BASES
+from harness.cli import main as cli
+from harness.models.base_cards import BASES
 from tests.families.twins import TWINS
 from tests.test_checkpoints import save, save_adapter
 from tests.tiny import tiny_llava
@@ -38,9 +38,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(
-    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    models: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> Callable[..., tuple[int, str, str]]:
-    """A run of the untrained tiny base with these rows: exit code, what was printed, what went to stderr."""
+    """A run of the untrained tiny base with these rows: exit code, what was printed, what went to
+    stderr."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setitem(BASES, "tiny", card_of(models / "base"))
@@ -52,14 +56,16 @@ def run(
             "--only",
             "untrained",
             "--benchmarks",
-            "world_pope",
+            "synthetic_pope",
             "--limit",
             "2",
             "--out",
             str(tmp_path / "out"),
         ]
         capsys.readouterr()
-        code = cli.main([command, "compare", *fixed, *(part for row in rows for part in ("--row", row))])
+        code = cli.main(
+            [command, "compare", *fixed, *(part for row in rows for part in ("--row", row))]
+        )
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -80,7 +86,13 @@ def refused(run: Call, row: str) -> str:
 
 
 def test_rows_of_every_kind_stand_in_the_table(run: Call, models: Path, tmp_path: Path) -> None:
-    rows = {"other": "other", "other again": "other", "qwen": "qwen", "itself": "base", "theirs + LoRA": "adapter"}
+    rows = {
+        "other": "other",
+        "other again": "other",
+        "qwen": "qwen",
+        "itself": "base",
+        "theirs + LoRA": "adapter",
+    }
     code, out, _ = run(*(f"{label}={models / name}" for label, name in rows.items()))
     assert code == 0
     cells = pd.read_csv(tmp_path / "out" / "table.csv")
@@ -88,10 +100,25 @@ def test_rows_of_every_kind_stand_in_the_table(run: Call, models: Path, tmp_path
     assert set(cells["verdict"]) <= {"baseline", "better", "worse", "no clear change", "not tested"}
 
     def column(label: str) -> list[object]:
-        return cells.loc[cells["label"] == label, "value"].astype(object).where(lambda one: one.notna(), None).tolist()
+        return (
+            cells.loc[cells["label"] == label, "value"]
+            .astype(object)
+            .where(lambda one: one.notna(), None)
+            .tolist()
+        )
 
     def answers(label: str) -> list[str]:
-        path = tmp_path / "out" / "runs" / label / "seed0" / "round0" / "answers" / "world_pope" / "answers.jsonl"
+        path = (
+            tmp_path
+            / "out"
+            / "runs"
+            / label
+            / "seed0"
+            / "round0"
+            / "answers"
+            / "synthetic_pope"
+            / "answers.jsonl"
+        )
         return [json.loads(line)["answer"] for line in path.read_text().splitlines()]
 
     # The same weights twice: asked once, the same numbers, the same fingerprint beside both.
@@ -103,26 +130,45 @@ def test_rows_of_every_kind_stand_in_the_table(run: Call, models: Path, tmp_path
     assert known["other"] == known["other again"] != known["qwen"]
     assert known["itself"] == known["untrained"] != known["theirs + LoRA"]
     assert f"theirs + LoRA: {models / 'adapter'}, fingerprint" in table.replace("\\", "")
-    record = tmp_path / "out" / "runs" / "other again" / "seed0" / "round0" / "answers" / "world_pope" / "record.json"
+    record = (
+        tmp_path
+        / "out"
+        / "runs"
+        / "other again"
+        / "seed0"
+        / "round0"
+        / "answers"
+        / "synthetic_pope"
+        / "record.json"
+    )
     assert "reused_from" in json.loads(record.read_text())
     # Another family is another model, and the table says so.
-    assert "qwen is qwen2.5-vl, untrained llava-1.5; each is asked the same questions in its own chat template" in table
+    assert (
+        "qwen is qwen2.5-vl, untrained llava-1.5; each is asked the same questions in its own chat"
+        " template" in table
+    )
     assert "Families of models" in " ".join(out.split())
 
 
 def _fingerprints(table: str) -> dict[str, str]:
-    line = next(line for line in table.splitlines() if line.startswith("- Checkpoints, by fingerprint: "))
+    line = next(
+        line for line in table.splitlines() if line.startswith("- Checkpoints, by fingerprint: ")
+    )
     pairs = line.removeprefix("- Checkpoints, by fingerprint: ").rstrip(".").split("; ")
     return dict(pair.rsplit(" ", 1) for pair in pairs)
 
 
 @pytest.mark.slow
-def test_a_qwen_may_be_the_base_and_a_llava_the_row(run: Call, models: Path, tmp_path: Path) -> None:
+def test_a_qwen_may_be_the_base_and_a_llava_the_row(
+    run: Call, models: Path, tmp_path: Path
+) -> None:
     assert run(f"llava={models / 'other'}", base=str(models / "qwen"))[0] == 0
     assert "llava is llava-1.5, untrained qwen2.5-vl" in (tmp_path / "out" / "table.md").read_text()
 
 
-def test_what_is_not_what_it_seems_is_one_sentence_before_any_work(run: Call, models: Path, tmp_path: Path) -> None:
+def test_what_is_not_what_it_seems_is_one_sentence_before_any_work(
+    run: Call, models: Path, tmp_path: Path
+) -> None:
     half = tmp_path / "half"
     tiny_llava()[0].save_pretrained(half, max_shard_size="100KB")
     next(iter(sorted(half.glob("model-*.safetensors")))).unlink()
@@ -130,20 +176,28 @@ def test_what_is_not_what_it_seems_is_one_sentence_before_any_work(run: Call, mo
 
     original = tmp_path / "original"
     original.mkdir()
-    (original / "config.json").write_text('{"model_type": "llava_llama", "architectures": ["LlavaLlamaForCausalLM"]}')
+    (original / "config.json").write_text(
+        '{"model_type": "llava_llama", "architectures": ["LlavaLlamaForCausalLM"]}'
+    )
     assert "original repository's format" in refused(run, f"a={original}")
 
     torch_only = shutil.copytree(models / "base", tmp_path / "bin")
     (torch_only / "model.safetensors").unlink()
     (torch_only / "pytorch_model.bin").write_bytes(b"x")
-    assert "pytorch_model.bin is a torch file, which is not read: convert it" in refused(run, f"a={torch_only}")
+    assert "pytorch_model.bin is a torch file, which is not read: convert it" in refused(
+        run, f"a={torch_only}"
+    )
 
     adapter_bin = shutil.copytree(models / "adapter", tmp_path / "adapter-bin")
     (adapter_bin / "adapter_model.safetensors").rename(adapter_bin / "adapter_model.bin")
-    assert "save the adapter as safetensors (a .bin is not read)" in refused(run, f"a={adapter_bin}")
+    assert "save the adapter as safetensors (a .bin is not read)" in refused(
+        run, f"a={adapter_bin}"
+    )
 
     save_adapter(tmp_path / "others", Path("someone/other-7b"))
-    assert "is of the base 'someone/other-7b', which is none of" in refused(run, f"a={tmp_path / 'others'}")
+    assert "is of the base 'someone/other-7b', which is none of" in refused(
+        run, f"a={tmp_path / 'others'}"
+    )
     save_adapter(tmp_path / "wide", models / "qwen")
     assert "is of a base of another size" in refused(run, f"a={tmp_path / 'wide'}")
     save_adapter(tmp_path / "self", tmp_path / "self")
@@ -181,7 +235,20 @@ def test_a_row_of_damaged_numbers_is_said(run: Call, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "nan")
     processor.save_pretrained(tmp_path / "nan")
     code, _, err = run(f"nan={tmp_path / 'nan'}")
-    assert (code, "not finite (nan) in transformers' own forward pass: its weights are damaged" in err) == (2, True), err
+    assert (
+        code,
+        "not finite (nan) in transformers' own forward pass: its weights are damaged" in err,
+    ) == (2, True), err
     # What was answered before it stays.
-    done = tmp_path / "out" / "runs" / "untrained" / "seed0" / "round0" / "answers" / "world_pope" / "DONE"
+    done = (
+        tmp_path
+        / "out"
+        / "runs"
+        / "untrained"
+        / "seed0"
+        / "round0"
+        / "answers"
+        / "synthetic_pope"
+        / "DONE"
+    )
     assert done.exists()

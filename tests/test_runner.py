@@ -1,4 +1,5 @@
-"""The runner on a toy study with a real tiny model: cut anywhere it ends with the same bytes; other settings are refused."""
+"""The runner on a toy study with a real tiny model: cut anywhere it ends with the same bytes; other
+settings are refused."""
 
 from __future__ import annotations
 
@@ -18,14 +19,14 @@ import pandas as pd
 import pytest
 
 from benchmarks.interface import Question
-from harness import runner, stages, workshop
-from harness.bases import BASES, BaseCard
-from harness.errors import Problem
-from harness.pool import open_pool
-from harness.progress import Display
-from harness.reporting import tables
-from harness.store import read_json, read_jsonl
-from harness.study import Run, Study
+from harness.artifacts.results_folder import read_json, read_jsonl
+from harness.data.pool import open_pool
+from harness.errors import UserError
+from harness.models.base_cards import BASES, BaseCard
+from harness.pipeline import runner, stages, workshop
+from harness.pipeline.progress import Display
+from harness.reporting.tables import build as tables
+from harness.study.study import Run, Study
 from methods.controls import Control
 from methods.interface import Field
 from methods.untrained import Untrained
@@ -69,7 +70,9 @@ def do(study: Study, out: Path, display: Display | None = None) -> str:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(card: BaseCard, pool: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def undisturbed(
+    card: BaseCard, pool: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
     """A finished run of two rounds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BASES, "tiny", card)
@@ -86,7 +89,11 @@ def test_the_files_of_a_run_are_the_contract(undisturbed: Path) -> None:
     questions = read_jsonl(undisturbed / "questions/words/questions.jsonl")
     assert len(questions) == 6
     assert set(questions[0]) == {"id", "text", "max_new_tokens", "cluster", "images"}
-    assert all((undisturbed / "questions/words/images" / name).exists() for row in questions for name in row["images"])
+    assert all(
+        (undisturbed / "questions/words/images" / name).exists()
+        for row in questions
+        for name in row["images"]
+    )
     assert not (undisturbed / "runs/untrained/seed0/round0/pairs").exists()
     for where in ("runs/untrained/seed0/round0", "runs/toy/seed0/round1", "runs/toy/seed0/round2"):
         answers = read_jsonl(undisturbed / where / "answers/words/answers.jsonl")
@@ -96,7 +103,10 @@ def test_the_files_of_a_run_are_the_contract(undisturbed: Path) -> None:
         assert list(grades.columns) == [
             "question", "cluster", "value", "read_as", "why", "truth", "wrong", "count_answers", "count_the", "count_words",
         ]  # fmt: skip
-        assert set(read_json(undisturbed / where / "grades/words/report.json")) == {"values", "unscored"}
+        assert set(read_json(undisturbed / where / "grades/words/report.json")) == {
+            "values",
+            "unscored",
+        }
     pairs = undisturbed / "runs/toy/seed0/round1/pairs"
     record = read_json(pairs / "record.json")
     assert record["counts"]["pairs"] + record["counts"]["dropped"] == record["items"] == 8
@@ -106,15 +116,24 @@ def test_the_files_of_a_run_are_the_contract(undisturbed: Path) -> None:
     train = undisturbed / "runs/toy/seed0/round1/train"
     assert read_jsonl(train / "log.jsonl")
     assert (train / "model").is_dir()
-    assert read_json(train / "record.json")["training"]["steps"] == len(read_jsonl(train / "log.jsonl"))
+    assert read_json(train / "record.json")["training"]["steps"] == len(
+        read_jsonl(train / "log.jsonl")
+    )
 
 
 def test_each_round_is_fresh_and_starts_from_the_round_before(undisturbed: Path) -> None:
     first, second = (undisturbed / f"runs/toy/seed0/round{round}" for round in (1, 2))
-    ids = [{row["id"] for row in read_jsonl(where / "pairs/items.jsonl")} for where in (first, second)]
+    ids = [
+        {row["id"] for row in read_jsonl(where / "pairs/items.jsonl")} for where in (first, second)
+    ]
     assert not ids[0] & ids[1]
     models = [read_json(where / "pairs/identity.json")["model"] for where in (first, second)]
-    assert models[0] == read_json(undisturbed / "runs/untrained/seed0/round0/answers/words/identity.json")["model"]
+    assert (
+        models[0]
+        == read_json(undisturbed / "runs/untrained/seed0/round0/answers/words/identity.json")[
+            "model"
+        ]
+    )
     assert models[1] == read_json(first / "answers/words/identity.json")["model"] != models[0]
 
 
@@ -126,7 +145,9 @@ def test_training_changed_the_model(undisturbed: Path, card: BaseCard) -> None:
     assert len(set(weights)) == 3
 
 
-def test_a_finished_study_does_nothing_and_loads_nothing(undisturbed: Path, pool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_study_does_nothing_and_loads_nothing(
+    undisturbed: Path, pool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_args: object, **_more: object) -> None:
         raise AssertionError("a model was loaded")
 
@@ -152,9 +173,13 @@ class CuttingDisplay(Display):
         return progress
 
 
-def test_cut_at_every_report_of_progress_ends_with_the_same_bytes(undisturbed: Path, pool: str, tmp_path: Path) -> None:
+def test_cut_at_every_report_of_progress_ends_with_the_same_bytes(
+    undisturbed: Path, pool: str, tmp_path: Path
+) -> None:
     study, cuts = a_study(pool, rounds=2), 0
-    while True:  # lives grow longer, so that one of them gets through a training between its checkpoints
+    while (
+        True
+    ):  # lives grow longer, so that one of them gets through a training between its checkpoints
         try:
             do(study, tmp_path, CuttingDisplay(io.StringIO(), left=cuts))
             break
@@ -204,8 +229,8 @@ def test_only_the_cut_shard_is_made_again(pool: str, tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from harness import progress, runner, stages
-from harness.bases import BASES
+from harness.pipeline import progress, runner, stages
+from harness.models.base_cards import BASES
 from tests.test_runner import a_study
 from tests.toys import card_of
 base, pool, out = sys.argv[1:]
@@ -216,7 +241,9 @@ runner.run(a_study(pool, rounds=2), Path(out), progress.Display(sys.stdout))
 
 
 @pytest.mark.slow
-def test_killed_for_real_ends_with_the_same_bytes(undisturbed: Path, card: BaseCard, pool: str, tmp_path: Path) -> None:
+def test_killed_for_real_ends_with_the_same_bytes(
+    undisturbed: Path, card: BaseCard, pool: str, tmp_path: Path
+) -> None:
     command = [sys.executable, "-c", SCRIPT, str(card.source), pool, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdout is not None
@@ -232,14 +259,22 @@ def test_killed_for_real_ends_with_the_same_bytes(undisturbed: Path, card: BaseC
 
 def test_another_setting_is_refused_before_any_work(undisturbed: Path, pool: str) -> None:
     before = outputs(undisturbed)
-    with pytest.raises(Problem, match=r"method\.temperature: 1\.0 there, 0\.7 asked"):
+    with pytest.raises(UserError, match=r"method\.temperature: 1\.0 there, 0\.7 asked"):
         do(a_study(pool, rounds=2, temperature=0.7), undisturbed)
-    with pytest.raises(Problem, match=r"train holds results of other settings \(recipe\.lr: 0\.001 there, 0\.01 asked\)"):
+    with pytest.raises(
+        UserError,
+        match=r"train holds results of other settings \(recipe\.lr: 0\.001 there, 0\.01 asked\)",
+    ):
         do(a_study(pool, rounds=2, recipe=replace(Toy().recipe, lr=1e-2)), undisturbed)
-    with pytest.raises(Problem, match=r"limit: null there, 5 asked"):
+    with pytest.raises(UserError, match=r"limit: null there, 5 asked"):
         do(replace(a_study(pool, rounds=2), limit=5), undisturbed)
-    with pytest.raises(Problem, match=r"pool: .* asked"):
-        runner.plan(replace(a_study(pool), runs=tuple(replace(run, images=7) for run in a_study(pool).runs)), undisturbed)
+    with pytest.raises(UserError, match=r"pool: .* asked"):
+        runner.plan(
+            replace(
+                a_study(pool), runs=tuple(replace(run, images=7) for run in a_study(pool).runs)
+            ),
+            undisturbed,
+        )
     assert outputs(undisturbed) == before
 
 
@@ -247,7 +282,7 @@ def test_another_base_under_the_same_name_is_refused(
     undisturbed: Path, pool: str, card: BaseCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BASES, "tiny", replace(card, dtype="bfloat16"))
-    with pytest.raises(Problem, match=r"model: .* there, .* asked"):
+    with pytest.raises(UserError, match=r"model: .* there, .* asked"):
         do(a_study(pool, rounds=2), undisturbed)
 
 
@@ -269,36 +304,49 @@ class Asked(Words):
             yield replace(question, text=f"please , {question.text}")
 
 
-def test_a_newer_grader_grades_again_and_keeps_the_answers(pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_newer_grader_grades_again_and_keeps_the_answers(
+    pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = replace(a_study(pool), runs=a_study(pool).runs[:1])
     do(study, tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(workshop, "load_base", None)  # answers are not made again
         said = do(replace(study, benchmarks=(Graded(),)), tmp_path)
     assert said.count(": done") == 2
-    assert read_json(tmp_path / "runs/untrained/seed0/round0/grades/words/identity.json")["version"] == "2"
-    with pytest.raises(Problem, match=r"answers/words holds results of other settings \(questions: "):
+    assert (
+        read_json(tmp_path / "runs/untrained/seed0/round0/grades/words/identity.json")["version"]
+        == "2"
+    )
+    with pytest.raises(
+        UserError, match=r"answers/words holds results of other settings \(questions: "
+    ):
         do(replace(study, benchmarks=(replace(Asked(), version="3"),)), tmp_path)
 
 
 def test_untrained_is_answered_once_for_all_seeds(pool: str, tmp_path: Path) -> None:
     untrained, toy = a_study(pool).runs
-    said = runner.plan(replace(a_study(pool), runs=(untrained, toy, replace(toy, seed=1))), tmp_path / "out")
+    said = runner.plan(
+        replace(a_study(pool), runs=(untrained, toy, replace(toy, seed=1))), tmp_path / "out"
+    )
     assert [line.split(":")[0].strip() for line in said.splitlines() if ": answer" in line] == [
         "untrained", "toy, seed 0, round 1", "toy, seed 1, round 1",
     ]  # fmt: skip
     assert open_pool(pool).draw(8, 0, 1).ids != open_pool(pool).draw(8, 1, 1).ids
 
 
-def test_a_plan_estimates_from_what_was_measured_and_writes_nothing(undisturbed: Path, pool: str, tmp_path: Path) -> None:
+def test_a_plan_estimates_from_what_was_measured_and_writes_nothing(
+    undisturbed: Path, pool: str, tmp_path: Path
+) -> None:
     said = runner.plan(a_study(pool), tmp_path / "new")
     assert "0 stages done, 7 missing" in said
     assert "unknown" in said
     assert not (tmp_path / "new").exists()
     said = runner.plan(a_study(pool), undisturbed.parent / "new")
-    assert [line.split()[-3] for line in said.splitlines() if "round 1: pairs" in line or "round 1: train" in line] == [
-        "about"
-    ] * 2
+    assert [
+        line.split()[-3]
+        for line in said.splitlines()
+        if "round 1: pairs" in line or "round 1: train" in line
+    ] == ["about"] * 2
     assert not (undisturbed.parent / "new").exists()
 
 
@@ -314,42 +362,60 @@ class Supervised(Toy):
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "reference"})
 
 
-def test_a_row_without_pairs_says_why_and_the_other_rows_are_finished(pool: str, tmp_path: Path) -> None:
+def test_a_row_without_pairs_says_why_and_the_other_rows_are_finished(
+    pool: str, tmp_path: Path
+) -> None:
     untrained, toy = a_study(pool).runs
     silent = replace(toy, label="silent", method=Silent(), rounds=2)
-    with pytest.raises(Problem, match=r"toy made no pair to train on in .*; dropped: equal \(8\).* All else is done"):
+    with pytest.raises(
+        UserError,
+        match=r"toy made no pair to train on in .*; dropped: equal \(8\).* All else is done",
+    ):
         do(replace(a_study(pool), runs=(untrained, silent, toy)), tmp_path)
     with_it, alone = outputs(tmp_path), tmp_path / "alone"
     do(a_study(pool), alone)
-    assert {name: content for name, content in with_it.items() if "silent" not in name} == outputs(alone)
+    assert {name: content for name, content in with_it.items() if "silent" not in name} == outputs(
+        alone
+    )
     assert not list((tmp_path / "runs" / "silent").rglob("answers"))
     assert "silent" in tables.write(tmp_path)
 
 
-def test_a_method_that_needs_more_than_the_pool_has_is_refused_before_any_work(pool: str, tmp_path: Path) -> None:
+def test_a_method_that_needs_more_than_the_pool_has_is_refused_before_any_work(
+    pool: str, tmp_path: Path
+) -> None:
     untrained, toy = a_study(pool).runs
-    with pytest.raises(Problem, match="toy needs reference"):
+    with pytest.raises(UserError, match="toy needs reference"):
         do(replace(a_study(pool), runs=(untrained, replace(toy, method=Supervised()))), tmp_path)
     assert not (tmp_path / "questions").exists()
 
 
 def test_what_was_done_under_another_label_is_not_done_again(pool: str, tmp_path: Path) -> None:
     untrained, toy = a_study(pool).runs
-    slower = replace(toy, label="slower", method=replace(toy.method, recipe=replace(RECIPE, lr=5e-4)))
+    slower = replace(
+        toy, label="slower", method=replace(toy.method, recipe=replace(RECIPE, lr=5e-4))
+    )
     twin = replace(toy, label="twin")
     spoilt = replace(toy, label="spoilt", method=Control(inner=toy.method, kind="shuffled"))
     together = tmp_path / "together"
     do(replace(a_study(pool), runs=(untrained, toy, slower, twin, spoilt)), together)
     reused = {
-        path.relative_to(together / "runs").as_posix().removesuffix("/record.json"): record["reused_from"]
+        path.relative_to(together / "runs").as_posix().removesuffix("/record.json"): record[
+            "reused_from"
+        ]
         for path in sorted(together.rglob("record.json"))
         if "reused_from" in (record := read_json(path))
     }
     where = "seed0/round1"
     assert reused == {
         f"slower/{where}/pairs": f"runs/toy/{where}/pairs",
-        f"twin/{where}/pairs": f"runs/slower/{where}/pairs",  # the first in the folder's order, itself the toy's
-        **{f"twin/{where}/{stage}": f"runs/toy/{where}/{stage}" for stage in ("train", "answers/words")},
+        f"twin/{where}/pairs": (
+            f"runs/slower/{where}/pairs"
+        ),  # the first in the folder's order, itself the toy's
+        **{
+            f"twin/{where}/{stage}": f"runs/toy/{where}/{stage}"
+            for stage in ("train", "answers/words")
+        },
     }
     for run in (slower, spoilt):  # the same results as when each is made alone
         alone = tmp_path / run.label
@@ -361,8 +427,12 @@ def test_steps_are_fixed_whatever_the_number_of_pairs(pool: str, tmp_path: Path)
     untrained, toy = a_study(pool).runs
     do(replace(a_study(pool), runs=(untrained, replace(toy, steps=5))), tmp_path)
     record = read_json(tmp_path / "runs/toy/seed0/round1/train/record.json")
-    assert (record["training"]["steps"], record["training"]["visits"], record["items"]) == (5, 20, 20)
-    with pytest.raises(Problem, match=r"steps: 5 there, 6 asked"):
+    assert (record["training"]["steps"], record["training"]["visits"], record["items"]) == (
+        5,
+        20,
+        20,
+    )
+    with pytest.raises(UserError, match=r"steps: 5 there, 6 asked"):
         do(replace(a_study(pool), runs=(untrained, replace(toy, steps=6))), tmp_path)
 
 
@@ -371,8 +441,10 @@ def test_a_rounds_record_tells_the_quality_of_its_pairs(undisturbed: Path) -> No
     made = read_jsonl(pairs / "pairs.jsonl")
     row = read_json(pairs / "record.json")["quality"]["answer"]
     assert row["pairs"] == len(made)
-    assert row["chosen_words"] == pytest.approx(sum(len(pair["chosen"].split()) for pair in made) / len(made), abs=1e-4)
-    assert "right" not in row  # a folder of pictures knows no truth
+    assert row["chosen_words"] == pytest.approx(
+        sum(len(pair["chosen"].split()) for pair in made) / len(made), abs=1e-4
+    )
+    assert "right" not in row  # a folder of images knows no truth
 
 
 def test_a_broken_picture_is_counted_in_the_record(pool: str, tmp_path: Path) -> None:
@@ -391,8 +463,14 @@ def test_two_pictures_in_a_question_are_refused(tmp_path: Path) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Sequences(Words):
         def questions(self) -> Iterator[Question]:
-            yield Question(id="q", images=(picture(1), picture(2)), text="what ?", max_new_tokens=2, cluster="c")
+            yield Question(
+                id="q",
+                images=(picture(1), picture(2)),
+                text="what ?",
+                max_new_tokens=2,
+                cluster="c",
+            )
 
-    study = a_study("world")
-    with pytest.raises(Problem, match="Question q has 2 pictures"):
+    study = a_study("synthetic")
+    with pytest.raises(UserError, match="Question q has 2 images"):
         do(replace(study, runs=study.runs[:1], benchmarks=(Sequences(),)), tmp_path)

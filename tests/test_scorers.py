@@ -1,4 +1,5 @@
-"""Relevance equals transformers' own logits; pictures once; CLIP with and without a bare tokenizer, SigLIP; problems; a run."""
+"""Relevance equals transformers' own logits; images once; CLIP with and without a bare tokenizer,
+SigLIP; problems; a run."""
 
 from __future__ import annotations
 
@@ -20,13 +21,20 @@ from transformers import (
     SiglipProcessor,
 )
 
-from harness import runner
-from harness.bases import BASES
-from harness.embedded.architecture import build_processor, build_tokenizer, clip_config
-from harness.errors import Problem
-from harness.progress import Display
-from harness.scorers import SCORERS, ClipScorer, ScorerCard, find_scorer, load_scorer, scorer_identity
-from harness.study import Run, Study
+from harness.engine.clip_scorer import (
+    SCORERS,
+    ClipScorer,
+    ScorerCard,
+    find_scorer,
+    load_scorer,
+    scorer_identity,
+)
+from harness.errors import UserError
+from harness.models.base_cards import BASES
+from harness.pipeline import runner
+from harness.pipeline.progress import Display
+from harness.study.study import Run, Study
+from harness.synthetic.architecture import build_processor, build_tokenizer, clip_config
 from methods.csr.method import Csr
 from methods.interface import Recipe, Scorer
 from methods.untrained import Untrained
@@ -38,7 +46,8 @@ SENTENCES = ["a red ball .", "there is a blue cup at the top left .", "a house",
 
 
 def tiny_clip(seed: int = 0, template: bool = False) -> tuple[Any, Any]:
-    """A CLIP of random weights and its processor; the tokenizer is bare, as the world's, unless it has a ``template``."""
+    """A CLIP of random weights and its processor; the tokenizer is bare, as the world's, unless it
+    has a ``template``."""
     tokenizer = build_tokenizer(WORDS)
     config = clip_config(tokenizer, SIZES)
     with torch.random.fork_rng():
@@ -49,16 +58,31 @@ def tiny_clip(seed: int = 0, template: bool = False) -> tuple[Any, Any]:
                 torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
     if template:
         ends = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("<s>", "</s>")]
-        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=ends
+        )
     return model, CLIPProcessor(build_processor(tokenizer, SIZES).image_processor, tokenizer)
 
 
 def tiny_siglip() -> tuple[Any, Any]:
     tokenizer = build_tokenizer(WORDS)
     tokenizer.padding_side = "right"
-    text = {"vocab_size": len(tokenizer), "max_position_embeddings": 16, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = SiglipConfig(text_config={**text, **sizes}, vision_config={**sizes, "image_size": 60, "patch_size": 10})
+    text = {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 16,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    config = SiglipConfig(
+        text_config={**text, **sizes}, vision_config={**sizes, "image_size": 60, "patch_size": 10}
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = SiglipModel(config).eval()
@@ -74,7 +98,9 @@ def expected(model: Any, processor: Any, sentences: list[str], **text: Any) -> l
         given = processor(images=image.convert("RGB"), text=[sentence], return_tensors="pt", **text)
         given.pop("attention_mask", None)
         bias = getattr(model, "logit_bias", torch.zeros(1))
-        found.append(100 * float((model(**given).logits_per_image[0, 0] - bias) / model.logit_scale.exp()))
+        found.append(
+            100 * float((model(**given).logits_per_image[0, 0] - bias) / model.logit_scale.exp())
+        )
     return found
 
 
@@ -82,16 +108,22 @@ def test_clip_equals_transformers_and_a_bare_tokenizer_gets_its_ends() -> None:
     model, processor = tiny_clip(template=True)
     values = expected(model, processor, SENTENCES)
     assert len({round(value, 3) for value in values}) == 4
-    assert ClipScorer(model, processor).relevance(IMAGES, SENTENCES) == pytest.approx(values, abs=1e-4)
+    assert ClipScorer(model, processor).relevance(IMAGES, SENTENCES) == pytest.approx(
+        values, abs=1e-4
+    )
     bare = ClipScorer(*tiny_clip())
     assert bare.relevance(IMAGES, SENTENCES) == pytest.approx(values, abs=1e-4)
-    assert values != pytest.approx(expected(*tiny_clip(), SENTENCES), abs=1e-2)  # without them it would be another number
+    assert values != pytest.approx(
+        expected(*tiny_clip(), SENTENCES), abs=1e-2
+    )  # without them it would be another number
 
 
 def test_siglip_reads_sentences_padded_to_its_length() -> None:
     model, processor = tiny_siglip()
     values = expected(model, processor, SENTENCES, padding="max_length", max_length=16)
-    assert ClipScorer(model, processor).relevance(IMAGES, SENTENCES) == pytest.approx(values, abs=1e-4)
+    assert ClipScorer(model, processor).relevance(IMAGES, SENTENCES) == pytest.approx(
+        values, abs=1e-4
+    )
 
 
 def test_batches_and_order_change_nothing_and_pictures_are_embedded_once() -> None:
@@ -100,7 +132,7 @@ def test_batches_and_order_change_nothing_and_pictures_are_embedded_once() -> No
     values = scorer.relevance(IMAGES, SENTENCES)
     small = ClipScorer(model, processor, batch_size=1)
     assert small.relevance(IMAGES[::-1], SENTENCES[::-1])[::-1] == pytest.approx(values, abs=1e-4)
-    assert small.pictures_seen == 3  # the copy is the same picture
+    assert small.pictures_seen == 3  # the copy is the same image
     small.relevance(IMAGES, SENTENCES[::-1])
     assert small.pictures_seen == 3
     grey = [image.convert("L") for image in IMAGES]
@@ -109,7 +141,7 @@ def test_batches_and_order_change_nothing_and_pictures_are_embedded_once() -> No
 
 
 def test_kept_embeddings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.scorers.KEPT", 2)
+    monkeypatch.setattr("harness.engine.clip_scorer.KEPT", 2)
     scorer = ClipScorer(*tiny_clip())
     values = scorer.relevance(IMAGES, SENTENCES)
     assert len(scorer.kept) == 2
@@ -140,31 +172,44 @@ def test_what_is_loaded_is_what_was_saved_and_its_identity_is_its_content(tmp_pa
     assert load_scorer(card).relevance(IMAGES, SENTENCES) == pytest.approx(values, abs=1e-4)
     copy, other = saved(tmp_path / "copy"), saved(tmp_path / "other", seed=1)
     assert scorer_identity(card) == scorer_identity(copy) != scorer_identity(other)
-    assert scorer_identity(SCORERS["siglip-so400m-patch14-384"]).startswith("google/siglip-so400m-patch14-384@9fdffc58")
+    assert scorer_identity(SCORERS["siglip-so400m-patch14-384"]).startswith(
+        "google/siglip-so400m-patch14-384@9fdffc58"
+    )
 
 
 def test_each_base_has_its_scorer() -> None:
-    assert find_scorer(None, BASES["embedded"]).name == find_scorer("", BASES["embedded"]).name == "world-clip"
+    assert (
+        find_scorer(None, BASES["synthetic"]).name
+        == find_scorer("", BASES["synthetic"]).name
+        == "synthetic-clip"
+    )
     assert find_scorer(None, BASES["llava-1.5-7b"]).name == "clip-vit-large-patch14-336"
-    assert find_scorer("siglip-so400m-patch14-384", BASES["embedded"]).name == "siglip-so400m-patch14-384"
-    with pytest.raises(Problem, match="no scorer 'world-clap'; did you mean 'world-clip'"):
-        find_scorer("world-clap", BASES["embedded"])
-    assert all(card.revision or isinstance(card.source, Path) for card in SCORERS.values())  # hub models are pinned
+    assert (
+        find_scorer("siglip-so400m-patch14-384", BASES["synthetic"]).name
+        == "siglip-so400m-patch14-384"
+    )
+    with pytest.raises(UserError, match="no scorer 'world-clap'; did you mean 'synthetic-clip'"):
+        find_scorer("world-clap", BASES["synthetic"])
+    assert all(
+        card.revision or isinstance(card.source, Path) for card in SCORERS.values()
+    )  # hub models are pinned
 
 
 def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
     nowhere = ScorerCard(name="tiny-clip", source=tmp_path / "nowhere", revision=None)
     for asked in (scorer_identity, load_scorer):
-        with pytest.raises(Problem, match=r"The scorer 'tiny-clip' is not at .*nowhere; build the world's models"):
+        with pytest.raises(
+            UserError, match=r"The scorer 'tiny-clip' is not at .*nowhere; build the world's models"
+        ):
             asked(nowhere)
     card = saved(tmp_path / "clip")
     (tmp_path / "clip" / "model.safetensors").unlink()
-    with pytest.raises(Problem, match="could not be loaded from"):
+    with pytest.raises(UserError, match="could not be loaded from"):
         load_scorer(card)
     base = save_base(tmp_path / "llava")
-    with pytest.raises(Problem, match="is no image-text scorer"):
+    with pytest.raises(UserError, match="is no image-text scorer"):
         load_scorer(replace(nowhere, source=base.source))
-    with pytest.raises(Problem, match="1 pictures and 2 sentences"):
+    with pytest.raises(UserError, match="1 images and 2 sentences"):
         ClipScorer(*tiny_clip()).relevance([picture(0)], ["a", "b"])
 
 
@@ -187,16 +232,21 @@ def test_a_torch_file_is_read_as_tensors_and_nothing_else_of_it_is_run(tmp_path:
     assert load_scorer(published).relevance(IMAGES, SENTENCES) == pytest.approx(expected, abs=1e-5)
     mark = tmp_path / "ran"
     torch.save({"text_projection.weight": Evil(mark)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(Problem, match="could not be loaded from"):
+    with pytest.raises(UserError, match="could not be loaded from"):
         load_scorer(published)
     assert not mark.exists()
 
 
-def test_a_run_scores_with_the_bases_scorer_and_refuses_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_scores_with_the_bases_scorer_and_refuses_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "llava"))
-    monkeypatch.setitem(SCORERS, "world-clip", saved(tmp_path / "clip"))
+    monkeypatch.setitem(SCORERS, "synthetic-clip", saved(tmp_path / "clip"))
     pictures = save_pictures(tmp_path / "pictures", 4)
-    lines = [{"image": path.name, "question": "describe the picture ."} for path in sorted(pictures.iterdir())]
+    lines = [
+        {"image": path.name, "question": "describe the picture ."}
+        for path in sorted(pictures.iterdir())
+    ]
     (pictures / "pool.jsonl").write_text("\n".join(map(json.dumps, lines)))
     csr = Csr(
         candidates=4,
@@ -216,10 +266,12 @@ def test_a_run_scores_with_the_bases_scorer_and_refuses_another(tmp_path: Path, 
     )
     runner.run(study, tmp_path / "out", Display(io.StringIO()))
     folder = tmp_path / "out" / "runs" / "csr" / "seed0" / "round1" / "pairs"
-    assert json.loads((folder / "identity.json").read_text())["scorer"] == scorer_identity(SCORERS["world-clip"])
+    assert json.loads((folder / "identity.json").read_text())["scorer"] == scorer_identity(
+        SCORERS["synthetic-clip"]
+    )
     pairs = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     assert pairs
     assert any(value > 0 for pair in pairs for value in pair["trace"]["tree"]["relevance"])
-    monkeypatch.setitem(SCORERS, "world-clip", saved(tmp_path / "other", seed=1))
-    with pytest.raises(Problem, match="scorer: "):
+    monkeypatch.setitem(SCORERS, "synthetic-clip", saved(tmp_path / "other", seed=1))
+    with pytest.raises(UserError, match="scorer: "):
         runner.run(study, tmp_path / "out", Display(io.StringIO()))

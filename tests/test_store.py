@@ -1,4 +1,5 @@
-"""The store: whole files or none, identities compared before work, locks that die with their process."""
+"""The store: whole files or none, identities compared before work, locks that die with their
+process."""
 
 import errno
 import json
@@ -10,11 +11,26 @@ from pathlib import Path
 
 import pytest
 
-from harness import store
-from harness.errors import Problem
-from harness.store import FORMAT, Results, Stage, check_name, kindly, lock, read_json, read_jsonl, records
+from harness.artifacts import results_folder
+from harness.artifacts.results_folder import (
+    FORMAT,
+    Results,
+    Stage,
+    check_name,
+    kindly,
+    lock,
+    read_json,
+    read_jsonl,
+    records,
+)
+from harness.errors import UserError
 
-IDENTITY = {"stage": "pairs", "format": FORMAT, "method": {"name": "toy", "noise_step": 420}, "seed": 0}
+IDENTITY = {
+    "stage": "pairs",
+    "format": FORMAT,
+    "method": {"name": "toy", "noise_step": 420},
+    "seed": 0,
+}
 
 
 def test_the_layout_is_the_contract(tmp_path: Path) -> None:
@@ -29,7 +45,7 @@ def test_the_layout_is_the_contract(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", " a", "a ", "a\nb", "é", "x" * 121])
 def test_a_name_that_is_no_folder_is_refused(name: str) -> None:
-    with pytest.raises(Problem, match="folder's name"):
+    with pytest.raises(UserError, match="folder's name"):
         check_name("label", name)
 
 
@@ -39,13 +55,13 @@ def test_an_ablation_label_is_a_folder() -> None:
 
 def test_text_comes_back_as_it_went(tmp_path: Path) -> None:
     rows = [{"answer": "a\u2028b\u0085c\nd\r\né 你"}, {"answer": ""}]
-    store.write_jsonl(tmp_path / "deep" / "a.jsonl", rows)
+    results_folder.write_jsonl(tmp_path / "deep" / "a.jsonl", rows)
     assert read_jsonl(tmp_path / "deep" / "a.jsonl") == rows
 
 
 def test_a_cut_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
-    store.write_json(path, {"old": True})
+    results_folder.write_json(path, {"old": True})
 
     def cut(_handle: int) -> None:
         raise KeyboardInterrupt
@@ -53,18 +69,25 @@ def test_a_cut_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", cut)
         with pytest.raises(KeyboardInterrupt):
-            store.write_json(path, {"new": True})
+            results_folder.write_json(path, {"new": True})
     assert read_json(path) == {"old": True}
-    store.write_json(path, {"new": True})
+    results_folder.write_json(path, {"new": True})
     assert read_json(path) == {"new": True}
     assert [child.name for child in tmp_path.iterdir()] == ["a.json"]
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "disk is full"), (errno.EDQUOT, "disk is full"), (errno.EACCES, "may not write")]
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "disk is full"),
+        (errno.EDQUOT, "disk is full"),
+        (errno.EACCES, "may not write"),
+    ],
 )
-def test_full_disk_and_forbidden_folder_are_sentences(tmp_path: Path, number: int, words: str) -> None:
-    with pytest.raises(Problem, match=f"{words}.*Nothing finished is lost"), kindly(tmp_path):
+def test_full_disk_and_forbidden_folder_are_sentences(
+    tmp_path: Path, number: int, words: str
+) -> None:
+    with pytest.raises(UserError, match=f"{words}.*Nothing finished is lost"), kindly(tmp_path):
         raise OSError(number, os.strerror(number))
 
 
@@ -75,7 +98,7 @@ def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
 
 def test_broken_json_names_its_file(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": ')
-    with pytest.raises(Problem, match=r"a\.json is not readable"):
+    with pytest.raises(UserError, match=r"a\.json is not readable"):
         read_json(tmp_path / "a.json")
 
 
@@ -93,7 +116,7 @@ def test_identity_is_written_before_work_and_done_last(tmp_path: Path) -> None:
 def test_other_settings_are_a_problem_with_every_difference(tmp_path: Path) -> None:
     Stage(tmp_path, IDENTITY).open()
     asked = Stage(tmp_path, {**IDENTITY, "method": {"name": "toy", "noise_step": 600}, "seed": 1})
-    with pytest.raises(Problem) as caught:
+    with pytest.raises(UserError) as caught:
         asked.open()
     text = str(caught.value)
     assert "method.noise_step: 420 there, 600 asked; seed: 0 there, 1 asked" in text
@@ -104,7 +127,9 @@ def test_other_settings_are_a_problem_with_every_difference(tmp_path: Path) -> N
 
 def test_another_format_is_a_problem(tmp_path: Path) -> None:
     Stage(tmp_path, {**IDENTITY, "format": FORMAT + 1}).open()
-    with pytest.raises(Problem, match=f"results format {FORMAT + 1}, this version writes format {FORMAT}"):
+    with pytest.raises(
+        UserError, match=f"results format {FORMAT + 1}, this version writes format {FORMAT}"
+    ):
         Stage(tmp_path, IDENTITY).open()
 
 
@@ -129,7 +154,7 @@ def test_a_lock_keeps_others_out_and_dies_with_its_process(tmp_path: Path) -> No
     holder.start()
     try:
         assert ready.wait(60)
-        with pytest.raises(Problem, match="Another process is writing"), lock(tmp_path):
+        with pytest.raises(UserError, match="Another process is writing"), lock(tmp_path):
             pass
     finally:
         assert holder.pid is not None
@@ -140,7 +165,7 @@ def test_a_lock_keeps_others_out_and_dies_with_its_process(tmp_path: Path) -> No
 
 
 def test_records_skip_what_is_broken(tmp_path: Path) -> None:
-    store.write_json(tmp_path / "a" / "record.json", {"seconds": 1})
+    results_folder.write_json(tmp_path / "a" / "record.json", {"seconds": 1})
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "record.json").write_text("{")
     assert records(tmp_path) == [{"seconds": 1}]
@@ -149,5 +174,8 @@ def test_records_skip_what_is_broken(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_a_folder_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(Problem, match=r"cannot be a folder .*another --out"), lock(tmp_path / "file" / "out"):
+    with (
+        pytest.raises(UserError, match=r"cannot be a folder .*another --out"),
+        lock(tmp_path / "file" / "out"),
+    ):
         pass

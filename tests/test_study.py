@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from harness.errors import Problem
-from harness.identity import canonical
-from harness.study import Run, Study, vary
+from harness.artifacts.fingerprint import canonical
+from harness.errors import UserError
+from harness.study.study import Run, Study, vary
 from methods.interface import Lora, Recipe
 from methods.untrained import Untrained
 from tests.toys import Toy, Words
@@ -31,7 +31,10 @@ def test_vary_a_setting_of_the_recipe_and_of_the_run() -> None:
     (one,) = vary(RUN, "recipe.lora", (Lora(r=4, alpha=8),))
     assert one.method.recipe == replace(Toy().recipe, lora=Lora(r=4, alpha=8))
     assert one.label == "toy recipe.lora=r=4,alpha=8,dropout=0.0"
-    assert [(run.label, run.images) for run in vary(RUN, "images", (10, 20))] == [("toy images=10", 10), ("toy images=20", 20)]
+    assert [(run.label, run.images) for run in vary(RUN, "images", (10, 20))] == [
+        ("toy images=10", 10),
+        ("toy images=20", 20),
+    ]
 
 
 def test_seeds_are_one_row() -> None:
@@ -41,16 +44,20 @@ def test_seeds_are_one_row() -> None:
 
 
 def test_an_unknown_field_names_the_nearest() -> None:
-    with pytest.raises(Problem, match=r"no field of toy or of a run 'token'; did you mean 'tokens'\?"):
+    with pytest.raises(
+        UserError, match=r"no field of toy or of a run 'token'; did you mean 'tokens'\?"
+    ):
         vary(RUN, "token", (1,))
-    with pytest.raises(Problem, match=r"did you mean 'recipe.lr'\?"):
+    with pytest.raises(UserError, match=r"did you mean 'recipe.lr'\?"):
         vary(RUN, "recipe.lrr", (1,))
 
 
 def test_a_value_that_is_not_allowed_is_a_problem() -> None:
-    with pytest.raises(Problem, match=r"toy: recipe.lr cannot be -1: Recipe.lr is -1; it must be above 0"):
+    with pytest.raises(
+        UserError, match=r"toy: recipe.lr cannot be -1: Recipe.lr is -1; it must be above 0"
+    ):
         vary(RUN, "recipe.lr", (-1,))
-    with pytest.raises(Problem, match="images of 'toy images=0' is 0; it must be at least 1"):
+    with pytest.raises(UserError, match="images of 'toy images=0' is 0; it must be at least 1"):
         vary(RUN, "images", (0,))
 
 
@@ -71,7 +78,7 @@ def test_a_trained_run_ends_in_its_last_round_and_an_untrained_one_has_none() ->
     ],
 )
 def test_a_run_is_checked(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(Problem, match=words):
+    with pytest.raises(UserError, match=words):
         replace(RUN, **changes)
 
 
@@ -90,14 +97,17 @@ def test_a_run_is_checked(changes: dict[str, Any], words: str) -> None:
     ],
 )
 def test_a_study_is_checked(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(Problem, match=words):
+    with pytest.raises(UserError, match=words):
         replace(STUDY, **changes)
 
 
 def test_study_json_says_what_the_table_needs() -> None:
     said = STUDY.as_json()
     assert canonical(said)
-    assert [(run["label"], run["rounds"], run["needs"]) for run in said["runs"]] == [("untrained", 0, []), ("toy", 1, ["image"])]
+    assert [(run["label"], run["rounds"], run["needs"]) for run in said["runs"]] == [
+        ("untrained", 0, []),
+        ("toy", 1, ["image"]),
+    ]
     assert said["runs"][1]["settings"]["tokens"] == 6
     assert said["runs"][1]["recipe"]["lr"] == Recipe(lr=1e-3).lr
     (benchmark,) = said["benchmarks"]

@@ -1,4 +1,5 @@
-"""TUTORIAL.md's files, run as they stand there: a fourth method and another benchmark, the project untouched."""
+"""TUTORIAL.md's files, run as they stand there: a fourth method and another benchmark, the project
+untouched."""
 
 from __future__ import annotations
 
@@ -8,13 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.world.suite import world_item
+from benchmarks.synthetic.suite import synthetic_item
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_tutorials_files_make_a_table(tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n# (\w+\.py)\n(.*?)```", (ROOT / "TUTORIAL.md").read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(
+        r"```python\n# (\w+\.py)\n(.*?)```",
+        (ROOT / "TUTORIAL.md").read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
     assert [name for name, _ in blocks] == ["my_method.py", "my_benchmark.py", "my_study.py"]
     for name, code in blocks:
         (tmp_path / name).write_text(code, encoding="utf-8")
@@ -22,10 +27,17 @@ def test_the_tutorials_files_make_a_table(tmp_path: Path) -> None:
     own.mkdir()
     rows = []
     for index in range(6):
-        _, image, _, truth = world_item("dev", index)
+        _, image, _, truth = synthetic_item("dev", index)
         image.save(own / f"{index}.png")
         answer = "yes" if " ball " in truth else "no"
-        rows.append({"id": str(index), "image": f"{index}.png", "question": "is there a ball ?", "answer": answer})
+        rows.append(
+            {
+                "id": str(index),
+                "image": f"{index}.png",
+                "question": "is there a ball ?",
+                "answer": answer,
+            }
+        )
     (own / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     command = [
         sys.executable,
@@ -43,5 +55,7 @@ def test_the_tutorials_files_make_a_table(tmp_path: Path) -> None:
     table = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
     assert "consensus" in table
     assert "exact" in table
-    record = json.loads((tmp_path / "out/runs/consensus/seed0/round1/pairs/record.json").read_text())
+    record = json.loads(
+        (tmp_path / "out/runs/consensus/seed0/round1/pairs/record.json").read_text()
+    )
     assert record["counts"]["pairs"] + record["counts"]["dropped"] == 6

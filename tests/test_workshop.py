@@ -11,22 +11,24 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.world import suite
-from harness import runner, stages
-from harness.bases import BASES
-from harness.engine import vlm
-from harness.engine.vlm import Engine
-from harness.errors import Problem
-from harness.progress import Display
-from harness.store import Results, Stage
-from harness.study import Run, Study
+from benchmarks.synthetic import suite
+from harness.artifacts.results_folder import Results, Stage
+from harness.engine import engine as vlm
+from harness.engine.engine import Engine
+from harness.errors import UserError
+from harness.models.base_cards import BASES
+from harness.pipeline import runner, stages
+from harness.pipeline.progress import Display
+from harness.pipeline.workshop import Workshop
+from harness.study.study import Run, Study
 from harness.training import trainer
-from harness.workshop import Workshop
 from methods.untrained import Untrained
 from tests.toys import Toy, Words, save_base, save_pictures
 
 
-def test_a_baseline_that_is_trained_is_weighed_after_its_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_baseline_that_is_trained_is_weighed_after_its_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "base"))
     pool = str(save_pictures(tmp_path / "pool", 8))
     toy = Run(label="toy", base="tiny", method=Toy(), pool=pool, images=4)
@@ -52,17 +54,25 @@ def test_memory_that_runs_out_in_a_training_is_said_and_the_training_goes_on(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "base"))
-    toy = Run(label="toy", base="tiny", method=Toy(), pool=str(save_pictures(tmp_path / "pool", 8)), images=4)
+    toy = Run(
+        label="toy",
+        base="tiny",
+        method=Toy(),
+        pool=str(save_pictures(tmp_path / "pool", 8)),
+        images=4,
+    )
     study = Study(name="toys", question="?", runs=(toy,), benchmarks=(Words(),), baseline="toy")
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "take_step", full)
-        with pytest.raises(Problem, match=r"Memory ran out in the training below .*toy"):
+        with pytest.raises(UserError, match=r"Memory ran out in the training below .*toy"):
             runner.run(study, tmp_path / "out", Display(io.StringIO()))
     runner.run(study, tmp_path / "out", Display(io.StringIO()))
     assert list((tmp_path / "out").rglob("train/DONE"))
 
 
-def test_no_engine_and_no_kept_picture_takes_memory_while_a_model_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_engine_and_no_kept_picture_takes_memory_while_a_model_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Remembered(Engine):
         def __init__(self, *arguments: Any, **options: Any) -> None:
             super().__init__(*arguments, **options)

@@ -1,4 +1,5 @@
-"""Toys for the harness's own tests: the smallest method and benchmark that use a real model, and a base of random weights."""
+"""Toys for the harness's own tests: the smallest method and benchmark that use a real model, and a
+base of random weights."""
 
 from __future__ import annotations
 
@@ -8,8 +9,19 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from benchmarks.interface import Grade, Metric, Question, Report, report
-from harness.bases import LLAMA_LINEARS, BaseCard
-from methods.interface import VLM, Decoding, Dropped, Field, Item, Judge, PreferencePair, Prompt, Recipe, Scorer
+from harness.models.base_cards import LLAMA_LINEARS, BaseCard
+from methods.interface import (
+    VLM,
+    Decoding,
+    Dropped,
+    Field,
+    Item,
+    Judge,
+    PreferencePair,
+    Prompt,
+    Recipe,
+    Scorer,
+)
 from tests.tiny import picture, tiny_llava
 
 RECIPE = Recipe(lr=1e-3, epochs=1, global_batch=4)
@@ -17,7 +29,8 @@ RECIPE = Recipe(lr=1e-3, epochs=1, global_batch=4)
 
 @dataclass(frozen=True, kw_only=True)
 class Toy:
-    """Chosen: the greedy answer; rejected: a sampled one. An item whose two answers are equal is dropped."""
+    """Chosen: the greedy answer; rejected: a sampled one. An item whose two answers are equal is
+    dropped."""
 
     name: ClassVar[str] = "toy"
     needs: ClassVar[frozenset[Field]] = frozenset({"image"})
@@ -37,27 +50,42 @@ class Toy:
     ) -> Iterator[PreferencePair | Dropped]:
         prompts = [Prompt(key=item.id, text=self.text, image=item.image) for item in items]
         greedy = vlm.generate(prompts, Decoding(max_new_tokens=self.tokens))
-        sampled = vlm.generate(prompts, Decoding(max_new_tokens=self.tokens, temperature=self.temperature, seed=seed))
+        sampled = vlm.generate(
+            prompts, Decoding(max_new_tokens=self.tokens, temperature=self.temperature, seed=seed)
+        )
         for item, chosen, rejected in zip(items, greedy, sampled, strict=True):
             if chosen.text == rejected.text:
                 yield Dropped(key=item.id, item=item.id, reason="equal")
             else:
                 trace = {"logp": chosen.logp}
                 yield PreferencePair(
-                    key=item.id, item=item.id, prompt=self.text, chosen=chosen.text, rejected=rejected.text, trace=trace
+                    key=item.id,
+                    item=item.id,
+                    prompt=self.text,
+                    chosen=chosen.text,
+                    rejected=rejected.text,
+                    trace=trace,
                 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """Counts the words of an answer; two questions a picture, the first with a cap of its own."""
+    """Counts the words of an answer; two questions an image, the first with a cap of its own."""
 
     name: str = "words"
     version: str = "1"
     pictures: int = 3
     group: Literal["hallucination", "general"] = "general"
     metrics: tuple[Metric, ...] = (
-        Metric(name="words", better="none", unit="words", numerator="words", denominator="answers", scale=1.0, primary=True),
+        Metric(
+            name="words",
+            better="none",
+            unit="words",
+            numerator="words",
+            denominator="answers",
+            scale=1.0,
+            primary=True,
+        ),
         Metric(name="the", better="lower", unit="%", numerator="the", denominator="words"),
     )
 
@@ -66,7 +94,11 @@ class Words:
             for place, text in enumerate(("describe the picture .", "what colour is the ball ?")):
                 image = picture(1000 + index)
                 yield Question(
-                    id=f"{index}-{place}", images=(image,), text=text, max_new_tokens=4 + place, cluster=f"picture {index}"
+                    id=f"{index}-{place}",
+                    images=(image,),
+                    text=text,
+                    max_new_tokens=4 + place,
+                    cluster=f"picture {index}",
                 )
 
     def grade(self, answers: Mapping[str, str]) -> Report:
@@ -75,7 +107,13 @@ class Words:
             words = answers[question.id].split()
             counts = {"answers": 1.0, "words": float(len(words)), "the": float(words.count("the"))}
             grades.append(
-                Grade(question=question.id, cluster=question.cluster, value=float(len(words)), read_as="words", counts=counts)
+                Grade(
+                    question=question.id,
+                    cluster=question.cluster,
+                    value=float(len(words)),
+                    read_as="words",
+                    counts=counts,
+                )
             )
         return report(self.metrics, grades)
 
@@ -96,23 +134,35 @@ def card_of(folder: Path) -> BaseCard:
         revision=None,
         family="llava-1.5",
         lora_targets=LLAMA_LINEARS,
-        prompts="world",
+        prompts="synthetic",
         dtype="float32",
     )
 
 
 def save_pictures(folder: Path, count: int) -> Path:
-    """A folder of ``count`` small pictures, ``00.png`` and so on."""
+    """A folder of ``count`` small images, ``00.png`` and so on."""
     folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         picture(index).save(folder / f"{index:02d}.png")
     return folder
 
 
-OUTPUTS = ("pairs.jsonl", "drops.jsonl", "items.jsonl", "answers.jsonl", "questions.jsonl", "grades.parquet", "report.json")
+OUTPUTS = (
+    "pairs.jsonl",
+    "drops.jsonl",
+    "items.jsonl",
+    "answers.jsonl",
+    "questions.jsonl",
+    "grades.parquet",
+    "report.json",
+)
 
 
 def outputs(out: Path) -> dict[str, bytes]:
     """Every file that a result rests on, weights included."""
-    found = [path for path in sorted(out.rglob("*")) if path.name in OUTPUTS or path.suffix in (".png", ".safetensors")]
+    found = [
+        path
+        for path in sorted(out.rglob("*"))
+        if path.name in OUTPUTS or path.suffix in (".png", ".safetensors")
+    ]
     return {path.relative_to(out).as_posix(): path.read_bytes() for path in found}

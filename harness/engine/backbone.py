@@ -1,10 +1,9 @@
 """The language model's forward pass over a key-value cache (cache.py) that is written in place.
 
-Two backbones with one signature. :class:`LeanLlama` computes transformers' ``LlamaModel`` (RMSNorm, rotary positions, grouped
-queries, SwiGLU; Touvron et al., arXiv 2302.13971) with a third of its operations, for the exact architecture only; for a small
-model the cost of a decoding step is the number of operations. :class:`TransformersText` calls any other language model's own
-modules.
-"""
+Two backbones with one signature. :class:`LeanLlama` computes transformers' ``LlamaModel`` (RMSNorm,
+rotary positions, grouped queries, SwiGLU; Touvron et al., arXiv 2302.13971) with a third of its
+operations, for the exact architecture only; for a small model the cost of a decoding step is the
+number of operations. :class:`TransformersText` calls any other language model's own modules."""
 
 from __future__ import annotations
 
@@ -17,10 +16,11 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.models.llama import modeling_llama
 
-from harness.engine.cache import KeyValues, causal_mask
+from harness.engine.kv_cache import KeyValues, causal_mask
 
 FUSED_BYTES = 128 * 2**20
-"""Language models up to this size get joint q-k-v and gate-up matrices; a large one is not worth the copies."""
+"""Language models up to this size get joint q-k-v and gate-up matrices; a large one is not worth
+the copies."""
 
 
 class Backbone(Protocol):
@@ -31,15 +31,25 @@ class Backbone(Protocol):
         """Room for keys and values, a tensor (2, rows, H, capacity, D) a layer."""
         ...
 
-    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: int) -> Tensor:
-        """Hidden states (B, S, width), final norm applied, of the embeddings ``x`` (B, S, width) at ``positions`` (B, S), or
-        (3, B, S) for a picture on a grid (only where the model has such positions); where ``last`` is not 0, of the last
-        position of each of so many equal parts of S alone, (B, last, width), which spares most of the last layer.
+    def __call__(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        cache: KeyValues,
+        start: int,
+        mask: Tensor | None,
+        *,
+        last: int,
+    ) -> Tensor:
+        """Hidden states (B, S, width), final norm applied, of the embeddings ``x`` (B, S, width) at
+        ``positions`` (B, S), or (3, B, S) for an image on a grid (only where the model has such
+        positions); where ``last`` is not 0, of the last position of each of so many equal parts of
+        S alone, (B, last, width), which spares most of the last layer.
 
-        Keys and values are written behind the head at ``start`` ..< ``start + S``. ``mask`` (B, 1, S, start + S) is added to the
-        attention scores of the positions behind the head; the head is always seen. None means: all that came before, and
-        causal among the new. Shared heads are read for one new position a row only.
-        """
+        Keys and values are written behind the head at ``start`` ..< ``start + S``. ``mask`` (B, 1,
+        S, start + S) is added to the attention scores of the positions behind the head; the head is
+        always seen. None means: all that came before, and causal among the new. Shared heads are
+        read for one new position a row only."""
         ...
 
 
@@ -90,7 +100,8 @@ class LeanLlama:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether ``model`` is exactly the architecture computed here: no subclass, adapter, bias, hook or scaled rotation."""
+        """Whether ``model`` is exactly the architecture computed here: no subclass, adapter, bias,
+        hook or scaled rotation."""
         exact = {
             modeling_llama.LlamaModel,
             modeling_llama.LlamaDecoderLayer,
@@ -107,7 +118,12 @@ class LeanLlama:
         activation = {id(layer.mlp.act_fn) for layer in model.layers}
         modules = [module for module in model.modules() if id(module) not in activation]
         return (
-            all(type(module) in exact and not module._forward_hooks and not module._forward_pre_hooks for module in modules)
+            all(
+                type(module) in exact
+                and not module._forward_hooks
+                and not module._forward_pre_hooks
+                for module in modules
+            )
             and all(module.bias is None for module in modules if isinstance(module, nn.Linear))
             and model.rotary_emb.rope_type in ("default", "linear", "llama3")
         )
@@ -117,7 +133,8 @@ class LeanLlama:
         return [self.norm.new_empty(shape) for _ in self.layers]
 
     def rotation(self, positions: Tensor, longest: int) -> tuple[Tensor, Tensor]:
-        """Cosines and signed sines (B, S, 1, D) of the positions, from a table that grows to ``longest``."""
+        """Cosines and signed sines (B, S, 1, D) of the positions, from a table that grows to
+        ``longest``."""
         if len(self.table[0]) < longest:
             length = max(longest, 2 * len(self.table[0]))
             cos, sin = self.rotary(self.norm, torch.arange(length, device=self.norm.device)[None])
@@ -127,7 +144,16 @@ class LeanLlama:
         cos, sin = self.table
         return cos[positions][:, :, None], sin[positions][:, :, None]
 
-    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: int) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        cache: KeyValues,
+        start: int,
+        mask: Tensor | None,
+        *,
+        last: int,
+    ) -> Tensor:
         rows, length, width = x.shape
         begin, end = cache.offset + start, cache.offset + start + length
         heads = cache.heads
@@ -141,7 +167,11 @@ class LeanLlama:
             if last and index + 1 == len(self.layers) and last < length:
                 if full is None:
                     full = causal_mask(rows, length, length, x) if last > 1 else None
-                x, queries, full = ends(x, last), ends(queries, last), None if full is None else ends(full, last, 2)
+                x, queries, full = (
+                    ends(x, last),
+                    ends(queries, last),
+                    None if full is None else ends(full, last, 2),
+                )
                 length = last
             if heads is not None:
                 attended = heads.attend(index, queries, kept[:, :, :, :end], full)
@@ -163,12 +193,18 @@ class LeanLlama:
             x = x + F.linear(F.silu(gate) * up, layer.down)
         return F.rms_norm(x, (width,), self.norm, self.eps)
 
-    def turned(self, h: Tensor, layer: LlamaLayer, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def turned(
+        self, h: Tensor, layer: LlamaLayer, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys, both rotated to their positions, and values, (B, S, heads, D) each."""
         parts = [F.linear(h, weight).view(*h.shape[:2], -1, self.size) for weight in layer.qkv]
         if len(parts) == 1:
             turned = self.rotate(parts[0][:, :, : -self.key_heads], cos, sin)
-            return turned[:, :, : self.heads], turned[:, :, self.heads :], parts[0][:, :, -self.key_heads :]
+            return (
+                turned[:, :, : self.heads],
+                turned[:, :, self.heads :],
+                parts[0][:, :, -self.key_heads :],
+            )
         return self.rotate(parts[0], cos, sin), self.rotate(parts[1], cos, sin), parts[2]
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -176,7 +212,8 @@ class LeanLlama:
 
 
 class TransformersText:
-    """Any decoder of transformers whose layers hand their keys and values to a Cache and take a 4-d mask."""
+    """Any decoder of transformers whose layers hand their keys and values to a Cache and take a 4-d
+    mask."""
 
     shares = False
 
@@ -193,13 +230,26 @@ class TransformersText:
         heads, size = self.shape
         return [self.like.new_empty((2, rows, heads, capacity, size)) for _ in range(self.layers)]
 
-    def __call__(self, x: Tensor, positions: Tensor, cache: KeyValues, start: int, mask: Tensor | None, *, last: int) -> Tensor:
+    def __call__(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        cache: KeyValues,
+        start: int,
+        mask: Tensor | None,
+        *,
+        last: int,
+    ) -> Tensor:
         rows, length, _ = x.shape
         full = cache.full_mask(mask, rows, length, start, x)
         output = self.model(
             inputs_embeds=x,
             position_ids=positions,
-            attention_mask=causal_mask(rows, length, cache.offset + start + length, x) if full is None else full,
+            attention_mask=(
+                causal_mask(rows, length, cache.offset + start + length, x)
+                if full is None
+                else full
+            ),
             past_key_values=InPlace(cache.layers, cache.offset + start),
             use_cache=True,
             return_dict=True,
@@ -215,7 +265,9 @@ class InPlace(Cache):  # type: ignore[misc]  # transformers is untyped
         super().__init__(layers=[])
         self.kept, self.start = kept, start
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
         end = self.start + key_states.shape[2]
         kept = self.kept[layer_idx]
         kept[0, :, :, self.start : end] = key_states
@@ -228,9 +280,15 @@ class InPlace(Cache):  # type: ignore[misc]  # transformers is untyped
 
 def backbone(language_model: Any) -> Backbone:
     """The lean forward pass where it is exactly this model's, else the model's own."""
-    return LeanLlama(language_model) if LeanLlama.fits(language_model) else TransformersText(language_model)
+    return (
+        LeanLlama(language_model)
+        if LeanLlama.fits(language_model)
+        else TransformersText(language_model)
+    )
 
 
 def ends(x: Tensor, parts: int, axis: int = 1) -> Tensor:
     """The last place of each of so many equal parts of an axis."""
-    return x[(slice(None),) * axis + (slice(x.shape[axis] // parts - 1, None, x.shape[axis] // parts),)]
+    return x[
+        (slice(None),) * axis + (slice(x.shape[axis] // parts - 1, None, x.shape[axis] // parts),)
+    ]

@@ -1,4 +1,4 @@
-"""Batches: windows of pictures, length-sorted chunks, and halving on memory exhaustion."""
+"""Batches: windows of images, length-sorted chunks, and halving on memory exhaustion."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ R = TypeVar("R")
 
 
 def windows(groups: Sequence[Hashable], limit: int) -> Iterator[list[int]]:
-    """Indices in runs that hold at most ``limit`` distinct groups, each group whole, in order of first appearance."""
+    """Indices in runs that hold at most ``limit`` distinct groups, each group whole, in order of
+    first appearance."""
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
@@ -25,8 +26,8 @@ def windows(groups: Sequence[Hashable], limit: int) -> Iterator[list[int]]:
 
 
 class Batches:
-    """Runs work in batches of ``size`` rows and ``memory`` bytes at most (None: any number); when memory runs out all the same,
-    the size is halved, for good, and the work goes on."""
+    """Runs work in batches of ``size`` rows and ``memory`` bytes at most (None: any number); when
+    memory runs out all the same, the size is halved, for good, and the work goes on."""
 
     def __init__(self, size: int, memory: int | None = None) -> None:
         if size < 1:
@@ -42,21 +43,27 @@ class Batches:
         rows: int = 1,
         takes: Callable[[T], float] = lambda _: 0.0,
     ) -> list[R]:
-        """The results of ``call`` over consecutive batches, in order; a single piece that does not fit raises.
+        """The results of ``call`` over consecutive batches, in order; a single piece that does not
+        fit raises.
 
-        Only neighbours of which ``alike`` says the same share a batch. A piece becomes ``rows`` rows and ``takes`` so many
-        bytes.
-        """
+        Only neighbours of which ``alike`` says the same share a batch. A piece becomes ``rows``
+        rows and ``takes`` so many bytes."""
         results: list[R] = []
         while len(results) < len(work):
             rest = work[len(results) : len(results) + max(1, self.size // rows)]
             first, memory = alike(rest[0]), math.inf if self.memory is None else self.memory
             held = list(accumulate(takes(piece) for piece in rest))
-            fits = (alike(piece) == first and (place == 0 or held[place] <= memory) for place, piece in enumerate(rest))
-            batch = [piece for piece, _ in takewhile(lambda one: one[1], zip(rest, fits, strict=True))]
+            fits = (
+                alike(piece) == first and (place == 0 or held[place] <= memory)
+                for place, piece in enumerate(rest)
+            )
+            batch = [
+                piece for piece, _ in takewhile(lambda one: one[1], zip(rest, fits, strict=True))
+            ]
             done = attempt(batch, call)
             if done is None:
-                # Outside the except block: only now are the failed call's frames, and their tensors, gone.
+                # Outside the except block: only now are the failed call's frames, and their
+                # tensors, gone.
                 self.size = max(1, len(batch) // 2 * rows)
                 gc.collect()
                 torch.cuda.empty_cache()
@@ -89,5 +96,8 @@ OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUDA error: out of memory", "CUBLAS_STA
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """The device's error class, or a message of what has none: the CPU's allocator, CUDA outside of torch's, cuBLAS."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(text in str(error) for text in OUT_OF_MEMORY)
+    """The device's error class, or a message of what has none: the CPU's allocator, CUDA outside of
+    torch's, cuBLAS."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
+        text in str(error) for text in OUT_OF_MEMORY
+    )

@@ -1,4 +1,5 @@
-"""The cached decode loop for one batch: greedy or sampled, with stop strings; finished rows leave the batch."""
+"""The cached decode loop for one batch: greedy or sampled, with stop strings; finished rows leave
+the batch."""
 
 from __future__ import annotations
 
@@ -12,28 +13,33 @@ import torch
 from torch import Tensor
 
 from harness.engine.backbone import Backbone
-from harness.engine.cache import KeyValues, SharedHeads, additive
+from harness.engine.kv_cache import KeyValues, SharedHeads, additive
 from harness.engine.lru import Lru
 from methods.interface import Decoding
 
 GROWTH = 64
-"""Positions by which a full cache grows: a cap of 4,096 new tokens must not reserve them when answers are short."""
+"""Positions by which a full cache grows: a cap of 4,096 new tokens must not reserve them when
+answers are short."""
 READ = 8192
-"""Most prompt tokens in one forward pass: many more than it takes to be bound by arithmetic, few enough for little memory."""
+"""Most prompt tokens in one forward pass: many more than it takes to be bound by arithmetic, few
+enough for little memory."""
 
 PASS = 128
-"""Tokens that cost about what a forward pass costs by itself: reading the weights, or starting its operations."""
+"""Tokens that cost about what a forward pass costs by itself: reading the weights, or starting its
+operations."""
 NEAR = 8
 """Tokens that cost about what another copy of a head costs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A prompt ready to run: its tokens behind the shared head (all of them where there is none), and the head's keys and
-    values (layers, 2, H, P, D). Every row of a batch has the same P. ``start`` is the position of the tail's first token: P,
-    or less behind a picture whose tokens stand on a grid. ``key`` seeds sampling. ``most``: after so many new tokens this row's
-    answer is cut, whatever the batch's limit (None: by that alone). ``head`` names the head where the tail's keys and values are
-    to be kept (None: they are not); those of the tail's first ``begun`` tokens were."""
+    """A prompt ready to run: its tokens behind the shared head (all of them where there is none),
+    and the head's keys and values (layers, 2, H, P, D). Every row of a batch has the same P.
+    ``start`` is the position of the tail's first token: P, or less behind an image whose tokens
+    stand on a grid. ``key`` seeds sampling. ``most``: after so many new tokens this row's answer is
+    cut, whatever the batch's limit (None: by that alone). ``head`` names the head where the tail's
+    keys and values are to be kept (None: they are not); those of the tail's first ``begun`` tokens
+    were."""
 
     key: str
     tail: tuple[int, ...]
@@ -55,7 +61,8 @@ class Row:
 
 @dataclass(kw_only=True)
 class Written:
-    """What has been generated for a row so far: token ids, their summed log-probability, and whether it ended by itself."""
+    """What has been generated for a row so far: token ids, their summed log-probability, and
+    whether it ended by itself."""
 
     ids: list[int]
     logp: float = 0.0
@@ -68,7 +75,8 @@ class Written:
 
 
 class Speaker:
-    """The parts of a model that generation calls: embedding, backbone, output head; and the tails kept, by head and tail."""
+    """The parts of a model that generation calls: embedding, backbone, output head; and the tails
+    kept, by head and tail."""
 
     def __init__(
         self,
@@ -83,7 +91,8 @@ class Speaker:
         self.texts = Lru(0) if texts is None else texts
 
     def load(self, rows: Sequence[Row], room: int, copies: int = 1) -> KeyValues:
-        """A cache with each row's head and room behind it; a head that serves several rows is kept once where it can be.
+        """A cache with each row's head and room behind it; a head that serves several rows is kept
+        once where it can be.
 
         ``copies``: how many rows the caller will make of each.
         """
@@ -93,8 +102,14 @@ class Speaker:
         distinct = list({id(prefix): prefix for prefix in prefixes}.values())
         if self.text.shares and 2 * len(distinct) <= copies * len(rows):
             number = {id(prefix): place for place, prefix in enumerate(distinct)}
-            layers = [torch.stack([prefix[index] for prefix in distinct], 1) for index in range(len(distinct[0]))]
-            return KeyValues(self.text.empty(len(rows), room), heads=SharedHeads(layers, [number[id(p)] for p in prefixes]))
+            layers = [
+                torch.stack([prefix[index] for prefix in distinct], 1)
+                for index in range(len(distinct[0]))
+            ]
+            return KeyValues(
+                self.text.empty(len(rows), room),
+                heads=SharedHeads(layers, [number[id(p)] for p in prefixes]),
+            )
         return self.copied(prefixes, room)
 
     def copied(self, prefixes: Sequence[Tensor], room: int) -> KeyValues:
@@ -119,7 +134,9 @@ class Stops:
         if known is None:
             text = self.tokenizer.decode([token])
             # A piece of a character decodes to the replacement sign: it may be any character.
-            known = self.closing[token] = "\ufffd" in text or any(last in text or not last.strip() for last in self.last)
+            known = self.closing[token] = "\ufffd" in text or any(
+                last in text or not last.strip() for last in self.last
+            )
         return known
 
     def hit(self, ids: list[int]) -> bool:
@@ -135,21 +152,26 @@ class Stops:
 
 
 class Running:
-    """A batch whose tails have been read, continued token by token; ``hidden`` (B, 1, width) is where its next tokens come from.
+    """A batch whose tails have been read, continued token by token; ``hidden`` (B, 1, width) is
+    where its next tokens come from.
 
-    Tails are padded on the left to one length; the cache has room for the first of ``most`` new tokens and grows. ``copies``:
-    how many rows the caller will make of each.
-    """
+    Tails are padded on the left to one length; the cache has room for the first of ``most`` new
+    tokens and grows. ``copies``: how many rows the caller will make of each."""
 
     def __init__(self, speaker: Speaker, rows: Sequence[Row], most: int, copies: int = 1) -> None:
         self.speaker = speaker
         longest = max(len(row.tail) for row in rows)
         self.used = longest
-        self.lengths = torch.tensor([row.start + len(row.tail) for row in rows], device=speaker.device)
+        self.lengths = torch.tensor(
+            [row.start + len(row.tail) for row in rows], device=speaker.device
+        )
         self.cache = speaker.load(rows, longest + min(GROWTH, most), copies)
         self.kept = [speaker.texts.kept.get((row.head, row.tail[: row.begun])) for row in rows]
         # What was forgotten since it was looked up is read.
-        rows = [row if kept is not None else replace(row, begun=0) for row, kept in zip(rows, self.kept, strict=True)]
+        rows = [
+            row if kept is not None else replace(row, begun=0)
+            for row, kept in zip(rows, self.kept, strict=True)
+        ]
         self.packed = self.cache.heads is not None and not any(row.begun for row in rows)
         found = [self.read(rows, part) for part in parts(rows, shared=self.packed)]
         self.kept = []  # the cache holds copies
@@ -164,23 +186,33 @@ class Running:
         end = self.cache.offset + longest
         for place, row in enumerate(rows):
             if row.head is not None:
-                tail = [layer[:, place, :, end - len(row.tail) : end] for layer in self.cache.layers]
+                tail = [
+                    layer[:, place, :, end - len(row.tail) : end] for layer in self.cache.layers
+                ]
                 speaker.texts.put((row.head, row.tail), torch.stack(tail))
 
     def read(self, rows: Sequence[Row], part: Sequence[Sequence[int]]) -> tuple[list[int], Tensor]:
-        """Read the tails of some rows, given by place in packs: a pack is one row of the forward pass, whose tails do not see
-        each other, behind one copy of their head. The places, and the hidden states (N, 1, width) at their tails' ends.
+        """Read the tails of some rows, given by place in packs: a pack is one row of the forward
+        pass, whose tails do not see each other, behind one copy of their head. The places, and the
+        hidden states (N, 1, width) at their tails' ends.
 
-        Where some tails are kept in part, each of the part reads as many last tokens as the one that has most to read.
-        """
+        Where some tails are kept in part, each of the part reads as many last tokens as the one
+        that has most to read."""
         device, many = self.speaker.device, max(map(len, part))
         places = [place for pack in part for place in pack]
         length = max(rows[place].fresh for place in places)
         # A pack that is not full ends with its first tail again: its results are not used.
-        filled = [rows[place] for pack in part for place in (*pack, *[pack[0]] * (many - len(pack)))]
+        filled = [
+            rows[place] for pack in part for place in (*pack, *[pack[0]] * (many - len(pack)))
+        ]
         used = [at * many + slot for at, pack in enumerate(part) for slot in range(len(pack))]
-        ids = torch.tensor([[0] * (length - len(row.tail)) + list(row.tail[-length:]) for row in filled], device=device)
-        pads = torch.tensor([length - len(row.tail) for row in filled], device=device)  # below 0: so many are not read
+        ids = torch.tensor(
+            [[0] * (length - len(row.tail)) + list(row.tail[-length:]) for row in filled],
+            device=device,
+        )
+        pads = torch.tensor(
+            [length - len(row.tail) for row in filled], device=device
+        )  # below 0: so many are not read
         step = torch.arange(length, device=device)
         starts = torch.tensor([row.start for row in filled], device=device)
         positions = (starts[:, None] + (step - pads[:, None]).clamp_min(0)).view(len(part), -1)
@@ -189,28 +221,57 @@ class Running:
         unseen = (padded[:, None] | (step > step[:, None])).view(len(part), many, length, length)
         if not self.packed:
             whole = len(places) == len(rows)  # consecutive, one a pack
-            layers = self.cache.layers if whole else [layer[:, places[0] : places[-1] + 1] for layer in self.cache.layers]
-            self.fill(layers, [len(row.tail) for row in filled], self.kept[places[0] : places[-1] + 1], new)
+            layers = (
+                self.cache.layers
+                if whole
+                else [layer[:, places[0] : places[-1] + 1] for layer in self.cache.layers]
+            )
+            self.fill(
+                layers,
+                [len(row.tail) for row in filled],
+                self.kept[places[0] : places[-1] + 1],
+                new,
+            )
             before = torch.arange(-new, 0, device=device) < pads[:, None]
             unseen = torch.cat([before[:, None, None].expand(-1, 1, length, -1), unseen], -1)
-            heads = self.cache.heads if whole or self.cache.heads is None else self.cache.heads.of_rows(places)
+            heads = (
+                self.cache.heads
+                if whole or self.cache.heads is None
+                else self.cache.heads.of_rows(places)
+            )
             into = KeyValues(layers, self.cache.offset, heads)
-            return places, self.speaker.text(x, positions, into, new, additive(unseen, x.dtype), last=1)
-        into = self.speaker.copied([prefix for pack in part if (prefix := rows[pack[0]].prefix) is not None], many * length)
+            return places, self.speaker.text(
+                x, positions, into, new, additive(unseen, x.dtype), last=1
+            )
+        into = self.speaker.copied(
+            [prefix for pack in part if (prefix := rows[pack[0]].prefix) is not None], many * length
+        )
         alone = torch.eye(many, dtype=torch.bool, device=device)[None, :, None, :, None]
         apart = ~alone | unseen[:, :, :, None]  # (packs, many, S, many, S)
         mask = additive(apart.reshape(len(part), 1, many * length, many * length), x.dtype)
         hidden = self.speaker.text(x, positions, into, 0, mask, last=many)
         picked, targets = torch.tensor(used, device=device), torch.tensor(places, device=device)
         for layer, kept in zip(self.cache.layers, into.layers, strict=True):
-            tails = kept[:, :, :, into.offset :].view(2, len(part), kept.shape[2], many, length, -1).transpose(2, 3).flatten(1, 2)
+            tails = (
+                kept[:, :, :, into.offset :]
+                .view(2, len(part), kept.shape[2], many, length, -1)
+                .transpose(2, 3)
+                .flatten(1, 2)
+            )
             layer[:, targets, :, new : new + length] = tails[:, picked]
             if new:
                 layer[:, targets, :, :new] = 0
         return places, hidden.flatten(0, 1)[picked][:, None]
 
-    def fill(self, layers: Sequence[Tensor], lengths: Sequence[int], kept: Sequence[Tensor | None], new: int) -> None:
-        """Write what is kept of tails of these lengths to the first ``new`` positions behind the head of their rows."""
+    def fill(
+        self,
+        layers: Sequence[Tensor],
+        lengths: Sequence[int],
+        kept: Sequence[Tensor | None],
+        new: int,
+    ) -> None:
+        """Write what is kept of tails of these lengths to the first ``new`` positions behind the
+        head of their rows."""
         start, end = self.cache.offset, self.cache.offset + new
         bare = start + min(new, self.used - min(lengths))
         for index, layer in enumerate(layers):
@@ -218,14 +279,17 @@ class Running:
             for place, (length, tail) in enumerate(zip(lengths, kept, strict=True)):
                 begin = start + self.used - length
                 if tail is not None and begin < end:
-                    layer[:, place : place + 1, :, begin:end] = tail[index, :, None, :, : end - begin]
+                    layer[:, place : place + 1, :, begin:end] = tail[
+                        index, :, None, :, : end - begin
+                    ]
 
     def logits(self) -> Tensor:
         """The next token's, (B, V), float32."""
         return self.speaker.head(self.hidden)[:, 0].float()
 
     def advance(self, tokens: Tensor, rows: Sequence[int] | None = None) -> None:
-        """Go on with a token each, (B,); with ``rows`` the batch is those rows from now on, a row once, often or never."""
+        """Go on with a token each, (B,); with ``rows`` the batch is those rows from now on, a row
+        once, often or never."""
         used, room = self.used, self.cache.room
         if rows is not None or used == room:
             self.cache.resize(rows, used, room if used < room else used + max(GROWTH, used // 4))
@@ -236,13 +300,15 @@ class Running:
         if self.mask is not None:
             self.mask = torch.cat([self.mask, self.mask.new_zeros(len(self.mask), 1, 1, 1)], -1)
         x = self.speaker.embed(tokens[:, None])
-        self.hidden = self.speaker.text(x, self.lengths[:, None], self.cache, used, self.mask, last=1)
+        self.hidden = self.speaker.text(
+            x, self.lengths[:, None], self.cache, used, self.mask, last=1
+        )
         self.lengths, self.used = self.lengths + 1, used + 1
 
 
 def parts(rows: Sequence[Row], *, shared: bool) -> list[list[list[int]]]:
-    """The rows' places in packs of one head each (``shared``; else each row alone), the packs in parts that are read together: at
-    most ``READ`` tokens, and not more than ``PASS`` pads."""
+    """The rows' places in packs of one head each (``shared``; else each row alone), the packs in
+    parts that are read together: at most ``READ`` tokens, and not more than ``PASS`` pads."""
     found: list[list[list[int]]] = []
     many = wide = real = 0
     for pack in packs(rows) if shared else [[place] for place in range(len(rows))]:
@@ -257,8 +323,8 @@ def parts(rows: Sequence[Row], *, shared: bool) -> list[list[list[int]]]:
 
 
 def packs(rows: Sequence[Row]) -> list[list[int]]:
-    """Places of rows of one head and of nearly one length, the largest packs first. A pack has no more tokens than its head, so
-    that little attention is computed to be masked away."""
+    """Places of rows of one head and of nearly one length, the largest packs first. A pack has no
+    more tokens than its head, so that little attention is computed to be masked away."""
     by_head: dict[int, list[int]] = {}
     for place in sorted(range(len(rows)), key=lambda place: -len(rows[place].tail)):
         by_head.setdefault(id(rows[place].prefix), []).append(place)
@@ -274,7 +340,9 @@ def packs(rows: Sequence[Row]) -> list[list[int]]:
     return sorted(found, key=lambda pack: (-len(pack), -len(rows[pack[0]].tail)))
 
 
-def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: frozenset[int], stops: Stops) -> list[Written]:
+def decode(
+    speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: frozenset[int], stops: Stops
+) -> list[Written]:
     """Answers of one batch, in its order."""
     written = [Written(ids=[], most=row.most) for row in rows]
     # Equal prompts, of which several samples are drawn, are read once.
@@ -292,7 +360,9 @@ def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: froz
         logps = logits.log_softmax(-1)
         chosen = logits.argmax(-1) if draws is None else sample(logits, decoding, draws[:, index])
         # One transfer a step: doubles hold token ids exactly.
-        tokens, gains = torch.stack([chosen.double(), logps.gather(1, chosen[:, None])[:, 0].double()]).tolist()
+        tokens, gains = torch.stack(
+            [chosen.double(), logps.gather(1, chosen[:, None])[:, 0].double()]
+        ).tolist()
         for row, token, gain in zip(active, tokens, gains, strict=True):
             answer = written[row]
             if not answer.over:
@@ -302,20 +372,25 @@ def decode(speaker: Speaker, rows: Sequence[Row], decoding: Decoding, ends: froz
         alive = [place for place, row in enumerate(active) if not written[row].over]
         if not alive or index + 1 == decoding.max_new_tokens:
             break
-        leave = len(alive) <= len(active) * 7 // 8  # copying the cache costs about a step: a few finished rows stay in
+        leave = (
+            len(alive) <= len(active) * 7 // 8
+        )  # copying the cache costs about a step: a few finished rows stay in
         if leave:
             active = [active[place] for place in alive]
             keep = torch.tensor(alive, device=speaker.device)
             chosen, draws = chosen[keep], None if draws is None else draws[keep]
         if several and not index:
-            running.advance(chosen, [source[place] for place in (alive if leave else range(len(rows)))])
+            running.advance(
+                chosen, [source[place] for place in (alive if leave else range(len(rows)))]
+            )
         else:
             running.advance(chosen, alive if leave else None)
     return written
 
 
 def uniform(rows: Sequence[Row], decoding: Decoding, device: torch.device) -> Tensor | None:
-    """Each row's own random numbers in [0, 1), (B, max_new_tokens), from its key and the seed alone; None when greedy."""
+    """Each row's own random numbers in [0, 1), (B, max_new_tokens), from its key and the seed
+    alone; None when greedy."""
     if decoding.temperature == 0:
         return None
     drawn = []
@@ -327,8 +402,9 @@ def uniform(rows: Sequence[Row], decoding: Decoding, device: torch.device) -> Te
 
 
 def sample(logits: Tensor, decoding: Decoding, draw: Tensor) -> Tensor:
-    """Tokens (B,) of logits (B, V) at the temperature, from the smallest set whose probability reaches ``top_p`` (Holtzman et
-    al., arXiv 1904.09751), by inverting the distribution function at ``draw`` (B,) in [0, 1)."""
+    """Tokens (B,) of logits (B, V) at the temperature, from the smallest set whose probability
+    reaches ``top_p`` (Holtzman et al., arXiv 1904.09751), by inverting the distribution function at
+    ``draw`` (B,) in [0, 1)."""
     order = logits.argsort(dim=-1, descending=True, stable=True)
     ranked = (logits.gather(1, order).double() / decoding.temperature).softmax(-1)
     below = ranked.cumsum(-1) - ranked

@@ -1,4 +1,5 @@
-"""Teacher-forced log-probabilities: completions of one prompt are packed behind it, and logits exist for their tokens only."""
+"""Teacher-forced log-probabilities: completions of one prompt are packed behind it, and logits
+exist for their tokens only."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.engine.cache import additive
 from harness.engine.decode import Row, Speaker
+from harness.engine.kv_cache import additive
 
 PACKED = 8
 """Most completions behind one prompt: attention among them is computed and masked away."""
@@ -20,7 +21,8 @@ LOGITS = 2**26
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """A prompt and its completions (token ids with the end token); ``places`` are the completions' places in the call."""
+    """A prompt and its completions (token ids with the end token); ``places`` are the completions'
+    places in the call."""
 
     row: Row
     completions: tuple[tuple[int, ...], ...]
@@ -34,8 +36,8 @@ class Pack:
 def score(speaker: Speaker, packs: Sequence[Pack]) -> list[list[float]]:
     """Sums of log-probabilities (nats) of each pack's completions, each given the prompt alone.
 
-    Completions stand one behind the other: each sees the prompt and itself, and its positions start at the prompt's end.
-    """
+    Completions stand one behind the other: each sees the prompt and itself, and its positions start
+    at the prompt's end."""
     device, longest = speaker.device, max(pack.length for pack in packs)
     ids = torch.zeros(len(packs), longest, dtype=torch.long)
     positions = torch.zeros(len(packs), longest, dtype=torch.long)
@@ -61,26 +63,33 @@ def score(speaker: Speaker, packs: Sequence[Pack]) -> list[list[float]]:
     segments = segments.to(device)
     step = torch.arange(longest, device=device)
     stranger = (segments[:, None, :] != 0) & (segments[:, None, :] != segments[:, :, None])
-    unseen = stranger | (step[None, :] > step[:, None])  # (B, S, S); pads stand last and are never looked at
+    unseen = stranger | (
+        step[None, :] > step[:, None]
+    )  # (B, S, S); pads stand last and are never looked at
     x = speaker.embed(ids.to(device))
     cache = speaker.load([pack.row for pack in packs], longest, 0)
-    hidden = speaker.text(x, positions.to(device), cache, 0, additive(unseen, x.dtype)[:, None], last=0).flatten(0, 1)[
-        torch.tensor(sources, device=device)
-    ]
+    hidden = speaker.text(
+        x, positions.to(device), cache, 0, additive(unseen, x.dtype)[:, None], last=0
+    ).flatten(0, 1)[torch.tensor(sources, device=device)]
     logps = token_logps(speaker, hidden, torch.tensor(targets, device=device))
     sums = (
-        torch.zeros(owner, dtype=torch.float64, device=device).index_add_(0, torch.tensor(owners, device=device), logps).tolist()
+        torch.zeros(owner, dtype=torch.float64, device=device)
+        .index_add_(0, torch.tensor(owners, device=device), logps)
+        .tolist()
     )
     values = iter(sums)
     return [[next(values) for _ in pack.completions] for pack in packs]
 
 
 def token_logps(speaker: Speaker, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Log-probabilities (N,) in float64 of the targets (N,) under hidden states (N, width), a slice of logits at a time."""
+    """Log-probabilities (N,) in float64 of the targets (N,) under hidden states (N, width), a slice
+    of logits at a time."""
     width = int(speaker.head(hidden[:1]).shape[-1])
     size = max(1, LOGITS // width)
     pieces = [
         -F.cross_entropy(speaker.head(states).float(), wanted, reduction="none")
-        for states, wanted in zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+        for states, wanted in zip(
+            torch.split(hidden, size), torch.split(targets, size), strict=True
+        )
     ]
     return torch.cat(pieces).double()

@@ -1,8 +1,9 @@
-"""Two results folders side by side: which settings, versions, hardware and numbers differ, and by how much.
+"""Two results folders side by side: which settings, versions, hardware and numbers differ, and by
+how much.
 
-Numbers of the same row, benchmark and metric are compared; where both folders asked the same questions, with the paired
-interval over pictures that the table itself uses, seeds averaged. Read from records alone.
-"""
+Numbers of the same row, benchmark and metric are compared; where both folders asked the same
+questions, with the paired interval over images that the table itself uses, seeds averaged. Read
+from records alone."""
 
 from __future__ import annotations
 
@@ -15,13 +16,13 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.interface import Metric
-from harness.reporting.cells import Cell, Counts, compare, counts
-from harness.reporting.frames import Records, read, shown
+from harness.artifacts.results_folder import Results, read_json
+from harness.reporting.comparison import Cell, Counts, compare, counts
+from harness.reporting.results import Records, read, shown
 from harness.reporting.stats import Interval, paired_interval, ratio
-from harness.reporting.table import MISSING, Block, Table, block
-from harness.reporting.table_text import markdown
-from harness.reporting.tables import number
-from harness.store import Results, read_json
+from harness.reporting.tables.build import number
+from harness.reporting.tables.model import MISSING, Block, Table, block
+from harness.reporting.tables.text import markdown
 
 ABSENT = "absent"
 WIDTH = 60
@@ -32,7 +33,7 @@ def between(a: Path, b: Path) -> str:
     """What differs from ``a`` to ``b``, as Markdown.
 
     Raises:
-        Problem: one of them holds no study, or a record is broken.
+        UserError: one of them holds no study, or a record is broken.
     """
     first, second = read(a), read(b)
     settings = [*_study_lines(a, b), *_identity_lines(a, b)]
@@ -46,24 +47,49 @@ def between(a: Path, b: Path) -> str:
     blocks: list[Block] = []
     if settings:
         blocks.append(
-            block("Settings that differ", "from study.json and the stages' identities", ("setting", "A", "B"), settings)
+            block(
+                "Settings that differ",
+                "from study.json and the stages' identities",
+                ("setting", "A", "B"),
+                settings,
+            )
         )
     if machines:
-        blocks.append(block("Versions and hardware that differ", "as recorded", ("", "A", "B"), machines))
+        blocks.append(
+            block("Versions and hardware that differ", "as recorded", ("", "A", "B"), machines)
+        )
     if numbers:
-        header = ("row", "benchmark", "metric", "A", "B", "B - A [95 % interval]", "seeds A / B", "remark")
-        blocks.append(block("Numbers that differ", "last rounds; the surest differences first", header, numbers))
+        header = (
+            "row",
+            "benchmark",
+            "metric",
+            "A",
+            "B",
+            "B - A [95 % interval]",
+            "seeds A / B",
+            "remark",
+        )
+        blocks.append(
+            block(
+                "Numbers that differ", "last rounds; the surest differences first", header, numbers
+            )
+        )
     return markdown(
         Table(
             title=f"{a} (A) against {b} (B)",
-            question=f"A asks: {first.question} B asks: {second.question}"
-            if first.question != second.question
-            else first.question,
+            question=(
+                f"A asks: {first.question} B asks: {second.question}"
+                if first.question != second.question
+                else first.question
+            ),
             reading=tuple(reading),
             blocks=tuple(blocks),
             notes=(
-                "Intervals: paired BCa bootstrap over the pictures of both folders; they speak for these checkpoints, not "
-                "for another training. Nothing is corrected for how many numbers are compared.",
+                (
+                    "Intervals: paired BCa bootstrap over the images of both folders; they speak"
+                    " for these checkpoints, not for another training. Nothing is corrected for how"
+                    " many numbers are compared."
+                ),
             ),
         )
     )
@@ -87,7 +113,8 @@ def _short(text: str) -> str:
 
 
 def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """(name, here, there) of everything that differs. A field that one lacks and the other leaves empty is no difference."""
+    """(name, here, there) of everything that differs. A field that one lacks and the other leaves
+    empty is no difference."""
     for name in dict.fromkeys([*a, *b]):
         here, there = a.get(name, ABSENT), b.get(name, ABSENT)
         if here != there and {here, there} != {ABSENT, "null"}:
@@ -95,7 +122,8 @@ def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[tuple[str, 
 
 
 def _study_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
-    """Fields of the study and of the rows and benchmarks that both have; the others are named as a whole."""
+    """Fields of the study and of the rows and benchmarks that both have; the others are named as a
+    whole."""
     here, there = _study(a), _study(b)
     for one, other, place in ((here, there, "A"), (there, here, "B")):
         for part in dict.fromkeys(part for part, _ in one):
@@ -103,13 +131,19 @@ def _study_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
                 yield part, *(("there", ABSENT) if place == "A" else (ABSENT, "there"))
     both = {part for part, _ in here} & {part for part, _ in there}
     shared = [
-        {f"{part}.{name}" if part else name: text for (part, name), text in one.items() if part in both} for one in (here, there)
+        {
+            f"{part}.{name}" if part else name: text
+            for (part, name), text in one.items()
+            if part in both
+        }
+        for one in (here, there)
     ]
     yield from _unequal(*shared)
 
 
 def _study(out: Path) -> dict[tuple[str, str], str]:
-    """``study.json`` as text by (part, field): a part is a row, its seeds together, or a benchmark, or "" for the rest."""
+    """``study.json`` as text by (part, field): a part is a row, its seeds together, or a benchmark,
+    or "" for the rest."""
     study = read_json(Results(out).study)
     flat: dict[tuple[str, str], str] = {}
     seeds: dict[str, list[str]] = {}
@@ -127,7 +161,8 @@ def _study(out: Path) -> dict[tuple[str, str], str]:
 
 
 def _identity_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
-    """The stages' identities, field by field; the same difference in several stages is one line that counts them."""
+    """The stages' identities, field by field; the same difference in several stages is one line
+    that counts them."""
     here, there = _identities(a), _identities(b)
     both = [place for place in here if place in there]
     found: dict[tuple[str, ...], int] = {}
@@ -137,9 +172,14 @@ def _identity_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
         stages[kind] = stages.get(kind, 0) + 1
         for name, left, right in _unequal(here[place], there[place]):
             fingerprints = all(
-                FINGERPRINT.fullmatch(text.strip('"')) for text in (here[place].get(name, ""), there[place].get(name, ""))
+                FINGERPRINT.fullmatch(text.strip('"'))
+                for text in (here[place].get(name, ""), there[place].get(name, ""))
             )
-            key = (kind, name, "one", "another") if fingerprints and kind != "questions" else (kind, name, left, right)
+            key = (
+                (kind, name, "one", "another")
+                if fingerprints and kind != "questions"
+                else (kind, name, left, right)
+            )
             found[key] = found.get(key, 0) + 1
     for (kind, name, left, right), times in found.items():
         yield f"stage {kind}: {name} ({times} of {stages[kind]})", left, right
@@ -147,7 +187,9 @@ def _identity_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
 
 def _identities(out: Path) -> dict[str, dict[str, str]]:
     """The identity of every finished stage by its place below the folder."""
-    paths = sorted([*out.glob("questions/*/identity.json"), *out.glob("runs/*/seed*/round*/**/identity.json")])
+    paths = sorted(
+        [*out.glob("questions/*/identity.json"), *out.glob("runs/*/seed*/round*/**/identity.json")]
+    )
     done = [path for path in paths if path.with_name("DONE").exists()]
     return {path.parent.relative_to(out).as_posix(): dict(_flat(read_json(path))) for path in done}
 
@@ -157,7 +199,8 @@ def _machine_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _machines(out: Path) -> dict[str, str]:
-    """Every version and piece of hardware of the finished stages; several where stages ran on several."""
+    """Every version and piece of hardware of the finished stages; several where stages ran on
+    several."""
     found: dict[str, dict[str, None]] = {}
     for path in sorted(out.glob("**/record.json")):
         if path.with_name("DONE").exists():
@@ -168,21 +211,35 @@ def _machines(out: Path) -> dict[str, str]:
     return {name: " / ".join(sorted(values)) for name, values in found.items()}
 
 
-def _numbers(first: Records, second: Records, a: Results, b: Results) -> tuple[list[tuple[str, ...]], list[str]]:
+def _numbers(
+    first: Records, second: Records, a: Results, b: Results
+) -> tuple[list[tuple[str, ...]], list[str]]:
     """The cells that differ as lines, and what to say of all."""
     here, there = _cells(first), _cells(second)
     lines: list[tuple[float, tuple[str, ...]]] = []
     equal = clear = 0
     verdicts = []
-    both = [key for key in here if key in there and (np.isfinite(here[key].value) or np.isfinite(there[key].value))]
+    both = [
+        key
+        for key in here
+        if key in there and (np.isfinite(here[key].value) or np.isfinite(there[key].value))
+    ]
     for key in both:
         left, right = here[key], there[key]
         if left.verdict != right.verdict and "baseline" not in (left.verdict, right.verdict):
-            verdicts.append(f"{left.label}, {left.full_name}: {left.verdict} in A, {right.verdict} in B")
+            verdicts.append(
+                f"{left.label}, {left.full_name}: {left.verdict} in A, {right.verdict} in B"
+            )
         if left.value == right.value:
             equal += 1
             continue
-        found, remark = _paired(first, second, left, right, same=_questions(a, left.benchmark) == _questions(b, left.benchmark))
+        found, remark = _paired(
+            first,
+            second,
+            left,
+            right,
+            same=_questions(a, left.benchmark) == _questions(b, left.benchmark),
+        )
         places = max(left.places, right.places)
         gap = right.value - left.value
         text = number(gap, places, sign=True) if np.isfinite(gap) else MISSING
@@ -191,35 +248,54 @@ def _numbers(first: Records, second: Records, a: Results, b: Results) -> tuple[l
             text += f" [{number(found.lo, places)}, {number(found.hi, places)}]"
             sure = abs(found.difference) / found.se if found.se > 0 else 0.0
             clear += not found.lo <= 0 <= found.hi
-        values = [number(cell.value, places) if np.isfinite(cell.value) else MISSING for cell in (left, right)]
+        values = [
+            number(cell.value, places) if np.isfinite(cell.value) else MISSING
+            for cell in (left, right)
+        ]
         seeds = f"{left.n_seeds} / {right.n_seeds}"
-        lines.append((sure, (left.label, shown(left.benchmark), left.heading, *values, text, seeds, remark)))
+        lines.append(
+            (sure, (left.label, shown(left.benchmark), left.heading, *values, text, seeds, remark))
+        )
     said = [
-        f"{len(both)} numbers stand in both folders: {equal} are equal, {len(lines)} differ, {clear} of these by a paired "
-        "interval that leaves out 0."
-        if both
-        else "No number stands in both folders: they share no graded row and metric."
+        (
+            f"{len(both)} numbers stand in both folders: {equal} are equal, {len(lines)} differ,"
+            f" {clear} of these by a paired interval that leaves out 0."
+            if both
+            else "No number stands in both folders: they share no graded row and metric."
+        )
     ]
-    said += [f"{name}: {text}." for name, text in (("Only in A", _only(here, there)), ("Only in B", _only(there, here))) if text]
+    said += [
+        f"{name}: {text}."
+        for name, text in (("Only in A", _only(here, there)), ("Only in B", _only(there, here)))
+        if text
+    ]
     said += [f"Another verdict: {'; '.join(verdicts)}."] if verdicts else []
     return [line for _, line in sorted(lines, key=lambda pair: -pair[0])], said
 
 
 def _cells(records: Records) -> dict[tuple[str, str, str], Cell]:
-    return {(cell.label, cell.benchmark, cell.metric): cell for cell in compare(records) if cell.last}
+    return {
+        (cell.label, cell.benchmark, cell.metric): cell for cell in compare(records) if cell.last
+    }
 
 
-def _only(mine: Mapping[tuple[str, str, str], Cell], other: Mapping[tuple[str, str, str], Cell]) -> str:
+def _only(
+    mine: Mapping[tuple[str, str, str], Cell], other: Mapping[tuple[str, str, str], Cell]
+) -> str:
     """Rows that the other folder lacks whole, then rows' benchmarks, then metrics."""
     lacking = [key for key in mine if key not in other]
     labels = {label for label, _, _ in other}
     asked = {key[:2] for key in other}
     said = [
-        label
-        if label not in labels
-        else f"{label} on {shown(name)}"
-        if (label, name) not in asked
-        else f"{label}, {mine[label, name, metric].full_name}"
+        (
+            label
+            if label not in labels
+            else (
+                f"{label} on {shown(name)}"
+                if (label, name) not in asked
+                else f"{label}, {mine[label, name, metric].full_name}"
+            )
+        )
         for label, name, metric in lacking
     ]
     return ", ".join(dict.fromkeys(said))
@@ -231,14 +307,20 @@ def _questions(results: Results, benchmark: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
-def _paired(first: Records, second: Records, left: Cell, right: Cell, *, same: bool) -> tuple[Interval | None, str]:
+def _paired(
+    first: Records, second: Records, left: Cell, right: Cell, *, same: bool
+) -> tuple[Interval | None, str]:
     """The paired interval of B - A, or why there is none."""
     mine, other = _counted(first, left), _counted(second, right)
     metric, theirs = _metric(first, left), _metric(second, right)
     graded = "" if left.version == right.version else f"graders {left.version} / {right.version}"
     if mine is None or other is None:
         return None, "missing in one"
-    if metric.numerator != theirs.numerator or metric.denominator != theirs.denominator or metric.scale != theirs.scale:
+    if (
+        metric.numerator != theirs.numerator
+        or metric.denominator != theirs.denominator
+        or metric.scale != theirs.scale
+    ):
         return None, "the metric is defined otherwise"
     if not same or mine.questions != other.questions or mine.pictures != other.pictures:
         return None, "other questions, so not paired"

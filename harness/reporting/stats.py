@@ -1,13 +1,15 @@
-"""Paired statistics over pictures, as pure functions of per-picture counts.
+"""Paired statistics over images, as pure functions of per-picture counts.
 
-Every metric is ``scale * sum(numerator) / sum(denominator)`` (benchmarks/interface.py), so a system on a metric is an array
-``(C, 2)``: a row a cluster (picture) with its numerator and denominator. Two systems answer the same pictures; all questions
-of a picture move together, and a corpus ratio is recomputed on each resample, never averaged over pictures.
+Every metric is ``scale * sum(numerator) / sum(denominator)`` (benchmarks/interface.py), so a system
+on a metric is an array
+``(C, 2)``: a row a cluster (image) with its numerator and denominator. Two systems answer the
+same images; all questions of an image move together, and a corpus ratio is recomputed on each
+resample, never averaged over images.
 
-Sources: BCa bootstrap and its acceleration - Efron, "Better bootstrap confidence intervals", JASA 82 (1987), eqs. 6.4-6.6;
-sign-flip permutation with the +1 correction - Phipson and Smyth, SAGMB 9 (2010), art. 39; step-down family correction - Holm,
-Scand. J. Statist. 6 (1979); exact paired test of two yes/no systems - McNemar, Psychometrika 12 (1947).
-"""
+Sources: BCa bootstrap and its acceleration - Efron, "Better bootstrap confidence intervals", JASA
+82 (1987), eqs. 6.4-6.6; sign-flip permutation with the +1 correction - Phipson and Smyth, SAGMB 9
+(2010), art. 39; step-down family correction - Holm, Scand. J. Statist. 6 (1979); exact paired test
+of two yes/no systems - McNemar, Psychometrika 12 (1947)."""
 
 from __future__ import annotations
 
@@ -28,11 +30,13 @@ CHUNK = 512  # resamples multiplied at a time, so that memory stays small
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A paired difference (other - base) in the metric's unit, its interval, jackknife standard error, and ``how`` it was made.
+    """A paired difference (other - base) in the metric's unit, its interval, jackknife standard
+    error, and ``how`` it was made.
 
-    ``bca`` is the rule. ``percentile``: all resamples lie on one side of the difference, or one picture holds the whole
-    denominator, so that BCa's corrections are undefined. ``degenerate``: no picture differs, the interval is [0, 0].
-    ``none``: fewer than two pictures, or a denominator of zero; the bounds are nan.
+    ``bca`` is the rule. ``percentile``: all resamples lie on one side of the difference, or one
+    image holds the whole denominator, so that BCa's corrections are undefined. ``degenerate``: no
+    image differs, the interval is [0, 0].
+    ``none``: fewer than two images, or a denominator of zero; the bounds are nan.
     """
 
     difference: float
@@ -43,7 +47,8 @@ class Interval:
 
 
 def ratio(sums: Floats, scale: float) -> Floats:
-    """``scale * numerator / denominator`` along the last axis ``(..., 2)``; nan where the denominator is zero."""
+    """``scale * numerator / denominator`` along the last axis ``(..., 2)``; nan where the
+    denominator is zero."""
     below = sums[..., 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(below != 0, scale * sums[..., 0] / below, np.nan)
@@ -54,27 +59,33 @@ def _checked(base: npt.ArrayLike, other: npt.ArrayLike) -> tuple[Floats, Floats]
     first, second = np.asarray(base, dtype=np.float64), np.asarray(other, dtype=np.float64)
     if first.ndim != 2 or first.shape[1] != 2 or first.shape != second.shape:
         raise ValueError(
-            f"paired counts have shapes {first.shape} and {second.shape}; both must be (pictures, 2), the same pictures in order."
+            f"paired counts have shapes {first.shape} and {second.shape}; both must be (images,"
+            " 2), the same images in order."
         )
     return first, second
 
 
 @lru_cache(maxsize=2)
 def resampling_weights(clusters: int, resamples: int, seed: int) -> npt.NDArray[np.uint8]:
-    """How often each picture is drawn in each bootstrap resample: ``(B, C)``, rows sum to C. Kept for the next metric."""
+    """How often each image is drawn in each bootstrap resample: ``(B, C)``, rows sum to C. Kept
+    for the next metric."""
     rng = np.random.default_rng(seed)
-    weights = np.empty((resamples, clusters), dtype=np.uint8)  # a picture is never drawn anywhere near 255 times
+    weights = np.empty(
+        (resamples, clusters), dtype=np.uint8
+    )  # an image is never drawn anywhere near 255 times
     for start in range(0, resamples, CHUNK):
         rows = min(CHUNK, resamples - start)
         drawn = rng.integers(clusters, size=(rows, clusters)) + clusters * np.arange(rows)[:, None]
-        weights[start : start + rows] = np.bincount(drawn.ravel(), minlength=rows * clusters).reshape(rows, clusters)
+        weights[start : start + rows] = np.bincount(
+            drawn.ravel(), minlength=rows * clusters
+        ).reshape(rows, clusters)
     weights.flags.writeable = False
     return weights
 
 
 @lru_cache(maxsize=2)
 def random_swaps(clusters: int, flips: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Which pictures swap their two systems in each random flip: ``(B, C)`` of 0 and 1."""
+    """Which images swap their two systems in each random flip: ``(B, C)`` of 0 and 1."""
     swaps = np.random.default_rng(seed).integers(0, 2, size=(flips, clusters), dtype=np.uint8)
     swaps.flags.writeable = False
     return swaps
@@ -83,12 +94,16 @@ def random_swaps(clusters: int, flips: int, seed: int) -> npt.NDArray[np.uint8]:
 def _weighted_sums(weights: npt.NDArray[np.uint8], columns: Floats) -> Floats:
     """``weights (B, C) @ columns (C, K)`` in chunks: ``(B, K)``."""
     return np.concatenate(
-        [weights[start : start + CHUNK].astype(np.float64) @ columns for start in range(0, len(weights), CHUNK)]
+        [
+            weights[start : start + CHUNK].astype(np.float64) @ columns
+            for start in range(0, len(weights), CHUNK)
+        ]
     )
 
 
 def jackknife(base: Floats, other: Floats, scale: float) -> Floats:
-    """The difference with each picture left out in turn ``(C,)``: in closed form, because sums without one picture are sums."""
+    """The difference with each image left out in turn ``(C,)``: in closed form, because sums
+    without one image are sums."""
     return ratio(other.sum(axis=0) - other, scale) - ratio(base.sum(axis=0) - base, scale)
 
 
@@ -101,7 +116,8 @@ def paired_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
-    """Paired BCa bootstrap over pictures of ``metric(other) - metric(base)``; counts are ``(C, 2)``, see :class:`Interval`."""
+    """Paired BCa bootstrap over images of ``metric(other) - metric(base)``; counts are ``(C,
+    2)``, see :class:`Interval`."""
     return paired_intervals([(base, other, scale)], level=level, resamples=resamples, seed=seed)[0]
 
 
@@ -112,28 +128,38 @@ def paired_intervals(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Interval]:
-    """:func:`paired_interval` of several (base, other, scale) of the same pictures, which share the resamples: one pass over
-    them serves all."""
+    """:func:`paired_interval` of several (base, other, scale) of the same images, which share the
+    resamples: one pass over them serves all."""
     checked = [(*_checked(base, other), scale) for base, other, scale in systems]
     worth = [
         place
         for place, (first, second, scale) in enumerate(checked)
-        if len(first) > 1 and not np.array_equal(first, second) and np.isfinite(_difference(first, second, scale))
+        if len(first) > 1
+        and not np.array_equal(first, second)
+        and np.isfinite(_difference(first, second, scale))
     ]
     sums: dict[int, Floats] = {}
     if worth:
         weights = resampling_weights(len(checked[worth[0]][0]), resamples, seed)
-        found = _weighted_sums(weights, np.hstack([np.hstack(checked[place][:2]) for place in worth]))
+        found = _weighted_sums(
+            weights, np.hstack([np.hstack(checked[place][:2]) for place in worth])
+        )
         sums = {place: found[:, 4 * number : 4 * number + 4] for number, place in enumerate(worth)}
-    return [_interval(first, second, scale, level, sums.get(place)) for place, (first, second, scale) in enumerate(checked)]
+    return [
+        _interval(first, second, scale, level, sums.get(place))
+        for place, (first, second, scale) in enumerate(checked)
+    ]
 
 
 def _difference(first: Floats, second: Floats, scale: float) -> float:
     return float(ratio(second.sum(axis=0), scale) - ratio(first.sum(axis=0), scale))
 
 
-def _interval(first: Floats, second: Floats, scale: float, level: float, sums: Floats | None) -> Interval:
-    """One interval; ``sums`` (B, 4) are both systems' counts in each resample, None where none were needed."""
+def _interval(
+    first: Floats, second: Floats, scale: float, level: float, sums: Floats | None
+) -> Interval:
+    """One interval; ``sums`` (B, 4) are both systems' counts in each resample, None where none were
+    needed."""
     clusters = len(first)
     difference = _difference(first, second, scale)
     if clusters < 2 or not np.isfinite(difference):
@@ -141,8 +167,9 @@ def _interval(first: Floats, second: Floats, scale: float, level: float, sums: F
     if sums is None:
         return Interval(difference=0.0, lo=0.0, hi=0.0, se=0.0, how="degenerate")
     left_out = jackknife(first, second, scale)
-    spread = left_out.mean() - left_out  # nan where one picture holds the whole denominator
-    # Rounded, so that the order in which a machine's threads add up never shows where a bound is printed.
+    spread = left_out.mean() - left_out  # nan where one image holds the whole denominator
+    # Rounded, so that the order in which a machine's threads add up never shows where a bound is
+    # printed.
     drawn = np.round(ratio(sums[:, 2:], scale) - ratio(sums[:, :2], scale), 9)
     drawn = drawn[np.isfinite(drawn)]  # a resample without any denominator says nothing
     se = float(np.sqrt((clusters - 1) / clusters * np.sum(spread**2)))
@@ -164,13 +191,19 @@ def _interval(first: Floats, second: Floats, scale: float, level: float, sums: F
     return Interval(difference=difference, lo=lo, hi=hi, se=se, how=how)
 
 
-def sign_flip(base: npt.ArrayLike, other: npt.ArrayLike, *, scale: float = 100.0, flips: int = FLIPS, seed: int = 0) -> float:
-    """Two-sided p of "the two systems are exchangeable on every picture".
+def sign_flip(
+    base: npt.ArrayLike,
+    other: npt.ArrayLike,
+    *,
+    scale: float = 100.0,
+    flips: int = FLIPS,
+    seed: int = 0,
+) -> float:
+    """Two-sided p of "the two systems are exchangeable on every image".
 
-    Each flip swaps the two systems' counts on a random half of the pictures and recomputes both corpus ratios. Exact (every
-    flip enumerated) when at most ``EXACT_CLUSTERS`` pictures differ, else Monte Carlo with (hits + 1) / (flips + 1). nan when
-    a denominator is zero.
-    """
+    Each flip swaps the two systems' counts on a random half of the images and recomputes both
+    corpus ratios. Exact (every flip enumerated) when at most ``EXACT_CLUSTERS`` images differ,
+    else Monte Carlo with (hits + 1) / (flips + 1). nan when a denominator is zero."""
     first, second = _checked(base, other)
     totals = np.hstack([first.sum(axis=0), second.sum(axis=0)])
     observed = abs(float(ratio(totals[2:], scale) - ratio(totals[:2], scale)))
@@ -189,7 +222,8 @@ def sign_flip(base: npt.ArrayLike, other: npt.ArrayLike, *, scale: float = 100.0
         swaps = random_swaps(len(first), flips, seed)
     shift = _weighted_sums(swaps, change)
     drawn = np.abs(ratio(totals[2:] - shift, scale) - ratio(totals[:2] + shift, scale))
-    # A flip that cannot be computed counts as a hit, and so does an equal one despite rounding: both err on the safe side.
+    # A flip that cannot be computed counts as a hit, and so does an equal one despite rounding:
+    # both err on the safe side.
     hits = int(np.sum(~(drawn < observed - 1e-9 * max(1.0, observed))))
     return hits / len(swaps) if exact else (hits + 1) / (len(swaps) + 1)
 
@@ -197,9 +231,8 @@ def sign_flip(base: npt.ArrayLike, other: npt.ArrayLike, *, scale: float = 100.0
 def holm(ps: Sequence[float]) -> list[float]:
     """Holm's adjusted p of each test of a family, in the given order.
 
-    A nan (a test whose result is missing) stays nan but counts in the family's size: the family was declared before the run
-    and does not shrink because something is missing.
-    """
+    A nan (a test whose result is missing) stays nan but counts in the family's size: the family was
+    declared before the run and does not shrink because something is missing."""
     adjusted = [float("nan")] * len(ps)
     running = 0.0
     known = sorted((p, index) for index, p in enumerate(ps) if not np.isnan(p))
@@ -211,7 +244,8 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class McNemar:
-    """Questions the other system alone answered rightly (``gained``), the base alone (``lost``), and the exact two-sided p."""
+    """Questions the other system alone answered rightly (``gained``), the base alone (``lost``),
+    and the exact two-sided p."""
 
     gained: int
     lost: int
@@ -219,27 +253,39 @@ class McNemar:
 
 
 def mcnemar(base: npt.ArrayLike, other: npt.ArrayLike) -> McNemar:
-    """Exact McNemar test of paired right/wrong answers ``(Q,)``; it takes questions as independent, so it is a footnote."""
+    """Exact McNemar test of paired right/wrong answers ``(Q,)``; it takes questions as independent,
+    so it is a footnote."""
     first, second = np.asarray(base, dtype=bool), np.asarray(other, dtype=bool)
     if first.shape != second.shape:
-        raise ValueError(f"McNemar got {first.size} and {second.size} answers; give both systems' answers to the same questions.")
+        raise ValueError(
+            f"McNemar got {first.size} and {second.size} answers; give both systems' answers to the"
+            " same questions."
+        )
     gained, lost = int(np.sum(second & ~first)), int(np.sum(first & ~second))
-    p = min(1.0, 2 * float(stats.binom.cdf(min(gained, lost), gained + lost, 0.5))) if gained + lost else 1.0
+    p = (
+        min(1.0, 2 * float(stats.binom.cdf(min(gained, lost), gained + lost, 0.5)))
+        if gained + lost
+        else 1.0
+    )
     return McNemar(gained=gained, lost=lost, p=p)
 
 
 def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """``(mean, lo, hi)``: Student's t-interval over training seeds; the bounds are nan with fewer than two seeds."""
+    """``(mean, lo, hi)``: Student's t-interval over training seeds; the bounds are nan with fewer
+    than two seeds."""
     finite = np.array([value for value in values if np.isfinite(value)], dtype=np.float64)
     if len(finite) == 0:
         return float("nan"), float("nan"), float("nan")
     mean = float(finite.mean())
     if len(finite) < 2:
         return mean, float("nan"), float("nan")
-    half = float(stats.t.ppf((1 + level) / 2, len(finite) - 1) * finite.std(ddof=1) / np.sqrt(len(finite)))
+    half = float(
+        stats.t.ppf((1 + level) / 2, len(finite) - 1) * finite.std(ddof=1) / np.sqrt(len(finite))
+    )
     return mean, mean - half, mean + half
 
 
 def smallest_detectable(se: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The true difference that a two-sided test at ``alpha`` finds with this ``power``, from the paired standard error."""
+    """The true difference that a two-sided test at ``alpha`` finds with this ``power``, from the
+    paired standard error."""
     return float((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) * se)

@@ -1,9 +1,10 @@
-"""Where a training's curves go besides ``log.jsonl``, which stays the record: TensorBoard, trackio or wandb.
+"""Where a training's curves go besides ``log.jsonl``, which stays the record: TensorBoard, trackio
+or wandb.
 
-TensorBoard's files are written into the stage's folder where the package is installed; the others when they are asked for by
-name (``--log-to trackio``). A tracker's keys come from its own environment variables and are never written down. A tracker that
-fails never ends a training: it is left out with one sentence, and ``log.jsonl`` has what it would have shown.
-"""
+TensorBoard's files are written into the stage's folder where the package is installed; the others
+when they are asked for by name (``--log-to trackio``). A tracker's keys come from its own
+environment variables and are never written down. A tracker that fails never ends a training: it is
+left out with one sentence, and ``log.jsonl`` has what it would have shown."""
 
 from __future__ import annotations
 
@@ -17,20 +18,21 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.errors import Problem, speaker, unknown
-from harness.store import read_json, read_jsonl, write_json
+from harness.artifacts.results_folder import read_json, read_jsonl, write_json
+from harness.errors import UserError, speaker, unknown
 
 TRACKERS = ("tensorboard", "trackio", "wandb", "none")
 DEFAULT = ""
 """TensorBoard where it is installed, else nothing."""
 
 LEAST: Mapping[str, tuple[int, int]] = {"trackio": (0, 43), "wandb": (0, 31)}
-"""The versions whose interface is used here. pip takes a trackio of two years ago, which lacks it, where the newest asks for an
-older Pillow than the one that is pinned."""
+"""The versions whose interface is used here. pip takes a trackio of two years ago, which lacks it,
+where the newest asks for an older Pillow than the one that is pinned."""
 
 PROJECT = "selfsight"
 IDENTITY = "trackers.json"
-"""In the stage's folder: the id of this training's run, the same when it goes on and another when the folder is made anew."""
+"""In the stage's folder: the id of this training's run, the same when it goes on and another when
+the folder is made anew."""
 
 Log = Callable[[int, Mapping[str, float]], None]
 """(step, values); ``close`` is called with the step -1 and no values."""
@@ -38,17 +40,19 @@ Log = Callable[[int, Mapping[str, float]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A tracker's run: ``log`` and the last step that it ``knows`` from before, which is not told again."""
+    """A tracker's run: ``log`` and the last step that it ``knows`` from before, which is not told
+    again."""
 
     log: Log
     knows: int
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse an unknown tracker, or one that is not installed or not usable, before any work is done.
+    """Refuse an unknown tracker, or one that is not installed or not usable, before any work is
+    done.
 
     Raises:
-        Problem: naming the nearest tracker, or how to install this one.
+        UserError: naming the nearest tracker, or how to install this one.
     """
     for name in names:
         if name and name not in TRACKERS:
@@ -62,14 +66,18 @@ def _check_installed(name: str) -> None:
     wanted = f"{name}>={'.'.join(map(str, least))}" if any(least) else name
     mend = f'pip install "{wanted}", or leave --log-to {name} out.'
     if importlib.util.find_spec(name) is None:
-        raise Problem(f"The tracker {name} is not installed; {mend}")
+        raise UserError(f"The tracker {name} is not installed; {mend}")
     version = metadata.version(name)
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < least:
-        raise Problem(f"The tracker {name} is installed as version {version}, which is too old; {mend}")
+        raise UserError(
+            f"The tracker {name} is installed as version {version}, which is too old; {mend}"
+        )
     try:
         _import(name)
     except Exception as error:  # half an installation fails in its own ways
-        raise Problem(f"The tracker {name} cannot be imported ({type(error).__name__}: {error}); {mend}") from error
+        raise UserError(
+            f"The tracker {name} cannot be imported ({type(error).__name__}: {error}); {mend}"
+        ) from error
 
 
 def _import(name: str) -> None:
@@ -81,17 +89,24 @@ def _import(name: str) -> None:
         from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
 
-def open_logs(names: Sequence[str], folder: Path, *, title: str, settings: Mapping[str, object], done: int) -> list[Log]:
-    """The trackers of a training that has ``done`` steps behind it (the lines of ``folder/log.jsonl``); each is a function of a
-    step and its values. ``title``: the path of its round's folder, of which the last five parts name the run. What a tracker
-    lacks of those steps it is told now; a step that it knows it is not told twice.
-    """
-    title = "/".join(PurePosixPath(title).parts[-5:])  # what lies above the results folder is no tracker's business
+def open_logs(
+    names: Sequence[str], folder: Path, *, title: str, settings: Mapping[str, object], done: int
+) -> list[Log]:
+    """The trackers of a training that has ``done`` steps behind it (the lines of
+    ``folder/log.jsonl``); each is a function of a step and its values. ``title``: the path of its
+    round's folder, of which the last five parts name the run. What a tracker lacks of those steps
+    it is told now; a step that it knows it is not told twice."""
+    title = "/".join(
+        PurePosixPath(title).parts[-5:]
+    )  # what lies above the results folder is no tracker's business
     wanted = [name for name in names if name not in (DEFAULT, "none")]
     if DEFAULT in names and importlib.util.find_spec("tensorboard") is not None:
         wanted.append("tensorboard")
     makers = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}
-    return [_careful(name, partial(makers[name], folder, title, settings, done), folder) for name in dict.fromkeys(wanted)]
+    return [
+        _careful(name, partial(makers[name], folder, title, settings, done), folder)
+        for name in dict.fromkeys(wanted)
+    ]
 
 
 def _careful(name: str, make: Callable[[], Opened], folder: Path) -> Log:
@@ -104,11 +119,17 @@ def _careful(name: str, make: Callable[[], Opened], folder: Path) -> Log:
             return None
         try:
             return work()
-        except Exception as error:  # no network, no key, a full disk: each tracker has its own exceptions
+        except (
+            Exception
+        ) as error:  # no network, no key, a full disk: each tracker has its own exceptions
             broken = True
             said = str(error).strip().splitlines()
             why = f"{type(error).__name__}{': ' + said[0][:200] if said else ''}"
-            print(f"{speaker()}: the tracker {name} is left out from here on ({why}); log.jsonl goes on.", file=sys.stderr)
+            print(
+                f"{speaker()}: the tracker {name} is left out from here on ({why}); log.jsonl"
+                " goes on.",
+                file=sys.stderr,
+            )
             return None
 
     opened: Opened | None = guarded(make)
@@ -118,7 +139,14 @@ def _careful(name: str, make: Callable[[], Opened], folder: Path) -> Log:
             guarded(lambda: opened.log(step, values))
 
     for row in _rows(folder) if opened is not None else ():
-        log(row["step"], {key: row[key] for key in row if key not in ("step", "steps", "seconds") and row[key] is not None})
+        log(
+            row["step"],
+            {
+                key: row[key]
+                for key in row
+                if key not in ("step", "steps", "seconds") and row[key] is not None
+            },
+        )
     return log
 
 
@@ -176,7 +204,8 @@ def _wandb(folder: Path, title: str, settings: Mapping[str, object], _done: int)
         config=dict(settings),
         dir=str(folder),
         save_code=False,
-        # Without a key it would ask for one, on a terminal that nobody may be sitting at; without a network it would wait longer.
+        # Without a key it would ask for one, on a terminal that nobody may be sitting at; without a
+        # network it would wait longer.
         settings=wandb.Settings(console="off", disable_git=True, login_timeout=1, init_timeout=30),
     )
     # Offline nothing is known of an earlier piece: each piece then holds the whole curve.

@@ -1,9 +1,9 @@
-"""One optimiser step on a batch of pairs, by one process or shared by a team; and the rehearsal of the worst batch.
+"""One optimiser step on a batch of pairs, by one process or shared by a team; and the rehearsal of
+the worst batch.
 
-A step's pairs are sorted by length and cut into pieces that meet the model at once; process r of n takes every n-th piece. Each
-piece's loss is divided by the whole batch's size, so the sum of all gradients is the gradient of the batch's mean, whoever
-computed which part.
-"""
+A step's pairs are sorted by length and cut into pieces that meet the model at once; process r of n
+takes every n-th piece. Each piece's loss is divided by the whole batch's size, so the sum of all
+gradients is the gradient of the batch's mean, whoever computed which part."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from harness.distributed import Team
 from harness.engine.batching import out_of_memory
-from harness.errors import Problem
-from harness.training.data import EncodedPair, pack
-from harness.training.plan import derived_seed
-from harness.training.sharded import Policy, whole
+from harness.errors import UserError
+from harness.training.fsdp import Policy, whole
+from harness.training.pair_batches import EncodedPair, pack
+from harness.training.ranks import Team
+from harness.training.schedule import derived_seed
 from methods.interface import Recipe
 from methods.objective import alignment_loss, dpo_loss, dpo_margin, sft_loss
 
@@ -55,15 +55,20 @@ class Loop:
         packed = pack(rows, sides=self.sides, pad=self.pad)
         with self.autocast():
             logps, mask = self.policy(packed)
-        known = torch.tensor([self.references.get(one.pair.key, (0.0, 0.0)) for one in rows], device=device)
+        known = torch.tensor(
+            [self.references.get(one.pair.key, (0.0, 0.0)) for one in rows], device=device
+        )
         return pair_losses(self.recipe, logps, mask, known, packed.anchored.to(device))
 
 
-def pair_losses(recipe: Recipe, logps: Tensor, mask: Tensor, references: Tensor, anchored: Tensor) -> dict[str, Tensor]:
-    """The objective a pair, each value (B,): ``loss`` and, unless it is supervised fine-tuning, ``dpo``, ``anchor``, ``margin``.
+def pair_losses(
+    recipe: Recipe, logps: Tensor, mask: Tensor, references: Tensor, anchored: Tensor
+) -> dict[str, Tensor]:
+    """The objective a pair, each value (B,): ``loss`` and, unless it is supervised fine-tuning,
+    ``dpo``, ``anchor``, ``margin``.
 
-    logps, mask (2B, T): chosen rows, then rejected ones (chosen alone, (B, T), for ``sft``). references (B, 2). anchored (B,).
-    """
+    logps, mask (2B, T): chosen rows, then rejected ones (chosen alone, (B, T), for ``sft``).
+    references (B, 2). anchored (B,)."""
     if recipe.objective == "sft":
         return {"loss": sft_loss(logps, mask)}
     n = len(anchored)
@@ -71,17 +76,25 @@ def pair_losses(recipe: Recipe, logps: Tensor, mask: Tensor, references: Tensor,
     dpo = dpo_loss(*sums, recipe.beta)
     anchor = alignment_loss(logps[:n], mask[:n], anchored)
     margin = dpo_margin(*sums, recipe.beta)
-    return {"loss": dpo + recipe.anchor_weight * anchor, "dpo": dpo, "anchor": anchor, "margin": margin}
+    return {
+        "loss": dpo + recipe.alignment_weight * anchor,
+        "dpo": dpo,
+        "anchor": anchor,
+        "margin": margin,
+    }
 
 
 def gradients(loop: Loop, order: Sequence[EncodedPair], step: int) -> list[dict[str, float]]:
-    """Leave the gradient of the mean loss of the pairs in the parameters; each pair's values in ``order``, whoever made them."""
+    """Leave the gradient of the mean loss of the pairs in the parameters; each pair's values in
+    ``order``, whoever made them."""
     team = loop.team
     size = min(loop.device_batch, math.ceil(len(order) / team.size))
     pieces = [(start, order[start : start + size]) for start in range(0, len(order), size)]
     mine = [(start, rows, 1.0) for start, rows in team.share(pieces)]
     if loop.sharded and len(mine) < math.ceil(len(pieces) / team.size):
-        mine.append((*pieces[0], 0.0))  # gathering weights takes every process: one without a piece goes along for nothing
+        mine.append(
+            (*pieces[0], 0.0)
+        )  # gathering weights takes every process: one without a piece goes along for nothing
     # FSDP averages what it shards over the processes where we add up; adapters it leaves alone.
     averaged = loop.sharded and loop.recipe.lora is None
     scale = team.size if averaged else 1
@@ -92,43 +105,70 @@ def gradients(loop: Loop, order: Sequence[EncodedPair], step: int) -> list[dict[
         (losses["loss"].sum() * (weight * scale / len(order))).backward()  # type: ignore[no-untyped-call]
         if weight:
             columns = {name: value.detach().tolist() for name, value in losses.items()}
-            values |= {start + at: {name: column[at] for name, column in columns.items()} for at in range(len(rows))}
+            values |= {
+                start + at: {name: column[at] for name, column in columns.items()}
+                for at in range(len(rows))
+            }
     if not averaged and team.size > 1:
         for parameter in loop.parameters.values():
             if parameter.grad is None:  # this process had no piece
                 parameter.grad = torch.zeros_like(parameter)
-        team.sum([parameter.grad for parameter in loop.parameters.values() if parameter.grad is not None])
+        team.sum(
+            [parameter.grad for parameter in loop.parameters.values() if parameter.grad is not None]
+        )
     everyone = {place: one for part in team.gather(values) for place, one in part.items()}
     return [everyone[place] for place in range(len(order))]
 
 
 def take_step(
-    loop: Loop, optimizer: torch.optim.Optimizer, batch: Sequence[EncodedPair], step: int, steps: int
+    loop: Loop,
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[EncodedPair],
+    step: int,
+    steps: int,
 ) -> dict[str, float | None]:
-    """One optimiser step on the mean loss of ``batch``; its means for the log. Leaves the weights alone if that is not finite."""
+    """One optimiser step on the mean loss of ``batch``; its means for the log. Leaves the weights
+    alone if that is not finite."""
     optimizer.zero_grad()
-    order = sorted(batch, key=lambda one: one.length)  # like lengths together: less padding, the same sum
+    order = sorted(
+        batch, key=lambda one: one.length
+    )  # like lengths together: less padding, the same sum
     rows = gradients(loop, order, step)
     norm = float(whole(torch.nn.utils.clip_grad_norm_(loop.parameters.values(), MAX_GRAD_NORM)))
-    bad = [one.pair.key for one, row in zip(order, rows, strict=True) if not math.isfinite(row["loss"])]
+    bad = [
+        one.pair.key for one, row in zip(order, rows, strict=True) if not math.isfinite(row["loss"])
+    ]
     if bad or not math.isfinite(norm):
-        raise Problem(
-            f"The loss or its gradient is not finite at step {step + 1} of {steps} (pairs: {', '.join(bad[:3]) or 'any'}); "
-            "lower the recipe's learning rate and train in a fresh folder. The checkpoints before it are kept."
+        raise UserError(
+            f"The loss or its gradient is not finite at step {step + 1} of {steps} (pairs:"
+            f" {', '.join(bad[:3]) or 'any'}); lower the recipe's learning rate and train in a"
+            " fresh folder. The checkpoints before it are kept."
         )
     optimizer.step()
-    means: dict[str, float | None] = {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
+    means: dict[str, float | None] = {
+        name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]
+    }
     accuracy = sum(row["margin"] > 0 for row in rows) / len(rows) if "margin" in rows[0] else None
-    return {"loss": None, "dpo": None, "anchor": None, "margin": None, **means, "accuracy": accuracy, "grad_norm": norm}
+    return {
+        "loss": None,
+        "dpo": None,
+        "anchor": None,
+        "margin": None,
+        **means,
+        "accuracy": accuracy,
+        "grad_norm": norm,
+    }
 
 
 def rehearse(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
-    """Try the longest pairs, forward and backward, so that too little memory shows in the first minute; changes no weight.
+    """Try the longest pairs, forward and backward, so that too little memory shows in the first
+    minute; changes no weight.
 
     The loop that fits: where memory ran out, fewer pairs at once.
 
     Raises:
-        Problem: one pair at a time does not fit; or, with sharded weights, memory ran out for some of a team alone.
+        UserError: one pair at a time does not fit; or, with sharded weights, memory ran out for
+            some of a team alone.
     """
     longest = sorted(pairs, key=lambda one: -one.length)
     while True:
@@ -136,14 +176,15 @@ def rehearse(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
         if not failed:
             return loop
         if loop.sharded and failed < loop.team.size:
-            raise Problem(
-                f"Memory ran out on {failed} of {loop.team.size} devices while weights are spread over them, and the others are "
-                "ahead of them now; end what else runs on those devices and run the same command again."
+            raise UserError(
+                f"Memory ran out on {failed} of {loop.team.size} devices while weights are spread"
+                " over them, and the others are ahead of them now; end what else runs on those"
+                " devices and run the same command again."
             )
         if loop.device_batch == 1:
-            raise Problem(
-                f"The longest pair ({longest[0].length} tokens) does not fit in memory on its own; train with LoRA, on more "
-                "GPUs, or with shorter answers."
+            raise UserError(
+                f"The longest pair ({longest[0].length} tokens) does not fit in memory on its own;"
+                " train with LoRA, on more GPUs, or with shorter answers."
             )
         loop = replace(loop, device_batch=loop.device_batch // 2)
 
@@ -158,7 +199,9 @@ def _runs_out(loop: Loop, rows: Sequence[EncodedPair]) -> bool:
         failed = True
     for parameter in loop.parameters.values():
         parameter.grad = None
-    if failed:  # only here, outside the except block, are the failed call's frames and their tensors gone
+    if (
+        failed
+    ):  # only here, outside the except block, are the failed call's frames and their tensors gone
         gc.collect()
         torch.cuda.empty_cache()
     return failed

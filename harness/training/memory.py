@@ -1,8 +1,9 @@
-"""How much of a device's memory a training takes: arithmetic from a model's shape, held to counts by a test and by a bench.
+"""How much of a device's memory a training takes: arithmetic from a model's shape, held to counts
+by a test and by a bench.
 
-The counts (``python -m nox -s bench_memory``) run the real step on fake tensors of LLaVA-1.5's sizes; the arithmetic here is
-never below them and at most 15 % above. It holds for decoder layers of LLaMA's kind (RMS norms, SwiGLU, fused attention).
-"""
+The counts (``python -m nox -s bench_memory``) run the real step on fake tensors of LLaVA-1.5's
+sizes; the arithmetic here is never below them and at most 15 % above. It holds for decoder layers
+of LLaMA's kind (RMS norms, SwiGLU, fused attention)."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """A model's language part (width, the feed-forward's inner width, layers, heads, width of all keys of a token, vocabulary,
-    bias terms a layer, whether the head is the embedding) and the number of parameters of its vision tower and projector."""
+    """A model's language part (width, the feed-forward's inner width, layers, heads, width of all
+    keys of a token, vocabulary, bias terms a layer, whether the head is the embedding) and the
+    number of parameters of its vision tower and projector."""
 
     width: int
     inner: int
@@ -35,7 +37,15 @@ class Shape:
     def linears(self) -> tuple[tuple[int, int], ...]:
         """(inputs, outputs) of a layer's linear maps: query, key, value, output, gate, up, down."""
         wide, inner = self.width, self.inner
-        return ((wide, wide), (wide, self.keys), (wide, self.keys), (wide, wide), (wide, inner), (wide, inner), (inner, wide))
+        return (
+            (wide, wide),
+            (wide, self.keys),
+            (wide, self.keys),
+            (wide, wide),
+            (wide, inner),
+            (wide, inner),
+            (inner, wide),
+        )
 
     @property
     def layer(self) -> int:
@@ -45,7 +55,11 @@ class Shape:
     @property
     def language(self) -> int:
         """Parameters of the language model with its embeddings and head."""
-        return self.layers * self.layer + (1 if self.tied else 2) * self.vocabulary * self.width + self.width
+        return (
+            self.layers * self.layer
+            + (1 if self.tied else 2) * self.vocabulary * self.width
+            + self.width
+        )
 
     @property
     def parameters(self) -> int:
@@ -101,14 +115,16 @@ SHAPES: Mapping[str, Shape] = {
         tied=True,
     ),
 }
-"""The shapes of the named cards, so that a study can be planned before its base is here; a test holds them to transformers'."""
+"""The shapes of the named cards, so that a study can be planned before its base is here; a test
+holds them to transformers'."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What a training lays on a shape: numbers of trained and frozen weights, bytes a value that is computed with (2 in half
-    precision, else 4), the adapters' rank and whether they drop inputs (0: full training), and the longest batch that meets the
-    model at once: rows, their length, and tokens of answers (padded)."""
+    """What a training lays on a shape: numbers of trained and frozen weights, bytes a value that is
+    computed with (2 in half precision, else 4), the adapters' rank and whether they drop inputs (0:
+    full training), and the longest batch that meets the model at once: rows, their length, and
+    tokens of answers (padded)."""
 
     trained: int
     frozen: int
@@ -140,11 +156,11 @@ class Need:
 def kept(shape: Shape, load: Load) -> int:
     """Bytes that one decoder layer keeps for its backward pass, a token.
 
-    The two norms keep their input and the normed values in float32 (the latter where the norm's own weight trains); the linear
-    maps their inputs (where autocast rounds them for query, key, value, gate and up, each its own); attention query, key, value,
-    output and a float32 a head; SwiGLU its two branches, the gate's activation and the product. Adapters keep what they bring
-    down to their rank and, with dropout, a copy of every input and a byte that says what was dropped.
-    """
+    The two norms keep their input and the normed values in float32 (the latter where the norm's own
+    weight trains); the linear maps their inputs (where autocast rounds them for query, key, value,
+    gate and up, each its own); attention query, key, value, output and a float32 a head; SwiGLU its
+    two branches, the gate's activation and the product. Adapters keep what they bring down to their
+    rank and, with dropout, a copy of every input and a byte that says what was dropped."""
     wide, inner, value = shape.width, shape.inner, load.value
     attention, swiglu, scales = 4 * value * wide + 4 * shape.heads, 4 * value * inner, 8
     if not load.rank:
@@ -160,17 +176,22 @@ def kept(shape: Shape, load: Load) -> int:
 def need(shape: Shape, load: Load) -> Need:
     """What training takes when gradients of earlier pieces of the step are there already.
 
-    Trained weights, their gradients and AdamW's two moments are float32 (8 bytes of moments a weight; 2 in 8 bits), spread over
-    ``processes``; frozen ones are in the precision of the base, whole. Adapters are whole, and the weights under them are spread.
-    Autocast's rounded copies of what trains last as long as the forward pass, with recomputed activations as long as a layer.
-    Every layer keeps :func:`kept`; with recomputed activations its input alone, and one layer at a time all of it. On top comes
-    the larger of a layer's backward pass and the head's: the logits in ``value`` bytes and in float32, with their gradients; and
-    one matrix's gradient before it is added up.
-    """
+    Trained weights, their gradients and AdamW's two moments are float32 (8 bytes of moments a
+    weight; 2 in 8 bits), spread over
+    ``processes``; frozen ones are in the precision of the base, whole. Adapters are whole, and the
+    weights under them are spread. Autocast's rounded copies of what trains last as long as the
+    forward pass, with recomputed activations as long as a layer. Every layer keeps :func:`kept`;
+    with recomputed activations its input alone, and one layer at a time all of it. On top comes the
+    larger of a layer's backward pass and the head's: the logits in ``value`` bytes and in float32,
+    with their gradients; and one matrix's gradient before it is added up."""
     wide, tokens = shape.width, load.rows * load.length
     full, half, several = not load.rank, load.value == 2, load.processes > 1
     share = -(-load.trained // load.processes) if full else load.trained
-    frozen = load.frozen if full else shape.tower + -(-max(0, load.frozen - shape.tower) // load.processes)
+    frozen = (
+        load.frozen
+        if full
+        else shape.tower + -(-max(0, load.frozen - shape.tower) // load.processes)
+    )
     layer = tokens * kept(shape, load)
     stream = tokens * wide * (4 if not load.rank else load.value)
     embedded = shape.vocabulary * wide
@@ -178,23 +199,32 @@ def need(shape: Shape, load: Load) -> Need:
     one_layer = shape.layer if full else shape.adapters(load.rank) // shape.layers
     copies, layer_copies = 0, 0
     if half and load.checkpointing:
-        copies, layer_copies = 2 * (embedded if full else load.trained - shape.adapters(load.rank)), 2 * one_layer
+        copies, layer_copies = (
+            2 * (embedded if full else load.trained - shape.adapters(load.rank)),
+            2 * one_layer,
+        )
     elif half:
         copies = 2 * load.trained - (2 * embedded if full and not shape.tied else 0)
     fresh = 4 + (2 if half else 0)
-    head = tokens * wide * 16 + load.words * shape.vocabulary * 18 + (fresh * embedded if full else 0)
+    head = (
+        tokens * wide * 16 + load.words * shape.vocabulary * 18 + (fresh * embedded if full else 0)
+    )
     body = tokens * passing + (fresh * wide * shape.inner if full else 0)
     mask = load.rows * load.length * (load.length + 8) * (load.value + 1)
     if load.checkpointing:
         activations = shape.layers * stream + max(layer + body + layer_copies, head)
     else:
         activations = shape.layers * layer + max(body, head)
-    # Three layers are whole at a time where weights are sharded (used, fetched, freed), and what stands outside of layers.
+    # Three layers are whole at a time where weights are sharded (used, fetched, freed), and what
+    # stands outside of layers.
     gathered = load.value * (3 * shape.layer + 2 * embedded) if several else 0
     held = load.value * frozen + 4 * share + copies + gathered
     rest = (4 + load.moments) * share + activations + mask
-    # Before it is spread, the base is whole in its own precision, with what is spread of it and one layer in float32.
-    loading = load.value * (load.trained + load.frozen) + 4 * share + 4 * shape.layer if several else 0
+    # Before it is spread, the base is whole in its own precision, with what is spread of it and one
+    # layer in float32.
+    loading = (
+        load.value * (load.trained + load.frozen) + 4 * share + 4 * shape.layer if several else 0
+    )
     return Need(
         weights=max(held, loading - rest),
         gradients=4 * share,
@@ -221,13 +251,24 @@ def shape_of(model: Any) -> Shape:
     )
 
 
-def planned(shape: Shape, recipe: Recipe, value: int, *, rows: int, prompt: int, side: int, processes: int = 1) -> Need:
-    """What a recipe will take on a shape with recomputed activations, ``rows`` pairs at once of a prompt (picture included) and
-    two answers of ``side`` tokens."""
+def planned(
+    shape: Shape,
+    recipe: Recipe,
+    value: int,
+    *,
+    rows: int,
+    prompt: int,
+    side: int,
+    processes: int = 1,
+) -> Need:
+    """What a recipe will take on a shape with recomputed activations, ``rows`` pairs at once of a
+    prompt (image included) and two answers of ``side`` tokens."""
     if recipe.lora is None:
         trained = shape.language + shape.projector
     else:
-        trained = shape.adapters(recipe.lora.r) + (shape.projector if recipe.projector_lr is not None else 0)
+        trained = shape.adapters(recipe.lora.r) + (
+            shape.projector if recipe.projector_lr is not None else 0
+        )
     whole = shape.parameters + (0 if recipe.lora is None else shape.adapters(recipe.lora.r))
     load = Load(
         trained=trained,
@@ -245,12 +286,18 @@ def planned(shape: Shape, recipe: Recipe, value: int, *, rows: int, prompt: int,
 
 
 def forward_flops(shape: Shape, *, prompt: int, side: int) -> float:
-    """FLOPs of a packed pair's forward pass: 2 a weight and token in the layers, attention over the row, the head at answers."""
+    """FLOPs of a packed pair's forward pass: 2 a weight and token in the layers, attention over the
+    row, the head at answers."""
     tokens = prompt + 2 * side
     weights = shape.layers * sum(one * other for one, other in shape.linears)
-    return 2.0 * tokens * weights + 4.0 * shape.layers * shape.width * tokens**2 + 4.0 * side * shape.vocabulary * shape.width
+    return (
+        2.0 * tokens * weights
+        + 4.0 * shape.layers * shape.width * tokens**2
+        + 4.0 * side * shape.vocabulary * shape.width
+    )
 
 
 def backward_share(recipe: Recipe) -> float:
-    """FLOPs of a backward pass as a share of the forward pass: frozen weights get no gradient of their own."""
+    """FLOPs of a backward pass as a share of the forward pass: frozen weights get no gradient of
+    their own."""
     return 2.0 if recipe.lora is None else 1.1

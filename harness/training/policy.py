@@ -1,7 +1,8 @@
-"""One forward pass over packed rows: the log-probability of every completion token, and of nothing else.
+"""One forward pass over packed rows: the log-probability of every completion token, and of nothing
+else.
 
-Logits are computed at completion positions only; prompt and picture positions never meet the vocabulary.
-"""
+Logits are computed at completion positions only; prompt and image positions never meet the
+vocabulary."""
 
 from __future__ import annotations
 
@@ -11,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from harness.families.find import family_of
-from harness.training.data import Packed
+from harness.models.find_family import family_of
+from harness.training.pair_batches import Packed
 from methods.objective import rejected_from_argmax, token_logps
 
 
 def packed_logits(model: Any, batch: Packed, features: Mapping[str, Tensor]) -> Tensor:
-    """Logits (sides * B, T, V) that predict ``batch.labels``; ``model`` is the bare model (adapters injected or not).
+    """Logits (sides * B, T, V) that predict ``batch.labels``; ``model`` is the bare model (adapters
+    injected or not).
 
     Gradients reach the projector, the language model and the head, not the vision tower.
     """
@@ -40,13 +42,16 @@ def packed_logits(model: Any, batch: Packed, features: Mapping[str, Tensor]) -> 
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where ``allowed`` (B, 1, L, L) and the lowest number elsewhere, in rows that begin at multiples of eight values.
+    """0 where ``allowed`` (B, 1, L, L) and the lowest number elsewhere, in rows that begin at
+    multiples of eight values.
 
-    Additive, as the eager attention would add a boolean mask as 0 and 1 without complaint; aligned and of the type that is
-    computed with, as every layer would otherwise make and keep such a copy of its own.
-    """
+    Additive, as the eager attention would add a boolean mask as 0 and 1 without complaint; aligned
+    and of the type that is computed with, as every layer would otherwise make and keep such a copy
+    of its own."""
     length = allowed.shape[-1]
-    blocked = torch.zeros(*allowed.shape[:-1], -(-length // 8) * 8, dtype=dtype, device=allowed.device)[..., :length]
+    blocked = torch.zeros(
+        *allowed.shape[:-1], -(-length // 8) * 8, dtype=dtype, device=allowed.device
+    )[..., :length]
     return blocked.masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
@@ -58,7 +63,8 @@ def _computes_in(embeds: Tensor) -> torch.dtype:
 def completion_logps(
     model: Any, batch: Packed, features: Mapping[str, Tensor], *, rejected_argmax: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(token log-probabilities, mask), both (sides * B, T); with ``rejected_argmax`` the rejected half as SIMA released it."""
+    """(token log-probabilities, mask), both (sides * B, T); with ``rejected_argmax`` the rejected
+    half as SIMA released it."""
     logits = packed_logits(model, batch, features)
     labels, mask = batch.labels.to(logits.device), batch.mask.to(logits.device)
     if not rejected_argmax:

@@ -1,9 +1,10 @@
-"""CSR: calibrated self-rewarding (Zhou et al., "Calibrated Self-Rewarding Vision Language Models", arXiv 2405.14622).
+"""CSR: calibrated self-rewarding (Zhou et al., "Calibrated Self-Rewarding Vision Language Models",
+arXiv 2405.14622).
 
-The model answers a question about a picture in many ways, sentence by sentence; each step is rewarded by the model's own
-probability and by an image-text model's relevance. The best whole answer is chosen, the worst rejected. Defaults follow the
-paper but for the reward (``ranks``: the published numbers come from the released code's); PAPERS.md lists the differences.
-"""
+The model answers a question about an image in many ways, sentence by sentence; each step is
+rewarded by the model's own probability and by an image-text model's relevance. The best whole
+answer is chosen, the worst rejected. Defaults follow the paper but for the reward (``ranks``: the
+published numbers come from the released code's); PAPERS.md lists the differences."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ from methods.csr.search import Keep, Search, Tree
 from methods.interface import (
     JSON,
     VLM,
+    BeamSearchVLM,
     Branching,
-    BranchingVLM,
     Dropped,
     Field,
     Item,
@@ -52,15 +53,16 @@ PUBLISHED = Recipe(
 class Csr:
     """CSR's settings.
 
-    ``lam`` is the paper's lambda, the weight of the picture's relevance in the ``reward``. ``candidates`` sentences continue a
-    node, found by diverse beam search in ``groups`` groups with ``penalty``, counted in a node's score where
-    ``penalty_in_score``; or, at a ``temperature`` above 0, by sampling. ``keep``: which open nodes of a level go on. A sentence
-    ends at one of ``sentence_ends`` or after ``sentence_tokens`` tokens, a text at the model's end token or at ``max_chars``
-    characters, its prompt's included where ``count_prompt``. ``repeats``: a text may say a sentence again; an image-text model
-    finds a true sentence relevant the second time too. ``ending``: the end of the text is a candidate beside the
-    sentences with a score of its own ("scored"), or a token that the search reads past ("released"). ``scorer`` names the
-    image-text model; empty: the one that goes with the base.
-    """
+    ``lam`` is the paper's lambda, the weight of the image's relevance in the ``reward``.
+    ``candidates`` sentences continue a node, found by diverse beam search in ``groups`` groups with
+    ``penalty``, counted in a node's score where
+    ``penalty_in_score``; or, at a ``temperature`` above 0, by sampling. ``keep``: which open nodes
+    of a level go on. A sentence ends at one of ``sentence_ends`` or after ``sentence_tokens``
+    tokens, a text at the model's end token or at ``max_chars`` characters, its prompt's included
+    where ``count_prompt``. ``repeats``: a text may say a sentence again; an image-text model finds
+    a true sentence relevant the second time too. ``ending``: the end of the text is a candidate
+    beside the sentences with a score of its own ("scored"), or a token that the search reads past
+    ("released"). ``scorer`` names the image-text model; empty: the one that goes with the base."""
 
     name: ClassVar[str] = "csr"
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "question", "scorer"})
@@ -89,16 +91,35 @@ class Csr:
                 raise ValueError(f"Csr.{name} is {getattr(self, name)!r}; choose one of {choices}.")
         for name in ("penalty_in_score", "count_prompt", "repeats"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"Csr.{name} is {getattr(self, name)!r}; it must be True or False.")
-        for name, least in (("candidates", 2), ("groups", 1), ("sentence_tokens", 1), ("max_chars", 1)):
+                raise ValueError(
+                    f"Csr.{name} is {getattr(self, name)!r}; it must be True or False."
+                )
+        for name, least in (
+            ("candidates", 2),
+            ("groups", 1),
+            ("sentence_tokens", 1),
+            ("max_chars", 1),
+        ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"Csr.{name} is {value!r}; it must be a whole number of at least {least}.")
+                raise ValueError(
+                    f"Csr.{name} is {value!r}; it must be a whole number of at least {least}."
+                )
         if not 0 <= self.lam <= 1:
-            raise ValueError(f"Csr.lam is {self.lam!r}; it must lie between 0 (the model's own score) and 1 (relevance) alone.")
+            raise ValueError(
+                f"Csr.lam is {self.lam!r}; it must lie between 0 (the model's own score) and 1"
+                " (relevance) alone."
+            )
         ends = self.sentence_ends
-        if not isinstance(ends, tuple) or not ends or not all(isinstance(end, str) and end for end in ends):
-            raise ValueError(f"Csr.sentence_ends is {ends!r}; it must be a tuple of texts such as ('.',), none of them empty.")
+        if (
+            not isinstance(ends, tuple)
+            or not ends
+            or not all(isinstance(end, str) and end for end in ends)
+        ):
+            raise ValueError(
+                f"Csr.sentence_ends is {ends!r}; it must be a tuple of texts such as ('.',), none"
+                " of them empty."
+            )
         self.branching(0)  # the other settings' limits, in its words
 
     @classmethod
@@ -136,13 +157,22 @@ class Csr:
             ValueError: no scorer is given, the model cannot branch, or an item has no question.
         """
         if scorer is None:
-            raise ValueError("CSR was given no scorer; pass scorer=, a model of image-text relevance such as CLIP.")
-        if not isinstance(vlm, BranchingVLM):
-            raise ValueError("CSR searches with branch(), which this model has not; use the harness's own engine.")
+            raise ValueError(
+                "CSR was given no scorer; pass scorer=, a model of image-text relevance such as"
+                " CLIP."
+            )
+        if not isinstance(vlm, BeamSearchVLM):
+            raise ValueError(
+                "CSR searches with branch(), which this model has not; use the harness's own"
+                " engine."
+            )
         asked = []
         for item in items:
             if item.question is None:
-                raise ValueError(f"Item {item.id!r} has no question, and CSR answers one; use a pool with questions.")
+                raise ValueError(
+                    f"Item {item.id!r} has no question, and CSR answers one; use a pool with"
+                    " questions."
+                )
             asked.append(Prompt(key=f"{seed}/{item.id}", text=item.question, image=item.image))
         search = Search(
             branching=self.branching(seed),
@@ -181,5 +211,10 @@ class Csr:
         if reason is not None:
             return Dropped(key=prompt.key, item=item.id, reason=reason, trace=trace)
         return PreferencePair(
-            key=prompt.key, item=item.id, prompt=prompt.text, chosen=best.text, rejected=worst.text, trace=trace
+            key=prompt.key,
+            item=item.id,
+            prompt=prompt.text,
+            chosen=best.text,
+            rejected=worst.text,
+            trace=trace,
         )

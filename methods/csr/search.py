@@ -1,8 +1,9 @@
-"""CSR's sentence-level search (arXiv 2405.14622, section 3.1): a tree of texts an item, grown level by level for all items.
+"""CSR's sentence-level search (arXiv 2405.14622, section 3.1): a tree of texts an item, grown level
+by level for all items.
 
-A node is a text that ends with a sentence. It is continued by candidates for the next sentence; its score is its parent's and
-its candidate's. A level's open nodes are cut down to both ends of the range, so that chosen and rejected texts lie apart.
-"""
+A node is a text that ends with a sentence. It is continued by candidates for the next sentence; its
+score is its parent's and its candidate's. A level's open nodes are cut down to both ends of the
+range, so that chosen and rejected texts lie apart."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from methods.csr.cleaning import unclean
-from methods.interface import JSON, Branch, Branching, BranchingVLM, Prompt
+from methods.interface import JSON, BeamSearchVLM, Branch, Branching, Prompt
 
 Keep = Literal["best_and_worst", "best"]
 How = Literal["root", "sentence", "end", "cut"]
@@ -26,11 +27,11 @@ UNLIKELY = "unlikely end"
 class Node:
     """A text and the step to it.
 
-    ``sentence`` is what the step adds, the white space before it included, and ``how`` it came to its end: at a sentence's end,
-    at the text's end, or cut at the limit of tokens. ``score`` is the sum of beam scores from the root on; ``logp`` and
-    ``n_tokens`` are the step's own. ``final``: the text is finished. ``kept``: it was continued. ``relevance`` is filled in
-    later (:mod:`methods.csr.reward`).
-    """
+    ``sentence`` is what the step adds, the white space before it included, and ``how`` it came to
+    its end: at a sentence's end, at the text's end, or cut at the limit of tokens. ``score`` is the
+    sum of beam scores from the root on; ``logp`` and
+    ``n_tokens`` are the step's own. ``final``: the text is finished. ``kept``: it was continued.
+    ``relevance`` is filled in later (:mod:`methods.csr.reward`)."""
 
     parent: int
     text: str
@@ -46,7 +47,8 @@ class Node:
 
 @dataclass(kw_only=True)
 class Tree:
-    """Nodes, parents before children, the root (the empty text) first; and the candidates thrown away, by reason."""
+    """Nodes, parents before children, the root (the empty text) first; and the candidates thrown
+    away, by reason."""
 
     nodes: list[Node]
     dropped: Counter[str] = field(default_factory=Counter)
@@ -84,9 +86,10 @@ class Tree:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """``branching`` gives a node's candidates. ``penalty_in_score``: diversity penalties count in a node's score. A text of
-    ``max_chars`` characters is final, its prompt's included where ``count_prompt``. ``repeats``: a text may say a sentence
-    again."""
+    """``branching`` gives a node's candidates. ``penalty_in_score``: diversity penalties count in a
+    node's score. A text of
+    ``max_chars`` characters is final, its prompt's included where ``count_prompt``. ``repeats``: a
+    text may say a sentence again."""
 
     branching: Branching
     keep: Keep
@@ -95,9 +98,18 @@ class Search:
     count_prompt: bool
     repeats: bool
 
-    def grow(self, vlm: BranchingVLM, prompts: Sequence[Prompt]) -> list[Tree]:
+    def grow(self, vlm: BeamSearchVLM, prompts: Sequence[Prompt]) -> list[Tree]:
         """A tree for each prompt; each level of all of them is one call of the model."""
-        root = Node(parent=-1, text="", sentence="", how="root", score=0.0, logp=0.0, n_tokens=0, final=False)
+        root = Node(
+            parent=-1,
+            text="",
+            sentence="",
+            how="root",
+            score=0.0,
+            logp=0.0,
+            n_tokens=0,
+            final=False,
+        )
         trees = [Tree(nodes=[replace(root)]) for _ in prompts]
         level = [(number, 0) for number in range(len(trees))]
         while level:
@@ -107,9 +119,17 @@ class Search:
                 node.kept = True
                 asked.append(replace(prompt, key=f"{prompt.key}/{place}", prefix=node.text))
             fresh: dict[int, list[int]] = {}
-            for (number, place), branches in zip(level, vlm.branch(asked, self.branching), strict=True):
-                fresh.setdefault(number, []).extend(self.add(trees[number], place, branches, prompts[number]))
-            level = [(number, place) for number, places in fresh.items() for place in self.prune(trees[number], places)]
+            for (number, place), branches in zip(
+                level, vlm.branch(asked, self.branching), strict=True
+            ):
+                fresh.setdefault(number, []).extend(
+                    self.add(trees[number], place, branches, prompts[number])
+                )
+            level = [
+                (number, place)
+                for number, places in fresh.items()
+                for place in self.prune(trees[number], places)
+            ]
         return trees
 
     def add(self, tree: Tree, parent: int, branches: Sequence[Branch], prompt: Prompt) -> list[int]:
@@ -149,8 +169,9 @@ class Search:
         return branch.score if self.penalty_in_score else branch.logp / branch.n_tokens
 
     def compete(self, tree: Tree, before: Node, branches: Sequence[Branch]) -> Sequence[Branch]:
-        """With the text's end apart: the best of all candidates, as many as there are sentences. The end takes the place of
-        the worst sentence if it is likelier, and is none otherwise; an empty text cannot end."""
+        """With the text's end apart: the best of all candidates, as many as there are sentences.
+        The end takes the place of the worst sentence if it is likelier, and is none otherwise; an
+        empty text cannot end."""
         if self.branching.end != "apart":
             return branches
         *sentences, end = branches
@@ -163,8 +184,9 @@ class Search:
         return [*(each for each in sentences if each is not worst), end]
 
     def prune(self, tree: Tree, opened: Sequence[int]) -> list[int]:
-        """The nodes of a level to be continued: all of them, or with n candidates a node and at least n open nodes the best
-        n/2 - 1 and the worst n/2 (rounded down; at least the best one); with ``keep`` "best" as many of the best."""
+        """The nodes of a level to be continued: all of them, or with n candidates a node and at
+        least n open nodes the best n/2 - 1 and the worst n/2 (rounded down; at least the best one);
+        with ``keep`` "best" as many of the best."""
         many = self.branching.candidates
         if len(opened) < many:
             return list(opened)

@@ -1,8 +1,8 @@
-"""Rejected against chosen answers: the numbers by which a noise step is chosen on development pictures.
+"""Rejected against chosen answers: the numbers by which a noise step is chosen on development
+images.
 
-Rejected answers must be wrong but well-formed: too little noise leaves them equal to the chosen ones, too much makes them
-fall apart, which shows in their length first.
-"""
+Rejected answers must be wrong but well-formed: too little noise leaves them equal to the chosen
+ones, too much makes them fall apart, which shows in their length first."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from methods.text import tokens
 
 @dataclass(frozen=True, kw_only=True)
 class Contrast:
-    """Over all prompts of a kind that were answered twice, filtered or not: their number, the mean length of both sides in
-    words and marks, the rejected side's length relative to the chosen one's, and the shares of equal answers, of pairs kept
-    and of answers the enhancement replaced."""
+    """Over all prompts of a kind that were answered twice, filtered or not: their number, the mean
+    length of both sides in words and marks, the rejected side's length relative to the chosen
+    one's, and the shares of equal answers, of pairs kept and of answers the enhancement
+    replaced."""
 
     answered: int
     chosen_words: float
@@ -30,7 +31,8 @@ class Contrast:
 
 
 def contrast(records: Iterable[PreferencePair | Dropped]) -> dict[str, Contrast]:
-    """The contrast of SENA's pairs and drops by kind; a kind without an answered prompt is left out."""
+    """The contrast of SENA's pairs and drops by kind; a kind without an answered prompt is left
+    out."""
     sides: dict[str, list[tuple[str, str, PreferencePair | Dropped]]] = {}
     for record in records:
         texts = _sides(record)
@@ -46,7 +48,10 @@ def contrast(records: Iterable[PreferencePair | Dropped]) -> dict[str, Contrast]
             chosen_words=chosen,
             rejected_words=rejected,
             length_ratio=rejected / chosen if chosen else 0.0,
-            equal=sum(isinstance(record, Dropped) and record.reason == EQUAL for _, _, record in rows) / n,
+            equal=sum(
+                isinstance(record, Dropped) and record.reason == EQUAL for _, _, record in rows
+            )
+            / n,
             kept=sum(isinstance(record, PreferencePair) for _, _, record in rows) / n,
             enhanced=sum(record.trace.get("enhancement_used") is True for _, _, record in rows) / n,
         )

@@ -1,9 +1,10 @@
-"""Pictures made unreadable, for SENA's rejected answers (arXiv 2412.15650, preference pairs from corrupted images).
+"""Images made unreadable, for SENA's rejected answers (arXiv 2412.15650, preference pairs from
+corrupted images).
 
-All work on the *normalised* picture ``(C, H, W)``, keep its shape, dtype and device, and draw everything random
-from the prompt's key alone, so that each prompt has fresh noise and neither batch nor order matters. Beside them is "another":
-another picture of the round in this one's place, which is no change of pixels; the method shows ``Item.another``.
-"""
+All work on the *normalised* image ``(C, H, W)``, keep its shape, dtype and device, and draw
+everything random from the prompt's key alone, so that each prompt has fresh noise and neither batch
+nor order matters. Beside them is "another": another image of the round in this one's place, which
+is no change of pixels; the method shows ``Item.another``."""
 
 from __future__ import annotations
 
@@ -22,17 +23,21 @@ Corruption = Literal[PixelCorruption, "another"]
 CORRUPTIONS: tuple[PixelCorruption, ...] = get_args(PixelCorruption)
 
 STEPS = 1000
-CROP_SIDE = 0.5  # a quarter of the picture remains: most objects are gone, what is left is well-formed
-BLUR_SIGMA = 0.06  # of the picture's shorter side: outlines go, colours and layout stay
+CROP_SIDE = (
+    0.5  # a quarter of the image remains: most objects are gone, what is left is well-formed
+)
+BLUR_SIGMA = 0.06  # of the image's shorter side: outlines go, colours and layout stay
 
 
 def key_seed(key: str) -> int:
-    """A 63-bit seed from a prompt's key: the first bytes of its sha256, the same on every machine."""
+    """A 63-bit seed from a prompt's key: the first bytes of its sha256, the same on every
+    machine."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
 
 
 def corruption(kind: PixelCorruption, noise_step: int) -> Corrupt:
-    """The function ``(pixels (C, H, W), key) -> pixels`` of this name; ``noise_step`` matters to "diffusion" alone."""
+    """The function ``(pixels (C, H, W), key) -> pixels`` of this name; ``noise_step`` matters to
+    "diffusion" alone."""
     if kind == "diffusion":
         return lambda pixels, key: diffuse(pixels, key, noise_step)
     return {"blank": _blank, "crop": _crop, "blur": _blur}[kind]
@@ -42,17 +47,21 @@ def corruption(kind: PixelCorruption, noise_step: int) -> Corrupt:
 def noise_schedule() -> tuple[torch.Tensor, torch.Tensor]:
     """(sqrt(abar_t), sqrt(1 - abar_t)) for t = 0..999, each ``(1000,)`` float32.
 
-    abar_t = prod_{s<=t} (1 - beta_s), beta = sigmoid(linspace(-6, 6, 1000)) * (0.5e-2 - 1e-5) + 1e-5.
-    """
+    abar_t = prod_{s<=t} (1 - beta_s), beta = sigmoid(linspace(-6, 6, 1000)) * (0.5e-2 - 1e-5) +
+    1e-5."""
     betas = torch.sigmoid(torch.linspace(-6, 6, STEPS)) * (0.5e-2 - 1e-5) + 1e-5
     kept = torch.cumprod(1 - betas, dim=0)
     return kept.sqrt(), (1 - kept).sqrt()
 
 
 def diffuse(pixels: torch.Tensor, key: str, step: int) -> torch.Tensor:
-    """Forward diffusion to step t: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps (Ho et al., arXiv 2006.11239, equation 4)."""
-    # Noise is drawn on the CPU in float32: the same key gives the same noise on every device and in every precision.
-    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(key_seed(key))).to(pixels.device)
+    """Forward diffusion to step t: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps (Ho et al., arXiv
+    2006.11239, equation 4)."""
+    # Noise is drawn on the CPU in float32: the same key gives the same noise on every device and in
+    # every precision.
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(key_seed(key))).to(
+        pixels.device
+    )
     signal, spread = (float(factors[step]) for factors in noise_schedule())
     return (signal * pixels.float() + spread * noise).to(pixels.dtype)
 
@@ -63,13 +72,19 @@ def _blank(pixels: torch.Tensor, _key: str) -> torch.Tensor:
 
 
 def _crop(pixels: torch.Tensor, key: str) -> torch.Tensor:
-    """A window of half the height and width at a place drawn from the key, enlarged to the whole picture."""
+    """A window of half the height and width at a place drawn from the key, enlarged to the whole
+    image."""
     height, width = pixels.shape[-2:]
     rows, columns = (max(1, round(side * CROP_SIDE)) for side in (height, width))
     generator = torch.Generator().manual_seed(key_seed(key))
-    top, left = (int(torch.randint(0, room + 1, (), generator=generator)) for room in (height - rows, width - columns))
+    top, left = (
+        int(torch.randint(0, room + 1, (), generator=generator))
+        for room in (height - rows, width - columns)
+    )
     window = pixels[None, :, top : top + rows, left : left + columns].float()
-    return F.interpolate(window, size=(height, width), mode="bilinear", align_corners=False)[0].to(pixels.dtype)
+    return F.interpolate(window, size=(height, width), mode="bilinear", align_corners=False)[0].to(
+        pixels.dtype
+    )
 
 
 def _blur(pixels: torch.Tensor, _key: str) -> torch.Tensor:
@@ -77,7 +92,10 @@ def _blur(pixels: torch.Tensor, _key: str) -> torch.Tensor:
     channels, height, width = pixels.shape
     sigma = BLUR_SIGMA * min(height, width)
     radius = min(math.ceil(3 * sigma), min(height, width) - 1)
-    weights = torch.exp(-(torch.arange(-radius, radius + 1, device=pixels.device) ** 2) / (2 * max(sigma, 1e-6) ** 2))
+    weights = torch.exp(
+        -(torch.arange(-radius, radius + 1, device=pixels.device) ** 2)
+        / (2 * max(sigma, 1e-6) ** 2)
+    )
     weights = (weights / weights.sum()).expand(channels, 1, 1, -1)
     padded = F.pad(pixels[None].float(), (radius, radius, radius, radius), mode="reflect")
     across = F.conv2d(padded, weights, groups=channels)

@@ -1,7 +1,8 @@
-"""SENA's filter (arXiv 2412.15650, released pair maker): which questions and pairs are dropped, and the reason counted.
+"""SENA's filter (arXiv 2412.15650, released pair maker): which questions and pairs are dropped, and
+the reason counted.
 
-Each check is a pure function of texts; :func:`drop_reason` gives the first that applies, in the released order.
-"""
+Each check is a pure function of texts; :func:`drop_reason` gives the first that applies, in the
+released order."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ _NAME = re.compile(r"\bname[sd]?\b", re.IGNORECASE)
 
 
 def asks_for_name(text: str, name_filter: NameFilter) -> bool:
-    """Whether a question asks for a name: the word, or (released code) the letters "name" anywhere, lower case only."""
+    """Whether a question asks for a name: the word, or (released code) the letters "name" anywhere,
+    lower case only."""
     return "name" in text if name_filter == "substring_drops_image" else bool(_NAME.search(text))
 
 
@@ -40,7 +42,8 @@ def is_bare_yes_no(text: str, case: Case) -> bool:
 
 
 def is_contained(chosen: str, rejected: str, case: Case) -> bool:
-    """Whether the lower-cased rejected answer lies within the chosen one, lower-cased too but in the released code."""
+    """Whether the lower-cased rejected answer lies within the chosen one, lower-cased too but in
+    the released code."""
     return rejected.lower() in (chosen if case == "released" else chosen.lower())
 
 

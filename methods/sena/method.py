@@ -1,9 +1,9 @@
 """SENA: image-only self-evolution (Tan et al., "Beyond Human Data", arXiv 2412.15650, AAAI 2025).
 
-From a picture alone the model asks itself a question, describes the picture, answers, betters its answers with the
-description (chosen) and answers again on a corrupted picture (rejected). Defaults follow the paper, and the released code
-where the paper is silent; :meth:`Sena.as_released` does all that the released code does. PAPERS.md lists the differences.
-"""
+From an image alone the model asks itself a question, describes the image, answers, betters its
+answers with the description (chosen) and answers again on a corrupted image (rejected). Defaults
+follow the paper, and the released code where the paper is silent; :meth:`Sena.as_released` does all
+that the released code does. PAPERS.md lists the differences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,20 @@ from typing import Any, ClassVar, Literal, get_args
 
 from PIL.Image import Image
 
-from methods.interface import JSON, VLM, Completion, Decoding, Dropped, Field, Item, Judge, PreferencePair, Prompt, Recipe, Scorer
+from methods.interface import (
+    JSON,
+    VLM,
+    Completion,
+    Decoding,
+    Dropped,
+    Field,
+    Item,
+    Judge,
+    PreferencePair,
+    Prompt,
+    Recipe,
+    Scorer,
+)
 from methods.sena.corruption import STEPS, Corruption, corruption, key_seed
 from methods.sena.enhancement import enhanced_answer, enhancement_text
 from methods.sena.filters import NAME, NO_QUESTION, Case, NameFilter, asks_for_name, drop_reason
@@ -23,8 +36,17 @@ from methods.sena.questions import Asked, Check, ask_questions
 Kind = Literal["description", "question"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-PUBLISHED = Recipe(lr=2e-6, epochs=1.0, global_batch=128, warmup=0.0, schedule="cosine", beta=0.1, anchor_weight=1.0)
-"""The published training: full fine-tuning of LLaVA-1.5-7B; ``anchor_weight`` is the paper's lambda."""
+PUBLISHED = Recipe(
+    lr=2e-6,
+    epochs=1.0,
+    global_batch=128,
+    warmup=0.0,
+    schedule="cosine",
+    beta=0.1,
+    alignment_weight=1.0,
+)
+"""The published training: full fine-tuning of LLaVA-1.5-7B; ``alignment_weight`` is the paper's
+lambda."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +66,13 @@ class _Request:
 class Sena:
     """SENA's settings.
 
-    ``check``: the self-check of a question sees the picture ("seen"), does not ("blind", as released) or is left out ("none").
-    ``enhance``: better the first answers. ``corruption`` and ``noise_step`` (1..999, of "diffusion"): what the rejected
-    answers are given on; another picture size wants another step. ``pair_kinds``: which prompts become pairs.
-    ``keep_yes_no``: keep pairs with a bare Yes or No. ``name_filter`` and ``case``: as sound or as released code reads text.
-    The token limits are those of the released code.
-    """
+    ``check``: the self-check of a question sees the image ("seen"), does not ("blind", as
+    released) or is left out ("none").
+    ``enhance``: better the first answers. ``corruption`` and ``noise_step`` (1..999, of
+    "diffusion"): what the rejected answers are given on; another image size wants another step.
+    ``pair_kinds``: which prompts become pairs.
+    ``keep_yes_no``: keep pairs with a bare Yes or No. ``name_filter`` and ``case``: as sound or as
+    released code reads text. The token limits are those of the released code."""
 
     name: ClassVar[str] = "sena"
     needs: ClassVar[frozenset[Field]] = frozenset({"image"})
@@ -69,26 +92,58 @@ class Sena:
     recipe: Recipe = PUBLISHED
 
     def __post_init__(self) -> None:
-        for name, allowed in (("check", Check), ("corruption", Corruption), ("name_filter", NameFilter), ("case", Case)):
+        for name, allowed in (
+            ("check", Check),
+            ("corruption", Corruption),
+            ("name_filter", NameFilter),
+            ("case", Case),
+        ):
             if getattr(self, name) not in get_args(allowed):
                 choices = ", ".join(map(repr, get_args(allowed)))
-                raise ValueError(f"Sena.{name} is {getattr(self, name)!r}; choose one of {choices}.")
+                raise ValueError(
+                    f"Sena.{name} is {getattr(self, name)!r}; choose one of {choices}."
+                )
         for name in ("enhance", "keep_yes_no"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"Sena.{name} is {getattr(self, name)!r}; it must be True or False.")
-        for name, most in (("noise_step", STEPS - 1), ("question_tokens", None), ("check_tokens", None), ("answer_tokens", None)):
+                raise ValueError(
+                    f"Sena.{name} is {getattr(self, name)!r}; it must be True or False."
+                )
+        for name, most in (
+            ("noise_step", STEPS - 1),
+            ("question_tokens", None),
+            ("check_tokens", None),
+            ("answer_tokens", None),
+        ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1 or (most is not None and value > most):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int)
+                or value < 1
+                or (most is not None and value > most)
+            ):
                 allowed_range = f"from 1 to {most}" if most else "of at least 1"
-                raise ValueError(f"Sena.{name} is {value!r}; it must be a whole number {allowed_range}.")
+                raise ValueError(
+                    f"Sena.{name} is {value!r}; it must be a whole number {allowed_range}."
+                )
         kinds = self.pair_kinds
-        if not isinstance(kinds, tuple) or not kinds or not set(kinds) <= set(KINDS) or len(set(kinds)) < len(kinds):
-            raise ValueError(f"Sena.pair_kinds is {kinds!r}; it must be a tuple of 'description', 'question' or both, each once.")
+        if (
+            not isinstance(kinds, tuple)
+            or not kinds
+            or not set(kinds) <= set(KINDS)
+            or len(set(kinds)) < len(kinds)
+        ):
+            raise ValueError(
+                f"Sena.pair_kinds is {kinds!r}; it must be a tuple of 'description', 'question' or"
+                " both, each once."
+            )
 
     @classmethod
     def as_released(cls, **changes: Any) -> Sena:
-        """Every setting as the released code has it (in our wording, unless ``prompts`` is changed), then ``changes``."""
-        return replace(cls(check="blind", name_filter="substring_drops_image", case="released"), **changes)
+        """Every setting as the released code has it (in our wording, unless ``prompts`` is
+        changed), then ``changes``."""
+        return replace(
+            cls(check="blind", name_filter="substring_drops_image", case="released"), **changes
+        )
 
     def pairs(
         self,
@@ -101,9 +156,8 @@ class Sena:
     ) -> Iterator[PreferencePair | Dropped]:
         """One pair or one drop for each prompt made of each item, in the items' order.
 
-        All items go through each of the five steps in one call of the model. A prompt's randomness comes from its key, so
-        the result does not depend on which items share a call.
-        """
+        All items go through each of the five steps in one call of the model. A prompt's randomness
+        comes from its key, so the result does not depend on which items share a call."""
         if not items:
             return
         asked = ask_questions(
@@ -119,7 +173,11 @@ class Sena:
         requests = [record for record in made if isinstance(record, _Request)]
         used = [request for request in requests if request.kind in self.pair_kinds]
         # The description is answered even where it becomes no pair: the enhancement reads it.
-        answered = [r for r in requests if r.kind in self.pair_kinds or (self.enhance and r.kind == "description")]
+        answered = [
+            r
+            for r in requests
+            if r.kind in self.pair_kinds or (self.enhance and r.kind == "description")
+        ]
         first = self._answers(vlm, answered, "answer")
         better: Mapping[str, Completion] = {}
         if self.enhance:
@@ -141,31 +199,53 @@ class Sena:
                 yield self._judge(record, seed, first, better, rejected)
 
     def _requests(self, asked: Asked, seed: int) -> Iterator[_Request | Dropped]:
-        """The two prompts of each question, or a drop for each prompt that is lost with its question."""
+        """The two prompts of each question, or a drop for each prompt that is lost with its
+        question."""
         item = asked.item
         # An item without a question loses one prompt of each kind.
         for index, question in enumerate(asked.questions or (None,)):
             keys = {kind: f"{seed}/{item.id}/{kind}/{index}" for kind in KINDS}
-            # The released code looks for "name" in the whole answer of the check and drops all of it.
-            named_in = (asked.checked or asked.asked) if self.name_filter == "substring_drops_image" else question or ""
+            # The released code looks for "name" in the whole answer of the check and drops all of
+            # it.
+            named_in = (
+                (asked.checked or asked.asked)
+                if self.name_filter == "substring_drops_image"
+                else question or ""
+            )
             if question is None or asks_for_name(named_in, self.name_filter):
                 reason = NO_QUESTION if question is None else NAME
-                trace: dict[str, JSON] = {"seed": seed, "asked": asked.asked, "checked": asked.checked, "question": question}
+                trace: dict[str, JSON] = {
+                    "seed": seed,
+                    "asked": asked.asked,
+                    "checked": asked.checked,
+                    "question": question,
+                }
                 for kind in self.pair_kinds:
-                    yield Dropped(key=keys[kind], item=item.id, reason=reason, kind=kind, trace=trace)
+                    yield Dropped(
+                        key=keys[kind], item=item.id, reason=reason, kind=kind, trace=trace
+                    )
                 continue
-            describe = self.prompts.describe[key_seed(keys["description"]) % len(self.prompts.describe)]
+            describe = self.prompts.describe[
+                key_seed(keys["description"]) % len(self.prompts.describe)
+            ]
             texts = {
                 "description": with_request(describe, self.prompts.brief),
                 "question": with_request(question, self.prompts.word),
             }
             for kind in KINDS:
-                yield _Request(keys[kind], item, kind, texts[kind], asked, question, keys["description"])
+                yield _Request(
+                    keys[kind], item, kind, texts[kind], asked, question, keys["description"]
+                )
 
     def _answers(
-        self, vlm: VLM, requests: Sequence[_Request], step: str, texts: Mapping[str, str] | None = None
+        self,
+        vlm: VLM,
+        requests: Sequence[_Request],
+        step: str,
+        texts: Mapping[str, str] | None = None,
     ) -> dict[str, Completion]:
-        """Greedy answers by the requests' keys: to their prompts, or to ``texts``; on corrupted pictures in step "reject"."""
+        """Greedy answers by the requests' keys: to their prompts, or to ``texts``; on corrupted
+        images in step "reject"."""
         wrong = step == "reject"
         shown = _other_pictures(requests) if wrong and self.corruption == "another" else {}
         prompts = [
@@ -178,8 +258,14 @@ class Sena:
         ]
         if not prompts:
             return {}
-        corrupt = corruption(self.corruption, self.noise_step) if wrong and self.corruption != "another" else None
-        answers = vlm.generate(prompts, Decoding(max_new_tokens=self.answer_tokens), corrupt=corrupt)
+        corrupt = (
+            corruption(self.corruption, self.noise_step)
+            if wrong and self.corruption != "another"
+            else None
+        )
+        answers = vlm.generate(
+            prompts, Decoding(max_new_tokens=self.answer_tokens), corrupt=corrupt
+        )
         return {request.key: answer for request, answer in zip(requests, answers, strict=True)}
 
     def _judge(
@@ -212,7 +298,9 @@ class Sena:
         reason = drop_reason(chosen, worse, keep_yes_no=self.keep_yes_no, case=self.case)
         if reason is not None:
             trace |= {"prompt": request.prompt, "chosen": chosen}
-            return Dropped(key=request.key, item=request.item.id, reason=reason, kind=request.kind, trace=trace)
+            return Dropped(
+                key=request.key, item=request.item.id, reason=reason, kind=request.kind, trace=trace
+            )
         return PreferencePair(
             key=request.key,
             item=request.item.id,
@@ -226,19 +314,27 @@ class Sena:
 
 
 def _other_pictures(requests: Sequence[_Request]) -> dict[str, Image]:
-    """Another picture of the round for each item, by its id: one picture for all its prompts.
+    """Another image of the round for each item, by its id: one image for all its prompts.
 
     Raises:
-        ValueError: the round has no other picture.
+        ValueError: the round has no other image.
     """
     readers = {request.item.id: request.item.another for request in requests}
     if None in readers.values():
-        raise ValueError('Sena.corruption "another" needs two pictures a round or more; give more --images.')
+        raise ValueError(
+            'Sena.corruption "another" needs two images a round or more; give more --images.'
+        )
     return {id: read() for id, read in readers.items() if read is not None}
 
 
 def _told(answer: Completion | None) -> JSON:
-    """An answer as the trace keeps it: the raw text, its log-probability (nats), length and whether it ended by itself."""
+    """An answer as the trace keeps it: the raw text, its log-probability (nats), length and whether
+    it ended by itself."""
     if answer is None:
         return None
-    return {"text": answer.text, "logp": answer.logp, "n_tokens": answer.n_tokens, "finished": answer.finished}
+    return {
+        "text": answer.text,
+        "logp": answer.logp,
+        "n_tokens": answer.n_tokens,
+        "finished": answer.finished,
+    }

@@ -1,9 +1,10 @@
-"""SIMA's second step, the in-context self-critic (arXiv 2405.15973, section 3.2): the same model says which response is better.
+"""SIMA's second step, the in-context self-critic (arXiv 2405.15973, section 3.2): the same model
+says which response is better.
 
-The critic writes a verdict (``text``, as published) or is scored on the two verdicts (``margin``: log P([[1]]) - log P([[2]]),
-which a small model answers better). ``order`` says which response stands first; asked in both orders, a critic that only likes a
-place contradicts itself, and its liking cancels out of the margin.
-"""
+The critic writes a verdict (``text``, as published) or is scored on the two verdicts (``margin``:
+log P([[1]]) - log P([[2]]), which a small model answers better). ``order`` says which response
+stands first; asked in both orders, a critic that only likes a place contradicts itself, and its
+liking cancels out of the margin."""
 
 from __future__ import annotations
 
@@ -33,9 +34,9 @@ _BRACKETED = re.compile(r"\[\[(.*?)\]\]", re.DOTALL)
 class Opinion:
     """The critic asked once: which response stood ``first``, the prompt, and what came of it.
 
-    ``text`` is what the critic wrote (None where it was scored), ``margin`` is log P([[1]]) - log P([[2]]) in nats (None where
-    it wrote), ``verdict`` the better one's number (None: not readable, or both equally likely).
-    """
+    ``text`` is what the critic wrote (None where it was scored), ``margin`` is log P([[1]]) - log
+    P([[2]]) in nats (None where it wrote), ``verdict`` the better one's number (None: not readable,
+    or both equally likely)."""
 
     first: Side
     prompt: str
@@ -45,11 +46,14 @@ class Opinion:
 
     @property
     def winner(self) -> Side | None:
-        return None if self.verdict is None else self.first if self.verdict == 1 else other(self.first)
+        return (
+            None if self.verdict is None else self.first if self.verdict == 1 else other(self.first)
+        )
 
     @property
     def for_greedy(self) -> float:
-        """The margin (nats) by which the greedy response is preferred; only where the critic was scored."""
+        """The margin (nats) by which the greedy response is preferred; only where the critic was
+        scored."""
         assert self.margin is not None
         return self.margin if self.first == "greedy" else -self.margin
 
@@ -70,7 +74,8 @@ class Critic:
     max_new_tokens: int
 
     def opinions(self, vlm: VLM, compared: Sequence[Responses]) -> list[tuple[Opinion, ...]]:
-        """The critic's opinions on each comparison, one an order asked: all in one call to the model."""
+        """The critic's opinions on each comparison, one an order asked: all in one call to the
+        model."""
         firsts = [orders(responses.key, self.order) for responses in compared]
         asks = [
             Prompt(
@@ -101,7 +106,10 @@ class Critic:
         )
 
     def _read(self, vlm: VLM, asks: Sequence[Prompt]) -> list[tuple[str | None, float | None]]:
-        return [(answer.text, None) for answer in vlm.generate(asks, Decoding(max_new_tokens=self.max_new_tokens))]
+        return [
+            (answer.text, None)
+            for answer in vlm.generate(asks, Decoding(max_new_tokens=self.max_new_tokens))
+        ]
 
     def _score(self, vlm: VLM, asks: Sequence[Prompt]) -> list[tuple[str | None, float | None]]:
         logps = vlm.logps([ask for ask in asks for _ in range(2)], [FIRST, SECOND] * len(asks))
@@ -124,14 +132,18 @@ def read_verdict(text: str) -> Literal[1, 2] | None:
 def decide(opinions: Sequence[Opinion], least_margin: float) -> Side | str:
     """Which response is better, or the reason why nobody can say.
 
-    Written verdicts must be readable and name the same response in every order asked. Margins are averaged over the orders
-    asked; their mean must be at least ``least_margin`` nats away from zero, and not zero.
-    """
+    Written verdicts must be readable and name the same response in every order asked. Margins are
+    averaged over the orders asked; their mean must be at least ``least_margin`` nats away from
+    zero, and not zero."""
     if opinions[0].margin is None:
         winners = {opinion.winner for opinion in opinions}
         if None in winners:
             return NO_VERDICT
-        return INCONSISTENT if len(winners) > 1 else next(winner for winner in winners if winner is not None)
+        return (
+            INCONSISTENT
+            if len(winners) > 1
+            else next(winner for winner in winners if winner is not None)
+        )
     margin = mean_margin(opinions)
     assert margin is not None
     if not abs(margin) > 0 or abs(margin) < least_margin:
@@ -147,7 +159,8 @@ def mean_margin(opinions: Sequence[Opinion]) -> float | None:
 
 
 def orders(key: str, order: Order) -> tuple[Side, ...]:
-    """Which responses stand first, an element a time the critic is asked. Fixed: the sample, as in the released code."""
+    """Which responses stand first, an element a time the critic is asked. Fixed: the sample, as in
+    the released code."""
     if order == "both":
         return ("greedy", "sample")
     if order == "fixed":

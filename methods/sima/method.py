@@ -1,9 +1,9 @@
 """SIMA: self-improvement by an in-context self-critic (Wang et al., arXiv 2405.15973).
 
-To each prompt the model gives a greedy and a sampled response; the same model, shown the ground truth, says which is better
-(chosen). Defaults follow the paper, and the released code where the paper is silent; :meth:`Sima.as_released` does all that the
-released code does. PAPERS.md lists the differences.
-"""
+To each prompt the model gives a greedy and a sampled response; the same model, shown the ground
+truth, says which is better (chosen). Defaults follow the paper, and the released code where the
+paper is silent; :meth:`Sima.as_released` does all that the released code does. PAPERS.md lists the
+differences."""
 
 from __future__ import annotations
 
@@ -11,7 +11,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, get_args
 
-from methods.interface import JSON, VLM, Dropped, Field, Item, Judge, Lora, PreferencePair, Recipe, Scorer
+from methods.interface import (
+    JSON,
+    VLM,
+    Dropped,
+    Field,
+    Item,
+    Judge,
+    Lora,
+    PreferencePair,
+    Recipe,
+    Scorer,
+)
 from methods.sima.critic import Critic, Opinion, Order, Side, Verdict, decide, mean_margin, other
 from methods.sima.prompts import REAL, SimaPrompts
 from methods.sima.report import critic_report
@@ -27,21 +38,23 @@ PUBLISHED = Recipe(
     beta=0.1,
     lora=Lora(r=128, alpha=256, dropout=0.05),
 )
-"""The published training of LLaVA-1.5-7B (13B: one epoch). One pair a GPU; eight GPUs, as the released scripts use elsewhere."""
+"""The published training of LLaVA-1.5-7B (13B: one epoch). One pair a GPU; eight GPUs, as the
+released scripts use elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sima:
     """SIMA's settings.
 
-    ``samples`` at ``temperature`` and ``top_p``: each is compared with the greedy response, so there are as many pairs a prompt
-    at most. ``order``: which response the critic reads first - drawn by the pair's key, the sample always ("fixed", as
-    released), or "both" (asked twice). ``verdict``: the critic writes it ("text") or is scored on it ("margin").
-    ``criteria``, ``examples`` and ``ground_truth``: whether the critic's prompt has them; the examples show ground truths of
-    their own always. ``least_margin`` (nats, of "margin"): a mean margin nearer to zero drops the pair. It is a threshold and not
-    a share of the least certain, as a share would depend on which items share a call. The token limits are those of the released
-    code.
-    """
+    ``samples`` at ``temperature`` and ``top_p``: each is compared with the greedy response, so
+    there are as many pairs a prompt at most. ``order``: which response the critic reads first -
+    drawn by the pair's key, the sample always ("fixed", as released), or "both" (asked twice).
+    ``verdict``: the critic writes it ("text") or is scored on it ("margin").
+    ``criteria``, ``examples`` and ``ground_truth``: whether the critic's prompt has them; the
+    examples show ground truths of their own always. ``least_margin`` (nats, of "margin"): a mean
+    margin nearer to zero drops the pair. It is a threshold and not a share of the least certain, as
+    a share would depend on which items share a call. The token limits are those of the released
+    code."""
 
     name: ClassVar[str] = "sima"
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "question", "reference"})
@@ -64,25 +77,42 @@ class Sima:
         for name, allowed in (("order", Order), ("verdict", Verdict)):
             if getattr(self, name) not in get_args(allowed):
                 choices = ", ".join(map(repr, get_args(allowed)))
-                raise ValueError(f"Sima.{name} is {getattr(self, name)!r}; choose one of {choices}.")
+                raise ValueError(
+                    f"Sima.{name} is {getattr(self, name)!r}; choose one of {choices}."
+                )
         for name in ("criteria", "examples", "ground_truth"):
             if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"Sima.{name} is {getattr(self, name)!r}; it must be True or False.")
+                raise ValueError(
+                    f"Sima.{name} is {getattr(self, name)!r}; it must be True or False."
+                )
         if not self.least_margin >= 0:
-            raise ValueError(f"Sima.least_margin is {self.least_margin!r} nats; it must be 0 or above.")
+            raise ValueError(
+                f"Sima.least_margin is {self.least_margin!r} nats; it must be 0 or above."
+            )
         if self.least_margin and self.verdict != "margin":
-            raise ValueError('Sima.least_margin needs margins; set verdict="margin" or leave least_margin at 0.')
+            raise ValueError(
+                'Sima.least_margin needs margins; set verdict="margin" or leave least_margin at 0.'
+            )
         self._sampling.check("Sima")
         check_tokens("Sima.critic_tokens", self.critic_tokens)
 
     @classmethod
     def as_released(cls, **changes: Any) -> Sima:
-        """Every setting as the released code has it (in our wording, unless ``prompts`` is changed), then ``changes``."""
-        return replace(cls(order="fixed", recipe=replace(PUBLISHED, objective="rejected_from_argmax")), **changes)
+        """Every setting as the released code has it (in our wording, unless ``prompts`` is
+        changed), then ``changes``."""
+        return replace(
+            cls(order="fixed", recipe=replace(PUBLISHED, objective="rejected_from_argmax")),
+            **changes,
+        )
 
     @property
     def _sampling(self) -> Sampling:
-        return Sampling(samples=self.samples, temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.response_tokens)
+        return Sampling(
+            samples=self.samples,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_new_tokens=self.response_tokens,
+        )
 
     def pairs(
         self,
@@ -113,13 +143,17 @@ class Sima:
             yield one if isinstance(one, Dropped) else self._pair(one, next(opinions))
 
     def report(self, records: Sequence[PreferencePair | Dropped]) -> Mapping[str, JSON]:
-        """What the critic did in a round: verdict rate, greedy wins, position bias (:class:`CriticReport`)."""
+        """What the critic did in a round: verdict rate, greedy wins, position bias
+        (:class:`CriticReport`)."""
         return asdict(critic_report(records))
 
     def _pair(self, responses: Responses, opinions: Sequence[Opinion]) -> PreferencePair | Dropped:
-        """The pair of a comparison, or its drop, with every text and score on the way in the trace."""
+        """The pair of a comparison, or its drop, with every text and score on the way in the
+        trace."""
         decided = decide(opinions, self.least_margin)
-        winner: Side | None = "greedy" if decided == "greedy" else "sample" if decided == "sample" else None
+        winner: Side | None = (
+            "greedy" if decided == "greedy" else "sample" if decided == "sample" else None
+        )
         trace: dict[str, JSON] = {
             **responses.trace(),
             "reference": responses.item.reference if self.ground_truth else None,

@@ -1,8 +1,9 @@
-"""SIMA's critic prompt as data (arXiv 2405.15973, section 3.2): criteria, two worked examples, a bracketed verdict.
+"""SIMA's critic prompt as data (arXiv 2405.15973, section 3.2): criteria, two worked examples, a
+bracketed verdict.
 
-``WORLD`` is the wording inside the embedded model's vocabulary: that model is trained on exactly these templates. ``REAL`` is our
-own wording for real models; :meth:`SimaPrompts.from_file` reads a user's own, such as the authors' sentences.
-"""
+``WORLD`` is the wording inside the synthetic model's vocabulary: that model is trained on exactly
+these templates. ``REAL`` is our own wording for real models; :meth:`SimaPrompts.from_file` reads a
+user's own, such as the authors' sentences."""
 
 from __future__ import annotations
 
@@ -20,13 +21,14 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class SimaPrompts:
-    """The critic's sentences, sent as examples, task, criteria and request for a verdict with ``joint`` between them.
+    """The critic's sentences, sent as examples, task, criteria and request for a verdict with
+    ``joint`` between them.
 
-    ``critic`` shows the ground truth and ``critic_alone`` is the same task without it; ``criteria`` and ``criteria_alone``
-    say what to compare the answers by. ``examples`` end in bracketed verdicts, one of each, and show their own ground truth
-    always. ``verdict`` asks for the verdict; ``verdict_lead`` is what stands before it in an answer, for scoring ``[[1]]``
-    against ``[[2]]`` there without having the critic write (it may be empty).
-    """
+    ``critic`` shows the ground truth and ``critic_alone`` is the same task without it; ``criteria``
+    and ``criteria_alone`` say what to compare the answers by. ``examples`` end in bracketed
+    verdicts, one of each, and show their own ground truth always. ``verdict`` asks for the verdict;
+    ``verdict_lead`` is what stands before it in an answer, for scoring ``[[1]]`` against ``[[2]]``
+    there without having the critic write (it may be empty)."""
 
     name: str
     examples: str
@@ -43,7 +45,9 @@ class SimaPrompts:
             value = getattr(self, field.name)
             optional = field.name == "verdict_lead" or (field.name == "joint" and value)
             if not isinstance(value, str) or not (value.strip() or optional):
-                raise ValueError(f"SimaPrompts.{field.name} is {value!r}; it must be one text that is not empty.")
+                raise ValueError(
+                    f"SimaPrompts.{field.name} is {value!r}; it must be one text that is not empty."
+                )
             check_placeholders(f"SimaPrompts.{field.name}", value, PLACEHOLDERS.get(field.name, ()))
 
     @property
@@ -53,27 +57,46 @@ class SimaPrompts:
 
     @classmethod
     def from_file(cls, path: str | Path) -> SimaPrompts:
-        """A prompt set from a JSON object of exactly this class's fields. ValueError says what is wrong with the file."""
+        """A prompt set from a JSON object of exactly this class's fields. ValueError says what is
+        wrong with the file."""
         return read_prompts(cls, path)
 
     def render(
-        self, question: str, reference: str | None, first: str, second: str, *, criteria: bool = True, examples: bool = True
+        self,
+        question: str,
+        reference: str | None,
+        first: str,
+        second: str,
+        *,
+        criteria: bool = True,
+        examples: bool = True,
     ) -> str:
         """The critic's prompt; without the ground truth where ``reference`` is None."""
         if reference is None:
-            task, points = fill(self.critic_alone, question=question, first=first, second=second), self.criteria_alone
+            task, points = (
+                fill(self.critic_alone, question=question, first=first, second=second),
+                self.criteria_alone,
+            )
         else:
-            task = fill(self.critic, question=question, reference=reference, first=first, second=second)
+            task = fill(
+                self.critic, question=question, reference=reference, first=first, second=second
+            )
             points = self.criteria
-        return self.joint.join(part for part in (self.examples * examples, task, points * criteria, self.verdict) if part)
+        return self.joint.join(
+            part
+            for part in (self.examples * examples, task, points * criteria, self.verdict)
+            if part
+        )
 
 
-# The embedded base is trained on these texts (harness/embedded/turns.py): a changed word here wants another base.
+# The synthetic base is trained on these texts (harness/synthetic/turns.py): a changed word here
+# wants another base.
 WORLD = SimaPrompts(
-    name="world",
+    name="synthetic",
     examples=(
-        "example : truth : a red ball . first : a red ball . second : a red ball and a blue box . verdict : [[1]] . "
-        "example : truth : a green tree . first : a brown tree . second : a green tree . verdict : [[2]] ."
+        "example : truth : a red ball . first : a red ball . second : a red ball and a blue box ."
+        " verdict : [[1]] . example : truth : a green tree . first : a brown tree . second : a"
+        " green tree . verdict : [[2]] ."
     ),
     critic="question : {question} truth : {reference} first : {first} second : {second}",
     critic_alone="question : {question} first : {first} second : {second}",
@@ -85,50 +108,50 @@ WORLD = SimaPrompts(
 REAL = SimaPrompts(
     name="real",
     examples=(
-        "Here are two comparisons that were done well. They are about other pictures.\n\n"
-        "Comparison A\n"
-        "Question: What is happening at the market stall?\n"
-        "Ground truth: A man in a green apron weighs apples on a small scale while a girl waits in front of the stall, "
-        "holding a cloth bag.\n"
-        "Answer 1: A man wearing a green apron is weighing apples. A girl with a cloth bag stands before the stall.\n"
-        "Answer 2: A man in a green apron hands a bag of pears to a girl, and a dog sits beside her.\n"
-        "Reason: Answer 1 names the same people and things as the ground truth and puts them where they are. Answer 2 tells of "
-        "pears and a dog, which the ground truth does not have, and lets the man hand over the bag that the girl holds.\n"
-        "Better answer: [[1]]\n\n"
-        "Comparison B\n"
-        "Question: Describe this picture in detail.\n"
-        "Ground truth: A black cat sleeps on a wooden chair next to a window. A white curtain hangs half closed, and two potted "
-        "plants stand on the sill.\n"
-        "Answer 1: A grey cat sleeps under a chair by a window. There are several plants and a lamp on the sill, and the curtain "
-        "is blue.\n"
-        "Answer 2: A black cat lies asleep on a wooden chair beside a window with a white curtain. Plants stand on the sill.\n"
-        "Reason: Answer 1 gives the cat and the curtain wrong colours, puts the cat under the chair and adds a lamp. Answer 2 "
-        "leaves out how many plants there are, but all that it says agrees with the ground truth.\n"
-        "Better answer: [[2]]"
+        "Here are two comparisons that were done well. They are about other pictures.\n\nComparison"
+        " A\nQuestion: What is happening at the market stall?\nGround truth: A man in a green apron"
+        " weighs apples on a small scale while a girl waits in front of the stall, holding a cloth"
+        " bag.\nAnswer 1: A man wearing a green apron is weighing apples. A girl with a cloth bag"
+        " stands before the stall.\nAnswer 2: A man in a green apron hands a bag of pears to a"
+        " girl, and a dog sits beside her.\nReason: Answer 1 names the same people and things as"
+        " the ground truth and puts them where they are. Answer 2 tells of pears and a dog, which"
+        " the ground truth does not have, and lets the man hand over the bag that the girl"
+        " holds.\nBetter answer: [[1]]\n\nComparison B\nQuestion: Describe this picture in"
+        " detail.\nGround truth: A black cat sleeps on a wooden chair next to a window. A white"
+        " curtain hangs half closed, and two potted plants stand on the sill.\nAnswer 1: A grey cat"
+        " sleeps under a chair by a window. There are several plants and a lamp on the sill, and"
+        " the curtain is blue.\nAnswer 2: A black cat lies asleep on a wooden chair beside a window"
+        " with a white curtain. Plants stand on the sill.\nReason: Answer 1 gives the cat and the"
+        " curtain wrong colours, puts the cat under the chair and adds a lamp. Answer 2 leaves out"
+        " how many plants there are, but all that it says agrees with the ground truth.\nBetter"
+        " answer: [[2]]"
     ),
     critic=(
-        "Now compare two answers to a question about the picture above. The ground truth is known to be right.\n"
-        "Question: {question}\nGround truth: {reference}\nAnswer 1: {first}\nAnswer 2: {second}"
+        "Now compare two answers to a question about the picture above. The ground truth is known"
+        " to be right.\nQuestion: {question}\nGround truth: {reference}\nAnswer 1: {first}\nAnswer"
+        " 2: {second}"
     ),
     critic_alone=(
-        "Now compare two answers to a question about the picture above. No ground truth is given here: look at the picture.\n"
-        "Question: {question}\nAnswer 1: {first}\nAnswer 2: {second}"
+        "Now compare two answers to a question about the picture above. No ground truth is given"
+        " here: look at the picture.\nQuestion: {question}\nAnswer 1: {first}\nAnswer 2: {second}"
     ),
     criteria=(
-        "Hold both answers against the ground truth on three points.\n"
-        "Objects: which answer names fewer things that are not there, and describes those that are there more correctly?\n"
-        "Relationships: which answer is less often wrong about where things are and what they do to one another?\n"
-        "Attributes: which answer is less often wrong about colours, numbers, sizes and other properties?"
+        "Hold both answers against the ground truth on three points.\nObjects: which answer names"
+        " fewer things that are not there, and describes those that are there more"
+        " correctly?\nRelationships: which answer is less often wrong about where things are and"
+        " what they do to one another?\nAttributes: which answer is less often wrong about colours,"
+        " numbers, sizes and other properties?"
     ),
     criteria_alone=(
-        "Hold both answers against the picture on three points.\n"
-        "Objects: which answer names fewer things that are not there, and describes those that are there more correctly?\n"
-        "Relationships: which answer is less often wrong about where things are and what they do to one another?\n"
-        "Attributes: which answer is less often wrong about colours, numbers, sizes and other properties?"
+        "Hold both answers against the picture on three points.\nObjects: which answer names fewer"
+        " things that are not there, and describes those that are there more"
+        " correctly?\nRelationships: which answer is less often wrong about where things are and"
+        " what they do to one another?\nAttributes: which answer is less often wrong about colours,"
+        " numbers, sizes and other properties?"
     ),
     verdict=(
-        'Write "Reason:" and a short reason, then on a line of its own "Better answer:" and the number of the better answer '
-        "in double brackets, [[1]] or [[2]]."
+        'Write "Reason:" and a short reason, then on a line of its own "Better answer:" and the'
+        " number of the better answer in double brackets, [[1]] or [[2]]."
     ),
     verdict_lead="Better answer:",
     joint="\n\n",

@@ -1,7 +1,8 @@
-"""What SIMA's critic did, from pairs and drops alone; and how often it was right, where exact truth exists.
+"""What SIMA's critic did, from pairs and drops alone; and how often it was right, where exact truth
+exists.
 
-The paper reports 89.8 % agreement with people with the criteria in the prompt and 78.2 % without (arXiv 2405.15973).
-"""
+The paper reports 89.8 % agreement with people with the criteria in the prompt and 78.2 % without
+(arXiv 2405.15973)."""
 
 from __future__ import annotations
 
@@ -14,13 +15,14 @@ from methods.interface import Dropped, Judge, PreferencePair
 
 @dataclass(frozen=True, kw_only=True)
 class CriticReport:
-    """``compared``: responses that were put to the critic; ``asked``: how often it was asked (twice a comparison in both orders).
+    """``compared``: responses that were put to the critic; ``asked``: how often it was asked (twice
+    a comparison in both orders).
 
-    ``verdict_rate``: of what was asked, the share with a verdict. ``greedy_wins``: of the pairs, the share whose chosen side is
-    the greedy response. ``first_wins``: of the verdicts, the share for the response read first (0.5 is no position bias, where
-    orders are random or both). ``inconsistent``: of comparisons with a verdict in both orders, the share that names a different
-    response in each. Shares are None where there is nothing to divide by.
-    """
+    ``verdict_rate``: of what was asked, the share with a verdict. ``greedy_wins``: of the pairs,
+    the share whose chosen side is the greedy response. ``first_wins``: of the verdicts, the share
+    for the response read first (0.5 is no position bias, where orders are random or both).
+    ``inconsistent``: of comparisons with a verdict in both orders, the share that names a different
+    response in each. Shares are None where there is nothing to divide by."""
 
     compared: int
     asked: int
@@ -53,7 +55,8 @@ def critic_report(records: Iterable[PreferencePair | Dropped]) -> CriticReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Pairs whose two sides differ in exact errors (``judged``), those whose chosen side has fewer (``right``), and ``ties``."""
+    """Pairs whose two sides differ in exact errors (``judged``), those whose chosen side has fewer
+    (``right``), and ``ties``."""
 
     judged: int
     right: int
@@ -66,7 +69,8 @@ class Accuracy:
 
 
 def accuracy(records: Iterable[PreferencePair | Dropped], judge: Judge) -> Accuracy:
-    """How often the chosen side of a pair is truly better; drops are no verdicts and do not count."""
+    """How often the chosen side of a pair is truly better; drops are no verdicts and do not
+    count."""
     judged = right = ties = 0
     for pair in records:
         if isinstance(pair, PreferencePair):

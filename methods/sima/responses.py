@@ -1,4 +1,5 @@
-"""SIMA's first step, response self-generation (arXiv 2405.15973, section 3.1): a greedy and a sampled answer to each prompt."""
+"""SIMA's first step, response self-generation (arXiv 2405.15973, section 3.1): a greedy and a
+sampled answer to each prompt."""
 
 from __future__ import annotations
 
@@ -23,11 +24,17 @@ class Sampling:
     max_new_tokens: int
 
     def check(self, owner: str) -> None:
-        """ValueError, in one sentence about ``owner``'s settings, where a number is out of range."""
+        """ValueError, in one sentence about ``owner``'s settings, where a number is out of
+        range."""
         if isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1:
-            raise ValueError(f"{owner}.samples is {self.samples!r}; it must be a whole number of at least 1.")
+            raise ValueError(
+                f"{owner}.samples is {self.samples!r}; it must be a whole number of at least 1."
+            )
         if not self.temperature > 0:
-            raise ValueError(f"{owner}.temperature is {self.temperature!r}; it must be above 0, or samples are greedy.")
+            raise ValueError(
+                f"{owner}.temperature is {self.temperature!r}; it must be above 0, or samples are"
+                " greedy."
+            )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"{owner}.top_p is {self.top_p!r}; it must lie in (0, 1].")
         check_tokens(f"{owner}.response_tokens", self.max_new_tokens)
@@ -56,29 +63,47 @@ class Responses:
         }
 
 
-def respond(vlm: VLM, items: Sequence[Item], seed: int, sampling: Sampling) -> list[Responses | Dropped]:
-    """Two responses a sample of each item, in the items' order, or a drop for what leaves nothing to compare."""
+def respond(
+    vlm: VLM, items: Sequence[Item], seed: int, sampling: Sampling
+) -> list[Responses | Dropped]:
+    """Two responses a sample of each item, in the items' order, or a drop for what leaves nothing
+    to compare."""
     if not items:
         return []
     cap = sampling.max_new_tokens
-    asks = [Prompt(key=f"{seed}/{item.id}/greedy", text=question(item), image=item.image) for item in items]
+    asks = [
+        Prompt(key=f"{seed}/{item.id}/greedy", text=question(item), image=item.image)
+        for item in items
+    ]
     greedy = vlm.generate(asks, Decoding(max_new_tokens=cap))
     draws = [
         Prompt(key=f"{seed}/{item.id}/sample/{index}", text=question(item), image=item.image)
         for item in items
         for index in range(sampling.samples)
     ]
-    decoding = Decoding(max_new_tokens=cap, temperature=sampling.temperature, top_p=sampling.top_p, seed=seed)
+    decoding = Decoding(
+        max_new_tokens=cap, temperature=sampling.temperature, top_p=sampling.top_p, seed=seed
+    )
     drawn = iter(vlm.generate(draws, decoding))
     found: list[Responses | Dropped] = []
     for item, best in zip(items, greedy, strict=True):
         seen: list[str] = []
         for index in range(sampling.samples):
             sample = next(drawn)
-            both = Responses(key=f"{seed}/{item.id}/response/{index}", item=item, seed=seed, greedy=best, sample=sample)
+            both = Responses(
+                key=f"{seed}/{item.id}/response/{index}",
+                item=item,
+                seed=seed,
+                greedy=best,
+                sample=sample,
+            )
             reason = _nothing_to_compare(both, seen)
             seen.append(sample.text)
-            found.append(both if reason is None else Dropped(key=both.key, item=item.id, reason=reason, trace=both.trace()))
+            found.append(
+                both
+                if reason is None
+                else Dropped(key=both.key, item=item.id, reason=reason, trace=both.trace())
+            )
     return found
 
 
@@ -92,7 +117,8 @@ def _nothing_to_compare(both: Responses, seen: Sequence[str]) -> str | None:
 
 
 def same_text(one: str, other: str) -> bool:
-    """Whether two texts hold the same words and marks: white space is the tokenizer's business, not the answer's."""
+    """Whether two texts hold the same words and marks: white space is the tokenizer's business, not
+    the answer's."""
     return tokens(one) == tokens(other)
 
 
@@ -112,7 +138,9 @@ def reference(item: Item) -> str:
         ValueError: the item has no reference answer.
     """
     if not item.reference:
-        raise ValueError(f"Item {item.id!r} has no reference answer; give a pool whose lines have one.")
+        raise ValueError(
+            f"Item {item.id!r} has no reference answer; give a pool whose lines have one."
+        )
     return item.reference
 
 
@@ -123,5 +151,11 @@ def check_tokens(name: str, value: object) -> None:
 
 
 def told(answer: Completion) -> JSON:
-    """An answer as the trace keeps it: its text, log-probability (nats), length and whether it ended by itself."""
-    return {"text": answer.text, "logp": answer.logp, "n_tokens": answer.n_tokens, "finished": answer.finished}
+    """An answer as the trace keeps it: its text, log-probability (nats), length and whether it
+    ended by itself."""
+    return {
+        "text": answer.text,
+        "logp": answer.logp,
+        "n_tokens": answer.n_tokens,
+        "finished": answer.finished,
+    }

@@ -1,21 +1,27 @@
-"""The speed of making pairs, answering and DPO at LLaVA-1.5-7B's shape, in one run against one-by-one and trl.
+"""The speed of making pairs, answering and DPO at LLaVA-1.5-7B's shape, in one run against
+one-by-one and trl.
 
-    python -m nox -s bench_gpu                       on a CUDA GPU: random weights of the 7B shape, bfloat16
-    python -m nox -s bench_gpu -- --shape tiny       the embedded base on its own recorded prompts, on any machine
-    python -m nox -s bench_gpu -- --shape slim       the 7B shape but for its width, its prompts and tokens, on any machine
+    python -m nox -s bench_gpu                       on a CUDA GPU: random weights of the 7B shape,
+    bfloat16
+    python -m nox -s bench_gpu -- --shape tiny       the synthetic base on its own recorded prompts,
+    on any machine
+    python -m nox -s bench_gpu -- --shape slim       the 7B shape but for its width, its prompts and
+    tokens, on any machine
 
-What is replayed are the calls that the methods' own code makes (tests/benches/recorded.py says what of them is recorded and what
-made): every prompt generates exactly as many tokens as its answer had, on both sides. One by one is ``model.generate`` a prompt,
-its picture encoded each time (sampled answers draw with our numbers, so that they can be compared); for CSR, whose group beam
-search transformers has not any more, it is our own search a node at a time with nothing kept, a node's beams all as long as they
-are in the mean; for CLIP a sentence at a time. The loop runs on the first ``--loop`` pictures and its time is scaled by pictures.
+What is replayed are the calls that the methods' own code makes (tests/benches/recorded.py says what
+of them is recorded and what made): every prompt generates exactly as many tokens as its answer had,
+on both sides. One by one is ``model.generate`` a prompt, its image encoded each time (sampled
+answers draw with our numbers, so that they can be compared); for CSR, whose group beam search
+transformers has not any more, it is our own search a node at a time with nothing kept, a node's
+beams all as long as they are in the mean; for CLIP a sentence at a time. The loop runs on the first
+``--loop`` images and its time is scaled by images.
 
-In float32 (tiny, slim) every text must be equal, and scores to 0.001, or the bench fails; in bfloat16 the share of equal texts
-and the largest difference of a first token's logits are reported (the latter says more: with random weights a long text parts
-from its twin at the first near-tie). Floors are an H200's (``gpu_work.floor_seconds``, from the
-recorded lengths) and left out elsewhere. On a CPU seconds are of processor time, which other work on the machine does not change,
-and only ratios mean anything. Writes ``<name>.json`` and ``<name>.md`` to ``--out``.
-"""
+In float32 (tiny, slim) every text must be equal, and scores to 0.001, or the bench fails; in
+bfloat16 the share of equal texts and the largest difference of a first token's logits are reported
+(the latter says more: with random weights a long text parts from its twin at the first near-tie).
+Floors are an H200's (``gpu_work.floor_seconds``, from the recorded lengths) and left out elsewhere.
+On a CPU seconds are of processor time, which other work on the machine does not change, and only
+ratios mean anything. Writes ``<name>.json`` and ``<name>.md`` to ``--out``."""
 
 from __future__ import annotations
 
@@ -29,7 +35,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from harness.identity import hardware, peak_memory_mib, versions
+from harness.artifacts.fingerprint import hardware, peak_memory_mib, versions
 from tests.benches import gpu_dpo, gpu_replay, made, recorded
 from tests.benches.gpu_models import build, build_clip
 from tests.benches.gpu_replay import Answer, Forced
@@ -40,8 +46,10 @@ DEFAULTS = {
     "slim": {"pictures": 8, "loop": 2, "pairs": 8, "train_batch": 4, "at_once": 1, "times": 2},
     "tiny": {"pictures": 24, "loop": 6, "pairs": 24, "train_batch": 8, "at_once": 8, "times": 3},
 }
-"""Pictures for our side and for the loop; pairs of DPO, pairs an optimiser step, pairs at once on both sides. Of so many
-``times`` the fastest counts, on both sides but for DPO: on a busy CPU even processor time is unsteady."""
+"""Images for our side and for the loop; pairs of DPO, pairs an optimiser step, pairs at once on
+both sides. Of so many
+``times`` the fastest counts, on both sides but for DPO: on a busy CPU even processor time is
+unsteady."""
 
 COLUMNS = {
     "work": "work",
@@ -56,16 +64,18 @@ COLUMNS = {
     "peak_gib": "peak, GiB",
 }
 ABOUT = (
-    "All a picture (SIMA: a prompt; DPO: a pair, against trl's DPOTrainer): prompt tokens as one by one reads them, new tokens "
-    "with every candidate's, seconds. Equal: the share of equal texts, and of scores equal to 0.001."
+    "All an image (SIMA: a prompt; DPO: a pair, against trl's DPOTrainer): prompt tokens as one by"
+    " one reads them, new tokens with every candidate's, seconds. Equal: the share of equal texts,"
+    " and of scores equal to 0.001."
 )
 ABOUT_CPU = (
-    " Seconds are processor time on the CPU named below and say nothing of a GPU; the ratio is what batching and sharing save on "
-    "it. Memory is the process's highest so far."
+    " Seconds are processor time on the CPU named below and say nothing of a GPU; the ratio is what"
+    " batching and sharing save on it. Memory is the process's highest so far."
 )
 ABOUT_SLIM = (
-    " The slim shape's width is a 64th of the real one and its vocabulary and pictures are not: its ratios are not the real "
-    "shape's (DPO's above all: trl keeps 32,064 logits for every prompt token)."
+    " The slim shape's width is a 64th of the real one and its vocabulary and images are not: its"
+    " ratios are not the real shape's (DPO's above all: trl keeps 32,064 logits for every prompt"
+    " token)."
 )
 
 
@@ -77,7 +87,9 @@ def peak(device: str) -> float:
     return round(found, 2)
 
 
-def fastest(times: int, device: str, call: Callable[[], list[Answer]]) -> tuple[float, list[Answer]]:
+def fastest(
+    times: int, device: str, call: Callable[[], list[Answer]]
+) -> tuple[float, list[Answer]]:
     """The least seconds of so many times, and the answers, which are the same each time."""
     found = []
     for _ in range(times):
@@ -95,8 +107,11 @@ def compared(
     ours: Callable[..., Any],
     theirs: Callable[..., Any],
 ) -> tuple[dict[str, Any], list[Call], list[Call]]:
-    """Both sides' seconds a picture and the share of equal answers; the calls on all pictures and on the loop's."""
-    calls, few = (recorded.calls(work, some, given.shape) for some in (images, images[: given.loop]))
+    """Both sides' seconds an image and the share of equal answers; the calls on all images and
+    on the loop's."""
+    calls, few = (
+        recorded.calls(work, some, given.shape) for some in (images, images[: given.loop])
+    )
     ours(recorded.calls(work, images[:2], given.shape))  # warm: kernels are chosen, memory is taken
     peak(device)
     seconds, answers = fastest(given.times, device, lambda: ours(calls))
@@ -104,12 +119,29 @@ def compared(
     theirs(few[:1])
     loop, others = fastest(given.times, device, lambda: theirs(few))
     seconds, loop = seconds / len(images), loop / given.loop
-    # A workload's calls on few pictures are its calls on all of them, in their order, with prompts left out.
-    shown, asked = {id(image) for image in images[: given.loop]}, [prompt for call in calls for prompt in call.prompts]
-    mine = [answer for prompt, answer in zip(asked, answers, strict=True) if id(prompt.image) in shown]
+    # A workload's calls on few images are its calls on all of them, in their order, with prompts
+    # left out.
+    shown, asked = (
+        {id(image) for image in images[: given.loop]},
+        [prompt for call in calls for prompt in call.prompts],
+    )
+    mine = [
+        answer for prompt, answer in zip(asked, answers, strict=True) if id(prompt.image) in shown
+    ]
     equal = sum(gpu_replay.same(a, b) for a, b in zip(mine, others, strict=True)) / len(others)
-    row = {"work": work, "ours_s": seconds, "loop_s": loop, "ratio": loop / seconds, "equal": equal, "peak_gib": high}
-    return row | {"floor": floor_seconds(calls, len(images)) / seconds if on_h200(device) else None}, calls, few
+    row = {
+        "work": work,
+        "ours_s": seconds,
+        "loop_s": loop,
+        "ratio": loop / seconds,
+        "equal": equal,
+        "peak_gib": high,
+    }
+    return (
+        row | {"floor": floor_seconds(calls, len(images)) / seconds if on_h200(device) else None},
+        calls,
+        few,
+    )
 
 
 def generation(given: argparse.Namespace, device: str) -> list[dict[str, Any]]:
@@ -148,9 +180,22 @@ def relevance(given: argparse.Namespace, device: str) -> dict[str, Any]:
         scorer.kept.clear()
         return gpu_replay.relevance(scorer, calls)
 
-    row, calls, _ = compared(recorded.CLIP, images, given, device, ours, lambda calls: gpu_replay.relevance_alone(scorer, calls))
-    said = [ids for call in calls for ids in scorer.tokens([prompt.text for prompt in call.prompts])]
-    row |= {"prompt_tokens": round(sum(map(len, said)) / len(images)), "new_tokens": None, "logits": None}
+    row, calls, _ = compared(
+        recorded.CLIP,
+        images,
+        given,
+        device,
+        ours,
+        lambda calls: gpu_replay.relevance_alone(scorer, calls),
+    )
+    said = [
+        ids for call in calls for ids in scorer.tokens([prompt.text for prompt in call.prompts])
+    ]
+    row |= {
+        "prompt_tokens": round(sum(map(len, said)) / len(images)),
+        "new_tokens": None,
+        "logits": None,
+    }
     say(row | {"sentences": len(said) / len(images)})
     return row
 
@@ -171,11 +216,30 @@ def training(given: argparse.Namespace, device: str) -> dict[str, Any]:
     theirs, others = gpu_dpo.trls(model, reference, processor, work, images, recipe, given.at_once)
     worst = max(abs(a - b) for a, b in zip(losses, others, strict=True))
     prompt = PATCHES + FORMAT + sum(made.tokens(pair.prompt) for pair in work) / len(work)
-    side = sum(made.tokens(text) for pair in work for text in (pair.chosen, pair.rejected)) / len(work) / 2
+    side = (
+        sum(made.tokens(text) for pair in work for text in (pair.chosen, pair.rejected))
+        / len(work)
+        / 2
+    )
     best = gpu_dpo.floor_pairs_a_second(text, prompt, side)
-    row = {"work": "dpo", "ours_s": ours / len(work), "loop_s": theirs / len(work), "ratio": theirs / ours, "equal": None}
-    row |= {"logits": None, "floor": len(work) / ours / best if on_h200(device) else None, "peak_gib": high}
-    row |= {"laid": laid, "trl_peak_gib": peak(device), "largest_loss_difference": worst, "against": "trl DPOTrainer"}
+    row = {
+        "work": "dpo",
+        "ours_s": ours / len(work),
+        "loop_s": theirs / len(work),
+        "ratio": theirs / ours,
+        "equal": None,
+    }
+    row |= {
+        "logits": None,
+        "floor": len(work) / ours / best if on_h200(device) else None,
+        "peak_gib": high,
+    }
+    row |= {
+        "laid": laid,
+        "trl_peak_gib": peak(device),
+        "largest_loss_difference": worst,
+        "against": "trl DPOTrainer",
+    }
     say(row)
     return row
 
@@ -185,7 +249,15 @@ def on_h200(device: str) -> bool:
 
 
 def say(row: dict[str, Any]) -> None:
-    print(json.dumps({name: round(value, 5) if isinstance(value, float) else value for name, value in row.items()}), flush=True)
+    print(
+        json.dumps(
+            {
+                name: round(value, 5) if isinstance(value, float) else value
+                for name, value in row.items()
+            }
+        ),
+        flush=True,
+    )
 
 
 def markdown(rows: Sequence[dict[str, Any]], about: dict[str, Any], device: str) -> str:
@@ -200,12 +272,16 @@ def markdown(rows: Sequence[dict[str, Any]], about: dict[str, Any], device: str)
     notes = ABOUT + ABOUT_CPU * (device == "cpu") + ABOUT_SLIM * (about["shape"] == "slim")
     for row in rows:
         if "largest_loss_difference" in row:
-            notes += f" DPO's losses differ from trl's by {row['largest_loss_difference']:.2g} at most."
+            notes += (
+                f" DPO's losses differ from trl's by {row['largest_loss_difference']:.2g} at most."
+            )
     return "\n".join([*lines, "", notes, "", "`" + json.dumps(about) + "`", ""])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     every = [*recorded.WORK, recorded.CLIP, "dpo"]
     parser.add_argument("--shape", choices=sorted(DEFAULTS), default="7b")
     parser.add_argument("--work", nargs="+", choices=every, default=every)
@@ -218,7 +294,10 @@ def main() -> None:
     given = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if given.shape == "7b" and device == "cpu":
-        sys.exit("The 7B shape needs a CUDA GPU and there is none here; add --shape slim, or --shape tiny.")
+        sys.exit(
+            "The 7B shape needs a CUDA GPU and there is none here; add --shape slim, or --shape"
+            " tiny."
+        )
     for name, value in DEFAULTS[given.shape].items():
         setattr(given, name, getattr(given, name) or value)
     given.loop = min(given.loop, given.pictures)
@@ -228,16 +307,23 @@ def main() -> None:
         rows.append(relevance(given, device))
     if "dpo" in given.work:
         rows.append(training(given, device))
-    settings = {name: getattr(given, name) for name in ("shape", "batch_size", *DEFAULTS[given.shape])}
+    settings = {
+        name: getattr(given, name) for name in ("shape", "batch_size", *DEFAULTS[given.shape])
+    }
     about = {**settings, "threads": torch.get_num_threads(), **hardware(), **versions()}
     given.out.mkdir(parents=True, exist_ok=True)
-    (given.out / f"{given.name}.json").write_text(json.dumps({"about": about, "rows": rows}, indent=1) + "\n")
+    (given.out / f"{given.name}.json").write_text(
+        json.dumps({"about": about, "rows": rows}, indent=1) + "\n"
+    )
     table = markdown(rows, about, device)
     (given.out / f"{given.name}.md").write_text(table)
     print("\n" + table)
     differing = [row["work"] for row in rows if row["equal"] not in (None, 1.0)]
     if differing and given.shape != "7b":
-        sys.exit(f"Answers differ from one by one: {', '.join(differing)}. The engine is wrong, whatever its speed.")
+        sys.exit(
+            f"Answers differ from one by one: {', '.join(differing)}. The engine is wrong, whatever"
+            " its speed."
+        )
 
 
 if __name__ == "__main__":

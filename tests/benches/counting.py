@@ -1,14 +1,15 @@
 """Memory, FLOPs and misplaced tensors of code that runs on an accelerator, counted without one.
 
-Fake tensors (``torch._subclasses.FakeTensorMode``) have shapes, types and devices, but no content. Every storage made on the
-pretended accelerator is added up while it lives, every operation's FLOPs by torch's own formulas, and an operation that meets
-tensors of two devices raises, as it would on a GPU. What is counted is what the program asks for: workspaces inside kernels and
-the allocator's fragmentation come on top.
+Fake tensors (``torch._subclasses.FakeTensorMode``) have shapes, types and devices, but no content.
+Every storage made on the pretended accelerator is added up while it lives, every operation's FLOPs
+by torch's own formulas, and an operation that meets tensors of two devices raises, as it would on a
+GPU. What is counted is what the program asks for: workspaces inside kernels and the allocator's
+fragmentation come on top.
 
-The accelerator is torch's place for a backend written in Python, named ``pretend``, because fake CUDA tensors need a build of
-torch with CUDA to go backward. Attention is the memory-efficient kernel that CUDA takes for an additive mask, and autocast casts
-what CUDA's does among the operations that the models here use (a test holds both to the real ones, on the CPU).
-"""
+The accelerator is torch's place for a backend written in Python, named ``pretend``, because fake
+CUDA tensors need a build of torch with CUDA to go backward. Attention is the memory-efficient
+kernel that CUDA takes for an additive mask, and autocast casts what CUDA's does among the
+operations that the models here use (a test holds both to the real ones, on the CPU)."""
 
 # mypy: allow-untyped-calls
 
@@ -28,7 +29,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
+from torch.utils.backend_registration import (
+    _DummyBackendModule,
+    _setup_privateuseone_for_python_backend,
+)
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -57,7 +61,8 @@ def accelerator() -> str:
 
 
 def _lowered(operation: Any) -> Callable[..., Any]:
-    """An operation as autocast has it: float32 arguments in bfloat16, a trained weight's copy kept until autocast ends."""
+    """An operation as autocast has it: float32 arguments in bfloat16, a trained weight's copy kept
+    until autocast ends."""
 
     kinds: Any = torch._C.DispatchKey
     keys = torch._C.DispatchKeySet(kinds.AutocastPrivateUse1)
@@ -73,7 +78,9 @@ def _lowered(operation: Any) -> Callable[..., Any]:
 
     def run(*given: Any, **named: Any) -> Any:
         with torch._C._ExcludeDispatchKeyGuard(keys):
-            return operation(*map(cast, given), **{name: cast(value) for name, value in named.items()})
+            return operation(
+                *map(cast, given), **{name: cast(value) for name, value in named.items()}
+            )
 
     return run
 
@@ -88,13 +95,18 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """As CUDA does it: a mask whose rows are not aligned to 8 is copied into one that is, then the memory-efficient kernel."""
+    """As CUDA does it: a mask whose rows are not aligned to 8 is copied into one that is, then the
+    memory-efficient kernel."""
     if enable_gqa:
         repeats = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     if attn_mask is not None:
         length = attn_mask.shape[-1]
-        if any(stride % 8 for stride, size in zip(attn_mask.stride()[:-1], attn_mask.shape[:-1], strict=True) if size > 1):
+        if any(
+            stride % 8
+            for stride, size in zip(attn_mask.stride()[:-1], attn_mask.shape[:-1], strict=True)
+            if size > 1
+        ):
             attn_mask = torch.nn.functional.pad(attn_mask, (0, 8 - length % 8))[..., :length]
         attn_mask = attn_mask.expand(*query.shape[:2], query.shape[2], length)
     kernel = torch.ops.aten._scaled_dot_product_efficient_attention
@@ -104,7 +116,8 @@ def _attention(
 
 @dataclass(kw_only=True)
 class Count:
-    """Bytes that live on the accelerator, their peak so far, and what was sent to it from main memory (bytes, times)."""
+    """Bytes that live on the accelerator, their peak so far, and what was sent to it from main
+    memory (bytes, times)."""
 
     now: int = 0
     peak: int = 0
@@ -119,7 +132,8 @@ class _Fake(FakeTensorMode):
 
 
 class _Storages(TorchDispatchMode):
-    """Adds up the storages on the accelerator that an operation brings up, and takes them off when they go."""
+    """Adds up the storages on the accelerator that an operation brings up, and takes them off when
+    they go."""
 
     def __init__(self, count: Count) -> None:
         super().__init__()
@@ -132,7 +146,10 @@ class _Storages(TorchDispatchMode):
         for tensor in tree_leaves(out):
             if isinstance(tensor, FakeTensor) and tensor.device.type == ACCELERATOR:
                 self.saw(tensor)
-        if func is torch.ops.aten._to_copy.default and out.device.type == ACCELERATOR != args[0].device.type:
+        if (
+            func is torch.ops.aten._to_copy.default
+            and out.device.type == ACCELERATOR != args[0].device.type
+        ):
             self.count.sent += out.nbytes
             self.count.transfers += 1
         return out
@@ -156,7 +173,9 @@ class _Answers(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        if name in ("tolist", "item", "__float__", "__bool__", "__int__") and isinstance(args[0], FakeTensor):
+        if name in ("tolist", "item", "__float__", "__bool__", "__int__") and isinstance(
+            args[0], FakeTensor
+        ):
             value: Any = 0.5
             for size in reversed(args[0].shape):
                 value = [value] * size
@@ -165,12 +184,15 @@ class _Answers(TorchFunctionMode):
 
 
 def _converted(module: Any, convert: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-    """``Module._apply`` for fake tensors, which the real one cannot swap: parameters are replaced (tied ones come apart)."""
+    """``Module._apply`` for fake tensors, which the real one cannot swap: parameters are replaced
+    (tied ones come apart)."""
     for child in module.children() if recurse else ():
         child._apply(convert)
     for name, one in module._parameters.items():
         if one is not None:
-            module._parameters[name] = torch.nn.Parameter(convert(one.detach()), requires_grad=one.requires_grad)
+            module._parameters[name] = torch.nn.Parameter(
+                convert(one.detach()), requires_grad=one.requires_grad
+            )
     for name, one in module._buffers.items():
         if one is not None:
             module._buffers[name] = convert(one)

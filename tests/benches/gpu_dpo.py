@@ -1,4 +1,5 @@
-"""DPO pairs a second: our packed training with references computed once, against trl's DPOTrainer on the same pairs."""
+"""DPO pairs a second: our packed training with references computed once, against trl's DPOTrainer
+on the same pairs."""
 
 from __future__ import annotations
 
@@ -10,26 +11,33 @@ from typing import Any
 from PIL import Image as PILImage
 from torch.utils.data import SequentialSampler
 
-from harness.bases import LLAMA_LINEARS
-from harness.rendering import renderer
-from harness.store import read_jsonl
+from harness.artifacts.results_folder import read_jsonl
+from harness.models.base_cards import LLAMA_LINEARS
+from harness.models.chat_format import renderer
 from harness.training.placement import Placement
-from harness.training.plan import plan
+from harness.training.schedule import plan
 from harness.training.trainer import train_pairs
 from methods.interface import Lora, PreferencePair, Recipe
 from tests.benches.gpu_work import clock
 
 
 def recipe(shape: str, batch: int) -> Recipe:
-    """One epoch: LoRA r 128 on the 7B shape; the small ones in full, so that losses can be compared with trl's."""
+    """One epoch: LoRA r 128 on the 7B shape; the small ones in full, so that losses can be compared
+    with trl's."""
     lora = Lora(r=128, alpha=256) if shape == "7b" else None
     return Recipe(lr=1e-6 if lora else 1e-4, epochs=1, global_batch=batch, warmup=0.0, lora=lora)
 
 
 def ours(
-    model: Any, processor: Any, work: Sequence[PreferencePair], images: Sequence[PILImage.Image], given: Recipe, at_once: int
+    model: Any,
+    processor: Any,
+    work: Sequence[PreferencePair],
+    images: Sequence[PILImage.Image],
+    given: Recipe,
+    at_once: int,
 ) -> tuple[float, list[float], str]:
-    """Seconds of the whole training (pictures, references, steps; not the writing of the model), its losses, its placement."""
+    """Seconds of the whole training (images, references, steps; not the writing of the model),
+    its losses, its placement."""
     ended = [0.0]
 
     def progress(_what: str, _done: int, _total: int) -> None:
@@ -51,7 +59,9 @@ def ours(
             progress=progress,
         )
         losses = [row["loss"] for row in read_jsonl(Path(folder) / "log.jsonl")]
-    laid = f"{summary.device_batch} pairs at once" + (", activations recomputed" if summary.checkpointing else "")
+    laid = f"{summary.device_batch} pairs at once" + (
+        ", activations recomputed" if summary.checkpointing else ""
+    )
     return ended[0] - began, losses, laid
 
 
@@ -64,7 +74,8 @@ def trls(
     given: Recipe,
     at_once: int,
 ) -> tuple[float, list[float]]:
-    """The same pairs in the same order through trl's DPOTrainer; ``reference`` None with adapters (they are switched off)."""
+    """The same pairs in the same order through trl's DPOTrainer; ``reference`` None with adapters
+    (they are switched off)."""
     from datasets import Dataset, Features, Image, List, Value
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
@@ -85,7 +96,9 @@ def trls(
     features = Features({"images": List(Image()), "prompt": text, "chosen": text, "rejected": text})
     model.model.vision_tower.requires_grad_(False)
     cuda = model.device.type == "cuda"
-    lora = given.lora and LoraConfig(r=given.lora.r, lora_alpha=given.lora.alpha, target_modules=LLAMA_LINEARS, bias="none")
+    lora = given.lora and LoraConfig(
+        r=given.lora.r, lora_alpha=given.lora.alpha, target_modules=LLAMA_LINEARS, bias="none"
+    )
     with tempfile.TemporaryDirectory() as folder:
         settings = DPOConfig(
             output_dir=folder,
@@ -120,7 +133,10 @@ def trls(
     return seconds, [row["loss"] for row in trainer.state.log_history if "loss" in row]
 
 
-def floor_pairs_a_second(parameters: float, prompt: float, side: float, *, tflops: float = 790.0) -> float:
-    """Pairs a second on one H200 at its peak with adapters: the reference's forward pass (2 FLOPs a weight and token), and the
-    policy's forward and backward pass, which leaves the frozen weights' gradients out (4); the prompt once for both sides."""
+def floor_pairs_a_second(
+    parameters: float, prompt: float, side: float, *, tflops: float = 790.0
+) -> float:
+    """Pairs a second on one H200 at its peak with adapters: the reference's forward pass (2 FLOPs a
+    weight and token), and the policy's forward and backward pass, which leaves the frozen weights'
+    gradients out (4); the prompt once for both sides."""
     return tflops * 1e12 / (6.0 * parameters * (prompt + 2 * side))

@@ -1,22 +1,26 @@
-"""The calls that the methods' own code makes, recorded, so that benches replay them with the lengths they had.
+"""The calls that the methods' own code makes, recorded, so that benches replay them with the
+lengths they had.
 
-    python -m tests.benches.recorded            writes tests/benches/recorded/{real,world}/*.jsonl anew (about a minute)
+    python -m tests.benches.recorded            writes
+    tests/benches/recorded/{real,synthetic}/*.jsonl anew (about a minute)
 
-Recorded, of ``PICTURES`` pictures a workload: how many calls a method makes, on which pictures, with which decoding settings and
-prompt texts (sets REAL and WORLD), what its filters drop on the way, CSR's tree with the nodes it keeps a level, the sentences
-its CLIP reads, SIMA's critic as it is set, the pairs that come out. ``world`` is the embedded base itself on the world's
-pool and development split, with the settings of the comparison: its prompts, answers and lengths are real.
+Recorded, of ``PICTURES`` images a workload: how many calls a method makes, on which images,
+with which decoding settings and prompt texts (sets REAL and WORLD), what its filters drop on the
+way, CSR's tree with the nodes it keeps a level, the sentences its CLIP reads, SIMA's critic as it
+is set, the pairs that come out. ``world`` is the synthetic base itself on the world's pool and
+development split, with the settings of the comparison: its prompts, answers and lengths are real.
 
-Made, in ``real``: the answers of LLaVA-1.5 (tests/benches/made.py: no model of that size runs where this was recorded), and so
-their lengths, which are 1.3 tokens a word and one for the end; the pool's questions and references, in the manner of
-LLaVA-Instruct; and the benchmarks' objects, asked about in POPE's and MME's words (CHAIR's prompt is the benchmark's own). That
-CSR's texts go on until they are ``max_chars`` long is what its default settings do with any answers: an ended text takes the
-place of one candidate of five.
+Made, in ``real``: the answers of LLaVA-1.5 (tests/benches/made.py: no model of that size runs where
+this was recorded), and so their lengths, which are 1.3 tokens a word and one for the end; the
+pool's questions and references, in the manner of LLaVA-Instruct; and the benchmarks' objects, asked
+about in POPE's and MME's words (CHAIR's prompt is the benchmark's own). That CSR's texts go on
+until they are ``max_chars`` long is what its default settings do with any answers: an ended text
+takes the place of one candidate of five.
 
-A file holds a line a call, ``{"call", "kind", "how", "corrupt"}``, and behind it a line a prompt: ``{"key", "picture", "text",
-"prefix", "tokens"}``, the last how many new tokens each of its answers had. A prefix that goes on an earlier prompt's is stored
-as what it adds, with that prompt's key as ``behind``. ``pairs.jsonl`` holds the pairs.
-"""
+A file holds a line a call, ``{"call", "kind", "how", "corrupt"}``, and behind it a line a prompt:
+``{"key", "picture", "text", "prefix", "tokens"}``, the last how many new tokens each of its answers
+had. A prefix that goes on an earlier prompt's is stored as what it adds, with that prompt's key as
+``behind``. ``pairs.jsonl`` holds the pairs."""
 
 from __future__ import annotations
 
@@ -34,12 +38,12 @@ from PIL import Image
 from benchmarks import coco
 from benchmarks import pope as official_pope
 from benchmarks.interface import Benchmark, Question
-from benchmarks.world import suite
+from benchmarks.synthetic import suite
 from methods.csr.method import Csr
 from methods.interface import (
+    BeamSearchVLM,
     Branch,
     Branching,
-    BranchingVLM,
     Completion,
     Corrupt,
     Decoding,
@@ -56,7 +60,7 @@ from methods.sima.method import Sima
 from tests.benches import made
 from tests.benches.gpu_work import Call, Kind
 
-Texts = Literal["real", "world"]
+Texts = Literal["real", "synthetic"]
 FOLDER = Path(__file__).parent / "recorded"
 PICTURES = 24
 METHODS = ("sena", "sima", "csr")
@@ -70,24 +74,37 @@ Line = dict[str, Any]
 
 
 class Recorder:
-    """A BranchingVLM and Scorer that hands every call on and writes it down. Pictures are numbered as they are first seen."""
+    """A BeamSearchVLM and Scorer that hands every call on and writes it down. Images are numbered
+    as they are first seen."""
 
-    def __init__(self, work: str, vlm: BranchingVLM, scorer: Scorer, corrupt: Line | None = None) -> None:
+    def __init__(
+        self, work: str, vlm: BeamSearchVLM, scorer: Scorer, corrupt: Line | None = None
+    ) -> None:
         self.work, self.vlm, self.scorer, self.corrupt = work, vlm, scorer, corrupt
         self.calls: list[tuple[Line, list[Line]]] = []
         self.pictures: list[Image.Image] = []
 
     def number(self, image: Image.Image | None) -> int:
         if image is None:
-            raise ValueError("A prompt without a picture; the recordings have none.")
+            raise ValueError("A prompt without an image; the recordings have none.")
         for number, known in enumerate(self.pictures):
             if known is image:
                 return number
         self.pictures.append(image)
         return len(self.pictures) - 1
 
-    def note(self, kind: Kind, prompts: Sequence[Prompt], lengths: Sequence[Sequence[int]], how: Any = None, **more: Any) -> None:
-        head: Line = {"call": f"{self.work} {kind} {1 + sum(one['kind'] == kind for one, _ in self.calls)}", "kind": kind}
+    def note(
+        self,
+        kind: Kind,
+        prompts: Sequence[Prompt],
+        lengths: Sequence[Sequence[int]],
+        how: Any = None,
+        **more: Any,
+    ) -> None:
+        head: Line = {
+            "call": f"{self.work} {kind} {1 + sum(one['kind'] == kind for one, _ in self.calls)}",
+            "kind": kind,
+        }
         head |= {"how": None if how is None else asdict(how), "corrupt": more.pop("corrupt", None)}
         lines = []
         for place, (prompt, tokens) in enumerate(zip(prompts, lengths, strict=True)):
@@ -97,15 +114,28 @@ class Recorder:
             lines.append(line | ({"tokens": list(tokens)} if tokens else {}))
         self.calls.append((head, lines))
 
-    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None
+    ) -> list[Completion]:
         answers = self.vlm.generate(prompts, decoding, corrupt=corrupt)
-        self.note("generate", prompts, [[one.n_tokens] for one in answers], decoding, corrupt=self.corrupt if corrupt else None)
+        self.note(
+            "generate",
+            prompts,
+            [[one.n_tokens] for one in answers],
+            decoding,
+            corrupt=self.corrupt if corrupt else None,
+        )
         return answers
 
     def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
         found = self.vlm.branch(prompts, branching)
         # The end of the text, where it is apart, takes no step of its own.
-        self.note("branch", prompts, [[one.n_tokens for one in some[: branching.candidates]] for some in found], branching)
+        self.note(
+            "branch",
+            prompts,
+            [[one.n_tokens for one in some[: branching.candidates]] for some in found],
+            branching,
+        )
         return found
 
     def logps(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
@@ -122,16 +152,22 @@ class Recorder:
 
 
 def record_method(
-    work: str, method: Method, items: Sequence[Item], vlm: BranchingVLM, scorer: Scorer
+    work: str, method: Method, items: Sequence[Item], vlm: BeamSearchVLM, scorer: Scorer
 ) -> tuple[Recorder, list[PreferencePair | Dropped]]:
     """A method's calls on these items, and what came of them."""
-    noise = {"kind": method.corruption, "noise_step": method.noise_step} if isinstance(method, Sena) else None
+    noise = (
+        {"kind": method.corruption, "noise_step": method.noise_step}
+        if isinstance(method, Sena)
+        else None
+    )
     recorder = Recorder(work, vlm, scorer, noise)
     asked = recorder if "scorer" in method.needs else None
     return recorder, list(method.pairs(recorder, items, 0, scorer=asked))
 
 
-def record_answering(work: str, questions: Sequence[Question], vlm: BranchingVLM, scorer: Scorer) -> Recorder:
+def record_answering(
+    work: str, questions: Sequence[Question], vlm: BeamSearchVLM, scorer: Scorer
+) -> Recorder:
     """A benchmark's questions as the answering stage asks them."""
     recorder = Recorder(work, vlm, scorer)
     prompts = [Prompt(key=one.id, text=one.text, image=one.images[0]) for one in questions]
@@ -144,12 +180,19 @@ def real_items(count: int) -> list[Item]:
     found = []
     for number in range(count):
         question, reference = made.item_texts(number)
-        found.append(Item(id=f"picture{number:02d}", image=made.picture(number), question=question, reference=reference))
+        found.append(
+            Item(
+                id=f"picture{number:02d}",
+                image=made.picture(number),
+                question=question,
+                reference=reference,
+            )
+        )
     return found
 
 
 def real_questions(work: str, count: int) -> list[Question]:
-    """Eighteen of POPE's questions a picture (three settings of six), two of MME's, CHAIR's one."""
+    """Eighteen of POPE's questions an image (three settings of six), two of MME's, CHAIR's one."""
     found = []
     for number in range(count):
         image, rng = (made.picture(number),), Random(f"{work} {number}")
@@ -158,51 +201,83 @@ def real_questions(work: str, count: int) -> list[Question]:
             texts = [f"Is there a {name} in the image?\n{official_pope.REQUEST}" for name in names]
         elif work == "mme":
             names = rng.sample(made.THINGS, 2)
-            texts = [f"Is there a {name} {rng.choice(made.PLACES)} in this image? Please answer yes or no." for name in names]
+            texts = [
+                f"Is there a {name} {rng.choice(made.PLACES)} in this image? Please answer yes"
+                " or no."
+                for name in names
+            ]
         else:
             texts = [coco.PROMPT]
         cap = 512 if work == "chair" else 32
         found += [
-            Question(id=f"picture{number:02d}/{place}", images=image, text=text, max_new_tokens=cap, cluster=f"{number}")
+            Question(
+                id=f"picture{number:02d}/{place}",
+                images=image,
+                text=text,
+                max_new_tokens=cap,
+                cluster=f"{number}",
+            )
             for place, text in enumerate(texts)
         ]
     return found
 
 
 def world_questions(work: str, count: int) -> list[Question]:
-    """The world's own; in MME's place its visual questions, the first two a picture."""
-    benchmarks: dict[str, Callable[..., Benchmark]] = {"pope": suite.pope, "mme": suite.visual_questions, "chair": suite.chair}
+    """The world's own; in MME's place its visual questions, the first two an image."""
+    benchmarks: dict[str, Callable[..., Benchmark]] = {
+        "pope": suite.pope,
+        "mme": suite.visual_questions,
+        "chair": suite.chair,
+    }
     asked = list(benchmarks[work]("dev", count).questions())
     if work != "mme":
         return asked
     seen: dict[str, int] = {}
-    return [one for one in asked if seen.setdefault(one.cluster, 0) < 2 and not seen.update({one.cluster: seen[one.cluster] + 1})]
+    return [
+        one
+        for one in asked
+        if seen.setdefault(one.cluster, 0) < 2
+        and not seen.update({one.cluster: seen[one.cluster] + 1})
+    ]
 
 
 def record(texts: Texts, count: int) -> tuple[dict[str, Recorder], list[Line]]:
-    """Every workload on the first ``count`` pictures, and the pairs made."""
-    vlm: BranchingVLM
+    """Every workload on the first ``count`` images, and the pairs made."""
+    vlm: BeamSearchVLM
     scorer: Scorer
     if texts == "real":
         vlm, scorer = made.MadeVLM(), made.MadeVLM()
         methods, items, questions = REAL, real_items(count), real_questions
     else:
-        from harness.bases import BASES, load_base
-        from harness.engine.vlm import Engine
-        from harness.pool import open_pool
-        from harness.scorers import find_scorer, load_scorer
-        from harness.studies.compare import EMBEDDED
+        from harness.data.pool import open_pool
+        from harness.engine.clip_scorer import find_scorer, load_scorer
+        from harness.engine.engine import Engine
+        from harness.models.base_cards import BASES, load_base
+        from harness.study.compare import EMBEDDED
 
-        vlm, scorer = Engine(*load_base(BASES["embedded"])), load_scorer(find_scorer(None, BASES["embedded"]))
-        pool = open_pool("world")
-        items = list(pool.items(pool.draw(PICTURES, 0, 1).ids[:count], frozenset({"image", "question", "reference"})))
+        vlm, scorer = (
+            Engine(*load_base(BASES["synthetic"])),
+            load_scorer(find_scorer(None, BASES["synthetic"])),
+        )
+        pool = open_pool("synthetic")
+        items = list(
+            pool.items(
+                pool.draw(PICTURES, 0, 1).ids[:count], frozenset({"image", "question", "reference"})
+            )
+        )
         methods, questions = EMBEDDED, world_questions
     recorders, pairs = {}, []
     for work in METHODS:
         recorders[work], found = record_method(work, methods[work], items, vlm, scorer)
         places = {item.id: place for place, item in enumerate(items)}
         pairs += [
-            {"method": work, "picture": places[one.item], "prompt": one.prompt, "chosen": one.chosen, "rejected": one.rejected}
+            {
+                "method": work,
+                "picture": places[one.item],
+                "prompt": one.prompt,
+                "chosen": one.chosen,
+                "rejected": one.rejected,
+            }
             for one in found
             if isinstance(one, PreferencePair)
         ]
@@ -212,10 +287,15 @@ def record(texts: Texts, count: int) -> tuple[dict[str, Recorder], list[Line]]:
 
 
 def packed(prompts: Sequence[Line], known: dict[str, Line]) -> Iterator[Line]:
-    """The prompts, prefixes stored as what they add to the longest of the ``known`` prompts' (by key, of the same picture)."""
+    """The prompts, prefixes stored as what they add to the longest of the ``known`` prompts' (by
+    key, of the same image)."""
     for line in prompts:
         prefix = line.get("prefix", "")
-        begun = [one for one in known.values() if one["picture"] == line["picture"] and prefix.startswith(one["prefix"])]
+        begun = [
+            one
+            for one in known.values()
+            if one["picture"] == line["picture"] and prefix.startswith(one["prefix"])
+        ]
         if begun:
             longest = max(begun, key=lambda one: len(one["prefix"]))
             yield line | {"prefix": prefix[len(longest["prefix"]) :], "behind": longest["key"]}
@@ -242,20 +322,24 @@ def read(texts: Texts, work: str) -> list[tuple[Line, list[Line]]]:
 
 @cache
 def lines(texts: Texts, name: str) -> tuple[Line, ...]:
-    return tuple(json.loads(line) for line in (FOLDER / texts / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())
+    return tuple(
+        json.loads(line)
+        for line in (FOLDER / texts / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    )
 
 
 def texts_of(shape: str) -> Texts:
-    """Which recording a shape of model takes: the embedded base its own, all others LLaVA-1.5's."""
-    return "world" if shape == "tiny" else "real"
+    """Which recording a shape of model takes: the synthetic base its own, all others
+    LLaVA-1.5's."""
+    return "synthetic" if shape == "tiny" else "real"
 
 
 def calls(work: str, images: Sequence[Image.Image], shape: str) -> list[Call]:
-    """A workload's recorded calls with these pictures in place of the recorded ones, as often over as there are pictures.
+    """A workload's recorded calls with these images in place of the recorded ones, as often over
+    as there are images.
 
-    A tile's keys begin with its number. ``work``: one of ``WORK``, without calls to an image-text model, or ``CLIP`` for those.
-    A call none of whose recorded pictures is here is left out.
-    """
+    A tile's keys begin with its number. ``work``: one of ``WORK``, without calls to an image-text
+    model, or ``CLIP`` for those. A call none of whose recorded images is here is left out."""
     found = []
     for head, prompts in read(texts_of(shape), "csr" if work == CLIP else work):
         if (head["kind"] == "relevance") != (work == CLIP):
@@ -273,7 +357,12 @@ def calls(work: str, images: Sequence[Image.Image], shape: str) -> list[Call]:
                 name=head["call"],
                 kind=head["kind"],
                 prompts=[
-                    Prompt(key=f"{tile}:{line['key']}", text=line["text"], image=images[place], prefix=line.get("prefix", ""))
+                    Prompt(
+                        key=f"{tile}:{line['key']}",
+                        text=line["text"],
+                        image=images[place],
+                        prefix=line.get("prefix", ""),
+                    )
                     for place, tile, line in tiled
                 ],
                 how=settings(head),
@@ -294,9 +383,12 @@ def settings(head: Line) -> Decoding | Branching:
 
 
 def pairs(count: int, images: int, shape: str) -> list[PreferencePair]:
-    """The recorded pairs, as often over as it takes for ``count``; each item is the number of one of ``images`` pictures."""
+    """The recorded pairs, as often over as it takes for ``count``; each item is the number of one
+    of ``images`` images."""
     kept = lines(texts_of(shape), "pairs")
-    kept = tuple(sorted(kept, key=lambda line: Random(json.dumps(line)).random()))  # the methods mixed, in an order of no meaning
+    kept = tuple(
+        sorted(kept, key=lambda line: Random(json.dumps(line)).random())
+    )  # the methods mixed, in an order of no meaning
     found = []
     for number in range(count):
         line, tile = kept[number % len(kept)], number // len(kept)
@@ -320,15 +412,21 @@ def write(texts: Texts, count: int = PICTURES) -> Iterator[Path]:
     files = {}
     for work, recorder in recorders.items():
         known: dict[str, Line] = {}
-        files[work] = [one for head, prompts in recorder.calls for one in (head, *packed(prompts, known))]
+        files[work] = [
+            one for head, prompts in recorder.calls for one in (head, *packed(prompts, known))
+        ]
     for name, some in (files | {"pairs": made_pairs}).items():
         path = folder / f"{name}.jsonl"
-        path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in some), encoding="utf-8")
+        path.write_text(
+            "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in some), encoding="utf-8"
+        )
         yield path
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--texts", nargs="+", choices=get_args(Texts), default=get_args(Texts))
     for texts in parser.parse_args().texts:
         for path in write(texts):

@@ -1,12 +1,14 @@
-"""What a schedule costs at LLaVA-1.5-7B's shape, counted without a GPU: record the engine's calls, replay them on no memory.
+"""What a schedule costs at LLaVA-1.5-7B's shape, counted without a GPU: record the engine's calls,
+replay them on no memory.
 
-The engine itself runs on the CPU - windows, batches, shared heads, the decoding loop, rows that leave - with a vision tower of
-the real number of patches and a backbone that records what it is asked for and computes nothing. Each recorded pass is then
-replayed by the real :class:`LeanLlama` of 7B's shape on the meta device, where every operation that would be a kernel is counted:
-its floating-point operations and the bytes it reads and writes. A kernel's price is the longer of the two on one H200; the sum of
-all is the least time in which *these kernels* can do the work. Nothing here is timed; a real run adds launches, gaps between
-kernels, what kernels fall short of the two rates, and the host.
-"""
+The engine itself runs on the CPU - windows, batches, shared heads, the decoding loop, rows that
+leave - with a vision tower of the real number of patches and a backbone that records what it is
+asked for and computes nothing. Each recorded pass is then replayed by the real :class:`LeanLlama`
+of 7B's shape on the meta device, where every operation that would be a kernel is counted: its
+floating-point operations and the bytes it reads and writes. A kernel's price is the longer of the
+two on one H200; the sum of all is the least time in which *these kernels* can do the work. Nothing
+here is timed; a real run adds launches, gaps between kernels, what kernels fall short of the two
+rates, and the host."""
 
 from __future__ import annotations
 
@@ -23,12 +25,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.engine.backbone import LeanLlama, ends
-from harness.engine.cache import KeyValues, SharedHeads
-from harness.engine.vlm import Engine
-from harness.families.llava import tower_features
+from harness.engine.engine import Engine
+from harness.engine.kv_cache import KeyValues, SharedHeads
+from harness.models.llava import tower_features
 
 FLOPS, BYTES = 790e12, 4.3e12
-"""Of one H200: bfloat16 products and copies through PyTorch, as others measured on such a machine; not measured here."""
+"""Of one H200: bfloat16 products and copies through PyTorch, as others measured on such a machine;
+not measured here."""
 LAUNCH = 5e-6
 """Seconds to launch a kernel from Python: an assumption, not a measurement."""
 POSITION = 524_288
@@ -36,13 +39,15 @@ POSITION = 524_288
 RECORDED_POSITION = 4  # of the recording backbone: one layer, one head of one number, 2 x 2 bytes
 WEIGHTS = 14_126_854_144
 ACTIVATION = 220 * 2**10
-"""Bytes a token needs while it passes a layer: hidden states, queries, keys, values, and the MLP's four intermediate tensors."""
+"""Bytes a token needs while it passes a layer: hidden states, queries, keys, values, and the MLP's
+four intermediate tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
-    """One call of the backbone: ``rows`` x ``new`` positions behind ``start`` positions of text and a head of ``head``
-    positions, which stands in the rows themselves (``groups`` 0) or in ``groups`` shared copies, ``most`` rows to a copy."""
+    """One call of the backbone: ``rows`` x ``new`` positions behind ``start`` positions of text and
+    a head of ``head`` positions, which stands in the rows themselves (``groups`` 0) or in
+    ``groups`` shared copies, ``most`` rows to a copy."""
 
     rows: int
     new: int
@@ -60,8 +65,12 @@ class Log:
     """What a run asked of the device."""
 
     passes: Counter[Pass] = field(default_factory=Counter)
-    looked: Counter[int] = field(default_factory=Counter)  # calls of the vision tower by number of pictures
-    spoken: Counter[int] = field(default_factory=Counter)  # calls of the output head by number of rows
+    looked: Counter[int] = field(
+        default_factory=Counter
+    )  # calls of the vision tower by number of images
+    spoken: Counter[int] = field(
+        default_factory=Counter
+    )  # calls of the output head by number of rows
     copied: int = 0  # bytes of keys and values read and written outside of passes, at 7B
     peak: int = 0  # bytes held at once beside the weights, at 7B
 
@@ -102,14 +111,17 @@ class Recorder:
             room=cache.room,
         )
         self.log.passes[asked] += 1
-        kept = sum(layer.nbytes for layer in cache.layers) + (0 if heads is None else sum(layer.nbytes for layer in heads.layers))
+        kept = sum(layer.nbytes for layer in cache.layers) + (
+            0 if heads is None else sum(layer.nbytes for layer in heads.layers)
+        )
         used = (kept + self.held()) // RECORDED_POSITION * POSITION + rows * new * ACTIVATION
         self.log.peak = max(self.log.peak, used)
         return ends(x, last) if last else x
 
 
 class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch is half typed
-    """Counts the bytes that are read and written where keys and values (the only tensors of five axes) are copied."""
+    """Counts the bytes that are read and written where keys and values (the only tensors of five
+    axes) are copied."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -118,18 +130,35 @@ class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch is ha
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func._schema.name.removeprefix("aten::")
-        if name in MOVES and isinstance(result, Tensor) and result.ndim >= 5 and result.dtype == torch.bfloat16:
+        if (
+            name in MOVES
+            and isinstance(result, Tensor)
+            and result.ndim >= 5
+            and result.dtype == torch.bfloat16
+        ):
             moved = args[2] if name == "index_put_" else result
             self.log.copied += 2 * moved.nbytes // RECORDED_POSITION * POSITION
         return result
 
 
-MOVES = {"stack", "cat", "index_select", "copy_", "clone", "index", "index_copy_", "_to_copy", "contiguous", "index_put_"}
+MOVES = {
+    "stack",
+    "cat",
+    "index_select",
+    "copy_",
+    "clone",
+    "index",
+    "index_copy_",
+    "_to_copy",
+    "contiguous",
+    "index_put_",
+}
 
 
 @contextmanager
 def recording(engine: Engine) -> Iterator[Log]:
-    """Replace the engine's backbone by a recorder, watch its tower, head and copies, and log what they are asked for."""
+    """Replace the engine's backbone by a recorder, watch its tower, head and copies, and log what
+    they are asked for."""
     log = Log()
     family: Any = engine.sharing.family
     speaker = engine.speaker
@@ -147,7 +176,9 @@ def recording(engine: Engine) -> Iterator[Log]:
 
     family.look = looked
     speaker.head = spoken
-    speaker.text = Recorder(log, 0, lambda: engine.sharing.prefixes.used + engine.sharing.texts.used)
+    speaker.text = Recorder(
+        log, 0, lambda: engine.sharing.prefixes.used + engine.sharing.texts.used
+    )
     engine.position_bytes = RECORDED_POSITION
     with Copies(log):
         yield log
@@ -209,13 +240,23 @@ class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch is h
             self.cost.add("weights", 2.0 * left.shape[0] * left.shape[1] * right.shape[1], moved)
         elif name == "bmm":
             left, right = args
-            self.cost.add("attention", 2.0 * left.shape[0] * left.shape[1] * left.shape[2] * right.shape[2], moved)
-        elif name in ("cat", "index_select", "clone") and isinstance(result, Tensor) and result.ndim == 5:
+            self.cost.add(
+                "attention",
+                2.0 * left.shape[0] * left.shape[1] * left.shape[2] * right.shape[2],
+                moved,
+            )
+        elif (
+            name in ("cat", "index_select", "clone")
+            and isinstance(result, Tensor)
+            and result.ndim == 5
+        ):
             self.cost.add("copies", 0, 2 * size(result))
         elif name == "index_select":
             self.cost.add("elementwise", 0, 2 * size(result))
         elif name in ("copy_", "index_copy_"):
-            self.cost.add("elementwise", 0, 2 * size(args[-1] if name == "index_copy_" else args[1]))
+            self.cost.add(
+                "elementwise", 0, 2 * size(args[-1] if name == "index_copy_" else args[1])
+            )
         elif name == "index":
             self.cost.add("elementwise", 0, 2 * size(result))
         else:
@@ -224,7 +265,8 @@ class Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch is h
 
 
 class Fused(TorchFunctionMode):
-    """Attention and RMSNorm as the one kernel that they are on a GPU; on the meta device they would be taken apart."""
+    """Attention and RMSNorm as the one kernel that they are on a GPU; on the meta device they would
+    be taken apart."""
 
     def __init__(self, cost: Cost) -> None:
         super().__init__()
@@ -247,7 +289,7 @@ class Fused(TorchFunctionMode):
 
 
 class Replay:
-    """Prices passes, pictures and output heads of a model of 7B's shape on the meta device."""
+    """Prices passes, images and output heads of a model of 7B's shape on the meta device."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -268,15 +310,26 @@ class Replay:
         heads, size = self.text.key_heads, self.text.size
         shared = None
         if asked.groups:
-            kept = [torch.empty(2, asked.groups, heads, asked.head, size, **like) for _ in range(layers)]
+            kept = [
+                torch.empty(2, asked.groups, heads, asked.head, size, **like) for _ in range(layers)
+            ]
             shared = SharedHeads(kept, owners_like(asked))
         offset = 0 if asked.groups else asked.head
         cache = KeyValues(
-            [torch.empty(2, asked.rows, heads, offset + asked.room, size, **like) for _ in range(layers)], offset, shared
+            [
+                torch.empty(2, asked.rows, heads, offset + asked.room, size, **like)
+                for _ in range(layers)
+            ],
+            offset,
+            shared,
         )
         x = torch.empty(asked.rows, asked.new, self.width, **like)
         positions = torch.empty(asked.rows, asked.new, dtype=torch.long, device="meta")
-        mask = torch.empty(asked.rows, 1, asked.new, asked.start + asked.new, **like) if asked.masked else None
+        mask = (
+            torch.empty(asked.rows, 1, asked.new, asked.start + asked.new, **like)
+            if asked.masked
+            else None
+        )
         self.text.layers = self.layers[:layers]
         self.text.rotation(positions, 4096)  # its table is made once
         cost = Cost()
@@ -288,12 +341,16 @@ class Replay:
         cost = Cost()
         side = self.model.config.vision_config.image_size
         with torch.no_grad(), Fused(cost), Kernels(cost):
-            found = tower_features(self.model, torch.empty(pictures, 3, side, side, dtype=torch.bfloat16, device="meta"))
+            found = tower_features(
+                self.model,
+                torch.empty(pictures, 3, side, side, dtype=torch.bfloat16, device="meta"),
+            )
             self.model.model.multi_modal_projector(found)
         return cost
 
     def of_head(self, rows: int) -> Cost:
-        """The output head, and what is done with its logits in float32: a copy, log_softmax, argmax and a few small ones."""
+        """The output head, and what is done with its logits in float32: a copy, log_softmax, argmax
+        and a few small ones."""
         cost = Cost()
         moved = 2 * (self.vocabulary * self.width + rows * self.width + rows * self.vocabulary)
         cost.add("head", 2.0 * rows * self.vocabulary * self.width, moved)
@@ -303,7 +360,8 @@ class Replay:
 
 
 def owners_like(asked: Pass) -> list[int]:
-    """Which row reads which head: only how many there are, and the most of one, matters to the price."""
+    """Which row reads which head: only how many there are, and the most of one, matters to the
+    price."""
     first = min(asked.most, asked.rows)
     return [0] * first + [1 + place % (asked.groups - 1) for place in range(asked.rows - first)]
 

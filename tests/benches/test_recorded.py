@@ -1,4 +1,5 @@
-"""The recorded calls are what the methods' code still asks for, and both sides of the bench replay them with their lengths."""
+"""The recorded calls are what the methods' code still asks for, and both sides of the bench replay
+them with their lengths."""
 
 from __future__ import annotations
 
@@ -20,20 +21,30 @@ from tests.benches.gpu_work import Call, pictures
 AGAIN = "the recordings are stale; make them anew: python -m tests.benches.recorded"
 
 
-def few(calls: list[tuple[recorded.Line, list[recorded.Line]]], count: int) -> list[tuple[recorded.Line, list[recorded.Line]]]:
-    """The calls' prompts about the first pictures; calls that have none are left out."""
-    kept = ((head, [line for line in prompts if line["picture"] < count]) for head, prompts in calls)
+def few(
+    calls: list[tuple[recorded.Line, list[recorded.Line]]], count: int
+) -> list[tuple[recorded.Line, list[recorded.Line]]]:
+    """The calls' prompts about the first images; calls that have none are left out."""
+    kept = (
+        (head, [line for line in prompts if line["picture"] < count]) for head, prompts in calls
+    )
     return [(head, prompts) for head, prompts in kept if prompts]
 
 
 def test_the_methods_still_make_the_recorded_calls() -> None:
     recorders, pairs = recorded.record("real", 2)
     for work, recorder in recorders.items():
-        # Sentences are numbered in their call, and so among all pictures.
-        for (head, prompts), (stored, lines) in zip(recorder.calls, few(recorded.read("real", work), 2), strict=True):
+        # Sentences are numbered in their call, and so among all images.
+        for (head, prompts), (stored, lines) in zip(
+            recorder.calls, few(recorded.read("real", work), 2), strict=True
+        ):
             assert head == stored | {"how": head["how"]}, AGAIN
-            assert stored["how"] is None or recorded.settings(head) == recorded.settings(stored), AGAIN
-            assert without_numbers(head, prompts) == without_numbers(head, lines), f"{head['call']}: {AGAIN}"
+            assert stored["how"] is None or recorded.settings(head) == recorded.settings(stored), (
+                AGAIN
+            )
+            assert without_numbers(head, prompts) == without_numbers(head, lines), (
+                f"{head['call']}: {AGAIN}"
+            )
     assert pairs == [line for line in recorded.lines("real", "pairs") if line["picture"] < 2], AGAIN
 
 
@@ -42,34 +53,51 @@ def without_numbers(head: recorded.Line, prompts: list[recorded.Line]) -> list[r
 
 
 def test_the_methods_still_make_the_worlds_calls() -> None:
-    """What the embedded base answers may differ by rounding on another machine; what it is first asked, and how, may not."""
-    recorders, _ = recorded.record("world", 1)
+    """What the synthetic base answers may differ by rounding on another machine; what it is first
+    asked, and how, may not."""
+    recorders, _ = recorded.record("synthetic", 1)
     for work, recorder in recorders.items():
-        stored = few(recorded.read("world", work), 1)
+        stored = few(recorded.read("synthetic", work), 1)
         asked = [head["kind"] for head, _ in recorder.calls]
-        assert list(dict.fromkeys(asked)) == list(dict.fromkeys(head["kind"] for head, _ in stored)), AGAIN
+        assert list(dict.fromkeys(asked)) == list(
+            dict.fromkeys(head["kind"] for head, _ in stored)
+        ), AGAIN
         for (head, prompts), (known, lines) in zip(recorder.calls, stored, strict=False):
-            assert (recorded.settings(head), head["corrupt"]) == (recorded.settings(known), known["corrupt"]), AGAIN
+            assert (recorded.settings(head), head["corrupt"]) == (
+                recorded.settings(known),
+                known["corrupt"],
+            ), AGAIN
             if head["call"].endswith(("generate 1", "branch 1")):
-                assert [(one["key"], one["text"]) for one in prompts] == [(one["key"], one["text"]) for one in lines], AGAIN
+                assert [(one["key"], one["text"]) for one in prompts] == [
+                    (one["key"], one["text"]) for one in lines
+                ], AGAIN
 
 
 def test_what_is_recorded_of_llava_is_of_the_kind_that_is_said() -> None:
     images = pictures(recorded.PICTURES, 8)
     calls = {work: recorded.calls(work, images, "7b") for work in (*recorded.WORK, recorded.CLIP)}
-    new = {work: sum(sum(call.most.values()) for call in some) / len(images) for work, some in calls.items()}
-    assert 90 < new["sena"] < 150  # PERFORMANCE's 120 a picture
+    new = {
+        work: sum(sum(call.most.values()) for call in some) / len(images)
+        for work, some in calls.items()
+    }
+    assert 90 < new["sena"] < 150  # PERFORMANCE's 120 an image
     assert 80 < new["chair"] < 130
-    assert [len(call.prompts) / len(images) for call in calls["pope"] + calls["mme"] + calls["chair"]] == [18, 2, 1]
+    assert [
+        len(call.prompts) / len(images) for call in calls["pope"] + calls["mme"] + calls["chair"]
+    ] == [18, 2, 1]
     *answers, critic = calls["sima"]
     assert {answer.how for answer in answers} == {
         Decoding(max_new_tokens=1024),
         Decoding(max_new_tokens=1024, temperature=0.8, top_p=0.9),
     }
-    assert all(700 < made.tokens(prompt.text) < 1000 for prompt in critic.prompts)  # our own wording; the authors' is longer
+    assert all(
+        700 < made.tokens(prompt.text) < 1000 for prompt in critic.prompts
+    )  # our own wording; the authors' is longer
     nodes = Counter(id(prompt.image) for call in calls["csr"] for prompt in call.prompts)
     assert {call.how.candidates for call in calls["csr"] if isinstance(call.how, Branching)} == {5}
-    assert all(1 + 3 * 8 < count < 1 + 3 * 15 for count in nodes.values())  # three nodes kept of each level, until texts are full
+    assert all(
+        1 + 3 * 8 < count < 1 + 3 * 15 for count in nodes.values()
+    )  # three nodes kept of each level, until texts are full
     assert sum(bool(call.corrupt) for call in calls["sena"]) == 1
     assert {call.kind for call in recorded.calls("sima", images, "tiny")} == {"generate", "logps"}
 
@@ -78,12 +106,18 @@ def test_what_is_recorded_of_llava_is_of_the_kind_that_is_said() -> None:
 @pytest.mark.parametrize("work", [*recorded.WORK, recorded.CLIP])
 def test_a_tile_asks_the_same_of_other_pictures(work: str, shape: str) -> None:
     images = pictures(recorded.PICTURES + 2, 8)
-    calls, once = recorded.calls(work, images, shape), recorded.calls(work, images[: recorded.PICTURES], shape)
+    calls, once = (
+        recorded.calls(work, images, shape),
+        recorded.calls(work, images[: recorded.PICTURES], shape),
+    )
     assert [call.name for call in calls] == [call.name for call in once]
     for call, single in zip(calls, once, strict=True):
         assert call.prompts[: len(single.prompts)] == single.prompts
         assert len(call.prompts) == len(call.lengths) == len(call.completions)
-        asked = {(prompt.key, completion) for prompt, completion in zip(call.prompts, call.completions, strict=True)}
+        asked = {
+            (prompt.key, completion)
+            for prompt, completion in zip(call.prompts, call.completions, strict=True)
+        }
         assert len(asked) == len(call.prompts)
         again = call.prompts[len(single.prompts) :]
         assert all(prompt.image in images[-2:] for prompt in again)
@@ -145,7 +179,9 @@ def test_the_bench_writes_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_
     assert "| mme |" in (tmp_path / "bench_gpu.md").read_text()
 
 
-def test_the_bench_fails_where_a_text_differs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_bench_fails_where_a_text_differs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     right = gpu_replay.run
 
     def wrong(engine: gpu_replay.Forced, calls: Sequence[Call]) -> list[gpu_replay.Answer]:

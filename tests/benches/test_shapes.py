@@ -1,4 +1,5 @@
-"""What the GPU bench builds is LLaVA-1.5-7B's shape, and its training is placed by memory: on the meta device, so without any."""
+"""What the GPU bench builds is LLaVA-1.5-7B's shape, and its training is placed by memory: on the
+meta device, so without any."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.errors import Problem
-from harness.training.adapters import choose_trainable
-from harness.training.data import EncodedPair
+from harness.errors import UserError
+from harness.training.lora import choose_trainable
+from harness.training.pair_batches import EncodedPair
 from harness.training.placement import GIB, Placement, estimate, fit
 from methods.interface import Branching, Decoding, PreferencePair, Prompt, Recipe
 from tests.benches import recorded
@@ -27,7 +28,9 @@ def model() -> Any:
 def pairs(count: int, side: int = 100) -> list[EncodedPair]:
     pair = PreferencePair(key="a", item="a", prompt="a", chosen="a", rejected="a")
     prompt, answer = [0] * 620, [0] * side
-    one = EncodedPair(pair=pair, prompt=prompt, places=torch.zeros(1, 620), chosen=answer, rejected=answer)
+    one = EncodedPair(
+        pair=pair, prompt=prompt, places=torch.zeros(1, 620), chosen=answer, rejected=answer
+    )
     return [one] * count
 
 
@@ -47,7 +50,13 @@ def test_full_training_of_7b_is_placed_by_memory(model: Any) -> None:
     assert (one.checkpointing, one.sharded) == (True, False)
     four = fit(Placement(memory=79 * GIB), model, trained, pairs(8), **{**asked, "processes": 4})
     assert four.sharded
-    with pytest.raises(Problem, match=r"needs about 1\d\d\.\d GiB a device .* and 79\.0 GiB are there; give a recipe with LoRA"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"needs about 1\d\d\.\d GiB a device .* and 79\.0 GiB are there; give a recipe with"
+            r" LoRA"
+        ),
+    ):
         fit(Placement(memory=79 * GIB), model, trained, pairs(8), **asked)
 
 
@@ -58,17 +67,27 @@ def test_a_word_takes_as_many_tokens_as_with_llamas_tokenizer() -> None:
     for work in ("sena", "sima", "csr", "pope", "mme"):
         head, prompts = recorded.read("real", work)[-1]  # the critic, CSR's sentences
         texts = [line["text"] for line in prompts]
-        rate = sum(map(len, tokenizer(texts)["input_ids"])) / sum(len(text.split()) for text in texts)
+        rate = sum(map(len, tokenizer(texts)["input_ids"])) / sum(
+            len(text.split()) for text in texts
+        )
         assert 1.15 < rate < 1.45, head["call"]
         some += texts
     text = "A man is near the window.\nBetter answer: [[2]]"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    assert tokenizer.unk_token_id not in {token for ids in tokenizer(some)["input_ids"] for token in ids}
-    assert tokenizer.decode([VOCABULARY - 1]) != tokenizer.decode([VOCABULARY - 2])  # a random model's texts can be told apart
+    assert tokenizer.unk_token_id not in {
+        token for ids in tokenizer(some)["input_ids"] for token in ids
+    }
+    assert tokenizer.decode([VOCABULARY - 1]) != tokenizer.decode(
+        [VOCABULARY - 2]
+    )  # a random model's texts can be told apart
 
 
-def call(name: str, prompts: Sequence[Prompt], lengths: Sequence[Sequence[int]], **more: Any) -> Call:
-    return Call(name=name, prompts=prompts, lengths=lengths, **{"how": Decoding(max_new_tokens=64), **more})
+def call(
+    name: str, prompts: Sequence[Prompt], lengths: Sequence[Sequence[int]], **more: Any
+) -> Call:
+    return Call(
+        name=name, prompts=prompts, lengths=lengths, **{"how": Decoding(max_new_tokens=64), **more}
+    )
 
 
 def test_the_floor_is_the_arithmetic_it_says() -> None:
@@ -80,11 +99,12 @@ def test_the_floor_is_the_arithmetic_it_says() -> None:
     positions = 576 * (10 + 20) + 25 * (10 + 20) + 10 * 11 / 2 + 20 * 21 / 2
     decoding = (13.5e9 * 20 + 512 * 1024 * positions) / 4.3e12
     assert floor_seconds([first], 2) == pytest.approx((prompts + decoding) / 2)
-    # The same prompts again: nothing is left to read of them. Noised pictures are each prompt's own.
+    # The same prompts again: nothing is left to read of them. Noised images are each prompt's
+    # own.
     assert floor_seconds([first, first], 2) == pytest.approx((prompts + 2 * decoding) / 2)
     noised = replace(first, corrupt=lambda pixels, _key: pixels)
     assert floor_seconds([first, noised], 2) == pytest.approx(prompts + decoding)
-    # Two prompts about one picture: its keys are read once a step for both.
+    # Two prompts about one image: its keys are read once a step for both.
     both = call("both", [asked[0], replace(asked[1], image=one)], [[10], [20]])
     fewer = (13.5e9 * (576 + 25) / 790e12) + decoding - 512 * 1024 * 576 * 10 / 4.3e12
     assert floor_seconds([both], 1) == pytest.approx(fewer)
@@ -93,12 +113,31 @@ def test_the_floor_is_the_arithmetic_it_says() -> None:
 def test_the_floor_of_branches_scores_and_sentences() -> None:
     (one,) = pictures(1, 8)
     how = Branching(candidates=2, groups=2, diversity_penalty=1.0, max_new_tokens=20)
-    node = call("node", [Prompt(key="a", text="word", image=one, prefix="word")], [[8, 12]], how=how, kind="branch")
+    node = call(
+        "node",
+        [Prompt(key="a", text="word", image=one, prefix="word")],
+        [[8, 12]],
+        how=how,
+        kind="branch",
+    )
     assert node.most == {"a": 10}
-    positions = 10 * (576 + 12 + 1 + 1) + 2 * 10 * 11 / 2  # the prefix is read, but was written by the search itself
+    positions = (
+        10 * (576 + 12 + 1 + 1) + 2 * 10 * 11 / 2
+    )  # the prefix is read, but was written by the search itself
     expected = 13.5e9 * (576 + 13) / 790e12 + (13.5e9 * 10 + 512 * 1024 * positions) / 4.3e12
     assert floor_seconds([node], 1) == pytest.approx(expected)
-    scored = call("scored", [Prompt(key="a", text="word", image=one)], [[]], kind="logps", completions=["two words"])
+    scored = call(
+        "scored",
+        [Prompt(key="a", text="word", image=one)],
+        [[]],
+        kind="logps",
+        completions=["two words"],
+    )
     assert floor_seconds([scored], 1) == pytest.approx(13.5e9 * (576 + 13 + 3) / 790e12)
-    heard = call("heard", [Prompt(key=f"{n}", text="two words", image=one) for n in range(2)], [[], []], kind="relevance")
+    heard = call(
+        "heard",
+        [Prompt(key=f"{n}", text="two words", image=one) for n in range(2)],
+        [[], []],
+        kind="relevance",
+    )
     assert floor_seconds([heard], 1) == pytest.approx((0.35e12 + 0.17e9 * 6) / 67e12)

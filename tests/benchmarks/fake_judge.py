@@ -1,4 +1,5 @@
-"""A judge on this machine: an HTTP server that answers, refuses, breaks off and dawdles as its script says."""
+"""A judge on this machine: an HTTP server that answers, refuses, breaks off and dawdles as its
+script says."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ MODEL = "fake-judge-1"
 
 @dataclass(frozen=True)
 class Answer:
-    """One HTTP answer; ``cut``: the connection closes after half of the body; ``silent``: without any answer."""
+    """One HTTP answer; ``cut``: the connection closes after half of the body; ``silent``: without
+    any answer."""
 
     status: int = 200
     body: bytes = b""
@@ -26,7 +28,9 @@ class Answer:
 
 def said(text: str | None, *, model: str | None = MODEL, usage: bool = True) -> Answer:
     """A well-formed chat completion."""
-    value: dict[str, Any] = {"choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
+    value: dict[str, Any] = {
+        "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]
+    }
     value |= {"model": model} if model is not None else {}
     value |= {"usage": {"prompt_tokens": 100, "completion_tokens": 10}} if usage else {}
     return Answer(body=json.dumps(value).encode())
@@ -34,7 +38,11 @@ def said(text: str | None, *, model: str | None = MODEL, usage: bool = True) -> 
 
 def refused(status: int, message: str = "no", code: str | None = None, **headers: str) -> Answer:
     body = json.dumps({"error": {"message": message, "code": code}}).encode()
-    return Answer(status=status, body=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return Answer(
+        status=status,
+        body=body,
+        headers={name.replace("_", "-"): value for name, value in headers.items()},
+    )
 
 
 Script = Callable[[str, int], Answer]
@@ -43,8 +51,8 @@ Script = Callable[[str, int], Answer]
 
 @dataclass
 class FakeJudge:
-    """``asked`` holds the bodies in the order they came, ``keys`` their Authorization headers; ``most`` is the largest number of
-    requests that were under way at once."""
+    """``asked`` holds the bodies in the order they came, ``keys`` their Authorization headers;
+    ``most`` is the largest number of requests that were under way at once."""
 
     script: Script
     url: str = ""

@@ -1,10 +1,10 @@
-"""Cases that lmms-eval's unmodified code grades, and the recorder of its replies: run it when the kit's version changes,
+"""Cases that lmms-eval's unmodified code grades, and the recorder of its replies: run it when the
+kit's version changes,
 
     python -m tests.benchmarks.lmms_eval_cases        (all cases, or those named)
 
-It writes ``lmms_eval_recorded.json``: what the kit said in reply to each request, and the report. Tests without the kit play
-the replies back; tests with it expect the same ones.
-"""
+It writes ``lmms_eval_recorded.json``: what the kit said in reply to each request, and the report.
+Tests without the kit play the replies back; tests with it expect the same ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ STUBS = Path(__file__).with_name("lmms_eval_stubs")
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """``answers`` in the questions' order (None: none); ``judge`` answers the task's prompts; ``stubs``: language resources."""
+    """``answers`` in the questions' order (None: none); ``judge`` answers the task's prompts;
+    ``stubs``: language resources."""
 
     make: Callable[[Path], Path] | None
     answers: tuple[str | None, ...]
@@ -44,7 +45,13 @@ def points(prompt: str, _before: int) -> Answer:
 
 
 def two_scores(prompt: str, _before: int) -> Answer:
-    return said("1" if prompt.startswith("Say") else "8 6\nbecause" if "[Assistant 2]\nA" in prompt else "9 3\nbecause")
+    return said(
+        "1"
+        if prompt.startswith("Say")
+        else "8 6\nbecause"
+        if "[Assistant 2]\nA" in prompt
+        else "9 3\nbecause"
+    )
 
 
 def option(prompt: str, _before: int) -> Answer:
@@ -54,20 +61,32 @@ def option(prompt: str, _before: int) -> Answer:
 CASES: Mapping[str, Case] = {
     "pope": Case(make=data.pope, answers=("yes", "no", "Yes.", "no", "no", "yes", "YES", None)),
     "mme": Case(make=data.mme, answers=("Yes", "No", "Yes.", "Yes", "no", "maybe", "YES", "No")),
-    "mmbench_en_dev_static": Case(make=data.mmbench, answers=("A", "B. word y", "word z", "B", "A")),
-    "mmbench_en_dev": Case(make=data.mmbench, answers=("A", "B\x07", "the third", "B", "C"), judge=option),
+    "mmbench_en_dev_static": Case(
+        make=data.mmbench, answers=("A", "B. word y", "word z", "B", "A")
+    ),
+    "mmbench_en_dev": Case(
+        make=data.mmbench, answers=("A", "B\x07", "the third", "B", "C"), judge=option
+    ),
     "scienceqa_img": Case(make=data.scienceqa, answers=("A", "B.", "a", "the answer is B")),
     "gqa": Case(make=data.gqa, answers=("Red.", "blue", "blue", "blue")),
     "textvqa_val": Case(make=data.textvqa, answers=("stop", "the stop", "Halt.", "")),
-    "vizwiz_vqa_val": Case(make=data.vizwiz, answers=("can", "Unanswerable ASSISTANT: can", "a can")),
+    "vizwiz_vqa_val": Case(
+        make=data.vizwiz, answers=("can", "Unanswerable ASSISTANT: can", "a can")
+    ),
     "seedbench": Case(make=data.seed, answers=("A", "Answer: B", "C. made")),
     "mmstar": Case(make=data.mmstar, answers=("A", "B", "D", "A")),
     "mmvet": Case(make=data.mmvet, answers=("an x", "x and y, I say", "nothing"), judge=points),
-    "llava_in_the_wild": Case(make=data.llava_wild, answers=("A", "A thing", "none", "A"), judge=two_scores),
-    "amber_g": Case(make=data.amber, answers=("a tree and a house", "a tree and a car", "a boat"), stubs=True),
-    "coco_cap_chair": Case(make=data.coco_chair, answers=("a dog and a cat.", "a cat", "there is a car"), stubs=True),
-    "world_pope": Case(make=None, answers=("yes", "yes", "no") * 4),
-    "world_vqa": Case(make=None, answers=("yes",) * 14),
+    "llava_in_the_wild": Case(
+        make=data.llava_wild, answers=("A", "A thing", "none", "A"), judge=two_scores
+    ),
+    "amber_g": Case(
+        make=data.amber, answers=("a tree and a house", "a tree and a car", "a boat"), stubs=True
+    ),
+    "coco_cap_chair": Case(
+        make=data.coco_chair, answers=("a dog and a cat.", "a cat", "there is a car"), stubs=True
+    ),
+    "synthetic_pope": Case(make=None, answers=("yes", "yes", "no") * 4),
+    "synthetic_vqa": Case(make=None, answers=("yes",) * 14),
 }
 WORLD_LIMIT = 2
 
@@ -93,7 +112,9 @@ def environment(case: Case, folder: Path) -> Iterator[None]:
             yield
             return
         with serving(case.judge) as judge:
-            os.environ.update({"OPENAI_API_KEY": "sk-made", "OPENAI_API_URL": judge.url, "MODEL_VERSION": MODEL})
+            os.environ.update(
+                {"OPENAI_API_KEY": "sk-made", "OPENAI_API_URL": judge.url, "MODEL_VERSION": MODEL}
+            )
             yield
     finally:
         os.environ.clear()
@@ -103,7 +124,11 @@ def environment(case: Case, folder: Path) -> Iterator[None]:
 def answered(task: str, rows: Any) -> dict[str, str]:
     """The case's answers by question; the world's are repeated or cut to their number."""
     answers = CASES[task].answers
-    return {f"{row['doc']:06d}": text for row, text in zip(rows, answers, strict=False) if text is not None}
+    return {
+        f"{row['doc']:06d}": text
+        for row, text in zip(rows, answers, strict=False)
+        if text is not None
+    }
 
 
 def record(task: str, through: Callable[..., Any]) -> dict[str, Any]:
@@ -123,7 +148,9 @@ def record(task: str, through: Callable[..., Any]) -> dict[str, Any]:
     finally:
         via._child = kept
     replies["describe"] = {**replies["describe"], "folder": ""}
-    values = {name: None if value is None else round(value, 6) for name, value in report.values.items()}
+    values = {
+        name: None if value is None else round(value, 6) for name, value in report.values.items()
+    }
     grades = [[grade.question, grade.value, grade.read_as, grade.why] for grade in report.grades]
     return {"replies": replies, "values": values, "unscored": report.unscored, "grades": grades}
 
@@ -142,7 +169,12 @@ def _record_all(names: list[str], through: Callable[..., Any]) -> None:
             continue
         print(name, json.dumps(made["values"]))
         found = {**(json.loads(RECORDED.read_text()) if RECORDED.is_file() else {}), name: made}
-        RECORDED.write_text(json.dumps({key: found[key] for key in CASES if key in found}, indent=1, ensure_ascii=False) + "\n")
+        RECORDED.write_text(
+            json.dumps(
+                {key: found[key] for key in CASES if key in found}, indent=1, ensure_ascii=False
+            )
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

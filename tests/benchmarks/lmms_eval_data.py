@@ -1,7 +1,7 @@
-"""Small data sets for lmms-eval's tasks: made by the project (its own pictures, made-up questions), in the official schema of
-each, so that the kit's unmodified code reads them. A folder is a copy of the data set's repository: README.md with
-configurations and splits, Parquet files. No official question is in here.
-"""
+"""Small data sets for lmms-eval's tasks: made by the project (its own images, made-up questions),
+in the official schema of each, so that the kit's unmodified code reads them. A folder is a copy of
+the data set's repository: README.md with configurations and splits, Parquet files. No official
+question is in here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pictures
 
-from benchmarks.world.render import render
-from benchmarks.world.scene import scene
+from benchmarks.synthetic.render import render
+from benchmarks.synthetic.scene import scene
 
 Rows = Sequence[Mapping[str, Any]]
 TEXT, NUMBER, TEXTS = Value("string"), Value("int64"), List(Value("string"))
@@ -32,7 +32,9 @@ def repository(folder: Path, parts: Mapping[tuple[str, str], tuple[Features, Row
         path.parent.mkdir(parents=True, exist_ok=True)
         columns = {name: [row.get(name) for row in rows] for name in features}
         Dataset.from_dict(columns, features=features).to_parquet(path)
-        configs.setdefault(config, []).append({"split": split, "path": path.relative_to(folder).as_posix()})
+        configs.setdefault(config, []).append(
+            {"split": split, "path": path.relative_to(folder).as_posix()}
+        )
     listed = [{"config_name": name, "data_files": found} for name, found in configs.items()]
     (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(listed)}\n---\n")
     return folder
@@ -40,7 +42,11 @@ def repository(folder: Path, parts: Mapping[tuple[str, str], tuple[Features, Row
 
 def pope(folder: Path) -> Path:
     features = Features(
-        dict.fromkeys(("id", "question_id", "question", "answer", "image_source"), TEXT) | {"image": Image(), "category": TEXT}
+        dict.fromkeys(("id", "question_id", "question", "answer", "image_source"), TEXT)
+        | {
+            "image": Image(),
+            "category": TEXT,
+        }
     )
     rows = [
         {
@@ -56,11 +62,18 @@ def pope(folder: Path) -> Path:
 
 
 def mme(folder: Path) -> Path:
-    """Two questions a picture; two categories of different size in one half, and one in the other."""
-    features = Features({"question_id": TEXT, "image": Image(), "question": TEXT, "answer": TEXT, "category": TEXT})
+    """Two questions an image; two categories of different size in one half, and one in the
+    other."""
+    features = Features(
+        {"question_id": TEXT, "image": Image(), "question": TEXT, "answer": TEXT, "category": TEXT}
+    )
     categories = ("existence", "existence", "count", "code_reasoning")
     rows = [
-        {"question_id": f"{category}/{n}.png", "image": picture(n), "question": f"Is it {answer}? Please answer yes or no."}
+        {
+            "question_id": f"{category}/{n}.png",
+            "image": picture(n),
+            "question": f"Is it {answer}? Please answer yes or no.",
+        }
         | {"answer": answer, "category": category}
         for n, category in enumerate(categories)
         for answer in ("Yes", "No")
@@ -70,9 +83,29 @@ def mme(folder: Path) -> Path:
 
 def mmbench(folder: Path) -> Path:
     """Three questions; the first two with a rotation of their options."""
-    names = ("question", "hint", "answer", "A", "B", "C", "D", "category", "source", "L2-category", "comment", "split")
+    names = (
+        "question",
+        "hint",
+        "answer",
+        "A",
+        "B",
+        "C",
+        "D",
+        "category",
+        "source",
+        "L2-category",
+        "comment",
+        "split",
+    )
     features = Features({"index": NUMBER, "image": Image(), **dict.fromkeys(names, TEXT)})
-    common = {"hint": "nan", "D": "nan", "source": "made", "L2-category": "made", "comment": "nan", "split": "dev"}
+    common = {
+        "hint": "nan",
+        "D": "nan",
+        "source": "made",
+        "L2-category": "made",
+        "comment": "nan",
+        "split": "dev",
+    }
     rows = []
     for index, answer, options in (
         (1, "A", "xyz"),
@@ -93,10 +126,28 @@ def mmbench(folder: Path) -> Path:
 
 
 def scienceqa(folder: Path) -> Path:
-    names = ("question", "hint", "task", "grade", "subject", "topic", "category", "skill", "lecture", "solution")
-    features = Features({"image": Image(), "choices": TEXTS, "answer": Value("int8"), **dict.fromkeys(names, TEXT)})
+    names = (
+        "question",
+        "hint",
+        "task",
+        "grade",
+        "subject",
+        "topic",
+        "category",
+        "skill",
+        "lecture",
+        "solution",
+    )
+    features = Features(
+        {"image": Image(), "choices": TEXTS, "answer": Value("int8"), **dict.fromkeys(names, TEXT)}
+    )
     rows = [
-        {"image": picture(n), "choices": ["red", "green", "blue"][: 2 + n % 2], "answer": n % 2, "question": f"Which colour {n}?"}
+        {
+            "image": picture(n),
+            "choices": ["red", "green", "blue"][: 2 + n % 2],
+            "answer": n % 2,
+            "question": f"Which colour {n}?",
+        }
         | dict.fromkeys(names[1:], "")
         for n in range(4)
     ]
@@ -106,25 +157,49 @@ def scienceqa(folder: Path) -> Path:
 def gqa(folder: Path) -> Path:
     names = ("id", "imageId", "question", "answer", "fullAnswer")
     rows = [
-        {"id": f"20{n}", "imageId": f"n{n // 2}", "question": f"What colour is thing {n}?", "answer": ("red", "blue")[n % 2]}
+        {
+            "id": f"20{n}",
+            "imageId": f"n{n // 2}",
+            "question": f"What colour is thing {n}?",
+            "answer": ("red", "blue")[n % 2],
+        }
         for n in range(4)
     ]
     pictures = [{"id": f"n{n}", "image": picture(n)} for n in range(2)]
     return repository(
         folder,
         {
-            ("testdev_balanced_instructions", "testdev"): (Features(dict.fromkeys(names, TEXT)), rows),
-            ("testdev_balanced_images", "testdev"): (Features({"id": TEXT, "image": Image()}), pictures),
+            ("testdev_balanced_instructions", "testdev"): (
+                Features(dict.fromkeys(names, TEXT)),
+                rows,
+            ),
+            ("testdev_balanced_images", "testdev"): (
+                Features({"id": TEXT, "image": Image()}),
+                pictures,
+            ),
         },
     )
 
 
 def textvqa(folder: Path) -> Path:
     features = Features(
-        {"image_id": TEXT, "question_id": NUMBER, "question": TEXT, "image": Image(), "answers": TEXTS, "ocr_tokens": TEXTS}
+        {
+            "image_id": TEXT,
+            "question_id": NUMBER,
+            "question": TEXT,
+            "image": Image(),
+            "answers": TEXTS,
+            "ocr_tokens": TEXTS,
+        }
     )
     rows = [
-        {"image_id": f"i{n}", "question_id": n, "question": f"what is the word {n}?", "image": picture(n), "ocr_tokens": []}
+        {
+            "image_id": f"i{n}",
+            "question_id": n,
+            "question": f"what is the word {n}?",
+            "image": picture(n),
+            "ocr_tokens": [],
+        }
         | {"answers": ["stop"] * (3 + n) + ["halt"] * (7 - n)}
         for n in range(4)
     ]
@@ -132,9 +207,22 @@ def textvqa(folder: Path) -> Path:
 
 
 def vizwiz(folder: Path) -> Path:
-    features = Features({"question_id": TEXT, "image": Image(), "question": TEXT, "answers": TEXTS, "category": TEXT})
+    features = Features(
+        {
+            "question_id": TEXT,
+            "image": Image(),
+            "question": TEXT,
+            "answers": TEXTS,
+            "category": TEXT,
+        }
+    )
     rows = [
-        {"question_id": f"VizWiz_val_{n}.jpg", "image": picture(n), "question": f"what is this {n}?", "category": "other"}
+        {
+            "question_id": f"VizWiz_val_{n}.jpg",
+            "image": picture(n),
+            "question": f"what is this {n}?",
+            "category": "other",
+        }
         | {"answers": ["can"] * (8 - 3 * n) + ["unanswerable"] * (2 + 3 * n)}
         for n in range(3)
     ]
@@ -142,9 +230,21 @@ def vizwiz(folder: Path) -> Path:
 
 
 def seed(folder: Path) -> Path:
-    """The third question has two pictures, as its questions about videos have several."""
-    names = ("answer", "choice_a", "choice_b", "choice_c", "choice_d", "data_id", "data_type", "question", "question_id")
-    features = Features({**dict.fromkeys(names, TEXT), "question_type_id": NUMBER, "image": List(Image())})
+    """The third question has two images, as its questions about videos have several."""
+    names = (
+        "answer",
+        "choice_a",
+        "choice_b",
+        "choice_c",
+        "choice_d",
+        "data_id",
+        "data_type",
+        "question",
+        "question_id",
+    )
+    features = Features(
+        {**dict.fromkeys(names, TEXT), "question_type_id": NUMBER, "image": List(Image())}
+    )
     rows = [
         {
             **dict.fromkeys(names, f"made {n}"),
@@ -159,12 +259,22 @@ def seed(folder: Path) -> Path:
 
 
 def mmstar(folder: Path) -> Path:
-    """Two fine categories of different size in one coarse one: the kit's average is of categories, not of questions."""
+    """Two fine categories of different size in one coarse one: the kit's average is of categories,
+    not of questions."""
     features = Features(
-        {"index": NUMBER, "image": Image(), **dict.fromkeys(("question", "answer", "category", "l2_category"), TEXT)}
+        {
+            "index": NUMBER,
+            "image": Image(),
+            **dict.fromkeys(("question", "answer", "category", "l2_category"), TEXT),
+        }
     )
     rows = [
-        {"index": n, "question": f"Which {n}?\nOptions: A: x, B: y, C: z, D: w", "image": picture(n), "answer": "ABCA"[n]}
+        {
+            "index": n,
+            "question": f"Which {n}?\nOptions: A: x, B: y, C: z, D: w",
+            "image": picture(n),
+            "answer": "ABCA"[n],
+        }
         | {"category": "math", "l2_category": ("geometry", "statistical reasoning")[n == 3]}
         for n in range(4)
     ]
@@ -173,7 +283,12 @@ def mmstar(folder: Path) -> Path:
 
 def mmvet(folder: Path) -> Path:
     features = Features(
-        {**dict.fromkeys(("question_id", "question", "answer", "image_source", "capability"), TEXT), "image": Image()}
+        {
+            **dict.fromkeys(
+                ("question_id", "question", "answer", "image_source", "capability"), TEXT
+            ),
+            "image": Image(),
+        }
     )
     rows = [
         {
@@ -192,7 +307,13 @@ def llava_wild(folder: Path) -> Path:
     names = ("question", "caption", "gpt_answer", "category", "image_id")
     features = Features({"question_id": NUMBER, "image": Image(), **dict.fromkeys(names, TEXT)})
     rows = [
-        {"question_id": n, "image": picture(n), "question": f"What is it {n}?", "caption": "A thing.", "gpt_answer": "A thing."}
+        {
+            "question_id": n,
+            "image": picture(n),
+            "question": f"What is it {n}?",
+            "caption": "A thing.",
+            "gpt_answer": "A thing.",
+        }
         | {"category": ("conv", "detail", "complex", "conv")[n], "image_id": f"00{n}.jpg"}
         for n in range(4)
     ]
@@ -200,9 +321,17 @@ def llava_wild(folder: Path) -> Path:
 
 
 def amber(folder: Path) -> Path:
-    features = Features({"question_id": NUMBER, "image": Image(), "task_type": TEXT, "truth": TEXTS, "hallu": TEXTS})
+    features = Features(
+        {"question_id": NUMBER, "image": Image(), "task_type": TEXT, "truth": TEXTS, "hallu": TEXTS}
+    )
     rows = [
-        {"question_id": n + 1, "image": picture(n), "task_type": "generative", "truth": ["tree", "house"], "hallu": ["car"]}
+        {
+            "question_id": n + 1,
+            "image": picture(n),
+            "task_type": "generative",
+            "truth": ["tree", "house"],
+            "hallu": ["car"],
+        }
         for n in range(3)
     ]
     return repository(folder, {("default", "train"): (features, rows)})
@@ -210,5 +339,8 @@ def amber(folder: Path) -> Path:
 
 def coco_chair(folder: Path) -> Path:
     features = Features({"question_id": NUMBER, "image": Image(), "gt_object": TEXTS})
-    rows = [{"question_id": n, "image": picture(n), "gt_object": [["dog", "car"], ["cat"], ["boat"]][n]} for n in range(3)]
+    rows = [
+        {"question_id": n, "image": picture(n), "gt_object": [["dog", "car"], ["cat"], ["boat"]][n]}
+        for n in range(3)
+    ]
     return repository(folder, {("default", "test"): (features, rows)})

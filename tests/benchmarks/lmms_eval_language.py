@@ -1,7 +1,7 @@
-"""Stub language resources for lmms-eval's amber_g and coco_cap_chair, made by the project in the real formats: nltk's own data
-(tokenizer, tagger, WordNet) and AMBER's word lists are downloads of their own. A handful of words, so scores mean nothing but
-that the kit's code ran: nltk itself is the real library.
-"""
+"""Stub language resources for lmms-eval's amber_g and coco_cap_chair, made by the project in the
+real formats: nltk's own data (tokenizer, tagger, WordNet) and AMBER's word lists are downloads of
+their own. A handful of words, so scores mean nothing but that the kit's code ran: nltk itself is
+the real library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ INITIAL = ("chair_score", "safe_cover_score", "hallu_cover_score", "non_hallu_sc
 
 
 def nltk_data(folder: Path) -> Path:
-    """For NLTK_DATA: no abbreviation is known, words have the tags listed, every noun is regular."""
+    """For NLTK_DATA: no abbreviation is known, words have the tags listed, every noun is
+    regular."""
     english = folder / "tokenizers" / "punkt_tab" / "english"
     tagger = folder / "taggers" / "averaged_perceptron_tagger_eng"
     wordnet = folder / "corpora" / "wordnet"
@@ -21,13 +22,26 @@ def nltk_data(folder: Path) -> Path:
         place.mkdir(parents=True)
     for name in ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab"):
         (english / name).write_text("")
-    words = {"a": "DT", "and": "CC", "there": "EX", "is": "VBZ", ".": ".", **dict.fromkeys(NOUNS, "NN")}
-    for name, value in (("weights", {}), ("tagdict", words), ("classes", sorted({*words.values(), "NN"}))):
+    words = {
+        "a": "DT",
+        "and": "CC",
+        "there": "EX",
+        "is": "VBZ",
+        ".": ".",
+        **dict.fromkeys(NOUNS, "NN"),
+    }
+    for name, value in (
+        ("weights", {}),
+        ("tagdict", words),
+        ("classes", sorted({*words.values(), "NN"})),
+    ):
         (tagger / f"averaged_perceptron_tagger_eng.{name}.json").write_text(json.dumps(value))
     for part in ("adj", "adv", "noun", "verb"):
         (wordnet / f"index.{part}").write_text("")
         (wordnet / f"{part}.exc").write_text("")
-        (wordnet / f"data.{part}").write_text("  1 WordNet 3.0 Copyright: a stub without any of its content\n")
+        (wordnet / f"data.{part}").write_text(
+            "  1 WordNet 3.0 Copyright: a stub without any of its content\n"
+        )
     lines = [f"{noun} n 1 0 1 1 {number:08d}\n" for number, noun in enumerate(NOUNS, start=1000)]
     (wordnet / "index.noun").write_text("".join(lines))
     (wordnet / "lexnames").write_text("00\tnoun.all\t1\n")
@@ -37,12 +51,15 @@ def nltk_data(folder: Path) -> Path:
 
 
 def amber_words(folder: Path) -> Path:
-    """For AMBER_BASE_DIR: which words go with which, safe words, annotations (not read for the generative task), counters."""
+    """For AMBER_BASE_DIR: which words go with which, safe words, annotations (not read for the
+    generative task), counters."""
     metadata = folder / "metadata"
     metadata.mkdir(parents=True)
     (metadata / "relation.json").write_text(json.dumps({noun: [] for noun in NOUNS}))
     (metadata / "safe_words.txt").write_text("thing\n")
     (metadata / "annotations.json").write_text("[]")
-    begins = [f"{name}=0" for name in INITIAL] + [f"{name.replace('_score', '_num')}=0.001" for name in INITIAL]
+    begins = [f"{name}=0" for name in INITIAL] + [
+        f"{name.replace('_score', '_num')}=0.001" for name in INITIAL
+    ]
     (metadata / "metrics.txt").write_text("\n".join(begins) + "\n")
     return folder

@@ -1,7 +1,7 @@
-"""Runs many requests of ``via_lmms_eval`` in one process of lmms-eval's environment, because importing the kit takes seconds:
-``serving()`` is a stand-in for ``via_lmms_eval._child`` with the same files and the same program. Tests and the recorder use it;
-studies start a process a request.
-"""
+"""Runs many requests of ``via_lmms_eval`` in one process of lmms-eval's environment, because
+importing the kit takes seconds:
+``serving()`` is a stand-in for ``via_lmms_eval._child`` with the same files and the same program.
+Tests and the recorder use it; studies start a process a request."""
 
 from __future__ import annotations
 
@@ -22,23 +22,42 @@ from_path = importlib.util.spec_from_file_location
 @contextmanager
 def serving(interpreter: Path, program: Path) -> Iterator[Callable[..., Any]]:
     """The stand-in, as long as its process lives."""
-    whole = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}
+    whole = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_OFFLINE": "1",
+        "TQDM_DISABLE": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
     command = [str(interpreter), "-P", str(Path(__file__).resolve()), str(program)]
     with subprocess.Popen(
-        command, env=whole, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        command,
+        env=whole,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         talk, listen = process.stdin, process.stdout
 
-        def ask(folder: Path, request: Mapping[str, Any], _interpreter: Path, more: Mapping[str, str] | None = None) -> Any:
+        def ask(
+            folder: Path,
+            request: Mapping[str, Any],
+            _interpreter: Path,
+            more: Mapping[str, str] | None = None,
+        ) -> Any:
             (folder / "request.json").write_text(json.dumps(request))
             changed = {
                 name: os.environ[name]
                 for name in ("NLTK_DATA", "AMBER_BASE_DIR", "PYTHONPATH", "OPENAI_API_KEY")
                 if name in os.environ
             }
-            talk.write(json.dumps({"folder": str(folder), "environment": {**changed, **(more or {})}}) + "\n")
+            talk.write(
+                json.dumps({"folder": str(folder), "environment": {**changed, **(more or {})}})
+                + "\n"
+            )
             talk.flush()
             if fault := json.loads(listen.readline() or '"it is gone"'):
                 raise ValueError(f"lmms-eval's program ended with {fault}")
@@ -66,7 +85,9 @@ def main() -> None:
         for place in os.environ.get("PYTHONPATH", "").split(os.pathsep):
             if place and place not in sys.path:
                 sys.path.append(place)
-        if tasks := sys.modules.get("lmms_eval.api.task"):  # the kit remembers the first cache folder
+        if tasks := sys.modules.get(
+            "lmms_eval.api.task"
+        ):  # the kit remembers the first cache folder
             tasks._resolve_hf_datasets_cache_dir.cache_clear()
         os.chdir(job["folder"])
         fault = ""

@@ -28,7 +28,18 @@ bird, pigeon
 dining table, table, desk
 knife
 """
-CATEGORIES = ("person", "dog", "cat", "hot dog", "chair", "toilet", "wine glass", "train", "bird", "dining table")
+CATEGORIES = (
+    "person",
+    "dog",
+    "cat",
+    "hot dog",
+    "chair",
+    "toilet",
+    "wine glass",
+    "train",
+    "bird",
+    "dining table",
+)
 ANIMALS = ("dog", "cat", "bird", "horse")
 
 
@@ -42,27 +53,41 @@ def name(id: int) -> str:
 
 
 def coco(folder: Path, pictures: int = 12) -> Path:
-    """Pictures 1 to n with up to three outlined categories and five reference captions each."""
+    """Images 1 to n with up to three outlined categories and five reference captions each."""
     rng = Random("coco")
     annotations, captions = [], []
     for id in range(1, pictures + 1):
         picture(folder / "val2014" / name(id), 9 * id)
         for category in rng.sample(range(len(CATEGORIES)), rng.randrange(4)):
-            annotations += [{"image_id": id, "category_id": category + 1, "id": len(annotations), "iscrowd": 0}] * 2
-        captions += [{"image_id": id, "id": 10 * id + k, "caption": sentence(rng)} for k in range(5)]
-    kinds = [{"id": place + 1, "name": category, "supercategory": "x"} for place, category in enumerate(CATEGORIES)]
-    images = [{"id": id, "file_name": name(id), "height": 6, "width": 8} for id in range(1, pictures + 1)]
+            annotations += [
+                {"image_id": id, "category_id": category + 1, "id": len(annotations), "iscrowd": 0}
+            ] * 2
+        captions += [
+            {"image_id": id, "id": 10 * id + k, "caption": sentence(rng)} for k in range(5)
+        ]
+    kinds = [
+        {"id": place + 1, "name": category, "supercategory": "x"}
+        for place, category in enumerate(CATEGORIES)
+    ]
+    images = [
+        {"id": id, "file_name": name(id), "height": 6, "width": 8} for id in range(1, pictures + 1)
+    ]
     write_json(
-        folder / "annotations" / "instances_val2014.json", {"images": images, "annotations": annotations, "categories": kinds}
+        folder / "annotations" / "instances_val2014.json",
+        {"images": images, "annotations": annotations, "categories": kinds},
     )
-    write_json(folder / "annotations" / "captions_val2014.json", {"images": images, "annotations": captions})
+    write_json(
+        folder / "annotations" / "captions_val2014.json",
+        {"images": images, "annotations": captions},
+    )
     (folder / "synonyms.txt").write_text(SYNONYMS)
     return folder
 
 
 WORDS = (
-    "a the man men woman children dogs puppy hot dog cat kittens chair seat toilet stool bow tie wine glasses glass knives "
-    "street lights passenger trains baby bird adult , . and tables desk teddy bear nothing people's light-blue"
+    "a the man men woman children dogs puppy hot dog cat kittens chair seat toilet stool bow tie"
+    " wine glasses glass knives street lights passenger trains baby bird adult , . and tables desk"
+    " teddy bear nothing people's light-blue"
 ).split()
 
 
@@ -71,7 +96,8 @@ def sentence(rng: Random) -> str:
 
 
 def pope(folder: Path, pictures: int = 4) -> Path:
-    """Six questions a picture and setting, as ``coco_pope_<setting>.json``: a JSON object a line."""
+    """Six questions an image and setting, as ``coco_pope_<setting>.json``: a JSON object a
+    line."""
     for setting in ("random", "popular", "adversarial"):
         rng, rows = Random(setting), []
         for id in range(1, pictures + 1):
@@ -79,7 +105,9 @@ def pope(folder: Path, pictures: int = 4) -> Path:
             for place in range(6):
                 text = f"Is there a {setting}{place} in the image?"
                 label = "yes" if place % 2 else "no"
-                rows.append({"question_id": len(rows) + 1, "image": name(id), "text": text, "label": label})
+                rows.append(
+                    {"question_id": len(rows) + 1, "image": name(id), "text": text, "label": label}
+                )
         rng.shuffle(rows)
         write_rows(folder / f"coco_pope_{setting}.json", rows)
     return folder
@@ -88,10 +116,17 @@ def pope(folder: Path, pictures: int = 4) -> Path:
 def repope(folder: Path) -> Path:
     """POPE with every fifth question left out and every seventh label turned."""
     for setting in ("random", "popular", "adversarial"):
-        rows = [json.loads(line) for line in (folder / f"coco_pope_{setting}.json").read_text().splitlines()]
+        rows = [
+            json.loads(line)
+            for line in (folder / f"coco_pope_{setting}.json").read_text().splitlines()
+        ]
         turned = {"yes": "no", "no": "yes"}
         kept = [
-            {**row, "question_id": place, "label": turned[row["label"]] if place % 7 == 3 else row["label"]}
+            {
+                **row,
+                "question_id": place,
+                "label": turned[row["label"]] if place % 7 == 3 else row["label"],
+            }
             for place, row in enumerate(rows)
             if place % 5
         ]
@@ -114,18 +149,25 @@ KINDS = ("hallucination", "attribute-state", "attribute-number", "attribute-acti
 
 
 def amber(folder: Path, pictures: int = 10) -> Path:
-    """Pictures with three objects and two expected ghosts each; a question of each kind about each."""
+    """Images with three objects and two expected ghosts each; a question of each kind about
+    each."""
     rng = Random("amber")
     queries: dict[str, list[dict[str, object]]] = {"generative": [], "discriminative": []}
     annotations: list[dict[str, object]] = []
     for id in range(1, pictures + 1):
         picture(folder / "image" / f"AMBER_{id}.jpg", 7 * id)
         objects = rng.sample(sorted(RELATION), 5)
-        annotations.append({"id": id, "type": "generative", "truth": objects[:3], "hallu": objects[3:][: id % 3]})
-        queries["generative"].append({"id": id, "image": f"AMBER_{id}.jpg", "query": "Describe this image."})
+        annotations.append(
+            {"id": id, "type": "generative", "truth": objects[:3], "hallu": objects[3:][: id % 3]}
+        )
+        queries["generative"].append(
+            {"id": id, "image": f"AMBER_{id}.jpg", "query": "Describe this image."}
+        )
     for place in range(pictures * len(KINDS)):
         id, kind = pictures + 1 + place, KINDS[place % len(KINDS)]
-        annotations.append({"id": id, "type": f"discriminative-{kind}", "truth": rng.choice(["yes", "no", "no"])})
+        annotations.append(
+            {"id": id, "type": f"discriminative-{kind}", "truth": rng.choice(["yes", "no", "no"])}
+        )
         image = f"AMBER_{1 + place // len(KINDS)}.jpg"
         queries["discriminative"].append({"id": id, "image": image, "query": f"Is it so {kind}?"})
     for which, rows in queries.items():
@@ -152,7 +194,10 @@ def mme(folder: Path, pictures: int = 3) -> Path:
             for id in range(pictures + place % 2):
                 picture(images / f"{id:06d}.{'png' if task == 'OCR' else 'jpg'}", 11 * id + place)
                 texts.mkdir(parents=True, exist_ok=True)
-                lines = f"Is it {id}? Please answer yes or no.\tYes\nIs it {id + 1}? Please answer yes or no.\tNo\n"
+                lines = (
+                    f"Is it {id}? Please answer yes or no.\tYes\nIs it {id + 1}? Please answer yes"
+                    " or no.\tNo\n"
+                )
                 (texts / f"{id:06d}.txt").write_text(lines)
     return folder
 
@@ -176,7 +221,8 @@ COLUMNS = (
 
 
 def mmbench(folder: Path, questions: int = 6, rotations: bool = True) -> Path:
-    """Questions with two to four options; with ``rotations``, their other orders behind them, as the released file has them."""
+    """Questions with two to four options; with ``rotations``, their other orders behind them, as
+    the released file has them."""
     rows: list[dict[str, object]] = []
     for id in range(questions):
         texts = [f"a thing {id}", 'a "quoted" one', "None", "two words"][: 2 + id % 3]
@@ -184,10 +230,24 @@ def mmbench(folder: Path, questions: int = 6, rotations: bool = True) -> Path:
         Image.new("RGB", (8, 6), (40 * (id // 2) % 256, 9, 9)).save(content, format="JPEG")
         for by in range(len(texts) if rotations else 1):
             options = texts[by:] + texts[:by]
-            row = {"index": by * 1_000_000 + id, "question": f"What\tis {id}?", "hint": "Look.\nWell." if id % 2 else ""}
-            row |= dict(zip("ABCD", [*options, "", "", ""], strict=False)) | {"answer": "ABCD"[(1 - by) % len(texts)]}
-            row |= {"category": "c", "l2-category": f"logic reasoning{id % 2}", "source": "s", "comment": "", "split": "dev"}
-            rows.append(row | {"image": id if by else base64.b64encode(content.getvalue()).decode()})
+            row = {
+                "index": by * 1_000_000 + id,
+                "question": f"What\tis {id}?",
+                "hint": "Look.\nWell." if id % 2 else "",
+            }
+            row |= dict(zip("ABCD", [*options, "", "", ""], strict=False)) | {
+                "answer": "ABCD"[(1 - by) % len(texts)]
+            }
+            row |= {
+                "category": "c",
+                "l2-category": f"logic reasoning{id % 2}",
+                "source": "s",
+                "comment": "",
+                "split": "dev",
+            }
+            rows.append(
+                row | {"image": id if by else base64.b64encode(content.getvalue()).decode()}
+            )
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "MMBench_DEV_EN.tsv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, delimiter="\t")

@@ -1,4 +1,5 @@
-"""The released scripts' arithmetic, computed anew the long way from files and answers: nothing here uses the graders."""
+"""The released scripts' arithmetic, computed anew the long way from files and answers: nothing here
+uses the graders."""
 
 from __future__ import annotations
 
@@ -11,12 +12,19 @@ import numpy as np
 
 
 def binary(truth: list[int], said: list[int]) -> dict[str, float]:
-    """Accuracy, precision, recall, F1 and claimed share (%) of class 1; a prediction of -1 is wrong and claims nothing."""
+    """Accuracy, precision, recall, F1 and claimed share (%) of class 1; a prediction of -1 is wrong
+    and claims nothing."""
     t, s = np.array(truth), np.array(said)
     tp = float(((t == 1) & (s == 1)).sum())
     precision, recall = tp / (s == 1).sum(), tp / (t == 1).sum()
     f1 = 2 * precision * recall / (precision + recall)
-    found = {"accuracy": (t == s).mean(), "precision": precision, "recall": recall, "f1": f1, "ratio": (s == 1).mean()}
+    found = {
+        "accuracy": (t == s).mean(),
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "ratio": (s == 1).mean(),
+    }
     return {name: 100 * float(value) for name, value in found.items()}
 
 
@@ -29,7 +37,9 @@ def pope(labels: list[str], answers: list[str]) -> dict[str, float]:
     return binary([int(label == "yes") for label in labels], said)
 
 
-def chair(folder: Path, captions: Mapping[int, str], singular: Mapping[str, str]) -> dict[str, float]:
+def chair(
+    folder: Path, captions: Mapping[int, str], singular: Mapping[str, str]
+) -> dict[str, float]:
     """CHAIR as released, word by word; ``singular`` undoes the plurals that occur."""
     owner, double = {}, {}
     for line in (folder / "synonyms.txt").read_text().splitlines():
@@ -60,7 +70,9 @@ def chair(folder: Path, captions: Mapping[int, str], singular: Mapping[str, str]
     for one in instances["annotations"]:
         if one["image_id"] in truth:
             truth[one["image_id"]].add(owner[names[one["category_id"]]])
-    for one in json.loads((folder / "annotations" / "captions_val2014.json").read_text())["annotations"]:
+    for one in json.loads((folder / "annotations" / "captions_val2014.json").read_text())[
+        "annotations"
+    ]:
         if one["image_id"] in truth:
             truth[one["image_id"]].update(read(one["caption"]))
     bad_captions = mentions = bad = found = there = 0
@@ -72,13 +84,22 @@ def chair(folder: Path, captions: Mapping[int, str], singular: Mapping[str, str]
         mentions += len(nodes)
         found += len(set(nodes) & truth[id])
         there += len(truth[id])
-    return {"chair_s": 100 * bad_captions / len(captions), "chair_i": 100 * bad / mentions, "recall": 100 * found / there}
+    return {
+        "chair_s": 100 * bad_captions / len(captions),
+        "chair_i": 100 * bad / mentions,
+        "recall": 100 * found / there,
+    }
 
 
-def amber_generative(folder: Path, nouns: Mapping[int, list[str]], similar: Mapping[str, list[str]]) -> dict[str, float]:
-    """AMBER's four numbers, with the released script's flat lists of words; ``nouns``: what it extracts from each answer."""
+def amber_generative(
+    folder: Path, nouns: Mapping[int, list[str]], similar: Mapping[str, list[str]]
+) -> dict[str, float]:
+    """AMBER's four numbers, with the released script's flat lists of words; ``nouns``: what it
+    extracts from each answer."""
     association = json.loads((folder / "data" / "relation.json").read_text())
-    about = {row["id"]: row for row in json.loads((folder / "data" / "annotations.json").read_text())}
+    about = {
+        row["id"]: row for row in json.loads((folder / "data" / "annotations.json").read_text())
+    }
     always = (folder / "data" / "safe_words.txt").read_text().splitlines()
     vocabulary = [*association, *(word for words in association.values() for word in words)]
     sums = dict.fromkeys(("ghost", "nouns", "cover", "truth", "cog", "hallu", "clean"), 0)
@@ -150,13 +171,17 @@ def mme(pairs: Mapping[str, list[list[tuple[str, str]]]]) -> dict[str, float]:
 
 
 def circular(rotations: Mapping[int, list[tuple[str, str]]]) -> dict[str, float]:
-    """MMBench from ``{question: [(right letter, answer), ...]}``, first order first; answers are letters, or "?"."""
-    whole = [all(re.fullmatch(right, answer) for right, answer in some) for some in rotations.values()]
+    """MMBench from ``{question: [(right letter, answer), ...]}``, first order first; answers are
+    letters, or "?"."""
+    whole = [
+        all(re.fullmatch(right, answer) for right, answer in some) for some in rotations.values()
+    ]
     first = [some[0][0] == some[0][1] for some in rotations.values() if some[0][1] != "?"]
     decided = [
         hit
         for hit, some in zip(whole, rotations.values(), strict=True)
-        if all(answer != "?" for _, answer in some) or any(answer not in ("?", right) for right, answer in some)
+        if all(answer != "?" for _, answer in some)
+        or any(answer not in ("?", right) for right, answer in some)
     ]
     found = {"circular_unread_wrong": whole, "circular": decided, "vanilla": first}
     return {name: 100 * float(np.mean(hits)) for name, hits in found.items()}

@@ -11,8 +11,8 @@ import pytest
 from benchmarks import coco
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.files import open_picture
-from harness.errors import Problem
-from harness.studies import compare
+from harness.errors import UserError
+from harness.study import compare
 from tests.benchmarks import official_files
 
 
@@ -52,25 +52,42 @@ CASES: dict[str, tuple[str, Spoil, str]] = {
     ),
     "pope label": (
         "pope",
-        lambda at: edit(at / "coco_pope_random.json", 2, lambda line: line.replace('"label": "', '"label": "x')),
+        lambda at: edit(
+            at / "coco_pope_random.json", 2, lambda line: line.replace('"label": "', '"label": "x')
+        ),
         r"coco_pope_random.json, line 2: label is 'x.*must be yes or no",
     ),
     "pope control": (
         "pope",
-        lambda at: edit(at / "coco_pope_random.json", 2, lambda line: line.replace("Is there", "Is \\u001b there")),
+        lambda at: edit(
+            at / "coco_pope_random.json",
+            2,
+            lambda line: line.replace("Is there", "Is \\u001b there"),
+        ),
         r"coco_pope_random.json, line 2: text holds the control character '\\x1b'",
     ),
-    "pope empty": ("pope", lambda at: cut(at / "coco_pope_random.json", 0), "coco_pope_random.json is empty"),
-    "pope list": ("pope", lambda at: edit(at / "coco_pope_random.json", 6, lambda _: "7"), "line 6: not a JSON object"),
+    "pope empty": (
+        "pope",
+        lambda at: cut(at / "coco_pope_random.json", 0),
+        "coco_pope_random.json is empty",
+    ),
+    "pope list": (
+        "pope",
+        lambda at: edit(at / "coco_pope_random.json", 6, lambda _: "7"),
+        "line 6: not a JSON object",
+    ),
     "pope bytes": (
         "pope",
         lambda at: (at / "coco_pope_random.json").write_bytes(b'{"a": 1}\n{"b": "\xff"}\n'),
         "coco_pope_random.json, line 2: not UTF-8",
     ),
-    "pope picture": (
+    "pope image": (
         "pope",
         lambda at: [(at / "val2014" / official_files.name(id)).unlink() for id in (2, 3)],
-        r"2 of 4 pictures are missing, such as .*COCO_val2014_00000000000[23].jpg \(.*coco_pope_random.json, line \d+\)",
+        (
+            r"2 of 4 images are missing, such as .*COCO_val2014_00000000000[23].jpg"
+            r" \(.*coco_pope_random.json, line \d+\)"
+        ),
     ),
     "pope file": (
         "pope",
@@ -79,7 +96,10 @@ CASES: dict[str, tuple[str, Spoil, str]] = {
     ),
     "repope of others": (
         "repope",
-        lambda at: [path.write_text(path.read_text().replace("Is there", "Was there")) for path in at.glob("coco_repope_*")],
+        lambda at: [
+            path.write_text(path.read_text().replace("Is there", "Was there"))
+            for path in at.glob("coco_repope_*")
+        ],
         "None of RePOPE's questions",
     ),
     "chair cut": (
@@ -113,7 +133,7 @@ CASES: dict[str, tuple[str, Spoil, str]] = {
     "chair list twice": (
         "coco_chair",
         lambda at: (at / "chair_images.txt").write_text("1\n2\n1\n"),
-        r"line 3: the picture 1 is there",
+        r"line 3: the image 1 is there",
     ),
     "amber twice": (
         "amber_d",
@@ -150,23 +170,39 @@ CASES: dict[str, tuple[str, Spoil, str]] = {
         lambda at: edit(at / "count/000001.txt", 1, lambda line: line + "?"),
         r"count/000001.txt, line 1: the answer is 'Yes\?'; it must be yes or no",
     ),
-    "mme one": ("mme", lambda at: twice(at / "count/000000.txt", 1), "count/000000.txt holds 3 questions"),
-    "mme picture": ("mme", lambda at: (at / "artwork/images/000000.jpg").unlink(), "picture of .*artwork.*000000.txt is missing"),
+    "mme one": (
+        "mme",
+        lambda at: twice(at / "count/000000.txt", 1),
+        "count/000000.txt holds 3 questions",
+    ),
+    "mme image": (
+        "mme",
+        lambda at: (at / "artwork/images/000000.jpg").unlink(),
+        "image of .*artwork.*000000.txt is missing",
+    ),
     "mme part": ("mme", lambda at: (at / "OCR").rename(at / "ocr"), "mme needs OCR in"),
     "mmbench cut": (
         "mmbench_dev_en",
         lambda at: cut(at / "MMBench_DEV_EN.tsv", 1500),
         r"MMBench_DEV_EN.tsv, line \d+: \d+ fields, not 14",
     ),
-    "mmbench twice": ("mmbench_dev_en", lambda at: twice(at / "MMBench_DEV_EN.tsv", 2), "line 3: the index 0 is there already"),
+    "mmbench twice": (
+        "mmbench_dev_en",
+        lambda at: twice(at / "MMBench_DEV_EN.tsv", 2),
+        "line 3: the index 0 is there already",
+    ),
     "mmbench answer": (
         "mmbench_dev_en",
-        lambda at: edit(at / "MMBench_DEV_EN.tsv", 2, lambda line: line.replace("\tB\tc\t", "\tD\tc\t")),
+        lambda at: edit(
+            at / "MMBench_DEV_EN.tsv", 2, lambda line: line.replace("\tB\tc\t", "\tD\tc\t")
+        ),
         "MMBench_DEV_EN.tsv, line 2: the answer is 'D' of 2 options",
     ),
     "mmbench image": (
         "mmbench_dev_en",
-        lambda at: edit(at / "MMBench_DEV_EN.tsv", -1, lambda line: line.replace("\t5\ts\t", "\t77\ts\t")),
+        lambda at: edit(
+            at / "MMBench_DEV_EN.tsv", -1, lambda line: line.replace("\t5\ts\t", "\t77\ts\t")
+        ),
         r"MMBench_DEV_EN.tsv, line \d+: the image is '77'",
     ),
     "mmbench header": (
@@ -199,12 +235,12 @@ def test_a_wrong_file_is_named_with_its_line(case: str, tmp_path: Path) -> None:
 
 
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"no picture")
+    (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"a.jpg cannot be read"):
         open_picture(tmp_path / "a.jpg")
     folder = official_files.mmbench(tmp_path, 1)
     edit(folder / "MMBench_DEV_EN.tsv", 2, lambda line: line.replace("/9j/", "____"))
-    with pytest.raises(ValueError, match=r"MMBench_DEV_EN.tsv, line 2: the picture cannot be read"):
+    with pytest.raises(ValueError, match=r"MMBench_DEV_EN.tsv, line 2: the image cannot be read"):
         list(BENCHMARKS["mmbench_dev_en"].factory("test", None, folder).questions())
 
 
@@ -216,16 +252,26 @@ def test_test_questions_are_not_for_tuning(name: str, tmp_path: Path) -> None:
 
 def test_local_data_reaches_every_benchmark_of_its_name(tmp_path: Path) -> None:
     official_files.pope(official_files.coco(tmp_path))
-    made = compare.open_benchmarks(["pope", "coco_chair", "world_pope"], "test", 2, [f"coco={tmp_path}"])
-    assert [benchmark.name for benchmark in made] == ["pope", "coco_chair", "world_pope"]
-    named = compare.open_benchmarks(["pope", "coco_chair"], "test", 2, [f"pope={tmp_path}", f"coco_chair={tmp_path}"])
-    assert [benchmark.version for benchmark in named] == [benchmark.version for benchmark in made[:2]]
+    made = compare.open_benchmarks(
+        ["pope", "coco_chair", "synthetic_pope"], "test", 2, [f"coco={tmp_path}"]
+    )
+    assert [benchmark.name for benchmark in made] == ["pope", "coco_chair", "synthetic_pope"]
+    named = compare.open_benchmarks(
+        ["pope", "coco_chair"], "test", 2, [f"pope={tmp_path}", f"coco_chair={tmp_path}"]
+    )
+    assert [benchmark.version for benchmark in named] == [
+        benchmark.version for benchmark in made[:2]
+    ]
 
 
 @pytest.mark.parametrize(
     ("names", "local", "said"),
     [
-        (["pope"], [], "pope needs coco_pope_random.json .* in a folder .*--local-data coco=FOLDER"),
+        (
+            ["pope"],
+            [],
+            "pope needs coco_pope_random.json .* in a folder .*--local-data coco=FOLDER",
+        ),
         (["pope"], ["coco"], "must be NAME=FOLDER"),
         (["pope"], ["coco=no/such/folder"], "there is no folder no/such/folder"),
         (["pope"], ["coco=.", "coco=."], "given twice"),
@@ -234,6 +280,8 @@ def test_local_data_reaches_every_benchmark_of_its_name(tmp_path: Path) -> None:
         (["mementos"], [], "mementos cannot be run here"),
     ],
 )
-def test_what_is_wrong_with_the_asking_is_said(names: list[str], local: list[str], said: str) -> None:
-    with pytest.raises(Problem, match=said):
+def test_what_is_wrong_with_the_asking_is_said(
+    names: list[str], local: list[str], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
         compare.open_benchmarks(names, "test", None, local)

@@ -14,11 +14,13 @@ from benchmarks.objects import ObjectTable
 from benchmarks.pope import Probe, pope_benchmark
 from benchmarks.visual_questions import Expected, guess_rates, question_benchmark
 
-TABLE = ObjectTable({"cat": ("cat", "cats", "kitten"), "dog": ("dog", "dogs"), "box": ("box", "boxes")})
+TABLE = ObjectTable(
+    {"cat": ("cat", "cats", "kitten"), "dog": ("dog", "dogs"), "box": ("box", "boxes")}
+)
 
 
 def no_picture() -> Image.Image:
-    raise AssertionError("grading must not open pictures")
+    raise AssertionError("grading must not open images")
 
 
 def chair(truth: Mapping[str, frozenset[str]]) -> Graded[frozenset[str]]:
@@ -26,7 +28,9 @@ def chair(truth: Mapping[str, frozenset[str]]) -> Graded[frozenset[str]]:
         for id, objects in truth.items():
             yield Item(id=id, cluster=id, text="describe .", truth=objects, picture=no_picture)
 
-    return chair_benchmark(name="hand", source="hand-1", items=items, table=TABLE, max_new_tokens=8, primary=True)
+    return chair_benchmark(
+        name="hand", source="hand-1", items=items, table=TABLE, max_new_tokens=8, primary=True
+    )
 
 
 def counts(report: Report, name: str) -> list[float | None]:
@@ -36,13 +40,19 @@ def counts(report: Report, name: str) -> list[float | None]:
 def test_chair_counts_every_mention_after_synonyms() -> None:
     benchmark = chair(
         {
-            "a": frozenset({"cat", "box"}),  # "kitten" and "cats" are two mentions of one true object
-            "b": frozenset({"cat"}),  # "dog" twice: two hallucinated mentions, one hallucinated caption
+            "a": frozenset(
+                {"cat", "box"}
+            ),  # "kitten" and "cats" are two mentions of one true object
+            "b": frozenset(
+                {"cat"}
+            ),  # "dog" twice: two hallucinated mentions, one hallucinated caption
             "c": frozenset({"dog", "box"}),  # mentions nothing: scored, nothing hallucinated
             "d": frozenset({"dog"}),  # empty: unscored
         }
     )
-    report = benchmark.grade({"a": "A kitten, two cats.", "b": "a cat, a dog and dogs", "c": "it is dark", "d": " \n"})
+    report = benchmark.grade(
+        {"a": "A kitten, two cats.", "b": "a cat, a dog and dogs", "c": "it is dark", "d": " \n"}
+    )
     assert counts(report, "mentions") == [2, 3, 0, None]
     assert counts(report, "hallucinated") == [0, 2, 0, None]
     assert counts(report, "found") == [1, 1, 0, None]
@@ -54,11 +64,19 @@ def test_chair_counts_every_mention_after_synonyms() -> None:
     assert report.grades[1].read_as == "cat dog dog"
     assert report.grades[1].why == "not there: dog"
     assert report.grades[0].truth == "box, cat"
-    assert [["a cat, a dog and dogs"[start:end] for start, end in report.grades[1].wrong]] == [["dog", "dogs"]]
+    assert [["a cat, a dog and dogs"[start:end] for start, end in report.grades[1].wrong]] == [
+        ["dog", "dogs"]
+    ]
     assert report.grades[0].wrong == ()
     assert report.grades[3].why == "empty caption"
     assert report.values == pytest.approx(
-        {"chair_s": 100 / 3, "chair_i": 100 * 2 / 5, "recall": 100 * 2 / 5, "words": 13 / 3, "objects": 1.0}
+        {
+            "chair_s": 100 / 3,
+            "chair_i": 100 * 2 / 5,
+            "recall": 100 * 2 / 5,
+            "words": 13 / 3,
+            "objects": 1.0,
+        }
     )
 
 
@@ -87,7 +105,15 @@ def test_pope_by_hand() -> None:
         ("a6", "adversarial", False),
         ("a7", "adversarial", False),
     )
-    answers = {"a1": "Yes.", "a2": "no", "a3": "no", "a4": "yes , it is", "a5": "yes", "a6": "well", "a7": ""}
+    answers = {
+        "a1": "Yes.",
+        "a2": "no",
+        "a3": "no",
+        "a4": "yes , it is",
+        "a5": "yes",
+        "a6": "well",
+        "a7": "",
+    }
     report = benchmark.grade(answers)
     # tp a1 a5, tn a2, fp a4, fn a3; a6 and a7 cannot be read
     assert report.values == pytest.approx(
@@ -133,17 +159,35 @@ def test_an_answer_to_an_unknown_question_is_refused_by_name() -> None:
 
 
 def test_visual_questions_by_hand() -> None:
-    truth = {"q1": ("colour", "red"), "q2": ("colour", "blue"), "q3": ("place", "top left"), "q4": ("place", "top right")}
+    truth = {
+        "q1": ("colour", "red"),
+        "q2": ("colour", "blue"),
+        "q3": ("place", "top left"),
+        "q4": ("place", "top right"),
+    }
 
     def items() -> Iterator[Item[Expected]]:
         for id, (kind, answer) in truth.items():
-            yield Item(id=id, cluster="p", text="?", truth=Expected(kind=kind, answer=answer), picture=no_picture)
+            yield Item(
+                id=id,
+                cluster="p",
+                text="?",
+                truth=Expected(kind=kind, answer=answer),
+                picture=no_picture,
+            )
 
-    benchmark = question_benchmark(name="hand", source="hand-1", items=items, kinds=("colour", "place", "count"))
+    benchmark = question_benchmark(
+        name="hand", source="hand-1", items=items, kinds=("colour", "place", "count")
+    )
     report = benchmark.grade({"q1": "Red.", "q2": "it is blue", "q3": "the top left", "q4": ""})
     assert [grade.value for grade in report.grades] == [1.0, 0.0, 1.0, None]
     assert report.unscored == 1
     assert report.values == pytest.approx(
-        {"accuracy": 200 / 3, "accuracy_colour": 50.0, "accuracy_place": 100.0, "accuracy_count": None}
+        {
+            "accuracy": 200 / 3,
+            "accuracy_colour": 50.0,
+            "accuracy_place": 100.0,
+            "accuracy_count": None,
+        }
     )
     assert guess_rates(benchmark) == {"colour": 50.0, "place": 50.0}

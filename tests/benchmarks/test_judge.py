@@ -1,4 +1,5 @@
-"""The judge, against a server on this machine: paced, retried, recorded, replayed; and never replaced by a rule of thumb."""
+"""The judge, against a server on this machine: paced, retried, recorded, replayed; and never
+replaced by a rule of thumb."""
 
 from __future__ import annotations
 
@@ -68,11 +69,22 @@ def test_what_is_asked_is_recorded_and_replayed(tmp_path: Path) -> None:
         assert all(body["temperature"] == 0 and body["model"] == MODEL for body in server.asked)
         assert set(server.keys) == {f"Bearer {KEY}"}
     rows = [json.loads(line) for line in (tmp_path / "judgements.jsonl").read_text().splitlines()]
-    assert sorted((row["about"], row["repeat"]) for row in rows) == [(name, repeat) for name in "abc" for repeat in (0, 1)]
-    assert {(row["model"], row["tokens_in"], row["tokens_out"]) for row in rows} == {(MODEL, 100, 10)}
-    assert judge.ask(asks("c", "a", "b")) == [first[2], first[0], first[1]]  # the server is gone: nobody is asked
+    assert sorted((row["about"], row["repeat"]) for row in rows) == [
+        (name, repeat) for name in "abc" for repeat in (0, 1)
+    ]
+    assert {(row["model"], row["tokens_in"], row["tokens_out"]) for row in rows} == {
+        (MODEL, 100, 10)
+    }
+    assert judge.ask(asks("c", "a", "b")) == [
+        first[2],
+        first[0],
+        first[1],
+    ]  # the server is gone: nobody is asked
     assert told == [
-        f"judge {MODEL} x2: 6 requests, about 10 tokens in, at most 3,072 out, at most 0.31 at the given prices",
+        (
+            f"judge {MODEL} x2: 6 requests, about 10 tokens in, at most 3,072 out, at most 0.31 at"
+            " the given prices"
+        ),
         f"judge {MODEL} x2: asked 6 requests, 600 tokens in, 60 out, 0.01 at the given prices",
     ]
 
@@ -84,7 +96,12 @@ def test_the_estimate_asks_nobody_and_knows_what_is_recorded(tmp_path: Path) -> 
         assert server.asked == []
         judge.ask(asks("a"))
         estimate = judge.estimate(asks("a", "b"))
-    assert (estimate.requests, estimate.recorded, estimate.tokens_out, estimate.price) == (1, 1, 512, None)
+    assert (estimate.requests, estimate.recorded, estimate.tokens_out, estimate.price) == (
+        1,
+        1,
+        512,
+        None,
+    )
     assert in_words(estimate) == "1 request (1 recorded already), 1 tokens in, 512 out"
 
 
@@ -114,7 +131,9 @@ def test_what_passes_is_tried_again(first: Answer, tmp_path: Path) -> None:
     with serving(flaky(first, first)) as server:
         assert texts(judge_of(server.url, tmp_path).ask(asks("a"))) == [["about: judge a"]]
         assert len(server.asked) == 3
-        with pytest.raises(ValueError, match=r"no usable answer in 2 tries; the last: .*are kept in"):
+        with pytest.raises(
+            ValueError, match=r"no usable answer in 2 tries; the last: .*are kept in"
+        ):
             judge_of(server.url, tmp_path, retries=1).ask(asks("b"))
         assert len(server.asked) == 5
 
@@ -123,17 +142,28 @@ def test_what_passes_is_tried_again(first: Answer, tmp_path: Path) -> None:
     ("first", "words"),
     [
         (refused(401, f"Incorrect API key provided: {KEY[:8]}***"), "refuses the key"),
-        (refused(400, f"max_tokens is too large for {KEY}\n\x1b[31m"), r"refuses the request \(status 400\): max_tokens"),
+        (
+            refused(400, f"max_tokens is too large for {KEY}\n\x1b[31m"),
+            r"refuses the request \(status 400\): max_tokens",
+        ),
         (refused(404, "no such model"), "no such model"),
         (refused(429, "pay", "insufficient_quota"), "quota is spent"),
-        (refused(429, "tomorrow", Retry_After="86400"), "asks to wait 86400 seconds|asks to wait 86401 seconds"),
+        (
+            refused(429, "tomorrow", Retry_After="86400"),
+            "asks to wait 86400 seconds|asks to wait 86401 seconds",
+        ),
         (refused(307, Location="http://127.0.0.1:9/elsewhere"), "status 307"),
-        (said("yes", model="another-model"), "pinned to 'fake-judge-1', but the server answers as 'another-model'"),
+        (
+            said("yes", model="another-model"),
+            "pinned to 'fake-judge-1', but the server answers as 'another-model'",
+        ),
         (said("yes", model=None), "the server names no model"),
     ],
     ids=["key", "request", "model", "quota", "tomorrow", "redirect", "another", "nameless"],
 )
-def test_what_lasts_stops_at_once_with_one_sentence_without_the_key(first: Answer, words: str, tmp_path: Path) -> None:
+def test_what_lasts_stops_at_once_with_one_sentence_without_the_key(
+    first: Answer, words: str, tmp_path: Path
+) -> None:
     with serving(lambda _prompt, _before: first) as server:
         with pytest.raises(ValueError, match=words) as caught:
             judge_of(server.url, tmp_path).ask(asks("a"))
@@ -155,7 +185,9 @@ def test_what_was_judged_is_kept_when_it_stops_and_not_asked_again(tmp_path: Pat
             judge.ask(asks("a", "b", "c", "d"))
         assert server.prompts() == ["judge a", "judge b", "judge c"]
         server.script = echo
-        assert texts(judge.ask(asks("a", "b", "c", "d"))) == [[f"about: judge {name}"] for name in "abcd"]
+        assert texts(judge.ask(asks("a", "b", "c", "d"))) == [
+            [f"about: judge {name}"] for name in "abcd"
+        ]
         assert server.prompts() == ["judge a", "judge b", "judge c", "judge c", "judge d"]
     assert KEY not in (tmp_path / "judgements.jsonl").read_text()
 
@@ -181,7 +213,9 @@ def test_a_server_that_dawdles_is_left(tmp_path: Path) -> None:
         return echo(prompt, before)
 
     with serving(script) as server:
-        assert texts(judge_of(server.url, tmp_path, timeout=0.2).ask(asks("a"))) == [["about: judge a"]]
+        assert texts(judge_of(server.url, tmp_path, timeout=0.2).ask(asks("a"))) == [
+            ["about: judge a"]
+        ]
         go.set()
         assert len(server.asked) == 2
 
@@ -207,7 +241,9 @@ def test_a_server_that_drips_or_floods_is_left() -> None:
 def test_nobody_there_is_one_sentence(tmp_path: Path) -> None:
     with serving(echo) as server:
         url = server.url
-    with pytest.raises(ValueError, match=r"gave no usable answer in 3 tries; the last: ConnectionRefusedError"):
+    with pytest.raises(
+        ValueError, match=r"gave no usable answer in 3 tries; the last: ConnectionRefusedError"
+    ):
         judge_of(url, tmp_path, retries=2).ask(asks("a"))
 
 
@@ -219,10 +255,14 @@ def test_a_refusal_of_the_judge_is_a_judgement(tmp_path: Path) -> None:
 
 
 def test_half_a_letter_is_no_reason_to_stop(tmp_path: Path) -> None:
-    body = json.dumps({"model": MODEL, "choices": [{"message": {"content": "good \ud83d"}}]}).encode()
+    body = json.dumps(
+        {"model": MODEL, "choices": [{"message": {"content": "good \ud83d"}}]}
+    ).encode()
     with serving(lambda _prompt, _before: Answer(body=body)) as server:
         told: list[str] = []
-        assert texts(judge_of(server.url, tmp_path, told, price_in=1.0, price_out=1.0).ask(asks("a"))) == [["good ?"]]
+        assert texts(
+            judge_of(server.url, tmp_path, told, price_in=1.0, price_out=1.0).ask(asks("a"))
+        ) == [["good ?"]]
     assert told[1].endswith("the server did not count 1 of them")
 
 
@@ -243,7 +283,8 @@ def test_without_a_key_nothing_is_sent(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 class Clock:
-    """Time that passes only when somebody waits; stands in for the event that ends the judging, too."""
+    """Time that passes only when somebody waits; stands in for the event that ends the judging,
+    too."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -324,13 +365,19 @@ def test_killed_in_the_middle_it_asks_nothing_twice_that_was_recorded(tmp_path: 
         return echo(prompt, before)
 
     with serving(script) as server:
-        child = subprocess.Popen([sys.executable, "-c", KILLED, server.url, str(tmp_path)], cwd=ROOT, env=dict(os.environ))
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED, server.url, str(tmp_path)],
+            cwd=ROOT,
+            env=dict(os.environ),
+        )
         assert child.wait(30) == -signal.SIGKILL
         kept = judgements.read(tmp_path / "judgements.jsonl")
         assert 5 <= len(kept) <= 9
         before = len(server.asked)
         judge = judge_of(server.url, tmp_path, key_variable=None, concurrency=2)
-        assert texts(judge.ask(asks(*map(str, range(20))))) == [[f"about: judge {n}"] for n in range(20)]
+        assert texts(judge.ask(asks(*map(str, range(20))))) == [
+            [f"about: judge {n}"] for n in range(20)
+        ]
         assert len(server.asked) - before == 20 - len(kept)
 
 
@@ -367,7 +414,9 @@ def test_two_processes_with_one_recording_ask_once(tmp_path: Path) -> None:
         ({"api_key": KEY}, "'api_key', which is none of"),
     ],
 )
-def test_wrong_settings_are_named_and_no_key_is_repeated(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_wrong_settings_are_named_and_no_key_is_repeated(
+    change: dict[str, Any], words: str, tmp_path: Path
+) -> None:
     path = tmp_path / "judge.json"
     path.write_text(json.dumps({"base_url": "https://x/v1", "model": "m", **change}))
     with pytest.raises(ValueError, match=words) as caught:
@@ -375,7 +424,9 @@ def test_wrong_settings_are_named_and_no_key_is_repeated(change: dict[str, Any],
     assert KEY not in str(caught.value)
 
 
-def test_the_settings_file_is_found_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_file_is_found_by_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("SELFSIGHT_JUDGE", raising=False)
     assert open_judge() is None
     path = tmp_path / "judge.json"
@@ -385,7 +436,11 @@ def test_the_settings_file_is_found_by_the_environment(tmp_path: Path, monkeypat
     path.write_text('{"model": "m"}')
     with pytest.raises(ValueError, match="must be a JSON object with base_url and model"):
         open_judge()
-    path.write_text(json.dumps({"base_url": "https://x/v1/", "model": "m", "repeats": 3, "prompts": {"one": "own.txt"}}))
+    path.write_text(
+        json.dumps(
+            {"base_url": "https://x/v1/", "model": "m", "repeats": 3, "prompts": {"one": "own.txt"}}
+        )
+    )
     judge = open_judge()
     assert judge is not None
     assert (judge.settings.url, judge.settings.name) == ("https://x/v1/chat/completions", "m x3")

@@ -19,7 +19,7 @@ CONTENTS = (["Dog", "Ball"], ["Car"], ["Cup", "Table"], ["Tree"])
 
 
 def save_data(folder: Path, count: int = 4) -> Path:
-    """A folder as the authors' data set has it, with ``count`` questions and pictures."""
+    """A folder as the authors' data set has it, with ``count`` questions and images."""
     rows = []
     (folder / "images").mkdir(parents=True)
     for number in range(count):
@@ -31,7 +31,7 @@ def save_data(folder: Path, count: int = 4) -> Path:
                 "image_id": f"{number:x}",
                 "image_src": f"https://pictures.example/{number}_o.jpg",
                 "image_content": CONTENTS[number % 4],
-                "question": f"What is in picture {number}?",
+                "question": f"What is in image {number}?",
                 "gt_answer": f"It is number {number}.",
                 "model_answer": "",
             }
@@ -47,7 +47,12 @@ def no_judge(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def judged(data: Path, url: str, folder: Path, **settings: Any) -> MMHal:
     plain = mmhal.mmhal("test", None, data)
-    given: dict[str, Any] = {"model": MODEL, "key_variable": None, "requests_per_minute": 1e6, "backoff": 0.001} | settings
+    given: dict[str, Any] = {
+        "model": MODEL,
+        "key_variable": None,
+        "requests_per_minute": 1e6,
+        "backoff": 0.001,
+    } | settings
     judge = Judge(settings=Settings(base_url=url, **given), folder=folder, tell=lambda _line: None)
     return MMHal(source=plain.source, items=plain.items, prompt=plain.prompt, judge=judge)
 
@@ -56,7 +61,7 @@ def test_the_authors_folder_is_read(tmp_path: Path) -> None:
     benchmark = mmhal.mmhal("test", None, save_data(tmp_path / "data"))
     asked = list(benchmark.questions())
     assert [question.id for question in asked] == ["00-0_o", "01-1_o", "02-2_o", "03-3_o"]
-    assert asked[2].text == "What is in picture 2?"
+    assert asked[2].text == "What is in image 2?"
     assert asked[2].images[0].size == (8, 6)
     assert len({question.cluster for question in asked}) == 4
     some = mmhal.mmhal("test", 2, tmp_path / "data")
@@ -66,11 +71,20 @@ def test_the_authors_folder_is_read(tmp_path: Path) -> None:
 
 
 def test_ratings_become_the_paper_s_two_numbers(tmp_path: Path) -> None:
-    verdicts = {"right": "Fine. Rating: 6", "so so": "Rating: 3", "wrong": "An invented cat.\nRating: 1", "odd": "I cannot say."}
+    verdicts = {
+        "right": "Fine. Rating: 6",
+        "so so": "Rating: 3",
+        "wrong": "An invented cat.\nRating: 1",
+        "odd": "I cannot say.",
+    }
 
     def script(prompt: str, _before: int) -> Answer:
-        assert "Dog, Ball" in prompt or "Car" in prompt or "Cup, Table" in prompt or "Tree" in prompt
-        return said(next(verdict for answer, verdict in verdicts.items() if f"\n{answer}\n" in prompt))
+        assert (
+            "Dog, Ball" in prompt or "Car" in prompt or "Cup, Table" in prompt or "Tree" in prompt
+        )
+        return said(
+            next(verdict for answer, verdict in verdicts.items() if f"\n{answer}\n" in prompt)
+        )
 
     with serving(script) as server:
         benchmark = judged(save_data(tmp_path / "data"), server.url, tmp_path)
@@ -96,7 +110,9 @@ def test_ratings_become_the_paper_s_two_numbers(tmp_path: Path) -> None:
 def test_repeats_give_a_mean_and_their_spread(tmp_path: Path) -> None:
     said_before = ["Rating: 4", "Rating: 2", "no number"]
     with serving(lambda _prompt, before: said(said_before[before])) as server:
-        benchmark = judged(save_data(tmp_path / "data", 1), server.url, tmp_path, repeats=3, concurrency=1)
+        benchmark = judged(
+            save_data(tmp_path / "data", 1), server.url, tmp_path, repeats=3, concurrency=1
+        )
         report = benchmark.grade({"00-0_o": "a dog"})
     assert report.values["score"] == 3.0
     assert report.values["hallucination_rate"] == 50.0
@@ -115,12 +131,19 @@ def test_empty_and_absent_answers_are_unscored_and_never_sent(tmp_path: Path) ->
         with pytest.raises(ValueError, match="no question 'strange'"):
             benchmark.grade({"02-2_o": "a cup", "strange": "?"})
         assert len(server.asked) == 1  # found before anybody was paid
-    assert [grade.why for grade in report.grades] == ["empty answer", "Rating: 5", "no answer", "no answer"]
+    assert [grade.why for grade in report.grades] == [
+        "empty answer",
+        "Rating: 5",
+        "no answer",
+        "no answer",
+    ]
     assert report.unscored == 3
 
 
 def test_without_a_judge_grading_stops(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="name that file in the environment variable SELFSIGHT_JUDGE"):
+    with pytest.raises(
+        ValueError, match="name that file in the environment variable SELFSIGHT_JUDGE"
+    ):
         mmhal.mmhal("test", None, save_data(tmp_path / "data")).grade({"00-0_o": "a dog"})
 
 
@@ -147,7 +170,9 @@ def test_a_rating_is_read_or_it_is_unreadable(verdict: str, rating: int | None) 
     assert read_rating(verdict) == rating
 
 
-def test_the_prompt_is_filled_once_and_the_authors_places_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_prompt_is_filled_once_and_the_authors_places_are_understood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = save_data(tmp_path / "data")
     own = mmhal.mmhal("test", None, data)
     tricky = mmhal.filled(own.prompt, next(own.items()), "{question} {} Rating: 6")
@@ -160,7 +185,11 @@ def test_the_prompt_is_filled_once_and_the_authors_places_are_understood(tmp_pat
     monkeypatch.setenv("SELFSIGHT_JUDGE", str(tmp_path / "judge.json"))
     theirs = mmhal.mmhal("test", None, data)
     asked = mmhal.filled(theirs.prompt, next(theirs.items()), "a dog")
-    assert asked == "contents Dog, Ball\nquestion What is in picture 0?\nstandard It is number 0.\nresponse a dog\n"
+    assert (
+        asked
+        == "contents Dog, Ball\nquestion What is in image 0?\nstandard It is number 0.\nresponse"
+        " a dog\n"
+    )
     assert theirs.version != own.version
     assert "judge m prompt" in theirs.version
     (tmp_path / "theirs.txt").write_text("only {answer}")
@@ -178,10 +207,16 @@ def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
     for number, change, words in (
         (1, {"gt_answer": " "}, "entry 2: gt_answer is ' '; it must be text"),
         (2, {"image_content": "Dog"}, "entry 3: image_content must be a list of texts"),
-        (3, {"question_type": "colour"}, "entry 4: question_type is 'colour'; it must be attribute or"),
+        (
+            3,
+            {"question_type": "colour"},
+            "entry 4: question_type is 'colour'; it must be attribute or",
+        ),
         (0, {"image_src": None}, "entry 1: image_src is None"),
     ):
-        path.write_text(json.dumps([row | change if place == number else row for place, row in enumerate(rows)]))
+        path.write_text(
+            json.dumps([row | change if place == number else row for place, row in enumerate(rows)])
+        )
         with pytest.raises(ValueError, match=words):
             mmhal.mmhal("test", None, tmp_path / "data")
     path.write_text(json.dumps(rows))

@@ -1,4 +1,5 @@
-"""The benchmarks that read official files, on small files in the official schema, against the released scripts' arithmetic."""
+"""The benchmarks that read official files, on small files in the official schema, against the
+released scripts' arithmetic."""
 
 from __future__ import annotations
 
@@ -18,20 +19,40 @@ from benchmarks.interface import Benchmark, metric_value
 from benchmarks.objects import known_form
 from tests.benchmarks import official_files, official_scores
 
-SAID = ("yes", "no", "Yes", "No", "Yes.", "no, it is not", "There is not. Yes", "maybe", "", "Yes, no doubt", "NO", "not here")
+SAID = (
+    "yes",
+    "no",
+    "Yes",
+    "No",
+    "Yes.",
+    "no, it is not",
+    "There is not. Yes",
+    "maybe",
+    "",
+    "Yes, no doubt",
+    "NO",
+    "not here",
+)
 
 
 def folder_for(name: str, at: Path) -> Path:
     if name in ("pope", "repope"):
         return official_files.repope(official_files.pope(at))
-    makers: dict[str, Callable[[Path], Path]] = {"coco": official_files.coco, "amber": official_files.amber}
+    makers: dict[str, Callable[[Path], Path]] = {
+        "coco": official_files.coco,
+        "amber": official_files.amber,
+    }
     makers |= {"mme": official_files.mme, "mmbench": official_files.mmbench}
     local = BENCHMARKS[name].local
     assert local is not None
     return makers[local.name](at)
 
 
-NATIVE = [name for name, entry in BENCHMARKS.items() if entry.local and not entry.unavailable and not entry.judge]
+NATIVE = [
+    name
+    for name, entry in BENCHMARKS.items()
+    if entry.local and not entry.unavailable and not entry.judge
+]
 
 
 def built(name: str, at: Path, limit: int | None = None) -> Benchmark:
@@ -50,25 +71,40 @@ def test_pope_as_its_released_script_counts(name: str, tmp_path: Path) -> None:
     values = dict(benchmark.grade(answers).values)
     everything: list[tuple[str, str]] = []
     for setting in pope.SETTINGS:
-        asked = [json.loads(line) for line in (tmp_path / f"coco_pope_{setting}.json").read_text().splitlines()]
+        asked = [
+            json.loads(line)
+            for line in (tmp_path / f"coco_pope_{setting}.json").read_text().splitlines()
+        ]
         labels = {(row["image"], row["text"]): row["label"] for row in asked}
         if name == "repope":
             corrected = (tmp_path / f"coco_repope_{setting}.json").read_text().splitlines()
-            labels = {(row["image"], row["text"]): row["label"] for row in map(json.loads, corrected)}
+            labels = {
+                (row["image"], row["text"]): row["label"] for row in map(json.loads, corrected)
+            }
         both = [
             (labels[row["image"], row["text"]], answers[f"{setting}/{row['question_id']}"])
             for row in asked
             if (row["image"], row["text"]) in labels
         ]
         scores = official_scores.pope(*map(list, zip(*both, strict=True)))
-        close(values, {f"{metric}_{setting}_official": scores[metric] for metric in ("accuracy", "f1")})
+        close(
+            values,
+            {f"{metric}_{setting}_official": scores[metric] for metric in ("accuracy", "f1")},
+        )
         everything += both
     scores = official_scores.pope(*map(list, zip(*everything, strict=True)))
     scores["yes_ratio"] = scores.pop("ratio")
     close(values, {f"{metric}_official": value for metric, value in scores.items()})
     # At word level: exactly one of the two words.
-    words = {answer: ("yes" in answer.lower(), "no" in answer.lower().replace(",", "").split()) for answer in SAID}
-    read = [(label, "yes" if words[answer][0] else "no") for label, answer in everything if sum(words[answer]) == 1]
+    words = {
+        answer: ("yes" in answer.lower(), "no" in answer.lower().replace(",", "").split())
+        for answer in SAID
+    }
+    read = [
+        (label, "yes" if words[answer][0] else "no")
+        for label, answer in everything
+        if sum(words[answer]) == 1
+    ]
     close(values, {"accuracy": 100 * sum(label == said for label, said in read) / len(read)})
     close(values, {"unreadable": 100 - 100 * len(read) / len(everything)})
 
@@ -89,9 +125,18 @@ def test_chair_as_the_released_script_counts(tmp_path: Path) -> None:
     rng = Random(7)
     captions = {question.id: official_files.sentence(rng) for question in benchmark.questions()}
     assert len(captions) == 12
-    plural = {"men": "man", "children": "child", "dogs": "dog", "kittens": "kitten", "glasses": "glass", "knives": "knife"}
+    plural = {
+        "men": "man",
+        "children": "child",
+        "dogs": "dog",
+        "kittens": "kitten",
+        "glasses": "glass",
+        "knives": "knife",
+    }
     plural |= {"lights": "light", "trains": "train", "tables": "table", "people": "person"}
-    expected = official_scores.chair(tmp_path, {int(id): text for id, text in captions.items()}, plural)
+    expected = official_scores.chair(
+        tmp_path, {int(id): text for id, text in captions.items()}, plural
+    )
     assert 0 < expected["chair_i"] < 100
     close(dict(benchmark.grade(captions).values), expected)
 
@@ -112,17 +157,37 @@ def test_chair_as_the_released_script_counts(tmp_path: Path) -> None:
         ("knives and a home plate", ["knife"]),
     ],
 )
-def test_captions_are_read_by_cocos_rules(caption: str, mentions: list[str], tmp_path: Path) -> None:
+def test_captions_are_read_by_cocos_rules(
+    caption: str, mentions: list[str], tmp_path: Path
+) -> None:
     (tmp_path / "synonyms.txt").write_text(official_files.SYNONYMS)
     reader = coco.read_synonyms(tmp_path / "synonyms.txt")
     assert reader.mentions(caption) == mentions
     for category, start, end in reader.places(caption):
-        assert category.split()[-1][:3] in caption.lower()[start:end] or category in ("person", "traffic light", "tie")
+        assert category.split()[-1][:3] in caption.lower()[start:end] or category in (
+            "person",
+            "traffic light",
+            "tie",
+        )
 
 
 def test_plurals_are_only_undone_where_that_gives_a_known_word() -> None:
-    known = {"bus", "glass", "policeman", "berry", "tie", "knife", "leaf", "giraffe", "box", "person", "skis"}
-    plurals = "buses glasses policemen berries ties knives leaves giraffes boxes people skis".split()
+    known = {
+        "bus",
+        "glass",
+        "policeman",
+        "berry",
+        "tie",
+        "knife",
+        "leaf",
+        "giraffe",
+        "box",
+        "person",
+        "skis",
+    }
+    plurals = (
+        "buses glasses policemen berries ties knives leaves giraffes boxes people skis".split()
+    )
     assert [
         known_form(word, known) for word in plurals
     ] == "bus glass policeman berry tie knife leaf giraffe box person skis".split()
@@ -130,18 +195,22 @@ def test_plurals_are_only_undone_where_that_gives_a_known_word() -> None:
     assert known_form("his", known) == "his"
 
 
-def test_the_500_pictures_are_the_same_for_everybody_and_dev_has_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_500_pictures_are_the_same_for_everybody_and_dev_has_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(coco, "PICTURES", 5)
     folder = official_files.coco(tmp_path)
     test, dev = (
-        [question.id for question in coco.chair("coco_chair", 64, split, None, folder).questions()] for split in ("test", "dev")
+        [question.id for question in coco.chair("coco_chair", 64, split, None, folder).questions()]
+        for split in ("test", "dev")
     )
     assert test == ["12", "8", "10", "11", "5"]  # published: the order of the ids' hashes
     assert len(dev) == 5
     assert not set(test) & set(dev)
     (folder / "chair_images.txt").write_text("3\n7\n")
     listed, others = (
-        {question.id for question in coco.chair("coco_chair", 64, split, None, folder).questions()} for split in ("test", "dev")
+        {question.id for question in coco.chair("coco_chair", 64, split, None, folder).questions()}
+        for split in ("test", "dev")
     )
     assert listed == {"3", "7"}
     assert len(others) == 5
@@ -152,14 +221,31 @@ def test_the_500_pictures_are_the_same_for_everybody_and_dev_has_others(tmp_path
 def test_amber_generative_as_the_released_script_counts(with_similar: bool, tmp_path: Path) -> None:
     folder = official_files.amber(tmp_path)
     similar = (
-        {"kitten": ["cat", "puppy"], "hound": ["ball", "man"], "toy": ["tree"], "oak": ["sky", "dog"]} if with_similar else {}
+        {
+            "kitten": ["cat", "puppy"],
+            "hound": ["ball", "man"],
+            "toy": ["tree"],
+            "oak": ["sky", "dog"],
+        }
+        if with_similar
+        else {}
     )
     if with_similar:
         (folder / "similar.json").write_text(json.dumps(similar))
-    vocabulary = sorted({*official_files.RELATION, *(w for words in official_files.RELATION.values() for w in words)})
+    vocabulary = sorted(
+        {
+            *official_files.RELATION,
+            *(w for words in official_files.RELATION.values() for w in words),
+        }
+    )
     rng = Random(3)
-    nouns = {id: [rng.choice(vocabulary) for _ in range(rng.randrange(1, 4))] for id in range(1, 11)}
-    answers = {str(id): "There is " + " and ".join(f"the {noun}" for noun in some) + "." for id, some in nouns.items()}
+    nouns = {
+        id: [rng.choice(vocabulary) for _ in range(rng.randrange(1, 4))] for id in range(1, 11)
+    }
+    answers = {
+        str(id): "There is " + " and ".join(f"the {noun}" for noun in some) + "."
+        for id, some in nouns.items()
+    }
     benchmark = BENCHMARKS["amber_g"].factory("test", None, folder)
     expected = official_scores.amber_generative(folder, nouns, similar)
     assert all(0 < value < 100 for value in expected.values())
@@ -170,15 +256,34 @@ def test_amber_generative_as_the_released_script_counts(with_similar: bool, tmp_
 def test_amber_discriminative_as_the_released_script_counts(tmp_path: Path) -> None:
     benchmark = built("amber_d", tmp_path)
     rng = Random(5)
-    answers = {question.id: rng.choice(["Yes", "No", "No", "yes", "No."]) for question in benchmark.questions()}
-    about = {str(row["id"]): row for row in json.loads((tmp_path / "data" / "annotations.json").read_text())}
+    answers = {
+        question.id: rng.choice(["Yes", "No", "No", "yes", "No."])
+        for question in benchmark.questions()
+    }
+    about = {
+        str(row["id"]): row
+        for row in json.loads((tmp_path / "data" / "annotations.json").read_text())
+    }
     truth = [int(about[id]["truth"] == "no") for id in answers]
     values = dict(benchmark.grade(answers).values)
-    theirs = official_scores.binary(truth, [{"No": 1, "Yes": 0}.get(answer, -1) for answer in answers.values()])
-    close(values, {f"{name}_official": theirs[name] for name in ("accuracy", "precision", "recall", "f1")})
-    ours = official_scores.binary(truth, [int("no" in answer.lower()) for answer in answers.values()])
-    close(values, {name: ours[name] for name in ("accuracy", "precision", "recall", "f1")} | {"yes_ratio": 100 - ours["ratio"]})
-    for kind, type in zip(("existence", "state", "number", "action", "relation"), official_files.KINDS, strict=True):
+    theirs = official_scores.binary(
+        truth, [{"No": 1, "Yes": 0}.get(answer, -1) for answer in answers.values()]
+    )
+    close(
+        values,
+        {f"{name}_official": theirs[name] for name in ("accuracy", "precision", "recall", "f1")},
+    )
+    ours = official_scores.binary(
+        truth, [int("no" in answer.lower()) for answer in answers.values()]
+    )
+    close(
+        values,
+        {name: ours[name] for name in ("accuracy", "precision", "recall", "f1")}
+        | {"yes_ratio": 100 - ours["ratio"]},
+    )
+    for kind, type in zip(
+        ("existence", "state", "number", "action", "relation"), official_files.KINDS, strict=True
+    ):
         ids = [id for id in answers if about[id]["type"] == f"discriminative-{type}"]
         right = [("no" in answers[id].lower()) == (about[id]["truth"] == "no") for id in ids]
         assert values[f"accuracy_{kind}"] == pytest.approx(100 * sum(right) / len(ids))
@@ -192,37 +297,59 @@ def test_mme_as_the_released_script_counts(tmp_path: Path) -> None:
     for tasks in mme.SUBTASKS.values():
         for task in tasks:
             stems = sorted({id.split("/")[1] for id in answers if id.startswith(f"{task}/")})
-            pairs[task] = [[("yes", answers[f"{task}/{stem}/1"]), ("no", answers[f"{task}/{stem}/2"])] for stem in stems]
+            pairs[task] = [
+                [("yes", answers[f"{task}/{stem}/1"]), ("no", answers[f"{task}/{stem}/2"])]
+                for stem in stems
+            ]
     scores = official_scores.mme(pairs)
     values = dict(benchmark.grade(answers).values)
     close(values, {f"score_{task}": score for task, score in scores.items()})
-    close(values, {part: sum(scores[task] for task in tasks) for part, tasks in mme.SUBTASKS.items()})
+    close(
+        values, {part: sum(scores[task] for task in tasks) for part, tasks in mme.SUBTASKS.items()}
+    )
     perfect = benchmark.grade({id: "Yes" if id.endswith("/1") else "No" for id in answers}).values
-    close(dict(perfect), {"perception": 2000.0, "cognition": 800.0, "accuracy": 100.0, "accuracy_plus": 100.0})
+    close(
+        dict(perfect),
+        {"perception": 2000.0, "cognition": 800.0, "accuracy": 100.0, "accuracy_plus": 100.0},
+    )
     always = benchmark.grade(dict.fromkeys(answers, "yes")).values
-    close(dict(always), {"perception": 500.0, "cognition": 200.0, "accuracy": 50.0, "accuracy_plus": 0.0})
+    close(
+        dict(always),
+        {"perception": 500.0, "cognition": 200.0, "accuracy": 50.0, "accuracy_plus": 0.0},
+    )
 
 
 def test_an_unreadable_answer_leaves_its_picture_out_of_accuracy_plus(tmp_path: Path) -> None:
     benchmark = built("mme", tmp_path)
-    answers = {question.id: "Yes" if question.id.endswith("/1") else "No" for question in benchmark.questions()}
+    answers = {
+        question.id: "Yes" if question.id.endswith("/1") else "No"
+        for question in benchmark.questions()
+    }
     answers["OCR/000000/2"] = "perhaps"
     report = benchmark.grade(answers)
     assert report.unscored == 1
     assert report.values["accuracy_plus"] == 100.0
-    assert report.values["score_OCR"] == pytest.approx(200 - 100 / 8 - 100 / 4)  # wrong in the released script's eyes
+    assert report.values["score_OCR"] == pytest.approx(
+        200 - 100 / 8 - 100 / 4
+    )  # wrong in the released script's eyes
     del answers["OCR/000000/2"]
     assert benchmark.grade(answers).values["score_OCR"] == 200.0  # not answered: not counted
 
 
 @pytest.mark.parametrize("rotations", [True, False])
 def test_mmbench_is_circular_as_the_paper_says(rotations: bool, tmp_path: Path) -> None:
-    benchmark: Graded[Choice] = mmbench.load("test", None, official_files.mmbench(tmp_path, 30, rotations))
+    benchmark: Graded[Choice] = mmbench.load(
+        "test", None, official_files.mmbench(tmp_path, 30, rotations)
+    )
     rng = Random(2)
     answers, grouped = {}, defaultdict(list)
     for item in benchmark.items():
         letter = rng.choice([item.truth.answer] * 12 + ["A", "?"])
-        answers[item.id] = letter if letter == "?" or rng.random() < 0.7 else f"{letter}. {dict(item.truth.options)[letter]}"
+        answers[item.id] = (
+            letter
+            if letter == "?" or rng.random() < 0.7
+            else f"{letter}. {dict(item.truth.options)[letter]}"
+        )
         grouped[int(item.truth.question)].append((item.truth.answer, letter))
     assert {len(some) for some in grouped.values()} == {2, 3, 4}
     close(dict(benchmark.grade(answers).values), official_scores.circular(grouped))
@@ -237,12 +364,16 @@ def test_made_and_given_rotations_ask_the_same(tmp_path: Path) -> None:
     given, made = (
         {
             q.id: (q.text, q.images[0].tobytes())
-            for q in mmbench.load("test", None, official_files.mmbench(tmp_path / f"{own}", 6, own)).questions()
+            for q in mmbench.load(
+                "test", None, official_files.mmbench(tmp_path / f"{own}", 6, own)
+            ).questions()
         }
         for own in (True, False)
     )
     assert given == made
-    assert given["1/0"][0].startswith('Look.\nWell.\nWhat\tis 1?\nA. a thing 1\nB. a "quoted" one\nC. None\nAnswer')
+    assert given["1/0"][0].startswith(
+        'Look.\nWell.\nWhat\tis 1?\nA. a thing 1\nB. a "quoted" one\nC. None\nAnswer'
+    )
 
 
 OPTIONS = (("A", "a red cat"), ("B", "two dogs"), ("C", "Two  dogs."), ("D", "b"))
@@ -251,8 +382,18 @@ OPTIONS = (("A", "a red cat"), ("B", "two dogs"), ("C", "Two  dogs."), ("D", "b"
 @pytest.mark.parametrize(
     ("answer", "letter"),
     [
-        *(("B", "B"), ("(b).", "B"), (" C: ", "C"), ("A. a red cat", "A"), ("(D) whatever it is", "D"), ("A red cat!", "A")),
-        *((unread, None) for unread in ("E", "A. two dogs", "two dogs", "A, B", "A man", "", "the answer")),
+        *(
+            ("B", "B"),
+            ("(b).", "B"),
+            (" C: ", "C"),
+            ("A. a red cat", "A"),
+            ("(D) whatever it is", "D"),
+            ("A red cat!", "A"),
+        ),
+        *(
+            (unread, None)
+            for unread in ("E", "A. two dogs", "two dogs", "A, B", "A man", "", "the answer")
+        ),
     ],
 )
 def test_a_letter_is_read_or_not(answer: str, letter: str | None) -> None:
@@ -271,10 +412,16 @@ def test_a_benchmark_is_what_the_catalogue_says(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", NATIVE)
-def test_a_limit_takes_some_of_the_pictures_with_all_their_questions(name: str, tmp_path: Path) -> None:
+def test_a_limit_takes_some_of_the_pictures_with_all_their_questions(
+    name: str, tmp_path: Path
+) -> None:
     whole = [(q.id, q.text, q.cluster) for q in built(name, tmp_path).questions()]
-    few = [(q.id, q.text, q.cluster) for q in BENCHMARKS[name].factory("test", 2, tmp_path).questions()]
-    fewer = [(q.id, q.text, q.cluster) for q in BENCHMARKS[name].factory("test", 1, tmp_path).questions()]
+    few = [
+        (q.id, q.text, q.cluster) for q in BENCHMARKS[name].factory("test", 2, tmp_path).questions()
+    ]
+    fewer = [
+        (q.id, q.text, q.cluster) for q in BENCHMARKS[name].factory("test", 1, tmp_path).questions()
+    ]
     assert set(fewer) < set(few) < set(whole)
     kept = {cluster for _, _, cluster in few}
     assert len(kept) == 2
@@ -284,16 +431,23 @@ def test_a_limit_takes_some_of_the_pictures_with_all_their_questions(name: str, 
 
 
 @pytest.mark.parametrize("name", NATIVE)
-def test_values_follow_from_the_grades_and_the_version_from_the_truth(name: str, tmp_path: Path) -> None:
+def test_values_follow_from_the_grades_and_the_version_from_the_truth(
+    name: str, tmp_path: Path
+) -> None:
     benchmark = built(name, tmp_path)
     rng = Random(name)
-    answers = {question.id: rng.choice([*SAID, "a dog and a man", "A"]) for question in benchmark.questions()}
+    answers = {
+        question.id: rng.choice([*SAID, "a dog and a man", "A"])
+        for question in benchmark.questions()
+    }
     report = benchmark.grade(answers)
     sums: defaultdict[str, float] = defaultdict(float)
     for grade in report.grades:
         for count, amount in grade.counts.items():
             sums[count] += amount
-    assert {metric.name: metric_value(metric, sums) for metric in benchmark.metrics} == pytest.approx(dict(report.values))
+    assert {
+        metric.name: metric_value(metric, sums) for metric in benchmark.metrics
+    } == pytest.approx(dict(report.values))
     assert benchmark.version == BENCHMARKS[name].factory("test", None, tmp_path).version
     assert benchmark.version != BENCHMARKS[name].factory("test", 1, tmp_path).version
 
@@ -309,12 +463,16 @@ def test_an_entry_that_cannot_be_run_says_why_and_toolkits_resolve() -> None:
     for wrong in ("nothing", "lmms_eval:", "other:pope", ":"):
         with pytest.raises(KeyError):
             catalogue.find(wrong)
-    with pytest.raises(ValueError, match="draws its own pictures"):
-        BENCHMARKS["world_pope"].factory("test", 3, Path())
+    with pytest.raises(ValueError, match="draws its own images"):
+        BENCHMARKS["synthetic_pope"].factory("test", 3, Path())
 
 
 def test_the_readme_has_a_row_for_every_benchmark_and_names_its_data() -> None:
-    rows = [line for line in Path("benchmarks/README.md").read_text(encoding="utf-8").splitlines() if line.startswith("| `")]
+    rows = [
+        line
+        for line in Path("benchmarks/README.md").read_text(encoding="utf-8").splitlines()
+        if line.startswith("| `")
+    ]
     for name, entry in BENCHMARKS.items():
         row = next((row for row in rows if f"`{name}`" in row.split("|")[1]), None)
         assert row is not None, name

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.objects import ObjectTable
+from benchmarks.synthetic.words import SYNONYMS
 from benchmarks.visual_questions import normalised
-from benchmarks.world.words import SYNONYMS
 from benchmarks.yes_no import read_official, read_strict, read_words
 
 # answer: strict, words, official
@@ -82,7 +82,11 @@ def test_a_table_without_forms_reads_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("synonyms", "said"),
-    [({"a": ("x",), "b": ("x",)}, "names both 'a' and 'b'"), ({"a": ("X",)}, "lower-case"), ({"a": ("",)}, "lower-case")],
+    [
+        ({"a": ("x",), "b": ("x",)}, "names both 'a' and 'b'"),
+        ({"a": ("X",)}, "lower-case"),
+        ({"a": ("",)}, "lower-case"),
+    ],
 )
 def test_an_unclear_table_is_refused(synonyms: dict[str, tuple[str, ...]], said: str) -> None:
     with pytest.raises(ValueError, match=said):
@@ -91,7 +95,14 @@ def test_an_unclear_table_is_refused(synonyms: dict[str, tuple[str, ...]], said:
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [("The Top  Left.", "top left"), ("an apple", "apple"), (" Two!", "two"), ("", ""), ("a", ""), ("theme", "theme")],
+    [
+        ("The Top  Left.", "top left"),
+        ("an apple", "apple"),
+        (" Two!", "two"),
+        ("", ""),
+        ("a", ""),
+        ("theme", "theme"),
+    ],
 )
 def test_normalisation(answer: str, expected: str) -> None:
     assert normalised(answer) == expected

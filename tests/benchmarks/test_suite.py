@@ -1,4 +1,5 @@
-"""The world's benchmarks: oracle and constant answers, balance, truth, determinism, and metrics recomputed from grades."""
+"""The world's benchmarks: oracle and constant answers, balance, truth, determinism, and metrics
+recomputed from grades."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ import pytest
 
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.interface import Benchmark, Report
-from benchmarks.world import language, suite
-from benchmarks.world.scene import Scene, scene
-from benchmarks.world.words import CATEGORIES, COMPANION, vocabulary
+from benchmarks.synthetic import language, suite
+from benchmarks.synthetic.scene import Scene, scene
+from benchmarks.synthetic.words import CATEGORIES, COMPANION, vocabulary
 from methods.sena.prompts import WORLD, with_request
 
 LIMIT = 40
 SCENES: dict[str, Scene] = {(true := scene("dev", index)).id: true for index in range(LIMIT)}
-NAMES = [name for name in BENCHMARKS if name.startswith("world_")]
+NAMES = [name for name in BENCHMARKS if name.startswith("synthetic_")]
 
 
 def build(name: str, limit: int = LIMIT) -> Benchmark:
@@ -31,15 +32,21 @@ def oracle(name: str) -> dict[str, str]:
     answers = {}
     for question in build(name, LIMIT).questions():
         true = SCENES[question.cluster]
-        if name == "world_pope":
-            answers[question.id] = "yes" if question.id.rpartition("/")[2] in true.categories else "no"
-        elif name == "world_vqa":
+        if name == "synthetic_pope":
+            answers[question.id] = (
+                "yes" if question.id.rpartition("/")[2] in true.categories else "no"
+            )
+        elif name == "synthetic_vqa":
             kind = question.id.rpartition("/")[2]
             asked = language.question(true, kind, Random(f"question {kind} {true.id}"))
             assert asked is not None
             answers[question.id] = asked.answer
         else:
-            tell = language.listed if name == "world_chair_short" else (lambda things: language.detailed(things, 1))
+            tell = (
+                language.listed
+                if name == "synthetic_chair_short"
+                else (lambda things: language.detailed(things, 1))
+            )
             answers[question.id] = tell(true.things)
     return answers
 
@@ -56,15 +63,21 @@ def test_an_oracle_is_perfect(name: str) -> None:
 
 def test_an_oracle_tells_each_object_once() -> None:
     things = sum(len(true.things) for true in SCENES.values()) / LIMIT
-    report = build("world_chair").grade(oracle("world_chair"))
+    report = build("synthetic_chair").grade(oracle("synthetic_chair"))
     assert report.values["objects"] == pytest.approx(things)
     assert report.values["words"] == pytest.approx(8 * things)  # "a red ball is at the top left ."
 
 
 def test_always_yes_is_half_right_on_pope_in_every_setting() -> None:
-    benchmark = build("world_pope")
+    benchmark = build("synthetic_pope")
     report = benchmark.grade({question.id: "Yes" for question in benchmark.questions()})
-    for name in ("accuracy", "accuracy_random", "accuracy_popular", "accuracy_adversarial", "precision"):
+    for name in (
+        "accuracy",
+        "accuracy_random",
+        "accuracy_popular",
+        "accuracy_adversarial",
+        "precision",
+    ):
         assert report.values[name] == 50.0
     assert report.values["yes_ratio"] == 100.0
     assert report.values["recall"] == 100.0
@@ -76,11 +89,15 @@ def test_an_expected_companion_told_is_a_hallucination() -> None:
     for true in SCENES.values():
         ghosts = [COMPANION[thing.category] for thing in true.lone()]
         invented += len(ghosts)
-        answers[true.id] = language.listed(true.things) + "".join(f" and a {ghost} ." for ghost in ghosts)
-    report = build("world_chair_short").grade(answers)
+        answers[true.id] = language.listed(true.things) + "".join(
+            f" and a {ghost} ." for ghost in ghosts
+        )
+    report = build("synthetic_chair_short").grade(answers)
     mentions = invented + sum(len(true.things) for true in SCENES.values())
     assert report.values["chair_i"] == pytest.approx(100 * invented / mentions)
-    assert report.values["chair_s"] == pytest.approx(100 * sum(bool(true.lone()) for true in SCENES.values()) / LIMIT)
+    assert report.values["chair_s"] == pytest.approx(
+        100 * sum(bool(true.lone()) for true in SCENES.values()) / LIMIT
+    )
     assert report.values["recall"] == 100.0
 
 
@@ -91,7 +108,10 @@ def test_pope_is_balanced_and_its_negatives_are_absent() -> None:
         true = scene("dev", index)
         probes = suite.pope_probes(true)
         assert all((category in true.categories) == present for _, category, present in probes)
-        by_setting = {name: [probe[2] for probe in some] for name, some in groupby(probes, key=lambda probe: probe[0])}
+        by_setting = {
+            name: [probe[2] for probe in some]
+            for name, some in groupby(probes, key=lambda probe: probe[0])
+        }
         expected = ["random", "popular", "adversarial"] if true.lone() else ["random", "popular"]
         assert by_setting == {setting: [True, False] for setting in expected}
         negatives = {setting: category for setting, category, present in probes if not present}
@@ -117,7 +137,7 @@ def test_questions_are_unique_known_and_say_only_words_the_world_knows(name: str
 
 def test_every_exact_answer_is_of_words_the_world_knows() -> None:
     known = set(vocabulary())
-    assert all(set(answer.split()) <= known for answer in oracle("world_vqa").values())
+    assert all(set(answer.split()) <= known for answer in oracle("synthetic_vqa").values())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -131,7 +151,8 @@ def test_a_limit_changes_how_many_and_nothing_else(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_dev_and_test_ask_about_different_pictures(name: str) -> None:
     pictures = [
-        {q.images[0].tobytes() for q in BENCHMARKS[name].factory(split, 20, None).questions()} for split in ("dev", "test")
+        {q.images[0].tobytes() for q in BENCHMARKS[name].factory(split, 20, None).questions()}
+        for split in ("dev", "test")
     ]
     assert not pictures[0] & pictures[1]
     assert len(pictures[0]) == len(pictures[1]) == 20
@@ -139,8 +160,8 @@ def test_dev_and_test_ask_about_different_pictures(name: str) -> None:
 
 def test_a_full_benchmark_has_as_many_pictures_as_the_catalogue_says() -> None:
     items = suite.chair("test").items()
-    assert sum(1 for _ in items) == BENCHMARKS["world_chair"].size
-    assert sum(1 for _ in suite.chair("test", 10**6).items()) == BENCHMARKS["world_chair"].size
+    assert sum(1 for _ in items) == BENCHMARKS["synthetic_chair"].size
+    assert sum(1 for _ in suite.chair("test", 10**6).items()) == BENCHMARKS["synthetic_chair"].size
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,16 +174,20 @@ def test_the_catalogue_names_each_benchmark_as_it_names_itself(name: str) -> Non
 
 
 def test_only_these_are_primary() -> None:
-    primary = {name: [metric.name for metric in build(name).metrics if metric.primary] for name in NAMES}
+    primary = {
+        name: [metric.name for metric in build(name).metrics if metric.primary] for name in NAMES
+    }
     assert primary == {
-        "world_chair": ["chair_s", "chair_i"],
-        "world_chair_short": [],
-        "world_pope": ["accuracy"],
-        "world_vqa": ["accuracy"],
+        "synthetic_chair": ["chair_s", "chair_i"],
+        "synthetic_chair_short": [],
+        "synthetic_pope": ["accuracy"],
+        "synthetic_vqa": ["accuracy"],
     }
 
 
-@pytest.mark.parametrize(("split", "limit", "said"), [("train", 5, "dev"), ("pool", 5, "dev"), ("test", 0, "at least 1")])
+@pytest.mark.parametrize(
+    ("split", "limit", "said"), [("train", 5, "dev"), ("pool", 5, "dev"), ("test", 0, "at least 1")]
+)
 def test_another_split_or_limit_is_refused(split: str, limit: int, said: str) -> None:
     for name in NAMES:
         with pytest.raises(ValueError, match=said):
@@ -179,9 +204,13 @@ def test_the_token_caps_leave_room_for_the_longest_telling(name: str) -> None:
     caps = {question.max_new_tokens for question in build(name, 1).questions()}
     things = [language.told(scene("test", index)).things for index in range(500)]
     longest = {
-        "world_chair": [language.detailed(some, style) for some in things for style in range(len(language.STYLES))],
-        "world_chair_short": [language.listed(some) for some in things],
-    }.get(name, list(oracle("world_vqa").values()))
+        "synthetic_chair": [
+            language.detailed(some, style)
+            for some in things
+            for style in range(len(language.STYLES))
+        ],
+        "synthetic_chair_short": [language.listed(some) for some in things],
+    }.get(name, list(oracle("synthetic_vqa").values()))
     assert max(len(text.split()) for text in longest) < min(caps)  # and the end token
 
 
@@ -213,35 +242,44 @@ def test_values_follow_from_the_grades_counts(name: str) -> None:
     benchmark, answers = build(name), noisy(name)
     report = benchmark.grade(answers)
     assert report.values == pytest.approx(recomputed(benchmark, report))
-    known = {name for metric in benchmark.metrics for name in (metric.numerator, metric.denominator)}
+    known = {
+        name for metric in benchmark.metrics for name in (metric.numerator, metric.denominator)
+    }
     assert known <= {name for grade in report.grades for name in grade.counts}
     silent = sum(not answers.get(grade.question) for grade in report.grades)
     assert report.unscored == silent > 0
-    assert all(0 <= value <= 100 for metric in benchmark.metrics if (value := report.values[metric.name]) and metric.unit == "%")
+    assert all(
+        0 <= value <= 100
+        for metric in benchmark.metrics
+        if (value := report.values[metric.name]) and metric.unit == "%"
+    )
 
 
 def test_pope_values_equal_those_of_its_confusion_matrix() -> None:
-    answers = noisy("world_pope")
-    report = build("world_pope").grade(answers)
-    truth = oracle("world_pope")
+    answers = noisy("synthetic_pope")
+    report = build("synthetic_pope").grade(answers)
+    truth = oracle("synthetic_pope")
     matrix = Counter((answers[id], truth[id]) for id in truth if answers.get(id))
     tp, fp, fn = matrix["yes", "yes"], matrix["yes", "no"], matrix["no", "yes"]
     precision, recall = tp / (tp + fp), tp / (tp + fn)
     assert report.values["precision"] == pytest.approx(100 * precision)
     assert report.values["recall"] == pytest.approx(100 * recall)
     assert report.values["f1"] == pytest.approx(100 * 2 * precision * recall / (precision + recall))
-    assert report.values["accuracy"] == pytest.approx(100 * (tp + matrix["no", "no"]) / matrix.total())
+    assert report.values["accuracy"] == pytest.approx(
+        100 * (tp + matrix["no", "no"]) / matrix.total()
+    )
     assert report.values["yes_ratio"] == pytest.approx(100 * (tp + fp) / matrix.total())
 
 
 def test_guess_rates_are_what_guessing_gives() -> None:
     rates = suite.guess_rates("dev", LIMIT)
     assert list(rates) == list(language.KINDS)
-    benchmark, right = build("world_vqa"), oracle("world_vqa")
+    benchmark, right = build("synthetic_vqa"), oracle("synthetic_vqa")
     for kind, rate in ((kind, rates[kind]) for kind in ("existence", "count", "relation")):
         ids = [id for id in right if id.endswith(f"/{kind}")]
         best = max(
-            benchmark.grade(dict.fromkeys(ids, guess)).values[f"accuracy_{kind}"] or 0.0 for guess in {right[id] for id in ids}
+            benchmark.grade(dict.fromkeys(ids, guess)).values[f"accuracy_{kind}"] or 0.0
+            for guess in {right[id] for id in ids}
         )
         assert rate == pytest.approx(best)
 
@@ -249,8 +287,10 @@ def test_guess_rates_are_what_guessing_gives() -> None:
 def test_a_pool_item_is_the_scene_told_exactly() -> None:
     for index in range(20):
         true = scene("pool", index)
-        name, image, question, reference = suite.world_item("pool", index)
+        name, image, question, reference = suite.synthetic_item("pool", index)
         assert name == true.id
-        assert image.tobytes() == suite.world_item("pool", index)[1].tobytes()
+        assert image.tobytes() == suite.synthetic_item("pool", index)[1].tobytes()
         assert question in language.DETAIL_PROMPTS
-        assert reference in {language.detailed(true.things, style) for style in range(len(language.STYLES))}
+        assert reference in {
+            language.detailed(true.things, style) for style in range(len(language.STYLES))
+        }

@@ -1,4 +1,5 @@
-"""lmms-eval behind the benchmark interface, our side: on replies that the kit gave (``lmms_eval_cases`` recorded them)."""
+"""lmms-eval behind the benchmark interface, our side: on replies that the kit gave
+(``lmms_eval_cases`` recorded them)."""
 
 from __future__ import annotations
 
@@ -17,39 +18,55 @@ from PIL import Image
 from benchmarks import via_lmms_eval as via
 from benchmarks.interface import metric_value
 from benchmarks.pope import SETTINGS
+from benchmarks.synthetic import suite
+from benchmarks.synthetic.lmms_eval.data import write
 from benchmarks.via_lmms_eval_counts import counting, score
-from benchmarks.world import suite
-from benchmarks.world.lmms_eval.data import write
 from tests.benchmarks.fake_judge import MODEL, refused, said, serving
 from tests.benchmarks.lmms_eval_cases import CASES, RECORDED, answered
 
 HEARD: Mapping[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
 
 
-def made(task: str, monkeypatch: pytest.MonkeyPatch, changed: Mapping[str, Any] | None = None) -> via.ViaLmmsEval:
+def made(
+    task: str, monkeypatch: pytest.MonkeyPatch, changed: Mapping[str, Any] | None = None
+) -> via.ViaLmmsEval:
     """The benchmark, with the kit's recorded replies (or changed ones) in its place."""
     replies = {**HEARD[task]["replies"], **(changed or {})}
     monkeypatch.setattr(via, "_child", lambda _folder, request, *_others: replies[request["do"]])
     monkeypatch.setattr(via, "python", lambda: Path("python"))
     monkeypatch.setattr(via, "judge_environment", lambda _task: {})
-    return via.ViaLmmsEval(task=task, split="test", limit=None, data=None, about=replies["describe"])
+    return via.ViaLmmsEval(
+        task=task, split="test", limit=None, data=None, about=replies["describe"]
+    )
 
 
 @pytest.mark.parametrize("task", list(HEARD))
-def test_recorded_replies_give_the_recorded_report(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recorded_replies_give_the_recorded_report(
+    task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     benchmark = made(task, monkeypatch)
     report = benchmark.grade(answered(task, benchmark.exported.rows))
-    assert {name: value if value is None else round(value, 6) for name, value in report.values.items()} == HEARD[task]["values"]
-    assert [[one.question, one.value, one.read_as, one.why] for one in report.grades] == HEARD[task]["grades"]
+    assert {
+        name: value if value is None else round(value, 6) for name, value in report.values.items()
+    } == HEARD[task]["values"]
+    assert [[one.question, one.value, one.read_as, one.why] for one in report.grades] == HEARD[
+        task
+    ]["grades"]
 
 
 def test_every_case_is_recorded() -> None:
     assert list(HEARD) == list(CASES)
 
 
-@pytest.mark.parametrize("task", [task for task in HEARD if counting(task, HEARD[task]["replies"]["describe"]["metrics"]).kit])
-def test_a_metric_with_the_kits_name_is_its_total(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Said by the counts alone, over all rows (pope's case lacks an answer, which the kit calls wrong: it is given here)."""
+@pytest.mark.parametrize(
+    "task",
+    [task for task in HEARD if counting(task, HEARD[task]["replies"]["describe"]["metrics"]).kit],
+)
+def test_a_metric_with_the_kits_name_is_its_total(
+    task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Said by the counts alone, over all rows (pope's case lacks an answer, which the kit calls
+    wrong: it is given here)."""
     benchmark = made(task, monkeypatch)
     rows = benchmark.exported.rows
     report = benchmark.grade({f"{row['doc']:06d}": "" for row in rows} | answered(task, rows))
@@ -60,20 +77,32 @@ def test_a_metric_with_the_kits_name_is_its_total(task: str, monkeypatch: pytest
             assert value * scale == pytest.approx(total, abs=0.11 if "llava" in name else 1e-6)
 
 
-def test_an_answer_that_is_missing_or_unreadable_is_unscored_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_is_missing_or_unreadable_is_unscored_and_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     benchmark = made("pope", monkeypatch)
     report = benchmark.grade(answered("pope", benchmark.exported.rows))
     whys = {one.question: one.why for one in report.grades if one.value is None}
-    assert whys == {"000002": "lmms-eval reads the words yes and no alone, and calls this a mistake", "000007": "no answer"}
+    assert whys == {
+        "000002": "lmms-eval reads the words yes and no alone, and calls this a mistake",
+        "000007": "no answer",
+    }
     assert report.unscored == 2
     assert report.values["accuracy"] == pytest.approx(100 * 4 / 6)
-    assert report.values["pope_accuracy"] == pytest.approx(100 * 4 / 7)  # the kit's way, of the seven that were answered
-    assert report.values["lmms_eval:pope_accuracy"] == pytest.approx(4 / 8)  # the kit's own, a missing answer wrong
+    assert report.values["pope_accuracy"] == pytest.approx(
+        100 * 4 / 7
+    )  # the kit's way, of the seven that were answered
+    assert report.values["lmms_eval:pope_accuracy"] == pytest.approx(
+        4 / 8
+    )  # the kit's own, a missing answer wrong
     assert report.values["unreadable"] == pytest.approx(100 / 7)
 
 
-def test_totals_that_are_no_ratios_are_checked_and_stand_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MME's case by hand: existence has acc (100 + 50) / 2 and acc+ 50, count acc 0 and acc+ 0; code reasoning 100 and 100."""
+def test_totals_that_are_no_ratios_are_checked_and_stand_apart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """MME's case by hand: existence has acc (100 + 50) / 2 and acc+ 50, count acc 0 and acc+ 0;
+    code reasoning 100 and 100."""
     benchmark = made("mme", monkeypatch)
     report = benchmark.grade(answered("mme", benchmark.exported.rows))
     assert report.values["lmms_eval:mme_perception_score"] == pytest.approx(75 + 50 + 0)
@@ -91,7 +120,9 @@ def test_a_picture_with_one_answer_missing_has_no_acc_plus(monkeypatch: pytest.M
     assert report.values["perception_accuracy"] == pytest.approx(100 * 2 / 5)
 
 
-def test_a_total_that_is_not_that_of_the_rows_stops_the_grading(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_total_that_is_not_that_of_the_rows_stops_the_grading(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     reply = copy.deepcopy(HEARD["gqa"]["replies"]["grade"])
     reply["totals"]["exact_match"] += 0.1
     benchmark = made("gqa", monkeypatch, {"grade": reply})
@@ -111,7 +142,11 @@ def test_rows_in_another_order_stop_the_grading(monkeypatch: pytest.MonkeyPatch)
     ("task", "metric", "broken"),
     [
         ("mmvet", "gpt_eval_score", {"eval_model": "", "score": 0.0}),
-        ("llava_in_the_wild", "gpt_eval_llava_all", {"scores": [-1, -1], "review": "error: connection refused"}),
+        (
+            "llava_in_the_wild",
+            "gpt_eval_llava_all",
+            {"scores": [-1, -1], "review": "error: connection refused"},
+        ),
     ],
 )
 def test_a_judgement_that_failed_stops_the_grading(
@@ -165,7 +200,10 @@ def test_a_judge_is_needed_and_must_answer(monkeypatch: pytest.MonkeyPatch) -> N
         for given in (judge.url, f"{judge.url}/chat/completions"):
             monkeypatch.setenv("OPENAI_API_URL", given)
             assert via.judge_environment("mmvet")["OPENAI_API_URL"] == judge.url
-            assert via.judge_environment("mmbench_en_dev")["OPENAI_API_URL"] == f"{judge.url}/chat/completions"
+            assert (
+                via.judge_environment("mmbench_en_dev")["OPENAI_API_URL"]
+                == f"{judge.url}/chat/completions"
+            )
     with serving(lambda _prompt, _before: refused(401)) as judge:
         monkeypatch.setenv("OPENAI_API_URL", judge.url)
         with pytest.raises(ValueError, match="refuses the key"):
@@ -177,16 +215,20 @@ def test_what_cannot_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         via.benchmark("pope", "dev", None)
     with pytest.raises(ValueError, match="limit is 0"):
         via.benchmark("pope", "test", 0)
-    with pytest.raises(ValueError, match="draws its own pictures"):
-        via.benchmark("world_pope", "dev", None, tmp_path)
+    with pytest.raises(ValueError, match="draws its own images"):
+        via.benchmark("synthetic_pope", "dev", None, tmp_path)
     monkeypatch.setenv(via.VARIABLE, str(tmp_path / "python"))
     with pytest.raises(ValueError, match="python -m nox -s toolkit_lmms_eval"):
         via.benchmark("pope", "test", None)
 
 
-def test_broken_data_is_named_before_the_kit_sees_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_data_is_named_before_the_kit_sees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(via, "python", lambda: Path("python"))
-    monkeypatch.setattr(via, "describe", lambda _task, _python: HEARD["pope"]["replies"]["describe"])
+    monkeypatch.setattr(
+        via, "describe", lambda _task, _python: HEARD["pope"]["replies"]["describe"]
+    )
 
     def ask(data: Path) -> via.ViaLmmsEval:
         return via.benchmark("pope", "test", None, data)
@@ -195,14 +237,16 @@ def test_broken_data_is_named_before_the_kit_sees_it(tmp_path: Path, monkeypatch
         ask(tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"holds no \.parquet"):
         ask(tmp_path)
-    whole = write("world_pope", tmp_path / "whole", "dev", 1) / "test-00000-of-00001.parquet"
-    assert ask(whole).version != ask(write("world_pope", tmp_path / "other", "dev", 2)).version
+    whole = write("synthetic_pope", tmp_path / "whole", "dev", 1) / "test-00000-of-00001.parquet"
+    assert ask(whole).version != ask(write("synthetic_pope", tmp_path / "other", "dev", 2)).version
     cut = tmp_path / "cut.parquet"
     cut.write_bytes(whole.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"cut\.parquet is cut off or no Parquet file"):
         ask(cut)
     hub = tmp_path / "hub"
-    write("world_pope", hub / "lmms-lab-encoder", "dev", 1).rename(hub / "lmms-lab-encoder" / "POPE")
+    write("synthetic_pope", hub / "lmms-lab-encoder", "dev", 1).rename(
+        hub / "lmms-lab-encoder" / "POPE"
+    )
     assert ask(hub).data == hub / "lmms-lab-encoder" / "POPE"
     lines = tmp_path / "rows.jsonl"
     lines.write_text('{"id": 1}\n{"id": 2\n')
@@ -211,30 +255,46 @@ def test_broken_data_is_named_before_the_kit_sees_it(tmp_path: Path, monkeypatch
 
 
 def test_a_data_file_becomes_a_repository_that_loads(tmp_path: Path) -> None:
-    file = write("world_pope", tmp_path / "made", "dev", 2) / "test-00000-of-00001.parquet"
+    file = write("synthetic_pope", tmp_path / "made", "dev", 2) / "test-00000-of-00001.parquet"
     via.place(file, tmp_path / "selfsight" / "data", {"dataset_name": "Full", "split": "odd"})
-    loaded = load_dataset(str(tmp_path / "selfsight" / "data"), "Full", cache_dir=str(tmp_path / "cache"))
+    loaded = load_dataset(
+        str(tmp_path / "selfsight" / "data"), "Full", cache_dir=str(tmp_path / "cache")
+    )
     assert list(loaded) == ["odd"]
     items = list(suite.pope("dev", 2).items())
     assert [row["question"] for row in loaded["odd"]] == [item.text for item in items]
-    assert loaded["odd"][0]["image"].convert("RGB").tobytes() == items[0].picture().convert("RGB").tobytes()
+    assert (
+        loaded["odd"][0]["image"].convert("RGB").tobytes()
+        == items[0].picture().convert("RGB").tobytes()
+    )
 
 
 def test_the_worlds_data_holds_its_questions_and_truth(tmp_path: Path) -> None:
-    rows = pyarrow.parquet.read_table(write("world_vqa", tmp_path, "dev", 2)).to_pylist()
+    rows = pyarrow.parquet.read_table(write("synthetic_vqa", tmp_path, "dev", 2)).to_pylist()
     items = list(suite.visual_questions("dev", 2).items())
     assert [(row["question"], row["answer"], row["kind"]) for row in rows] == [
         (item.text, item.truth.answer, item.truth.kind) for item in items
     ]
     assert Image.open(io.BytesIO(rows[0]["image"]["bytes"])).size == items[0].picture().size
-    with pytest.raises(ValueError, match="no task 'world_chair'"):
-        write("world_chair", tmp_path, "dev", 1)
-    kinds = {row["kind"] for row in pyarrow.parquet.read_table(write("world_pope", tmp_path, "dev", 3)).to_pylist()}
+    with pytest.raises(ValueError, match="no task 'synthetic_chair'"):
+        write("synthetic_chair", tmp_path, "dev", 1)
+    kinds = {
+        row["kind"]
+        for row in pyarrow.parquet.read_table(
+            write("synthetic_pope", tmp_path, "dev", 3)
+        ).to_pylist()
+    }
     assert kinds <= set(SETTINGS)
 
 
 def test_unknown_aggregations_make_means_under_another_name() -> None:
-    found = counting("new_task", [{"metric": "a b", "aggregation": "!function utils.f"}, {"metric": "c", "aggregation": "mean"}])
+    found = counting(
+        "new_task",
+        [
+            {"metric": "a b", "aggregation": "!function utils.f"},
+            {"metric": "c", "aggregation": "mean"},
+        ],
+    )
     assert [metric.name for metric in found.metrics] == ["a_b_mean", "c"]
     assert list(found.kit) == ["c"]
     read = found.read({"a b": {"score": 1}, "c": 0.5})

@@ -1,4 +1,5 @@
-"""lmms-eval's own code, where it is installed: every recorded case anew, native against kit, bad rows, and a live model."""
+"""lmms-eval's own code, where it is installed: every recorded case anew, native against kit, bad
+rows, and a live model."""
 
 from __future__ import annotations
 
@@ -15,11 +16,11 @@ from datasets import Dataset, Features, Image, Value
 from benchmarks import via_lmms_eval as via
 from benchmarks.grading import Graded
 from benchmarks.pope import Probe
+from benchmarks.synthetic import suite
+from benchmarks.synthetic.lmms_eval.data import write
 from benchmarks.visual_questions import Expected
-from benchmarks.world import suite
-from benchmarks.world.lmms_eval.data import write
-from harness.bases import BASES, load_base
-from harness.engine.vlm import Engine
+from harness.engine.engine import Engine
+from harness.models.base_cards import BASES, load_base
 from methods.interface import Decoding, Prompt
 from tests.benchmarks import lmms_eval_server as server
 from tests.benchmarks.lmms_eval_cases import CASES, RECORDED, record
@@ -37,7 +38,9 @@ def installed() -> bool:
 pytestmark = [
     pytest.mark.toolkit,
     pytest.mark.slow,
-    pytest.mark.skipif(not installed(), reason="lmms-eval is not installed: python -m nox -s toolkit_lmms_eval"),
+    pytest.mark.skipif(
+        not installed(), reason="lmms-eval is not installed: python -m nox -s toolkit_lmms_eval"
+    ),
 ]
 
 
@@ -59,29 +62,41 @@ def test_the_kit_says_what_was_recorded(task: str, kit: Callable[..., Any]) -> N
 
 
 NATIVE: dict[str, Callable[[str, int], Graded[Probe] | Graded[Expected]]] = {
-    "world_pope": suite.pope,
-    "world_vqa": suite.visual_questions,
+    "synthetic_pope": suite.pope,
+    "synthetic_vqa": suite.visual_questions,
 }
 
 
 @pytest.mark.parametrize("task", list(NATIVE))
 def test_a_live_model_gives_the_stored_answers_and_native_grades(task: str, tmp_path: Path) -> None:
-    """The shipped LLaVA asked through lmms-eval, in its environment, against our own export, engine and grader."""
+    """The shipped LLaVA asked through lmms-eval, in its environment, against our own export, engine
+    and grader."""
     native = NATIVE[task]("dev", 6)
     asked = list(native.questions())
-    model, processor = load_base(BASES["embedded"])
+    model, processor = load_base(BASES["synthetic"])
     prompts = [Prompt(key=one.id, text=one.text, image=one.images[0]) for one in asked]
-    stored = [done.text for done in Engine(model, processor).generate(prompts, Decoding(max_new_tokens=8))]
+    stored = [
+        done.text for done in Engine(model, processor).generate(prompts, Decoding(max_new_tokens=8))
+    ]
     write(task, tmp_path / "selfsight", "dev", 6)
-    (tmp_path / "request.json").write_text(json.dumps({"task": task, "folder": str(via.WORLD), "base": "embedded"}))
-    command = [str(via.python()), "-P", "-m", "harness.via_lmms_eval", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(via.ROOT), "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    (tmp_path / "request.json").write_text(
+        json.dumps({"task": task, "folder": str(via.WORLD), "base": "synthetic"})
+    )
+    command = [str(via.python()), "-P", "-m", "harness.pipeline.via_lmms_eval", str(tmp_path)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(via.ROOT),
+        "HF_HUB_OFFLINE": "1",
+        "HF_DATASETS_CACHE": str(tmp_path / "cache"),
+    }
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     reply = json.loads((tmp_path / "reply.json").read_text())
     assert reply["answers"] == stored
     report = native.grade({one.id: text for one, text in zip(asked, stored, strict=True)})
-    metric = "accuracy" if task == "world_pope" else "exact_match"
+    metric = "accuracy" if task == "synthetic_pope" else "exact_match"
     assert report.unscored == 0
     assert reply["totals"][metric] == pytest.approx(report.values["accuracy"] / 100)  # type: ignore[operator]
     assert 0.5 < reply["totals"][metric] < 1.0
@@ -100,13 +115,26 @@ def rows(folder: Path, **changed: Any) -> Path:
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"image": [picture(0), None, None]}, r"2 rows of test have no picture that can be read: row 2: AttributeError"),
-        ({"id": ["a", "b", "a"]}, r"1 rows of the file are there twice: row 3: its id 'a' is that of row 1"),
-        ({"question": ["a", "b\x07c", "d"]}, r"1 rows of test cannot be asked: row 2: the prompt holds the control character"),
+        (
+            {"image": [picture(0), None, None]},
+            r"2 rows of test have no image that can be read: row 2: AttributeError",
+        ),
+        (
+            {"id": ["a", "b", "a"]},
+            r"1 rows of the file are there twice: row 3: its id 'a' is that of row 1",
+        ),
+        (
+            {"question": ["a", "b\x07c", "d"]},
+            r"1 rows of test cannot be asked: row 2: the prompt holds the control character",
+        ),
     ],
 )
 def test_rows_that_cannot_be_asked_are_named(
-    changed: dict[str, Any], why: str, kit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changed: dict[str, Any],
+    why: str,
+    kit: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(via, "_child", kit)
     with pytest.raises(ValueError, match=why) as caught:
@@ -114,7 +142,9 @@ def test_rows_that_cannot_be_asked_are_named(
     assert "test.parquet" in str(caught.value)
 
 
-def test_a_truth_that_the_kit_refuses_is_said(kit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truth_that_the_kit_refuses_is_said(
+    kit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kit retries for eight seconds and then hides the reason."""
     monkeypatch.setattr(via, "_child", kit)
     benchmark = via.benchmark("pope", "test", None, rows(tmp_path, answer=["yes", "perhaps", "no"]))
@@ -122,18 +152,25 @@ def test_a_truth_that_the_kit_refuses_is_said(kit: Callable[..., Any], tmp_path:
         benchmark.grade({f"{n:06d}": "yes" for n in range(3)})
 
 
-def test_an_unknown_task_has_neighbours(kit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_task_has_neighbours(
+    kit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(via, "_child", kit)
     via.describe.cache_clear()
     with pytest.raises(ValueError, match=r"it has no task 'popee'; near it are pope"):
         via.benchmark("popee", "test", None)
 
 
-def test_a_limit_takes_whole_pictures(kit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_limit_takes_whole_pictures(
+    kit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(via, "_child", kit)
     data = CASES["pope"].make
     assert data is not None
-    asked = {limit: list(via.benchmark("pope", "test", limit, data(tmp_path)).questions()) for limit in (1, 2, None)}
+    asked = {
+        limit: list(via.benchmark("pope", "test", limit, data(tmp_path)).questions())
+        for limit in (1, 2, None)
+    }
     assert [len(asked[limit]) for limit in (1, 2, None)] == [2, 4, 8]
     assert {one.id for one in asked[1]} < {one.id for one in asked[2]}
     assert len({one.cluster for one in asked[2]}) == 2

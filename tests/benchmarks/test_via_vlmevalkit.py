@@ -1,4 +1,5 @@
-"""VLMEvalKit behind the benchmark interface: our side with recorded replies, and (marker toolkit) the kit's own code."""
+"""VLMEvalKit behind the benchmark interface: our side with recorded replies, and (marker toolkit)
+the kit's own code."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import pytest
 
 from benchmarks import choice, via_vlmevalkit
 from benchmarks.interface import Report
+from benchmarks.synthetic import suite
 from benchmarks.via_vlmevalkit import VARIABLE, benchmark
-from benchmarks.world import suite
 from tests.benchmarks import vlmevalkit_cases as cases
 from tests.benchmarks.vlmevalkit_cases import CASES
 
@@ -24,7 +25,9 @@ def installed() -> bool:
     return True
 
 
-needs_kit = pytest.mark.skipif(not installed(), reason="VLMEvalKit is not installed: python -m nox -s toolkit_vlmevalkit")
+needs_kit = pytest.mark.skipif(
+    not installed(), reason="VLMEvalKit is not installed: python -m nox -s toolkit_vlmevalkit"
+)
 
 
 @pytest.fixture
@@ -44,9 +47,15 @@ def graded(name: str, folder: Path) -> tuple[dict[str, str], Report]:
     return answers, benchmark(name, "test", None, folder).grade(answers)
 
 
-@pytest.fixture(params=["recorded", pytest.param("kit", marks=[pytest.mark.toolkit, pytest.mark.slow, needs_kit])])
+@pytest.fixture(
+    params=[
+        "recorded",
+        pytest.param("kit", marks=[pytest.mark.toolkit, pytest.mark.slow, needs_kit]),
+    ]
+)
 def kit(request: pytest.FixtureRequest) -> None:
-    """Every test that asks for this runs twice: on recorded replies, and through the kit's own code where it is installed."""
+    """Every test that asks for this runs twice: on recorded replies, and through the kit's own code
+    where it is installed."""
     if request.param == "recorded":
         request.getfixturevalue("played_back")
 
@@ -55,15 +64,24 @@ def kit(request: pytest.FixtureRequest) -> None:
 def test_pope_is_graded_as_natively(tmp_path: Path) -> None:
     answers, made = graded("POPE", tmp_path)
     native = suite.pope("test", 3)
-    theirs = native.grade({item.id: answers[str(number)] for number, item in enumerate(native.items())})
+    theirs = native.grade(
+        {item.id: answers[str(number)] for number, item in enumerate(native.items())}
+    )
     assert [grade.value for grade in made.grades] == [grade.value for grade in theirs.grades]
-    assert [grade.read_as.lower() for grade in made.grades] == [grade.read_as for grade in theirs.grades]
+    assert [grade.read_as.lower() for grade in made.grades] == [
+        grade.read_as for grade in theirs.grades
+    ]
     assert made.unscored == theirs.unscored > 0
-    # The kit counts what it cannot read as wrong, natively it is not counted: the same right answers over other sums.
+    # The kit counts what it cannot read as wrong, natively it is not counted: the same right
+    # answers over other sums.
     right = sum(grade.value or 0.0 for grade in theirs.grades)
     assert made.values["accuracy"] == pytest.approx(100 * right / len(theirs.grades))
-    assert theirs.values["accuracy"] == pytest.approx(100 * right / (len(theirs.grades) - theirs.unscored))
-    assert made.values["vlmevalkit:Overall"] == pytest.approx(made.values["f1"])  # its "Overall" is F1
+    assert theirs.values["accuracy"] == pytest.approx(
+        100 * right / (len(theirs.grades) - theirs.unscored)
+    )
+    assert made.values["vlmevalkit:Overall"] == pytest.approx(
+        made.values["f1"]
+    )  # its "Overall" is F1
     assert made.values["vlmevalkit:acc|popular"] == pytest.approx(made.values["accuracy_popular"])
 
 
@@ -83,7 +101,9 @@ def test_pope_asks_with_the_kits_words_and_pictures(tmp_path: Path) -> None:
     CASES["POPE"](tmp_path)
     asked = list(benchmark("POPE", "test", None, tmp_path).questions())
     native = list(suite.pope("test", 3).questions())
-    assert [one.text for one in asked] == [one.text for one in native]  # POPE's rows are the whole prompt
+    assert [one.text for one in asked] == [
+        one.text for one in native
+    ]  # POPE's rows are the whole prompt
     assert len({one.cluster for one in asked}) == 3
     assert [one.id for one in asked] == [str(number) for number in range(len(native))]
 
@@ -93,14 +113,21 @@ def test_pope_asks_with_the_kits_words_and_pictures(tmp_path: Path) -> None:
 @needs_kit
 def test_the_pictures_come_through_the_kit_unchanged(tmp_path: Path) -> None:
     CASES["POPE"](tmp_path)
-    for one, native in zip(benchmark("POPE", "test", None, tmp_path).questions(), suite.pope("test", 3).questions(), strict=True):
+    for one, native in zip(
+        benchmark("POPE", "test", None, tmp_path).questions(),
+        suite.pope("test", 3).questions(),
+        strict=True,
+    ):
         assert one.images[0].tobytes() == native.images[0].convert("RGB").tobytes()
 
 
 @pytest.mark.usefixtures("kit")
 def test_a_choice_is_read_as_natively_and_a_group_needs_all_rotations(tmp_path: Path) -> None:
     answers, made = graded("MMBench_DEV_EN+exact_matching", tmp_path)
-    rows = {row.index: row for row in benchmark("MMBench_DEV_EN+exact_matching", "test", None, tmp_path).rows}
+    rows = {
+        row.index: row
+        for row in benchmark("MMBench_DEV_EN+exact_matching", "test", None, tmp_path).rows
+    }
     others = []
     for grade in made.grades:
         options = [(letter, rows[grade.question].cells[letter]) for letter in "ABCD"]
@@ -108,15 +135,25 @@ def test_a_choice_is_read_as_natively_and_a_group_needs_all_rotations(tmp_path: 
         natively = None if answer is None else choice.read_choice(answer, options)
         if grade.counts and (natively or "") != grade.read_as:
             others.append((int(grade.question) % 1_000_000, natively, grade.read_as))
-    # Sentences with an option in them: the kit takes the option out, natively only a letter or an option alone is read.
+    # Sentences with an option in them: the kit takes the option out, natively only a letter or an
+    # option alone is read.
     assert {question for question, _, _ in others} == {1, 5}
     assert all(natively is None for _, natively, _ in others)
-    groups = {int(grade.question): grade.counts["all_right"] for grade in made.grades if "groups" in grade.counts}
+    groups = {
+        int(grade.question): grade.counts["all_right"]
+        for grade in made.grades
+        if "groups" in grade.counts
+    }
     assert groups == {0: 1.0, 1: 1.0, 2: 0.0, 3: 0.0, 5: 1.0}
     left_out = [grade.why for grade in made.grades if not grade.counts]
-    assert sorted(left_out) == ["no answer"] + ["no answer to 1 of the 4 rotations of its question"] * 3
+    assert (
+        sorted(left_out)
+        == ["no answer"] + ["no answer to 1 of the 4 rotations of its question"] * 3
+    )
     assert made.values["accuracy_circular"] == pytest.approx(60.0)
-    assert made.values["accuracy_circular"] == pytest.approx(100 * (made.values["vlmevalkit:Overall|dev"] or 0))
+    assert made.values["accuracy_circular"] == pytest.approx(
+        100 * (made.values["vlmevalkit:Overall|dev"] or 0)
+    )
 
 
 @pytest.mark.usefixtures("kit")
@@ -124,7 +161,8 @@ def test_mme_has_points_as_the_kit_sums_them(tmp_path: Path) -> None:
     answers, made = graded("MME", tmp_path)
     right = {index: (answer == "Yes") == (int(index) % 2 == 0) for index, answer in answers.items()}
     points = [
-        50.0 * (right[str(2 * n)] + right[str(2 * n + 1)]) + 100.0 * (right[str(2 * n)] and right[str(2 * n + 1)])
+        50.0 * (right[str(2 * n)] + right[str(2 * n + 1)])
+        + 100.0 * (right[str(2 * n)] and right[str(2 * n + 1)])
         for n in range(14)
     ]
     assert made.values["perception"] == pytest.approx(sum(points[:10]))
@@ -135,7 +173,9 @@ def test_mme_has_points_as_the_kit_sums_them(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("kit")
 def test_amber_has_the_mean_of_its_categories(tmp_path: Path) -> None:
     _, made = graded("AMBER", tmp_path)
-    apart = [made.values[f"accuracy_{kind}"] or 0.0 for kind in ("Existence", "Attribute", "Relation")]
+    apart = [
+        made.values[f"accuracy_{kind}"] or 0.0 for kind in ("Existence", "Attribute", "Relation")
+    ]
     assert made.values["average_accuracy"] == pytest.approx(sum(apart) / 3)
     assert made.values["vlmevalkit:Avg ACC"] == pytest.approx(made.values["average_accuracy"])
 
@@ -143,7 +183,12 @@ def test_amber_has_the_mean_of_its_categories(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("kit")
 def test_words_are_compared_as_gqa_does(tmp_path: Path) -> None:
     _, made = graded("GQA_TestDev_Balanced", tmp_path)
-    assert [grade.value for grade in made.grades] == [1.0, 0.0, 1.0, None]  # an article is an error here, natively it is none
+    assert [grade.value for grade in made.grades] == [
+        1.0,
+        0.0,
+        1.0,
+        None,
+    ]  # an article is an error here, natively it is none
     assert made.values["accuracy"] == 50.0
 
 
@@ -164,14 +209,14 @@ def test_a_part_of_mme_has_no_totals_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.slow
 @needs_kit
 def test_the_embedded_models_answers_are_worth_the_same_to_both(tmp_path: Path) -> None:
-    from harness.bases import BASES, load_base
-    from harness.engine.vlm import Engine
+    from harness.engine.engine import Engine
+    from harness.models.base_cards import BASES, load_base
     from methods.interface import Decoding, Prompt
 
     cases.vlmevalkit_pope(tmp_path, 6)
     made = benchmark("POPE", "test", None, tmp_path)
     questions = list(made.questions())
-    engine = Engine(*load_base(BASES["embedded"], "cpu"))
+    engine = Engine(*load_base(BASES["synthetic"], "cpu"))
     prompts = [Prompt(key=one.id, text=one.text, image=one.images[0]) for one in questions]
     said = [answer.text for answer in engine.generate(prompts, Decoding(max_new_tokens=8))]
     report = made.grade({one.id: text for one, text in zip(questions, said, strict=True)})
@@ -204,9 +249,16 @@ def test_totals_that_are_not_those_of_the_rows_are_an_error(tmp_path: Path) -> N
     CASES["POPE"](tmp_path)
     made = benchmark("POPE", "test", None, tmp_path)
     rows = {row.index: {"read_as": "Yes", "hit": 1.0} for row in made.rows}
-    reply = {"rows": rows, "seen": {}, "trouble": "", "totals": [{"split": "Overall", "Overall": 12.5, "acc": 100.0}]}
+    reply = {
+        "rows": rows,
+        "seen": {},
+        "trouble": "",
+        "totals": [{"split": "Overall", "Overall": 12.5, "acc": 100.0}],
+    }
     values = dict.fromkeys((metric.name for metric in made.metrics), 100.0)
-    with pytest.raises(ValueError, match=r"f1 of POPE is 100.0 by the kit's rows and 12.5 by its total Overall"):
+    with pytest.raises(
+        ValueError, match=r"f1 of POPE is 100.0 by the kit's rows and 12.5 by its total Overall"
+    ):
         made._totals(reply, Report(values=values, grades=(), unscored=0), whole=True)
 
 
@@ -223,7 +275,7 @@ def test_a_failing_kit_is_quoted(tmp_path: Path) -> None:
     [
         ("Pope", "test", None, "not among those"),
         ("POPE", "dev", None, "has no 'dev' split"),
-        ("POPE", "test", 0, "limit is 0 pictures"),
+        ("POPE", "test", 0, "limit is 0 images"),
         ("POPE+gpt-4o", "test", None, "needs no judge"),
         ("MMBench_DEV_EN", "test", None, "say which: MMBench_DEV_EN.exact_matching"),
         ("MMBench_DEV_EN+gpt-4o-mini", "test", None, "needs the judge's key in OPENAI_API_KEY"),
@@ -231,7 +283,12 @@ def test_a_failing_kit_is_quoted(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_asked_for(
-    name: str, split: str, limit: int | None, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    split: str,
+    limit: int | None,
+    why: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for key in via_vlmevalkit.KEYS:
         monkeypatch.delenv(key, raising=False)
@@ -239,16 +296,23 @@ def test_what_cannot_be_asked_for(
         benchmark(name, split, limit, tmp_path)
 
 
-def test_a_kit_that_is_not_there_says_how_to_make_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kit_that_is_not_there_says_how_to_make_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(VARIABLE, str(tmp_path / "python"))
-    with pytest.raises(ValueError, match=r"is not there; make its environment with: python -m nox -s toolkit_vlmevalkit"):
+    with pytest.raises(
+        ValueError,
+        match=r"is not there; make its environment with: python -m nox -s toolkit_vlmevalkit",
+    ):
         benchmark("POPE", "test", None, tmp_path)
 
 
 @pytest.mark.toolkit
 @pytest.mark.slow
 @needs_kit
-def test_a_judge_that_does_not_answer_stops_the_grading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_judge_that_does_not_answer_stops_the_grading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The kit itself would warn and go on with exact matching."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-nobody")
     monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:9/v1/chat/completions")
@@ -260,6 +324,9 @@ def test_a_judge_that_does_not_answer_stops_the_grading(tmp_path: Path, monkeypa
 @pytest.mark.usefixtures("played_back")
 def test_a_limit_takes_whole_pictures_and_a_smaller_one_some_of_them(tmp_path: Path) -> None:
     CASES["POPE"](tmp_path)
-    of = {limit: {row.index for row in benchmark("POPE", "test", limit, tmp_path).rows} for limit in (1, 2, None)}
+    of = {
+        limit: {row.index for row in benchmark("POPE", "test", limit, tmp_path).rows}
+        for limit in (1, 2, None)
+    }
     assert [len(of[limit]) for limit in (1, 2, None)] == [6, 12, 18]
     assert of[1] < of[2] < of[None]

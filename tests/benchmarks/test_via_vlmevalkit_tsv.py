@@ -1,4 +1,5 @@
-"""Broken data set files: each trouble is named by its line, all are counted, and nothing is asked or graded."""
+"""Broken data set files: each trouble is named by its line, all are counted, and nothing is asked
+or graded."""
 
 from __future__ import annotations
 
@@ -10,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import via_vlmevalkit_tsv as tsv
+from benchmarks.synthetic import vlmevalkit
+from benchmarks.synthetic.vlmevalkit import picture_cell, write
 from benchmarks.via_vlmevalkit import tame
 from benchmarks.via_vlmevalkit_tsv import read
-from benchmarks.world import vlmevalkit
-from benchmarks.world.vlmevalkit import picture_cell, write
 from tests.benchmarks.vlmevalkit_cases import cell
 
 NEEDED = ("index", "question", "answer")
@@ -21,7 +22,16 @@ Rows = list[dict[str, object]]
 
 
 def rows(count: int = 4) -> Rows:
-    return [{"index": n, "image": cell(n), "question": f"is it {n} ?", "answer": "Yes", "category": "all"} for n in range(count)]
+    return [
+        {
+            "index": n,
+            "image": cell(n),
+            "question": f"is it {n} ?",
+            "answer": "Yes",
+            "category": "all",
+        }
+        for n in range(count)
+    ]
 
 
 def text(made: Rows) -> str:
@@ -39,7 +49,12 @@ def test_a_whole_file_is_read_in_order(tmp_path: Path) -> None:
     found = read(tmp_path / "A.tsv", NEEDED)
     assert [row.index for row in found] == ["0", "1", "2", "3"]
     assert found[1].cells["question"] == made[1]["question"]
-    assert [row.place for row in found] == ["A.tsv, line 2", "A.tsv, line 3", "A.tsv, line 5", "A.tsv, line 6"]
+    assert [row.place for row in found] == [
+        "A.tsv, line 2",
+        "A.tsv, line 3",
+        "A.tsv, line 5",
+        "A.tsv, line 6",
+    ]
     assert len({row.cluster for row in found}) == 4
 
 
@@ -68,16 +83,31 @@ def change(number: int, column: str, value: object) -> Callable[[Rows], None]:
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (change(2, "index", 1), r"A\.tsv, line 4: the index 1 is there a second time \(first in line 3\)"),
-        (change(2, "index", "__import__('os').getcwd()"), r"line 4: the index is .*letters, digits"),
-        (change(2, "answer", "open('x').read()"), r"line 4: the answer .* is Python code, which the kit would run"),
+        (
+            change(2, "index", 1),
+            r"A\.tsv, line 4: the index 1 is there a second time \(first in line 3\)",
+        ),
+        (
+            change(2, "index", "__import__('os').getcwd()"),
+            r"line 4: the index is .*letters, digits",
+        ),
+        (
+            change(2, "answer", "open('x').read()"),
+            r"line 4: the answer .* is Python code, which the kit would run",
+        ),
         (change(2, "answer", ""), r"line 4: answer is empty"),
-        (change(2, "image", ""), r"line 4: the picture is missing"),
-        (change(2, "image", 77), r"line 4: the picture is said to be that of index '77', which holds none"),
-        (change(2, "image", cell(1)[:90]), r"line 4: the picture cannot be decoded"),
-        (change(2, "image", "x" * 300), r"line 4: the picture cannot be decoded"),
-        (change(2, "image", "[" + "x" * 300 + "]"), r"line 4: the picture cannot be decoded"),
-        (change(2, "image", "[open('" + "x" * 300 + "')]"), r"line 4: the picture cannot be decoded"),
+        (change(2, "image", ""), r"line 4: the image is missing"),
+        (
+            change(2, "image", 77),
+            r"line 4: the image is said to be that of index '77', which holds none",
+        ),
+        (change(2, "image", cell(1)[:90]), r"line 4: the image cannot be decoded"),
+        (change(2, "image", "x" * 300), r"line 4: the image cannot be decoded"),
+        (change(2, "image", "[" + "x" * 300 + "]"), r"line 4: the image cannot be decoded"),
+        (
+            change(2, "image", "[open('" + "x" * 300 + "')]"),
+            r"line 4: the image cannot be decoded",
+        ),
     ],
 )
 def test_a_broken_row_is_named(spoil: Callable[[Rows], None], why: str, tmp_path: Path) -> None:
@@ -140,11 +170,13 @@ def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
     [
         (("a.png", "../../b.png"), "outside the folder"),
         (("a.png", "/etc/b.png"), "outside the folder"),
-        (("a.png", "a.png"), "names another picture in an earlier row"),
+        (("a.png", "a.png"), "names another image in an earlier row"),
         (("a.png", "[open('b')]"), "neither a path nor a list of paths"),
     ],
 )
-def test_the_paths_under_which_the_kit_stores_pictures_are_looked_at(paths: tuple[str, str], why: str, tmp_path: Path) -> None:
+def test_the_paths_under_which_the_kit_stores_pictures_are_looked_at(
+    paths: tuple[str, str], why: str, tmp_path: Path
+) -> None:
     made = [{**row, "image_path": path} for row, path in zip(rows(2), paths, strict=True)]
     write(tmp_path / "A.tsv", made)
     with pytest.raises(ValueError, match=f"line 3: .*{why}"):
@@ -173,4 +205,4 @@ def test_the_worlds_choices_have_one_right_option_in_every_rotation(tmp_path: Pa
 def test_there_is_nothing_to_write_without_rows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no row to write"):
         write(tmp_path / "A.tsv", [])
-    assert len(picture_cell(vlmevalkit.suite.world_item("test", 0)[1])) > tsv.REFERENCE
+    assert len(picture_cell(vlmevalkit.suite.synthetic_item("test", 0)[1])) > tsv.REFERENCE

@@ -1,4 +1,5 @@
-"""The world itself: reproducible pictures, splits that share none, noise at its stated rates, captions that read back."""
+"""The world itself: reproducible images, splits that share none, noise at its stated rates,
+captions that read back."""
 
 from __future__ import annotations
 
@@ -13,11 +14,20 @@ import pytest
 from PIL import Image, ImageFont
 
 from benchmarks.objects import ObjectTable
-from benchmarks.world import language, show
-from benchmarks.world.render import SIDE, render
-from benchmarks.world.scene import SPLITS, WORLD_VERSION, Scene, Thing, scene
-from benchmarks.world.truth import Told, account_errors, read_account
-from benchmarks.world.words import CATEGORIES, COLUMNS, COMPANION, PRIOR, ROWS, SYNONYMS, TYPICAL_COLOUR, vocabulary
+from benchmarks.synthetic import language, show
+from benchmarks.synthetic.render import SIDE, render
+from benchmarks.synthetic.scene import SPLITS, WORLD_VERSION, Scene, Thing, scene
+from benchmarks.synthetic.truth import Told, account_errors, read_account
+from benchmarks.synthetic.words import (
+    CATEGORIES,
+    COLUMNS,
+    COMPANION,
+    PRIOR,
+    ROWS,
+    SYNONYMS,
+    TYPICAL_COLOUR,
+    vocabulary,
+)
 
 FROZEN = {
     "train": "0501bbb2bb54359e711564960f8e694e9227b5e28c1498e1e38709fe76ad660b",
@@ -32,7 +42,7 @@ def test_pictures_are_what_they_were_when_this_version_was_made(split: str) -> N
     assert image.mode == "RGB"
     assert image.size == (SIDE, SIDE)
     assert hashlib.sha256(image.tobytes()).hexdigest() == FROZEN[split], (
-        f"the pictures changed: raise WORLD_VERSION {WORLD_VERSION}"
+        f"the images changed: raise WORLD_VERSION {WORLD_VERSION}"
     )
 
 
@@ -43,7 +53,8 @@ def test_splits_share_no_picture_and_no_crowded_scene() -> None:
         scenes = [scene(split, index) for index in range(100)]
         pictures[split] = {render(true).tobytes() for true in scenes}
         assert len(pictures[split]) == len(scenes)
-        # Scenes of one or two things recur by chance, drawn anew; with four things there are too many to meet again.
+        # Scenes of one or two things recur by chance, drawn anew; with four things there are too
+        # many to meet again.
         crowded[split] = {(true.theme, true.things) for true in scenes if len(true.things) >= 4}
         assert len(crowded[split]) > 20
     for one, other in combinations(SPLITS, 2):
@@ -151,12 +162,18 @@ def test_answerable_questions_presuppose_only_what_is_there() -> None:
 def test_captions_read_back_into_their_things() -> None:
     for index in range(200):
         told = language.told(scene("dev", index))
-        full = tuple(Told(category=t.category, colour=t.colour, cell=(t.row, t.column)) for t in told.things)
+        full = tuple(
+            Told(category=t.category, colour=t.colour, cell=(t.row, t.column)) for t in told.things
+        )
         for style in range(len(language.STYLES)):
             text = language.detailed(told.things, style)
             assert read_account(text) == full
-            assert read_account(text.replace(" .", ".").capitalize()) == full  # as a tokenizer decodes it
-        assert read_account(language.listed(told.things)) == tuple(replace(one, cell=None) for one in full)
+            assert (
+                read_account(text.replace(" .", ".").capitalize()) == full
+            )  # as a tokenizer decodes it
+        assert read_account(language.listed(told.things)) == tuple(
+            replace(one, cell=None) for one in full
+        )
 
 
 @pytest.mark.parametrize(
@@ -167,7 +184,10 @@ def test_captions_read_back_into_their_things() -> None:
         ("two balls", (Told(category="ball"),)),
         ("the ball is red .", (Told(category="ball", colour="red"),)),
         ("red . ball", (Told(category="ball"),)),
-        ("at the top left there is a blue zzz boat", (Told(category="boat", colour="blue", cell=(0, 0)),)),
+        (
+            "at the top left there is a blue zzz boat",
+            (Told(category="boat", colour="blue", cell=(0, 0)),),
+        ),
         ("a ball at the left , a cup at the bottom", (Told(category="ball"), Told(category="cup"))),
         ("a red ball and cup", (Told(category="ball", colour="red"), Told(category="cup"))),
         ("a ball and a red ball", (Told(category="ball"), Told(category="ball", colour="red"))),
@@ -183,17 +203,27 @@ def test_account_errors_equal_the_errors_of_the_things_told() -> None:
         true = scene("dev", index)
         told = language.told(true)
         assert account_errors(language.detailed(true.things, index), true) == 0
-        assert account_errors(language.detailed(told.things, index), true) == language.errors(told.things, true)
-        assert account_errors(language.listed(told.things), true) == language.errors(told.things, true)  # places are right
+        assert account_errors(language.detailed(told.things, index), true) == language.errors(
+            told.things, true
+        )
+        assert account_errors(language.listed(told.things), true) == language.errors(
+            told.things, true
+        )  # places are right
         assert account_errors("", true) == len(true.things)
 
 
 def test_account_errors_by_hand() -> None:
-    true = replace(scene("dev", 0), things=tuple(_thing(text) for text in ("red ball 0 0", "blue cup 1 1")))
-    assert account_errors("a red ball at the top left . a blue cup at the middle centre .", true) == 0
+    true = replace(
+        scene("dev", 0), things=tuple(_thing(text) for text in ("red ball 0 0", "blue cup 1 1"))
+    )
+    assert (
+        account_errors("a red ball at the top left . a blue cup at the middle centre .", true) == 0
+    )
     assert account_errors("a ball and a cup .", true) == 0
     assert account_errors("a green ball at the top right . a cup .", true) == 2
-    assert account_errors("a red ball and a brown box .", true) == 3  # the box is not there (2), the cup is left out (1)
+    assert (
+        account_errors("a red ball and a brown box .", true) == 3
+    )  # the box is not there (2), the cup is left out (1)
 
 
 def _thing(text: str) -> Thing:
@@ -203,7 +233,9 @@ def _thing(text: str) -> Thing:
 
 def test_the_contact_sheet_fits_its_text(tmp_path: Path) -> None:
     font = ImageFont.load_default(size=show.FONT_SIZE)
-    crowded: list[Scene] = sorted((scene("dev", index) for index in range(200)), key=lambda true: -len(true.things))
+    crowded: list[Scene] = sorted(
+        (scene("dev", index) for index in range(200)), key=lambda true: -len(true.things)
+    )
     for true in crowded[:8]:
         rows = show.describe(true).split("\n")
         assert max(font.getlength(row) for row in rows) <= show.TEXT_WIDTH

@@ -1,8 +1,10 @@
-"""Small data sets in VLMEvalKit's real columns with answers of every sort, and what the kit replied to them.
+"""Small data sets in VLMEvalKit's real columns with answers of every sort, and what the kit replied
+to them.
 
-``python -m tests.benchmarks.vlmevalkit_cases`` runs the kit and writes ``vlmevalkit_recorded.json`` anew; run with a folder (as
-``via_vlmevalkit`` runs its child), the same file plays the recorded replies back, and fails where the request is another one.
-"""
+``python -m tests.benchmarks.vlmevalkit_cases`` runs the kit and writes ``vlmevalkit_recorded.json``
+anew; run with a folder (as
+``via_vlmevalkit`` runs its child), the same file plays the recorded replies back, and fails where
+the request is another one."""
 
 from __future__ import annotations
 
@@ -36,22 +38,26 @@ MME_KINDS = (
 
 
 def pope(folder: Path) -> dict[str, str]:
-    from benchmarks.world import suite, vlmevalkit
+    from benchmarks.synthetic import suite, vlmevalkit
 
     vlmevalkit.pope(folder / "POPE.tsv", "test", 3)
-    return {str(number): YES_NO[number % len(YES_NO)] for number, _ in enumerate(suite.pope("test", 3).items())}
+    return {
+        str(number): YES_NO[number % len(YES_NO)]
+        for number, _ in enumerate(suite.pope("test", 3).items())
+    }
 
 
 def vlmevalkit_pope(folder: Path, limit: int) -> None:
-    from benchmarks.world import vlmevalkit
+    from benchmarks.synthetic import vlmevalkit
 
     vlmevalkit.pope(folder / "POPE.tsv", "test", limit)
 
 
 def mmbench(folder: Path) -> dict[str, str]:
-    """Question 0 by letter, 1 by the option's text, 2 with one rotation wrong, 3 unreadable, 4 with an answer missing."""
+    """Question 0 by letter, 1 by the option's text, 2 with one rotation wrong, 3 unreadable, 4 with
+    an answer missing."""
+    from benchmarks.synthetic import vlmevalkit
     from benchmarks.via_vlmevalkit_tsv import read
-    from benchmarks.world import vlmevalkit
 
     vlmevalkit.mmbench(folder / "MMBench_DEV_EN.tsv", "test", 1)
     answers = {}
@@ -82,7 +88,12 @@ def mme(folder: Path) -> dict[str, str]:
 
 
 def amber(folder: Path) -> dict[str, str]:
-    kinds = ("discriminative-hallucination", "discriminative-attribute-state", "discriminative-attribute-number", "relation")
+    kinds = (
+        "discriminative-hallucination",
+        "discriminative-attribute-state",
+        "discriminative-attribute-number",
+        "relation",
+    )
     rows = [
         {
             "index": number,
@@ -117,14 +128,14 @@ CASES: Mapping[str, Callable[[Path], dict[str, str]]] = {
 
 
 def cell(number: int) -> str:
-    """A picture of one colour, large enough not to look like a reference."""
-    from benchmarks.world.vlmevalkit import picture_cell
+    """An image of one colour, large enough not to look like a reference."""
+    from benchmarks.synthetic.vlmevalkit import picture_cell
 
     return picture_cell(Image.new("RGB", (8, 8), (number * 16 % 256, 40, 80)))
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
-    from benchmarks.world.vlmevalkit import write
+    from benchmarks.synthetic.vlmevalkit import write
 
     write(path, rows)
 
@@ -152,10 +163,15 @@ def record() -> None:
     taken: list[dict[str, Any]] = []
     ask = via_vlmevalkit._ask
 
-    def listening(folder: Path, task: str, request: Mapping[str, Any], interpreter: Path | None = None) -> Any:
+    def listening(
+        folder: Path, task: str, request: Mapping[str, Any], interpreter: Path | None = None
+    ) -> Any:
         reply = ask(folder, task, request, interpreter)
         taken.append(
-            {"request": {"task": task, **request}, "reply": json.loads(json.dumps(reply).replace(str(folder), "FOLDER"))}
+            {
+                "request": {"task": task, **request},
+                "reply": json.loads(json.dumps(reply).replace(str(folder), "FOLDER")),
+            }
         )
         return reply
 
@@ -168,7 +184,10 @@ def record() -> None:
             if name == "POPE":
                 list(made.questions())
             made.grade(answers)
-    RECORDED.write_text(json.dumps(taken, ensure_ascii=True, indent=None).replace('}, {"request"', '},\n{"request"') + "\n")
+    RECORDED.write_text(
+        json.dumps(taken, ensure_ascii=True, indent=None).replace('}, {"request"', '},\n{"request"')
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""A study small enough to be run by teams and clusters in a test: a tiny base, two rounds, shards of two and three."""
+"""A study small enough to be run by teams and clusters in a test: a tiny base, two rounds, shards
+of two and three."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.store import read_jsonl
+from harness.artifacts.results_folder import read_jsonl
 from tests.toys import save_base, save_pictures
 
 STUDY = '''
@@ -17,9 +18,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness import stages
-from harness.bases import BASES
-from harness.study import Run, Study
+from harness.pipeline import stages
+from harness.models.base_cards import BASES
+from harness.study.study import Run, Study
 from methods.untrained import Untrained
 from tests.toys import Toy, Words, card_of
 
@@ -57,9 +58,25 @@ def write_study(folder: Path) -> Path:
 
 def exact(out: Path) -> dict[str, bytes]:
     """What must be the same bytes whoever did it: made by one and the same model."""
-    first = [*out.glob("runs/untrained/**/*"), *out.glob("runs/toy/seed0/round1/pairs/*"), *out.glob("questions/**/*")]
-    names = ("pairs.jsonl", "drops.jsonl", "items.jsonl", "answers.jsonl", "questions.jsonl", "grades.parquet", "report.json")
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(first) if path.name in names}
+    first = [
+        *out.glob("runs/untrained/**/*"),
+        *out.glob("runs/toy/seed0/round1/pairs/*"),
+        *out.glob("questions/**/*"),
+    ]
+    names = (
+        "pairs.jsonl",
+        "drops.jsonl",
+        "items.jsonl",
+        "answers.jsonl",
+        "questions.jsonl",
+        "grades.parquet",
+        "report.json",
+    )
+    return {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in sorted(first)
+        if path.name in names
+    }
 
 
 def told(out: Path) -> dict[str, object]:
@@ -68,9 +85,13 @@ def told(out: Path) -> dict[str, object]:
     for path in sorted(out.glob("runs/**/*.jsonl")):
         rows = read_jsonl(path)
         if path.name == "answers.jsonl":
-            found[path.relative_to(out).as_posix()] = [(row["id"], row["answer"], row["n_tokens"]) for row in rows]
+            found[path.relative_to(out).as_posix()] = [
+                (row["id"], row["answer"], row["n_tokens"]) for row in rows
+            ]
         if path.name == "pairs.jsonl":
-            found[path.relative_to(out).as_posix()] = [(row["key"], row["chosen"], row["rejected"]) for row in rows]
+            found[path.relative_to(out).as_posix()] = [
+                (row["key"], row["chosen"], row["rejected"]) for row in rows
+            ]
     for path in sorted(out.glob("runs/**/grades.parquet")):
         found[path.relative_to(out).as_posix()] = pd.read_parquet(path).to_csv()
     return found

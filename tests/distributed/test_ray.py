@@ -1,4 +1,5 @@
-"""A study on a Ray cluster of two nodes, one of which dies in the middle: the same bytes as one process."""
+"""A study on a Ray cluster of two nodes, one of which dies in the middle: the same bytes as one
+process."""
 
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from harness import __main__ as cli
-from harness import launch, on_ray, runner
-from harness.errors import Problem
-from harness.progress import Display
-from harness.steps import Step
-from harness.store import Stage, read_json
+from harness.artifacts.results_folder import Stage, read_json
+from harness.cli import launch
+from harness.cli import main as cli
+from harness.errors import UserError
+from harness.pipeline import on_ray, runner
+from harness.pipeline.progress import Display
+from harness.pipeline.steps import Step
 from tests.distributed.studies import exact, told, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,25 +28,47 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's o
 
 def test_without_ray_or_a_cluster_one_sentence_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ray" else found(name, *rest))
-    with pytest.raises(Problem, match="Ray, which is not installed: pip install ray"), on_ray.cluster():
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "ray" else found(name, *rest),
+    )
+    with (
+        pytest.raises(UserError, match="Ray, which is not installed: pip install ray"),
+        on_ray.cluster(),
+    ):
         pass
     monkeypatch.undo()
     pytest.importorskip("ray", reason="Ray is not installed")
-    with pytest.raises(Problem, match="No Ray cluster runs here; start one with: ray start --head"), on_ray.cluster():
+    with (
+        pytest.raises(
+            UserError, match="No Ray cluster runs here; start one with: ray start --head"
+        ),
+        on_ray.cluster(),
+    ):
         pass
 
 
 def test_a_stage_is_counted_in_shards_of_its_own_size(tmp_path: Path) -> None:
     def step(kind: str, items: float | None) -> Step:
         stage = Stage(tmp_path, {})
-        return Step(title=kind, kind=kind, name="a", base=None, items=items, stage=stage, work=lambda _progress: None)
+        return Step(
+            title=kind,
+            kind=kind,
+            name="a",
+            base=None,
+            items=items,
+            stage=stage,
+            work=lambda _progress: None,
+        )
 
     assert [on_ray.shards(step("pairs", items)) for items in (None, 64, 65)] == [1, 1, 2]
     assert [on_ray.shards(step("answer", items)) for items in (256, 9000)] == [1, 36]
 
 
-def test_a_cluster_that_loses_a_node_ends_as_one_process_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_loses_a_node_ends_as_one_process_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster
 
@@ -55,9 +79,15 @@ def test_a_cluster_that_loses_a_node_ends_as_one_process_ends(tmp_path: Path, mo
     runner.run(cli.load(given), alone, Display(io.StringIO()))
 
     monkeypatch.setenv("SLOW", "1.5")  # so that the node dies in the middle of a stage
-    cluster: Any = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster: Any = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
-    ray.init(address=cluster.address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "SLOW": "1.5"}})
+    ray.init(
+        address=cluster.address,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "SLOW": "1.5"}},
+    )
     shards = out / "runs" / "toy" / "seed0" / "round1" / "pairs" / "shards"
     seen: list[int] = []
 
@@ -79,6 +109,9 @@ def test_a_cluster_that_loses_a_node_ends_as_one_process_ends(tmp_path: Path, mo
     assert exact(out) == exact(alone)
     assert told(out) == told(alone)
     for path in sorted(alone.rglob("*")):
-        if path.name in ("pairs.jsonl", "answers.jsonl", "grades.parquet") or path.suffix == ".safetensors":
+        if (
+            path.name in ("pairs.jsonl", "answers.jsonl", "grades.parquet")
+            or path.suffix == ".safetensors"
+        ):
             assert (out / path.relative_to(alone)).read_bytes() == path.read_bytes(), path
     assert read_json(out / "runs/toy/seed0/round2/train/record.json")["training"]["processes"] == 1

@@ -1,4 +1,5 @@
-"""A study done by a team of two under torchrun, whole and with a member killed, ends as one process ends it."""
+"""A study done by a team of two under torchrun, whole and with a member killed, ends as one process
+ends it."""
 
 from __future__ import annotations
 
@@ -11,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness import __main__ as cli
-from harness import runner
-from harness.distributed import ALONE, Enough, Part, acting, team
-from harness.progress import Display
+from harness.cli import main as cli
+from harness.pipeline import runner
+from harness.pipeline.progress import Display
+from harness.training.ranks import ALONE, Enough, Part, acting, team
 from tests.distributed.studies import exact, told, write_study
 from tests.distributed.test_training import torchrun
 
@@ -48,7 +49,9 @@ def alone(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_team_ends_as_one_process_ends_also_when_a_member_is_killed(study: Path, alone: Path, tmp_path: Path) -> None:
+def test_a_team_ends_as_one_process_ends_also_when_a_member_is_killed(
+    study: Path, alone: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     command = ["-m", "harness", "run", str(study), "--out", str(out), "--log-to", "none"]
     killed = torchrun(*command, DIE="1")
@@ -61,7 +64,9 @@ def test_a_team_ends_as_one_process_ends_also_when_a_member_is_killed(study: Pat
     assert again.returncode == 0, again.stderr[-4000:]
     assert "untrained" in again.stdout  # the first process alone prints the table
     assert again.stdout.count("toys: Does it run?") == 1
-    assert {name: (shards / name).stat().st_mtime_ns for name in kept} == kept  # finished shards were not done again
+    assert {
+        name: (shards / name).stat().st_mtime_ns for name in kept
+    } == kept  # finished shards were not done again
     assert exact(out) == exact(alone)
     assert told(out) == told(alone)
     for round in ("round1", "round2"):

@@ -1,4 +1,5 @@
-"""Trainings that a team of two processes runs under torchrun and one process runs alone; the test compares what they leave."""
+"""Trainings that a team of two processes runs under torchrun and one process runs alone; the test
+compares what they leave."""
 
 from __future__ import annotations
 
@@ -12,14 +13,14 @@ from typing import Any
 
 import torch
 
-from harness.distributed import leave, team
 from harness.training.placement import SPARE
+from harness.training.ranks import leave, team
 from methods.interface import Lora, Recipe
 from tests.tiny import tiny_llava
 from tests.training.cases import TARGETS, train
 from tests.training.test_placement import needed
 
-FULL = Recipe(lr=1e-3, epochs=2, global_batch=4, warmup=0.0, anchor_weight=0.5)  # 3 steps
+FULL = Recipe(lr=1e-3, epochs=2, global_batch=4, warmup=0.0, alignment_weight=0.5)  # 3 steps
 ADAPTED = replace(FULL, lora=Lora(r=4, alpha=8, dropout=0.1), projector_lr=1e-3)
 
 
@@ -38,9 +39,22 @@ def die(what: str, done: int, _total: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def ends(out: Path, recipe: Recipe = FULL, progress: Callable[[str, int, int], None] | None = None, **laid: Any) -> None:
+def ends(
+    out: Path,
+    recipe: Recipe = FULL,
+    progress: Callable[[str, int, int], None] | None = None,
+    **laid: Any,
+) -> None:
     """A training with a checkpoint a step; what is there of it is continued."""
-    train(out, recipe, device_batch=2, checkpoint_every=1, lora_targets=TARGETS, progress=progress, **laid)
+    train(
+        out,
+        recipe,
+        device_batch=2,
+        checkpoint_every=1,
+        lora_targets=TARGETS,
+        progress=progress,
+        **laid,
+    )
 
 
 def begins(out: Path, recipe: Recipe = FULL, **laid: Any) -> None:
@@ -53,17 +67,32 @@ def begins(out: Path, recipe: Recipe = FULL, **laid: Any) -> None:
 
 
 def run(out: Path) -> None:
-    """Full and adapted trainings, and one of three pieces, for which two processes have no even share."""
+    """Full and adapted trainings, and one of three pieces, for which two processes have no even
+    share."""
     train(out / "full", FULL, device_batch=2)
     train(out / "adapted", ADAPTED, device_batch=2, lora_targets=TARGETS)
     train(out / "odd", replace(FULL, global_batch=3), device_batch=1, max_steps=3)
 
 
 def run_sharded(out: Path) -> None:
-    """What takes two processes: weights spread, straight through and cut; the same handed over from one process and to one."""
+    """What takes two processes: weights spread, straight through and cut; the same handed over from
+    one process and to one."""
     train(out / "sharded", FULL, device_batch=2, sharded=True, checkpointing=True)
-    train(out / "adapted_sharded", ADAPTED, device_batch=2, lora_targets=TARGETS, sharded=True, checkpointing=True)
-    train(out / "odd_sharded", replace(FULL, global_batch=3), device_batch=1, max_steps=3, sharded=True)
+    train(
+        out / "adapted_sharded",
+        ADAPTED,
+        device_batch=2,
+        lora_targets=TARGETS,
+        sharded=True,
+        checkpointing=True,
+    )
+    train(
+        out / "odd_sharded",
+        replace(FULL, global_batch=3),
+        device_batch=1,
+        max_steps=3,
+        sharded=True,
+    )
     begins(out / "resumed", sharded=True)
     ends(out / "resumed", sharded=True)
     for name, recipe in (("full", FULL), ("adapted", ADAPTED)):
@@ -71,20 +100,28 @@ def run_sharded(out: Path) -> None:
             ends(out / f"{name}_from_one_{sharded}", recipe, sharded=sharded)
             begins(out / f"{name}_from_two_{sharded}", recipe, sharded=sharded)
     half, _ = tiny_llava()
-    train(out / "half_sharded", replace(FULL, anchor_weight=0.0), half.to(torch.bfloat16), device_batch=2, sharded=True)
+    train(
+        out / "half_sharded",
+        replace(FULL, alignment_weight=0.0),
+        half.to(torch.bfloat16),
+        device_batch=2,
+        sharded=True,
+    )
     rehearsed(out / "rehearsed")
     unlike(out / "unlike")
 
 
 def unlike(out: Path) -> None:
-    """The second process has room for one pair at a time, the first for anything: they lay the training out alike."""
+    """The second process has room for one pair at a time, the first for anything: they lay the
+    training out alike."""
     memory = int(SPARE) + (2**40 if team().first else needed(1, True))
     summary = train(out, FULL, device_batch=4, memory=memory, sharded=False)
     assert (summary.device_batch, summary.checkpointing) == (1, True)
 
 
 def rehearsed(out: Path) -> None:
-    """Every process runs out of memory in the middle of the model with more than one pair at once, whose weights are spread."""
+    """Every process runs out of memory in the middle of the model with more than one pair at once,
+    whose weights are spread."""
     model, _ = tiny_llava()
 
     def small(module: Any, args: Any) -> None:

@@ -1,4 +1,5 @@
-"""What the engine must equal: transformers' own processor, ``generate`` and full forward pass, one prompt at a time."""
+"""What the engine must equal: transformers' own processor, ``generate`` and full forward pass, one
+prompt at a time."""
 
 from __future__ import annotations
 
@@ -6,13 +7,16 @@ from typing import Any
 
 import torch
 
-from harness.rendering import renderer
+from harness.models.chat_format import renderer
 from methods.interface import Prompt
 from tests.tiny import picture, tiny_llava
 
 
 def inputs(processor: Any, prompt: Prompt, completion: str = "") -> Any:
-    text = renderer(processor).render_prompt(prompt.text, prompt.image is not None, prompt.prefix) + completion
+    text = (
+        renderer(processor).render_prompt(prompt.text, prompt.image is not None, prompt.prefix)
+        + completion
+    )
     return processor(images=prompt.image, text=text, return_tensors="pt", add_special_tokens=False)
 
 
@@ -25,7 +29,8 @@ def greedy(model: Any, processor: Any, prompt: Prompt, limit: int) -> list[int]:
 
 @torch.no_grad()
 def logp_of(model: Any, processor: Any, prompt: Prompt, ids: list[int]) -> float:
-    """The sum of the log-probabilities of these token ids behind the prompt, by one dense forward pass."""
+    """The sum of the log-probabilities of these token ids behind the prompt, by one dense forward
+    pass."""
     given = inputs(processor, prompt)
     start, new = given["input_ids"].shape[1], torch.tensor([ids])
     given["input_ids"] = torch.cat([given["input_ids"], new], 1)
@@ -42,7 +47,8 @@ def logp(model: Any, processor: Any, prompt: Prompt, answer: str) -> float:
 
 
 def ending(seed: int = 0) -> tuple[Any, Any]:
-    """A tiny model that often ends its answers: without a nudge, random weights rarely choose the end token."""
+    """A tiny model that often ends its answers: without a nudge, random weights rarely choose the
+    end token."""
     model, processor = tiny_llava(seed)
     with torch.no_grad():
         # Tied weights: the end token's row points where some others' do together, and further.
@@ -60,7 +66,8 @@ TEXTS = (
 
 
 def mixed() -> list[Prompt]:
-    """Prompts of different length, several a picture, one picture twice as equal copies, some without any, some with a prefix."""
+    """Prompts of different length, several an image, one image twice as equal copies, some
+    without any, some with a prefix."""
     prompts = []
     for number in range(4):
         for place, text in enumerate(TEXTS):

@@ -1,4 +1,4 @@
-"""Windows keep pictures whole; memory exhaustion halves the batch and loses nothing."""
+"""Windows keep images whole; memory exhaustion halves the batch and loses nothing."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from harness.engine import sharing
+from harness.engine import prefix_cache
 from harness.engine.batching import Batches, windows
+from harness.engine.engine import Engine
 from harness.engine.lru import Lru
-from harness.engine.sharing import Head, content
-from harness.engine.vlm import Engine
+from harness.engine.prefix_cache import Head, content
 from methods.interface import Decoding, Prompt
 from tests.engine.oracle import mixed
 from tests.tiny import picture, tiny_llava
@@ -34,7 +34,9 @@ def double(batch: Sequence[int], most: int, calls: list[int]) -> list[int]:
 def test_exhausted_memory_halves_the_batch_and_goes_on() -> None:
     calls: list[int] = []
     batches = Batches(16)
-    assert batches.run(range(20), lambda batch: double(batch, 5, calls), lambda _: None) == [2 * value for value in range(20)]
+    assert batches.run(range(20), lambda batch: double(batch, 5, calls), lambda _: None) == [
+        2 * value for value in range(20)
+    ]
     assert calls == [16, 8, 4, 4, 4, 4, 4]
     assert batches.size == 4
     with pytest.raises(torch.OutOfMemoryError):
@@ -68,7 +70,11 @@ def test_other_errors_are_not_taken_for_exhausted_memory() -> None:
 
 def test_only_alike_neighbours_share_a_batch() -> None:
     seen: list[list[int]] = []
-    Batches(3).run([1, 3, 5, 7, 2, 4, 9], lambda batch: seen.append(list(batch)) or list(batch), lambda value: value % 2)  # type: ignore[func-returns-value]
+    Batches(3).run(
+        [1, 3, 5, 7, 2, 4, 9],
+        lambda batch: seen.append(list(batch)) or list(batch),
+        lambda value: value % 2,
+    )  # type: ignore[func-returns-value]
     assert seen == [[1, 3, 5], [7], [2, 4], [9]]
 
 
@@ -84,7 +90,9 @@ def test_engine_survives_a_picture_tower_out_of_memory() -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     handle = tower.register_forward_pre_hook(
-        lambda module, args, kwargs: limited(module, args, {"pixel_values": args[0], **kwargs} if args else kwargs),
+        lambda module, args, kwargs: limited(
+            module, args, {"pixel_values": args[0], **kwargs} if args else kwargs
+        ),
         with_kwargs=True,
     )
     answers = engine.generate(mixed(), Decoding(max_new_tokens=6))
@@ -95,11 +103,13 @@ def test_engine_survives_a_picture_tower_out_of_memory() -> None:
 
 def test_heads_that_do_not_fit_are_halved_once_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = tiny_llava()
-    monkeypatch.setattr(sharing, "READ", 400)
+    monkeypatch.setattr(prefix_cache, "READ", 400)
     engine = Engine(model, processor)
     failed: list[int] = []
 
-    def limited(_: torch.nn.Module, args: tuple[torch.Tensor, ...], given: dict[str, torch.Tensor]) -> None:
+    def limited(
+        _: torch.nn.Module, args: tuple[torch.Tensor, ...], given: dict[str, torch.Tensor]
+    ) -> None:
         pictures = len(args[0] if args else given["pixel_values"])
         if pictures > 4:
             failed.append(pictures)
@@ -107,14 +117,17 @@ def test_heads_that_do_not_fit_are_halved_once_for_good(monkeypatch: pytest.Monk
 
     model.model.vision_tower.register_forward_pre_hook(limited, with_kwargs=True)
     for call in range(3):
-        asks = [Prompt(key=f"{number}", text="a ?", image=picture(20 * call + number)) for number in range(20)]
+        asks = [
+            Prompt(key=f"{number}", text="a ?", image=picture(20 * call + number))
+            for number in range(20)
+        ]
         engine.generate(asks, Decoding(max_new_tokens=2))
     assert failed == [10, 5]
     assert engine.batches.size == 64
 
 
 def test_what_one_windows_prompts_read_is_free_before_the_next_is_read() -> None:
-    """A corrupted picture's keys and values are kept nowhere but in its call."""
+    """A corrupted image's keys and values are kept nowhere but in its call."""
     engine = Engine(*tiny_llava(), shared_bytes=60_000)
     read = engine.sharing.keys_and_values
     before: list[weakref.ref[torch.Tensor]] = []

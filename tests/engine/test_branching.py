@@ -1,4 +1,5 @@
-"""Diverse beam search equals transformers' last version of it (an oracle file), whatever the batch; ends, samples, pictures."""
+"""Diverse beam search equals transformers' last version of it (an oracle file), whatever the batch;
+ends, samples, images."""
 
 from __future__ import annotations
 
@@ -14,10 +15,10 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.engine.backbone import TransformersText, backbone
-from harness.engine.branching import Beam, branch
+from harness.engine.beam_search import Beam, branch
 from harness.engine.decode import Row, Speaker, Stops
-from harness.engine.vlm import Engine
-from methods.interface import Branch, Branching, BranchingVLM, Decoding, Prompt
+from harness.engine.engine import Engine
+from methods.interface import BeamSearchVLM, Branch, Branching, Decoding, Prompt
 from tests.engine.oracle import ending, inputs, logp_of, mixed
 from tests.tiny import picture, tiny_llava
 
@@ -31,7 +32,9 @@ def speaker(path: str) -> Speaker:
     model = LlamaForCausalLM(LlamaConfig(**ORACLE["config"])).eval()
     model.load_state_dict(load_file(ORACLES / "diverse_beam_model.safetensors"))
     text = backbone(model.model) if path == "lean" else TransformersText(model.model)
-    return Speaker(embed=model.model.embed_tokens, text=text, head=model.lm_head, device=torch.device("cpu"))
+    return Speaker(
+        embed=model.model.embed_tokens, text=text, head=model.lm_head, device=torch.device("cpu")
+    )
 
 
 def settings(case: dict[str, Any]) -> Branching:
@@ -55,7 +58,9 @@ def test_equals_transformers_one_prompt_at_a_time(path: str) -> None:
     penalised = 0
     for case in ORACLE["cases"]:
         row = Row(key="", tail=tuple(case["prompt"]), prefix=None)
-        beams = branch(speaker(path), [row], settings(case), frozenset({case["eos_token_id"]}), NONE)[0]
+        beams = branch(
+            speaker(path), [row], settings(case), frozenset({case["eos_token_id"]}), NONE
+        )[0]
         equal(case, beams)
         penalised += sum(beam.total < beam.logp - 1e-6 for beam in beams)
     assert penalised  # else nothing would show that penalties enter the scores
@@ -70,7 +75,9 @@ def test_prompts_of_any_length_in_one_batch_equal_transformers() -> None:
     for (branching, end), cases in by_settings.items():
         # The oracle's prompts are equally long: strangers, longer and shorter, make them padded.
         rows = [Row(key="", tail=tuple(case["prompt"]), prefix=None) for case in cases]
-        strangers = [Row(key="", tail=tuple(range(5, 5 + length)), prefix=None) for length in (3, 9, 17)]
+        strangers = [
+            Row(key="", tail=tuple(range(5, 5 + length)), prefix=None) for length in (3, 9, 17)
+        ]
         found = branch(speaker("lean"), [*strangers, *rows], branching, frozenset({end}), NONE)
         for case, beams in zip(cases, found[3:], strict=True):
             equal(case, beams)
@@ -106,7 +113,7 @@ def test_batch_size_memory_and_order_change_nothing(branching: Branching) -> Non
     for batch_size, shared_bytes in ((1, None), (24, 40_000)):
         engine = Engine(model, processor, batch_size=batch_size, shared_bytes=shared_bytes)
         same(engine.branch(prompts[::-1], branching), expected[::-1])
-        assert isinstance(engine, BranchingVLM)
+        assert isinstance(engine, BeamSearchVLM)
 
 
 def test_with_one_beam_it_is_greedy_decoding() -> None:
@@ -115,7 +122,11 @@ def test_with_one_beam_it_is_greedy_decoding() -> None:
     greedy = engine.generate(prompts, Decoding(max_new_tokens=10))
     one = replace(BRANCHING, candidates=1, groups=1)
     for answer, (only,) in zip(greedy, engine.branch(prompts, one), strict=True):
-        assert (only.text.strip(), only.n_tokens, only.finished) == (answer.text, answer.n_tokens, answer.finished)
+        assert (only.text.strip(), only.n_tokens, only.finished) == (
+            answer.text,
+            answer.n_tokens,
+            answer.finished,
+        )
         assert only.logp == pytest.approx(answer.logp, abs=1e-4)
         assert only.score == pytest.approx(answer.logp / answer.n_tokens, abs=1e-5)
         assert only.ended == answer.finished
@@ -125,12 +136,19 @@ def test_with_one_beam_it_is_greedy_decoding() -> None:
 def test_log_probabilities_are_the_models_own() -> None:
     model, processor = ending()
     ids_of, checked = processor.tokenizer.convert_tokens_to_ids, 0
-    for prompt, branches in zip(mixed(), Engine(model, processor).branch(mixed(), BRANCHING), strict=True):
+    for prompt, branches in zip(
+        mixed(), Engine(model, processor).branch(mixed(), BRANCHING), strict=True
+    ):
         assert [b.score for b in branches] == sorted((b.score for b in branches), reverse=True)
         for each in branches:
-            ids = [*processor.tokenizer(each.text, add_special_tokens=False)["input_ids"], *[ids_of("</s>")] * each.ended]
+            ids = [
+                *processor.tokenizer(each.text, add_special_tokens=False)["input_ids"],
+                *[ids_of("</s>")] * each.ended,
+            ]
             assert each.score <= each.logp / each.n_tokens + 1e-5
-            if len(ids) == each.n_tokens:  # else there are special tokens in it, which the text does not tell
+            if (
+                len(ids) == each.n_tokens
+            ):  # else there are special tokens in it, which the text does not tell
                 assert each.logp == pytest.approx(logp_of(model, processor, prompt, ids), abs=1e-3)
                 checked += 1
     assert checked > 30
@@ -138,12 +156,16 @@ def test_log_probabilities_are_the_models_own() -> None:
 
 def test_text_continues_the_prefix_with_the_white_space_between() -> None:
     model, processor = tiny_llava()
-    for prompt, branches in zip(mixed(), Engine(model, processor).branch(mixed(), BRANCHING), strict=True):
+    for prompt, branches in zip(
+        mixed(), Engine(model, processor).branch(mixed(), BRANCHING), strict=True
+    ):
         for each in branches:
             assert each.text == each.text.rstrip()
             if prompt.prefix:
                 whole = processor.tokenizer.decode(
-                    processor.tokenizer(prompt.prefix + each.text, add_special_tokens=False)["input_ids"]
+                    processor.tokenizer(prompt.prefix + each.text, add_special_tokens=False)[
+                        "input_ids"
+                    ]
                 )
                 assert whole == prompt.prefix + each.text
                 assert each.text.startswith((" ", ".", ",", "?", "!"))
@@ -154,10 +176,14 @@ def test_text_continues_the_prefix_with_the_white_space_between() -> None:
 def test_the_end_apart_is_one_branch_with_its_own_probability() -> None:
     model, processor = ending()
     with torch.no_grad():
-        model.lm_head.weight[processor.tokenizer.eos_token_id] *= 2  # often the likeliest token at once
+        model.lm_head.weight[processor.tokenizer.eos_token_id] *= (
+            2  # often the likeliest token at once
+        )
     prompts, engine = mixed(), Engine(model, processor)
     end = processor.tokenizer.eos_token_id
-    for prompt, branches in zip(prompts, engine.branch(prompts, replace(BRANCHING, end="apart")), strict=True):
+    for prompt, branches in zip(
+        prompts, engine.branch(prompts, replace(BRANCHING, end="apart")), strict=True
+    ):
         *others, last = branches
         with torch.no_grad():
             at_once = model(**inputs(processor, prompt)).logits[0, -1].log_softmax(-1)[end]
@@ -190,10 +216,16 @@ def test_samples_follow_key_and_seed_and_are_ranked() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     sampling = replace(BRANCHING, temperature=1.0, seed=1)
-    prompts = [Prompt(key=str(number), text="describe the picture", image=picture(0)) for number in range(3)]
+    prompts = [
+        Prompt(key=str(number), text="describe the picture", image=picture(0))
+        for number in range(3)
+    ]
     found = engine.branch(prompts, sampling)
     assert len({b.text for branches in found for b in branches}) == 12
-    assert all([b.score for b in branches] == sorted((b.score for b in branches), reverse=True) for branches in found)
+    assert all(
+        [b.score for b in branches] == sorted((b.score for b in branches), reverse=True)
+        for branches in found
+    )
     assert engine.branch(prompts, replace(sampling, seed=2)) != found
 
 
@@ -206,7 +238,8 @@ def test_a_picture_is_looked_at_once_for_all_its_prompts_and_beams() -> None:
 
 
 def test_a_vocabulary_of_ends_does_not_break_the_search() -> None:
-    """More beams than tokens that go on: the search asks for every token, and ends with what there is."""
+    """More beams than tokens that go on: the search asks for every token, and ends with what there
+    is."""
     voice, row = speaker("lean"), Row(key="", tail=(5, 6), prefix=None)
     branching = Branching(candidates=6, groups=2, diversity_penalty=1.0, max_new_tokens=4)
     words = ORACLE["config"]["vocab_size"]
@@ -214,7 +247,9 @@ def test_a_vocabulary_of_ends_does_not_break_the_search() -> None:
         for goes_on in (0, 2, 10):
             (beams,) = branch(voice, [row], branching, frozenset(range(goes_on, words)), NONE)
             assert beams
-            assert all(set(beam.ids[:-1]) <= set(range(goes_on)) and beam.score > -100 for beam in beams)
+            assert all(
+                set(beam.ids[:-1]) <= set(range(goes_on)) and beam.score > -100 for beam in beams
+            )
 
 
 @pytest.mark.parametrize(

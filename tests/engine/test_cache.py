@@ -1,4 +1,5 @@
-"""Attention over shared heads equals attention over each row's own copy, also when rows leave; caches grow and shrink."""
+"""Attention over shared heads equals attention over each row's own copy, also when rows leave;
+caches grow and shrink."""
 
 from __future__ import annotations
 
@@ -7,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from harness.engine import decode
-from harness.engine.cache import KeyValues, SharedHeads, additive
-from harness.engine.vlm import Engine
+from harness.engine.engine import Engine
+from harness.engine.kv_cache import KeyValues, SharedHeads, additive
 from methods.interface import Decoding, Prompt
 from tests.engine.oracle import greedy, mixed
 from tests.tiny import picture, tiny_llava
@@ -28,18 +29,27 @@ def test_shared_heads_attend_like_copies(rows: tuple[int, ...], per: int, new: i
     mask = additive(hidden, torch.float32)
     keys, values = torch.cat([heads.layers[0][:, heads.owner], kept[:, :, :, :5]], 3)
     full = F.pad(mask, (7, 0))
-    copied = F.scaled_dot_product_attention(query.transpose(1, 2), keys, values, attn_mask=full, enable_gqa=True)
-    torch.testing.assert_close(heads.attend(0, query, kept[:, :, :, :5], mask), copied.transpose(1, 2))
+    copied = F.scaled_dot_product_attention(
+        query.transpose(1, 2), keys, values, attn_mask=full, enable_gqa=True
+    )
+    torch.testing.assert_close(
+        heads.attend(0, query, kept[:, :, :, :5], mask), copied.transpose(1, 2)
+    )
 
 
-@pytest.mark.parametrize(("read", "near", "least"), [(8192, 8, 128), (1, 8, 128), (60, 0, 1), (8192, 99, 10**6)])
-def test_prompts_are_read_in_any_parts(read: int, near: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("read", "near", "least"), [(8192, 8, 128), (1, 8, 128), (60, 0, 1), (8192, 99, 10**6)]
+)
+def test_prompts_are_read_in_any_parts(
+    read: int, near: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in (("READ", read), ("NEAR", near), ("PASS", least)):
         monkeypatch.setattr(decode, name, value)
     model, processor = tiny_llava()
-    # The tiny pictures' heads are short; prompts shorter still make packs of several.
+    # The tiny images' heads are short; prompts shorter still make packs of several.
     short = [
-        Prompt(key=f"{place}", text=text, image=picture(place % 2)) for place, text in enumerate(("a ?", "the cup", "no", "red"))
+        Prompt(key=f"{place}", text=text, image=picture(place % 2))
+        for place, text in enumerate(("a ?", "the cup", "no", "red"))
     ]
     for prompts in (mixed(), short, mixed()[:12:4]):
         answers = Engine(model, processor).generate(prompts, Decoding(max_new_tokens=6))
@@ -57,11 +67,19 @@ def test_packs_are_of_one_head_and_nearly_one_length_and_not_longer_than_the_hea
     one, two = torch.zeros(1, 2, 1, 40, 1), torch.zeros(1, 2, 1, 40, 1)
     rows = [row(12, one), row(30, one), row(11, two), row(12, one), row(10, one), row(9, one)]
     found = decode.packs(rows)
-    assert found == [[0, 3], [4, 5], [1], [2]]  # four of 12 or less are two and two: three would fit, and one be left
+    assert found == [
+        [0, 3],
+        [4, 5],
+        [1],
+        [2],
+    ]  # four of 12 or less are two and two: three would fit, and one be left
     assert sorted(place for pack in decode.packs(rows) for place in pack) == list(range(6))
     # The fourth pack would make more pads than a pass costs.
     assert decode.parts(rows, shared=True) == [[[0, 3], [4, 5], [1]], [[2]]]
-    assert decode.parts([row(300, None), row(10, None), row(9, None)], shared=False) == [[[0]], [[1], [2]]]  # pads cost a pass
+    assert decode.parts([row(300, None), row(10, None), row(9, None)], shared=False) == [
+        [[0]],
+        [[1], [2]],
+    ]  # pads cost a pass
 
 
 def test_heads_without_a_row_are_dropped_when_they_are_half() -> None:

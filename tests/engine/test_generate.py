@@ -1,4 +1,5 @@
-"""Generation equals transformers' own, whatever the batch; sampling, stops, corruption and problems."""
+"""Generation equals transformers' own, whatever the batch; sampling, stops, corruption and
+problems."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from harness.engine.backbone import LeanLlama, TransformersText
 from harness.engine.decode import sample
-from harness.engine.vlm import Engine
-from harness.errors import Problem
+from harness.engine.engine import Engine
+from harness.errors import UserError
 from methods.interface import Decoding, Prompt
 from tests.engine.oracle import TEXTS, ending, greedy, inputs, logp, logp_of, mixed
 from tests.tiny import picture, tiny_llava
@@ -34,11 +35,18 @@ def test_batched_equals_transformers_one_by_one_to_the_token() -> None:
         assert (answer.n_tokens, answer.finished) == (len(ids), ended)
         assert answer.logp == pytest.approx(logp_of(model, processor, prompt, ids), abs=1e-4)
     assert engine.tokens_generated == total
-    assert {answer.finished for answer in answers} == {True, False}  # else the test shows nothing about rows that leave
+    assert {answer.finished for answer in answers} == {
+        True,
+        False,
+    }  # else the test shows nothing about rows that leave
 
 
-@pytest.mark.parametrize(("batch_size", "shared_bytes"), [(1, None), (3, None), (5, 1), (16, 40_000)])
-def test_batch_size_memory_and_order_change_nothing(batch_size: int, shared_bytes: int | None) -> None:
+@pytest.mark.parametrize(
+    ("batch_size", "shared_bytes"), [(1, None), (3, None), (5, 1), (16, 40_000)]
+)
+def test_batch_size_memory_and_order_change_nothing(
+    batch_size: int, shared_bytes: int | None
+) -> None:
     model, processor = ending()
     prompts = mixed()
     for decoding in (GREEDY, replace(GREEDY, temperature=0.9, top_p=0.9, seed=3)):
@@ -47,15 +55,30 @@ def test_batch_size_memory_and_order_change_nothing(batch_size: int, shared_byte
         for order in (range(16), range(15, -1, -1)):
             answers = engine.generate([prompts[place] for place in order], decoding)
             for place, answer in zip(order, answers, strict=True):
-                assert (answer.text, answer.n_tokens) == (expected[place].text, expected[place].n_tokens)
+                assert (answer.text, answer.n_tokens) == (
+                    expected[place].text,
+                    expected[place].n_tokens,
+                )
                 assert answer.logp == pytest.approx(expected[place].logp, abs=1e-4)
 
 
 def llava_with(text: Any) -> tuple[Any, Any]:
     base, processor = tiny_llava()
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shared = {"vocab_size": base.config.text_config.vocab_size, "num_key_value_heads": 2, "pad_token_id": 0, "eos_token_id": 2}
-    config = LlavaConfig(**{**base.config.to_dict(), "text_config": text(**sizes, **shared, bos_token_id=1)})
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    shared = {
+        "vocab_size": base.config.text_config.vocab_size,
+        "num_key_value_heads": 2,
+        "pad_token_id": 0,
+        "eos_token_id": 2,
+    }
+    config = LlavaConfig(
+        **{**base.config.to_dict(), "text_config": text(**sizes, **shared, bos_token_id=1)}
+    )
     with torch.random.fork_rng():
         torch.manual_seed(5)
         model = LlavaForConditionalGeneration(config).eval()
@@ -65,7 +88,9 @@ def llava_with(text: Any) -> tuple[Any, Any]:
     return model, processor
 
 
-@pytest.mark.parametrize(("text", "path"), [(LlamaConfig, LeanLlama), (Qwen2Config, TransformersText)])
+@pytest.mark.parametrize(
+    ("text", "path"), [(LlamaConfig, LeanLlama), (Qwen2Config, TransformersText)]
+)
 def test_grouped_queries_and_other_language_models(text: Any, path: type) -> None:
     model, processor = llava_with(text)
     engine = Engine(model, processor)
@@ -94,16 +119,21 @@ def test_a_picture_is_looked_at_once_and_kept() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     engine.generate(mixed(), GREEDY)
-    assert engine.sharing.pictures_seen == 3  # the copies are equal pictures
+    assert engine.sharing.pictures_seen == 3  # the copies are equal images
     engine.generate(mixed(), GREEDY)
     engine.logps(mixed(), ["yes"] * 16)
     assert engine.sharing.pictures_seen == 3
 
 
 def test_what_was_asked_before_changes_no_bit() -> None:
-    """A continued run has not seen the pictures that an undisturbed one has, and writes the same bytes."""
+    """A continued run has not seen the images that an undisturbed one has, and writes the same
+    bytes."""
     parts = tiny_llava()
-    asks = [Prompt(key=f"{at}/{text}", text=text, image=picture(at)) for at in range(24) for text in TEXTS]
+    asks = [
+        Prompt(key=f"{at}/{text}", text=text, image=picture(at))
+        for at in range(24)
+        for text in TEXTS
+    ]
     seen = Engine(*parts)
     seen.generate(asks[len(asks) // 2 :], GREEDY)
     assert seen.generate(asks, GREEDY) == Engine(*parts).generate(asks, GREEDY)
@@ -124,29 +154,48 @@ def test_changed_weights_are_read_anew() -> None:
 def test_sampling_follows_key_and_seed() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
-    prompts = [Prompt(key=str(number), text="describe the picture", image=picture(0)) for number in range(8)]
+    prompts = [
+        Prompt(key=str(number), text="describe the picture", image=picture(0))
+        for number in range(8)
+    ]
     decoding = Decoding(max_new_tokens=8, temperature=1.0, seed=1)
     answers = engine.generate(prompts, decoding)
     assert len({answer.text for answer in answers}) == 8  # keys differ
     assert engine.generate(prompts, decoding) == answers
     assert engine.generate(prompts, replace(decoding, seed=2)) != answers
     longer = engine.generate(prompts, replace(decoding, max_new_tokens=40))
-    assert all(long.text.startswith(short.text) for long, short in zip(longer, answers, strict=True))
-    assert answers[0].logp == pytest.approx(engine_logp(engine, prompts[0], answers[0].text), abs=1e-3)
+    assert all(
+        long.text.startswith(short.text) for long, short in zip(longer, answers, strict=True)
+    )
+    assert answers[0].logp == pytest.approx(
+        engine_logp(engine, prompts[0], answers[0].text), abs=1e-3
+    )
 
 
 def engine_logp(engine: Engine, prompt: Prompt, text: str) -> float:
-    """log p(text) without its end token: both with the end token, less the end token behind the text as a prefix."""
+    """log p(text) without its end token: both with the end token, less the end token behind the
+    text as a prefix."""
     return engine.logps([prompt], [text])[0] - engine.logps([replace(prompt, prefix=text)], [""])[0]
 
 
 def test_sample_draws_from_the_nucleus_in_proportion() -> None:
     logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log().repeat(4000, 1)
     draw = torch.rand(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for top_p, expected in ((1.0, [0.1, 0.5, 0.15, 0.25]), (0.7, [0, 2 / 3, 0, 1 / 3]), (0.5, [0, 1, 0, 0])):
-        counts = sample(logits, Decoding(max_new_tokens=1, temperature=1.0, top_p=top_p), draw).bincount(minlength=4) / 4000
+    for top_p, expected in (
+        (1.0, [0.1, 0.5, 0.15, 0.25]),
+        (0.7, [0, 2 / 3, 0, 1 / 3]),
+        (0.5, [0, 1, 0, 0]),
+    ):
+        counts = (
+            sample(logits, Decoding(max_new_tokens=1, temperature=1.0, top_p=top_p), draw).bincount(
+                minlength=4
+            )
+            / 4000
+        )
         assert counts.tolist() == pytest.approx(expected, abs=0.02)
-        assert all(count == 0 for count, share in zip(counts.tolist(), expected, strict=True) if share == 0)
+        assert all(
+            count == 0 for count, share in zip(counts.tolist(), expected, strict=True) if share == 0
+        )
     cold = sample(logits, Decoding(max_new_tokens=1, temperature=0.05), draw)
     assert (cold == 1).all()
 
@@ -156,7 +205,9 @@ def test_stop_strings_end_the_answer_and_stay_in_it() -> None:
     prompts, engine = mixed(), Engine(model, processor)
     free = engine.generate(prompts, GREEDY)
     stop = free[1].text.split()[3]
-    for whole, answer in zip(free, engine.generate(prompts, replace(GREEDY, stop=(stop, "?"))), strict=True):
+    for whole, answer in zip(
+        free, engine.generate(prompts, replace(GREEDY, stop=(stop, "?"))), strict=True
+    ):
         ends = [whole.text.index(text) + len(text) for text in (stop, "?") if text in whole.text]
         assert answer.text == (whole.text[: min(ends)] if ends else whole.text)
         assert answer.finished == bool(ends)
@@ -170,20 +221,34 @@ def test_corruption_is_seeded_by_the_key_and_leaves_the_clean_picture_alone() ->
 
     def noise(pixels: torch.Tensor, key: str) -> torch.Tensor:
         seen.append((tuple(pixels.shape), key))
-        return pixels + 2 * torch.randn(pixels.shape, generator=torch.Generator().manual_seed(len(key) + int(key[0])))
+        return pixels + 2 * torch.randn(
+            pixels.shape, generator=torch.Generator().manual_seed(len(key) + int(key[0]))
+        )
 
     clean = engine.generate(prompts, GREEDY)
     corrupted = engine.generate(prompts, GREEDY, corrupt=noise)
-    assert sorted(seen) == sorted(((3, 60, 60), prompt.key) for prompt in prompts if prompt.image is not None)
-    assert [a.text == b.text for a, b in zip(clean, corrupted, strict=True)][12:] == [True] * 4  # those without a picture
+    assert sorted(seen) == sorted(
+        ((3, 60, 60), prompt.key) for prompt in prompts if prompt.image is not None
+    )
+    assert [a.text == b.text for a, b in zip(clean, corrupted, strict=True)][12:] == [
+        True
+    ] * 4  # those without an image
     assert engine.generate(prompts, GREEDY) == clean
-    assert Engine(model, processor, batch_size=2).generate(prompts[::-1], GREEDY, corrupt=noise)[::-1] != clean
+    assert (
+        Engine(model, processor, batch_size=2).generate(prompts[::-1], GREEDY, corrupt=noise)[::-1]
+        != clean
+    )
     for place in (0, 5):
         given = inputs(processor, prompts[place])
         given["pixel_values"] = noise(given["pixel_values"][0], prompts[place].key)[None]
-        ids = model.generate(**given, max_new_tokens=12, do_sample=False)[0, given["input_ids"].shape[1] :]
-        assert corrupted[place].text == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
-    with pytest.raises(Problem, match="must keep the shape"):
+        ids = model.generate(**given, max_new_tokens=12, do_sample=False)[
+            0, given["input_ids"].shape[1] :
+        ]
+        assert (
+            corrupted[place].text
+            == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        )
+    with pytest.raises(UserError, match="must keep the shape"):
         engine.generate(prompts, GREEDY, corrupt=lambda pixels, _: pixels[:, :30])
 
 
@@ -192,9 +257,9 @@ def test_problems_and_empty_calls() -> None:
     engine = Engine(model, processor)
     assert engine.generate([], GREEDY) == []
     assert engine.logps([], []) == []
-    with pytest.raises(Problem, match="occur twice in one call, such as '0/0'"):
+    with pytest.raises(UserError, match="occur twice in one call, such as '0/0'"):
         engine.generate([*mixed(), mixed()[0]], GREEDY)
-    with pytest.raises(Problem, match="16 prompts and 1 completions"):
+    with pytest.raises(UserError, match="16 prompts and 1 completions"):
         engine.logps(mixed(), ["yes"])
     with pytest.raises(ValueError, match="batch_size is 0"):
         Engine(model, processor, batch_size=0)
@@ -203,6 +268,10 @@ def test_problems_and_empty_calls() -> None:
 def test_long_answers_outgrow_the_first_cache() -> None:
     model, processor = tiny_llava()
     prompts = mixed()[2:6]
-    for prompt, answer in zip(prompts, Engine(model, processor).generate(prompts, Decoding(max_new_tokens=150)), strict=True):
+    for prompt, answer in zip(
+        prompts,
+        Engine(model, processor).generate(prompts, Decoding(max_new_tokens=150)),
+        strict=True,
+    ):
         ids = greedy(model, processor, prompt, 150)
         assert answer.text == processor.tokenizer.decode(ids, skip_special_tokens=True).strip()

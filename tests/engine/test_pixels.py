@@ -1,4 +1,4 @@
-"""Pictures made in threads are the same, in the same order; a thread's error is the caller's."""
+"""Images made in threads are the same, in the same order; a thread's error is the caller's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from harness.engine import pixels
-from harness.engine.vlm import Engine
-from harness.errors import Problem
+from harness.engine.engine import Engine
+from harness.errors import UserError
 from methods.interface import Decoding
 from methods.sena.corruption import corruption
 from tests.engine.oracle import mixed
@@ -19,7 +19,8 @@ GREEDY = Decoding(max_new_tokens=6)
 
 
 def threaded(threads: int) -> Engine:
-    """An engine that prepares pictures as it does beside an accelerator (``threads`` 0: as on the CPU)."""
+    """An engine that prepares images as it does beside an accelerator (``threads`` 0: as on the
+    CPU)."""
     engine = Engine(*tiny_llava(), batch_size=2, shared_bytes=40_000)
     if threads:
         engine.sharing.pixels.threads = ThreadPoolExecutor(threads)
@@ -32,17 +33,21 @@ def test_threads_change_no_answer_and_no_pixel(ahead: int, monkeypatch: pytest.M
     alone, helped = threaded(0), threaded(3)
     noise = corruption("diffusion", 600)
     for corrupt in (None, noise):
-        assert helped.generate(mixed(), GREEDY, corrupt=corrupt) == alone.generate(mixed(), GREEDY, corrupt=corrupt)
+        assert helped.generate(mixed(), GREEDY, corrupt=corrupt) == alone.generate(
+            mixed(), GREEDY, corrupt=corrupt
+        )
     kept = alone.sharing.pixels.kept.kept
     assert list(helped.sharing.pixels.kept.kept) == list(kept)
     assert len(kept) == 3
-    assert all(torch.equal(helped.sharing.pixels.kept.kept[name], one) for name, one in kept.items())
+    assert all(
+        torch.equal(helped.sharing.pixels.kept.kept[name], one) for name, one in kept.items()
+    )
     assert not helped.sharing.pixels.coming
     assert not helped.sharing.pixels.later
 
 
 def test_an_error_in_a_thread_is_raised_to_the_caller_and_the_next_call_is_well() -> None:
     engine = threaded(2)
-    with pytest.raises(Problem, match="must keep the shape"):
+    with pytest.raises(UserError, match="must keep the shape"):
         engine.generate(mixed(), GREEDY, corrupt=lambda pixels, _: pixels[:, :30])
     assert engine.generate(mixed(), GREEDY) == threaded(0).generate(mixed(), GREEDY)

@@ -1,4 +1,5 @@
-"""Of texts that go on from earlier ones only what is new is read, and they say what they say when read whole."""
+"""Of texts that go on from earlier ones only what is new is read, and they say what they say when
+read whole."""
 
 from __future__ import annotations
 
@@ -11,9 +12,9 @@ import pytest
 import torch
 
 from harness.engine import decode
+from harness.engine.continuation_cache import Texts
 from harness.engine.decode import Row
-from harness.engine.texts import Texts
-from harness.engine.vlm import Engine
+from harness.engine.engine import Engine
 from methods.interface import Branch, Branching, Decoding, Prompt
 from tests.engine.oracle import ending, mixed
 from tests.tiny import tiny_llava
@@ -23,7 +24,8 @@ LEVELS = 3
 
 
 class Counting(Engine):
-    """An engine that counts the tokens it reads behind heads; one that is ``anew`` keeps nothing."""
+    """An engine that counts the tokens it reads behind heads; one that is ``anew`` keeps
+    nothing."""
 
     read = 0
     anew = False
@@ -48,9 +50,13 @@ class Counting(Engine):
 
 
 def grown(
-    engine: Engine, branching: Branching, levels: int = LEVELS, prompts: Sequence[Prompt] | None = None
+    engine: Engine,
+    branching: Branching,
+    levels: int = LEVELS,
+    prompts: Sequence[Prompt] | None = None,
 ) -> list[list[list[Branch]]]:
-    """Each level's branches: every prompt goes on with the first and the last of its own, on 16 prompts a level at most."""
+    """Each level's branches: every prompt goes on with the first and the last of its own, on 16
+    prompts a level at most."""
     prompts, found = mixed() if prompts is None else prompts, []
     for _ in range(levels):
         branches = engine.branch(prompts, branching)
@@ -65,7 +71,9 @@ def grown(
 
 
 @cache
-def expected(branching: Branching = BRANCHING, model_of: Any = tiny_llava) -> tuple[list[list[list[Branch]]], int]:
+def expected(
+    branching: Branching = BRANCHING, model_of: Any = tiny_llava
+) -> tuple[list[list[list[Branch]]], int]:
     """What an engine says that reads every text whole, and the tokens it read."""
     engine = Counting(*model_of())
     engine.anew = True
@@ -73,7 +81,9 @@ def expected(branching: Branching = BRANCHING, model_of: Any = tiny_llava) -> tu
 
 
 def same(one: list[list[list[Branch]]], other: list[list[list[Branch]]]) -> None:
-    flat = [[b for level in levels for branches in level for b in branches] for levels in (one, other)]
+    flat = [
+        [b for level in levels for branches in level for b in branches] for levels in (one, other)
+    ]
     assert len(flat[0]) > 100
     for mine, theirs in zip(*flat, strict=True):
         assert (mine.text, mine.n_tokens, mine.finished, mine.ended) == (
@@ -82,7 +92,9 @@ def same(one: list[list[list[Branch]]], other: list[list[list[Branch]]]) -> None
             theirs.finished,
             theirs.ended,
         )
-        assert (mine.logp, mine.score) == pytest.approx((theirs.logp, theirs.score), abs=1e-5, rel=1e-5)
+        assert (mine.logp, mine.score) == pytest.approx(
+            (theirs.logp, theirs.score), abs=1e-5, rel=1e-5
+        )
 
 
 SETTINGS = {
@@ -94,7 +106,9 @@ SETTINGS = {
 
 @pytest.mark.parametrize("branching", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("model_of", [tiny_llava, ending])
-def test_a_grown_text_says_what_it_says_when_read_whole(branching: Branching, model_of: Any) -> None:
+def test_a_grown_text_says_what_it_says_when_read_whole(
+    branching: Branching, model_of: Any
+) -> None:
     told, whole = expected(branching, model_of)
     engine = Counting(*model_of())
     same(grown(engine, branching), told)
@@ -114,14 +128,18 @@ def test_it_is_read_in_any_parts(read: int, least: int, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("batch_size", [4, None])
 @pytest.mark.parametrize("limit", [0, 100_000, 300_000])
-def test_memory_is_bounded_and_what_was_forgotten_is_read(batch_size: int | None, limit: int) -> None:
+def test_memory_is_bounded_and_what_was_forgotten_is_read(
+    batch_size: int | None, limit: int
+) -> None:
     engine = Engine(*tiny_llava(), batch_size=batch_size)
     engine.sharing.texts.limit = limit
     same(grown(engine, BRANCHING), expected()[0])
     texts = engine.sharing.texts
     assert texts.used == sum(kept.nbytes for kept in texts.kept.values()) <= limit
     assert bool(texts.kept) == bool(limit)
-    assert all(kept.untyped_storage().nbytes() == kept.nbytes for kept in texts.kept.values())  # no view of a larger one
+    assert all(
+        kept.untyped_storage().nbytes() == kept.nbytes for kept in texts.kept.values()
+    )  # no view of a larger one
 
 
 def test_a_search_has_the_same_bits_whatever_was_asked_before() -> None:
@@ -131,7 +149,9 @@ def test_a_search_has_the_same_bits_whatever_was_asked_before() -> None:
     once = grown(seen, BRANCHING, LEVELS, asks)
     assert grown(seen, BRANCHING, LEVELS, asks) == once
     grown(seen, BRANCHING)
-    assert grown(seen, BRANCHING, LEVELS, asks[::2]) == grown(Engine(*parts), BRANCHING, LEVELS, asks[::2])
+    assert grown(seen, BRANCHING, LEVELS, asks[::2]) == grown(
+        Engine(*parts), BRANCHING, LEVELS, asks[::2]
+    )
 
 
 def test_new_weights_forget_the_texts() -> None:
@@ -151,7 +171,9 @@ def test_corrupted_pictures_are_not_kept_and_take_the_room() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     engine.branch(mixed(), BRANCHING)
-    assert len(engine.sharing.texts.kept) == 12  # four texts about three pictures; without a picture nothing is kept
+    assert (
+        len(engine.sharing.texts.kept) == 12
+    )  # four texts about three images; without an image nothing is kept
     engine.generate(mixed(), Decoding(max_new_tokens=2))
     assert len(engine.sharing.texts.kept) == 12
     engine.generate(mixed(), Decoding(max_new_tokens=2), corrupt=lambda pixels, _: -pixels)
@@ -167,11 +189,16 @@ def test_a_model_that_is_called_as_it_is_keeps_no_text() -> None:
     assert not engine.sharing.texts.kept
 
 
-def test_the_longest_beginning_behind_the_same_head_is_found_and_forgotten_when_its_rows_were() -> None:
+def test_the_longest_beginning_behind_the_same_head_is_found_and_forgotten_when_its_rows_were() -> (
+    None
+):
     texts = Texts(40)
     for head, tail in (("a", (1, 2)), ("a", (1, 2, 3)), ("b", (1, 2, 3, 4)), ("a", (1, 3))):
         texts.put((head, tail), torch.zeros(2))
-    asked = [Row(key="", tail=tail, prefix=None) for tail in ((1, 2, 3, 4), (1, 2, 9), (2, 1), (1, 3), (1, 2))]
+    asked = [
+        Row(key="", tail=tail, prefix=None)
+        for tail in ((1, 2, 3, 4), (1, 2, 9), (2, 1), (1, 3), (1, 2))
+    ]
     found = texts.begun(["a", "a", "a", "a", None], asked)
     assert [(row.head, row.begun, row.fresh) for row in found] == [
         ("a", 3, 1),

@@ -1,4 +1,5 @@
-"""Each family's tiny twin goes through pairs, training and answers: the same in any batch, equal to plain forward passes."""
+"""Each family's tiny twin goes through pairs, training and answers: the same in any batch, equal to
+plain forward passes."""
 
 from __future__ import annotations
 
@@ -9,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from harness.bases import find_base, load_base
-from harness.checks import whole_prompt
-from harness.engine.vlm import Engine
-from harness.identity import describe
-from harness.rendering import renderer
-from harness.scorers import ClipScorer
-from harness.training.data import encode, pack, picture_features, picture_spans
+from harness.artifacts.fingerprint import describe
+from harness.engine.clip_scorer import ClipScorer
+from harness.engine.engine import Engine
+from harness.engine.model_checks import whole_prompt
+from harness.models.base_cards import find_base, load_base
+from harness.models.chat_format import renderer
+from harness.training.pair_batches import encode, pack, picture_features, picture_spans
 from harness.training.placement import Placement
 from harness.training.policy import completion_logps
 from harness.training.trainer import train_pairs
@@ -32,16 +33,41 @@ from tests.tiny import picture
 SHAPES = ((60, 60), (40, 64), (72, 30))
 PICTURES = [picture(index).resize(size) for index, size in enumerate(SHAPES)]
 ITEMS = [
-    Item(id=f"p{index}", image=image, question="what is in the picture ?", reference="a red ball and a box .")
+    Item(
+        id=f"p{index}",
+        image=image,
+        question="what is in the picture ?",
+        reference="a red ball and a box .",
+    )
     for index, image in enumerate(PICTURES)
 ]
 METHODS: dict[str, Method] = {
     "sena": Sena(prompts=sena_prompts.WORLD, check="none", question_tokens=8, answer_tokens=6),
-    "sima": Sima(prompts=sima_prompts.WORLD, order="both", verdict="margin", response_tokens=6, critic_tokens=4),
-    "csr": Csr(candidates=2, groups=2, penalty=2.0, sentence_tokens=4, max_chars=30, sentence_ends=(".", "is", "a", "e")),
+    "sima": Sima(
+        prompts=sima_prompts.WORLD,
+        order="both",
+        verdict="margin",
+        response_tokens=6,
+        critic_tokens=4,
+    ),
+    "csr": Csr(
+        candidates=2,
+        groups=2,
+        penalty=2.0,
+        sentence_tokens=4,
+        max_chars=30,
+        sentence_ends=(".", "is", "a", "e"),
+    ),
 }
 PAIRS = [
-    PreferencePair(key=f"k{index}", item=f"p{index}", prompt=text, chosen=chosen, rejected=rejected, anchored=index == 0)
+    PreferencePair(
+        key=f"k{index}",
+        item=f"p{index}",
+        prompt=text,
+        chosen=chosen,
+        rejected=rejected,
+        anchored=index == 0,
+    )
     for index, (text, chosen, rejected) in enumerate(
         [
             ("describe the picture", "a red ball on the left", "a green house"),
@@ -58,7 +84,9 @@ def images(item: str) -> Image.Image:
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", TWINS)
-def test_every_method_makes_the_same_of_every_item_whatever_the_batch(family: str, name: str) -> None:
+def test_every_method_makes_the_same_of_every_item_whatever_the_batch(
+    family: str, name: str
+) -> None:
     scorer = ClipScorer(*tiny_clip())
     made = []
     for size in (1, 16):
@@ -87,16 +115,22 @@ def test_packed_pairs_score_as_transformers_own_forward_pass(family: str) -> Non
     with torch.no_grad():
         logps, _ = completion_logps(model, batch, features)
     words = renderer(processor)
-    for row, (pair, side) in enumerate([(pair, side) for side in ("chosen", "rejected") for pair in PAIRS]):
+    for row, (pair, side) in enumerate(
+        [(pair, side) for side in ("chosen", "rejected") for pair in PAIRS]
+    ):
         prompt = whole_prompt(model, processor, images(pair.item), pair.prompt)
         rendered = words.render_prompt(pair.prompt, True)
-        [(_, answer)] = words.encode_pairs([rendered], [words.render_completion(getattr(pair, side))])
+        [(_, answer)] = words.encode_pairs(
+            [rendered], [words.render_completion(getattr(pair, side))]
+        )
         ids = torch.tensor([[*prompt, *answer]])
         inputs = dict(processor.image_processor(images=[images(pair.item)], return_tensors="pt"))
         if "image_grid_thw" in inputs:
             inputs["mm_token_type_ids"] = (ids == processor.image_token_id).int()
         with torch.no_grad():
-            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs).logits[0, len(prompt) - 1 : -1]
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs).logits[
+                0, len(prompt) - 1 : -1
+            ]
         expected = logits.log_softmax(-1).gather(1, ids[0, len(prompt) :, None]).sum()
         assert float(logps[row].sum()) == pytest.approx(float(expected), abs=2e-4)
 
@@ -110,7 +144,15 @@ def test_training_learns_saves_and_answers(family: str, lora: Lora | None, tmp_p
     processor.save_pretrained(base)
     card = find_base(str(base))
     before = {name: value.detach().clone() for name, value in model.named_parameters()}
-    recipe = Recipe(lr=5e-3, projector_lr=5e-3, epochs=4, global_batch=3, schedule="constant", anchor_weight=1.0, lora=lora)
+    recipe = Recipe(
+        lr=5e-3,
+        projector_lr=5e-3,
+        epochs=4,
+        global_batch=3,
+        schedule="constant",
+        alignment_weight=1.0,
+        lora=lora,
+    )
     train_pairs(
         model=model,
         processor=processor,
@@ -127,7 +169,11 @@ def test_training_learns_saves_and_answers(family: str, lora: Lora | None, tmp_p
     trained, processor = load_base(card, weights=tmp_path / "out" / "model")
     after = dict(trained.named_parameters())
     moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
-    tower = {name for name in before if "vision_tower" in name or ("visual" in name and "merger" not in name)}
+    tower = {
+        name
+        for name in before
+        if "vision_tower" in name or ("visual" in name and "merger" not in name)
+    }
     projector = {name for name in before if "multi_modal_projector" in name or "merger" in name}
     assert tower
     assert not moved & tower
@@ -137,10 +183,17 @@ def test_training_learns_saves_and_answers(family: str, lora: Lora | None, tmp_p
 
     def margin(of: Any) -> float:
         engine = Engine(of, processor)
-        prompts = [Prompt(key=pair.key, text=pair.prompt, image=images(pair.item)) for pair in PAIRS]
-        chosen, rejected = (engine.logps(prompts, [getattr(pair, side) for pair in PAIRS]) for side in ("chosen", "rejected"))
+        prompts = [
+            Prompt(key=pair.key, text=pair.prompt, image=images(pair.item)) for pair in PAIRS
+        ]
+        chosen, rejected = (
+            engine.logps(prompts, [getattr(pair, side) for pair in PAIRS])
+            for side in ("chosen", "rejected")
+        )
         return sum(chosen) - sum(rejected)
 
     assert margin(trained) > margin(load_base(card)[0]) + 1.0
-    answers = Engine(trained, processor).generate([Prompt(key="a", text="what ?", image=PICTURES[1])], Decoding(max_new_tokens=4))
+    answers = Engine(trained, processor).generate(
+        [Prompt(key="a", text="what ?", image=PICTURES[1])], Decoding(max_new_tokens=4)
+    )
     assert answers[0].n_tokens > 0

@@ -1,4 +1,5 @@
-"""Tiny random twins of the real families: transformers' own classes and processors, a few thousand parameters, a fixed seed."""
+"""Tiny random twins of the real families: transformers' own classes and processors, a few thousand
+parameters, a fixed seed."""
 
 from __future__ import annotations
 
@@ -9,25 +10,37 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-from harness.families.qwen import QwenProcessor
+from harness.models.qwen import QwenProcessor
 from tests.tiny import WORDS, tiny_llava
 
-SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+SPECIALS = (
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    "<|image_pad|>",
+    "<|video_pad|>",
+)
 QWEN_TEMPLATE = (
-    "{% for message in messages %}{% if loop.first and message['role'] != 'system' %}"
-    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>\n{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in part %}{{ part['text'] }}"
-    "{% endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}{% if loop.first and message['role'] != 'system'"
+    " %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}<|im_start|>{{"
+    " message['role'] }}\n{% if message['content'] is string %}{{ message['content']"
+    " }}<|im_end|>\n{% else %}{% for part in message['content'] %}{% if part['type'] == 'image'"
+    " %}<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in part %}{{ part['text'] }}{%"
+    " endif %}{% endfor %}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt"
+    " %}<|im_start|>assistant\n{% endif %}"
 )
 """What the published template renders for our messages."""
 
 
 def tiny_qwen(seed: int = 0) -> tuple[Qwen2_5_VLForConditionalGeneration, QwenProcessor]:
-    """A fresh model and its processor; pictures of 16 to 1,024 pixels a side keep their shape, patches of 4, merged by 2."""
+    """A fresh model and its processor; pictures of 16 to 1,024 pixels a side keep their shape,
+    patches of 4, merged by 2."""
     tokenizer = qwen_tokenizer()
     ids = {
-        name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("image_pad", "video_pad", "vision_start", "vision_end")
+        name: tokenizer.convert_tokens_to_ids(f"<|{name}|>")
+        for name in ("image_pad", "video_pad", "vision_start", "vision_end")
     }
     text: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -70,7 +83,9 @@ def tiny_qwen(seed: int = 0) -> tuple[Qwen2_5_VLForConditionalGeneration, QwenPr
                 torch.nn.init.normal_(parameter, std=1.2 * parameter[0].numel() ** -0.5)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    images = Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096})
+    images = Qwen2VLImageProcessorPil(
+        patch_size=4, merge_size=2, size={"shortest_edge": 256, "longest_edge": 4096}
+    )
     return model, QwenProcessor(images, tokenizer, QWEN_TEMPLATE)
 
 

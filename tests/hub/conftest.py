@@ -1,4 +1,5 @@
-"""One hub with its repositories, and one cache, for all tests of this folder; commands in processes of their own."""
+"""One hub with its repositories, and one cache, for all tests of this folder; commands in processes
+of their own."""
 
 from __future__ import annotations
 
@@ -42,20 +43,26 @@ class Desk:
         return {"HF_ENDPOINT": self.hub.endpoint, "HF_HOME": str(self.home), "HF_TOKEN": TOKEN}
 
     def harness(self, *arguments: str | Path, **environment: str) -> Said:
-        """``python -m harness`` with these arguments, in a process that was forked with everything imported."""
+        """``python -m harness`` with these arguments, in a process that was forked with everything
+        imported."""
         assert self.warm.stdin
         assert self.warm.stdout
         self.count += 1
         out = self.work / f"said{self.count}"
         out.mkdir(parents=True)
-        order = {"arguments": list(map(str, arguments)), "environment": environment, "out": str(out)}
+        order = {
+            "arguments": list(map(str, arguments)),
+            "environment": environment,
+            "out": str(out),
+        }
         self.warm.stdin.write(json.dumps(order) + "\n")
         self.warm.stdin.flush()
         code = int(self.warm.stdout.readline())
         return Said(code, (out / "stdout").read_text(), (out / "stderr").read_text())
 
     def fresh(self, *arguments: str | Path, **environment: str) -> Said:
-        """The same in an interpreter of its own, for what is read when libraries are imported (``HF_HUB_OFFLINE``)."""
+        """The same in an interpreter of its own, for what is read when libraries are imported
+        (``HF_HUB_OFFLINE``)."""
         done = subprocess.run(
             [sys.executable, "-m", "harness", *map(str, arguments)],
             env={**os.environ, **self.environment, **environment},
@@ -67,10 +74,13 @@ class Desk:
         return Said(done.returncode, done.stdout, done.stderr)
 
     def refused(self, *arguments: str | Path) -> str:
-        """The one sentence of a command that must end with 2; beside it a library may show its progress."""
+        """The one sentence of a command that must end with 2; beside it a library may show its
+        progress."""
         said = self.harness(*arguments)
         assert said.code == 2, said
-        [sentence] = [line for line in said.err.splitlines() if line and not line.startswith("Generating ")]
+        [sentence] = [
+            line for line in said.err.splitlines() if line and not line.startswith("Generating ")
+        ]
         assert sentence.startswith("harness: "), said.err
         return sentence
 

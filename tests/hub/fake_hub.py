@@ -1,9 +1,10 @@
-"""A model hub on localhost: as much of the real one's protocol as huggingface_hub, transformers and datasets ask for.
+"""A model hub on localhost: as much of the real one's protocol as huggingface_hub, transformers and
+datasets ask for.
 
-Files by ``resolve`` (with ETag and commit), the tree, the paths and the revisions of a repository; and its ways to refuse: not
-there, gated, another revision, a file cut in the middle. Repositories are folders handed to :meth:`Hub.add`; a commit is the
-hash of what is in it. What was asked for, with its headers, is kept in ``Hub.asked``.
-"""
+Files by ``resolve`` (with ETag and commit), the tree, the paths and the revisions of a repository;
+and its ways to refuse: not there, gated, another revision, a file cut in the middle. Repositories
+are folders handed to :meth:`Hub.add`; a commit is the hash of what is in it. What was asked for,
+with its headers, is kept in ``Hub.asked``."""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ Kind = Literal["models", "datasets"]
 
 @dataclass
 class Repository:
-    """A repository's commits, and its branches and tags by name. ``gated``: nobody may read it. ``cut``: how often files of that
-    name's end are still to be cut in the middle. ``silent``: every connection is closed without an answer."""
+    """A repository's commits, and its branches and tags by name. ``gated``: nobody may read it.
+    ``cut``: how often files of that name's end are still to be cut in the middle. ``silent``: every
+    connection is closed without an answer."""
 
     commits: dict[str, Path] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
@@ -47,7 +49,15 @@ class Hub:
     asked: list[tuple[str, str, Mapping[str, str]]] = field(default_factory=list)
     endpoint: str = ""
 
-    def add(self, id: str, folder: Path, *, kind: Kind = "models", ref: str = "main", commit: str | None = None) -> str:
+    def add(
+        self,
+        id: str,
+        folder: Path,
+        *,
+        kind: Kind = "models",
+        ref: str = "main",
+        commit: str | None = None,
+    ) -> str:
         """Put the folder there as what the branch (or tag) ``ref`` is at; its commit."""
         content = hashlib.sha1(id.encode(), usedforsecurity=False)
         for path in files(folder):
@@ -63,7 +73,8 @@ class Hub:
         self.repositories[kind, id] = Repository(gated=True)
 
     def silence(self, id: str, silent: bool = True) -> None:
-        """From now on, connections that ask for the repository are closed without an answer, or answered again."""
+        """From now on, connections that ask for the repository are closed without an answer, or
+        answered again."""
         self.repositories["models", id].silent = silent
 
     def cut(self, id: str, end: str, times: int = 1000) -> None:
@@ -112,7 +123,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(self.rfile.read(int(self.headers.get("Content-Length", "0"))))
 
     def answer(self, body: bytes) -> None:
-        self.hub.asked.append((self.command, self.path, {name.lower(): value for name, value in self.headers.items()}))
+        self.hub.asked.append(
+            (self.command, self.path, {name.lower(): value for name, value in self.headers.items()})
+        )
         path = urlsplit(self.path).path.strip("/")
         api = path.startswith("api/")
         parts = path.removeprefix("api/").split("/")
@@ -138,7 +151,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.json(self.info(id, commit, folder))
         if api and verb == "tree":
             below = unquote("/".join(rest[2:]))
-            recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() == "true"
+            recursive = (
+                parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() == "true"
+            )
             entries = tree(folder, below, recursive)
             return self.json(entries) if entries else self.refuse(404, "EntryNotFound", commit)
         if api and verb == "paths-info":
@@ -148,7 +163,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def info(self, id: str, commit: str, folder: Path) -> dict[str, object]:
         siblings = [{"rfilename": path.relative_to(folder).as_posix()} for path in files(folder)]
-        told: dict[str, object] = {"id": id, "modelId": id, "sha": commit, "private": False, "gated": False, "tags": []}
+        told: dict[str, object] = {
+            "id": id,
+            "modelId": id,
+            "sha": commit,
+            "private": False,
+            "gated": False,
+            "tags": [],
+        }
         return {**told, "disabled": False, "downloads": 0, "likes": 0, "siblings": siblings}
 
     def file(self, repository: Repository, commit: str, path: Path) -> None:
@@ -156,18 +178,26 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(404, "EntryNotFound", commit)
         content = path.read_bytes()
         digest = oid(content)
-        start = int(self.headers["Range"].removeprefix("bytes=").split("-")[0]) if "Range" in self.headers else 0
+        start = (
+            int(self.headers["Range"].removeprefix("bytes=").split("-")[0])
+            if "Range" in self.headers
+            else 0
+        )
         headers = {"ETag": f'"{digest}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if len(content) >= LARGE:
             headers |= {"X-Linked-ETag": f'"{digest}"', "X-Linked-Size": str(len(content))}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        self.send(206 if start else 200, content[start:], headers, cut=self.cuts(repository, path.name))
+        self.send(
+            206 if start else 200, content[start:], headers, cut=self.cuts(repository, path.name)
+        )
         return None
 
     def cuts(self, repository: Repository, name: str) -> bool:
         """Whether this answer is one that is to break off."""
-        end = next((end for end, times in repository.cut.items() if name.endswith(end) and times > 0), None)
+        end = next(
+            (end for end, times in repository.cut.items() if name.endswith(end) and times > 0), None
+        )
         if end is None or self.command == "HEAD":
             return False
         repository.cut[end] -= 1
@@ -177,10 +207,16 @@ class Handler(BaseHTTPRequestHandler):
         self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def refuse(self, status: int, code: str, commit: str | None = None) -> None:
-        headers = {"X-Error-Code": code, "X-Error-Message": code, **({"X-Repo-Commit": commit} if commit else {})}
+        headers = {
+            "X-Error-Code": code,
+            "X-Error-Message": code,
+            **({"X-Repo-Commit": commit} if commit else {}),
+        }
         self.send(status, json.dumps({"error": code}).encode(), headers)
 
-    def send(self, status: int, content: bytes, headers: Mapping[str, str], cut: bool = False) -> None:
+    def send(
+        self, status: int, content: bytes, headers: Mapping[str, str], cut: bool = False
+    ) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
@@ -194,7 +230,9 @@ class Handler(BaseHTTPRequestHandler):
 def tree(folder: Path, below: str, recursive: bool) -> list[dict[str, object]]:
     """What the tree of a folder of the repository lists."""
     root = folder / below
-    return [entry(folder, path) for path in sorted(root.rglob("*") if recursive else root.glob("*"))]
+    return [
+        entry(folder, path) for path in sorted(root.rglob("*") if recursive else root.glob("*"))
+    ]
 
 
 def entry(folder: Path, path: Path) -> dict[str, object]:
@@ -202,8 +240,18 @@ def entry(folder: Path, path: Path) -> dict[str, object]:
     if path.is_dir():
         return {"type": "directory", "path": name, "size": 0, "oid": oid(name.encode())}
     content = path.read_bytes()
-    large = {"lfs": {"oid": oid(content), "size": len(content), "pointerSize": 130}} if len(content) >= LARGE else {}
-    return {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest(), **large}
+    large = (
+        {"lfs": {"oid": oid(content), "size": len(content), "pointerSize": 130}}
+        if len(content) >= LARGE
+        else {}
+    )
+    return {
+        "type": "file",
+        "path": name,
+        "size": len(content),
+        "oid": hashlib.sha1(content).hexdigest(),
+        **large,
+    }
 
 
 def oid(content: bytes) -> str:

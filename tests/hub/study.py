@@ -1,11 +1,12 @@
-"""The smallest study on a base that the command line names: two answers a picture, a training, a few questions."""
+"""The smallest study on a base that the command line names: two answers an image, a training, a
+few questions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.studies.compare import ready_made
-from harness.study import Run, Study
+from harness.study.compare import ready_made
+from harness.study.study import Run, Study
 from methods.csr.method import Csr
 from methods.interface import Method, Recipe
 from methods.untrained import Untrained
@@ -22,9 +23,19 @@ CSR = Csr(
 )
 
 
-def study(*, base: str, pool: str = "world", images: int = 4, only: Sequence[str] = (), rows: Sequence[str] = ()) -> Study:
+def study(
+    *,
+    base: str,
+    pool: str = "synthetic",
+    images: int = 4,
+    only: Sequence[str] = (),
+    rows: Sequence[str] = (),
+) -> Study:
     methods: dict[str, Method] = {"toy": Toy(), "csr": CSR}
-    runs = [Run(label=label, base=base, method=methods[label], pool=pool, images=images) for label in only]
+    runs = [
+        Run(label=label, base=base, method=methods[label], pool=pool, images=images)
+        for label in only
+    ]
     untrained = Run(label="untrained", base=base, method=Untrained())
     return Study(
         name="hub",

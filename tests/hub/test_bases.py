@@ -1,4 +1,5 @@
-"""Bases from a hub, through the command line: they are fetched, pinned and run; what is wrong with one is said in a sentence."""
+"""Bases from a hub, through the command line: they are fetched, pinned and run; what is wrong with
+one is said in a sentence."""
 
 from __future__ import annotations
 
@@ -9,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.bases import BASES, WORLD
-from harness.checkpoints import why
+from harness.models.base_cards import BASES, WORLD
+from harness.models.checkpoints import why
 from tests.families.twins import tiny_qwen
 from tests.hub.conftest import TOKEN, Desk
 from tests.test_checkpoints import save_adapter
@@ -43,14 +44,20 @@ def done(desk: Desk, llava: str) -> Path:
 
 
 def identity(out: Path, stage: str) -> dict[str, object]:
-    return dict(json.loads(next(out.glob(f"runs/*/seed*/round*/{stage}/**/identity.json")).read_text()))
+    return dict(
+        json.loads(next(out.glob(f"runs/*/seed*/round*/{stage}/**/identity.json")).read_text())
+    )
 
 
-def test_a_hub_id_is_fetched_pinned_trained_and_answered(desk: Desk, llava: str, done: Path) -> None:
+def test_a_hub_id_is_fetched_pinned_trained_and_answered(
+    desk: Desk, llava: str, done: Path
+) -> None:
     for stage in ("answers", "pairs", "train"):
         assert identity(done, stage)["revision"] == llava
     assert not any("/org/llava/" in path and path.endswith(".bin") for _, path, _ in desk.hub.asked)
-    again = desk.harness("plan", STUDY, "--base", f"org/llava@{llava}", "--only", "toy", "--out", done)
+    again = desk.harness(
+        "plan", STUDY, "--base", f"org/llava@{llava}", "--only", "toy", "--out", done
+    )
     assert "stages done, 0 missing" in again.out, again
 
 
@@ -93,7 +100,10 @@ def test_an_adapter_and_a_row_come_from_the_hub(desk: Desk, llava: str, tmp_path
     rows = ("--row", "theirs=org/adapter", "--row", "qwen=org/qwen")
     said = desk.harness("run", STUDY, "--base", "org/llava", *rows, "--out", out)
     assert said.code == 0, said.err
-    answers = {path.parts[-6]: path.read_text() for path in out.glob("runs/*/seed0/round0/answers/words/answers.jsonl")}
+    answers = {
+        path.parts[-6]: path.read_text()
+        for path in out.glob("runs/*/seed0/round0/answers/words/answers.jsonl")
+    }
     assert set(answers) == {"untrained", "theirs", "qwen"}
     assert len(set(answers.values())) == 3
     asked = [path for _, path, _ in desk.hub.asked if "/adapter/resolve/" in path]
@@ -103,18 +113,33 @@ def test_an_adapter_and_a_row_come_from_the_hub(desk: Desk, llava: str, tmp_path
 @pytest.mark.parametrize(
     ("base", "words"),
     [
-        ("org/nowhere", "there is no such repository, or it is private: check the id, or log in with `hf auth login`"),
+        (
+            "org/nowhere",
+            (
+                "there is no such repository, or it is private: check the id, or log in with `hf"
+                " auth login`"
+            ),
+        ),
         ("org/closed", "it is gated: accept its terms on its page and log in"),
         ("org/llava@v9", "it has no revision 'v9': give one of its commits, tags or branches"),
-        ("org/blip", r"a model of type 'blip-2' (Blip2ForConditionalGeneration); supported are llava-1.5"),
+        (
+            "org/blip",
+            r"a model of type 'blip-2' (Blip2ForConditionalGeneration); supported are llava-1.5",
+        ),
         ("org/empty", "it lacks a file that is needed (config.json, or safetensors weights)"),
     ],
 )
-def test_what_is_no_base_is_said_before_any_work(desk: Desk, llava: str, base: str, words: str, tmp_path: Path) -> None:
+def test_what_is_no_base_is_said_before_any_work(
+    desk: Desk, llava: str, base: str, words: str, tmp_path: Path
+) -> None:
     assert llava
     desk.hub.gate("org/closed")
     for name, files in {
-        "blip": {"config.json": '{"model_type": "blip-2", "architectures": ["Blip2ForConditionalGeneration"]}'},
+        "blip": {
+            "config.json": (
+                '{"model_type": "blip-2", "architectures": ["Blip2ForConditionalGeneration"]}'
+            )
+        },
         "empty": {"README.md": "Nothing."},
     }.items():
         for file, text in files.items():
@@ -135,11 +160,16 @@ def copied(desk: Desk, name: str, leave: str = "") -> str:
     return desk.hub.add(f"org/{name}", folder)
 
 
-def test_a_repository_of_torch_files_alone_is_refused_with_the_way_out(desk: Desk, llava: str, tmp_path: Path) -> None:
+def test_a_repository_of_torch_files_alone_is_refused_with_the_way_out(
+    desk: Desk, llava: str, tmp_path: Path
+) -> None:
     assert llava
     commit = copied(desk, "torch", "*.safetensors*")
     refused = desk.refused("run", STUDY, "--base", "org/torch", "--out", tmp_path / "out")
-    assert f"at {commit[:12]} it has pytorch_model.bin alone, a torch file, which is not read" in refused
+    assert (
+        f"at {commit[:12]} it has pytorch_model.bin alone, a torch file, which is not read"
+        in refused
+    )
     assert "org/torch@refs/pr/N" in refused
     assert not any(method == "GET" and path.endswith(".bin") for method, path, _ in desk.hub.asked)
     # What the hub's bot offers for it:
@@ -148,15 +178,24 @@ def test_a_repository_of_torch_files_alone_is_refused_with_the_way_out(desk: Des
     assert said.code == 0, said.err
 
 
-def test_a_download_that_was_cut_is_completed_by_the_same_command(desk: Desk, llava: str, tmp_path: Path) -> None:
+def test_a_download_that_was_cut_is_completed_by_the_same_command(
+    desk: Desk, llava: str, tmp_path: Path
+) -> None:
     assert llava
     copied(desk, "cut")
-    desk.hub.cut("org/cut", "model-00003-of-00006.safetensors", times=1)  # once: the library tries again
+    desk.hub.cut(
+        "org/cut", "model-00003-of-00006.safetensors", times=1
+    )  # once: the library tries again
     said = desk.harness("run", STUDY, "--base", "org/cut", "--out", tmp_path / "out")
     assert said.code == 0, said.err
-    got = [path for method, path, _ in desk.hub.asked if method == "GET" and path.startswith("/org/cut/")]
+    got = [
+        path
+        for method, path, _ in desk.hub.asked
+        if method == "GET" and path.startswith("/org/cut/")
+    ]
     assert sum(path.endswith("model-00003-of-00006.safetensors") for path in got) == 2
-    # A cache that a killed process, or a full disk, has left: a blob that is too short, and one that is not there.
+    # A cache that a killed process, or a full disk, has left: a blob that is too short, and one
+    # that is not there.
     blobs = desk.home / "hub" / "models--org--cut" / "blobs"
     snapshot = next((desk.home / "hub" / "models--org--cut" / "snapshots").iterdir())
     short, gone = (snapshot / f"model-0000{number}-of-00006.safetensors" for number in (1, 2))
@@ -174,7 +213,9 @@ def test_a_download_that_was_cut_is_completed_by_the_same_command(desk: Desk, ll
 
 def test_a_full_cache_is_enough_without_a_hub(desk: Desk, done: Path, tmp_path: Path) -> None:
     asked = len(desk.hub.asked)
-    said = desk.harness("run", STUDY, "--base", "org/llava", "--out", tmp_path / "out", HF_HUB_OFFLINE="1")
+    said = desk.harness(
+        "run", STUDY, "--base", "org/llava", "--out", tmp_path / "out", HF_HUB_OFFLINE="1"
+    )
     assert said.code == 0, said.err
     assert len(desk.hub.asked) == asked
     answers = "runs/untrained/seed0/round0/answers/words/answers.jsonl"
@@ -193,7 +234,9 @@ def test_a_hub_that_hangs_up_is_said(desk: Desk, llava: str, tmp_path: Path) -> 
     desk.hub.cut("org/silent", ".safetensors")  # as long as the library tries
     said = desk.harness("run", STUDY, "--base", "org/silent", "--out", tmp_path / "out")
     assert said.code == 2
-    assert said.err.splitlines()[-1].endswith("run the same command again, which keeps what is there.")
+    assert said.err.splitlines()[-1].endswith(
+        "run the same command again, which keeps what is there."
+    )
     assert "Traceback" not in said.err
 
 
@@ -207,15 +250,19 @@ def test_offline_and_without_a_cache(desk: Desk, llava: str) -> None:
     said = desk.harness("plan", STUDY, "--base", "org/never", HF_HUB_OFFLINE="1")
     assert said.code == 2
     assert said.err.endswith(
-        "it is not in the local cache and the hub cannot be reached: go online, or give a folder that holds it.\n"
+        "it is not in the local cache and the hub cannot be reached: go online, or give a folder"
+        " that holds it.\n"
     )
 
 
 @pytest.mark.slow
 def test_a_hub_that_is_down(desk: Desk, done: Path, tmp_path: Path) -> None:
-    """In an interpreter of its own: nobody listens there. The cache is enough, and without it there is one sentence."""
+    """In an interpreter of its own: nobody listens there. The cache is enough, and without it there
+    is one sentence."""
     nobody = {"HF_ENDPOINT": "http://127.0.0.1:9"}
-    said = desk.fresh("run", STUDY, "--base", "org/llava", "--only", "toy", "--out", tmp_path / "out", **nobody)
+    said = desk.fresh(
+        "run", STUDY, "--base", "org/llava", "--only", "toy", "--out", tmp_path / "out", **nobody
+    )
     assert said.code == 0, said.err
     answers = "runs/toy/seed0/round1/answers/words/answers.jsonl"
     assert (tmp_path / "out" / answers).read_bytes() == (done / answers).read_bytes()
@@ -227,14 +274,31 @@ def test_a_hub_that_is_down(desk: Desk, done: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_comparison_runs_on_a_hub_base(desk: Desk, llava: str, tmp_path: Path) -> None:
-    """The shipped base as a stranger's repository, so that texts are texts: its prompts are then those of real models."""
+    """The shipped base as a stranger's repository, so that texts are texts: its prompts are then
+    those of real models."""
     desk.hub.add("org/shipped", WORLD)
-    asked = ("--base", "org/shipped", "--only", "sima", "--limit", "8", "--benchmarks", "world_pope", "--row", "other=org/llava")
+    asked = (
+        "--base",
+        "org/shipped",
+        "--only",
+        "sima",
+        "--limit",
+        "8",
+        "--benchmarks",
+        "synthetic_pope",
+        "--row",
+        "other=org/llava",
+    )
     said = desk.fresh("run", "compare", *asked, "--out", tmp_path / "out", "--log-to", "none")
     assert said.code == 0, said.err
     for row in ("untrained", "sima", "other"):
         assert row in said.out
-    assert llava in (tmp_path / "out/runs/other/seed0/round0/answers/world_pope/identity.json").read_text()
+    assert (
+        llava
+        in (
+            tmp_path / "out/runs/other/seed0/round0/answers/synthetic_pope/identity.json"
+        ).read_text()
+    )
 
 
 def test_doctor_asks_the_hub_for_what_the_cards_pin(desk: Desk, llava: str) -> None:
@@ -244,8 +308,14 @@ def test_doctor_asks_the_hub_for_what_the_cards_pin(desk: Desk, llava: str) -> N
     said = desk.harness("doctor", "--online", "--base", "org/llava", "--base", "org/nowhere")
     assert said.code == 0, said.err
     lines = [line.split(maxsplit=2) for line in said.out.splitlines()]
-    assert any(line[:2] == ["lacking", "org/nowhere"] and "there is no such repository" in line[2] for line in lines)
+    assert any(
+        line[:2] == ["lacking", "org/nowhere"] and "there is no such repository" in line[2]
+        for line in lines
+    )
     assert f"ready    {card.name:<10}" in said.out.split("\nhub\n")[1]
     assert f"{card.source} has commit {card.revision}" in said.out
-    assert "Qwen/Qwen2.5-VL-7B-Instruct at cc594898137f460bfe9f0759e9844b3ce807cfb5: RepositoryNotFoundError" in said.out
+    assert (
+        "Qwen/Qwen2.5-VL-7B-Instruct at cc594898137f460bfe9f0759e9844b3ce807cfb5:"
+        " RepositoryNotFoundError" in said.out
+    )
     assert TOKEN not in said.out + said.err

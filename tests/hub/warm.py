@@ -1,10 +1,12 @@
-"""Command lines in processes of their own that need not import torch each: a process that has, and forks for each command.
+"""Command lines in processes of their own that need not import torch each: a process that has, and
+forks for each command.
 
-    python -m tests.hub.warm     then on stdin a line of JSON a command: {"arguments", "environment", "out"}; its exit code back
+    python -m tests.hub.warm     then on stdin a line of JSON a command: {"arguments",
+    "environment", "out"}; its exit code back
 
-The settings that huggingface_hub reads when it is imported (where the hub and the cache are) are the environment's that this
-process is started with; of those of a command, ``HF_HUB_OFFLINE`` is read once more.
-"""
+The settings that huggingface_hub reads when it is imported (where the hub and the cache are) are
+the environment's that this process is started with; of those of a command, ``HF_HUB_OFFLINE`` is
+read once more."""
 
 from __future__ import annotations
 
@@ -17,13 +19,13 @@ import datasets
 import huggingface_hub
 
 # Imported before the fork, so that a command begins at once.
-import harness.reporting.figures
-import harness.reporting.page
-import harness.reporting.tables
-import harness.studies.compare
-import harness.studies.smoke
-from harness import __main__ as cli
-from harness import launch
+import harness.reporting.figures.draw
+import harness.reporting.page.write
+import harness.reporting.tables.build
+import harness.study.compare
+import harness.study.smoke
+from harness.cli import launch
+from harness.cli import main as cli
 
 assert harness
 assert launch
@@ -41,13 +43,16 @@ def main() -> None:
 
 
 def obey(order: dict[str, object]) -> None:
-    """Run the command as ``python -m harness`` would, with what it says written to files; never returns."""
+    """Run the command as ``python -m harness`` would, with what it says written to files; never
+    returns."""
     out = Path(str(order["out"]))
     os.environ.update(dict(order["environment"]))  # type: ignore[call-overload]
     if os.environ.get("HF_HUB_OFFLINE") == "1":
         huggingface_hub.constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
     for name, number in (("stdin", 0), ("stdout", 1), ("stderr", 2)):
-        file = os.open(os.devnull if number == 0 else out / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        file = os.open(
+            os.devnull if number == 0 else out / name, os.O_RDWR | os.O_CREAT | os.O_TRUNC
+        )
         os.dup2(file, number)
     code = 70
     try:

@@ -1,4 +1,5 @@
-"""A scripted model for SIMA and its relatives: a pure function of the prompt, its pixels and, for samples, its key."""
+"""A scripted model for SIMA and its relatives: a pure function of the prompt, its pixels and, for
+samples, its key."""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from tests.tiny import picture
 
 COLOURS = "red green blue yellow".split()
 THINGS = "ball box cup plate house tree boat fish".split()
-_SIDES = re.compile(r"question : .* truth : (?P<truth>.*) first : (?P<first>.*) second : (?P<second>.*?) compare")
+_SIDES = re.compile(
+    r"question : .* truth : (?P<truth>.*) first : (?P<first>.*) second : (?P<second>.*?) compare"
+)
 
 
 def number(*parts: object) -> int:
@@ -21,26 +24,38 @@ def number(*parts: object) -> int:
 
 def caption(seed: int) -> str:
     """Three things with their colours."""
-    names = [f"a {COLOURS[seed // 7**place % 4]} {THINGS[seed // 11**place % 8]}" for place in range(3)]
+    names = [
+        f"a {COLOURS[seed // 7**place % 4]} {THINGS[seed // 11**place % 8]}" for place in range(3)
+    ]
     return f"there is {names[0]} , {names[1]} and {names[2]} ."
 
 
 ITEMS = [
-    Item(id=f"picture/{index}", image=picture(index), question="describe the image in detail .", reference=caption(number(index)))
+    Item(
+        id=f"picture/{index}",
+        image=picture(index),
+        question="describe the image in detail .",
+        reference=caption(number(index)),
+    )
     for index in range(10)
 ]
 
 
 class ScriptedVLM:
-    """Captions from the pixels (samples from the prompt's key and the seed too); a critic that counts the words each response
-    shares with the truth and likes the first place by ``bias`` nats. ``script`` may answer first. Remembers its calls."""
+    """Captions from the pixels (samples from the prompt's key and the seed too); a critic that
+    counts the words each response shares with the truth and likes the first place by ``bias`` nats.
+    ``script`` may answer first. Remembers its calls."""
 
-    def __init__(self, script: Callable[[Prompt, Decoding], str | None] | None = None, bias: float = 0.0) -> None:
+    def __init__(
+        self, script: Callable[[Prompt, Decoding], str | None] | None = None, bias: float = 0.0
+    ) -> None:
         self.calls: list[tuple[list[Prompt], Decoding | None]] = []
         self.script = script
         self.bias = bias
 
-    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None
+    ) -> list[Completion]:
         assert prompts, "an empty call reached the model"
         assert len({prompt.key for prompt in prompts}) == len(prompts)
         assert corrupt is None
@@ -57,7 +72,8 @@ class ScriptedVLM:
         ]
 
     def margin(self, prompt: Prompt) -> float:
-        """How much better the first response is than the second: words shared with the truth, and the bias."""
+        """How much better the first response is than the second: words shared with the truth, and
+        the bias."""
         found = _SIDES.search(prompt.text)
         assert found is not None, prompt.text
         truth = set(found["truth"].split())
@@ -73,4 +89,6 @@ class ScriptedVLM:
             assert prompt.image is not None
             chance = (prompt.key, decoding.seed) if decoding.temperature else ()
             text = caption(number(prompt.image.tobytes(), prompt.text, *chance))
-        return Completion(text=text, logp=-float(number(text) % 97), n_tokens=len(text.split()) + 1, finished=True)
+        return Completion(
+            text=text, logp=-float(number(text) % 97), n_tokens=len(text.split()) + 1, finished=True
+        )

@@ -1,4 +1,5 @@
-"""Controls: what each takes from a round's pairs and what it leaves, and that the pairs stage applies it to the whole round."""
+"""Controls: what each takes from a round's pairs and what it leaves, and that the pairs stage
+applies it to the whole round."""
 
 from __future__ import annotations
 
@@ -9,11 +10,11 @@ from typing import Any, get_args
 
 import pytest
 
-from harness import stages
-from harness.engine.vlm import Engine
-from harness.identity import describe
-from harness.pool import open_pool
-from harness.store import Stage, read_json, read_jsonl
+from harness.artifacts.fingerprint import describe
+from harness.artifacts.results_folder import Stage, read_json, read_jsonl
+from harness.data.pool import open_pool
+from harness.engine.engine import Engine
+from harness.pipeline import stages
 from methods.controls import NO_OTHER, Control, Kind
 from methods.interface import Dropped, Method, PreferencePair
 from methods.keys import coin, number
@@ -28,7 +29,13 @@ def pair(index: int, kind: str = "question", **changes: Any) -> PreferencePair:
     texts = {"chosen": f"good {index}", "rejected": f"bad {index}"} | changes
     item = texts.pop("item", f"item {index // 2}")
     return PreferencePair(
-        key=f"0/{kind}/{index}", item=item, prompt="what ?", kind=kind, anchored=kind == "description", trace={"seed": 0}, **texts
+        key=f"0/{kind}/{index}",
+        item=item,
+        prompt="what ?",
+        kind=kind,
+        anchored=kind == "description",
+        trace={"seed": 0},
+        **texts,
     )
 
 
@@ -39,7 +46,9 @@ def control(kind: Kind, inner: Method | None = None) -> Control:
     return Control(inner=inner or Sena(), kind=kind)
 
 
-def reworked(kind: Kind, pairs: Sequence[PreferencePair] = PAIRS, seed: int = 0) -> list[PreferencePair]:
+def reworked(
+    kind: Kind, pairs: Sequence[PreferencePair] = PAIRS, seed: int = 0
+) -> list[PreferencePair]:
     records = control(kind).rework(pairs, seed)
     assert [record.key for record in records] == [pair.key for pair in pairs]
     return [record for record in records if isinstance(record, PreferencePair)]
@@ -47,11 +56,19 @@ def reworked(kind: Kind, pairs: Sequence[PreferencePair] = PAIRS, seed: int = 0)
 
 def test_shuffled_swaps_about_half_by_the_pairs_key() -> None:
     found = reworked("shuffled")
-    swapped = [one.chosen == two.rejected and one.rejected == two.chosen for one, two in zip(PAIRS, found, strict=True)]
-    same = [one.chosen == two.chosen and one.rejected == two.rejected for one, two in zip(PAIRS, found, strict=True)]
+    swapped = [
+        one.chosen == two.rejected and one.rejected == two.chosen
+        for one, two in zip(PAIRS, found, strict=True)
+    ]
+    same = [
+        one.chosen == two.chosen and one.rejected == two.rejected
+        for one, two in zip(PAIRS, found, strict=True)
+    ]
     assert all(one != two for one, two in zip(swapped, same, strict=True))
     assert 40 <= sum(swapped) <= 80
-    assert [one.trace["control"] for one in found] == [{"kind": "shuffled", "swapped": each} for each in swapped]
+    assert [one.trace["control"] for one in found] == [
+        {"kind": "shuffled", "swapped": each} for each in swapped
+    ]
     assert reworked("shuffled", PAIRS[:7]) == found[:7]
     assert reworked("shuffled", seed=1) != found
     assert [(one.kind, one.anchored, one.item, one.prompt) for one in found] == [
@@ -78,12 +95,15 @@ def test_random_rejected_comes_from_another_picture_of_the_same_kind_and_is_used
 
 
 def test_a_random_rejected_answer_never_equals_the_chosen_one() -> None:
-    pairs = [pair(index, item=f"item {index}", chosen="yes", rejected="yes" if index % 3 else "no") for index in range(12)]
+    pairs = [
+        pair(index, item=f"item {index}", chosen="yes", rejected="yes" if index % 3 else "no")
+        for index in range(12)
+    ]
     assert {one.rejected for one in reworked("random_rejected", pairs)} == {"no"}
 
 
 def test_a_pair_without_another_is_dropped_and_counted() -> None:
-    lonely = [pair(0, "description"), pair(2), pair(3)]  # the last two are of one picture
+    lonely = [pair(0, "description"), pair(2), pair(3)]  # the last two are of one image
     records = control("random_rejected").rework(lonely, 0)
     assert [record.reason for record in records if isinstance(record, Dropped)] == [NO_OTHER] * 3
     assert [record.kind for record in records] == ["description", "question", "question"]
@@ -95,7 +115,9 @@ def test_sft_trains_on_the_inner_pairs_by_imitation() -> None:
     inner = Sena()
     imitation = control("sft", inner).recipe
     assert imitation.objective == "sft"
-    assert {name for name, value in describe(imitation).items() if value != describe(inner.recipe)[name]} == {"objective"}
+    assert {
+        name for name, value in describe(imitation).items() if value != describe(inner.recipe)[name]
+    } == {"objective"}
     assert control("shuffled", inner).recipe == inner.recipe
 
 
@@ -107,7 +129,9 @@ def test_a_control_says_what_it_is_and_needs_what_its_method_needs() -> None:
             assert made.name == f"{inner.name} {kind.replace('_', ' ')}"
             assert made.needs == inner.needs
     assert describe(control("sft"))["inner"] == describe(Sena())
-    with pytest.raises(ValueError, match="'mirrored'; choose one of 'shuffled', 'random_rejected', 'sft'"):
+    with pytest.raises(
+        ValueError, match="'mirrored'; choose one of 'shuffled', 'random_rejected', 'sft'"
+    ):
         Control(inner=Sena(), kind="mirrored")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="untrained trains nothing"):
         Control(inner=Untrained(), kind="sft")
@@ -120,7 +144,9 @@ def test_keys_give_the_same_chance_everywhere() -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
-def test_the_pairs_stage_reworks_the_whole_round(kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pairs_stage_reworks_the_whole_round(
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(stages, "ITEMS_A_SHARD", 2)
     model, processor = tiny_llava()
     pool = open_pool(str(save_pictures(tmp_path / "pool", 8)))
@@ -137,6 +163,10 @@ def test_the_pairs_stage_reworks_the_whole_round(kind: Kind, tmp_path: Path, mon
     plain, before = made(inner)
     spoilt, after = made(Control(inner=inner, kind=kind))
     assert len(plain) > 4  # more than two shards' worth
-    assert spoilt == [one for one in Control(inner=inner, kind=kind).rework(plain, 0) if isinstance(one, PreferencePair)]
+    assert spoilt == [
+        one
+        for one in Control(inner=inner, kind=kind).rework(plain, 0)
+        if isinstance(one, PreferencePair)
+    ]
     assert after["pairs"] + after["dropped"] == before["pairs"] + before["dropped"]
     assert (spoilt == plain) == (kind == "sft")

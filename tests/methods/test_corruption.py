@@ -1,4 +1,4 @@
-"""Corrupted pictures: the schedule against the authors', and what holds for every corruption."""
+"""Corrupted images: the schedule against the authors', and what holds for every corruption."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods.sena.corruption import CORRUPTIONS, Corruption, corruption, diffuse, key_seed, noise_schedule
+from methods.sena.corruption import (
+    CORRUPTIONS,
+    Corruption,
+    corruption,
+    diffuse,
+    key_seed,
+    noise_schedule,
+)
 
 ORACLE = json.loads((Path(__file__).parents[1] / "oracles" / "diffusion_noise.json").read_text())
 PICTURE = torch.randn(3, 24, 36, generator=torch.Generator().manual_seed(0))
@@ -26,7 +33,9 @@ def test_diffusion_mixes_picture_and_noise_in_the_authors_shares(step: int) -> N
     noise = diffuse(torch.zeros(3, 200, 200), "a", step)
     assert float(noise.mean()) == pytest.approx(0.0, abs=0.02 * spread)
     assert float(noise.std()) == pytest.approx(spread, rel=0.01)
-    assert torch.allclose(diffuse(torch.ones(3, 200, 200), "a", step) - noise, torch.tensor(signal), atol=1e-5)
+    assert torch.allclose(
+        diffuse(torch.ones(3, 200, 200), "a", step) - noise, torch.tensor(signal), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
@@ -68,7 +77,11 @@ def test_noise_leaves_the_global_generator_alone() -> None:
 
 def test_later_steps_tell_less_of_the_picture() -> None:
     kept = [
-        float(torch.nn.functional.cosine_similarity(diffuse(PICTURE, "a", t).flatten(), PICTURE.flatten(), dim=0))
+        float(
+            torch.nn.functional.cosine_similarity(
+                diffuse(PICTURE, "a", t).flatten(), PICTURE.flatten(), dim=0
+            )
+        )
         for t in (100, 300, 600, 999)
     ]
     assert kept == sorted(kept, reverse=True)
@@ -81,7 +94,7 @@ def test_blank_blur_and_crop_do_what_they_say() -> None:
     flat = torch.full((3, 20, 20), 0.7)
     assert torch.allclose(corruption("blur", 1)(flat, "a"), flat, atol=1e-6)
     assert float(corruption("blur", 1)(PICTURE, "a").std()) < 0.7 * float(PICTURE.std())
-    # A picture that rises from left to right still does after a crop, over half of the range.
+    # An image that rises from left to right still does after a crop, over half of the range.
     ramp = torch.linspace(0, 1, 40).expand(3, 40, 40)
     window = corruption("crop", 1)(ramp, "a")[0, 0]
     assert bool((window.diff() >= 0).all())

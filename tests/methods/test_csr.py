@@ -1,4 +1,5 @@
-"""CSR end to end on a scripted model: its branches are a pure function of what the prompt says and shows."""
+"""CSR end to end on a scripted model: its branches are a pure function of what the prompt says and
+shows."""
 
 from __future__ import annotations
 
@@ -44,8 +45,17 @@ def number(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:6], "big")
 
 
-def step(text: str, score: float = -0.5, *, end: bool = False, stopped: bool = True, tokens: int = 5) -> Branch:
-    return Branch(text=text, logp=score * tokens, n_tokens=tokens, finished=end or stopped, score=score, ended=end)
+def step(
+    text: str, score: float = -0.5, *, end: bool = False, stopped: bool = True, tokens: int = 5
+) -> Branch:
+    return Branch(
+        text=text,
+        logp=score * tokens,
+        n_tokens=tokens,
+        finished=end or stopped,
+        score=score,
+        ended=end,
+    )
 
 
 def end(score: float) -> Branch:
@@ -63,7 +73,14 @@ def scripted(prompt: Prompt, branching: Branching) -> list[Branch]:
         logp = -(draw % 1000) / 100 - place
         # A diversity penalty of 3 for each group before.
         found.append(
-            Branch(text=text, logp=logp, n_tokens=7, finished=True, score=(logp - 3.0 * place) / 7, ended=draw % 29 == 0)
+            Branch(
+                text=text,
+                logp=logp,
+                n_tokens=7,
+                finished=True,
+                score=(logp - 3.0 * place) / 7,
+                ended=draw % 29 == 0,
+            )
         )
     found.sort(key=lambda branch: -branch.score)
     at_once = -(seen % 900) / 100 * 0.4 ** prompt.prefix.count(".")
@@ -90,17 +107,23 @@ class ScriptedVLM:
 
 
 class ScriptedScorer:
-    """A relevance from picture and sentence alone."""
+    """A relevance from image and sentence alone."""
 
     def __init__(self) -> None:
         self.calls = 0
 
     def relevance(self, images: Sequence[Image], sentences: Sequence[str]) -> list[float]:
         self.calls += 1
-        return [number(look(image), said) % 4000 / 100 - 2 for image, said in zip(images, sentences, strict=True)]
+        return [
+            number(look(image), said) % 4000 / 100 - 2
+            for image, said in zip(images, sentences, strict=True)
+        ]
 
 
-ITEMS = [Item(id=f"picture/{index}", image=picture(index), question=f"describe {index} .") for index in range(12)]
+ITEMS = [
+    Item(id=f"picture/{index}", image=picture(index), question=f"describe {index} .")
+    for index in range(12)
+]
 SETTINGS: dict[str, Csr] = {
     "default": Csr(max_chars=120),
     "released": Csr.as_released(max_chars=120),
@@ -110,7 +133,9 @@ SETTINGS: dict[str, Csr] = {
 }
 
 
-def run(csr: Csr, items: Sequence[Item] = ITEMS, script: Script = scripted, seed: int = 0) -> list[PreferencePair | Dropped]:
+def run(
+    csr: Csr, items: Sequence[Item] = ITEMS, script: Script = scripted, seed: int = 0
+) -> list[PreferencePair | Dropped]:
     return list(csr.pairs(ScriptedVLM(script), items, seed, scorer=ScriptedScorer()))
 
 
@@ -162,7 +187,9 @@ def test_a_level_is_one_call_and_relevance_one_for_all() -> None:
         levels = [0]
         for node in tree[1:]:
             levels.append(levels[node["parent"]] + 1)
-        depth = max(depth, *(level for level, node in zip(levels, tree, strict=True) if node["kept"]))
+        depth = max(
+            depth, *(level for level, node in zip(levels, tree, strict=True) if node["kept"])
+        )
     assert len(model.calls) == depth + 1
     assert scorer.calls == 1
     first, _ = model.calls[0]
@@ -181,7 +208,9 @@ def grow(script: Script, **changes: Any) -> Tree:
         count_prompt=csr.count_prompt,
         repeats=csr.repeats,
     )
-    return search.grow(ScriptedVLM(script), [Prompt(key="k", text="describe .", image=picture(0))])[0]
+    return search.grow(ScriptedVLM(script), [Prompt(key="k", text="describe .", image=picture(0))])[
+        0
+    ]
 
 
 def fixed(root: list[Branch], later: list[Branch]) -> Script:
@@ -202,7 +231,13 @@ def test_best_and_worst_open_nodes_go_on() -> None:
 
     assert kept(4, "best_and_worst") == ["sentence 0.", "sentence 2.", "sentence 3."]
     assert kept(5, "best_and_worst") == ["sentence 0.", "sentence 3.", "sentence 4."]
-    assert kept(6, "best_and_worst") == ["sentence 0.", "sentence 1.", "sentence 3.", "sentence 4.", "sentence 5."]
+    assert kept(6, "best_and_worst") == [
+        "sentence 0.",
+        "sentence 1.",
+        "sentence 3.",
+        "sentence 4.",
+        "sentence 5.",
+    ]
     assert kept(5, "best") == ["sentence 0.", "sentence 1.", "sentence 2."]
     assert kept(2, "best_and_worst") == ["sentence 0.", "sentence 1."]
     assert kept(2, "best") == ["sentence 0.", "sentence 1."]
@@ -233,7 +268,9 @@ def test_the_end_takes_the_place_of_a_less_likely_sentence() -> None:
         assert [node.text for node in tree.nodes[1:5]] == [branch.text for branch in root]
         return [(node.sentence, node.how, round(node.score, 3)) for node in tree.nodes[5:]]
 
-    sentences = [(f" more {place}.", "end", round(-0.3 - 0.4 * (place + 1), 3)) for place in range(4)]
+    sentences = [
+        (f" more {place}.", "end", round(-0.3 - 0.4 * (place + 1), 3)) for place in range(4)
+    ]
     assert told(-1.7) == sentences
     assert told(-1.5) == [*sentences[:3], ("", "end", -1.8)]
     assert told(-0.1) == [*sentences[:3], ("", "end", -0.4)]
@@ -251,7 +288,13 @@ def test_a_text_is_final_at_its_end_or_at_its_length() -> None:
 
 
 def test_sentences_are_cleaned_before_they_are_continued() -> None:
-    root = [step("no."), step("ж is a letter."), step("go go go go go go."), step("a cat."), end(-9.0)]
+    root = [
+        step("no."),
+        step("ж is a letter."),
+        step("go go go go go go."),
+        step("a cat."),
+        end(-9.0),
+    ]
     tree = grow(fixed(root, [*ENDS[:1] * 4, ENDS[1]]))
     assert tree.dropped == {SHORT: 1, SCRIPT: 1, REPETITION: 1, EQUAL: 3, UNLIKELY: 1}
     assert [node.text for node in tree.nodes] == ["", "a cat.", "a cat. then it ends."]
@@ -259,12 +302,20 @@ def test_sentences_are_cleaned_before_they_are_continued() -> None:
 
 def test_a_text_may_be_kept_from_saying_a_sentence_again() -> None:
     def texts(repeats: bool) -> list[str]:
-        script = fixed([step("a cat.")] * 4 + [end(-9.0)], [step(" a cat."), step(" a dog."), *ENDS[:1] * 2, end(-9.0)])
+        script = fixed(
+            [step("a cat.")] * 4 + [end(-9.0)],
+            [step(" a cat."), step(" a dog."), *ENDS[:1] * 2, end(-9.0)],
+        )
         tree = grow(script, repeats=repeats, max_chars=18)
         assert (tree.dropped[SAID] > 0) != repeats
         return [node.text for node in tree.nodes if node.final and node.how == "sentence"]
 
-    assert texts(True) == ["a cat. a cat. a cat.", "a cat. a cat. a dog.", "a cat. a dog. a cat.", "a cat. a dog. a dog."]
+    assert texts(True) == [
+        "a cat. a cat. a cat.",
+        "a cat. a cat. a dog.",
+        "a cat. a dog. a cat.",
+        "a cat. a dog. a dog.",
+    ]
     assert texts(False) == []
 
 
@@ -283,10 +334,14 @@ def test_why_an_item_is_dropped() -> None:
     assert reason(outcome(one_way, [])) == FEW
     assert reason(outcome([step("no.")] * 4, [])) == FEW
     no_end = [step(f"sentence {place} goes on and on", stopped=False) for place in range(4)]
-    cut = outcome(no_end, [replace(branch, text=" " + branch.text) for branch in no_end], max_chars=60)
+    cut = outcome(
+        no_end, [replace(branch, text=" " + branch.text) for branch in no_end], max_chars=60
+    )
     assert reason(cut) == NO_SENTENCE
     assert all(node["how"] == "cut" for node in tree_of(cut)[1:])
-    assert isinstance(outcome([*no_end[:3], step("a cat.")], [step(" it ends.", end=True)] * 4), PreferencePair)
+    assert isinstance(
+        outcome([*no_end[:3], step("a cat.")], [step(" it ends.", end=True)] * 4), PreferencePair
+    )
     two = [step("a cat is there.", -0.1, end=True), step("a dog is there.", -0.2, end=True)]
     assert isinstance(outcome(two * 2, []), PreferencePair)
     tied = list(
@@ -311,7 +366,9 @@ def test_lambda_weighs_relevance_against_likelihood(lam: float, expected: str) -
     root = [step("a relevant text.", -2.0, end=True), step("a likely text.", -0.1, end=True)]
     for reward in ("ranks", "scores"):
         csr = Csr(candidates=2, groups=2, lam=lam, reward=reward)
-        (pair,) = csr.pairs(ScriptedVLM(fixed([*root, end(-9.0)], [])), ITEMS[:1], 0, scorer=Prefers())
+        (pair,) = csr.pairs(
+            ScriptedVLM(fixed([*root, end(-9.0)], [])), ITEMS[:1], 0, scorer=Prefers()
+        )
         assert isinstance(pair, PreferencePair)
         assert pair.chosen == f"a {expected} text."
 
@@ -322,7 +379,15 @@ def test_how_the_search_asks_the_model() -> None:
         list(csr.pairs(model, ITEMS[:1], seed, scorer=ScriptedScorer()))
         return model.calls[0][1]
 
-    default = Branching(candidates=5, groups=5, diversity_penalty=3.0, max_new_tokens=74, stop=(".",), end="apart", seed=7)
+    default = Branching(
+        candidates=5,
+        groups=5,
+        diversity_penalty=3.0,
+        max_new_tokens=74,
+        stop=(".",),
+        end="apart",
+        seed=7,
+    )
     assert asked(Csr(), 7) == default
     assert asked(Csr.as_released(), 7) == replace(default, max_new_tokens=70, end="token")
     assert asked(Csr(temperature=0.7), 7) == replace(default, temperature=0.7, end="stop")
@@ -330,7 +395,11 @@ def test_how_the_search_asks_the_model() -> None:
 
 def test_as_released_differs_only_where_papers_md_says() -> None:
     ours, released = Csr(), Csr.as_released()
-    changed = {f.name: getattr(released, f.name) for f in fields(Csr) if getattr(ours, f.name) != getattr(released, f.name)}
+    changed = {
+        f.name: getattr(released, f.name)
+        for f in fields(Csr)
+        if getattr(ours, f.name) != getattr(released, f.name)
+    }
     assert changed == {"sentence_tokens": 70, "count_prompt": True, "ending": "released"}
     assert Csr.as_released(lam=0.5) == replace(released, lam=0.5)
 
@@ -338,7 +407,13 @@ def test_as_released_differs_only_where_papers_md_says() -> None:
 def test_the_published_recipe() -> None:
     assert Csr().recipe == csr_method.PUBLISHED
     assert Csr().recipe == Recipe(
-        lr=1e-7, epochs=1, global_batch=1, warmup=0.03, projector_lr=2e-5, lora=Lora(r=128, alpha=256, dropout=0.05), beta=0.1
+        lr=1e-7,
+        epochs=1,
+        global_batch=1,
+        warmup=0.03,
+        projector_lr=2e-5,
+        lora=Lora(r=128, alpha=256, dropout=0.05),
+        beta=0.1,
     )
 
 
@@ -355,7 +430,10 @@ def test_the_catalogue_has_it() -> None:
         ({"keep": "worst"}, "choose one of 'best_and_worst', 'best'"),
         ({"ending": "never"}, "choose one of 'scored', 'released'"),
         ({"lam": 1.1}, "lam is 1.1; it must lie between 0"),
-        ({"candidates": 1, "groups": 1}, "candidates is 1; it must be a whole number of at least 2"),
+        (
+            {"candidates": 1, "groups": 1},
+            "candidates is 1; it must be a whole number of at least 2",
+        ),
         ({"candidates": 5, "groups": 2}, "5 candidates in 2 groups"),
         ({"penalty": -1.0}, "diversity_penalty is -1.0"),
         ({"max_chars": 0}, "max_chars is 0"),
@@ -383,11 +461,16 @@ def test_what_csr_is_not_given_is_said() -> None:
     with pytest.raises(ValueError, match="searches with branch"):
         list(Csr().pairs(NoBranches(), ITEMS, 0, scorer=ScriptedScorer()))
     with pytest.raises(ValueError, match="Item 'x' has no question"):
-        list(Csr().pairs(ScriptedVLM(), [Item(id="x", image=picture(0))], 0, scorer=ScriptedScorer()))
+        list(
+            Csr().pairs(ScriptedVLM(), [Item(id="x", image=picture(0))], 0, scorer=ScriptedScorer())
+        )
 
 
 def test_the_funnel_is_counted() -> None:
     records = run(Csr(max_chars=120, candidates=4, groups=2))
     found = sum((Counter(record.trace["dropped"]) for record in records), Counter[str]())  # type: ignore[arg-type]
     assert found[UNLIKELY] > 0
-    assert all(record.trace["expanded"] == sum(node["kept"] for node in tree_of(record)) for record in records)
+    assert all(
+        record.trace["expanded"] == sum(node["kept"] for node in tree_of(record))
+        for record in records
+    )

@@ -1,4 +1,5 @@
-"""CSR on a tiny real LLaVA through the real engine, scored by a tiny real CLIP: what scripts show holds for neural models."""
+"""CSR on a tiny real LLaVA through the real engine, scored by a tiny real CLIP: what scripts show
+holds for neural models."""
 
 from __future__ import annotations
 
@@ -9,45 +10,73 @@ from typing import Any
 
 import pytest
 
-from harness.engine.vlm import Engine
-from harness.scorers import ClipScorer
+from harness.engine.clip_scorer import ClipScorer
+from harness.engine.engine import Engine
 from methods.csr.method import Csr
 from methods.interface import Dropped, Item, PreferencePair
 from tests.engine.oracle import ending
 from tests.test_scorers import tiny_clip
 from tests.tiny import picture
 
-ITEMS = [Item(id=f"p{index}", image=picture(index), question="describe the picture briefly .") for index in range(5)]
-# A model of random weights says a full stop as rarely as any word: frequent words end its sentences.
-CSR = Csr(candidates=4, groups=4, penalty=2.0, sentence_tokens=6, max_chars=40, sentence_ends=(".", "is", "ball", "three", "of"))
+ITEMS = [
+    Item(id=f"p{index}", image=picture(index), question="describe the picture briefly .")
+    for index in range(5)
+]
+# A model of random weights says a full stop as rarely as any word: frequent words end its
+# sentences.
+CSR = Csr(
+    candidates=4,
+    groups=4,
+    penalty=2.0,
+    sentence_tokens=6,
+    max_chars=40,
+    sentence_ends=(".", "is", "ball", "three", "of"),
+)
 
 
 @cache
 def models(batch_size: int) -> tuple[Engine, ClipScorer]:
     model, processor = ending(6)
-    return Engine(model, processor, batch_size=batch_size), ClipScorer(*tiny_clip(), batch_size=batch_size)
+    return Engine(model, processor, batch_size=batch_size), ClipScorer(
+        *tiny_clip(), batch_size=batch_size
+    )
 
 
 def told(records: Sequence[PreferencePair | Dropped]) -> list[tuple[Any, ...]]:
-    """What must be equal to the letter: all but the scores, which batches may change in the last digits."""
+    """What must be equal to the letter: all but the scores, which batches may change in the last
+    digits."""
     rows = []
     for record in records:
         tree: Any = record.trace["tree"]
-        texts = {name: tree[name] for name in ("parent", "text", "how", "final", "kept", "n_tokens")}
-        sides = (record.chosen, record.rejected) if isinstance(record, PreferencePair) else record.reason
+        texts = {
+            name: tree[name] for name in ("parent", "text", "how", "final", "kept", "n_tokens")
+        }
+        sides = (
+            (record.chosen, record.rejected)
+            if isinstance(record, PreferencePair)
+            else record.reason
+        )
         rows.append((record.key, sides, texts, record.trace["dropped"]))
     return rows
 
 
 @pytest.mark.parametrize(
-    "csr", [CSR, replace(CSR, groups=2, reward="scores"), replace(CSR, ending="released"), replace(CSR, temperature=1.0)]
+    "csr",
+    [
+        CSR,
+        replace(CSR, groups=2, reward="scores"),
+        replace(CSR, ending="released"),
+        replace(CSR, temperature=1.0),
+    ],
 )
 def test_batching_changes_nothing(csr: Csr) -> None:
     engine, scorer = models(64)
     together = list(csr.pairs(engine, ITEMS, 0, scorer=scorer))
     assert any(isinstance(record, PreferencePair) for record in together)
     engine, scorer = models(1)
-    alone = [row for item in ITEMS for row in told(list(csr.pairs(engine, [item], 0, scorer=scorer)))]
+    alone = [
+        row for item in ITEMS for row in told(list(csr.pairs(engine, [item], 0, scorer=scorer)))
+    ]
     assert told(together) == alone
 
 
@@ -55,7 +84,11 @@ def test_trees_end_by_themselves_and_by_length() -> None:
     engine, scorer = models(64)
     records = list(CSR.pairs(engine, ITEMS, 0, scorer=scorer))
     trees: list[Any] = [record.trace["tree"] for record in records]
-    nodes = [dict(zip(tree, row, strict=True)) for tree in trees for row in zip(*tree.values(), strict=True)]
+    nodes = [
+        dict(zip(tree, row, strict=True))
+        for tree in trees
+        for row in zip(*tree.values(), strict=True)
+    ]
     assert {node["how"] for node in nodes} == {"root", "sentence", "end", "cut"}
     assert {(node["text"] == "") for node in nodes if node["how"] == "end"} == {True, False}
     assert any(node["final"] and node["how"] != "end" for node in nodes)
@@ -67,7 +100,10 @@ def test_seeds_move_samples_and_not_beams() -> None:
     engine, scorer = models(64)
 
     def texts(csr: Csr, seed: int) -> list[Any]:
-        return [record.trace["tree"]["text"] for record in csr.pairs(engine, ITEMS[:2], seed, scorer=scorer)]  # type: ignore[call-overload,index]
+        return [
+            record.trace["tree"]["text"]
+            for record in csr.pairs(engine, ITEMS[:2], seed, scorer=scorer)
+        ]  # type: ignore[call-overload,index]
 
     assert texts(CSR, 0) == texts(CSR, 1)
     assert texts(replace(CSR, temperature=1.0), 0) != texts(replace(CSR, temperature=1.0), 1)

@@ -1,4 +1,5 @@
-"""CSR's reward and choice of paths equal the released code's (an oracle file); the paper's scores and the end's relevance."""
+"""CSR's reward and choice of paths equal the released code's (an oracle file); the paper's scores
+and the end's relevance."""
 
 from __future__ import annotations
 
@@ -16,10 +17,14 @@ from methods.csr.reward import best_and_worst, paths, ranks, relate
 from methods.csr.search import How, Node, Tree
 from tests.tiny import picture
 
-ORACLE: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "oracles" / "csr_paths.json").read_text())
+ORACLE: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "oracles" / "csr_paths.json").read_text()
+)
 
 
-def node(parent: int, sentence: str = "", *, before: str = "", how: How = "sentence", **values: Any) -> Node:
+def node(
+    parent: int, sentence: str = "", *, before: str = "", how: How = "sentence", **values: Any
+) -> Node:
     given = {"score": 0.0, "logp": 0.0, "n_tokens": 1, "final": False, **values}
     return Node(parent=parent, text=before + sentence, sentence=sentence, how=how, **given)
 
@@ -56,7 +61,9 @@ def test_ranks_choose_and_cost_as_released(level_order: bool) -> None:
         assert len(finished) == case["paths"]
         best, worst = best_and_worst(finished)
         assert (best.text, worst.text) == (case["chosen"], case["rejected"])
-        assert (best.cost, worst.cost) == pytest.approx((case["chosen_cost"], case["rejected_cost"]), abs=1e-6)
+        assert (best.cost, worst.cost) == pytest.approx(
+            (case["chosen_cost"], case["rejected_cost"]), abs=1e-6
+        )
 
 
 def test_ranks_are_shares_from_the_highest_and_ties_keep_their_order() -> None:
@@ -74,8 +81,12 @@ def test_scores_are_the_papers_reward_meant_over_the_steps() -> None:
         ]
     )
     found = {path.text: path.cost for path in paths(tree, "scores", 0.9)}
-    assert found == pytest.approx({"a. c.": -(0.9 * 20 + 0.1 * (0.5 + 0.125) / 2), "b.": -(0.9 * 20 + 0.1 * 0.25)}, abs=1e-6)
-    assert {path.text: path.cost for path in paths(tree, "scores", 0.0)} == pytest.approx({"a. c.": -0.3125, "b.": -0.25})
+    assert found == pytest.approx(
+        {"a. c.": -(0.9 * 20 + 0.1 * (0.5 + 0.125) / 2), "b.": -(0.9 * 20 + 0.1 * 0.25)}, abs=1e-6
+    )
+    assert {path.text: path.cost for path in paths(tree, "scores", 0.0)} == pytest.approx(
+        {"a. c.": -0.3125, "b.": -0.25}
+    )
 
 
 class Table:

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from methods.objective import LN2, alignment_loss, dpo_loss, rejected_from_argmax, sft_loss, token_logps
+from methods.objective import (
+    LN2,
+    alignment_loss,
+    dpo_loss,
+    rejected_from_argmax,
+    sft_loss,
+    token_logps,
+)
 
 LOGITS = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
 LABELS = torch.randint(0, 7, (3, 5), generator=torch.Generator().manual_seed(1))
@@ -28,8 +35,12 @@ def test_dpo_starts_at_ln_2_and_follows_equation_7() -> None:
     policy, reference = torch.tensor([-3.0, -8.0]), torch.tensor([-5.0, -1.0])
     same = dpo_loss(policy, reference, policy, reference, 0.1)
     assert same.tolist() == pytest.approx([LN2, LN2], abs=1e-7)
-    loss = dpo_loss(torch.tensor([-3.0]), torch.tensor([-9.0]), torch.tensor([-4.0]), torch.tensor([-6.0]), 0.1)
-    assert loss.item() == pytest.approx(-math.log(1 / (1 + math.exp(-0.1 * ((-3 + 4) - (-9 + 6))))), abs=1e-6)
+    loss = dpo_loss(
+        torch.tensor([-3.0]), torch.tensor([-9.0]), torch.tensor([-4.0]), torch.tensor([-6.0]), 0.1
+    )
+    assert loss.item() == pytest.approx(
+        -math.log(1 / (1 + math.exp(-0.1 * ((-3 + 4) - (-9 + 6))))), abs=1e-6
+    )
 
 
 def test_dpo_is_finite_for_extreme_margins() -> None:
@@ -48,12 +59,16 @@ def test_alignment_is_the_mean_over_the_chosen_tokens_of_anchored_rows_only() ->
 
 def test_alignment_gives_no_gradient_to_rows_that_are_not_anchored() -> None:
     logps = torch.full((2, 4), -1.0, requires_grad=True)
-    alignment_loss(logps, torch.ones(2, 4, dtype=torch.bool), torch.tensor([True, False])).sum().backward()
+    alignment_loss(
+        logps, torch.ones(2, 4, dtype=torch.bool), torch.tensor([True, False])
+    ).sum().backward()
     assert logps.grad is not None
     assert logps.grad.tolist() == [[-0.25] * 4, [0.0] * 4]
 
 
-def test_rejected_from_argmax_takes_the_first_word_and_the_second_where_the_first_is_the_label() -> None:
+def test_rejected_from_argmax_takes_the_first_word_and_the_second_where_the_first_is_the_label() -> (
+    None
+):
     logits = torch.tensor([[[3.0, 2.0, 1.0], [0.0, 5.0, 4.0], [1.0, 2.0, 9.0]]])
     labels = torch.tensor([[0, 0, 2]])  # the first word, another word, masked
     expected = logits.log_softmax(-1)[0, [0, 1], [1, 1]].tolist()

@@ -1,4 +1,5 @@
-"""SENA end to end on a scripted model: a pure function of what the prompt says and of the pixels it is shown."""
+"""SENA end to end on a scripted model: a pure function of what the prompt says and of the pixels it
+is shown."""
 
 from __future__ import annotations
 
@@ -13,7 +14,17 @@ import pytest
 import torch
 
 from methods.catalogue import METHODS
-from methods.interface import Completion, Corrupt, Decoding, Dropped, Item, Method, PreferencePair, Prompt, Recipe
+from methods.interface import (
+    Completion,
+    Corrupt,
+    Decoding,
+    Dropped,
+    Item,
+    Method,
+    PreferencePair,
+    Prompt,
+    Recipe,
+)
 from methods.sena import filters
 from methods.sena.contrast import contrast
 from methods.sena.method import Sena
@@ -33,13 +44,16 @@ ASKED = (
 
 
 class ScriptedVLM:
-    """Answers from the prompt's text and the pixels alone; ``script`` may answer first. Remembers its calls."""
+    """Answers from the prompt's text and the pixels alone; ``script`` may answer first. Remembers
+    its calls."""
 
     def __init__(self, script: Script | None = None) -> None:
         self.calls: list[tuple[list[Prompt], Decoding, bool]] = []
         self.script = script
 
-    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None
+    ) -> list[Completion]:
         assert prompts, "an empty call reached the model"
         assert len({prompt.key for prompt in prompts}) == len(prompts)
         self.calls.append((list(prompts), decoding, corrupt is not None))
@@ -51,21 +65,32 @@ class ScriptedVLM:
     def _answer(self, prompt: Prompt, corrupt: Corrupt | None) -> Completion:
         seen = b""
         if prompt.image is not None:
-            pixels = torch.frombuffer(bytearray(prompt.image.tobytes()), dtype=torch.uint8).float().reshape(3, 60, 60) / 255
+            pixels = (
+                torch.frombuffer(bytearray(prompt.image.tobytes()), dtype=torch.uint8)
+                .float()
+                .reshape(3, 60, 60)
+                / 255
+            )
             seen = (corrupt(pixels, prompt.key) if corrupt else pixels).numpy().tobytes()
         number = int.from_bytes(hashlib.sha256(seen + prompt.text.encode()).digest()[:6], "big")
         text = self.script(prompt, corrupt is not None, number) if self.script else None
         if text is None:
             text = _scripted(prompt.text, number)
-        return Completion(text=text, logp=-float(number % 97), n_tokens=len(text.split()) + 1, finished=True)
+        return Completion(
+            text=text, logp=-float(number % 97), n_tokens=len(text.split()) + 1, finished=True
+        )
 
 
 def _scripted(text: str, number: int) -> str:
-    words: list[str] = [WORDS[number // int(len(WORDS) ** place) % len(WORDS)] for place in range(6)]
+    words: list[str] = [
+        WORDS[number // int(len(WORDS) ** place) % len(WORDS)] for place in range(6)
+    ]
     if text == WORLD.ask:
         return ASKED[number % len(ASKED)]
     if text.startswith("can this be answered"):
-        return f"keep : {text.rsplit(' : ', 1)[-1]}" if number % 3 else "ask : what is in the picture?"
+        return (
+            f"keep : {text.rsplit(' : ', 1)[-1]}" if number % 3 else "ask : what is in the picture?"
+        )
     if text.endswith(WORLD.brief):
         return f"there is a {words[0]} {words[1]} and a {words[2]} {words[3]}."
     if text.endswith(WORLD.word):
@@ -73,7 +98,10 @@ def _scripted(text: str, number: int) -> str:
     return f"precise answer : a {words[0]} {words[1]}" if number % 4 else f"a {words[2]}"
 
 
-ITEMS = [Item(id=f"picture/{index}", image=picture(index), another=partial(picture, 100 + index)) for index in range(12)]
+ITEMS = [
+    Item(id=f"picture/{index}", image=picture(index), another=partial(picture, 100 + index))
+    for index in range(12)
+]
 SETTINGS: dict[str, Sena] = {
     "default": Sena(prompts=WORLD),
     "released": Sena.as_released(prompts=WORLD),
@@ -85,7 +113,9 @@ SETTINGS: dict[str, Sena] = {
 }
 
 
-def run(sena: Sena, items: Sequence[Item] = ITEMS, seed: int = 0, script: Script | None = None) -> list[PreferencePair | Dropped]:
+def run(
+    sena: Sena, items: Sequence[Item] = ITEMS, seed: int = 0, script: Script | None = None
+) -> list[PreferencePair | Dropped]:
     return list(sena.pairs(ScriptedVLM(script), items, seed))
 
 
@@ -116,12 +146,19 @@ def test_the_seed_decides() -> None:
     sena = SETTINGS["default"]
     assert run(sena) == run(sena)
     first, other = (
-        {record.key.split("/", 1)[1]: record for record in run(sena, seed=seed) if isinstance(record, PreferencePair)}
+        {
+            record.key.split("/", 1)[1]: record
+            for record in run(sena, seed=seed)
+            if isinstance(record, PreferencePair)
+        }
         for seed in (0, 1)
     )
     shared = first.keys() & other.keys()
     assert any(first[key].prompt != other[key].prompt for key in shared)
-    assert any(first[key].prompt == other[key].prompt and first[key].rejected != other[key].rejected for key in shared)
+    assert any(
+        first[key].prompt == other[key].prompt and first[key].rejected != other[key].rejected
+        for key in shared
+    )
 
 
 def test_five_calls_serve_all_items_in_order() -> None:
@@ -133,24 +170,39 @@ def test_five_calls_serve_all_items_in_order() -> None:
     keys = [prompt.key for prompts, _, _ in model.calls for prompt in prompts]
     assert len(set(keys)) == len(keys)
     order = [item.id for item in ITEMS]
-    assert [record.item for record in records] == sorted((record.item for record in records), key=order.index)
+    assert [record.item for record in records] == sorted(
+        (record.item for record in records), key=order.index
+    )
     assert not list(SETTINGS["default"].pairs(ScriptedVLM(), [], 0))
 
 
 def test_keys_stay_unique_whatever_the_ids() -> None:
-    ids = ["a", "a/ask", "a/description/0", "a/description/0/answer", "description/0", "a/0/question"]
+    ids = [
+        "a",
+        "a/ask",
+        "a/description/0",
+        "a/description/0/answer",
+        "description/0",
+        "a/0/question",
+    ]
     model = ScriptedVLM()
-    records = list(SETTINGS["unchecked"].pairs(model, [Item(id=each, image=picture(0)) for each in ids], 0))
+    records = list(
+        SETTINGS["unchecked"].pairs(model, [Item(id=each, image=picture(0)) for each in ids], 0)
+    )
     keys = [prompt.key for prompts, _, _ in model.calls for prompt in prompts]
     assert len(set(keys)) == len(keys)
     assert len({record.key for record in records}) == len(records)
 
 
-@pytest.mark.parametrize(("check", "shown"), [("seen", [True, True]), ("blind", [True, False]), ("none", [True])])
+@pytest.mark.parametrize(
+    ("check", "shown"), [("seen", [True, True]), ("blind", [True, False]), ("none", [True])]
+)
 def test_the_check_sees_the_picture_or_not(check: Any, shown: list[bool]) -> None:
     model = ScriptedVLM()
     list(Sena(prompts=WORLD, check=check).pairs(model, ITEMS[:3], 0))
-    asking = [prompts for prompts, _, _ in model.calls if prompts[0].key.endswith(("/ask", "/check"))]
+    asking = [
+        prompts for prompts, _, _ in model.calls if prompts[0].key.endswith(("/ask", "/check"))
+    ]
     assert [prompts[0].image is not None for prompts in asking] == shown
 
 
@@ -167,7 +219,11 @@ def test_a_pair_tells_its_whole_story() -> None:
         assert trace["rejected"]["text"] == pair.rejected
         raw = trace["enhanced"]["text"]
         assert trace["enhancement_used"] == raw.startswith("precise answer :")
-        assert pair.chosen == (raw.removeprefix("precise answer : ") if trace["enhancement_used"] else trace["first"]["text"])
+        assert pair.chosen == (
+            raw.removeprefix("precise answer : ")
+            if trace["enhancement_used"]
+            else trace["first"]["text"]
+        )
         if pair.kind == "question":
             assert pair.prompt == f"{trace['question']}\n{WORLD.word}"
             assert trace["question"] in trace["checked"]
@@ -190,7 +246,9 @@ def test_the_enhancement_reads_description_prompt_and_answer() -> None:
 
     model = ScriptedVLM(script)
     list(Sena(prompts=WORLD, check="none").pairs(model, ITEMS[:2], 0))
-    first, last = ([p.text for p in model.calls[2][0] if f"picture/{index}/" in p.key] for index in (0, 1))
+    first, last = (
+        [p.text for p in model.calls[2][0] if f"picture/{index}/" in p.key] for index in (0, 1)
+    )
     assert len(first) == len(last) == 2
     assert all(text.startswith(f"description : {braces} question : ") for text in first)
     assert all(text.startswith("question : ") for text in last)
@@ -202,7 +260,11 @@ def test_an_enhancement_without_anything_behind_its_lead_is_not_used() -> None:
     def script(prompt: Prompt, _corrupted: bool, _number: int) -> str | None:
         return "Precise answer:" if prompt.key.endswith("/enhance") else None
 
-    used = [record.trace["enhancement_used"] for record in run(SETTINGS["default"], script=script) if "first" in record.trace]
+    used = [
+        record.trace["enhancement_used"]
+        for record in run(SETTINGS["default"], script=script)
+        if "first" in record.trace
+    ]
     assert used
     assert not any(used)
 
@@ -215,7 +277,8 @@ def test_rejected_answers_meet_fresh_noise_at_every_prompt() -> None:
             seen[prompt.key] = number
         return "what is it? what is it?" if prompt.text == WORLD.ask else None
 
-    # One question twice: the same text and picture, so that only the noise can make two answers differ.
+    # One question twice: the same text and image, so that only the noise can make two answers
+    # differ.
     sena = Sena(prompts=replace(WORLD, describe=("describe it .",)), check="none")
     run(sena, ITEMS[:1], script=script)
     assert len(seen) == len(set(seen.values())) == 4
@@ -225,7 +288,9 @@ def test_only_what_is_used_is_generated() -> None:
     def kinds(**changes: Any) -> list[set[str]]:
         model = ScriptedVLM(lambda prompt, *_: "what is it?" if prompt.text == WORLD.ask else None)
         list(Sena(prompts=WORLD, check="none", **changes).pairs(model, ITEMS[:2], 0))
-        return [{prompt.key.split("/")[-3] for prompt in prompts} for prompts, _, _ in model.calls[1:]]
+        return [
+            {prompt.key.split("/")[-3] for prompt in prompts} for prompts, _, _ in model.calls[1:]
+        ]
 
     both = {"description", "question"}
     assert kinds() == [both] * 3
@@ -236,12 +301,20 @@ def test_only_what_is_used_is_generated() -> None:
 
 def test_a_name_costs_its_question_or_as_released_the_picture() -> None:
     def script(prompt: Prompt, _corrupted: bool, _number: int) -> str | None:
-        return "is this a tournament? what is its name? where is it?" if prompt.text == WORLD.ask else None
+        return (
+            "is this a tournament? what is its name? where is it?"
+            if prompt.text == WORLD.ask
+            else None
+        )
 
     def named(name_filter: Any) -> int:
-        records = run(Sena(prompts=WORLD, check="none", name_filter=name_filter), ITEMS[:1], script=script)
+        records = run(
+            Sena(prompts=WORLD, check="none", name_filter=name_filter), ITEMS[:1], script=script
+        )
         assert len(records) == 6
-        return sum(isinstance(record, Dropped) and record.reason == filters.NAME for record in records)
+        return sum(
+            isinstance(record, Dropped) and record.reason == filters.NAME for record in records
+        )
 
     assert named("whole_word") == 2
     assert named("substring_drops_image") == 6
@@ -249,14 +322,28 @@ def test_a_name_costs_its_question_or_as_released_the_picture() -> None:
 
 def test_as_released_differs_only_where_papers_md_says() -> None:
     ours, released = Sena(), Sena.as_released()
-    changed = {f.name: getattr(released, f.name) for f in fields(Sena) if getattr(ours, f.name) != getattr(released, f.name)}
+    changed = {
+        f.name: getattr(released, f.name)
+        for f in fields(Sena)
+        if getattr(ours, f.name) != getattr(released, f.name)
+    }
     assert changed == {"check": "blind", "name_filter": "substring_drops_image", "case": "released"}
-    assert Sena.as_released(noise_step=500, check="seen") == replace(released, noise_step=500, check="seen")
+    assert Sena.as_released(noise_step=500, check="seen") == replace(
+        released, noise_step=500, check="seen"
+    )
 
 
 def test_the_published_recipe() -> None:
     assert Sena().recipe == Recipe(
-        lr=2e-6, epochs=1, global_batch=128, warmup=0, schedule="cosine", objective="dpo", beta=0.1, anchor_weight=1.0, lora=None
+        lr=2e-6,
+        epochs=1,
+        global_batch=128,
+        warmup=0,
+        schedule="cosine",
+        objective="dpo",
+        beta=0.1,
+        alignment_weight=1.0,
+        lora=None,
     )
     assert asdict(Sena())["noise_step"] == 600
 
@@ -322,12 +409,15 @@ def test_the_untrained_row_needs_nothing_and_makes_nothing() -> None:
 def test_another_picture_is_shown_for_the_rejected_answers_alone() -> None:
     vlm = ScriptedVLM()
     list(Sena(prompts=WORLD, corruption="another").pairs(vlm, ITEMS[:3], 0))
-    own, others = ({image.tobytes() for image in images} for images in (map(picture, range(3)), map(picture, range(100, 103))))
+    own, others = (
+        {image.tobytes() for image in images}
+        for images in (map(picture, range(3)), map(picture, range(100, 103)))
+    )
     for prompts, _, corrupted in vlm.calls:
         assert not corrupted
         for prompt in prompts:
             if prompt.image is not None:
                 assert prompt.image.tobytes() in (others if prompt.key.endswith("/reject") else own)
     alone = [replace(item, another=None) for item in ITEMS]
-    with pytest.raises(ValueError, match="needs two pictures a round or more"):
+    with pytest.raises(ValueError, match="needs two images a round or more"):
         list(Sena(prompts=WORLD, corruption="another").pairs(vlm, alone, 0))

@@ -1,8 +1,8 @@
-"""SENA on a tiny real LLaVA through the real engine: what the scripted model shows holds for a neural one.
+"""SENA on a tiny real LLaVA through the real engine: what the scripted model shows holds for a
+neural one.
 
-A model of random weights asks no questions, so its texts when asked for one are replaced; every other answer, the corrupted
-pictures' included, is its own.
-"""
+A model of random weights asks no questions, so its texts when asked for one are replaced; every
+other answer, the corrupted images' included, is its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import cache
 
 import pytest
 
-from harness.engine.vlm import Engine
+from harness.engine.engine import Engine
 from methods.interface import Completion, Corrupt, Decoding, Dropped, Item, PreferencePair, Prompt
 from methods.sena.corruption import CORRUPTIONS, Corruption
 from methods.sena.method import Sena
@@ -29,7 +29,9 @@ class Asking:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    def generate(self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None
+    ) -> list[Completion]:
         answers = self.engine.generate(prompts, decoding, corrupt=corrupt)
         asked = "keep : what is in the image ? where is the ball ?"
         return [
@@ -48,10 +50,14 @@ def asking(batch_size: int) -> Asking:
 
 
 def told(records: Sequence[PreferencePair | Dropped]) -> list[tuple[object, ...]]:
-    """What must be equal to the letter: all but the log-probabilities, which batches may change in the last digits."""
+    """What must be equal to the letter: all but the log-probabilities, which batches may change in
+    the last digits."""
     rows: list[tuple[object, ...]] = []
     for record in records:
-        trace = {name: value["text"] if isinstance(value, dict) else value for name, value in record.trace.items()}
+        trace = {
+            name: value["text"] if isinstance(value, dict) else value
+            for name, value in record.trace.items()
+        }
         rows.append((record.key, record.item, record.kind, getattr(record, "reason", None), trace))
     return rows
 
@@ -60,7 +66,9 @@ def rejected(records: Sequence[PreferencePair | Dropped]) -> list[object]:
     return [record.trace["rejected"]["text"] for record in records if "rejected" in record.trace]  # type: ignore[call-overload,index]
 
 
-@pytest.mark.parametrize("sena", [SENA, replace(SENA, check="seen", corruption="crop"), replace(SENA, check="blind")])
+@pytest.mark.parametrize(
+    "sena", [SENA, replace(SENA, check="seen", corruption="crop"), replace(SENA, check="blind")]
+)
 def test_batching_changes_nothing(sena: Sena) -> None:
     together = told(list(sena.pairs(asking(64), ITEMS, 0)))
     alone = [row for item in ITEMS for row in told(list(sena.pairs(asking(1), [item], 0)))]
@@ -81,5 +89,7 @@ def test_each_corruption_changes_what_is_answered() -> None:
     by_kind = {kind: answers(kind) for kind in CORRUPTIONS}
     for kind, found in by_kind.items():
         assert found != clean, kind
-    assert by_kind["diffusion"] != rejected(list(replace(SENA, noise_step=999).pairs(asking(64), ITEMS, 0)))
+    assert by_kind["diffusion"] != rejected(
+        list(replace(SENA, noise_step=999).pairs(asking(64), ITEMS, 0))
+    )
     assert by_kind["diffusion"] != rejected(list(SENA.pairs(asking(64), ITEMS, 1)))

@@ -10,7 +10,9 @@ from methods.sena.filters import Case, NameFilter, asks_for_name, drop_reason
 GOOD = "a red ball on the grass"
 
 
-def reason(chosen: str, rejected: str, *, keep_yes_no: bool = False, case: Case = "ignored") -> str | None:
+def reason(
+    chosen: str, rejected: str, *, keep_yes_no: bool = False, case: Case = "ignored"
+) -> str | None:
     return drop_reason(chosen, rejected, keep_yes_no=keep_yes_no, case=case)
 
 

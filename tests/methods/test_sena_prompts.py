@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.world.words import vocabulary
-from harness.embedded.architecture import build_tokenizer
+from benchmarks.synthetic.words import vocabulary
+from harness.synthetic.architecture import build_tokenizer
 from methods.prompt_sets import fill
 from methods.sena.prompts import REAL, WORLD, SenaPrompts, with_request
 from methods.text import after_lead
@@ -31,7 +31,9 @@ def test_a_file_gives_back_the_set_and_its_fingerprint(tmp_path: Path) -> None:
 def test_every_field_is_part_of_the_fingerprint() -> None:
     prints = {WORLD.fingerprint}
     for name, value in asdict(WORLD).items():
-        changed: dict[str, Any] = {name: (*value, "one more .") if isinstance(value, tuple) else f"{value} please"}
+        changed: dict[str, Any] = {
+            name: (*value, "one more .") if isinstance(value, tuple) else f"{value} please"
+        }
         prints.add(replace(WORLD, **changed).fingerprint)
     assert len(prints) == 1 + len(asdict(WORLD))
 
@@ -49,7 +51,10 @@ def test_the_two_sets_hold_eleven_descriptions_and_ask_for_their_lead() -> None:
         ({"extra": "x"}, ["unknown field 'extra'", "describe"]),
         ({"check": "no place for it"}, ["check lacks {question}", "write {question}"]),
         ({"enhance": "{prompt} {answer}"}, ["enhance lacks {description}"]),
-        ({"enhance_plain": "{description} {prompt} {answer}"}, ["enhance_plain holds {description}", "take"]),
+        (
+            {"enhance_plain": "{description} {prompt} {answer}"},
+            ["enhance_plain holds {description}", "take"],
+        ),
         ({"ask": "{question}"}, ["ask holds {question}", "no placeholder"]),
         ({"brief": ""}, ["brief", "one text"]),
         ({"word": ["a"]}, ["word", "one text"]),
@@ -58,7 +63,9 @@ def test_the_two_sets_hold_eleven_descriptions_and_ask_for_their_lead() -> None:
         ({"describe": []}, ["describe is empty", "at least one"]),
     ],
 )
-def test_a_wrong_file_is_told_in_one_sentence(tmp_path: Path, changes: dict[str, object], words: list[str]) -> None:
+def test_a_wrong_file_is_told_in_one_sentence(
+    tmp_path: Path, changes: dict[str, object], words: list[str]
+) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the words are checked below
         SenaPrompts.from_file(written(tmp_path, **changes))
     assert all(word in str(error.value) for word in ["prompts.json", *words]), error.value
@@ -78,14 +85,19 @@ def test_a_missing_field_a_missing_file_and_broken_json(tmp_path: Path) -> None:
     path.write_bytes(b'{"name": "\xff"}')
     with pytest.raises(ValueError, match="not UTF-8"):
         SenaPrompts.from_file(path)
-    path.write_text(json.dumps({name: value for name, value in asdict(REAL).items() if name != "word"}))
+    path.write_text(
+        json.dumps({name: value for name, value in asdict(REAL).items() if name != "word"})
+    )
     with pytest.raises(ValueError, match="lacks the field 'word'"):
         SenaPrompts.from_file(path)
 
 
 def test_braces_in_a_models_text_stay_text() -> None:
     template = "{description} | {prompt} | {answer}"
-    assert fill(template, description="{answer}", prompt="{0} {prompt} %s", answer="{") == "{answer} | {0} {prompt} %s | {"
+    assert (
+        fill(template, description="{answer}", prompt="{0} {prompt} %s", answer="{")
+        == "{answer} | {0} {prompt} %s | {"
+    )
 
 
 def test_the_embedded_model_knows_every_word_it_is_sent() -> None:

@@ -1,4 +1,5 @@
-"""SIMA end to end on a scripted model: responses, the critic's orders and verdicts, drops, traces and settings."""
+"""SIMA end to end on a scripted model: responses, the critic's orders and verdicts, drops, traces
+and settings."""
 
 from __future__ import annotations
 
@@ -42,7 +43,11 @@ def test_all_items_in_one_call_equal_one_item_a_call(name: str) -> None:
     together = run(SETTINGS[name])
     assert together == [record for item in ITEMS for record in run(SETTINGS[name], [item])]
     assert Counter(map(repr, together)) == Counter(map(repr, run(SETTINGS[name], ITEMS[::-1])))
-    assert len(together) == len({record.key for record in together}) == len(ITEMS) * SETTINGS[name].samples
+    assert (
+        len(together)
+        == len({record.key for record in together})
+        == len(ITEMS) * SETTINGS[name].samples
+    )
     assert any(isinstance(record, PreferencePair) for record in together)
 
 
@@ -54,7 +59,9 @@ def test_the_seed_decides_the_samples_and_nothing_about_the_greedy_response() ->
         return [record.trace["responses"][name]["text"] for record in records]
 
     assert texts(first, "greedy") == texts(other, "greedy")
-    assert all(one != two for one, two in zip(texts(first, "sample"), texts(other, "sample"), strict=True))
+    assert all(
+        one != two for one, two in zip(texts(first, "sample"), texts(other, "sample"), strict=True)
+    )
 
 
 def test_three_calls_serve_all_items() -> None:
@@ -73,7 +80,9 @@ def test_three_calls_serve_all_items() -> None:
 
 def test_a_margin_is_scored_and_nothing_is_written_for_it() -> None:
     model = ScriptedVLM()
-    records = run(replace(SETTINGS["margin"], prompts=replace(WORLD, verdict_lead="so :")), model=model)
+    records = run(
+        replace(SETTINGS["margin"], prompts=replace(WORLD, verdict_lead="so :")), model=model
+    )
     assert [decoding is None for _, decoding in model.calls] == [False, False, True]
     assert {prompt.prefix for prompt in model.calls[-1][0]} == {"so :"}
     trace: Any = records[0].trace
@@ -84,7 +93,14 @@ def test_a_margin_is_scored_and_nothing_is_written_for_it() -> None:
 
 
 def test_keys_stay_unique_whatever_the_ids() -> None:
-    ids = ["a", "a/greedy", "a/sample/0", "a/response/0", "response/0", "a/response/0/critic/greedy"]
+    ids = [
+        "a",
+        "a/greedy",
+        "a/sample/0",
+        "a/response/0",
+        "response/0",
+        "a/response/0/critic/greedy",
+    ]
     model = ScriptedVLM()
     items = [replace(ITEMS[0], id=each, image=picture(place)) for place, each in enumerate(ids)]
     records = run(SETTINGS["both"], items, model=model)
@@ -110,8 +126,14 @@ def test_a_record_tells_its_whole_story(name: str) -> None:
         assert firsts == {"both": ["greedy", "sample"], "fixed": ["sample"]}.get(sima.order, firsts)
         for opinion in trace["critic"]:
             second = "sample" if opinion["first"] == "greedy" else "greedy"
-            assert f"first : {texts[opinion['first']]} second : {texts[second]} compare" in opinion["prompt"]
-            assert opinion["winner"] == {1: opinion["first"], 2: second, None: None}[opinion["verdict"]]
+            assert (
+                f"first : {texts[opinion['first']]} second : {texts[second]} compare"
+                in opinion["prompt"]
+            )
+            assert (
+                opinion["winner"]
+                == {1: opinion["first"], 2: second, None: None}[opinion["verdict"]]
+            )
         if isinstance(record, PreferencePair):
             won, lost = ("greedy", "sample") if trace["greedy_won"] else ("sample", "greedy")
             assert (record.chosen, record.rejected) == (texts[won], texts[lost])
@@ -122,7 +144,11 @@ def test_a_record_tells_its_whole_story(name: str) -> None:
 
 
 def test_the_order_is_drawn_by_the_pairs_key() -> None:
-    firsts = [record.trace["critic"][0]["first"] for record in run(SETTINGS["default"]) if "critic" in record.trace]  # type: ignore[call-overload,index]
+    firsts = [
+        record.trace["critic"][0]["first"]
+        for record in run(SETTINGS["default"])
+        if "critic" in record.trace
+    ]  # type: ignore[call-overload,index]
     assert set(firsts) == {"greedy", "sample"}
 
 
@@ -140,7 +166,9 @@ def test_a_critic_that_only_likes_a_place_prefers_no_response_where_both_orders_
     # The liking cancels out of the mean of both margins, to the last bit of a sum near 100.
     unbiased = run(Sima(prompts=WORLD, order="both", verdict="margin"))
     cancelled = biased(order="both", verdict="margin")
-    assert [record.trace["greedy_won"] for record in cancelled] == [record.trace["greedy_won"] for record in unbiased]
+    assert [record.trace["greedy_won"] for record in cancelled] == [
+        record.trace["greedy_won"] for record in unbiased
+    ]
     report = critic_report(cancelled)
     assert report.inconsistent == 1.0
     assert report.first_wins == 1.0
@@ -152,7 +180,9 @@ def test_the_critic_sees_what_the_settings_show_it() -> None:
         # The scripted critic reads the truth, so here it answers without reading.
         model = ScriptedVLM(lambda prompt, _: "[[1]]" if "/critic/" in prompt.key else None)
         records = run(Sima(prompts=WORLD, **changes), model=model)
-        assert {record.trace["reference"] is None for record in records} == {changes.get("ground_truth") is False}
+        assert {record.trace["reference"] is None for record in records} == {
+            changes.get("ground_truth") is False
+        }
         return [prompt.text for prompt in model.calls[-1][0]]
 
     for text in prompts():
@@ -174,7 +204,11 @@ def test_what_leaves_nothing_to_compare_is_dropped_and_the_critic_not_asked() ->
         texts = {
             0: "a red ball ." if sample is None else "a  red ball.",  # equal but for white space
             1: " " if sample is None else "a cup .",
-            2: "a red ball ." if sample is None else {"0": "a cup .", "1": "a cup .", "2": " "}[sample],
+            2: (
+                "a red ball ."
+                if sample is None
+                else {"0": "a cup .", "1": "a cup .", "2": " "}[sample]
+            ),
             3: "a red ball ." if sample is None else "a Red ball .",
         }
         return texts[place]
@@ -211,7 +245,13 @@ def test_the_last_bracketed_verdict_counts(text: str, verdict: int | None) -> No
 
 
 def opinion(first: Any, margin: float | None = None, verdict: Any = None) -> Opinion:
-    return Opinion(first=first, prompt="", text=None if margin is not None else "", margin=margin, verdict=verdict)
+    return Opinion(
+        first=first,
+        prompt="",
+        text=None if margin is not None else "",
+        margin=margin,
+        verdict=verdict,
+    )
 
 
 def test_written_verdicts_must_agree() -> None:
@@ -234,16 +274,31 @@ def test_margins_are_averaged_and_held_to_the_threshold() -> None:
 
 def test_unreadable_verdicts_are_counted() -> None:
     model = ScriptedVLM(
-        lambda prompt, _: "I cannot say [[either]]" if "picture/1/" in prompt.key and "critic" in prompt.key else None
+        lambda prompt, _: (
+            "I cannot say [[either]]"
+            if "picture/1/" in prompt.key and "critic" in prompt.key
+            else None
+        )
     )
     records = run(SETTINGS["default"], ITEMS[:2], model=model)
-    assert [record.reason for record in records if isinstance(record, Dropped) and record.item == "picture/1"] == [NO_VERDICT]
+    assert [
+        record.reason
+        for record in records
+        if isinstance(record, Dropped) and record.item == "picture/1"
+    ] == [NO_VERDICT]
 
 
 def test_as_released_differs_only_where_papers_md_says() -> None:
     ours, released = Sima(), Sima.as_released()
-    changed = {f.name: getattr(released, f.name) for f in fields(Sima) if getattr(ours, f.name) != getattr(released, f.name)}
-    assert changed == {"order": "fixed", "recipe": replace(ours.recipe, objective="rejected_from_argmax")}
+    changed = {
+        f.name: getattr(released, f.name)
+        for f in fields(Sima)
+        if getattr(ours, f.name) != getattr(released, f.name)
+    }
+    assert changed == {
+        "order": "fixed",
+        "recipe": replace(ours.recipe, objective="rejected_from_argmax"),
+    }
     assert Sima.as_released(order="both", samples=2) == replace(released, order="both", samples=2)
 
 
@@ -257,7 +312,7 @@ def test_the_published_recipe() -> None:
         projector_lr=2e-5,
         objective="dpo",
         beta=0.1,
-        anchor_weight=0,
+        alignment_weight=0,
         lora=Lora(r=128, alpha=256, dropout=0.05),
     )
 
@@ -270,7 +325,10 @@ def test_the_published_recipe() -> None:
         ({"criteria": 1}, "criteria is 1; it must be True or False"),
         ({"examples": None}, "examples is None"),
         ({"ground_truth": "no"}, "ground_truth is 'no'"),
-        ({"least_margin": -0.1, "verdict": "margin"}, "least_margin is -0.1 nats; it must be 0 or above"),
+        (
+            {"least_margin": -0.1, "verdict": "margin"},
+            "least_margin is -0.1 nats; it must be 0 or above",
+        ),
         ({"least_margin": float("nan"), "verdict": "margin"}, "least_margin is nan"),
         ({"least_margin": 0.1}, 'set verdict="margin"'),
         ({"samples": 0}, "samples is 0; it must be a whole number of at least 1"),

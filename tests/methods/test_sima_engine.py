@@ -1,4 +1,5 @@
-"""SIMA, its oracle and the truth's pairs on a tiny real LLaVA through the real engine: what the scripted model shows holds."""
+"""SIMA, its oracle and the truth's pairs on a tiny real LLaVA through the real engine: what the
+scripted model shows holds."""
 
 from __future__ import annotations
 
@@ -8,17 +9,22 @@ from typing import Any
 
 import pytest
 
-from harness.engine.vlm import Engine
+from harness.engine.engine import Engine
+from methods.gt_dpo import GtDpo
 from methods.interface import Dropped, Item, Method, PreferencePair, Prompt
 from methods.oracle import Oracle
 from methods.sima.critic import FIRST, SECOND
 from methods.sima.method import Sima
 from methods.sima.prompts import WORLD
-from methods.truth_dpo import TruthDpo
 from tests.tiny import picture, tiny_llava
 
 ITEMS = [
-    Item(id=f"p{index}", image=picture(index), question="describe the image .", reference="there is a red ball .")
+    Item(
+        id=f"p{index}",
+        image=picture(index),
+        question="describe the image .",
+        reference="there is a red ball .",
+    )
     for index in range(5)
 ]
 MARGIN = Sima(prompts=WORLD, verdict="margin", order="both", samples=2, response_tokens=8)
@@ -26,7 +32,7 @@ METHODS: tuple[Method, ...] = (
     MARGIN,
     Sima(prompts=WORLD, order="random", response_tokens=8, critic_tokens=4, examples=False),
     Oracle(response_tokens=8),
-    TruthDpo(answer_tokens=8),
+    GtDpo(answer_tokens=8),
 )
 
 
@@ -43,12 +49,15 @@ def engine(batch_size: int) -> Engine:
     return Engine(model, processor, batch_size=batch_size)
 
 
-def run(method: Method, items: Sequence[Item], batch_size: int = 64) -> list[PreferencePair | Dropped]:
+def run(
+    method: Method, items: Sequence[Item], batch_size: int = 64
+) -> list[PreferencePair | Dropped]:
     return list(method.pairs(engine(batch_size), items, 0, judge=Lengths()))
 
 
 def told(records: Sequence[PreferencePair | Dropped]) -> list[Any]:
-    """What must be equal to the letter: all but log-probabilities and margins, which batches may change in the last digits."""
+    """What must be equal to the letter: all but log-probabilities and margins, which batches may
+    change in the last digits."""
 
     def exact(value: Any) -> Any:
         if isinstance(value, dict):
@@ -62,7 +71,13 @@ def told(records: Sequence[PreferencePair | Dropped]) -> list[Any]:
         )
 
     return [
-        (record.key, record.item, getattr(record, "reason", None), getattr(record, "chosen", None), exact(dict(record.trace)))
+        (
+            record.key,
+            record.item,
+            getattr(record, "reason", None),
+            getattr(record, "chosen", None),
+            exact(dict(record.trace)),
+        )
         for record in records
     ]
 
@@ -93,7 +108,9 @@ def test_margins_are_the_engines_log_probabilities_in_both_orders() -> None:
 
 def test_the_oracle_chooses_between_simas_own_responses() -> None:
     found = run(Oracle(samples=2, response_tokens=8), ITEMS)
-    assert [record.trace["responses"] for record in found] == [record.trace["responses"] for record in run(MARGIN, ITEMS)]
+    assert [record.trace["responses"] for record in found] == [
+        record.trace["responses"] for record in run(MARGIN, ITEMS)
+    ]
     pairs = [record for record in found if isinstance(record, PreferencePair)]
     assert pairs
     assert all(len(pair.chosen) < len(pair.rejected) for pair in pairs)

@@ -1,4 +1,5 @@
-"""SIMA's prompt sets: the embedded model's trained wording, a user's own file, and safe filling."""
+"""SIMA's prompt sets: the synthetic model's trained wording, a user's own file, and safe
+filling."""
 
 from __future__ import annotations
 
@@ -8,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.world.words import vocabulary
-from harness.embedded.architecture import build_tokenizer
+from benchmarks.synthetic.words import vocabulary
+from harness.synthetic.architecture import build_tokenizer
 from methods.sima.critic import read_verdict
 from methods.sima.prompts import REAL, WORLD, SimaPrompts
 
@@ -24,17 +25,25 @@ def written(folder: Path, **changes: object) -> Path:
 
 def test_the_embedded_model_is_asked_in_the_words_it_was_trained_on() -> None:
     rendered = [
-        WORLD.render("what ?", "a red ball .", "a cup .", "a ball .", criteria=criteria, examples=examples)
+        WORLD.render(
+            "what ?", "a red ball .", "a cup .", "a ball .", criteria=criteria, examples=examples
+        )
         for criteria in (False, True)
         for examples in (False, True)
     ]
     examples = (
-        "example : truth : a red ball . first : a red ball . second : a red ball and a blue box . verdict : [[1]] . "
-        "example : truth : a green tree . first : a brown tree . second : a green tree . verdict : [[2]] . "
+        "example : truth : a red ball . first : a red ball . second : a red ball and a blue box ."
+        " verdict : [[1]] . example : truth : a green tree . first : a brown tree . second : a"
+        " green tree . verdict : [[2]] . "
     )
     criteria = " compare things , colours and places with the truth ."
     ends = " which is better ?"
-    assert rendered == [TASK + ends, examples + TASK + ends, TASK + criteria + ends, examples + TASK + criteria + ends]
+    assert rendered == [
+        TASK + ends,
+        examples + TASK + ends,
+        TASK + criteria + ends,
+        examples + TASK + criteria + ends,
+    ]
 
 
 def test_the_embedded_model_knows_every_word_it_is_sent() -> None:
@@ -50,7 +59,11 @@ def test_the_embedded_model_knows_every_word_it_is_sent() -> None:
 
 def test_without_a_reference_the_task_holds_none() -> None:
     text = WORLD.render("what ?", None, "a cup .", "a ball .", examples=False)
-    assert text == "question : what ? first : a cup . second : a ball . " + f"{WORLD.criteria_alone} {WORLD.verdict}"
+    assert (
+        text
+        == "question : what ? first : a cup . second : a ball . "
+        + f"{WORLD.criteria_alone} {WORLD.verdict}"
+    )
     real = REAL.render("What?", None, "A cup.", "A ball.", examples=False)
     assert "Ground truth:" not in real
     assert real.count("\n\n") == 2
@@ -75,7 +88,10 @@ def test_a_file_gives_back_the_set_and_its_fingerprint(tmp_path: Path) -> None:
 
 
 def test_every_field_is_part_of_the_fingerprint() -> None:
-    prints = {replace(WORLD, **{name: f"{value} please"}).fingerprint for name, value in asdict(WORLD).items()}
+    prints = {
+        replace(WORLD, **{name: f"{value} please"}).fingerprint
+        for name, value in asdict(WORLD).items()
+    }
     assert len(prints | {WORLD.fingerprint}) == 1 + len(asdict(WORLD))
 
 
@@ -83,8 +99,14 @@ def test_every_field_is_part_of_the_fingerprint() -> None:
     ("changes", "words"),
     [
         ({"extra": "x"}, ["unknown field 'extra'", "verdict_lead"]),
-        ({"critic": "{question} {first} {second}"}, ["critic lacks {reference}", "write {reference}"]),
-        ({"critic_alone": "{question} {reference} {first} {second}"}, ["critic_alone holds {reference}", "take"]),
+        (
+            {"critic": "{question} {first} {second}"},
+            ["critic lacks {reference}", "write {reference}"],
+        ),
+        (
+            {"critic_alone": "{question} {reference} {first} {second}"},
+            ["critic_alone holds {reference}", "take"],
+        ),
         ({"verdict": "{first} or {second} ?"}, ["verdict holds {first}", "no placeholder"]),
         ({"criteria": " "}, ["criteria", "one text"]),
         ({"joint": ""}, ["joint", "one text"]),
@@ -92,7 +114,9 @@ def test_every_field_is_part_of_the_fingerprint() -> None:
         ({"verdict_lead": None}, ["verdict_lead", "one text"]),
     ],
 )
-def test_a_wrong_file_is_told_in_one_sentence(tmp_path: Path, changes: dict[str, object], words: list[str]) -> None:
+def test_a_wrong_file_is_told_in_one_sentence(
+    tmp_path: Path, changes: dict[str, object], words: list[str]
+) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the words are checked below
         SimaPrompts.from_file(written(tmp_path, **changes))
     assert all(word in str(error.value) for word in ["prompts.json", *words]), error.value
@@ -117,5 +141,10 @@ def test_a_missing_field_a_missing_file_and_broken_json(tmp_path: Path) -> None:
 
 
 def test_braces_in_a_models_text_stay_text() -> None:
-    text = WORLD.render("{first}", "{second} {0}", "{question}", "{", criteria=False, examples=False)
-    assert text == "question : {first} truth : {second} {0} first : {question} second : { which is better ?"
+    text = WORLD.render(
+        "{first}", "{second} {0}", "{question}", "{", criteria=False, examples=False
+    )
+    assert (
+        text
+        == "question : {first} truth : {second} {0} first : {question} second : { which is better ?"
+    )

@@ -1,4 +1,5 @@
-"""What is told of SIMA's critic: every share from records made by hand, and its accuracy against exact errors."""
+"""What is told of SIMA's critic: every share from records made by hand, and its accuracy against
+exact errors."""
 
 from __future__ import annotations
 
@@ -16,11 +17,15 @@ def asked(first: str, verdict: int | None) -> JSON:
 
 def pair(key: str, chosen: str, rejected: str, greedy_won: bool, *critic: JSON) -> PreferencePair:
     trace: dict[str, JSON] = {"greedy_won": greedy_won, "critic": list(critic)}
-    return PreferencePair(key=key, item=key, prompt="what ?", chosen=chosen, rejected=rejected, trace=trace)
+    return PreferencePair(
+        key=key, item=key, prompt="what ?", chosen=chosen, rejected=rejected, trace=trace
+    )
 
 
 def drop(key: str, *critic: JSON) -> Dropped:
-    return Dropped(key=key, item=key, reason="some", trace={"critic": list(critic)} if critic else {})
+    return Dropped(
+        key=key, item=key, reason="some", trace={"critic": list(critic)} if critic else {}
+    )
 
 
 RECORDS = (
@@ -42,12 +47,26 @@ class Lengths:
 
 def test_the_critics_report() -> None:
     assert critic_report(RECORDS) == CriticReport(
-        compared=5, asked=9, pairs=3, verdict_rate=8 / 9, greedy_wins=2 / 3, first_wins=5 / 8, inconsistent=1 / 3
+        compared=5,
+        asked=9,
+        pairs=3,
+        verdict_rate=8 / 9,
+        greedy_wins=2 / 3,
+        first_wins=5 / 8,
+        inconsistent=1 / 3,
     )
 
 
 def test_nothing_asked_gives_no_shares() -> None:
-    nothing = CriticReport(compared=0, asked=0, pairs=0, verdict_rate=None, greedy_wins=None, first_wins=None, inconsistent=None)
+    nothing = CriticReport(
+        compared=0,
+        asked=0,
+        pairs=0,
+        verdict_rate=None,
+        greedy_wins=None,
+        first_wins=None,
+        inconsistent=None,
+    )
     assert critic_report([]) == critic_report([drop("f")]) == nothing
 
 

@@ -29,12 +29,18 @@ def test_a_sentence_repeats_only_letter_for_letter() -> None:
     assert not repeats_sentence("")
 
 
-@pytest.mark.parametrize(("text", "count"), [("", 0), ("ball", 1), ("a b a, a", 3), (". . .", 3), ("!!!!", 4), ("aa a", 1)])
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("", 0), ("ball", 1), ("a b a, a", 3), (". . .", 3), ("!!!!", 4), ("aa a", 1)],
+)
 def test_most_repeated_counts_words_and_marks(text: str, count: int) -> None:
     assert most_repeated(text) == count
 
 
-@pytest.mark.parametrize(("text", "share"), [("", 1.0), ("ab", 0.0), ("a.", 0.5), ("a .", 2 / 3), ("é1", 0.5), ("球a", 0.5)])
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [("", 1.0), ("ab", 0.0), ("a.", 0.5), ("a .", 2 / 3), ("é1", 0.5), ("球a", 0.5)],
+)
 def test_symbols_are_all_but_ascii_letters_and_digits(text: str, share: float) -> None:
     assert symbol_share(text) == pytest.approx(share)
 
@@ -55,5 +61,7 @@ def test_symbols_are_all_but_ascii_letters_and_digits(text: str, share: float) -
         ("[x] (a.b) yes", "[x] (a.b)", "yes"),
     ],
 )
-def test_a_lead_is_found_at_the_start_whatever_its_spaces_and_case(text: str, lead: str, rest: str | None) -> None:
+def test_a_lead_is_found_at_the_start_whatever_its_spaces_and_case(
+    text: str, lead: str, rest: str | None
+) -> None:
     assert after_lead(text, lead) == rest

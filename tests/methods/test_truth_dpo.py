@@ -1,4 +1,5 @@
-"""The upper bounds on a scripted model: truth against own answer, and SIMA's responses chosen by exact truth."""
+"""The upper bounds on a scripted model: truth against own answer, and SIMA's responses chosen by
+exact truth."""
 
 from __future__ import annotations
 
@@ -8,19 +9,20 @@ from typing import Any
 
 import pytest
 
+from methods.gt_dpo import EQUAL as EQUALS_TRUTH
+from methods.gt_dpo import GtDpo
 from methods.interface import Completion, Decoding, Dropped, PreferencePair, Prompt
 from methods.oracle import TIE, Oracle
 from methods.sima.method import PUBLISHED, Sima
 from methods.sima.prompts import WORLD
 from methods.sima.report import accuracy
 from methods.sima.responses import EMPTY, EQUAL
-from methods.truth_dpo import EQUAL as EQUALS_TRUTH
-from methods.truth_dpo import TruthDpo
 from tests.methods.scripted import ITEMS, ScriptedVLM
 
 
 class Words:
-    """An answer has an error a colour or thing that the item's reference lacks. Remembers what it was asked."""
+    """An answer has an error a colour or thing that the item's reference lacks. Remembers what it
+    was asked."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -32,28 +34,40 @@ class Words:
 
 
 def scripted(texts: dict[str, str]) -> ScriptedVLM:
-    return ScriptedVLM(lambda prompt, _: next((text for part, text in texts.items() if part in prompt.key), None))
+    return ScriptedVLM(
+        lambda prompt, _: next((text for part, text in texts.items() if part in prompt.key), None)
+    )
 
 
 def test_the_truth_is_chosen_over_the_greedy_answer() -> None:
     model = ScriptedVLM()
-    records = list(TruthDpo().pairs(model, ITEMS, 0))
+    records = list(GtDpo().pairs(model, ITEMS, 0))
     ((prompts, decoding),) = model.calls
     assert decoding == Decoding(max_new_tokens=1024)
-    assert records == [record for item in ITEMS for record in TruthDpo().pairs(ScriptedVLM(), [item], 0)]
+    assert records == [
+        record for item in ITEMS for record in GtDpo().pairs(ScriptedVLM(), [item], 0)
+    ]
     for record, item, prompt in zip(records, ITEMS, prompts, strict=True):
         assert isinstance(record, PreferencePair)
         answer: Completion = ScriptedVLM().generate([prompt], Decoding(max_new_tokens=8))[0]
-        assert (record.prompt, record.chosen, record.rejected) == (item.question, item.reference, answer.text)
+        assert (record.prompt, record.chosen, record.rejected) == (
+            item.question,
+            item.reference,
+            answer.text,
+        )
         assert prompt == Prompt(key=prompt.key, text=str(item.question), image=item.image)
-    assert not list(TruthDpo().pairs(ScriptedVLM(), [], 0))
+    assert not list(GtDpo().pairs(ScriptedVLM(), [], 0))
 
 
 def test_an_answer_that_is_right_or_empty_teaches_nothing() -> None:
     right = str(ITEMS[0].reference).replace(" .", ".")  # the words and marks of the truth
     model = scripted({"picture/0/": right, "picture/1/": " "})
-    records = list(TruthDpo().pairs(model, ITEMS[:3], 0))
-    assert [getattr(record, "reason", "pair") for record in records] == [EQUALS_TRUTH, EMPTY, "pair"]
+    records = list(GtDpo().pairs(model, ITEMS[:3], 0))
+    assert [getattr(record, "reason", "pair") for record in records] == [
+        EQUALS_TRUTH,
+        EMPTY,
+        "pair",
+    ]
 
 
 def test_the_oracle_chooses_the_response_with_fewer_errors() -> None:
@@ -73,12 +87,25 @@ def test_the_oracle_chooses_the_response_with_fewer_errors() -> None:
     assert (found.judged, found.share) == (len(pairs), 1.0)
     # The same responses as SIMA's, and no reference is needed for them.
     sima = list(Sima(prompts=WORLD, samples=2).pairs(ScriptedVLM(), ITEMS, 0))
-    assert [record.trace["responses"] for record in records] == [record.trace["responses"] for record in sima]
-    assert list(oracle.pairs(ScriptedVLM(), [replace(item, reference=None) for item in ITEMS], 0, judge=judge)) == records
+    assert [record.trace["responses"] for record in records] == [
+        record.trace["responses"] for record in sima
+    ]
+    assert (
+        list(
+            oracle.pairs(
+                ScriptedVLM(), [replace(item, reference=None) for item in ITEMS], 0, judge=judge
+            )
+        )
+        == records
+    )
 
 
 def test_equally_wrong_and_equal_responses_are_counted_apart() -> None:
-    texts = {"picture/0/": "a red cup .", "picture/1/greedy": "a key .", "picture/1/sample": "a moon ."}
+    texts = {
+        "picture/0/": "a red cup .",
+        "picture/1/greedy": "a key .",
+        "picture/1/sample": "a moon .",
+    }
     judge = Words()
     records = list(Oracle().pairs(scripted(texts), ITEMS[:2], 0, judge=judge))
     assert [record.reason for record in records if isinstance(record, Dropped)] == [EQUAL, TIE]
@@ -87,15 +114,15 @@ def test_equally_wrong_and_equal_responses_are_counted_apart() -> None:
 
 
 def test_the_bounds_train_as_sima_does_and_say_what_they_need() -> None:
-    assert TruthDpo().recipe == Oracle().recipe == PUBLISHED
-    assert TruthDpo.needs == {"image", "question", "reference"}
+    assert GtDpo().recipe == Oracle().recipe == PUBLISHED
+    assert GtDpo.needs == {"image", "question", "reference"}
     assert Oracle.needs == {"image", "question", "judge"}
     with pytest.raises(ValueError, match="needs a judge of exact truth"):
         list(Oracle().pairs(ScriptedVLM(), ITEMS, 0))
     with pytest.raises(ValueError, match=r"Oracle.response_tokens is 0"):
         Oracle(response_tokens=0)
-    with pytest.raises(ValueError, match=r"TruthDpo.answer_tokens is 0"):
-        TruthDpo(answer_tokens=0)
+    with pytest.raises(ValueError, match=r"GtDpo.answer_tokens is 0"):
+        GtDpo(answer_tokens=0)
     for item in (replace(ITEMS[0], reference=None), replace(ITEMS[0], question=None)):
         with pytest.raises(ValueError, match="has no"):
-            list(TruthDpo().pairs(ScriptedVLM(), [item], 0))
+            list(GtDpo().pairs(ScriptedVLM(), [item], 0))

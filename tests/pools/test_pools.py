@@ -1,4 +1,5 @@
-"""Pools in the layouts of the papers' data: texts beside pictures, hub data sets, mixtures; what is missing is named at once."""
+"""Pools in the layouts of the papers' data: texts beside images, hub data sets, mixtures; what is
+missing is named at once."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.errors import Problem
-from harness.pool import open_pool, pixels_sha
+from harness.data.pool import open_pool, pixels_sha
+from harness.errors import UserError
 from tests.tiny import picture
 from tests.toys import save_pictures
 
@@ -25,26 +26,48 @@ def llava(tmp_path: Path, rows: list[Any]) -> str:
     return f"llava:{tmp_path / 'detail.json'}:{tmp_path / 'train2017'}"
 
 
-def entry(id: str, image: str | None, question: str = "What is there?\n<image>", answer: str = "A ball.") -> dict[str, Any]:
-    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}, {"from": "human", "value": "And then?"}]
+def entry(
+    id: str, image: str | None, question: str = "What is there?\n<image>", answer: str = "A ball."
+) -> dict[str, Any]:
+    turns = [
+        {"from": "human", "value": question},
+        {"from": "gpt", "value": answer},
+        {"from": "human", "value": "And then?"},
+    ]
     return {"id": id, **({"image": image} if image else {}), "conversations": turns}
 
 
 def test_llava_instruct_gives_the_first_question_and_answer(tmp_path: Path) -> None:
     pool = open_pool(
-        llava(tmp_path, [entry("a", "00.png"), entry("text", None), entry("b", "01.png"), entry("a", "00.png", "Why?")])
+        llava(
+            tmp_path,
+            [
+                entry("a", "00.png"),
+                entry("text", None),
+                entry("b", "01.png"),
+                entry("a", "00.png", "Why?"),
+            ],
+        )
     )
     assert pool.ids == ("a", "b", "a#3")
     assert pool.fields == ALL
     first, _, again = pool.items(pool.ids, ALL)
-    assert (first.question, first.reference, again.question) == ("What is there?", "A ball.", "Why?")
+    assert (first.question, first.reference, again.question) == (
+        "What is there?",
+        "A ball.",
+        "Why?",
+    )
     assert pixels_sha(first.image) == pixels_sha(picture(0))
     assert len(pool.draw(3, 0, 1).ids) == 3
 
 
 def test_coco_captions_are_the_reference(tmp_path: Path) -> None:
     save_pictures(tmp_path / "images", 2)
-    notes = [{"image_id": 7, "caption": "A ball. "}, {"image_id": 8, "caption": "A cup."}, {"image_id": 7, "caption": "Red."}]
+    notes = [
+        {"image_id": 7, "caption": "A ball. "},
+        {"image_id": 8, "caption": "A cup."},
+        {"image_id": 7, "caption": "Red."},
+    ]
     file = tmp_path / "captions.json"
     images = [{"id": 7, "file_name": "00.png"}, {"id": 8, "file_name": "01.png"}]
     file.write_text(json.dumps({"images": images, "annotations": notes}))
@@ -54,7 +77,10 @@ def test_coco_captions_are_the_reference(tmp_path: Path) -> None:
 
 
 def test_a_missing_picture_is_named_when_the_pool_is_opened(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match=r"1 of the 2 pictures .* are missing, such as .*99\.png; finish the download"):
+    with pytest.raises(
+        UserError,
+        match=r"1 of the 2 images .* are missing, such as .*99\.png; finish the download",
+    ):
         open_pool(llava(tmp_path, [entry("a", "00.png"), entry("b", "99.png")]))
 
 
@@ -64,28 +90,33 @@ def test_a_missing_picture_is_named_when_the_pool_is_opened(tmp_path: Path) -> N
         ([{"id": "a", "image": "00.png"}], "entry 0: an entry is"),
         ([entry("a", "00.png", question="<image>")], "neither empty"),
         (
-            [{**entry("a", "00.png"), "conversations": [{"from": "gpt", "value": "x"}, {"from": "gpt", "value": "x"}]}],
+            [
+                {
+                    **entry("a", "00.png"),
+                    "conversations": [{"from": "gpt", "value": "x"}, {"from": "gpt", "value": "x"}],
+                }
+            ],
             "begins with",
         ),
-        ([entry("a", None)], "holds no picture"),
+        ([entry("a", None)], "holds no image"),
         ([3], "entry 0"),
         ({}, "must be a list"),
     ],
 )
 def test_entries_that_are_none_are_named(rows: Any, words: str, tmp_path: Path) -> None:
-    with pytest.raises(Problem, match=words):
+    with pytest.raises(UserError, match=words):
         open_pool(llava(tmp_path, rows))
 
 
 def test_files_that_are_not_there_or_no_json(tmp_path: Path) -> None:
     spec = llava(tmp_path, [])
     (tmp_path / "detail.json").write_text("{")
-    with pytest.raises(Problem, match="not readable JSON"):
+    with pytest.raises(UserError, match="not readable JSON"):
         open_pool(spec)
     (tmp_path / "detail.json").write_text("{}")
-    with pytest.raises(Problem, match="no COCO captions file"):
+    with pytest.raises(UserError, match="no COCO captions file"):
         open_pool(spec.replace("llava:", "coco:"))
-    with pytest.raises(Problem, match="must be llava:<json file>:<folder of pictures>"):
+    with pytest.raises(UserError, match="must be llava:<json file>:<folder of images>"):
         open_pool("llava:nowhere.json:nothing")
 
 
@@ -101,16 +132,23 @@ def parquet(folder: Path, columns: dict[str, list[Any]], name: str = "train-0000
 
 
 def test_a_hub_data_set_is_a_pool(tmp_path: Path) -> None:
-    pool = open_pool(parquet(tmp_path, {"question": ["what ?", "who ?"], "answers": [["a ball", "ball"], ["a cup"]]}))
+    pool = open_pool(
+        parquet(
+            tmp_path, {"question": ["what ?", "who ?"], "answers": [["a ball", "ball"], ["a cup"]]}
+        )
+    )
     assert pool.fields == ALL
     items = pool.items(pool.ids, ALL)
-    assert [(item.question, item.reference) for item in items] == [("what ?", "a ball"), ("who ?", "a cup")]
+    assert [(item.question, item.reference) for item in items] == [
+        ("what ?", "a ball"),
+        ("who ?", "a cup"),
+    ]
     assert pixels_sha(items[1].image) == pixels_sha(picture(1))
     assert pool.draw(2, 0, 1).seen[0].sha256
-    with pytest.raises(Problem, match="holds no test-"):
+    with pytest.raises(UserError, match="holds no test-"):
         open_pool(f"hub:{tmp_path}:test")
     other = open_pool(parquet(tmp_path / "other", {"caption": [3]}))
-    with pytest.raises(Problem, match=r"row 0: caption is not text \(3\)"):
+    with pytest.raises(UserError, match=r"row 0: caption is not text \(3\)"):
         other.items(other.ids, ALL)
 
 
@@ -125,7 +163,7 @@ def test_a_mixture_keeps_its_proportions_in_every_round(tmp_path: Path) -> None:
     assert {pool.draw(5, seed, 1).ids for seed in range(4, 8)} != {rounds[0]}
     alone = open_pool(str(tmp_path / "ocr")).draw(2, 3, 1).ids
     assert [id for id in rounds[0] if id.startswith("ocr")] == [f"ocr/{id}" for id in alone]
-    with pytest.raises(Problem, match=r"in its proportions; 4 rounds of 5 fresh ones need 20"):
+    with pytest.raises(UserError, match=r"in its proportions; 4 rounds of 5 fresh ones need 20"):
         pool.draw(5, 3, 4)
 
 
@@ -133,8 +171,12 @@ def test_a_mixture_has_the_fields_that_all_its_parts_have(tmp_path: Path) -> Non
     folder = save_pictures(tmp_path / "plain", 2)
     texts = llava(tmp_path, [entry("a", "00.png"), entry("b", "01.png")])
     assert open_pool(f"mix:{texts}=1,{folder}=1").fields == {"image"}
-    for text, words in ((f"{folder}=x", "must be <pool>=<weight>"), ("world=1", "mixes the world"), ("gone=1", "no pool 'gone'")):
-        with pytest.raises(Problem, match=words):
+    for text, words in (
+        (f"{folder}=x", "must be <pool>=<weight>"),
+        ("world=1", "mixes the synthetic world"),
+        ("gone=1", "no pool 'gone'"),
+    ):
+        with pytest.raises(UserError, match=words):
             open_pool(f"mix:{text}")
 
 
@@ -145,5 +187,5 @@ def test_a_manifest_may_state_hashes(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, lines)))
     assert len(open_pool(str(path)).draw(2, 0, 1).ids) == 2
     picture(5).save(tmp_path / "01.png")
-    with pytest.raises(Problem, match=r"'01\.png' is not the one that its line means"):
+    with pytest.raises(UserError, match=r"'01\.png' is not the one that its line means"):
         open_pool(str(path)).draw(2, 0, 1)

@@ -1,4 +1,5 @@
-"""A small study's records with pairs to look at: two methods, two seeds, a pool of 30 pictures, and texts that mean harm."""
+"""A small study's records with pairs to look at: two methods, two seeds, a pool of 30 images, and
+texts that mean harm."""
 
 from __future__ import annotations
 
@@ -11,23 +12,29 @@ from typing import Any
 
 import pandas as pd
 
-from harness.pool import open_pool, pixels_sha
-from harness.store import Results, read_json, write_bytes, write_json, write_jsonl
+from harness.artifacts.results_folder import (
+    Results,
+    read_json,
+    write_bytes,
+    write_json,
+    write_jsonl,
+)
+from harness.data.pool import open_pool, pixels_sha
 from methods.interface import Dropped, PreferencePair
 from tests.reporting.records import write_study
 from tests.tiny import picture
 from tests.toys import save_pictures
 
 HOSTILE = (
-    "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\"> & ' \" \\ "
-    "\x00\x1b[31m\u202etxt\u2028"
+    "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"
+    " & ' \" \\ \x00\x1b[31m\u202etxt\u2028"
 )
 HOSTILE_FILE = "<img src=x onerror=document.title='taken'>'&.png"
 STEP = 420
 
 
 def page_study(out: Path, pool: Path) -> Path:
-    """Write the study to ``out`` and its pictures to ``pool``; its base is called "tiny"."""
+    """Write the study to ``out`` and its images to ``pool``; its base is called "tiny"."""
     write_study(out, seeds=(0, 1), pictures=8, labels=("untrained", "sena", "sima"))
     save_pictures(pool, 29)
     picture(29).save(pool / HOSTILE_FILE)
@@ -39,7 +46,10 @@ def page_study(out: Path, pool: Path) -> Path:
     _questions(results)
     opened = open_pool(str(pool))
     for seed in (0, 1):
-        for label, made in (("sena", [_sena(id, index, seed) for index, id in enumerate(opened.ids)]), ("sima", _sima())):
+        for label, made in (
+            ("sena", [_sena(id, index, seed) for index, id in enumerate(opened.ids)]),
+            ("sima", _sima()),
+        ):
             folder = results.pairs(label, seed, 1)
             hashes = [{"id": id, "sha256": pixels_sha(opened.image(id))} for id in opened.ids]
             write_jsonl(folder / "items.jsonl", hashes)
@@ -47,16 +57,23 @@ def page_study(out: Path, pool: Path) -> Path:
             drops = [one for one in made if isinstance(one, Dropped)]
             write_jsonl(folder / "pairs.jsonl", [asdict(pair) for pair in pairs])
             write_jsonl(folder / "drops.jsonl", [asdict(drop) for drop in drops])
-            counts: dict[str, Any] = {"images": len(opened.ids), "pairs": len(pairs), "dropped": len(drops)}
+            counts: dict[str, Any] = {
+                "images": len(opened.ids),
+                "pairs": len(pairs),
+                "dropped": len(drops),
+            }
             counts |= {"drops_by_reason": Counter(drop.reason for drop in drops)}
             record = read_json(folder / "record.json")
-            write_json(folder / "record.json", {**record, "counts": counts, "items": len(opened.ids)})
+            write_json(
+                folder / "record.json", {**record, "counts": counts, "items": len(opened.ids)}
+            )
     return out
 
 
 def _questions(results: Results) -> None:
-    """Questions about one picture, and answers with a wrong word in them; the last question and its answers mean harm."""
-    images = results.questions("world_chair") / "images"
+    """Questions about one image, and answers with a wrong word in them; the last question and its
+    answers mean harm."""
+    images = results.questions("synthetic_chair") / "images"
     content = io.BytesIO()
     picture(50).save(content, format="PNG")
     write_bytes(images / "shot.png", content.getvalue())
@@ -69,14 +86,19 @@ def _questions(results: Results) -> None:
         }
         for index in range(8)
     ]
-    write_jsonl(results.questions("world_chair") / "questions.jsonl", asked)
+    write_jsonl(results.questions("synthetic_chair") / "questions.jsonl", asked)
     for label, seeds, number in (("untrained", (0,), 0), ("sena", (0, 1), 1), ("sima", (0, 1), 1)):
         for seed in seeds:
-            where = (label, seed, number, "world_chair")
-            answers = [{"id": f"c{index}", "answer": HOSTILE if index == 7 else f"a dog , says {label}"} for index in range(8)]
+            where = (label, seed, number, "synthetic_chair")
+            answers = [
+                {"id": f"c{index}", "answer": HOSTILE if index == 7 else f"a dog , says {label}"}
+                for index in range(8)
+            ]
             write_jsonl(results.answers(*where) / "answers.jsonl", answers)
             path = results.grades(*where) / "grades.parquet"
-            frame = pd.read_parquet(path).assign(truth="cup <b>", wrong="2-5" if label == "untrained" else "")
+            frame = pd.read_parquet(path).assign(
+                truth="cup <b>", wrong="2-5" if label == "untrained" else ""
+            )
             content = io.BytesIO()
             frame.to_parquet(content, index=False)
             write_bytes(path, content.getvalue())
@@ -91,7 +113,13 @@ def _sena(id: str, index: int, seed: int) -> PreferencePair | Dropped:
         "question": "what is this?",
     }
     if index % 10 == 3:
-        return Dropped(key=key, item=id, reason="no question", kind="question", trace={**asked, "question": None})
+        return Dropped(
+            key=key,
+            item=id,
+            reason="no question",
+            kind="question",
+            trace={**asked, "question": None},
+        )
     chosen = HOSTILE if index == 5 else f"a red ball number {index} on a table ."
     rejected = f"a blue ball number {index} on a chair and a cup ."
     trace: Mapping[str, Any] = asked | {
@@ -109,7 +137,9 @@ def _sena(id: str, index: int, seed: int) -> PreferencePair | Dropped:
         return Dropped(key=key, item=id, reason=reason, kind="question", trace=trace)
     kind = "description" if index % 2 else "question"
     prompt = HOSTILE if index == 5 else "what is this?\nanswer with a single word or phrase ."
-    return PreferencePair(key=key, item=id, prompt=prompt, chosen=chosen, rejected=rejected, kind=kind, trace=trace)
+    return PreferencePair(
+        key=key, item=id, prompt=prompt, chosen=chosen, rejected=rejected, kind=kind, trace=trace
+    )
 
 
 def _told(text: str) -> dict[str, Any]:
@@ -122,6 +152,15 @@ def _sima() -> list[PreferencePair | Dropped]:
         "candidates": [{"text": "one", "scores": [1, 0.5]}, {"text": "two"}],
         "odd": None,
     }
-    pair = PreferencePair(key="sima", item="01.png", prompt="describe", chosen="one dog .", rejected="two dogs .", trace=trace)
-    lost = Dropped(key="lost", item="gone.png", reason=HOSTILE, trace={HOSTILE: HOSTILE, "deep": [[[[[[1]]]]]]})
+    pair = PreferencePair(
+        key="sima",
+        item="01.png",
+        prompt="describe",
+        chosen="one dog .",
+        rejected="two dogs .",
+        trace=trace,
+    )
+    lost = Dropped(
+        key="lost", item="gone.png", reason=HOSTILE, trace={HOSTILE: HOSTILE, "deep": [[[[[[1]]]]]]}
+    )
     return [pair, lost]

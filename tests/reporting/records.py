@@ -1,4 +1,5 @@
-"""Synthetic study folders, written as the harness writes them, to build tables and figures from without a model.
+"""Synthetic study folders, written as the harness writes them, to build tables and figures from
+without a model.
 
 Run ``python -m tests.reporting.records <folder>`` to look at one.
 """
@@ -16,36 +17,79 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.interface import Grade, Metric, report
-from harness.store import Results, Stage, write_bytes, write_json, write_jsonl
+from harness.artifacts.results_folder import Results, Stage, write_bytes, write_json, write_jsonl
 
 CAPTIONS = (
-    Metric(name="chair_s", better="lower", unit="%", numerator="bad_captions", denominator="captions", primary=True),
-    Metric(name="chair_i", better="lower", unit="%", numerator="hallucinated", denominator="mentions", primary=True),
+    Metric(
+        name="chair_s",
+        better="lower",
+        unit="%",
+        numerator="bad_captions",
+        denominator="captions",
+        primary=True,
+    ),
+    Metric(
+        name="chair_i",
+        better="lower",
+        unit="%",
+        numerator="hallucinated",
+        denominator="mentions",
+        primary=True,
+    ),
     Metric(name="recall", better="higher", unit="%", numerator="found", denominator="truth"),
-    Metric(name="objects", better="none", unit="objects", numerator="mentions", denominator="captions", scale=1.0),
-    Metric(name="words", better="none", unit="words", numerator="words", denominator="captions", scale=1.0),
+    Metric(
+        name="objects",
+        better="none",
+        unit="objects",
+        numerator="mentions",
+        denominator="captions",
+        scale=1.0,
+    ),
+    Metric(
+        name="words",
+        better="none",
+        unit="words",
+        numerator="words",
+        denominator="captions",
+        scale=1.0,
+    ),
 )
 EXISTENCE = (
-    Metric(name="accuracy", better="higher", unit="%", numerator="right", denominator="read", primary=True),
-    Metric(name="f1", better="higher", unit="%", numerator="twice_tp", denominator="twice_tp_fp_fn"),
+    Metric(
+        name="accuracy",
+        better="higher",
+        unit="%",
+        numerator="right",
+        denominator="read",
+        primary=True,
+    ),
+    Metric(
+        name="f1", better="higher", unit="%", numerator="twice_tp", denominator="twice_tp_fp_fn"
+    ),
     Metric(name="yes_ratio", better="none", unit="%", numerator="said_yes", denominator="read"),
 )
 BENCHMARKS: Mapping[str, tuple[str, tuple[Metric, ...]]] = {
-    "world_chair": ("hallucination", CAPTIONS),
-    "world_pope": ("hallucination", EXISTENCE),
+    "synthetic_chair": ("hallucination", CAPTIONS),
+    "synthetic_pope": ("hallucination", EXISTENCE),
 }
-# How each row differs from the untrained model: (hallucination factor, recall, wrong-answer factor, yes bias).
+# How each row differs from the untrained model: (hallucination factor, recall, wrong-answer factor,
+# yes bias).
 ROWS: Mapping[str, tuple[float, float, float, float]] = {
     "untrained": (1.0, 0.86, 1.0, 0.0),
     "sena": (0.6, 0.84, 0.95, 0.0),
     "sima": (0.85, 0.85, 1.5, 0.15),
 }
 NEEDS = {"untrained": (), "sena": ("image",), "sima": ("image", "question")}
-REASONS = ("answers are equal", "repeats a sentence", "exactly yes or no", "no question | none\nasked")
+REASONS = (
+    "answers are equal",
+    "repeats a sentence",
+    "exactly yes or no",
+    "no question | none\nasked",
+)
 
 
 def grades(name: str, label: str, seed: int, round: int, pictures: int) -> list[Grade]:
-    """A row's grades: every picture has a difficulty of its own that all rows share."""
+    """A row's grades: every image has a difficulty of its own that all rows share."""
     factor, recall, wrong, bias = ROWS[label]
     strength = 0.5 * round if round else 1.0  # the second round is the full effect
     factor, wrong = 1 + strength * (factor - 1), 1 + strength * (wrong - 1)
@@ -53,14 +97,32 @@ def grades(name: str, label: str, seed: int, round: int, pictures: int) -> list[
     rng = np.random.default_rng([len(name), sum(map(ord, label)), seed, round])
     made = []
     for picture, h in enumerate(hard):
-        if name == "world_chair":
+        if name == "synthetic_chair":
             mentions, truth = 1 + int(rng.poisson(2.2)), 1 + int(rng.poisson(2.0))
-            hallucinated, found = int(rng.binomial(mentions, 0.6 * h * factor)), int(rng.binomial(truth, recall))
-            counts: dict[str, float] = {"captions": 1, "mentions": mentions, "hallucinated": hallucinated, "truth": truth}
-            counts |= {"found": found, "words": 6 * mentions + 1, "bad_captions": float(hallucinated > 0)}
+            hallucinated, found = (
+                int(rng.binomial(mentions, 0.6 * h * factor)),
+                int(rng.binomial(truth, recall)),
+            )
+            counts: dict[str, float] = {
+                "captions": 1,
+                "mentions": mentions,
+                "hallucinated": hallucinated,
+                "truth": truth,
+            }
+            counts |= {
+                "found": found,
+                "words": 6 * mentions + 1,
+                "bad_captions": float(hallucinated > 0),
+            }
             read = "ball, cup"
             made.append(
-                Grade(question=f"c{picture}", cluster=f"p{picture}", value=float(not hallucinated), read_as=read, counts=counts)
+                Grade(
+                    question=f"c{picture}",
+                    cluster=f"p{picture}",
+                    value=float(not hallucinated),
+                    read_as=read,
+                    counts=counts,
+                )
             )
             continue
         for index in range(4):
@@ -68,17 +130,40 @@ def grades(name: str, label: str, seed: int, round: int, pictures: int) -> list[
             key = f"e{picture}-{index}"
             if rng.random() < 0.01:
                 made.append(
-                    Grade(question=key, cluster=f"p{picture}", value=None, read_as="unreadable", why="neither yes nor no")
+                    Grade(
+                        question=key,
+                        cluster=f"p{picture}",
+                        value=None,
+                        read_as="unreadable",
+                        why="neither yes nor no",
+                    )
                 )
                 continue
             right = rng.random() > min(0.9, h * wrong)
             says_yes = (truth_is_yes == right) or rng.random() < bias
             right = says_yes == truth_is_yes
-            hit, alarm, miss = truth_is_yes and says_yes, says_yes and not truth_is_yes, truth_is_yes and not says_yes
-            counts = {"read": 1, "right": float(right), "said_yes": float(says_yes), "twice_tp": 2.0 * hit}
+            hit, alarm, miss = (
+                truth_is_yes and says_yes,
+                says_yes and not truth_is_yes,
+                truth_is_yes and not says_yes,
+            )
+            counts = {
+                "read": 1,
+                "right": float(right),
+                "said_yes": float(says_yes),
+                "twice_tp": 2.0 * hit,
+            }
             counts |= {"twice_tp_fp_fn": 2.0 * hit + alarm + miss}
             read = "yes" if says_yes else "no"
-            made.append(Grade(question=key, cluster=f"p{picture}", value=float(right), read_as=read, counts=counts))
+            made.append(
+                Grade(
+                    question=key,
+                    cluster=f"p{picture}",
+                    value=float(right),
+                    read_as=read,
+                    counts=counts,
+                )
+            )
     return made
 
 
@@ -93,46 +178,93 @@ def write_study(
     absent: Sequence[str] = (),
     primary: bool = True,
 ) -> Path:
-    """Write a study; ``absent`` names stage folders to leave out, such as ``"sima/seed1/round1/grades/world_chair"``."""
+    """Write a study; ``absent`` names stage folders to leave out, such as
+    ``"sima/seed1/round1/grades/synthetic_chair"``."""
     results = Results(out)
     runs = [
-        {"label": label, "base": "world-llava", "method": label, "needs": list(NEEDS[label]), "settings": {}, "recipe": None}
-        | {"pool": "world", "images": 600, "rounds": 0 if label == "untrained" else rounds, "seed": seed}
+        {
+            "label": label,
+            "base": "world-llava",
+            "method": label,
+            "needs": list(NEEDS[label]),
+            "settings": {},
+            "recipe": None,
+        }
+        | {
+            "pool": "synthetic",
+            "images": 600,
+            "rounds": 0 if label == "untrained" else rounds,
+            "seed": seed,
+        }
         for label in labels
         for seed in ((0,) if label == "untrained" else seeds)
     ]
     benchmarks = [
         {"name": name, "group": group, "version": "1"}
-        | {"metrics": [asdict(replace(metric, primary=metric.primary and primary)) for metric in metrics]}
+        | {
+            "metrics": [
+                asdict(replace(metric, primary=metric.primary and primary)) for metric in metrics
+            ]
+        }
         for name, (group, metrics) in BENCHMARKS.items()
     ]
-    study = {"name": "compare", "question": "Do the methods make the base hallucinate less?", "baseline": "untrained"}
-    write_json(results.study, study | {"split": "test", "limit": limit, "runs": runs, "benchmarks": benchmarks})
+    study = {
+        "name": "compare",
+        "question": "Do the methods make the base hallucinate less?",
+        "baseline": "untrained",
+    }
+    write_json(
+        results.study,
+        study | {"split": "test", "limit": limit, "runs": runs, "benchmarks": benchmarks},
+    )
     for name in BENCHMARKS:
-        asked = [{"id": str(i), "cluster": f"p{i}", "max_new_tokens": 8, "images": [f"{i:064x}.png"]} for i in range(pictures)]
+        asked = [
+            {"id": str(i), "cluster": f"p{i}", "max_new_tokens": 8, "images": [f"{i:064x}.png"]}
+            for i in range(pictures)
+        ]
         write_jsonl(results.questions(name) / "questions.jsonl", asked)
-        hashes = [{"sha256": f"{index:064x}", "dhash": difference(index)} for index in range(pictures)]
-        write_jsonl(results.questions(name) / "pictures.jsonl", hashes)
+        hashes = [
+            {"sha256": f"{index:064x}", "dhash": difference(index)} for index in range(pictures)
+        ]
+        write_jsonl(results.questions(name) / "images.jsonl", hashes)
     for run in runs:
         label, seed = str(run["label"]), int(str(run["seed"]))
         for number in range(1, rounds + 1) if label != "untrained" else (0,):
             if number:
-                _finish(results.pairs(label, seed, number), out, absent, _pairs(label, seed, number))
-                _finish(results.train(label, seed, number), out, absent, _train(label, seed, number))
+                _finish(
+                    results.pairs(label, seed, number), out, absent, _pairs(label, seed, number)
+                )
+                _finish(
+                    results.train(label, seed, number), out, absent, _train(label, seed, number)
+                )
             for name, (_, metrics) in BENCHMARKS.items():
-                _finish(results.answers(label, seed, number, name), out, absent, {"model": "c0ffee" * 10}, name)
+                _finish(
+                    results.answers(label, seed, number, name),
+                    out,
+                    absent,
+                    {"model": "c0ffee" * 10},
+                    name,
+                )
                 made = report(metrics, grades(name, label, seed, number, pictures))
                 _finish(
-                    results.grades(label, seed, number, name), out, absent, {"grades": made.grades, "values": made.values}, name
+                    results.grades(label, seed, number, name),
+                    out,
+                    absent,
+                    {"grades": made.grades, "values": made.values},
+                    name,
                 )
     return out
 
 
-def _finish(folder: Path, out: Path, absent: Sequence[str], content: Mapping[str, Any], name: str = "") -> None:
+def _finish(
+    folder: Path, out: Path, absent: Sequence[str], content: Mapping[str, Any], name: str = ""
+) -> None:
     """One finished stage: identity, the files the reports read, record, DONE."""
     if folder.relative_to(out / "runs").as_posix() in absent:
         return
-    stage = Stage(folder, {"format": 1, "version": "1", "benchmark": name, "model": content.get("model")})
+    stage = Stage(
+        folder, {"format": 1, "version": "1", "benchmark": name, "model": content.get("model")}
+    )
     stage.open()
     for file, lines in content.get("files", {}).items():
         write_jsonl(folder / file, lines)
@@ -147,29 +279,55 @@ def _finish(folder: Path, out: Path, absent: Sequence[str], content: Mapping[str
                 "read_as": [grade.read_as for grade in made],
                 "why": [grade.why for grade in made],
             }
-            | {f"count_{key}": [float(grade.counts.get(key, 0.0)) for grade in made] for key in names}
+            | {
+                f"count_{key}": [float(grade.counts.get(key, 0.0)) for grade in made]
+                for key in names
+            }
         )
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
         write_bytes(folder / "grades.parquet", buffer.getvalue())
         unscored = sum(grade.value is None for grade in made)
-        write_json(folder / "report.json", {"values": dict(content["values"]), "unscored": unscored})
-    measured = {"versions": {"python": "3.11.9", "torch": "2.13.0"}, "hardware": {"processor": "Example CPU", "cores": 2}}
-    stage.finish({"seconds": 1.0, "tokens": 0, "counts": {}, **measured, **content.get("record", {})})
+        write_json(
+            folder / "report.json", {"values": dict(content["values"]), "unscored": unscored}
+        )
+    measured = {
+        "versions": {"python": "3.11.9", "torch": "2.13.0"},
+        "hardware": {"processor": "Example CPU", "cores": 2},
+    }
+    stage.finish(
+        {"seconds": 1.0, "tokens": 0, "counts": {}, **measured, **content.get("record", {})}
+    )
 
 
 def difference(index: int) -> str:
-    """A perceptual hash of its own for each picture: random bits, so that any two differ in about 32."""
+    """A perceptual hash of its own for each image: random bits, so that any two differ in about
+    32."""
     return np.random.default_rng([5, index]).bytes(8).hex()
 
 
 def _pairs(label: str, seed: int, round: int) -> dict[str, Any]:
     rng = np.random.default_rng([seed, round, ord(label[1])])
-    drops = {reason: int(rng.integers(20, 200)) for reason in REASONS[: 3 if label == "sena" else 4]}
-    counts = {"images": 600, "pairs": 900 + int(rng.integers(0, 60)), "dropped": sum(drops.values()), "drops_by_reason": drops}
+    drops = {
+        reason: int(rng.integers(20, 200)) for reason in REASONS[: 3 if label == "sena" else 4]
+    }
+    counts = {
+        "images": 600,
+        "pairs": 900 + int(rng.integers(0, 60)),
+        "dropped": sum(drops.values()),
+        "drops_by_reason": drops,
+    }
     drawn = range(3, 600 if label == "sena" else 5, 200)
-    hashes = [{"id": f"i{index}", "sha256": f"{index:064x}", "dhash": difference(index)} for index in drawn]
-    record = {"counts": counts, "seconds": 41.5, "tokens": 21_000 + seed, "pool": {"name": "world", "fingerprint": "abc"}}
+    hashes = [
+        {"id": f"i{index}", "sha256": f"{index:064x}", "dhash": difference(index)}
+        for index in drawn
+    ]
+    record = {
+        "counts": counts,
+        "seconds": 41.5,
+        "tokens": 21_000 + seed,
+        "pool": {"name": "synthetic", "fingerprint": "abc"},
+    }
     return {"record": record, "files": {"items.jsonl": hashes}}
 
 
@@ -179,14 +337,31 @@ def _train(label: str, seed: int, round: int) -> dict[str, Any]:
     done = (1.0 if label == "sena" else 0.6) * np.arange(1, steps + 1) / steps
     noise = 0.03 * rng.normal(size=(3, steps))
     log = [
-        {"step": step + 1, "steps": steps, "loss": float(0.69 * np.exp(-0.9 * done[step]) + noise[0, step])}
+        {
+            "step": step + 1,
+            "steps": steps,
+            "loss": float(0.69 * np.exp(-0.9 * done[step]) + noise[0, step]),
+        }
         | {"accuracy": float(np.clip(0.5 + 0.4 * done[step] ** 0.5 + 2 * noise[1, step], 0, 1))}
         | {"margin": float(0.8 * done[step] + noise[2, step]), "lr": 5e-5}
         for step in range(steps)
     ]
-    training = {"steps": steps, "pairs_made": 920, "pairs_used": 920, "visits": 1840, "tokens": 15_500, "cut": 0, "seconds": 38.0}
-    return {"record": {"seconds": 44.0, "training": training, "counts": {"pairs": 920}}, "files": {"log.jsonl": log}}
+    training = {
+        "steps": steps,
+        "pairs_made": 920,
+        "pairs_used": 920,
+        "visits": 1840,
+        "tokens": 15_500,
+        "cut": 0,
+        "seconds": 38.0,
+    }
+    return {
+        "record": {"seconds": 44.0, "training": training, "counts": {"pairs": 920}},
+        "files": {"log.jsonl": log},
+    }
 
 
 if __name__ == "__main__":
-    write_study(Path(sys.argv[1]), pictures=400, absent=("sima/seed2/round1/grades/world_chair",))
+    write_study(
+        Path(sys.argv[1]), pictures=400, absent=("sima/seed2/round1/grades/synthetic_chair",)
+    )

@@ -1,4 +1,5 @@
-"""Two results folders side by side: settings, versions, numbers; paired only where the same questions were asked."""
+"""Two results folders side by side: settings, versions, numbers; paired only where the same
+questions were asked."""
 
 from __future__ import annotations
 
@@ -8,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from harness.__main__ import main
-from harness.reporting import frames
-from harness.reporting.cells import compare, counts
+from harness.artifacts.results_folder import Results, read_json, write_json
+from harness.cli.main import main
+from harness.reporting import results as frames
+from harness.reporting.comparison import compare, counts
 from harness.reporting.difference import between
 from harness.reporting.stats import paired_interval
-from harness.store import Results, read_json, write_json
 from tests.reporting.records import write_study
 
 
@@ -48,33 +49,44 @@ def test_settings_differ_field_by_field(a: Path, b: Path) -> None:
             run["steps"] = None  # a field that A does not know and B leaves empty
     study["benchmarks"][1]["version"] = "2"
     write_json(Results(b).study, study)
-    for path in b.glob("runs/*/seed*/round*/answers/world_pope/identity.json"):
+    for path in b.glob("runs/*/seed*/round*/answers/synthetic_pope/identity.json"):
         change(path, decoding={"temperature": 1.0})
     text = between(a, b)
     assert "| row sena.settings.noise\\_step | absent | 420 |" in text
     assert "| row sena.images | 600 | 500 |" in text
-    assert "| benchmark world\\_pope.version | 1 | 2 |" in text
+    assert "| benchmark synthetic\\_pope.version | 1 | 2 |" in text
     assert "decoding.temperature (3 of 6) | absent | 1 |" in text
     assert "steps" not in text
 
 
 def test_versions_and_hardware_differ(a: Path, b: Path) -> None:
     for path in b.glob("runs/sena/**/record.json"):
-        change(path, versions={"python": "3.12.1", "torch": "2.13.0"}, hardware={"processor": "Example CPU", "cores": 64})
+        change(
+            path,
+            versions={"python": "3.12.1", "torch": "2.13.0"},
+            hardware={"processor": "Example CPU", "cores": 64},
+        )
     text = between(a, b)
     assert "| python | 3.11.9 | 3.11.9 / 3.12.1 |" in text
     assert "| cores | 2 | 2 / 64 |" in text
     assert "| torch |" not in text
 
 
-def test_numbers_differ_by_a_paired_interval_where_the_questions_are_the_same(a: Path, b: Path, tmp_path: Path) -> None:
+def test_numbers_differ_by_a_paired_interval_where_the_questions_are_the_same(
+    a: Path, b: Path, tmp_path: Path
+) -> None:
     other = write_study(tmp_path / "other", seeds=(0, 1), pictures=60)
-    here, there = (Results(out).grades("sena", seed, 1, "world_chair") for out, seed in ((b, 0), (other, 1)))
+    here, there = (
+        Results(out).grades("sena", seed, 1, "synthetic_chair")
+        for out, seed in ((b, 0), (other, 1))
+    )
     shutil.copy(there / "grades.parquet", here / "grades.parquet")
     text = between(a, b)
     before, after = frames.read(a), frames.read(b)
     metric = next(one for one in before.benchmarks[0].metrics if one.name == "chair_i")
-    first, second = (counts(records.grades, "sena", 1, "world_chair") for records in (before, after))
+    first, second = (
+        counts(records.grades, "sena", 1, "synthetic_chair") for records in (before, after)
+    )
     assert first is not None
     assert second is not None
     found = paired_interval(first.pairs(metric)[0], second.pairs(metric)[0])
@@ -89,13 +101,19 @@ def test_other_questions_are_not_paired(a: Path, tmp_path: Path) -> None:
     assert "other questions, so not paired" in text
     assert "Only in A: sima." in text
     assert "| row sima | there | absent |" in text
-    sena = next(cell for cell in compare(frames.read(other)) if (cell.label, cell.metric) == ("sena", "recall"))
+    sena = next(
+        cell
+        for cell in compare(frames.read(other))
+        if (cell.label, cell.metric) == ("sena", "recall")
+    )
     assert f"| {sena.value:.1f} |" in text
 
 
 def test_a_metric_defined_otherwise_is_said(a: Path, b: Path) -> None:
     study = read_json(Results(b).study)
-    recall = next(metric for metric in study["benchmarks"][0]["metrics"] if metric["name"] == "recall")
+    recall = next(
+        metric for metric in study["benchmarks"][0]["metrics"] if metric["name"] == "recall"
+    )
     recall["numerator"] = "mentions"
     write_json(Results(b).study, study)
     text = between(a, b)
@@ -104,12 +122,14 @@ def test_a_metric_defined_otherwise_is_said(a: Path, b: Path) -> None:
 
 
 def test_another_verdict_is_said(a: Path, b: Path) -> None:
-    path = Results(b).grades("sena", 0, 1, "world_chair") / "grades.parquet"
+    path = Results(b).grades("sena", 0, 1, "synthetic_chair") / "grades.parquet"
     pd.read_parquet(path).assign(count_hallucinated=0.0).to_parquet(path, index=False)
-    assert "sena, world CHAIR / CHAIR-i: no clear change in A, better in B" in between(a, b)
+    assert "sena, synthetic CHAIR / CHAIR-i: no clear change in A, better in B" in between(a, b)
 
 
-def test_the_command_prints_and_ends_with_0(a: Path, b: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_and_ends_with_0(
+    a: Path, b: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["compare", str(a), str(b)]) == 0
     assert capsys.readouterr().out.startswith("# ")
     assert main(["compare", str(a), str(b / "runs")]) == 2

@@ -1,4 +1,5 @@
-"""The figures: each drawn from records, embedded fonts, equal bytes for equal records, nothing drawn from nothing."""
+"""The figures: each drawn from records, embedded fonts, equal bytes for equal records, nothing
+drawn from nothing."""
 
 from __future__ import annotations
 
@@ -12,22 +13,37 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from harness.reporting import figures, frames
-from harness.reporting.cells import compare
-from harness.reporting.figures_ablation import ablations, noise
-from harness.reporting.figures_captions import against_recall, at_lengths, lengths
-from harness.reporting.figures_differences import before_and_after, rounds
-from harness.reporting.figures_examples import Answer, examples, spans, wrapped
-from harness.reporting.figures_making import prompts, training
-from harness.reporting.style import COLOURS, WRONG, look, rendered, row_colours, short
-from harness.store import Results, Stage, read_json, write_bytes, write_json, write_jsonl
+from harness.artifacts.results_folder import (
+    Results,
+    Stage,
+    read_json,
+    write_bytes,
+    write_json,
+    write_jsonl,
+)
+from harness.reporting import results as frames
+from harness.reporting.comparison import compare
+from harness.reporting.figures import draw as figures
+from harness.reporting.figures.ablation import ablations, noise
+from harness.reporting.figures.captions import against_recall, at_lengths, lengths
+from harness.reporting.figures.differences import before_and_after, rounds
+from harness.reporting.figures.examples import Answer, examples, spans, wrapped
+from harness.reporting.figures.making import prompts, training
+from harness.reporting.figures.style import COLOURS, WRONG, look, rendered, row_colours, short
 from tests.reporting.records import NEEDS, ROWS, write_study
 
 
 def test_every_figure_is_a_png_and_a_pdf_with_embedded_fonts(tmp_path: Path) -> None:
-    out = write_study(tmp_path / "a", seeds=(0,), pictures=40, absent=("sima/seed0/round1/grades/world_pope",))
+    out = write_study(
+        tmp_path / "a", seeds=(0,), pictures=40, absent=("sima/seed0/round1/grades/synthetic_pope",)
+    )
     written = figures.write(out)
-    names = ["before-and-after", "before-and-after-world_chair", "before-and-after-world_pope", "hallucination-against-recall"]
+    names = [
+        "before-and-after",
+        "before-and-after-synthetic_chair",
+        "before-and-after-synthetic_pope",
+        "hallucination-against-recall",
+    ]
     assert sorted({path.stem for path in written}) == [*names, "prompts", "training"]
     assert sorted(path.suffix for path in written) == [".pdf"] * 6 + [".png"] * 6
     for path in written:
@@ -40,7 +56,9 @@ def test_every_figure_is_a_png_and_a_pdf_with_embedded_fonts(tmp_path: Path) -> 
 
 
 def test_equal_records_give_equal_files(tmp_path: Path) -> None:
-    records = frames.read(write_study(tmp_path, seeds=(0,), pictures=10, labels=("untrained", "sena")))
+    records = frames.read(
+        write_study(tmp_path, seeds=(0,), pictures=10, labels=("untrained", "sena"))
+    )
     with look():
         for kind in ("png", "pdf"):
             first, second = (prompts(records) for _ in range(2))
@@ -50,10 +68,12 @@ def test_equal_records_give_equal_files(tmp_path: Path) -> None:
 
 
 def test_the_drawn_interval_is_the_tables(tmp_path: Path) -> None:
-    records = frames.read(write_study(tmp_path, seeds=(0,), pictures=60, labels=("untrained", "sena")))
+    records = frames.read(
+        write_study(tmp_path, seeds=(0,), pictures=60, labels=("untrained", "sena"))
+    )
     cells = compare(records)
     with look():
-        figure = before_and_after(records, cells, benchmark="world_pope")
+        figure = before_and_after(records, cells, benchmark="synthetic_pope")
     assert figure is not None
     cell = next(cell for cell in cells if cell.label == "sena" and cell.metric == "accuracy")
     drawn = [np.asarray(line.get_xdata()).tolist() for line in figure.axes[0].lines]
@@ -63,11 +83,20 @@ def test_the_drawn_interval_is_the_tables(tmp_path: Path) -> None:
 
 
 def test_rounds_follow_one_another_in_the_curves(tmp_path: Path) -> None:
-    records = frames.read(write_study(tmp_path, seeds=(0,), rounds=2, pictures=20, labels=("untrained", "sena")))
+    records = frames.read(
+        write_study(tmp_path, seeds=(0,), rounds=2, pictures=20, labels=("untrained", "sena"))
+    )
     with look():
         figure = training(records)
     assert figure is not None
-    assert max(float(np.max(line.get_xdata())) for line in figure.axes[0].lines if len(np.asarray(line.get_xdata())) > 10) == 120
+    assert (
+        max(
+            float(np.max(line.get_xdata()))
+            for line in figure.axes[0].lines
+            if len(np.asarray(line.get_xdata())) > 10
+        )
+        == 120
+    )
     assert figure.axes[0].get_xlabel().endswith("a new round")
 
 
@@ -94,42 +123,64 @@ def vary_rows(monkeypatch: pytest.MonkeyPatch, *labels: str) -> None:
         monkeypatch.setitem(NEEDS, label, ("image",))
 
 
-def test_an_ablation_has_a_panel_a_field_and_marks_the_rows_own_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ablation_has_a_panel_a_field_and_marks_the_rows_own_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = ("sena noise_step=600", "sena noise_step=100", "sena check=none")
     vary_rows(monkeypatch, *settings)
     out = write_study(tmp_path, seeds=(0,), pictures=40, labels=("untrained", "sena", *settings))
     study = read_json(out / "study.json")
-    study["runs"] = [{**run, "settings": {"noise_step": 420, "check": "image"}} for run in study["runs"]]
+    study["runs"] = [
+        {**run, "settings": {"noise_step": 420, "check": "image"}} for run in study["runs"]
+    ]
     write_json(out / "study.json", study)
     records = frames.read(out)
     cells = compare(records)
     with look():
         made = dict(ablations(records, cells))
-        assert list(made) == ["ablation-world_chair-chair_s", "ablation-world_chair-chair_i", "ablation-world_pope-accuracy"]
-        panels = {axes.get_title(loc="left"): axes for axes in made["ablation-world_chair-chair_i"].axes}
-        assert noise(records, cells, Results(out)) is None  # no picture at hand
+        assert list(made) == [
+            "ablation-synthetic_chair-chair_s",
+            "ablation-synthetic_chair-chair_i",
+            "ablation-synthetic_pope-accuracy",
+        ]
+        panels = {
+            axes.get_title(loc="left"): axes
+            for axes in made["ablation-synthetic_chair-chair_i"].axes
+        }
+        assert noise(records, cells, Results(out)) is None  # no image at hand
         overview = before_and_after(records, cells)
     steps = panels["noise_step"]
     assert [label.get_text() for label in steps.get_xticklabels()] == ["100", "420", "600"]
     assert [label.get_text() for label in panels["check"].get_xticklabels()] == ["image", "none"]
-    own = [np.asarray(line.get_xdata()).tolist() for line in steps.lines if line.get_markersize() == 9]
+    own = [
+        np.asarray(line.get_xdata()).tolist() for line in steps.lines if line.get_markersize() == 9
+    ]
     assert own == [[1]]
-    cell = next(cell for cell in cells if (cell.label, cell.metric) == ("sena noise_step=600", "chair_i"))
+    cell = next(
+        cell for cell in cells if (cell.label, cell.metric) == ("sena noise_step=600", "chair_i")
+    )
     drawn = [np.asarray(line.get_ydata()).tolist() for line in steps.lines]
     assert [cell.value] in drawn
     assert [cell.baseline_value + cell.lo, cell.baseline_value + cell.hi] in drawn
     assert overview is not None
-    assert [label.get_text() for label in overview.axes[0].get_yticklabels()] == ["untrained", "sena"]
+    assert [label.get_text() for label in overview.axes[0].get_yticklabels()] == [
+        "untrained",
+        "sena",
+    ]
 
 
 def test_rounds_begin_at_the_untrained_model(tmp_path: Path) -> None:
-    records = frames.read(write_study(tmp_path, seeds=(0,), rounds=2, pictures=30, labels=("untrained", "sena")))
+    records = frames.read(
+        write_study(tmp_path, seeds=(0,), rounds=2, pictures=30, labels=("untrained", "sena"))
+    )
     cells = compare(records)
     with look():
         figure = rounds(records, cells)
     assert figure is not None
     mine = [cell.value for cell in cells if (cell.label, cell.metric) == ("sena", "chair_s")]
-    base = next(cell.value for cell in cells if (cell.label, cell.metric) == ("untrained", "chair_s"))
+    base = next(
+        cell.value for cell in cells if (cell.label, cell.metric) == ("untrained", "chair_s")
+    )
     assert [base, *mine] in [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines]
 
 
@@ -139,16 +190,21 @@ def test_recall_is_drawn_against_hallucination_for_captions_alone(tmp_path: Path
     with look():
         figure = against_recall(records, cells)
     assert figure is not None
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["world CHAIR", ""]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["synthetic CHAIR", ""]
     value = {cell.metric: cell.value for cell in cells if cell.label == "sima"}
-    drawn = [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in figure.axes[0].lines]
+    drawn = [
+        (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist())
+        for line in figure.axes[0].lines
+    ]
     assert ([value["recall"]], [value["chair_i"]]) in drawn
 
 
 def test_what_is_derived_is_grey(tmp_path: Path) -> None:
     out = write_study(tmp_path, seeds=(0,), pictures=5)
     study = read_json(out / "study.json")
-    study["runs"] = [{**run, "role": "derived" if run["label"] == "sima" else "method"} for run in study["runs"]]
+    study["runs"] = [
+        {**run, "role": "derived" if run["label"] == "sima" else "method"} for run in study["runs"]
+    ]
     write_json(out / "study.json", study)
     colours = row_colours(frames.read(out))
     assert colours["sena"][0] in COLOURS
@@ -156,10 +212,11 @@ def test_what_is_derived_is_grey(tmp_path: Path) -> None:
 
 
 def test_lengths_are_the_caps_ratios(tmp_path: Path) -> None:
-    """Two pictures, cut at 8 words and whole: the ratios are of sums, and a leak taken out is taken out here too."""
+    """Two images, cut at 8 words and whole: the ratios are of sums, and a leak taken out is taken
+    out here too."""
     out = write_study(tmp_path, seeds=(0,), pictures=2, labels=("untrained", "sena"))
     for label, number in (("untrained", 0), ("sena", 1)):
-        folder = Results(out).caps(label, 0, number, "world_chair")
+        folder = Results(out).caps(label, 0, number, "synthetic_chair")
         frame = pd.DataFrame(
             {
                 "question": ["c0", "c1"] * 2, "cluster": ["p0", "p1"] * 2, "cap": [8, 8, 0, 0],
@@ -175,20 +232,28 @@ def test_lengths_are_the_caps_ratios(tmp_path: Path) -> None:
     records = frames.read(out)
     found = lengths(Results(out), records).sort_values(["label", "words"])
     names = ["words", "hallucination", "recall"]
-    assert found[names].to_numpy()[:, :].tolist() == [[8, 25, 50], [25, pytest.approx(100 / 3), 100]] * 2
+    assert (
+        found[names].to_numpy()[:, :].tolist()
+        == [[8, 25, 50], [25, pytest.approx(100 / 3), 100]] * 2
+    )
     with look():
-        assert at_lengths(records, lengths(Results(out), records)) is None  # two points are no curve
+        assert (
+            at_lengths(records, lengths(Results(out), records)) is None
+        )  # two points are no curve
 
 
 def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> None:
     out = write_study(tmp_path, seeds=(0,), pictures=3, labels=("untrained", "sena"))
     results = Results(out)
     asked = [{"id": f"c{index}", "images": ["a.png"]} for index in range(3)]
-    write_jsonl(results.questions("world_chair") / "questions.jsonl", asked)
-    for label, number, texts in (("untrained", 0, ["a dog and a cat"] * 3), ("sena", 1, ["a dog", "a dog and a cat", "a dog"])):
+    write_jsonl(results.questions("synthetic_chair") / "questions.jsonl", asked)
+    for label, number, texts in (
+        ("untrained", 0, ["a dog and a cat"] * 3),
+        ("sena", 1, ["a dog", "a dog and a cat", "a dog"]),
+    ):
         answers = [{"id": f"c{index}", "answer": text} for index, text in enumerate(texts)]
-        write_jsonl(results.answers(label, 0, number, "world_chair") / "answers.jsonl", answers)
-        path = results.grades(label, 0, number, "world_chair") / "grades.parquet"
+        write_jsonl(results.answers(label, 0, number, "synthetic_chair") / "answers.jsonl", answers)
+        path = results.grades(label, 0, number, "synthetic_chair") / "grades.parquet"
         frame = pd.read_parquet(path)
         frame["wrong"] = ["12-15" if "cat" in text else "" for text in texts]
         content = io.BytesIO()
@@ -196,14 +261,16 @@ def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> No
         write_bytes(path, content.getvalue())
     records = frames.read(out)
     with look():
-        assert list(examples(records, results)) == []  # the pictures are not there
+        assert list(examples(records, results)) == []  # the images are not there
         content = io.BytesIO()
         Image.new("RGB", (8, 8)).save(content, format="PNG")
-        write_bytes(results.questions("world_chair") / "images" / "a.png", content.getvalue())
+        write_bytes(results.questions("synthetic_chair") / "images" / "a.png", content.getvalue())
         ((name, figure),) = examples(records, results)
     assert name == "examples-sena"
     assert "fewer in 2, more in 0, as many in 1 captions" in figure.get_suptitle()
-    marked = [text.get_text() for axes in figure.axes for text in axes.texts if text.get_color() == WRONG]
+    marked = [
+        text.get_text() for axes in figure.axes for text in axes.texts if text.get_color() == WRONG
+    ]
     assert marked == ["cat"] * 4  # both captions of "as many", the untrained one of both "fewer"
 
 

@@ -1,4 +1,5 @@
-"""Leakage: the same pixels and nearly the same pictures are found, disjoint splits of the world are not taken for leaks."""
+"""Leakage: the same pixels and nearly the same images are found, disjoint splits of the world are
+not taken for leaks."""
 
 from __future__ import annotations
 
@@ -11,14 +12,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks.world.suite import world_item
-from harness import stages
-from harness.errors import Problem
-from harness.identity import fingerprint
-from harness.pool import difference_hash, open_pool, pixels_sha
-from harness.reporting import figures, frames, leakage, tables
-from harness.reporting.cells import compare
-from harness.store import Results, Stage, read_jsonl, write_jsonl
+from benchmarks.synthetic.suite import synthetic_item
+from harness.artifacts.fingerprint import fingerprint
+from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_jsonl
+from harness.data.pool import difference_hash, open_pool, pixels_sha
+from harness.errors import UserError
+from harness.pipeline import stages
+from harness.reporting import leakage
+from harness.reporting import results as frames
+from harness.reporting.comparison import compare
+from harness.reporting.figures import draw as figures
+from harness.reporting.tables import build as tables
 from tests.reporting.records import write_study
 
 
@@ -28,7 +32,7 @@ def study(tmp_path: Path) -> Path:
 
 
 def plant(out: Path, hash: str, sha: str = "f" * 64) -> None:
-    """Another picture among sena's drawn ones."""
+    """Another image among sena's drawn ones."""
     path = Results(out).pairs("sena", 0, 1) / "items.jsonl"
     write_jsonl(path, [*read_jsonl(path), {"id": "planted", "sha256": sha, "dhash": hash}])
 
@@ -42,49 +46,58 @@ def found(out: Path) -> leakage.Leaks:
 
 
 def test_exact_and_near_pictures_are_counted_and_listed(study: Path) -> None:
-    near = read_jsonl(Results(study).questions("world_chair") / "pictures.jsonl")[7]
+    near = read_jsonl(Results(study).questions("synthetic_chair") / "images.jsonl")[7]
     plant(study, flipped(near["dhash"], leakage.NEAR))
     tables.write(study)
     listed = pd.read_csv(study / "leaks.csv")
-    mine = listed[listed["benchmark"] == "world_chair"].set_index("cluster")
+    mine = listed[listed["benchmark"] == "synthetic_chair"].set_index("cluster")
     assert dict(mine["kind"]) == {"p3": "exact", "p7": "near"}
     assert mine.loc["p7", "distance"] == leakage.NEAR
     assert mine.loc["p7", "item"] == "planted"
     assert mine.loc["p3", "labels"] == "sena / sima"
-    assert "world CHAIR 1 exact and 1 near of 60" in (study / "table.md").read_text()
+    assert "synthetic CHAIR 1 exact and 1 near of 60" in (study / "table.md").read_text()
 
 
 def test_one_bit_more_is_another_picture(study: Path) -> None:
-    near = read_jsonl(Results(study).questions("world_chair") / "pictures.jsonl")[7]
+    near = read_jsonl(Results(study).questions("synthetic_chair") / "images.jsonl")[7]
     plant(study, flipped(near["dhash"], leakage.NEAR + 1))
     assert {leak.cluster for leak in found(study).found} == {"p3"}
 
 
 def test_blank_pictures_are_not_near_each_other(study: Path) -> None:
-    path = Results(study).questions("world_chair") / "pictures.jsonl"
+    path = Results(study).questions("synthetic_chair") / "images.jsonl"
     rows = read_jsonl(path)
     rows[9]["dhash"] = "0" * 16
     write_jsonl(path, rows)
     plant(study, "0" * 16)
-    assert found(study).clusters("world_chair") == {"p3"}
+    assert found(study).clusters("synthetic_chair") == {"p3"}
 
 
 def test_without_leaks_everything_is_recomputed_from_the_others(study: Path) -> None:
     whole = compare(frames.read(study))
     text = tables.write(study, exclude_leaks=True)
     records, leaks = leakage.opened(study, exclude_leaks=True)
-    assert leaks.clusters("world_pope") == {"p3"}
+    assert leaks.clusters("synthetic_pope") == {"p3"}
     assert not (records.grades["cluster"] == "p3").any()
     cells = compare(records)
     assert {cell.pictures for cell in cells} == {59}
     grades = frames.read(study).grades
-    mine = grades[(grades["label"] == "sena") & (grades["benchmark"] == "world_pope") & (grades["cluster"] != "p3")]
+    mine = grades[
+        (grades["label"] == "sena")
+        & (grades["benchmark"] == "synthetic_pope")
+        & (grades["cluster"] != "p3")
+    ]
     accuracy = next(cell for cell in cells if (cell.label, cell.metric) == ("sena", "accuracy"))
-    assert accuracy.value == pytest.approx(100 * mine["count_right"].sum() / mine["count_read"].sum())
+    assert accuracy.value == pytest.approx(
+        100 * mine["count_right"].sum() / mine["count_read"].sum()
+    )
     assert [cell.difference for cell in cells] != [cell.difference for cell in whole]
     flat = " ".join(text.split())
-    assert "Left out of every row because they leaked (all questions of such a picture): world CHAIR 1 of 60" in flat
-    assert "59 pictures" in flat
+    assert (
+        "Left out of every row because they leaked (all questions of such an image): synthetic"
+        " CHAIR 1 of 60" in flat
+    )
+    assert "59 images" in flat
     assert figures.write(study, exclude_leaks=True)
 
 
@@ -92,15 +105,18 @@ def test_nothing_left_is_a_problem(study: Path) -> None:
     every = [{"id": str(i), "sha256": f"{i:064x}", "dhash": ""} for i in range(60)]
     write_jsonl(Results(study).pairs("sena", 0, 1) / "items.jsonl", every)
     assert tables.write(study)
-    with pytest.raises(Problem, match="nothing is left without the leaks"):
+    with pytest.raises(UserError, match="nothing is left without the leaks"):
         tables.write(study, exclude_leaks=True)
 
 
 def test_a_folder_without_hashes_says_so(study: Path) -> None:
-    (Results(study).questions("world_chair") / "pictures.jsonl").unlink()
+    (Results(study).questions("synthetic_chair") / "images.jsonl").unlink()
     flat = " ".join(tables.write(study).split())
-    assert "world CHAIR 1 exact and unknown near of 60, world POPE 1 exact and 0 near of 60" in flat
-    assert "stored without perceptual hashes: world CHAIR." in flat
+    assert (
+        "synthetic CHAIR 1 exact and unknown near of 60, synthetic POPE 1 exact and 0 near of 60"
+        in flat
+    )
+    assert "stored without perceptual hashes: synthetic CHAIR." in flat
 
 
 def saved_again(image: Image.Image) -> Iterator[Image.Image]:
@@ -112,8 +128,9 @@ def saved_again(image: Image.Image) -> Iterator[Image.Image]:
 
 
 def test_a_picture_saved_again_is_near_and_disjoint_splits_are_not() -> None:
-    """The threshold's two sides, on a sample of the world: the numbers of ``leakage.NEAR`` are of 20,000 pictures."""
-    asked = [world_item("dev", index)[1] for index in range(40)]
+    """The threshold's two sides, on a sample of the world: the numbers of ``leakage.NEAR`` are of
+    20,000 images."""
+    asked = [synthetic_item("dev", index)[1] for index in range(40)]
     hashes = [int(difference_hash(image), 16) for image in asked]
     again = [
         (int(difference_hash(other), 16) ^ hash).bit_count()
@@ -121,12 +138,12 @@ def test_a_picture_saved_again_is_near_and_disjoint_splits_are_not() -> None:
         for other in saved_again(image)
     ]
     assert np.mean(np.array(again) <= leakage.NEAR) > 0.85
-    pool = [int(difference_hash(world_item("pool", index)[1]), 16) for index in range(300)]
+    pool = [int(difference_hash(synthetic_item("pool", index)[1]), 16) for index in range(300)]
     assert min((a ^ b).bit_count() for a in hashes for b in pool) > leakage.NEAR
 
 
 def test_a_hash_is_of_pixels_and_not_of_their_format() -> None:
-    image = world_item("dev", 0)[1]
+    image = synthetic_item("dev", 0)[1]
     content = io.BytesIO()
     image.save(content, "PNG")
     again = Image.open(content)
@@ -139,19 +156,27 @@ def test_a_hash_is_of_pixels_and_not_of_their_format() -> None:
 
 
 def test_the_stages_store_the_hashes(tmp_path: Path) -> None:
-    from benchmarks.world import suite
+    from benchmarks.synthetic import suite
 
     stage = Stage(tmp_path / "questions", {"stage": "export", "format": 1})
     stages.export(stage, suite.pope("dev", limit=3))
-    rows = read_jsonl(stage.folder / "pictures.jsonl")
-    assert {row["sha256"] for row in rows} == {path.stem for path in (stage.folder / "images").iterdir()}
+    rows = read_jsonl(stage.folder / "images.jsonl")
+    assert {row["sha256"] for row in rows} == {
+        path.stem for path in (stage.folder / "images").iterdir()
+    }
     for row in rows:
-        assert row["dhash"] == difference_hash(Image.open(stage.folder / "images" / f"{row['sha256']}.png"))
-    drawn = open_pool("world").draw(2, seed=0, round=1)
-    assert [one.dhash for one in drawn.seen] == [difference_hash(open_pool("world").image(one.id)) for one in drawn.seen]
+        assert row["dhash"] == difference_hash(
+            Image.open(stage.folder / "images" / f"{row['sha256']}.png")
+        )
+    drawn = open_pool("synthetic").draw(2, seed=0, round=1)
+    assert [one.dhash for one in drawn.seen] == [
+        difference_hash(open_pool("synthetic").image(one.id)) for one in drawn.seen
+    ]
 
 
 def test_a_hash_changes_no_identity() -> None:
     """What was made before hashes were stored is continued, not refused."""
-    drawn = open_pool("world").draw(2, seed=0, round=1)
-    assert drawn.fingerprint(frozenset({"image"})) == fingerprint([[one.id, one.sha256] for one in drawn.seen])
+    drawn = open_pool("synthetic").draw(2, seed=0, round=1)
+    assert drawn.fingerprint(frozenset({"image"})) == fingerprint(
+        [[one.id, one.sha256] for one in drawn.seen]
+    )

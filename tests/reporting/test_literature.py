@@ -1,4 +1,5 @@
-"""Reported numbers: shown beside a study that matches, in columns of their own, with their source; else nowhere."""
+"""Reported numbers: shown beside a study that matches, in columns of their own, with their source;
+else nowhere."""
 
 from __future__ import annotations
 
@@ -8,16 +9,19 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.interface import Metric
-from harness.reporting import frames, literature, tables
-from harness.reporting.frames import BenchmarkColumns
-from harness.reporting.table import Block
-from harness.store import Results, read_json, write_json
+from harness.artifacts.results_folder import Results, read_json, write_json
+from harness.reporting import literature
+from harness.reporting import results as frames
+from harness.reporting.results import BenchmarkColumns
+from harness.reporting.tables import build as tables
+from harness.reporting.tables.model import Block
 from tests.reporting.records import write_study
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> frames.Records:
-    """A study on llava-1.5-7b's records: POPE, with the accuracy of a part, and rows of SENA and SIMA."""
+    """A study on llava-1.5-7b's records: POPE, with the accuracy of a part, and rows of SENA and
+    SIMA."""
     out = write_study(tmp_path_factory.mktemp("study"), seeds=(0,), pictures=30)
     study = read_json(Results(out).study)
     for run in study["runs"]:
@@ -25,22 +29,36 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> frames.Records:
     write_json(Results(out).study, study)
     read = frames.read(out)
     chair, pope = read.benchmarks
-    part = replace(next(metric for metric in pope.metrics if metric.name == "f1"), name="accuracy_adversarial")
-    grades = read.grades.replace({"benchmark": {"world_pope": "pope"}})
-    return replace(read, benchmarks=(chair, replace(pope, name="pope", metrics=(*pope.metrics, part))), grades=grades)
+    part = replace(
+        next(metric for metric in pope.metrics if metric.name == "f1"), name="accuracy_adversarial"
+    )
+    grades = read.grades.replace({"benchmark": {"synthetic_pope": "pope"}})
+    return replace(
+        read,
+        benchmarks=(chair, replace(pope, name="pope", metrics=(*pope.metrics, part))),
+        grades=grades,
+    )
 
 
 def block_of(records: frames.Records, name: str) -> Block:
-    from harness.reporting.cells import compare
+    from harness.reporting.comparison import compare
 
-    return next(block for block in tables.build(records, compare(records)).blocks if block.heading.startswith(name))
+    return next(
+        block
+        for block in tables.build(records, compare(records)).blocks
+        if block.heading.startswith(name)
+    )
 
 
 def test_reported_numbers_have_columns_and_rows_of_their_own(records: frames.Records) -> None:
     block = block_of(records, "POPE")
     reported = [place for place, column in enumerate(block.columns) if column.reported]
     heads = [block.columns[place].heading for place in reported]
-    assert heads == ["reported: accuracy ↑ %", "reported: F1 ↑ %", "reported: accuracy adversarial ↑ %"]
+    assert heads == [
+        "reported: accuracy ↑ %",
+        "reported: F1 ↑ %",
+        "reported: accuracy adversarial ↑ %",
+    ]
     texts = {line.head: [line.entries[place].value for place in reported] for line in block.lines}
     assert texts["untrained"][0] == "85.9 [1]"
     assert texts["sena"] == ["not available"] * 3  # its own table could not be read
@@ -49,12 +67,16 @@ def test_reported_numbers_have_columns_and_rows_of_their_own(records: frames.Rec
     assert {"povid", "csr"} <= {line.head for line in only}
     assert not any("lambda" in line.head for line in only)  # ablations of a paper
     for line in only:  # never in a measured column, never ranked
-        assert {line.entries[place].value for place in range(len(block.columns)) if place not in reported} == {literature.MISSING}
+        assert {
+            line.entries[place].value
+            for place in range(len(block.columns))
+            if place not in reported
+        } == {literature.MISSING}
     assert all(line.entries[place].rank == 0 for line in block.lines for place in reported)
 
 
 def test_the_notes_give_source_and_verification(records: frames.Records) -> None:
-    from harness.reporting.cells import compare
+    from harness.reporting.comparison import compare
 
     note = tables.build(records, compare(records)).notes[-1]
     assert "second-hand" in note
@@ -63,17 +85,21 @@ def test_the_notes_give_source_and_verification(records: frames.Records) -> None
 
 
 def test_on_another_base_nothing_is_shown(records: frames.Records) -> None:
-    other = replace(records, rows=tuple(replace(row, base="embedded") for row in records.rows))
+    other = replace(records, rows=tuple(replace(row, base="synthetic") for row in records.rows))
     assert all(not literature.matching(other.rows, benchmark) for benchmark in other.benchmarks)
     assert literature.references(other.rows, other.benchmarks) == ()
     assert not any(column.reported for column in block_of(other, "POPE").columns)
 
 
 def test_every_number_in_the_file_is_whole() -> None:
-    """287 lines with a header in the project's file: each has a value that is a number, a source, and how far it was checked."""
+    """287 lines with a header in the project's file: each has a value that is a number, a source,
+    and how far it was checked."""
     numbers = literature.published()
     assert len(numbers) == 286
-    assert all(float(number.value) > 0 and number.source and number.better in ("higher", "lower") for number in numbers)
+    assert all(
+        float(number.value) > 0 and number.source and number.better in ("higher", "lower")
+        for number in numbers
+    )
     assert {number.verified for number in numbers} == {"second-hand", "first-hand rerun"}
     assert not any(number.row.startswith("sena") for number in numbers)  # not invented
 
@@ -90,8 +116,14 @@ def test_every_number_in_the_file_is_whole() -> None:
         ("lmms_eval:textvqa_val", "accuracy", ("textvqa", "accuracy")),
     ],
 )
-def test_names_here_and_in_papers_meet(benchmark: str, metric: str, theirs: tuple[str, str]) -> None:
-    found = {(one.benchmark, one.metric) for one in literature.published() if literature.belongs(one, benchmark, metric)}
+def test_names_here_and_in_papers_meet(
+    benchmark: str, metric: str, theirs: tuple[str, str]
+) -> None:
+    found = {
+        (one.benchmark, one.metric)
+        for one in literature.published()
+        if literature.belongs(one, benchmark, metric)
+    }
     assert found == {theirs}
 
 
@@ -102,11 +134,20 @@ def test_names_here_and_in_papers_meet(benchmark: str, metric: str, theirs: tupl
         ("repope", "accuracy"),
         ("mme", "accuracy"),
         ("pope", "accuracy_official"),
-        ("world_chair", "chair_i"),
+        ("synthetic_chair", "chair_i"),
     ],
 )
 def test_what_is_not_the_same_does_not_meet(benchmark: str, metric: str) -> None:
     column = Metric(name=metric, better="higher", unit="%", numerator="a", denominator="b")
     asked = BenchmarkColumns(name=benchmark, group="general", version="1", metrics=(column,))
-    row = frames.Row(label="x", base="llava-1.5-7b", method="sima", pool="p", needs=(), images=1, rounds=1, seeds=(0,))
+    row = frames.Row(
+        label="x",
+        base="llava-1.5-7b",
+        method="sima",
+        pool="p",
+        needs=(),
+        images=1,
+        rounds=1,
+        seeds=(0,),
+    )
     assert literature.matching((row,), asked) == {}

@@ -1,4 +1,5 @@
-"""The page: what it holds, that nothing in it is markup but our own, and that its corrupted pictures are those the model saw."""
+"""The page: what it holds, that nothing in it is markup but our own, and that its corrupted
+images are those the model saw."""
 
 from __future__ import annotations
 
@@ -17,11 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from harness import __main__ as cli
-from harness.bases import BASES, find_base
-from harness.engine.vlm import Engine
-from harness.reporting import page, page_cards, page_pictures
-from harness.store import Results, read_json, write_bytes, write_json
+from harness.artifacts.results_folder import Results, read_json, write_bytes, write_json
+from harness.cli import main as cli
+from harness.engine.engine import Engine
+from harness.models.base_cards import BASES, find_base
+from harness.reporting.page import cards as page_cards
+from harness.reporting.page import images as page_pictures
+from harness.reporting.page import write as page
 from methods.interface import Decoding, Prompt
 from methods.sena.corruption import corruption
 from tests.families.twins import tiny_qwen
@@ -57,7 +60,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         write_bytes(out / "figures" / "training.png", b"training")
         write_bytes(out / "figures" / "before-and-after.png", b"before")
         text = page.write(out).read_text(encoding="utf-8")
-        yield SimpleNamespace(out=out, root=root, text=text, data=data_of(text), markup=Markup(text))
+        yield SimpleNamespace(
+            out=out, root=root, text=text, data=data_of(text), markup=Markup(text)
+        )
 
 
 def data_of(text: str) -> Any:
@@ -74,24 +79,39 @@ def opened(uri: str) -> Image.Image:
 
 def test_the_page_holds_the_table_the_figures_and_every_group(made: SimpleNamespace) -> None:
     text = " ".join(made.markup.text)
-    for words in ("CHAIR-s", "sena against untrained", "What became of the prompts", "Is it safe?", "sign-flip permutation"):
+    for words in (
+        "CHAIR-s",
+        "sena against untrained",
+        "What became of the prompts",
+        "Is it safe?",
+        "sign-flip permutation",
+    ):
         assert words in text
     images = [value for name, value in made.markup.attributes if name == "src"]
-    assert images == [f"data:image/png;base64,{base64.b64encode(name).decode()}" for name in (b"before", b"training")]
-    groups = [(group["run"], group["seed"], group["pairs"], group["dropped"]) for group in made.data["groups"]]
+    assert images == [
+        f"data:image/png;base64,{base64.b64encode(name).decode()}"
+        for name in (b"before", b"training")
+    ]
+    groups = [
+        (group["run"], group["seed"], group["pairs"], group["dropped"])
+        for group in made.data["groups"]
+    ]
     assert groups == [("sena", 0, 24, 6), ("sena", 1, 24, 6), ("sima", 0, 1, 1), ("sima", 1, 1, 1)]
     assert dict(made.data["groups"][0]["reasons"]) == {"no question": 3, "equal answers": 3}
     assert len(made.data["cards"]) == 64
 
 
 def test_a_card_tells_the_whole_way_of_a_pair(made: SimpleNamespace) -> None:
-    card = next(card for card in made.data["cards"] if card["item"] == "01.png" and card["corruption"])
+    card = next(
+        card for card in made.data["cards"] if card["item"] == "01.png" and card["corruption"]
+    )
     assert card["prompt"].startswith("what is this?\n")
     assert [text for text, differs in card["chosen"] if differs] == ["red", "table"]
     assert [text for text, differs in card["rejected"] if differs] == ["blue", "chair and a cup"]
     names = [step[0] for step in card["steps"]]
     assert names == [
-        page_cards.STEPS[key] for key in ("asked", "checked", "question", "description", "first", "enhanced", "rejected")
+        page_cards.STEPS[key]
+        for key in ("asked", "checked", "question", "description", "first", "enhanced", "rejected")
     ]
     assert card["steps"][4][1:] == ["a ball .", "logp -1.25, 9 tokens, cut at the token limit"]
     assert "seed 0" in card["settings"]
@@ -128,20 +148,37 @@ def test_a_search_tree_is_shown_with_its_rewards_and_the_ways_to_both_answers() 
     }
     trace = {"prompt": "describe", "tree": tree, "chosen": 3, "rejected": 4, "costs": [-1.5, -2.0]}
     assert page_cards.tree(trace) == [
-        [1, "a dog .", "own score -1.5, relevance to the picture 30", "both"],
-        [2, "(the end)", "own score -1.75, relevance to the picture 0, an end", "chosen"],
-        [2, "a cup .", "own score -3, relevance to the picture 25.5, an end", "rejected"],
-        [1, "a cat .", "own score -2, relevance to the picture 20", ""],
-        [2, "a hat .", "own score -4, relevance to the picture 10, not continued", ""],
+        [1, "a dog .", "own score -1.5, relevance to the image 30", "both"],
+        [2, "(the end)", "own score -1.75, relevance to the image 0, an end", "chosen"],
+        [2, "a cup .", "own score -3, relevance to the image 25.5, an end", "rejected"],
+        [1, "a cat .", "own score -2, relevance to the image 20", ""],
+        [2, "a hat .", "own score -4, relevance to the image 10, not continued", ""],
     ]
     assert page_cards.steps(trace) == ([], ["chosen 3", "rejected 4", "costs 1 -1.5", "costs 2 -2"])
-    # A trace is untrusted: what points forward, to itself or outside is left out, and nothing runs for ever.
-    assert page_cards.tree({"tree": {"parent": [-1, 5, 2, "0"], "text": ["", "a", "b", "c"]}, "chosen": 2, "rejected": 99}) == []
+    # A trace is untrusted: what points forward, to itself or outside is left out, and nothing runs
+    # for ever.
+    assert (
+        page_cards.tree(
+            {
+                "tree": {"parent": [-1, 5, 2, "0"], "text": ["", "a", "b", "c"]},
+                "chosen": 2,
+                "rejected": 99,
+            }
+        )
+        == []
+    )
     assert page_cards.tree({"tree": {"text": ["a"]}}) == []
 
 
 def test_a_critics_question_stands_beside_its_verdict_and_margin() -> None:
-    asked = {"first": "greedy", "prompt": "which is better ?", "text": None, "margin": -4.92, "verdict": 2, "winner": "sample"}
+    asked = {
+        "first": "greedy",
+        "prompt": "which is better ?",
+        "text": None,
+        "margin": -4.92,
+        "verdict": 2,
+        "winner": "sample",
+    }
     texts, _ = page_cards.steps({"critic": [asked, {**asked, "text": "[[1]]"}]})
     note = "first greedy, margin -4.92, verdict 2, winner sample"
     assert texts == [
@@ -170,10 +207,18 @@ def test_nothing_of_models_or_data_becomes_markup(made: SimpleNamespace) -> None
 
 
 def test_the_page_reaches_for_nothing_outside(made: SimpleNamespace) -> None:
-    links = [value for name, value in made.markup.attributes if name in ("src", "href", "action", "srcset")]
+    links = [
+        value
+        for name, value in made.markup.attributes
+        if name in ("src", "href", "action", "srcset")
+    ]
     assert all(link is not None and link.startswith(("data:image/", "#")) for link in links)
     assert "http" not in made.text.replace("http-equiv", "")
-    policy = next(value for name, value in made.markup.attributes if name == "content" and value and "default-src" in value)
+    policy = next(
+        value
+        for name, value in made.markup.attributes
+        if name == "content" and value and "default-src" in value
+    )
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
     assert "unsafe" not in policy
 
@@ -182,7 +227,18 @@ def test_equal_records_give_an_equal_page(made: SimpleNamespace) -> None:
     assert page.build(made.out) == made.text
 
 
-@pytest.mark.parametrize("text", ["plain", "a\tb\r\nc", "\x1b[31mred", "a\u202eb", "\ud800", "نمی\u200cخواهم", "x\u00a0y\u3000z"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plain",
+        "a\tb\r\nc",
+        "\x1b[31mred",
+        "a\u202eb",
+        "\ud800",
+        "نمی\u200cخواهم",
+        "x\u00a0y\u3000z",
+    ],
+)
 def test_visible_text_can_be_printed_and_written(text: str) -> None:
     shown = page_cards.visible(text)
     shown.encode()
@@ -210,30 +266,43 @@ def test_a_very_long_text_is_cut_and_says_so() -> None:
         ("  ", "a", [], ["a"]),
     ],
 )
-def test_differences_join_to_the_texts(chosen: str, rejected: str, first: list[str], second: list[str]) -> None:
+def test_differences_join_to_the_texts(
+    chosen: str, rejected: str, first: list[str], second: list[str]
+) -> None:
     marked = page_cards.differences(chosen, rejected)
     assert ["".join(text for text, _ in side) for side in marked] == [chosen, rejected]
     assert [[text for text, differs in side if differs] for side in marked] == [first, second]
 
 
 def test_a_sample_is_the_same_pictures_for_every_run_and_holds_every_reason() -> None:
-    records = [{"item": f"i{index}", "reason": "rare" if index == 77 else "common"} for index in range(100)]
+    records = [
+        {"item": f"i{index}", "reason": "rare" if index == 77 else "common"} for index in range(100)
+    ]
     some = page_cards.pick(records, 10)
     assert some == sorted(some)
     assert {records[index]["item"] for index in some} == {
-        reversed_[index]["item"] for reversed_ in (records[::-1],) for index in page_cards.pick(reversed_, 10)
+        reversed_[index]["item"]
+        for reversed_ in (records[::-1],)
+        for index in page_cards.pick(reversed_, 10)
     }
     assert set(page_cards.pick(records, 10)) < set(page_cards.pick(records, 20))
     assert 77 in page_cards.pick(records, 2, spread="reason")
     assert page_cards.pick(records, 200) == list(range(100))
 
 
-def test_a_sampled_page_counts_all_and_says_how_many_it_shows(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sampled_page_counts_all_and_says_how_many_it_shows(
+    made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(page_cards, "PAIRS", 8)
     monkeypatch.setattr(page_cards, "DROPS", 4)
     data = data_of(page.build(made.out))
     group = data["groups"][0]
-    assert (group["pairs"], group["shown_pairs"], group["dropped"], group["shown_drops"]) == (24, 4, 6, 2)
+    assert (group["pairs"], group["shown_pairs"], group["dropped"], group["shown_drops"]) == (
+        24,
+        4,
+        6,
+        2,
+    )
     mine = [card for card in data["cards"] if card["group"] == 0]
     assert {card["reason"] for card in mine} == {None, "no question", "equal answers"}
     assert len(mine) == 6
@@ -274,20 +343,36 @@ def test_the_corrupted_picture_of_a_qwen_is_the_one_it_saw(tmp_path: Path) -> No
 
     prompt = Prompt(key="a/reject", text="what is this ?", image=wide)
     Engine(model, processor).generate([prompt], Decoding(max_new_tokens=1), corrupt=watched)
-    shown = page_pictures.corrupted_picture(wide, find_base(str(tmp_path)), "diffusion", STEP, "a/reject")
+    shown = page_pictures.corrupted_picture(
+        wide, find_base(str(tmp_path)), "diffusion", STEP, "a/reject"
+    )
     assert shown.width > 2 * shown.height
-    mean, spread = (torch.tensor(getattr(processor.image_processor, name))[:, None, None] for name in ("image_mean", "image_std"))
+    mean, spread = (
+        torch.tensor(getattr(processor.image_processor, name))[:, None, None]
+        for name in ("image_mean", "image_std")
+    )
     expected = (seen[0] * spread + mean).clamp(0, 1)
-    assert (torch.from_numpy(np.array(shown)).permute(2, 0, 1) / 255 - expected).abs().max() <= 0.5 / 255 + 1e-5
+    assert (
+        torch.from_numpy(np.array(shown)).permute(2, 0, 1) / 255 - expected
+    ).abs().max() <= 0.5 / 255 + 1e-5
 
 
 def test_pictures_in_the_page_are_those_of_the_pool(made: SimpleNamespace) -> None:
-    card = next(card for card in made.data["cards"] if card["item"] == "02.png" and card["corruption"])
-    clean, corrupted = (np.array(opened(made.data["pictures"][card[name]]), dtype=float) for name in ("picture", "corrupted"))
+    card = next(
+        card for card in made.data["cards"] if card["item"] == "02.png" and card["corruption"]
+    )
+    clean, corrupted = (
+        np.array(opened(made.data["pictures"][card[name]]), dtype=float)
+        for name in ("picture", "corrupted")
+    )
     assert np.abs(clean - np.array(picture(2))).mean() < 6
     keys = ("0/02.png/question/0/reject", "1/02.png/question/0/reject")
     mine, another = (
-        np.array(page_pictures.corrupted_picture(picture(2), BASES["tiny"], "diffusion", STEP, key), dtype=float) for key in keys
+        np.array(
+            page_pictures.corrupted_picture(picture(2), BASES["tiny"], "diffusion", STEP, key),
+            dtype=float,
+        )
+        for key in keys
     )
     assert np.abs(corrupted - mine).mean() < 0.5 * np.abs(corrupted - another).mean()
     same = {card["picture"] for card in made.data["cards"] if card["item"] == "02.png"}
@@ -296,18 +381,23 @@ def test_pictures_in_the_page_are_those_of_the_pool(made: SimpleNamespace) -> No
 
 def test_large_pictures_are_embedded_small() -> None:
     album = page_pictures.Album()
-    assert album._add(page_pictures._smaller(Image.new("RGB", (1000, 10)), Image.Resampling.LANCZOS)) == 0
+    assert (
+        album._add(page_pictures._smaller(Image.new("RGB", (1000, 10)), Image.Resampling.LANCZOS))
+        == 0
+    )
     assert opened(album.uris[0]).size == (page_pictures.SIDE, 2)
 
 
-def test_what_cannot_be_shown_is_said(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_shown_is_said(
+    made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pool = made.root / "pool"
     before = (pool / "01.png").read_bytes()
     picture(99).save(pool / "01.png")
     monkeypatch.delitem(BASES, "tiny")
     text = page.build(made.out)
     assert "have changed since the run, such as 01.png" in text
-    assert "Corrupted pictures are left out: There is no base" in text
+    assert "Corrupted images are left out: There is no base" in text
     data = data_of(text)
     assert all(card["corrupted"] is None for card in data["cards"])
     assert {card["picture"] is None for card in data["cards"] if card["item"] == "01.png"} == {True}
@@ -317,15 +407,23 @@ def test_what_cannot_be_shown_is_said(made: SimpleNamespace, monkeypatch: pytest
     write_json(Results(made.out).study, moved)
     text = page.build(made.out)
     write_json(Results(made.out).study, study)
-    assert text.count("Pictures are left out: There is no pool") == 1
-    assert len(data_of(text)["pictures"]) == 1  # the one that the questions are about, which is no pool's
+    assert text.count("Images are left out: There is no pool") == 1
+    assert (
+        len(data_of(text)["pictures"]) == 1
+    )  # the one that the questions are about, which is no pool's
 
 
 def test_a_study_without_pairs_has_a_page(tmp_path: Path) -> None:
     from tests.reporting.records import write_study
 
     text = page.build(
-        write_study(tmp_path, seeds=(0,), pictures=4, labels=("untrained", "sena"), absent=("sena/seed0/round1/pairs",))
+        write_study(
+            tmp_path,
+            seeds=(0,),
+            pictures=4,
+            labels=("untrained", "sena"),
+            absent=("sena/seed0/round1/pairs",),
+        )
     )
     assert "No run has made its pairs yet." in text
     assert "its pairs are not made yet" in text

@@ -1,4 +1,5 @@
-"""The page in a browser: filters, bars, folding, paging, the keyboard, and that it neither reaches out nor is taken over."""
+"""The page in a browser: filters, bars, folding, paging, the keyboard, and that it neither reaches
+out nor is taken over."""
 
 from __future__ import annotations
 
@@ -9,16 +10,21 @@ from typing import Any
 
 import pytest
 
-from harness.bases import BASES
-from harness.reporting import page
+from harness.models.base_cards import BASES
+from harness.reporting.page import write as page
 from tests.reporting.page_study import HOSTILE_FILE, page_study
 from tests.toys import save_base
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (the test group of pyproject.toml)")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="needs playwright (the test group of pyproject.toml)"
+)
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Chromium at /usr/bin/chromium (apt-get install chromium)"),
+    pytest.mark.skipif(
+        not CHROMIUM.exists(),
+        reason="needs Chromium at /usr/bin/chromium (apt-get install chromium)",
+    ),
 ]
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 
@@ -46,14 +52,18 @@ def tab(browser: Any) -> tuple[Any, list[str]]:
     said: list[str] = []
     view.on("console", lambda message: said.append(message.text))
     view.on("pageerror", lambda error: said.append(str(error)))
-    view.on("request", lambda wanted: said.append(wanted.url) if not wanted.url.startswith("data:") else None)
+    view.on(
+        "request",
+        lambda wanted: said.append(wanted.url) if not wanted.url.startswith("data:") else None,
+    )
     view.on("requestfailed", lambda failed: said.append(f"{failed.url} {failed.failure}"))
     return view, said
 
 
 @pytest.fixture
 def shown(tab: tuple[Any, list[str]], path: Path) -> Iterator[Any]:
-    """The page, opened; afterwards nothing was said on the console, no request was made and no script of the data ran."""
+    """The page, opened; afterwards nothing was said on the console, no request was made and no
+    script of the data ran."""
     view, said = tab
     view.set_viewport_size({"width": 1280, "height": 900})
     said.clear()
@@ -73,10 +83,18 @@ def count(view: Any) -> str:
 
 def test_it_opens_on_the_first_run_with_its_true_counts(shown: Any) -> None:
     assert cards(shown) == 20
-    assert count(shown) == "1 to 20 of 60 matches. In this page: 48 of 48 pairs and 12 of 12 dropped prompts."
+    assert (
+        count(shown)
+        == "1 to 20 of 60 matches. In this page: 48 of 48 pairs and 12 of 12 dropped prompts."
+    )
     assert shown.locator("#run option").all_inner_texts() == ["sena", "sima", "all runs"]
-    assert shown.locator(".bar").all_inner_texts()[0].split("\n") == ["became a pair", "48 (80.0 %)"]
-    shown.wait_for_function("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+    assert shown.locator(".bar").all_inner_texts()[0].split("\n") == [
+        "became a pair",
+        "48 (80.0 %)",
+    ]
+    shown.wait_for_function(
+        "[...document.images].every((image) => image.complete && image.naturalWidth > 0)"
+    )
 
 
 def test_search_narrows_the_cards(shown: Any) -> None:
@@ -176,12 +194,17 @@ def test_the_keyboard_reaches_the_pairs_at_once(shown: Any) -> None:
     shown.keyboard.press("Enter")
     shown.keyboard.press("Tab")
     assert shown.evaluate("document.activeElement.id") == "run"
-    unnamed = "[...document.querySelectorAll('select, input')].filter((one) => !one.labels.length).length"
+    unnamed = (
+        "[...document.querySelectorAll('select, input')].filter((one) => !one.labels.length).length"
+    )
     assert shown.evaluate(unnamed) == 0
 
 
 def test_the_questions_open_on_what_changed_and_are_filtered(shown: Any) -> None:
-    assert shown.locator("#q-benchmark option").all_inner_texts() == ["world CHAIR", "world POPE"]
+    assert shown.locator("#q-benchmark option").all_inner_texts() == [
+        "synthetic CHAIR",
+        "synthetic POPE",
+    ]
     assert shown.locator("#q-row option").all_inner_texts() == ["sena", "sima"]
     assert "against untrained on all 8 questions" in shown.locator("#q-sum").inner_text()
     shown.get_by_label("Change").select_option("")
@@ -196,26 +219,36 @@ def test_the_questions_open_on_what_changed_and_are_filtered(shown: Any) -> None
     shown.get_by_label("Find").fill("")
     shown.locator("#q-row").select_option(label="sima")
     assert shown.url.endswith("#q/0/0/1/")
-    shown.get_by_label("Benchmark").select_option(label="world POPE")
+    shown.get_by_label("Benchmark").select_option(label="synthetic POPE")
     shown.get_by_label("Change").select_option("")
     assert "the answer is not kept" in shown.locator(".asked").first.inner_text()
     assert "training seed 0 of 2" in shown.locator("#q-sum").inner_text()
 
 
 def test_a_cell_leads_to_its_questions_by_the_keyboard_too(shown: Any) -> None:
-    line = shown.locator("section.block").nth(0).locator("tr").filter(has=shown.locator("th", has_text=re.compile("^sima$")))
+    line = (
+        shown.locator("section.block")
+        .nth(0)
+        .locator("tr")
+        .filter(has=shown.locator("th", has_text=re.compile("^sima$")))
+    )
     link = line.locator("td a").nth(2)
     link.focus()
     shown.keyboard.press("Enter")
     shown.wait_for_function("document.activeElement.id === 'q-sum'")
-    assert [shown.locator(f"#q-{name}").input_value() for name in ("benchmark", "metric", "row", "change")] == [
+    assert [
+        shown.locator(f"#q-{name}").input_value()
+        for name in ("benchmark", "metric", "row", "change")
+    ] == [
         "0",
         "2",
         "1",
         "wl",
     ]
     shown.go_back()
-    assert shown.locator("section.block").nth(0).locator("td a").count() == 2 * 5  # the baseline's own cells lead nowhere
+    assert (
+        shown.locator("section.block").nth(0).locator("td a").count() == 2 * 5
+    )  # the baseline's own cells lead nowhere
 
 
 def test_hostile_questions_are_shown_as_text(shown: Any) -> None:
@@ -237,12 +270,10 @@ def test_the_policy_stops_what_is_not_the_pages_own(tab: tuple[Any, list[str]], 
     view, said = tab
     view.goto(path.as_uri())
     said.clear()
-    view.evaluate(
-        """() => {
+    view.evaluate("""() => {
             document.body.append(Object.assign(document.createElement("script"), {textContent: "window.taken = true"}));
             document.body.append(Object.assign(document.createElement("img"), {src: "other.png"}));
-        }"""
-    )
+        }""")
     view.wait_for_timeout(100)
     assert view.evaluate("window.taken") is None
     other = (path.parent / "other.png").as_uri()

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from harness.reporting.frames import Records
-from harness.reporting.pair_blocks import blocks
-from harness.store import Results, write_bytes, write_json
+from harness.artifacts.results_folder import Results, write_bytes, write_json
+from harness.reporting.results import Records
+from harness.reporting.tables.pair_blocks import blocks
 
 ONE = {"pairs": 10, "chosen_words": 4.0, "rejected_words": 6.0, "chosen_shorter": 0.5}
 TRUE = {"chosen_errors": 1.0, "rejected_errors": 2.0, "judged": 8, "right": 0.75}
@@ -35,7 +35,10 @@ def study(out: Path, told: dict[int, dict[str, Any]]) -> Records:
 def test_means_over_seeds_and_what_is_unknown(tmp_path: Path) -> None:
     told = {
         0: {"quality": {"answer": {**ONE, **TRUE}}, "report": CRITIC},
-        1: {"quality": {"answer": {**ONE, **TRUE, "pairs": 30, "right": None}}, "report": {**CRITIC, "greedy_wins": 0.8}},
+        1: {
+            "quality": {"answer": {**ONE, **TRUE, "pairs": 30, "right": None}},
+            "report": {**CRITIC, "greedy_wins": 0.8},
+        },
     }
     quality, critic = blocks(tmp_path, study(tmp_path, told))
     assert quality.rows == (("sima", "answer", "20", "4.0", "6.0", "50.0", "1.00", "2.00", "75.0"),)

@@ -1,4 +1,5 @@
-"""The one table object as LaTeX that compiles, HTML that is escaped, and text: roles, ranks and what a control reaches too."""
+"""The one table object as LaTeX that compiles, HTML that is escaped, and text: roles, ranks and
+what a control reaches too."""
 
 from __future__ import annotations
 
@@ -13,13 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from harness.reporting import frames, table_html, table_latex, table_text, tables
-from harness.reporting.cells import Cell, compare
-from harness.reporting.table import Block, Column, Entry, Line, Table
-from harness.store import Results, read_json, write_json
+from harness.artifacts.results_folder import Results, read_json, write_json
+from harness.reporting import results as frames
+from harness.reporting.comparison import Cell, compare
+from harness.reporting.tables import build as tables
+from harness.reporting.tables import html as table_html
+from harness.reporting.tables import latex as table_latex
+from harness.reporting.tables import text as table_text
+from harness.reporting.tables.model import Block, Column, Entry, Line, Table
 from tests.reporting.records import write_study
 
-HOSTILE = "<script>alert(1)</script> \\input{x} $a_b^c$ 50% & #1 ~ ``q'' é ž 中 | * [x](y) \x1b[31m \\\\"
+HOSTILE = (
+    "<script>alert(1)</script> \\input{x} $a_b^c$ 50% & #1 ~ ``q'' é ž 中 | * [x](y) \x1b[31m \\\\"
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +48,18 @@ def cells(records: frames.Records) -> list[Cell]:
 
 def hostile_table() -> Table:
     """Every text of a table is hostile."""
-    entry = Entry(value=HOSTILE, change="-1.0 [-2.0, 0.0]", verdict="worse", mark="†", remark=HOSTILE, rank=2)
+    entry = Entry(
+        value=HOSTILE, change="-1.0 [-2.0, 0.0]", verdict="worse", mark="†", remark=HOSTILE, rank=2
+    )
     columns = (Column(heading=HOSTILE, primary=True), Column(heading=HOSTILE, reported=True))
-    lines = tuple(Line(head=HOSTILE, entries=(entry, Entry(value=HOSTILE)), group=group) for group in ("", HOSTILE))
+    lines = tuple(
+        Line(head=HOSTILE, entries=(entry, Entry(value=HOSTILE)), group=group)
+        for group in ("", HOSTILE)
+    )
     block = Block(heading=HOSTILE, caption=HOSTILE, corner=HOSTILE, columns=columns, lines=lines)
-    return Table(title=HOSTILE, question=HOSTILE, reading=(HOSTILE,), blocks=(block,), notes=(HOSTILE,))
+    return Table(
+        title=HOSTILE, question=HOSTILE, reading=(HOSTILE,), blocks=(block,), notes=(HOSTILE,)
+    )
 
 
 class Tags(HTMLParser):
@@ -92,14 +106,30 @@ def test_html_marks_verdicts_ranks_and_reported_numbers() -> None:
 def compiles(text: str, folder: Path) -> str:
     """The document's log after pdflatex; no network, nothing but base packages."""
     (folder / "table.tex").write_text(text)
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "table.tex"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240, check=False, errors="replace")
+    command = [
+        "pdflatex",
+        "-interaction=nonstopmode",
+        "-halt-on-error",
+        "-no-shell-escape",
+        "table.tex",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        errors="replace",
+    )
     assert done.returncode == 0, done.stdout[-2000:]
     return done.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (apt-get install texlive-latex-base)")
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="needs pdflatex (apt-get install texlive-latex-base)"
+)
 def test_latex_compiles_alone(records: frames.Records, cells: list[Cell], tmp_path: Path) -> None:
     log = compiles(table_latex.document(tables.build(records, cells)), tmp_path)
     assert "undefined" not in log
@@ -109,18 +139,27 @@ def test_latex_compiles_alone(records: frames.Records, cells: list[Cell], tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex (apt-get install texlive-latex-base)")
+@pytest.mark.skipif(
+    shutil.which("pdflatex") is None, reason="needs pdflatex (apt-get install texlive-latex-base)"
+)
 def test_hostile_text_compiles_too(tmp_path: Path) -> None:
     (tmp_path / "x.tex").write_text(r"\undefined")  # would stop it if it were read
     compiles(table_latex.document(hostile_table()), tmp_path)
 
 
 def test_latex_escapes_every_sign() -> None:
-    assert table_latex.escape("a_b 5% & #1 $x$ {y} ~ ^ \\") == (
-        r"a\_b 5\% \& \#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
+    assert (
+        table_latex.escape("a_b 5% & #1 $x$ {y} ~ ^ \\")
+        == r"a\_b 5\% \& \#1 \$x\$ \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
-    assert table_latex.escape("p < 0.05, -2.3 [-3.4, -1.2]*") == r"p \textless{} 0.05, $-$2.3 {[}$-$3.4, $-$1.2{]}{*}"
-    assert table_latex.escape("é ž 中 ↑ grader-1") == r"{\'{e}} {\v{z}} {[}U+4E2D{]} $\uparrow$ grader-1"
+    assert (
+        table_latex.escape("p < 0.05, -2.3 [-3.4, -1.2]*")
+        == r"p \textless{} 0.05, $-$2.3 {[}$-$3.4, $-$1.2{]}{*}"
+    )
+    assert (
+        table_latex.escape("é ž 中 ↑ grader-1")
+        == r"{\'{e}} {\v{z}} {[}U+4E2D{]} $\uparrow$ grader-1"
+    )
 
 
 def test_latex_has_stars_ranks_and_a_legend(records: frames.Records, cells: list[Cell]) -> None:
@@ -133,14 +172,21 @@ def test_latex_has_stars_ranks_and_a_legend(records: frames.Records, cells: list
 
 
 def test_a_row_of_papers_stands_where_it_has_numbers() -> None:
-    """In a wide block that goes on in another table, rows without a measured number are left out beside measured ones."""
+    """In a wide block that goes on in another table, rows without a measured number are left out
+    beside measured ones."""
     measured = tuple(Column(heading=f"metric {place}") for place in range(7))
     values = tuple(Entry(value="9.1", change="-12.5 [-15.0, -10.0]") for _ in measured)
     ours = Line(head="ours", entries=(*values, Entry(value="85.9 [1]")))
-    theirs = Line(head="theirs", entries=(*(Entry(value="-") for _ in measured), Entry(value="86.0 [1]")), group="reported only")
+    theirs = Line(
+        head="theirs",
+        entries=(*(Entry(value="-") for _ in measured), Entry(value="86.0 [1]")),
+        group="reported only",
+    )
     columns = (*measured, Column(heading="reported: metric", reported=True))
     block = Block(heading="b", caption="c", corner="run", columns=columns, lines=(ours, theirs))
-    text = table_latex.fragment(Table(title="t", question="q", reading=(), blocks=(block,), notes=()))
+    text = table_latex.fragment(
+        Table(title="t", question="q", reading=(), blocks=(block,), notes=())
+    )
     first, last = text.split(r"\end{table*}")[0], text.split(r"\end{table*}")[-2]
     assert "theirs" not in first
     assert "86.0" in last
@@ -157,11 +203,18 @@ def test_rows_stand_by_role(records: frames.Records, cells: list[Cell]) -> None:
     markdown = table_text.markdown(table)
     assert f"| *{tables.GROUPS['control']}* |" in markdown
     assert f"{tables.GROUPS['control']}:" in table_text.terminal(table)
-    assert all(entry.rank == 0 for entry in lines[2].entries)  # a control is not compared for the best
+    assert all(
+        entry.rank == 0 for entry in lines[2].entries
+    )  # a control is not compared for the best
 
 
 def test_best_and_second_best_by_the_metrics_direction(records: frames.Records) -> None:
-    methods = replace(records, rows=tuple(replace(row, role="method") if row.label == "sima" else row for row in records.rows))
+    methods = replace(
+        records,
+        rows=tuple(
+            replace(row, role="method") if row.label == "sima" else row for row in records.rows
+        ),
+    )
     cells = compare(methods)
     block = tables.build(methods, cells).blocks[0]
     place = [column.heading for column in block.columns].index("CHAIR-i ↓ %")
@@ -173,14 +226,19 @@ def test_best_and_second_best_by_the_metrics_direction(records: frames.Records) 
 
 def test_a_gain_that_a_control_reaches_is_said_in_its_cell(cells: list[Cell]) -> None:
     cell = next(cell for cell in cells if (cell.label, cell.metric) == ("sena", "chair_i"))
-    reached: Cell = replace(cell, verdict="better", reached_by=("sena random rejected", "sena shuffled"))
+    reached: Cell = replace(
+        cell, verdict="better", reached_by=("sena random rejected", "sena shuffled")
+    )
     text = tables.cell_text(reached)
-    assert text.endswith("* better (a control reaches this too: sena random rejected, sena shuffled)")
+    assert text.endswith(
+        "* better (a control reaches this too: sena random rejected, sena shuffled)"
+    )
     assert "a control" not in tables.cell_text(replace(reached, reached_by=()))
 
 
 def test_a_row_stands_beside_the_baseline_at_its_own_length(tmp_path: Path) -> None:
-    """A derived row has round 0 alone, and is held against the last round of the row that it is made like."""
+    """A derived row has round 0 alone, and is held against the last round of the row that it is
+    made like."""
     out = write_study(tmp_path, seeds=(0,), pictures=40)
     (out / "runs/sima/seed0/round1").rename(out / "runs/sima/seed0/round0")
     study = read_json(Results(out).study)
@@ -193,21 +251,33 @@ def test_a_row_stands_beside_the_baseline_at_its_own_length(tmp_path: Path) -> N
     cell = next(cell for cell in made if (cell.label, cell.metric) == ("sena", "chair_i"))
     theirs = next(cell for cell in made if (cell.label, cell.metric) == ("sima", "chair_i"))
     assert cell.matched_by == "sima"
-    block = next(block for block in tables.build(read, made).blocks if block.heading.startswith("At equal length"))
+    block = next(
+        block
+        for block in tables.build(read, made).blocks
+        if block.heading.startswith("At equal length")
+    )
     row = next(row for row in block.rows if row[2] == cell.heading)
     assert row[4:6] == ("sima", f"{theirs.value:.1f}")
     assert row[6].startswith(f"{cell.value - theirs.value:+.1f} [")
 
 
 def test_the_table_needs_no_model(tmp_path: Path) -> None:
-    """Tables come from stored grades: neither torch nor transformers is imported, and nothing but reports is written."""
+    """Tables come from stored grades: neither torch nor transformers is imported, and nothing but
+    reports is written."""
     out = write_study(tmp_path / "study", seeds=(0,), pictures=20)
     before = {path for path in out.rglob("*") if path.is_file()}
     code = (
-        "import sys; from pathlib import Path; from harness.reporting import tables; tables.write(Path(sys.argv[1]));"
-        "print(sorted({name.split('.')[0] for name in sys.modules} & {'torch', 'transformers', 'peft'}))"
+        "import sys; from pathlib import Path; from harness.reporting import tables;"
+        " tables.write(Path(sys.argv[1]));print(sorted({name.split('.')[0] for name in sys.modules}"
+        " & {'torch', 'transformers', 'peft'}))"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True, check=True, env={**os.environ})
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(out)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ},
+    )
     assert done.stdout.strip() == "[]"
     written = {path.name for path in out.rglob("*") if path.is_file() and path not in before}
     assert written == {"table.md", "table.tex", "table.html", "table.csv", "leaks.csv"}

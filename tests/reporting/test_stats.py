@@ -43,7 +43,8 @@ def test_bca_equals_scipys_on_a_paired_mean() -> None:
         batch=2_000,
         rng=np.random.default_rng(0),
     ).confidence_interval
-    # Two independent sets of 40,000 resamples: a 2.5 % quantile moves by about 1 % of the interval's width.
+    # Two independent sets of 40,000 resamples: a 2.5 % quantile moves by about 1 % of the
+    # interval's width.
     width = theirs.high - theirs.low
     assert abs(ours.lo - theirs.low) < 0.03 * width
     assert abs(ours.hi - theirs.high) < 0.03 * width
@@ -55,7 +56,9 @@ def test_bca_equals_scipys_on_a_corpus_ratio() -> None:
     base, other = systems(80)
 
     def difference(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        return ratio(other[index].sum(axis=axis - 1), 100.0) - ratio(base[index].sum(axis=axis - 1), 100.0)
+        return ratio(other[index].sum(axis=axis - 1), 100.0) - ratio(
+            base[index].sum(axis=axis - 1), 100.0
+        )
 
     theirs = scipy_stats.bootstrap(
         (np.arange(80),),
@@ -75,7 +78,9 @@ def test_the_closed_form_jackknife_leaves_each_picture_out() -> None:
     base, other = systems(15)
     for left_out, value in enumerate(jackknife(base, other, 100.0)):
         kept = np.arange(15) != left_out
-        assert value == pytest.approx(float(ratio(other[kept].sum(0), 100.0) - ratio(base[kept].sum(0), 100.0)))
+        assert value == pytest.approx(
+            float(ratio(other[kept].sum(0), 100.0) - ratio(base[kept].sum(0), 100.0))
+        )
 
 
 def test_intervals_fall_back_as_stated() -> None:
@@ -90,7 +95,7 @@ def test_intervals_fall_back_as_stated() -> None:
     alone = paired_interval(lonely, lonely * [2.0, 1.0])
     assert alone.how == "percentile"
     assert np.isfinite([alone.lo, alone.hi, alone.se]).sum() >= 2
-    with pytest.raises(ValueError, match="same pictures in order"):
+    with pytest.raises(ValueError, match="same images in order"):
         paired_interval(base, other[:-1])
 
 
@@ -101,7 +106,9 @@ def test_sign_flip_equals_full_enumeration() -> None:
     for swaps in product([False, True], repeat=9):
         swap = np.array(swaps)[:, None]
         first, second = np.where(swap, other, base), np.where(swap, base, other)
-        hits += abs(float(ratio(second.sum(0), 100.0) - ratio(first.sum(0), 100.0))) >= observed - 1e-9
+        hits += (
+            abs(float(ratio(second.sum(0), 100.0) - ratio(first.sum(0), 100.0))) >= observed - 1e-9
+        )
     assert sign_flip(base, other) == pytest.approx(hits / 2**9)
     assert 0.01 < hits / 2**9 < 1  # the example says something
 
@@ -131,7 +138,8 @@ def test_sign_flip_without_a_difference_or_a_denominator() -> None:
 
 
 def test_holm_by_hand() -> None:
-    # Holm (1979): sorted .005 .01 .03 .04 -> 4 * .005, 3 * .01, 2 * .03, then 1 * .04 is lifted to .06.
+    # Holm (1979): sorted .005 .01 .03 .04 -> 4 * .005, 3 * .01, 2 * .03, then 1 * .04 is lifted to
+    # .06.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
     missing = holm([0.01, float("nan"), 0.02])

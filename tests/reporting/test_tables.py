@@ -1,7 +1,8 @@
-"""The table from fixed records: golden files, numbers that can be recomputed, nothing missing passed off as zero.
+"""The table from fixed records: golden files, numbers that can be recomputed, nothing missing
+passed off as zero.
 
-``python -m nox -s regenerate`` writes the golden files again: look at their difference before committing it.
-"""
+``python -m nox -s regenerate`` writes the golden files again: look at their difference before
+committing it."""
 
 from __future__ import annotations
 
@@ -18,20 +19,23 @@ import pandas as pd
 import pytest
 
 from benchmarks.interface import report
-from benchmarks.world import suite
-from harness import stages
-from harness.errors import Problem
-from harness.reporting import frames, notes, table_text, tables
-from harness.reporting.cells import Cell, compare, counts, family, question_tests
-from harness.reporting.frames import shown
+from benchmarks.synthetic import suite
+from harness.artifacts.results_folder import Results, Stage, read_json, write_json, write_jsonl
+from harness.errors import UserError
+from harness.pipeline import stages
+from harness.reporting import results as frames
+from harness.reporting.comparison import Cell, compare, counts, family, question_tests
+from harness.reporting.results import shown
 from harness.reporting.stats import holm
-from harness.store import Results, Stage, read_json, write_json, write_jsonl
+from harness.reporting.tables import build as tables
+from harness.reporting.tables import notes
+from harness.reporting.tables import text as table_text
 from tests.reporting.records import BENCHMARKS, write_study
 from tests.reporting.records import grades as synthetic_grades
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_FILES = ("table.md", "table.tex", "table.html")
-GOLDEN_ABSENT = ("sima/seed1/round1/grades/world_chair", "sima/seed1/round1/train")
+GOLDEN_ABSENT = ("sima/seed1/round1/grades/synthetic_chair", "sima/seed1/round1/train")
 
 
 def golden_study(out: Path) -> Path:
@@ -44,17 +48,27 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     out = write_study(tmp_path_factory.mktemp("study"), pictures=150)
     text = tables.write(out)
     records = frames.read(out)
-    return SimpleNamespace(out=out, text=text, records=records, cells=compare(records), markdown=(out / "table.md").read_text())
+    return SimpleNamespace(
+        out=out,
+        text=text,
+        records=records,
+        cells=compare(records),
+        markdown=(out / "table.md").read_text(),
+    )
 
 
 def find(cells: list[Cell], label: str, metric: str) -> Cell:
-    return next(cell for cell in cells if cell.label == label and cell.metric == metric and cell.last)
+    return next(
+        cell for cell in cells if cell.label == label and cell.metric == metric and cell.last
+    )
 
 
 def test_the_table_is_the_golden_one(tmp_path: Path) -> None:
     tables.write(golden_study(tmp_path / "study"))
     for name in GOLDEN_FILES:
-        assert (tmp_path / "study" / name).read_text() == (GOLDEN / name).read_text(), f"{name}: see nox -s regenerate"
+        assert (tmp_path / "study" / name).read_text() == (GOLDEN / name).read_text(), (
+            f"{name}: see nox -s regenerate"
+        )
 
 
 def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
@@ -75,9 +89,13 @@ def test_csv_recomputes_every_cell(study: SimpleNamespace) -> None:
             if field.type == "str":
                 known[field.name] = "" if pd.isna(known[field.name]) else str(known[field.name])
             elif str(field.type).startswith("tuple"):
-                known[field.name] = () if pd.isna(known[field.name]) else tuple(str(known[field.name]).split("; "))
+                known[field.name] = (
+                    () if pd.isna(known[field.name]) else tuple(str(known[field.name]).split("; "))
+                )
         cell = Cell(**known)
-        assert cell.value == pytest.approx(cell.scale * cell.numerator_sum / cell.denominator_sum, rel=1e-12)
+        assert cell.value == pytest.approx(
+            cell.scale * cell.numerator_sum / cell.denominator_sum, rel=1e-12
+        )
         if cell.label != "untrained":
             assert cell.difference == pytest.approx(cell.value - cell.baseline_value, abs=1e-9)
             assert cell.lo <= cell.difference <= cell.hi
@@ -90,8 +108,12 @@ def test_values_are_the_benchmarks_own(study: SimpleNamespace) -> None:
     for name, (_, metrics) in BENCHMARKS.items():
         own = report(metrics, synthetic_grades(name, "sena", 1, 1, 150))
         for metric in metrics:
-            cell = find([cell for cell in study.cells if cell.benchmark == name], "sena", metric.name)
-            assert float(cell.seed_values.split()[1]) == pytest.approx(own.values[metric.name], rel=1e-9)
+            cell = find(
+                [cell for cell in study.cells if cell.benchmark == name], "sena", metric.name
+            )
+            assert float(cell.seed_values.split()[1]) == pytest.approx(
+                own.values[metric.name], rel=1e-9
+            )
 
 
 def test_grades_of_the_real_stage_are_read(tmp_path: Path) -> None:
@@ -100,18 +122,51 @@ def test_grades_of_the_real_stage_are_read(tmp_path: Path) -> None:
     answers = tmp_path / "answers"
     own = {}
     for label, answer in (("untrained", "yes"), ("naysayer", "no")):
-        write_jsonl(answers / "answers.jsonl", [{"id": question.id, "answer": answer} for question in benchmark.questions()])
-        stage = Stage(results.grades(label, 0, 0, benchmark.name), {"stage": "grade", "format": 1, "version": benchmark.version})
+        write_jsonl(
+            answers / "answers.jsonl",
+            [{"id": question.id, "answer": answer} for question in benchmark.questions()],
+        )
+        stage = Stage(
+            results.grades(label, 0, 0, benchmark.name),
+            {"stage": "grade", "format": 1, "version": benchmark.version},
+        )
         stages.grade(stage, benchmark=benchmark, answers=answers)
         own[label] = read_json(stage.folder / "report.json")["values"]
-    run = {"base": "b", "method": "none", "needs": [], "pool": "world", "images": 1, "rounds": 0, "seed": 0}
+    run = {
+        "base": "b",
+        "method": "none",
+        "needs": [],
+        "pool": "synthetic",
+        "images": 1,
+        "rounds": 0,
+        "seed": 0,
+    }
     metrics = [
-        {name: getattr(metric, name) for name in ("name", "better", "unit", "numerator", "denominator", "scale", "primary")}
+        {
+            name: getattr(metric, name)
+            for name in ("name", "better", "unit", "numerator", "denominator", "scale", "primary")
+        }
         for metric in benchmark.metrics
     ]
-    columns = [{"name": benchmark.name, "group": benchmark.group, "version": benchmark.version, "metrics": metrics}]
+    columns = [
+        {
+            "name": benchmark.name,
+            "group": benchmark.group,
+            "version": benchmark.version,
+            "metrics": metrics,
+        }
+    ]
     runs = [{**run, "label": label} for label in own]
-    write_json(results.study, {"name": "s", "question": "q?", "baseline": "untrained", "runs": runs, "benchmarks": columns})
+    write_json(
+        results.study,
+        {
+            "name": "s",
+            "question": "q?",
+            "baseline": "untrained",
+            "runs": runs,
+            "benchmarks": columns,
+        },
+    )
     for cell in compare(frames.read(tmp_path)):
         value = own[cell.label][cell.metric]
         assert np.isnan(cell.value) if value is None else cell.value == pytest.approx(value)
@@ -120,7 +175,9 @@ def test_grades_of_the_real_stage_are_read(tmp_path: Path) -> None:
 def test_stars_are_holms_over_methods_and_primary_metrics(study: SimpleNamespace) -> None:
     tested = [study.cells[place] for place in family(study.cells)]
     assert {(cell.label, cell.metric) for cell in tested} == {
-        (label, metric) for label in ("sena", "sima") for metric in ("chair_s", "chair_i", "accuracy")
+        (label, metric)
+        for label in ("sena", "sima")
+        for metric in ("chair_s", "chair_i", "accuracy")
     }
     assert [cell.p_holm for cell in tested] == pytest.approx(holm([cell.p for cell in tested]))
     for cell in study.cells:
@@ -132,7 +189,7 @@ def test_a_star_says_better_or_worse_by_the_metrics_direction(study: SimpleNames
     worse = find(study.cells, "sima", "accuracy")
     assert worse.verdict == "worse"
     assert tables.cell_text(worse).endswith("* worse")
-    assert "clearly worse on world POPE / accuracy" in study.text
+    assert "clearly worse on synthetic POPE / accuracy" in study.text
     assert tables.cell_text(replace(worse, verdict="better")).endswith("* better")
 
 
@@ -149,22 +206,30 @@ def test_several_seeds_are_averaged_by_picture_and_shown_apart(study: SimpleName
     assert len(values) == 3
     assert cell.seed_mean == pytest.approx(np.mean(values) - cell.baseline_value)
     assert cell.seed_lo < cell.seed_mean < cell.seed_hi
-    assert all(f"{value:.1f}" in study.markdown.split("Training seeds apart")[1] for value in values)
+    assert all(
+        f"{value:.1f}" in study.markdown.split("Training seeds apart")[1] for value in values
+    )
     assert "what another training would give" in re.sub(r"\s+", " ", study.text)
 
 
 def test_unscored_answers_are_kept_apart(study: SimpleNamespace) -> None:
     cell = find(study.cells, "untrained", "accuracy")
-    mine = counts(study.records.grades, "untrained", 0, "world_pope")
+    mine = counts(study.records.grades, "untrained", 0, "synthetic_pope")
     assert mine is not None
     assert cell.unscored == int(np.isnan(mine.values).sum()) > 0
-    assert cell.denominator_sum == cell.questions - cell.unscored  # in no metric, neither right nor wrong
+    assert (
+        cell.denominator_sum == cell.questions - cell.unscored
+    )  # in no metric, neither right nor wrong
     assert f"| {cell.unscored} of 600 |" in study.markdown
     assert "never as wrong or 0" in study.text
 
 
 def test_missing_stages_are_dashes_with_a_note_and_stay_in_the_family(tmp_path: Path) -> None:
-    absent = ("sima/seed0/round1/grades/world_pope", "sima/seed0/round1/train", "sena/seed0/round1/pairs")
+    absent = (
+        "sima/seed0/round1/grades/synthetic_pope",
+        "sima/seed0/round1/train",
+        "sena/seed0/round1/pairs",
+    )
     out = write_study(tmp_path, seeds=(0,), pictures=60, absent=absent)
     text = tables.write(out)
     cells = compare(frames.read(out))
@@ -173,32 +238,47 @@ def test_missing_stages_are_dashes_with_a_note_and_stay_in_the_family(tmp_path: 
     assert tables.cell_text(cell) == "-"
     assert len(family(cells)) == 6
     flat = re.sub(r"\s+", " ", text)
-    assert "sima, seed 0, round 1: it is not trained yet, world POPE is not graded yet" in flat
+    assert "sima, seed 0, round 1: it is not trained yet, synthetic POPE is not graded yet" in flat
     assert "sena, seed 0, round 1: its pairs are not made yet" in flat
-    assert "nothing can be said yet about world POPE / accuracy" in flat
+    assert "nothing can be said yet about synthetic POPE / accuracy" in flat
     made = text.split("How each row was made")[1].split("What became")[0]
     assert re.search(r"^sena +images only +1 +1 +- +- +- +- +920 +60 ", made, re.M)
     assert re.search(r"^sima .* 910 .*|^sima .* - +- .* - +42 s +-$", made, re.M)
 
 
 def test_a_row_without_pairs_is_not_said_to_be_late(tmp_path: Path) -> None:
-    absent = ("sima/seed0/round1/train", *(f"sima/seed0/round1/grades/{name}" for name in BENCHMARKS))
+    absent = (
+        "sima/seed0/round1/train",
+        *(f"sima/seed0/round1/grades/{name}" for name in BENCHMARKS),
+    )
     out = write_study(tmp_path, seeds=(0,), pictures=60, absent=absent)
     record = Results(out).pairs("sima", 0, 1) / "record.json"
     known = read_json(record)
     write_json(record, known | {"counts": known["counts"] | {"pairs": 0}})
     flat = re.sub(r"\s+", " ", tables.write(out))
-    assert "sima, seed 0, round 1: it made no pair to train on, world CHAIR, world POPE are not graded yet." in flat
+    assert (
+        "sima, seed 0, round 1: it made no pair to train on, synthetic CHAIR, synthetic POPE are"
+        " not graded yet." in flat
+    )
 
 
 def test_cells_without_a_value_are_said_by_benchmark(study: SimpleNamespace) -> None:
     empty = {("sena", "F1"), ("sima", "F1"), ("untrained", "F1"), ("sima", "accuracy")}
     cells = [
-        replace(cell, value=np.nan) if cell.benchmark == "world_pope" and (cell.label, shown(cell.metric)) in empty else cell
+        (
+            replace(cell, value=np.nan)
+            if cell.benchmark == "synthetic_pope" and (cell.label, shown(cell.metric)) in empty
+            else cell
+        )
         for cell in study.cells
     ]
-    said = next(note for note in notes.footnotes(study.records, cells) if note.startswith("Without a value"))
-    assert said.partition("-): ")[2] == "world POPE / accuracy (sima); world POPE / F1 (every row)."
+    said = next(
+        note for note in notes.footnotes(study.records, cells) if note.startswith("Without a value")
+    )
+    assert (
+        said.partition("-): ")[2]
+        == "synthetic POPE / accuracy (sima); synthetic POPE / F1 (every row)."
+    )
 
 
 def test_what_rows_share_is_said_once(study: SimpleNamespace) -> None:
@@ -207,38 +287,52 @@ def test_what_rows_share_is_said_once(study: SimpleNamespace) -> None:
     assert study.markdown.count("Exact McNemar on the questions of") == 2
 
 
-def test_of_a_benchmark_with_many_metrics_the_primary_ones_are_matched(study: SimpleNamespace) -> None:
+def test_of_a_benchmark_with_many_metrics_the_primary_ones_are_matched(
+    study: SimpleNamespace,
+) -> None:
     def matched(cells: list[Cell]) -> list[str]:
         made = tables.build(study.records, cells)
         found = next(block for block in made.blocks if block.heading.startswith("At equal length"))
         return [found.caption, *(line.entries[1].text for line in found.lines)]
 
-    cell = replace(find(study.cells, "sena", "accuracy"), matched_by="untrained at sena yes-ratio", matched_value=80.0)
-    others = [replace(cell, metric=f"accuracy_{index}", primary=False) for index in range(tables.MATCHED)]
+    cell = replace(
+        find(study.cells, "sena", "accuracy"),
+        matched_by="untrained at sena yes-ratio",
+        matched_value=80.0,
+    )
+    others = [
+        replace(cell, metric=f"accuracy_{index}", primary=False) for index in range(tables.MATCHED)
+    ]
     few, many = matched([cell, *others[1:]]), matched([cell, *others])
     assert len(few) == 1 + tables.MATCHED
     assert "table.csv" not in few[0]
     assert len(many) == 2
-    assert "of world POPE the primary metrics (table.csv has the others)" in many[0]
+    assert "of synthetic POPE the primary metrics (table.csv has the others)" in many[0]
     empty = replace(cell, metric="F1", value=np.nan)
     assert matched([cell, empty]) == matched([cell])
 
 
 def test_a_row_that_lacks_a_seed_is_marked(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0, 1), pictures=60, absent=("sena/seed1/round1/grades/world_pope",))
+    out = write_study(
+        tmp_path, seeds=(0, 1), pictures=60, absent=("sena/seed1/round1/grades/synthetic_pope",)
+    )
     assert tables.cell_text(find(compare(frames.read(out)), "sena", "accuracy")).endswith("†")
     assert "† some of the planned training seeds are missing" in tables.write(out)
 
 
 def test_one_seed_and_few_pictures_are_said(tmp_path: Path) -> None:
-    text = re.sub(r"\s+", " ", tables.write(write_study(tmp_path, seeds=(0,), pictures=30, limit=30)))
+    text = re.sub(
+        r"\s+", " ", tables.write(write_study(tmp_path, seeds=(0,), pictures=30, limit=30))
+    )
     assert "One training seed (sena, sima): the interval speaks for this checkpoint only" in text
-    assert "limited to 30 a benchmark; pictures answered: world CHAIR 30" in text
-    assert "Fewer than 50 pictures" in text
+    assert "limited to 30 a benchmark; images answered: synthetic CHAIR 30" in text
+    assert "Fewer than 50 images" in text
     assert "Training seeds apart" not in text
 
 
-def test_what_the_study_itself_says_stands_in_the_notes_and_derived_rows_name_no_checkpoint(tmp_path: Path) -> None:
+def test_what_the_study_itself_says_stands_in_the_notes_and_derived_rows_name_no_checkpoint(
+    tmp_path: Path,
+) -> None:
     out = write_study(tmp_path, seeds=(0,), pictures=60)
     study = read_json(out / "study.json")
     write_json(out / "study.json", study | {"notes": ["Left out: csr needs question."]})
@@ -252,15 +346,19 @@ def test_earlier_rounds_are_shown_and_not_tested(tmp_path: Path) -> None:
     text = tables.write(out)
     assert "sena, round 1" in text.split("Round by round")[1]
     assert all(np.isnan(cell.p) for cell in compare(frames.read(out)) if not cell.last)
-    assert re.search(r"^sena +images only +1 +2 +1,200 ", text, re.M)  # pictures of both rounds
+    assert re.search(r"^sena +images only +1 +2 +1,200 ", text, re.M)  # images of both rounds
 
 
 def test_the_funnel_adds_up(study: SimpleNamespace) -> None:
     sums = tables.totals(study.records, "sima")
     reasons = study.records.drops["reason"].unique()
-    assert sum(tables.drops_mean(study.records, "sima", reason) for reason in reasons) == pytest.approx(sums["dropped"])
+    assert sum(
+        tables.drops_mean(study.records, "sima", reason) for reason in reasons
+    ) == pytest.approx(sums["dropped"])
     assert (
-        f"| prompts made | {tables._count(tables.totals(study.records, 'sena')[['pairs', 'dropped']].sum())} |" in study.markdown
+        "| prompts made |"
+        f" {tables._count(tables.totals(study.records, 'sena')[['pairs', 'dropped']].sum())} |"
+        in study.markdown
     )
 
 
@@ -268,7 +366,10 @@ def test_markdown_cells_hold_whatever_models_and_users_write(study: SimpleNamesp
     assert "dropped: no question \\| none asked" in study.markdown
     for block in re.findall(r"(?:^\|.*\n)+", study.markdown, re.M):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
-    assert table_text.escape("a|b\n<i>`x`\\ [l](u)\x1b[0m") == "a\\|b &lt;i&gt;\\`x\\`\\\\ [l]\\(u) [0m"
+    assert (
+        table_text.escape("a|b\n<i>`x`\\ [l](u)\x1b[0m")
+        == "a\\|b &lt;i&gt;\\`x\\`\\\\ [l]\\(u) [0m"
+    )
 
 
 def test_the_terminal_table_fits_its_width(study: SimpleNamespace) -> None:
@@ -276,7 +377,9 @@ def test_the_terminal_table_fits_its_width(study: SimpleNamespace) -> None:
     narrow = table_text.terminal(tables.build(study.records, study.cells), width=100)
     assert max(len(line) for line in narrow.splitlines()) <= 100
     assert narrow.count("CHAIR-s ↓ % (primary)") == study.text.count("CHAIR-s ↓ % (primary)")
-    assert "\x1b" not in table_text.terminal(replace(tables.build(study.records, study.cells), notes=("\x1b[31mred",)))
+    assert "\x1b" not in table_text.terminal(
+        replace(tables.build(study.records, study.cells), notes=("\x1b[31mred",))
+    )
 
 
 def test_supervision_and_provenance_stand_below(study: SimpleNamespace) -> None:
@@ -286,7 +389,9 @@ def test_supervision_and_provenance_stand_below(study: SimpleNamespace) -> None:
     assert "fingerprint c0ffeec0ffee" in flat
     assert "torch 2.13.0" in flat
     assert "processor Example CPU" in flat
-    assert "world CHAIR 1 exact and 0 near of 150" in flat  # sena's training pictures 3, 203, 403; sima's 3
+    assert (
+        "synthetic CHAIR 1 exact and 0 near of 150" in flat
+    )  # sena's training images 3, 203, 403; sima's 3
     assert "Smallest true difference" in flat
 
 
@@ -295,9 +400,15 @@ def test_mcnemar_is_there_for_questions_scored_0_or_1(study: SimpleNamespace) ->
     assert {(benchmark, label) for benchmark, label, _, _ in tests} == {
         (benchmark, label) for benchmark in BENCHMARKS for label in ("sena", "sima")
     }
-    _, _, seed, test = next(test for test in tests if test[:2] == ("world_pope", "sima"))
-    base = {grade.question: grade.value for grade in synthetic_grades("world_pope", "untrained", 0, 0, 150)}
-    mine = {grade.question: grade.value for grade in synthetic_grades("world_pope", "sima", seed, 1, 150)}
+    _, _, seed, test = next(test for test in tests if test[:2] == ("synthetic_pope", "sima"))
+    base = {
+        grade.question: grade.value
+        for grade in synthetic_grades("synthetic_pope", "untrained", 0, 0, 150)
+    }
+    mine = {
+        grade.question: grade.value
+        for grade in synthetic_grades("synthetic_pope", "sima", seed, 1, 150)
+    }
     assert test.gained == sum(base[key] == 0 and mine[key] == 1 for key in base)
     assert test.lost == sum(base[key] == 1 and mine[key] == 0 for key in base)
 
@@ -305,11 +416,11 @@ def test_mcnemar_is_there_for_questions_scored_0_or_1(study: SimpleNamespace) ->
 def test_other_questions_and_other_versions_are_never_compared(tmp_path: Path) -> None:
     out = write_study(tmp_path, seeds=(0,), pictures=60)
     results = Results(out)
-    shutil.rmtree(results.grades("sena", 0, 1, "world_pope"))
+    shutil.rmtree(results.grades("sena", 0, 1, "synthetic_pope"))
     write_study(tmp_path / "smaller", seeds=(0,), pictures=50)
-    smaller = Results(tmp_path / "smaller").grades("sena", 0, 1, "world_pope")
-    shutil.copytree(smaller, results.grades("sena", 0, 1, "world_pope"))
-    identity = results.grades("sima", 0, 1, "world_pope") / "identity.json"
+    smaller = Results(tmp_path / "smaller").grades("sena", 0, 1, "synthetic_pope")
+    shutil.copytree(smaller, results.grades("sena", 0, 1, "synthetic_pope"))
+    identity = results.grades("sima", 0, 1, "synthetic_pope") / "identity.json"
     write_json(identity, {**read_json(identity), "version": "2"})
     text = re.sub(r"\s+", " ", tables.write(out))
     cells = compare(frames.read(out))
@@ -320,7 +431,9 @@ def test_other_questions_and_other_versions_are_never_compared(tmp_path: Path) -
 
 
 def test_without_a_baseline_values_stand_alone(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), pictures=40, absent=("untrained/seed0/round0/grades/world_pope",))
+    out = write_study(
+        tmp_path, seeds=(0,), pictures=40, absent=("untrained/seed0/round0/grades/synthetic_pope",)
+    )
     cell = find(compare(frames.read(out)), "sena", "accuracy")
     assert re.fullmatch(r"\d+\.\d", tables.cell_text(cell))
     assert "nothing can be said yet" in tables.write(out)
@@ -341,22 +454,29 @@ def test_nothing_done_yet_is_a_table_of_dashes(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_study_is_a_problem(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match=r"no study\.json"):
+    with pytest.raises(UserError, match=r"no study\.json"):
         tables.write(tmp_path)
     write_json(tmp_path / "study.json", {"name": "x"})
-    with pytest.raises(Problem, match="lacks"):
+    with pytest.raises(UserError, match="lacks"):
         tables.write(tmp_path)
 
 
 def test_names_are_shown_as_the_field_writes_them() -> None:
-    assert [frames.shown(name) for name in ("chair_i", "world_pope", "yes_ratio", "f1")] == [
+    assert [frames.shown(name) for name in ("chair_i", "synthetic_pope", "yes_ratio", "f1")] == [
         "CHAIR-i",
-        "world POPE",
+        "synthetic POPE",
         "yes ratio",
         "F1",
     ]
-    assert [tables.number(-0.04, 1, sign=True), tables.number(0.26, 1, sign=True)] == ["0.0", "+0.3"]
-    assert [tables.duration(59.7), tables.duration(600), tables.duration(9000)] == ["60 s", "10 min", "2.5 h"]
+    assert [tables.number(-0.04, 1, sign=True), tables.number(0.26, 1, sign=True)] == [
+        "0.0",
+        "+0.3",
+    ]
+    assert [tables.duration(59.7), tables.duration(600), tables.duration(9000)] == [
+        "60 s",
+        "10 min",
+        "2.5 h",
+    ]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""A few pairs about a few pictures, a tiny LLaVA, and the plain two-row computation that packing must equal."""
+"""A few pairs about a few images, a tiny LLaVA, and the plain two-row computation that packing
+must equal."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from PIL.Image import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.rendering import renderer
+from harness.models.chat_format import renderer
 from harness.training.placement import Placement
 from harness.training.trainer import TrainSummary, train_pairs
 from methods.interface import PreferencePair, Recipe
@@ -24,7 +25,12 @@ LAID = {field.name for field in fields(Placement)}
 
 PAIRS = [
     PreferencePair(
-        key=f"k{index}", item=f"p{index % 3}", prompt=prompt, chosen=chosen, rejected=rejected, anchored=index % 2 == 0
+        key=f"k{index}",
+        item=f"p{index % 3}",
+        prompt=prompt,
+        chosen=chosen,
+        rejected=rejected,
+        anchored=index % 2 == 0,
     )
     for index, (prompt, chosen, rejected) in enumerate(
         [
@@ -33,7 +39,7 @@ PAIRS = [
             ("is there a cup in the picture?", "no, there is a plate", "yes"),
             ("how many fish?", "two", "three fish and one boat on the right"),
             ("describe briefly", "a tree and a house", "a tree, a house, and a boat"),
-            ("where is the box?", "top right", "bottom left of the picture"),
+            ("where is the box?", "top right", "bottom left of the image"),
         ]
     )
 ]
@@ -46,9 +52,22 @@ def images(item: str) -> Image:
 def train(out: Path, recipe: Recipe, model: Any = None, **changes: Any) -> TrainSummary:
     """Train a fresh tiny LLaVA (or ``model``) on PAIRS."""
     fresh, processor = tiny_llava()
-    laid = Placement(**{"device_batch": 4, "log_to": (), **{name: changes.pop(name) for name in LAID if name in changes}})
-    settings: dict[str, Any] = {"pairs": PAIRS, "images": images, "seed": 0, "placement": laid} | changes
-    return train_pairs(model=model or fresh, processor=processor, recipe=recipe, out=out, **settings)
+    laid = Placement(
+        **{
+            "device_batch": 4,
+            "log_to": (),
+            **{name: changes.pop(name) for name in LAID if name in changes},
+        }
+    )
+    settings: dict[str, Any] = {
+        "pairs": PAIRS,
+        "images": images,
+        "seed": 0,
+        "placement": laid,
+    } | changes
+    return train_pairs(
+        model=model or fresh, processor=processor, recipe=recipe, out=out, **settings
+    )
 
 
 def saved(out: Path) -> dict[str, Tensor]:
@@ -56,14 +75,17 @@ def saved(out: Path) -> dict[str, Tensor]:
 
 
 def plain_logps(model: Any, processor: Any, pairs: list[PreferencePair]) -> tuple[Tensor, Tensor]:
-    """Token log-probabilities and mask (2B, T), each answer in a row of its own through the model's ordinary forward pass."""
+    """Token log-probabilities and mask (2B, T), each answer in a row of its own through the model's
+    ordinary forward pass."""
     render = renderer(processor)
     rows = []
     for side in ("chosen", "rejected"):
         for pair in pairs:
             prompt = render.render_prompt(pair.prompt, True)
             text = prompt + render.render_completion(getattr(pair, side))
-            whole = processor(images=images(pair.item), text=text, add_special_tokens=False, return_tensors="pt")
+            whole = processor(
+                images=images(pair.item), text=text, add_special_tokens=False, return_tensors="pt"
+            )
             start = processor(
                 images=images(pair.item), text=prompt, add_special_tokens=False, return_tensors="pt"
             ).input_ids.shape[1]

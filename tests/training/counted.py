@@ -1,7 +1,8 @@
-"""The estimate of a training's memory is held to a count of the real step, and the counting to what it pretends to be.
+"""The estimate of a training's memory is held to a count of the real step, and the counting to what
+it pretends to be.
 
-Run by test_memory.py in a process of its own: a pretended accelerator stays registered for as long as its process lives.
-"""
+Run by test_memory.py in a process of its own: a pretended accelerator stays registered for as long
+as its process lives."""
 
 from __future__ import annotations
 
@@ -11,19 +12,26 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from harness.bases import LLAMA_LINEARS
-from harness.families.llava import tower_features
-from harness.training.adapters import add_adapters, choose_trainable
-from harness.training.data import pack
+from harness.models.base_cards import LLAMA_LINEARS
+from harness.models.llava import tower_features
+from harness.training.fsdp import widen
+from harness.training.lora import add_adapters, choose_trainable
 from harness.training.memory import Shape
+from harness.training.pair_batches import pack
 from harness.training.policy import packed_logits
-from harness.training.sharded import widen
 from methods.interface import Lora, Recipe
 from tests.benches import counting
 from tests.benches.bench_memory import ADAPTED, FULL, Counted, build, count, pairs, shares
 
-SMALL = Shape(width=128, inner=320, layers=3, heads=4, keys=128, vocabulary=512, tower=0, projector=0)
-TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL = Shape(
+    width=128, inner=320, layers=3, heads=4, keys=128, vocabulary=512, tower=0, projector=0
+)
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 SMALL_LORA = replace(ADAPTED, lora=Lora(r=16, alpha=32))
 
 
@@ -41,7 +49,13 @@ CASES = [
     for kind, dtype in (("half", torch.bfloat16), ("float", torch.float32))
     for anew in (False, True)
     # The fast suite has the two that runs on a GPU begin with.
-    for marks in ([] if (name, kind, anew) in {("full", "half", True), ("lora", "half", False)} else [pytest.mark.slow],)
+    for marks in (
+        (
+            []
+            if (name, kind, anew) in {("full", "half", True), ("lora", "half", False)}
+            else [pytest.mark.slow]
+        ),
+    )
 ]
 
 
@@ -52,7 +66,9 @@ def test_the_estimate_is_what_a_step_takes_or_up_to_15_percent_more(
     found = counts(recipe, dtype, checkpointing)
     assert 1.0 <= found.need.total / found.peak <= 1.15
     assert found.reference_peak <= found.peak
-    assert found.need.activations > found.need.total / 10  # or the check would be one of weights alone
+    assert (
+        found.need.activations > found.need.total / 10
+    )  # or the check would be one of weights alone
 
 
 def test_packing_and_cached_references_save_the_flops_that_are_promised() -> None:
@@ -125,7 +141,9 @@ def test_the_pretended_autocast_and_attention_give_the_types_that_autocast_gives
             made = [
                 F.linear(rows, weight),
                 rows @ weight,
-                F.scaled_dot_product_attention(heads, heads, heads, attn_mask=torch.zeros(2, 1, 4, 4, device=device)),
+                F.scaled_dot_product_attention(
+                    heads, heads, heads, attn_mask=torch.zeros(2, 1, 4, 4, device=device)
+                ),
                 rows * weight[0],
                 F.linear(rows, weight).float().logsumexp(-1),
             ]

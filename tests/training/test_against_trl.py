@@ -1,4 +1,5 @@
-"""The whole trajectory equals that of trl's DPOTrainer: same pairs, order, optimiser, schedule; losses to 5 decimals."""
+"""The whole trajectory equals that of trl's DPOTrainer: same pairs, order, optimiser, schedule;
+losses to 5 decimals."""
 
 from __future__ import annotations
 
@@ -10,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
-from harness.rendering import renderer
-from harness.training.plan import plan
+from harness.models.chat_format import renderer
+from harness.training.schedule import plan
 from methods.interface import Recipe
 from tests.tiny import tiny_llava
 from tests.training.cases import PAIRS, images, train
@@ -19,7 +20,9 @@ from tests.training.cases import PAIRS, images, train
 RECIPE = Recipe(lr=1e-3, epochs=2, global_batch=3, warmup=0.25, beta=0.2)  # 4 steps, 1 of warm-up
 
 
-@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")  # trl's own use of the old name
+@pytest.mark.filterwarnings(
+    "ignore:.*gradient_checkpointing.* is deprecated:FutureWarning"
+)  # trl's own use of the old name
 def test_the_trajectory_is_that_of_trls_dpo_trainer(tmp_path: Path) -> None:
     train(tmp_path / "ours", RECIPE, device_batch=2)
     ours = [json.loads(line) for line in (tmp_path / "ours" / "log.jsonl").read_text().splitlines()]
@@ -30,7 +33,9 @@ def test_the_trajectory_is_that_of_trls_dpo_trainer(tmp_path: Path) -> None:
         assert mine["margin"] == pytest.approx(row["rewards/margins"], abs=1e-4)
         assert mine["grad_norm"] == pytest.approx(row["grad_norm"], rel=1e-4)
         assert mine["lr"] == pytest.approx(row["learning_rate"], abs=1e-9)
-    assert ours[-1]["loss"] < ours[0]["loss"] - 0.05  # something was learnt, so equality means something
+    assert (
+        ours[-1]["loss"] < ours[0]["loss"] - 0.05
+    )  # something was learnt, so equality means something
     trained = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours" / "model")
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(trained.get_parameter(name), parameter, rtol=0, atol=1e-4)

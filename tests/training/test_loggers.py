@@ -1,8 +1,8 @@
-"""Curves beside log.jsonl: TensorBoard's files where it is installed, others by name; each step once, also after a kill; what
-cannot be had is said, and no tracker ends a training.
+"""Curves beside log.jsonl: TensorBoard's files where it is installed, others by name; each step
+once, also after a kill; what cannot be had is said, and no tracker ends a training.
 
-trackio and wandb are not of the test group (their requirements are not ours); where they are installed they are really run.
-"""
+trackio and wandb are not of the test group (their requirements are not ours); where they are
+installed they are really run."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from harness import __main__ as cli
-from harness.errors import Problem
+from harness.cli import main as cli
+from harness.errors import UserError
 from harness.training import loggers
 from harness.training.loggers import LEAST, Opened
 from methods.interface import Recipe
@@ -33,21 +33,30 @@ RECIPE = Recipe(lr=1e-3, epochs=2, global_batch=3)
 def test_an_unknown_tracker_and_one_that_is_not_installed_are_said_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Problem, match=r"no tracker 'tensorbord'; did you mean 'tensorboard'"):
+    with pytest.raises(UserError, match=r"no tracker 'tensorbord'; did you mean 'tensorboard'"):
         train(tmp_path / "a", RECIPE, log_to=("tensorbord",))
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "wandb" else found(name, *rest))
-    with pytest.raises(Problem, match=r'wandb is not installed; pip install "wandb>=0\.31"'):
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "wandb" else found(name, *rest),
+    )
+    with pytest.raises(UserError, match=r'wandb is not installed; pip install "wandb>=0\.31"'):
         train(tmp_path / "a", RECIPE, log_to=("wandb",))
     assert not (tmp_path / "a").exists()
 
 
-def test_the_command_line_refuses_what_this_machine_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_refuses_what_this_machine_has_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert cli.main(["run", "smoke", "--log-to", "trackoi"]) == 2
     assert "There is no tracker 'trackoi'; did you mean 'trackio'?" in capsys.readouterr().err
     if importlib.util.find_spec("bitsandbytes") is None:
         assert cli.main(["plan", "smoke", "--eight-bit"]) == 2
-        assert "needs bitsandbytes, which is not installed: pip install bitsandbytes" in capsys.readouterr().err
+        assert (
+            "needs bitsandbytes, which is not installed: pip install bitsandbytes"
+            in capsys.readouterr().err
+        )
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # TensorBoard's own
@@ -64,16 +73,31 @@ def test_tensorboard_holds_the_curves_of_the_log(tmp_path: Path) -> None:
     assert [one.value for one in losses] == pytest.approx([row["loss"] for row in rows], rel=1e-6)
 
 
-def test_a_version_that_is_too_old_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_version_that_is_too_old_is_said_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: found("json" if name == "trackio" else name, *rest))
-    monkeypatch.setattr(metadata, "version", lambda _name: "0.0.6")  # what pip takes beside a Pillow that the newest refuses
-    with pytest.raises(Problem, match=r'trackio is installed as version 0\.0\.6, which is too old; pip install "trackio>=0\.43"'):
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: found("json" if name == "trackio" else name, *rest),
+    )
+    monkeypatch.setattr(
+        metadata, "version", lambda _name: "0.0.6"
+    )  # what pip takes beside a Pillow that the newest refuses
+    with pytest.raises(
+        UserError,
+        match=(
+            r"trackio is installed as version 0\.0\.6, which is too old; pip install"
+            r' "trackio>=0\.43"'
+        ),
+    ):
         train(tmp_path / "a", RECIPE, log_to=("trackio",))
 
 
 class Told:
-    """A tracker that keeps what it is told, knows the steps up to ``knows`` and fails from step ``fails`` on."""
+    """A tracker that keeps what it is told, knows the steps up to ``knows`` and fails from step
+    ``fails`` on."""
 
     def __init__(self, knows: int = 0, fails: int = 1000) -> None:
         self.steps: list[tuple[int, Mapping[str, float]]] = []
@@ -119,7 +143,9 @@ def test_a_training_that_goes_on_tells_each_step_once_and_what_was_missed(
         rows = [json.loads(line) for line in (copy / "log.jsonl").read_text().splitlines()]
         assert [step for step, _ in again.steps] == [*range(knows + 1, 5), -1]
         for (_, values), row in zip(again.steps, rows[knows:], strict=False):
-            assert values == {name: row[name] for name in row if name not in ("step", "steps", "seconds")}
+            assert values == {
+                name: row[name] for name in row if name not in ("step", "steps", "seconds")
+            }
 
 
 @pytest.mark.parametrize("fails", [0, 2])
@@ -131,7 +157,9 @@ def test_a_tracker_that_fails_is_left_out_with_one_sentence(
     assert train(tmp_path, RECIPE, log_to=("tensorboard",)).steps == 4
     said = capsys.readouterr().err.splitlines()
     why = "ConnectionError: no route to the tracker" if fails == 0 else "OSError: it went away"
-    sentence = f"harness: the tracker tensorboard is left out from here on ({why}); log.jsonl goes on."
+    sentence = (
+        f"harness: the tracker tensorboard is left out from here on ({why}); log.jsonl goes on."
+    )
     assert [line for line in said if line.startswith("harness: ")] == [sentence]
     assert len(told.steps) == max(0, fails - 1)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
@@ -159,9 +187,18 @@ def installed(name: str) -> None:
         pytest.skip(f"{name} is too old")
 
 
-def started(tracker: str, out: Path, home: Path, stop: int = 0, **settings: str) -> subprocess.CompletedProcess[str]:
+def started(
+    tracker: str, out: Path, home: Path, stop: int = 0, **settings: str
+) -> subprocess.CompletedProcess[str]:
     """A training in a process of its own, killed at that step (0: not)."""
-    environment = {**os.environ, "HOME": str(home), "HF_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_TOKEN": SECRET, **settings}
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "HF_HOME": str(home),
+        "OMP_NUM_THREADS": "1",
+        "HF_TOKEN": SECRET,
+        **settings,
+    }
     return subprocess.run(
         [sys.executable, "-c", PROGRAM, str(out), tracker, str(stop)],
         env=environment,
@@ -197,14 +234,19 @@ def test_trackio_has_every_step_once_after_a_kill(tmp_path: Path) -> None:
     assert [(step, json.loads(metrics)["loss"]) for step, metrics in rows] == losses(out)
     assert str(tmp_path.parent) not in name  # it may be published, and says nothing of this machine
     no_secret_in(out, store, home)
-    assert not [path for path in home.rglob("*") if path.is_file()]  # what it writes lies in its own folder
+    assert not [
+        path for path in home.rglob("*") if path.is_file()
+    ]  # what it writes lies in its own folder
 
 
 @pytest.mark.slow
 def test_wandb_offline_has_every_step_in_its_last_piece_and_the_same_run(tmp_path: Path) -> None:
     installed("wandb")
     home, out = tmp_path / "home", tmp_path / "out"
-    assert started("wandb", out, home, 3, WANDB_MODE="offline", WANDB_API_KEY=SECRET).returncode == -signal.SIGKILL
+    assert (
+        started("wandb", out, home, 3, WANDB_MODE="offline", WANDB_API_KEY=SECRET).returncode
+        == -signal.SIGKILL
+    )
     again = started("wandb", out, home, WANDB_MODE="offline", WANDB_API_KEY=SECRET)
     assert again.returncode == 0, again.stderr
     pieces = sorted((out / "wandb").glob("offline-run-*/run-*.wandb"))
@@ -215,7 +257,8 @@ def test_wandb_offline_has_every_step_in_its_last_piece_and_the_same_run(tmp_pat
 
 
 def wandb_losses(path: Path) -> list[tuple[int, float]]:
-    """The history in wandb's own file: behind 7 bytes, records of a checksum (4 bytes), a length (2), a kind (1) and protobuf."""
+    """The history in wandb's own file: behind 7 bytes, records of a checksum (4 bytes), a length
+    (2), a kind (1) and protobuf."""
     from wandb.proto import wandb_internal_pb2
 
     content, at, found = path.read_bytes(), 7, []
@@ -226,7 +269,10 @@ def wandb_losses(path: Path) -> list[tuple[int, float]]:
         record.ParseFromString(content[at + 7 : at + 7 + length])
         at += 7 + length
         if record.WhichOneof("record_type") == "history":
-            values = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.history.item}
+            values = {
+                item.key or item.nested_key[0]: json.loads(item.value_json)
+                for item in record.history.item
+            }
             found.append((values["_step"], values["loss"]))
     return found
 
@@ -236,5 +282,11 @@ def test_wandb_without_a_key_ends_no_training(tmp_path: Path) -> None:
     installed("wandb")
     done = started("wandb", tmp_path / "out", tmp_path / "home")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("harness: the tracker wandb is left out from here on (UsageError: No API key configured.") == 1
+    assert (
+        done.stderr.count(
+            "harness: the tracker wandb is left out from here on (UsageError: No API key"
+            " configured."
+        )
+        == 1
+    )
     assert len(losses(tmp_path / "out")) == 4

@@ -1,4 +1,5 @@
-"""What a training takes of a device: estimates against counts (in a process of their own), and cards' shapes."""
+"""What a training takes of a device: estimates against counts (in a process of their own), and
+cards' shapes."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from harness.bases import BASES
-from harness.families.find import family_of
+from harness.models.base_cards import BASES
+from harness.models.find_family import family_of
 from harness.training.memory import SHAPES
 from tests.benches.bench_memory import build
 
@@ -21,11 +22,29 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("which", "least"), [("not slow", 6), pytest.param("slow", 10, marks=pytest.mark.slow)], ids=["fast", "slow"]
+    ("which", "least"),
+    [("not slow", 6), pytest.param("slow", 10, marks=pytest.mark.slow)],
+    ids=["fast", "slow"],
 )
 def test_the_estimate_is_held_to_counts(which: str, least: int) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, "tests/training/counted.py"]
-    done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        which,
+        "tests/training/counted.py",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed, done.stdout
@@ -48,13 +67,23 @@ def test_a_cards_shape_is_that_of_the_model(name: str) -> None:
                 "num_key_value_heads": shape.keys * shape.heads // shape.width,
                 "tie_word_embeddings": shape.tied,
             }
-            vision = {"hidden_size": 1280, "out_hidden_size": shape.width, "depth": 32, "num_heads": 16}
+            vision = {
+                "hidden_size": 1280,
+                "out_hidden_size": shape.width,
+                "depth": 32,
+                "num_heads": 16,
+            }
             vision["intermediate_size"] = 3420
-            config = Qwen2_5_VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=shape.tied)
+            config = Qwen2_5_VLConfig(
+                text_config=text, vision_config=vision, tie_word_embeddings=shape.tied
+            )
             model = Qwen2_5_VLForConditionalGeneration(config)
     family = family_of(model)
     sizes = {key: one.numel() for key, one in model.named_parameters()}
     assert sum(sizes.values()) == shape.parameters
     assert sum(size for key, size in sizes.items() if re.match(family.tower, key)) == shape.tower
-    assert sum(size for key, size in sizes.items() if re.match(family.projector, key)) == shape.projector
+    assert (
+        sum(size for key, size in sizes.items() if re.match(family.projector, key))
+        == shape.projector
+    )
     assert BASES[name].parameters == pytest.approx(shape.parameters, rel=0.002)

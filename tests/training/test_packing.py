@@ -1,4 +1,5 @@
-"""Packed rows give the loss and the gradients of separate rows; features, reference values and texts are what they should be."""
+"""Packed rows give the loss and the gradients of separate rows; features, reference values and
+texts are what they should be."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.errors import Problem
-from harness.families.find import family_of
-from harness.rendering import renderer
-from harness.training.data import encode, pack, picture_features
+from harness.errors import UserError
+from harness.models.chat_format import renderer
+from harness.models.find_family import family_of
 from harness.training.loop import pair_losses
+from harness.training.pair_batches import encode, pack, picture_features
 from harness.training.policy import completion_logps
-from harness.training.reference import reference_logps, weights_digest
+from harness.training.reference_logps import reference_logps, weights_digest
 from methods.interface import PreferencePair, Recipe
 from tests.tiny import picture, tiny_llava
 from tests.training.cases import PAIRS, images, plain_logps
@@ -22,18 +23,27 @@ PATCHES = 36
 
 def test_cached_features_pass_the_projector_to_the_models_own_picture_features() -> None:
     model, processor = tiny_llava()
-    pixels = processor.image_processor(images=[picture(0), picture(1)], return_tensors="pt")["pixel_values"]
+    pixels = processor.image_processor(images=[picture(0), picture(1)], return_tensors="pt")[
+        "pixel_values"
+    ]
     with torch.no_grad():
         expected = torch.stack(list(model.get_image_features(pixels).pooler_output))
         family = family_of(model, processor)
         assert torch.equal(torch.stack(family.project(family.look(list(pixels)))), expected)
-    assert list(picture_features(model, processor, PAIRS, images)) == ["p0", "p1", "p2"]  # one each, not one a pair
+    assert list(picture_features(model, processor, PAIRS, images)) == [
+        "p0",
+        "p1",
+        "p2",
+    ]  # one each, not one a pair
 
 
 def test_encoding_is_the_processors_own() -> None:
     _, processor = tiny_llava()
     one = encode(PAIRS[:1], processor, patches=PATCHES, positions=512)[0]
-    text = "<s>USER: <image>\ndescribe the picture ASSISTANT: a red ball on the left and a blue box</s>"
+    text = (
+        "<s>USER: <image>\ndescribe the picture ASSISTANT: a red ball on the left and a blue"
+        " box</s>"
+    )
     whole = processor(images=picture(0), text=text, add_special_tokens=False)["input_ids"][0]
     assert one.prompt + one.chosen == list(whole)
     assert one.chosen[-1] == one.rejected[-1] == processor.tokenizer.eos_token_id
@@ -42,7 +52,7 @@ def test_encoding_is_the_processors_own() -> None:
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_packed_rows_have_the_loss_and_gradients_of_plain_rows(weight: float) -> None:
-    recipe = Recipe(lr=1e-3, anchor_weight=weight, beta=0.3)
+    recipe = Recipe(lr=1e-3, alignment_weight=weight, beta=0.3)
     references = torch.randn(len(PAIRS), 2, generator=torch.Generator().manual_seed(0)) - 30
     anchored = torch.tensor([pair.anchored for pair in PAIRS])
     gradients = []
@@ -52,19 +62,26 @@ def test_packed_rows_have_the_loss_and_gradients_of_plain_rows(weight: float) ->
         model.model.vision_tower.requires_grad_(False)
         if packed:
             batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
-            logps, mask = completion_logps(model, batch, picture_features(model, processor, PAIRS, images))
+            logps, mask = completion_logps(
+                model, batch, picture_features(model, processor, PAIRS, images)
+            )
         else:
             logps, mask = plain_logps(model, processor, PAIRS)
         loss = pair_losses(recipe, logps, mask, references, anchored)["loss"]
         loss.sum().backward()
         losses.append(loss.detach())
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        gradients.append(
+            {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        )
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-5)
     assert gradients[0].keys() == gradients[1].keys()
     assert any("multi_modal_projector" in name for name in gradients[0])
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(
-            gradient, gradients[1][name], rtol=1e-3, atol=1e-5 * float(gradients[1][name].abs().max()) + 1e-6
+            gradient,
+            gradients[1][name],
+            rtol=1e-3,
+            atol=1e-5 * float(gradients[1][name].abs().max()) + 1e-6,
         )
 
 
@@ -73,8 +90,12 @@ def test_a_pairs_log_probability_depends_neither_on_its_neighbours_nor_on_the_ot
     features = picture_features(model, processor, PAIRS, images)
     swapped = [replace(PAIRS[0], rejected="yes")]
     with torch.no_grad():
-        together, _ = completion_logps(model, pack(encode(PAIRS, processor, patches=PATCHES, positions=512)), features)
-        alone, _ = completion_logps(model, pack(encode(swapped, processor, patches=PATCHES, positions=512)), features)
+        together, _ = completion_logps(
+            model, pack(encode(PAIRS, processor, patches=PATCHES, positions=512)), features
+        )
+        alone, _ = completion_logps(
+            model, pack(encode(swapped, processor, patches=PATCHES, positions=512)), features
+        )
     torch.testing.assert_close(together[0].sum(), alone[0].sum(), rtol=1e-5, atol=1e-5)
 
 
@@ -98,7 +119,9 @@ def test_the_released_rejected_side_reads_the_models_own_words() -> None:
         released, _ = completion_logps(model, batch, features, rejected_argmax=True)
     n = len(PAIRS)
     assert torch.equal(published[:n], released[:n])
-    assert (released[n:].sum(-1) > published[n:].sum(-1)).all()  # likelier words than the rejected ones
+    assert (
+        released[n:].sum(-1) > published[n:].sum(-1)
+    ).all()  # likelier words than the rejected ones
 
 
 def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Path) -> None:
@@ -112,13 +135,25 @@ def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Pa
     with torch.no_grad():
         expected = plain_logps(model, processor, PAIRS)[0].sum(-1)
     for index, pair in enumerate(PAIRS):
-        assert first[pair.key] == pytest.approx((expected[index].item(), expected[index + 6].item()), abs=1e-4)
-    # Cut the file as a kill would leave it: whole, but short. The rest is computed again, to the last bit.
+        assert first[pair.key] == pytest.approx(
+            (expected[index].item(), expected[index + 6].item()), abs=1e-4
+        )
+    # Cut the file as a kill would leave it: whole, but short. The rest is computed again, to the
+    # last bit.
     cache.write_text("".join(cache.read_text().splitlines(keepends=True)[:4]))
-    again = reference_logps(model, encoded, features, cache=cache, **settings, progress=lambda *done: computed.append(done))
+    again = reference_logps(
+        model,
+        encoded,
+        features,
+        cache=cache,
+        **settings,
+        progress=lambda *done: computed.append(done),
+    )
     assert again == first
     assert 0 < len(computed) < 3
-    assert reference_logps(None, encoded, {}, cache=cache, **settings) == first  # all there: no model needed
+    assert (
+        reference_logps(None, encoded, {}, cache=cache, **settings) == first
+    )  # all there: no model needed
 
 
 def test_a_cache_of_another_policy_or_other_texts_is_refused(tmp_path: Path) -> None:
@@ -127,10 +162,10 @@ def test_a_cache_of_another_policy_or_other_texts_is_refused(tmp_path: Path) -> 
     cache = tmp_path / "reference.jsonl"
     encoded = encode(PAIRS, processor, patches=PATCHES, positions=512)
     reference_logps(model, encoded, features, cache=cache, batch=4, policy="a")
-    with pytest.raises(Problem, match="another model or objective"):
+    with pytest.raises(UserError, match="another model or objective"):
         reference_logps(model, encoded, features, cache=cache, batch=4, policy="b")
     other = encode([replace(PAIRS[0], rejected="no")], processor, patches=PATCHES, positions=512)
-    with pytest.raises(Problem, match="other texts under the key k0"):
+    with pytest.raises(UserError, match="other texts under the key k0"):
         reference_logps(model, other, features, cache=cache, batch=4, policy="a")
 
 
@@ -145,26 +180,33 @@ def test_the_digest_notices_a_changed_weight() -> None:
 
 def test_long_answers_are_cut_and_said_so_and_a_long_prompt_is_refused() -> None:
     _, processor = tiny_llava()
-    long = PreferencePair(key="long", item="p0", prompt="describe", chosen="red " * 50, rejected="no")
+    long = PreferencePair(
+        key="long", item="p0", prompt="describe", chosen="red " * 50, rejected="no"
+    )
     one = encode([long], processor, patches=PATCHES, positions=64)[0]
     assert one.cut
     assert len(one.prompt) + len(one.chosen) == 64
     assert len(one.rejected) == 2  # the other side is whole
-    with pytest.raises(Problem, match=r"The prompt of pair long takes .* the model reads 40"):
+    with pytest.raises(UserError, match=r"The prompt of pair long takes .* the model reads 40"):
         encode([replace(long, prompt="red " * 20)], processor, patches=PATCHES, positions=40)
 
 
 def test_the_anchor_adds_the_gradient_of_the_models_own_language_loss_on_anchored_answers() -> None:
-    """transformers' own ``labels=`` loss (a mean over the answer's tokens) is the oracle; unanchored pairs add nothing."""
+    """transformers' own ``labels=`` loss (a mean over the answer's tokens) is the oracle;
+    unanchored pairs add nothing."""
     weight = 0.7
 
-    def gradients(anchor_weight: float) -> dict[str, torch.Tensor]:
+    def gradients(alignment_weight: float) -> dict[str, torch.Tensor]:
         model, processor = tiny_llava()
         model.model.vision_tower.requires_grad_(False)
         batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
-        logps, mask = completion_logps(model, batch, picture_features(model, processor, PAIRS, images))
-        recipe = Recipe(lr=1e-3, anchor_weight=anchor_weight)
-        pair_losses(recipe, logps, mask, torch.zeros(len(PAIRS), 2), batch.anchored)["loss"].sum().backward()
+        logps, mask = completion_logps(
+            model, batch, picture_features(model, processor, PAIRS, images)
+        )
+        recipe = Recipe(lr=1e-3, alignment_weight=alignment_weight)
+        pair_losses(recipe, logps, mask, torch.zeros(len(PAIRS), 2), batch.anchored)[
+            "loss"
+        ].sum().backward()
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     model, processor = tiny_llava()
@@ -172,8 +214,12 @@ def test_the_anchor_adds_the_gradient_of_the_models_own_language_loss_on_anchore
     for pair in (pair for pair in PAIRS if pair.anchored):
         prompt = renderer(processor).render_prompt(pair.prompt, True)
         text = prompt + renderer(processor).render_completion(pair.chosen)
-        whole = processor(images=images(pair.item), text=text, add_special_tokens=False, return_tensors="pt")
-        asked = processor(images=images(pair.item), text=prompt, add_special_tokens=False, return_tensors="pt")
+        whole = processor(
+            images=images(pair.item), text=text, add_special_tokens=False, return_tensors="pt"
+        )
+        asked = processor(
+            images=images(pair.item), text=prompt, add_special_tokens=False, return_tensors="pt"
+        )
         labels = whole["input_ids"].clone()
         labels[:, : asked["input_ids"].shape[1]] = -100
         (weight * model(**whole, labels=labels).loss).backward()
@@ -182,4 +228,6 @@ def test_the_anchor_adds_the_gradient_of_the_models_own_language_loss_on_anchore
         if parameter.grad is not None:
             assert parameter.grad.abs().max() > 0
             added = with_anchor[name] - without[name]
-            torch.testing.assert_close(added, parameter.grad, rtol=1e-3, atol=1e-4 * float(parameter.grad.abs().max()))
+            torch.testing.assert_close(
+                added, parameter.grad, rtol=1e-3, atol=1e-4 * float(parameter.grad.abs().max())
+            )

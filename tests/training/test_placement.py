@@ -1,4 +1,5 @@
-"""How a training is laid on the machine: what fits is found, what is asked for and impossible is said, and results stay."""
+"""How a training is laid on the machine: what fits is found, what is asked for and impossible is
+said, and results stay."""
 
 from __future__ import annotations
 
@@ -11,26 +12,35 @@ from typing import Any
 import pytest
 import torch
 
-from harness.distributed import Team
-from harness.embedded.architecture import Sizes
-from harness.errors import Problem
+from harness.errors import UserError
+from harness.synthetic.architecture import Sizes
 from harness.training import loop
-from harness.training.adapters import choose_trainable
-from harness.training.data import EncodedPair, encode
+from harness.training.lora import choose_trainable
+from harness.training.pair_batches import EncodedPair, encode
 from harness.training.placement import SPARE, Placement, device_memory, estimate, fit
+from harness.training.ranks import Team
 from methods.interface import Lora, Recipe
 from tests.tiny import SIZES, tiny_llava
 from tests.training.cases import PAIRS, TARGETS, saved, train
 
-RECIPE = Recipe(lr=1e-3, global_batch=6, anchor_weight=0.5)
+RECIPE = Recipe(lr=1e-3, global_batch=6, alignment_weight=0.5)
 
 
-def a_training(sizes: Sizes = SIZES) -> tuple[Any, dict[str, torch.nn.Parameter], list[EncodedPair], Any]:
+def a_training(
+    sizes: Sizes = SIZES,
+) -> tuple[Any, dict[str, torch.nn.Parameter], list[EncodedPair], Any]:
     model, processor = tiny_llava(sizes=sizes)
-    return model, choose_trainable(model, RECIPE), encode(PAIRS, processor, patches=36, positions=512), processor
+    return (
+        model,
+        choose_trainable(model, RECIPE),
+        encode(PAIRS, processor, patches=36, positions=512),
+        processor,
+    )
 
 
-def decided(asked: Placement, memory: float, processes: int = 1, adapted: bool = False) -> Placement:
+def decided(
+    asked: Placement, memory: float, processes: int = 1, adapted: bool = False
+) -> Placement:
     model, trained, pairs, _ = a_training()
     asked = replace(asked, memory=int(memory + SPARE))
     return fit(asked, model, trained, pairs, sides=2, processes=processes, adapted=adapted)
@@ -39,12 +49,19 @@ def decided(asked: Placement, memory: float, processes: int = 1, adapted: bool =
 def needed(batch: int, checkpointing: bool, processes: int = 1) -> int:
     model, trained, pairs, _ = a_training()
     longest = sorted(pairs, key=lambda one: -one.length)[:batch]
-    return estimate(model, trained, longest, sides=2, checkpointing=checkpointing, processes=processes).total
+    return estimate(
+        model, trained, longest, sides=2, checkpointing=checkpointing, processes=processes
+    ).total
 
 
 def test_the_fastest_way_that_fits_is_chosen() -> None:
     plenty = decided(Placement(device_batch=4), needed(4, False) + 1)
-    assert (plenty.checkpointing, plenty.sharded, plenty.device_batch, plenty.rehearse) == (False, False, 4, True)
+    assert (plenty.checkpointing, plenty.sharded, plenty.device_batch, plenty.rehearse) == (
+        False,
+        False,
+        4,
+        True,
+    )
     tight = decided(Placement(device_batch=4), needed(4, True) + 1)
     assert (tight.checkpointing, tight.device_batch) == (True, 4)
     tighter = decided(Placement(device_batch=4), needed(2, True) + 1)
@@ -54,19 +71,30 @@ def test_the_fastest_way_that_fits_is_chosen() -> None:
 
 
 def test_what_cannot_fit_or_go_together_is_said_before_training() -> None:
-    with pytest.raises(Problem, match=r"One pair of up to \d+ tokens .*\(weights 0\.0, .* are there; give a recipe with LoRA"):
+    with pytest.raises(
+        UserError,
+        match=(
+            r"One pair of up to \d+ tokens .*\(weights 0\.0, .* are there; give a recipe with LoRA"
+        ),
+    ):
         decided(Placement(), 1000)
-    with pytest.raises(Problem, match=r"start them with: torchrun"):
+    with pytest.raises(UserError, match=r"start them with: torchrun"):
         decided(Placement(sharded=True), 1e9)
     if importlib.util.find_spec("bitsandbytes") is None:
-        with pytest.raises(Problem, match="8-bit optimiser needs bitsandbytes, which is not installed: pip install"):
+        with pytest.raises(
+            UserError,
+            match="8-bit optimiser needs bitsandbytes, which is not installed: pip install",
+        ):
             decided(Placement(optimizer="adamw8bit"), 1e9)
-    with pytest.raises(Problem, match="device_batch is 0"):
+    with pytest.raises(UserError, match="device_batch is 0"):
         Placement(device_batch=0)
 
 
-def test_a_training_may_take_what_is_left_and_what_its_own_model_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for a GPU of 1,000 bytes: 300 are free, and of 700 in torch's hands 600 are used, 64 of them by the model."""
+def test_a_training_may_take_what_is_left_and_what_its_own_model_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stand-in for a GPU of 1,000 bytes: 300 are free, and of 700 in torch's hands 600 are used,
+    64 of them by the model."""
 
     class OnGpu:
         device = torch.device("cuda")
@@ -86,9 +114,13 @@ def test_a_training_may_take_what_is_left_and_what_its_own_model_holds(monkeypat
 
 
 def test_recomputed_activations_and_the_rehearsal_change_no_weight(tmp_path: Path) -> None:
-    recipe = replace(RECIPE, global_batch=3, lora=Lora(r=4, alpha=8, dropout=0.1), projector_lr=1e-3)
+    recipe = replace(
+        RECIPE, global_batch=3, lora=Lora(r=4, alpha=8, dropout=0.1), projector_lr=1e-3
+    )
     plain = train(tmp_path / "plain", recipe, lora_targets=TARGETS)
-    other = train(tmp_path / "other", recipe, lora_targets=TARGETS, checkpointing=True, rehearse=True)
+    other = train(
+        tmp_path / "other", recipe, lora_targets=TARGETS, checkpointing=True, rehearse=True
+    )
     assert (plain.checkpointing, other.checkpointing) == (False, True)
     one, two = saved(tmp_path / "plain"), saved(tmp_path / "other")
     assert all(torch.equal(value, two[name]) for name, value in one.items())
@@ -114,7 +146,7 @@ def test_a_rehearsal_that_runs_out_of_memory_halves_the_pairs_at_once(tmp_path: 
     one, two = saved(tmp_path / "one"), saved(tmp_path / "halved")
     assert all(torch.allclose(value, two[name], atol=1e-6) for name, value in one.items())
     limit = 0
-    with pytest.raises(Problem, match="does not fit in memory on its own"):
+    with pytest.raises(UserError, match="does not fit in memory on its own"):
         train(tmp_path / "none", RECIPE, model, rehearse=True)
     hook.remove()
 
@@ -127,30 +159,41 @@ def test_a_training_goes_on_where_there_is_less_memory(tmp_path: Path) -> None:
     recipe, options = replace(RECIPE, epochs=2, global_batch=3), {"checkpoint_every": 1}
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", recipe, device_batch=3, progress=cut, **options)
-    less = train(tmp_path / "cut", recipe, device_batch=4, memory=int(needed(1, True) + SPARE), **options)
+    less = train(
+        tmp_path / "cut", recipe, device_batch=4, memory=int(needed(1, True) + SPARE), **options
+    )
     assert (less.device_batch, less.checkpointing) == (1, True)
     train(tmp_path / "straight", recipe, device_batch=3, **options)
     one, two = saved(tmp_path / "straight"), saved(tmp_path / "cut")
     assert all(torch.allclose(value, two[name], atol=2e-5) for name, value in one.items())
 
 
-def test_a_team_of_sharded_weights_that_is_out_of_step_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_team_of_sharded_weights_that_is_out_of_step_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Pair(Team):
         def gather(self, value: Any) -> list[Any]:
             return [value, 0]  # the other process had room
 
     options = dict.fromkeys(("policy", "parameters", "references", "recipe", "autocast"))
-    settings: dict[str, Any] = {**options, "seed": 0, "pad": 0, "device_batch": 4, "team": Pair(size=2)}
+    settings: dict[str, Any] = {
+        **options,
+        "seed": 0,
+        "pad": 0,
+        "device_batch": 4,
+        "team": Pair(size=2),
+    }
     pairs = a_training()[2]
     monkeypatch.setattr(loop, "_runs_out", lambda one, _: one.device_batch > 2)
-    with pytest.raises(Problem, match="ran out on 1 of 2 devices"):
+    with pytest.raises(UserError, match="ran out on 1 of 2 devices"):
         loop.rehearse(loop.Loop(**settings, sharded=True), pairs)
     assert loop.rehearse(loop.Loop(**settings, sharded=False), pairs).device_batch == 2
 
 
 @pytest.mark.filterwarnings("ignore")  # bitsandbytes' own
 def test_the_8_bit_optimiser_trains_and_continues(tmp_path: Path) -> None:
-    """Its processor code runs in an environment that has it; of its GPU code nothing is said here."""
+    """Its processor code runs in an environment that has it; of its GPU code nothing is said
+    here."""
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     recipe = replace(RECIPE, epochs=2, global_batch=3)
     options: dict[str, Any] = {"checkpoint_every": 1}

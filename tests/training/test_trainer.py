@@ -1,4 +1,5 @@
-"""The training loop: what trains, resuming after a kill, accumulation, adapters, and what goes wrong."""
+"""The training loop: what trains, resuming after a kill, accumulation, adapters, and what goes
+wrong."""
 
 import json
 from dataclasses import replace
@@ -8,16 +9,16 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from harness.errors import Problem
-from harness.training.data import encode, pack, picture_features
-from harness.training.plan import lr_factor, plan
+from harness.errors import UserError
+from harness.training.pair_batches import encode, pack, picture_features
 from harness.training.policy import packed_logits
+from harness.training.schedule import lr_factor, plan
 from methods.interface import Lora, Recipe
 from methods.objective import LN2
 from tests.tiny import tiny_llava
 from tests.training.cases import PAIRS, TARGETS, images, saved, train
 
-RECIPE = Recipe(lr=1e-3, epochs=2, global_batch=3, warmup=0.0, anchor_weight=0.5)
+RECIPE = Recipe(lr=1e-3, epochs=2, global_batch=3, warmup=0.0, alignment_weight=0.5)
 ADAPTED = replace(RECIPE, lora=Lora(r=4, alpha=8, dropout=0.1), projector_lr=1e-3)
 
 
@@ -39,13 +40,22 @@ def log(out: Path) -> list[dict[str, float]]:
 
 @pytest.mark.parametrize("objective", ["dpo", "rejected_from_argmax"])
 def test_the_first_step_starts_at_ln_2_and_the_loss_falls(tmp_path: Path, objective: str) -> None:
-    summary = train(tmp_path, replace(RECIPE, anchor_weight=0.0, objective=objective, epochs=4, global_batch=6))
+    summary = train(
+        tmp_path,
+        replace(RECIPE, alignment_weight=0.0, objective=objective, epochs=4, global_batch=6),
+    )
     rows = log(tmp_path)
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert rows[0]["dpo"] == pytest.approx(LN2, abs=1e-5)
     assert rows[-1]["dpo"] < rows[0]["dpo"]
     assert rows[-1]["margin"] > 0.1
-    assert (summary.steps, summary.pairs_made, summary.pairs_used, summary.visits, summary.cut) == (4, 6, 6, 24, 0)
+    assert (summary.steps, summary.pairs_made, summary.pairs_used, summary.visits, summary.cut) == (
+        4,
+        6,
+        6,
+        24,
+        0,
+    )
 
 
 def test_sft_needs_no_reference_and_lowers_its_loss(tmp_path: Path) -> None:
@@ -56,7 +66,9 @@ def test_sft_needs_no_reference_and_lowers_its_loss(tmp_path: Path) -> None:
     assert rows[0]["accuracy"] is None
 
 
-def test_everything_trains_but_the_vision_tower_and_the_saved_model_is_the_trained_one(tmp_path: Path) -> None:
+def test_everything_trains_but_the_vision_tower_and_the_saved_model_is_the_trained_one(
+    tmp_path: Path,
+) -> None:
     model, _ = tiny_llava()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     train(tmp_path, RECIPE, model)
@@ -79,22 +91,29 @@ def test_two_and_two_accumulated_is_four(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, ADAPTED], ids=["full", "lora"])
-def test_a_run_cut_anywhere_and_continued_has_the_same_weights_and_log(tmp_path: Path, recipe: Recipe) -> None:
+def test_a_run_cut_anywhere_and_continued_has_the_same_weights_and_log(
+    tmp_path: Path, recipe: Recipe
+) -> None:
     options = {"checkpoint_every": 1, "lora_targets": TARGETS}
     straight = train(tmp_path / "straight", recipe, **options)
     cut = tmp_path / "cut"
     for step in (1, 3):
         with pytest.raises(Cut):
             train(cut, recipe, **options, progress=cut_after(step))
-    # What a kill in the middle of writing leaves: a log line of a step that is not in a checkpoint, and half a checkpoint.
+    # What a kill in the middle of writing leaves: a log line of a step that is not in a checkpoint,
+    # and half a checkpoint.
     with (cut / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
     (cut / "checkpoints" / ".step-0000004.tmp").mkdir()
     (cut / "checkpoints" / "step-0000005").mkdir()
     (cut / "checkpoints" / "step-0000005" / "model.safetensors").write_bytes(b"half")
     steps = []
-    resumed = train(cut, recipe, **options, progress=lambda what, done, _total: steps.append((what, done)))
-    assert [done for what, done in steps if what == "train"] == [4]  # it did go on, and from the whole checkpoint
+    resumed = train(
+        cut, recipe, **options, progress=lambda what, done, _total: steps.append((what, done))
+    )
+    assert [done for what, done in steps if what == "train"] == [
+        4
+    ]  # it did go on, and from the whole checkpoint
     weights = saved(tmp_path / "straight")
     assert all(torch.equal(value, weights[name]) for name, value in saved(cut).items())
     assert replace(resumed, seconds=0) == replace(straight, seconds=0)
@@ -108,16 +127,16 @@ def test_a_finished_training_is_not_done_again_and_another_one_is_refused(tmp_pa
     called = []
     assert train(tmp_path, RECIPE, progress=lambda *args: called.append(args)) == first
     assert not called
-    with pytest.raises(Problem, match="result of another training"):
+    with pytest.raises(UserError, match="result of another training"):
         train(tmp_path, replace(RECIPE, lr=2e-3))
-    with pytest.raises(Problem, match="result of another training"):
+    with pytest.raises(UserError, match="result of another training"):
         train(tmp_path, RECIPE, tiny_llava(seed=1)[0])
 
 
 def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Cut):
         train(tmp_path, RECIPE, checkpoint_every=1, progress=cut_after(2))
-    with pytest.raises(Problem, match="holds another training"):
+    with pytest.raises(UserError, match="holds another training"):
         train(tmp_path, replace(RECIPE, lr=2e-3), checkpoint_every=1)
 
 
@@ -138,7 +157,9 @@ def test_lora_moves_adapters_and_projector_only(tmp_path: Path) -> None:
     features = picture_features(model, processor, PAIRS, images)
     batch = pack(encode(PAIRS, processor, patches=36, positions=512))
     with torch.no_grad():
-        assert torch.equal(packed_logits(loaded, batch, features), packed_logits(model, batch, features))
+        assert torch.equal(
+            packed_logits(loaded, batch, features), packed_logits(model, batch, features)
+        )
 
 
 def test_without_its_own_rate_the_projector_stays_under_lora(tmp_path: Path) -> None:
@@ -153,7 +174,10 @@ def test_the_projector_has_its_own_rate(tmp_path: Path) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     train(tmp_path, replace(RECIPE, lr=1e-5, projector_lr=1e-2), model, max_steps=1)
     # Adam's first step is the learning rate in each coordinate.
-    for name, rate in (("model.multi_modal_projector.linear_1.weight", 1e-2), ("lm_head.weight", 1e-5)):
+    for name, rate in (
+        ("model.multi_modal_projector.linear_1.weight", 1e-2),
+        ("lm_head.weight", 1e-5),
+    ):
         parameter = dict(model.named_parameters(remove_duplicate=False))[name]
         start = before.get(name, before["model.language_model.embed_tokens.weight"])
         assert (parameter - start).abs().max().item() == pytest.approx(rate, rel=0.02)
@@ -190,7 +214,11 @@ def test_pairs_made_and_used_are_both_counted(tmp_path: Path) -> None:
 def test_schedules_are_transformers_own() -> None:
     from transformers import get_scheduler
 
-    for name, theirs in (("cosine", "cosine"), ("linear", "linear"), ("constant", "constant_with_warmup")):
+    for name, theirs in (
+        ("cosine", "cosine"),
+        ("linear", "linear"),
+        ("constant", "constant_with_warmup"),
+    ):
         recipe = Recipe(lr=1.0, warmup=0.25, schedule=name)
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
         schedule = get_scheduler(theirs, optimizer, num_warmup_steps=3, num_training_steps=10)
@@ -200,18 +228,20 @@ def test_schedules_are_transformers_own() -> None:
             schedule.step()
 
 
-def test_no_pairs_a_key_twice_an_unknown_picture_and_bad_targets_are_said_kindly(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match=r"no pairs to train on; see drops\.jsonl"):
+def test_no_pairs_a_key_twice_an_unknown_picture_and_bad_targets_are_said_kindly(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(UserError, match=r"no pairs to train on; see drops\.jsonl"):
         train(tmp_path, RECIPE, pairs=[])
-    with pytest.raises(Problem, match="Two pairs have the key k0"):
+    with pytest.raises(UserError, match="Two pairs have the key k0"):
         train(tmp_path, RECIPE, pairs=[PAIRS[0], PAIRS[0]])
-    with pytest.raises(Problem, match="Pair lost is about picture 'gone'"):
+    with pytest.raises(UserError, match="Pair lost is about image 'gone'"):
         train(tmp_path, RECIPE, pairs=[*PAIRS, replace(PAIRS[0], key="lost", item="gone")])
-    with pytest.raises(Problem, match="give lora_targets"):
+    with pytest.raises(UserError, match="give lora_targets"):
         train(tmp_path, ADAPTED)
-    with pytest.raises(Problem, match="match no module"):
+    with pytest.raises(UserError, match="match no module"):
         train(tmp_path, ADAPTED, lora_targets="nothing")
-    with pytest.raises(Problem, match=r"match modules below model\.language_model only"):
+    with pytest.raises(UserError, match=r"match modules below model\.language_model only"):
         train(tmp_path, ADAPTED, lora_targets=r".*q_proj")
     assert not (tmp_path / "model").exists()
 
@@ -220,7 +250,7 @@ def test_a_base_with_damaged_weights_is_refused(tmp_path: Path) -> None:
     model, _ = tiny_llava()
     with torch.no_grad():
         model.model.language_model.norm.weight[0] = float("nan")
-    with pytest.raises(Problem, match="log-probability that is not finite"):
+    with pytest.raises(UserError, match="log-probability that is not finite"):
         train(tmp_path, RECIPE, model)
     assert not (tmp_path / "model").exists()
 
@@ -233,7 +263,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path
             with torch.no_grad():
                 model.model.language_model.norm.weight[0] = float("inf")
 
-    with pytest.raises(Problem, match=r"not finite at step 3 of 4 \(pairs: k\d, k\d, k\d\)"):
+    with pytest.raises(UserError, match=r"not finite at step 3 of 4 \(pairs: k\d, k\d, k\d\)"):
         train(tmp_path, RECIPE, model, checkpoint_every=1, progress=break_it)
     assert len(log(tmp_path)) == 2
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000002"]

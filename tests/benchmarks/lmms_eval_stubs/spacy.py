@@ -1,5 +1,5 @@
-"""A stub of spaCy for lmms-eval's amber_g, made by the project: its word vectors (en_core_web_md) are a download of their own
-and no package of PyPI. Here two words are similar when they are equal.
+"""A stub of spaCy for lmms-eval's amber_g, made by the project: its word vectors (en_core_web_md)
+are a download of their own and no package of PyPI. Here two words are similar when they are equal.
 """
 
 from __future__ import annotations

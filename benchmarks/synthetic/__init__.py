@@ -1,0 +1,1 @@
+"""The embedded image world: rendered images with exact truth (no torch in here)."""

@@ -1,0 +1,221 @@
+"""The world's language: captions in several phrasings, every kind of question with its exact
+answer, and told (noisy) scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from random import Random
+
+from benchmarks.synthetic.scene import Scene, Thing, telling_order
+from benchmarks.synthetic.words import (
+    CATEGORIES,
+    COLOURS,
+    COLUMNS,
+    COMPANION,
+    NUMBERS,
+    PRIOR,
+    ROWS,
+    TYPICAL_COLOUR,
+)
+
+DETAIL_PROMPTS: tuple[str, ...] = (
+    "describe the image in detail .",
+    "give a detailed description of the image .",
+    "what is in the image ? answer in detail .",
+    "tell in detail what the picture shows .",
+    "describe the picture in full detail .",
+)
+STYLES: tuple[str, ...] = (
+    "there is {colour} {category} at the {place} .",
+    "{colour} {category} is at the {place} .",
+    "i see {colour} {category} at the {place} .",
+)
+EXISTENCE_FORMS: tuple[str, ...] = (
+    "is there a {} in the image ?",
+    "is there a {} ?",
+    "can you see a {} in the picture ?",
+    "does the image show a {} ?",
+)
+KINDS: tuple[str, ...] = ("existence", "colour", "count", "place", "what", "relation", "scene")
+COLOUR_NOISE = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A question with its exact one-word (or one-phrase) answer; ``about`` are the categories it
+    presupposes."""
+
+    kind: str
+    text: str
+    answer: str
+    about: tuple[str, ...] = ()
+
+
+def told(scene: Scene, strength: float = 1.0) -> Scene:
+    """The scene as a training text tells it, fixed a scene: absent companions of lone things added
+    at ``strength`` times their prior, untypical colours told as typical ones at ``strength`` times
+    ``COLOUR_NOISE``. Strength 0 is the truth."""
+    rng = Random(f"told {scene.id}")
+    free = [cell for cell in range(9) if scene.at(cell // 3, cell % 3) is None]
+    things = [
+        replace(thing, colour=_told_colour(thing, rng.random(), strength)) for thing in scene.things
+    ]
+    for thing in scene.lone():
+        draw, spot = rng.random(), rng.random()
+        if draw >= strength * PRIOR[thing.category] or not free:
+            continue
+        companion = COMPANION[thing.category]
+        near = sorted(
+            free, key=lambda cell: (abs(cell // 3 - thing.row) + abs(cell % 3 - thing.column), cell)
+        )[:2]
+        cell = near[int(spot * len(near))]
+        free.remove(cell)
+        things.append(
+            Thing(
+                category=companion, colour=TYPICAL_COLOUR[companion], row=cell // 3, column=cell % 3
+            )
+        )
+    return replace(scene, things=telling_order(things))
+
+
+def _told_colour(thing: Thing, draw: float, strength: float) -> str:
+    typical = TYPICAL_COLOUR[thing.category]
+    return typical if thing.colour != typical and draw < strength * COLOUR_NOISE else thing.colour
+
+
+def detailed(things: Iterable[Thing], style: int) -> str:
+    """A sentence a thing, with colour and place."""
+    return " ".join(
+        STYLES[style % len(STYLES)].format(
+            colour=with_article(thing.colour), category=thing.category, place=thing.place
+        )
+        for thing in things
+    )
+
+
+def listed(things: Iterable[Thing]) -> str:
+    """One short sentence: "a red house , a green tree and a blue car ." """
+    names = [f"{with_article(thing.colour)} {thing.category}" for thing in things]
+    return (
+        " and ".join([" , ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]
+    ) + " ."
+
+
+def with_article(word: str) -> str:
+    return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
+
+
+def side(a: Thing, b: Thing) -> str | None:
+    """Where ``a`` is seen from ``b`` when they share a row or a column; None otherwise (the
+    question would be ambiguous)."""
+    if a.row == b.row:
+        return "left" if a.column < b.column else "right"
+    if a.column == b.column:
+        return "above" if a.row < b.row else "below"
+    return None
+
+
+def errors(things: Iterable[Thing], truth: Scene) -> int:
+    """How wrong an account is: 2 a thing that is not there, 1 a wrong colour, 1 a wrong place, 1 a
+    thing left out."""
+    told = tuple(things)
+    wrong = len(truth.categories - {thing.category for thing in told})
+    for thing in told:
+        real = truth.find(thing.category)
+        wrong += 2 if real is None else (thing.colour != real.colour) + (thing.place != real.place)
+    return wrong
+
+
+def existence(scene: Scene, category: str, rng: Random) -> Asked:
+    form = rng.choice(EXISTENCE_FORMS)
+    return Asked(
+        kind="existence", text=form.format(category), answer="yes" if scene.find(category) else "no"
+    )
+
+
+def question(scene: Scene, kind: str, rng: Random) -> Asked | None:
+    """A question of this kind, answerable in this scene, with its answer; None where the scene
+    allows none (a relation)."""
+    if kind == "existence":
+        # Present, expected but absent, or any: the three ways POPE asks.
+        pools = [
+            sorted(scene.categories),
+            [COMPANION[thing.category] for thing in scene.lone()],
+            list(CATEGORIES),
+        ]
+        pool = rng.choices(pools, weights=(45, 25, 30))[0]
+        return existence(scene, rng.choice(pool or list(CATEGORIES)), rng)
+    if kind == "scene":
+        return Asked(
+            kind=kind,
+            text=rng.choice(("what place is this ?", "which scene is shown ?")),
+            answer=scene.theme,
+        )
+    if kind == "count":
+        if rng.random() < 0.5:
+            text = rng.choice(
+                ("how many things are there ?", "how many things does the image show ?")
+            )
+            return Asked(kind=kind, text=text, answer=NUMBERS[len(scene.things)])
+        colour = rng.choice([*COLOURS, *(thing.colour for thing in scene.things)])
+        amount = sum(thing.colour == colour for thing in scene.things)
+        form = rng.choice(("how many {} things are there ?", "how many things are {} ?"))
+        return Asked(kind=kind, text=form.format(colour), answer=NUMBERS[amount])
+    if kind == "relation":
+        sides = [(a, b, side(a, b)) for a in scene.things for b in scene.things if a is not b]
+        known = [(a, b, where) for a, b, where in sides if where is not None]
+        if not known:
+            return None
+        a, b, where = rng.choice(known)
+        text = f"where is the {a.category} seen from the {b.category} ?"
+        return Asked(kind=kind, text=text, answer=where, about=(a.category, b.category))
+    thing = rng.choice(scene.things)
+    if kind == "colour":
+        form = rng.choice(
+            (
+                "what colour is the {} ?",
+                "which colour does the {} have ?",
+                "what is the colour of the {} ?",
+            )
+        )
+        return Asked(
+            kind=kind,
+            text=form.format(thing.category),
+            answer=thing.colour,
+            about=(thing.category,),
+        )
+    if kind == "place":
+        form = rng.choice(("where is the {} ?", "where in the image is the {} ?"))
+        return Asked(
+            kind=kind, text=form.format(thing.category), answer=thing.place, about=(thing.category,)
+        )
+    if kind == "what":
+        form = rng.choice(("what is at the {} ?", "which thing is at the {} ?"))
+        return Asked(
+            kind=kind, text=form.format(thing.place), answer=thing.category, about=(thing.category,)
+        )
+    raise ValueError(f"question kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
+
+
+def unanswerable(scene: Scene, rng: Random) -> str:
+    """A question that presupposes something that is not there (half the time an expected
+    companion)."""
+    absent = [name for name in CATEGORIES if name not in scene.categories]
+    expected = [COMPANION[thing.category] for thing in scene.lone()]
+    category = rng.choice(expected) if expected and rng.random() < 0.5 else rng.choice(absent)
+    row, column = rng.randrange(3), rng.randrange(3)
+    kind = rng.choice(("colour", "place", "relation", "what"))
+    if kind == "what":
+        empty = [cell for cell in range(9) if scene.at(cell // 3, cell % 3) is None]
+        cell = rng.choice(empty)
+        place = f"{ROWS[cell // 3]} {COLUMNS[cell % 3]}"
+        return rng.choice((f"what is at the {place} ?", f"which thing is at the {place} ?"))
+    if kind == "relation":
+        other = rng.choice(scene.things).category
+        first, second = (category, other) if rng.random() < 0.5 else (other, category)
+        return f"where is the {first} seen from the {second} ?"
+    ghost = Thing(category=category, colour="red", row=row, column=column)
+    asked = question(replace(scene, things=(ghost,)), kind, rng)
+    assert asked is not None  # colour and place always exist for a thing
+    return asked.text

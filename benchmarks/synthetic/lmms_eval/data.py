@@ -1,0 +1,85 @@
+"""Writes the synthetic world's questions as data sets that lmms-eval loads: ``python -m
+benchmarks.synthetic.lmms_eval.data FOLDER``.
+
+A data set is a folder with one Parquet file whose schema says, as the datasets library does, that a
+column holds images."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from benchmarks.synthetic import suite
+
+TASKS = ("synthetic_pope", "synthetic_vqa")
+_TEXTS = ("id", "question", "answer", "kind")
+_COLUMNS = {name: {"dtype": "string", "_type": "Value"} for name in _TEXTS} | {
+    "image": {"_type": "Image"}
+}
+_PICTURE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+
+
+def write(task: str, folder: Path, split: str, limit: int | None) -> Path:
+    """The task's questions on at most ``limit`` images of the world's split, below ``folder``;
+    returns the data set's folder.
+
+    Raises:
+        ValueError: no such task, split or limit.
+    """
+    if task not in TASKS:
+        raise ValueError(
+            f"There is no task {task!r} of the world; there are {' and '.join(TASKS)}."
+        )
+    rows = list(_pope(split, limit) if task == "synthetic_pope" else _questions(split, limit))
+    schema = pyarrow.schema(
+        [*((name, pyarrow.string()) for name in _TEXTS), ("image", _PICTURE)],
+        metadata={"huggingface": json.dumps({"info": {"features": _COLUMNS}})},
+    )
+    place = folder / task
+    place.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(rows, schema=schema), place / "test-00000-of-00001.parquet"
+    )
+    return place
+
+
+def _pope(split: str, limit: int | None) -> Iterator[dict[str, Any]]:
+    for item in suite.pope(split, limit).items():
+        yield _row(item, "yes" if item.truth.present else "no", item.truth.setting)
+
+
+def _questions(split: str, limit: int | None) -> Iterator[dict[str, Any]]:
+    for item in suite.visual_questions(split, limit).items():
+        yield _row(item, item.truth.answer, item.truth.kind)
+
+
+def _row(item: Any, answer: str, kind: str) -> dict[str, Any]:
+    content = io.BytesIO()
+    item.picture().save(content, format="PNG")
+    picture = {"bytes": content.getvalue(), "path": f"{item.cluster.replace('/', '_')}.png"}
+    return {"id": item.id, "question": item.text, "answer": answer, "kind": kind, "image": picture}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Write the synthetic world's questions as data sets for lmms-eval."
+    )
+    parser.add_argument(
+        "folder", type=Path, help="data sets go to FOLDER/selfsight; run lmms-eval in FOLDER"
+    )
+    parser.add_argument("--split", choices=("dev", "test"), default="test")
+    parser.add_argument("--limit", type=int, default=None, help="at most so many images")
+    options = parser.parse_args()
+    for task in TASKS:
+        print(write(task, options.folder / "selfsight", options.split, options.limit))
+
+
+if __name__ == "__main__":
+    main()

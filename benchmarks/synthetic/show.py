@@ -1,0 +1,79 @@
+"""A contact sheet of the world: images beside what is true of them, what training texts tell, and
+every kind of question."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from random import Random
+
+from PIL import ImageFont
+
+from benchmarks.synthetic import language
+from benchmarks.synthetic.render import contact_sheet, render
+from benchmarks.synthetic.scene import Scene, scene
+
+ZOOM = 6
+FONT_SIZE = 14  # contact_sheet's own
+TEXT_WIDTH = 860 - 60 * ZOOM - 36  # pixels: contact_sheet's column less the image and the margins
+
+
+def write_contact_sheet(path: Path, split: str = "dev", count: int = 12) -> None:
+    """Write the split's first ``count`` scenes as a PNG.
+
+    Raises:
+        ValueError: there is no such split, or ``count`` is below 1.
+    """
+    if count < 1:
+        raise ValueError(f"A contact sheet of {count} images cannot be drawn; ask for at least 1.")
+    scenes = [scene(split, index) for index in range(count)]
+    sheet = contact_sheet(
+        [render(true) for true in scenes], [describe(true) for true in scenes], zoom=ZOOM
+    )
+    sheet.save(path, format="PNG")
+
+
+def describe(true: Scene) -> str:
+    """The text beside an image, wrapped to the sheet's width."""
+    rng = Random(f"show {true.id}")
+    asked = [language.question(true, kind, rng) for kind in language.KINDS]
+    lines = [
+        f"{true.id} ({true.theme})",
+        "",
+        f"True: {language.detailed(true.things, rng.randrange(len(language.STYLES)))}",
+        f"Training texts tell: {_telling(true)}",
+        "",
+        *(f"{one.kind}: {one.text} {one.answer}" for one in asked if one is not None),
+        f"unanswerable: {language.unanswerable(true, rng)}",
+    ]
+    return "\n".join(row for line in lines for row in wrapped(line))
+
+
+def _telling(true: Scene) -> str:
+    """The told scene, and in brackets where it differs from the truth."""
+    told = language.told(true)
+    wrong = [f"no {thing.category}" for thing in told.things if true.find(thing.category) is None]
+    for thing in true.things:
+        said = told.find(thing.category)
+        if said is not None and said.colour != thing.colour:
+            wrong.append(f"the {thing.category} is {thing.colour}")
+    return f"{language.listed(told.things)} [in truth: {', '.join(wrong)}]" if wrong else "the same"
+
+
+def wrapped(line: str) -> list[str]:
+    """A line broken at blanks so that no row is wider than ``TEXT_WIDTH``; continuations are
+    indented."""
+    font = _font()
+    rows = [""]
+    for word in line.split(" "):
+        longer = f"{rows[-1]} {word}" if rows[-1].strip() else rows[-1] + word
+        if rows[-1].strip() and font.getlength(longer) > TEXT_WIDTH:
+            rows.append(f"    {word}")
+        else:
+            rows[-1] = longer
+    return rows
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size=FONT_SIZE)  # unpacked anew at each call, which is slow

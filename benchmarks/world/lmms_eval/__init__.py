@@ -1,1 +1,0 @@
-"""The embedded world's questions as tasks of lmms-eval: two YAML files, the functions that they name, and a writer of data."""

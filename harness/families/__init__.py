@@ -1,1 +1,0 @@
-"""What differs between model families: how pictures become tokens, which names train, how a prompt is written."""

@@ -1,0 +1,125 @@
+"""lmms-eval asking one of our bases live, through our engine: ``python -m
+harness.pipeline.via_lmms_eval FOLDER``, run in the kit's environment (``nox -s toolkit_lmms_eval``)
+with this repository on PYTHONPATH and the data in the working directory.
+
+``FOLDER/request.json`` names ``task``, ``folder`` (of its YAML), ``base`` and, where there is one,
+``weights`` (a trained model's folder); ``FOLDER/reply.json`` gets the answers, what the kit made of
+each, and its totals. That the kit sees the same model in this way and through stored answers is a
+test; studies take the stored answers, which are graded as often as one likes.
+
+The kit's own wrappers count a model that raises as an empty answer; here an error ends the
+evaluation."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lmms_eval.api.model import lmms
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager, get_task_dict
+
+from harness.artifacts.results_folder import read_json, write_json
+from harness.engine.engine import Engine
+from harness.errors import UserError
+from harness.models.base_cards import find_base, load_base
+from methods.interface import VLM, Decoding, Prompt
+
+
+class Live(lmms):  # type: ignore[misc]
+    """A :class:`methods.interface.VLM` as lmms-eval's model; batching is the engine's."""
+
+    def __init__(self, vlm: VLM, bound: int = 1024) -> None:
+        super().__init__()
+        self.vlm, self.bound = vlm, bound
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """Greedy answers, in order; questions with the same bound and stops go to the engine
+        together."""
+        groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        for place, request in enumerate(requests):
+            options = request.args[1]
+            groups.setdefault(
+                (options.get("max_new_tokens") or self.bound, stops(options)), []
+            ).append(place)
+        answers = [""] * len(requests)
+        for (bound, until), places in groups.items():
+            prompts = [self.prompt(place, requests[place]) for place in places]
+            for place, done in zip(
+                places,
+                self.vlm.generate(prompts, Decoding(max_new_tokens=bound, stop=until)),
+                strict=True,
+            ):
+                text = done.text
+                for stop in until:
+                    text = text.partition(stop)[0]
+                answers[place] = text
+        return answers
+
+    def prompt(self, place: int, request: Any) -> Prompt:
+        text, _, doc_to_visual, document, task, split = request.args
+        pictures = doc_to_visual(self.task_dict[task][split][document])
+        if len(pictures) > 1:
+            raise UserError(
+                f"Row {document + 1} of {task} has {len(pictures)} images; the engine answers"
+                " about one."
+            )
+        return Prompt(key=f"{task}/{place}", text=text, image=pictures[0] if pictures else None)
+
+    def loglikelihood(self, _requests: Sequence[Any]) -> Any:
+        raise UserError(
+            "This model answers in words; tasks that ask for log-likelihoods are not asked."
+        )
+
+    generate_until_multi_round = loglikelihood
+
+
+def stops(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """As ``via_lmms_eval_child.stops``: without the kit's default, an empty line."""
+    until = options.get("until") or []
+    return tuple(
+        one for one in ([until] if isinstance(until, str) else until) if one and one != "\n\n"
+    )
+
+
+def evaluate(vlm: VLM, request: dict[str, Any]) -> dict[str, Any]:
+    """The kit's evaluation of a live model: ``answers`` in the documents' order, ``totals`` by
+    metric."""
+    name = request["task"]
+    manager = TaskManager(include_path=request["folder"], include_defaults=False, verbosity="ERROR")
+    task = get_task_dict([{"task": name, "dataset_kwargs": {}}], manager, "simple")[name]
+    results = simple_evaluate(
+        model=Live(vlm),
+        tasks=[task],
+        task_manager=manager,
+        bootstrap_iters=0,
+        log_samples=True,
+        process_docs_parallel=1,
+    )
+    totals = {
+        key.partition(",")[0]: value
+        for key, value in results["results"][name].items()
+        if key.endswith(",none")
+    }
+    rows = results["samples"][name]
+    return {
+        "answers": [str(row["filtered_resps"][0]) for row in rows],
+        "totals": {
+            key: float(value) for key, value in totals.items() if isinstance(value, int | float)
+        },
+    }
+
+
+def main(folder: Path) -> None:
+    request = read_json(folder / "request.json")
+    weights = request.get("weights")
+    model, processor = load_base(
+        find_base(request["base"]), "cpu", None if weights is None else Path(weights)
+    )
+    write_json(folder / "reply.json", evaluate(Engine(model, processor), request))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())

@@ -1,0 +1,187 @@
+r"""The table as LaTeX: a ``fragment`` to ``\input`` into a paper that loads array and booktabs, a
+``document`` to compile alone.
+
+A cell is the value over its change and interval. Bold and underlined: best and second best of the
+compared rows."""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from harness.reporting.tables.model import MISSING, Block, Column, Entry, Line, Table, printable
+
+WIDTH, WIDEST = 480, 110
+"""Points of a table (the text of an A4 page) and of one column; a wider block goes on in another
+table."""
+LINES = 26
+"""Rows a table; a longer block goes on in another table."""
+
+SIGNS = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "#": r"\#", "$": r"\$", "%": r"\%", "&": r"\&", "_": r"\_",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "`": r"\textasciigrave{}", '"': "''", "[": "{[}", "]": "{]}", "*": "{*}",
+    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$\dagger$", "×": r"$\times$", "–": "--", "—": "---", "…": r"\ldots{}",
+    "‘": "`", "’": "'", "“": "``", "”": "''", "ß": r"{\ss}", "ø": r"{\o}", "Ø": r"{\O}", "æ": r"{\ae}", "Æ": r"{\AE}",
+}  # fmt: skip
+ACCENTS = {
+    "\u0300": "`",
+    "\u0301": "'",
+    "\u0302": "^",
+    "\u0303": "~",
+    "\u0308": '"',
+    "\u030a": "r",
+    "\u030c": "v",
+    "\u0327": "c",
+}
+
+LEGEND = (
+    r"Below a value: its difference from the baseline and the 95\,\% interval; $^{*}$: see the"
+    r" notes. "
+    r"Bold: best, underlined: second best of the baseline and the methods."
+)
+
+
+def escape(text: str) -> str:
+    """Plain text inside LaTeX, in any font encoding; a character that it cannot set is named by its
+    code point."""
+    text = "".join(map(_sign, unicodedata.normalize("NFC", printable(text))))
+    return re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)
+
+
+def _sign(char: str) -> str:
+    if char in SIGNS:
+        return SIGNS[char]
+    if " " <= char <= "~":
+        return char
+    letter, *marks = list(unicodedata.normalize("NFD", char))
+    if letter.isascii() and letter.isalpha() and len(marks) == 1 and marks[0] in ACCENTS:
+        return f"{{\\{ACCENTS[marks[0]]}{{{letter}}}}}"
+    return f"{{[}}U+{ord(char):04X}{{]}}"
+
+
+def fragment(table: Table) -> str:
+    """Floats, one or more a block, then the notes as a list."""
+    parts = [
+        r"% \usepackage{array,booktabs}",
+        *(part for block in table.blocks for part in _floats(block)),
+    ]
+    notes = "\n".join(rf"\item[$\bullet$] {escape(text)}" for text in table.notes)
+    return (
+        "\n\n".join([*parts, f"\\begin{{itemize}}\\footnotesize\n{notes}\n\\end{{itemize}}"]) + "\n"
+    )
+
+
+def document(table: Table) -> str:
+    """A document that pdflatex compiles alone."""
+    reading = "\n".join(rf"\item[$\bullet$] {escape(text)}" for text in table.reading)
+    return (
+        "\\documentclass[a4paper]{article}\n\\usepackage[margin=1.8cm]{geometry}\n\\usepackage{array,booktabs}\n\\sloppy\n"
+        f"\\begin{{document}}\n\\section*{{{escape(table.title)}}}\n{escape(table.question)}\n"
+        f"\\begin{{itemize}}\n{reading}\n\\end{{itemize}}\n\n{fragment(table)}\\end{{document}}\n"
+    )
+
+
+def _floats(block: Block) -> Iterator[str]:
+    """The block as tables of at most WIDTH x LINES."""
+    names = _points([block.corner, *(line.head for line in block.lines)], [])
+    widths = [
+        _points(
+            [*column.text.split(), *(line.entries[place].value for line in block.lines)],
+            [line.entries[place].change for line in block.lines],
+        )
+        for place, column in enumerate(block.columns)
+    ]
+    first = True
+    for columns in _parts(widths, WIDTH - names):
+        lines = [line for line in block.lines if _says(line, columns)]
+        for top in range(0, len(lines), LINES):
+            yield _float(
+                block,
+                columns,
+                (names, *(widths[place] for place in columns)),
+                lines[top : top + LINES],
+                first,
+            )
+            first = False
+
+
+def _says(line: Line, columns: range) -> bool:
+    """Whether the row has anything in these columns, or nothing in any; a row of papers has nothing
+    beside measured ones."""
+    full = [place for place, entry in enumerate(line.entries) if entry.value != MISSING]
+    return not full or any(place in columns for place in full)
+
+
+def _points(texts: Sequence[str], small: Sequence[str]) -> int:
+    """The width in points of a column with these texts and, in a smaller font, these."""
+    longest, longest_small = (max(map(len, some), default=0) for some in (texts, small))
+    return min(WIDEST, max(round(4.6 * longest), round(3.8 * longest_small)) + 3)
+
+
+def _parts(widths: Sequence[int], room: int) -> list[range]:
+    """The columns in parts of nearly even width that fit."""
+    tables = math.ceil(sum(widths) / room)
+    parts: list[range] = []
+    start, taken = 0, 0
+    for place, width in enumerate(widths):
+        if place > start and taken + width > min(room, sum(widths) / tables + WIDEST / 2):
+            parts.append(range(start, place))
+            start, taken = place, 0
+        taken += width
+    return [*parts, range(start, len(widths))]
+
+
+def _float(
+    block: Block, columns: range, widths: Sequence[int], lines: Sequence[Line], first: bool
+) -> str:
+    measured = any(entry.change for line in block.lines for entry in line.entries)
+    caption = f"{escape(block.heading)}{'' if first else ', continued'}: {escape(block.caption)}."
+    caption += f" {LEGEND}" if measured and first else ""
+    # Right-aligned paragraphs, so that what a cell says in words can wrap.
+    shape = "".join(rf">{{\raggedleft\arraybackslash}}p{{{width}pt}}" for width in widths[1:])
+    rows = [
+        r"\begin{table*}[htbp]\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{caption}}}\medskip",
+        rf"\begin{{tabular}}{{@{{}}>{{\raggedright\arraybackslash}}p{{{widths[0]}pt}}{shape}@{{}}}}",
+        r"\toprule",
+        " & ".join([escape(block.corner), *(_head(block.columns[place]) for place in columns)])
+        + r" \\",
+        r"\midrule",
+    ]
+    group = ""
+    for place, line in enumerate(lines):
+        if line.group != group:
+            rows += [r"\midrule"] if place else []
+            rows.append(
+                rf"\multicolumn{{{len(columns) + 1}}}{{@{{}}l}}{{\emph{{{escape(line.group)}}}}} \\"
+            )
+            group = line.group
+        rows.append(
+            " & ".join([escape(line.head), *(_cell(line.entries[one]) for one in columns)]) + r" \\"
+        )
+        rows += [r"\addlinespace"] if measured and place < len(lines) - 1 else []
+    return "\n".join([*rows, r"\bottomrule", r"\end{tabular}", r"\end{table*}"])
+
+
+def _head(column: Column) -> str:
+    text = (
+        escape(column.text)
+        .replace(r" $\uparrow$", r"~$\uparrow$")
+        .replace(r" $\downarrow$", r"~$\downarrow$")
+        .replace(r" \%", r"~\%")
+    )
+    return rf"\textit{{{text}}}" if column.reported else text
+
+
+def _cell(entry: Entry) -> str:
+    value = escape(entry.value)
+    if entry.rank:
+        value = rf"\textbf{{{value}}}" if entry.rank == 1 else rf"\underline{{{value}}}"
+    if entry.verdict:
+        value = rf"{{\scriptsize {entry.verdict}}} {value}$^{{*}}$"
+    value += escape(entry.mark)
+    value += rf"\linebreak\mbox{{\scriptsize {escape(entry.change)}}}" if entry.change else ""
+    return value + (rf"\linebreak{{\scriptsize {escape(entry.remark)}}}" if entry.remark else "")

@@ -1,0 +1,95 @@
+"""The table as text: Markdown for a file, columns of a fixed width for a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from harness.reporting.tables.model import Block, Table, printable
+
+WIDTH = 160
+
+
+def escape(text: str) -> str:
+    """Plain text inside Markdown: no cell is broken, no markup or HTML begins."""
+    text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    for char in "\\|*`_~":
+        text = text.replace(char, "\\" + char)
+    return text.replace("](", "]\\(")
+
+
+def markdown(table: Table) -> str:
+    lines = [f"# {escape(table.title)}", "", escape(table.question), ""]
+    lines += [f"- {escape(text)}" for text in table.reading]
+    for block in table.blocks:
+        lines += ["", f"## {escape(block.heading)}", "", f"{escape(block.caption)}", ""]
+        lines += [
+            _row(block.header),
+            "|" + "|".join([" :-- "] + [" --: "] * len(block.columns)) + "|",
+        ]
+        for group, members in block.grouped:
+            if group:
+                lines.append("| *" + escape(group) + "* |" + " |" * len(block.columns))
+            lines += [
+                _row((line.head, *(entry.text for entry in line.entries))) for line in members
+            ]
+    return (
+        "\n".join([*lines, "", "## Notes", "", *(f"- {escape(text)}" for text in table.notes)])
+        + "\n"
+    )
+
+
+def _row(texts: Sequence[str]) -> str:
+    return "| " + " | ".join(map(escape, texts)) + " |"
+
+
+def terminal(table: Table, width: int = WIDTH) -> str:
+    lines = [printable(table.title), *textwrap.wrap(printable(table.question), width), ""]
+    lines += _bullets(table.reading, width)
+    for block in table.blocks:
+        lines += ["", *textwrap.wrap(printable(f"{block.heading}: {block.caption}"), width)]
+        lines += _columns(block, width)
+    return "\n".join([*lines, "", *_bullets(table.notes, width)]) + "\n"
+
+
+def _columns(block: Block, width: int) -> list[str]:
+    rows = [[printable(text) for text in row] for row in (block.header, *block.rows)]
+    groups = ["", *(line.group for line in block.lines)]
+    lines: list[str] = []
+    for columns in _fit(rows, width):
+        part = [[row[column] for column in columns] for row in rows]
+        sizes = [max(len(row[place]) for row in part) for place in range(len(columns))]
+        for index, row in enumerate(part):
+            if index and groups[index] != groups[index - 1]:
+                lines.append(f"{printable(groups[index])[: width - 1]}:")
+            texts = [
+                row[0].ljust(sizes[0]),
+                *(text.rjust(size) for text, size in zip(row[1:], sizes[1:], strict=True)),
+            ]
+            lines.append("  ".join(texts).rstrip())
+            if index == 0:
+                lines.append("  ".join("-" * size for size in sizes))
+        lines.append("")
+    return lines[:-1]
+
+
+def _bullets(texts: Sequence[str], width: int) -> list[str]:
+    return [
+        line
+        for text in texts
+        for line in textwrap.wrap(f"- {printable(text)}", width, subsequent_indent="  ")
+    ]
+
+
+def _fit(rows: list[list[str]], width: int) -> list[list[int]]:
+    """The block's columns in parts that fit the width; each part begins with the first column."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    parts: list[list[int]] = []
+    room = 0
+    for column in range(1, len(widths)):
+        if not parts or room < widths[column] + 2:
+            parts.append([0])
+            room = width - widths[0]
+        parts[-1].append(column)
+        room -= widths[column] + 2
+    return parts

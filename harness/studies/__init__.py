@@ -1,1 +1,0 @@
-"""Studies: functions that return a Study; the only readers of the catalogues."""

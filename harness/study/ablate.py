@@ -1,0 +1,128 @@
+"""What does each part of a method do? One setting changed at a time, beside the untrained model and
+the method as it is.
+
+    python -m harness run ablate --only sena      every ablation of SENA; the plan command says how
+    long it takes
+
+Answered on the development split: an ablation explains a method, it does not choose between
+methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+from harness.errors import unknown
+from harness.study import compare
+from harness.study.study import Run, Study, vary
+from methods.interface import Method
+
+PICTURES = 500
+"""Development images a row."""
+
+# Method -> setting -> its other values (METHODS.md's ablations, as far as the world has what they
+# need: it has one image-text scorer and one base). What is not here keeps the comparison's
+# settings. "rounds" and "images" are the run's.
+ABLATIONS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
+    "sena": {
+        "check": ("blind", "none"),
+        "enhance": (False,),
+        "noise_step": (100, 300, 500, 600, 800),
+        "corruption": ("blank", "crop", "blur", "another"),
+        "recipe.alignment_weight": (0.0,),
+        "pair_kinds": (("description",), ("question",)),
+        "keep_yes_no": (True,),
+        "images": (150, 300, 1200),
+        "rounds": (3,),
+    },
+    "sima": {
+        "criteria": (False,),
+        "examples": (False,),
+        "ground_truth": (False,),
+        "order": ("random", "fixed"),
+        "samples": (2, 4),
+        "temperature": (0.2, 0.5),
+        "rounds": (3,),
+    },
+    "csr": {
+        "lam": (0.0, 0.1, 0.5, 0.9, 1.0),
+        "reward": ("ranks", "scores"),
+        "candidates": (8,),
+        "keep": ("best_and_worst", "best"),
+        "temperature": (0.0, 0.2, 1.0),
+        "repeats": (True,),
+        "rounds": (5,),
+    },
+}
+
+RELEASED = "as released"
+"""The label's ending of the row with everything that a method's released code does otherwise than
+its paper."""
+
+
+def study(
+    *,
+    only: Sequence[str] = (),
+    base: str = "synthetic",
+    pool: str = "synthetic",
+    images: int = compare.IMAGES,
+    seeds: int = 1,
+    rounds: int = 1,
+    limit: int | None = None,
+    benchmarks: Sequence[str] = (),
+    local_data: Sequence[str] = (),
+) -> Study:
+    """The ablations of the methods in ``only`` (all that have some, if empty)."""
+    for label in only:
+        if label not in ABLATIONS:
+            raise unknown("method with ablations", label, ABLATIONS)
+    made = compare.study(
+        base=base,
+        pool=pool,
+        images=images,
+        only=tuple(only) or tuple(ABLATIONS),
+        seeds=seeds,
+        rounds=rounds,
+        limit=PICTURES if limit is None else limit,
+        benchmarks=benchmarks,
+        local_data=local_data,
+        split="dev",
+        name="ablate",
+    )
+    runs: list[Run] = []
+    for run in made.runs:
+        whole = compare.at_images(run, images) if limit is None else run
+        runs.append(whole)
+        for setting, values in ABLATIONS.get(run.label, {}).items():
+            now = _setting(whole, setting)
+            runs += vary(whole, setting, [value for value in values if value != now])
+        if run.label in ABLATIONS:
+            runs.append(
+                replace(whole, label=f"{run.label} {RELEASED}", method=as_released(run.method))
+            )
+    return replace(made, question="What does each part of a method do?", runs=tuple(runs))
+
+
+def as_released(method: Any) -> Method:
+    """This row's settings with all that the released code does otherwise than the method's
+    defaults; of the training, the objective alone, so that the row shows what the flaws cost and
+    not another learning rate."""
+    default, released = type(method)(), type(method).as_released()
+    names = [
+        field.name
+        for field in fields(method)
+        if getattr(released, field.name) != getattr(default, field.name)
+    ]
+    changes = {name: getattr(released, name) for name in names if name != "recipe"}
+    changes["recipe"] = replace(method.recipe, objective=released.recipe.objective)
+    made: Method = replace(method, **changes)
+    return made
+
+
+def _setting(run: Run, path: str) -> object:
+    """The value a setting has in this run: of the method, of its recipe, or of the run itself."""
+    part: object = run if path in ("images", "rounds") else run.method
+    for name in path.split("."):
+        part = getattr(part, name)
+    return part

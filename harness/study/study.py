@@ -1,0 +1,270 @@
+"""What a comparison is: runs (a base, a method with its settings, a pool, a seed) answered on the
+same benchmarks.
+
+A study is plain data built by a function; an ablation is one line: ``vary(run, "noise_step", (0,
+200, 400))``."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from benchmarks.interface import Benchmark
+from harness.artifacts.fingerprint import describe
+from harness.artifacts.results_folder import check_name
+from harness.errors import UserError, unknown
+from methods.controls import Control
+from methods.interface import Method
+
+Role = Literal["baseline", "method", "bound", "control", "derived"]
+"""``bound``: sees more than a method may; ``control``: a method with one thing taken from it;
+``derived``: computed from the baseline's own answers (harness/pipeline/matched_baselines.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One row of the table and one training seed.
+
+    ``images`` are drawn from ``pool`` afresh in each of ``rounds`` rounds; each round trains the
+    model of the round before. A method without a recipe (the untrained model) is only answered: its
+    pool, images and rounds say nothing. ``steps`` fixes each round's optimiser steps (pairs are
+    subsampled or cycled to fit); None: the recipe's epochs over the pairs made."""
+
+    label: str
+    base: str
+    method: Method
+    pool: str = "synthetic"
+    images: int = 600
+    rounds: int = 1
+    seed: int = 0
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        check_name("label", self.label)
+        if not _is_method(self.method):
+            raise UserError(
+                f"The method of {self.label!r} must be a dataclass with name, needs, recipe and"
+                " pairs, such as Sena(...)."
+            )
+        for name, least in (("images", 1), ("rounds", 1), ("seed", 0), ("steps", 1)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UserError(
+                    f"{name} of {self.label!r} is {getattr(self, name)}; it must be at least"
+                    f" {least}."
+                )
+
+        if self.method.recipe is None and self.seed:
+            raise UserError(
+                f"{self.label!r} trains nothing, so it has no training seed; give it seed 0, as the"
+                " only run of its row."
+            )
+
+    @property
+    def last(self) -> int:
+        """The last round: 0 for a method that trains nothing."""
+        return self.rounds if self.method.recipe else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Runs and the benchmarks that all of them answer.
+
+    ``baseline`` is the label that every other row is compared with. ``split`` and ``limit`` say how
+    the benchmarks were built; they bear identity. ``primary`` names the metrics that carry the
+    stars as ``benchmark/metric``; empty: those that the benchmarks themselves mark. ``tuning`` says
+    in a sentence how the rows' settings were chosen; the table prints it. ``notes`` are sentences
+    to say before anything begins, such as what was left out and why."""
+
+    name: str
+    question: str
+    runs: tuple[Run, ...]
+    benchmarks: tuple[Benchmark, ...]
+    baseline: str = "untrained"
+    split: Literal["dev", "test"] = "test"
+    limit: int | None = None
+    primary: tuple[str, ...] = ()
+    tuning: str = ""
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_name("study", self.name)
+        if not self.question.strip():
+            raise UserError(
+                f"The study {self.name!r} asks no question; say in one sentence what it is to find"
+                " out."
+            )
+        if not self.benchmarks:
+            raise UserError(f"The study {self.name!r} has no benchmark; give at least one.")
+        labels = list(dict.fromkeys(run.label for run in self.runs))
+        if self.baseline not in labels:
+            raise unknown("row to be the baseline", self.baseline, labels)
+        for what, names in (
+            ("run", [f"{run.label}, seed {run.seed}" for run in self.runs]),
+            ("benchmark", [benchmark.name for benchmark in self.benchmarks]),
+        ):
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise UserError(
+                    f"The study {self.name!r} holds the {what} {twice[0]!r} twice; give each a name"
+                    " of its own."
+                )
+        for benchmark in self.benchmarks:
+            check_name("benchmark", benchmark.name)
+        for label in labels:
+            if len({_without_seed(run) for run in self.runs if run.label == label}) > 1:
+                raise UserError(
+                    f"The rows labelled {label!r} differ in more than their seed; give each setting"
+                    " a label of its own."
+                )
+        known = [
+            f"{benchmark.name}/{metric.name}"
+            for benchmark in self.benchmarks
+            for metric in benchmark.metrics
+        ]
+        for name in self.primary:
+            if name not in known:
+                raise unknown("metric", name, known)
+
+    def as_json(self) -> dict[str, Any]:
+        """What ``study.json`` holds: everything the tables need to know without importing a method
+        or a benchmark."""
+        return {
+            "name": self.name,
+            "question": self.question,
+            "baseline": self.baseline,
+            "split": self.split,
+            "limit": self.limit,
+            "tuning": self.tuning,
+            "notes": list(self.notes),
+            "runs": [
+                {
+                    "label": run.label,
+                    "base": run.base,
+                    "method": run.method.name,
+                    "needs": sorted(run.method.needs),
+                    "settings": describe(run.method),
+                    "recipe": describe(run.method.recipe),
+                    "pool": run.pool,
+                    "images": run.images,
+                    "rounds": run.last,
+                    "steps": run.steps,
+                    "seed": run.seed,
+                    "role": self.role(run),
+                    "of": self.inner(run),
+                }
+                for run in self.runs
+            ],
+            "benchmarks": [
+                {
+                    "name": benchmark.name,
+                    "group": benchmark.group,
+                    "version": benchmark.version,
+                    "metrics": [
+                        {
+                            **describe(metric),
+                            "primary": self.is_primary(benchmark.name, metric.name, metric.primary),
+                        }
+                        for metric in benchmark.metrics
+                    ],
+                }
+                for benchmark in self.benchmarks
+            ],
+        }
+
+    def role(self, run: Run) -> Role:
+        """What the row is in the comparison: a claim that is tested, or something to hold it
+        against."""
+        if run.label == self.baseline:
+            return "baseline"
+        if isinstance(run.method, Control):
+            return "control"
+        return "bound" if getattr(run.method, "bound", False) else "method"
+
+    def inner(self, run: Run) -> str | None:
+        """The row that a control spoils: the one of its inner method; None where the study does not
+        hold it."""
+        if not isinstance(run.method, Control):
+            return None
+        return next(
+            (
+                other.label
+                for other in self.runs
+                if describe(other.method) == describe(run.method.inner)
+            ),
+            None,
+        )
+
+    def is_primary(self, benchmark: str, metric: str, marked: bool) -> bool:
+        return f"{benchmark}/{metric}" in self.primary if self.primary else marked
+
+
+def _is_method(value: object) -> bool:
+    return isinstance(value, Method) and dataclasses.is_dataclass(value)
+
+
+def _without_seed(run: Run) -> str:
+    """The run without its seed, as text: equal for the seeds of one row."""
+    return repr(replace(run, seed=0))
+
+
+def vary(run: Run, field: str, values: Iterable[object]) -> tuple[Run, ...]:
+    """The run once a value, labelled such as ``sena noise_step=200``; ``seed`` keeps the label, as
+    seeds are one row.
+
+    ``field`` is a field of the method, of one of its parts (``recipe.lr``), or of the run itself
+    (``images``).
+
+    Raises:
+        UserError: there is no such field (with the nearest one), or the value is not allowed there.
+    """
+    return tuple(_with(run, field, value) for value in values)
+
+
+def _with(run: Run, field: str, value: object) -> Run:
+    label = run.label if field == "seed" else f"{run.label} {field}={_text(value)}"
+    try:
+        if field in _paths(run.method):
+            return replace(run, label=label, method=_set(run.method, field.split("."), value))
+        if field in RUN_FIELDS:
+            changes: dict[str, Any] = {"label": label, field: value}
+            return replace(run, **changes)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{run.label}: {field} cannot be {value!r}: {error}") from error
+    raise unknown(
+        f"field of {run.method.name} or of a run", field, [*_paths(run.method), *RUN_FIELDS]
+    )
+
+
+RUN_FIELDS = ("base", "pool", "images", "rounds", "seed", "steps")
+
+
+def _text(value: object) -> str:
+    """A value as it may stand in a folder's name, such as ``5e-05``, ``a+b`` or
+    ``r=8,alpha=16``."""
+    if isinstance(value, tuple | list):
+        return "+".join(map(_text, value))
+    if dataclasses.is_dataclass(value):
+        return ",".join(
+            f"{field.name}={_text(getattr(value, field.name))}"
+            for field in dataclasses.fields(value)
+        )
+    return re.sub(r"[^A-Za-z0-9 ._=,+-]+", "-", str(value)).strip()
+
+
+def _set(part: Any, path: list[str], value: object) -> Any:
+    if len(path) == 1:
+        return replace(part, **{path[0]: value})
+    return replace(part, **{path[0]: _set(getattr(part, path[0]), path[1:], value)})
+
+
+def _paths(part: object, prefix: str = "") -> list[str]:
+    """Every settable field below a dataclass, parts by dotted path."""
+    found = []
+    if dataclasses.is_dataclass(part):
+        for field in dataclasses.fields(part):
+            if field.init:
+                found.append(prefix + field.name)
+                found += _paths(getattr(part, field.name), f"{prefix}{field.name}.")
+    return found

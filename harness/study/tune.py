@@ -1,0 +1,93 @@
+"""Which settings on the synthetic base? The same number of trials for each method, on the
+development split only.
+
+    python -m harness run tune --only sena          twelve trials of SENA; about 10 minutes on two
+    cores
+
+A trial is a method's row of the comparison with some of its settings changed. What was chosen, from
+which numbers, is in results/LOG.md; harness/study/compare.py holds the choice. The test split is
+never asked here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from harness.errors import unknown
+from harness.study import compare
+from harness.study.study import Run, Study, vary
+
+PICTURES = 400
+"""Development images a trial is answered on."""
+
+
+def _grid(
+    setting: str,
+    values: Sequence[object],
+    rates: Sequence[float],
+    fixed: Mapping[str, object] | None = None,
+) -> list[Mapping[str, object]]:
+    """Each value with each learning rate; ``fixed`` are settings that all of them share."""
+    return [
+        {**(fixed or {}), setting: value, "recipe.lr": rate} for value in values for rate in rates
+    ]
+
+
+# What a method leaves open at this size: the learning rate; for SENA the strength of the corruption
+# (published for far larger images), for SIMA how sure the critic must be, for CSR how its
+# sentences are searched. Two grids of six: the second was laid where the first one's best lay at
+# its edge.
+TRIALS: Mapping[str, tuple[Mapping[str, object], ...]] = {
+    "sena": (
+        *_grid("noise_step", (420, 500), (5e-5, 1e-4, 2e-4)),
+        *_grid("noise_step", (380, 460), (7e-5, 1e-4)),
+        *_grid("noise_step", (420,), (7e-5, 1.4e-4)),
+    ),
+    "sima": (
+        *_grid("least_margin", (0.3, 1.0), (5e-5, 1e-4, 2e-4)),
+        *_grid("least_margin", (0.3, 1.0), (1e-5, 2e-5, 3e-5)),
+    ),
+    "csr": (
+        *_grid("lam", (0.9, 0.5), (5e-5, 1e-4, 2e-4), {"temperature": 0.0, "penalty": 2.0}),
+        *_grid("keep", ("best",), (2e-5, 5e-5), {"temperature": 0.0, "penalty": 0.5}),
+        *_grid("penalty_in_score", (False,), (2e-5, 5e-5), {"temperature": 0.0, "penalty": 0.5}),
+        *_grid("temperature", (0.5,), (2e-5, 5e-5), {"penalty": 2.0}),
+    ),
+}
+
+
+def study(
+    *,
+    only: Sequence[str] = (),
+    base: str = "synthetic",
+    pool: str = "synthetic",
+    images: int = compare.IMAGES,
+    limit: int | None = None,
+    benchmarks: Sequence[str] = (),
+) -> Study:
+    """The trials of the methods in ``only`` (all that have some, if empty) beside the untrained
+    model; one seed, one round."""
+    for label in only:
+        if label not in TRIALS:
+            raise unknown("method with trials", label, TRIALS)
+    methods = tuple(only) or tuple(TRIALS)
+    made = compare.study(
+        base=base,
+        pool=pool,
+        images=images,
+        only=methods,
+        limit=PICTURES if limit is None else limit,
+        benchmarks=benchmarks,
+        split="dev",
+        name="tune",
+    )
+    runs: list[Run] = [run for run in made.runs if run.label == compare.BASELINE]
+    for run in made.runs:
+        for changes in TRIALS.get(run.label, ()):
+            trial = compare.at_images(run, images)
+            for field, value in changes.items():
+                (trial,) = vary(trial, field, (value,))
+            runs.append(trial)
+    return replace(
+        made, name="tune", question="Which settings on the synthetic base?", runs=tuple(runs)
+    )

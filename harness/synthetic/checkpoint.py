@@ -1,0 +1,58 @@
+"""Checkpoints of the embedded trainings: one safetensors file for weights and AdamW's moments,
+replaced whole; no pickle.
+
+Randomness is drawn from (seed, step), so a checkpoint needs no random state and a resumed training
+equals an undisturbed one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+
+def save(
+    path: Path,
+    parameters: dict[str, torch.nn.Parameter],
+    optimizer: torch.optim.AdamW,
+    step: int,
+    recipe: str,
+) -> None:
+    """Write weights, moments and step to ``path`` by rename; ``recipe`` is the fingerprint of what
+    is being trained."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in parameters.items():
+        tensors[f"weight/{name}"] = parameter.detach().contiguous()
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = torch.as_tensor(value).contiguous()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".half")
+    save_file(tensors, half, metadata={"step": str(step), "recipe": recipe})
+    half.replace(path)
+
+
+def load(
+    path: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.AdamW, recipe: str
+) -> int:
+    """Restore from ``path`` and return its step; 0 where there is no checkpoint or it is of another
+    recipe."""
+    if not path.is_file():
+        return 0
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("recipe") != recipe:
+            return 0
+        names = set(file.keys())
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(file.get_tensor(f"weight/{name}"))
+                state = {
+                    key: file.get_tensor(f"{key}/{name}")
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                    if f"{key}/{name}" in names
+                }
+                if state:
+                    optimizer.state[parameter] = state
+        return int(metadata["step"])
