@@ -192,6 +192,14 @@ def bench_gpu(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def gpu_check(session: nox.Session) -> None:
+    """Everything that is to be known of a GPU in eleven minutes: `-- --out FOLDER`; GPUS.md has
+    more."""
+    install(session, "test")
+    session.run("python", "-m", "tests.gpu_check", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(default=False)
 def bench_schedule(session: nox.Session) -> None:
     """The least seconds that the engine's schedule can take at LLaVA-1.5-7B's shape on one H200:
     counted, anywhere."""
