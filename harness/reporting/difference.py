@@ -205,7 +205,7 @@ def _machines(out: Path) -> dict[str, str]:
     for path in sorted(out.glob("**/record.json")):
         if path.with_name("DONE").exists():
             record = read_json(path)
-            for part in ("versions", "hardware"):
+            for part in ("versions", "hardware", "arithmetic"):
                 for name, value in record.get(part, {}).items():
                     found.setdefault(f"{name.replace('_', ' ')}", {})[str(value)] = None
     return {name: " / ".join(sorted(values)) for name, values in found.items()}
