@@ -96,11 +96,36 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def tests_portable(session: nox.Session) -> None:
+    """The equality tests with the code that torch picks on older processors: none of AVX2 and
+    AVX-512, then AVX2 alone."""
+    install(session, "test")
+    asked = "import torch; print(torch.backends.cpu.get_cpu_capability())"
+    own = str(session.run("python", "-c", asked, silent=True)).split()[-1].lower()
+    # What this processor picks by itself is what the session "tests" ran. The second time with two
+    # threads an operation.
+    others = [("default", "1"), ("avx2", "2")] if own == "avx512" else [("default", "1")]
+    options = session.posargs or [
+        "-q",
+        "-m",
+        "equality and not slow and not gpu",
+        "-n",
+        "auto",
+        "--maxprocesses",
+        "4",
+    ]
+    for capability, threads in others:
+        chosen = {**ENVIRONMENT, "ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": threads}
+        session.run("python", "-m", "pytest", *options, env=chosen)
+
+
+@nox.session(default=False)
 def regenerate(session: nox.Session) -> None:
     """Write the files that tests compare with again, from the code as it is; look at the difference
     before committing it."""
     install(session, "test")
     session.run("python", "-m", "tests.reporting.test_tables")
+    session.run("python", "-m", "tests.test_recorded_study", env=ENVIRONMENT)
     for folder in ("results/reference", "results/reference/ablations"):
         session.run("python", "-m", "harness", "table", "--out", folder, silent=True)
 

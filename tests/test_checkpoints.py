@@ -67,6 +67,7 @@ def save_adapter(folder: Path, parent: Path, **changes: Any) -> Any:
     return wrapped
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("family", NAMES)
 def test_a_folder_is_a_base_of_the_family_its_config_names(family: str, tmp_path: Path) -> None:
     card = find_base(str(save(tmp_path / "my model", family)))

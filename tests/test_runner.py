@@ -70,9 +70,7 @@ def do(study: Study, out: Path, display: Display | None = None) -> str:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(
-    card: BaseCard, pool: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
+def undisturbed(card: BaseCard, pool: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of two rounds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BASES, "tiny", card)
@@ -80,7 +78,7 @@ def undisturbed(
         patch.setattr(stages, "QUESTIONS_A_SHARD", 4)
         out = tmp_path_factory.mktemp("undisturbed") / "out"
         do(a_study(pool, rounds=2), out)
-        yield out
+    return out  # nothing stays patched for the tests of other files
 
 
 def test_the_files_of_a_run_are_the_contract(undisturbed: Path) -> None:
@@ -111,7 +109,9 @@ def test_the_files_of_a_run_are_the_contract(undisturbed: Path) -> None:
     record = read_json(pairs / "record.json")
     assert record["counts"]["pairs"] + record["counts"]["dropped"] == record["items"] == 8
     assert record["tokens"] > 0
-    assert {"versions", "hardware", "peak_memory_mib", "seconds", "pool"} <= set(record)
+    assert {"versions", "hardware", "arithmetic", "peak_memory_mib", "seconds", "pool"} <= set(
+        record
+    )
     assert len(read_jsonl(pairs / "pairs.jsonl")) == record["counts"]["pairs"]
     train = undisturbed / "runs/toy/seed0/round1/train"
     assert read_jsonl(train / "log.jsonl")
@@ -173,6 +173,7 @@ class CuttingDisplay(Display):
         return progress
 
 
+@pytest.mark.equality
 def test_cut_at_every_report_of_progress_ends_with_the_same_bytes(
     undisturbed: Path, pool: str, tmp_path: Path
 ) -> None:
@@ -189,6 +190,7 @@ def test_cut_at_every_report_of_progress_ends_with_the_same_bytes(
     assert outputs(tmp_path) == outputs(undisturbed)
 
 
+@pytest.mark.equality
 def test_cut_at_writes_ends_with_the_same_bytes(
     undisturbed: Path, pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
