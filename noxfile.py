@@ -10,6 +10,7 @@ Options of a study go behind two dashes: ``python -m nox -s compare -- --seeds 3
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import nox
@@ -84,6 +85,11 @@ def smoke(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The fast suite; `-- -m ""` adds the slow tests."""
     install(session, "test")
+    run_tests(session)
+
+
+def run_tests(session: nox.Session) -> None:
+    """pytest with the session's own arguments, or the fast suite."""
     # A process a core, each with one thread: the models are tiny.
     alone = ["-m", "not slow and not gpu", "-n", "auto", "--maxprocesses", "4"]
     session.run(
@@ -117,6 +123,22 @@ def tests_portable(session: nox.Session) -> None:
     for capability, threads in others:
         chosen = {**ENVIRONMENT, "ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": threads}
         session.run("python", "-m", "pytest", *options, env=chosen)
+
+
+@nox.session(default=False)
+def tests_lowest(session: nox.Session) -> None:
+    """The fast suite with the lowest version of each requirement of pyproject.toml.
+
+    torch alone stays at the version of constraints.txt: PyPI's older builds for Linux bring CUDA's
+    libraries (3 GB). With SELFSIGHT_LOWEST_TORCH=1 it is the lowest one too.
+    """
+    lowest = [re.sub(r">=([\w.]+).*", r"==\1", one) for one in PROJECT["project"]["dependencies"]]
+    if os.environ.get("SELFSIGHT_LOWEST_TORCH") != "1":
+        pinned = Path("constraints.txt").read_text(encoding="utf-8").splitlines()
+        torch = next(line for line in pinned if line.startswith("torch=="))
+        lowest = [torch if one.startswith("torch==") else one for one in lowest]
+    session.install(*lowest, *PROJECT["dependency-groups"]["test"])
+    run_tests(session)
 
 
 @nox.session(default=False)

@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import io
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -229,7 +227,7 @@ def test_only_the_cut_shard_is_made_again(pool: str, tmp_path: Path) -> None:
 
 
 SCRIPT = """
-import sys
+import io, os, random, signal, sys, threading
 from pathlib import Path
 from harness.pipeline import progress, runner, stages
 from harness.models.base_cards import BASES
@@ -238,7 +236,17 @@ from tests.toys import card_of
 base, pool, out = sys.argv[1:]
 BASES["tiny"] = card_of(Path(base))
 stages.ITEMS_A_SHARD, stages.QUESTIONS_A_SHARD, progress.EVERY = 3, 4, 0.0
-runner.run(a_study(pool, rounds=2), Path(out), progress.Display(sys.stdout))
+
+# Starts a timer in the first training that kills this process. A process waits for its timers
+# before it ends, so the kill comes for certain, however busy the machine is.
+class Killing(io.StringIO):
+    def write(self, text):
+        if "round 1: train" in text:
+            end = (os.getpid(), signal.SIGKILL)
+            threading.Timer(random.uniform(0.0, 0.3), os.kill, end).start()
+        return super().write(text)
+
+runner.run(a_study(pool, rounds=2), Path(out), progress.Display(Killing()))
 """
 
 
@@ -247,14 +255,8 @@ def test_killed_for_real_ends_with_the_same_bytes(
     undisturbed: Path, card: BaseCard, pool: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", SCRIPT, str(card.source), pool, str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        for line in child.stdout:
-            if "round 1: train" in line:
-                time.sleep(random.uniform(0.0, 0.3))
-                child.kill()
-                break
-    assert child.returncode == -signal.SIGKILL
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
     do(a_study(pool, rounds=2), tmp_path)
     assert outputs(tmp_path) == outputs(undisturbed)
 
