@@ -14,13 +14,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from benchmarks.catalogue import open_benchmarks
 from benchmarks.mmhal import MMHal
 from harness.cli import main as cli
 from harness.errors import UserError
 from harness.models.base_cards import BASES
 from harness.pipeline import exchange, runner
 from harness.pipeline.progress import Display
-from harness.study.opening import open_benchmarks
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
 from tests.benchmarks.fake_judge import MODEL, said, serving

@@ -204,7 +204,7 @@ def _critic(engine: Engine, scenes: Sequence[Scene], pictures: Sequence[Image]) 
     for one in scenes:
         rng = Random(f"card critic {one.id}")
         while True:
-            left = disturb(language.told(one), rng, rng.choice((0, 0, 1)))
+            left = disturb(language.noisy_scene(one), rng, rng.choice((0, 0, 1)))
             other = disturb(left, rng, rng.choice((1, 1, 2, 3)))
             if language.errors(left.things, one) != language.errors(other.things, one):
                 break

@@ -20,7 +20,7 @@ from transformers.utils import logging
 
 from benchmarks.synthetic.language import COLOUR_NOISE
 from benchmarks.synthetic.render import NORMAL
-from benchmarks.synthetic.scene import WORLD_VERSION
+from benchmarks.synthetic.scene import SYNTHETIC_VERSION
 from benchmarks.synthetic.show import write_contact_sheet
 from benchmarks.synthetic.words import PRIOR, vocabulary
 from harness.synthetic import card
@@ -152,7 +152,7 @@ CARD_PICTURES = 600
 
 def recipe(stage: str) -> dict[str, object]:
     """Everything that fixes a stage's weights, for the card and the fingerprint."""
-    world: dict[str, object] = {"version": WORLD_VERSION, "difficulty": asdict(NORMAL)}
+    world: dict[str, object] = {"version": SYNTHETIC_VERSION, "difficulty": asdict(NORMAL)}
     sizes = asdict(SIZES)
     seeing = {
         name: size

@@ -67,7 +67,7 @@ def turns(index: int, visit: int, budget: int, mix: Mix) -> list[Turn]:
     one turn that is longer."""
     rng = Random(f"turns {index} {visit}")
     true = scene("train", index)
-    told = language.told(true)
+    told = language.noisy_scene(true)
     if rng.random() < 0.03:
         asked = _ask(told, rng, mix)
         return [
@@ -162,7 +162,7 @@ def _check(true: Scene, _told: Scene, rng: Random, mix: Mix) -> Turn:
 
 
 def _refine(true: Scene, told: Scene, rng: Random, mix: Mix) -> Turn:
-    closer = language.told(true, REFINE_STRENGTH)
+    closer = language.noisy_scene(true, REFINE_STRENGTH)
     if rng.random() < 0.5:
         prompt = with_request(rng.choice(SENA.describe), SENA.brief)
         given = language.listed(disturb(told, rng, rng.choice((0, 0, 1, 2))).things)
