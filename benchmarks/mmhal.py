@@ -4,11 +4,12 @@
 A language model rates each answer from 0 to 6. It reads the image's contents and a person's answer.
 A rating below 3 means that the answer hallucinates.
 
-The data are the authors' folder (Hugging Face, Shengcao1006/MMHal-Bench): ``response_template.json``
-and ``images/``. The judge's prompt (``mmhal_judge.txt``) is our own wording of the authors' scale.
-To use theirs, save the template of their ``eval_gpt4.py`` to a file and name it in the judge's
-settings: ``"prompts": {"mmhal": "template.txt"}``. Their script counts an unreadable verdict as 0;
-here it is unscored and counted. An empty answer is unscored and never sent."""
+The data are the authors' folder (Hugging Face, Shengcao1006/MMHal-Bench):
+``response_template.json`` and ``images/``. The judge's prompt (``mmhal_judge.txt``) is our own
+wording of the authors' scale. To use theirs, save the template of their ``eval_gpt4.py`` to a file
+and name it in the judge's settings: ``"prompts": {"mmhal": "template.txt"}``. Their script counts
+an unreadable verdict as 0; here it is unscored and counted. An empty answer is unscored and never
+sent."""
 
 from __future__ import annotations
 

@@ -84,14 +84,13 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> ItemBen
     labels: dict[tuple[str, str, str], bool] = {}
     for setting in SETTINGS if corrected else ():
         path = local.file(folder, f"coco_repope_{setting}.json*")
-        labels |= {(setting, image, text): present for _, image, text, present in _rows(path)}
+        labels |= {(setting, image, text): present for _, _, image, text, present in _rows(path)}
     items: list[Item[Probe]] = []
     images: list[tuple[str, Path]] = []
     for setting in SETTINGS:
         seen: dict[str, str] = {}
-        for (place, id), image, text, present in _rows(
-            local.file(folder, f"coco_pope_{setting}.json*")
-        ):
+        rows = _rows(local.file(folder, f"coco_pope_{setting}.json*"))
+        for place, id, image, text, present in rows:
             if seen.setdefault(id, place) != place:
                 raise ValueError(
                     f"{place}: question_id {id} is a duplicate of {seen[id]}; {files.AGAIN}."
@@ -118,15 +117,15 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> ItemBen
     return pope_benchmark(name=name, source=source, items=kept, official=True, max_new_tokens=32)
 
 
-def _rows(path: Path) -> Iterator[tuple[tuple[str, str], str, str, bool]]:
-    """((place, question id), image, question, whether the object is present) of each line."""
+def _rows(path: Path) -> Iterator[tuple[str, str, str, str, bool]]:
+    """(place, question id, image, question, whether the object is present) of each line."""
     for place, row in files.read_rows(path):
         id = row.get("question_id")
         if not isinstance(id, int | str):
             raise ValueError(f"{place}: question_id is {id!r}; it must be a number; {files.AGAIN}.")
         present = yes_no.label(place, row.get("label"), "label") == "yes"
         image, text = files.text(place, row, "image"), files.text(place, row, "text")
-        yield (place, str(id)), image, text, present
+        yield place, str(id), image, text, present
 
 
 def _metrics(official: bool) -> tuple[Metric, ...]:

@@ -2,8 +2,8 @@
 and grades them.
 
 ``pope`` and ``mmbench`` write the questions of ``synthetic_pope`` and ``synthetic_vqa``. The column
-``native_id``, which the kit ignores, holds the native question's id. MMBench asks each question once
-for every rotation of its options (circular evaluation)."""
+``native_id``, which the kit ignores, holds the native question's id. MMBench asks each question
+once for every rotation of its options (circular evaluation)."""
 
 from __future__ import annotations
 
