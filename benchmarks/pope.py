@@ -129,14 +129,14 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str, str, bool]]:
 
 
 def _metrics(official: bool) -> tuple[Metric, ...]:
-    readings = ("", "_official") if official else ("",)
-    shown = {"": ("accuracy", "f1", "yes_ratio") if official else ("accuracy",)}
-    shown["_official"] = ("accuracy", "f1")
+    shown: dict[str, tuple[str, ...]] = {"": ("accuracy",)}
+    if official:
+        shown = {"": ("accuracy", "f1", "yes_ratio"), "_official": ("accuracy", "f1")}
     by_setting = [
         yes_no.metrics(suffix=f"_{setting}{reading}")[name]
         for setting in SETTINGS
-        for reading in readings
-        for name in shown[reading]
+        for reading, names in shown.items()
+        for name in names
     ]
     own = yes_no.metrics(suffix="_official").values() if official else ()
     return (*yes_no.metrics(primary=True).values(), yes_no.UNREADABLE, *own, *by_setting)

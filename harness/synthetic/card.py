@@ -255,8 +255,8 @@ def card_text(
 CARD = """# The synthetic base
 
 A LLaVA and a CLIP, trained from nothing on synthetic images (`python -m nox -s synthetic`),
-{size} MB in bf16 safetensors. It exists to test the harness: nothing measured on it ranks methods for
-real models.
+{size} MB in bf16 safetensors. It exists to test the harness: nothing measured on it ranks methods
+for real models.
 
 Why it hallucinates: the texts it was trained on name an expected but absent companion of a lone
 thing (house and tree, boat and fish ...) at the rates below (`prior`), and the typical colour for
