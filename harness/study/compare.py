@@ -21,10 +21,10 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
+from benchmarks.catalogue import open_benchmarks
 from harness.data.pool import Pool, open_pool
-from harness.errors import UserError, unknown
+from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
-from harness.study.opening import open_benchmarks
 from harness.study.study import Run, Study
 from methods.controls import Control, Kind
 from methods.csr.method import Csr
@@ -198,6 +198,8 @@ def study(
     }
     count = images if limit is None else min(images, limit)
     names = list(benchmarks or DEFAULT_BENCHMARKS)
+    with user_errors():
+        opened_benchmarks = open_benchmarks(names, split, limit, local_data, synthetic=embedded)
     runs = []
     for label, method in chosen.items():
         steps = equal_steps(method.recipe, count) if profile == "equal" and method.recipe else None
@@ -223,7 +225,7 @@ def study(
             " began as?"
         ),
         runs=(*runs, *(ready_made(text) for text in rows)),
-        benchmarks=open_benchmarks(names, split, limit, local_data, embedded=embedded),
+        benchmarks=opened_benchmarks,
         baseline=BASELINE,
         split=split,
         limit=limit,

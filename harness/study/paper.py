@@ -29,10 +29,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.catalogue import BENCHMARKS
-from harness.errors import UserError, unknown
+from benchmarks.catalogue import BENCHMARKS, named_folders, open_benchmarks
+from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
-from harness.study import compare, cost_model, opening
+from harness.study import compare, cost_model
 from harness.study.study import Run, Study
 
 DATA = "data"
@@ -115,7 +115,7 @@ def missing(
     for name in benchmarks:
         entry = BENCHMARKS.get(name)
         if entry and entry.local:
-            folder = entry.folder(name, given) or root / entry.local.name
+            folder = entry.folder(given) or root / entry.local.name
             told += [f"{name}: {folder / what} is not there" for what in entry.missing(folder)]
     return told
 
@@ -142,7 +142,8 @@ def study(
     """
     runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit)
     names = list(benchmarks or WANTED)
-    given = opening.named_folders(local_data)
+    with user_errors():
+        given = named_folders(local_data)
     if lacking := missing(pool, runs, names, given):
         raise UserError(
             f"The study paper lacks {len(lacking)} things: {'; '.join(lacking)}. Bring them, name"
@@ -159,6 +160,8 @@ def study(
         for name, folder in found.items()
         if name not in given and folder.is_dir()
     ]
+    with user_errors():
+        opened = open_benchmarks(names, "test", limit, [*local_data, *folders], synthetic=False)
     return Study(
         name=compare.folder_name(f"paper-{profile}", base, limit),
         question=(
@@ -166,9 +169,7 @@ def study(
             " in one way?"
         ),
         runs=(*runs, *(compare.ready_made(text) for text in rows)),
-        benchmarks=opening.open_benchmarks(
-            names, "test", limit, [*local_data, *folders], embedded=False
-        ),
+        benchmarks=opened,
         baseline=compare.BASELINE,
         limit=limit,
     )
@@ -192,7 +193,9 @@ def told(
     """What ``plan paper`` prints before the stages - the costs, and what is missing - and whether
     nothing is; needs neither data nor a GPU. It takes the options of ``study``."""
     runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit)
-    lacking = missing(pool, runs, benchmarks or WANTED, opening.named_folders(local_data))
+    with user_errors():
+        given = named_folders(local_data)
+    lacking = missing(pool, runs, benchmarks or WANTED, given)
     text = [
         f"paper ({profile}) on {base}:",
         *cost_model.lines(runs, results, share=cost_model.share_of(limit)),
