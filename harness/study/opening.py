@@ -113,4 +113,4 @@ def methods() -> Mapping[str, Any]:
         from methods.catalogue import METHODS
     except ImportError:
         return {}
-    return METHODS
+    return {name: entry.published for name, entry in METHODS.items()}

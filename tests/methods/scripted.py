@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from methods.interface import Completion, Corrupt, Decoding, Item, Prompt
-from methods.sima.prompts import WORLD
+from methods.sima.prompts import SYNTHETIC
 from tests.tiny import picture
 
 COLOURS = "red green blue yellow".split()
@@ -82,7 +82,7 @@ class ScriptedVLM:
 
     def _answer(self, prompt: Prompt, decoding: Decoding) -> Completion:
         text = self.script(prompt, decoding) if self.script else None
-        if text is None and prompt.text.endswith(WORLD.verdict):
+        if text is None and prompt.text.endswith(SYNTHETIC.verdict):
             margin = self.margin(prompt)
             text = f"perhaps [[2]] . no : [[{1 if margin > 0 else 2}]]" if margin else "neither ."
         if text is None:

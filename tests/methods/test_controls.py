@@ -33,7 +33,7 @@ def pair(index: int, kind: str = "question", **changes: Any) -> PreferencePair:
         item=item,
         prompt="what ?",
         kind=kind,
-        anchored=kind == "description",
+        aligned=kind == "description",
         trace={"seed": 0},
         **texts,
     )
@@ -71,8 +71,8 @@ def test_shuffled_swaps_about_half_by_the_pairs_key() -> None:
     ]
     assert reworked("shuffled", PAIRS[:7]) == found[:7]
     assert reworked("shuffled", seed=1) != found
-    assert [(one.kind, one.anchored, one.item, one.prompt) for one in found] == [
-        (one.kind, one.anchored, one.item, one.prompt) for one in PAIRS
+    assert [(one.kind, one.aligned, one.item, one.prompt) for one in found] == [
+        (one.kind, one.aligned, one.item, one.prompt) for one in PAIRS
     ]
 
 
@@ -130,7 +130,7 @@ def test_a_control_says_what_it_is_and_needs_what_its_method_needs() -> None:
             assert made.needs == inner.needs
     assert describe(control("sft"))["inner"] == describe(Sena())
     with pytest.raises(
-        ValueError, match="'mirrored'; choose one of 'shuffled', 'random_rejected', 'sft'"
+        ValueError, match="'mirrored'; it must be 'shuffled', 'random_rejected' or 'sft'"
     ):
         Control(inner=Sena(), kind="mirrored")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="untrained trains nothing"):

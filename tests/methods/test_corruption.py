@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from methods.keys import torch_seed
 from methods.sena.corruption import (
     CORRUPTIONS,
     Corruption,
     corruption,
     diffuse,
-    key_seed,
     noise_schedule,
 )
 
@@ -102,4 +102,4 @@ def test_blank_blur_and_crop_do_what_they_say() -> None:
 
 
 def test_a_keys_seed_is_the_same_on_every_machine() -> None:
-    assert key_seed("0/a/description/0/reject") == 1221615655969603833
+    assert torch_seed("0/a/description/0/reject") == 1221615655969603833

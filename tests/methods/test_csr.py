@@ -19,8 +19,8 @@ from methods.csr.cleaning import REPETITION, SCRIPT, SHORT
 from methods.csr.method import EQUAL_COST, FEW, NO_SENTENCE, Csr
 from methods.csr.search import EQUAL, SAID, UNLIKELY, Search, Tree
 from methods.interface import (
+    BeamSearch,
     Branch,
-    Branching,
     Completion,
     Dropped,
     Item,
@@ -29,10 +29,11 @@ from methods.interface import (
     PreferencePair,
     Prompt,
     Recipe,
+    Tools,
 )
 from tests.tiny import picture
 
-Script = Callable[[Prompt, Branching], list[Branch]]
+Script = Callable[[Prompt, BeamSearch], list[Branch]]
 WORDS = "red green blue yellow purple orange brown".split()
 THINGS = "ball box cup plate house tree boat fish".split()
 
@@ -62,12 +63,12 @@ def end(score: float) -> Branch:
     return step("", score, end=True, tokens=1)
 
 
-def scripted(prompt: Prompt, branching: Branching) -> list[Branch]:
+def scripted(prompt: Prompt, branching: BeamSearch) -> list[Branch]:
     """Sentences of some length and score; the likelier the end, the longer the text."""
     seen = number(look(prompt.image), prompt.text, prompt.prefix)
     lead = " " if prompt.prefix else ""
     found = []
-    for place in range(branching.candidates):
+    for place in range(branching.num_beams):
         draw = number(seen, place)
         text = f"{lead}a {WORDS[draw % 7]} {THINGS[draw // 7 % 8]} is there."
         logp = -(draw % 1000) / 100 - place
@@ -91,9 +92,9 @@ class ScriptedVLM:
     """Branches by a script; remembers its calls."""
 
     def __init__(self, script: Script = scripted) -> None:
-        self.script, self.calls = script, list[tuple[list[Prompt], Branching]]()
+        self.script, self.calls = script, list[tuple[list[Prompt], BeamSearch]]()
 
-    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
+    def branch(self, prompts: Sequence[Prompt], branching: BeamSearch) -> list[list[Branch]]:
         assert prompts, "an empty call reached the model"
         assert len({prompt.key for prompt in prompts}) == len(prompts)
         self.calls.append((list(prompts), branching))
@@ -136,7 +137,9 @@ SETTINGS: dict[str, Csr] = {
 def run(
     csr: Csr, items: Sequence[Item] = ITEMS, script: Script = scripted, seed: int = 0
 ) -> list[PreferencePair | Dropped]:
-    return list(csr.pairs(ScriptedVLM(script), items, seed, scorer=ScriptedScorer()))
+    return list(
+        csr.pairs(items, Tools(vlm=ScriptedVLM(script), seed=seed, scorer=ScriptedScorer()))
+    )
 
 
 def tree_of(record: PreferencePair | Dropped) -> list[dict[str, Any]]:
@@ -180,7 +183,7 @@ def test_a_pair_is_two_leaves_of_its_tree(name: str) -> None:
 
 def test_a_level_is_one_call_and_relevance_one_for_all() -> None:
     model, scorer = ScriptedVLM(), ScriptedScorer()
-    records = list(SETTINGS["default"].pairs(model, ITEMS, 3, scorer=scorer))
+    records = list(SETTINGS["default"].pairs(ITEMS, Tools(vlm=model, seed=3, scorer=scorer)))
     depth = 0
     for record in records:
         tree = tree_of(record)
@@ -201,7 +204,7 @@ def test_a_level_is_one_call_and_relevance_one_for_all() -> None:
 def grow(script: Script, **changes: Any) -> Tree:
     csr = Csr(**{"candidates": 4, "groups": 4, **changes})
     search = Search(
-        branching=csr.branching(0),
+        beams=csr.search(0),
         keep=csr.keep,
         penalty_in_score=csr.penalty_in_score,
         max_chars=csr.max_chars,
@@ -346,7 +349,7 @@ def test_why_an_item_is_dropped() -> None:
     assert isinstance(outcome(two * 2, []), PreferencePair)
     tied = list(
         Csr(lam=1.0, reward="scores", candidates=2, groups=2).pairs(
-            ScriptedVLM(fixed([*two, end(-9.0)], [])), ITEMS[:1], 0, scorer=Flat()
+            ITEMS[:1], Tools(vlm=ScriptedVLM(fixed([*two, end(-9.0)], [])), scorer=Flat())
         )
     )
     assert reason(tied[0]) == EQUAL_COST
@@ -367,21 +370,21 @@ def test_lambda_weighs_relevance_against_likelihood(lam: float, expected: str) -
     for reward in ("ranks", "scores"):
         csr = Csr(candidates=2, groups=2, lam=lam, reward=reward)
         (pair,) = csr.pairs(
-            ScriptedVLM(fixed([*root, end(-9.0)], [])), ITEMS[:1], 0, scorer=Prefers()
+            ITEMS[:1], Tools(vlm=ScriptedVLM(fixed([*root, end(-9.0)], [])), scorer=Prefers())
         )
         assert isinstance(pair, PreferencePair)
         assert pair.chosen == f"a {expected} text."
 
 
 def test_how_the_search_asks_the_model() -> None:
-    def asked(csr: Csr, seed: int = 0) -> Branching:
+    def asked(csr: Csr, seed: int = 0) -> BeamSearch:
         model = ScriptedVLM()
-        list(csr.pairs(model, ITEMS[:1], seed, scorer=ScriptedScorer()))
+        list(csr.pairs(ITEMS[:1], Tools(vlm=model, seed=seed, scorer=ScriptedScorer())))
         return model.calls[0][1]
 
-    default = Branching(
-        candidates=5,
-        groups=5,
+    default = BeamSearch(
+        num_beams=5,
+        num_beam_groups=5,
         diversity_penalty=3.0,
         max_new_tokens=74,
         stop=(".",),
@@ -418,7 +421,7 @@ def test_the_published_recipe() -> None:
 
 
 def test_the_catalogue_has_it() -> None:
-    assert METHODS["csr"] is Csr
+    assert METHODS["csr"].published == Csr()
     assert isinstance(Csr(), Method)
     assert Csr.needs == {"image", "question", "scorer"}
 
@@ -426,20 +429,20 @@ def test_the_catalogue_has_it() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"reward": "both"}, "reward is 'both'; choose one of 'ranks', 'scores'"),
-        ({"keep": "worst"}, "choose one of 'best_and_worst', 'best'"),
-        ({"ending": "never"}, "choose one of 'scored', 'released'"),
-        ({"lam": 1.1}, "lam is 1.1; it must lie between 0"),
+        ({"reward": "both"}, "reward is 'both'; it must be 'ranks' or 'scores'"),
+        ({"keep": "worst"}, "must be 'best_and_worst' or 'best'"),
+        ({"ending": "never"}, "must be 'scored' or 'released'"),
+        ({"lam": 1.1}, "Csr.lam is 1.1; it must be a number from 0 to 1"),
         (
             {"candidates": 1, "groups": 1},
             "candidates is 1; it must be a whole number of at least 2",
         ),
-        ({"candidates": 5, "groups": 2}, "5 candidates in 2 groups"),
-        ({"penalty": -1.0}, "diversity_penalty is -1.0"),
+        ({"candidates": 5, "groups": 2}, "5 beams cannot form 2 groups"),
+        ({"penalty": -1.0}, "Csr.penalty is -1.0; it must be a number of at least 0"),
         ({"max_chars": 0}, "max_chars is 0"),
         ({"sentence_tokens": True}, "sentence_tokens is True"),
         ({"sentence_ends": "."}, "sentence_ends is '.'"),
-        ({"sentence_ends": ("",)}, "none of them empty"),
+        ({"sentence_ends": ("",)}, "entries that are each a text (not empty)"),
         ({"penalty_in_score": 1}, "penalty_in_score is 1; it must be True or False"),
         ({"temperature": -0.5}, "temperature is -0.5"),
     ],
@@ -456,13 +459,15 @@ def test_what_csr_is_not_given_is_said() -> None:
         generate = ScriptedVLM.generate
         logps = ScriptedVLM.logps
 
-    with pytest.raises(ValueError, match="CSR was given no scorer; pass scorer="):
-        list(Csr().pairs(ScriptedVLM(), ITEMS, 0))
+    with pytest.raises(ValueError, match=r"CSR has no scorer; give Tools\.scorer"):
+        list(Csr().pairs(ITEMS, Tools(vlm=ScriptedVLM())))
     with pytest.raises(ValueError, match="searches with branch"):
-        list(Csr().pairs(NoBranches(), ITEMS, 0, scorer=ScriptedScorer()))
+        list(Csr().pairs(ITEMS, Tools(vlm=NoBranches(), scorer=ScriptedScorer())))
     with pytest.raises(ValueError, match="Item 'x' has no question"):
         list(
-            Csr().pairs(ScriptedVLM(), [Item(id="x", image=picture(0))], 0, scorer=ScriptedScorer())
+            Csr().pairs(
+                [Item(id="x", image=picture(0))], Tools(vlm=ScriptedVLM(), scorer=ScriptedScorer())
+            )
         )
 
 

@@ -13,7 +13,7 @@ import pytest
 from harness.engine.clip_scorer import ClipScorer
 from harness.engine.engine import Engine
 from methods.csr.method import Csr
-from methods.interface import Dropped, Item, PreferencePair
+from methods.interface import Dropped, Item, PreferencePair, Tools
 from tests.engine.oracle import ending
 from tests.test_scorers import tiny_clip
 from tests.tiny import picture
@@ -71,18 +71,20 @@ def told(records: Sequence[PreferencePair | Dropped]) -> list[tuple[Any, ...]]:
 )
 def test_batching_changes_nothing(csr: Csr) -> None:
     engine, scorer = models(64)
-    together = list(csr.pairs(engine, ITEMS, 0, scorer=scorer))
+    together = list(csr.pairs(ITEMS, Tools(vlm=engine, scorer=scorer)))
     assert any(isinstance(record, PreferencePair) for record in together)
     engine, scorer = models(1)
     alone = [
-        row for item in ITEMS for row in told(list(csr.pairs(engine, [item], 0, scorer=scorer)))
+        row
+        for item in ITEMS
+        for row in told(list(csr.pairs([item], Tools(vlm=engine, scorer=scorer))))
     ]
     assert told(together) == alone
 
 
 def test_trees_end_by_themselves_and_by_length() -> None:
     engine, scorer = models(64)
-    records = list(CSR.pairs(engine, ITEMS, 0, scorer=scorer))
+    records = list(CSR.pairs(ITEMS, Tools(vlm=engine, scorer=scorer)))
     trees: list[Any] = [record.trace["tree"] for record in records]
     nodes = [
         dict(zip(tree, row, strict=True))
@@ -102,7 +104,7 @@ def test_seeds_move_samples_and_not_beams() -> None:
     def texts(csr: Csr, seed: int) -> list[Any]:
         return [
             record.trace["tree"]["text"]
-            for record in csr.pairs(engine, ITEMS[:2], seed, scorer=scorer)
+            for record in csr.pairs(ITEMS[:2], Tools(vlm=engine, seed=seed, scorer=scorer))
         ]  # type: ignore[call-overload,index]
 
     assert texts(CSR, 0) == texts(CSR, 1)

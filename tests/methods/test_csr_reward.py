@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL.Image import Image
 
-from methods.csr.cleaning import NEW_LINES, REPETITION, SCRIPT, SHORT, heard, unclean
-from methods.csr.reward import best_and_worst, paths, ranks, relate
+from methods.csr.cleaning import NEW_LINES, REPETITION, SCRIPT, SHORT, drop_reason, plain_text
+from methods.csr.reward import best_and_worst, finished_texts, ranks, set_relevance
 from methods.csr.search import How, Node, Tree
 from tests.tiny import picture
 
@@ -57,7 +57,7 @@ def grown(told: dict[str, Any], level_order: bool) -> Tree:
 def test_ranks_choose_and_cost_as_released(level_order: bool) -> None:
     assert {case["lambda"] for case in ORACLE} == {0.0, 0.5, 0.9, 1.0}
     for case in ORACLE:
-        finished = paths(grown(case["tree"], level_order), "ranks", case["lambda"])
+        finished = finished_texts(grown(case["tree"], level_order), "ranks", case["lambda"])
         assert len(finished) == case["paths"]
         best, worst = best_and_worst(finished)
         assert (best.text, worst.text) == (case["chosen"], case["rejected"])
@@ -80,11 +80,11 @@ def test_scores_are_the_papers_reward_meant_over_the_steps() -> None:
             node(1, " c.", before="a.", logp=math.log(0.125), relevance=10.0, final=True),
         ]
     )
-    found = {path.text: path.cost for path in paths(tree, "scores", 0.9)}
+    found = {path.text: path.cost for path in finished_texts(tree, "scores", 0.9)}
     assert found == pytest.approx(
         {"a. c.": -(0.9 * 20 + 0.1 * (0.5 + 0.125) / 2), "b.": -(0.9 * 20 + 0.1 * 0.25)}, abs=1e-6
     )
-    assert {path.text: path.cost for path in paths(tree, "scores", 0.0)} == pytest.approx(
+    assert {path.text: path.cost for path in finished_texts(tree, "scores", 0.0)} == pytest.approx(
         {"a. c.": -0.3125, "b.": -0.25}
     )
 
@@ -113,11 +113,11 @@ def test_sentences_are_scored_in_one_call_and_an_end_has_its_texts_mean() -> Non
     )
     other = Tree(nodes=[node(-1, how="root"), node(0, "against.", final=True)])
     scorer = Table({"good.": 30.0, "bad.": 10.0, "against.": -5.0})
-    relate([one, other], [picture(0), picture(1)], scorer)
+    set_relevance([one, other], [picture(0), picture(1)], scorer)
     assert scorer.calls == [["good.", "bad.", "against."]]
     assert [each.relevance for each in one.nodes[1:]] == [30.0, 10.0, 20.0, 30.0]
     assert other.nodes[1].relevance == 0.0  # the cut at zero
-    relate([Tree(nodes=[node(-1, how="root")])], [picture(0)], scorer)
+    set_relevance([Tree(nodes=[node(-1, how="root")])], [picture(0)], scorer)
     assert len(scorer.calls) == 1  # nothing to score, nothing asked
 
 
@@ -131,9 +131,9 @@ def test_only_finished_leaves_are_paths_and_equal_texts_are_one() -> None:
             node(1, " c.", before="a."),
         ]
     )
-    finished = paths(tree, "ranks", 0.5)
+    finished = finished_texts(tree, "ranks", 0.5)
     assert [(path.text, path.leaf) for path in finished] == [("a. b.", 3)]
-    assert paths(Tree(nodes=[node(-1, how="root")]), "ranks", 0.9) == []
+    assert finished_texts(Tree(nodes=[node(-1, how="root")]), "ranks", 0.9) == []
 
 
 @pytest.mark.parametrize(
@@ -160,9 +160,9 @@ def test_only_finished_leaves_are_paths_and_equal_texts_are_one() -> None:
     ],
 )
 def test_which_sentences_are_thrown_away(sentence: str, reason: str | None) -> None:
-    assert unclean(sentence) == reason
+    assert drop_reason(sentence) == reason
 
 
 def test_the_scorer_hears_plain_text() -> None:
-    assert heard(" A “red” ball\u200b — 50% off (ok)!  ") == "A red ball  50% off (ok)!"
-    assert heard("☃") == ""
+    assert plain_text(" A “red” ball\u200b — 50% off (ok)!  ") == "A red ball  50% off (ok)!"
+    assert plain_text("☃") == ""

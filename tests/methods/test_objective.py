@@ -49,7 +49,7 @@ def test_dpo_is_finite_for_extreme_margins() -> None:
     assert dpo_loss(far, zero, zero, zero, 1.0).tolist() == [1e4, 0.0]
 
 
-def test_alignment_is_the_mean_over_the_chosen_tokens_of_anchored_rows_only() -> None:
+def test_alignment_is_the_mean_over_the_chosen_tokens_of_aligned_rows_only() -> None:
     logps = torch.tensor([[-1.0, -3.0, 0.0], [-2.0, -2.0, -5.0]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
     assert alignment_loss(logps, mask, torch.tensor([True, True])).tolist() == [2.0, 3.0]
@@ -57,7 +57,7 @@ def test_alignment_is_the_mean_over_the_chosen_tokens_of_anchored_rows_only() ->
     assert sft_loss(logps, mask).tolist() == [2.0, 3.0]
 
 
-def test_alignment_gives_no_gradient_to_rows_that_are_not_anchored() -> None:
+def test_alignment_gives_no_gradient_to_rows_that_are_not_aligned() -> None:
     logps = torch.full((2, 4), -1.0, requires_grad=True)
     alignment_loss(
         logps, torch.ones(2, 4, dtype=torch.bool), torch.tensor([True, False])
@@ -66,9 +66,7 @@ def test_alignment_gives_no_gradient_to_rows_that_are_not_anchored() -> None:
     assert logps.grad.tolist() == [[-0.25] * 4, [0.0] * 4]
 
 
-def test_rejected_from_argmax_takes_the_first_word_and_the_second_where_the_first_is_the_label() -> (
-    None
-):
+def test_rejected_from_argmax_takes_the_second_word_where_the_first_is_the_label() -> None:
     logits = torch.tensor([[[3.0, 2.0, 1.0], [0.0, 5.0, 4.0], [1.0, 2.0, 9.0]]])
     labels = torch.tensor([[0, 0, 2]])  # the first word, another word, masked
     expected = logits.log_softmax(-1)[0, [0, 1], [1, 1]].tolist()

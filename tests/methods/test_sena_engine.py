@@ -13,14 +13,23 @@ from functools import cache
 import pytest
 
 from harness.engine.engine import Engine
-from methods.interface import Completion, Corrupt, Decoding, Dropped, Item, PreferencePair, Prompt
+from methods.interface import (
+    Completion,
+    Corrupt,
+    Decoding,
+    Dropped,
+    Item,
+    PreferencePair,
+    Prompt,
+    Tools,
+)
 from methods.sena.corruption import CORRUPTIONS, Corruption
 from methods.sena.method import Sena
-from methods.sena.prompts import WORLD
+from methods.sena.prompts import SYNTHETIC
 from tests.tiny import picture, tiny_llava
 
 ITEMS = [Item(id=f"p{index}", image=picture(index)) for index in range(6)]
-SENA = Sena(prompts=WORLD, check="none", question_tokens=4, check_tokens=4, answer_tokens=8)
+SENA = Sena(prompts=SYNTHETIC, check="none", question_tokens=4, check_tokens=4, answer_tokens=8)
 
 
 class Asking:
@@ -70,26 +79,26 @@ def rejected(records: Sequence[PreferencePair | Dropped]) -> list[object]:
     "sena", [SENA, replace(SENA, check="seen", corruption="crop"), replace(SENA, check="blind")]
 )
 def test_batching_changes_nothing(sena: Sena) -> None:
-    together = told(list(sena.pairs(asking(64), ITEMS, 0)))
-    alone = [row for item in ITEMS for row in told(list(sena.pairs(asking(1), [item], 0)))]
+    together = told(list(sena.pairs(ITEMS, Tools(vlm=asking(64)))))
+    alone = [row for item in ITEMS for row in told(list(sena.pairs([item], Tools(vlm=asking(1)))))]
     assert together == alone
 
 
 def test_every_prompt_becomes_a_pair_or_a_drop_and_some_become_pairs() -> None:
-    records = list(SENA.pairs(asking(64), ITEMS, 0))
+    records = list(SENA.pairs(ITEMS, Tools(vlm=asking(64))))
     assert len(records) == len(ITEMS) * 2 * 2
     assert any(isinstance(record, PreferencePair) for record in records)
 
 
 def test_each_corruption_changes_what_is_answered() -> None:
     def answers(kind: Corruption) -> list[object]:
-        return rejected(list(replace(SENA, corruption=kind).pairs(asking(64), ITEMS, 0)))
+        return rejected(list(replace(SENA, corruption=kind).pairs(ITEMS, Tools(vlm=asking(64)))))
 
-    clean = [record.trace["first"]["text"] for record in SENA.pairs(asking(64), ITEMS, 0)]  # type: ignore[call-overload,index]
+    clean = [record.trace["first"]["text"] for record in SENA.pairs(ITEMS, Tools(vlm=asking(64)))]  # type: ignore[call-overload,index]
     by_kind = {kind: answers(kind) for kind in CORRUPTIONS}
     for kind, found in by_kind.items():
         assert found != clean, kind
     assert by_kind["diffusion"] != rejected(
-        list(replace(SENA, noise_step=999).pairs(asking(64), ITEMS, 0))
+        list(replace(SENA, noise_step=999).pairs(ITEMS, Tools(vlm=asking(64))))
     )
-    assert by_kind["diffusion"] != rejected(list(SENA.pairs(asking(64), ITEMS, 1)))
+    assert by_kind["diffusion"] != rejected(list(SENA.pairs(ITEMS, Tools(vlm=asking(64), seed=1))))

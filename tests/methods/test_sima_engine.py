@@ -11,11 +11,11 @@ import pytest
 
 from harness.engine.engine import Engine
 from methods.gt_dpo import GtDpo
-from methods.interface import Dropped, Item, Method, PreferencePair, Prompt
+from methods.interface import Dropped, Item, Method, PreferencePair, Prompt, Tools
 from methods.oracle import Oracle
 from methods.sima.critic import FIRST, SECOND
 from methods.sima.method import Sima
-from methods.sima.prompts import WORLD
+from methods.sima.prompts import SYNTHETIC
 from tests.tiny import picture, tiny_llava
 
 ITEMS = [
@@ -27,10 +27,10 @@ ITEMS = [
     )
     for index in range(5)
 ]
-MARGIN = Sima(prompts=WORLD, verdict="margin", order="both", samples=2, response_tokens=8)
+MARGIN = Sima(prompts=SYNTHETIC, verdict="margin", order="both", samples=2, response_tokens=8)
 METHODS: tuple[Method, ...] = (
     MARGIN,
-    Sima(prompts=WORLD, order="random", response_tokens=8, critic_tokens=4, examples=False),
+    Sima(prompts=SYNTHETIC, order="random", response_tokens=8, critic_tokens=4, examples=False),
     Oracle(response_tokens=8),
     GtDpo(answer_tokens=8),
 )
@@ -52,7 +52,7 @@ def engine(batch_size: int) -> Engine:
 def run(
     method: Method, items: Sequence[Item], batch_size: int = 64
 ) -> list[PreferencePair | Dropped]:
-    return list(method.pairs(engine(batch_size), items, 0, judge=Lengths()))
+    return list(method.pairs(items, Tools(vlm=engine(batch_size), ground_truth=Lengths())))
 
 
 def told(records: Sequence[PreferencePair | Dropped]) -> list[Any]:

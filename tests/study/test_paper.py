@@ -67,19 +67,19 @@ def test_what_is_missing_is_named_and_planning_needs_none_of_it(tmp_path: Path) 
     (tmp_path / "llava" / "detail_23k.json").unlink()
     with pytest.raises(UserError, match=r"lacks 1 things: .*detail_23k\.json is not there"):
         paper.study(pool=folder, benchmarks=["synthetic_pope"])
-    text, ready = paper.told(tmp_path, pool=str(tmp_path / "nowhere"), limit=3)
+    text, ready = paper.forecast(tmp_path, pool=str(tmp_path / "nowhere"), limit=3)
     assert not ready
     assert text.count("is not there") >= 7
     assert "GPU-minutes" in text
-    assert "GPU-hours" in paper.told(tmp_path)[0]
+    assert "GPU-hours" in paper.forecast(tmp_path)[0]
     assert (
         "vg is not there"
-        not in paper.told(tmp_path, pool=str(tmp_path / "nowhere"), only=["sima"])[0]
+        not in paper.forecast(tmp_path, pool=str(tmp_path / "nowhere"), only=["sima"])[0]
     )
     with pytest.raises(UserError, match="no row 'sine'"):
-        paper.told(tmp_path, only=["sine"])
+        paper.forecast(tmp_path, only=["sine"])
     official = official_files.pope(tmp_path / "elsewhere")
-    text, _ = paper.told(
+    text, _ = paper.forecast(
         tmp_path, pool=folder, benchmarks=["pope", "mme"], local_data=[f"coco={official}"]
     )
     assert "pope:" not in text
