@@ -90,11 +90,13 @@ def _allows(annotation: Any, value: object) -> bool:
         return any(type(value) is type(choice) and value == choice for choice in parts)
     if origin in (Union, UnionType):
         return any(_allows(part, value) for part in parts)
-    if origin is tuple:
+    if origin is tuple and parts[1:] == (...,):
         return isinstance(value, tuple) and all(_allows(parts[0], entry) for entry in value)
     if annotation is float or annotation is int:
         kinds = (int, float) if annotation is float else int
-        return isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            return False
+        return isinstance(value, int) or math.isfinite(value)
     if annotation is Any:
         return True
     if isinstance(kind := origin or annotation, type):
@@ -107,26 +109,21 @@ def allowed(annotation: Any) -> str:
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         limits = " and ".join(limit.words for limit in parts[1:])
-        if get_origin(parts[0]) is tuple:
-            return f"a tuple ({limits}) of {_entries(parts[0])}"
-        if parts[0] is str:
-            return f"a text ({limits})"
-        return f"{allowed(parts[0])} {limits}"
+        if parts[0] in (int, float):
+            return f"{allowed(parts[0])} {limits}"
+        kind, of, entries = allowed(parts[0]).partition(" of ")
+        return f"{kind} ({limits}){of}{entries}"
     if origin is Literal:
         return _choice([repr(choice) for choice in parts])
     if origin in (Union, UnionType):
         return _choice([allowed(part) for part in parts])
-    if origin is tuple:
-        return f"a tuple of {_entries(annotation)}"
+    if origin is tuple and parts[1:] == (...,):
+        return f"a tuple of entries that are each {allowed(parts[0])}"
     if annotation is bool:
         return "True or False"
     if annotation is NoneType:
         return "None"
     return KINDS.get(annotation) or f"a {(origin or annotation).__name__}"
-
-
-def _entries(annotation: Any) -> str:
-    return f"entries that are each {allowed(get_args(annotation)[0])}"
 
 
 def _choice(words: list[str]) -> str:

@@ -263,7 +263,7 @@ def test_a_vocabulary_of_ends_does_not_break_the_search() -> None:
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"end": "apart", "temperature": 0.5}, "samples draw the end token"),
         ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"stop": ("",)}, "stop is ..'',.; it must be a tuple"),
+        ({"stop": ("",)}, "stop is .*; it must be a tuple of entries that are each a text"),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_sentence(changes: dict[str, Any], words: str) -> None:
