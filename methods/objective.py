@@ -13,9 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LN2 = 0.6931471805599453
-"""-log sigmoid(0): a pair's DPO loss before the first update, when policy and reference agree."""
-
 
 def token_logps(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """log p(label) at each position, 0 where ``mask`` is False.

@@ -24,7 +24,7 @@ from methods.interface import (
 )
 from methods.settings import AtLeastOne, above, at_most
 from methods.sima.method import PUBLISHED, chosen_pair
-from methods.sima.responses import Responses, Sampling, respond
+from methods.sima.responses import Responses, respond
 
 TIE = "equally wrong"
 
@@ -57,13 +57,15 @@ class Oracle(Method):
             raise ValueError(
                 "Oracle needs the exact ground truth; give a pool that has it, such as synthetic."
             )
-        sampling = Sampling(
+        outcomes = respond(
+            items,
+            tools,
             samples=self.samples,
             temperature=self.temperature,
             top_p=self.top_p,
             max_new_tokens=self.response_tokens,
         )
-        for outcome in respond(items, tools, sampling):
+        for outcome in outcomes:
             if isinstance(outcome, Responses):
                 yield _pair(outcome, tools.ground_truth)
             else:

@@ -1,24 +1,17 @@
-"""What prompt sets share: filling templates, checking placeholders, a fingerprint, and reading a
-set from a file.
-
-A prompt set is a frozen dataclass of texts with a ``name``. Beside it stand the placeholders of its
-templates."""
+"""Prompt sets: the base class of a method's texts, and filling templates."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self
 
-from methods.settings import check_settings
+from methods.settings import Text, check_settings
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
-
-T = TypeVar("T")
 
 
 def fill(template: str, **values: str) -> str:
@@ -27,18 +20,46 @@ def fill(template: str, **values: str) -> str:
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
 
 
-def check_prompts(prompts: Any, placeholders: Mapping[str, Sequence[str]]) -> None:
-    """Check a prompt set: its texts, and the placeholders of each field (none if not named).
+@dataclass(frozen=True, kw_only=True)
+class PromptSet:
+    """Texts that a method sends, as a frozen dataclass. They are part of a run's identity."""
 
-    Raises:
-        ValueError: a field is no text, is blank, or lacks or has a wrong placeholder.
-    """
-    check_settings(prompts)
-    for field in fields(prompts):
-        value = getattr(prompts, field.name)
-        for text in value if isinstance(value, tuple) else (value,):
-            where = f"{type(prompts).__name__}.{field.name}"
-            _check_placeholders(where, text, placeholders.get(field.name, ()))
+    placeholders: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """The placeholders of each template, each at least once; all other texts have none."""
+
+    name: Text
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for text in value if isinstance(value, tuple) else (value,):
+                where = f"{type(self).__name__}.{field.name}"
+                _check_placeholders(where, text, self.placeholders.get(field.name, ()))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """A prompt set from a JSON object with exactly this class's fields.
+
+        Raises:
+            ValueError: the file cannot be read or does not hold such a set; the sentence says
+                where.
+        """
+        path = Path(path)
+        texts = _read_object(path)
+        names = [field.name for field in fields(cls)]
+        known = f"the fields are {', '.join(names)}."
+        for extra in [name for name in texts if name not in names]:
+            raise ValueError(f"The prompt file {path} has an unknown field {extra!r}; {known}")
+        for missing in [name for name in names if name not in texts]:
+            raise ValueError(f"The prompt file {path} lacks the field {missing!r}; {known}")
+        values: dict[str, Any] = {
+            name: tuple(text) if isinstance(text, list) else text for name, text in texts.items()
+        }
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"The prompt file {path}: {error}") from error
 
 
 def _check_placeholders(where: str, template: str, required: Sequence[str]) -> None:
@@ -50,21 +71,10 @@ def _check_placeholders(where: str, template: str, required: Sequence[str]) -> N
         raise ValueError(f"{where} holds {{{extra}}}; it may hold {allowed}: take {{{extra}}} out.")
 
 
-def fingerprint(prompts: Any) -> str:
-    """sha256 of a prompt set as JSON; equal fingerprints mean equal sentences."""
-    text = json.dumps(asdict(prompts), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def read_prompts(kind: type[T], path: str | Path) -> T:
-    """A prompt set from a JSON object with exactly the class's fields.
-
-    Raises:
-        ValueError: the file cannot be read or does not hold such a set; the sentence says where.
-    """
-    path = Path(path)
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(
             f"The prompt file {path} cannot be read ({error.strerror}); check the path."
@@ -76,20 +86,8 @@ def read_prompts(kind: type[T], path: str | Path) -> T:
         raise ValueError(
             f"The prompt file {path} is not JSON: {error.msg} in {where}; correct that place."
         ) from error
-    if not isinstance(values, dict):
+    if not isinstance(value, dict):
         raise ValueError(
             f"The prompt file {path} holds no JSON object; write {{...}} with one entry per field."
         )
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    known = f"the fields are {', '.join(names)}."
-    for extra in [name for name in values if name not in names]:
-        raise ValueError(f"The prompt file {path} has an unknown field {extra!r}; {known}")
-    for missing in [name for name in names if name not in values]:
-        raise ValueError(f"The prompt file {path} lacks the field {missing!r}; {known}")
-    texts = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-    }
-    try:
-        return kind(**texts)
-    except ValueError as error:
-        raise ValueError(f"The prompt file {path}: {error}") from error
+    return value

@@ -1,5 +1,4 @@
-"""SENA's prompts as data (Tan et al., arXiv 2412.15650): a frozen set of templates, whose
-fingerprint is recorded with a run.
+"""SENA's prompts as data (Tan et al., arXiv 2412.15650).
 
 ``REAL`` is our own wording for real models. ``SYNTHETIC`` is the wording for the synthetic base,
 which was trained on exactly these sentences. :meth:`SenaPrompts.from_file` reads other sentences,
@@ -7,26 +6,24 @@ such as the authors'."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from methods.prompt_sets import check_prompts, fingerprint, read_prompts
+from methods.prompt_sets import PromptSet
 from methods.settings import Text, not_empty
-
-PLACEHOLDERS: dict[str, tuple[str, ...]] = {
-    "check": ("question",),
-    "enhance": ("description", "prompt", "answer"),
-    "enhance_plain": ("prompt", "answer"),
-}
-"""The placeholders of each template, each at least once; all other texts have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SenaPrompts:
+class SenaPrompts(PromptSet):
     """The sentences that SENA sends."""
 
-    name: Text
+    placeholders: ClassVar[Mapping[str, Sequence[str]]] = {
+        "check": ("question",),
+        "enhance": ("description", "prompt", "answer"),
+        "enhance_plain": ("prompt", "answer"),
+    }
+
     ask: Text
     """Asks for a question about the image."""
     check: Text
@@ -44,23 +41,6 @@ class SenaPrompts:
     enhance_plain: Text
     """The same without a description."""
     enhance_lead: Text
-
-    def __post_init__(self) -> None:
-        check_prompts(self, PLACEHOLDERS)
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of the set as JSON; equal fingerprints mean equal sentences."""
-        return fingerprint(self)
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> SenaPrompts:
-        """A prompt set from a JSON object with exactly this class's fields.
-
-        Raises:
-            ValueError: the file is wrong; the sentence says where.
-        """
-        return read_prompts(cls, path)
 
 
 def with_request(text: str, request: str) -> str:

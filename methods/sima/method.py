@@ -27,7 +27,7 @@ from methods.settings import AtLeastOne, above, at_least, at_most
 from methods.sima.critic import Critic, Opinion, Order, Side, Verdict, decide, mean_margin, other
 from methods.sima.prompts import REAL, SYNTHETIC, SimaPrompts
 from methods.sima.report import critic_report
-from methods.sima.responses import Responses, Sampling, respond
+from methods.sima.responses import Responses, respond
 
 PUBLISHED = Recipe(
     lr=1e-7,
@@ -102,13 +102,14 @@ class Sima(Method):
         Raises:
             ValueError: an item has no question or no reference answer.
         """
-        sampling = Sampling(
+        outcomes = respond(
+            items,
+            tools,
             samples=self.samples,
             temperature=self.temperature,
             top_p=self.top_p,
             max_new_tokens=self.response_tokens,
         )
-        outcomes = respond(items, tools, sampling)
         critic = Critic(
             prompts=self.prompts,
             order=self.order,

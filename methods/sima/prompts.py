@@ -7,26 +7,24 @@ such as the authors'."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
-from methods.prompt_sets import check_prompts, fill, fingerprint, read_prompts
+from methods.prompt_sets import PromptSet, fill
 from methods.settings import Text, not_empty
-
-PLACEHOLDERS: dict[str, tuple[str, ...]] = {
-    "critic": ("question", "reference", "first", "second"),
-    "critic_alone": ("question", "first", "second"),
-}
-"""The placeholders of each template, each at least once; all other texts have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimaPrompts:
+class SimaPrompts(PromptSet):
     """The critic's sentences. They are sent in this order: examples, task, criteria, request for a
     verdict."""
 
-    name: Text
+    placeholders: ClassVar[Mapping[str, Sequence[str]]] = {
+        "critic": ("question", "reference", "first", "second"),
+        "critic_alone": ("question", "first", "second"),
+    }
+
     examples: Text
     """Two comparisons with bracketed verdicts, one of each; they show ground truths of their
     own."""
@@ -45,23 +43,6 @@ class SimaPrompts:
     follow it."""
     joint: Annotated[str, not_empty] = " "
     """Stands between the parts."""
-
-    def __post_init__(self) -> None:
-        check_prompts(self, PLACEHOLDERS)
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of the set as JSON; equal fingerprints mean equal sentences."""
-        return fingerprint(self)
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> SimaPrompts:
-        """A prompt set from a JSON object with exactly this class's fields.
-
-        Raises:
-            ValueError: the file is wrong; the sentence says where.
-        """
-        return read_prompts(cls, path)
 
     def render(
         self,

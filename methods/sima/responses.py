@@ -15,16 +15,6 @@ EMPTY = "empty response"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the sampled responses are drawn; the fields are those of the method."""
-
-    samples: int
-    temperature: float
-    top_p: float
-    max_new_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Responses:
     """Two different answers to an item's question."""
 
@@ -45,7 +35,15 @@ class Responses:
         }
 
 
-def respond(items: Sequence[Item], tools: Tools, sampling: Sampling) -> list[Responses | Dropped]:
+def respond(
+    items: Sequence[Item],
+    tools: Tools,
+    *,
+    samples: int,
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+) -> list[Responses | Dropped]:
     """The greedy and a sampled response, for each sample of each item in the items' order; a drop
     where the two cannot be compared.
 
@@ -54,33 +52,33 @@ def respond(items: Sequence[Item], tools: Tools, sampling: Sampling) -> list[Res
     """
     if not items:
         return []
-    seed, limit = tools.seed, sampling.max_new_tokens
+    seed = tools.seed
     questions = [item.required("question") for item in items]
     greedy_prompts = [
         Prompt(key=f"{seed}/{item.id}/greedy", text=question, image=item.image)
         for item, question in zip(items, questions, strict=True)
     ]
-    greedy = tools.vlm.generate(greedy_prompts, Decoding(max_new_tokens=limit))
+    greedy = tools.vlm.generate(greedy_prompts, Decoding(max_new_tokens=max_new_tokens))
     sample_prompts = [
         Prompt(key=f"{seed}/{item.id}/sample/{index}", text=question, image=item.image)
         for item, question in zip(items, questions, strict=True)
-        for index in range(sampling.samples)
+        for index in range(samples)
     ]
     decoding = Decoding(
-        max_new_tokens=limit, temperature=sampling.temperature, top_p=sampling.top_p, seed=seed
+        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
     )
-    samples = iter(tools.vlm.generate(sample_prompts, decoding))
+    sampled = iter(tools.vlm.generate(sample_prompts, decoding))
     outcomes: list[Responses | Dropped] = []
     for item, question, answer in zip(items, questions, greedy, strict=True):
         earlier: list[str] = []
-        for index in range(sampling.samples):
+        for index in range(samples):
             responses = Responses(
                 key=f"{seed}/{item.id}/response/{index}",
                 item=item,
                 question=question,
                 seed=seed,
                 greedy=answer,
-                sample=next(samples),
+                sample=next(sampled),
             )
             reason = _drop_reason(responses, earlier)
             earlier.append(responses.sample.text)

@@ -4,7 +4,7 @@ filling."""
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -81,18 +81,8 @@ def test_the_real_examples_show_the_lead_that_is_scored_behind() -> None:
     assert REAL.verdict_lead in REAL.verdict
 
 
-def test_a_file_gives_back_the_set_and_its_fingerprint(tmp_path: Path) -> None:
-    read = SimaPrompts.from_file(written(tmp_path))
-    assert read == REAL
-    assert read.fingerprint == REAL.fingerprint
-
-
-def test_every_field_is_part_of_the_fingerprint() -> None:
-    prints = {
-        replace(SYNTHETIC, **{name: f"{value} please"}).fingerprint
-        for name, value in asdict(SYNTHETIC).items()
-    }
-    assert len(prints | {SYNTHETIC.fingerprint}) == 1 + len(asdict(SYNTHETIC))
+def test_a_file_gives_back_the_set(tmp_path: Path) -> None:
+    assert SimaPrompts.from_file(written(tmp_path)) == REAL
 
 
 @pytest.mark.parametrize(
