@@ -1,5 +1,5 @@
-"""Controls: what each takes from a round's pairs and what it leaves, and that the pairs stage
-applies it to the whole round."""
+"""Controls: what each changes in a round's pairs and what it keeps; the pairs stage applies it to
+the whole round."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_shuffled_swaps_about_half_by_the_pairs_key() -> None:
     ]
 
 
-def test_random_rejected_comes_from_another_picture_of_the_same_kind_and_is_used_once() -> None:
+def test_random_rejected_comes_from_another_image_of_the_same_kind_and_is_used_once() -> None:
     found = reworked("random_rejected")
     by_key = {one.key: one for one in PAIRS}
     for before, after in zip(PAIRS, found, strict=True):

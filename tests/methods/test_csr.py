@@ -1,5 +1,5 @@
-"""CSR end to end on a scripted model: its branches are a pure function of what the prompt says and
-shows."""
+"""CSR end to end on a scripted model, whose branches are a pure function of the prompt's text and
+image."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def end(score: float) -> Branch:
 
 
 def scripted(prompt: Prompt, branching: BeamSearch) -> list[Branch]:
-    """Sentences of some length and score; the likelier the end, the longer the text."""
+    """Sentences with scores drawn from the prompt; the end gets likelier as the text grows."""
     seen = number(look(prompt.image), prompt.text, prompt.prefix)
     lead = " " if prompt.prefix else ""
     found = []
@@ -89,7 +89,7 @@ def scripted(prompt: Prompt, branching: BeamSearch) -> list[Branch]:
 
 
 class ScriptedVLM:
-    """Branches by a script; remembers its calls."""
+    """Branches from a script; calls are recorded."""
 
     def __init__(self, script: Script = scripted) -> None:
         self.script, self.calls = script, list[tuple[list[Prompt], BeamSearch]]()
@@ -143,7 +143,7 @@ def run(
 
 
 def tree_of(record: PreferencePair | Dropped) -> list[dict[str, Any]]:
-    """The trace's tree, a dictionary a node."""
+    """The trace's tree as a dictionary per node."""
     columns = record.trace["tree"]
     assert isinstance(columns, Mapping)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -223,7 +223,7 @@ def fixed(root: list[Branch], later: list[Branch]) -> Script:
 ENDS = [step(" then it ends.", end=True), end(-9.0)]
 
 
-def test_best_and_worst_open_nodes_go_on() -> None:
+def test_best_and_worst_open_nodes_are_continued() -> None:
     scores = [-0.1, -0.2, -0.3, -0.4, -0.5, -0.6]
     root = [step(f"sentence {place}.", score) for place, score in enumerate(scores)]
 
@@ -246,7 +246,7 @@ def test_best_and_worst_open_nodes_go_on() -> None:
     assert kept(2, "best") == ["sentence 0.", "sentence 1."]
 
 
-def test_fewer_open_nodes_than_candidates_all_go_on() -> None:
+def test_fewer_open_nodes_than_candidates_are_all_continued() -> None:
     root = [step("one."), step("two.", end=True), step("three."), step("four."), end(-9.0)]
     tree = grow(fixed(root, [*ENDS[:1] * 4, ENDS[1]]))
     assert [node.text for node in tree.nodes if node.kept] == ["", "one.", "three.", "four."]
@@ -261,7 +261,7 @@ def test_scores_add_up_with_or_without_the_penalty() -> None:
     assert grow(script).dropped == {EQUAL: 6, UNLIKELY: 1}
 
 
-def test_the_end_takes_the_place_of_a_less_likely_sentence() -> None:
+def test_the_end_replaces_a_less_likely_sentence() -> None:
     root = [step(f"sentence {place}.", -0.1 * place, end=place < 3) for place in range(4)]
     later = [step(f" more {place}.", -0.4 * (place + 1), end=True) for place in range(4)]
 
@@ -303,7 +303,7 @@ def test_sentences_are_cleaned_before_they_are_continued() -> None:
     assert [node.text for node in tree.nodes] == ["", "a cat.", "a cat. then it ends."]
 
 
-def test_a_text_may_be_kept_from_saying_a_sentence_again() -> None:
+def test_a_repeated_sentence_may_be_forbidden() -> None:
     def texts(repeats: bool) -> list[str]:
         script = fixed(
             [step("a cat.")] * 4 + [end(-9.0)],
@@ -376,7 +376,7 @@ def test_lambda_weighs_relevance_against_likelihood(lam: float, expected: str) -
         assert pair.chosen == f"a {expected} text."
 
 
-def test_how_the_search_asks_the_model() -> None:
+def test_the_settings_of_the_beam_search() -> None:
     def asked(csr: Csr, seed: int = 0) -> BeamSearch:
         model = ScriptedVLM()
         list(csr.pairs(ITEMS[:1], Tools(vlm=model, seed=seed, scorer=ScriptedScorer())))
@@ -454,7 +454,7 @@ def test_a_wrong_setting_is_told_in_one_sentence(changes: dict[str, Any], words:
     assert "\n" not in str(error.value)
 
 
-def test_what_csr_is_not_given_is_said() -> None:
+def test_a_missing_scorer_search_or_question_is_an_error() -> None:
     class NoBranches:
         generate = ScriptedVLM.generate
         logps = ScriptedVLM.logps
@@ -471,7 +471,7 @@ def test_what_csr_is_not_given_is_said() -> None:
         )
 
 
-def test_the_funnel_is_counted() -> None:
+def test_dropped_candidates_are_counted() -> None:
     records = run(Csr(max_chars=120, candidates=4, groups=2))
     found = sum((Counter(record.trace["dropped"]) for record in records), Counter[str]())  # type: ignore[arg-type]
     assert found[UNLIKELY] > 0

@@ -1,5 +1,4 @@
-"""CSR on a tiny real LLaVA through the real engine, scored by a tiny real CLIP: what scripts show
-holds for neural models."""
+"""CSR on a tiny real LLaVA in the real engine, scored by a tiny real CLIP."""
 
 from __future__ import annotations
 
@@ -42,9 +41,8 @@ def models(batch_size: int) -> tuple[Engine, ClipScorer]:
     )
 
 
-def told(records: Sequence[PreferencePair | Dropped]) -> list[tuple[Any, ...]]:
-    """What must be equal to the letter: all but the scores, which batches may change in the last
-    digits."""
+def comparable(records: Sequence[PreferencePair | Dropped]) -> list[tuple[Any, ...]]:
+    """The parts that must be equal: all but the scores, whose last digits depend on the batch."""
     rows = []
     for record in records:
         tree: Any = record.trace["tree"]
@@ -77,9 +75,9 @@ def test_batching_changes_nothing(csr: Csr) -> None:
     alone = [
         row
         for item in ITEMS
-        for row in told(list(csr.pairs([item], Tools(vlm=engine, scorer=scorer))))
+        for row in comparable(list(csr.pairs([item], Tools(vlm=engine, scorer=scorer))))
     ]
-    assert told(together) == alone
+    assert comparable(together) == alone
 
 
 def test_trees_end_by_themselves_and_by_length() -> None:
@@ -98,7 +96,7 @@ def test_trees_end_by_themselves_and_by_length() -> None:
     assert scorer.pictures_seen == len(ITEMS)
 
 
-def test_seeds_move_samples_and_not_beams() -> None:
+def test_the_seed_changes_samples_and_not_beams() -> None:
     engine, scorer = models(64)
 
     def texts(csr: Csr, seed: int) -> list[Any]:

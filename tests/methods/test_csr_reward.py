@@ -1,5 +1,5 @@
-"""CSR's reward and choice of paths equal the released code's (an oracle file); the paper's scores
-and the end's relevance."""
+"""CSR's reward and choice of texts equal the released code's (an oracle file); the paper's scores
+and the relevance of an end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def node(
 
 
 def grown(told: dict[str, Any], level_order: bool) -> Tree:
-    """The oracle's tree as ours, children of a node in their order."""
+    """The oracle's tree in our form; siblings keep their order."""
     tree = Tree(nodes=[])
     waiting = [(told, -1)]
     while waiting:
@@ -71,7 +71,7 @@ def test_ranks_are_shares_from_the_highest_and_ties_keep_their_order() -> None:
     assert ranks([]) == []
 
 
-def test_scores_are_the_papers_reward_meant_over_the_steps() -> None:
+def test_scores_are_the_mean_of_the_papers_reward() -> None:
     tree = Tree(
         nodes=[
             node(-1, how="root"),
@@ -90,7 +90,7 @@ def test_scores_are_the_papers_reward_meant_over_the_steps() -> None:
 
 
 class Table:
-    """A scorer that looks sentences up, and remembers what it was asked."""
+    """A scorer that reads relevances from a table; calls are recorded."""
 
     def __init__(self, values: dict[str, float]) -> None:
         self.values, self.calls = values, list[list[str]]()
@@ -159,10 +159,10 @@ def test_only_finished_leaves_are_paths_and_equal_texts_are_one() -> None:
         ("a\nb\nc\nd\ne\nf.", None),
     ],
 )
-def test_which_sentences_are_thrown_away(sentence: str, reason: str | None) -> None:
+def test_which_sentences_are_dropped(sentence: str, reason: str | None) -> None:
     assert drop_reason(sentence) == reason
 
 
-def test_the_scorer_hears_plain_text() -> None:
+def test_the_scorer_gets_plain_text() -> None:
     assert plain_text(" A “red” ball\u200b — 50% off (ok)!  ") == "A red ball  50% off (ok)!"
     assert plain_text("☃") == ""

@@ -1,5 +1,5 @@
-"""The upper bounds on a scripted model: truth against own answer, and SIMA's responses chosen by
-exact truth."""
+"""The references on a scripted model: GT-DPO, and the oracle that chooses SIMA's responses by exact
+truth."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from tests.methods.scripted import ITEMS, ScriptedVLM
 
 
 class Words:
-    """An answer has an error a colour or thing that the item's reference lacks. Remembers what it
-    was asked."""
+    """An answer has one error for each word that the item's reference lacks. Calls are recorded."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -58,7 +57,7 @@ def test_the_truth_is_chosen_over_the_greedy_answer() -> None:
     assert not list(GtDpo().pairs([], Tools(vlm=ScriptedVLM())))
 
 
-def test_an_answer_that_is_right_or_empty_teaches_nothing() -> None:
+def test_an_answer_that_is_right_or_empty_is_dropped() -> None:
     right = str(ITEMS[0].reference).replace(" .", ".")  # the words and marks of the truth
     model = scripted({"picture/0/": right, "picture/1/": " "})
     records = list(GtDpo().pairs(ITEMS[:3], Tools(vlm=model)))
@@ -111,7 +110,7 @@ def test_equally_wrong_and_equal_responses_are_counted_apart() -> None:
     assert records[1].trace["errors"] == {"greedy": 1.0, "sample": 1.0}
 
 
-def test_the_bounds_train_as_sima_does_and_say_what_they_need() -> None:
+def test_the_references_have_simas_recipe_and_name_their_needs() -> None:
     assert GtDpo().recipe == Oracle().recipe == PUBLISHED
     assert GtDpo.needs == {"image", "question", "reference"}
     assert Oracle.needs == {"image", "question", "ground_truth"}

@@ -1,5 +1,4 @@
-"""SENA end to end on a scripted model: a pure function of what the prompt says and of the pixels it
-is shown."""
+"""SENA end to end on a scripted model, which is a pure function of the prompt's text and pixels."""
 
 from __future__ import annotations
 
@@ -44,8 +43,8 @@ ASKED = (
 
 
 class ScriptedVLM:
-    """Answers from the prompt's text and the pixels alone; ``script`` may answer first. Remembers
-    its calls."""
+    """Answers computed from the prompt's text and pixels; ``script`` may answer first. Calls are
+    recorded."""
 
     def __init__(self, script: Script | None = None) -> None:
         self.calls: list[tuple[list[Prompt], Decoding, bool]] = []
@@ -127,7 +126,7 @@ def test_all_items_in_one_call_equal_one_item_a_call(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_funnel_adds_up(name: str) -> None:
+def test_pairs_and_drops_add_up(name: str) -> None:
     sena = SETTINGS[name]
     records = run(sena)
     assert len({record.key for record in records}) == len(records)
@@ -199,7 +198,7 @@ def test_keys_stay_unique_whatever_the_ids() -> None:
 @pytest.mark.parametrize(
     ("check", "shown"), [("seen", [True, True]), ("blind", [True, False]), ("none", [True])]
 )
-def test_the_check_sees_the_picture_or_not(check: Any, shown: list[bool]) -> None:
+def test_the_check_sees_the_image_or_not(check: Any, shown: list[bool]) -> None:
     model = ScriptedVLM()
     list(Sena(prompts=SYNTHETIC, check=check).pairs(ITEMS[:3], Tools(vlm=model)))
     asking = [
@@ -208,7 +207,7 @@ def test_the_check_sees_the_picture_or_not(check: Any, shown: list[bool]) -> Non
     assert [prompts[0].image is not None for prompts in asking] == shown
 
 
-def test_a_pair_tells_its_whole_story() -> None:
+def test_a_trace_has_every_text() -> None:
     pairs = [record for record in run(SETTINGS["default"]) if isinstance(record, PreferencePair)]
     for pair in pairs:
         request = SYNTHETIC.brief if pair.kind == "description" else SYNTHETIC.word
@@ -258,7 +257,7 @@ def test_the_enhancement_reads_description_prompt_and_answer() -> None:
     assert "what is it?\nanswer with a single word or phrase . answer : two cups give" in first[1]
 
 
-def test_an_enhancement_without_anything_behind_its_lead_is_not_used() -> None:
+def test_an_enhancement_with_nothing_after_its_lead_is_not_used() -> None:
     def script(prompt: Prompt, _corrupted: bool, _number: int) -> str | None:
         return "Precise answer:" if prompt.key.endswith("/enhance") else None
 
@@ -271,7 +270,7 @@ def test_an_enhancement_without_anything_behind_its_lead_is_not_used() -> None:
     assert not any(used)
 
 
-def test_rejected_answers_meet_fresh_noise_at_every_prompt() -> None:
+def test_every_prompt_has_its_own_noise() -> None:
     seen: dict[str, int] = {}
 
     def script(prompt: Prompt, corrupted: bool, number: int) -> str | None:
@@ -303,7 +302,7 @@ def test_only_what_is_used_is_generated() -> None:
     assert kinds(pair_kinds=("description",)) == [{"description"}] * 3
 
 
-def test_a_name_costs_its_question_or_as_released_the_picture() -> None:
+def test_a_name_drops_its_question_or_as_released_the_image() -> None:
     def script(prompt: Prompt, _corrupted: bool, _number: int) -> str | None:
         return (
             "is this a tournament? what is its name? where is it?"
@@ -392,7 +391,7 @@ def test_the_untrained_row_needs_nothing_and_makes_nothing() -> None:
     assert list(Untrained().pairs(ITEMS, Tools(vlm=ScriptedVLM()))) == []
 
 
-def test_another_picture_is_shown_for_the_rejected_answers_alone() -> None:
+def test_another_image_is_shown_for_the_rejected_answers_alone() -> None:
     vlm = ScriptedVLM()
     list(Sena(prompts=SYNTHETIC, corruption="another").pairs(ITEMS[:3], Tools(vlm=vlm)))
     own, others = (

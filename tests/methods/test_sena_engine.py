@@ -1,8 +1,7 @@
-"""SENA on a tiny real LLaVA through the real engine: what the scripted model shows holds for a
-neural one.
+"""SENA on a tiny real LLaVA in the real engine.
 
-A model of random weights asks no questions, so its texts when asked for one are replaced; every
-other answer, the corrupted images' included, is its own."""
+A model with random weights asks no questions, so its questions are replaced. All other answers,
+also those on corrupted images, are its own."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ SENA = Sena(prompts=SYNTHETIC, check="none", question_tokens=4, check_tokens=4, 
 
 
 class Asking:
-    """The engine, but that it asks two questions of our own when it is to ask or to check one."""
+    """The engine, with two fixed questions in place of those that it asks or checks."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -58,9 +57,9 @@ def asking(batch_size: int) -> Asking:
     return Asking(Engine(model, processor, batch_size=batch_size))
 
 
-def told(records: Sequence[PreferencePair | Dropped]) -> list[tuple[object, ...]]:
-    """What must be equal to the letter: all but the log-probabilities, which batches may change in
-    the last digits."""
+def comparable(records: Sequence[PreferencePair | Dropped]) -> list[tuple[object, ...]]:
+    """The parts that must be equal: all but the log-probabilities, whose last digits depend on the
+    batch."""
     rows: list[tuple[object, ...]] = []
     for record in records:
         trace = {
@@ -79,8 +78,10 @@ def rejected(records: Sequence[PreferencePair | Dropped]) -> list[object]:
     "sena", [SENA, replace(SENA, check="seen", corruption="crop"), replace(SENA, check="blind")]
 )
 def test_batching_changes_nothing(sena: Sena) -> None:
-    together = told(list(sena.pairs(ITEMS, Tools(vlm=asking(64)))))
-    alone = [row for item in ITEMS for row in told(list(sena.pairs([item], Tools(vlm=asking(1)))))]
+    together = comparable(list(sena.pairs(ITEMS, Tools(vlm=asking(64)))))
+    alone = [
+        row for item in ITEMS for row in comparable(list(sena.pairs([item], Tools(vlm=asking(1)))))
+    ]
     assert together == alone
 
 
@@ -90,7 +91,7 @@ def test_every_prompt_becomes_a_pair_or_a_drop_and_some_become_pairs() -> None:
     assert any(isinstance(record, PreferencePair) for record in records)
 
 
-def test_each_corruption_changes_what_is_answered() -> None:
+def test_each_corruption_changes_the_answers() -> None:
     def answers(kind: Corruption) -> list[object]:
         return rejected(list(replace(SENA, corruption=kind).pairs(ITEMS, Tools(vlm=asking(64)))))
 

@@ -1,4 +1,4 @@
-"""Prompt sets: what they must hold, a user's own file, the fingerprint and safe filling."""
+"""SENA's prompt sets: required placeholders, sets from files, and filling templates."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_braces_in_a_models_text_stay_text() -> None:
     )
 
 
-def test_the_embedded_model_knows_every_word_it_is_sent() -> None:
+def test_the_synthetic_model_knows_every_word_it_is_sent() -> None:
     tokenizer = build_tokenizer(vocabulary())
     question = "what colour is the ball?"
     answer = "a red ball and a blue cup."
@@ -105,7 +105,7 @@ def test_the_embedded_model_knows_every_word_it_is_sent() -> None:
         assert "<unk>" not in tokenizer.tokenize(text), text
 
 
-def test_the_leads_are_found_in_what_the_embedded_model_writes() -> None:
+def test_the_leads_are_found_in_what_the_synthetic_model_writes() -> None:
     tokenizer = build_tokenizer(vocabulary())
     for lead in (SYNTHETIC.enhance_lead, *SYNTHETIC.check_leads):
         written = tokenizer.decode(tokenizer.encode(f"{lead} where is the ball?"))

@@ -120,7 +120,7 @@ def test_the_other_settings_of_the_interface_are_checked_too() -> None:
         Decoding(max_new_tokens=1, stop="end")  # type: ignore[arg-type]
 
 
-def test_an_annotation_of_another_form_is_the_authors_mistake() -> None:
+def test_another_form_of_annotation_is_a_type_error() -> None:
     @dataclass
     class Odd:
         value: AnyStr = "a"  # type: ignore[valid-type, assignment]

@@ -112,7 +112,7 @@ def test_keys_stay_unique_whatever_the_ids() -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_record_tells_its_whole_story(name: str) -> None:
+def test_a_trace_has_every_text(name: str) -> None:
     sima = SETTINGS[name]
     by_id = {item.id: item for item in ITEMS}
     for record in run(sima):
@@ -154,7 +154,7 @@ def test_the_order_is_drawn_by_the_pairs_key() -> None:
     assert set(firsts) == {"greedy", "sample"}
 
 
-def test_a_critic_that_only_likes_a_place_prefers_no_response_where_both_orders_are_asked() -> None:
+def test_position_bias_cancels_where_both_orders_are_asked() -> None:
     def biased(**changes: Any) -> list[PreferencePair | Dropped]:
         return run(Sima(prompts=SYNTHETIC, **changes), model=ScriptedVLM(bias=100.0))
 
@@ -177,7 +177,7 @@ def test_a_critic_that_only_likes_a_place_prefers_no_response_where_both_orders_
     assert reasons(unbiased)["pair"] > 0
 
 
-def test_the_critic_sees_what_the_settings_show_it() -> None:
+def test_the_settings_decide_the_critics_prompt() -> None:
     def prompts(**changes: Any) -> list[str]:
         # The scripted critic reads the truth, so here it answers without reading.
         model = ScriptedVLM(lambda prompt, _: "[[1]]" if "/critic/" in prompt.key else None)
@@ -197,7 +197,7 @@ def test_the_critic_sees_what_the_settings_show_it() -> None:
         assert text.endswith(f"{SYNTHETIC.criteria_alone} {SYNTHETIC.verdict}")
 
 
-def test_what_leaves_nothing_to_compare_is_dropped_and_the_critic_not_asked() -> None:
+def test_equal_or_empty_responses_are_dropped_without_the_critic() -> None:
     def script(prompt: Prompt, decoding: Decoding) -> str | None:
         place = int(prompt.key.split("/")[2])
         if "/critic/" in prompt.key or place > 3:

@@ -1,5 +1,4 @@
-"""SIMA, its oracle and the truth's pairs on a tiny real LLaVA through the real engine: what the
-scripted model shows holds."""
+"""SIMA, the oracle and GT-DPO on a tiny real LLaVA in the real engine."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ METHODS: tuple[Method, ...] = (
 
 
 class Lengths:
-    """An answer is as wrong as it is long."""
+    """Ground truth by which an answer has as many errors as characters."""
 
     def errors(self, item: str, answers: Sequence[str]) -> list[float]:  # noqa: ARG002
         return [float(len(answer)) for answer in answers]
@@ -55,9 +54,9 @@ def run(
     return list(method.pairs(items, Tools(vlm=engine(batch_size), ground_truth=Lengths())))
 
 
-def told(records: Sequence[PreferencePair | Dropped]) -> list[Any]:
-    """What must be equal to the letter: all but log-probabilities and margins, which batches may
-    change in the last digits."""
+def comparable(records: Sequence[PreferencePair | Dropped]) -> list[Any]:
+    """The parts that must be equal: all but log-probabilities and margins, whose last digits depend
+    on the batch."""
 
     def exact(value: Any) -> Any:
         if isinstance(value, dict):
@@ -84,8 +83,10 @@ def told(records: Sequence[PreferencePair | Dropped]) -> list[Any]:
 
 @pytest.mark.parametrize("method", METHODS, ids=["margin", "text", "oracle", "truth"])
 def test_batching_changes_nothing(method: Method) -> None:
-    together = told(run(method, ITEMS))
-    assert together == [row for item in ITEMS for row in told(run(method, [item], batch_size=1))]
+    together = comparable(run(method, ITEMS))
+    assert together == [
+        row for item in ITEMS for row in comparable(run(method, [item], batch_size=1))
+    ]
     assert len(together) == len(ITEMS) * getattr(method, "samples", 1)
 
 

@@ -1,5 +1,5 @@
-"""SIMA's prompt sets: the synthetic model's trained wording, a user's own file, and safe
-filling."""
+"""SIMA's prompt sets: the wording that the synthetic model was trained on, sets from files, and
+filling templates."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def written(folder: Path, **changes: object) -> Path:
     return path
 
 
-def test_the_embedded_model_is_asked_in_the_words_it_was_trained_on() -> None:
+def test_the_synthetic_model_is_asked_in_the_words_it_was_trained_on() -> None:
     rendered = [
         SYNTHETIC.render(
             "what ?", "a red ball .", "a cup .", "a ball .", criteria=criteria, examples=examples
@@ -46,7 +46,7 @@ def test_the_embedded_model_is_asked_in_the_words_it_was_trained_on() -> None:
     ]
 
 
-def test_the_embedded_model_knows_every_word_it_is_sent() -> None:
+def test_the_synthetic_model_knows_every_word_it_is_sent() -> None:
     tokenizer = build_tokenizer(vocabulary())
     answer = "there is a red ball at the top left ."
     for reference in (answer, None):
@@ -76,7 +76,7 @@ def test_the_examples_end_in_one_verdict_of_each_kind(prompts: SimaPrompts) -> N
     assert read_verdict(prompts.examples) == 2
 
 
-def test_the_real_examples_show_the_lead_that_is_scored_behind() -> None:
+def test_the_real_examples_have_the_verdict_lead() -> None:
     assert REAL.examples.count(f"{REAL.verdict_lead} [[") == 2
     assert REAL.verdict_lead in REAL.verdict
 

@@ -1,5 +1,5 @@
-"""The ablation and tuning studies: each row differs from its method's own in what its label says,
-and in nothing else."""
+"""The ablation and tuning studies: a row differs from its method's own row in the setting of its
+label alone."""
 
 from __future__ import annotations
 
