@@ -51,7 +51,7 @@ TUNED = (
 DEFAULT_BENCHMARKS = ("synthetic_chair", "synthetic_chair_short", "synthetic_pope", "synthetic_vqa")
 
 
-def names(role: Literal["method", "reference"]) -> list[str]:
+def trained_rows(role: Literal["method", "reference"]) -> list[str]:
     """The trained rows of the catalogue with this role."""
     entries = METHODS.items()
     return [name for name, e in entries if e.published.role == role and e.published.recipe]
@@ -77,7 +77,9 @@ def controls_of(rows: Mapping[str, Method]) -> dict[str, Control]:
     """The controls of each method: without its preference, its own rejected answers, its
     contrast."""
     controls = (
-        Control(inner=rows[name], kind=kind) for name in names("method") for kind in get_args(Kind)
+        Control(inner=rows[name], kind=kind)
+        for name in trained_rows("method")
+        for kind in get_args(Kind)
     )
     return {control.name: control for control in controls}
 
@@ -132,22 +134,21 @@ def study(
         if label not in known:
             raise unknown("row", label, known)
     at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
-    asked = {BASELINE, *(only or names("method"))}
+    asked = {BASELINE, *(only or trained_rows("method"))}
     if controls:
         asked |= {label for label, control in spoilt.items() if control.inner.name in asked}
-        asked |= set(names("reference"))
+        asked |= set(trained_rows("reference"))
     opened = open_pool(pool)
-    offered = opened.fields | {"scorer"}
-    chosen = {
-        label: method
+    chosen = [
+        label
         for label, method in known.items()
-        if label in only or (label in asked and method.needs <= offered)
-    }
-    left_out = {label: known[label].needs for label in asked if label not in chosen}
+        if label in only or (label in asked and method.needs <= opened.fields | {"scorer"})
+    ]
     count = images if limit is None else min(images, limit)
     asked_benchmarks = list(benchmarks or DEFAULT_BENCHMARKS)
     runs: list[Run] = []
-    for label, method in chosen.items():
+    for label in chosen:
+        method = known[label]
         run = Run(
             label=label,
             base=base,
@@ -171,7 +172,14 @@ def study(
         split=split,
         limit=limit,
         tuning=TUNED if synthetic and profile == "equal" and split == "test" else "",
-        notes=tuple(_notes(synthetic, opened, asked_benchmarks, left_out)),
+        notes=tuple(
+            _notes(
+                synthetic,
+                opened,
+                asked_benchmarks,
+                {label: known[label].needs for label in asked.difference(chosen)},
+            )
+        ),
     )
 
 

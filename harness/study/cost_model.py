@@ -84,13 +84,13 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, share: float =
     pairs_rate = rates["pairs"]
     if pairs_rate is None:
         pairs_rate = known.seconds_per_image * scale
-    made = known.pairs_per_image * images
-    visits = run.rounds * run.steps * recipe.global_batch if run.steps else made * recipe.epochs
+    pairs = known.pairs_per_image * images
+    visits = run.rounds * run.steps * recipe.global_batch if run.steps else pairs * recipe.epochs
     if rates["train"] is not None:
         train = visits * rates["train"]
     else:
         # The reference's forward pass once per pair, then a forward and a backward pass per visit.
-        passes = min(visits, made) + (1 + backward_share(recipe)) * visits
+        passes = min(visits, pairs) + (1 + backward_share(recipe)) * visits
         train = passes * forward_flops(shape_for(card), prompt=PROMPT, side=SIDE) / RATE
     return Cost(
         label=f"{run.label}, seed {run.seed}",

@@ -63,12 +63,12 @@ def test_trials_are_as_many_for_each_method_and_never_on_the_test_split() -> Non
     made = tune.study()
     assert made.split == "dev"
     assert {method: len(trials) for method, trials in tune.TRIALS.items()} == dict.fromkeys(
-        compare.names("method"), 12
+        compare.trained_rows("method"), 12
     )
     trials = [run for run in made.runs if run.method.recipe]
     assert len({run.label for run in trials}) == 36
     assert len({(run.steps, run.images) for run in trials}) == 1
-    for method in compare.names("method"):  # what was chosen is one of them
+    for method in compare.trained_rows("method"):  # what was chosen is one of them
         assert METHODS[method].synthetic in [run.method for run in trials]
 
 
