@@ -161,7 +161,7 @@ def test_what_a_pool_cannot_serve_is_said_and_a_real_base_on_the_world_too(
         == 0
     )
     said = capsys.readouterr().out
-    assert "Left out, for the pool" in said
+    assert "Left out, because the pool" in said
     assert "csr needs question; sima needs question and reference" in said
     assert "What it costs" not in said
     assert cli.main(["plan", "compare", "--base", "llava-1.5-7b", "--limit", "2"]) == 0
