@@ -41,7 +41,7 @@ TOOLKITS: Mapping[str, tuple[str, str, str]] = {
 # What kind of pool has what a method may need with each image; a scorer belongs to the base, not
 # to the pool.
 POOLS: Mapping[str, frozenset[str]] = {
-    "synthetic": frozenset({"image", "question", "reference", "judge"}),
+    "synthetic": frozenset({"image", "question", "reference", "ground_truth"}),
     "a folder of images": frozenset({"image"}),
     "a .jsonl manifest": frozenset({"image", "question", "reference"}),
     "llava:": frozenset({"image", "question", "reference"}),

@@ -242,7 +242,7 @@ def plan(given: argparse.Namespace) -> None:
     if given.study == "paper":
         from harness.study import paper
 
-        text, ready = paper.told(RESULTS, **options_of(given))
+        text, ready = paper.forecast(RESULTS, **options_of(given))
         print(text)
         if not ready:
             return

@@ -28,9 +28,9 @@ from harness.synthetic.turns import disturb
 from methods.interface import Decoding, Prompt
 from methods.prompt_sets import fill
 from methods.sena.enhancement import enhanced_answer, enhancement_text
-from methods.sena.prompts import WORLD as SENA
+from methods.sena.prompts import SYNTHETIC as SENA
 from methods.sena.prompts import with_request
-from methods.sima.prompts import WORLD as SIMA
+from methods.sima.prompts import SYNTHETIC as SIMA
 
 SPLIT = "dev"
 

@@ -20,9 +20,9 @@ from benchmarks.synthetic import language
 from benchmarks.synthetic.scene import Scene, Thing, scene, telling_order
 from benchmarks.synthetic.words import CATEGORIES, COLOURS, COMPANION, TYPICAL_COLOUR
 from methods.prompt_sets import fill
-from methods.sena.prompts import WORLD as SENA
+from methods.sena.prompts import SYNTHETIC as SENA
 from methods.sena.prompts import with_request
-from methods.sima.prompts import WORLD as SIMA
+from methods.sima.prompts import SYNTHETIC as SIMA
 
 REFINE_STRENGTH = 0.35
 """The share of the noise in refined answers."""

@@ -15,7 +15,7 @@ from benchmarks.interface import Benchmark, Report
 from benchmarks.synthetic import language, suite
 from benchmarks.synthetic.scene import Scene, scene
 from benchmarks.synthetic.words import CATEGORIES, COMPANION, vocabulary
-from methods.sena.prompts import WORLD, with_request
+from methods.sena.prompts import SYNTHETIC, with_request
 
 LIMIT = 40
 SCENES: dict[str, Scene] = {(true := scene("dev", index)).id: true for index in range(LIMIT)}
@@ -198,8 +198,8 @@ def test_another_split_or_limit_is_refused(split: str, limit: int, said: str) ->
 
 
 def test_the_world_asks_in_the_words_its_base_is_trained_on() -> None:
-    assert WORLD.word == suite.WORD
-    assert with_request(WORLD.describe[0], WORLD.brief) == suite.SHORT_PROMPT
+    assert SYNTHETIC.word == suite.WORD
+    assert with_request(SYNTHETIC.describe[0], SYNTHETIC.brief) == suite.SHORT_PROMPT
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -17,8 +17,8 @@ from harness.synthetic.architecture import build_llava, build_processor, build_t
 from harness.synthetic.grounding import IGNORE, Looking
 from harness.synthetic.train_llava import Packer, _embedded, _through, train_llava
 from harness.synthetic.turns import turns
-from methods.sena.prompts import WORLD as SENA
-from methods.sima.prompts import WORLD as SIMA
+from methods.sena.prompts import SYNTHETIC as SENA
+from methods.sima.prompts import SYNTHETIC as SIMA
 from tests.tiny import SIZES
 
 MIX = rebuild.LLAVA.phases[-1].mix
