@@ -89,7 +89,7 @@ CASES: Mapping[str, Case] = {
     "synthetic_pope": Case(make=None, answers=("yes", "yes", "no") * 4),
     "synthetic_vqa": Case(make=None, answers=("yes",) * 14),
 }
-WORLD_LIMIT = 2
+SYNTHETIC_LIMIT = 2
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def opened(task: str) -> Iterator[via.ViaLmmsEval]:
     case = CASES[task]
     with tempfile.TemporaryDirectory() as name, environment(case, Path(name)):
         made = None if case.make is None else case.make(Path(name) / "data")
-        yield via.benchmark(task, "test", None if case.make else WORLD_LIMIT, made)
+        yield via.benchmark(task, "test", None if case.make else SYNTHETIC_LIMIT, made)
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def environment(case: Case, folder: Path) -> Iterator[None]:
 
 
 def answered(task: str, rows: Any) -> dict[str, str]:
-    """The case's answers by question; the world's are repeated or cut to their number."""
+    """The case's answers by question; cut to the number of questions."""
     answers = CASES[task].answers
     return {
         f"{row['doc']:06d}": text

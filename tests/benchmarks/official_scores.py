@@ -156,17 +156,17 @@ def amber_generative(
 def mme(pairs: Mapping[str, list[list[tuple[str, str]]]]) -> dict[str, float]:
     """MME's score of each subtask from ``{task: [[(truth, answer), (truth, answer)], ...]}``."""
     scores = {}
-    for task, pictures in pairs.items():
+    for task, images in pairs.items():
         right = plus = 0
-        for picture in pictures:
+        for image in images:
             hits = 0
-            for truth, answer in picture:
+            for truth, answer in image:
                 start = answer.lower()[:4]
                 said = "yes" if "yes" in start else "no" if "no" in start else "other"
                 hits += said == truth
             right += hits
             plus += hits == 2
-        scores[task] = 100 * (right / (2 * len(pictures)) + plus / len(pictures))
+        scores[task] = 100 * (right / (2 * len(images)) + plus / len(images))
     return scores
 
 

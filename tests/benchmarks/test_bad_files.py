@@ -234,7 +234,7 @@ def test_a_wrong_file_is_named_with_its_line(case: str, tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"a.jpg cannot be read"):
         open_image(tmp_path / "a.jpg")

@@ -195,7 +195,7 @@ def test_plurals_are_only_undone_where_that_gives_a_known_word() -> None:
     assert known_form("his", known) == "his"
 
 
-def test_the_500_pictures_are_the_same_for_everybody_and_dev_has_others(
+def test_the_500_images_are_the_same_for_everybody_and_dev_has_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coco, "IMAGES", 5)
@@ -319,7 +319,7 @@ def test_mme_as_the_released_script_counts(tmp_path: Path) -> None:
     )
 
 
-def test_an_unreadable_answer_leaves_its_picture_out_of_accuracy_plus(tmp_path: Path) -> None:
+def test_an_unreadable_answer_leaves_its_image_out_of_accuracy_plus(tmp_path: Path) -> None:
     benchmark = built("mme", tmp_path)
     answers = {
         question.id: "Yes" if question.id.endswith("/1") else "No"
@@ -414,7 +414,7 @@ def test_a_benchmark_is_what_the_catalogue_says(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", NATIVE)
-def test_a_limit_takes_some_of_the_pictures_with_all_their_questions(
+def test_a_limit_takes_some_of_the_images_with_all_their_questions(
     name: str, tmp_path: Path
 ) -> None:
     whole = [(q.id, q.text, q.cluster) for q in built(name, tmp_path).questions()]

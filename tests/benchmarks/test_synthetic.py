@@ -1,4 +1,4 @@
-"""The world itself: reproducible images, splits that share none, noise at its stated rates,
+"""Synthetic images: reproducible, splits that share none, noise at its stated rates,
 captions that read back."""
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ FROZEN = {
 
 
 @pytest.mark.parametrize("split", FROZEN)
-def test_pictures_are_what_they_were_when_this_version_was_made(split: str) -> None:
+def test_images_are_what_they_were_when_this_version_was_made(split: str) -> None:
     image = render(scene(split, 7))
     assert image.mode == "RGB"
     assert image.size == (SIDE, SIDE)
@@ -46,19 +46,19 @@ def test_pictures_are_what_they_were_when_this_version_was_made(split: str) -> N
     )
 
 
-def test_splits_share_no_picture_and_no_crowded_scene() -> None:
-    pictures: dict[str, set[bytes]] = {}
+def test_splits_share_no_image_and_no_crowded_scene() -> None:
+    images: dict[str, set[bytes]] = {}
     crowded: dict[str, set[object]] = {}
     for split in SPLITS:
         scenes = [scene(split, index) for index in range(100)]
-        pictures[split] = {render(true).tobytes() for true in scenes}
-        assert len(pictures[split]) == len(scenes)
+        images[split] = {render(true).tobytes() for true in scenes}
+        assert len(images[split]) == len(scenes)
         # Scenes of one or two things recur by chance, drawn anew; with four things there are too
         # many to meet again.
         crowded[split] = {(true.theme, true.things) for true in scenes if len(true.things) >= 4}
         assert len(crowded[split]) > 20
     for one, other in combinations(SPLITS, 2):
-        assert not pictures[one] & pictures[other]
+        assert not images[one] & images[other]
         assert not crowded[one] & crowded[other]
 
 

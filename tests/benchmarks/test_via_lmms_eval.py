@@ -113,7 +113,7 @@ def test_totals_that_are_no_ratios_are_checked_and_stand_apart(
     assert report.values["perception_accuracy_plus"] == pytest.approx(100 / 3)
 
 
-def test_a_picture_with_one_answer_missing_has_no_acc_plus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_image_with_one_answer_missing_has_no_acc_plus(monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = made("mme", monkeypatch)
     answers = answered("mme", benchmark.exported.rows)
     del answers["000001"]
@@ -271,7 +271,7 @@ def test_a_data_file_becomes_a_repository_that_loads(tmp_path: Path) -> None:
     )
 
 
-def test_the_worlds_data_holds_its_questions_and_truth(tmp_path: Path) -> None:
+def test_the_synthetic_data_hold_its_questions_and_truth(tmp_path: Path) -> None:
     rows = pyarrow.parquet.read_table(write("synthetic_vqa", tmp_path, "dev", 2)).to_pylist()
     items = list(suite.visual_questions("dev", 2).items())
     assert [(row["question"], row["answer"], row["kind"]) for row in rows] == [

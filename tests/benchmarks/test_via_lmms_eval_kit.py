@@ -26,7 +26,7 @@ from harness.models.base_cards import BASES, load_base
 from methods.interface import Decoding, Prompt
 from tests.benchmarks import lmms_eval_server as server
 from tests.benchmarks.lmms_eval_cases import CASES, RECORDED, record
-from tests.benchmarks.lmms_eval_data import picture
+from tests.benchmarks.lmms_eval_data import image_of
 
 
 def installed() -> bool:
@@ -108,7 +108,7 @@ def rows(folder: Path, **changed: Any) -> Path:
     """POPE's schema, three rows, with columns changed."""
     names = ("id", "question_id", "question", "answer", "image_source", "category")
     whole: dict[str, Any] = {name: [f"{name} {n}" for n in range(3)] for name in names}
-    whole |= {"answer": ["yes", "no", "yes"], "image": [picture(n) for n in range(3)]} | changed
+    whole |= {"answer": ["yes", "no", "yes"], "image": [image_of(n) for n in range(3)]} | changed
     features = Features({**{name: Value("string") for name in names}, "image": Image()})
     Dataset.from_dict(whole, features=features).to_parquet(folder / "test.parquet")
     return folder / "test.parquet"
@@ -118,7 +118,7 @@ def rows(folder: Path, **changed: Any) -> Path:
     ("changed", "why"),
     [
         (
-            {"image": [picture(0), None, None]},
+            {"image": [image_of(0), None, None]},
             r"2 rows of test have no image that can be read: row 2: AttributeError",
         ),
         (
@@ -163,7 +163,7 @@ def test_an_unknown_task_has_neighbours(
         via.benchmark("popee", "test", None)
 
 
-def test_a_limit_takes_whole_pictures(
+def test_a_limit_takes_whole_images(
     kit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "ask", kit)
@@ -176,7 +176,7 @@ def test_a_limit_takes_whole_pictures(
     assert [len(asked[limit]) for limit in (1, 2, None)] == [2, 4, 8]
     assert {one.id for one in asked[1]} < {one.id for one in asked[2]}
     assert len({one.cluster for one in asked[2]}) == 2
-    assert asked[None][0].images[0].tobytes() == picture(0).convert("RGB").tobytes()
+    assert asked[None][0].images[0].tobytes() == image_of(0).convert("RGB").tobytes()
 
 
 def test_a_process_of_its_own_does_the_same(tmp_path: Path) -> None:

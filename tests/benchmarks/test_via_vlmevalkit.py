@@ -97,7 +97,7 @@ def test_pope_says_what_became_of_an_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("kit")
-def test_pope_asks_with_the_kits_words_and_pictures(tmp_path: Path) -> None:
+def test_pope_asks_with_the_kits_words_and_images(tmp_path: Path) -> None:
     CASES["POPE"](tmp_path)
     asked = list(benchmark("POPE", "test", None, tmp_path).questions())
     native = list(suite.pope("test", 3).questions())
@@ -111,7 +111,7 @@ def test_pope_asks_with_the_kits_words_and_pictures(tmp_path: Path) -> None:
 @pytest.mark.toolkit
 @pytest.mark.slow
 @needs_kit
-def test_the_pictures_come_through_the_kit_unchanged(tmp_path: Path) -> None:
+def test_the_images_come_through_the_kit_unchanged(tmp_path: Path) -> None:
     CASES["POPE"](tmp_path)
     for one, native in zip(
         benchmark("POPE", "test", None, tmp_path).questions(),
@@ -208,7 +208,7 @@ def test_a_part_of_mme_has_no_totals_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.toolkit
 @pytest.mark.slow
 @needs_kit
-def test_the_embedded_models_answers_are_worth_the_same_to_both(tmp_path: Path) -> None:
+def test_the_synthetic_models_answers_are_worth_the_same_to_both(tmp_path: Path) -> None:
     from harness.engine.engine import Engine
     from harness.models.base_cards import BASES, load_base
     from methods.interface import Decoding, Prompt
@@ -322,7 +322,7 @@ def test_a_judge_that_does_not_answer_stops_the_grading(
 
 
 @pytest.mark.usefixtures("played_back")
-def test_a_limit_takes_whole_pictures_and_a_smaller_one_some_of_them(tmp_path: Path) -> None:
+def test_a_limit_takes_whole_images_and_a_smaller_one_some_of_them(tmp_path: Path) -> None:
     CASES["POPE"](tmp_path)
     of = {
         limit: {row.index for row in benchmark("POPE", "test", limit, tmp_path).rows}

@@ -58,7 +58,7 @@ def test_a_whole_file_is_read_in_order(tmp_path: Path) -> None:
     assert len({row.cluster for row in found}) == 4
 
 
-def test_a_picture_may_stand_in_another_row(tmp_path: Path) -> None:
+def test_a_image_may_stand_in_another_row(tmp_path: Path) -> None:
     made = rows()
     made[3]["image"] = 0
     write(tmp_path / "A.tsv", made)
@@ -66,7 +66,7 @@ def test_a_picture_may_stand_in_another_row(tmp_path: Path) -> None:
     assert found[3].cluster == found[0].cluster != found[1].cluster
 
 
-def test_several_pictures_stand_in_a_list(tmp_path: Path) -> None:
+def test_several_images_stand_in_a_list(tmp_path: Path) -> None:
     made = rows()
     made[0]["image"] = repr([cell(1), cell(2)])
     write(tmp_path / "A.tsv", made)
@@ -174,7 +174,7 @@ def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
         (("a.png", "[open('b')]"), "neither a path nor a list of paths"),
     ],
 )
-def test_the_paths_under_which_the_kit_stores_pictures_are_looked_at(
+def test_the_paths_under_which_the_kit_stores_images_are_looked_at(
     paths: tuple[str, str], why: str, tmp_path: Path
 ) -> None:
     made = [{**row, "image_path": path} for row, path in zip(rows(2), paths, strict=True)]
@@ -188,7 +188,7 @@ def test_an_answer_loses_only_what_a_file_cannot_carry() -> None:
     assert tame("a\tb\nc – é 猫") == "a\tb\nc – é 猫"
 
 
-def test_the_worlds_choices_have_one_right_option_in_every_rotation(tmp_path: Path) -> None:
+def test_the_synthetic_choices_have_one_right_option_in_every_rotation(tmp_path: Path) -> None:
     vlmevalkit.mmbench(tmp_path / "B.tsv", "test", 2)
     found = read(tmp_path / "B.tsv", ("index", "A", "B", "C", "D"))
     right: dict[int, set[str]] = {}
