@@ -97,8 +97,8 @@ def opened(task: str) -> Iterator[via.ViaLmmsEval]:
     """The case's benchmark on its data, with its judge and stubs about it."""
     case = CASES[task]
     with tempfile.TemporaryDirectory() as name, environment(case, Path(name)):
-        made = None if case.make is None else case.make(Path(name) / "data")
-        yield via.benchmark(task, "test", None if case.make else SYNTHETIC_LIMIT, made)
+        data_set = None if case.make is None else case.make(Path(name) / "data")
+        yield via.benchmark(task, "test", None if case.make else SYNTHETIC_LIMIT, data_set)
 
 
 @contextmanager
@@ -144,8 +144,8 @@ def record(task: str, through: Callable[..., Any]) -> dict[str, Any]:
     run.ask = heard  # type: ignore[assignment]
     try:
         run.describe.cache_clear()
-        with opened(task) as made:
-            report = made.grade(answered(task, made.exported.rows))
+        with opened(task) as benchmark:
+            report = benchmark.grade(answered(task, benchmark.exported.rows))
     finally:
         run.ask = kept
     replies["describe"] = {**replies["describe"], "folder": ""}
@@ -164,15 +164,15 @@ def main(names: list[str]) -> None:
 def _record_all(names: list[str], through: Callable[..., Any]) -> None:
     for name in names:
         try:
-            made = record(name, through)
+            recorded = record(name, through)
         except ValueError as error:
             print(f"{name}: {error}", file=sys.stderr)
             continue
-        print(name, json.dumps(made["values"]))
-        found = {**(json.loads(RECORDED.read_text()) if RECORDED.is_file() else {}), name: made}
+        print(name, json.dumps(recorded["values"]))
+        every = {**(json.loads(RECORDED.read_text()) if RECORDED.is_file() else {}), name: recorded}
         RECORDED.write_text(
             json.dumps(
-                {key: found[key] for key in CASES if key in found}, indent=1, ensure_ascii=False
+                {key: every[key] for key in CASES if key in every}, indent=1, ensure_ascii=False
             )
             + "\n"
         )

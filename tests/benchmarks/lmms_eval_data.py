@@ -35,7 +35,7 @@ def repository(folder: Path, parts: Mapping[tuple[str, str], tuple[Features, Row
         configs.setdefault(config, []).append(
             {"split": split, "path": path.relative_to(folder).as_posix()}
         )
-    listed = [{"config_name": name, "data_files": found} for name, found in configs.items()]
+    listed = [{"config_name": name, "data_files": files} for name, files in configs.items()]
     (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(listed)}\n---\n")
     return folder
 

@@ -252,15 +252,15 @@ def test_test_questions_are_not_for_tuning(name: str, tmp_path: Path) -> None:
 
 def test_local_data_reaches_every_benchmark_of_its_name(tmp_path: Path) -> None:
     official_files.pope(official_files.coco(tmp_path))
-    made = open_benchmarks(
+    opened = open_benchmarks(
         ["pope", "coco_chair", "synthetic_pope"], "test", 2, [f"coco={tmp_path}"]
     )
-    assert [benchmark.name for benchmark in made] == ["pope", "coco_chair", "synthetic_pope"]
+    assert [benchmark.name for benchmark in opened] == ["pope", "coco_chair", "synthetic_pope"]
     named = open_benchmarks(
         ["pope", "coco_chair"], "test", 2, [f"pope={tmp_path}", f"coco_chair={tmp_path}"]
     )
     assert [benchmark.version for benchmark in named] == [
-        benchmark.version for benchmark in made[:2]
+        benchmark.version for benchmark in opened[:2]
     ]
 
 

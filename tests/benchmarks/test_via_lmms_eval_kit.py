@@ -56,11 +56,11 @@ def kit() -> Iterator[Callable[..., Any]]:
 @pytest.mark.parametrize("task", list(CASES))
 def test_the_kit_says_what_was_recorded(task: str, kit: Callable[..., Any]) -> None:
     heard = json.loads(RECORDED.read_text(encoding="utf-8"))[task]
-    made = record(task, kit)
-    assert {name: made[name] for name in ("values", "unscored", "grades")} == {
+    recorded = record(task, kit)
+    assert {name: recorded[name] for name in ("values", "unscored", "grades")} == {
         name: heard[name] for name in ("values", "unscored", "grades")
     }
-    assert made["replies"]["grade"]["rows"] == heard["replies"]["grade"]["rows"]
+    assert recorded["replies"]["grade"]["rows"] == heard["replies"]["grade"]["rows"]
 
 
 NATIVE: dict[str, Callable[[str, int], ItemBenchmark[Probe] | ItemBenchmark[Expected]]] = {
@@ -76,7 +76,9 @@ def test_a_live_model_gives_the_stored_answers_and_native_grades(task: str, tmp_
     native = NATIVE[task]("dev", 6)
     asked = list(native.questions())
     model, processor = load_base(BASES["synthetic"])
-    prompts = [Prompt(key=one.id, text=one.text, image=one.images[0]) for one in asked]
+    prompts = [
+        Prompt(key=question.id, text=question.text, image=question.images[0]) for question in asked
+    ]
     stored = [
         done.text for done in Engine(model, processor).generate(prompts, Decoding(max_new_tokens=8))
     ]
@@ -97,7 +99,7 @@ def test_a_live_model_gives_the_stored_answers_and_native_grades(task: str, tmp_
     assert done.returncode == 0, done.stderr[-2000:]
     reply = json.loads((tmp_path / "reply.json").read_text())
     assert reply["answers"] == stored
-    report = native.grade({one.id: text for one, text in zip(asked, stored, strict=True)})
+    report = native.grade({question.id: text for question, text in zip(asked, stored, strict=True)})
     metric = "accuracy" if task == "synthetic_pope" else "exact_match"
     assert report.unscored == 0
     assert reply["totals"][metric] == pytest.approx(report.values["accuracy"] / 100)  # type: ignore[operator]
@@ -174,8 +176,8 @@ def test_a_limit_takes_whole_images(
         for limit in (1, 2, None)
     }
     assert [len(asked[limit]) for limit in (1, 2, None)] == [2, 4, 8]
-    assert {one.id for one in asked[1]} < {one.id for one in asked[2]}
-    assert len({one.cluster for one in asked[2]}) == 2
+    assert {question.id for question in asked[1]} < {question.id for question in asked[2]}
+    assert len({question.cluster for question in asked[2]}) == 2
     assert asked[None][0].images[0].tobytes() == image_of(0).convert("RGB").tobytes()
 
 

@@ -142,9 +142,9 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def replay(folder: Path) -> None:
     request = json.loads((folder / "request.json").read_text())
-    for one in json.loads(RECORDED.read_text()):
-        if one["request"] == request:
-            reply = json.dumps(one["reply"]).replace("FOLDER", str(folder))
+    for entry in json.loads(RECORDED.read_text()):
+        if entry["request"] == request:
+            reply = json.dumps(entry["reply"]).replace("FOLDER", str(folder))
             for row in json.loads(reply).get("rows", []) if request["task"] == "export" else []:
                 for part in row["parts"]:
                     if part["type"] == "image":
@@ -179,11 +179,11 @@ def record() -> None:
     for name, make in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             answers = make(Path(folder))
-            made = via_vlmevalkit.benchmark(name, "test", None, Path(folder))
-            print(made.version)
+            opened = via_vlmevalkit.benchmark(name, "test", None, Path(folder))
+            print(opened.version)
             if name == "POPE":
-                list(made.questions())
-            made.grade(answers)
+                list(opened.questions())
+            opened.grade(answers)
     RECORDED.write_text(
         json.dumps(taken, ensure_ascii=True, indent=None).replace('}, {"request"', '},\n{"request"')
         + "\n"
