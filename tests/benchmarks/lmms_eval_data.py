@@ -43,10 +43,7 @@ def repository(folder: Path, parts: Mapping[tuple[str, str], tuple[Features, Row
 def pope(folder: Path) -> Path:
     features = Features(
         dict.fromkeys(("id", "question_id", "question", "answer", "image_source"), TEXT)
-        | {
-            "image": Image(),
-            "category": TEXT,
-        }
+        | {"image": Image(), "category": TEXT}
     )
     rows = [
         {

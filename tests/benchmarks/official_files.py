@@ -186,10 +186,7 @@ def mme(folder: Path, count: int = 3) -> Path:
             texts, images = (
                 (folder / task / part for part in ("questions_answers_YN", "images") if apart)
                 if apart
-                else (
-                    folder / task,
-                    folder / task,
-                )
+                else (folder / task, folder / task)
             )
             for id in range(count + place % 2):
                 save_image(

@@ -104,10 +104,7 @@ def change(number: int, column: str, value: object) -> Callable[[Rows], None]:
         (change(2, "image", cell(1)[:90]), r"line 4: the image cannot be decoded"),
         (change(2, "image", "x" * 300), r"line 4: the image cannot be decoded"),
         (change(2, "image", "[" + "x" * 300 + "]"), r"line 4: the image cannot be decoded"),
-        (
-            change(2, "image", "[open('" + "x" * 300 + "')]"),
-            r"line 4: the image cannot be decoded",
-        ),
+        (change(2, "image", "[open('" + "x" * 300 + "')]"), r"line 4: the image cannot be decoded"),
     ],
 )
 def test_a_broken_row_is_named(spoil: Callable[[Rows], None], why: str, tmp_path: Path) -> None:
