@@ -1,5 +1,5 @@
-"""A judge on this machine: an HTTP server that answers, refuses, breaks off and dawdles as its
-script says."""
+"""A judge on this machine: an HTTP server whose script decides whether it answers, refuses, closes
+the connection or waits."""
 
 from __future__ import annotations
 

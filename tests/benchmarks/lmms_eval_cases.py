@@ -3,8 +3,8 @@ kit's version changes,
 
     python -m tests.benchmarks.lmms_eval_cases        (all cases, or those named)
 
-It writes ``lmms_eval_recorded.json``: what the kit said in reply to each request, and the report.
-Tests without the kit play the replies back; tests with it expect the same ones."""
+It writes ``lmms_eval_recorded.json``: the kit's reply to each request, and the report. Tests
+without the kit replay them; tests with the kit expect the same replies."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Small data sets for lmms-eval's tasks: made by the project (its own images, made-up questions),
-in the official schema of each, so that the kit's unmodified code reads them. A folder is a copy of
-the data set's repository: README.md with configurations and splits, Parquet files. No official
-question is in here."""
+"""Small data sets for lmms-eval's tasks, with our own images and questions in the official schema,
+so that the kit's unmodified code reads them. A folder is laid out as the data set's repository:
+README.md with configurations and splits, and Parquet files. No official question is in here."""
 
 from __future__ import annotations
 

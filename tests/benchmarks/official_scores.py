@@ -1,5 +1,4 @@
-"""The released scripts' arithmetic, computed anew the long way from files and answers: nothing here
-uses the graders."""
+"""The released scripts' arithmetic, computed from files and answers without the graders."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The judge, against a server on this machine: paced, retried, recorded, replayed; and never
-replaced by a rule of thumb."""
+"""The judge, against a server on this machine: pacing, retries, recording, replay; and no rule
+replaces it."""
 
 from __future__ import annotations
 

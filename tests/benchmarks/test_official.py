@@ -1,5 +1,5 @@
-"""The benchmarks that read official files, on small files in the official schema, against the
-released scripts' arithmetic."""
+"""The benchmarks on official files: small files in the official schema, compared with the released
+scripts' arithmetic."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Synthetic images: reproducible, splits that share none, noise at its stated rates,
-captions that read back."""
+"""Synthetic images: they are reproducible, splits share none, noise has its stated rates, captions
+can be read back."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""lmms-eval behind the benchmark interface, our side: on replies that the kit gave
-(``lmms_eval_cases`` recorded them)."""
+"""Our side of lmms-eval, on replies of the kit that ``lmms_eval_cases`` recorded."""
 
 from __future__ import annotations
 

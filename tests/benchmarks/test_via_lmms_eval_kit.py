@@ -1,5 +1,5 @@
-"""lmms-eval's own code, where it is installed: every recorded case anew, native against kit, bad
-rows, and a live model."""
+"""lmms-eval's own code, where it is installed: every recorded case again, native grades against the
+kit's, bad rows, and a live model."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""VLMEvalKit behind the benchmark interface: our side with recorded replies, and (marker toolkit)
-the kit's own code."""
+"""VLMEvalKit behind the benchmark interface: our side on recorded replies, and (marker toolkit) the
+kit's own code."""
 
 from __future__ import annotations
 

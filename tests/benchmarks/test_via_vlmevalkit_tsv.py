@@ -1,5 +1,5 @@
-"""Broken data set files: each trouble is named by its line, all are counted, and nothing is asked
-or graded."""
+"""Broken data set files: each fault is named by its line, all are counted, and nothing is asked or
+graded."""
 
 from __future__ import annotations
 

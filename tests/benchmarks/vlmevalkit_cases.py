@@ -1,10 +1,8 @@
-"""Small data sets in VLMEvalKit's real columns with answers of every sort, and what the kit replied
-to them.
+"""Small data sets with VLMEvalKit's real columns, answers of every kind, and the kit's replies.
 
 ``python -m tests.benchmarks.vlmevalkit_cases`` runs the kit and writes ``vlmevalkit_recorded.json``
-anew; run with a folder (as
-``via_vlmevalkit`` runs its child), the same file plays the recorded replies back, and fails where
-the request is another one."""
+again. Run with a folder, as ``via_vlmevalkit`` runs its child, the same file replays the recorded
+replies, and fails if the request differs."""
 
 from __future__ import annotations
 
