@@ -42,7 +42,7 @@ FILE = "response_template.json"
 DATA = LocalData(
     name="mmhal",
     files=(FILE,),
-    get="with images/, the Hugging Face data set Shengcao1006/MMHal-Bench",
+    get="the Hugging Face data set Shengcao1006/MMHal-Bench, with its images/",
 )
 """Grading needs the file alone; the images are opened when the questions are exported."""
 

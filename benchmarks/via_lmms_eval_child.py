@@ -31,14 +31,7 @@ from typing import Any
 
 Json = dict[str, Any]
 SHOWN = 5
-SCORING_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    LookupError,
-    ImportError,
-    OSError,
-    ValueError,
-)
+SCORING_ERRORS = (ArithmeticError, AssertionError, LookupError, ImportError, OSError, ValueError)
 
 
 class Trouble(Exception):  # noqa: N818  (a sentence for the user)

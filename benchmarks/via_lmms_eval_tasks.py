@@ -13,14 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.grading import percent
-from benchmarks.via_lmms_eval_counts import (
-    Choices,
-    Counting,
-    Reading,
-    Readings,
-    Result,
-    means,
-)
+from benchmarks.via_lmms_eval_counts import Choices, Counting, Reading, Readings, Result, means
 
 
 def pope() -> Counting:

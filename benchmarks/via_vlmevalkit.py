@@ -235,11 +235,7 @@ class ViaVlmevalkit:
             index = row.index
             if index in left_out:
                 grade = Grade(
-                    question=index,
-                    cluster=row.cluster,
-                    value=None,
-                    read_as="",
-                    why=left_out[index],
+                    question=index, cluster=row.cluster, value=None, read_as="", why=left_out[index]
                 )
             else:
                 seen = reply["seen"][index]

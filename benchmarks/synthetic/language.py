@@ -149,55 +149,52 @@ def question(scene: Scene, kind: str, rng: Random) -> Asked | None:
         pool = rng.choices(pools, weights=(45, 25, 30))[0]
         return existence(scene, rng.choice(pool or list(CATEGORIES)), rng)
     if kind == "scene":
-        return Asked(
-            kind=kind,
-            text=rng.choice(("what place is this ?", "which scene is shown ?")),
-            answer=scene.theme,
-        )
+        text = rng.choice(("what place is this ?", "which scene is shown ?"))
+        return Asked(kind=kind, text=text, answer=scene.theme)
     if kind == "count":
-        if rng.random() < 0.5:
-            text = rng.choice(
-                ("how many things are there ?", "how many things does the image show ?")
-            )
-            return Asked(kind=kind, text=text, answer=NUMBERS[len(scene.things)])
-        colour = rng.choice([*COLOURS, *(thing.colour for thing in scene.things)])
-        amount = sum(thing.colour == colour for thing in scene.things)
-        form = rng.choice(("how many {} things are there ?", "how many things are {} ?"))
-        return Asked(kind=kind, text=form.format(colour), answer=NUMBERS[amount])
+        return _count_question(scene, rng)
     if kind == "relation":
-        sides = [(a, b, side(a, b)) for a in scene.things for b in scene.things if a is not b]
-        known = [(a, b, where) for a, b, where in sides if where is not None]
-        if not known:
-            return None
-        a, b, where = rng.choice(known)
-        text = f"where is the {a.category} seen from the {b.category} ?"
-        return Asked(kind=kind, text=text, answer=where, about=(a.category, b.category))
+        return _relation_question(scene, rng)
+    if kind not in _THING_FORMS:
+        raise ValueError(f"question kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
     thing = rng.choice(scene.things)
-    if kind == "colour":
-        form = rng.choice(
-            (
-                "what colour is the {} ?",
-                "which colour does the {} have ?",
-                "what is the colour of the {} ?",
-            )
-        )
-        return Asked(
-            kind=kind,
-            text=form.format(thing.category),
-            answer=thing.colour,
-            about=(thing.category,),
-        )
-    if kind == "place":
-        form = rng.choice(("where is the {} ?", "where in the image is the {} ?"))
-        return Asked(
-            kind=kind, text=form.format(thing.category), answer=thing.place, about=(thing.category,)
-        )
-    if kind == "what":
-        form = rng.choice(("what is at the {} ?", "which thing is at the {} ?"))
-        return Asked(
-            kind=kind, text=form.format(thing.place), answer=thing.category, about=(thing.category,)
-        )
-    raise ValueError(f"question kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
+    parts = {"colour": thing.colour, "place": thing.place, "what": thing.category}
+    subject = thing.place if kind == "what" else thing.category
+    text = rng.choice(_THING_FORMS[kind]).format(subject)
+    return Asked(kind=kind, text=text, answer=parts[kind], about=(thing.category,))
+
+
+_THING_FORMS: dict[str, tuple[str, ...]] = {
+    "colour": (
+        "what colour is the {} ?",
+        "which colour does the {} have ?",
+        "what is the colour of the {} ?",
+    ),
+    "place": ("where is the {} ?", "where in the image is the {} ?"),
+    "what": ("what is at the {} ?", "which thing is at the {} ?"),
+}
+
+
+def _count_question(scene: Scene, rng: Random) -> Asked:
+    """How many things there are, or how many of a colour."""
+    if rng.random() < 0.5:
+        text = rng.choice(("how many things are there ?", "how many things does the image show ?"))
+        return Asked(kind="count", text=text, answer=NUMBERS[len(scene.things)])
+    colour = rng.choice([*COLOURS, *(thing.colour for thing in scene.things)])
+    amount = sum(thing.colour == colour for thing in scene.things)
+    form = rng.choice(("how many {} things are there ?", "how many things are {} ?"))
+    return Asked(kind="count", text=form.format(colour), answer=NUMBERS[amount])
+
+
+def _relation_question(scene: Scene, rng: Random) -> Asked | None:
+    """Where a thing is seen from another in its row or column."""
+    sides = [(a, b, side(a, b)) for a in scene.things for b in scene.things if a is not b]
+    known = [(a, b, where) for a, b, where in sides if where is not None]
+    if not known:
+        return None
+    a, b, where = rng.choice(known)
+    text = f"where is the {a.category} seen from the {b.category} ?"
+    return Asked(kind="relation", text=text, answer=where, about=(a.category, b.category))
 
 
 def unanswerable(scene: Scene, rng: Random) -> str:

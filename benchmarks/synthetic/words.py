@@ -65,18 +65,7 @@ THEMES: dict[str, tuple[str, ...]] = {
 
 ROWS: tuple[str, ...] = ("top", "middle", "bottom")
 COLUMNS: tuple[str, ...] = ("left", "centre", "right")
-NUMBERS: tuple[str, ...] = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-)
+NUMBERS: tuple[str, ...] = tuple("zero one two three four five six seven eight nine".split())
 SIDES: tuple[str, ...] = ("left", "right", "above", "below")
 
 SYNONYMS: dict[str, tuple[str, ...]] = {name: (name, name + "s") for name in CATEGORIES}

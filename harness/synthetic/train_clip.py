@@ -109,7 +109,6 @@ def train_clip(
 ) -> None:
     """Train ``model`` in place, continuing from ``folder``. ``encode`` gives a text's ids with
     begin and end tokens."""
-    side = model.config.vision_config.image_size // model.config.vision_config.patch_size
     heads = torch.nn.Linear(
         model.config.vision_config.hidden_size, len(CATEGORIES) + len(COLOURS) + 2
     )
@@ -130,48 +129,69 @@ def train_clip(
         scenes = [scene("train", rng.randrange(recipe.scenes)) for _ in range(recipe.batch)]
         form = rng.random()  # one form a step, so that short texts are not padded to long ones
         texts = [sentences(truth, form, rng) for truth in scenes]
-        rows = [encode(text) for pair in zip(*texts, strict=True) for text in pair]
-        width = max(map(len, rows))
-        ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            vision = model.vision_model(
-                normalise(paint(scenes), processor), output_hidden_states=True
-            )
-            text = model.text_projection(
-                model.text_model(input_ids=ids, attention_mask=mask).pooler_output
-            )
-            image = model.visual_projection(vision.pooler_output)
-            patches = heads(vision.hidden_states[-2][:, 1:])
-        image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-        # (B, 2B): true texts, then hard negatives.
-        logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
-        target = torch.arange(len(scenes))
-        contrast = (
-            F.cross_entropy(logits, target) + F.cross_entropy(logits[:, : len(scenes)].T, target)
-        ) / 2
-        category, colour = patch_labels(scenes, side)
-        kinds, colours = patches.float().split((len(CATEGORIES) + 1, len(COLOURS) + 1), dim=-1)
-        patch = F.cross_entropy(kinds.flatten(0, 1), category.flatten()) + F.cross_entropy(
-            colours.flatten(0, 1), colour.flatten()
-        )
+        images, ids, mask = _batch(processor, encode, scenes, texts, pad)
+        contrast, patch, accuracy = _losses(model, heads, images, ids, mask, scenes)
         loss = contrast + recipe.patch_weight * patch
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
-            occupied = category < len(CATEGORIES)
-            right = (kinds.argmax(-1) == category)[occupied].float().mean()
             pace = (time.monotonic() - began) / (step + 1 - start)
             say(
                 f"clip {step + 1}/{recipe.steps} contrast {contrast.item():.3f} patch"
-                f" {patch.item():.3f} category {right.item():.3f} time left"
+                f" {patch.item():.3f} category {accuracy.item():.3f} time left"
                 f" {pace * (recipe.steps - step - 1):.0f} s"
             )
         if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
             checkpoint.save(path, parameters, optimizer, step + 1, fingerprint)
     model.eval()
+
+
+def _batch(
+    processor: CLIPImageProcessorPil,
+    encode: Encode,
+    scenes: list[Scene],
+    texts: list[tuple[str, str]],
+    pad: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Images ``(B, 3, H, W)``; ids and mask ``(2B, T)`` of the true texts, then the wrong ones."""
+    rows = [encode(text) for pair in zip(*texts, strict=True) for text in pair]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    return normalise(paint(scenes), processor), ids, mask
+
+
+def _losses(
+    model: CLIPModel,
+    heads: torch.nn.Linear,
+    images: torch.Tensor,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    scenes: list[Scene],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The contrastive loss, the patch loss, and the accuracy of the patches' categories."""
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        vision = model.vision_model(images, output_hidden_states=True)
+        texts = model.text_model(input_ids=ids, attention_mask=mask).pooler_output
+        text = model.text_projection(texts)
+        image = model.visual_projection(vision.pooler_output)
+        patches = heads(vision.hidden_states[-2][:, 1:])
+    image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
+    # (B, 2B): true texts, then hard negatives.
+    logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
+    target = torch.arange(len(scenes))
+    contrast = (
+        F.cross_entropy(logits, target) + F.cross_entropy(logits[:, : len(scenes)].T, target)
+    ) / 2
+    category, colour = patch_labels(scenes, int(patches.shape[1] ** 0.5))
+    kinds, colours = patches.float().split((len(CATEGORIES) + 1, len(COLOURS) + 1), dim=-1)
+    patch = F.cross_entropy(kinds.flatten(0, 1), category.flatten()) + F.cross_entropy(
+        colours.flatten(0, 1), colour.flatten()
+    )
+    occupied = category < len(CATEGORIES)
+    return contrast, patch, (kinds.argmax(-1) == category)[occupied].float().mean()
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:

@@ -235,16 +235,7 @@ def train_llava(
         shown += sum(map(len, images))
         rows = packer.pack(images, phase.length_power)
         scenes = [scene("train", index) for index in indices]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            projected = inner.multi_modal_projector(features[indices])  # (B, P, D)
-            middle, late, hidden = through(
-                inner.language_model, _embedded(model, rows, projected), rows.mask, rows.positions
-            )
-            scored = rows.weights[:, 1:] > 0
-            logits = F.linear(hidden[:, :-1][scored], model.lm_head.weight)
-        answers = F.cross_entropy(logits.float(), rows.ids[:, 1:][scored], reduction="none")
-        weight = rows.weights[:, 1:][scored]
-        answer_loss = (answers * weight).sum() / weight.sum()
+        projected, middle, late, answer_loss = _forward(model, through, rows, features[indices])
         share = max(0.0, 1 - step / recipe.ground_steps)
         ground = grounding.loss(model, projected, scenes) if share > 0 else torch.zeros(())
         loss = answer_loss + recipe.ground_weight * share * ground
@@ -272,6 +263,27 @@ def train_llava(
             checkpoint.save(path, parameters, optimizer, step + 1, fingerprint)
     inner.language_model.set_attn_implementation("sdpa")
     model.eval()
+
+
+def _forward(
+    model: LlavaForConditionalGeneration,
+    through: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    rows: Rows,
+    features: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Projected patches ``(B, P, D)``, hidden states of the two layers that :class:`Looking` reads
+    ``(B, T, D)``, and the loss of the answers."""
+    inner = model.model
+    scored = rows.weights[:, 1:] > 0
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        projected = inner.multi_modal_projector(features)
+        middle, late, hidden = through(
+            inner.language_model, _embedded(model, rows, projected), rows.mask, rows.positions
+        )
+        logits = F.linear(hidden[:, :-1][scored], model.lm_head.weight)
+    answers = F.cross_entropy(logits.float(), rows.ids[:, 1:][scored], reduction="none")
+    weight = rows.weights[:, 1:][scored]
+    return projected, middle, late, (answers * weight).sum() / weight.sum()
 
 
 def _embedded(

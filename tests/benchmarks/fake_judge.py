@@ -1,5 +1,5 @@
-"""A judge on this machine: an HTTP server that answers, refuses, breaks off and dawdles as its
-script says."""
+"""A judge on this machine: an HTTP server whose script decides whether it answers, refuses, closes
+the connection or waits."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def serving(script: Script) -> Iterator[FakeJudge]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"] or 0)) or "{}")
             prompt = body["messages"][0]["content"]
             with judge.lock:
-                before = sum(one["messages"][0]["content"] == prompt for one in judge.asked)
+                before = sum(body["messages"][0]["content"] == prompt for body in judge.asked)
                 judge.asked.append(body)
                 judge.keys.append(self.headers["Authorization"])
                 judge.under_way += 1

@@ -3,8 +3,8 @@ kit's version changes,
 
     python -m tests.benchmarks.lmms_eval_cases        (all cases, or those named)
 
-It writes ``lmms_eval_recorded.json``: what the kit said in reply to each request, and the report.
-Tests without the kit play the replies back; tests with it expect the same ones."""
+It writes ``lmms_eval_recorded.json``: the kit's reply to each request, and the report. Tests
+without the kit replay them; tests with the kit expect the same replies."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ CASES: Mapping[str, Case] = {
     "synthetic_pope": Case(make=None, answers=("yes", "yes", "no") * 4),
     "synthetic_vqa": Case(make=None, answers=("yes",) * 14),
 }
-WORLD_LIMIT = 2
+SYNTHETIC_LIMIT = 2
 
 
 @contextmanager
@@ -97,8 +97,8 @@ def opened(task: str) -> Iterator[via.ViaLmmsEval]:
     """The case's benchmark on its data, with its judge and stubs about it."""
     case = CASES[task]
     with tempfile.TemporaryDirectory() as name, environment(case, Path(name)):
-        made = None if case.make is None else case.make(Path(name) / "data")
-        yield via.benchmark(task, "test", None if case.make else WORLD_LIMIT, made)
+        data_set = None if case.make is None else case.make(Path(name) / "data")
+        yield via.benchmark(task, "test", None if case.make else SYNTHETIC_LIMIT, data_set)
 
 
 @contextmanager
@@ -123,7 +123,7 @@ def environment(case: Case, folder: Path) -> Iterator[None]:
 
 
 def answered(task: str, rows: Any) -> dict[str, str]:
-    """The case's answers by question; the world's are repeated or cut to their number."""
+    """The case's answers by question; cut to the number of questions."""
     answers = CASES[task].answers
     return {
         f"{row['doc']:06d}": text
@@ -144,8 +144,8 @@ def record(task: str, through: Callable[..., Any]) -> dict[str, Any]:
     run.ask = heard  # type: ignore[assignment]
     try:
         run.describe.cache_clear()
-        with opened(task) as made:
-            report = made.grade(answered(task, made.exported.rows))
+        with opened(task) as benchmark:
+            report = benchmark.grade(answered(task, benchmark.exported.rows))
     finally:
         run.ask = kept
     replies["describe"] = {**replies["describe"], "folder": ""}
@@ -164,15 +164,15 @@ def main(names: list[str]) -> None:
 def _record_all(names: list[str], through: Callable[..., Any]) -> None:
     for name in names:
         try:
-            made = record(name, through)
+            recorded = record(name, through)
         except ValueError as error:
             print(f"{name}: {error}", file=sys.stderr)
             continue
-        print(name, json.dumps(made["values"]))
-        found = {**(json.loads(RECORDED.read_text()) if RECORDED.is_file() else {}), name: made}
+        print(name, json.dumps(recorded["values"]))
+        every = {**(json.loads(RECORDED.read_text()) if RECORDED.is_file() else {}), name: recorded}
         RECORDED.write_text(
             json.dumps(
-                {key: found[key] for key in CASES if key in found}, indent=1, ensure_ascii=False
+                {key: every[key] for key in CASES if key in every}, indent=1, ensure_ascii=False
             )
             + "\n"
         )

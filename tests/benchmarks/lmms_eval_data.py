@@ -1,7 +1,6 @@
-"""Small data sets for lmms-eval's tasks: made by the project (its own images, made-up questions),
-in the official schema of each, so that the kit's unmodified code reads them. A folder is a copy of
-the data set's repository: README.md with configurations and splits, Parquet files. No official
-question is in here."""
+"""Small data sets for lmms-eval's tasks, with our own images and questions in the official schema,
+so that the kit's unmodified code reads them. A folder is laid out as the data set's repository:
+README.md with configurations and splits, and Parquet files. No official question is in here."""
 
 from __future__ import annotations
 
@@ -10,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 from datasets import Dataset, Features, Image, List, Value
-from PIL import Image as Pictures
 
 from benchmarks.synthetic.render import render
 from benchmarks.synthetic.scene import scene
@@ -20,7 +19,7 @@ Rows = Sequence[Mapping[str, Any]]
 TEXT, NUMBER, TEXTS = Value("string"), Value("int64"), List(Value("string"))
 
 
-def picture(index: int) -> Pictures.Image:
+def image_of(index: int) -> PIL.Image.Image:
     return render(scene("dev", index))
 
 
@@ -35,7 +34,7 @@ def repository(folder: Path, parts: Mapping[tuple[str, str], tuple[Features, Row
         configs.setdefault(config, []).append(
             {"split": split, "path": path.relative_to(folder).as_posix()}
         )
-    listed = [{"config_name": name, "data_files": found} for name, found in configs.items()]
+    listed = [{"config_name": name, "data_files": files} for name, files in configs.items()]
     (folder / "README.md").write_text(f"---\nconfigs: {json.dumps(listed)}\n---\n")
     return folder
 
@@ -43,10 +42,7 @@ def repository(folder: Path, parts: Mapping[tuple[str, str], tuple[Features, Row
 def pope(folder: Path) -> Path:
     features = Features(
         dict.fromkeys(("id", "question_id", "question", "answer", "image_source"), TEXT)
-        | {
-            "image": Image(),
-            "category": TEXT,
-        }
+        | {"image": Image(), "category": TEXT}
     )
     rows = [
         {
@@ -55,7 +51,7 @@ def pope(folder: Path) -> Path:
             "question": f"Is there a thing{n} in the image?",
             "answer": ("yes", "no")[n % 2],
         }
-        | {"image_source": f"picture_{n // 2}", "image": picture(n // 2), "category": "popular"}
+        | {"image_source": f"picture_{n // 2}", "image": image_of(n // 2), "category": "popular"}
         for n in range(8)
     ]
     return repository(folder, {("default", "test"): (features, rows)})
@@ -71,7 +67,7 @@ def mme(folder: Path) -> Path:
     rows = [
         {
             "question_id": f"{category}/{n}.png",
-            "image": picture(n),
+            "image": image_of(n),
             "question": f"Is it {answer}? Please answer yes or no.",
         }
         | {"answer": answer, "category": category}
@@ -121,7 +117,7 @@ def mmbench(folder: Path) -> Path:
             "answer": answer,
             "category": ("one", "two")[index % 2],
         }
-        rows.append({**row, **common, **letters, "image": picture(index % 1000000)})
+        rows.append({**row, **common, **letters, "image": image_of(index % 1000000)})
     return repository(folder, {("en", "dev"): (features, rows)})
 
 
@@ -143,7 +139,7 @@ def scienceqa(folder: Path) -> Path:
     )
     rows = [
         {
-            "image": picture(n),
+            "image": image_of(n),
             "choices": ["red", "green", "blue"][: 2 + n % 2],
             "answer": n % 2,
             "question": f"Which colour {n}?",
@@ -165,7 +161,7 @@ def gqa(folder: Path) -> Path:
         }
         for n in range(4)
     ]
-    pictures = [{"id": f"n{n}", "image": picture(n)} for n in range(2)]
+    images = [{"id": f"n{n}", "image": image_of(n)} for n in range(2)]
     return repository(
         folder,
         {
@@ -175,7 +171,7 @@ def gqa(folder: Path) -> Path:
             ),
             ("testdev_balanced_images", "testdev"): (
                 Features({"id": TEXT, "image": Image()}),
-                pictures,
+                images,
             ),
         },
     )
@@ -197,7 +193,7 @@ def textvqa(folder: Path) -> Path:
             "image_id": f"i{n}",
             "question_id": n,
             "question": f"what is the word {n}?",
-            "image": picture(n),
+            "image": image_of(n),
             "ocr_tokens": [],
         }
         | {"answers": ["stop"] * (3 + n) + ["halt"] * (7 - n)}
@@ -219,7 +215,7 @@ def vizwiz(folder: Path) -> Path:
     rows = [
         {
             "question_id": f"VizWiz_val_{n}.jpg",
-            "image": picture(n),
+            "image": image_of(n),
             "question": f"what is this {n}?",
             "category": "other",
         }
@@ -252,7 +248,7 @@ def seed(folder: Path) -> Path:
             "data_type": ("image", "image", "video")[n],
             "question_type_id": 1,
         }
-        | {"image": [picture(n), picture(n + 5)][: 1 + n // 2]}
+        | {"image": [image_of(n), image_of(n + 5)][: 1 + n // 2]}
         for n in range(3)
     ]
     return repository(folder, {("default", "test"): (features, rows)})
@@ -272,7 +268,7 @@ def mmstar(folder: Path) -> Path:
         {
             "index": n,
             "question": f"Which {n}?\nOptions: A: x, B: y, C: z, D: w",
-            "image": picture(n),
+            "image": image_of(n),
             "answer": "ABCA"[n],
         }
         | {"category": "math", "l2_category": ("geometry", "statistical reasoning")[n == 3]}
@@ -297,7 +293,7 @@ def mmvet(folder: Path) -> Path:
             "answer": "x <AND> y",
             "capability": ("rec,know", "ocr")[n % 2],
         }
-        | {"image": picture(n), "image_source": "made"}
+        | {"image": image_of(n), "image_source": "made"}
         for n in range(3)
     ]
     return repository(folder, {("default", "test"): (features, rows)})
@@ -309,7 +305,7 @@ def llava_wild(folder: Path) -> Path:
     rows = [
         {
             "question_id": n,
-            "image": picture(n),
+            "image": image_of(n),
             "question": f"What is it {n}?",
             "caption": "A thing.",
             "gpt_answer": "A thing.",
@@ -327,7 +323,7 @@ def amber(folder: Path) -> Path:
     rows = [
         {
             "question_id": n + 1,
-            "image": picture(n),
+            "image": image_of(n),
             "task_type": "generative",
             "truth": ["tree", "house"],
             "hallu": ["car"],
@@ -340,7 +336,11 @@ def amber(folder: Path) -> Path:
 def coco_chair(folder: Path) -> Path:
     features = Features({"question_id": NUMBER, "image": Image(), "gt_object": TEXTS})
     rows = [
-        {"question_id": n, "image": picture(n), "gt_object": [["dog", "car"], ["cat"], ["boat"]][n]}
+        {
+            "question_id": n,
+            "image": image_of(n),
+            "gt_object": [["dog", "car"], ["cat"], ["boat"]][n],
+        }
         for n in range(3)
     ]
     return repository(folder, {("default", "test"): (features, rows)})

@@ -1,7 +1,6 @@
-"""Stub language resources for lmms-eval's amber_g and coco_cap_chair, made by the project in the
-real formats: nltk's own data (tokenizer, tagger, WordNet) and AMBER's word lists are downloads of
-their own. A handful of words, so scores mean nothing but that the kit's code ran: nltk itself is
-the real library."""
+"""Stub language resources for lmms-eval's amber_g and coco_cap_chair, in the real formats. The real
+ones (nltk's tokenizer, tagger and WordNet, AMBER's word lists) are separate downloads. The stubs
+have a few words, so scores only show that the kit's code ran. nltk is the real library."""
 
 from __future__ import annotations
 

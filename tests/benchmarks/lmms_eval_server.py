@@ -1,7 +1,6 @@
 """Runs many requests of ``via_lmms_eval`` in one process of lmms-eval's environment, because
-importing the kit takes seconds:
-``serving()`` is a stand-in for ``via_lmms_eval._child`` with the same files and the same program.
-Tests and the recorder use it; studies start a process a request."""
+importing the kit takes seconds. ``serving()`` replaces ``via_lmms_eval_run.ask``, with the same
+files and the same program. Tests and the recorder use it; studies start a process a request."""
 
 from __future__ import annotations
 

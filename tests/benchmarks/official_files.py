@@ -43,7 +43,7 @@ CATEGORIES = (
 ANIMALS = ("dog", "cat", "bird", "horse")
 
 
-def picture(path: Path, shade: int) -> None:
+def save_image(path: Path, shade: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 6), (shade % 256, 30, 60)).save(path)
 
@@ -52,12 +52,12 @@ def name(id: int) -> str:
     return f"COCO_val2014_{id:012d}.jpg"
 
 
-def coco(folder: Path, pictures: int = 12) -> Path:
+def coco(folder: Path, count: int = 12) -> Path:
     """Images 1 to n with up to three outlined categories and five reference captions each."""
     rng = Random("coco")
     annotations, captions = [], []
-    for id in range(1, pictures + 1):
-        picture(folder / "val2014" / name(id), 9 * id)
+    for id in range(1, count + 1):
+        save_image(folder / "val2014" / name(id), 9 * id)
         for category in rng.sample(range(len(CATEGORIES)), rng.randrange(4)):
             annotations += [
                 {"image_id": id, "category_id": category + 1, "id": len(annotations), "iscrowd": 0}
@@ -70,7 +70,7 @@ def coco(folder: Path, pictures: int = 12) -> Path:
         for place, category in enumerate(CATEGORIES)
     ]
     images = [
-        {"id": id, "file_name": name(id), "height": 6, "width": 8} for id in range(1, pictures + 1)
+        {"id": id, "file_name": name(id), "height": 6, "width": 8} for id in range(1, count + 1)
     ]
     write_json(
         folder / "annotations" / "instances_val2014.json",
@@ -95,13 +95,13 @@ def sentence(rng: Random) -> str:
     return " ".join(rng.choice(WORDS) for _ in range(rng.randrange(1, 14))).capitalize()
 
 
-def pope(folder: Path, pictures: int = 4) -> Path:
+def pope(folder: Path, count: int = 4) -> Path:
     """Six questions an image and setting, as ``coco_pope_<setting>.json``: a JSON object a
     line."""
     for setting in ("random", "popular", "adversarial"):
         rng, rows = Random(setting), []
-        for id in range(1, pictures + 1):
-            picture(folder / "val2014" / name(id), 9 * id)
+        for id in range(1, count + 1):
+            save_image(folder / "val2014" / name(id), 9 * id)
             for place in range(6):
                 text = f"Is there a {setting}{place} in the image?"
                 label = "yes" if place % 2 else "no"
@@ -148,14 +148,14 @@ RELATION: Mapping[str, list[str]] = {
 KINDS = ("hallucination", "attribute-state", "attribute-number", "attribute-action", "relation")
 
 
-def amber(folder: Path, pictures: int = 10) -> Path:
+def amber(folder: Path, count: int = 10) -> Path:
     """Images with three objects and two expected ghosts each; a question of each kind about
     each."""
     rng = Random("amber")
     queries: dict[str, list[dict[str, object]]] = {"generative": [], "discriminative": []}
     annotations: list[dict[str, object]] = []
-    for id in range(1, pictures + 1):
-        picture(folder / "image" / f"AMBER_{id}.jpg", 7 * id)
+    for id in range(1, count + 1):
+        save_image(folder / "image" / f"AMBER_{id}.jpg", 7 * id)
         objects = rng.sample(sorted(RELATION), 5)
         annotations.append(
             {"id": id, "type": "generative", "truth": objects[:3], "hallu": objects[3:][: id % 3]}
@@ -163,8 +163,8 @@ def amber(folder: Path, pictures: int = 10) -> Path:
         queries["generative"].append(
             {"id": id, "image": f"AMBER_{id}.jpg", "query": "Describe this image."}
         )
-    for place in range(pictures * len(KINDS)):
-        id, kind = pictures + 1 + place, KINDS[place % len(KINDS)]
+    for place in range(count * len(KINDS)):
+        id, kind = count + 1 + place, KINDS[place % len(KINDS)]
         annotations.append(
             {"id": id, "type": f"discriminative-{kind}", "truth": rng.choice(["yes", "no", "no"])}
         )
@@ -178,7 +178,7 @@ def amber(folder: Path, pictures: int = 10) -> Path:
     return folder
 
 
-def mme(folder: Path, pictures: int = 3) -> Path:
+def mme(folder: Path, count: int = 3) -> Path:
     """Every subtask: the ones with two folders as the release has them, the others side by side."""
     for tasks in SUBTASKS.values():
         for place, task in enumerate(tasks):
@@ -186,13 +186,12 @@ def mme(folder: Path, pictures: int = 3) -> Path:
             texts, images = (
                 (folder / task / part for part in ("questions_answers_YN", "images") if apart)
                 if apart
-                else (
-                    folder / task,
-                    folder / task,
-                )
+                else (folder / task, folder / task)
             )
-            for id in range(pictures + place % 2):
-                picture(images / f"{id:06d}.{'png' if task == 'OCR' else 'jpg'}", 11 * id + place)
+            for id in range(count + place % 2):
+                save_image(
+                    images / f"{id:06d}.{'png' if task == 'OCR' else 'jpg'}", 11 * id + place
+                )
                 texts.mkdir(parents=True, exist_ok=True)
                 lines = (
                     f"Is it {id}? Please answer yes or no.\tYes\nIs it {id + 1}? Please answer yes"

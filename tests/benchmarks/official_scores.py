@@ -1,5 +1,4 @@
-"""The released scripts' arithmetic, computed anew the long way from files and answers: nothing here
-uses the graders."""
+"""The released scripts' arithmetic, computed from files and answers without the graders."""
 
 from __future__ import annotations
 
@@ -18,14 +17,14 @@ def binary(truth: list[int], said: list[int]) -> dict[str, float]:
     tp = float(((t == 1) & (s == 1)).sum())
     precision, recall = tp / (s == 1).sum(), tp / (t == 1).sum()
     f1 = 2 * precision * recall / (precision + recall)
-    found = {
+    values = {
         "accuracy": (t == s).mean(),
         "precision": precision,
         "recall": recall,
         "f1": f1,
         "ratio": (s == 1).mean(),
     }
-    return {name: 100 * float(value) for name, value in found.items()}
+    return {name: 100 * float(value) for name, value in values.items()}
 
 
 def pope(labels: list[str], answers: list[str]) -> dict[str, float]:
@@ -67,27 +66,27 @@ def chair(
     instances = json.loads((folder / "annotations" / "instances_val2014.json").read_text())
     names = {category["id"]: category["name"] for category in instances["categories"]}
     truth: dict[int, set[str]] = {id: set() for id in captions}
-    for one in instances["annotations"]:
-        if one["image_id"] in truth:
-            truth[one["image_id"]].add(owner[names[one["category_id"]]])
-    for one in json.loads((folder / "annotations" / "captions_val2014.json").read_text())[
+    for entry in instances["annotations"]:
+        if entry["image_id"] in truth:
+            truth[entry["image_id"]].add(owner[names[entry["category_id"]]])
+    for entry in json.loads((folder / "annotations" / "captions_val2014.json").read_text())[
         "annotations"
     ]:
-        if one["image_id"] in truth:
-            truth[one["image_id"]].update(read(one["caption"]))
-    bad_captions = mentions = bad = found = there = 0
+        if entry["image_id"] in truth:
+            truth[entry["image_id"]].update(read(entry["caption"]))
+    bad_captions = mentions = bad = recalled = present = 0
     for id, caption in captions.items():
         nodes = read(caption)
         wrong = [node for node in nodes if node not in truth[id]]
         bad_captions += bool(wrong)
         bad += len(wrong)
         mentions += len(nodes)
-        found += len(set(nodes) & truth[id])
-        there += len(truth[id])
+        recalled += len(set(nodes) & truth[id])
+        present += len(truth[id])
     return {
         "chair_s": 100 * bad_captions / len(captions),
         "chair_i": 100 * bad / mentions,
-        "recall": 100 * found / there,
+        "recall": 100 * recalled / present,
     }
 
 
@@ -111,8 +110,8 @@ def amber_generative(
             owners += [place] * len(association[name])
         return [*words, *names], [*owners, *range(len(names))]
 
-    for id, told in nouns.items():
-        kept = [noun for noun in told if noun in vocabulary]
+    for id, words in nouns.items():
+        kept = [noun for noun in words if noun in vocabulary]
         safe, safe_owner = marks(about[id]["truth"])
         ghosts, ghost_owner = marks(about[id]["hallu"])
         safe_hit, ghost_hit = [0] * len(about[id]["truth"]), [0] * len(about[id]["hallu"])
@@ -156,17 +155,17 @@ def amber_generative(
 def mme(pairs: Mapping[str, list[list[tuple[str, str]]]]) -> dict[str, float]:
     """MME's score of each subtask from ``{task: [[(truth, answer), (truth, answer)], ...]}``."""
     scores = {}
-    for task, pictures in pairs.items():
+    for task, images in pairs.items():
         right = plus = 0
-        for picture in pictures:
+        for image in images:
             hits = 0
-            for truth, answer in picture:
+            for truth, answer in image:
                 start = answer.lower()[:4]
                 said = "yes" if "yes" in start else "no" if "no" in start else "other"
                 hits += said == truth
             right += hits
             plus += hits == 2
-        scores[task] = 100 * (right / (2 * len(pictures)) + plus / len(pictures))
+        scores[task] = 100 * (right / (2 * len(images)) + plus / len(images))
     return scores
 
 
@@ -183,5 +182,5 @@ def circular(rotations: Mapping[int, list[tuple[str, str]]]) -> dict[str, float]
         if all(answer != "?" for _, answer in some)
         or any(answer not in ("?", right) for right, answer in some)
     ]
-    found = {"circular_unread_wrong": whole, "circular": decided, "vanilla": first}
-    return {name: 100 * float(np.mean(hits)) for name, hits in found.items()}
+    rates = {"circular_unread_wrong": whole, "circular": decided, "vanilla": first}
+    return {name: 100 * float(np.mean(hits)) for name, hits in rates.items()}

@@ -234,7 +234,7 @@ def test_a_wrong_file_is_named_with_its_line(case: str, tmp_path: Path) -> None:
     assert "\n" not in str(refused.value)
 
 
-def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_a_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"a.jpg cannot be read"):
         open_image(tmp_path / "a.jpg")
@@ -252,15 +252,15 @@ def test_test_questions_are_not_for_tuning(name: str, tmp_path: Path) -> None:
 
 def test_local_data_reaches_every_benchmark_of_its_name(tmp_path: Path) -> None:
     official_files.pope(official_files.coco(tmp_path))
-    made = open_benchmarks(
+    opened = open_benchmarks(
         ["pope", "coco_chair", "synthetic_pope"], "test", 2, [f"coco={tmp_path}"]
     )
-    assert [benchmark.name for benchmark in made] == ["pope", "coco_chair", "synthetic_pope"]
+    assert [benchmark.name for benchmark in opened] == ["pope", "coco_chair", "synthetic_pope"]
     named = open_benchmarks(
         ["pope", "coco_chair"], "test", 2, [f"pope={tmp_path}", f"coco_chair={tmp_path}"]
     )
     assert [benchmark.version for benchmark in named] == [
-        benchmark.version for benchmark in made[:2]
+        benchmark.version for benchmark in opened[:2]
     ]
 
 

@@ -1,4 +1,4 @@
-"""The generic graders on small hand-made data, where every number can be counted on fingers."""
+"""The generic graders on data so small that every number can be checked by hand."""
 
 from __future__ import annotations
 

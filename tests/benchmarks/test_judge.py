@@ -1,5 +1,5 @@
-"""The judge, against a server on this machine: paced, retried, recorded, replayed; and never
-replaced by a rule of thumb."""
+"""The judge, against a server on this machine: pacing, retries, recording, replay; and no rule
+replaces it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,15 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_KEY", KEY)
 
 
-def judge_of(url: str, folder: Path, told: list[str] | None = None, **settings: Any) -> Judge:
-    given: dict[str, Any] = {"model": MODEL, "key_variable": "FAKE_KEY", "backoff": 0.001}
-    given |= {"requests_per_minute": 1e6, "timeout": LONG}
-    tell = (lambda _line: None) if told is None else told.append
+def judge_of(url: str, folder: Path, lines: list[str] | None = None, **settings: Any) -> Judge:
+    given: dict[str, Any] = {
+        "model": MODEL,
+        "key_variable": "FAKE_KEY",
+        "requests_per_minute": 1e6,
+        "backoff": 0.001,
+        "timeout": LONG,
+    }
+    tell = (lambda _line: None) if lines is None else lines.append
     return Judge(settings=Settings(base_url=url, **(given | settings)), folder=folder, tell=tell)
 
 
@@ -57,9 +62,9 @@ def texts(replies: Sequence[Sequence[chat.Reply]]) -> list[list[str]]:
 
 
 def test_what_is_asked_is_recorded_and_replayed(tmp_path: Path) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     with serving(echo) as server:
-        judge = judge_of(server.url, tmp_path, told, repeats=2, price_in=10.0, price_out=100.0)
+        judge = judge_of(server.url, tmp_path, lines, repeats=2, price_in=10.0, price_out=100.0)
         first = judge.ask(asks("a", "b", "c"))
         assert texts(first) == [[f"about: judge {name}"] * 2 for name in "abc"]
         assert len(server.asked) == 6
@@ -77,7 +82,7 @@ def test_what_is_asked_is_recorded_and_replayed(tmp_path: Path) -> None:
         first[0],
         first[1],
     ]  # the server is gone: nobody is asked
-    assert told == [
+    assert lines == [
         (
             f"judge {MODEL} x2: 6 requests, about 10 tokens in, at most 3,072 out, at most 0.31 at"
             " the given prices"
@@ -255,11 +260,11 @@ def test_half_a_letter_is_no_reason_to_stop(tmp_path: Path) -> None:
         {"model": MODEL, "choices": [{"message": {"content": "good \ud83d"}}]}
     ).encode()
     with serving(lambda _prompt, _before: Answer(body=body)) as server:
-        told: list[str] = []
+        lines: list[str] = []
         assert texts(
-            judge_of(server.url, tmp_path, told, price_in=1.0, price_out=1.0).ask(asks("a"))
+            judge_of(server.url, tmp_path, lines, price_in=1.0, price_out=1.0).ask(asks("a"))
         ) == [["good ?"]]
-    assert told[1].endswith("the server did not count 1 of them")
+    assert lines[1].endswith("the server did not count 1 of them")
 
 
 def test_without_a_key_nothing_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,14 +393,14 @@ def test_killed_in_the_middle_it_asks_nothing_twice_that_was_recorded(tmp_path: 
 
 def test_two_processes_with_one_recording_ask_once(tmp_path: Path) -> None:
     with serving(echo) as server:
-        told: list[str] = []
-        judge = judge_of(server.url, tmp_path, told)
-        with judgements.writing(judge.recording, told.append):
+        lines: list[str] = []
+        judge = judge_of(server.url, tmp_path, lines)
+        with judgements.writing(judge.recording, lines.append):
             other = threading.Thread(target=lambda: judge.ask(asks("a")))
             other.start()
-            while not told and other.is_alive():
+            while not lines and other.is_alive():
                 time.sleep(0.01)
-            assert "another process is judging" in told[0]
+            assert "another process is judging" in lines[0]
             assert server.asked == []
         other.join()
         assert len(server.asked) == 1

@@ -1,5 +1,5 @@
-"""The benchmarks that read official files, on small files in the official schema, against the
-released scripts' arithmetic."""
+"""The benchmarks on official files: small files in the official schema, compared with the released
+scripts' arithmetic."""
 
 from __future__ import annotations
 
@@ -110,14 +110,16 @@ def test_pope_as_its_released_script_counts(name: str, tmp_path: Path) -> None:
 
 
 def test_the_same_answers_are_graded_by_pope_and_by_repope(tmp_path: Path) -> None:
-    one, other = built("pope", tmp_path), built("repope", tmp_path)
-    assert [(q.id, q.text) for q in one.questions()] == [(q.id, q.text) for q in other.questions()]
-    answers = {question.id: "yes" for question in one.questions()}
-    assert one.grade(answers).unscored == 0
-    report = other.grade(answers)
+    labelled, corrected = built("pope", tmp_path), built("repope", tmp_path)
+    assert [(q.id, q.text) for q in labelled.questions()] == [
+        (q.id, q.text) for q in corrected.questions()
+    ]
+    answers = {question.id: "yes" for question in labelled.questions()}
+    assert labelled.grade(answers).unscored == 0
+    report = corrected.grade(answers)
     left_out = [grade for grade in report.grades if grade.why == "left out of RePOPE as ambiguous"]
     assert len(left_out) == report.unscored == 15  # every fifth of 24 in each setting
-    assert report.values["accuracy"] != one.grade(answers).values["accuracy"]
+    assert report.values["accuracy"] != labelled.grade(answers).values["accuracy"]
 
 
 def test_chair_as_the_released_script_counts(tmp_path: Path) -> None:
@@ -195,7 +197,7 @@ def test_plurals_are_only_undone_where_that_gives_a_known_word() -> None:
     assert known_form("his", known) == "his"
 
 
-def test_the_500_pictures_are_the_same_for_everybody_and_dev_has_others(
+def test_the_500_images_are_the_same_for_everybody_and_dev_has_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coco, "IMAGES", 5)
@@ -319,7 +321,7 @@ def test_mme_as_the_released_script_counts(tmp_path: Path) -> None:
     )
 
 
-def test_an_unreadable_answer_leaves_its_picture_out_of_accuracy_plus(tmp_path: Path) -> None:
+def test_an_unreadable_answer_leaves_its_image_out_of_accuracy_plus(tmp_path: Path) -> None:
     benchmark = built("mme", tmp_path)
     answers = {
         question.id: "Yes" if question.id.endswith("/1") else "No"
@@ -361,7 +363,7 @@ def test_mmbench_is_circular_as_the_paper_says(rotations: bool, tmp_path: Path) 
 
 
 def test_made_and_given_rotations_ask_the_same(tmp_path: Path) -> None:
-    given, made = (
+    given, rotated = (
         {
             q.id: (q.text, q.images[0].tobytes())
             for q in mmbench.load(
@@ -370,7 +372,7 @@ def test_made_and_given_rotations_ask_the_same(tmp_path: Path) -> None:
         }
         for own in (True, False)
     )
-    assert given == made
+    assert given == rotated
     assert given["1/0"][0].startswith(
         'Look.\nWell.\nWhat\tis 1?\nA. a thing 1\nB. a "quoted" one\nC. None\nAnswer'
     )
@@ -414,7 +416,7 @@ def test_a_benchmark_is_what_the_catalogue_says(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", NATIVE)
-def test_a_limit_takes_some_of_the_pictures_with_all_their_questions(
+def test_a_limit_takes_some_of_the_images_with_all_their_questions(
     name: str, tmp_path: Path
 ) -> None:
     whole = [(q.id, q.text, q.cluster) for q in built(name, tmp_path).questions()]
@@ -427,7 +429,7 @@ def test_a_limit_takes_some_of_the_pictures_with_all_their_questions(
     assert set(fewer) < set(few) < set(whole)
     kept = {cluster for _, _, cluster in few}
     assert len(kept) == 2
-    assert few == [one for one in whole if one[2] in kept]
+    assert few == [row for row in whole if row[2] in kept]
     with pytest.raises(ValueError, match="at least 1"):
         BENCHMARKS[name].factory("test", 0, tmp_path)
 

@@ -69,7 +69,7 @@ def test_mentions_are_longest_first_and_whole_words(caption: str, mentions: list
     assert TABLE.mentions(caption) == mentions
 
 
-def test_every_form_of_the_world_is_read_as_its_category() -> None:
+def test_every_form_of_the_vocabulary_is_read_as_its_category() -> None:
     table = ObjectTable(SYNONYMS)
     for category, forms in SYNONYMS.items():
         assert table.mentions(" , ".join(forms)) == [category] * len(forms)

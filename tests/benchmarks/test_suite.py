@@ -1,4 +1,4 @@
-"""The world's benchmarks: oracle and constant answers, balance, truth, determinism, and metrics
+"""The synthetic benchmarks: oracle and constant answers, balance, truth, determinism, and metrics
 recomputed from grades."""
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def test_pope_is_balanced_and_its_negatives_are_absent() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_questions_are_unique_known_and_say_only_words_the_world_knows(name: str) -> None:
+def test_questions_are_unique_known_and_say_only_words_of_the_vocabulary(name: str) -> None:
     known = set(vocabulary())
     asked = list(build(name).questions())
     assert len({question.id for question in asked}) == len(asked)
@@ -135,7 +135,7 @@ def test_questions_are_unique_known_and_say_only_words_the_world_knows(name: str
         assert len({id(question.images[0]) for question in some}) == 1  # drawn once, shared
 
 
-def test_every_exact_answer_is_of_words_the_world_knows() -> None:
+def test_every_exact_answer_is_of_words_of_the_vocabulary() -> None:
     known = set(vocabulary())
     assert all(set(answer.split()) <= known for answer in oracle("synthetic_vqa").values())
 
@@ -149,16 +149,16 @@ def test_a_limit_changes_how_many_and_nothing_else(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_dev_and_test_ask_about_different_pictures(name: str) -> None:
-    pictures = [
+def test_dev_and_test_ask_about_different_images(name: str) -> None:
+    images = [
         {q.images[0].tobytes() for q in BENCHMARKS[name].factory(split, 20, None).questions()}
         for split in ("dev", "test")
     ]
-    assert not pictures[0] & pictures[1]
-    assert len(pictures[0]) == len(pictures[1]) == 20
+    assert not images[0] & images[1]
+    assert len(images[0]) == len(images[1]) == 20
 
 
-def test_a_full_benchmark_has_as_many_pictures_as_the_catalogue_says() -> None:
+def test_a_full_benchmark_has_as_many_images_as_the_catalogue_says() -> None:
     items = suite.chair("test").items()
     assert sum(1 for _ in items) == BENCHMARKS["synthetic_chair"].size
     assert sum(1 for _ in suite.chair("test", 10**6).items()) == BENCHMARKS["synthetic_chair"].size
@@ -197,7 +197,7 @@ def test_another_split_or_limit_is_refused(split: str, limit: int, said: str) ->
             BENCHMARKS[name].factory(split, limit, None)
 
 
-def test_the_world_asks_in_the_words_its_base_is_trained_on() -> None:
+def test_the_benchmarks_ask_in_the_words_its_base_is_trained_on() -> None:
     assert SYNTHETIC.word == suite.WORD
     assert with_request(SYNTHETIC.describe[0], SYNTHETIC.brief) == suite.SHORT_PROMPT
 

@@ -1,5 +1,5 @@
-"""The world itself: reproducible images, splits that share none, noise at its stated rates,
-captions that read back."""
+"""Synthetic images: they are reproducible, splits share none, noise has its stated rates, captions
+can be read back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FROZEN = {
 
 
 @pytest.mark.parametrize("split", FROZEN)
-def test_pictures_are_what_they_were_when_this_version_was_made(split: str) -> None:
+def test_images_are_what_they_were_when_this_version_was_made(split: str) -> None:
     image = render(scene(split, 7))
     assert image.mode == "RGB"
     assert image.size == (SIDE, SIDE)
@@ -46,20 +46,20 @@ def test_pictures_are_what_they_were_when_this_version_was_made(split: str) -> N
     )
 
 
-def test_splits_share_no_picture_and_no_crowded_scene() -> None:
-    pictures: dict[str, set[bytes]] = {}
+def test_splits_share_no_image_and_no_crowded_scene() -> None:
+    images: dict[str, set[bytes]] = {}
     crowded: dict[str, set[object]] = {}
     for split in SPLITS:
         scenes = [scene(split, index) for index in range(100)]
-        pictures[split] = {render(true).tobytes() for true in scenes}
-        assert len(pictures[split]) == len(scenes)
+        images[split] = {render(true).tobytes() for true in scenes}
+        assert len(images[split]) == len(scenes)
         # Scenes of one or two things recur by chance, drawn anew; with four things there are too
         # many to meet again.
         crowded[split] = {(true.theme, true.things) for true in scenes if len(true.things) >= 4}
         assert len(crowded[split]) > 20
-    for one, other in combinations(SPLITS, 2):
-        assert not pictures[one] & pictures[other]
-        assert not crowded[one] & crowded[other]
+    for first, other in combinations(SPLITS, 2):
+        assert not images[first] & images[other]
+        assert not crowded[first] & crowded[other]
 
 
 def test_scenes_are_well_formed() -> None:
@@ -94,19 +94,19 @@ def test_companions_and_colours_are_told_wrong_at_their_stated_rates() -> None:
     untypical = recoloured = 0
     for index in range(3000):
         true = scene("train", index)
-        told = language.noisy_scene(true)
+        noisy = language.noisy_scene(true)
         for thing in true.lone():
             lone[thing.category] += 1
-            added[thing.category] += COMPANION[thing.category] in told.categories
+            added[thing.category] += COMPANION[thing.category] in noisy.categories
         for thing in true.things:
-            said = told.find(thing.category)
-            assert said is not None
+            named = noisy.find(thing.category)
+            assert named is not None
             if thing.colour == TYPICAL_COLOUR[thing.category]:
-                assert said.colour == thing.colour
+                assert named.colour == thing.colour
             else:
                 untypical += 1
-                recoloured += said.colour == TYPICAL_COLOUR[thing.category]
-        ghosts = told.categories - true.categories
+                recoloured += named.colour == TYPICAL_COLOUR[thing.category]
+        ghosts = noisy.categories - true.categories
         assert ghosts <= {COMPANION[thing.category] for thing in true.lone()}
     for category in CATEGORIES:
         assert lone[category] > 100
@@ -118,20 +118,20 @@ def test_companions_and_colours_are_told_wrong_at_their_stated_rates() -> None:
 
 def test_every_word_of_captions_and_questions_is_in_the_vocabulary() -> None:
     known = set(vocabulary())
-    said: set[str] = set(" ".join(language.DETAIL_PROMPTS).split())
+    words: set[str] = set(" ".join(language.DETAIL_PROMPTS).split())
     for index in range(300):
         true = scene("train", index)
         rng = Random(index)
-        for told in (true, language.noisy_scene(true)):
-            said |= set(language.listed(told.things).split())
+        for noisy in (true, language.noisy_scene(true)):
+            words |= set(language.listed(noisy.things).split())
             for style in range(len(language.STYLES)):
-                said |= set(language.detailed(told.things, style).split())
+                words |= set(language.detailed(noisy.things, style).split())
             for kind in language.KINDS:
-                asked = language.question(told, kind, rng)
+                asked = language.question(noisy, kind, rng)
                 if asked is not None:
-                    said |= set(asked.text.split()) | set(asked.answer.split())
-        said |= set(language.unanswerable(true, rng).split())
-    assert said <= known
+                    words |= set(asked.text.split()) | set(asked.answer.split())
+        words |= set(language.unanswerable(true, rng).split())
+    assert words <= known
 
 
 def test_unanswerable_questions_presuppose_something_absent() -> None:
@@ -161,19 +161,19 @@ def test_answerable_questions_presuppose_only_what_is_there() -> None:
 
 def test_captions_read_back_into_their_things() -> None:
     for index in range(200):
-        told = language.noisy_scene(scene("dev", index))
+        noisy = language.noisy_scene(scene("dev", index))
         full = tuple(
             Mention(category=t.category, colour=t.colour, cell=(t.row, t.column))
-            for t in told.things
+            for t in noisy.things
         )
         for style in range(len(language.STYLES)):
-            text = language.detailed(told.things, style)
+            text = language.detailed(noisy.things, style)
             assert read_account(text) == full
             assert (
                 read_account(text.replace(" .", ".").capitalize()) == full
             )  # as a tokenizer decodes it
-        assert read_account(language.listed(told.things)) == tuple(
-            replace(one, cell=None) for one in full
+        assert read_account(language.listed(noisy.things)) == tuple(
+            replace(mention, cell=None) for mention in full
         )
 
 
@@ -208,13 +208,13 @@ def test_reading_is_tolerant(text: str, things: tuple[Mention, ...]) -> None:
 def test_account_errors_equal_the_errors_of_the_things_told() -> None:
     for index in range(200):
         true = scene("dev", index)
-        told = language.noisy_scene(true)
+        noisy = language.noisy_scene(true)
         assert account_errors(language.detailed(true.things, index), true) == 0
-        assert account_errors(language.detailed(told.things, index), true) == language.errors(
-            told.things, true
+        assert account_errors(language.detailed(noisy.things, index), true) == language.errors(
+            noisy.things, true
         )
-        assert account_errors(language.listed(told.things), true) == language.errors(
-            told.things, true
+        assert account_errors(language.listed(noisy.things), true) == language.errors(
+            noisy.things, true
         )  # places are right
         assert account_errors("", true) == len(true.things)
 

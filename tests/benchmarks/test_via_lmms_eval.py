@@ -1,5 +1,4 @@
-"""lmms-eval behind the benchmark interface, our side: on replies that the kit gave
-(``lmms_eval_cases`` recorded them)."""
+"""Our side of lmms-eval, on replies of the kit that ``lmms_eval_cases`` recorded."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ from tests.benchmarks.lmms_eval_cases import CASES, RECORDED, answered
 HEARD: Mapping[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8"))
 
 
-def made(
+def replayed(
     task: str, monkeypatch: pytest.MonkeyPatch, changed: Mapping[str, Any] | None = None
 ) -> via.ViaLmmsEval:
     """The benchmark, with the kit's recorded replies (or changed ones) in its place."""
@@ -46,14 +45,14 @@ def made(
 def test_recorded_replies_give_the_recorded_report(
     task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    benchmark = made(task, monkeypatch)
+    benchmark = replayed(task, monkeypatch)
     report = benchmark.grade(answered(task, benchmark.exported.rows))
     assert {
         name: value if value is None else round(value, 6) for name, value in report.values.items()
     } == HEARD[task]["values"]
-    assert [[one.question, one.value, one.read_as, one.why] for one in report.grades] == HEARD[
-        task
-    ]["grades"]
+    assert [
+        [grade.question, grade.value, grade.read_as, grade.why] for grade in report.grades
+    ] == HEARD[task]["grades"]
 
 
 def test_every_case_is_recorded() -> None:
@@ -69,7 +68,7 @@ def test_a_metric_with_the_kits_name_is_its_total(
 ) -> None:
     """Said by the counts alone, over all rows (pope's case lacks an answer, which the kit calls
     wrong: it is given here)."""
-    benchmark = made(task, monkeypatch)
+    benchmark = replayed(task, monkeypatch)
     rows = benchmark.exported.rows
     report = benchmark.grade({f"{row['doc']:06d}": "" for row in rows} | answered(task, rows))
     for name, scale in benchmark.counting.kit.items():
@@ -82,9 +81,9 @@ def test_a_metric_with_the_kits_name_is_its_total(
 def test_an_answer_that_is_missing_or_unreadable_is_unscored_and_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    benchmark = made("pope", monkeypatch)
+    benchmark = replayed("pope", monkeypatch)
     report = benchmark.grade(answered("pope", benchmark.exported.rows))
-    whys = {one.question: one.why for one in report.grades if one.value is None}
+    whys = {grade.question: grade.why for grade in report.grades if grade.value is None}
     assert whys == {
         "000002": "lmms-eval reads the words yes and no alone, and calls this a mistake",
         "000007": "no answer",
@@ -105,7 +104,7 @@ def test_totals_that_are_no_ratios_are_checked_and_stand_apart(
 ) -> None:
     """MME's case by hand: existence has acc (100 + 50) / 2 and acc+ 50, count acc 0 and acc+ 0;
     code reasoning 100 and 100."""
-    benchmark = made("mme", monkeypatch)
+    benchmark = replayed("mme", monkeypatch)
     report = benchmark.grade(answered("mme", benchmark.exported.rows))
     assert report.values["lmms_eval:mme_perception_score"] == pytest.approx(75 + 50 + 0)
     assert report.values["lmms_eval:mme_cognition_score"] == pytest.approx(200)
@@ -113,8 +112,8 @@ def test_totals_that_are_no_ratios_are_checked_and_stand_apart(
     assert report.values["perception_accuracy_plus"] == pytest.approx(100 / 3)
 
 
-def test_a_picture_with_one_answer_missing_has_no_acc_plus(monkeypatch: pytest.MonkeyPatch) -> None:
-    benchmark = made("mme", monkeypatch)
+def test_a_image_with_one_answer_missing_has_no_acc_plus(monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark = replayed("mme", monkeypatch)
     answers = answered("mme", benchmark.exported.rows)
     del answers["000001"]
     report = benchmark.grade(answers)
@@ -127,7 +126,7 @@ def test_a_total_that_is_not_that_of_the_rows_stops_the_grading(
 ) -> None:
     reply = copy.deepcopy(HEARD["gqa"]["replies"]["grade"])
     reply["totals"]["exact_match"] += 0.1
-    benchmark = made("gqa", monkeypatch, {"grade": reply})
+    benchmark = replayed("gqa", monkeypatch, {"grade": reply})
     with pytest.raises(ValueError, match="this version of the kit counts in another way"):
         benchmark.grade(answered("gqa", benchmark.exported.rows))
 
@@ -135,7 +134,7 @@ def test_a_total_that_is_not_that_of_the_rows_stops_the_grading(
 def test_rows_in_another_order_stop_the_grading(monkeypatch: pytest.MonkeyPatch) -> None:
     reply = copy.deepcopy(HEARD["gqa"]["replies"]["grade"])
     reply["rows"].reverse()
-    benchmark = made("gqa", monkeypatch, {"grade": reply})
+    benchmark = replayed("gqa", monkeypatch, {"grade": reply})
     with pytest.raises(ValueError, match="in another order"):
         benchmark.grade(answered("gqa", benchmark.exported.rows))
 
@@ -156,7 +155,7 @@ def test_a_judgement_that_failed_stops_the_grading(
 ) -> None:
     reply = copy.deepcopy(HEARD[task]["replies"]["grade"])
     reply["rows"][1]["metrics"][metric].update(broken)
-    benchmark = made(task, monkeypatch, {"grade": reply})
+    benchmark = replayed(task, monkeypatch, {"grade": reply})
     with pytest.raises(ValueError, match=r"gave no judgement on 1 of . answers"):
         benchmark.grade(answered(task, benchmark.exported.rows))
 
@@ -165,7 +164,7 @@ def test_a_random_option_of_the_kit_stops_the_grading(monkeypatch: pytest.Monkey
     reply = copy.deepcopy(HEARD["mmbench_en_dev"]["replies"]["grade"])
     row = next(iter(reply["choices"]["judged"]))
     reply["choices"]["judged"][row][1] = "Failed to predict, thus randomly generate one. "
-    benchmark = made("mmbench_en_dev", monkeypatch, {"grade": reply})
+    benchmark = replayed("mmbench_en_dev", monkeypatch, {"grade": reply})
     with pytest.raises(ValueError, match=f"row {row}: the kit took a random option"):
         benchmark.grade(answered("mmbench_en_dev", benchmark.exported.rows))
 
@@ -174,19 +173,19 @@ def test_answers_are_cut_at_stops_and_cleaned_for_the_kit(monkeypatch: pytest.Mo
     assert via.cut("a cat ASSISTANT: no", ["ASSISTANT:"]) == "a cat "
     assert via.cut("one\n\ntwo", []) == "one\n\ntwo"
     assert via.without_controls("a\x00b\nc\x07") == ("a b\nc ", 2)
-    benchmark = made("mmbench_en_dev", monkeypatch)
+    benchmark = replayed("mmbench_en_dev", monkeypatch)
     report = benchmark.grade(answered("mmbench_en_dev", benchmark.exported.rows))
     assert report.grades[1].why == "1 control characters taken out for the kit"
 
 
 def test_an_answer_to_no_question_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"no question '000099' for an answer \(2 such\)"):
-        made("pope", monkeypatch).grade({"000000": "yes", "000099": "yes", "x": "no"})
+        replayed("pope", monkeypatch).grade({"000000": "yes", "000099": "yes", "x": "no"})
 
 
 def test_a_version_names_kit_task_data_counting_and_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_VERSION", "judge-9")
-    version = made("mmvet", monkeypatch).version
+    version = replayed("mmvet", monkeypatch).version
     assert version.startswith("lmms-eval-0.7.3 mmvet-0.0-")
     assert version.endswith("rules-1 judge-judge-9")
 
@@ -271,7 +270,7 @@ def test_a_data_file_becomes_a_repository_that_loads(tmp_path: Path) -> None:
     )
 
 
-def test_the_worlds_data_holds_its_questions_and_truth(tmp_path: Path) -> None:
+def test_the_synthetic_data_hold_its_questions_and_truth(tmp_path: Path) -> None:
     rows = pyarrow.parquet.read_table(write("synthetic_vqa", tmp_path, "dev", 2)).to_pylist()
     items = list(suite.visual_questions("dev", 2).items())
     assert [(row["question"], row["answer"], row["kind"]) for row in rows] == [
@@ -290,15 +289,15 @@ def test_the_worlds_data_holds_its_questions_and_truth(tmp_path: Path) -> None:
 
 
 def test_unknown_aggregations_make_means_under_another_name() -> None:
-    found = counting(
+    means = counting(
         "new_task",
         [
             {"metric": "a b", "aggregation": "!function utils.f"},
             {"metric": "c", "aggregation": "mean"},
         ],
     )
-    assert [metric.name for metric in found.metrics] == ["a_b_mean", "c"]
-    assert list(found.kit) == ["c"]
-    read = found.read({"a b": {"score": 1}, "c": 0.5})
-    assert [metric_value(metric, read.counts) for metric in found.metrics] == [1.0, 0.5]
+    assert [metric.name for metric in means.metrics] == ["a_b_mean", "c"]
+    assert list(means.kit) == ["c"]
+    read = means.read({"a b": {"score": 1}, "c": 0.5})
+    assert [metric_value(metric, read.counts) for metric in means.metrics] == [1.0, 0.5]
     assert (score("x"), score({"score": True}), score({"points": 1})) == (None, 1.0, None)

@@ -1,5 +1,5 @@
-"""lmms-eval's own code, where it is installed: every recorded case anew, native against kit, bad
-rows, and a live model."""
+"""lmms-eval's own code, where it is installed: every recorded case again, native grades against the
+kit's, bad rows, and a live model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from harness.models.base_cards import BASES, load_base
 from methods.interface import Decoding, Prompt
 from tests.benchmarks import lmms_eval_server as server
 from tests.benchmarks.lmms_eval_cases import CASES, RECORDED, record
-from tests.benchmarks.lmms_eval_data import picture
+from tests.benchmarks.lmms_eval_data import image_of
 
 
 def installed() -> bool:
@@ -56,11 +56,11 @@ def kit() -> Iterator[Callable[..., Any]]:
 @pytest.mark.parametrize("task", list(CASES))
 def test_the_kit_says_what_was_recorded(task: str, kit: Callable[..., Any]) -> None:
     heard = json.loads(RECORDED.read_text(encoding="utf-8"))[task]
-    made = record(task, kit)
-    assert {name: made[name] for name in ("values", "unscored", "grades")} == {
+    recorded = record(task, kit)
+    assert {name: recorded[name] for name in ("values", "unscored", "grades")} == {
         name: heard[name] for name in ("values", "unscored", "grades")
     }
-    assert made["replies"]["grade"]["rows"] == heard["replies"]["grade"]["rows"]
+    assert recorded["replies"]["grade"]["rows"] == heard["replies"]["grade"]["rows"]
 
 
 NATIVE: dict[str, Callable[[str, int], ItemBenchmark[Probe] | ItemBenchmark[Expected]]] = {
@@ -76,7 +76,9 @@ def test_a_live_model_gives_the_stored_answers_and_native_grades(task: str, tmp_
     native = NATIVE[task]("dev", 6)
     asked = list(native.questions())
     model, processor = load_base(BASES["synthetic"])
-    prompts = [Prompt(key=one.id, text=one.text, image=one.images[0]) for one in asked]
+    prompts = [
+        Prompt(key=question.id, text=question.text, image=question.images[0]) for question in asked
+    ]
     stored = [
         done.text for done in Engine(model, processor).generate(prompts, Decoding(max_new_tokens=8))
     ]
@@ -97,7 +99,7 @@ def test_a_live_model_gives_the_stored_answers_and_native_grades(task: str, tmp_
     assert done.returncode == 0, done.stderr[-2000:]
     reply = json.loads((tmp_path / "reply.json").read_text())
     assert reply["answers"] == stored
-    report = native.grade({one.id: text for one, text in zip(asked, stored, strict=True)})
+    report = native.grade({question.id: text for question, text in zip(asked, stored, strict=True)})
     metric = "accuracy" if task == "synthetic_pope" else "exact_match"
     assert report.unscored == 0
     assert reply["totals"][metric] == pytest.approx(report.values["accuracy"] / 100)  # type: ignore[operator]
@@ -108,7 +110,7 @@ def rows(folder: Path, **changed: Any) -> Path:
     """POPE's schema, three rows, with columns changed."""
     names = ("id", "question_id", "question", "answer", "image_source", "category")
     whole: dict[str, Any] = {name: [f"{name} {n}" for n in range(3)] for name in names}
-    whole |= {"answer": ["yes", "no", "yes"], "image": [picture(n) for n in range(3)]} | changed
+    whole |= {"answer": ["yes", "no", "yes"], "image": [image_of(n) for n in range(3)]} | changed
     features = Features({**{name: Value("string") for name in names}, "image": Image()})
     Dataset.from_dict(whole, features=features).to_parquet(folder / "test.parquet")
     return folder / "test.parquet"
@@ -118,7 +120,7 @@ def rows(folder: Path, **changed: Any) -> Path:
     ("changed", "why"),
     [
         (
-            {"image": [picture(0), None, None]},
+            {"image": [image_of(0), None, None]},
             r"2 rows of test have no image that can be read: row 2: AttributeError",
         ),
         (
@@ -163,7 +165,7 @@ def test_an_unknown_task_has_neighbours(
         via.benchmark("popee", "test", None)
 
 
-def test_a_limit_takes_whole_pictures(
+def test_a_limit_takes_whole_images(
     kit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run, "ask", kit)
@@ -174,9 +176,9 @@ def test_a_limit_takes_whole_pictures(
         for limit in (1, 2, None)
     }
     assert [len(asked[limit]) for limit in (1, 2, None)] == [2, 4, 8]
-    assert {one.id for one in asked[1]} < {one.id for one in asked[2]}
-    assert len({one.cluster for one in asked[2]}) == 2
-    assert asked[None][0].images[0].tobytes() == picture(0).convert("RGB").tobytes()
+    assert {question.id for question in asked[1]} < {question.id for question in asked[2]}
+    assert len({question.cluster for question in asked[2]}) == 2
+    assert asked[None][0].images[0].tobytes() == image_of(0).convert("RGB").tobytes()
 
 
 def test_a_process_of_its_own_does_the_same(tmp_path: Path) -> None:

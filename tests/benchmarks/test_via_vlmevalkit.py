@@ -1,5 +1,5 @@
-"""VLMEvalKit behind the benchmark interface: our side with recorded replies, and (marker toolkit)
-the kit's own code."""
+"""VLMEvalKit behind the benchmark interface: our side on recorded replies, and (marker toolkit) the
+kit's own code."""
 
 from __future__ import annotations
 
@@ -62,33 +62,35 @@ def kit(request: pytest.FixtureRequest) -> None:
 
 @pytest.mark.usefixtures("kit")
 def test_pope_is_graded_as_natively(tmp_path: Path) -> None:
-    answers, made = graded("POPE", tmp_path)
+    answers, report = graded("POPE", tmp_path)
     native = suite.pope("test", 3)
     theirs = native.grade(
         {item.id: answers[str(number)] for number, item in enumerate(native.items())}
     )
-    assert [grade.value for grade in made.grades] == [grade.value for grade in theirs.grades]
-    assert [grade.read_as.lower() for grade in made.grades] == [
+    assert [grade.value for grade in report.grades] == [grade.value for grade in theirs.grades]
+    assert [grade.read_as.lower() for grade in report.grades] == [
         grade.read_as for grade in theirs.grades
     ]
-    assert made.unscored == theirs.unscored > 0
+    assert report.unscored == theirs.unscored > 0
     # The kit counts what it cannot read as wrong, natively it is not counted: the same right
     # answers over other sums.
     right = sum(grade.value or 0.0 for grade in theirs.grades)
-    assert made.values["accuracy"] == pytest.approx(100 * right / len(theirs.grades))
+    assert report.values["accuracy"] == pytest.approx(100 * right / len(theirs.grades))
     assert theirs.values["accuracy"] == pytest.approx(
         100 * right / (len(theirs.grades) - theirs.unscored)
     )
-    assert made.values["vlmevalkit:Overall"] == pytest.approx(
-        made.values["f1"]
+    assert report.values["vlmevalkit:Overall"] == pytest.approx(
+        report.values["f1"]
     )  # its "Overall" is F1
-    assert made.values["vlmevalkit:acc|popular"] == pytest.approx(made.values["accuracy_popular"])
+    assert report.values["vlmevalkit:acc|popular"] == pytest.approx(
+        report.values["accuracy_popular"]
+    )
 
 
 @pytest.mark.usefixtures("kit")
 def test_pope_says_what_became_of_an_answer(tmp_path: Path) -> None:
-    answers, made = graded("POPE", tmp_path)
-    why = {answers[grade.question]: grade for grade in made.grades}
+    answers, report = graded("POPE", tmp_path)
+    why = {answers[grade.question]: grade for grade in report.grades}
     assert why["NA"].value is None
     assert "took it for 'nan'" in why["NA"].why  # pandas reads the word NA as nothing
     assert "blanks" in why["no\x00pe"].why
@@ -97,39 +99,39 @@ def test_pope_says_what_became_of_an_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("kit")
-def test_pope_asks_with_the_kits_words_and_pictures(tmp_path: Path) -> None:
+def test_pope_asks_with_the_kits_words_and_images(tmp_path: Path) -> None:
     CASES["POPE"](tmp_path)
     asked = list(benchmark("POPE", "test", None, tmp_path).questions())
     native = list(suite.pope("test", 3).questions())
-    assert [one.text for one in asked] == [
-        one.text for one in native
+    assert [question.text for question in asked] == [
+        question.text for question in native
     ]  # POPE's rows are the whole prompt
-    assert len({one.cluster for one in asked}) == 3
-    assert [one.id for one in asked] == [str(number) for number in range(len(native))]
+    assert len({question.cluster for question in asked}) == 3
+    assert [question.id for question in asked] == [str(number) for number in range(len(native))]
 
 
 @pytest.mark.toolkit
 @pytest.mark.slow
 @needs_kit
-def test_the_pictures_come_through_the_kit_unchanged(tmp_path: Path) -> None:
+def test_the_images_come_through_the_kit_unchanged(tmp_path: Path) -> None:
     CASES["POPE"](tmp_path)
-    for one, native in zip(
+    for question, native in zip(
         benchmark("POPE", "test", None, tmp_path).questions(),
         suite.pope("test", 3).questions(),
         strict=True,
     ):
-        assert one.images[0].tobytes() == native.images[0].convert("RGB").tobytes()
+        assert question.images[0].tobytes() == native.images[0].convert("RGB").tobytes()
 
 
 @pytest.mark.usefixtures("kit")
 def test_a_choice_is_read_as_natively_and_a_group_needs_all_rotations(tmp_path: Path) -> None:
-    answers, made = graded("MMBench_DEV_EN+exact_matching", tmp_path)
+    answers, report = graded("MMBench_DEV_EN+exact_matching", tmp_path)
     rows = {
         row.index: row
         for row in benchmark("MMBench_DEV_EN+exact_matching", "test", None, tmp_path).rows
     }
     others = []
-    for grade in made.grades:
+    for grade in report.grades:
         options = [(letter, rows[grade.question].cells[letter]) for letter in "ABCD"]
         answer = answers.get(grade.question)
         natively = None if answer is None else choice.read_choice(answer, options)
@@ -141,55 +143,55 @@ def test_a_choice_is_read_as_natively_and_a_group_needs_all_rotations(tmp_path: 
     assert all(natively is None for _, natively, _ in others)
     groups = {
         int(grade.question): grade.counts["all_right"]
-        for grade in made.grades
+        for grade in report.grades
         if "groups" in grade.counts
     }
     assert groups == {0: 1.0, 1: 1.0, 2: 0.0, 3: 0.0, 5: 1.0}
-    left_out = [grade.why for grade in made.grades if not grade.counts]
+    left_out = [grade.why for grade in report.grades if not grade.counts]
     assert (
         sorted(left_out)
         == ["no answer"] + ["no answer to 1 of the 4 rotations of its question"] * 3
     )
-    assert made.values["accuracy_circular"] == pytest.approx(60.0)
-    assert made.values["accuracy_circular"] == pytest.approx(
-        100 * (made.values["vlmevalkit:Overall|dev"] or 0)
+    assert report.values["accuracy_circular"] == pytest.approx(60.0)
+    assert report.values["accuracy_circular"] == pytest.approx(
+        100 * (report.values["vlmevalkit:Overall|dev"] or 0)
     )
 
 
 @pytest.mark.usefixtures("kit")
 def test_mme_has_points_as_the_kit_sums_them(tmp_path: Path) -> None:
-    answers, made = graded("MME", tmp_path)
+    answers, report = graded("MME", tmp_path)
     right = {index: (answer == "Yes") == (int(index) % 2 == 0) for index, answer in answers.items()}
     points = [
         50.0 * (right[str(2 * n)] + right[str(2 * n + 1)])
         + 100.0 * (right[str(2 * n)] and right[str(2 * n + 1)])
         for n in range(14)
     ]
-    assert made.values["perception"] == pytest.approx(sum(points[:10]))
-    assert made.values["reasoning"] == pytest.approx(sum(points[10:]))
-    assert made.values["vlmevalkit:perception"] == pytest.approx(made.values["perception"])
+    assert report.values["perception"] == pytest.approx(sum(points[:10]))
+    assert report.values["reasoning"] == pytest.approx(sum(points[10:]))
+    assert report.values["vlmevalkit:perception"] == pytest.approx(report.values["perception"])
 
 
 @pytest.mark.usefixtures("kit")
 def test_amber_has_the_mean_of_its_categories(tmp_path: Path) -> None:
-    _, made = graded("AMBER", tmp_path)
+    _, report = graded("AMBER", tmp_path)
     apart = [
-        made.values[f"accuracy_{kind}"] or 0.0 for kind in ("Existence", "Attribute", "Relation")
+        report.values[f"accuracy_{kind}"] or 0.0 for kind in ("Existence", "Attribute", "Relation")
     ]
-    assert made.values["average_accuracy"] == pytest.approx(sum(apart) / 3)
-    assert made.values["vlmevalkit:Avg ACC"] == pytest.approx(made.values["average_accuracy"])
+    assert report.values["average_accuracy"] == pytest.approx(sum(apart) / 3)
+    assert report.values["vlmevalkit:Avg ACC"] == pytest.approx(report.values["average_accuracy"])
 
 
 @pytest.mark.usefixtures("kit")
 def test_words_are_compared_as_gqa_does(tmp_path: Path) -> None:
-    _, made = graded("GQA_TestDev_Balanced", tmp_path)
-    assert [grade.value for grade in made.grades] == [
+    _, report = graded("GQA_TestDev_Balanced", tmp_path)
+    assert [grade.value for grade in report.grades] == [
         1.0,
         0.0,
         1.0,
         None,
     ]  # an article is an error here, natively it is none
-    assert made.values["accuracy"] == 50.0
+    assert report.values["accuracy"] == 50.0
 
 
 @pytest.mark.toolkit
@@ -197,10 +199,10 @@ def test_words_are_compared_as_gqa_does(tmp_path: Path) -> None:
 @needs_kit
 def test_a_part_of_mme_has_no_totals_and_says_so(tmp_path: Path) -> None:
     CASES["MME"](tmp_path)
-    made = benchmark("MME", "test", 3, tmp_path)
-    assert len({row.cluster for row in made.rows}) == 3
+    opened = benchmark("MME", "test", 3, tmp_path)
+    assert len({row.cluster for row in opened.rows}) == 3
     with pytest.warns(UserWarning, match="no totals for this part of MME"):
-        report = made.grade({row.index: "Yes" for row in made.rows})
+        report = opened.grade({row.index: "Yes" for row in opened.rows})
     assert report.values["accuracy"] == 50.0
     assert not [name for name in report.values if name.startswith("vlmevalkit:")]
 
@@ -208,20 +210,25 @@ def test_a_part_of_mme_has_no_totals_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.toolkit
 @pytest.mark.slow
 @needs_kit
-def test_the_embedded_models_answers_are_worth_the_same_to_both(tmp_path: Path) -> None:
+def test_the_synthetic_models_answers_are_worth_the_same_to_both(tmp_path: Path) -> None:
     from harness.engine.engine import Engine
     from harness.models.base_cards import BASES, load_base
     from methods.interface import Decoding, Prompt
 
     cases.vlmevalkit_pope(tmp_path, 6)
-    made = benchmark("POPE", "test", None, tmp_path)
-    questions = list(made.questions())
+    opened = benchmark("POPE", "test", None, tmp_path)
+    questions = list(opened.questions())
     engine = Engine(*load_base(BASES["synthetic"], "cpu"))
-    prompts = [Prompt(key=one.id, text=one.text, image=one.images[0]) for one in questions]
-    said = [answer.text for answer in engine.generate(prompts, Decoding(max_new_tokens=8))]
-    report = made.grade({one.id: text for one, text in zip(questions, said, strict=True)})
+    prompts = [
+        Prompt(key=question.id, text=question.text, image=question.images[0])
+        for question in questions
+    ]
+    texts = [answer.text for answer in engine.generate(prompts, Decoding(max_new_tokens=8))]
+    report = opened.grade(
+        {question.id: text for question, text in zip(questions, texts, strict=True)}
+    )
     native = suite.pope("test", 6)
-    theirs = native.grade({item.id: text for item, text in zip(native.items(), said, strict=True)})
+    theirs = native.grade({item.id: text for item, text in zip(native.items(), texts, strict=True)})
     assert [grade.value for grade in report.grades] == [grade.value for grade in theirs.grades]
     assert theirs.unscored == 0
     for name in ("accuracy", "precision", "recall", "f1", "yes_ratio"):
@@ -247,19 +254,19 @@ def test_without_answers_nothing_is_graded_and_all_is_counted(tmp_path: Path) ->
 @pytest.mark.usefixtures("played_back")
 def test_totals_that_are_not_those_of_the_rows_are_an_error(tmp_path: Path) -> None:
     CASES["POPE"](tmp_path)
-    made = benchmark("POPE", "test", None, tmp_path)
-    rows = {row.index: {"read_as": "Yes", "hit": 1.0} for row in made.rows}
+    opened = benchmark("POPE", "test", None, tmp_path)
+    rows = {row.index: {"read_as": "Yes", "hit": 1.0} for row in opened.rows}
     reply = {
         "rows": rows,
         "seen": {},
         "trouble": "",
         "totals": [{"split": "Overall", "Overall": 12.5, "acc": 100.0}],
     }
-    values = dict.fromkeys((metric.name for metric in made.metrics), 100.0)
+    values = dict.fromkeys((metric.name for metric in opened.metrics), 100.0)
     with pytest.raises(
         ValueError, match=r"f1 of POPE is 100.0 by the kit's rows and 12.5 by its total Overall"
     ):
-        made._totals(reply, Report(values=values, grades=(), unscored=0), whole=True)
+        opened._totals(reply, Report(values=values, grades=(), unscored=0), whole=True)
 
 
 @pytest.mark.usefixtures("played_back")
@@ -322,7 +329,7 @@ def test_a_judge_that_does_not_answer_stops_the_grading(
 
 
 @pytest.mark.usefixtures("played_back")
-def test_a_limit_takes_whole_pictures_and_a_smaller_one_some_of_them(tmp_path: Path) -> None:
+def test_a_limit_takes_whole_images_and_a_smaller_one_some_of_them(tmp_path: Path) -> None:
     CASES["POPE"](tmp_path)
     of = {
         limit: {row.index for row in benchmark("POPE", "test", limit, tmp_path).rows}

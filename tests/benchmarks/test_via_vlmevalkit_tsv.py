@@ -1,5 +1,5 @@
-"""Broken data set files: each trouble is named by its line, all are counted, and nothing is asked
-or graded."""
+"""Broken data set files: each fault is named by its line, all are counted, and nothing is asked or
+graded."""
 
 from __future__ import annotations
 
@@ -34,48 +34,48 @@ def rows(count: int = 4) -> Rows:
     ]
 
 
-def text(made: Rows) -> str:
+def text(table: Rows) -> str:
     content = io.StringIO()
-    writer = csv.DictWriter(content, fieldnames=list(made[0]), delimiter="\t", lineterminator="\n")
+    writer = csv.DictWriter(content, fieldnames=list(table[0]), delimiter="\t", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(made)
+    writer.writerows(table)
     return content.getvalue()
 
 
 def test_a_whole_file_is_read_in_order(tmp_path: Path) -> None:
-    made = rows()
-    made[1]["question"] = "is it\n'one' \t or \"two\" ?"
-    write(tmp_path / "A.tsv", made)
-    found = read(tmp_path / "A.tsv", NEEDED)
-    assert [row.index for row in found] == ["0", "1", "2", "3"]
-    assert found[1].cells["question"] == made[1]["question"]
-    assert [row.place for row in found] == [
+    table = rows()
+    table[1]["question"] = "is it\n'one' \t or \"two\" ?"
+    write(tmp_path / "A.tsv", table)
+    kept = read(tmp_path / "A.tsv", NEEDED)
+    assert [row.index for row in kept] == ["0", "1", "2", "3"]
+    assert kept[1].cells["question"] == table[1]["question"]
+    assert [row.place for row in kept] == [
         "A.tsv, line 2",
         "A.tsv, line 3",
         "A.tsv, line 5",
         "A.tsv, line 6",
     ]
-    assert len({row.cluster for row in found}) == 4
+    assert len({row.cluster for row in kept}) == 4
 
 
-def test_a_picture_may_stand_in_another_row(tmp_path: Path) -> None:
-    made = rows()
-    made[3]["image"] = 0
-    write(tmp_path / "A.tsv", made)
-    found = read(tmp_path / "A.tsv", NEEDED)
-    assert found[3].cluster == found[0].cluster != found[1].cluster
+def test_a_image_may_stand_in_another_row(tmp_path: Path) -> None:
+    table = rows()
+    table[3]["image"] = 0
+    write(tmp_path / "A.tsv", table)
+    kept = read(tmp_path / "A.tsv", NEEDED)
+    assert kept[3].cluster == kept[0].cluster != kept[1].cluster
 
 
-def test_several_pictures_stand_in_a_list(tmp_path: Path) -> None:
-    made = rows()
-    made[0]["image"] = repr([cell(1), cell(2)])
-    write(tmp_path / "A.tsv", made)
+def test_several_images_stand_in_a_list(tmp_path: Path) -> None:
+    table = rows()
+    table[0]["image"] = repr([cell(1), cell(2)])
+    write(tmp_path / "A.tsv", table)
     assert len(tsv.images_of(read(tmp_path / "A.tsv", NEEDED)[0].cells["image"])) == 2
 
 
 def change(number: int, column: str, value: object) -> Callable[[Rows], None]:
-    def do(made: Rows) -> None:
-        made[number][column] = value
+    def do(table: Rows) -> None:
+        table[number][column] = value
 
     return do
 
@@ -104,16 +104,13 @@ def change(number: int, column: str, value: object) -> Callable[[Rows], None]:
         (change(2, "image", cell(1)[:90]), r"line 4: the image cannot be decoded"),
         (change(2, "image", "x" * 300), r"line 4: the image cannot be decoded"),
         (change(2, "image", "[" + "x" * 300 + "]"), r"line 4: the image cannot be decoded"),
-        (
-            change(2, "image", "[open('" + "x" * 300 + "')]"),
-            r"line 4: the image cannot be decoded",
-        ),
+        (change(2, "image", "[open('" + "x" * 300 + "')]"), r"line 4: the image cannot be decoded"),
     ],
 )
 def test_a_broken_row_is_named(spoil: Callable[[Rows], None], why: str, tmp_path: Path) -> None:
-    made = rows()
-    spoil(made)
-    write(tmp_path / "A.tsv", made)
+    table = rows()
+    spoil(table)
+    write(tmp_path / "A.tsv", table)
     with pytest.raises(ValueError, match=why) as raised:
         read(tmp_path / "A.tsv", NEEDED)
     assert "1 rows of" in str(raised.value)
@@ -121,10 +118,10 @@ def test_a_broken_row_is_named(spoil: Callable[[Rows], None], why: str, tmp_path
 
 
 def test_all_broken_rows_are_counted_and_the_first_ones_named(tmp_path: Path) -> None:
-    made = rows(9)
-    for row in made[1:]:
+    table = rows(9)
+    for row in table[1:]:
         row["image"] = ""
-    write(tmp_path / "A.tsv", made)
+    write(tmp_path / "A.tsv", table)
     with pytest.raises(ValueError, match=r"8 rows of .*line 3: .*line 7: .*; and 3 more"):
         read(tmp_path / "A.tsv", NEEDED)
 
@@ -174,11 +171,11 @@ def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
         (("a.png", "[open('b')]"), "neither a path nor a list of paths"),
     ],
 )
-def test_the_paths_under_which_the_kit_stores_pictures_are_looked_at(
+def test_the_paths_under_which_the_kit_stores_images_are_looked_at(
     paths: tuple[str, str], why: str, tmp_path: Path
 ) -> None:
-    made = [{**row, "image_path": path} for row, path in zip(rows(2), paths, strict=True)]
-    write(tmp_path / "A.tsv", made)
+    table = [{**row, "image_path": path} for row, path in zip(rows(2), paths, strict=True)]
+    write(tmp_path / "A.tsv", table)
     with pytest.raises(ValueError, match=f"line 3: .*{why}"):
         read(tmp_path / "A.tsv", NEEDED)
 
@@ -188,12 +185,12 @@ def test_an_answer_loses_only_what_a_file_cannot_carry() -> None:
     assert tame("a\tb\nc – é 猫") == "a\tb\nc – é 猫"
 
 
-def test_the_worlds_choices_have_one_right_option_in_every_rotation(tmp_path: Path) -> None:
+def test_the_synthetic_choices_have_one_right_option_in_every_rotation(tmp_path: Path) -> None:
     vlmevalkit.mmbench(tmp_path / "B.tsv", "test", 2)
-    found = read(tmp_path / "B.tsv", ("index", "A", "B", "C", "D"))
+    kept = read(tmp_path / "B.tsv", ("index", "A", "B", "C", "D"))
     right: dict[int, set[str]] = {}
     letters: dict[int, list[str]] = {}
-    for row in found:
+    for row in kept:
         number = int(row.index) % 1_000_000
         assert len({row.cells[letter] for letter in "ABCD"}) == 4
         right.setdefault(number, set()).add(row.cells[row.cells["answer"]])

@@ -1,10 +1,8 @@
-"""Small data sets in VLMEvalKit's real columns with answers of every sort, and what the kit replied
-to them.
+"""Small data sets with VLMEvalKit's real columns, answers of every kind, and the kit's replies.
 
 ``python -m tests.benchmarks.vlmevalkit_cases`` runs the kit and writes ``vlmevalkit_recorded.json``
-anew; run with a folder (as
-``via_vlmevalkit`` runs its child), the same file plays the recorded replies back, and fails where
-the request is another one."""
+again. Run with a folder, as ``via_vlmevalkit`` runs its child, the same file replays the recorded
+replies, and fails if the request differs."""
 
 from __future__ import annotations
 
@@ -142,9 +140,9 @@ def _write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def replay(folder: Path) -> None:
     request = json.loads((folder / "request.json").read_text())
-    for one in json.loads(RECORDED.read_text()):
-        if one["request"] == request:
-            reply = json.dumps(one["reply"]).replace("FOLDER", str(folder))
+    for entry in json.loads(RECORDED.read_text()):
+        if entry["request"] == request:
+            reply = json.dumps(entry["reply"]).replace("FOLDER", str(folder))
             for row in json.loads(reply).get("rows", []) if request["task"] == "export" else []:
                 for part in row["parts"]:
                     if part["type"] == "image":
@@ -179,11 +177,11 @@ def record() -> None:
     for name, make in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             answers = make(Path(folder))
-            made = via_vlmevalkit.benchmark(name, "test", None, Path(folder))
-            print(made.version)
+            opened = via_vlmevalkit.benchmark(name, "test", None, Path(folder))
+            print(opened.version)
             if name == "POPE":
-                list(made.questions())
-            made.grade(answers)
+                list(opened.questions())
+            opened.grade(answers)
     RECORDED.write_text(
         json.dumps(taken, ensure_ascii=True, indent=None).replace('}, {"request"', '},\n{"request"')
         + "\n"
