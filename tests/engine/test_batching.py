@@ -12,8 +12,8 @@ import torch
 from harness.engine import prefix_cache
 from harness.engine.batching import Batches, windows
 from harness.engine.engine import Engine
-from harness.engine.lru import Lru
-from harness.engine.prefix_cache import Head, content
+from harness.engine.kv_cache import LruCache
+from harness.engine.prefix_cache import ImagePrefix, content_hash
 from methods.interface import Decoding, Prompt
 from tests.engine.oracle import mixed
 from tests.tiny import picture, tiny_llava
@@ -103,7 +103,7 @@ def test_engine_survives_a_picture_tower_out_of_memory() -> None:
 
 def test_heads_that_do_not_fit_are_halved_once_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = tiny_llava()
-    monkeypatch.setattr(prefix_cache, "READ", 400)
+    monkeypatch.setattr(prefix_cache, "READ_TOKENS", 400)
     engine = Engine(model, processor)
     failed: list[int] = []
 
@@ -129,27 +129,27 @@ def test_heads_that_do_not_fit_are_halved_once_for_good(monkeypatch: pytest.Monk
 def test_what_one_windows_prompts_read_is_free_before_the_next_is_read() -> None:
     """A corrupted image's keys and values are kept nowhere but in its call."""
     engine = Engine(*tiny_llava(), shared_bytes=60_000)
-    read = engine.sharing.keys_and_values
+    read = engine.prefix_cache.keys_and_values
     before: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
 
-    def watched(*arguments: Any) -> dict[Head, torch.Tensor]:
+    def watched(*arguments: Any) -> dict[ImagePrefix, torch.Tensor]:
         alive.append(sum(one() is not None for one in before))
         found = read(*arguments)
         before.extend(weakref.ref(value) for value in found.values())
         return found
 
-    engine.sharing.keys_and_values = watched  # type: ignore[assignment, method-assign]
+    engine.prefix_cache.keys_and_values = watched  # type: ignore[assignment, method-assign]
     engine.generate(mixed(), Decoding(max_new_tokens=3), corrupt=lambda pixels, _: pixels + 1)
     assert len(alive) > 2
     assert not any(alive)
     engine.logps(mixed(), ["yes"] * 16)
-    engine.sharing.clear()
+    engine.prefix_cache.clear()
     assert not any(one() is not None for one in before)
 
 
 def test_lru_is_bounded_in_bytes() -> None:
-    kept: Lru[str] = Lru(100)
+    kept: LruCache[str] = LruCache(100)
     for name in "abc":
         kept.put(name, torch.zeros(10))
         kept.get("a")
@@ -158,6 +158,6 @@ def test_lru_is_bounded_in_bytes() -> None:
     assert kept.used <= 100
 
 
-def test_content_is_the_pictures_not_the_objects() -> None:
-    assert content(picture(0)) == content(picture(0).copy()) != content(picture(1))
-    assert content(picture(0)) != content(picture(0).resize((30, 120)))
+def test_content_hash_is_the_pictures_not_the_objects() -> None:
+    assert content_hash(picture(0)) == content_hash(picture(0).copy()) != content_hash(picture(1))
+    assert content_hash(picture(0)) != content_hash(picture(0).resize((30, 120)))

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.engine.backbone import TransformersText, backbone
-from harness.engine.beam_search import Beam, branch
-from harness.engine.decode import Row, Speaker, Stops
+from harness.engine.beam_search import Beam, beam_search
+from harness.engine.decode import Stops
+from harness.engine.decode_state import Decoder, DecodeRow
 from harness.engine.engine import Engine
 from methods.interface import BeamSearchVLM, Branch, Branching, Decoding, Prompt
 from tests.engine.oracle import ending, inputs, logp_of, mixed
@@ -28,12 +29,12 @@ NONE = Stops((), None)
 
 
 @cache
-def speaker(path: str) -> Speaker:
+def decoder(path: str) -> Decoder:
     model = LlamaForCausalLM(LlamaConfig(**ORACLE["config"])).eval()
     model.load_state_dict(load_file(ORACLES / "diverse_beam_model.safetensors"))
     text = backbone(model.model) if path == "lean" else TransformersText(model.model)
-    return Speaker(
-        embed=model.model.embed_tokens, text=text, head=model.lm_head, device=torch.device("cpu")
+    return Decoder(
+        embed=model.model.embed_tokens, text=text, lm_head=model.lm_head, device=torch.device("cpu")
     )
 
 
@@ -57,9 +58,9 @@ def equal(case: dict[str, Any], beams: list[Beam]) -> None:
 def test_equals_transformers_one_prompt_at_a_time(path: str) -> None:
     penalised = 0
     for case in ORACLE["cases"]:
-        row = Row(key="", tail=tuple(case["prompt"]), prefix=None)
-        beams = branch(
-            speaker(path), [row], settings(case), frozenset({case["eos_token_id"]}), NONE
+        row = DecodeRow(key="", suffix=tuple(case["prompt"]), prefix=None)
+        beams = beam_search(
+            decoder(path), [row], settings(case), frozenset({case["eos_token_id"]}), NONE
         )[0]
         equal(case, beams)
         penalised += sum(beam.total < beam.logp - 1e-6 for beam in beams)
@@ -74,11 +75,12 @@ def test_prompts_of_any_length_in_one_batch_equal_transformers() -> None:
     assert all(len(cases) > 2 for cases in by_settings.values())
     for (branching, end), cases in by_settings.items():
         # The oracle's prompts are equally long: strangers, longer and shorter, make them padded.
-        rows = [Row(key="", tail=tuple(case["prompt"]), prefix=None) for case in cases]
+        rows = [DecodeRow(key="", suffix=tuple(case["prompt"]), prefix=None) for case in cases]
         strangers = [
-            Row(key="", tail=tuple(range(5, 5 + length)), prefix=None) for length in (3, 9, 17)
+            DecodeRow(key="", suffix=tuple(range(5, 5 + length)), prefix=None)
+            for length in (3, 9, 17)
         ]
-        found = branch(speaker("lean"), [*strangers, *rows], branching, frozenset({end}), NONE)
+        found = beam_search(decoder("lean"), [*strangers, *rows], branching, frozenset({end}), NONE)
         for case, beams in zip(cases, found[3:], strict=True):
             equal(case, beams)
 
@@ -234,18 +236,18 @@ def test_a_picture_is_looked_at_once_for_all_its_prompts_and_beams() -> None:
     engine = Engine(model, processor)
     engine.branch(mixed(), BRANCHING)
     engine.branch(mixed(), replace(BRANCHING, groups=1))
-    assert engine.sharing.pictures_seen == 3
+    assert engine.prefix_cache.images_encoded == 3
 
 
 def test_a_vocabulary_of_ends_does_not_break_the_search() -> None:
     """More beams than tokens that go on: the search asks for every token, and ends with what there
     is."""
-    voice, row = speaker("lean"), Row(key="", tail=(5, 6), prefix=None)
+    voice, row = decoder("lean"), DecodeRow(key="", suffix=(5, 6), prefix=None)
     branching = Branching(candidates=6, groups=2, diversity_penalty=1.0, max_new_tokens=4)
     words = ORACLE["config"]["vocab_size"]
     with torch.inference_mode():
         for goes_on in (0, 2, 10):
-            (beams,) = branch(voice, [row], branching, frozenset(range(goes_on, words)), NONE)
+            (beams,) = beam_search(voice, [row], branching, frozenset(range(goes_on, words)), NONE)
             assert beams
             assert all(
                 set(beam.ids[:-1]) <= set(range(goes_on)) and beam.score > -100 for beam in beams

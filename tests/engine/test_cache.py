@@ -7,9 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from harness.engine import decode
+from harness.engine import decode_state
 from harness.engine.engine import Engine
-from harness.engine.kv_cache import KeyValues, SharedHeads, additive
+from harness.engine.kv_cache import KVCache, SharedPrefixes, additive_mask
 from methods.interface import Decoding, Prompt
 from tests.engine.oracle import greedy, mixed
 from tests.tiny import picture, tiny_llava
@@ -22,11 +22,11 @@ OWNERS = (1, 0, 1, 1, 2, 0)
 @pytest.mark.parametrize("new", [1, 4])
 def test_shared_heads_attend_like_copies(rows: tuple[int, ...], per: int, new: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    heads = SharedHeads([torch.randn(2, 3, 2, 7, 8, generator=generator)], OWNERS).of_rows(rows)
+    heads = SharedPrefixes([torch.randn(2, 3, 2, 7, 8, generator=generator)], OWNERS).of_rows(rows)
     query = torch.randn(len(rows), new, 2 * per, 8, generator=generator)
     kept = torch.randn(2, len(rows), 2, 9, 8, generator=generator)
     hidden = torch.rand(len(rows), 1, new, 5, generator=generator) < 0.4
-    mask = additive(hidden, torch.float32)
+    mask = additive_mask(hidden, torch.float32)
     keys, values = torch.cat([heads.layers[0][:, heads.owner], kept[:, :, :, :5]], 3)
     full = F.pad(mask, (7, 0))
     copied = F.scaled_dot_product_attention(
@@ -43,8 +43,8 @@ def test_shared_heads_attend_like_copies(rows: tuple[int, ...], per: int, new: i
 def test_prompts_are_read_in_any_parts(
     read: int, near: int, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("READ", read), ("NEAR", near), ("PASS", least)):
-        monkeypatch.setattr(decode, name, value)
+    for name, value in (("READ_TOKENS", read), ("LENGTH_TOLERANCE", near), ("PASS_TOKENS", least)):
+        monkeypatch.setattr(decode_state, name, value)
     model, processor = tiny_llava()
     # The tiny images' heads are short; prompts shorter still make packs of several.
     short = [
@@ -59,24 +59,26 @@ def test_prompts_are_read_in_any_parts(
         ]
 
 
-def row(tail: int, head: torch.Tensor | None) -> decode.Row:
-    return decode.Row(key="", tail=(1,) * tail, prefix=head)
+def row(tail: int, head: torch.Tensor | None) -> decode_state.DecodeRow:
+    return decode_state.DecodeRow(key="", suffix=(1,) * tail, prefix=head)
 
 
 def test_packs_are_of_one_head_and_nearly_one_length_and_not_longer_than_the_head() -> None:
     one, two = torch.zeros(1, 2, 1, 40, 1), torch.zeros(1, 2, 1, 40, 1)
     rows = [row(12, one), row(30, one), row(11, two), row(12, one), row(10, one), row(9, one)]
-    found = decode.packs(rows)
+    found = decode_state.pack_rows(rows)
     assert found == [
         [0, 3],
         [4, 5],
         [1],
         [2],
     ]  # four of 12 or less are two and two: three would fit, and one be left
-    assert sorted(place for pack in decode.packs(rows) for place in pack) == list(range(6))
+    assert sorted(place for pack in decode_state.pack_rows(rows) for place in pack) == list(
+        range(6)
+    )
     # The fourth pack would make more pads than a pass costs.
-    assert decode.parts(rows, shared=True) == [[[0, 3], [4, 5], [1]], [[2]]]
-    assert decode.parts([row(300, None), row(10, None), row(9, None)], shared=False) == [
+    assert decode_state.read_parts(rows, packed=True) == [[[0, 3], [4, 5], [1]], [[2]]]
+    assert decode_state.read_parts([row(300, None), row(10, None), row(9, None)], packed=False) == [
         [[0]],
         [[1], [2]],
     ]  # pads cost a pass
@@ -84,23 +86,23 @@ def test_packs_are_of_one_head_and_nearly_one_length_and_not_longer_than_the_hea
 
 def test_heads_without_a_row_are_dropped_when_they_are_half() -> None:
     layer = torch.arange(4.0).view(1, 4, 1, 1, 1).expand(2, 4, 2, 7, 8)
-    heads = SharedHeads([layer], (1, 0, 3, 1, 2, 0))
+    heads = SharedPrefixes([layer], (1, 0, 3, 1, 2, 0))
     three = heads.of_rows((4, 0, 1))
     assert three.layers[0].shape[1] == 4
     two = three.of_rows((0, 1))
     assert two.layers[0].shape[1] == 2
     for some, expected in ((three, [2.0, 1.0, 0.0]), (two, [2.0, 1.0])):
         assert some.layers[0][0, some.owner, 0, 0, 0].tolist() == expected
-        assert some.most == 1
+        assert some.max_rows == 1
 
 
 @pytest.mark.parametrize("offset", [0, 3])
 def test_resize_keeps_what_is_filled(offset: int) -> None:
     layer = torch.randn(2, 4, 2, offset + 6, 8, generator=torch.Generator().manual_seed(1))
-    cache = KeyValues([layer.clone()], offset=offset)
+    cache = KVCache([layer.clone()], offset=offset)
     cache.resize([3, 1], 5, 20)
-    assert cache.room == 20
+    assert cache.capacity == 20
     assert torch.equal(cache.layers[0][:, :, :, : offset + 5], layer[:, [3, 1], :, : offset + 5])
     cache.resize(None, 2, 4)
-    assert cache.room == 4
+    assert cache.capacity == 4
     assert torch.equal(cache.layers[0][:, :, :, : offset + 2], layer[:, [3, 1], :, : offset + 2])

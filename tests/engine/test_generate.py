@@ -94,7 +94,7 @@ def llava_with(text: Any) -> tuple[Any, Any]:
 def test_grouped_queries_and_other_language_models(text: Any, path: type) -> None:
     model, processor = llava_with(text)
     engine = Engine(model, processor)
-    assert isinstance(engine.speaker.text, path)
+    assert isinstance(engine.decoder.text, path)
     prompts = mixed()
     for prompt, answer in zip(prompts, engine.generate(prompts, GREEDY), strict=True):
         ids = greedy(model, processor, prompt, GREEDY.max_new_tokens)
@@ -119,10 +119,10 @@ def test_a_picture_is_looked_at_once_and_kept() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     engine.generate(mixed(), GREEDY)
-    assert engine.sharing.pictures_seen == 3  # the copies are equal images
+    assert engine.prefix_cache.images_encoded == 3  # the copies are equal images
     engine.generate(mixed(), GREEDY)
     engine.logps(mixed(), ["yes"] * 16)
-    assert engine.sharing.pictures_seen == 3
+    assert engine.prefix_cache.images_encoded == 3
 
 
 def test_what_was_asked_before_changes_no_bit() -> None:

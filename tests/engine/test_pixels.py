@@ -23,27 +23,28 @@ def threaded(threads: int) -> Engine:
     CPU)."""
     engine = Engine(*tiny_llava(), batch_size=2, shared_bytes=40_000)
     if threads:
-        engine.sharing.pixels.threads = ThreadPoolExecutor(threads)
+        engine.prefix_cache.pixels.threads = ThreadPoolExecutor(threads)
     return engine
 
 
-@pytest.mark.parametrize("ahead", [1, pixels.AHEAD])
+@pytest.mark.parametrize("ahead", [1, pixels.PREFETCH])
 def test_threads_change_no_answer_and_no_pixel(ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixels, "AHEAD", ahead)
+    monkeypatch.setattr(pixels, "PREFETCH", ahead)
     alone, helped = threaded(0), threaded(3)
     noise = corruption("diffusion", 600)
     for corrupt in (None, noise):
         assert helped.generate(mixed(), GREEDY, corrupt=corrupt) == alone.generate(
             mixed(), GREEDY, corrupt=corrupt
         )
-    kept = alone.sharing.pixels.kept.kept
-    assert list(helped.sharing.pixels.kept.kept) == list(kept)
+    kept = alone.prefix_cache.pixels.cache.entries
+    assert list(helped.prefix_cache.pixels.cache.entries) == list(kept)
     assert len(kept) == 3
     assert all(
-        torch.equal(helped.sharing.pixels.kept.kept[name], one) for name, one in kept.items()
+        torch.equal(helped.prefix_cache.pixels.cache.entries[name], one)
+        for name, one in kept.items()
     )
-    assert not helped.sharing.pixels.coming
-    assert not helped.sharing.pixels.later
+    assert not helped.prefix_cache.pixels.pending
+    assert not helped.prefix_cache.pixels.queue
 
 
 def test_an_error_in_a_thread_is_raised_to_the_caller_and_the_next_call_is_well() -> None:

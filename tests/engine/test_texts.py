@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.engine import decode
-from harness.engine.continuation_cache import Texts
-from harness.engine.decode import Row
+from harness.engine import decode_state
+from harness.engine.continuation_cache import ContinuationCache
+from harness.engine.decode_state import DecodeRow
 from harness.engine.engine import Engine
 from methods.interface import Branch, Branching, Decoding, Prompt
 from tests.engine.oracle import ending, mixed
@@ -32,21 +32,21 @@ class Counting(Engine):
 
     def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
         self.refresh()
-        text: Any = self.speaker.text
+        text: Any = self.decoder.text
 
         def counted(x: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
             self.read += x.shape[0] * x.shape[1] if x.shape[1] > 1 else 0
             hidden: torch.Tensor = text(x, *given, **named)
             return hidden
 
-        counted.shares, counted.empty = text.shares, text.empty  # type: ignore[attr-defined]
+        counted.shares_prefixes, counted.allocate = text.shares_prefixes, text.allocate  # type: ignore[attr-defined]
         if self.anew:
-            self.sharing.texts.clear()
-        self.speaker.text = counted  # type: ignore[assignment]
+            self.prefix_cache.continuations.clear()
+        self.decoder.text = counted  # type: ignore[assignment]
         try:
             return super().branch(prompts, branching)
         finally:
-            self.speaker.text = text
+            self.decoder.text = text
 
 
 def grown(
@@ -121,8 +121,8 @@ def test_a_grown_text_says_what_it_says_when_read_whole(
 
 @pytest.mark.parametrize(("read", "least"), [(1, 128), (8192, 1), (8192, 10**6)])
 def test_it_is_read_in_any_parts(read: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "READ", read)
-    monkeypatch.setattr(decode, "PASS", least)
+    monkeypatch.setattr(decode_state, "READ_TOKENS", read)
+    monkeypatch.setattr(decode_state, "PASS_TOKENS", least)
     same(grown(Engine(*tiny_llava()), BRANCHING), expected()[0])
 
 
@@ -132,13 +132,13 @@ def test_memory_is_bounded_and_what_was_forgotten_is_read(
     batch_size: int | None, limit: int
 ) -> None:
     engine = Engine(*tiny_llava(), batch_size=batch_size)
-    engine.sharing.texts.limit = limit
+    engine.prefix_cache.continuations.limit = limit
     same(grown(engine, BRANCHING), expected()[0])
-    texts = engine.sharing.texts
-    assert texts.used == sum(kept.nbytes for kept in texts.kept.values()) <= limit
-    assert bool(texts.kept) == bool(limit)
+    texts = engine.prefix_cache.continuations
+    assert texts.used == sum(kept.nbytes for kept in texts.entries.values()) <= limit
+    assert bool(texts.entries) == bool(limit)
     assert all(
-        kept.untyped_storage().nbytes() == kept.nbytes for kept in texts.kept.values()
+        kept.untyped_storage().nbytes() == kept.nbytes for kept in texts.entries.values()
     )  # no view of a larger one
 
 
@@ -172,40 +172,40 @@ def test_corrupted_pictures_are_not_kept_and_take_the_room() -> None:
     engine = Engine(model, processor)
     engine.branch(mixed(), BRANCHING)
     assert (
-        len(engine.sharing.texts.kept) == 12
+        len(engine.prefix_cache.continuations.entries) == 12
     )  # four texts about three images; without an image nothing is kept
     engine.generate(mixed(), Decoding(max_new_tokens=2))
-    assert len(engine.sharing.texts.kept) == 12
+    assert len(engine.prefix_cache.continuations.entries) == 12
     engine.generate(mixed(), Decoding(max_new_tokens=2), corrupt=lambda pixels, _: -pixels)
-    assert not engine.sharing.texts.kept
+    assert not engine.prefix_cache.continuations.entries
 
 
 def test_a_model_that_is_called_as_it_is_keeps_no_text() -> None:
     model, processor = tiny_llava()
     model.model.language_model.layers[0].register_forward_hook(lambda *_: None)
     engine = Engine(model, processor)
-    assert not engine.speaker.text.shares
+    assert not engine.decoder.text.shares_prefixes
     same(grown(engine, BRANCHING), expected()[0])
-    assert not engine.sharing.texts.kept
+    assert not engine.prefix_cache.continuations.entries
 
 
 def test_the_longest_beginning_behind_the_same_head_is_found_and_forgotten_when_its_rows_were() -> (
     None
 ):
-    texts = Texts(40)
+    texts = ContinuationCache(40)
     for head, tail in (("a", (1, 2)), ("a", (1, 2, 3)), ("b", (1, 2, 3, 4)), ("a", (1, 3))):
         texts.put((head, tail), torch.zeros(2))
     asked = [
-        Row(key="", tail=tail, prefix=None)
+        DecodeRow(key="", suffix=tail, prefix=None)
         for tail in ((1, 2, 3, 4), (1, 2, 9), (2, 1), (1, 3), (1, 2))
     ]
-    found = texts.begun(["a", "a", "a", "a", None], asked)
-    assert [(row.head, row.begun, row.fresh) for row in found] == [
+    found = texts.look_up(["a", "a", "a", "a", None], asked)
+    assert [(row.cache_key, row.cached_len, row.uncached_len) for row in found] == [
         ("a", 3, 1),
         ("a", 2, 1),
         ("a", 0, 2),
         ("a", 2, 1),
         (None, 0, 2),
     ]
-    texts.due([found[3], found[0]])
-    assert [tail for _, tail in texts.kept] == [(1, 2), (1, 2, 3, 4), (1, 3), (1, 2, 3)]
+    texts.touch([found[3], found[0]])
+    assert [tail for _, tail in texts.entries] == [(1, 2), (1, 2, 3, 4), (1, 3), (1, 2, 3)]
