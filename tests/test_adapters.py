@@ -30,8 +30,8 @@ from harness.models.checkpoints import Parent
 from harness.pipeline import runner
 from harness.pipeline.progress import Display
 from harness.study.study import Run, Study
-from harness.training import trainer
-from harness.training.pair_batches import encode, pack, picture_features, picture_spans
+from harness.training import save_model
+from harness.training.pair_batches import encode, image_features, image_spans, pack
 from harness.training.policy import packed_logits
 from methods.interface import Lora
 from methods.untrained import Untrained
@@ -47,10 +47,10 @@ ADAPTED = Toy(recipe=LOW)
 
 def logits(model: Any, processor: Any) -> torch.Tensor:
     """The logits of the answers of PAIRS."""
-    spans = picture_spans(model, processor, PAIRS, images)
+    spans = image_spans(model, processor, PAIRS, images)
     batch = pack(encode(PAIRS, processor, patches=spans, positions=512))
     with torch.no_grad():
-        return packed_logits(model, batch, picture_features(model, processor, PAIRS, images))[
+        return packed_logits(model, batch, image_features(model, processor, PAIRS, images))[
             batch.mask
         ]
 
@@ -252,12 +252,12 @@ def test_killed_between_adapter_and_model_it_goes_on(
 
     with monkeypatch.context() as patch:
         if at == "merging":
-            patch.setattr(trainer, "_merge", killed)
+            patch.setattr(save_model, "merge", killed)
         else:
-            whole = trainer._save
+            whole = save_model.write_folder
             patch.setattr(
-                trainer,
-                "_save",
+                save_model,
+                "write_folder",
                 lambda folder, *parts: (
                     killed() if folder.name == "model" else whole(folder, *parts)
                 ),

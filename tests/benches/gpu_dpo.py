@@ -53,7 +53,7 @@ def ours(
             recipe=given,
             seed=0,
             out=Path(folder),
-            placement=Placement(device_batch=at_once, log_to=(), rehearse=False),
+            placement=Placement(device_batch=at_once, log_to=(), find_batch_size=False),
             lora_targets=LLAMA_LINEARS if given.lora else None,
             checkpoint_every=10**9,
             progress=progress,

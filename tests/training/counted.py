@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from harness.models.base_cards import LLAMA_LINEARS
 from harness.models.llava import tower_features
-from harness.training.fsdp import widen
+from harness.training.fsdp import upcast_trainable
 from harness.training.lora import add_adapters, choose_trainable
 from harness.training.memory import Shape
 from harness.training.pair_batches import pack
@@ -101,7 +101,7 @@ def test_merging_and_the_tower_meet_no_tensor_of_main_memory() -> None:
         assert tower_features(model, torch.empty(2, 3, 84, 84)).device.type == counting.ACCELERATOR
         before = among.now
         wrapped = add_adapters(model, Lora(r=16, alpha=32), LLAMA_LINEARS, 0)
-        widen(choose_trainable(model, SMALL_LORA).values())
+        upcast_trainable(choose_trainable(model, SMALL_LORA).values())
         with torch.no_grad(), torch.autocast(counting.ACCELERATOR, torch.bfloat16):
             features = {"0": torch.empty(36, TOWER["hidden_size"], dtype=torch.bfloat16)}
             logits = packed_logits(model, pack(work), features)

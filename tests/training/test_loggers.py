@@ -23,7 +23,7 @@ import pytest
 from harness.cli import main as cli
 from harness.errors import UserError
 from harness.training import loggers
-from harness.training.loggers import LEAST, Opened
+from harness.training.loggers import LEAST, TrackerRun
 from methods.interface import Recipe
 from tests.training.cases import train
 
@@ -103,10 +103,10 @@ class Told:
         self.steps: list[tuple[int, Mapping[str, float]]] = []
         self.knows, self.fails = knows, fails
 
-    def __call__(self, *_: Any) -> Opened:
+    def __call__(self, *_: Any) -> TrackerRun:
         if self.fails == 0:
             raise ConnectionError("no route to the tracker\nand a second line")
-        return Opened(log=self.log, knows=self.knows)
+        return TrackerRun(log=self.log, last_step=self.knows)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if step >= self.fails:

@@ -11,7 +11,7 @@ from harness.errors import UserError
 from harness.models.chat_format import renderer
 from harness.models.find_family import family_of
 from harness.training.loop import pair_losses
-from harness.training.pair_batches import encode, pack, picture_features
+from harness.training.pair_batches import encode, image_features, pack
 from harness.training.policy import completion_logps
 from harness.training.reference_logps import reference_logps, weights_digest
 from methods.interface import PreferencePair, Recipe
@@ -30,7 +30,7 @@ def test_cached_features_pass_the_projector_to_the_models_own_picture_features()
         expected = torch.stack(list(model.get_image_features(pixels).pooler_output))
         family = family_of(model, processor)
         assert torch.equal(torch.stack(family.project(family.look(list(pixels)))), expected)
-    assert list(picture_features(model, processor, PAIRS, images)) == [
+    assert list(image_features(model, processor, PAIRS, images)) == [
         "p0",
         "p1",
         "p2",
@@ -63,7 +63,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_plain_rows(weight: float) ->
         if packed:
             batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
             logps, mask = completion_logps(
-                model, batch, picture_features(model, processor, PAIRS, images)
+                model, batch, image_features(model, processor, PAIRS, images)
             )
         else:
             logps, mask = plain_logps(model, processor, PAIRS)
@@ -87,7 +87,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_plain_rows(weight: float) ->
 
 def test_a_pairs_log_probability_depends_neither_on_its_neighbours_nor_on_the_other_side() -> None:
     model, processor = tiny_llava()
-    features = picture_features(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
     swapped = [replace(PAIRS[0], rejected="yes")]
     with torch.no_grad():
         together, _ = completion_logps(
@@ -101,7 +101,7 @@ def test_a_pairs_log_probability_depends_neither_on_its_neighbours_nor_on_the_ot
 
 def test_eager_attention_respects_the_packing_mask_too() -> None:
     model, processor = tiny_llava()
-    features = picture_features(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
     batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
     with torch.no_grad():
         fast, _ = completion_logps(model, batch, features)
@@ -112,7 +112,7 @@ def test_eager_attention_respects_the_packing_mask_too() -> None:
 
 def test_the_released_rejected_side_reads_the_models_own_words() -> None:
     model, processor = tiny_llava()
-    features = picture_features(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
     batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
     with torch.no_grad():
         published, _ = completion_logps(model, batch, features)
@@ -126,7 +126,7 @@ def test_the_released_rejected_side_reads_the_models_own_words() -> None:
 
 def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Path) -> None:
     model, processor = tiny_llava()
-    features = picture_features(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
     encoded = encode(PAIRS, processor, patches=PATCHES, positions=512)
     cache = tmp_path / "reference.jsonl"
     settings = {"policy": weights_digest(model), "batch": 2}
@@ -158,7 +158,7 @@ def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Pa
 
 def test_a_cache_of_another_policy_or_other_texts_is_refused(tmp_path: Path) -> None:
     model, processor = tiny_llava()
-    features = picture_features(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
     cache = tmp_path / "reference.jsonl"
     encoded = encode(PAIRS, processor, patches=PATCHES, positions=512)
     reference_logps(model, encoded, features, cache=cache, batch=4, policy="a")
@@ -201,10 +201,10 @@ def test_the_anchor_adds_the_gradient_of_the_models_own_language_loss_on_anchore
         model.model.vision_tower.requires_grad_(False)
         batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
         logps, mask = completion_logps(
-            model, batch, picture_features(model, processor, PAIRS, images)
+            model, batch, image_features(model, processor, PAIRS, images)
         )
         recipe = Recipe(lr=1e-3, alignment_weight=alignment_weight)
-        pair_losses(recipe, logps, mask, torch.zeros(len(PAIRS), 2), batch.anchored)[
+        pair_losses(recipe, logps, mask, torch.zeros(len(PAIRS), 2), batch.aligned)[
             "loss"
         ].sum().backward()
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

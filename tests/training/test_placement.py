@@ -56,7 +56,7 @@ def needed(batch: int, checkpointing: bool, processes: int = 1) -> int:
 
 def test_the_fastest_way_that_fits_is_chosen() -> None:
     plenty = decided(Placement(device_batch=4), needed(4, False) + 1)
-    assert (plenty.checkpointing, plenty.sharded, plenty.device_batch, plenty.rehearse) == (
+    assert (plenty.checkpointing, plenty.sharded, plenty.device_batch, plenty.find_batch_size) == (
         False,
         False,
         4,
@@ -119,7 +119,7 @@ def test_recomputed_activations_and_the_rehearsal_change_no_weight(tmp_path: Pat
     )
     plain = train(tmp_path / "plain", recipe, lora_targets=TARGETS)
     other = train(
-        tmp_path / "other", recipe, lora_targets=TARGETS, checkpointing=True, rehearse=True
+        tmp_path / "other", recipe, lora_targets=TARGETS, checkpointing=True, find_batch_size=True
     )
     assert (plain.checkpointing, other.checkpointing) == (False, True)
     one, two = saved(tmp_path / "plain"), saved(tmp_path / "other")
@@ -139,7 +139,7 @@ def test_a_rehearsal_that_runs_out_of_memory_halves_the_pairs_at_once(tmp_path: 
 
     limit = 1
     hook = model.model.language_model.register_forward_pre_hook(small, with_kwargs=True)
-    summary = train(tmp_path / "halved", RECIPE, model, rehearse=True)
+    summary = train(tmp_path / "halved", RECIPE, model, find_batch_size=True)
     assert summary.device_batch == 1
     assert seen == [4, 2, 1, *[1] * 6]  # the rehearsal, then the schedule
     train(tmp_path / "one", RECIPE, device_batch=1)
@@ -147,7 +147,7 @@ def test_a_rehearsal_that_runs_out_of_memory_halves_the_pairs_at_once(tmp_path: 
     assert all(torch.allclose(value, two[name], atol=1e-6) for name, value in one.items())
     limit = 0
     with pytest.raises(UserError, match="does not fit in memory on its own"):
-        train(tmp_path / "none", RECIPE, model, rehearse=True)
+        train(tmp_path / "none", RECIPE, model, find_batch_size=True)
     hook.remove()
 
 
@@ -186,8 +186,8 @@ def test_a_team_of_sharded_weights_that_is_out_of_step_ends(
     pairs = a_training()[2]
     monkeypatch.setattr(loop, "_runs_out", lambda one, _: one.device_batch > 2)
     with pytest.raises(UserError, match="ran out on 1 of 2 devices"):
-        loop.rehearse(loop.Loop(**settings, sharded=True), pairs)
-    assert loop.rehearse(loop.Loop(**settings, sharded=False), pairs).device_batch == 2
+        loop.find_batch_size(loop.Loop(**settings, sharded=True), pairs)
+    assert loop.find_batch_size(loop.Loop(**settings, sharded=False), pairs).device_batch == 2
 
 
 @pytest.mark.filterwarnings("ignore")  # bitsandbytes' own

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from harness.errors import UserError
-from harness.training.pair_batches import encode, pack, picture_features
+from harness.training.pair_batches import encode, image_features, pack
 from harness.training.policy import packed_logits
 from harness.training.schedule import lr_factor, plan
 from methods.interface import Lora, Recipe
@@ -127,9 +127,9 @@ def test_a_finished_training_is_not_done_again_and_another_one_is_refused(tmp_pa
     called = []
     assert train(tmp_path, RECIPE, progress=lambda *args: called.append(args)) == first
     assert not called
-    with pytest.raises(UserError, match="result of another training"):
+    with pytest.raises(UserError, match="holds another training"):
         train(tmp_path, replace(RECIPE, lr=2e-3))
-    with pytest.raises(UserError, match="result of another training"):
+    with pytest.raises(UserError, match="holds another training"):
         train(tmp_path, RECIPE, tiny_llava(seed=1)[0])
 
 
@@ -154,7 +154,7 @@ def test_lora_moves_adapters_and_projector_only(tmp_path: Path) -> None:
     }
     assert moved == expected
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "model").eval()
-    features = picture_features(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
     batch = pack(encode(PAIRS, processor, patches=36, positions=512))
     with torch.no_grad():
         assert torch.equal(
