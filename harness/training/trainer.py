@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
+from torch import Tensor
 
 from harness.artifacts.fingerprint import fingerprint
 from harness.errors import UserError
@@ -82,7 +83,6 @@ class TrainSummary:
 class Training:
     """A training that is ready to run."""
 
-    identity: str
     out: Path
     model: Any
     dtype: torch.dtype
@@ -144,7 +144,6 @@ def train_pairs(
     _check(pairs, recipe, max_steps, lora_targets)
     check_trackers(placement.log_to)
     policy = weights_digest(model)
-    # In the fingerprint's order, which must not change.
     texts = [(p.key, p.item, p.prompt, p.chosen, p.rejected, p.anchored) for p in pairs]
     optimizer = [] if placement.optimizer == "adamw" else [placement.optimizer]
     identity = fingerprint([policy, recipe, seed, max_steps, lora_targets, texts, *optimizer])
@@ -164,10 +163,9 @@ def train_pairs(
             placement=placement,
             lora_targets=lora_targets,
             policy=policy,
-            identity=identity,
             report=report,
         )
-        training, seconds = run_steps(training, checkpoint_every, report)
+        training, seconds = run_steps(training, identity, checkpoint_every, report)
     save(training, processor, lora_targets, parent)
     summary = _summary(training, len(pairs), seconds)
     team().once(lambda: resume.finish(training.checkpoints, identity, asdict(summary)))
@@ -187,35 +185,24 @@ def prepare(
     placement: Placement,
     lora_targets: str | None,
     policy: str,
-    identity: str,
     report: Progress,
 ) -> Training:
     """Encode the pairs, choose what trains and how, and compute the reference log-probabilities.
-    ``plans`` are the indices of each step's pairs, ``policy`` is the model's digest."""
-    dtype, processes, adapted = model.dtype, team().size, recipe.lora is not None
+    ``plans`` holds the pairs' indices of each step, ``policy`` the model's digest."""
+    dtype, size, adapted = model.dtype, team().size, recipe.lora is not None
     model.eval()
     used = sorted({index for step in plans for index in step})
-    kept = [pairs[index] for index in used]
-    features = image_features(model, processor, kept, images, progress=report)
-    spans = image_spans(model, processor, kept, images)
-    length = model.config.get_text_config().max_position_embeddings
-    encoded = encode(kept, processor, patches=spans, positions=length)
+    features, encoded = _encode(model, processor, [pairs[i] for i in used], images, report)
     by_index = dict(zip(used, encoded, strict=True))
-    wrapped = None
-    if recipe.lora and lora_targets:
-        wrapped = add_adapters(model, recipe.lora, lora_targets, seed)
+    wrapped = add_adapters(model, recipe.lora, lora_targets or "", seed) if recipe.lora else None
     parameters = choose_trainable(model, recipe)
     asked = with_device_memory(placement, model, team())
     sides = 1 if recipe.objective == "sft" else 2
-    config = fit(
-        asked, model, parameters, encoded, sides=sides, processes=processes, adapted=adapted
-    )
+    config = fit(asked, model, parameters, encoded, sides=sides, processes=size, adapted=adapted)
     if adapted or not config.sharded:  # else each layer is converted as it is sharded
         upcast_trainable(parameters.values())
-    rejected_argmax = recipe.objective == "rejected_from_argmax"
-    module = Policy(model, features, rejected_argmax=rejected_argmax)
     loop = Loop(
-        policy=module,
+        policy=Policy(model, features, rejected_argmax=recipe.objective == "rejected_from_argmax"),
         parameters=parameters,
         references={},
         recipe=recipe,
@@ -230,21 +217,33 @@ def prepare(
         # New adapters add exactly 0: the model is still the policy at the round's start.
         loop = replace(loop, references=_references(loop, encoded, policy, out, report))
     if config.sharded:
-        shard(module, processes, half=dtype != torch.float32, adapted=adapted)
+        shard(loop.policy, size, half=dtype != torch.float32, adapted=adapted)
         loop = replace(loop, parameters={name: model.get_parameter(name) for name in parameters})
-    groups = parameter_groups(model, loop.parameters, recipe)
+    optimizer = make_optimizer(parameter_groups(model, loop.parameters, recipe), config.optimizer)
     return Training(
-        identity=identity,
         out=out,
         model=model,
         dtype=dtype,
         wrapped=wrapped,
         config=config,
         loop=loop,
-        optimizer=make_optimizer(groups, config.optimizer),
+        optimizer=optimizer,
         steps=[[by_index[index] for index in step] for step in plans],
         encoded=encoded,
     )
+
+
+def _encode(
+    model: Any,
+    processor: Any,
+    pairs: Sequence[PreferencePair],
+    images: Callable[[str], Image],
+    report: Progress,
+) -> tuple[dict[str, Tensor], list[EncodedPair]]:
+    features = image_features(model, processor, pairs, images, progress=report)
+    spans = image_spans(model, processor, pairs, images)
+    length = model.config.get_text_config().max_position_embeddings
+    return features, encode(pairs, processor, patches=spans, positions=length)
 
 
 def _references(
@@ -266,14 +265,14 @@ def _references(
 
 
 def run_steps(
-    training: Training, checkpoint_every: int | None, report: Progress
+    training: Training, identity: str, checkpoint_every: int | None, report: Progress
 ) -> tuple[Training, float]:
     """Take the optimiser steps that are left. Returns the training with the batch size that it ran
     with, and its seconds over all pieces."""
     loop, optimizer, checkpoints = training.loop, training.optimizer, training.checkpoints
     config, model, total = training.config, training.model, len(training.steps)
     loop.team.once(lambda: resume.remove_partial(checkpoints))
-    start, state = resume.latest(checkpoints, training.identity) or (0, {"seconds": 0.0})
+    start, state = resume.latest(checkpoints, identity) or (0, {"seconds": 0.0})
     if config.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
@@ -309,10 +308,9 @@ def run_steps(
             for tracker in trackers:
                 tracker(step + 1, values)
         if (step + 1) % every == 0 and step + 1 < total:
-            state = {"identity": training.identity, "seconds": seconds}
-            state["device_batch"] = loop.device_batch
-            is_main = loop.team.first
-            resume.save(checkpoints, step + 1, loop.parameters, optimizer, state, is_main=is_main)
+            state = {"identity": identity, "seconds": seconds, "device_batch": loop.device_batch}
+            main = loop.team.first
+            resume.save(checkpoints, step + 1, loop.parameters, optimizer, state, is_main=main)
         report("train", step + 1, total)
     seconds = time.perf_counter() - began
     optimizer.zero_grad()

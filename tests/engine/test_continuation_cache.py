@@ -1,5 +1,5 @@
-"""Of texts that go on from earlier ones only what is new is read, and they say what they say when
-read whole."""
+"""Of prompts that continue earlier ones only the new tokens are read; the results equal those of
+prompts that are read in full."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LEVELS = 3
 
 
 class Counting(Engine):
-    """An engine that counts the tokens it reads behind heads; one that is ``anew`` keeps
-    nothing."""
+    """An engine that counts the suffix tokens it reads. Without ``reuse`` it clears its cache
+    before each call."""
 
     read = 0
-    anew = False
+    reuse = True
 
     def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
         self.refresh()
@@ -40,7 +40,7 @@ class Counting(Engine):
             return hidden
 
         counted.shares_prefixes, counted.allocate = text.shares_prefixes, text.allocate  # type: ignore[attr-defined]
-        if self.anew:
+        if not self.reuse:
             self.prefix_cache.continuations.clear()
         self.decoder.text = counted  # type: ignore[assignment]
         try:
@@ -55,8 +55,8 @@ def grown(
     levels: int = LEVELS,
     prompts: Sequence[Prompt] | None = None,
 ) -> list[list[list[Branch]]]:
-    """Each level's branches: every prompt goes on with the first and the last of its own, on 16
-    prompts a level at most."""
+    """Each level's branches. The first and the last branch of each prompt are continued on the next
+    level, at most 16 prompts a level."""
     prompts, found = mixed() if prompts is None else prompts, []
     for _ in range(levels):
         branches = engine.branch(prompts, branching)
@@ -74,15 +74,15 @@ def grown(
 def expected(
     branching: Branching = BRANCHING, model_of: Any = tiny_llava
 ) -> tuple[list[list[list[Branch]]], int]:
-    """What an engine says that reads every text whole, and the tokens it read."""
+    """The branches of an engine that reads every prompt in full, and the tokens it read."""
     engine = Counting(*model_of())
-    engine.anew = True
+    engine.reuse = False
     return grown(engine, branching), engine.read
 
 
-def same(one: list[list[list[Branch]]], other: list[list[list[Branch]]]) -> None:
+def same(ours: list[list[list[Branch]]], theirs: list[list[list[Branch]]]) -> None:
     flat = [
-        [b for level in levels for branches in level for b in branches] for levels in (one, other)
+        [b for level in levels for branches in level for b in branches] for levels in (ours, theirs)
     ]
     assert len(flat[0]) > 100
     for mine, theirs in zip(*flat, strict=True):
@@ -106,21 +106,21 @@ SETTINGS = {
 
 @pytest.mark.parametrize("branching", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("model_of", [tiny_llava, ending])
-def test_a_grown_text_says_what_it_says_when_read_whole(
-    branching: Branching, model_of: Any
-) -> None:
-    told, whole = expected(branching, model_of)
+def test_continued_prompts_equal_prompts_read_in_full(branching: Branching, model_of: Any) -> None:
+    branches, in_full = expected(branching, model_of)
     engine = Counting(*model_of())
-    same(grown(engine, branching), told)
+    same(grown(engine, branching), branches)
     once = engine.read
-    assert once < whole
-    same(grown(engine, branching), told)
-    assert engine.read - once < once  # of a text that is known whole only the last token is read
-    same(grown(Engine(*model_of(), batch_size=1), branching), told)
+    assert once < in_full
+    same(grown(engine, branching), branches)
+    assert engine.read - once < once  # of a cached prompt only the last token is read
+    same(grown(Engine(*model_of(), batch_size=1), branching), branches)
 
 
 @pytest.mark.parametrize(("read", "least"), [(1, 128), (8192, 1), (8192, 10**6)])
-def test_it_is_read_in_any_parts(read: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_branches_do_not_depend_on_how_prompts_are_read(
+    read: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(decode_state, "READ_TOKENS", read)
     monkeypatch.setattr(decode_state, "PASS_TOKENS", least)
     same(grown(Engine(*tiny_llava()), BRANCHING), expected()[0])
@@ -128,7 +128,7 @@ def test_it_is_read_in_any_parts(read: int, least: int, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("batch_size", [4, None])
 @pytest.mark.parametrize("limit", [0, 100_000, 300_000])
-def test_memory_is_bounded_and_what_was_forgotten_is_read(
+def test_memory_is_bounded_and_dropped_entries_are_read_again(
     batch_size: int | None, limit: int
 ) -> None:
     engine = Engine(*tiny_llava(), batch_size=batch_size)
@@ -139,22 +139,22 @@ def test_memory_is_bounded_and_what_was_forgotten_is_read(
     assert bool(texts.entries) == bool(limit)
     assert all(
         kept.untyped_storage().nbytes() == kept.nbytes for kept in texts.entries.values()
-    )  # no view of a larger one
+    )  # not a view of a larger tensor
 
 
-def test_a_search_has_the_same_bits_whatever_was_asked_before() -> None:
+def test_a_restarted_search_has_the_same_bits() -> None:
     asks = [replace(prompt, prefix="") for prompt in mixed()]
     parts = tiny_llava()
-    seen = Engine(*parts)
-    once = grown(seen, BRANCHING, LEVELS, asks)
-    assert grown(seen, BRANCHING, LEVELS, asks) == once
-    grown(seen, BRANCHING)
-    assert grown(seen, BRANCHING, LEVELS, asks[::2]) == grown(
+    used = Engine(*parts)
+    once = grown(used, BRANCHING, LEVELS, asks)
+    assert grown(used, BRANCHING, LEVELS, asks) == once
+    grown(used, BRANCHING)
+    assert grown(used, BRANCHING, LEVELS, asks[::2]) == grown(
         Engine(*parts), BRANCHING, LEVELS, asks[::2]
     )
 
 
-def test_new_weights_forget_the_texts() -> None:
+def test_new_weights_clear_the_cache() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     first = grown(engine, BRANCHING, 2)
@@ -167,20 +167,20 @@ def test_new_weights_forget_the_texts() -> None:
     ]
 
 
-def test_corrupted_pictures_are_not_kept_and_take_the_room() -> None:
+def test_corrupted_images_are_not_cached_and_clear_the_cache() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     engine.branch(mixed(), BRANCHING)
     assert (
         len(engine.prefix_cache.continuations.entries) == 12
-    )  # four texts about three images; without an image nothing is kept
+    )  # four prompts about each of three images; without an image nothing is cached
     engine.generate(mixed(), Decoding(max_new_tokens=2))
     assert len(engine.prefix_cache.continuations.entries) == 12
     engine.generate(mixed(), Decoding(max_new_tokens=2), corrupt=lambda pixels, _: -pixels)
     assert not engine.prefix_cache.continuations.entries
 
 
-def test_a_model_that_is_called_as_it_is_keeps_no_text() -> None:
+def test_without_shared_prefixes_nothing_is_cached() -> None:
     model, processor = tiny_llava()
     model.model.language_model.layers[0].register_forward_hook(lambda *_: None)
     engine = Engine(model, processor)
@@ -189,17 +189,15 @@ def test_a_model_that_is_called_as_it_is_keeps_no_text() -> None:
     assert not engine.prefix_cache.continuations.entries
 
 
-def test_the_longest_beginning_behind_the_same_head_is_found_and_forgotten_when_its_rows_were() -> (
-    None
-):
-    texts = ContinuationCache(40)
-    for head, tail in (("a", (1, 2)), ("a", (1, 2, 3)), ("b", (1, 2, 3, 4)), ("a", (1, 3))):
-        texts.put((head, tail), torch.zeros(2))
+def test_the_longest_cached_beginning_is_found_and_touched_in_the_rows_order() -> None:
+    cache = ContinuationCache(40)
+    for head, suffix in (("a", (1, 2)), ("a", (1, 2, 3)), ("b", (1, 2, 3, 4)), ("a", (1, 3))):
+        cache.put((head, suffix), torch.zeros(2))
     asked = [
-        DecodeRow(key="", suffix=tail, prefix=None)
-        for tail in ((1, 2, 3, 4), (1, 2, 9), (2, 1), (1, 3), (1, 2))
+        DecodeRow(key="", suffix=suffix, prefix=None)
+        for suffix in ((1, 2, 3, 4), (1, 2, 9), (2, 1), (1, 3), (1, 2))
     ]
-    found = texts.look_up(["a", "a", "a", "a", None], asked)
+    found = cache.look_up(["a", "a", "a", "a", None], asked)
     assert [(row.cache_key, row.cached_len, row.uncached_len) for row in found] == [
         ("a", 3, 1),
         ("a", 2, 1),
@@ -207,5 +205,5 @@ def test_the_longest_beginning_behind_the_same_head_is_found_and_forgotten_when_
         ("a", 2, 1),
         (None, 0, 2),
     ]
-    texts.touch([found[3], found[0]])
-    assert [tail for _, tail in texts.entries] == [(1, 2), (1, 2, 3, 4), (1, 3), (1, 2, 3)]
+    cache.touch([found[3], found[0]])
+    assert [suffix for _, suffix in cache.entries] == [(1, 2), (1, 2, 3, 4), (1, 3), (1, 2, 3)]
