@@ -129,7 +129,7 @@ def beam_search(
     ]
     logps = state.logits().log_softmax(-1)
     extra: list[list[Beam]] = [[] for _ in rows]
-    if search.end == "apart":
+    if search.end == "apart" and ends:
         extra, logps = split_end(logps, sorted(ends))
     ends = frozenset() if search.end == "token" else ends
     # The first step has one row a prompt; later every open beam has its own row, group by group.

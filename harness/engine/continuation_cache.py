@@ -35,7 +35,7 @@ class ContinuationCache(LruCache[tuple[Hashable, tuple[int, ...]]]):
             found.append(row)
         return found
 
-    def touch(self, rows: Sequence[DecodeRow]) -> None:
+    def mark_used(self, rows: Sequence[DecodeRow]) -> None:
         """Mark the entries that these rows continue as used, in the order of the rows, so that the
         entries needed first are dropped first."""
         for row in rows:

@@ -228,7 +228,7 @@ class Engine:
             order = sorted(range(len(rows)), key=lambda place: _sort_key(rows[place]))
             work = [rows[place] for place in order]
             cache_bytes = self.cache_bytes(rows, new_tokens, copies)
-            self.prefix_cache.continuations.touch(work)
+            self.prefix_cache.continuations.mark_used(work)
             done = self.batches.run(work, run, _batch_key, rows=copies, cache_bytes=cache_bytes)
             results |= {places[i]: result for i, result in zip(order, done, strict=True)}
             rows = work = []  # frees prefixes that are not cached before the next ones are read

@@ -189,7 +189,7 @@ def test_without_shared_prefixes_nothing_is_cached() -> None:
     assert not engine.prefix_cache.continuations.entries
 
 
-def test_the_longest_cached_beginning_is_found_and_touched_in_the_rows_order() -> None:
+def test_the_longest_cached_beginning_is_found_and_marked_in_the_rows_order() -> None:
     cache = ContinuationCache(40)
     for head, suffix in (("a", (1, 2)), ("a", (1, 2, 3)), ("b", (1, 2, 3, 4)), ("a", (1, 3))):
         cache.put((head, suffix), torch.zeros(2))
@@ -205,5 +205,5 @@ def test_the_longest_cached_beginning_is_found_and_touched_in_the_rows_order() -
         ("a", 2, 1),
         (None, 0, 2),
     ]
-    cache.touch([found[3], found[0]])
+    cache.mark_used([found[3], found[0]])
     assert [suffix for _, suffix in cache.entries] == [(1, 2), (1, 2, 3, 4), (1, 3), (1, 2, 3)]
