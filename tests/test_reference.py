@@ -1,39 +1,52 @@
-"""The committed reference comparison: its table comes from its records, its base is the shipped
-one, and the README shows it."""
+"""The committed reference: its tables come from its packed numbers, its base is the shipped one,
+and the README shows it."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
-from harness.artifacts.results_folder import read_json
+from harness.artifacts.results_folder import Results
 from harness.models.base_cards import find_base
 from harness.pipeline.stage_identity import untrained
+from harness.reporting.stored import opened
 from harness.reporting.tables import build as tables
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"
 
 
-def test_the_table_is_recomputed_from_the_records(tmp_path: Path) -> None:
+BOTH = (
+    pytest.param(REFERENCE, id="comparison"),
+    pytest.param(REFERENCE / "ablations", id="ablations", marks=pytest.mark.slow),
+)
+
+
+@pytest.mark.parametrize("kept", BOTH)
+def test_the_table_is_recomputed_from_the_packed_numbers(kept: Path, tmp_path: Path) -> None:
     out = tmp_path / "reference"
-    shutil.copytree(REFERENCE, out)
-    for name in ("table.md", "table.csv"):
-        (out / name).unlink()
+    shutil.copytree(kept, out, ignore=shutil.ignore_patterns("table.*", "ablations"))
     tables.write(out)
-    again, kept = pd.read_csv(out / "table.csv"), pd.read_csv(REFERENCE / "table.csv")
-    pd.testing.assert_frame_equal(again, kept, rtol=1e-9, atol=1e-9)
-    assert (out / "table.md").read_text() == (REFERENCE / "table.md").read_text()
+    again, there = pd.read_csv(out / "table.csv"), pd.read_csv(kept / "table.csv")
+    pd.testing.assert_frame_equal(again, there, rtol=1e-9, atol=1e-9)
+    assert (out / "table.md").read_text() == (kept / "table.md").read_text()
 
 
 def test_the_reference_was_made_with_the_shipped_base() -> None:
-    models = {
-        read_json(path).get("model")
-        for path in REFERENCE.glob("runs/untrained/seed0/round0/answers/*/identity.json")
-    }
-    assert models == {untrained(find_base("synthetic")).id}
+    for out in (REFERENCE, REFERENCE / "ablations"):
+        stored, answers = (
+            opened(out),
+            Results(out).answers("untrained", 0, 0, "synthetic_chair").parent,
+        )
+        known = [stored.identity(folder) for folder in stored.stages() if folder.parent == answers]
+        assert len(known) == 4
+        assert {identity["model"] for identity in known if identity} == {
+            untrained(find_base("synthetic")).id
+        }
 
 
 def test_the_readme_shows_the_reference_numbers() -> None:
@@ -45,3 +58,15 @@ def test_the_readme_shows_the_reference_numbers() -> None:
     assert [row.split("|")[1].strip() for row in rows] == ["untrained", "sena", "sima"]
     for row in rows:
         assert row.split("|")[3].strip() in readme
+
+
+def test_results_stay_light() -> None:
+    """About 30 files and at most 4 MB are committed below results/."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "results"], cwd=ROOT, capture_output=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    kept = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    assert 20 < len(kept) <= 34
+    assert sum(path.stat().st_size for path in kept) <= 4e6

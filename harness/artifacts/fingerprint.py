@@ -141,6 +141,19 @@ def hardware() -> dict[str, str | int]:
     return found
 
 
+def arithmetic() -> dict[str, str | int]:
+    """What else rounding depends on: the threads of one operation, and the instructions of torch's
+    own kernels (such as AVX512).
+
+    Not in the identity: another number of threads changes log-probabilities in their last digits,
+    and texts hardly ever. Empty without torch.
+    """
+    if (torch := _torch()) is None:
+        return {}
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"threads": torch.get_num_threads(), "cpu_capability": capability}
+
+
 def _torch() -> Any:
     """torch, where it is installed: exporting and grading go without."""
     try:

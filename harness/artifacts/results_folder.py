@@ -54,6 +54,24 @@ class Results:
     def study(self) -> Path:
         return self.out / "study.json"
 
+    @property
+    def packed(self) -> Path:
+        """Only a packed folder has this file (harness/reporting/stored.py)."""
+        return self.out / "packed.json"
+
+    def check_whole(self, what: str) -> None:
+        """See that the folder is not a packed one, which has no answers, pairs and images.
+
+        Raises:
+            UserError: it is packed; ``what`` says what cannot be done with it.
+        """
+        if self.packed.exists():
+            raise UserError(
+                f"{self.out} is a packed results folder without answers, pairs and images: {what}."
+                " Give the whole folder; `python -m nox -s reference` makes that of"
+                " results/reference again."
+            )
+
     def questions(self, benchmark: str) -> Path:
         return self.out / "questions" / benchmark
 
@@ -173,8 +191,10 @@ def lock(out: Path) -> Iterator[None]:
     stale locks.
 
     Raises:
-        UserError: another process is writing there, or there can be no folder.
+        UserError: another process is writing there, it is a packed folder, or there can be no
+            folder.
     """
+    Results(out).check_whole("no stage can be done in it")
     try:
         with kindly(out):
             out.mkdir(parents=True, exist_ok=True)

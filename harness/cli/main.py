@@ -205,6 +205,18 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder itself")
         one.add_argument("--exclude-leaks", action="store_true", help=LEAKS)
         one.set_defaults(command=function)
+    help = (
+        "write a light copy of a results folder for git: its table, three figures, and the numbers"
+        " behind them"
+    )
+    one = commands.add_parser("pack", help=help, description=help)
+    one.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="the results folder; it is only read"
+    )
+    one.add_argument(
+        "--out", type=Path, metavar="PACKED", help="the packed folder (default: FOLDER-packed)"
+    )
+    one.set_defaults(command=pack)
     help = "compare two results folders: settings, versions and numbers that differ, as Markdown"
     one = commands.add_parser("compare", help=help, description=help)
     one.add_argument("a", type=Path, metavar="A", help="a results folder")
@@ -263,16 +275,29 @@ def table(given: argparse.Namespace) -> None:
 
 
 def figures(given: argparse.Namespace) -> None:
+    from harness.artifacts.results_folder import Results
     from harness.reporting.figures import draw as figures
 
-    for path in figures.write(folder(given), exclude_leaks=given.exclude_leaks):
+    out = folder(given)
+    for path in figures.write(out, exclude_leaks=given.exclude_leaks):
         print(path)
+    if Results(out).packed.exists():
+        print(
+            f"{out} is packed: it holds no answers and no images, so examples-* and noise are not"
+            " drawn."
+        )
 
 
 def page(given: argparse.Namespace) -> None:
     from harness.reporting.page import write as page
 
     print(page.write(folder(given), exclude_leaks=given.exclude_leaks))
+
+
+def pack(given: argparse.Namespace) -> None:
+    from harness.reporting.pack import pack
+
+    print("\n".join(pack(given.folder, given.out)))
 
 
 def compare(given: argparse.Namespace) -> None:

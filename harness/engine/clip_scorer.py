@@ -26,7 +26,7 @@ from harness.engine.prefix_cache import content_hash
 from harness.errors import UserError, unknown
 from harness.models import hub_snapshots as hub
 from harness.models.base_cards import BaseCard, weights_fingerprint
-from harness.models.checkpoints import is_hub_id, plain
+from harness.models.checkpoints import align, aligned, is_hub_id, plain
 
 KEPT = 4096
 """Images whose embeddings are kept, the least recently used leaving first; an embedding is a few
@@ -155,7 +155,9 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
             f"The weights of the scorer {card.name!r} do not fit: {len(absent)} absent, such as"
             f" {absent[0]}."
         )
-    return ClipScorer(model.to(device), processor)
+    model = model.to(device)
+    align(model)
+    return ClipScorer(model, processor)
 
 
 def _folder(card: ScorerCard) -> Path:
@@ -270,8 +272,9 @@ class ClipScorer:
 
     def embed_images(self, images: Sequence[Image]) -> list[Tensor]:
         colour = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
-        pixels = self.image_processor(images=colour, return_tensors="pt")["pixel_values"].to(
-            self.device
-        )
+        # The processor's tensor lies in numpy's memory.
+        pixels = aligned(
+            self.image_processor(images=colour, return_tensors="pt")["pixel_values"]
+        ).to(self.device)
         output = self.model.get_image_features(pixel_values=pixels)
         return list(F.normalize(output.pooler_output.float(), dim=-1))

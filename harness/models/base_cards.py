@@ -346,6 +346,7 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
         )
     bound(processor.image_processor, card)
     model = model.to(device).eval()
+    checkpoints.align(model)
     for adapter in card.adapters if weights is None else ():
         model = checkpoints.merge_adapter(
             model, adapter

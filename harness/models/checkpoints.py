@@ -1,13 +1,15 @@
 """Checkpoints as files: what a folder or a hub repository holds, whether it is whole, and the
 sentence for what is wrong with it.
 
-Nothing here loads a model but :func:`merge_adapter`, which folds a LoRA adapter into one.
+Nothing here loads a model; :func:`merge_adapter` folds a LoRA adapter into a loaded one, and
+:func:`align` copies a loaded one's tensors to where torch would have put them.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import math
 import re
@@ -30,6 +32,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the fork of it that this version speaks through
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from harness.errors import UserError
 from harness.models.find_family import ARCHITECTURES, supported
@@ -325,6 +328,35 @@ def why(what: str, source: str, revision: str | None, error: BaseException) -> U
     )
 
 
+ALIGNMENT = 64
+"""Bytes to which torch's own allocator on the CPU aligns every tensor that it makes."""
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The tensor in memory of torch's own allocator: itself, or a copy where its address says that
+    it is not.
+
+    Matrix products on the CPU choose their code by the address, and the codes round differently.
+    Tensors read from a file lie where the file's header ends, so without the copy a saved and
+    loaded model gives other bits than the one in memory.
+    """
+    if tensor.device.type != "cpu" or tensor.data_ptr() % ALIGNMENT == 0:
+        return tensor
+    return tensor.clone()
+
+
+def align(model: torch.nn.Module) -> None:
+    """Apply :func:`aligned` to every parameter and buffer, in place; what is tied stays tied. One
+    tensor is copied at a time."""
+    moved: dict[tuple[Any, ...], Tensor] = {}
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        before = tensor.data
+        if (after := aligned(before)) is not before:
+            # Two parameters may be views of one memory.
+            place = (before.data_ptr(), before.dtype, before.shape, before.stride())
+            tensor.data = moved.setdefault(place, after)
+
+
 def merge_adapter(model: Any, folder: Path) -> Any:
     """The model with the folder's LoRA adapter folded into its weights, and the modules put in
     place that trained in full.
@@ -338,7 +370,9 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     from peft import LoraConfig, LoraModel, set_peft_model_state_dict
 
     try:
-        state = {_renamed(name): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
+        state = {
+            _renamed(name): aligned(tensor) for name, tensor in load_file(folder / WEIGHTS).items()
+        }
     except SafetensorError as error:
         raise why("The adapter", str(folder), None, error) from error
     check_adapter(

@@ -53,6 +53,7 @@ def run(
         torch.set_num_threads(cores())
     transformers_logging.disable_progress_bar()  # the stages show their own
     crew = team()
+    Results(out).check_whole("no stage can be done in it")
     shop = Workshop(study, Results(out), models or Models(), placement)
     with lock(out) if crew.first else nullcontext():
         exports = [step for step in shop.exports() if step.missing()]
@@ -121,8 +122,9 @@ def plan(study: Study, out: Path, placement: Placement = AS_FITS) -> str:
     measured before. Writes nothing.
 
     Raises:
-        UserError: the folder holds results of other settings.
+        UserError: the folder holds results of other settings, or is a packed one.
     """
+    Results(out).check_whole("no stage can be done in it")
     shop = Workshop(study, Results(out), placement=placement)
     exports = shop.exports()
     todo = [step for step in exports if step.missing()]

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.interface import Metric
-from harness.reporting.results import BenchmarkColumns, Records, Row, shown
+from harness.reporting.results import GRADE_KEYS, BenchmarkColumns, Records, Row, shown
 from harness.reporting.stats import (
     Floats,
     Interval,
@@ -161,7 +161,8 @@ def grouped(grades: pd.DataFrame) -> dict[tuple[str, int, str], Counts]:
 
 def counted(mine: pd.DataFrame) -> Counts:
     """The counts of one row's grades on one benchmark."""
-    names = [name for name in mine.columns if name.startswith("count_")]
+    # Another benchmark's counts are 0 here, and an absent count is taken as 0.
+    names = [name for name in mine.columns if name.startswith("count_") and mine[name].any()]
     by_seed = {int(str(seed)): part.sort_values("question") for seed, part in mine.groupby("seed")}
     first = next(iter(by_seed.values()))
     questions = first["question"].tolist()
@@ -383,7 +384,8 @@ def question_tests(records: Records) -> list[tuple[str, str, int, McNemar]]:
         records.baseline: records.row(records.baseline).rounds
     }
     grades = records.grades
-    found, answered = [], grouped(grades[grades["round"] == grades["label"].map(last)])
+    values = grades[[*GRADE_KEYS, "question", "cluster", "value"]]
+    found, answered = [], grouped(values[grades["round"] == grades["label"].map(last)])
     for benchmark in records.benchmarks:
         base = answered.get(
             (records.baseline, records.row(records.baseline).rounds, benchmark.name)

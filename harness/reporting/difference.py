@@ -7,7 +7,6 @@ from records alone."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from harness.artifacts.results_folder import Results, read_json
 from harness.reporting.comparison import Cell, Counts, compare, counts
 from harness.reporting.results import Records, read, shown
 from harness.reporting.stats import Interval, paired_interval, ratio
+from harness.reporting.stored import opened
 from harness.reporting.tables.build import number
 from harness.reporting.tables.model import MISSING, Block, Table, block
 from harness.reporting.tables.text import markdown
@@ -187,11 +187,13 @@ def _identity_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
 
 def _identities(out: Path) -> dict[str, dict[str, str]]:
     """The identity of every finished stage by its place below the folder."""
-    paths = sorted(
-        [*out.glob("questions/*/identity.json"), *out.glob("runs/*/seed*/round*/**/identity.json")]
-    )
-    done = [path for path in paths if path.with_name("DONE").exists()]
-    return {path.parent.relative_to(out).as_posix(): dict(_flat(read_json(path))) for path in done}
+    stored = opened(out)
+    known = {folder: stored.identity(folder) for folder in stored.stages() if stored.done(folder)}
+    return {
+        folder.relative_to(out).as_posix(): dict(_flat(identity))
+        for folder, identity in known.items()
+        if identity is not None
+    }
 
 
 def _machine_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
@@ -202,10 +204,11 @@ def _machines(out: Path) -> dict[str, str]:
     """Every version and piece of hardware of the finished stages; several where stages ran on
     several."""
     found: dict[str, dict[str, None]] = {}
-    for path in sorted(out.glob("**/record.json")):
-        if path.with_name("DONE").exists():
-            record = read_json(path)
-            for part in ("versions", "hardware"):
+    stored = opened(out)
+    for folder in stored.stages():
+        record = stored.record(folder) if stored.done(folder) else None
+        if record is not None:
+            for part in ("versions", "hardware", "arithmetic"):
                 for name, value in record.get(part, {}).items():
                     found.setdefault(f"{name.replace('_', ' ')}", {})[str(value)] = None
     return {name: " / ".join(sorted(values)) for name, values in found.items()}
@@ -303,8 +306,7 @@ def _only(
 
 def _questions(results: Results, benchmark: str) -> str:
     """The questions' content; two folders that asked the same have the same file."""
-    path = results.questions(benchmark) / "questions.jsonl"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+    return str(opened(results.out).asked(benchmark)["sha256"])
 
 
 def _paired(

@@ -19,6 +19,7 @@ import pandas as pd
 from harness.artifacts.results_folder import Results, read_jsonl, write_bytes
 from harness.data.pool import difference_hash, read_image
 from harness.errors import UserError
+from harness.reporting import stored
 from harness.reporting.results import Records, read, shown
 
 NEAR = 8
@@ -120,7 +121,15 @@ def write(out: Path, leaks: Leaks) -> None:
 
 
 def find(results: Results, records: Records) -> Leaks:
-    """Every benchmark image that a finished round of any row drew from its pool."""
+    """Every benchmark image that a finished round of any row drew from its pool; of a packed
+    folder, what was found before."""
+    if (known := stored.opened(results.out).leaks()) is not None:
+        return Leaks(
+            found=tuple(Leak(**leak) for leak in known["found"]),
+            asked=known["asked"],
+            unhashed=tuple(known["unhashed"]),
+            trained=known["trained"],
+        )
     trained, labels = _trained(results, records)
     hashes = {sha: hash for sha, (_, hash) in trained.items() if hash}
     keys, pool = list(hashes), _bits(list(hashes.values()))
@@ -130,11 +139,11 @@ def find(results: Results, records: Records) -> Leaks:
     for benchmark in records.benchmarks:
         places = _pictures(results.questions(benchmark.name))
         pictures = list(dict.fromkeys(sha for sha, _ in places))
-        stored = _hashes(results.questions(benchmark.name), pictures)
+        hashed = _hashes(results.questions(benchmark.name), pictures)
         asked[benchmark.name] = len(pictures)
-        if len(stored) < len(pictures):
+        if len(hashed) < len(pictures):
             unhashed.append(shown(benchmark.name))
-        nearest = dict(zip(stored, _nearest(list(stored.values()), pool), strict=True))
+        nearest = dict(zip(hashed, _nearest(list(hashed.values()), pool), strict=True))
         for sha, cluster in places:
             distance, place = nearest.get(sha, (NEAR + 1, -1))
             if sha in trained:

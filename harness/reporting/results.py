@@ -15,8 +15,9 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.interface import Metric
-from harness.artifacts.results_folder import Results, read_json, read_jsonl
+from harness.artifacts.results_folder import Results, read_json
 from harness.errors import UserError
+from harness.reporting.stored import Stored, opened
 
 _SETTING = re.compile(r"(.+) ([A-Za-z_][\w.]*)=(.*)")
 GRADE_KEYS = ["label", "seed", "round", "benchmark"]
@@ -161,7 +162,7 @@ class Records:
 
 
 def read(out: Path) -> Records:
-    """Every finished record below a results folder.
+    """Every finished record below a results folder, whole or packed.
 
     Raises:
         UserError: there is no ``study.json``, it lacks a field, or a file is broken.
@@ -187,8 +188,9 @@ def read(out: Path) -> Records:
             " this version."
         ) from error
     missing: list[str] = []
-    grades = _grades(results, rows, benchmarks, missing)
-    stages, drops, log = _trained(results, rows, missing)
+    stored = opened(out)
+    grades = _grades(results, stored, rows, benchmarks, missing)
+    stages, drops, log = _trained(results, stored, rows, missing)
     return Records(
         name=name,
         question=question,
@@ -202,7 +204,7 @@ def read(out: Path) -> Records:
         drops=drops,
         log=log,
         missing=tuple(missing),
-        facts=_facts(results, rows, benchmarks, baseline),
+        facts=_facts(results, stored, rows, benchmarks, baseline),
     )
 
 
@@ -252,6 +254,7 @@ def _places(rows: tuple[Row, ...]) -> Iterator[tuple[Row, int, int]]:
 
 def _grades(
     results: Results,
+    stored: Stored,
     rows: tuple[Row, ...],
     benchmarks: tuple[BenchmarkColumns, ...],
     missing: list[str],
@@ -263,11 +266,11 @@ def _grades(
                 continue
             folder = results.grades(row.label, seed, number, benchmark.name)
             where = f"{row.label}, seed {seed}, round {number}: {benchmark.name}"
-            if not (folder / "DONE").exists():
+            if not stored.done(folder):
                 if number == row.rounds:  # earlier rounds may be graded, and need not be
                     missing.append(f"{where} is not graded yet")
                 continue
-            version = read_json(folder / "identity.json").get("version")
+            version = (stored.identity(folder) or {}).get("version")
             if version != benchmark.version:
                 # A column never mixes two versions.
                 missing.append(
@@ -275,10 +278,7 @@ def _grades(
                     f" {benchmark.version}"
                 )
                 continue
-            frame = pd.read_parquet(folder / "grades.parquet").drop(
-                columns=["read_as", "why", "truth", "wrong"], errors="ignore"
-            )
-            frame["value"] = frame["value"].astype("float64")
+            frame = stored.grades(folder)
             parts.append(
                 frame.assign(label=row.label, seed=seed, round=number, benchmark=benchmark.name)
             )
@@ -308,7 +308,7 @@ STAGES += ["seconds_pairs", "seconds_train"]
 
 
 def _trained(
-    results: Results, rows: tuple[Row, ...], missing: list[str]
+    results: Results, stored: Stored, rows: tuple[Row, ...], missing: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     stages, drops, log = [], [], []
     for row, seed, number in _places(rows):
@@ -321,8 +321,8 @@ def _trained(
             results.pairs(row.label, seed, number),
             results.train(row.label, seed, number),
         )
-        if (pairs / "DONE").exists():
-            record = read_json(pairs / "record.json")
+        if stored.done(pairs):
+            record = _record(stored, pairs)
             counts = record["counts"]
             stage |= {
                 "images": counts["images"],
@@ -339,13 +339,12 @@ def _trained(
             ]
         else:
             missing.append(f"{where} its pairs are not made yet")
-        if (train / "DONE").exists():
-            record = read_json(train / "record.json")
+        if stored.done(train):
+            record = _record(stored, train)
             training = record["training"]
             stage |= {"used": training["pairs_used"], "steps": training["steps"]}
             stage |= {"tokens_trained": training["tokens"], "seconds_train": record["seconds"]}
-            if (train / "log.jsonl").exists():
-                log += [{**line, **place} for line in read_jsonl(train / "log.jsonl")]
+            log += [{**line, **place} for line in stored.log(train)]
         elif stage.get("pairs") == 0:
             missing.append(f"{where} it made no pair to train on")
         else:
@@ -362,8 +361,21 @@ def _trained(
     )
 
 
+def _record(stored: Stored, folder: Path) -> dict[str, Any]:
+    record = stored.record(folder)
+    if record is None:
+        raise UserError(
+            f"{folder} is finished but has no record.json; delete that folder and run again."
+        )
+    return record
+
+
 def _facts(
-    results: Results, rows: tuple[Row, ...], benchmarks: tuple[BenchmarkColumns, ...], baseline: str
+    results: Results,
+    stored: Stored,
+    rows: tuple[Row, ...],
+    benchmarks: tuple[BenchmarkColumns, ...],
+    baseline: str,
 ) -> dict[str, tuple[str, ...]]:
     """Versions, hardware, pools, the base's fingerprint, images that could not be read, each
     once."""
@@ -378,18 +390,17 @@ def _facts(
     for row in rows:
         # A ready-made checkpoint is a row on weights of its own: say which.
         for benchmark in benchmarks if row.label == baseline or row.base != base else ():
-            identity = results.answers(row.label, 0, 0, benchmark.name) / "identity.json"
-            if identity.exists():
+            identity = stored.identity(results.answers(row.label, 0, 0, benchmark.name))
+            if identity is not None:
                 whose = "" if row.label == baseline else f"{row.label}: "
                 say(
                     "base",
-                    f"{whose}{row.base}, fingerprint"
-                    f" {str(read_json(identity).get('model', 'unknown'))[:12]}",
+                    f"{whose}{row.base}, fingerprint {str(identity.get('model', 'unknown'))[:12]}",
                 )
-    for path in sorted(results.out.glob("runs/*/seed*/round*/**/record.json")):
-        if not path.with_name("DONE").exists():
+    for folder in stored.stages():
+        record = stored.record(folder) if stored.done(folder) else None
+        if record is None or folder.is_relative_to(results.out / "questions"):
             continue
-        record = read_json(path)
         say(
             "versions",
             ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),

@@ -64,3 +64,13 @@ def completion_logps(
     n = len(batch.items)
     chosen = token_logps(logits[:n], labels[:n], mask[:n])
     return torch.cat([chosen, rejected_from_argmax(logits[n:], labels[n:], mask[n:])]), mask
+
+
+def recompute_activations(model: Any, *, on: bool = True) -> None:
+    """Make the model recompute activations in the backward pass, or keep them again."""
+    # transformers 5.23 gave these methods their names and deprecated the old ones.
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if on:
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(model, f"{name}_checkpointing_disable")()

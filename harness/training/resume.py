@@ -21,6 +21,7 @@ from torch.nn import Parameter
 
 from harness.artifacts.results_folder import kindly, read_json, write_json, write_jsonl
 from harness.errors import UserError
+from harness.models.checkpoints import aligned
 from harness.training.fsdp import full_tensor, like_parameter
 
 _PREFIX = "step-"
@@ -120,7 +121,7 @@ def load(
             # The 8-bit optimiser counts its steps in a plain integer.
             is_count = value.ndim == 0 and not value.is_floating_point()
             optimizer.state[parameters[name]][part] = (
-                int(value) if is_count else like_parameter(parameters[name], value)
+                int(value) if is_count else like_parameter(parameters[name], aligned(value))
             )
 
 

@@ -43,6 +43,7 @@ from harness.training.placement import (
     make_optimizer,
     with_device_memory,
 )
+from harness.training.policy import recompute_activations
 from harness.training.ranks import team
 from harness.training.reference_logps import reference_logps, weights_digest
 from harness.training.schedule import lr_factor, plan
@@ -274,7 +275,7 @@ def run_steps(
     loop.team.once(lambda: resume.remove_partial(checkpoints))
     start, state = resume.latest(checkpoints, identity) or (0, {"seconds": 0.0})
     if config.checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     model.train()
     eval_tower(model)
     if start:
@@ -326,7 +327,7 @@ def save(
     loop, model, is_main = training.loop, training.model, training.loop.team.first
     model.eval()
     if training.config.checkpointing:
-        model.activation_checkpointing_disable()
+        recompute_activations(model, on=False)
     if training.wrapped is not None:
         if parent is not None and loop.recipe.lora and lora_targets:
             values = {name: parameter.detach() for name, parameter in loop.parameters.items()}

@@ -208,13 +208,13 @@ def training(given: argparse.Namespace, device: str) -> dict[str, Any]:
     work = recorded.pairs(given.pairs, len(images), given.shape)
     text = sum(p.numel() for name, p in model.named_parameters() if "vision_tower" not in name)
     peak(device)
-    ours, losses, laid = gpu_dpo.ours(model, processor, work, images, recipe, given.at_once)
+    trained = gpu_dpo.ours(model, processor, work, images, recipe, given.at_once)
     high = peak(device)
     del model
     model, processor = build(given.shape, device)
     reference = None if recipe.lora else build(given.shape, device)[0]
     theirs, others = gpu_dpo.trls(model, reference, processor, work, images, recipe, given.at_once)
-    worst = max(abs(a - b) for a, b in zip(losses, others, strict=True))
+    worst = max(abs(a - b) for a, b in zip(trained.losses, others, strict=True))
     prompt = PATCHES + FORMAT + sum(made.tokens(pair.prompt) for pair in work) / len(work)
     side = (
         sum(made.tokens(text) for pair in work for text in (pair.chosen, pair.rejected))
@@ -222,20 +222,12 @@ def training(given: argparse.Namespace, device: str) -> dict[str, Any]:
         / 2
     )
     best = gpu_dpo.floor_pairs_a_second(text, prompt, side)
-    row = {
-        "work": "dpo",
-        "ours_s": ours / len(work),
-        "loop_s": theirs / len(work),
-        "ratio": theirs / ours,
-        "equal": None,
-    }
+    mine = trained.seconds
+    row = {"work": "dpo", "ours_s": mine / len(work), "loop_s": theirs / len(work)}
+    row |= {"ratio": theirs / mine, "equal": None, "logits": None, "peak_gib": high}
+    row |= {"floor": len(work) / mine / best if on_h200(device) else None}
     row |= {
-        "logits": None,
-        "floor": len(work) / ours / best if on_h200(device) else None,
-        "peak_gib": high,
-    }
-    row |= {
-        "laid": laid,
+        "laid": trained.laid,
         "trl_peak_gib": peak(device),
         "largest_loss_difference": worst,
         "against": "trl DPOTrainer",

@@ -34,6 +34,7 @@ from harness.training.lora import add_adapters, choose_trainable, eval_tower, pa
 from harness.training.memory import GIB, SHAPES, MemoryEstimate, Shape
 from harness.training.pair_batches import EncodedPair, pack
 from harness.training.placement import Placement, estimate, make_optimizer
+from harness.training.policy import recompute_activations
 from harness.training.ranks import ALONE
 from harness.training.reference_logps import reference_logps
 from harness.training.trainer import _autocast
@@ -172,7 +173,7 @@ def count(
     for group in optimizer.param_groups:
         group["lr"] = group["peak"]
     if checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     model.train()
     eval_tower(model)
     for parameter in parameters.values():

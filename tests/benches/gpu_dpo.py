@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from PIL import Image as PILImage
 from torch.utils.data import SequentialSampler
@@ -14,18 +17,35 @@ from torch.utils.data import SequentialSampler
 from harness.artifacts.results_folder import read_jsonl
 from harness.models.base_cards import LLAMA_LINEARS
 from harness.models.chat_format import renderer
-from harness.training.placement import Placement
+from harness.training import trainer as training
+from harness.training.lora import add_adapters
+from harness.training.placement import Placement, estimate, fit
 from harness.training.schedule import plan
 from harness.training.trainer import train_pairs
 from methods.interface import Lora, PreferencePair, Recipe
 from tests.benches.gpu_work import clock
 
 
-def recipe(shape: str, batch: int) -> Recipe:
-    """One epoch: LoRA r 128 on the 7B shape; the small ones in full, so that losses can be compared
-    with trl's."""
-    lora = Lora(r=128, alpha=256) if shape == "7b" else None
-    return Recipe(lr=1e-6 if lora else 1e-4, epochs=1, global_batch=batch, warmup=0.0, lora=lora)
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Seconds of a whole training (images, references, steps; the model is not written), its
+    losses, how it was laid on the device and with how many pairs at once, the bytes that were
+    counted for that, and seconds of each step but the first."""
+
+    seconds: float
+    losses: list[float]
+    laid: str
+    at_once: int
+    counted: int
+    steps: list[float]
+
+
+def recipe(shape: str, batch: int, adapted: bool | None = None) -> Recipe:
+    """One epoch: LoRA r 128 on the 7B shape, the small ones in full; or as ``adapted`` says."""
+    adapted = shape == "7b" if adapted is None else adapted
+    lora = (Lora(r=128, alpha=256) if shape == "7b" else Lora(r=8, alpha=16)) if adapted else None
+    rate = 1e-6 if shape == "7b" else 1e-4
+    return Recipe(lr=rate, epochs=1, global_batch=batch, warmup=0.0, lora=lora)
 
 
 def ours(
@@ -35,15 +55,29 @@ def ours(
     images: Sequence[PILImage.Image],
     given: Recipe,
     at_once: int,
-) -> tuple[float, list[float], str]:
-    """Seconds of the whole training (images, references, steps; not the writing of the model),
-    its losses, its placement."""
-    ended = [0.0]
+    placement: Placement | None = None,
+) -> Trained:
+    """A training by our loop; ``placement``: instead of ``at_once`` pairs and what fits."""
+    ended, counted = [0.0], [0]
+    asked = placement or Placement(device_batch=at_once, log_to=(), find_batch_size=False)
 
     def progress(_what: str, _done: int, _total: int) -> None:
         ended[0] = clock(model.device.type)
 
-    with tempfile.TemporaryDirectory() as folder:
+    def counting(asked: Placement, model: Any, trained: Any, pairs: Any, **more: Any) -> Placement:
+        """What fits, and how many bytes are counted for it."""
+        laid = fit(asked, model, trained, pairs, **more)
+        longest = sorted(pairs, key=lambda one: -one.length)[: laid.device_batch]
+        recomputed, sides = bool(laid.checkpointing), more["sides"]
+        need = estimate(model, trained, longest, sides=sides, checkpointing=recomputed)
+        counted[0] = need.total
+        return laid
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        patch.object(training, "fit", counting),
+        patch.object(training, "_save"),  # 14 GB that nobody reads
+    ):
         began = clock(model.device.type)
         summary = train_pairs(
             model=model,
@@ -53,16 +87,33 @@ def ours(
             recipe=given,
             seed=0,
             out=Path(folder),
-            placement=Placement(device_batch=at_once, log_to=(), find_batch_size=False),
+            placement=asked,
             lora_targets=LLAMA_LINEARS if given.lora else None,
             checkpoint_every=10**9,
             progress=progress,
         )
-        losses = [row["loss"] for row in read_jsonl(Path(folder) / "log.jsonl")]
+        rows = read_jsonl(Path(folder) / "log.jsonl")
     laid = f"{summary.device_batch} pairs at once" + (
         ", activations recomputed" if summary.checkpointing else ""
     )
-    return ended[0] - began, losses, laid
+    return Trained(
+        seconds=ended[0] - began,
+        losses=[row["loss"] for row in rows],
+        laid=laid,
+        at_once=summary.device_batch,
+        counted=counted[0],
+        steps=[b["seconds"] - a["seconds"] for a, b in pairwise(rows)],
+    )
+
+
+def first_adapters(model: Any, given: Recipe) -> dict[str, Any]:
+    """The adapters that our training starts from, by name; the model is left as it was."""
+    assert given.lora is not None
+    wrapped = add_adapters(model, given.lora, LLAMA_LINEARS, 0)
+    named = model.named_parameters()
+    found = {name: one.detach().clone() for name, one in named if "lora_A" in name}
+    wrapped.unload()
+    return found
 
 
 def trls(
@@ -73,9 +124,12 @@ def trls(
     images: Sequence[PILImage.Image],
     given: Recipe,
     at_once: int,
+    checkpointing: bool = False,
 ) -> tuple[float, list[float]]:
-    """The same pairs in the same order through trl's DPOTrainer; ``reference`` None with adapters
-    (they are switched off)."""
+    """The same pairs in the same order through trl's DPOTrainer: seconds, losses.
+
+    ``reference`` is None with adapters, which are switched off for it; they start as ours do.
+    """
     from datasets import Dataset, Features, Image, List, Value
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
@@ -96,6 +150,7 @@ def trls(
     features = Features({"images": List(Image()), "prompt": text, "chosen": text, "rejected": text})
     model.model.vision_tower.requires_grad_(False)
     cuda = model.device.type == "cuda"
+    start = first_adapters(model, given) if given.lora else {}
     lora = given.lora and LoraConfig(
         r=given.lora.r, lora_alpha=given.lora.alpha, target_modules=LLAMA_LINEARS, bias="none"
     )
@@ -114,7 +169,7 @@ def trls(
             report_to=[],
             use_cpu=not cuda,
             bf16=cuda,
-            gradient_checkpointing=False,
+            gradient_checkpointing=checkpointing,
             dataloader_pin_memory=cuda,
             dataloader_num_workers=0,
             disable_tqdm=True,
@@ -127,6 +182,9 @@ def trls(
             train_dataset=Dataset.from_dict(columns, features=features),
             peft_config=lora,
         )
+        for name, parameter in trainer.model.named_parameters():
+            if (known := start.get(name.removeprefix("base_model.model."))) is not None:
+                parameter.data.copy_(known)
         began = clock(model.device.type)
         trainer.train()
         seconds = clock(model.device.type) - began
@@ -134,9 +192,10 @@ def trls(
 
 
 def floor_pairs_a_second(
-    parameters: float, prompt: float, side: float, *, tflops: float = 790.0
+    parameters: float, prompt: float, side: float, *, tflops: float = 790.0, full: bool = False
 ) -> float:
-    """Pairs a second on one H200 at its peak with adapters: the reference's forward pass (2 FLOPs a
-    weight and token), and the policy's forward and backward pass, which leaves the frozen weights'
-    gradients out (4); the prompt once for both sides."""
-    return tflops * 1e12 / (6.0 * parameters * (prompt + 2 * side))
+    """Pairs a second on a card at its peak (one H200's): the reference's forward pass (2 FLOPs a
+    weight and token), and the policy's forward and backward pass, which leaves frozen weights'
+    gradients out (4; 6 in ``full`` training); the prompt once for both sides."""
+    flops = (8.0 if full else 6.0) * parameters * (prompt + 2 * side)
+    return tflops * 1e12 / flops

@@ -61,9 +61,11 @@ SLIM = {
 PIXELS = {"image_size": 336, "patch_size": 14, "projection_dim": 768}
 
 
-def build(shape: Shape, device: str) -> tuple[Any, Any]:
-    """The model, in evaluation mode, and its processor; ``7b`` in bfloat16, the others in
-    float32."""
+def build(shape: Shape, device: str, layers: int | None = None) -> tuple[Any, Any]:
+    """The model, in evaluation mode, and its processor; ``7b`` in bfloat16, the others in float32.
+
+    ``layers``: of the language model, where a card does not hold all of them (not of ``tiny``).
+    """
     if shape == "tiny":
         return load_base(BASES["synthetic"], device)
     torch.manual_seed(0)
@@ -71,12 +73,9 @@ def build(shape: Shape, device: str) -> tuple[Any, Any]:
     specials = {
         name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")
     }
+    sizes = (TEXT if large else SLIM) | ({} if layers is None else {"num_hidden_layers": layers})
     text = LlamaConfig(
-        vocab_size=VOCABULARY,
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-5,
-        **(TEXT if large else SLIM),
-        **specials,
+        vocab_size=VOCABULARY, max_position_embeddings=4096, rms_norm_eps=1e-5, **sizes, **specials
     )
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**(VISION if large else SLIM), **PIXELS),

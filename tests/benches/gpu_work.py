@@ -19,14 +19,25 @@ Kind = Literal["generate", "branch", "logps", "relevance"]
 
 PATCHES, FORMAT = 576, 12
 """Tokens of a prompt beside its text: the image's, the format's."""
-FLOPS, FLOPS32, BYTES = 790e12, 67e12, 4.3e12
-"""What one H200 does a second: in bfloat16, in float32 (its data sheet's, without tensor cores),
-and bytes of memory read."""
-TOKEN, WEIGHTS, KEYS, ROOM = 13.5e9, 13.5e9, 512 * 2**10, 120e9
-"""LLaVA-1.5-7B: FLOP a token, bytes of weights, bytes of a position's keys and values, bytes left
-for these."""
+TOKEN, WEIGHTS, KEYS = 13.5e9, 13.5e9, 512 * 2**10
+"""LLaVA-1.5-7B: FLOP a token, bytes of weights, bytes of a position's keys and values."""
 LOOK, SAID = 0.35e12, 0.17e9
 """CLIP ViT-L/14 at 336 pixels: FLOP an image, FLOP a token of a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """What a card does a second: FLOP in bfloat16 and in float32, bytes of memory read; and the
+    bytes that it has left for keys and values."""
+
+    flops: float
+    flops32: float
+    bytes: float
+    room: float
+
+
+H200 = Rates(flops=790e12, flops32=67e12, bytes=4.3e12, room=120e9)
+"""As others measured on such a card; float32 is its data sheet's, without tensor cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +87,11 @@ def pictures(count: int, side: int) -> list[Image.Image]:
     ]
 
 
-def floor_seconds(calls: Sequence[Call], pictures: int) -> float:
-    """Seconds an image below which these calls of LLaVA-1.5-7B cannot come on one H200, made one
-    after the other.
+def floor_seconds(calls: Sequence[Call], pictures: int, rates: Rates = H200) -> float:
+    """Seconds an image below which these calls of LLaVA-1.5-7B cannot come on a card of these
+    rates.
+
+    The calls are made one after the other. The numbers below are an H200's.
 
     Prompts: 13.5 GFLOP a token at 790 TFLOP/s; an image's 576 tokens once for all calls (a
     corrupted one once a prompt), a text about it once, a prefix never (a search has just written
@@ -94,7 +107,9 @@ def floor_seconds(calls: Sequence[Call], pictures: int) -> float:
     for call in calls:
         if call.kind == "relevance":
             said = sum(made.tokens(one.text) for one in call.prompts)
-            seconds += (LOOK * len({id(one.image) for one in call.prompts}) + SAID * said) / FLOPS32
+            seconds += (
+                LOOK * len({id(one.image) for one in call.prompts}) + SAID * said
+            ) / rates.flops32
             continue
         many = call.how.candidates if isinstance(call.how, Branching) else 1
         most, longest = call.most, dict[tuple[int, str], int]()
@@ -113,7 +128,9 @@ def floor_seconds(calls: Sequence[Call], pictures: int) -> float:
             held += behind + many * length
             longest[head] = max(longest.get(head, 0), length)
         positions += PATCHES * sum(longest.values())
-        fillings = max(1.0, KEYS * (held + PATCHES * len(longest)) / ROOM)
-        reading = (WEIGHTS * max(longest.values()) * fillings + KEYS * positions) / BYTES
-        seconds += TOKEN * prompt_tokens / FLOPS + max(TOKEN * new_tokens / FLOPS, reading)
+        fillings = max(1.0, KEYS * (held + PATCHES * len(longest)) / rates.room)
+        reading = (WEIGHTS * max(longest.values()) * fillings + KEYS * positions) / rates.bytes
+        seconds += TOKEN * prompt_tokens / rates.flops + max(
+            TOKEN * new_tokens / rates.flops, reading
+        )
     return seconds / pictures

@@ -1,37 +1,40 @@
-"""The calls that the methods' own code makes, recorded, so that benches replay them with the
-lengths they had.
+"""The calls that the methods' own code makes, with the lengths of their answers, for replaying.
 
-    python -m tests.benches.recorded            writes
-    tests/benches/recorded/{real,synthetic}/*.jsonl anew (about a minute)
+    python -m tests.benches.recorded            writes tests/benches/recorded/ anew (about a minute)
 
-Recorded, of ``PICTURES`` images a workload: how many calls a method makes, on which images,
-with which decoding settings and prompt texts (sets REAL and WORLD), what its filters drop on the
-way, CSR's tree with the nodes it keeps a level, the sentences its CLIP reads, SIMA's critic as it
-is set, the pairs that come out. ``world`` is the synthetic base itself on the world's pool and
-development split, with the settings of the comparison: its prompts, answers and lengths are real.
+Of ``PICTURES`` images a workload: how many calls a method makes, on which images, with which
+decoding settings and prompt texts (sets REAL and WORLD), what its filters drop on the way, CSR's
+tree with the nodes it keeps a level, the sentences its CLIP reads, SIMA's critic as it is set, the
+pairs that come out. ``world`` is the synthetic base itself on the world's pool and development
+split, with the settings of the comparison: its prompts, answers and lengths are real, and stored in
+``recorded/world``.
 
-Made, in ``real``: the answers of LLaVA-1.5 (tests/benches/made.py: no model of that size runs where
-this was recorded), and so their lengths, which are 1.3 tokens a word and one for the end; the
-pool's questions and references, in the manner of LLaVA-Instruct; and the benchmarks' objects, asked
-about in POPE's and MME's words (CHAIR's prompt is the benchmark's own). That CSR's texts go on
-until they are ``max_chars`` long is what its default settings do with any answers: an ended text
-takes the place of one candidate of five.
+``real`` is not stored. The answers of LLaVA-1.5 are made (tests/benches/made.py: no model of that
+size runs where this was written), and so are their lengths, which are 1.3 tokens a word and one for
+the end; the pool's questions and references, in the manner of LLaVA-Instruct; and the benchmarks'
+objects, asked about in POPE's and MME's words (CHAIR's prompt is the benchmark's own). So the
+methods' code runs on them again in a second, and ``recorded/real.json`` holds a digest of each
+workload's calls: a test compares it, because figures of two days can only be compared on the same
+calls. That CSR's texts go on until they are ``max_chars`` long is what its default settings do with
+any answers: an ended text takes the place of one candidate of five.
 
 A file holds a line a call, ``{"call", "kind", "how", "corrupt"}``, and behind it a line a prompt:
 ``{"key", "picture", "text", "prefix", "tokens"}``, the last how many new tokens each of its answers
 had. A prefix that goes on an earlier prompt's is stored as what it adds, with that prompt's key as
-``behind``. ``pairs.jsonl`` holds the pairs."""
+``behind``. ``pairs.jsonl`` holds the pairs.
+"""
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -306,9 +309,11 @@ def packed(prompts: Sequence[Line], known: dict[str, Line]) -> Iterator[Line]:
 
 def read(texts: Texts, work: str) -> list[tuple[Line, list[Line]]]:
     """A workload's calls, each with its prompts."""
+    if texts == "real":
+        return real()[0][work]
     found: list[tuple[Line, list[Line]]] = []
     known: dict[str, str] = {}
-    for line in lines(texts, work):
+    for line in lines(work):
         if "call" in line:
             found.append((line, []))
             continue
@@ -321,11 +326,28 @@ def read(texts: Texts, work: str) -> list[tuple[Line, list[Line]]]:
 
 
 @cache
-def lines(texts: Texts, name: str) -> tuple[Line, ...]:
-    return tuple(
-        json.loads(line)
-        for line in (FOLDER / texts / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    )
+def lines(name: str) -> tuple[Line, ...]:
+    """The lines of a stored file of the synthetic base."""
+    text = (FOLDER / "synthetic" / f"{name}.jsonl").read_text(encoding="utf-8")
+    return tuple(json.loads(line) for line in text.splitlines())
+
+
+@cache
+def real() -> tuple[dict[str, list[tuple[Line, list[Line]]]], tuple[Line, ...]]:
+    """The calls about LLaVA-1.5's made answers by workload, and the pairs."""
+    recorders, found = record("real", PICTURES)
+    # As they would be read from a file: no tuples, so that the digest is of the same text.
+    plain = {work: json.loads(json.dumps(one.calls)) for work, one in recorders.items()}
+    return {work: [tuple(call) for call in some] for work, some in plain.items()}, tuple(found)
+
+
+def digests() -> dict[str, str]:
+    """A digest of the real texts' calls, by workload, and of the pairs."""
+    calls_of, some = real()
+    return {
+        name: hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+        for name, found in (calls_of | {"pairs": some}).items()
+    }
 
 
 def texts_of(shape: str) -> Texts:
@@ -382,12 +404,20 @@ def settings(head: Line) -> Decoding | Branching:
     return Branching(**how) if head["kind"] == "branch" else Decoding(**how)
 
 
+def made_pairs(shape: str) -> tuple[Line, ...]:
+    return real()[1] if texts_of(shape) == "real" else lines("pairs")
+
+
+def pairs_an_image(method: str, shape: str) -> float:
+    """How many pairs a method's recording makes of an image."""
+    return sum(line["method"] == method for line in made_pairs(shape)) / PICTURES
+
+
 def pairs(count: int, images: int, shape: str) -> list[PreferencePair]:
     """The recorded pairs, as often over as it takes for ``count``; each item is the number of one
     of ``images`` images."""
-    kept = lines(texts_of(shape), "pairs")
     kept = tuple(
-        sorted(kept, key=lambda line: Random(json.dumps(line)).random())
+        sorted(made_pairs(shape), key=lambda line: Random(json.dumps(line)).random())
     )  # the methods mixed, in an order of no meaning
     found = []
     for number in range(count):
@@ -404,33 +434,35 @@ def pairs(count: int, images: int, shape: str) -> list[PreferencePair]:
     return found
 
 
-def write(texts: Texts, count: int = PICTURES) -> Iterator[Path]:
-    """Record and write one set of texts; yields each file."""
-    folder = FOLDER / texts
+def write() -> Iterator[Path]:
+    """Record and write the synthetic base's calls and digests of the others; yields each file."""
+    folder = FOLDER / "synthetic"
     folder.mkdir(parents=True, exist_ok=True)
-    recorders, made_pairs = record(texts, count)
+    recorders, found = record("synthetic", PICTURES)
     files = {}
     for work, recorder in recorders.items():
         known: dict[str, Line] = {}
         files[work] = [
             one for head, prompts in recorder.calls for one in (head, *packed(prompts, known))
         ]
-    for name, some in (files | {"pairs": made_pairs}).items():
+    for name, some in (files | {"pairs": found}).items():
         path = folder / f"{name}.jsonl"
         path.write_text(
             "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in some), encoding="utf-8"
         )
         yield path
+    path = FOLDER / "real.json"
+    path.write_text(json.dumps(digests(), indent=1) + "\n")
+    yield path
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--texts", nargs="+", choices=get_args(Texts), default=get_args(Texts))
-    for texts in parser.parse_args().texts:
-        for path in write(texts):
-            print(f"{path.relative_to(FOLDER)}: {path.stat().st_size / 1024:.0f} KiB")
+    parser.parse_args()
+    for path in write():
+        print(f"{path.relative_to(FOLDER)}: {path.stat().st_size / 1024:.0f} KiB")
 
 
 if __name__ == "__main__":

@@ -117,6 +117,7 @@ def test_continued_prompts_equal_prompts_read_in_full(branching: Branching, mode
     same(grown(Engine(*model_of(), batch_size=1), branching), branches)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize(("read", "least"), [(1, 128), (8192, 1), (8192, 10**6)])
 def test_branches_do_not_depend_on_how_prompts_are_read(
     read: int, least: int, monkeypatch: pytest.MonkeyPatch
@@ -126,6 +127,7 @@ def test_branches_do_not_depend_on_how_prompts_are_read(
     same(grown(Engine(*tiny_llava()), BRANCHING), expected()[0])
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("batch_size", [4, None])
 @pytest.mark.parametrize("limit", [0, 100_000, 300_000])
 def test_memory_is_bounded_and_dropped_entries_are_read_again(
@@ -142,6 +144,7 @@ def test_memory_is_bounded_and_dropped_entries_are_read_again(
     )  # not a view of a larger tensor
 
 
+@pytest.mark.equality
 def test_a_restarted_search_has_the_same_bits() -> None:
     asks = [replace(prompt, prefix="") for prompt in mixed()]
     parts = tiny_llava()

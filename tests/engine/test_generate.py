@@ -21,6 +21,7 @@ from tests.tiny import picture, tiny_llava
 GREEDY = Decoding(max_new_tokens=12)
 
 
+@pytest.mark.equality
 def test_batched_equals_transformers_one_by_one_to_the_token() -> None:
     model, processor = ending()
     prompts = mixed()
@@ -41,6 +42,7 @@ def test_batched_equals_transformers_one_by_one_to_the_token() -> None:
     }  # so that rows do leave the batch
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize(
     ("batch_size", "shared_bytes"), [(1, None), (3, None), (5, 1), (16, 40_000)]
 )
@@ -125,6 +127,7 @@ def test_an_image_is_encoded_once_and_cached() -> None:
     assert engine.prefix_cache.images_encoded == 3
 
 
+@pytest.mark.equality
 def test_earlier_calls_change_no_bit() -> None:
     """A resumed run has other images cached than an uninterrupted one, and must write the same
     bytes."""

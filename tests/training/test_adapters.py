@@ -103,6 +103,7 @@ def test_each_rounds_adapter_names_its_parent(study: Path) -> None:
     assert record["weights"] == weights_fingerprint(trained(study, 1) / "model")
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("number", [1, 2])
 def test_an_adapter_gives_the_merged_model(study: Path, number: int) -> None:
     merged = load_base(find_base(str(trained(study, number) / "model")))
@@ -111,6 +112,7 @@ def test_an_adapter_gives_the_merged_model(study: Path, number: int) -> None:
     assert not torch.allclose(logits(*merged), logits(*load_base(BASES["tiny"])), atol=1e-2)
 
 
+@pytest.mark.equality
 def test_as_a_base_it_gives_the_same_answers(study: Path, tmp_path: Path) -> None:
     folder = trained(study, 2)
     baseline = Run(label="untrained", base="tiny", method=Untrained())
@@ -146,6 +148,7 @@ def test_peft_reads_it(study: Path, number: int) -> None:
     )
 
 
+@pytest.mark.equality
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", list(TWINS))
 def test_merged_into_a_half_precision_base_it_gives_the_saved_weights(
@@ -200,6 +203,7 @@ def test_a_missing_or_changed_parent_is_an_error(study: Path, tmp_path: Path) ->
         find_base(str(second))
 
 
+@pytest.mark.equality
 def test_adapters_alone_are_enough(study: Path, tmp_path: Path) -> None:
     shutil.copytree(study / "out", tmp_path / "out")
     merged = logits(*load_base(find_base(str(trained(tmp_path, 2) / "model"))))
@@ -235,6 +239,7 @@ class Killed(Exception):  # noqa: N818
     """Stands for a kill."""
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("at", ["merging", "model"])
 def test_killed_between_adapter_and_model_it_continues(
     at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -113,6 +113,7 @@ def test_a_training_may_take_the_free_memory_and_its_own_models(
     assert device_memory(tiny_llava()[0]) is None
 
 
+@pytest.mark.equality
 def test_checkpointing_and_the_search_for_a_batch_size_change_no_weight(tmp_path: Path) -> None:
     recipe = replace(
         RECIPE, global_batch=3, lora=Lora(r=4, alpha=8, dropout=0.1), projector_lr=1e-3
@@ -151,6 +152,7 @@ def test_the_batch_size_is_halved_until_it_fits(tmp_path: Path) -> None:
     hook.remove()
 
 
+@pytest.mark.equality
 def test_a_training_continues_on_a_device_with_less_memory(tmp_path: Path) -> None:
     def cut(what: str, done: int, _total: int) -> None:
         if what == "train" and done == 1:

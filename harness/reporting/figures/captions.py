@@ -18,6 +18,7 @@ from harness.reporting.comparison import Cell
 from harness.reporting.figures.style import BLACK, canvas, row_colours, short
 from harness.reporting.results import BenchmarkColumns, Records, Row, shown
 from harness.reporting.stats import ratio
+from harness.reporting.stored import Stored, opened
 
 RECALLS = ("recall", "cover")
 """What a caption benchmark calls the share of the true objects that are named."""
@@ -114,13 +115,14 @@ def lengths(results: Results, records: Records) -> pd.DataFrame:
     ``words``, ``hallucination``, ``recall``, their metrics' names and jackknife standard errors
     over images."""
     lines = []
+    stored = opened(results.out)
     for benchmark in records.benchmarks:
         found = _metrics(benchmark)
         if found is None:
             continue
         pictures = set(records.grades.loc[records.grades["benchmark"] == benchmark.name, "cluster"])
         for row in records.rows:
-            frame = _caps(results, row, benchmark)
+            frame = _caps(results, stored, row, benchmark)
             if frame is None:
                 continue
             for cap, part in frame[frame["cluster"].isin(pictures)].groupby("cap"):
@@ -151,14 +153,16 @@ def _asked(found: tuple[Metric, Metric]) -> list[tuple[str, str, float]]:
     ]
 
 
-def _caps(results: Results, row: Row, benchmark: BenchmarkColumns) -> pd.DataFrame | None:
+def _caps(
+    results: Results, stored: Stored, row: Row, benchmark: BenchmarkColumns
+) -> pd.DataFrame | None:
     """The row's grades at every cap, all seeds; None where a seed has none of this version."""
     parts = []
     for seed in row.seeds:
         folder = results.caps(row.label, seed, row.rounds, benchmark.name)
-        if not (folder / "DONE").exists():
+        if not stored.done(folder):
             return None
-        parts.append(pd.read_parquet(folder / "caps.parquet"))
+        parts.append(stored.caps(folder))
     return pd.concat(parts, ignore_index=True)
 
 

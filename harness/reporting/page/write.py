@@ -36,6 +36,7 @@ def write(out: Path, *, exclude_leaks: bool = False, made: tables.Comparison | N
     Raises:
         UserError: the folder holds no study, or a record is broken.
     """
+    Results(out).check_whole("the page shows images, answers and pairs")
     path = out / "page.html"
     write_bytes(path, build(out, exclude_leaks=exclude_leaks, made=made).encode())
     return path

@@ -9,8 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from harness.artifacts.results_folder import Results, read_json
+from harness.artifacts.results_folder import Results
 from harness.reporting.results import Records
+from harness.reporting.stored import opened
 from harness.reporting.tables.model import MISSING, Block, block
 
 # Column of the table -> field of record.json's "quality", the factor to print it with, decimals.
@@ -36,13 +37,14 @@ def blocks(out: Path, records: Records) -> tuple[Block, ...]:
     """The two blocks, a line a row and round (means over training seeds); left out where no record
     tells."""
     quality, reports = [], []
+    stored = opened(out)
     for row in records.rows:
         for seed in row.seeds:
             for number in range(1, row.rounds + 1):
                 folder = Results(out).pairs(row.label, seed, number)
-                if not (folder / "DONE").exists():
+                record = stored.record(folder) if stored.done(folder) else None
+                if record is None:
                     continue
-                record = read_json(folder / "record.json")
                 where = row.label if row.rounds == 1 else f"{row.label}, round {number}"
                 quality += [
                     {"run": where, "kind": kind, **told}

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.fingerprint import canonical, fingerprint
-from harness.artifacts.results_folder import Results, read_json, read_jsonl
+from harness.artifacts.results_folder import Results, read_json
 from harness.reporting.results import Records, shown
+from harness.reporting.stored import Stored, opened
 
 SHORT = 12
 """Characters of a fingerprint that are printed; the whole one stands in the identity files."""
@@ -18,10 +19,10 @@ SHORT = 12
 def sentences(out: Path, records: Records) -> list[str]:
     """What the study itself has to say, then one sentence a subject; a subject of which nothing is
     stored is left out."""
-    results = Results(out)
+    results, stored = Results(out), opened(out)
     study = read_json(results.study)
     said = [
-        ("Checkpoints, by fingerprint", _checkpoints(results, records)),
+        ("Checkpoints, by fingerprint", _checkpoints(results, stored, records)),
         ("Families of models", _families(study["runs"], records.baseline)),
         (
             "Training seeds",
@@ -29,7 +30,7 @@ def sentences(out: Path, records: Records) -> list[str]:
         ),
         ("Training", _recipes(study["runs"])),
         ("Prompt sets, with their fingerprints", _prompts(study["runs"])),
-        ("Questions and decoding", _questions(results, records)),
+        ("Questions and decoding", _questions(results, stored, records)),
         (
             "Graders",
             ", ".join(
@@ -54,21 +55,19 @@ def _together(found: Mapping[str, str]) -> str:
     return "; ".join(f"{text} ({', '.join(labels)})" for text, labels in rows.items())
 
 
-def _checkpoints(results: Results, records: Records) -> str:
+def _checkpoints(results: Results, stored: Stored, records: Records) -> str:
     """The model of each row and seed in its last round, from the identity of any of its answers."""
     rows = []
     for row in (row for row in records.rows if row.role != "derived"):
         found = []
         for seed in row.seeds:
-            paths = [
-                results.answers(row.label, seed, row.rounds, one.name) / "identity.json"
-                for one in records.benchmarks
+            places = (
+                results.answers(row.label, seed, row.rounds, one.name) for one in records.benchmarks
+            )
+            known = [
+                identity for place in places if (identity := stored.identity(place)) is not None
             ]
-            models = {
-                str(read_json(path).get("model", "unknown"))[:SHORT]
-                for path in paths
-                if path.exists()
-            }
+            models = {str(identity.get("model", "unknown"))[:SHORT] for identity in known}
             found += sorted(models)
         if found:
             rows.append(f"{row.label} {' '.join(found)}")
@@ -126,16 +125,15 @@ def _prompts(runs: list[Mapping[str, Any]]) -> str:
     return _together(found)
 
 
-def _questions(results: Results, records: Records) -> str:
+def _questions(results: Results, stored: Stored, records: Records) -> str:
     """Each benchmark's questions (fingerprint of the file), how they were decoded and the cap on
     tokens."""
     parts = []
     for benchmark in records.benchmarks:
         row = records.row(records.baseline)
-        identity = results.answers(row.label, 0, row.rounds, benchmark.name) / "identity.json"
-        if not identity.exists():
+        known = stored.identity(results.answers(row.label, 0, row.rounds, benchmark.name))
+        if known is None:
             continue
-        known = read_json(identity)
         decoding = known.get("decoding") or {}
         how = (
             "greedy"
@@ -144,12 +142,7 @@ def _questions(results: Results, records: Records) -> str:
             if decoding
             else "decoding not recorded"
         )
-        path = results.questions(benchmark.name) / "questions.jsonl"
-        caps = (
-            sorted({row["max_new_tokens"] for row in read_jsonl(path) if "max_new_tokens" in row})
-            if path.exists()
-            else []
-        )
+        caps = stored.asked(benchmark.name)["max_new_tokens"]
         cap = f", at most {' or '.join(map(str, caps))} tokens" if caps else ""
         parts.append(
             f"{shown(benchmark.name)} {str(known.get('questions', 'unknown'))[:SHORT]}, {how}{cap}"

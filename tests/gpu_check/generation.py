@@ -1,0 +1,231 @@
+"""Part b: the methods' and benchmarks' own calls on 7B's shape, against one prompt at a time.
+
+Each workload runs on as many images as its share of the time allows, then one prompt at a time on
+as many of these as are left time for, one at least. Both sides write the recorded number of tokens.
+A floor is what this card's measured rates allow at 7B's shape (tests/benches/gpu_work.py).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from PIL.Image import Image
+
+from harness.models.device_memory import free_memory
+from harness.training.memory import GIB
+from tests.benches import gpu_replay, recorded
+from tests.benches.gpu_models import build, build_clip
+from tests.benches.gpu_replay import Answer, Forced
+from tests.benches.gpu_work import Call, Rates, clock, floor_seconds, pictures
+from tests.gpu_check.card import free_bytes, layers_to_answer, measure, peak_gib
+from tests.gpu_check.part import Asked, child
+
+SPEED, COSTS = "Speed", "Right, and in memory"
+SHARES = {"sena": 24, "sima": 18, "csr": 26, "clip": 8, "pope": 10, "mme": 5, "chair": 9}
+"""Of this part's time, in the order of the workloads' worth."""
+FIRST = 8
+"""Images of a first run, which says how many more the time allows."""
+MOST = {"7b": 96, "slim": 16, "tiny": 24}
+NAMES = {"clip": "CSR's CLIP", "chair": "CHAIR", "pope": "POPE", "mme": "MME"}
+PAIRS = ("sena", "sima", "csr")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """The two ways to do a workload's calls, and the size of its images."""
+
+    ours: Callable[[Sequence[Call]], list[Answer]]
+    theirs: Callable[[Sequence[Call]], list[Answer]]
+    side: int
+
+
+def run(asked: Asked) -> None:
+    large = asked.device == "cuda" and asked.shape == "7b"
+    layers = layers_to_answer(free_bytes()) if large else None
+    if layers is not None:
+        asked.note(f"{layers} of 32 layers fit this card: no floor, and no figure of 7B's.")
+    rates = measure(asked.device) if large else None
+    model, processor = build(asked.shape, asked.device, layers)
+    held = peak_gib(asked.device)
+    engine = Forced(model, processor)
+    alone = Forced(model, processor, batch_size=64, shared_bytes=0)
+    if asked.device == "cuda":
+        budget = free_memory(engine.device) or 0
+        asked.note(
+            f"Weights take {held:.1f} GiB; the engine plans with {budget / GIB:.1f} GiB beside, "
+            f"{3 * budget / 10 / GIB:.1f} of them for a batch. Peaks below include the weights."
+        )
+    side = processor.image_processor.crop_size["height"]
+
+    def ours(calls: Sequence[Call]) -> list[Answer]:
+        engine.prefix_cache.clear()
+        return gpu_replay.run(engine, calls)
+
+    sides = Sides(
+        ours=ours,
+        theirs=lambda calls: gpu_replay.one_by_one(alone, processor, calls),
+        side=side,
+    )
+    seconds: dict[str, float] = {}
+    for place, (work, share) in enumerate(SHARES.items()):
+        time_here = asked.left * share / sum(list(SHARES.values())[place:])
+        if time_here < 0.5:
+            asked.note(f"Left out: {', '.join(map(name, list(SHARES)[place:]))}; no time was left.")
+            return
+        if work == recorded.CLIP:
+            scorer = build_clip(asked.shape, asked.device)
+
+            def scored(calls: Sequence[Call], scorer: Any = scorer) -> list[Answer]:
+                scorer.kept.clear()
+                return gpu_replay.relevance(scorer, calls)
+
+            clip_side = scorer.image_processor.crop_size["height"]
+            clips = Sides(
+                ours=scored,
+                theirs=lambda calls, scorer=scorer: gpu_replay.relevance_alone(scorer, calls),
+                side=clip_side,
+            )
+            seconds[work] = workload(asked, work, clips, time_here, rates, layers, None)
+            del scorer
+            pairs_a_second(asked, "csr", seconds["csr"] + seconds["clip"])
+            continue
+        tokens = (model, processor, engine)
+        seconds[work] = workload(asked, work, sides, time_here, rates, layers, tokens)
+        if work in PAIRS and work != "csr":
+            pairs_a_second(asked, work, seconds[work])
+
+
+def pairs_a_second(asked: Asked, work: str, seconds: float) -> None:
+    """Of a method: images a second times the pairs that its recording makes an image."""
+    made = recorded.pairs_an_image(work, asked.shape)
+    asked.row(SPEED, name(work), {"pairs a second": made / seconds})
+
+
+def workload(
+    asked: Asked,
+    work: str,
+    sides: Sides,
+    seconds: float,
+    rates: Rates | None,
+    layers: int | None,
+    tokens: tuple[Any, Any, Forced] | None,
+) -> float:
+    """Both sides of a workload, each figure recorded at once; our seconds an image."""
+    began, device = time.monotonic(), asked.device
+
+    def calls_of(images: Sequence[Image]) -> list[Call]:
+        return recorded.calls(work, images, asked.shape)
+
+    most = pictures(MOST[asked.shape], sides.side)
+    sides.ours(calls_of(most[:2]))  # kernels are chosen, memory is taken
+    count = min(FIRST, len(most)) if time.monotonic() - began < seconds / 6 else 2
+    peak_gib(device)
+    count, took, answers = grown(calls_of, sides.ours, most, count, seconds, began, device)
+    peak = peak_gib(device)
+    images = most[:count]
+    calls, each = calls_of(images), took / count
+    cells: dict[str, Any] = {"images": count, "ours, s an image": each}
+    if work not in (*PAIRS, recorded.CLIP):
+        cells["answers a second"] = sum(len(call.prompts) for call in calls) / took
+    if tokens is not None:
+        model, processor, _ = tokens
+        read, new = gpu_replay.tokens(processor, calls, model.config.image_seq_length)
+        cells |= {"prompt tokens an image": read / count, "new tokens an image": new / count}
+        cells["new tokens a second"] = new / took
+    if rates is not None and layers is None:
+        cells["of the floor"] = floor_seconds(calls, count, rates) / each
+    asked.row(SPEED, name(work), cells)
+    if peak is not None:
+        asked.row(COSTS, name(work), {"peak, GiB": peak})
+    if tokens is not None:
+        one = only(calls, images[0])
+        differs = gpu_replay.logit_difference(tokens[1], tokens[2], one)
+        asked.row(COSTS, name(work), {"largest logit difference": differs})
+        rows = tokens[2].batches.size
+        asked.row(COSTS, name(work), {"rows a batch (halved where memory ran out)": rows})
+    loop(asked, work, sides, calls, images, answers, each, began + seconds)
+    return each
+
+
+def grown(
+    calls_of: Callable[[Sequence[Image]], list[Call]],
+    ours: Callable[[Sequence[Call]], list[Answer]],
+    most: Sequence[Image],
+    count: int,
+    seconds: float,
+    began: float,
+    device: str,
+) -> tuple[int, float, list[Answer]]:
+    """So many images, their seconds and answers: ``count``, then what 0.4 of the time allows."""
+    start = clock(device)
+    answers = ours(calls_of(most[:count]))
+    took, passed = clock(device) - start, time.monotonic() - began
+    room = 0.5 * seconds - passed
+    more = min(len(most), int(0.8 * room / max(took / count, 1e-6)))
+    if more < 2 * count:
+        return count, took, answers
+    start = clock(device)
+    answers = ours(calls_of(most[:more]))
+    return more, clock(device) - start, answers
+
+
+def loop(
+    asked: Asked,
+    work: str,
+    sides: Sides,
+    calls: Sequence[Call],
+    images: Sequence[Image],
+    answers: Sequence[Answer],
+    each: float,
+    until: float,
+) -> None:
+    """One prompt at a time, image by image until the time is over; recorded after each image."""
+    prompts = [prompt for call in calls for prompt in call.prompts]
+    spent = equal = done = 0.0
+    for number, image in enumerate(images, 1):
+        few = only(calls, image)
+        start = clock(asked.device)
+        theirs = sides.theirs(few)
+        spent += clock(asked.device) - start
+        pairs = zip(prompts, answers, strict=True)
+        mine = [answer for prompt, answer in pairs if prompt.image is image]
+        equal += sum(gpu_replay.same(a, b) for a, b in zip(mine, theirs, strict=True))
+        done += len(theirs)
+        loop_each = spent / number
+        cells = {
+            "one by one, s an image": loop_each,
+            "images so": number,
+            "ratio": loop_each / each,
+        }
+        asked.row(SPEED, name(work), cells)
+        asked.row(COSTS, name(work), {"equal texts or scores": equal / done})
+        if time.monotonic() + spent / number > until:
+            return
+
+
+def only(calls: Sequence[Call], image: Image) -> list[Call]:
+    """The calls' prompts about one image."""
+    found = []
+    for call in calls:
+        kept = [place for place, prompt in enumerate(call.prompts) if prompt.image is image]
+        if kept:
+            found.append(
+                replace(
+                    call,
+                    prompts=[call.prompts[place] for place in kept],
+                    lengths=[call.lengths[place] for place in kept],
+                    completions=[call.completions[place] for place in kept],
+                )
+            )
+    return found
+
+
+def name(work: str) -> str:
+    return NAMES.get(work, work.upper())
+
+
+if __name__ == "__main__":
+    child("generation", run)
