@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
-class UserError(Exception):  # noqa: N818  (it is the user's word, not a program's error)
+class UserError(Exception):
     """What is wrong, what is allowed and how to mend it: a user's mistake or a full disk, never a
     defect of ours."""
 
@@ -26,6 +27,16 @@ def unknown(what: str, name: str, allowed: Iterable[str]) -> UserError:
     hint = f"did you mean {near[0]!r}? " if near else ""
     known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return UserError(f"There is no {what} {name!r}; {hint}Known: {known or 'none'}.")
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns a ValueError into a UserError. Benchmarks raise ValueError with one sentence, because
+    they import nothing of the harness."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def speaker() -> str:

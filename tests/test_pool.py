@@ -191,8 +191,10 @@ def test_the_world_is_a_pool() -> None:
 
 
 def test_only_the_world_has_a_judge(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="oracle needs judge"):
-        open_pool(str(save_pictures(tmp_path, 1))).check(frozenset({"image", "judge"}), "oracle")
+    with pytest.raises(UserError, match="oracle needs ground_truth"):
+        open_pool(str(save_pictures(tmp_path, 1))).check(
+            frozenset({"image", "ground_truth"}), "oracle"
+        )
 
 
 def test_another_picture_is_one_of_the_round_by_the_items_id_alone(tmp_path: Path) -> None:

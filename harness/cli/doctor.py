@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import judgements
-from benchmarks.entries import Entry
-from benchmarks.judge import JUDGE_VARIABLE, open_judge
+from benchmarks.judge import open_judge
+from benchmarks.judge_settings import JUDGE_VARIABLE
+from benchmarks.spec import Spec
 from harness.artifacts.fingerprint import cores
 from harness.errors import UserError
 
@@ -40,7 +41,7 @@ TOOLKITS: Mapping[str, tuple[str, str, str]] = {
 # What kind of pool has what a method may need with each image; a scorer belongs to the base, not
 # to the pool.
 POOLS: Mapping[str, frozenset[str]] = {
-    "synthetic": frozenset({"image", "question", "reference", "judge"}),
+    "synthetic": frozenset({"image", "question", "reference", "ground_truth"}),
     "a folder of images": frozenset({"image"}),
     "a .jsonl manifest": frozenset({"image", "question", "reference"}),
     "llava:": frozenset({"image", "question", "reference"}),
@@ -62,7 +63,7 @@ class Line:
 
 
 def examine(
-    benchmarks: Mapping[str, Entry],
+    benchmarks: Mapping[str, Spec],
     methods: Mapping[str, Any],
     folders: Mapping[str, Path],
     *,
@@ -324,10 +325,10 @@ def _download(repo: str, revision: str | None) -> str:
 
 
 def _benchmarks(
-    entries: Mapping[str, Entry], folders: Mapping[str, Path], judged: bool
+    entries: Mapping[str, Spec], folders: Mapping[str, Path], judged: bool
 ) -> Iterator[Line]:
     for name, entry in entries.items():
-        missing = entry.missing(entry.folder(name, folders))
+        missing = entry.missing(entry.folder(folders))
         needs_judge = bool(entry.judge) and not judged and not entry.unavailable
         if entry.unavailable:
             says, mend = f"cannot be run here: {entry.unavailable}", ""
@@ -356,6 +357,15 @@ def _methods(methods: Mapping[str, Any]) -> Iterator[Line]:
             f" {', '.join(pools)}"
         )
         yield Line(group="methods", name=name, ready=True, says=says)
+
+
+def known_methods() -> Mapping[str, Any]:
+    """The methods of the catalogue; none where torch is not installed."""
+    try:
+        from methods.catalogue import METHODS
+    except ImportError:
+        return {}
+    return METHODS
 
 
 def _toolkits() -> Iterator[Line]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.errors import user_errors
+
 LOCAL_DATA = (
     "the folder of a benchmark's official files, such as coco=data/coco; may be repeated"
     " (benchmarks/README.md)"
@@ -190,20 +192,22 @@ def grade(given: argparse.Namespace) -> None:
 
 
 def doctor(given: argparse.Namespace) -> None:
+    from benchmarks.catalogue import BENCHMARKS, named_folders
     from harness.cli import doctor
-    from harness.study import opening
 
-    folders = opening.named_folders(given.local_data)
+    with user_errors():
+        folders = named_folders(given.local_data)
     lines = doctor.examine(
-        opening.BENCHMARKS, opening.methods(), folders, bases=given.base, online=given.online
+        BENCHMARKS, doctor.known_methods(), folders, bases=given.base, online=given.online
     )
     print(doctor.as_json(lines) if given.json else doctor.as_text(lines))
 
 
 def opened(name: str, split: Any, limit: int | None, local_data: list[str]) -> Any:
-    from harness.study.opening import open_benchmarks
+    from benchmarks.catalogue import open_benchmarks
 
-    return open_benchmarks([name], split, limit, local_data)[0]
+    with user_errors():
+        return open_benchmarks([name], split, limit, local_data)[0]
 
 
 def shown(title: str) -> Callable[[str, int, int], None]:

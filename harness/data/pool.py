@@ -21,7 +21,7 @@ from PIL import Image, UnidentifiedImageError
 
 from harness.artifacts.fingerprint import cores, fingerprint
 from harness.errors import UserError
-from methods.interface import Field, Item, Judge
+from methods.interface import Field, GroundTruth, Item
 
 WORLD_SIZE = 100_000
 """Images the world's pool offers; it is drawn, not stored, so this is only where the sampling
@@ -83,7 +83,7 @@ class Pool:
     ids: tuple[str, ...]
     fields: frozenset[Field]
     read: Callable[[str], Item]
-    judge: Judge | None = None
+    judge: GroundTruth | None = None
     order: Callable[[int], tuple[str, ...]] | None = None
     """The pool in a seed's order, where it is not that of the hashed ids (a mixture's
     proportions)."""
@@ -268,7 +268,7 @@ def _world(spec: str, split: str) -> Pool:
         return Item(id=id, image=image, question=question, reference=reference)
 
     ids = tuple(f"{split}-{index:05d}" for index in range(WORLD_SIZE))
-    fields: frozenset[Field] = frozenset({"image", "question", "reference", "judge"})
+    fields: frozenset[Field] = frozenset({"image", "question", "reference", "ground_truth"})
     return Pool(spec=spec, ids=ids, fields=fields, read=read, judge=SyntheticTruth(split))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from harness.engine.decode import Stops, decode
 from harness.engine.decode_state import Decoder, DecodeRow, DecodeState
-from methods.interface import Branching, Decoding
+from methods.interface import BeamSearch, Decoding
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -112,7 +112,7 @@ class Group:
 def beam_search(
     decoder: Decoder,
     rows: Sequence[DecodeRow],
-    search: Branching,
+    search: BeamSearch,
     ends: frozenset[int],
     stops: Stops,
 ) -> list[list[Beam]]:
@@ -120,12 +120,12 @@ def beam_search(
     comes last, as an extra one. ``ends`` are the end tokens' ids."""
     if search.temperature > 0:
         return sample_beams(decoder, rows, search, ends, stops)
-    size = search.candidates // search.groups
-    state = DecodeState(decoder, rows, search.max_new_tokens, copies=search.candidates)
+    size = search.num_beams // search.num_beam_groups
+    state = DecodeState(decoder, rows, search.max_new_tokens, copies=search.num_beams)
     groups = [
         Group(prompt=prompt, number=number, size=size, beams=[Beam()])
         for prompt in range(len(rows))
-        for number in range(search.groups)
+        for number in range(search.num_beam_groups)
     ]
     logps = state.logits().log_softmax(-1)
     extra: list[list[Beam]] = [[] for _ in rows]
@@ -178,12 +178,12 @@ def split_end(logps: Tensor, ends: list[int]) -> tuple[list[list[Beam]], Tensor]
 def sample_beams(
     decoder: Decoder,
     rows: Sequence[DecodeRow],
-    search: Branching,
+    search: BeamSearch,
     ends: frozenset[int],
     stops: Stops,
 ) -> list[list[Beam]]:
     """Independent samples instead of beams, each seeded by its row's key and its number."""
-    count = search.candidates
+    count = search.num_beams
     drawn = [replace(row, key=f"{row.key}/{number}") for row in rows for number in range(count)]
     decoding = Decoding(
         max_new_tokens=search.max_new_tokens,
@@ -207,7 +207,7 @@ def step_groups(
     places: Sequence[int],
     width: int,
     logps: Tensor,
-    search: Branching,
+    search: BeamSearch,
     ends: frozenset[int],
     stops: Stops,
 ) -> dict[int, list[int]]:
@@ -218,14 +218,14 @@ def step_groups(
     Penalties lower only the tokens that earlier groups took. A group's best tokens are therefore
     among the best unpenalised ones, if as many more are ranked as may be lowered. So the device is
     asked once for all groups; penalties are applied here, to the same float32 numbers."""
-    size, vocabulary = search.candidates // search.groups, logps.shape[1]
+    size, vocabulary = search.num_beams // search.num_beam_groups, logps.shape[1]
     count = size * (2 + len(ends) + 4 * len(stops.stops))
-    values, tokens = top_tokens(logps, min(vocabulary, count + search.candidates - size))
-    single = np.full(search.candidates, search.diversity_penalty)
+    values, tokens = top_tokens(logps, min(vocabulary, count + search.num_beams - size))
+    single = np.full(search.num_beams, search.diversity_penalty)
     penalties = np.add.accumulate(np.concatenate([[0], single]).astype(np.float32))
     taken: dict[int, list[int]] = {}
     chosen: dict[int, list[int]] = {group.prompt: [] for group in groups}
-    for number in range(search.groups):
+    for number in range(search.num_beam_groups):
         members = [at for at, each in enumerate(groups) if each.number == number and not each.done]
         if not members:
             continue
@@ -247,7 +247,7 @@ def step_groups(
                 everything = rank_candidates(totals, gains, ids, width * vocabulary)[0]
                 sources = group.step(everything, ends, stops, complete=True)
             taken[at] = sources or []
-        if search.diversity_penalty and number + 1 < search.groups:
+        if search.diversity_penalty and number + 1 < search.num_beam_groups:
             for at in members:
                 chosen[groups[at].prompt] += [beam.ids[-1] for beam in groups[at].beams]
     return taken

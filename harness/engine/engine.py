@@ -28,7 +28,7 @@ from harness.errors import UserError
 from harness.models.chat_format import renderer
 from harness.models.device_memory import free_memory
 from harness.models.find_family import family_of
-from methods.interface import Branch, Branching, Completion, Corrupt, Decoding, Prompt
+from methods.interface import BeamSearch, Branch, Completion, Corrupt, Decoding, Prompt
 
 R = TypeVar("R")
 
@@ -152,22 +152,22 @@ class Engine:
         return answers
 
     @torch.inference_mode()
-    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
-        """Each prompt's branches (:class:`methods.interface.Branching`), best score first.
+    def branch(self, prompts: Sequence[Prompt], search: BeamSearch) -> list[list[Branch]]:
+        """Each prompt's branches (:class:`methods.interface.BeamSearch`), best score first.
 
         Reuses cached suffixes of earlier calls. A call in which no prompt has a prefix clears that
         cache first, so a restarted search gives identical results."""
         self.refresh()
         if not any(prompt.prefix for prompt in prompts):
             self.prefix_cache.continuations.clear()
-        stops = Stops(branching.stop, self.tokenizer)
-        run = partial(beam_search, self.decoder, search=branching, ends=self.end_ids, stops=stops)
+        stops = Stops(search.stop, self.tokenizer)
+        run = partial(beam_search, self.decoder, search=search, ends=self.end_ids, stops=stops)
         found = self.run_rows(
             prompts,
             run,
             None,
-            new_tokens=branching.max_new_tokens,
-            copies=branching.candidates,
+            new_tokens=search.max_new_tokens,
+            copies=search.num_beams,
             reuse=True,
         )
         return [

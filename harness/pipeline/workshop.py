@@ -147,7 +147,7 @@ class Workshop:
         pool.check(method.needs, method.name)
         # A method may name its scorer; else the base's own is taken.
         card = (
-            find_scorer(getattr(method, "scorer", None), at.card)
+            find_scorer(method.scorer, at.card)
             if "scorer" in method.needs
             else None
         )

@@ -156,7 +156,7 @@ def pack(batch: Sequence[EncodedPair], *, sides: int = 2, pad: int = 0) -> Packe
         labels=label_ids,
         mask=torch.arange(label_ids.shape[1])[None, :] < lengths[:, None],
         items=tuple(each.pair.item for each in batch),
-        aligned=torch.tensor([each.pair.anchored for each in batch]),
+        aligned=torch.tensor([each.pair.aligned for each in batch]),
     )
 
 

@@ -145,7 +145,7 @@ def train_pairs(
     _check(pairs, recipe, max_steps, lora_targets)
     check_trackers(placement.log_to)
     policy = weights_digest(model)
-    texts = [(p.key, p.item, p.prompt, p.chosen, p.rejected, p.anchored) for p in pairs]
+    texts = [(p.key, p.item, p.prompt, p.chosen, p.rejected, p.aligned) for p in pairs]
     optimizer = [] if placement.optimizer == "adamw" else [placement.optimizer]
     identity = fingerprint([policy, recipe, seed, max_steps, lora_targets, texts, *optimizer])
     if (out / "model").exists() and (done := resume.finished(out / "checkpoints", identity)):

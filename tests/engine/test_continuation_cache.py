@@ -15,11 +15,11 @@ from harness.engine import decode_state
 from harness.engine.continuation_cache import ContinuationCache
 from harness.engine.decode_state import DecodeRow
 from harness.engine.engine import Engine
-from methods.interface import Branch, Branching, Decoding, Prompt
+from methods.interface import BeamSearch, Branch, Decoding, Prompt
 from tests.engine.oracle import ending, mixed
 from tests.tiny import tiny_llava
 
-BRANCHING = Branching(candidates=4, groups=2, diversity_penalty=1.0, max_new_tokens=10)
+BRANCHING = BeamSearch(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, max_new_tokens=10)
 LEVELS = 3
 
 
@@ -30,7 +30,7 @@ class Counting(Engine):
     read = 0
     reuse = True
 
-    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
+    def branch(self, prompts: Sequence[Prompt], branching: BeamSearch) -> list[list[Branch]]:
         self.refresh()
         text: Any = self.decoder.text
 
@@ -51,7 +51,7 @@ class Counting(Engine):
 
 def grown(
     engine: Engine,
-    branching: Branching,
+    branching: BeamSearch,
     levels: int = LEVELS,
     prompts: Sequence[Prompt] | None = None,
 ) -> list[list[list[Branch]]]:
@@ -72,7 +72,7 @@ def grown(
 
 @cache
 def expected(
-    branching: Branching = BRANCHING, model_of: Any = tiny_llava
+    branching: BeamSearch = BRANCHING, model_of: Any = tiny_llava
 ) -> tuple[list[list[list[Branch]]], int]:
     """The branches of an engine that reads every prompt in full, and the tokens it read."""
     engine = Counting(*model_of())
@@ -99,14 +99,16 @@ def same(ours: list[list[list[Branch]]], theirs: list[list[list[Branch]]]) -> No
 
 SETTINGS = {
     "beams": BRANCHING,
-    "apart": replace(BRANCHING, groups=4, diversity_penalty=3.0, stop=("ball", "cup"), end="apart"),
+    "apart": replace(
+        BRANCHING, num_beam_groups=4, diversity_penalty=3.0, stop=("ball", "cup"), end="apart"
+    ),
     "samples": replace(BRANCHING, temperature=1.0, seed=4),
 }
 
 
 @pytest.mark.parametrize("branching", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("model_of", [tiny_llava, ending])
-def test_continued_prompts_equal_prompts_read_in_full(branching: Branching, model_of: Any) -> None:
+def test_continued_prompts_equal_prompts_read_in_full(branching: BeamSearch, model_of: Any) -> None:
     branches, in_full = expected(branching, model_of)
     engine = Counting(*model_of())
     same(grown(engine, branching), branches)

@@ -14,7 +14,7 @@ from harness.engine.decode_state import DecodeRow, DecodeState
 from harness.engine.engine import Engine
 from harness.models.base_cards import BASES, load_base
 from harness.models.chat_format import renderer
-from methods.interface import Branching, Decoding, Prompt
+from methods.interface import BeamSearch, Decoding, Prompt
 from tests.benches.gpu_replay import inputs
 
 pytestmark = pytest.mark.gpu
@@ -60,9 +60,9 @@ def test_float32_samples_branches_and_scores_are_the_cpus(
     there, here = Engine(*base(device)), Engine(*base("cpu"))
     drawn = Decoding(max_new_tokens=TOKENS, temperature=0.8, top_p=0.9)
     samples = [[one.text for one in engine.generate(asked, drawn)] for engine in (there, here)]
-    search = Branching(
-        candidates=4,
-        groups=4,
+    search = BeamSearch(
+        num_beams=4,
+        num_beam_groups=4,
         diversity_penalty=2.0,
         max_new_tokens=20,
         stop=(".",),
