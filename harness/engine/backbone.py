@@ -1,9 +1,9 @@
-"""The language model's forward pass over a key-value cache (cache.py) that is written in place.
+"""The language model's forward pass over a key-value cache that is written in place.
 
-Two backbones with one signature. :class:`LeanLlama` computes transformers' ``LlamaModel`` (RMSNorm,
-rotary positions, grouped queries, SwiGLU; Touvron et al., arXiv 2302.13971) with a third of its
-operations, for the exact architecture only; for a small model the cost of a decoding step is the
-number of operations. :class:`TransformersText` calls any other language model's own modules."""
+There are two backbones with one signature. :class:`LeanLlama` computes transformers' ``LlamaModel``
+(Touvron et al., arXiv 2302.13971: RMSNorm, rotary positions, grouped queries, SwiGLU) with a third
+of its operations, which dominate a small model's decoding step. It serves that exact architecture
+only. :class:`TransformersText` calls any other language model's own modules."""
 
 from __future__ import annotations
 
@@ -16,46 +16,48 @@ from torch import Tensor, nn
 from transformers import Cache
 from transformers.models.llama import modeling_llama
 
-from harness.engine.kv_cache import KeyValues, causal_mask
+from harness.engine.kv_cache import KVCache, causal_mask
 
 FUSED_BYTES = 128 * 2**20
-"""Language models up to this size get joint q-k-v and gate-up matrices; a large one is not worth
-the copies."""
+"""Models up to this size get fused q-k-v and gate-up matrices. For larger ones the copies cost more
+memory than they save time."""
 
 
 class Backbone(Protocol):
-    shares: bool
-    """Whether rows may read one copy of a head; else each row gets a copy of its own."""
+    """A language model over a :class:`harness.engine.kv_cache.KVCache`."""
 
-    def empty(self, rows: int, capacity: int) -> list[Tensor]:
-        """Room for keys and values, a tensor (2, rows, H, capacity, D) a layer."""
+    shares_prefixes: bool
+    """Whether rows may read one copy of a prefix. If not, each row gets its own copy."""
+
+    def allocate(self, rows: int, capacity: int) -> list[Tensor]:
+        """Uninitialised keys and values: a tensor (2, rows, H, capacity, D) a layer."""
         ...
 
     def __call__(
         self,
         x: Tensor,
         positions: Tensor,
-        cache: KeyValues,
+        cache: KVCache,
         start: int,
         mask: Tensor | None,
         *,
-        last: int,
+        segments: int,
     ) -> Tensor:
-        """Hidden states (B, S, width), final norm applied, of the embeddings ``x`` (B, S, width) at
-        ``positions`` (B, S), or (3, B, S) for an image on a grid (only where the model has such
-        positions); where ``last`` is not 0, of the last position of each of so many equal parts of
-        S alone, (B, last, width), which spares most of the last layer.
+        """Hidden states (B, S, width) after the final norm, of embeddings ``x`` (B, S, width).
 
-        Keys and values are written behind the head at ``start`` ..< ``start + S``. ``mask`` (B, 1,
-        S, start + S) is added to the attention scores of the positions behind the head; the head is
-        always seen. None means: all that came before, and causal among the new. Shared heads are
-        read for one new position a row only."""
+        ``positions`` are (B, S), or (3, B, S) where image tokens stand on a grid. Keys and values
+        are written to suffix positions ``start`` to ``start + S``. ``mask`` (B, 1, S, start + S) is
+        added to the scores of suffix positions; the prefix is always seen. None means causal.
+
+        With ``segments`` > 0, S is cut into that many equal segments and only the last position of
+        each is returned, (B, segments, width); this saves most of the last layer. Shared prefixes
+        serve one new position a row only."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaLayer:
-    """A layer's weights; ``qkv`` and ``gate_up`` hold one joint matrix or the single ones."""
+    """A layer's weights. ``qkv`` and ``gate_up`` hold one fused matrix, or one matrix each."""
 
     norm_in: Tensor
     qkv: tuple[Tensor, ...]
@@ -66,9 +68,9 @@ class LlamaLayer:
 
 
 class LeanLlama:
-    """A snapshot of a LlamaModel's weights and its forward pass."""
+    """The forward pass of a LlamaModel, on a snapshot of its weights."""
 
-    shares = True
+    shares_prefixes = True
 
     def __init__(self, model: Any) -> None:
         config = model.config
@@ -100,8 +102,8 @@ class LeanLlama:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Whether ``model`` is exactly the architecture computed here: no subclass, adapter, bias,
-        hook or scaled rotation."""
+        """Whether ``model`` is exactly this architecture: no subclass, adapter, bias or hook, and
+        rotary positions of a supported kind."""
         exact = {
             modeling_llama.LlamaModel,
             modeling_llama.LlamaDecoderLayer,
@@ -128,13 +130,13 @@ class LeanLlama:
             and model.rotary_emb.rope_type in ("default", "linear", "llama3")
         )
 
-    def empty(self, rows: int, capacity: int) -> list[Tensor]:
+    def allocate(self, rows: int, capacity: int) -> list[Tensor]:
         shape = (2, rows, self.key_heads, capacity, self.size)
         return [self.norm.new_empty(shape) for _ in self.layers]
 
     def rotation(self, positions: Tensor, longest: int) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines (B, S, 1, D) of the positions, from a table that grows to
-        ``longest``."""
+        ``longest`` positions."""
         if len(self.table[0]) < longest:
             length = max(longest, 2 * len(self.table[0]))
             cos, sin = self.rotary(self.norm, torch.arange(length, device=self.norm.device)[None])
@@ -148,33 +150,30 @@ class LeanLlama:
         self,
         x: Tensor,
         positions: Tensor,
-        cache: KeyValues,
+        cache: KVCache,
         start: int,
         mask: Tensor | None,
         *,
-        last: int,
+        segments: int,
     ) -> Tensor:
         rows, length, width = x.shape
         begin, end = cache.offset + start, cache.offset + start + length
-        heads = cache.heads
-        full = mask if heads is not None else cache.full_mask(mask, rows, length, start, x)
-        cos, sin = self.rotation(positions, cache.length + start + length)
+        shared = cache.shared
+        full = mask if shared is not None else cache.full_mask(mask, rows, length, start, x)
+        cos, sin = self.rotation(positions, cache.prefix_len + start + length)
         for index, (layer, kept) in enumerate(zip(self.layers, cache.layers, strict=True)):
             h = F.rms_norm(x, (width,), layer.norm_in, self.eps)
-            queries, keys, values = self.turned(h, layer, cos, sin)
+            queries, keys, values = self.project(h, layer, cos, sin)
             kept[0, :, :, begin:end] = keys.transpose(1, 2)
             kept[1, :, :, begin:end] = values.transpose(1, 2)
-            if last and index + 1 == len(self.layers) and last < length:
-                if full is None:
-                    full = causal_mask(rows, length, length, x) if last > 1 else None
-                x, queries, full = (
-                    ends(x, last),
-                    ends(queries, last),
-                    None if full is None else ends(full, last, 2),
-                )
-                length = last
-            if heads is not None:
-                attended = heads.attend(index, queries, kept[:, :, :, :end], full)
+            if index + 1 == len(self.layers) and 0 < segments < length:
+                if full is None and segments > 1:
+                    full = causal_mask(rows, length, length, x)
+                x, queries = segment_ends(x, segments), segment_ends(queries, segments)
+                full = None if full is None else segment_ends(full, segments, 2)
+                length = segments
+            if shared is not None:
+                attended = shared.attend(index, queries, kept[:, :, :, :end], full)
             else:
                 attended = F.scaled_dot_product_attention(
                     queries.transpose(1, 2),
@@ -193,18 +192,15 @@ class LeanLlama:
             x = x + F.linear(F.silu(gate) * up, layer.down)
         return F.rms_norm(x, (width,), self.norm, self.eps)
 
-    def turned(
+    def project(
         self, h: Tensor, layer: LlamaLayer, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys, both rotated to their positions, and values, (B, S, heads, D) each."""
+        """Rotated queries, rotated keys and values, (B, S, heads, D) each."""
         parts = [F.linear(h, weight).view(*h.shape[:2], -1, self.size) for weight in layer.qkv]
         if len(parts) == 1:
-            turned = self.rotate(parts[0][:, :, : -self.key_heads], cos, sin)
-            return (
-                turned[:, :, : self.heads],
-                turned[:, :, self.heads :],
-                parts[0][:, :, -self.key_heads :],
-            )
+            rotated = self.rotate(parts[0][:, :, : -self.key_heads], cos, sin)
+            values = parts[0][:, :, -self.key_heads :]
+            return rotated[:, :, : self.heads], rotated[:, :, self.heads :], values
         return self.rotate(parts[0], cos, sin), self.rotate(parts[1], cos, sin), parts[2]
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -212,10 +208,9 @@ class LeanLlama:
 
 
 class TransformersText:
-    """Any decoder of transformers whose layers hand their keys and values to a Cache and take a 4-d
-    mask."""
+    """Any transformers decoder whose layers use a ``Cache`` and accept a 4-D mask."""
 
-    shares = False
+    shares_prefixes = False
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -226,7 +221,7 @@ class TransformersText:
         self.layers: int = config.num_hidden_layers
         self.like: Tensor = next(model.parameters())
 
-    def empty(self, rows: int, capacity: int) -> list[Tensor]:
+    def allocate(self, rows: int, capacity: int) -> list[Tensor]:
         heads, size = self.shape
         return [self.like.new_empty((2, rows, heads, capacity, size)) for _ in range(self.layers)]
 
@@ -234,32 +229,30 @@ class TransformersText:
         self,
         x: Tensor,
         positions: Tensor,
-        cache: KeyValues,
+        cache: KVCache,
         start: int,
         mask: Tensor | None,
         *,
-        last: int,
+        segments: int,
     ) -> Tensor:
         rows, length, _ = x.shape
         full = cache.full_mask(mask, rows, length, start, x)
+        if full is None:
+            full = causal_mask(rows, length, cache.offset + start + length, x)
         output = self.model(
             inputs_embeds=x,
             position_ids=positions,
-            attention_mask=(
-                causal_mask(rows, length, cache.offset + start + length, x)
-                if full is None
-                else full
-            ),
-            past_key_values=InPlace(cache.layers, cache.offset + start),
+            attention_mask=full,
+            past_key_values=InPlaceCache(cache.layers, cache.offset + start),
             use_cache=True,
             return_dict=True,
         )
         hidden: Tensor = output.last_hidden_state
-        return ends(hidden, last) if last else hidden
+        return segment_ends(hidden, segments) if segments else hidden
 
 
-class InPlace(Cache):  # type: ignore[misc]  # transformers is untyped
-    """Our key-value tensors, as transformers' attention layers want to be handed them."""
+class InPlaceCache(Cache):  # type: ignore[misc]  # transformers is untyped
+    """Our key-value tensors behind the interface of transformers' ``Cache``."""
 
     def __init__(self, kept: list[Tensor], start: int) -> None:
         super().__init__(layers=[])
@@ -279,16 +272,13 @@ class InPlace(Cache):  # type: ignore[misc]  # transformers is untyped
 
 
 def backbone(language_model: Any) -> Backbone:
-    """The lean forward pass where it is exactly this model's, else the model's own."""
-    return (
-        LeanLlama(language_model)
-        if LeanLlama.fits(language_model)
-        else TransformersText(language_model)
-    )
+    """:class:`LeanLlama` where it fits the model exactly, else the model's own modules."""
+    if LeanLlama.fits(language_model):
+        return LeanLlama(language_model)
+    return TransformersText(language_model)
 
 
-def ends(x: Tensor, parts: int, axis: int = 1) -> Tensor:
-    """The last place of each of so many equal parts of an axis."""
-    return x[
-        (slice(None),) * axis + (slice(x.shape[axis] // parts - 1, None, x.shape[axis] // parts),)
-    ]
+def segment_ends(x: Tensor, segments: int, axis: int = 1) -> Tensor:
+    """The last position of each of ``segments`` equal segments of an axis."""
+    length = x.shape[axis] // segments
+    return x[(slice(None),) * axis + (slice(length - 1, None, length),)]

@@ -1,13 +1,13 @@
-"""Diverse beam search (Vijayakumar et al., arXiv 1610.02424) of one batch: the next words of each
-prompt in several ways.
+"""Diverse beam search (Vijayakumar et al., arXiv 1610.02424) for one batch of prompts.
 
-Beams are searched in groups, one group after the other in each step; a group sees the
-log-probabilities of tokens lowered for every beam of an earlier group that took them in this step
-(Hamming diversity). The rest is transformers' beam search as of its last version with groups
-(4.49): a group holds as many finished hypotheses as it has beams, ranked by the sum of lowered
-log-probabilities over the number of tokens, and is done when no open beam looks better than the
-worst of them. Two things differ: a group that is done lowers no token for the others (there it
-lowered the padding token), and an end may be a string."""
+Beams are searched in groups, one after the other in each step. A group sees a token's
+log-probability lowered for each beam of an earlier group that took the token in this step (Hamming
+diversity). The rest is transformers' group beam search of version 4.49, the last that had it: a
+group keeps as many finished hypotheses as it has beams, ranked by their penalised log-probability
+over their number of tokens, and is done when no open beam ranks above the worst of them.
+
+Two things differ. A finished group lowers no token for the others (transformers lowers the padding
+token there), and a stop string may end a beam."""
 
 from __future__ import annotations
 
@@ -20,24 +20,26 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from harness.engine.decode import Row, Running, Speaker, Stops, decode
+from harness.engine.decode import Stops, decode
+from harness.engine.decode_state import Decoder, DecodeRow, DecodeState
 from methods.interface import BeamSearch, Decoding
 
 Floats = npt.NDArray[np.float32]
-Whole = npt.NDArray[np.int64]
-Next = tuple[float, int, int, float]
-"""A next token: the sum with it as the search sees it, the place of the beam that it continues,
-itself, its log-probability."""
+Integers = npt.NDArray[np.int64]
+Candidate = tuple[float, int, int, float]
+"""A next token: the beam's penalised sum with it, the beam's place, the token, its
+log-probability."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beam:
-    """A continuation: its tokens, the sum of their log-probabilities as the search sees them and as
-    the model gives them."""
+    """A continuation and the sum of its log-probabilities."""
 
     ids: tuple[int, ...] = ()
     total: float = 0.0
+    """With diversity penalties taken off, as the search ranks it."""
     logp: float = 0.0
+    """As the model gives them."""
     finished: bool = False
 
     @property
@@ -47,7 +49,7 @@ class Beam:
 
 @dataclass(kw_only=True)
 class Group:
-    """One prompt's group: its open beams, the finished ones, and how many of each there may be."""
+    """A group of one prompt's beams: ``size`` open ones and at most ``size`` finished ones."""
 
     prompt: int
     number: int
@@ -57,235 +59,231 @@ class Group:
     done: bool = False
 
     def finish(self, beam: Beam) -> None:
-        """Keep a finished beam if it is among the best."""
+        """Add a finished beam if it is among the ``size`` best."""
         if len(self.finished) < self.size or beam.score > min(each.score for each in self.finished):
             self.finished.append(beam)
         if len(self.finished) > self.size:
             self.finished.remove(min(self.finished, key=lambda each: each.score))
 
     def step(
-        self, ranked: Sequence[Next], ends: frozenset[int], stops: Stops, *, all: bool
+        self, ranked: Sequence[Candidate], ends: frozenset[int], stops: Stops, *, complete: bool
     ) -> list[int] | None:
-        """Take one step with the best next tokens, best first: the place of the beam that each new
-        open beam continues.
+        """Extend the beams by the best candidates, best first. Returns the place of the beam that
+        each new open beam continues.
 
-        None where fewer of them go on than there are beams, and they are not ``all`` there are.
-        """
-        grown: list[Beam] = []
+        Returns None if too few candidates stay open and ``ranked`` is not ``complete``: the caller
+        must rank more."""
+        opened: list[Beam] = []
         sources: list[int] = []
         ended: list[Beam] = []
         for rank, (total, source, token, gain) in enumerate(ranked):
-            if total == -math.inf or len(grown) == self.size:
+            if total == -math.inf or len(opened) == self.size:
                 break
             before = self.beams[source]
             ids, logp = [*before.ids, token], before.logp + gain
             if token not in ends and not stops.hit(ids):
-                grown.append(Beam(ids=tuple(ids), total=total, logp=logp))
+                opened.append(Beam(ids=tuple(ids), total=total, logp=logp))
                 sources.append(source)
-            elif rank < self.size:  # an end that is not among the best tokens is none
+            elif rank < self.size:  # an end counts only among the best ``size`` candidates
                 ended.append(Beam(ids=tuple(ids), total=total, logp=logp, finished=True))
-        if len(grown) < self.size and not all:
+        if len(opened) < self.size and not complete:
             return None
         for beam in ended:
             self.finish(beam)
         length = len(self.beams[0].ids) + 1
-        self.done = not grown or (
+        self.done = not opened or (
             len(self.finished) == self.size
             and min(beam.score for beam in self.finished) >= ranked[0][0] / length
         )
-        for _ in range(self.size - len(grown)):  # a vocabulary that is nearly exhausted
-            grown.append(Beam(ids=(0,) * length, total=-math.inf, logp=-math.inf))
+        for _ in range(self.size - len(opened)):  # fewer tokens than beams: fill with dead beams
+            opened.append(Beam(ids=(0,) * length, total=-math.inf, logp=-math.inf))
             sources.append(0)
-        self.beams = grown
+        self.beams = opened
         return sources
 
     def close(self) -> None:
-        """At the limit of tokens open beams count as they are."""
+        """At the token limit, open beams count as they are."""
         if not self.done:
             for beam in self.beams:
                 if beam.total > -math.inf:
                     self.finish(beam)
 
 
-def branch(
-    speaker: Speaker, rows: Sequence[Row], branching: BeamSearch, ends: frozenset[int], stops: Stops
+def beam_search(
+    decoder: Decoder,
+    rows: Sequence[DecodeRow],
+    search: BeamSearch,
+    ends: frozenset[int],
+    stops: Stops,
 ) -> list[list[Beam]]:
-    """Each row's beams, best score first; with ``branching.end`` "apart" one more, the end at once,
-    comes last."""
-    if branching.temperature > 0:
-        return sampled(speaker, rows, branching, ends, stops)
-    size = branching.num_beams // branching.num_beam_groups
-    apart = sorted(ends) if branching.end == "apart" else []
-    stopping = frozenset() if branching.end == "token" else ends
-    running = Running(speaker, rows, branching.max_new_tokens, copies=branching.num_beams)
+    """Each row's beams, best score first. With ``search.end`` "apart" the beam that ends at once
+    comes last, as an extra one. ``ends`` are the end tokens' ids."""
+    if search.temperature > 0:
+        return sample_beams(decoder, rows, search, ends, stops)
+    size = search.num_beams // search.num_beam_groups
+    state = DecodeState(decoder, rows, search.max_new_tokens, copies=search.num_beams)
     groups = [
         Group(prompt=prompt, number=number, size=size, beams=[Beam()])
         for prompt in range(len(rows))
-        for number in range(branching.num_beam_groups)
+        for number in range(search.num_beam_groups)
     ]
-    logps = running.logits().log_softmax(-1)
-    alone: list[list[Beam]] = [[] for _ in rows]
-    if apart:
-        values, best_of = (found.tolist() for found in logps[:, apart].max(-1))
-        alone = [
-            [Beam(ids=(apart[at],), total=value, logp=value, finished=True)]
-            for value, at in zip(values, best_of, strict=True)
-        ]
-        logps = logps.index_fill(1, torch.tensor(apart, device=speaker.device), -torch.inf)
-    # The first step has one row a prompt; from then on every open beam has a row of its own, group
-    # by group.
-    places = [group.prompt for group in groups]
-    active, width = groups, 1
-    for index in range(branching.max_new_tokens):
-        steps = take(active, places, width, logps, branching, stopping, stops)
+    logps = state.logits().log_softmax(-1)
+    extra: list[list[Beam]] = [[] for _ in rows]
+    if search.end == "apart" and ends:
+        extra, logps = split_end(logps, sorted(ends))
+    ends = frozenset() if search.end == "token" else ends
+    # The first step has one row a prompt; later every open beam has its own row, group by group.
+    places, width, active = [group.prompt for group in groups], 1, groups
+    for step in range(search.max_new_tokens):
+        taken = step_groups(active, places, width, logps, search, ends, stops)
         for group in active:
-            if index + 1 == rows[group.prompt].most:
+            if step + 1 == rows[group.prompt].max_new_tokens:
                 group.close()
                 group.done = True
         left = [at for at, group in enumerate(active) if not group.done]
-        if not left or index + 1 == branching.max_new_tokens:
+        if not left or step + 1 == search.max_new_tokens:
             break
-        # Copying the cache costs about a step: a few finished groups stay in, as rows that nobody
-        # reads.
+        # Copying the cache costs about a step, so a few finished groups stay, as unused rows.
         keep = left if len(left) <= len(active) * 7 // 8 else list(range(len(active)))
-        sources = [
-            places[at] + source
-            for at in keep
-            for source in steps.get(at, [min(j, width - 1) for j in range(size)])
-        ]
+        unused = [min(beam, width - 1) for beam in range(size)]
+        sources = [places[at] + source for at in keep for source in taken.get(at, unused)]
         tokens = [beam.ids[-1] for at in keep for beam in active[at].beams]
         active = [active[at] for at in keep]
-        same = width == size and sources == list(range(len(running.lengths)))
-        running.advance(torch.tensor(tokens, device=speaker.device), None if same else sources)
+        same = width == size and sources == list(range(len(state.lengths)))
+        state.advance(torch.tensor(tokens, device=decoder.device), None if same else sources)
         places, width = [at * size for at in range(len(active))], size
-        logps = running.logits().log_softmax(-1)
+        logps = state.logits().log_softmax(-1)
+    beams: list[list[Beam]] = [[] for _ in rows]
     for group in groups:
         group.close()
-    found: list[list[Beam]] = [[] for _ in rows]
-    for group in groups:
-        found[group.prompt] += group.finished
-    # Among equals the last comes first, as in transformers.
+        beams[group.prompt] += group.finished
+    # Among equal scores the last comes first, as in transformers.
     return [
-        sorted(beams, key=lambda beam: beam.score)[::-1] + kept
-        for beams, kept in zip(found, alone, strict=True)
+        sorted(found, key=lambda beam: beam.score)[::-1] + last
+        for found, last in zip(beams, extra, strict=True)
     ]
 
 
-def sampled(
-    speaker: Speaker, rows: Sequence[Row], branching: BeamSearch, ends: frozenset[int], stops: Stops
+def split_end(logps: Tensor, ends: list[int]) -> tuple[list[list[Beam]], Tensor]:
+    """Each row's beam that ends at once, and the first step's log-probabilities (B, V) without the
+    end tokens."""
+    values, best = (column.tolist() for column in logps[:, ends].max(-1))
+    beams = [
+        [Beam(ids=(ends[at],), total=value, logp=value, finished=True)]
+        for value, at in zip(values, best, strict=True)
+    ]
+    return beams, logps.index_fill(1, torch.tensor(ends, device=logps.device), -torch.inf)
+
+
+def sample_beams(
+    decoder: Decoder,
+    rows: Sequence[DecodeRow],
+    search: BeamSearch,
+    ends: frozenset[int],
+    stops: Stops,
 ) -> list[list[Beam]]:
-    """Independent samples in place of beams, each seeded by its row's key and its number."""
-    many = branching.num_beams
-    drawn = [replace(row, key=f"{row.key}/{number}") for row in rows for number in range(many)]
+    """Independent samples instead of beams, each seeded by its row's key and its number."""
+    count = search.num_beams
+    drawn = [replace(row, key=f"{row.key}/{number}") for row in rows for number in range(count)]
     decoding = Decoding(
-        max_new_tokens=branching.max_new_tokens,
-        temperature=branching.temperature,
-        top_p=branching.top_p,
-        seed=branching.seed,
+        max_new_tokens=search.max_new_tokens,
+        temperature=search.temperature,
+        top_p=search.top_p,
+        seed=search.seed,
     )
-    written = decode(
-        speaker, drawn, decoding, frozenset() if branching.end == "token" else ends, stops
-    )
+    ends = frozenset() if search.end == "token" else ends
     beams = [
         Beam(ids=tuple(each.ids), total=each.logp, logp=each.logp, finished=each.finished)
-        for each in written
+        for each in decode(decoder, drawn, decoding, ends, stops)
     ]
     return [
-        sorted(beams[at : at + many], key=lambda beam: -beam.score)
-        for at in range(0, len(beams), many)
+        sorted(beams[at : at + count], key=lambda beam: -beam.score)
+        for at in range(0, len(beams), count)
     ]
 
 
-def take(
+def step_groups(
     groups: Sequence[Group],
     places: Sequence[int],
     width: int,
     logps: Tensor,
-    branching: BeamSearch,
+    search: BeamSearch,
     ends: frozenset[int],
     stops: Stops,
 ) -> dict[int, list[int]]:
-    """One step of every group that is not done, the groups of a prompt in their order.
+    """One step of every open group, a prompt's groups in their order. ``logps`` (B, V) holds
+    ``width`` rows a group, from the group's place on. Returns, by a group's index, the places of
+    the beams that its new beams continue.
 
-    ``logps`` (B, V) hold ``width`` rows a group, from its place on. Returned by a group's index:
-    the places of the beams that its new ones continue.
-
-    What a group sees is lowered for the tokens that earlier groups took, and for no others: its
-    best tokens are among those that are best when nothing is lowered, if as many more are looked at
-    as may be lowered. So the device is asked once, for all groups; the rest is sums of the same
-    float32 numbers here."""
-    size = branching.num_beams // branching.num_beam_groups
-    many = size * (2 + len(ends) + 4 * len(stops.stops))
-    words = logps.shape[1]
-    values, tokens = best(logps, min(words, many + branching.num_beams - size))
-    lowering = np.concatenate(
-        [[0], np.full(branching.num_beams, branching.diversity_penalty)]
-    ).astype(np.float32)
-    lowering = np.add.accumulate(lowering)  # as they add up one by one
+    Penalties lower only the tokens that earlier groups took. A group's best tokens are therefore
+    among the best unpenalised ones, if as many more are ranked as may be lowered. So the device is
+    asked once for all groups; penalties are applied here, to the same float32 numbers."""
+    size, vocabulary = search.num_beams // search.num_beam_groups, logps.shape[1]
+    count = size * (2 + len(ends) + 4 * len(stops.stops))
+    values, tokens = top_tokens(logps, min(vocabulary, count + search.num_beams - size))
+    single = np.full(search.num_beams, search.diversity_penalty)
+    penalties = np.add.accumulate(np.concatenate([[0], single]).astype(np.float32))
     taken: dict[int, list[int]] = {}
-    chosen: dict[int, list[int]] = {}
-    for number in range(branching.num_beam_groups):
-        members = [
-            at for at, group in enumerate(groups) if group.number == number and not group.done
-        ]
+    chosen: dict[int, list[int]] = {group.prompt: [] for group in groups}
+    for number in range(search.num_beam_groups):
+        members = [at for at, each in enumerate(groups) if each.number == number and not each.done]
         if not members:
             continue
-        rows = np.array([[places[at] + j for j in range(width)] for at in members])
-        before = np.array(
-            [[beam.total for beam in groups[at].beams] for at in members], dtype=np.float32
-        )
-        earlier = [chosen.setdefault(groups[at].prompt, []) for at in members]
-        plain, words_of = values[rows], tokens[rows]  # (N, width, K)
-        totals = plain - lowering[times(words_of, earlier)] + before[:, :, None]
-        ranked = rank(totals, plain, words_of, min(many, width * words))
-        for at, row, one in zip(members, rows, ranked, strict=True):
-            group = groups[at]
-            sources = group.step(one, ends, stops, all=len(one) == width * words)
-            if sources is None:  # too many of the best are ends: all tokens are looked at
-                plain = logps[torch.from_numpy(row).to(logps.device)].cpu().numpy()[None]
-                every = np.broadcast_to(np.arange(words), plain.shape)
-                start = np.array([[beam.total for beam in group.beams]], dtype=np.float32)
-                totals = plain - lowering[times(every, [chosen[group.prompt]])] + start[:, :, None]
-                sources = group.step(
-                    rank(totals, plain, every, width * words)[0], ends, stops, all=True
-                )
+        rows = np.array([[places[at] + beam for beam in range(width)] for at in members])
+        before = np.array([[beam.total for beam in groups[at].beams] for at in members], np.float32)
+        gains, ids = values[rows], tokens[rows]  # (N, width, K)
+        lowered = penalties[count_chosen(ids, [chosen[groups[at].prompt] for at in members])]
+        totals = gains - lowered + before[:, :, None]
+        ranked = rank_candidates(totals, gains, ids, min(count, width * vocabulary))
+        for at, row, candidates in zip(members, rows, ranked, strict=True):
+            group, complete = groups[at], len(candidates) == width * vocabulary
+            sources = group.step(candidates, ends, stops, complete=complete)
+            if sources is None:  # too many of the best are ends: rank the whole vocabulary
+                gains = logps[torch.from_numpy(row).to(logps.device)].cpu().numpy()[None]
+                ids = np.broadcast_to(np.arange(vocabulary), gains.shape)
+                before = np.array([[beam.total for beam in group.beams]], dtype=np.float32)
+                lowered = penalties[count_chosen(ids, [chosen[group.prompt]])]
+                totals = gains - lowered + before[:, :, None]
+                everything = rank_candidates(totals, gains, ids, width * vocabulary)[0]
+                sources = group.step(everything, ends, stops, complete=True)
             taken[at] = sources or []
-        if branching.diversity_penalty and number + 1 < branching.num_beam_groups:
+        if search.diversity_penalty and number + 1 < search.num_beam_groups:
             for at in members:
                 chosen[groups[at].prompt] += [beam.ids[-1] for beam in groups[at].beams]
     return taken
 
 
-def best(logps: Tensor, many: int) -> tuple[Floats, Whole]:
-    """The ``many`` best tokens of each row of (B, V) and their log-probabilities, (B, many), in one
-    transfer."""
-    values, tokens = logps.topk(many)
+def top_tokens(logps: Tensor, count: int) -> tuple[Floats, Integers]:
+    """The log-probabilities and ids of the ``count`` best tokens of each row of (B, V), each
+    (B, count), in one transfer."""
+    values, tokens = logps.topk(count)
     both = (
         torch.stack([values.double(), tokens.double()]).cpu().numpy()
-    )  # doubles hold either exactly
+    )  # float64 holds both exactly
     return both[0].astype(np.float32), both[1].astype(np.int64)
 
 
-def times(tokens: Whole, chosen: Sequence[Sequence[int]]) -> Whole:
-    """How often each of the tokens (N, width, K) was chosen, by a list for each of N."""
-    most = max(map(len, chosen))
-    padded = np.array(
-        [[*some, *[-1] * (most - len(some))] for some in chosen], dtype=np.int64
-    ).reshape(len(chosen), most)
-    found: Whole = (tokens[..., None] == padded[:, None, None]).sum(-1)
-    return found
+def count_chosen(tokens: Integers, chosen: Sequence[Sequence[int]]) -> Integers:
+    """How often each of the tokens (N, width, K) is in the list of its N."""
+    longest = max(map(len, chosen))
+    padded = [[*ids, *[-1] * (longest - len(ids))] for ids in chosen]
+    table = np.array(padded, dtype=np.int64).reshape(len(chosen), longest)
+    counts: Integers = (tokens[..., None] == table[:, None, None]).sum(-1)
+    return counts
 
 
-def rank(totals: Floats, plain: Floats, tokens: Whole, many: int) -> list[list[Next]]:
-    """The ``many`` best of each group's next tokens, best first; all are (N, width, K)."""
-    flat = totals.reshape(len(totals), -1)
-    order = np.argsort(-flat, 1, kind="stable")[:, :many]
-    found = (
+def rank_candidates(
+    totals: Floats, gains: Floats, tokens: Integers, count: int
+) -> list[list[Candidate]]:
+    """The ``count`` best candidates of each of N groups, best first; the arrays are (N, width,
+    K)."""
+    order = np.argsort(-totals.reshape(len(totals), -1), 1, kind="stable")[:, :count]
+    best_totals, best_gains, best_tokens = (
         np.take_along_axis(each.reshape(len(totals), -1), order, 1).tolist()
-        for each in (totals, plain, tokens)
+        for each in (totals, gains, tokens)
     )
     beams = (order // totals.shape[2]).tolist()
     return [
-        list(zip(total, beam, token, gain, strict=True))
-        for total, gain, token, beam in zip(*found, beams, strict=True)
+        list(zip(*columns, strict=True))
+        for columns in zip(best_totals, beams, best_tokens, best_gains, strict=True)
     ]

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
 from harness.engine.batching import Batches
-from harness.engine.prefix_cache import content
+from harness.engine.prefix_cache import content_hash
 from harness.errors import UserError, unknown
 from harness.models import hub_snapshots as hub
 from harness.models.base_cards import BaseCard, weights_fingerprint
@@ -249,7 +249,7 @@ class ClipScorer:
     def pictures(self, images: Sequence[Image]) -> list[Tensor]:
         """Unit embeddings of images, each embedded once."""
         by_object = {id(image): image for image in images}
-        names = {number: content(image) for number, image in by_object.items()}
+        names = {number: content_hash(image) for number, image in by_object.items()}
         wanted = {names[number]: image for number, image in by_object.items()}
         absent = [name for name in wanted if name not in self.kept]
         self.pictures_seen += len(absent)

@@ -1,39 +1,43 @@
-"""Keys and values of prompts' texts behind their images' heads, kept for later prompts that go on
-from them.
+"""Keys and values of suffixes, kept for later prompts that continue them.
 
-A search that grows texts (CSR's tree) asks for each text again with a sentence more: only that
-sentence is then read."""
+A search that grows answers, such as CSR's tree, asks for each answer again with one sentence more.
+With the cache only that sentence is read."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
-from harness.engine.decode import Row
-from harness.engine.lru import Lru
+from harness.engine.decode_state import DecodeRow
+from harness.engine.kv_cache import LruCache
 
 
-class Texts(Lru[tuple[Hashable, tuple[int, ...]]]):
-    """By head and tail: (layers, 2, H, T, D), T the tail's tokens; at most ``limit`` bytes of
-    them."""
+class ContinuationCache(LruCache[tuple[Hashable, tuple[int, ...]]]):
+    """Keys and values (layers, 2, H, T, D) by prefix and suffix, T the suffix's tokens."""
 
-    def begun(self, heads: Sequence[Hashable | None], rows: Sequence[Row]) -> list[Row]:
-        """The rows behind these heads (None: without an image), each told how much of its tail is
-        kept, and to be kept too."""
-        known: dict[Hashable, list[tuple[int, ...]]] = {}
-        for head, tail in self.kept:
-            known.setdefault(head, []).append(tail)
+    def look_up(
+        self, cache_keys: Sequence[Hashable | None], rows: Sequence[DecodeRow]
+    ) -> list[DecodeRow]:
+        """The rows with ``cached_len`` set to their longest cached beginning. ``cache_keys`` name
+        the rows' prefixes; rows with None are not cached."""
+        cached: dict[Hashable, list[tuple[int, ...]]] = {}
+        for cache_key, suffix in self.entries:
+            cached.setdefault(cache_key, []).append(suffix)
         found = []
-        for head, row in zip(heads, rows, strict=True):
-            fitting = (len(tail) for tail in known.get(head, ()) if row.tail[: len(tail)] == tail)
-            found.append(
-                row if head is None else replace(row, head=head, begun=max(fitting, default=0))
+        for cache_key, row in zip(cache_keys, rows, strict=True):
+            lengths = (
+                len(beginning)
+                for beginning in cached.get(cache_key, ())
+                if row.suffix[: len(beginning)] == beginning
             )
+            if cache_key is not None:
+                row = replace(row, cache_key=cache_key, cached_len=max(lengths, default=0))
+            found.append(row)
         return found
 
-    def due(self, rows: Sequence[Row]) -> None:
-        """What these rows go on from is forgotten in their order: first what was read first, and so
-        is needed no more."""
+    def mark_used(self, rows: Sequence[DecodeRow]) -> None:
+        """Mark the entries that these rows continue as used, in the order of the rows, so that the
+        entries needed first are dropped first."""
         for row in rows:
-            if row.begun:
-                self.get((row.head, row.tail[: row.begun]))
+            if row.cached_len:
+                self.get((row.cache_key, row.suffix[: row.cached_len]))

@@ -1,11 +1,9 @@
-"""The one engine that answers and scores: batched generation and log-probabilities of a LLaVA,
-images shared.
+"""Batched generation, beam search and log-probabilities of a vision-language model.
 
-It computes what ``model.generate`` and a full forward pass compute, prompt by prompt, and differs
-in cost alone: an image is looked at once, the prompt's beginning up to the image's last patch is
-computed once an image, prompts run in length-sorted batches, finished answers leave the batch, and
-a batch that does not fit in memory is halved. Of a text that goes on from one asked for before only
-the new tokens are read."""
+The engine computes what ``model.generate`` and a full forward pass compute, prompt by prompt; only
+the cost differs. An image is encoded once, and so is the prompt's beginning up to the image.
+Prompts run in length-sorted batches, finished answers leave the batch, and a batch that does not
+fit in memory is halved. Of a prompt that continues an earlier one only the new tokens are read."""
 
 from __future__ import annotations
 
@@ -20,50 +18,60 @@ from PIL.Image import Image
 from torch import Tensor
 
 from harness.engine.backbone import backbone
-from harness.engine.batching import Batches, spare, windows
-from harness.engine.beam_search import Beam, branch
-from harness.engine.decode import Row, Speaker, Stops, decode
-from harness.engine.prefix_cache import Head, Sharing, content
-from harness.engine.scoring import PACKED, Pack, score
+from harness.engine.batching import Batches, windows
+from harness.engine.beam_search import Beam, beam_search
+from harness.engine.decode import Stops, decode
+from harness.engine.decode_state import Decoder, DecodeRow
+from harness.engine.prefix_cache import ImagePrefix, PrefixCache, content_hash
+from harness.engine.scoring import MAX_PACKED, Pack, score
 from harness.errors import UserError
 from harness.models.chat_format import renderer
+from harness.models.device_memory import free_memory
 from harness.models.find_family import family_of
 from methods.interface import BeamSearch, Branch, Completion, Corrupt, Decoding, Prompt
 
 R = TypeVar("R")
 
-LIKE = 4
-"""Tails whose lengths differ by less may share a batch in any order: the pads cost less than a
-image read twice."""
+LENGTH_BUCKET = 4
+"""Suffixes whose lengths differ by less keep the order of their prefixes: padding costs less than
+reading a prefix twice."""
 
-
-EXPECTED = 128
-"""New tokens a row that memory is set aside for; the few that write more grow into what else is
-left."""
+EXPECTED_TOKENS = 128
+"""New tokens a row that a batch's memory is planned for. Longer answers use what else is free."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
-    """A prompt cut in two, as token ids: its head (up to the image; None without one) and its
-    tail."""
+class TokenizedPrompt:
+    """A prompt's token ids, cut behind its image."""
 
     key: str
-    head: Head | None
-    tail: tuple[int, ...]
+    prefix: ImagePrefix | None
+    suffix: tuple[int, ...]
+
+    def row(self, prefixes: dict[ImagePrefix, Tensor]) -> DecodeRow:
+        if self.prefix is None:
+            return DecodeRow(key=self.key, suffix=self.suffix, prefix=None)
+        start = self.prefix.next_position
+        return DecodeRow(
+            key=self.key, suffix=self.suffix, prefix=prefixes[self.prefix], start=start
+        )
 
 
 class Engine:
     """A :class:`methods.interface.BeamSearchVLM` over a loaded model and processor.
 
-    ``batch_size`` counts rows of a batch (a prompt's candidates are rows) and changes no answer
-    beyond rounding (None: 64 on the CPU, 256 elsewhere). ``shared_bytes`` bounds the keys and
-    values kept for images between calls, and half as many bytes are for texts that ``branch`` may
-    go on from. ``memory``, in bytes, is what keys, values and activations may take together: what
-    the accelerator has left beside the weights, unbounded on the CPU. Three tenths of it are for
-    images kept, as much for one call's own images (corrupted ones), where those texts lie
-    between, as much for a batch.
-    ``tokens_generated`` counts over the engine's life. The model is only read; when its weights
-    were changed since the last call, all that was kept is forgotten."""
+    The model is only read. When its weights have changed since the last call, all caches are
+    cleared. ``tokens_generated`` counts over the engine's life.
+
+    Args:
+        batch_size: most rows of a batch (each candidate of a prompt is a row). It changes answers
+            by rounding alone. None: 64 on the CPU, 256 elsewhere.
+        shared_bytes: most bytes of image prefixes cached between calls; half as many again for
+            suffixes that ``branch`` may continue. None: by ``memory``.
+        memory: bytes for caches, batches and activations. None: what the device has free, without
+            a limit on the CPU. Three tenths are for cached prefixes, three tenths for one call's
+            own (corrupted) images or for suffixes, three tenths for a batch.
+    """
 
     def __init__(
         self,
@@ -79,52 +87,57 @@ class Engine:
         self.tokenizer = processor.tokenizer
         self.image_id: int = self.tokenizer.convert_tokens_to_ids(self.renderer.image)
         self.device: torch.device = next(self.model.parameters()).device
-        memory = spare(self.device) if memory is None else memory
-        most = 64 if self.device.type == "cpu" else 256
-        self.batches = Batches(
-            most if batch_size is None else batch_size, None if memory is None else 3 * memory // 10
-        )
-        kept = 2**29 if memory is None else 3 * memory // 10
-        self.limit = kept if shared_bytes is None else shared_bytes
+        memory = free_memory(self.device) if memory is None else memory
+        share = None if memory is None else 3 * memory // 10
+        default_size = 64 if self.device.type == "cpu" else 256
+        self.batches = Batches(default_size if batch_size is None else batch_size, share)
+        default_bytes = 2**29 if share is None else share
+        self.prefix_bytes = default_bytes if shared_bytes is None else shared_bytes
         ends = self.model.generation_config.eos_token_id
-        self.ends = frozenset(
-            {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
-        )
+        ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        self.end_ids = frozenset(ends - {None})
         self.tokens_generated = 0
-        self.stamp: tuple[tuple[int, int], ...] = ()
+        self.weights_version: tuple[tuple[int, int], ...] = ()
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the weights anew if any was replaced or written to since they were last read."""
-        stamp = tuple(
+        """Read the weights again, and clear the caches, if any weight was replaced or written to
+        since the last call."""
+        version = tuple(
             (p.data_ptr(), 0 if p.is_inference() else p._version) for p in self.model.parameters()
         )
-        if stamp == self.stamp:
+        if version == self.weights_version:
             return
-        self.stamp = stamp
+        self.weights_version = version
         with torch.inference_mode():
             language_model = self.model.model.language_model
             embed, text = language_model.get_input_embeddings(), backbone(language_model)
-            self.sharing = Sharing(self.model, self.family, embed, self.limit)
-            texts = self.sharing.texts
-            self.speaker = Speaker(
-                embed=embed, text=text, head=self.model.lm_head, device=self.device, texts=texts
+            self.prefix_cache = PrefixCache(self.model, self.family, embed, self.prefix_bytes)
+            self.decoder = Decoder(
+                embed=embed,
+                text=text,
+                lm_head=self.model.lm_head,
+                device=self.device,
+                continuations=self.prefix_cache.continuations,
             )
-            self.position_bytes = sum(layer.nbytes for layer in text.empty(1, 1))
+            self.position_bytes = sum(layer.nbytes for layer in text.allocate(1, 1))
 
     @torch.inference_mode()
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None
     ) -> list[Completion]:
-        """Answers in the order of the prompts; with a prefix, what follows it.
+        """Answers in the order of the prompts; of a prompt with a prefix, what follows the prefix.
 
-        A stop string ends an answer and the text ends with it, even where its last token goes on.
-        Equal keys are a UserError: a key seeds its prompt's sampling and corruption."""
+        An answer ends with its stop string, even where the last token goes on.
+
+        Raises:
+            UserError: two prompts have one key, which seeds sampling and corruption.
+        """
         self.refresh()
         stops = Stops(decoding.stop, self.tokenizer)
-        run = partial(decode, self.speaker, decoding=decoding, ends=self.ends, stops=stops)
+        run = partial(decode, self.decoder, decoding=decoding, ends=self.end_ids, stops=stops)
         answers = []
-        for _, answer in self.written(prompts, run, corrupt, new=decoding.max_new_tokens):
+        for _, answer in self.run_rows(prompts, run, corrupt, new_tokens=decoding.max_new_tokens):
             text = stops.text(answer.ids)
             cut = stops.cut(text)
             self.tokens_generated += len(answer.ids)
@@ -139,35 +152,35 @@ class Engine:
         return answers
 
     @torch.inference_mode()
-    def branch(self, prompts: Sequence[Prompt], branching: BeamSearch) -> list[list[Branch]]:
+    def branch(self, prompts: Sequence[Prompt], search: BeamSearch) -> list[list[Branch]]:
         """Each prompt's branches (:class:`methods.interface.BeamSearch`), best score first.
 
-        What earlier calls read of a text is not read again, unless all texts begin here: so a
-        search as a whole, which a continued run begins anew, has the same bits whatever was asked
-        before it."""
+        Reuses cached suffixes of earlier calls. A call in which no prompt has a prefix clears that
+        cache first, so a restarted search gives identical results."""
         self.refresh()
         if not any(prompt.prefix for prompt in prompts):
-            self.sharing.texts.clear()
-        stops = Stops(branching.stop, self.tokenizer)
-        search = partial(branch, self.speaker, branching=branching, ends=self.ends, stops=stops)
-        found = self.written(
+            self.prefix_cache.continuations.clear()
+        stops = Stops(search.stop, self.tokenizer)
+        run = partial(beam_search, self.decoder, search=search, ends=self.end_ids, stops=stops)
+        found = self.run_rows(
             prompts,
-            search,
+            run,
             None,
-            new=branching.max_new_tokens,
-            copies=branching.num_beams,
-            keep=True,
+            new_tokens=search.max_new_tokens,
+            copies=search.num_beams,
+            reuse=True,
         )
         return [
-            [self.told(prompt, plan, beam, stops) for beam in beams]
-            for prompt, (plan, beams) in zip(prompts, found, strict=True)
+            [self._to_branch(prompt, tokens, beam, stops) for beam in beams]
+            for prompt, (tokens, beams) in zip(prompts, found, strict=True)
         ]
 
-    def told(self, prompt: Prompt, plan: Planned, beam: Beam, stops: Stops) -> Branch:
-        """A beam in words: decoded behind its prompt, so that the white space between them is
-        known."""
+    def _to_branch(
+        self, prompt: Prompt, tokens: TokenizedPrompt, beam: Beam, stops: Stops
+    ) -> Branch:
+        """A beam as text. It is decoded behind its prompt, which tells the white space between."""
         self.tokens_generated += len(beam.ids)
-        before, after = stops.text(list(plan.tail)), stops.text([*plan.tail, *beam.ids])
+        before, after = stops.text(list(tokens.suffix)), stops.text([*tokens.suffix, *beam.ids])
         text = after[len(before) :] if after.startswith(before) else stops.text(list(beam.ids))
         cut = stops.cut(text)
         text = (text if cut is None else cut).rstrip()
@@ -177,100 +190,103 @@ class Engine:
             n_tokens=len(beam.ids),
             finished=beam.finished,
             score=beam.score,
-            ended=not self.ends.isdisjoint(beam.ids),
+            ended=not self.end_ids.isdisjoint(beam.ids),
         )
 
-    def written(
+    def run_rows(
         self,
         prompts: Sequence[Prompt],
-        run: Callable[[Sequence[Row]], Sequence[R]],
+        run: Callable[[Sequence[DecodeRow]], Sequence[R]],
         corrupt: Corrupt | None,
         *,
-        new: int,
+        new_tokens: int,
         copies: int = 1,
-        keep: bool = False,
-    ) -> list[tuple[Planned, R]]:
-        """What ``run`` writes for each prompt, ``copies`` rows of ``new`` tokens, in their order;
-        equal keys are a UserError.
+        reuse: bool = False,
+    ) -> list[tuple[TokenizedPrompt, R]]:
+        """The result of ``run`` for each prompt, in order. ``run`` makes ``copies`` rows of
+        ``new_tokens`` tokens of each row. ``reuse``: suffixes are read from, and kept in, the
+        continuation cache.
 
-        ``keep``: later prompts may go on from these, as these may from earlier ones.
+        Raises:
+            UserError: two prompts have one key.
         """
-        twice = [
-            key for key, count in Counter(prompt.key for prompt in prompts).items() if count > 1
-        ]
-        if twice:
+        repeated = [key for key, n in Counter(prompt.key for prompt in prompts).items() if n > 1]
+        if repeated:
             raise UserError(
-                f"{len(twice)} prompt keys occur twice in one call, such as {twice[0]!r}; give each"
-                " prompt its own key."
+                f"{len(repeated)} prompt keys occur twice in one call, such as {repeated[0]!r};"
+                " give each prompt its own key."
             )
-        rendered = [
-            self.renderer.render_prompt(p.text, p.image is not None, p.prefix) for p in prompts
-        ]
-        plans, pictures = self.plan(prompts, self.renderer.encode(rendered), corrupt)
+        tokenized, images = self.tokenize(
+            prompts, self.renderer.encode(self._rendered(prompts)), corrupt
+        )
         results: dict[int, R] = {}
-        for places, rows in self.windows(plans, pictures, corrupt):
-            if keep and self.speaker.text.shares:
-                rows = self.sharing.texts.begun([plans[place].head for place in places], rows)
-            # Longest first: a batch size that does not fit shows at once. Of like length, a
-            # image's prompts stay together.
-            order = sorted(
-                range(len(rows)),
-                key=lambda i: (-rows[i].shared, rows[i].begun > 0, -(len(rows[i].tail) // LIKE)),
-            )
-            work, takes = [rows[i] for i in order], self.takes(rows, new, copies)
-            self.sharing.texts.due(work)
-            done = self.batches.run(
-                work, run, lambda row: (row.shared, row.begun > 0), rows=copies, takes=takes
-            )
+        for places, rows in self.windows(tokenized, images, corrupt):
+            if reuse and self.decoder.text.shares_prefixes:
+                keys = [tokenized[place].prefix for place in places]
+                rows = self.prefix_cache.continuations.look_up(keys, rows)
+            # Longest first: a batch size that does not fit shows at once.
+            order = sorted(range(len(rows)), key=lambda place: _sort_key(rows[place]))
+            work = [rows[place] for place in order]
+            cache_bytes = self.cache_bytes(rows, new_tokens, copies)
+            self.prefix_cache.continuations.mark_used(work)
+            done = self.batches.run(work, run, _batch_key, rows=copies, cache_bytes=cache_bytes)
             results |= {places[i]: result for i, result in zip(order, done, strict=True)}
-            rows = work = []  # before the next images are read: these may be kept nowhere else
-        return [(plan, results[place]) for place, plan in enumerate(plans)]
+            rows = work = []  # frees prefixes that are not cached before the next ones are read
+        return [(tokens, results[place]) for place, tokens in enumerate(tokenized)]
+
+    def _rendered(self, prompts: Sequence[Prompt]) -> list[str]:
+        return [
+            self.renderer.render_prompt(prompt.text, prompt.image is not None, prompt.prefix)
+            for prompt in prompts
+        ]
 
     @torch.inference_mode()
     def logps(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        """Sum of log-probabilities (nats) of each completion and its end token, given its prompt
-        (and its prefix)."""
+        """The summed log-probability (nats) of each completion and its end token, given its prompt
+        and the prompt's prefix.
+
+        Raises:
+            UserError: there is not one completion for each prompt.
+        """
         if len(prompts) != len(completions):
             raise UserError(
                 f"{len(prompts)} prompts and {len(completions)} completions; give one completion"
                 " for each prompt."
             )
         self.refresh()
-        rendered = [
-            self.renderer.render_prompt(p.text, p.image is not None, p.prefix) for p in prompts
+        texts = [
+            self.renderer.render_completion(text, prompt.prefix)
+            for prompt, text in zip(prompts, completions, strict=True)
         ]
-        pairs = self.renderer.encode_pairs(
-            rendered,
-            [
-                self.renderer.render_completion(text, p.prefix)
-                for p, text in zip(prompts, completions, strict=True)
-            ],
-        )
-        plans, pictures = self.plan(prompts, [asked for asked, _ in pairs], None)
-        places: dict[tuple[Head | None, tuple[int, ...]], list[int]] = {}
-        for place, plan in enumerate(plans):
-            places.setdefault((plan.head, plan.tail), []).append(place)
+        pairs = self.renderer.encode_pairs(self._rendered(prompts), texts)
+        tokenized, images = self.tokenize(prompts, [prompt for prompt, _ in pairs], None)
+        by_prompt: dict[tuple[ImagePrefix | None, tuple[int, ...]], list[int]] = {}
+        for place, tokens in enumerate(tokenized):
+            by_prompt.setdefault((tokens.prefix, tokens.suffix), []).append(place)
         groups = [
-            group[start : start + PACKED]
-            for group in places.values()
-            for start in range(0, len(group), PACKED)
+            group[start : start + MAX_PACKED]
+            for group in by_prompt.values()
+            for start in range(0, len(group), MAX_PACKED)
         ]
-        sums = [0.0] * len(plans)
-        for chosen, rows in self.windows([plans[group[0]] for group in groups], pictures, None):
+        sums = [0.0] * len(tokenized)
+        firsts = [tokenized[group[0]] for group in groups]
+        for chosen, rows in self.windows(firsts, images, None):
             packs = [
                 Pack(
                     row=row,
-                    places=tuple(groups[i]),
-                    completions=tuple(tuple(pairs[place][1]) for place in groups[i]),
+                    places=tuple(groups[at]),
+                    completions=tuple(tuple(pairs[place][1]) for place in groups[at]),
                 )
-                for i, row in zip(chosen, rows, strict=True)
+                for at, row in zip(chosen, rows, strict=True)
             ]
-            packs.sort(key=lambda pack: (pack.row.shared, pack.length), reverse=True)
+            packs.sort(key=lambda pack: (pack.row.prefix_len, pack.length), reverse=True)
             scored = self.batches.run(
                 packs,
-                partial(score, self.speaker),
-                lambda pack: pack.row.shared,
-                takes=lambda pack: float((pack.row.shared + pack.length) * self.position_bytes),
+                partial(score, self.decoder),
+                lambda pack: pack.row.prefix_len,
+                cache_bytes=lambda pack: float(
+                    (pack.row.prefix_len + pack.length) * self.position_bytes
+                ),
             )
             for pack, values in zip(packs, scored, strict=True):
                 for place, value in zip(pack.places, values, strict=True):
@@ -278,75 +294,93 @@ class Engine:
             del rows, packs, pack
         return sums
 
-    def takes(self, rows: Sequence[Row], new: int, copies: int) -> Callable[[Row], float]:
-        """The bytes that a row's keys and values take in a batch: its share of a head that several
-        read, its tail, and as many new tokens as answers have rather than may have."""
+    def cache_bytes(
+        self, rows: Sequence[DecodeRow], new_tokens: int, copies: int
+    ) -> Callable[[DecodeRow], float]:
+        """The bytes that a row's keys and values take in a batch: its share of a shared prefix, its
+        suffix, and the new tokens that are expected."""
         readers = Counter(id(row.prefix) for row in rows)
+        expected = min(new_tokens, EXPECTED_TOKENS)
 
-        def bytes_of(row: Row) -> float:
-            several = readers[id(row.prefix)]
-            alone = several * copies == 1 or not self.speaker.text.shares
-            head = row.shared * copies if alone else row.shared / several
-            return (head + copies * (len(row.tail) + min(new, EXPECTED))) * self.position_bytes
+        def bytes_of(row: DecodeRow) -> float:
+            sharing = readers[id(row.prefix)]
+            copied = sharing * copies == 1 or not self.decoder.text.shares_prefixes
+            prefix = row.prefix_len * copies if copied else row.prefix_len / sharing
+            return (prefix + copies * (len(row.suffix) + expected)) * self.position_bytes
 
         return bytes_of
 
-    def plan(
+    def tokenize(
         self, prompts: Sequence[Prompt], ids: Sequence[list[int]], corrupt: Corrupt | None
-    ) -> tuple[list[Planned], dict[str, Image]]:
-        """Each prompt's tokens cut behind its image token, and the distinct images by their
-        content's hash.
+    ) -> tuple[list[TokenizedPrompt], dict[str, Image]]:
+        """Each prompt's tokens cut behind its image token, and the distinct images by content hash.
 
-        The head is cut from the prompt's own tokens, so it is always truly the prompt's beginning.
-        """
-        names: dict[int, str] = {}  # an image object is hashed once a call
-        pictures: dict[str, Image] = {}
-        plans: list[Planned] = []
+        The prefix is cut from the prompt's own tokens, so it always is the prompt's beginning."""
+        hashes: dict[int, str] = {}  # an image object is hashed once a call
+        images: dict[str, Image] = {}
+        tokenized: list[TokenizedPrompt] = []
         for prompt, tokens in zip(prompts, ids, strict=True):
             if tokens.count(self.image_id) != (prompt.image is not None):
                 raise UserError(
                     f"Prompt {prompt.key!r} does not hold one image token for its image; check"
                     " the tokenizer's tokens."
                 )
-            if prompt.image is None:
-                plans.append(Planned(key=prompt.key, head=None, tail=tuple(tokens)))
-                continue
-            name = names.setdefault(id(prompt.image), "") or content(prompt.image)
-            names[id(prompt.image)] = name
-            pictures.setdefault(name, prompt.image)
-            cut = tokens.index(self.image_id) + 1
-            noise, span = None if corrupt is None else prompt.key, self.family.span(prompt.image)
-            head = Head(picture=name, noise=noise, ids=tuple(tokens[:cut]), span=span)
-            plans.append(Planned(key=prompt.key, head=head, tail=tuple(tokens[cut:])))
-        return plans, pictures
+            prefix, cut = None, 0
+            if prompt.image is not None:
+                if id(prompt.image) not in hashes:
+                    hashes[id(prompt.image)] = content_hash(prompt.image)
+                name = hashes[id(prompt.image)]
+                images.setdefault(name, prompt.image)
+                cut = tokens.index(self.image_id) + 1
+                prefix = ImagePrefix(
+                    image=name,
+                    corruption_key=None if corrupt is None else prompt.key,
+                    ids=tuple(tokens[:cut]),
+                    span=self.family.span(prompt.image),
+                )
+            tokenized.append(
+                TokenizedPrompt(key=prompt.key, prefix=prefix, suffix=tuple(tokens[cut:]))
+            )
+        return tokenized, images
 
     def windows(
-        self, plans: Sequence[Planned], pictures: dict[str, Image], corrupt: Corrupt | None
-    ) -> Iterator[tuple[list[int], list[Row]]]:
-        """Places and rows, as many images at a time as their keys and values may take memory;
-        images stay whole."""
-        longest = max((plan.head.length for plan in plans if plan.head is not None), default=1)
-        room, order = self.limit // (longest * self.position_bytes), list(range(len(plans)))
-        if len({plan.head for plan in plans}) > room:
-            # Those that are there come first: in the order of the call, more than fit would all be
-            # forgotten before their turn. Only then: what a continued run still holds is not what
-            # an undisturbed one does, and order is rounding.
-            order.sort(key=lambda place: plans[place].head not in self.sharing.prefixes.kept)
-        for some in windows([plans[place].head for place in order], room):
-            places = [order[at] for at in some]
-            heads = [head for place in places if (head := plans[place].head) is not None]
-            shared = self.sharing.keys_and_values(
-                heads, pictures, self.speaker.text, self.batches, corrupt
+        self,
+        tokenized: Sequence[TokenizedPrompt],
+        images: dict[str, Image],
+        corrupt: Corrupt | None,
+    ) -> Iterator[tuple[list[int], list[DecodeRow]]]:
+        """Places and rows, as many prefixes at a time as fit into :attr:`prefix_bytes`. Prompts of
+        one prefix stay together."""
+        prefixes = [tokens.prefix for tokens in tokenized]
+        longest = max((each.length for each in prefixes if each is not None), default=1)
+        count, order = (
+            self.prefix_bytes // (longest * self.position_bytes),
+            list(range(len(prefixes))),
+        )
+        if len(set(prefixes)) > count:
+            # Cached prefixes come first, or they would be dropped before their turn. With fewer
+            # prefixes the call's order stays: a continued run has other prefixes cached than an
+            # undisturbed one, and another order rounds differently.
+            cached = self.prefix_cache.prefixes.entries
+            order.sort(key=lambda place: prefixes[place] not in cached)
+        for window in windows([prefixes[place] for place in order], count):
+            places = [order[at] for at in window]
+            needed = [each for place in places if (each := prefixes[place]) is not None]
+            values = self.prefix_cache.keys_and_values(
+                needed, images, self.decoder.text, self.batches.size, corrupt
             )
-            rows = [row_of(plans[place], shared) for place in places]
-            # what is read next must find this memory free again: the caller lets go of its rows,
-            # too
-            del shared
+            rows = [tokenized[place].row(values) for place in places]
+            del values  # the next window needs this memory; the caller drops its rows, too
             yield places, rows
             del rows
 
 
-def row_of(plan: Planned, shared: dict[Head, Tensor]) -> Row:
-    if plan.head is None:
-        return Row(key=plan.key, tail=plan.tail, prefix=None)
-    return Row(key=plan.key, tail=plan.tail, prefix=shared[plan.head], start=plan.head.next)
+def _batch_key(row: DecodeRow) -> tuple[int, bool]:
+    """Rows with equal keys can share a batch."""
+    return row.prefix_len, row.cached_len > 0
+
+
+def _sort_key(row: DecodeRow) -> tuple[int, bool, int]:
+    """Longest prefix, then longest suffix first; of similar lengths, one image's prompts stay
+    together."""
+    return -row.prefix_len, row.cached_len > 0, -(len(row.suffix) // LENGTH_BUCKET)

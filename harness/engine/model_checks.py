@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from harness.engine.batching import spare
 from harness.engine.engine import Engine
 from harness.errors import UserError
 from harness.models.chat_format import check_template, renderer
+from harness.models.device_memory import free_memory as spare
 from harness.models.find_family import family_of
 from methods.interface import Prompt
 

@@ -1,7 +1,6 @@
-"""What prompts about one image share: its features (one pass of the image tower) and the keys and
-values of the prompt up to the image's last patch (one pass of the language model). Both are kept
-between calls, the oldest leaving first, and so are the texts that a search may go on from
-(texts.py)."""
+"""What prompts about one image share: the image's features (one pass of the vision tower) and the
+keys and values of the prompt up to the image's last patch (one pass of the language model). Both
+are kept between calls, as are suffixes (continuation_cache.py)."""
 
 from __future__ import annotations
 
@@ -16,48 +15,43 @@ from torch import Tensor
 
 from harness.engine.backbone import Backbone
 from harness.engine.batching import Batches
-from harness.engine.continuation_cache import Texts
-from harness.engine.kv_cache import KeyValues
-from harness.engine.lru import Lru
-from harness.engine.pixels import Pixels
+from harness.engine.continuation_cache import ContinuationCache
+from harness.engine.decode_state import READ_TOKENS
+from harness.engine.kv_cache import KVCache, LruCache
+from harness.engine.pixels import PixelLoader
 from harness.models.family import Family, Span
 from methods.interface import Corrupt
 
 
 @dataclass(frozen=True, kw_only=True)
-class Head:
-    """A prompt's beginning up to its image: what is shared by all prompts where it is equal.
+class ImagePrefix:
+    """A prompt's beginning up to and including its image. Prompts with equal prefixes share one
+    copy of its keys and values."""
 
-    ``picture`` is the content's hash; ``noise`` the prompt's key where the image is corrupted for
-    that prompt alone;
-    ``ids`` the tokens up to the image token, which is the last and stands for the tokens of
-    ``span``."""
-
-    picture: str
-    noise: str | None
+    image: str
+    """The image's content hash."""
+    corruption_key: str | None
+    """The prompt's key, where the image is corrupted for this prompt alone."""
     ids: tuple[int, ...]
+    """Token ids; the last one is the image token and stands for the tokens of ``span``."""
     span: Span
 
     @property
     def length(self) -> int:
-        """Tokens, the image's among them."""
+        """Tokens, the image's included."""
         return len(self.ids) - 1 + self.span.tokens
 
     @property
-    def next(self) -> int:
-        """The position of the first token behind it."""
+    def next_position(self) -> int:
+        """The position of the first token behind the prefix."""
         return len(self.ids) - 1 + self.span.steps
 
 
-READ = 8192
-"""Most tokens of heads in one forward pass: many more than it takes to be bound by arithmetic, few
-enough for little memory."""
+class PrefixCache:
+    """Features and prefixes of images under one model.
 
-
-class Sharing:
-    """Features and prefixes of images under one model; ``limit`` bytes of prefixes are kept, a
-    sixteenth of features: they are needed again only where the prefix was forgotten. Half as many
-    bytes of texts are kept, until a call's own (corrupted) images need the room."""
+    ``limit`` bounds the bytes of prefixes. A sixteenth of it bounds features, which are needed
+    again only if their prefix was dropped, and half of it suffixes."""
 
     def __init__(
         self, model: Any, family: Family, embed: Callable[[Tensor], Tensor], limit: int
@@ -65,108 +59,104 @@ class Sharing:
         self.family, self.embed = family, embed
         self.device: torch.device = next(model.parameters()).device
         self.dtype: torch.dtype = next(model.parameters()).dtype
-        self.features: Lru[str] = Lru(limit // 16)
-        self.prefixes: Lru[Head] = Lru(limit)
-        self.texts = Texts(limit // 2)
-        self.pixels = Pixels(family, self.device)
-        self.reads = Batches(
-            READ
-        )  # in tokens; when heads do not fit, the rows that answers are written in may fit all the same
-        self.pictures_seen = 0
+        self.features: LruCache[str] = LruCache(limit // 16)
+        self.prefixes: LruCache[ImagePrefix] = LruCache(limit)
+        self.continuations = ContinuationCache(limit // 2)
+        self.pixels = PixelLoader(family, self.device)
+        # In tokens. Halved apart from the decoding batches, which may fit where this does not.
+        self.batches = Batches(READ_TOKENS)
+        self.images_encoded = 0
 
     def clear(self) -> None:
         self.features.clear()
         self.prefixes.clear()
-        self.texts.clear()
+        self.continuations.clear()
 
     def keys_and_values(
         self,
-        heads: Sequence[Head],
-        pictures: dict[str, Image],
+        prefixes: Sequence[ImagePrefix],
+        images: dict[str, Image],
         text: Backbone,
-        batches: Batches,
+        max_rows: int,
         corrupt: Corrupt | None,
-    ) -> dict[Head, Tensor]:
-        """For each distinct head its keys and values (layers, 2, H, P, D), P its tokens with the
-        image's patches.
+    ) -> dict[ImagePrefix, Tensor]:
+        """Keys and values (layers, 2, H, P, D) of each distinct prefix of P tokens.
 
-        ``pictures`` finds an image by its content's hash.
-        """
+        ``images`` holds the images by content hash. At most ``max_rows`` prefixes are read in one
+        pass. Prefixes of corrupted images are not cached; they take the suffixes' memory."""
         if corrupt is not None:
-            self.texts.clear()
-        wanted = dict.fromkeys(heads)
-        found = {head: kept for head in wanted if (kept := self.prefixes.get(head)) is not None}
-        # Heads of one length run together; where a family's images have one size, this is one
-        # group.
-        absent = sorted((head for head in wanted if head not in found), key=alike)
-
-        def run(batch: Sequence[Head]) -> list[Tensor]:
-            return self.prefill(batch, self.features_of(batch, pictures, corrupt), text)
-
-        looks = [(head.picture, head.noise) for head in absent]
-        self.pixels.ahead(
-            (look for look in looks if look[1] is not None or look[0] not in self.features.kept),
-            pictures,
+            self.continuations.clear()
+        distinct = dict.fromkeys(prefixes)
+        found = {each: kept for each in distinct if (kept := self.prefixes.get(each)) is not None}
+        # Only prefixes of equal lengths are read together.
+        missing = sorted((each for each in distinct if each not in found), key=batch_key)
+        keys = ((each.image, each.corruption_key) for each in missing)
+        self.pixels.prefetch(
+            (key for key in keys if key[1] is not None or key[0] not in self.features.entries),
+            images,
             corrupt,
         )
-        longest = max((head.length for head in absent), default=1)
-        tokens = max(longest, READ // batches.size)  # not more heads at once than rows either
-        for head, value in zip(
-            absent, self.reads.run(absent, run, alike, rows=tokens), strict=True
-        ):
-            found[head] = value
-            if head.noise is None:
-                self.prefixes.put(head, value)
+
+        def read(batch: Sequence[ImagePrefix]) -> list[Tensor]:
+            return self.prefill(batch, self.features_of(batch, images, corrupt), text)
+
+        longest = max((each.length for each in missing), default=1)
+        rows = max(longest, READ_TOKENS // max_rows)
+        values = self.batches.run(missing, read, batch_key, rows=rows)
+        for each, value in zip(missing, values, strict=True):
+            found[each] = value
+            if each.corruption_key is None:
+                self.prefixes.put(each, value)
         return found
 
-    def prefill(self, heads: Sequence[Head], features: Tensor, text: Backbone) -> list[Tensor]:
-        """Keys and values of heads alike in lengths, whose image token is replaced by the features
-        (B, N, width)."""
-        before = torch.tensor(
-            [head.ids[:-1] for head in heads], device=self.device, dtype=torch.long
-        )
-        x = torch.cat([self.embed(before), features.to(self.dtype)], 1)
-        cache = KeyValues(text.empty(len(heads), x.shape[1]))
-        places = torch.stack([head.span.positions(before.shape[1]) for head in heads], 1).to(
-            self.device
-        )  # (axes, B, S)
-        text(x, places[0] if len(places) == 1 else places, cache, 0, None, last=1)
-        # A tensor an image, so that forgetting one frees its memory.
-        return [torch.stack([layer[:, row] for layer in cache.layers]) for row in range(len(heads))]
+    def prefill(
+        self, prefixes: Sequence[ImagePrefix], features: Tensor, text: Backbone
+    ) -> list[Tensor]:
+        """Keys and values of prefixes of equal lengths, with the features (B, N, width) in place of
+        the image token."""
+        before = [each.ids[:-1] for each in prefixes]
+        ids = torch.tensor(before, device=self.device, dtype=torch.long)
+        x = torch.cat([self.embed(ids), features.to(self.dtype)], 1)
+        cache = KVCache(text.allocate(len(prefixes), x.shape[1]))
+        positions = torch.stack([each.span.positions(ids.shape[1]) for each in prefixes], 1)
+        positions = positions.to(self.device)  # (axes, B, S)
+        positions = positions[0] if len(positions) == 1 else positions
+        text(x, positions, cache, 0, None, segments=1)
+        # One tensor an image, so that dropping it frees its memory.
+        return [
+            torch.stack([layer[:, row] for layer in cache.layers]) for row in range(len(prefixes))
+        ]
 
     def features_of(
-        self, heads: Sequence[Head], pictures: dict[str, Image], corrupt: Corrupt | None
+        self, prefixes: Sequence[ImagePrefix], images: dict[str, Image], corrupt: Corrupt | None
     ) -> Tensor:
-        """Projected patch features (B, N, width); a clean image's are looked up, a corrupted
-        one's are its prompt's own."""
-        distinct = dict.fromkeys((head.picture, head.noise) for head in heads)
+        """Projected patch features (B, N, width). Those of clean images are cached."""
+        distinct = dict.fromkeys((each.image, each.corruption_key) for each in prefixes)
         found = {
-            pair: kept
-            for pair in distinct
-            if pair[1] is None and (kept := self.features.get(pair[0])) is not None
+            key: kept
+            for key in distinct
+            if key[1] is None and (kept := self.features.get(key[0])) is not None
         }
-        absent = [pair for pair in distinct if pair not in found]
-        if absent:
-            pixels = self.pixels.of(absent, pictures, corrupt)
-            self.pictures_seen += len(absent)
-            for pair, value in zip(
-                absent, self.family.project(self.family.look(pixels)), strict=True
-            ):
-                found[pair] = value
-                if pair[1] is None:
-                    self.features.put(pair[0], value.clone())
-        return torch.stack([found[head.picture, head.noise] for head in heads])
+        missing = [key for key in distinct if key not in found]
+        if missing:
+            pixels = self.pixels.load(missing, images, corrupt)
+            self.images_encoded += len(missing)
+            projected = self.family.project(self.family.look(pixels))
+            for key, value in zip(missing, projected, strict=True):
+                found[key] = value
+                if key[1] is None:
+                    self.features.put(key[0], value.clone())
+        return torch.stack([found[each.image, each.corruption_key] for each in prefixes])
 
 
-def alike(head: Head) -> tuple[int, int]:
-    """What heads that run together have in common: the length of the text and of the image."""
-    return len(head.ids), head.span.tokens
+def batch_key(prefix: ImagePrefix) -> tuple[int, int]:
+    """Prefixes with equal keys can be read in one pass: text and image have equal lengths."""
+    return len(prefix.ids), prefix.span.tokens
 
 
-def content(image: Image) -> str:
-    """An image's identity: the hash of its mode, size and pixels (and palette)."""
-    digest = hashlib.sha256(
-        f"{image.mode} {image.size} {image.getpalette() if image.mode == 'P' else ''}".encode()
-    )
+def content_hash(image: Image) -> str:
+    """A hash of an image's mode, size, palette and pixels."""
+    palette = image.getpalette() if image.mode == "P" else ""
+    digest = hashlib.sha256(f"{image.mode} {image.size} {palette}".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()

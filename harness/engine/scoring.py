@@ -1,5 +1,5 @@
-"""Teacher-forced log-probabilities: completions of one prompt are packed behind it, and logits
-exist for their tokens only."""
+"""Log-probabilities of given completions (teacher forcing). Completions of one prompt are packed
+behind it, and logits are computed for their tokens only."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from harness.engine.decode import Row, Speaker
-from harness.engine.kv_cache import additive
+from harness.engine.decode_state import Decoder, DecodeRow
+from harness.engine.kv_cache import additive_mask
 
-PACKED = 8
-"""Most completions behind one prompt: attention among them is computed and masked away."""
-LOGITS = 2**26
+MAX_PACKED = 8
+"""Most completions behind one prompt: attention among them is computed and masked."""
+
+MAX_LOGITS = 2**26
 """Most logits held at once (float32: 256 MiB)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """A prompt and its completions (token ids with the end token); ``places`` are the completions'
-    places in the call."""
+    """A prompt and its completions."""
 
-    row: Row
+    row: DecodeRow
     completions: tuple[tuple[int, ...], ...]
+    """Token ids, with the end token."""
     places: tuple[int, ...]
+    """The completions' places in the call."""
 
     @property
     def length(self) -> int:
-        return len(self.row.tail) + sum(len(ids) - 1 for ids in self.completions)
+        return len(self.row.suffix) + sum(len(ids) - 1 for ids in self.completions)
 
 
-def score(speaker: Speaker, packs: Sequence[Pack]) -> list[list[float]]:
-    """Sums of log-probabilities (nats) of each pack's completions, each given the prompt alone.
+def score(decoder: Decoder, packs: Sequence[Pack]) -> list[list[float]]:
+    """The summed log-probabilities (nats) of each pack's completions, each given the prompt alone.
 
-    Completions stand one behind the other: each sees the prompt and itself, and its positions start
-    at the prompt's end."""
-    device, longest = speaker.device, max(pack.length for pack in packs)
-    ids = torch.zeros(len(packs), longest, dtype=torch.long)
-    positions = torch.zeros(len(packs), longest, dtype=torch.long)
-    segments = torch.zeros(len(packs), longest, dtype=torch.long)
+    A pack is one row: the prompt's suffix, then its completions. A completion sees the prompt and
+    itself, and its positions start at the prompt's end."""
+    device, longest = decoder.device, max(pack.length for pack in packs)
+    ids, positions, segments = torch.zeros(3, len(packs), longest, dtype=torch.long)
     sources: list[int] = []  # flat places of the hidden states that predict
     targets: list[int] = []
     owners: list[int] = []
     owner = 0
     for number, pack in enumerate(packs):
-        end, first = len(pack.row.tail), pack.row.start
-        ids[number, :end] = torch.tensor(pack.row.tail)
+        end, first = len(pack.row.suffix), pack.row.start
+        ids[number, :end] = torch.tensor(pack.row.suffix)
         positions[number, :end] = first + torch.arange(end)
         start = end
         for segment, completion in enumerate(pack.completions, 1):
@@ -62,33 +62,27 @@ def score(speaker: Speaker, packs: Sequence[Pack]) -> list[list[float]]:
             owner, start = owner + 1, stop
     segments = segments.to(device)
     step = torch.arange(longest, device=device)
-    stranger = (segments[:, None, :] != 0) & (segments[:, None, :] != segments[:, :, None])
-    unseen = stranger | (
-        step[None, :] > step[:, None]
-    )  # (B, S, S); pads stand last and are never looked at
-    x = speaker.embed(ids.to(device))
-    cache = speaker.load([pack.row for pack in packs], longest, 0)
-    hidden = speaker.text(
-        x, positions.to(device), cache, 0, additive(unseen, x.dtype)[:, None], last=0
-    ).flatten(0, 1)[torch.tensor(sources, device=device)]
-    logps = token_logps(speaker, hidden, torch.tensor(targets, device=device))
-    sums = (
-        torch.zeros(owner, dtype=torch.float64, device=device)
-        .index_add_(0, torch.tensor(owners, device=device), logps)
-        .tolist()
-    )
-    values = iter(sums)
+    other = (segments[:, None, :] != 0) & (segments[:, None, :] != segments[:, :, None])
+    hidden_places = other | (step[None, :] > step[:, None])  # (B, S, S); padding stands last
+    x = decoder.embed(ids.to(device))
+    mask = additive_mask(hidden_places, x.dtype)[:, None]
+    # 0 copies: each row gets its own copy of the prefix, as many positions read it.
+    cache = decoder.new_cache([pack.row for pack in packs], longest, copies=0)
+    hidden = decoder.text(x, positions.to(device), cache, 0, mask, segments=0).flatten(0, 1)
+    hidden = hidden[torch.tensor(sources, device=device)]
+    logps = token_logps(decoder, hidden, torch.tensor(targets, device=device))
+    sums = torch.zeros(owner, dtype=torch.float64, device=device)
+    values = iter(sums.index_add_(0, torch.tensor(owners, device=device), logps).tolist())
     return [[next(values) for _ in pack.completions] for pack in packs]
 
 
-def token_logps(speaker: Speaker, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Log-probabilities (N,) in float64 of the targets (N,) under hidden states (N, width), a slice
-    of logits at a time."""
-    width = int(speaker.head(hidden[:1]).shape[-1])
-    size = max(1, LOGITS // width)
+def token_logps(decoder: Decoder, hidden: Tensor, targets: Tensor) -> Tensor:
+    """Log-probabilities (N,) in float64 of the targets (N,) under hidden states (N, width). At most
+    :data:`MAX_LOGITS` logits are held at once."""
+    size = max(1, MAX_LOGITS // int(decoder.lm_head(hidden[:1]).shape[-1]))
     pieces = [
-        -F.cross_entropy(speaker.head(states).float(), wanted, reduction="none")
-        for states, wanted in zip(
+        -F.cross_entropy(decoder.lm_head(states).float(), labels, reduction="none")
+        for states, labels in zip(
             torch.split(hidden, size), torch.split(targets, size), strict=True
         )
     ]

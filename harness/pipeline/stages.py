@@ -21,8 +21,8 @@ from PIL.Image import Image
 from harness.artifacts.fingerprint import describe
 from harness.artifacts.results_folder import Stage, kindly, read_json, read_jsonl, write_jsonl
 from harness.data.pool import Drawn, Pool, read_image
-from harness.engine.batching import out_of_memory
 from harness.errors import NoPairs, UserError
+from harness.models.device_memory import out_of_memory
 from harness.pipeline.file_stages import Progress as Progress
 from harness.pipeline.file_stages import check_keys as _check_keys
 from harness.pipeline.file_stages import export as export

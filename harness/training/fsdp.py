@@ -1,7 +1,8 @@
-"""The policy as one module, whole on each device or sharded over the team (FSDP2, ``fully_shard``).
+"""The policy as one module, whole on each device or sharded over the processes (FSDP2's
+``fully_shard``).
 
-Sharded weights are DTensors: :func:`whole` gathers one, :func:`into` puts a whole one back.
-Checkpoints hold whole tensors, so a training may be continued on another number of processes."""
+Sharded weights are DTensors. :func:`full_tensor` gathers one and :func:`like_parameter` shards one.
+Checkpoints hold full tensors, so a training may continue on another number of processes."""
 
 from __future__ import annotations
 
@@ -28,11 +29,8 @@ from harness.training.policy import completion_logps, packed_logits
 
 
 class Policy(nn.Module):
-    """A model and its cached image features; called with packed rows it gives the token
-    log-probabilities and their mask.
-
-    One module whose ``forward`` is the whole forward pass: what FSDP gathers and frees weights
-    around."""
+    """A model and its cached image features. FSDP gathers and frees weights around ``forward``,
+    which is the whole forward pass."""
 
     def __init__(
         self, model: Any, features: Mapping[str, Tensor], *, rejected_argmax: bool
@@ -43,79 +41,84 @@ class Policy(nn.Module):
         self.rejected_argmax = rejected_argmax
 
     def logits(self, batch: Packed) -> Tensor:
-        """Logits (sides * B, T, V) at the answers' places."""
+        """Logits (sides * B, T, V) that predict the answers' tokens."""
         return packed_logits(self.model, batch, self.features)
 
     def forward(self, batch: Packed) -> tuple[Tensor, Tensor]:
+        """Token log-probabilities and their mask, both (sides * B, T)."""
         return completion_logps(
             self.model, batch, self.features, rejected_argmax=self.rejected_argmax
         )
 
 
-def widen(parameters: Iterable[Parameter]) -> None:
-    """Make what trains float32, in place: an update of 2e-6 is lost in bfloat16's eight bits."""
+def upcast_trainable(parameters: Iterable[Parameter]) -> None:
+    """Convert trained parameters to float32, in place: bfloat16 has eight significant bits, in
+    which an update of 2e-6 is lost."""
     for parameter in parameters:
         parameter.data = parameter.data.float()
 
 
 def shard(policy: Policy, processes: int, *, half: bool, adapted: bool) -> None:
-    """Spread the language model over the processes, layer by layer; the frozen vision tower stays
-    whole. In place.
+    """Shard the language model over the processes, layer by layer, in place. The frozen vision
+    tower stays whole.
 
-    What trains becomes float32 a layer at a time just before it is spread, so that no device ever
-    holds all of it. Adapters (and the projector beside them) stay whole on every process, and only
-    the frozen weights under them are spread: FSDP adds nothing up then, the training does."""
+    Trained parameters become float32 one layer at a time, just before the layer is sharded, so no
+    device holds them all. Of an adapted model only the frozen base weights are sharded. Adapters
+    (and the projector) stay whole on every process, and the training adds up their gradients."""
     device = policy.model.device
     mesh = init_device_mesh(device.type, (processes,))
-    # Half precision travels and computes; what is added up and kept is float32.
+    # Weights travel and compute in half precision; gradients are reduced in float32.
     mixed = (
         MixedPrecisionPolicy(torch.bfloat16, torch.float32)
         if half and not adapted
         else MixedPrecisionPolicy()
     )
     tower = family_of(policy.model).tower
-    apart = {
+    ignored = {
         parameter
         for name, parameter in policy.model.named_parameters()
         if re.match(tower, name) or (adapted and parameter.requires_grad)
     }
-    for part in [*policy.model.model.language_model.layers, policy]:
-        widen(
+    for module in [*policy.model.model.language_model.layers, policy]:
+        upcast_trainable(
             parameter
-            for parameter in part.parameters()
+            for parameter in module.parameters()
             if parameter.requires_grad and not isinstance(parameter, DTensor)
         )
-        fully_shard(part, mesh=mesh, mp_policy=mixed, ignored_params=apart)
+        fully_shard(module, mesh=mesh, mp_policy=mixed, ignored_params=ignored)
     register_fsdp_forward_method(policy, "logits")
 
 
-def merge(model: Any) -> None:
-    """Add every adapter's product to the weight under it, whole or sharded, as peft's merge does;
-    the adapters stay in place."""
+def merge_adapters(model: Any) -> None:
+    """Add every adapter's product to its base weight, full or sharded, as peft's merge does. The
+    adapters stay in place."""
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, LoraLayer):
                 weight = module.get_base_layer().weight
-                weight.add_(into(weight, module.get_delta_weight("default")))
+                weight.add_(like_parameter(weight, module.get_delta_weight("default")))
 
 
-def spread_again(policy: Policy) -> None:
-    """Free what a forward pass without a backward pass leaves whole on every process: the weights
-    outside of layers."""
+def reshard(policy: Policy) -> None:
+    """Free the weights outside of layers, which a forward pass without a backward pass leaves
+    gathered on every process."""
     if isinstance(policy, FSDPModule):
         policy.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, or all of a sharded one: then every process must ask for it."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The tensor, gathered if it is sharded; then every process must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def into(like: Tensor, value: Tensor) -> Tensor:
-    """``value``, whole, laid out as ``like`` is: on its device, and sharded where it is."""
-    if isinstance(like, DTensor) and value.ndim:
-        # Every process has read the same file: nothing needs sending.
+def like_parameter(parameter: Tensor, value: Tensor) -> Tensor:
+    """A full ``value`` on the parameter's device, and sharded if the parameter is."""
+    if isinstance(parameter, DTensor) and value.ndim:
+        # Every process has read the same file, so no data is sent.
         return distribute_tensor(
-            value.to(like.device), like.device_mesh, like.placements, src_data_rank=None
+            value.to(parameter.device),
+            parameter.device_mesh,
+            parameter.placements,
+            src_data_rank=None,
         )
-    return value.to(like.device)
+    return value.to(parameter.device)

@@ -1,10 +1,9 @@
-"""Where a training's curves go besides ``log.jsonl``, which stays the record: TensorBoard, trackio
-or wandb.
+"""Experiment trackers beside ``log.jsonl``, which stays the record: TensorBoard, trackio, wandb.
 
-TensorBoard's files are written into the stage's folder where the package is installed; the others
-when they are asked for by name (``--log-to trackio``). A tracker's keys come from its own
-environment variables and are never written down. A tracker that fails never ends a training: it is
-left out with one sentence, and ``log.jsonl`` has what it would have shown."""
+TensorBoard's files are written into the stage's folder if the package is installed; the others if
+they are named (``--log-to trackio``). Trackers read their keys from their own environment
+variables; no key is written. A tracker that fails is left out with one sentence, and the training
+continues."""
 
 from __future__ import annotations
 
@@ -22,37 +21,38 @@ from harness.artifacts.results_folder import read_json, read_jsonl, write_json
 from harness.errors import UserError, speaker, unknown
 
 TRACKERS = ("tensorboard", "trackio", "wandb", "none")
+
 DEFAULT = ""
-"""TensorBoard where it is installed, else nothing."""
+"""TensorBoard if it is installed, else nothing."""
 
 LEAST: Mapping[str, tuple[int, int]] = {"trackio": (0, 43), "wandb": (0, 31)}
-"""The versions whose interface is used here. pip takes a trackio of two years ago, which lacks it,
-where the newest asks for an older Pillow than the one that is pinned."""
+"""Oldest versions with the interface that is used here. Beside an old Pillow, pip installs a
+trackio that lacks it."""
 
 PROJECT = "selfsight"
-IDENTITY = "trackers.json"
-"""In the stage's folder: the id of this training's run, the same when it goes on and another when
-the folder is made anew."""
+
+RUN_ID_FILE = "trackers.json"
+"""In the stage's folder: the run's id. A continued training keeps it, a new folder gets a new
+one."""
 
 Log = Callable[[int, Mapping[str, float]], None]
-"""(step, values); ``close`` is called with the step -1 and no values."""
+"""Logs a step's values. Step -1 without values closes the tracker."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
-    """A tracker's run: ``log`` and the last step that it ``knows`` from before, which is not told
-    again."""
+class TrackerRun:
+    """A run that is open in a tracker."""
 
     log: Log
-    knows: int
+    last_step: int
+    """The last step that the tracker holds from before; it is not logged again."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse an unknown tracker, or one that is not installed or not usable, before any work is
-    done.
+    """Check trackers before any work is done.
 
     Raises:
-        UserError: naming the nearest tracker, or how to install this one.
+        UserError: a tracker is unknown (with the nearest name), not installed, too old or broken.
     """
     for name in names:
         if name and name not in TRACKERS:
@@ -63,8 +63,8 @@ def check_trackers(names: Sequence[str]) -> None:
 
 def _check_installed(name: str) -> None:
     least = LEAST.get(name, (0, 0))
-    wanted = f"{name}>={'.'.join(map(str, least))}" if any(least) else name
-    mend = f'pip install "{wanted}", or leave --log-to {name} out.'
+    requirement = f"{name}>={'.'.join(map(str, least))}" if any(least) else name
+    mend = f'pip install "{requirement}", or leave --log-to {name} out.'
     if importlib.util.find_spec(name) is None:
         raise UserError(f"The tracker {name} is not installed; {mend}")
     version = metadata.version(name)
@@ -74,7 +74,7 @@ def _check_installed(name: str) -> None:
         )
     try:
         _import(name)
-    except Exception as error:  # half an installation fails in its own ways
+    except Exception as error:  # a broken installation may raise anything
         raise UserError(
             f"The tracker {name} cannot be imported ({type(error).__name__}: {error}); {mend}"
         ) from error
@@ -92,25 +92,25 @@ def _import(name: str) -> None:
 def open_logs(
     names: Sequence[str], folder: Path, *, title: str, settings: Mapping[str, object], done: int
 ) -> list[Log]:
-    """The trackers of a training that has ``done`` steps behind it (the lines of
-    ``folder/log.jsonl``); each is a function of a step and its values. ``title``: the path of its
-    round's folder, of which the last five parts name the run. What a tracker lacks of those steps
-    it is told now; a step that it knows it is not told twice."""
-    title = "/".join(
-        PurePosixPath(title).parts[-5:]
-    )  # what lies above the results folder is no tracker's business
-    wanted = [name for name in names if name not in (DEFAULT, "none")]
+    """Open trackers for a training that has ``done`` steps, the lines of ``folder/log.jsonl``.
+    Steps that a tracker lacks are logged at once; steps that it holds are not repeated.
+
+    ``title`` is the path of the round's folder. Its last five parts name the run; the rest is
+    private to this machine."""
+    title = "/".join(PurePosixPath(title).parts[-5:])
+    chosen = [name for name in names if name not in (DEFAULT, "none")]
     if DEFAULT in names and importlib.util.find_spec("tensorboard") is not None:
-        wanted.append("tensorboard")
-    makers = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}
+        chosen.append("tensorboard")
+    openers = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}
     return [
-        _careful(name, partial(makers[name], folder, title, settings, done), folder)
-        for name in dict.fromkeys(wanted)
+        _guarded_log(name, partial(openers[name], folder, title, settings, done), folder)
+        for name in dict.fromkeys(chosen)
     ]
 
 
-def _careful(name: str, make: Callable[[], Opened], folder: Path) -> Log:
-    """The tracker's run, opened and caught up; from its first failure on it is silent."""
+def _guarded_log(name: str, open_run: Callable[[], TrackerRun], folder: Path) -> Log:
+    """The log function of an opened run that holds all earlier steps. After its first failure it
+    does nothing."""
     broken = False
 
     def guarded(work: Callable[[], Any]) -> Any:
@@ -119,12 +119,10 @@ def _careful(name: str, make: Callable[[], Opened], folder: Path) -> Log:
             return None
         try:
             return work()
-        except (
-            Exception
-        ) as error:  # no network, no key, a full disk: each tracker has its own exceptions
+        except Exception as error:  # network, key, full disk: each tracker raises its own
             broken = True
-            said = str(error).strip().splitlines()
-            why = f"{type(error).__name__}{': ' + said[0][:200] if said else ''}"
+            lines = str(error).strip().splitlines()
+            why = f"{type(error).__name__}{': ' + lines[0][:200] if lines else ''}"
             print(
                 f"{speaker()}: the tracker {name} is left out from here on ({why}); log.jsonl"
                 " goes on.",
@@ -132,40 +130,35 @@ def _careful(name: str, make: Callable[[], Opened], folder: Path) -> Log:
             )
             return None
 
-    opened: Opened | None = guarded(make)
+    run: TrackerRun | None = guarded(open_run)
 
     def log(step: int, values: Mapping[str, float]) -> None:
-        if opened is not None and (step < 0 or step > opened.knows):
-            guarded(lambda: opened.log(step, values))
+        if run is not None and (step < 0 or step > run.last_step):
+            guarded(lambda: run.log(step, values))
 
-    for row in _rows(folder) if opened is not None else ():
+    path = folder / "log.jsonl"
+    for row in read_jsonl(path) if run is not None and path.exists() else ():
+        step = row["step"]
+        skipped = ("step", "steps", "seconds")
         log(
-            row["step"],
-            {
-                key: row[key]
-                for key in row
-                if key not in ("step", "steps", "seconds") and row[key] is not None
-            },
+            step, {name: row[name] for name in row if name not in skipped and row[name] is not None}
         )
     return log
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "log.jsonl"
-    return read_jsonl(path) if path.exists() else []
-
-
-def _id(folder: Path) -> str:
-    path = folder / IDENTITY
+def _run_id(folder: Path) -> str:
+    path = folder / RUN_ID_FILE
     if not path.exists():
         write_json(path, {"id": secrets.token_hex(4)})
     return str(read_json(path)["id"])
 
 
-def _tensorboard(folder: Path, _title: str, _settings: Mapping[str, object], done: int) -> Opened:
+def _tensorboard(
+    folder: Path, _title: str, _settings: Mapping[str, object], done: int
+) -> TrackerRun:
     from torch.utils.tensorboard import SummaryWriter
 
-    # What a killed run wrote beyond its last checkpoint is about to be done again.
+    # Steps that a killed run logged after its last checkpoint are about to be done again.
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1 if done else None)
 
     def log(step: int, values: Mapping[str, float]) -> None:
@@ -174,45 +167,44 @@ def _tensorboard(folder: Path, _title: str, _settings: Mapping[str, object], don
         if step < 0:
             writer.close()
 
-    return Opened(log=log, knows=done)
+    return TrackerRun(log=log, last_step=done)
 
 
-def _trackio(folder: Path, title: str, settings: Mapping[str, object], done: int) -> Opened:
+def _trackio(folder: Path, title: str, settings: Mapping[str, object], done: int) -> TrackerRun:
     import trackio
 
     run = trackio.init(
         project=PROJECT,
-        name=f"{title} {_id(folder)}",
+        name=f"{title} {_run_id(folder)}",
         config=dict(settings),
         resume="allow",
         embed=False,
         auto_log_cpu=False,  # the machine's load is no curve of the training
         auto_log_gpu=False,
     )
-    return Opened(log=_logger(run), knows=getattr(run, "_next_step", done + 1) - 1)
+    return TrackerRun(log=_log_to(run), last_step=getattr(run, "_next_step", done + 1) - 1)
 
 
-def _wandb(folder: Path, title: str, settings: Mapping[str, object], _done: int) -> Opened:
+def _wandb(folder: Path, title: str, settings: Mapping[str, object], _done: int) -> TrackerRun:
     import wandb
 
     run = wandb.init(
         project=PROJECT,
         name=title,
-        id=_id(folder),
+        id=_run_id(folder),
         resume="allow",
         reinit="finish_previous",
         config=dict(settings),
         dir=str(folder),
         save_code=False,
-        # Without a key it would ask for one, on a terminal that nobody may be sitting at; without a
-        # network it would wait longer.
+        # Without a key wandb would ask for one on a terminal; without a network it would wait.
         settings=wandb.Settings(console="off", disable_git=True, login_timeout=1, init_timeout=30),
     )
-    # Offline nothing is known of an earlier piece: each piece then holds the whole curve.
-    return Opened(log=_logger(run), knows=run.starting_step - 1 if run.resumed else 0)
+    # Offline, wandb knows nothing of earlier pieces: each piece then holds the whole curve.
+    return TrackerRun(log=_log_to(run), last_step=run.starting_step - 1 if run.resumed else 0)
 
 
-def _logger(run: Any) -> Log:
+def _log_to(run: Any) -> Log:
     def log(step: int, values: Mapping[str, float]) -> None:
         if step < 0:
             run.finish()

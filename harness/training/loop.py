@@ -1,13 +1,12 @@
-"""One optimiser step on a batch of pairs, by one process or shared by a team; and the rehearsal of
-the worst batch.
+"""One optimiser step on a batch of pairs, by one process or shared by several; and the search for a
+batch size that fits in memory.
 
-A step's pairs are sorted by length and cut into pieces that meet the model at once; process r of n
-takes every n-th piece. Each piece's loss is divided by the whole batch's size, so the sum of all
-gradients is the gradient of the batch's mean, whoever computed which part."""
+A step's pairs are sorted by length and cut into pieces of ``device_batch`` pairs. Process r of n
+takes every n-th piece. Each piece's loss is divided by the whole batch's size, so the gradients add
+up to that of the batch's mean, whichever process computed a part."""
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -18,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from harness.engine.batching import out_of_memory
 from harness.errors import UserError
-from harness.training.fsdp import Policy, whole
+from harness.models.device_memory import out_of_memory, release_memory
+from harness.training.fsdp import Policy, full_tensor
 from harness.training.pair_batches import EncodedPair, pack
 from harness.training.ranks import Team
 from harness.training.schedule import derived_seed
@@ -32,92 +31,94 @@ MAX_GRAD_NORM = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """What stays the same from step to step."""
+    """The parts of a training that are the same in every step."""
 
     policy: Policy
     parameters: Mapping[str, Parameter]
+    """The trained parameters, by name."""
     references: Mapping[str, tuple[float, float]]
+    """(chosen, rejected) log-probabilities of the reference model, by the pair's key."""
     recipe: Recipe
     seed: int
     pad: int
+    """The padding token's id."""
     device_batch: int
+    """Pairs in one forward pass."""
     sharded: bool
+    """Whether the weights are sharded over the processes."""
     team: Team
     autocast: Callable[[], AbstractContextManager[Any]]
 
     @property
     def sides(self) -> int:
+        """Answers a pair: the chosen one, and the rejected one unless it is fine-tuning."""
         return 1 if self.recipe.objective == "sft" else 2
 
-    def losses(self, rows: Sequence[EncodedPair]) -> dict[str, Tensor]:
-        """The objective of pairs that meet the model at once, each value (B,)."""
+    def losses(self, pairs: Sequence[EncodedPair]) -> dict[str, Tensor]:
+        """The objective of pairs in one forward pass, each value (B,)."""
         device = self.policy.model.device
-        packed = pack(rows, sides=self.sides, pad=self.pad)
+        packed = pack(pairs, sides=self.sides, pad=self.pad)
         with self.autocast():
             logps, mask = self.policy(packed)
-        known = torch.tensor(
-            [self.references.get(one.pair.key, (0.0, 0.0)) for one in rows], device=device
+        references = [self.references.get(each.pair.key, (0.0, 0.0)) for each in pairs]
+        return pair_losses(
+            self.recipe,
+            logps,
+            mask,
+            torch.tensor(references, device=device),
+            packed.aligned.to(device),
         )
-        return pair_losses(self.recipe, logps, mask, known, packed.anchored.to(device))
 
 
 def pair_losses(
-    recipe: Recipe, logps: Tensor, mask: Tensor, references: Tensor, anchored: Tensor
+    recipe: Recipe, logps: Tensor, mask: Tensor, references: Tensor, aligned: Tensor
 ) -> dict[str, Tensor]:
     """The objective a pair, each value (B,): ``loss`` and, unless it is supervised fine-tuning,
-    ``dpo``, ``anchor``, ``margin``.
+    ``dpo``, ``alignment`` and ``margin``.
 
-    logps, mask (2B, T): chosen rows, then rejected ones (chosen alone, (B, T), for ``sft``).
-    references (B, 2). anchored (B,)."""
+    logps, mask (2B, T): chosen rows, then rejected ones; for ``sft`` chosen ones alone, (B, T).
+    references (B, 2). aligned (B,) of bool: pairs with the alignment term."""
     if recipe.objective == "sft":
         return {"loss": sft_loss(logps, mask)}
-    n = len(anchored)
+    n = len(aligned)
     sums = (logps[:n].sum(-1), logps[n:].sum(-1), references[:, 0], references[:, 1])
     dpo = dpo_loss(*sums, recipe.beta)
-    anchor = alignment_loss(logps[:n], mask[:n], anchored)
+    alignment = alignment_loss(logps[:n], mask[:n], aligned)
     margin = dpo_margin(*sums, recipe.beta)
-    return {
-        "loss": dpo + recipe.alignment_weight * anchor,
-        "dpo": dpo,
-        "anchor": anchor,
-        "margin": margin,
-    }
+    loss = dpo + recipe.alignment_weight * alignment
+    return {"loss": loss, "dpo": dpo, "alignment": alignment, "margin": margin}
 
 
 def gradients(loop: Loop, order: Sequence[EncodedPair], step: int) -> list[dict[str, float]]:
-    """Leave the gradient of the mean loss of the pairs in the parameters; each pair's values in
-    ``order``, whoever made them."""
+    """Compute the gradient of the pairs' mean loss into the parameters. Returns each pair's values
+    in ``order``, from all processes."""
     team = loop.team
     size = min(loop.device_batch, math.ceil(len(order) / team.size))
     pieces = [(start, order[start : start + size]) for start in range(0, len(order), size)]
-    mine = [(start, rows, 1.0) for start, rows in team.share(pieces)]
+    mine = [(start, pairs, 1.0) for start, pairs in team.share(pieces)]
     if loop.sharded and len(mine) < math.ceil(len(pieces) / team.size):
-        mine.append(
-            (*pieces[0], 0.0)
-        )  # gathering weights takes every process: one without a piece goes along for nothing
-    # FSDP averages what it shards over the processes where we add up; adapters it leaves alone.
+        # Gathering weights takes every process: one without a piece joins with weight 0.
+        mine.append((*pieces[0], 0.0))
+    # FSDP averages the gradients of sharded weights, but ours add up; it leaves adapters alone.
     averaged = loop.sharded and loop.recipe.lora is None
     scale = team.size if averaged else 1
     values: dict[int, dict[str, float]] = {}
-    for start, rows, weight in mine:
-        torch.manual_seed(derived_seed(loop.seed, step, start))  # the adapters' dropout
-        losses = loop.losses(rows)
+    for start, pairs, weight in mine:
+        torch.manual_seed(derived_seed(loop.seed, step, start))  # for the adapters' dropout
+        losses = loop.losses(pairs)
         (losses["loss"].sum() * (weight * scale / len(order))).backward()  # type: ignore[no-untyped-call]
         if weight:
             columns = {name: value.detach().tolist() for name, value in losses.items()}
-            values |= {
-                start + at: {name: column[at] for name, column in columns.items()}
-                for at in range(len(rows))
-            }
+            for at in range(len(pairs)):
+                values[start + at] = {name: column[at] for name, column in columns.items()}
     if not averaged and team.size > 1:
         for parameter in loop.parameters.values():
             if parameter.grad is None:  # this process had no piece
                 parameter.grad = torch.zeros_like(parameter)
-        team.sum(
-            [parameter.grad for parameter in loop.parameters.values() if parameter.grad is not None]
-        )
-    everyone = {place: one for part in team.gather(values) for place, one in part.items()}
-    return [everyone[place] for place in range(len(order))]
+        grads = (parameter.grad for parameter in loop.parameters.values())
+        team.sum([grad for grad in grads if grad is not None])
+    every = {place: row for part in team.gather(values) for place, row in part.items()}
+    return [every[place] for place in range(len(order))]
 
 
 def take_step(
@@ -127,16 +128,20 @@ def take_step(
     step: int,
     steps: int,
 ) -> dict[str, float | None]:
-    """One optimiser step on the mean loss of ``batch``; its means for the log. Leaves the weights
-    alone if that is not finite."""
+    """One optimiser step on the mean loss of ``batch``. Returns its means for the log.
+
+    Raises:
+        UserError: the loss or its gradient is not finite; the weights are then unchanged.
+    """
     optimizer.zero_grad()
-    order = sorted(
-        batch, key=lambda one: one.length
-    )  # like lengths together: less padding, the same sum
+    order = sorted(batch, key=lambda each: each.length)  # similar lengths together: less padding
     rows = gradients(loop, order, step)
-    norm = float(whole(torch.nn.utils.clip_grad_norm_(loop.parameters.values(), MAX_GRAD_NORM)))
+    clipped = torch.nn.utils.clip_grad_norm_(loop.parameters.values(), MAX_GRAD_NORM)
+    norm = float(full_tensor(clipped))
     bad = [
-        one.pair.key for one, row in zip(order, rows, strict=True) if not math.isfinite(row["loss"])
+        each.pair.key
+        for each, row in zip(order, rows, strict=True)
+        if not math.isfinite(row["loss"])
     ]
     if bad or not math.isfinite(norm):
         raise UserError(
@@ -145,41 +150,30 @@ def take_step(
             " fresh folder. The checkpoints before it are kept."
         )
     optimizer.step()
-    means: dict[str, float | None] = {
-        name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]
-    }
+    means = {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
     accuracy = sum(row["margin"] > 0 for row in rows) / len(rows) if "margin" in rows[0] else None
-    return {
-        "loss": None,
-        "dpo": None,
-        "anchor": None,
-        "margin": None,
-        **means,
-        "accuracy": accuracy,
-        "grad_norm": norm,
-    }
+    empty = dict.fromkeys(("loss", "dpo", "alignment", "margin"))
+    return {**empty, **means, "accuracy": accuracy, "grad_norm": norm}
 
 
-def rehearse(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
-    """Try the longest pairs, forward and backward, so that too little memory shows in the first
-    minute; changes no weight.
-
-    The loop that fits: where memory ran out, fewer pairs at once.
+def find_batch_size(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
+    """Try the longest pairs, forward and backward, and halve ``device_batch`` until they fit. A
+    lack of memory so shows in the first minute. No weight changes.
 
     Raises:
-        UserError: one pair at a time does not fit; or, with sharded weights, memory ran out for
-            some of a team alone.
+        UserError: one pair does not fit; or, with sharded weights, memory ran out on some of the
+            processes only.
     """
-    longest = sorted(pairs, key=lambda one: -one.length)
+    longest = sorted(pairs, key=lambda each: -each.length)
     while True:
         failed = loop.team.sum_of(int(_runs_out(loop, longest[: loop.device_batch])))
         if not failed:
             return loop
         if loop.sharded and failed < loop.team.size:
             raise UserError(
-                f"Memory ran out on {failed} of {loop.team.size} devices while weights are spread"
-                " over them, and the others are ahead of them now; end what else runs on those"
-                " devices and run the same command again."
+                f"Memory ran out on {failed} of {loop.team.size} devices while weights are sharded"
+                " over them, so they are out of step; end what else runs on those devices and run"
+                " the same command again."
             )
         if loop.device_batch == 1:
             raise UserError(
@@ -189,19 +183,16 @@ def rehearse(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
         loop = replace(loop, device_batch=loop.device_batch // 2)
 
 
-def _runs_out(loop: Loop, rows: Sequence[EncodedPair]) -> bool:
+def _runs_out(loop: Loop, pairs: Sequence[EncodedPair]) -> bool:
     failed = False
     try:
-        loop.losses(rows)["loss"].sum().backward()  # type: ignore[no-untyped-call]
+        loop.losses(pairs)["loss"].sum().backward()  # type: ignore[no-untyped-call]
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not out_of_memory(error):
             raise
         failed = True
     for parameter in loop.parameters.values():
         parameter.grad = None
-    if (
-        failed
-    ):  # only here, outside the except block, are the failed call's frames and their tensors gone
-        gc.collect()
-        torch.cuda.empty_cache()
+    if failed:
+        release_memory()
     return failed

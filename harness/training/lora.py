@@ -1,5 +1,5 @@
-"""What trains: every parameter but the vision tower's, or low-rank adapters (and the projector);
-saving and merging them."""
+"""Which parameters train: all but the vision tower's, or low-rank adapters (Hu et al., arXiv
+2106.09685) and the projector. Adapters are saved and merged here."""
 
 from __future__ import annotations
 
@@ -18,34 +18,27 @@ from harness.artifacts.results_folder import write_json
 from harness.errors import UserError
 from harness.models.checkpoints import RECORD, WEIGHTS, Parent
 from harness.models.find_family import family_of
-from harness.training import resume as checkpoint
+from harness.training.resume import save_tensors
 from harness.training.schedule import derived_seed
 from methods.interface import Lora, Recipe
 
 MERGE_TOLERANCE = {torch.float32: 1e-4}
 MERGE_TOLERANCE_HALF = 2e-2
-"""How far merging may move a logit, as a share of the largest one; in half precision the merged
+"""How far merging may move a logit, as a share of the largest one. In half precision the merged
 weight is rounded once more."""
 
 
 def add_adapters(model: Any, lora: Lora, targets: str, seed: int) -> Any:
-    """Put seeded adapters on the modules whose full name matches ``targets``, in place; returns
-    peft's LoraModel for merging.
+    """Add seeded adapters, in place, to the modules whose full name matches ``targets``. Returns
+    peft's LoraModel, for merging.
 
-    Raises :class:`UserError` if the expression matches nothing or reaches into the vision tower.
+    Raises:
+        UserError: ``targets`` matches no module, or one outside of the language model.
     """
     torch.manual_seed(derived_seed(seed, "adapters"))
-    settings = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        bias="none",
-    )
     try:
-        # LoraModel, not get_peft_model: the wrapper around it touches deprecated attributes of the
-        # base and adds nothing here.
-        wrapped = LoraModel(model, {"default": settings}, "default")
+        # LoraModel, not get_peft_model: its wrapper touches deprecated attributes of the base.
+        wrapped = LoraModel(model, {"default": _lora_config(lora, targets)}, "default")
     except ValueError as error:
         raise UserError(
             f"The LoRA targets {targets!r} match no module ({error}); give a regular expression of"
@@ -53,25 +46,33 @@ def add_adapters(model: Any, lora: Lora, targets: str, seed: int) -> Any:
         ) from error
     for module in model.modules():
         if hasattr(module, "cast_input_dtype_enabled"):
-            # Inputs in half precision would be made float32 for the adapters, and halved again by
-            # autocast, a copy a map kept.
+            # Else half-precision inputs are cast to float32 and back, and a copy of each is kept.
             module.cast_input_dtype_enabled = False
-    outside = [
-        name
-        for name, _ in model.named_parameters()
-        if "lora_" in name and "language_model" not in name
-    ]
-    if outside:
+    names = [name for name, _ in model.named_parameters() if "lora_" in name]
+    outside = next((name for name in names if "language_model" not in name), None)
+    if outside is not None:
         raise UserError(
-            f"The LoRA targets {targets!r} match {outside[0]}; match modules below"
+            f"The LoRA targets {targets!r} match {outside}; match modules below"
             " model.language_model only."
         )
     return wrapped
 
 
+def _lora_config(lora: Lora, targets: str, **options: Any) -> LoraConfig:
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        bias="none",
+        **options,
+    )
+
+
 def choose_trainable(model: Any, recipe: Recipe) -> dict[str, Parameter]:
-    """Freeze what stays and return what trains, by name. Without LoRA: all but the vision tower.
-    With it: the adapters, and the projector in full if the recipe gives it a learning rate."""
+    """Freeze all other parameters and return the trained ones, by name. Without LoRA: all but the
+    vision tower's. With it: the adapters, and the projector if the recipe gives it a learning
+    rate."""
     chosen, family = {}, family_of(model)
     for name, parameter in model.named_parameters():
         if recipe.lora is None:
@@ -87,10 +88,10 @@ def choose_trainable(model: Any, recipe: Recipe) -> dict[str, Parameter]:
 
 
 def parameter_groups(
-    model: Any, parameters: dict[str, Parameter], recipe: Recipe
+    model: Any, parameters: Mapping[str, Parameter], recipe: Recipe
 ) -> list[dict[str, Any]]:
-    """Optimiser groups with their peak learning rates; the projector has its own where the recipe
-    says so."""
+    """Optimiser groups with their peak learning rates. The projector is a group of its own if the
+    recipe gives it a rate."""
     apart = family_of(model).projector if recipe.projector_lr is not None else None
     projector = [p for name, p in parameters.items() if apart and re.match(apart, name)]
     taken = {id(p) for p in projector}
@@ -103,8 +104,8 @@ def parameter_groups(
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """Trained adapters, and the projector where it trained, as files in peft's published layout;
-    what they sit on is told there (``parent``) and, by its weights, in a record beside."""
+    """Trained adapters (and projector) as files in peft's layout. ``parent`` names the model that
+    they were trained on; a record beside them holds its weights' fingerprint."""
 
     tensors: Mapping[str, Tensor]
     config: LoraConfig
@@ -112,32 +113,26 @@ class Adapter:
 
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        checkpoint.save_tensors(self.tensors, folder / WEIGHTS)
+        save_tensors(self.tensors, folder / WEIGHTS)
         self.config.save_pretrained(str(folder))
-        write_json(
-            folder / RECORD,
-            {"parent_weights": self.parent.weights, "parent_adapter": self.parent.adapter},
-        )
+        parent = {"parent_weights": self.parent.weights, "parent_adapter": self.parent.adapter}
+        write_json(folder / RECORD, parent)
 
 
 def adapter_of(
     model: Any, parameters: Mapping[str, Tensor], lora: Lora, targets: str, parent: Parent
 ) -> Adapter:
-    """The trained ``parameters`` (whole ones, by their names in the model with its adapters) as an
-    adapter's files.
+    """The adapter's files of trained ``parameters`` (full tensors, by their names in the model).
 
-    Names are peft's: ``base_model.model.`` before each, without the adapter's own name; a projector
-    that trained in full is one of its ``modules_to_save``. All stays in float32, in which it
-    trained: so it merges into what was saved as the model."""
+    Names are peft's: prefixed with ``base_model.model.``, without the adapter's own name. A trained
+    projector is one of its ``modules_to_save``. Tensors stay float32, as trained, so that merging
+    them gives exactly the saved model."""
     projector = family_of(model).projector
-    found = (re.match(projector, name) for name in parameters)
-    saved = sorted({match[0].rstrip(".") for match in found if match})
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        bias="none",
+    matches = (re.match(projector, name) for name in parameters)
+    saved = sorted({match[0].rstrip(".") for match in matches if match})
+    config = _lora_config(
+        lora,
+        targets,
         modules_to_save=saved or None,
         base_model_name_or_path=parent.name,
         revision=parent.revision,
@@ -154,7 +149,7 @@ def adapter_of(
     return Adapter(tensors=tensors, config=config, parent=parent)
 
 
-def still_tower(model: Any) -> None:
+def eval_tower(model: Any) -> None:
     """Put the vision tower into eval mode."""
     tower = family_of(model).tower
     for name, module in model.named_modules():
@@ -163,7 +158,11 @@ def still_tower(model: Any) -> None:
 
 
 def check_merged(before: Tensor, after: Tensor, dtype: torch.dtype) -> None:
-    """Raise :class:`UserError` unless the merged model's logits are those of base plus adapters."""
+    """Compare the merged model's logits with those of base and adapters.
+
+    Raises:
+        UserError: they differ by more than rounding.
+    """
     share = float((after - before).abs().max() / before.abs().max())
     if not share <= MERGE_TOLERANCE.get(dtype, MERGE_TOLERANCE_HALF):
         raise UserError(

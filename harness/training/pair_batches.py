@@ -1,9 +1,9 @@
-"""Pairs as token ids, packed rows and image features: what the training loop eats.
+"""Preference pairs as token ids, packed rows and image features.
 
-Chosen and rejected share image and prompt, so a pair is one packed row ``[prompt | chosen |
-rejected | padding]``: each side sees the prompt and itself only (4-D mask) and its positions
-continue behind the prompt. The prompt, most of whose tokens are image patches, is computed once
-for both sides; loss and gradients are those of two separate rows (kept by a test)."""
+The chosen and the rejected answer share image and prompt, so a pair is one packed row ``[prompt |
+chosen | rejected | padding]``. Each answer sees the prompt and itself only (4-D mask), and its
+positions continue behind the prompt. The prompt, most of whose tokens are image patches, is so
+computed once. Loss and gradients equal those of two separate rows, as a test shows."""
 
 from __future__ import annotations
 
@@ -21,22 +21,25 @@ from harness.models.family import Span
 from harness.models.find_family import family_of
 from methods.interface import PreferencePair
 
-PICTURES_AT_ONCE = 16
-"""The tower's batch: fixed, as features may differ in their last bit between batch sizes and a
-resumed run must not."""
+TOWER_BATCH = 16
+"""Images in one pass of the vision tower. It is fixed, as another batch size may change a feature's
+last bit and a resumed training must not."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodedPair:
-    """A pair's token ids; ``prompt`` holds the image's patch tokens, each side ends with the end
-    token unless cut."""
+    """A pair's token ids."""
 
     pair: PreferencePair
     prompt: list[int]
-    places: Tensor  # the prompt's positions, (axes, its length)
+    """With one id for each of the image's patches."""
+    positions: Tensor
+    """The prompt's positions, (axes, its length)."""
     chosen: list[int]
+    """Ends with the end token unless cut."""
     rejected: list[int]
     cut: bool = False
+    """Whether an answer was cut at the model's length."""
 
     @property
     def length(self) -> int:
@@ -45,18 +48,27 @@ class EncodedPair:
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """B packed rows of length L and where to read them; T is the longest completion. Rows [0, B) of
-    the (2B, T) tensors are the chosen sides, rows [B, 2B) the rejected ones (absent if ``sides``
-    was 1)."""
+    """B packed rows of length L and where their answers stand; T is the longest answer.
 
-    ids: Tensor  # (B, L)
-    positions: Tensor  # (B, L), or (3, B, L) where images stand on a grid
-    allowed: Tensor  # (B, L, L) bool: query may look at key
-    sources: Tensor  # (sides * B, T): the position in the row whose hidden state predicts the label
-    labels: Tensor  # (sides * B, T)
-    mask: Tensor  # (sides * B, T) bool
-    items: tuple[str, ...]  # B image ids
-    anchored: Tensor  # (B,) bool
+    Rows [0, B) of the (sides * B, T) tensors are the chosen answers, rows [B, 2B) the rejected ones
+    (absent if ``sides`` is 1)."""
+
+    ids: Tensor
+    """(B, L)."""
+    positions: Tensor
+    """(B, L), or (3, B, L) where image tokens stand on a grid."""
+    allowed: Tensor
+    """(B, L, L) of bool: whether a query sees a key."""
+    sources: Tensor
+    """(sides * B, T): the position in the row whose hidden state predicts the label."""
+    labels: Tensor
+    """(sides * B, T)."""
+    mask: Tensor
+    """(sides * B, T) of bool: True on labels, False on padding."""
+    items: tuple[str, ...]
+    """B image ids."""
+    aligned: Tensor
+    """(B,) of bool: pairs with SENA's alignment term."""
 
 
 def encode(
@@ -66,90 +78,89 @@ def encode(
     patches: int | Mapping[str, Span],
     positions: int,
 ) -> list[EncodedPair]:
-    """Tokenise pairs in the family's chat format, the image's token widened to its ``patches``: a
-    number where every image takes as many, else its span by item. Completions are cut where they
-    would pass the model's ``positions`` (``cut`` is then True).
+    """Tokenise pairs in the family's chat format.
 
-    Raises :class:`UserError` where a prompt leaves no room for an answer.
+    ``patches`` says how many tokens an image takes: a number for all images, or a span by item.
+    ``positions`` is the model's length; answers are cut there.
+
+    Raises:
+        UserError: a prompt leaves no room for an answer.
     """
-    renders = renderer(processor)
-    image = processor.tokenizer.convert_tokens_to_ids(renders.image)
-    prompts = [renders.render_prompt(pair.prompt, True) for pair in pairs]
-    chosen = renders.encode_pairs(
-        prompts, [renders.render_completion(pair.chosen) for pair in pairs]
-    )
-    rejected = renders.encode_pairs(
-        prompts, [renders.render_completion(pair.rejected) for pair in pairs]
+    chat = renderer(processor)
+    image = processor.tokenizer.convert_tokens_to_ids(chat.image)
+    prompts = [chat.render_prompt(pair.prompt, True) for pair in pairs]
+    chosen, rejected = (
+        chat.encode_pairs(prompts, [chat.render_completion(text) for text in texts])
+        for texts in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs])
     )
     encoded = []
-    for pair, (narrow, better), (_, worse) in zip(pairs, chosen, rejected, strict=True):
-        at = narrow.index(image)
+    for pair, (short, better), (_, worse) in zip(pairs, chosen, rejected, strict=True):
+        at = short.index(image)
         span = Span(1, patches) if isinstance(patches, int) else patches[pair.item]
-        prompt = [*narrow[:at], *[image] * span.tokens, *narrow[at + 1 :]]
-        behind = torch.arange(len(narrow) - at - 1) + at + span.steps
-        places = torch.cat([span.positions(at), behind.expand(span.axes, -1)], 1)
+        prompt = [*short[:at], *[image] * span.tokens, *short[at + 1 :]]
+        behind = torch.arange(len(short) - at - 1) + at + span.steps
         room = positions - len(prompt)
         if room < 1:
             raise UserError(
                 f"The prompt of pair {pair.key} takes {len(prompt)} tokens and the model reads"
                 f" {positions}; shorten the prompt."
             )
-        cut = max(len(better), len(worse)) > room
-        better, worse = better[:room], worse[:room]
         encoded.append(
             EncodedPair(
-                pair=pair, prompt=prompt, places=places, chosen=better, rejected=worse, cut=cut
+                pair=pair,
+                prompt=prompt,
+                positions=torch.cat([span.positions(at), behind.expand(span.axes, -1)], 1),
+                chosen=better[:room],
+                rejected=worse[:room],
+                cut=max(len(better), len(worse)) > room,
             )
         )
     return encoded
 
 
 def pack(batch: Sequence[EncodedPair], *, sides: int = 2, pad: int = 0) -> Packed:
-    """Lay B pairs out as packed rows (``sides`` 1 leaves the rejected side out: supervised
-    fine-tuning)."""
-    rows, places, owners = [], [], []
-    reads: list[list[list[int]]] = [[], []]
-    labels: list[list[list[int]]] = [[], []]
-    for one in batch:
-        start = len(one.prompt)
-        row, place, owner = list(one.prompt), one.places.tolist(), [0] * start
-        first = place[0][-1] + 1  # the prompt ends with text, so its axes end alike
-        for side, completion in enumerate((one.chosen, one.rejected)[:sides]):
-            # The first token of either side is predicted by the prompt's last position, the others
-            # by the token before them.
-            reads[side].append([start - 1, *range(len(row), len(row) + len(completion) - 1)])
-            labels[side].append(completion)
-            row += completion
-            for axis in place:
-                axis += range(first, first + len(completion))
-            owner += [side + 1] * len(completion)
+    """B pairs as packed rows. ``sides`` 1 leaves the rejected answer out (supervised fine-tuning).
+    ``pad`` is the padding token's id."""
+    rows, positions, segments = [], [], []
+    sources: list[list[list[int]]] = [[] for _ in range(sides)]
+    labels: list[list[list[int]]] = [[] for _ in range(sides)]
+    for each in batch:
+        start = len(each.prompt)
+        row, axes, segment = list(each.prompt), each.positions.tolist(), [0] * start
+        first = axes[0][-1] + 1  # the prompt ends with text, where all axes are equal
+        for side, answer in enumerate((each.chosen, each.rejected)[:sides]):
+            # An answer's first token is predicted by the prompt's last position, the others by the
+            # token before them.
+            sources[side].append([start - 1, *range(len(row), len(row) + len(answer) - 1)])
+            labels[side].append(answer)
+            row += answer
+            for axis in axes:
+                axis += range(first, first + len(answer))
+            segment += [side + 1] * len(answer)
         rows.append(row)
-        places.append(place)
-        owners.append(owner)
-    segment = _pad(owners, -1)
-    order = torch.arange(segment.shape[1])
-    causal = order[None, :] <= order[:, None]
-    own = (segment[:, None, :] == 0) | (segment[:, None, :] == segment[:, :, None])
-    flat_labels = [row for side in labels for row in side]
-    lengths = torch.tensor([len(row) for row in flat_labels])
-    label_ids = _pad(flat_labels, pad)
-    axes = [_pad(axis, 0) for axis in zip(*places, strict=True)]
+        positions.append(axes)
+        segments.append(segment)
+    owner = _pad(segments, -1)
+    order = torch.arange(owner.shape[1])
+    # Padding sees the prompt, so that no attention row is empty; nothing sees padding.
+    visible = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
+    flat = [answer for side in labels for answer in side]
+    lengths = torch.tensor([len(answer) for answer in flat])
+    label_ids = _pad(flat, pad)
+    by_axis = [_pad(axis, 0) for axis in zip(*positions, strict=True)]
     return Packed(
         ids=_pad(rows, pad),
-        positions=axes[0] if len(axes) == 1 else torch.stack(axes),
-        allowed=causal
-        # padding looks at the prompt (no row of the attention is empty) and nothing looks at
-        # padding
-        & own,
-        sources=_pad([row for side in reads for row in side], 0),
+        positions=by_axis[0] if len(by_axis) == 1 else torch.stack(by_axis),
+        allowed=(order[None, :] <= order[:, None]) & visible,
+        sources=_pad([answer for side in sources for answer in side], 0),
         labels=label_ids,
         mask=torch.arange(label_ids.shape[1])[None, :] < lengths[:, None],
-        items=tuple(one.pair.item for one in batch),
-        anchored=torch.tensor([one.pair.aligned for one in batch]),
+        items=tuple(each.pair.item for each in batch),
+        aligned=torch.tensor([each.pair.aligned for each in batch]),
     )
 
 
-def picture_features(
+def image_features(
     model: Any,
     processor: Any,
     pairs: Sequence[PreferencePair],
@@ -157,34 +168,37 @@ def picture_features(
     *,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> dict[str, Tensor]:
-    """Each distinct image's vision features *before* the projector, (tokens, width), kept in main
-    memory.
+    """Each distinct image's features *before* the projector, (tokens, width), in main memory.
 
-    The tower is frozen in training, so an image needs it once, whatever the number of prompts,
-    epochs and sides. Raises :class:`UserError` naming the pair whose image is unknown."""
+    The vision tower is frozen, so an image passes it once, whatever the number of prompts, epochs
+    and answers.
+
+    Raises:
+        UserError: an image is unknown (with the pair).
+    """
     owners = {pair.item: pair for pair in reversed(pairs)}
     items = sorted(owners)
     features: dict[str, Tensor] = {}
     family = family_of(model, processor)
-    for start in range(0, len(items), PICTURES_AT_ONCE):
-        chunk = items[start : start + PICTURES_AT_ONCE]
-        pictures = [_picture(images, owners[item]) for item in chunk]
-        looked = family.look(family.pixels(pictures))
-        features |= {item: value.cpu() for item, value in zip(chunk, looked, strict=True)}
-        progress("pictures", len(features), len(items))
+    for start in range(0, len(items), TOWER_BATCH):
+        chunk = items[start : start + TOWER_BATCH]
+        pixels = family.pixels([_image(images, owners[item]) for item in chunk])
+        encoded = zip(chunk, family.look(pixels), strict=True)
+        features |= {item: value.cpu() for item, value in encoded}
+        progress("images", len(features), len(items))
     return features
 
 
-def picture_spans(
+def image_spans(
     model: Any, processor: Any, pairs: Sequence[PreferencePair], images: Callable[[str], Image]
 ) -> dict[str, Span]:
     """The tokens that each distinct image takes, by item."""
     family = family_of(model, processor)
     owners = {pair.item: pair for pair in pairs}
-    return {item: family.span(_picture(images, owner)) for item, owner in owners.items()}
+    return {item: family.span(_image(images, owner)) for item, owner in owners.items()}
 
 
-def _picture(images: Callable[[str], Image], pair: PreferencePair) -> Image:
+def _image(images: Callable[[str], Image], pair: PreferencePair) -> Image:
     try:
         return images(pair.item)
     except (LookupError, OSError) as error:

@@ -1,9 +1,8 @@
-"""How a training is laid on the machine: what fits, and how. Nothing here is part of a result's
-identity but the optimiser.
+"""How a training uses the machine: batch size, checkpointing, sharding, optimiser.
 
-Pairs at once, recomputed activations and weights sharded over processes change a result by rounding
-alone. The 8-bit optimiser (Dettmers et al., arXiv 2110.02861) computes other weights: it stands in
-the training's identity where it is asked for."""
+All but the optimiser change a result by rounding alone, so they are not part of its identity. The
+8-bit optimiser (Dettmers et al., arXiv 2110.02861) computes other weights; its name enters the
+training's identity."""
 
 from __future__ import annotations
 
@@ -11,42 +10,43 @@ import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, Literal
 
 import torch
 from torch.nn import Parameter
 
-from harness.engine.batching import spare
 from harness.errors import UserError
+from harness.models.device_memory import free_memory
 from harness.models.find_family import family_of
-from harness.training.memory import GIB, Load, Need, need, shape_of
+from harness.training.memory import GIB, MemoryEstimate, Workload, estimate_memory, shape_of
 from harness.training.pair_batches import EncodedPair
 from harness.training.ranks import Team
 
 SPARE = 1.5 * GIB
-"""What a device's context, its libraries' workspaces and fragmentation take."""
+"""Bytes of a device kept free for its context, library workspaces and fragmentation."""
 
 Optimizer = Literal["adamw", "adamw8bit"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """What was asked for; None is decided by what fits (:func:`fit`).
-
-    ``device_batch`` pairs go through the model at once. ``checkpointing`` computes activations anew
-    in the backward pass instead of keeping them. ``sharded`` spreads weights, gradients and
-    optimiser over the team's processes (FSDP2); of a training of adapters the frozen weights.
-    ``memory`` (bytes a device) stands in for what the device says. ``rehearse`` tries the longest
-    batch before the schedule starts. ``log_to`` names trackers (harness/training/loggers.py); the
-    name "" stands for TensorBoard's files where it is installed."""
+    """The user's choices; :func:`fit` decides every None by what fits in memory."""
 
     device_batch: int = 8
+    """Pairs in one forward pass; halved where they do not fit."""
     checkpointing: bool | None = None
+    """Recompute activations in the backward pass instead of keeping them."""
     sharded: bool | None = None
+    """Shard weights, gradients and optimiser state over the processes (FSDP2); with adapters, the
+    frozen weights."""
     optimizer: Optimizer = "adamw"
     memory: int | None = None
-    rehearse: bool | None = None
+    """Bytes of a device to plan for. None: what the device has."""
+    find_batch_size: bool | None = None
+    """Try the longest batch before the first step."""
     log_to: tuple[str, ...] = ("",)
+    """Trackers (loggers.py); "" stands for TensorBoard where it is installed."""
 
     def __post_init__(self) -> None:
         if self.device_batch < 1:
@@ -65,32 +65,27 @@ def estimate(
     checkpointing: bool,
     processes: int = 1,
     optimizer: Optimizer = "adamw",
-) -> Need:
-    """What training needs with ``longest``, the longest batch that meets the model at once
-    (harness/training/memory.py).
+) -> MemoryEstimate:
+    """The memory of a training whose largest batch is ``longest`` (memory.py).
 
-    ``processes``: over how many the trained part is sharded. Adapters are taken to sit on every
-    linear map of the layers."""
-    drops = any(
+    ``processes``: over how many the weights are sharded. Adapters are assumed on every linear map
+    of the layers."""
+    dropout = any(
         "lora_dropout" in name and getattr(module, "p", 0) > 0
         for name, module in model.named_modules()
     )
-    load = Load(
+    frozen = (parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    ranks = (parameter.shape[0] for name, parameter in trained.items() if "lora_A" in name)
+    answer = max(max(len(each.chosen), len(each.rejected)) for each in longest)
+    load = Workload(
         trained=sum(parameter.numel() for parameter in trained.values()),
-        frozen=sum(
-            parameter.numel() for parameter in model.parameters() if not parameter.requires_grad
-        ),
+        frozen=sum(frozen),
         value=4 if model.dtype == torch.float32 else 2,
-        rank=max(
-            (parameter.shape[0] for name, parameter in trained.items() if "lora_A" in name),
-            default=0,
-        ),
-        dropout=drops,
+        rank=max(ranks, default=0),
+        dropout=dropout,
         rows=len(longest),
-        length=max(one.length for one in longest),
-        words=len(longest)
-        * sides
-        * max(max(len(one.chosen), len(one.rejected)) for one in longest),
+        length=max(each.length for each in longest),
+        words=len(longest) * sides * answer,
         checkpointing=checkpointing,
         processes=processes,
         moments={"adamw": 8, "adamw8bit": 2}[optimizer],
@@ -100,17 +95,14 @@ def estimate(
         for name, parameter in model.named_parameters()
         if re.match(family_of(model).tower, name)
     )
-    return need(replace(shape_of(model), tower=tower), load)
+    return estimate_memory(replace(shape_of(model), tower=tower), load)
 
 
-def measured(asked: Placement, model: Any, crew: Team) -> Placement:
-    """What was asked for, with what the team's smallest device has left as its ``memory``:
-    processes that decided by their own would lay out one training in several ways, and wait for
-    each other for ever."""
-    there = crew.gather(asked.memory or device_memory(model))
-    return replace(
-        asked, memory=min((memory for memory in there if memory is not None), default=None)
-    )
+def with_device_memory(asked: Placement, model: Any, team: Team) -> Placement:
+    """``asked`` with the memory of the process that has least, so that all processes decide alike;
+    else they would wait for each other forever."""
+    known = [each for each in team.gather(asked.memory or device_memory(model)) if each is not None]
+    return replace(asked, memory=min(known, default=None))
 
 
 def fit(
@@ -123,72 +115,66 @@ def fit(
     processes: int,
     adapted: bool,
 ) -> Placement:
-    """What was asked for with every None decided: the fastest way that fits the device's memory.
+    """``asked`` with every None decided: the fastest configuration that fits in ``asked.memory``.
 
-    In order: everything on each device; activations recomputed; weights sharded over the processes;
-        fewer pairs at once. Where no
-    ``memory`` is told (:func:`measured`), as on the CPU, nothing is decided by it.
+    Tried in order: everything on each device; with checkpointing; sharded; with half as many pairs.
+    Without a known memory, as on the CPU, every None becomes False.
 
     Raises:
-        UserError: nothing fits (with the numbers), or what was asked for does not go together.
+        UserError: nothing fits (with the numbers), or the choices exclude each other.
     """
     _check(asked, processes)
-    memory = asked.memory
-    if memory is None:
+    if asked.memory is None:
         return replace(
             asked,
             checkpointing=bool(asked.checkpointing),
             sharded=bool(asked.sharded),
-            rehearse=bool(asked.rehearse),
+            find_batch_size=bool(asked.find_batch_size),
         )
+    both = (False, True)
     may_shard = processes > 1 and asked.optimizer == "adamw"
-    smallest: Need | None = None
+    shardings = both if asked.sharded is None and may_shard else (bool(asked.sharded),)
+    checkpointings = both if asked.checkpointing is None else (asked.checkpointing,)
+    ordered = sorted(pairs, key=lambda each: -each.length)
     batch = asked.device_batch
-    while batch >= 1:
-        longest = sorted(pairs, key=lambda one: -one.length)[:batch]
-        for sharded in (
-            (False, True) if asked.sharded is None and may_shard else (bool(asked.sharded),)
-        ):
-            for checkpointing in (
-                (False, True) if asked.checkpointing is None else (asked.checkpointing,)
-            ):
-                smallest = estimate(
-                    model,
-                    trained,
-                    longest,
-                    sides=sides,
+    while True:
+        for sharded, checkpointing in product(shardings, checkpointings):
+            needed = estimate(
+                model,
+                trained,
+                ordered[:batch],
+                sides=sides,
+                checkpointing=checkpointing,
+                processes=processes if sharded else 1,
+                optimizer=asked.optimizer,
+            )
+            if needed.total + SPARE <= asked.memory:
+                return replace(
+                    asked,
+                    device_batch=batch,
                     checkpointing=checkpointing,
-                    processes=processes if sharded else 1,
-                    optimizer=asked.optimizer,
+                    sharded=sharded,
+                    find_batch_size=asked.find_batch_size is not False,
                 )
-                if smallest.total + SPARE <= memory:
-                    rehearse = True if asked.rehearse is None else asked.rehearse
-                    return replace(
-                        asked,
-                        device_batch=batch,
-                        checkpointing=checkpointing,
-                        sharded=sharded,
-                        rehearse=rehearse,
-                    )
+        if batch == 1:
+            raise UserError(_too_large(needed, asked.memory, adapted, processes, ordered[0].length))
         batch //= 2
-    assert smallest is not None
-    raise UserError(
-        _too_large(smallest, memory, adapted, processes, max(one.length for one in pairs))
-    )
 
 
-def _too_large(need: Need, memory: int, adapted: bool, processes: int, length: int) -> str:
+def _too_large(
+    needed: MemoryEstimate, memory: int, adapted: bool, processes: int, length: int
+) -> str:
     parts = ", ".join(
-        f"{name} {getattr(need, name) / GIB:.1f}"
+        f"{name} {getattr(needed, name) / GIB:.1f}"
         for name in ("weights", "gradients", "optimizer", "activations")
     )
     mends = [f"more than {processes} GPUs (torchrun --nproc_per_node N)"]
     mends = mends if adapted else ["a recipe with LoRA", *mends, "--eight-bit"]
     mends += ["shorter answers", "a smaller base"]
     return (
-        f"One pair of up to {length} tokens at a time needs about {(need.total + SPARE) / GIB:.1f}"
-        f" GiB a device to train ({parts}) and {memory / GIB:.1f} GiB are there; give"
-        f" {', '.join(mends[:-1])} or {mends[-1]}."
+        f"One pair of up to {length} tokens at a time needs about"
+        f" {(needed.total + SPARE) / GIB:.1f} GiB a device to train ({parts}) and"
+        f" {memory / GIB:.1f} GiB are there; give {', '.join(mends[:-1])} or {mends[-1]}."
     )
 
 
@@ -207,10 +193,10 @@ def _check(asked: Placement, processes: int) -> None:
 
 
 def check_optimizer(optimizer: Optimizer) -> None:
-    """Refuse an optimiser that this machine cannot run.
+    """Check that this machine can run the optimiser.
 
     Raises:
-        UserError: the 8-bit one without bitsandbytes.
+        UserError: it is the 8-bit one and bitsandbytes is not installed.
     """
     if optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
@@ -220,25 +206,23 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
 
 def device_memory(model: Any) -> int | None:
-    """Bytes of its device that the training of a model may take: what is left, and what the model
-    itself holds, but not what else lies there (a scorer); None on the CPU."""
+    """Bytes of its device that a model's training may take: the free ones and the model's own, but
+    not those of other models. None on the CPU."""
     if model.device.type != "cuda":
         return None
-    left = spare(model.device)
-    assert left is not None
-    held: int = sum(
+    own: int = sum(
         tensor.nbytes
         for tensor in (*model.parameters(), *model.buffers())
         if tensor.device.type == "cuda"
     )
-    return left + held
+    return (free_memory(model.device) or 0) + own
 
 
 def make_optimizer(groups: list[dict[str, Any]], optimizer: Optimizer) -> torch.optim.Optimizer:
-    """AdamW with transformers' defaults (0.9, 0.999, 1e-8) and no weight decay."""
+    """AdamW with transformers' defaults (betas 0.9 and 0.999, epsilon 1e-8) and no weight decay."""
     if optimizer == "adamw":
         return torch.optim.AdamW(groups, weight_decay=0.0, fused=True)
-    from bitsandbytes.optim import AdamW8bit
+    from bitsandbytes.optim import AdamW8bit  # optional
 
-    made: torch.optim.Optimizer = AdamW8bit(groups, weight_decay=0.0)
-    return made
+    eight_bit: torch.optim.Optimizer = AdamW8bit(groups, weight_decay=0.0)
+    return eight_bit

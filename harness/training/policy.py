@@ -1,8 +1,5 @@
-"""One forward pass over packed rows: the log-probability of every completion token, and of nothing
-else.
-
-Logits are computed at completion positions only; prompt and image positions never meet the
-vocabulary."""
+"""One forward pass over packed rows: the log-probability of every answer token. Logits are computed
+at the answers' positions only, not at those of prompt and image."""
 
 from __future__ import annotations
 
@@ -18,21 +15,22 @@ from methods.objective import rejected_from_argmax, token_logps
 
 
 def packed_logits(model: Any, batch: Packed, features: Mapping[str, Tensor]) -> Tensor:
-    """Logits (sides * B, T, V) that predict ``batch.labels``; ``model`` is the bare model (adapters
-    injected or not).
+    """Logits (sides * B, T, V) that predict ``batch.labels``. ``features`` are the images' before
+    the projector.
 
-    Gradients reach the projector, the language model and the head, not the vision tower.
-    """
+    Gradients reach the projector, the language model and the head, but not the vision tower."""
     device = model.device
     ids = batch.ids.to(device)
     embeds = model.get_input_embeddings()(ids)
-    pictures = torch.cat(family_of(model).project([features[item] for item in batch.items]))
-    where = (ids == model.config.image_token_id).unsqueeze(-1)
-    embeds = embeds.masked_scatter(where, pictures.to(embeds.dtype))
-    blocked = additive_mask(batch.allowed[:, None].to(device), _computes_in(embeds))
+    patches = torch.cat(family_of(model).project([features[item] for item in batch.items]))
+    is_image = (ids == model.config.image_token_id).unsqueeze(-1)
+    embeds = embeds.masked_scatter(is_image, patches.to(embeds.dtype))
+    kind = embeds.device.type
+    autocast = torch.is_autocast_enabled(kind)
+    dtype = torch.get_autocast_dtype(kind) if autocast else embeds.dtype
     hidden = model.model.language_model(
         inputs_embeds=embeds,
-        attention_mask=blocked,
+        attention_mask=aligned_mask(batch.allowed[:, None].to(device), dtype),
         position_ids=batch.positions.to(device),
         use_cache=False,
     ).last_hidden_state  # (B, L, H)
@@ -41,30 +39,24 @@ def packed_logits(model: Any, batch: Packed, features: Mapping[str, Tensor]) -> 
     return model.lm_head(hidden[rows[:, None], sources])  # type: ignore[no-any-return]
 
 
-def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where ``allowed`` (B, 1, L, L) and the lowest number elsewhere, in rows that begin at
-    multiples of eight values.
+def aligned_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """0 where ``allowed`` (B, 1, L, L) and the lowest finite number elsewhere; each row's memory
+    starts at a multiple of eight values.
 
-    Additive, as the eager attention would add a boolean mask as 0 and 1 without complaint; aligned
-    and of the type that is computed with, as every layer would otherwise make and keep such a copy
-    of its own."""
+    The mask is additive because eager attention adds a boolean mask as 0 and 1 without complaint.
+    It is aligned, and of the computing ``dtype``, because every layer would otherwise make and keep
+    such a copy."""
     length = allowed.shape[-1]
-    blocked = torch.zeros(
-        *allowed.shape[:-1], -(-length // 8) * 8, dtype=dtype, device=allowed.device
-    )[..., :length]
-    return blocked.masked_fill_(~allowed, torch.finfo(dtype).min)
-
-
-def _computes_in(embeds: Tensor) -> torch.dtype:
-    kind = embeds.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else embeds.dtype
+    padded = (*allowed.shape[:-1], -(-length // 8) * 8)
+    mask = torch.zeros(padded, dtype=dtype, device=allowed.device)[..., :length]
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
 def completion_logps(
     model: Any, batch: Packed, features: Mapping[str, Tensor], *, rejected_argmax: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """(token log-probabilities, mask), both (sides * B, T); with ``rejected_argmax`` the rejected
-    half as SIMA released it."""
+    """Token log-probabilities and their mask, both (sides * B, T). With ``rejected_argmax`` the
+    rejected half is what SIMA's released code computes."""
     logits = packed_logits(model, batch, features)
     labels, mask = batch.labels.to(logits.device), batch.mask.to(logits.device)
     if not rejected_argmax:
@@ -72,3 +64,13 @@ def completion_logps(
     n = len(batch.items)
     chosen = token_logps(logits[:n], labels[:n], mask[:n])
     return torch.cat([chosen, rejected_from_argmax(logits[n:], labels[n:], mask[n:])]), mask
+
+
+def recompute_activations(model: Any, *, on: bool = True) -> None:
+    """Make the model recompute activations in the backward pass, or keep them again."""
+    # transformers 5.23 gave these methods their names and deprecated the old ones.
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if on:
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(model, f"{name}_checkpointing_disable")()

@@ -1,9 +1,8 @@
-"""Reference log-probabilities: what the frozen policy at the round's start gives each chosen and
-rejected answer.
+"""Reference log-probabilities of DPO: those of the policy at the round's start.
 
 They do not change during a round, so they are computed once and kept in ``reference.jsonl``: a
-header line that names the policy and the objective, then ``{"key", "texts", "chosen", "rejected"}``
-a pair, sums in nats over the answer's tokens and end token."""
+header line that names the policy and the objective, then a pair a line as ``{"key", "texts",
+"chosen", "rejected"}``, sums in nats over an answer's tokens and end token."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ from harness.training.policy import completion_logps
 from harness.training.ranks import ALONE, Team
 
 WRITE_EVERY = 32
-"""Batches between two writes of the file: what a kill can cost."""
+"""Batches between two writes of the file: at most so many are lost in a kill."""
 
 
 def reference_logps(
@@ -42,61 +41,59 @@ def reference_logps(
     team: Team = ALONE,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> dict[str, tuple[float, float]]:
-    """(chosen, rejected) a pair's key under ``model`` as it is now; what ``cache`` holds already is
+    """(chosen, rejected) by the pair's key, under ``model`` as it is now. Values in ``cache`` are
     not computed again.
 
-    ``policy`` names the policy (such as :func:`weights_digest`'s text). With one ``batch`` pairs
-    are always laid out alike, so a resumed file equals an undisturbed one to the last bit. A team
-    shares the batches; its first process writes. Raises :class:`UserError` if ``cache`` belongs to
-    another policy, objective or other texts."""
+    ``policy`` names the policy, for instance by :func:`weights_digest`. With the same ``batch`` the
+    pairs are always batched alike, so a resumed file has the same bits. Processes share the
+    batches, and the main one writes.
+
+    Raises:
+        UserError: ``cache`` belongs to another policy, objective or other texts, or a value is not
+            finite.
+    """
     header = {"policy": policy, "rejected_argmax": rejected_argmax}
     known = _read(cache, header, pairs)
-    order = sorted(pairs, key=lambda one: (one.length, one.pair.key))
+    order = sorted(pairs, key=lambda each: (each.length, each.pair.key))
     chunks = [order[start : start + batch] for start in range(0, len(order), batch)]
-    missing = [chunk for chunk in chunks if any(one.pair.key not in known for one in chunk)]
-    texts = {one.pair.key: texts_digest(one) for one in pairs}
+    missing = [chunk for chunk in chunks if any(each.pair.key not in known for each in chunk)]
+    texts = {each.pair.key: texts_digest(each) for each in pairs}
 
-    def write() -> None:
-        rows = (
-            {"key": key, "texts": texts[key], "chosen": a, "rejected": b}
-            for key, (a, b) in known.items()
-        )
-        write_jsonl(cache, [header, *rows])
+    def compute(chunk: Sequence[EncodedPair]) -> dict[str, tuple[float, float]]:
+        packed = pack(chunk, pad=pad)
+        with torch.no_grad(), autocast():
+            logps, _ = completion_logps(model, packed, features, rejected_argmax=rejected_argmax)
+        sums = logps.sum(-1).tolist()
+        values = zip(sums[: len(chunk)], sums[len(chunk) :], strict=True)
+        return {each.pair.key: pair for each, pair in zip(chunk, values, strict=True)}
 
-    rounds = [missing[start : start + team.size] for start in range(0, len(missing), team.size)]
-    for count, turn in enumerate(rounds, start=1):
-        mine: dict[str, tuple[float, float]] = {}
-        if team.rank < len(turn):
-            chunk = turn[team.rank]
-            with torch.no_grad(), autocast():
-                logps, _ = completion_logps(
-                    model, pack(chunk, pad=pad), features, rejected_argmax=rejected_argmax
-                )
-            sums = logps.sum(-1).tolist()
-            mine = {
-                one.pair.key: (a, b)
-                for one, a, b in zip(chunk, sums[: len(chunk)], sums[len(chunk) :], strict=True)
-            }
-        fresh = {key: values for part in team.gather(mine) for key, values in part.items()}
-        for key, (a, b) in fresh.items():
-            if not math.isfinite(a + b):
+    turns = [missing[start : start + team.size] for start in range(0, len(missing), team.size)]
+    for count, turn in enumerate(turns, start=1):
+        own = compute(turn[team.rank]) if team.rank < len(turn) else {}
+        new = {key: values for part in team.gather(own) for key, values in part.items()}
+        for key, (chosen, rejected) in new.items():
+            if not math.isfinite(chosen + rejected):
                 raise UserError(
-                    f"The base gives pair {key} a log-probability that is not finite ({a}, {b}); "
-                    "its weights are damaged or overflow: load it in bfloat16 or float32."
+                    f"The base gives pair {key} a log-probability that is not finite ({chosen},"
+                    f" {rejected}); its weights are damaged or overflow: load it in bfloat16 or"
+                    " float32."
                 )
-        known |= fresh
-        if team.first and (count % WRITE_EVERY == 0 or count == len(rounds)):
-            write()
+        known |= new
+        if team.first and (count % WRITE_EVERY == 0 or count == len(turns)):
+            rows = (
+                {"key": key, "texts": texts[key], "chosen": chosen, "rejected": rejected}
+                for key, (chosen, rejected) in known.items()
+            )
+            write_jsonl(cache, [header, *rows])
         progress("reference", min(count * team.size, len(missing)), len(missing))
-    return {one.pair.key: known[one.pair.key] for one in pairs}
+    return {each.pair.key: known[each.pair.key] for each in pairs}
 
 
 def weights_digest(model: Any, sample: int = 4096) -> str:
-    """A quick fingerprint of a policy: up to ``sample`` evenly spread values of each parameter,
-    byte by byte.
+    """A quick fingerprint of a policy: up to ``sample`` evenly spaced values of each parameter.
 
-    It guards against a mixed-up folder or model; the stage's identity carries the full hash of the
-    weights' files."""
+    It detects a wrong folder or model. The stage's identity holds the full hash of the weights'
+    files."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
         flat = parameter.detach().flatten()
@@ -105,10 +102,10 @@ def weights_digest(model: Any, sample: int = 4096) -> str:
     return digest.hexdigest()
 
 
-def texts_digest(one: EncodedPair) -> str:
-    """What a pair's reference values depend on besides the weights: its image's id and its token
-    ids."""
-    return fingerprint([one.pair.item, one.prompt, one.chosen, one.rejected])[:16]
+def texts_digest(pair: EncodedPair) -> str:
+    """A fingerprint of all that a pair's values depend on besides the weights: its image's id and
+    its token ids."""
+    return fingerprint([pair.pair.item, pair.prompt, pair.chosen, pair.rejected])[:16]
 
 
 def _read(
@@ -122,11 +119,11 @@ def _read(
             f"{cache} was computed under another model or objective; delete it and run again."
         )
     known = {row["key"]: row for row in rows[1:]}
-    for one in pairs:
-        row = known.get(one.pair.key)
-        if row is not None and row["texts"] != texts_digest(one):
+    for each in pairs:
+        row = known.get(each.pair.key)
+        if row is not None and row["texts"] != texts_digest(each):
             raise UserError(
-                f"{cache} holds other texts under the key {one.pair.key}; delete it and run again."
+                f"{cache} holds other texts under the key {each.pair.key}; delete it and run again."
             )
-    asked = {one.pair.key for one in pairs}
-    return {key: (row["chosen"], row["rejected"]) for key, row in known.items() if key in asked}
+    keys = {each.pair.key for each in pairs}
+    return {key: (row["chosen"], row["rejected"]) for key, row in known.items() if key in keys}

@@ -1,9 +1,9 @@
-"""A training that can be killed at any moment: trainable weights and optimiser state as
-safetensors, the rest as JSON.
+"""Checkpoints of a training that may be killed at any moment: trained weights and optimiser state
+as safetensors, the rest as JSON.
 
-A checkpoint is a folder ``step-00012`` that appears by one rename; anything else in the folder is
-half-written and removed. No random state is stored: all randomness is derived from (seed, step).
-"""
+A checkpoint is a folder ``step-00012`` that appears by one rename; other entries are half-written
+and removed. No random state is stored, as all randomness comes from (seed, step). The file
+``finished.json`` beside them says that the training is done."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from torch.nn import Parameter
 from harness.artifacts.results_folder import kindly, read_json, write_json, write_jsonl
 from harness.errors import UserError
 from harness.models.checkpoints import aligned
-from harness.training.fsdp import into, whole
+from harness.training.fsdp import full_tensor, like_parameter
 
 _PREFIX = "step-"
+_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_FINISHED = "finished.json"
 
 
 def save(
@@ -32,79 +34,76 @@ def save(
     step: int,
     parameters: Mapping[str, Parameter],
     optimizer: torch.optim.Optimizer,
-    state: object,
+    state: Mapping[str, object],
     *,
-    writes: bool = True,
+    is_main: bool = True,
 ) -> None:
-    """Write ``folder/step-<step>`` and remove the checkpoints before it. Sharded tensors are
-    gathered one by one, for which every process must call; the one that ``writes`` keeps and writes
-    them."""
-    weights = gathered(
-        {name: parameter.detach() for name, parameter in parameters.items()}, keep=writes
-    )
-    moments = gathered(
-        {
-            f"{name}/{part}": torch.as_tensor(value)
-            for name, parameter in parameters.items()
-            for part, value in optimizer.state.get(parameter, {}).items()
-        },
-        keep=writes,
-    )
-    if not writes:
+    """Write ``folder/step-<step>`` and remove earlier checkpoints. Every process must call, as
+    sharded tensors are gathered one by one; the main one keeps and writes them."""
+    weights = gather({name: p.detach() for name, p in parameters.items()}, keep=is_main)
+    moments = {
+        f"{name}/{part}": torch.as_tensor(value)
+        for name, parameter in parameters.items()
+        for part, value in optimizer.state.get(parameter, {}).items()
+    }
+    moments = gather(moments, keep=is_main)
+    if not is_main:
         return
     final = folder / f"{_PREFIX}{step:07d}"
-    beside = folder / f".{final.name}.tmp"
+    partial = folder / f".{final.name}.tmp"
     with kindly(folder):
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(final, ignore_errors=True)
-        beside.mkdir(parents=True)
-    save_tensors(weights, beside / "model.safetensors")
-    save_tensors(moments, beside / "optimizer.safetensors")
-    write_json(beside / "state.json", state)
+        partial.mkdir(parents=True)
+    save_tensors(weights, partial / "model.safetensors")
+    save_tensors(moments, partial / "optimizer.safetensors")
+    write_json(partial / "state.json", state)
     with kindly(folder):
-        beside.rename(final)
+        partial.rename(final)
         for old in folder.glob(f"{_PREFIX}*"):
             if old != final:
                 shutil.rmtree(old)
 
 
-def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Whole tensors, those of a device's memory moved to main memory where they were sharded; empty
-    unless ``keep``."""
+def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Full tensors; sharded ones are gathered and moved to main memory. Empty unless ``keep``."""
     kept = {}
     for name, tensor in tensors.items():
-        one = whole(tensor)
+        full = full_tensor(tensor)
         if keep:
-            kept[name] = one if one is tensor else one.cpu()
+            kept[name] = full if full is tensor else full.cpu()
     return kept
 
 
-def tidy(folder: Path) -> None:
-    """Remove what a kill left half-written."""
+def remove_partial(folder: Path) -> None:
+    """Remove checkpoints that a kill left half-written."""
+    partial = [path for path in folder.glob(f"{_PREFIX}*") if not _complete(path)]
     with kindly(folder):
-        for half in [
-            *folder.glob(f".{_PREFIX}*"),
-            *(path for path in folder.glob(f"{_PREFIX}*") if not _whole(path)),
-        ]:
-            shutil.rmtree(half, ignore_errors=True)
+        for path in [*folder.glob(f".{_PREFIX}*"), *partial]:
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def newest(folder: Path) -> tuple[int, Any] | None:
-    """(step, state) of the newest whole checkpoint; None where there is none."""
-    found = sorted(path for path in folder.glob(f"{_PREFIX}*") if _whole(path))
-    return (
-        (int(found[-1].name.removeprefix(_PREFIX)), read_json(found[-1] / "state.json"))
-        if found
-        else None
-    )
+def latest(folder: Path, identity: str) -> tuple[int, Any] | None:
+    """(step, state) of the latest complete checkpoint; None if there is none.
+
+    Raises:
+        UserError: it belongs to another training.
+    """
+    complete = sorted(path for path in folder.glob(f"{_PREFIX}*") if _complete(path))
+    if not complete:
+        return None
+    state = read_json(complete[-1] / "state.json")
+    _check_identity(folder, state["identity"], identity)
+    return int(complete[-1].name.removeprefix(_PREFIX)), state
 
 
 def load(
     folder: Path, step: int, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer
 ) -> None:
-    """Put the checkpoint of ``step`` into ``parameters`` and ``optimizer``, tensor by tensor.
+    """Load the checkpoint of ``step`` into ``parameters`` and ``optimizer``, tensor by tensor.
 
-    Raises :class:`UserError` if the checkpoint's weights are not the ones being trained.
+    Raises:
+        UserError: the checkpoint holds other weights than the trained ones.
     """
     chosen = folder / f"{_PREFIX}{step:07d}"
     with safe_open(chosen / "model.safetensors", "pt") as weights, torch.no_grad():
@@ -114,57 +113,82 @@ def load(
                 " again."
             )
         for name, parameter in parameters.items():
-            parameter.copy_(into(parameter, weights.get_tensor(name)))
+            parameter.copy_(like_parameter(parameter, weights.get_tensor(name)))
     with safe_open(chosen / "optimizer.safetensors", "pt") as moments:
         for key in moments.keys():  # noqa: SIM118  (it is no mapping)
             name, part = key.rsplit("/", 1)
             value = moments.get_tensor(key)
             # The 8-bit optimiser counts its steps in a plain integer.
-            counted = value.ndim == 0 and not value.is_floating_point()
+            is_count = value.ndim == 0 and not value.is_floating_point()
             optimizer.state[parameters[name]][part] = (
-                int(value) if counted else into(parameters[name], aligned(value))
+                int(value) if is_count else like_parameter(parameters[name], aligned(value))
             )
 
 
-def clear(folder: Path) -> None:
-    """Remove all checkpoints: the training has ended."""
+def finish(folder: Path, identity: str, summary: Mapping[str, object]) -> None:
+    """Mark the training as done and remove its checkpoints."""
+    write_json(folder / _FINISHED, {"identity": identity, "summary": summary})
     with kindly(folder):
         for path in [*folder.glob(f"{_PREFIX}*"), *folder.glob(f".{_PREFIX}*")]:
             shutil.rmtree(path)
 
 
+def finished(folder: Path, identity: str) -> dict[str, Any] | None:
+    """The summary of a training that is done; None if it is not.
+
+    Raises:
+        UserError: another training is done there.
+    """
+    marker = folder / _FINISHED
+    if not marker.exists():
+        return None
+    content = read_json(marker)
+    _check_identity(folder, content["identity"], identity)
+    return dict(content["summary"])
+
+
+def _check_identity(folder: Path, stored: str, identity: str) -> None:
+    if stored != identity:
+        raise UserError(
+            f"{folder.parent} holds another training (settings, pairs or base); delete it and run"
+            " again."
+        )
+
+
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors, of which several may be one and the same (as the 8-bit optimiser's tables
-    are): each is written whole."""
+    """Write tensors. Several may share memory (as the 8-bit optimiser's tables do); each is written
+    in full."""
     seen: set[int] = set()
-    apart = {}
+    separate = {}
     for name, tensor in tensors.items():
-        place = tensor.untyped_storage().data_ptr()
-        apart[name] = (
+        address = tensor.untyped_storage().data_ptr()
+        separate[name] = (
             tensor.clone(memory_format=torch.contiguous_format)
-            if place in seen
+            if address in seen
             else tensor.contiguous()
         )
-        seen.add(place)
+        seen.add(address)
     try:
         with kindly(path.parent):
-            save_file(apart, path)
+            save_file(separate, path)
     except SafetensorError as error:
-        raise UserError(
-            f"{path} could not be written ({error}); free some space and run the same command"
-            " again."
-        ) from error
+        raise not_written(path, error) from error
 
 
-def continue_log(path: Path, step: int) -> None:
-    """Cut a training log back to its first ``step`` lines: later ones belong to steps that are
-    about to be done again."""
+def not_written(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} could not be written ({error}); free some space and run the same command again."
+    )
+
+
+def truncate_log(path: Path, step: int) -> None:
+    """Keep the first ``step`` lines of a training log; the steps of later lines are done again."""
     kept: list[object] = []
     for line in path.read_text(encoding="utf-8").split("\n")[:step] if path.exists() else []:
         try:
             kept.append(json.loads(line))
         except ValueError:
-            break  # the half-written last line of a killed run
+            break  # a killed run's last line is half-written
     write_jsonl(path, kept)
 
 
@@ -173,8 +197,5 @@ def append_log(path: Path, row: Mapping[str, object]) -> None:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def _whole(path: Path) -> bool:
-    return all(
-        (path / name).exists()
-        for name in ("model.safetensors", "optimizer.safetensors", "state.json")
-    )
+def _complete(path: Path) -> bool:
+    return all((path / name).exists() for name in _FILES)

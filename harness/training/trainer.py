@@ -1,16 +1,15 @@
-"""Preference pairs become a model: one small training loop for every method, so that a comparison
+"""Preference pairs become a model: one training loop for every method, so that a comparison
 compares the pairs.
 
-An own loop, not a transformers.Trainer subclass: Trainer writes its optimiser by pickle, its
-checkpoints of a LLaVA come back with old key names (training silently goes on from the initial
-weights), and a batch of packed rows with cached references fits none of its hooks. Optimiser,
-clipping and schedules are Trainer's defaults (AdamW 0.9/0.999/1e-8, no weight decay, norm 1.0), and
-a test holds the trajectory to trl's DPOTrainer."""
+The loop is our own, not a subclass of transformers' Trainer. Trainer pickles its optimiser, its
+checkpoints of a LLaVA come back with old key names (training then silently starts from the initial
+weights), and packed rows with cached references fit none of its hooks. Optimiser, clipping and
+schedules are Trainer's defaults (AdamW 0.9/0.999/1e-8, no weight decay, norm 1.0). A test compares
+the trajectory with trl's DPOTrainer."""
 
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -20,58 +19,88 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from safetensors import SafetensorError
+from torch import Tensor
 
 from harness.artifacts.fingerprint import fingerprint
-from harness.artifacts.results_folder import kindly, read_json, write_json
 from harness.errors import UserError
 from harness.models.checkpoints import Parent
-from harness.training import resume as checkpoint
-from harness.training.fsdp import Policy, merge, shard, spread_again, widen
+from harness.training import resume, save_model
+from harness.training.fsdp import Policy, shard, upcast_trainable
 from harness.training.loggers import check_trackers, open_logs
-from harness.training.loop import Loop, rehearse, take_step
+from harness.training.loop import Loop, find_batch_size, take_step
 from harness.training.lora import (
     adapter_of,
     add_adapters,
-    check_merged,
     choose_trainable,
+    eval_tower,
     parameter_groups,
-    still_tower,
 )
-from harness.training.pair_batches import EncodedPair, encode, pack, picture_features, picture_spans
-from harness.training.placement import AS_FITS, Placement, fit, make_optimizer, measured
-from harness.training.ranks import Team, team
+from harness.training.pair_batches import EncodedPair, encode, image_features, image_spans
+from harness.training.placement import (
+    AS_FITS,
+    Placement,
+    fit,
+    make_optimizer,
+    with_device_memory,
+)
+from harness.training.policy import recompute_activations
+from harness.training.ranks import team
 from harness.training.reference_logps import reference_logps, weights_digest
 from harness.training.schedule import lr_factor, plan
 from methods.interface import PreferencePair, Recipe
 
 CHECKPOINTS = 4
-"""About how many checkpoints a run writes where ``checkpoint_every`` is not given."""
+"""About how many checkpoints a run writes if ``checkpoint_every`` is not given."""
 
 Progress = Callable[[str, int, int], None]
-"""(what, done, total); ``what`` is "images", "reference" (batches) or "train" (optimiser
-steps)."""
+"""(what, done, total); ``what`` is "images", "reference" (batches) or "train" (optimiser steps)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSummary:
-    """What a training used. ``visits`` counts pairs as often as they were trained on, ``tokens``
-    the answer tokens (end tokens included) of these visits, ``cut`` the used pairs with an answer
-    cut at the model's length; ``seconds`` is the loop's. The rest says how it was laid on the
-    machine."""
+    """What a training used."""
 
     steps: int
+    """Optimiser steps."""
     pairs_made: int
     pairs_used: int
     visits: int
+    """Pairs, counted as often as they were trained on."""
     tokens: int
+    """Answer tokens of these visits, end tokens included."""
     cut: int
+    """Used pairs with an answer that was cut at the model's length."""
     seconds: float
+    """Of the optimiser steps, over all pieces of a resumed training."""
     processes: int
     device_batch: int
+    """Pairs in one forward pass."""
     checkpointing: bool
     sharded: bool
     optimizer: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A training that is ready to run."""
+
+    out: Path
+    model: Any
+    dtype: torch.dtype
+    """In which the model was loaded and is saved."""
+    wrapped: Any
+    """peft's LoraModel around it; None for full training."""
+    config: Placement
+    loop: Loop
+    optimizer: torch.optim.Optimizer
+    steps: list[list[EncodedPair]]
+    """The pairs of each optimiser step."""
+    encoded: list[EncodedPair]
+    """The pairs used."""
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / "checkpoints"
 
 
 def train_pairs(
@@ -90,310 +119,249 @@ def train_pairs(
     checkpoint_every: int | None = None,
     progress: Progress | None = None,
 ) -> TrainSummary:
-    """Train ``model`` (in place, on its device) on ``pairs``; write ``out/model``,
-    ``out/log.jsonl`` and ``out/checkpoints``.
+    """Train ``model`` (in place, on its device) on ``pairs``; write ``out/model`` and
+    ``out/log.jsonl``.
 
-    ``images`` gives the image of an item id. ``placement`` says how many pairs go through the
-    model at once and how the work is laid on the machine; gradients are accumulated up to
-    ``recipe.global_batch``, over the processes of a team too.
-    ``max_steps`` fixes the number of optimiser steps (see :func:`plan`). With ``recipe.lora`` the
-    adapters sit on the modules that ``lora_targets`` (a regular expression) matches, the projector
-    trains in full if ``projector_lr`` is given, and the saved model has the adapters merged;
-    ``out/adapter`` holds them unmerged where ``parent`` says what they sit on. Without it all but
-    the vision tower trains.
+    A killed training continues when called again with the same arguments and the same initial
+    model. The weights are bit-identical on the same kind of machine with the same placement, as far
+    as its kernels are deterministic (the CPU's are).
 
-    A run that was killed continues when called again with the same arguments and the model it began
-    with: to bit-identical weights with the same placement on the same kind of machine, as far as
-    its kernels are deterministic (the CPU's are).
+    Args:
+        images: the image of an item id.
+        recipe: with LoRA, the adapters train, and the projector if ``projector_lr`` is given; the
+            saved model has the adapters merged. Without it all but the vision tower trains.
+        placement: how to use the machine. Gradients are accumulated up to ``recipe.global_batch``
+            pairs, over all processes.
+        max_steps: the number of optimiser steps (see :func:`plan`).
+        lora_targets: a regular expression of the modules with adapters.
+        parent: the model that the adapters are trained on; ``out/adapter`` is then written, too.
+        checkpoint_every: optimiser steps between two checkpoints.
 
-    Raises :class:`UserError`: no pairs, a key twice, an unknown image, a prompt that is too long,
-    a loss that is not finite, too little memory, or an ``out`` that holds another training."""
+    Raises:
+        UserError: no pairs, a repeated key, an unknown image, a prompt that is too long, a loss
+            that is not finite, too little memory, or an ``out`` that holds another training.
+    """
     report = progress or (lambda _what, _done, _total: None)
     _check(pairs, recipe, max_steps, lora_targets)
     check_trackers(placement.log_to)
-    crew = team()
-    checkpoints = out / "checkpoints"
     policy = weights_digest(model)
-    identity = fingerprint(
-        [
-            policy,
-            recipe,
-            seed,
-            max_steps,
-            lora_targets,
-            [
-                (pair.key, pair.item, pair.prompt, pair.chosen, pair.rejected, pair.aligned)
-                for pair in pairs
-            ],
-            *([] if placement.optimizer == "adamw" else [placement.optimizer]),
-        ]
-    )
-    if (summary := _finished(checkpoints, identity, out / "model")) is not None:
-        return summary
-    steps = plan(len(pairs), recipe, seed, max_steps)
-    used = sorted({index for step in steps for index in step})
-    kept = [pairs[index] for index in used]
-
-    model.eval()
-    loaded_dtype = model.dtype
-    features = picture_features(model, processor, kept, images, progress=report)
-    encoded = encode(
-        kept,
-        processor,
-        patches=picture_spans(model, processor, kept, images),
-        positions=model.config.get_text_config().max_position_embeddings,
-    )
-    by_index = dict(zip(used, encoded, strict=True))
-    pad = processor.tokenizer.pad_token_id
-
+    texts = [(p.key, p.item, p.prompt, p.chosen, p.rejected, p.aligned) for p in pairs]
+    optimizer = [] if placement.optimizer == "adamw" else [placement.optimizer]
+    identity = fingerprint([policy, recipe, seed, max_steps, lora_targets, texts, *optimizer])
+    if (out / "model").exists() and (done := resume.finished(out / "checkpoints", identity)):
+        return TrainSummary(**done)
+    plans = plan(len(pairs), recipe, seed, max_steps)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
-        wrapped = (
-            add_adapters(model, recipe.lora, lora_targets, seed)
-            if recipe.lora and lora_targets
-            else None
-        )
-        parameters = choose_trainable(model, recipe)
-        sides = 1 if recipe.objective == "sft" else 2
-        told = measured(placement, model, crew)
-        laid = fit(
-            told,
-            model,
-            parameters,
-            encoded,
-            sides=sides,
-            processes=crew.size,
-            adapted=recipe.lora is not None,
-        )
-        autocast = _autocast(model, laid)
-        if not (laid.sharded and recipe.lora is None):  # there it is done as each layer is spread
-            widen(parameters.values())
-        references: Mapping[str, tuple[float, float]] = {}
-        if recipe.objective != "sft":
-            references = reference_logps(
-                model,  # fresh adapters add exactly 0: this is the policy at the round's start
-                encoded,
-                features,
-                policy=policy,
-                cache=out / "reference.jsonl",
-                batch=2 * laid.device_batch,  # nothing is kept for a backward pass
-                pad=pad,
-                rejected_argmax=recipe.objective == "rejected_from_argmax",
-                autocast=autocast,
-                team=crew,
-                progress=report,
-            )
-        wrapper = Policy(
-            model, features, rejected_argmax=recipe.objective == "rejected_from_argmax"
-        )
-        if laid.sharded:
-            shard(
-                wrapper,
-                crew.size,
-                half=loaded_dtype != torch.float32,
-                adapted=recipe.lora is not None,
-            )
-            parameters = {name: model.get_parameter(name) for name in parameters}
-        loop = Loop(
-            policy=wrapper,
-            parameters=parameters,
-            references=references,
+        training = prepare(
+            model=model,
+            processor=processor,
+            pairs=pairs,
+            images=images,
+            plans=plans,
             recipe=recipe,
             seed=seed,
-            pad=pad,
-            device_batch=laid.device_batch,
-            sharded=bool(laid.sharded),
-            team=crew,
-            autocast=autocast,
+            out=out,
+            placement=placement,
+            lora_targets=lora_targets,
+            policy=policy,
+            report=report,
         )
-        optimizer = make_optimizer(parameter_groups(model, parameters, recipe), laid.optimizer)
-        if crew.first:
-            checkpoint.tidy(checkpoints)
-        crew.barrier()
-        done, state = checkpoint.newest(checkpoints) or (0, {"identity": identity, "seconds": 0.0})
-        if state["identity"] != identity:
-            raise UserError(
-                f"{checkpoints} holds another training (settings, pairs or base); delete {out} and"
-                " run again."
-            )
-        if laid.checkpointing:
-            recompute_activations(model)
-        model.train()
-        still_tower(model)
-        if done:
-            checkpoint.load(checkpoints, done, parameters, optimizer)
-            # What the rehearsal found; less where this machine has less memory than the one before.
-            loop = replace(loop, device_batch=min(loop.device_batch, state["device_batch"]))
-        elif laid.rehearse:
-            loop = rehearse(loop, encoded)
-
-        log = out / "log.jsonl"
-        crew.barrier()
-        if crew.first:
-            checkpoint.continue_log(log, done)
-        title = out.resolve().parent.as_posix()[-120:]
-        trackers = (
-            open_logs(laid.log_to, out, title=title, settings=asdict(recipe), done=done)
-            if crew.first
-            else []
-        )
-        every = checkpoint_every or math.ceil(len(steps) / CHECKPOINTS)
-        began = time.perf_counter() - state["seconds"]
-        for step in range(done, len(steps)):
-            factor = lr_factor(step, len(steps), recipe)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * factor
-            batch = [by_index[index] for index in steps[step]]
-            row = take_step(loop, optimizer, batch, step, len(steps))
-            row["lr"] = recipe.lr * factor
-            seconds = time.perf_counter() - began
-            if crew.first:
-                line = {"step": step + 1, "steps": len(steps), **row, "seconds": round(seconds, 3)}
-                checkpoint.append_log(log, line)
-                for tracker in trackers:
-                    tracker(
-                        step + 1, {name: value for name, value in row.items() if value is not None}
-                    )
-            if (step + 1) % every == 0 and step + 1 < len(steps):
-                state = {
-                    "identity": identity,
-                    "seconds": seconds,
-                    "device_batch": loop.device_batch,
-                }
-                checkpoint.save(
-                    checkpoints, step + 1, parameters, optimizer, state, writes=crew.first
-                )
-            report("train", step + 1, len(steps))
-        seconds = time.perf_counter() - began
-        optimizer.zero_grad()
-        for tracker in trackers:
-            tracker(-1, {})
-
-    model.eval()
-    if laid.checkpointing:
-        recompute_activations(model, False)
-    if wrapped is not None:
-        if parent is not None and recipe.lora and lora_targets:
-            values = {name: parameter.detach() for name, parameter in parameters.items()}
-            whole = checkpoint.gathered(values, keep=crew.first)  # for which every process calls
-            if crew.first:
-                _save(out / "adapter", adapter_of(model, whole, recipe.lora, lora_targets, parent))
-        _merge(loop, wrapped, encoded[: loop.device_batch])
-    trained = _whole_model(model, loaded_dtype, crew) if laid.sharded else model.to(loaded_dtype)
-    if crew.first:
-        _save(out / "model", trained, processor)
-    summary = TrainSummary(
-        steps=len(steps),
-        pairs_made=len(pairs),
-        pairs_used=len(used),
-        visits=sum(map(len, steps)),
-        tokens=sum(
-            _tokens(by_index[index], loop.sides) for step_pairs in steps for index in step_pairs
-        ),
-        cut=sum(one.cut for one in encoded),
-        seconds=seconds,
-        processes=crew.size,
-        device_batch=loop.device_batch,
-        checkpointing=bool(laid.checkpointing),
-        sharded=bool(laid.sharded),
-        optimizer=laid.optimizer,
-    )
-    if crew.first:
-        _finish(checkpoints, identity, summary)
-    crew.barrier()
+        training, seconds = run_steps(training, identity, checkpoint_every, report)
+    save(training, processor, lora_targets, parent)
+    summary = _summary(training, len(pairs), seconds)
+    team().once(lambda: resume.finish(training.checkpoints, identity, asdict(summary)))
     return summary
 
 
-def recompute_activations(model: Any, on: bool = True) -> None:
-    """Make the model recompute activations in the backward pass, or keep them again."""
-    # transformers 5.23 gave these methods their names and deprecated the old ones.
-    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
-    if on:
-        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
-    else:
-        getattr(model, f"{name}_checkpointing_disable")()
+def prepare(
+    *,
+    model: Any,
+    processor: Any,
+    pairs: Sequence[PreferencePair],
+    images: Callable[[str], Image],
+    plans: Sequence[Sequence[int]],
+    recipe: Recipe,
+    seed: int,
+    out: Path,
+    placement: Placement,
+    lora_targets: str | None,
+    policy: str,
+    report: Progress,
+) -> Training:
+    """Encode the pairs, choose what trains and how, and compute the reference log-probabilities.
+    ``plans`` holds the pairs' indices of each step, ``policy`` the model's digest."""
+    dtype, size, adapted = model.dtype, team().size, recipe.lora is not None
+    model.eval()
+    used = sorted({index for step in plans for index in step})
+    features, encoded = _encode(model, processor, [pairs[i] for i in used], images, report)
+    by_index = dict(zip(used, encoded, strict=True))
+    wrapped = add_adapters(model, recipe.lora, lora_targets or "", seed) if recipe.lora else None
+    parameters = choose_trainable(model, recipe)
+    asked = with_device_memory(placement, model, team())
+    sides = 1 if recipe.objective == "sft" else 2
+    config = fit(asked, model, parameters, encoded, sides=sides, processes=size, adapted=adapted)
+    if adapted or not config.sharded:  # else each layer is converted as it is sharded
+        upcast_trainable(parameters.values())
+    loop = Loop(
+        policy=Policy(model, features, rejected_argmax=recipe.objective == "rejected_from_argmax"),
+        parameters=parameters,
+        references={},
+        recipe=recipe,
+        seed=seed,
+        pad=processor.tokenizer.pad_token_id,
+        device_batch=config.device_batch,
+        sharded=bool(config.sharded),
+        team=team(),
+        autocast=_autocast(model, config),
+    )
+    if recipe.objective != "sft":
+        # New adapters add exactly 0: the model is still the policy at the round's start.
+        loop = replace(loop, references=_references(loop, encoded, policy, out, report))
+    if config.sharded:
+        shard(loop.policy, size, half=dtype != torch.float32, adapted=adapted)
+        loop = replace(loop, parameters={name: model.get_parameter(name) for name in parameters})
+    optimizer = make_optimizer(parameter_groups(model, loop.parameters, recipe), config.optimizer)
+    return Training(
+        out=out,
+        model=model,
+        dtype=dtype,
+        wrapped=wrapped,
+        config=config,
+        loop=loop,
+        optimizer=optimizer,
+        steps=[[by_index[index] for index in step] for step in plans],
+        encoded=encoded,
+    )
 
 
-def _merge(loop: Loop, wrapped: Any, sample: Sequence[EncodedPair]) -> None:
-    """Fold the adapters into the base's weights, in place, and hold the result to the unmerged
-    logits."""
-    batch, policy = pack(sample, sides=loop.sides, pad=loop.pad), loop.policy
-    with torch.no_grad():
-        with loop.autocast():
-            before = policy.logits(batch)[batch.mask]
-        # In the adapters' own precision: autocast would round their product, too.
-        if loop.sharded:
-            merge(policy.model)
-            wrapped.unload()
-        else:
-            wrapped.merge_and_unload()
-        with loop.autocast():
-            after = policy.logits(batch)[batch.mask]
-    spread_again(policy)
-    check_merged(before.float(), after.float(), policy.model.lm_head.weight.dtype)
+def _encode(
+    model: Any,
+    processor: Any,
+    pairs: Sequence[PreferencePair],
+    images: Callable[[str], Image],
+    report: Progress,
+) -> tuple[dict[str, Tensor], list[EncodedPair]]:
+    features = image_features(model, processor, pairs, images, progress=report)
+    spans = image_spans(model, processor, pairs, images)
+    length = model.config.get_text_config().max_position_embeddings
+    return features, encode(pairs, processor, patches=spans, positions=length)
 
 
-def _whole_model(model: Any, dtype: torch.dtype, crew: Team) -> Any:
-    """A sharded model gathered into the first process's main memory, in ``dtype``; the others get
-    an empty one."""
-    named = dict(model.named_parameters(remove_duplicate=False))
-    first = {id(parameter): name for name, parameter in reversed(named.items())}
-    tensors = {
-        name: parameter.detach()
-        for name, parameter in named.items()
-        if first[id(parameter)] == name
-    }  # tied ones once
-    tensors |= {name: value for name, value in model.state_dict().items() if name not in named}
-    kept = {
-        name: value.to("cpu", dtype)
-        for name, value in checkpoint.gathered(tensors, keep=crew.first).items()
-    }
-    with torch.device("meta"):
-        fresh = type(model)(model.config)
-    if crew.first:
-        fresh.load_state_dict(kept, assign=True, strict=False)
-        fresh.tie_weights()
-    fresh.generation_config = model.generation_config
-    return fresh
+def _references(
+    loop: Loop, encoded: Sequence[EncodedPair], policy: str, out: Path, report: Progress
+) -> Mapping[str, tuple[float, float]]:
+    return reference_logps(
+        loop.policy.model,
+        encoded,
+        loop.policy.features,
+        policy=policy,
+        cache=out / "reference.jsonl",
+        batch=2 * loop.device_batch,  # nothing is kept for a backward pass
+        pad=loop.pad,
+        rejected_argmax=loop.policy.rejected_argmax,
+        autocast=loop.autocast,
+        team=loop.team,
+        progress=report,
+    )
 
 
-def _save(folder: Path, *parts: Any) -> None:
-    """Write ``folder`` whole or not at all; each part knows its own files."""
-    beside = folder.with_name(f".{folder.name}.tmp")
-    with kindly(folder.parent):
-        shutil.rmtree(beside, ignore_errors=True)
-        try:
-            for part in parts:
-                part.save_pretrained(beside)
-            for path in beside.glob(
-                "*.safetensors"
-            ):  # written for their owner alone, though they are to be shared
-                shutil.copymode(next(beside.glob("*.json")), path)
-        except SafetensorError as error:
-            raise UserError(
-                f"{folder} could not be written ({error}); free some space and run the same command"
-                " again."
-            ) from error
-        shutil.rmtree(folder, ignore_errors=True)
-        beside.rename(folder)
-
-
-def _finished(checkpoints: Path, identity: str, model: Path) -> TrainSummary | None:
-    """The summary of a training that had come to its end before the stage was cut."""
-    marker = checkpoints / "finished.json"
-    if not (marker.exists() and model.exists()):
-        return None
-    content = read_json(marker)
-    if content["identity"] != identity:
-        raise UserError(
-            f"{model} is the result of another training (settings, pairs or base); delete"
-            f" {model.parent} and run again."
+def run_steps(
+    training: Training, identity: str, checkpoint_every: int | None, report: Progress
+) -> tuple[Training, float]:
+    """Take the optimiser steps that are left. Returns the training with the batch size that it ran
+    with, and its seconds over all pieces."""
+    loop, optimizer, checkpoints = training.loop, training.optimizer, training.checkpoints
+    config, model, total = training.config, training.model, len(training.steps)
+    loop.team.once(lambda: resume.remove_partial(checkpoints))
+    start, state = resume.latest(checkpoints, identity) or (0, {"seconds": 0.0})
+    if config.checkpointing:
+        recompute_activations(model)
+    model.train()
+    eval_tower(model)
+    if start:
+        resume.load(checkpoints, start, loop.parameters, optimizer)
+        # The size that was found to fit, or less on a device with less memory.
+        loop = replace(loop, device_batch=min(loop.device_batch, state["device_batch"]))
+    elif config.find_batch_size:
+        loop = find_batch_size(loop, training.encoded)
+    log = training.out / "log.jsonl"
+    loop.team.barrier()
+    trackers = []
+    if loop.team.first:
+        resume.truncate_log(log, start)
+        title = training.out.resolve().parent.as_posix()[-120:]
+        trackers = open_logs(
+            config.log_to, training.out, title=title, settings=asdict(loop.recipe), done=start
         )
-    return TrainSummary(**content["summary"])
+    every = checkpoint_every or math.ceil(total / CHECKPOINTS)
+    began = time.perf_counter() - state["seconds"]
+    for step in range(start, total):
+        factor = lr_factor(step, total, loop.recipe)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        row = take_step(loop, optimizer, training.steps[step], step, total)
+        row["lr"] = loop.recipe.lr * factor
+        seconds = time.perf_counter() - began
+        if loop.team.first:
+            line = {"step": step + 1, "steps": total, **row, "seconds": round(seconds, 3)}
+            resume.append_log(log, line)
+            values = {name: value for name, value in row.items() if value is not None}
+            for tracker in trackers:
+                tracker(step + 1, values)
+        if (step + 1) % every == 0 and step + 1 < total:
+            state = {"identity": identity, "seconds": seconds, "device_batch": loop.device_batch}
+            main = loop.team.first
+            resume.save(checkpoints, step + 1, loop.parameters, optimizer, state, is_main=main)
+        report("train", step + 1, total)
+    seconds = time.perf_counter() - began
+    optimizer.zero_grad()
+    for tracker in trackers:
+        tracker(-1, {})
+    return replace(training, loop=loop), seconds
 
 
-def _finish(checkpoints: Path, identity: str, summary: TrainSummary) -> None:
-    write_json(checkpoints / "finished.json", {"identity": identity, "summary": asdict(summary)})
-    checkpoint.clear(checkpoints)
+def save(
+    training: Training, processor: Any, lora_targets: str | None, parent: Parent | None
+) -> None:
+    """Write ``out/model``, with adapters merged, and ``out/adapter`` if the ``parent`` is known."""
+    loop, model, is_main = training.loop, training.model, training.loop.team.first
+    model.eval()
+    if training.config.checkpointing:
+        recompute_activations(model, on=False)
+    if training.wrapped is not None:
+        if parent is not None and loop.recipe.lora and lora_targets:
+            values = {name: parameter.detach() for name, parameter in loop.parameters.items()}
+            full = resume.gather(values, keep=is_main)  # every process must call
+            if is_main:
+                adapter = adapter_of(model, full, loop.recipe.lora, lora_targets, parent)
+                save_model.write_folder(training.out / "adapter", adapter)
+        save_model.merge(loop, training.wrapped, training.encoded[: loop.device_batch])
+    if loop.sharded:
+        model = save_model.gathered_model(model, training.dtype, is_main=is_main)
+    else:
+        model = model.to(training.dtype)
+    if is_main:
+        save_model.write_folder(training.out / "model", model, processor)
+
+
+def _summary(training: Training, pairs_made: int, seconds: float) -> TrainSummary:
+    config, loop = training.config, training.loop
+    visited = [pair for step in training.steps for pair in step]
+    answers = (answer for pair in visited for answer in (pair.chosen, pair.rejected)[: loop.sides])
+    return TrainSummary(
+        steps=len(training.steps),
+        pairs_made=pairs_made,
+        pairs_used=len(training.encoded),
+        visits=len(visited),
+        tokens=sum(map(len, answers)),
+        cut=sum(pair.cut for pair in training.encoded),
+        seconds=seconds,
+        processes=loop.team.size,
+        device_batch=loop.device_batch,
+        checkpointing=bool(config.checkpointing),
+        sharded=loop.sharded,
+        optimizer=config.optimizer,
+    )
 
 
 def _check(
@@ -406,9 +374,9 @@ def _check(
         )
     keys = [pair.key for pair in pairs]
     if len(set(keys)) < len(keys):
-        twice = next(key for key in keys if keys.count(key) > 1)
+        repeated = next(key for key in keys if keys.count(key) > 1)
         raise UserError(
-            f"Two pairs have the key {twice}; each pair of a round needs a key of its own."
+            f"Two pairs have the key {repeated}; each pair of a round needs a key of its own."
         )
     if max_steps is not None and max_steps < 1:
         raise UserError(f"max_steps is {max_steps}; it must be at least 1.")
@@ -419,17 +387,12 @@ def _check(
         )
 
 
-def _autocast(model: Any, laid: Placement) -> Callable[[], AbstractContextManager[Any]]:
-    """A base loaded in half precision runs in bfloat16 (trained weights are kept in float32); a
-    float32 one as it is."""
+def _autocast(model: Any, config: Placement) -> Callable[[], AbstractContextManager[Any]]:
+    """bfloat16 for a base that was loaded in half precision, no autocast for a float32 one."""
     if model.dtype == torch.float32:
         return nullcontext
-    # Where activations are computed anew, so are the rounded copies of the weights: they would take
-    # half as much again.
+    # With recomputed activations the rounded weights are not cached: they would take half as much
+    # memory again.
     return lambda: torch.autocast(
-        model.device.type, torch.bfloat16, cache_enabled=not laid.checkpointing
+        model.device.type, torch.bfloat16, cache_enabled=not config.checkpointing
     )
-
-
-def _tokens(one: EncodedPair, sides: int) -> int:
-    return sum(map(len, (one.chosen, one.rejected)[:sides]))

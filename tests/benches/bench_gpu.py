@@ -153,7 +153,7 @@ def generation(given: argparse.Namespace, device: str) -> list[dict[str, Any]]:
     rows = []
 
     def ours(calls: Sequence[Call]) -> list[Answer]:
-        engine.sharing.clear()
+        engine.prefix_cache.clear()
         return gpu_replay.run(engine, calls)
 
     def theirs(calls: Sequence[Call]) -> list[Answer]:

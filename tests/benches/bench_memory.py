@@ -28,15 +28,16 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 
 from harness.artifacts.fingerprint import versions
 from harness.models.base_cards import LLAMA_LINEARS
-from harness.training.fsdp import Policy, widen
+from harness.training.fsdp import Policy, upcast_trainable
 from harness.training.loop import Loop, take_step
-from harness.training.lora import add_adapters, choose_trainable, parameter_groups, still_tower
-from harness.training.memory import GIB, SHAPES, Need, Shape
+from harness.training.lora import add_adapters, choose_trainable, eval_tower, parameter_groups
+from harness.training.memory import GIB, SHAPES, MemoryEstimate, Shape
 from harness.training.pair_batches import EncodedPair, pack
 from harness.training.placement import Placement, estimate, make_optimizer
+from harness.training.policy import recompute_activations
 from harness.training.ranks import ALONE
 from harness.training.reference_logps import reference_logps
-from harness.training.trainer import _autocast, recompute_activations
+from harness.training.trainer import _autocast
 from methods.interface import Lora, PreferencePair, Recipe
 from tests.benches import counting
 
@@ -60,7 +61,7 @@ class Counted:
 
     reference_peak: int
     peak: int
-    need: Need
+    need: MemoryEstimate
     reference_flops: float
     step_flops: float
     plain_reference: int
@@ -117,7 +118,7 @@ def pairs(
             EncodedPair(
                 pair=pair,
                 prompt=prompt,
-                places=places,
+                positions=places,
                 chosen=[1] * (side - number % 5),
                 rejected=[1] * (side - number % 7),
             )
@@ -148,7 +149,7 @@ def count(
     longest = sorted(work, key=lambda one: -one.length)[:at_once]
     needed = estimate(model, parameters, longest, sides=2, checkpointing=checkpointing)
     autocast = _autocast(model, Placement(device_batch=at_once, checkpointing=checkpointing))
-    widen(parameters.values())
+    upcast_trainable(parameters.values())
     among.peak, flops = among.now, among.flops
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "reference.jsonl"
@@ -174,7 +175,7 @@ def count(
     if checkpointing:
         recompute_activations(model)
     model.train()
-    still_tower(model)
+    eval_tower(model)
     for parameter in parameters.values():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()  # so that the moments are there, as in every step but the first

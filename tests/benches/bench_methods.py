@@ -46,7 +46,7 @@ class OneByOne:
 
     def each(self, prompts: Sequence[Prompt]) -> Iterator[list[Prompt]]:
         for prompt in prompts:
-            self.engine.sharing.clear()
+            self.engine.prefix_cache.clear()
             yield [prompt]
 
     def generate(

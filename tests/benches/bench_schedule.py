@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from harness.engine.decode import Row
+from harness.engine.decode_state import DecodeRow
 from harness.engine.engine import Engine
 from harness.pipeline import stages
 from harness.synthetic.architecture import Sizes, build_llava, build_processor
@@ -65,9 +65,9 @@ class Forced(Engine):
 
     lengths: Mapping[str, int] = {}
 
-    def windows(self, *given: Any) -> Iterator[tuple[list[int], list[Row]]]:
+    def windows(self, *given: Any) -> Iterator[tuple[list[int], list[DecodeRow]]]:
         for places, rows in super().windows(*given):
-            yield places, [replace(row, most=self.lengths.get(row.key)) for row in rows]
+            yield places, [replace(row, max_new_tokens=self.lengths.get(row.key)) for row in rows]
 
 
 def recorder() -> tuple[Any, Any]:
@@ -94,8 +94,8 @@ def engine_on(model: Any, processor: Any, gib: float) -> Forced:
     spare = int((gib - CONTEXT) * GIB) - WEIGHTS
     engine = Forced(model, processor, batch_size=256, memory=spare * RECORDED_POSITION // POSITION)
     width = model.config.text_config.hidden_size
-    engine.sharing.features.limit = spare // 64 // (2 * 4096) * 4 * width
-    engine.ends = frozenset()
+    engine.prefix_cache.features.limit = spare // 64 // (2 * 4096) * 4 * width
+    engine.end_ids = frozenset()
     return engine
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import SequentialSampler
 from harness.artifacts.results_folder import read_jsonl
 from harness.models.base_cards import LLAMA_LINEARS
 from harness.models.chat_format import renderer
+from harness.training import save_model
 from harness.training import trainer as training
 from harness.training.lora import add_adapters
 from harness.training.placement import Placement, estimate, fit
@@ -59,7 +60,7 @@ def ours(
 ) -> Trained:
     """A training by our loop; ``placement``: instead of ``at_once`` pairs and what fits."""
     ended, counted = [0.0], [0]
-    asked = placement or Placement(device_batch=at_once, log_to=(), rehearse=False)
+    asked = placement or Placement(device_batch=at_once, log_to=(), find_batch_size=False)
 
     def progress(_what: str, _done: int, _total: int) -> None:
         ended[0] = clock(model.device.type)
@@ -76,7 +77,7 @@ def ours(
     with (
         tempfile.TemporaryDirectory() as folder,
         patch.object(training, "fit", counting),
-        patch.object(training, "_save"),  # 14 GB that nobody reads
+        patch.object(save_model, "write_folder"),  # 14 GB that nobody reads
     ):
         began = clock(model.device.type)
         summary = train_pairs(

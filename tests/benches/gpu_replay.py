@@ -12,8 +12,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from harness.engine.clip_scorer import ClipScorer
-from harness.engine.decode import Row, Running, sample, uniform
-from harness.engine.engine import Engine, Planned
+from harness.engine.decode import sample, uniform_draws
+from harness.engine.decode_state import DecodeRow, DecodeState
+from harness.engine.engine import Engine, TokenizedPrompt
 from harness.models.chat_format import renderer
 from methods.interface import BeamSearch, Corrupt, Decoding, Prompt
 from tests.benches.bench_methods import SentenceBySentence
@@ -32,14 +33,17 @@ class Forced(Engine):
 
     def __init__(self, model: Any, processor: Any, **settings: Any) -> None:
         super().__init__(model, processor, **settings)
-        self.ends = frozenset()
+        self.end_ids = frozenset()
         self.lengths: Mapping[str, int] = {}
 
     def windows(
-        self, plans: Sequence[Planned], pictures: dict[str, Image], corrupt: Corrupt | None
-    ) -> Iterator[tuple[list[int], list[Row]]]:
-        for places, rows in super().windows(plans, pictures, corrupt):
-            yield places, [replace(row, most=self.lengths.get(row.key)) for row in rows]
+        self,
+        tokenized: Sequence[TokenizedPrompt],
+        images: dict[str, Image],
+        corrupt: Corrupt | None,
+    ) -> Iterator[tuple[list[int], list[DecodeRow]]]:
+        for places, rows in super().windows(tokenized, images, corrupt):
+            yield places, [replace(row, max_new_tokens=self.lengths.get(row.key)) for row in rows]
 
 
 def run(engine: Forced, calls: Sequence[Call]) -> list[Answer]:
@@ -71,7 +75,7 @@ def one_by_one(alone: Forced, processor: Any, calls: Sequence[Call]) -> list[Ans
             if call.kind == "logps":
                 answers.append(plain_logp(model, processor, prompt, completion))
             elif isinstance(call.how, BeamSearch):
-                alone.sharing.clear()
+                alone.prefix_cache.clear()
                 answers.append(
                     [one.text for one in alone.branch([prompt], replace(call.how, stop=()))[0]]
                 )
@@ -111,7 +115,7 @@ class OurSampling:
 
     def __init__(self, decoding: Decoding, key: str, start: int, device: torch.device) -> None:
         self.decoding, self.start = decoding, start
-        draws = uniform([Row(key=key, tail=(), prefix=None)], decoding, device)
+        draws = uniform_draws([DecodeRow(key=key, suffix=(), prefix=None)], decoding, device)
         assert draws is not None
         self.draws = draws
 
@@ -156,15 +160,15 @@ def logit_difference(processor: Any, engine: Engine, calls: Sequence[Call]) -> f
     """The largest difference of a first token's logits between the shared batch and a plain forward
     pass, over the greedy and sampled answers on clean images; None where there are none."""
 
-    def first(rows: Sequence[Row]) -> list[Tensor]:
-        return list(Running(engine.speaker, rows, 1).logits())
+    def first(rows: Sequence[DecodeRow]) -> list[Tensor]:
+        return list(DecodeState(engine.decoder, rows, 1).logits())
 
     model, render, found = engine.model, renderer(processor), list[float]()
     for call in calls:
         if call.kind != "generate" or call.corrupt is not None:
             continue
         with torch.inference_mode():
-            shared = engine.written(call.prompts, first, None, new=1)
+            shared = engine.run_rows(call.prompts, first, None, new_tokens=1)
             for prompt, (_, logits) in zip(call.prompts, shared, strict=True):
                 text = render.render_prompt(prompt.text, prompt.image is not None, prompt.prefix)
                 plain = model(**inputs(model, processor, text, prompt)).logits[0, -1]

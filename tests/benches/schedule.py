@@ -24,9 +24,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.engine.backbone import LeanLlama, ends
+from harness.engine.backbone import LeanLlama, segment_ends
 from harness.engine.engine import Engine
-from harness.engine.kv_cache import KeyValues, SharedHeads
+from harness.engine.kv_cache import KVCache, SharedPrefixes
 from harness.models.llava import tower_features
 
 FLOPS, BYTES = 790e12, 4.3e12
@@ -78,37 +78,37 @@ class Log:
 class Recorder:
     """The backbone of a recording engine: hidden states of zeros."""
 
-    shares = True
+    shares_prefixes = True
 
     def __init__(self, log: Log, width: int, held: Callable[[], int]) -> None:
         self.log, self.width, self.held = log, width, held
 
-    def empty(self, rows: int, capacity: int) -> list[Tensor]:
+    def allocate(self, rows: int, capacity: int) -> list[Tensor]:
         return [torch.zeros(2, rows, 1, capacity, 1, dtype=torch.bfloat16)]
 
     def __call__(
         self,
         x: Tensor,
         positions: Tensor,  # noqa: ARG002
-        cache: KeyValues,
+        cache: KVCache,
         start: int,
         mask: Tensor | None,
         *,
-        last: int,
+        segments: int,
     ) -> Tensor:
         rows, new, _ = x.shape
-        heads = cache.heads
-        groups, most = (0, 1) if heads is None else (heads.layers[0].shape[1], heads.most)
+        heads = cache.shared
+        groups, most = (0, 1) if heads is None else (heads.layers[0].shape[1], heads.max_rows)
         asked = Pass(
             rows=rows,
             new=new,
             start=start,
-            head=cache.length,
+            head=cache.prefix_len,
             groups=groups,
             most=most,
             masked=mask is not None,
-            last=last,
-            room=cache.room,
+            last=segments,
+            room=cache.capacity,
         )
         self.log.passes[asked] += 1
         kept = sum(layer.nbytes for layer in cache.layers) + (
@@ -116,7 +116,7 @@ class Recorder:
         )
         used = (kept + self.held()) // RECORDED_POSITION * POSITION + rows * new * ACTIVATION
         self.log.peak = max(self.log.peak, used)
-        return ends(x, last) if last else x
+        return segment_ends(x, segments) if segments else x
 
 
 class Copies(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch is half typed
@@ -160,9 +160,9 @@ def recording(engine: Engine) -> Iterator[Log]:
     """Replace the engine's backbone by a recorder, watch its tower, head and copies, and log what
     they are asked for."""
     log = Log()
-    family: Any = engine.sharing.family
-    speaker = engine.speaker
-    look, head = family.look, speaker.head
+    family: Any = engine.prefix_cache.family
+    decoder = engine.decoder
+    look, head = family.look, decoder.lm_head
 
     def looked(pixels: Sequence[Tensor]) -> list[Tensor]:
         log.looked[len(pixels)] += 1
@@ -175,14 +175,14 @@ def recording(engine: Engine) -> Iterator[Log]:
         return result
 
     family.look = looked
-    speaker.head = spoken
-    speaker.text = Recorder(
-        log, 0, lambda: engine.sharing.prefixes.used + engine.sharing.texts.used
+    decoder.lm_head = spoken
+    decoder.text = Recorder(
+        log, 0, lambda: engine.prefix_cache.prefixes.used + engine.prefix_cache.continuations.used
     )
     engine.position_bytes = RECORDED_POSITION
     with Copies(log):
         yield log
-    family.look, speaker.head = look, head
+    family.look, decoder.lm_head = look, head
 
 
 @dataclass
@@ -313,9 +313,9 @@ class Replay:
             kept = [
                 torch.empty(2, asked.groups, heads, asked.head, size, **like) for _ in range(layers)
             ]
-            shared = SharedHeads(kept, owners_like(asked))
+            shared = SharedPrefixes(kept, owners_like(asked))
         offset = 0 if asked.groups else asked.head
-        cache = KeyValues(
+        cache = KVCache(
             [
                 torch.empty(2, asked.rows, heads, offset + asked.room, size, **like)
                 for _ in range(layers)
@@ -334,7 +334,7 @@ class Replay:
         self.text.rotation(positions, 4096)  # its table is made once
         cost = Cost()
         with torch.no_grad(), Fused(cost), Kernels(cost):
-            self.text(x, positions, cache, asked.start, mask, last=asked.last)
+            self.text(x, positions, cache, asked.start, mask, segments=asked.last)
         return cost
 
     def _of_look(self, pictures: int) -> Cost:

@@ -29,7 +29,7 @@ def pairs(count: int, side: int = 100) -> list[EncodedPair]:
     pair = PreferencePair(key="a", item="a", prompt="a", chosen="a", rejected="a")
     prompt, answer = [0] * 620, [0] * side
     one = EncodedPair(
-        pair=pair, prompt=prompt, places=torch.zeros(1, 620), chosen=answer, rejected=answer
+        pair=pair, prompt=prompt, positions=torch.zeros(1, 620), chosen=answer, rejected=answer
     )
     return [one] * count
 

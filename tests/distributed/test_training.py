@@ -84,7 +84,7 @@ def test_two_processes_train_what_one_trains(
     one, two = log(both[0] / alone), log(both[1] / pair)
     assert len(one) == len(two) == 3
     for a, b in zip(one, two, strict=True):
-        for name in ("loss", "dpo", "anchor", "margin", "accuracy", "grad_norm", "lr"):
+        for name in ("loss", "dpo", "alignment", "margin", "accuracy", "grad_norm", "lr"):
             assert b[name] == pytest.approx(a[name], abs=1e-5), name
     assert (
         abs(one[-1]["dpo"] - one[0]["dpo"]) > 0.002

@@ -129,7 +129,7 @@ def rehearsed(out: Path) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     hook = model.model.language_model.layers[1].register_forward_pre_hook(small)
-    summary = train(out, FULL, model, device_batch=4, sharded=True, rehearse=True)
+    summary = train(out, FULL, model, device_batch=4, sharded=True, find_batch_size=True)
     hook.remove()
     assert summary.device_batch == 1
 

@@ -1,5 +1,5 @@
-"""What the engine must equal: transformers' own processor, ``generate`` and full forward pass, one
-prompt at a time."""
+"""The engine's reference: transformers' processor, ``generate`` and full forward pass, one prompt
+at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def inputs(processor: Any, prompt: Prompt, completion: str = "") -> Any:
 
 
 def greedy(model: Any, processor: Any, prompt: Prompt, limit: int) -> list[int]:
-    """The new token ids of ``model.generate``."""
+    """The new token ids that ``model.generate`` gives."""
     given = inputs(processor, prompt)
     ids = model.generate(**given, max_new_tokens=limit, do_sample=False)
     return list(ids[0, given["input_ids"].shape[1] :].tolist())
@@ -29,8 +29,7 @@ def greedy(model: Any, processor: Any, prompt: Prompt, limit: int) -> list[int]:
 
 @torch.no_grad()
 def logp_of(model: Any, processor: Any, prompt: Prompt, ids: list[int]) -> float:
-    """The sum of the log-probabilities of these token ids behind the prompt, by one dense forward
-    pass."""
+    """The summed log-probability of token ids behind the prompt, from one full forward pass."""
     given = inputs(processor, prompt)
     start, new = given["input_ids"].shape[1], torch.tensor([ids])
     given["input_ids"] = torch.cat([given["input_ids"], new], 1)
@@ -40,18 +39,18 @@ def logp_of(model: Any, processor: Any, prompt: Prompt, ids: list[int]) -> float
 
 
 def logp(model: Any, processor: Any, prompt: Prompt, answer: str) -> float:
-    """The same of an answer's text and the end token."""
+    """The summed log-probability of an answer and the end token."""
     start = inputs(processor, prompt)["input_ids"].shape[1]
     whole = inputs(processor, prompt, renderer(processor).render_completion(answer))["input_ids"]
     return logp_of(model, processor, prompt, whole[0, start:].tolist())
 
 
 def ending(seed: int = 0) -> tuple[Any, Any]:
-    """A tiny model that often ends its answers: without a nudge, random weights rarely choose the
-    end token."""
+    """A tiny model that often ends its answers. Plain random weights rarely choose the end
+    token."""
     model, processor = tiny_llava(seed)
     with torch.no_grad():
-        # Tied weights: the end token's row points where some others' do together, and further.
+        # The weights are tied. The end token's row is 1.3 times the sum of some other rows.
         rows = model.lm_head.weight
         rows[processor.tokenizer.eos_token_id] = 1.3 * rows[[12, 20, 31, 40]].sum(0)
     return model, processor
@@ -66,8 +65,8 @@ TEXTS = (
 
 
 def mixed() -> list[Prompt]:
-    """Prompts of different length, several an image, one image twice as equal copies, some
-    without any, some with a prefix."""
+    """16 prompts of different lengths: four for each of three images, each time as a copy, and four
+    without an image; some have a prefix."""
     prompts = []
     for number in range(4):
         for place, text in enumerate(TEXTS):

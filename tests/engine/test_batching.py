@@ -1,4 +1,5 @@
-"""Windows keep images whole; memory exhaustion halves the batch and loses nothing."""
+"""Windows do not split an image's prompts; running out of memory halves the batch and loses no
+result."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ import torch
 from harness.engine import prefix_cache
 from harness.engine.batching import Batches, windows
 from harness.engine.engine import Engine
-from harness.engine.lru import Lru
-from harness.engine.prefix_cache import Head, content
+from harness.engine.kv_cache import LruCache
+from harness.engine.prefix_cache import ImagePrefix, content_hash
 from methods.interface import Decoding, Prompt
 from tests.engine.oracle import mixed
 from tests.tiny import picture, tiny_llava
@@ -24,14 +25,14 @@ def test_windows_keep_groups_whole_in_order() -> None:
     assert list(windows(["a", "b"], 0)) == [[0], [1]]
 
 
-def double(batch: Sequence[int], most: int, calls: list[int]) -> list[int]:
+def double(batch: Sequence[int], limit: int, calls: list[int]) -> list[int]:
     calls.append(len(batch))
-    if len(batch) > most:
+    if len(batch) > limit:
         raise torch.OutOfMemoryError("CUDA out of memory.")
     return [2 * value for value in batch]
 
 
-def test_exhausted_memory_halves_the_batch_and_goes_on() -> None:
+def test_out_of_memory_halves_the_batch_and_continues() -> None:
     calls: list[int] = []
     batches = Batches(16)
     assert batches.run(range(20), lambda batch: double(batch, 5, calls), lambda _: None) == [
@@ -44,23 +45,23 @@ def test_exhausted_memory_halves_the_batch_and_goes_on() -> None:
 
 
 @pytest.mark.parametrize(
-    "said",
+    "message",
     [
         "[enforce fail at alloc_cpu.cpp] . DefaultCPUAllocator: can't allocate memory",
         "CUDA error: out of memory\nCUDA kernel errors might be reported later",
         "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     ],
 )
-def test_memory_that_ran_out_outside_of_torchs_allocator_is_known(said: str) -> None:
+def test_out_of_memory_outside_of_torchs_allocator_is_recognised(message: str) -> None:
     def fail(batch: Sequence[int]) -> list[int]:
         if len(batch) > 1:
-            raise RuntimeError(said)
+            raise RuntimeError(message)
         return list(batch)
 
     assert Batches(4).run(range(4), fail, lambda _: None) == [0, 1, 2, 3]
 
 
-def test_other_errors_are_not_taken_for_exhausted_memory() -> None:
+def test_other_errors_are_raised() -> None:
     def fail(_: Sequence[int]) -> list[int]:
         raise RuntimeError("shapes do not fit")
 
@@ -68,7 +69,7 @@ def test_other_errors_are_not_taken_for_exhausted_memory() -> None:
         Batches(4).run(range(4), fail, lambda _: None)
 
 
-def test_only_alike_neighbours_share_a_batch() -> None:
+def test_only_neighbours_with_equal_keys_share_a_batch() -> None:
     seen: list[list[int]] = []
     Batches(3).run(
         [1, 3, 5, 7, 2, 4, 9],
@@ -78,7 +79,7 @@ def test_only_alike_neighbours_share_a_batch() -> None:
     assert seen == [[1, 3, 5], [7], [2, 4], [9]]
 
 
-def test_engine_survives_a_picture_tower_out_of_memory() -> None:
+def test_engine_survives_a_vision_tower_out_of_memory() -> None:
     model, processor = tiny_llava()
     expected = Engine(model, processor).generate(mixed(), Decoding(max_new_tokens=6))
     engine = Engine(model, processor)
@@ -98,21 +99,21 @@ def test_engine_survives_a_picture_tower_out_of_memory() -> None:
     answers = engine.generate(mixed(), Decoding(max_new_tokens=6))
     handle.remove()
     assert [answer.text for answer in answers] == [answer.text for answer in expected]
-    assert engine.batches.size == 64  # answers' rows fit
+    assert engine.batches.size == 64  # the decoding batches fit
 
 
-def test_heads_that_do_not_fit_are_halved_once_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prefix_batches_that_do_not_fit_are_halved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = tiny_llava()
-    monkeypatch.setattr(prefix_cache, "READ", 400)
+    monkeypatch.setattr(prefix_cache, "READ_TOKENS", 400)
     engine = Engine(model, processor)
     failed: list[int] = []
 
     def limited(
         _: torch.nn.Module, args: tuple[torch.Tensor, ...], given: dict[str, torch.Tensor]
     ) -> None:
-        pictures = len(args[0] if args else given["pixel_values"])
-        if pictures > 4:
-            failed.append(pictures)
+        count = len(args[0] if args else given["pixel_values"])
+        if count > 4:
+            failed.append(count)
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     model.model.vision_tower.register_forward_pre_hook(limited, with_kwargs=True)
@@ -126,30 +127,30 @@ def test_heads_that_do_not_fit_are_halved_once_for_good(monkeypatch: pytest.Monk
     assert engine.batches.size == 64
 
 
-def test_what_one_windows_prompts_read_is_free_before_the_next_is_read() -> None:
-    """A corrupted image's keys and values are kept nowhere but in its call."""
+def test_a_windows_prefixes_are_freed_before_the_next_window_is_read() -> None:
+    """Keys and values of corrupted images are not cached."""
     engine = Engine(*tiny_llava(), shared_bytes=60_000)
-    read = engine.sharing.keys_and_values
+    read = engine.prefix_cache.keys_and_values
     before: list[weakref.ref[torch.Tensor]] = []
     alive: list[int] = []
 
-    def watched(*arguments: Any) -> dict[Head, torch.Tensor]:
-        alive.append(sum(one() is not None for one in before))
-        found = read(*arguments)
-        before.extend(weakref.ref(value) for value in found.values())
-        return found
+    def watched(*arguments: Any) -> dict[ImagePrefix, torch.Tensor]:
+        alive.append(sum(value() is not None for value in before))
+        values = read(*arguments)
+        before.extend(weakref.ref(value) for value in values.values())
+        return values
 
-    engine.sharing.keys_and_values = watched  # type: ignore[assignment, method-assign]
+    engine.prefix_cache.keys_and_values = watched  # type: ignore[assignment, method-assign]
     engine.generate(mixed(), Decoding(max_new_tokens=3), corrupt=lambda pixels, _: pixels + 1)
     assert len(alive) > 2
     assert not any(alive)
     engine.logps(mixed(), ["yes"] * 16)
-    engine.sharing.clear()
-    assert not any(one() is not None for one in before)
+    engine.prefix_cache.clear()
+    assert not any(value() is not None for value in before)
 
 
 def test_lru_is_bounded_in_bytes() -> None:
-    kept: Lru[str] = Lru(100)
+    kept: LruCache[str] = LruCache(100)
     for name in "abc":
         kept.put(name, torch.zeros(10))
         kept.get("a")
@@ -158,6 +159,6 @@ def test_lru_is_bounded_in_bytes() -> None:
     assert kept.used <= 100
 
 
-def test_content_is_the_pictures_not_the_objects() -> None:
-    assert content(picture(0)) == content(picture(0).copy()) != content(picture(1))
-    assert content(picture(0)) != content(picture(0).resize((30, 120)))
+def test_content_hash_depends_on_pixels_and_size_alone() -> None:
+    assert content_hash(picture(0)) == content_hash(picture(0).copy()) != content_hash(picture(1))
+    assert content_hash(picture(0)) != content_hash(picture(0).resize((30, 120)))

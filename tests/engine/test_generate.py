@@ -1,5 +1,5 @@
-"""Generation equals transformers' own, whatever the batch; sampling, stops, corruption and
-problems."""
+"""Generation equals transformers' ``generate``, in any batch. Further: sampling, stop strings,
+corruption, errors."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_batched_equals_transformers_one_by_one_to_the_token() -> None:
     assert {answer.finished for answer in answers} == {
         True,
         False,
-    }  # else the test shows nothing about rows that leave
+    }  # so that rows do leave the batch
 
 
 @pytest.mark.equality
@@ -96,7 +96,7 @@ def llava_with(text: Any) -> tuple[Any, Any]:
 def test_grouped_queries_and_other_language_models(text: Any, path: type) -> None:
     model, processor = llava_with(text)
     engine = Engine(model, processor)
-    assert isinstance(engine.speaker.text, path)
+    assert isinstance(engine.decoder.text, path)
     prompts = mixed()
     for prompt, answer in zip(prompts, engine.generate(prompts, GREEDY), strict=True):
         ids = greedy(model, processor, prompt, GREEDY.max_new_tokens)
@@ -117,19 +117,19 @@ def test_lean_forward_is_for_the_exact_architecture_only() -> None:
     assert not LeanLlama.fits(language_model)
 
 
-def test_a_picture_is_looked_at_once_and_kept() -> None:
+def test_an_image_is_encoded_once_and_cached() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     engine.generate(mixed(), GREEDY)
-    assert engine.sharing.pictures_seen == 3  # the copies are equal images
+    assert engine.prefix_cache.images_encoded == 3  # the copies are equal images
     engine.generate(mixed(), GREEDY)
     engine.logps(mixed(), ["yes"] * 16)
-    assert engine.sharing.pictures_seen == 3
+    assert engine.prefix_cache.images_encoded == 3
 
 
 @pytest.mark.equality
-def test_what_was_asked_before_changes_no_bit() -> None:
-    """A continued run has not seen the images that an undisturbed one has, and writes the same
+def test_earlier_calls_change_no_bit() -> None:
+    """A resumed run has other images cached than an uninterrupted one, and must write the same
     bytes."""
     parts = tiny_llava()
     asks = [
@@ -137,12 +137,12 @@ def test_what_was_asked_before_changes_no_bit() -> None:
         for at in range(24)
         for text in TEXTS
     ]
-    seen = Engine(*parts)
-    seen.generate(asks[len(asks) // 2 :], GREEDY)
-    assert seen.generate(asks, GREEDY) == Engine(*parts).generate(asks, GREEDY)
+    used = Engine(*parts)
+    used.generate(asks[len(asks) // 2 :], GREEDY)
+    assert used.generate(asks, GREEDY) == Engine(*parts).generate(asks, GREEDY)
 
 
-def test_changed_weights_are_read_anew() -> None:
+def test_changed_weights_are_read_again() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     before = engine.generate(mixed(), GREEDY)
@@ -176,8 +176,7 @@ def test_sampling_follows_key_and_seed() -> None:
 
 
 def engine_logp(engine: Engine, prompt: Prompt, text: str) -> float:
-    """log p(text) without its end token: both with the end token, less the end token behind the
-    text as a prefix."""
+    """log p(text) without the end token: with it, minus that of the end token behind the text."""
     return engine.logps([prompt], [text])[0] - engine.logps([replace(prompt, prefix=text)], [""])[0]
 
 
@@ -216,7 +215,7 @@ def test_stop_strings_end_the_answer_and_stay_in_it() -> None:
         assert answer.finished == bool(ends)
 
 
-def test_corruption_is_seeded_by_the_key_and_leaves_the_clean_picture_alone() -> None:
+def test_corruption_is_seeded_by_the_key_and_leaves_the_clean_image_alone() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     prompts = mixed()
@@ -255,7 +254,7 @@ def test_corruption_is_seeded_by_the_key_and_leaves_the_clean_picture_alone() ->
         engine.generate(prompts, GREEDY, corrupt=lambda pixels, _: pixels[:, :30])
 
 
-def test_problems_and_empty_calls() -> None:
+def test_errors_and_empty_calls() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     assert engine.generate([], GREEDY) == []

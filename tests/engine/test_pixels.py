@@ -1,4 +1,5 @@
-"""Images made in threads are the same, in the same order; a thread's error is the caller's."""
+"""Images prepared in threads are the same, in the same order. An error in a thread reaches the
+caller."""
 
 from __future__ import annotations
 
@@ -19,34 +20,35 @@ GREEDY = Decoding(max_new_tokens=6)
 
 
 def threaded(threads: int) -> Engine:
-    """An engine that prepares images as it does beside an accelerator (``threads`` 0: as on the
+    """An engine that prepares images in threads, as beside an accelerator (0: without, as on the
     CPU)."""
     engine = Engine(*tiny_llava(), batch_size=2, shared_bytes=40_000)
     if threads:
-        engine.sharing.pixels.threads = ThreadPoolExecutor(threads)
+        engine.prefix_cache.pixels.threads = ThreadPoolExecutor(threads)
     return engine
 
 
-@pytest.mark.parametrize("ahead", [1, pixels.AHEAD])
+@pytest.mark.parametrize("ahead", [1, pixels.PREFETCH])
 def test_threads_change_no_answer_and_no_pixel(ahead: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pixels, "AHEAD", ahead)
+    monkeypatch.setattr(pixels, "PREFETCH", ahead)
     alone, helped = threaded(0), threaded(3)
     noise = corruption("diffusion", 600)
     for corrupt in (None, noise):
         assert helped.generate(mixed(), GREEDY, corrupt=corrupt) == alone.generate(
             mixed(), GREEDY, corrupt=corrupt
         )
-    kept = alone.sharing.pixels.kept.kept
-    assert list(helped.sharing.pixels.kept.kept) == list(kept)
+    kept = alone.prefix_cache.pixels.cache.entries
+    assert list(helped.prefix_cache.pixels.cache.entries) == list(kept)
     assert len(kept) == 3
     assert all(
-        torch.equal(helped.sharing.pixels.kept.kept[name], one) for name, one in kept.items()
+        torch.equal(helped.prefix_cache.pixels.cache.entries[name], pixels)
+        for name, pixels in kept.items()
     )
-    assert not helped.sharing.pixels.coming
-    assert not helped.sharing.pixels.later
+    assert not helped.prefix_cache.pixels.pending
+    assert not helped.prefix_cache.pixels.queue
 
 
-def test_an_error_in_a_thread_is_raised_to_the_caller_and_the_next_call_is_well() -> None:
+def test_an_error_in_a_thread_is_raised_and_the_next_call_works() -> None:
     engine = threaded(2)
     with pytest.raises(UserError, match="must keep the shape"):
         engine.generate(mixed(), GREEDY, corrupt=lambda pixels, _: pixels[:, :30])

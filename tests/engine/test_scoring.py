@@ -1,4 +1,4 @@
-"""Teacher-forced log-probabilities equal one dense forward pass a pair."""
+"""Log-probabilities of completions equal one full forward pass for each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ANSWERS = (
 )
 
 
-def test_logps_equal_a_dense_forward_pass() -> None:
+def test_logps_equal_a_full_forward_pass() -> None:
     model, processor = tiny_llava()
     prompts = [prompt for prompt in mixed() for _ in ANSWERS]
     answers = list(ANSWERS) * (len(prompts) // len(ANSWERS))
@@ -31,7 +31,7 @@ def test_logps_equal_a_dense_forward_pass() -> None:
         ) == pytest.approx(expected, abs=1e-4)
 
 
-def test_many_completions_of_one_prompt_and_keys_that_repeat() -> None:
+def test_many_completions_of_one_prompt_with_one_key() -> None:
     model, processor = tiny_llava()
     prompt = Prompt(key="same", text=TEXTS[1], image=picture(1))
     answers = [
@@ -50,8 +50,7 @@ def test_logp_of_an_answer_is_what_generation_reported() -> None:
     engine = Engine(model, processor)
     answers = engine.generate(mixed(), Decoding(max_new_tokens=9))
     values = engine.logps(mixed(), [answer.text for answer in answers])
-    # An answer that holds a special token (random weights write them) has lost it from its text: it
-    # cannot be compared.
+    # An answer's text lacks special tokens, which random weights may generate: skip such answers.
     same = [
         len(processor.tokenizer(answer.text)["input_ids"]) + 1 == answer.n_tokens
         for answer in answers

@@ -16,7 +16,7 @@ from harness.engine.engine import Engine
 from harness.engine.model_checks import whole_prompt
 from harness.models.base_cards import find_base, load_base
 from harness.models.chat_format import renderer
-from harness.training.pair_batches import encode, pack, picture_features, picture_spans
+from harness.training.pair_batches import encode, image_features, image_spans, pack
 from harness.training.placement import Placement
 from harness.training.policy import completion_logps
 from harness.training.trainer import train_pairs
@@ -110,8 +110,8 @@ def texts(value: Any) -> Any:
 @pytest.mark.parametrize("family", TWINS)
 def test_packed_pairs_score_as_transformers_own_forward_pass(family: str) -> None:
     model, processor = TWINS[family]()
-    features = picture_features(model, processor, PAIRS, images)
-    spans = picture_spans(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
+    spans = image_spans(model, processor, PAIRS, images)
     batch = pack(encode(PAIRS, processor, patches=spans, positions=512))
     with torch.no_grad():
         logps, _ = completion_logps(model, batch, features)

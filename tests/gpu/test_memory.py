@@ -60,7 +60,7 @@ def test_training_takes_no_more_than_was_counted(
         device_batch=8,
         checkpointing=recomputed,
         log_to=(),
-        rehearse=False,
+        find_batch_size=False,
         memory=2**40,
     )
     if allocator.cuda:
@@ -158,7 +158,7 @@ def test_a_training_that_does_not_fit_is_halved_for_real(
         device_batch=8,
         checkpointing=False,
         log_to=(),
-        rehearse=True,
+        find_batch_size=True,
         memory=2**40,
     )
     if allocator.cuda:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.synthetic import suite
-from harness.engine.decode import Row, Running
+from harness.engine.decode_state import DecodeRow, DecodeState
 from harness.engine.engine import Engine
 from harness.models.base_cards import BASES, load_base
 from harness.models.chat_format import renderer
@@ -104,11 +104,11 @@ def test_bfloat16_is_as_near_as_half_precision_is(device: str, record_property: 
 def first_logits(engine: Engine, asked: Sequence[Prompt]) -> list[Tensor]:
     """The first new token's, by the engine's own batches."""
 
-    def first(rows: Sequence[Row]) -> list[Tensor]:
-        return list(Running(engine.speaker, rows, 1).logits())
+    def first(rows: Sequence[DecodeRow]) -> list[Tensor]:
+        return list(DecodeState(engine.decoder, rows, 1).logits())
 
     with torch.inference_mode():
-        return [logits for _, logits in engine.written(asked, first, None, new=1)]
+        return [logits for _, logits in engine.run_rows(asked, first, None, new_tokens=1)]
 
 
 def alone(model: Any, processor: Any, asked: Sequence[Prompt]) -> list[Tensor]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from harness.engine.batching import spare
+from harness.models.device_memory import free_memory
 from harness.training.memory import GIB
 from tests.benches import gpu_replay, recorded
 from tests.benches.gpu_models import build, build_clip
@@ -53,7 +53,7 @@ def run(asked: Asked) -> None:
     engine = Forced(model, processor)
     alone = Forced(model, processor, batch_size=64, shared_bytes=0)
     if asked.device == "cuda":
-        budget = spare(engine.device) or 0
+        budget = free_memory(engine.device) or 0
         asked.note(
             f"Weights take {held:.1f} GiB; the engine plans with {budget / GIB:.1f} GiB beside, "
             f"{3 * budget / 10 / GIB:.1f} of them for a batch. Peaks below include the weights."
@@ -61,7 +61,7 @@ def run(asked: Asked) -> None:
     side = processor.image_processor.crop_size["height"]
 
     def ours(calls: Sequence[Call]) -> list[Answer]:
-        engine.sharing.clear()
+        engine.prefix_cache.clear()
         return gpu_replay.run(engine, calls)
 
     sides = Sides(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from harness.engine.batching import out_of_memory
+from harness.models.device_memory import out_of_memory
 from harness.training.memory import GIB
 from harness.training.placement import Placement
 from methods.interface import PreferencePair, Recipe
@@ -88,7 +88,7 @@ def both(
     tower = sum(one.numel() for name, one in model.named_parameters() if "vision_tower" in name)
     text = sum(one.numel() for one in model.parameters()) - tower
     peak_gib(device)
-    placement = Placement(device_batch=work.at_once, log_to=(), rehearse=device == "cuda")
+    placement = Placement(device_batch=work.at_once, log_to=(), find_batch_size=device == "cuda")
     trained = gpu_dpo.ours(
         model,
         processor,

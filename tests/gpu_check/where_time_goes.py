@@ -11,7 +11,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from harness.engine.decode import Row, Running
+from harness.engine.decode_state import DecodeRow, DecodeState
 from harness.engine.engine import Engine
 from methods.interface import Prompt
 from tests.benches.gpu_models import build
@@ -45,41 +45,41 @@ def run(asked: Asked) -> None:
 
 
 def prefill(asked: Asked, engine: Engine, images: Sequence[Any]) -> None:
-    """Images through the tower, and their heads through the language model."""
+    """Images through the vision tower, and their prefixes through the language model."""
     prompts = [Prompt(key=f"{n}", text=TEXT, image=image) for n, image in enumerate(images)]
-    plans, by_name = engine.plan(
+    tokenized, by_name = engine.tokenize(
         prompts,
         engine.renderer.encode([engine.renderer.render_prompt(one.text, True) for one in prompts]),
         None,
     )
-    heads = [plan.head for plan in plans if plan.head is not None]
+    prefixes = [each.prefix for each in tokenized if each.prefix is not None]
 
     def read() -> None:
         with torch.inference_mode():
-            features = engine.sharing.features_of(heads, by_name, None)
-            engine.sharing.prefill(heads, features, engine.speaker.text)
-        engine.sharing.features.clear()
+            features = engine.prefix_cache.features_of(prefixes, by_name, None)
+            engine.prefix_cache.prefill(prefixes, features, engine.decoder.text)
+        engine.prefix_cache.features.clear()
 
-    tokens = sum(head.length for head in heads)
-    profiled(asked, f"prefill of {len(heads)} images, {tokens} tokens", read, 3)
+    tokens = sum(prefix.length for prefix in prefixes)
+    profiled(asked, f"prefill of {len(prefixes)} images, {tokens} tokens", read, 3)
 
 
 def decoding(asked: Asked, engine: Engine, images: Sequence[Any], count: int) -> None:
-    """One step of so many rows behind these images' heads."""
+    """One decoding step of ``count`` rows behind these images' prefixes."""
     places = [n % len(images) for n in range(count)]
     prompts = [Prompt(key=f"{n}", text=TEXT, image=images[at]) for n, at in enumerate(places)]
 
-    def steps(rows: Sequence[Row]) -> list[None]:
-        running = Running(engine.speaker, rows, 4 * STEPS)
+    def steps(rows: Sequence[DecodeRow]) -> list[None]:
+        state = DecodeState(engine.decoder, rows, 4 * STEPS)
 
         def step() -> None:
-            running.advance(running.logits().argmax(-1))
+            state.advance(state.logits().argmax(-1))
 
         profiled(asked, f"decoding step of {len(rows)} rows", step, STEPS)
         return [None] * len(rows)
 
     with torch.inference_mode():
-        engine.written(prompts, steps, None, new=4 * STEPS)
+        engine.run_rows(prompts, steps, None, new_tokens=4 * STEPS)
 
 
 def profiled(asked: Asked, title: str, call: Callable[[], None], times: int) -> None:

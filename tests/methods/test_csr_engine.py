@@ -97,7 +97,7 @@ def test_trees_end_by_themselves_and_by_length() -> None:
     assert {node["how"] for node in nodes} == {"root", "sentence", "end", "cut"}
     assert {(node["text"] == "") for node in nodes if node["how"] == "end"} == {True, False}
     assert any(node["final"] and node["how"] != "end" for node in nodes)
-    assert engine.sharing.pictures_seen == len(ITEMS)
+    assert engine.prefix_cache.images_encoded == len(ITEMS)
     assert scorer.pictures_seen == len(ITEMS)
 
 

@@ -1,5 +1,5 @@
-"""A few pairs about a few images, a tiny LLaVA, and the plain two-row computation that packing
-must equal."""
+"""Six pairs about three images, a tiny LLaVA, and the reference for packing: each answer in a row
+of its own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.tiny import picture, tiny_llava
 
 TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qv]_proj|mlp\.up_proj)"
 
-LAID = {field.name for field in fields(Placement)}
+PLACEMENT_FIELDS = {field.name for field in fields(Placement)}
 
 PAIRS = [
     PreferencePair(
@@ -52,18 +52,18 @@ def images(item: str) -> Image:
 def train(out: Path, recipe: Recipe, model: Any = None, **changes: Any) -> TrainSummary:
     """Train a fresh tiny LLaVA (or ``model``) on PAIRS."""
     fresh, processor = tiny_llava()
-    laid = Placement(
+    placement = Placement(
         **{
             "device_batch": 4,
             "log_to": (),
-            **{name: changes.pop(name) for name in LAID if name in changes},
+            **{name: changes.pop(name) for name in PLACEMENT_FIELDS if name in changes},
         }
     )
     settings: dict[str, Any] = {
         "pairs": PAIRS,
         "images": images,
         "seed": 0,
-        "placement": laid,
+        "placement": placement,
     } | changes
     return train_pairs(
         model=model or fresh, processor=processor, recipe=recipe, out=out, **settings
@@ -75,8 +75,8 @@ def saved(out: Path) -> dict[str, Tensor]:
 
 
 def plain_logps(model: Any, processor: Any, pairs: list[PreferencePair]) -> tuple[Tensor, Tensor]:
-    """Token log-probabilities and mask (2B, T), each answer in a row of its own through the model's
-    ordinary forward pass."""
+    """Token log-probabilities and mask, both (2B, T), from the model's own forward pass, each
+    answer in a row of its own."""
     render = renderer(processor)
     rows = []
     for side in ("chosen", "rejected"):

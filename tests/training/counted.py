@@ -1,8 +1,8 @@
-"""The estimate of a training's memory is held to a count of the real step, and the counting to what
-it pretends to be.
+"""The memory estimate of a training is compared with a count of the real step, and the counting
+device with torch.
 
-Run by test_memory.py in a process of its own: a pretended accelerator stays registered for as long
-as its process lives."""
+test_memory.py runs this file in a process of its own, as a fake accelerator stays registered until
+its process ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from harness.models.base_cards import LLAMA_LINEARS
 from harness.models.llava import tower_features
-from harness.training.fsdp import widen
+from harness.training.fsdp import upcast_trainable
 from harness.training.lora import add_adapters, choose_trainable
 from harness.training.memory import Shape
 from harness.training.pair_batches import pack
@@ -48,7 +48,7 @@ CASES = [
     for name, recipe in (("full", FULL), ("lora", SMALL_LORA), ("dropout", DROPOUT))
     for kind, dtype in (("half", torch.bfloat16), ("float", torch.float32))
     for anew in (False, True)
-    # The fast suite has the two that runs on a GPU begin with.
+    # The fast suite has the two configurations that GPU runs try first.
     for marks in (
         (
             []
@@ -66,12 +66,10 @@ def test_the_estimate_is_what_a_step_takes_or_up_to_15_percent_more(
     found = counts(recipe, dtype, checkpointing)
     assert 1.0 <= found.need.total / found.peak <= 1.15
     assert found.reference_peak <= found.peak
-    assert (
-        found.need.activations > found.need.total / 10
-    )  # or the check would be one of weights alone
+    assert found.need.activations > found.need.total / 10  # so that not only weights are checked
 
 
-def test_packing_and_cached_references_save_the_flops_that_are_promised() -> None:
+def test_packing_and_cached_references_save_the_predicted_flops() -> None:
     found = counts(FULL, torch.bfloat16, False)
     row = {
         "reference_tflop": found.reference_flops,
@@ -81,27 +79,27 @@ def test_packing_and_cached_references_save_the_flops_that_are_promised() -> Non
     }
     prompt, side = 62, 20
     tokens = (prompt + 2 * side) / (2 * (prompt + side))
-    one, three, cached = shares(row).values()
-    assert one == pytest.approx(tokens, abs=0.03)
+    single, three, cached = shares(row).values()
+    assert single == pytest.approx(tokens, abs=0.03)
     assert three == pytest.approx(tokens * 10 / 12, abs=0.03)
     assert cached == pytest.approx(tokens * 3 / 4, abs=0.03)
 
 
-def test_a_tensor_left_in_main_memory_is_found() -> None:
+def test_a_tensor_in_main_memory_is_an_error() -> None:
     with counting.counted():
-        there = torch.ones(2, 8, device=counting.accelerator())
+        on_device = torch.ones(2, 8, device=counting.accelerator())
         with pytest.raises(RuntimeError, match=r"same device|two different devices"):
-            there + torch.ones(2, 8)
+            on_device + torch.ones(2, 8)
 
 
-def test_merging_and_the_tower_meet_no_tensor_of_main_memory() -> None:
+def test_merging_and_the_tower_use_no_tensor_in_main_memory() -> None:
     work = pairs(1, image=511, patches=36, side=20)
     with counting.counted() as among:
         model = build(SMALL, torch.bfloat16, TOWER, 36).to(counting.accelerator())
         assert tower_features(model, torch.empty(2, 3, 84, 84)).device.type == counting.ACCELERATOR
         before = among.now
         wrapped = add_adapters(model, Lora(r=16, alpha=32), LLAMA_LINEARS, 0)
-        widen(choose_trainable(model, SMALL_LORA).values())
+        upcast_trainable(choose_trainable(model, SMALL_LORA).values())
         with torch.no_grad(), torch.autocast(counting.ACCELERATOR, torch.bfloat16):
             features = {"0": torch.empty(36, TOWER["hidden_size"], dtype=torch.bfloat16)}
             logits = packed_logits(model, pack(work), features)
@@ -110,10 +108,10 @@ def test_merging_and_the_tower_meet_no_tensor_of_main_memory() -> None:
             wrapped.merge_and_unload()
         del wrapped, logits
         model.to(torch.bfloat16)
-        assert before - 100 <= among.now <= before  # the positions' frequencies are halved, too
+        assert before - 100 <= among.now <= before  # the rotary frequencies become bfloat16, too
 
 
-def test_counts_are_those_of_tensors_that_live() -> None:
+def test_only_living_tensors_are_counted() -> None:
     with counting.counted() as among:
         held = torch.empty(1000, dtype=torch.float32, device=counting.accelerator())
         for _ in range(3):
@@ -130,15 +128,15 @@ def test_counts_are_those_of_tensors_that_live() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*autocast.*:UserWarning")
-def test_the_pretended_autocast_and_attention_give_the_types_that_autocast_gives() -> None:
-    """The rules that counting pretends, beside those of torch's autocast on the CPU."""
+def test_the_fake_autocast_and_attention_give_torchs_types() -> None:
+    """The fake device's result types equal those of torch's autocast on the CPU."""
 
     def kinds(device: str) -> list[torch.dtype]:
         weight = torch.ones(8, 8, device=device, requires_grad=True)
         rows = torch.ones(2, 4, 8, device=device)
         heads = torch.ones(2, 2, 4, 8, device=device, requires_grad=True)
         with torch.autocast(device, torch.bfloat16):
-            made = [
+            results = [
                 F.linear(rows, weight),
                 rows @ weight,
                 F.scaled_dot_product_attention(
@@ -147,9 +145,9 @@ def test_the_pretended_autocast_and_attention_give_the_types_that_autocast_gives
                 rows * weight[0],
                 F.linear(rows, weight).float().logsumexp(-1),
             ]
-        made[2].sum().backward()
+        results[2].sum().backward()
         assert heads.grad is not None
-        return [*(one.dtype for one in made), heads.grad.dtype]
+        return [*(result.dtype for result in results), heads.grad.dtype]
 
     real = kinds("cpu")
     with counting.counted():

@@ -1,5 +1,5 @@
-"""The whole trajectory equals that of trl's DPOTrainer: same pairs, order, optimiser, schedule;
-losses to 5 decimals."""
+"""The trajectory equals that of trl's DPOTrainer with the same pairs, order, optimiser and
+schedule, losses to 5 decimals."""
 
 from __future__ import annotations
 
@@ -33,16 +33,14 @@ def test_the_trajectory_is_that_of_trls_dpo_trainer(tmp_path: Path) -> None:
         assert mine["margin"] == pytest.approx(row["rewards/margins"], abs=1e-4)
         assert mine["grad_norm"] == pytest.approx(row["grad_norm"], rel=1e-4)
         assert mine["lr"] == pytest.approx(row["learning_rate"], abs=1e-9)
-    assert (
-        ours[-1]["loss"] < ours[0]["loss"] - 0.05
-    )  # something was learnt, so equality means something
+    assert ours[-1]["loss"] < ours[0]["loss"] - 0.05  # so that equal trajectories mean something
     trained = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours" / "model")
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(trained.get_parameter(name), parameter, rtol=0, atol=1e-4)
 
 
 def trl_trajectory(out: Path) -> tuple[list[dict[str, float]], Any]:
-    """trl's log lines, one a step, and the trained model."""
+    """trl's log, a line a step, and the trained model."""
     from datasets import Dataset, Features, Image, List, Value
     from torch.utils.data import SequentialSampler
     from trl import DPOConfig, DPOTrainer
@@ -67,7 +65,7 @@ def trl_trajectory(out: Path) -> tuple[list[dict[str, float]], Any]:
     settings = DPOConfig(
         output_dir=str(out),
         per_device_train_batch_size=RECIPE.global_batch,
-        num_train_epochs=1,  # both of our epochs lie in the data
+        num_train_epochs=1,  # the data holds both of our epochs
         learning_rate=RECIPE.lr,
         lr_scheduler_type="cosine",
         warmup_steps=1,

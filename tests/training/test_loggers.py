@@ -1,8 +1,8 @@
-"""Curves beside log.jsonl: TensorBoard's files where it is installed, others by name; each step
-once, also after a kill; what cannot be had is said, and no tracker ends a training.
+"""Trackers beside log.jsonl: each step is logged once, also after a kill. A missing tracker is an
+error before any work, and a failing one does not end a training.
 
-trackio and wandb are not of the test group (their requirements are not ours); where they are
-installed they are really run."""
+trackio and wandb are not in the test requirements, as theirs conflict with ours. They are run where
+they are installed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ import pytest
 from harness.cli import main as cli
 from harness.errors import UserError
 from harness.training import loggers
-from harness.training.loggers import LEAST, Opened
+from harness.training.loggers import LEAST, TrackerRun
 from methods.interface import Recipe
 from tests.training.cases import train
 
 RECIPE = Recipe(lr=1e-3, epochs=2, global_batch=3)
 
 
-def test_an_unknown_tracker_and_one_that_is_not_installed_are_said_before_any_work(
+def test_an_unknown_tracker_and_a_missing_one_are_errors_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"no tracker 'tensorbord'; did you mean 'tensorboard'"):
@@ -46,7 +46,7 @@ def test_an_unknown_tracker_and_one_that_is_not_installed_are_said_before_any_wo
     assert not (tmp_path / "a").exists()
 
 
-def test_the_command_line_refuses_what_this_machine_has_not(
+def test_the_command_line_refuses_what_is_not_installed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert cli.main(["run", "smoke", "--log-to", "trackoi"]) == 2
@@ -69,11 +69,13 @@ def test_tensorboard_holds_the_curves_of_the_log(tmp_path: Path) -> None:
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     losses = events.Scalars("train/loss")
-    assert [one.step for one in losses] == [row["step"] for row in rows]
-    assert [one.value for one in losses] == pytest.approx([row["loss"] for row in rows], rel=1e-6)
+    assert [point.step for point in losses] == [row["step"] for row in rows]
+    assert [point.value for point in losses] == pytest.approx(
+        [row["loss"] for row in rows], rel=1e-6
+    )
 
 
-def test_a_version_that_is_too_old_is_said_before_any_work(
+def test_a_version_that_is_too_old_is_an_error_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = importlib.util.find_spec
@@ -84,7 +86,7 @@ def test_a_version_that_is_too_old_is_said_before_any_work(
     )
     monkeypatch.setattr(
         metadata, "version", lambda _name: "0.0.6"
-    )  # what pip takes beside a Pillow that the newest refuses
+    )  # what pip installs beside an old Pillow
     with pytest.raises(
         UserError,
         match=(
@@ -95,18 +97,18 @@ def test_a_version_that_is_too_old_is_said_before_any_work(
         train(tmp_path / "a", RECIPE, log_to=("trackio",))
 
 
-class Told:
-    """A tracker that keeps what it is told, knows the steps up to ``knows`` and fails from step
-    ``fails`` on."""
+class FakeTracker:
+    """A tracker that records steps, holds those up to ``last_step`` and fails from step ``fails``
+    on."""
 
-    def __init__(self, knows: int = 0, fails: int = 1000) -> None:
+    def __init__(self, last_step: int = 0, fails: int = 1000) -> None:
         self.steps: list[tuple[int, Mapping[str, float]]] = []
-        self.knows, self.fails = knows, fails
+        self.last_step, self.fails = last_step, fails
 
-    def __call__(self, *_: Any) -> Opened:
+    def __call__(self, *_: Any) -> TrackerRun:
         if self.fails == 0:
             raise ConnectionError("no route to the tracker\nand a second line")
-        return Opened(log=self.log, knows=self.knows)
+        return TrackerRun(log=self.log, last_step=self.last_step)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         if step >= self.fails:
@@ -126,23 +128,23 @@ def cut_at(step: int) -> Any:
     return progress
 
 
-def test_a_training_that_goes_on_tells_each_step_once_and_what_was_missed(
+def test_a_continued_training_logs_each_step_once_and_the_missed_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = Told()
-    monkeypatch.setattr(loggers, "_tensorboard", told)
+    tracker = FakeTracker()
+    monkeypatch.setattr(loggers, "_tensorboard", tracker)
     with pytest.raises(Cut):
         train(tmp_path, RECIPE, log_to=("tensorboard",), checkpoint_every=1, progress=cut_at(3))
-    assert [step for step, _ in told.steps] == [1, 2, 3]
-    for knows in (0, 1, 3):  # it lost the last steps in the kill; it has all
-        again = Told(knows=knows)
+    assert [step for step, _ in tracker.steps] == [1, 2, 3]
+    for last in (0, 1, 3):  # the kill lost some of the steps; it lost none
+        again = FakeTracker(last_step=last)
         monkeypatch.setattr(loggers, "_tensorboard", again)
-        copy = tmp_path.with_name(f"{tmp_path.name}-{knows}")
+        copy = tmp_path.with_name(f"{tmp_path.name}-{last}")
         subprocess.run(["cp", "-r", tmp_path, copy], check=True)
         train(copy, RECIPE, log_to=("tensorboard",), checkpoint_every=1)
         rows = [json.loads(line) for line in (copy / "log.jsonl").read_text().splitlines()]
-        assert [step for step, _ in again.steps] == [*range(knows + 1, 5), -1]
-        for (_, values), row in zip(again.steps, rows[knows:], strict=False):
+        assert [step for step, _ in again.steps] == [*range(last + 1, 5), -1]
+        for (_, values), row in zip(again.steps, rows[last:], strict=False):
             assert values == {
                 name: row[name] for name in row if name not in ("step", "steps", "seconds")
             }
@@ -152,16 +154,16 @@ def test_a_training_that_goes_on_tells_each_step_once_and_what_was_missed(
 def test_a_tracker_that_fails_is_left_out_with_one_sentence(
     fails: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = Told(fails=fails)
-    monkeypatch.setattr(loggers, "_tensorboard", told)
+    tracker = FakeTracker(fails=fails)
+    monkeypatch.setattr(loggers, "_tensorboard", tracker)
     assert train(tmp_path, RECIPE, log_to=("tensorboard",)).steps == 4
-    said = capsys.readouterr().err.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     why = "ConnectionError: no route to the tracker" if fails == 0 else "OSError: it went away"
     sentence = (
         f"harness: the tracker tensorboard is left out from here on ({why}); log.jsonl goes on."
     )
-    assert [line for line in said if line.startswith("harness: ")] == [sentence]
-    assert len(told.steps) == max(0, fails - 1)
+    assert [line for line in lines if line.startswith("harness: ")] == [sentence]
+    assert len(tracker.steps) == max(0, fails - 1)
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 4
 
 
@@ -232,11 +234,11 @@ def test_trackio_has_every_step_once_after_a_kill(tmp_path: Path) -> None:
         rows = database.execute("select step, metrics from metrics order by step").fetchall()
         [[name]] = database.execute("select distinct run_name from metrics").fetchall()
     assert [(step, json.loads(metrics)["loss"]) for step, metrics in rows] == losses(out)
-    assert str(tmp_path.parent) not in name  # it may be published, and says nothing of this machine
+    assert str(tmp_path.parent) not in name  # it may be published: no path of this machine
     no_secret_in(out, store, home)
     assert not [
         path for path in home.rglob("*") if path.is_file()
-    ]  # what it writes lies in its own folder
+    ]  # it writes to its own folder alone
 
 
 @pytest.mark.slow
@@ -257,12 +259,12 @@ def test_wandb_offline_has_every_step_in_its_last_piece_and_the_same_run(tmp_pat
 
 
 def wandb_losses(path: Path) -> list[tuple[int, float]]:
-    """The history in wandb's own file: behind 7 bytes, records of a checksum (4 bytes), a length
-    (2), a kind (1) and protobuf."""
+    """The history in wandb's own file: 7 bytes, then records of a checksum (4 bytes), a length (2),
+    a kind (1) and protobuf."""
     from wandb.proto import wandb_internal_pb2
 
     content, at, found = path.read_bytes(), 7, []
-    assert len(content) < 2**15  # one block of the format; a longer file would be cut into several
+    assert len(content) < 2**15  # one block of the format; longer files have several
     while at + 7 < len(content):
         length = int.from_bytes(content[at + 4 : at + 6], "little")
         record = wandb_internal_pb2.Record()

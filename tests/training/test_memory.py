@@ -1,5 +1,5 @@
-"""What a training takes of a device: estimates against counts (in a process of their own), and
-cards' shapes."""
+"""Memory estimates are compared with counts (in a process of their own), and the cards' shapes with
+transformers' models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [("not slow", 6), pytest.param("slow", 10, marks=pytest.mark.slow)],
     ids=["fast", "slow"],
 )
-def test_the_estimate_is_held_to_counts(which: str, least: int) -> None:
+def test_the_estimates_agree_with_counts(which: str, least: int) -> None:
     command = [
         sys.executable,
         "-m",
@@ -79,7 +79,7 @@ def test_a_cards_shape_is_that_of_the_model(name: str) -> None:
             )
             model = Qwen2_5_VLForConditionalGeneration(config)
     family = family_of(model)
-    sizes = {key: one.numel() for key, one in model.named_parameters()}
+    sizes = {key: parameter.numel() for key, parameter in model.named_parameters()}
     assert sum(sizes.values()) == shape.parameters
     assert sum(size for key, size in sizes.items() if re.match(family.tower, key)) == shape.tower
     assert (

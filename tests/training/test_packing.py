@@ -1,5 +1,5 @@
-"""Packed rows give the loss and the gradients of separate rows; features, reference values and
-texts are what they should be."""
+"""Packed rows give the loss and the gradients of separate rows. Further: image features, reference
+values and token ids."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from harness.errors import UserError
 from harness.models.chat_format import renderer
 from harness.models.find_family import family_of
 from harness.training.loop import pair_losses
-from harness.training.pair_batches import encode, pack, picture_features
+from harness.training.pair_batches import encode, image_features, pack
 from harness.training.policy import completion_logps
 from harness.training.reference_logps import reference_logps, weights_digest
 from methods.interface import PreferencePair, Recipe
@@ -21,7 +21,7 @@ from tests.training.cases import PAIRS, images, plain_logps
 PATCHES = 36
 
 
-def test_cached_features_pass_the_projector_to_the_models_own_picture_features() -> None:
+def test_projected_features_are_the_models_own_image_features() -> None:
     model, processor = tiny_llava()
     pixels = processor.image_processor(images=[picture(0), picture(1)], return_tensors="pt")[
         "pixel_values"
@@ -30,31 +30,31 @@ def test_cached_features_pass_the_projector_to_the_models_own_picture_features()
         expected = torch.stack(list(model.get_image_features(pixels).pooler_output))
         family = family_of(model, processor)
         assert torch.equal(torch.stack(family.project(family.look(list(pixels)))), expected)
-    assert list(picture_features(model, processor, PAIRS, images)) == [
+    assert list(image_features(model, processor, PAIRS, images)) == [
         "p0",
         "p1",
         "p2",
-    ]  # one each, not one a pair
+    ]  # once an image, not once a pair
 
 
 def test_encoding_is_the_processors_own() -> None:
     _, processor = tiny_llava()
-    one = encode(PAIRS[:1], processor, patches=PATCHES, positions=512)[0]
+    pair = encode(PAIRS[:1], processor, patches=PATCHES, positions=512)[0]
     text = (
         "<s>USER: <image>\ndescribe the picture ASSISTANT: a red ball on the left and a blue"
         " box</s>"
     )
     whole = processor(images=picture(0), text=text, add_special_tokens=False)["input_ids"][0]
-    assert one.prompt + one.chosen == list(whole)
-    assert one.chosen[-1] == one.rejected[-1] == processor.tokenizer.eos_token_id
-    assert not one.cut
+    assert pair.prompt + pair.chosen == list(whole)
+    assert pair.chosen[-1] == pair.rejected[-1] == processor.tokenizer.eos_token_id
+    assert not pair.cut
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_packed_rows_have_the_loss_and_gradients_of_plain_rows(weight: float) -> None:
     recipe = Recipe(lr=1e-3, alignment_weight=weight, beta=0.3)
     references = torch.randn(len(PAIRS), 2, generator=torch.Generator().manual_seed(0)) - 30
-    anchored = torch.tensor([pair.aligned for pair in PAIRS])
+    aligned = torch.tensor([pair.aligned for pair in PAIRS])
     gradients = []
     losses = []
     for packed in (True, False):
@@ -63,11 +63,11 @@ def test_packed_rows_have_the_loss_and_gradients_of_plain_rows(weight: float) ->
         if packed:
             batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
             logps, mask = completion_logps(
-                model, batch, picture_features(model, processor, PAIRS, images)
+                model, batch, image_features(model, processor, PAIRS, images)
             )
         else:
             logps, mask = plain_logps(model, processor, PAIRS)
-        loss = pair_losses(recipe, logps, mask, references, anchored)["loss"]
+        loss = pair_losses(recipe, logps, mask, references, aligned)["loss"]
         loss.sum().backward()
         losses.append(loss.detach())
         gradients.append(
@@ -87,7 +87,7 @@ def test_packed_rows_have_the_loss_and_gradients_of_plain_rows(weight: float) ->
 
 def test_a_pairs_log_probability_depends_neither_on_its_neighbours_nor_on_the_other_side() -> None:
     model, processor = tiny_llava()
-    features = picture_features(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
     swapped = [replace(PAIRS[0], rejected="yes")]
     with torch.no_grad():
         together, _ = completion_logps(
@@ -101,7 +101,7 @@ def test_a_pairs_log_probability_depends_neither_on_its_neighbours_nor_on_the_ot
 
 def test_eager_attention_respects_the_packing_mask_too() -> None:
     model, processor = tiny_llava()
-    features = picture_features(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
     batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
     with torch.no_grad():
         fast, _ = completion_logps(model, batch, features)
@@ -110,9 +110,9 @@ def test_eager_attention_respects_the_packing_mask_too() -> None:
     torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_the_released_rejected_side_reads_the_models_own_words() -> None:
+def test_the_released_rejected_side_scores_the_models_own_tokens() -> None:
     model, processor = tiny_llava()
-    features = picture_features(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
     batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
     with torch.no_grad():
         published, _ = completion_logps(model, batch, features)
@@ -121,13 +121,13 @@ def test_the_released_rejected_side_reads_the_models_own_words() -> None:
     assert torch.equal(published[:n], released[:n])
     assert (
         released[n:].sum(-1) > published[n:].sum(-1)
-    ).all()  # likelier words than the rejected ones
+    ).all()  # likelier tokens than the rejected ones
 
 
 @pytest.mark.equality
 def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Path) -> None:
     model, processor = tiny_llava()
-    features = picture_features(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
     encoded = encode(PAIRS, processor, patches=PATCHES, positions=512)
     cache = tmp_path / "reference.jsonl"
     settings = {"policy": weights_digest(model), "batch": 2}
@@ -139,8 +139,7 @@ def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Pa
         assert first[pair.key] == pytest.approx(
             (expected[index].item(), expected[index + 6].item()), abs=1e-4
         )
-    # Cut the file as a kill would leave it: whole, but short. The rest is computed again, to the
-    # last bit.
+    # A kill leaves the file with fewer lines. The others are computed again, to the last bit.
     cache.write_text("".join(cache.read_text().splitlines(keepends=True)[:4]))
     again = reference_logps(
         model,
@@ -154,12 +153,12 @@ def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Pa
     assert 0 < len(computed) < 3
     assert (
         reference_logps(None, encoded, {}, cache=cache, **settings) == first
-    )  # all there: no model needed
+    )  # all are cached: no model is needed
 
 
-def test_a_cache_of_another_policy_or_other_texts_is_refused(tmp_path: Path) -> None:
+def test_a_cache_of_another_policy_or_other_texts_is_an_error(tmp_path: Path) -> None:
     model, processor = tiny_llava()
-    features = picture_features(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
     cache = tmp_path / "reference.jsonl"
     encoded = encode(PAIRS, processor, patches=PATCHES, positions=512)
     reference_logps(model, encoded, features, cache=cache, batch=4, policy="a")
@@ -179,22 +178,22 @@ def test_the_digest_notices_a_changed_weight() -> None:
     assert weights_digest(model) != before
 
 
-def test_long_answers_are_cut_and_said_so_and_a_long_prompt_is_refused() -> None:
+def test_long_answers_are_cut_and_marked_and_a_long_prompt_is_an_error() -> None:
     _, processor = tiny_llava()
     long = PreferencePair(
         key="long", item="p0", prompt="describe", chosen="red " * 50, rejected="no"
     )
-    one = encode([long], processor, patches=PATCHES, positions=64)[0]
-    assert one.cut
-    assert len(one.prompt) + len(one.chosen) == 64
-    assert len(one.rejected) == 2  # the other side is whole
+    pair = encode([long], processor, patches=PATCHES, positions=64)[0]
+    assert pair.cut
+    assert len(pair.prompt) + len(pair.chosen) == 64
+    assert len(pair.rejected) == 2  # the other answer is not cut
     with pytest.raises(UserError, match=r"The prompt of pair long takes .* the model reads 40"):
         encode([replace(long, prompt="red " * 20)], processor, patches=PATCHES, positions=40)
 
 
-def test_the_anchor_adds_the_gradient_of_the_models_own_language_loss_on_anchored_answers() -> None:
-    """transformers' own ``labels=`` loss (a mean over the answer's tokens) is the oracle;
-    unanchored pairs add nothing."""
+def test_the_alignment_term_adds_the_gradient_of_transformers_loss_on_aligned_answers() -> None:
+    """The oracle is transformers' ``labels=`` loss, a mean over the answer's tokens. Pairs that are
+    not aligned add nothing."""
     weight = 0.7
 
     def gradients(alignment_weight: float) -> dict[str, torch.Tensor]:
@@ -202,10 +201,10 @@ def test_the_anchor_adds_the_gradient_of_the_models_own_language_loss_on_anchore
         model.model.vision_tower.requires_grad_(False)
         batch = pack(encode(PAIRS, processor, patches=PATCHES, positions=512))
         logps, mask = completion_logps(
-            model, batch, picture_features(model, processor, PAIRS, images)
+            model, batch, image_features(model, processor, PAIRS, images)
         )
         recipe = Recipe(lr=1e-3, alignment_weight=alignment_weight)
-        pair_losses(recipe, logps, mask, torch.zeros(len(PAIRS), 2), batch.anchored)[
+        pair_losses(recipe, logps, mask, torch.zeros(len(PAIRS), 2), batch.aligned)[
             "loss"
         ].sum().backward()
         return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
@@ -224,11 +223,11 @@ def test_the_anchor_adds_the_gradient_of_the_models_own_language_loss_on_anchore
         labels = whole["input_ids"].clone()
         labels[:, : asked["input_ids"].shape[1]] = -100
         (weight * model(**whole, labels=labels).loss).backward()
-    without, with_anchor = gradients(0.0), gradients(weight)
+    without, with_term = gradients(0.0), gradients(weight)
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             assert parameter.grad.abs().max() > 0
-            added = with_anchor[name] - without[name]
+            added = with_term[name] - without[name]
             torch.testing.assert_close(
                 added, parameter.grad, rtol=1e-3, atol=1e-4 * float(parameter.grad.abs().max())
             )

@@ -1,5 +1,5 @@
-"""How a training is laid on the machine: what fits is found, what is asked for and impossible is
-said, and results stay."""
+"""How a training uses the machine: the fastest configuration that fits is chosen, impossible ones
+are errors, and results do not change."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.training.cases import PAIRS, TARGETS, saved, train
 RECIPE = Recipe(lr=1e-3, global_batch=6, alignment_weight=0.5)
 
 
-def a_training(
+def small_training(
     sizes: Sizes = SIZES,
 ) -> tuple[Any, dict[str, torch.nn.Parameter], list[EncodedPair], Any]:
     model, processor = tiny_llava(sizes=sizes)
@@ -41,14 +41,14 @@ def a_training(
 def decided(
     asked: Placement, memory: float, processes: int = 1, adapted: bool = False
 ) -> Placement:
-    model, trained, pairs, _ = a_training()
+    model, trained, pairs, _ = small_training()
     asked = replace(asked, memory=int(memory + SPARE))
     return fit(asked, model, trained, pairs, sides=2, processes=processes, adapted=adapted)
 
 
 def needed(batch: int, checkpointing: bool, processes: int = 1) -> int:
-    model, trained, pairs, _ = a_training()
-    longest = sorted(pairs, key=lambda one: -one.length)[:batch]
+    model, trained, pairs, _ = small_training()
+    longest = sorted(pairs, key=lambda pair: -pair.length)[:batch]
     return estimate(
         model, trained, longest, sides=2, checkpointing=checkpointing, processes=processes
     ).total
@@ -56,7 +56,7 @@ def needed(batch: int, checkpointing: bool, processes: int = 1) -> int:
 
 def test_the_fastest_way_that_fits_is_chosen() -> None:
     plenty = decided(Placement(device_batch=4), needed(4, False) + 1)
-    assert (plenty.checkpointing, plenty.sharded, plenty.device_batch, plenty.rehearse) == (
+    assert (plenty.checkpointing, plenty.sharded, plenty.device_batch, plenty.find_batch_size) == (
         False,
         False,
         4,
@@ -70,7 +70,7 @@ def test_the_fastest_way_that_fits_is_chosen() -> None:
     assert (spread.sharded, spread.checkpointing, spread.device_batch) == (True, True, 4)
 
 
-def test_what_cannot_fit_or_go_together_is_said_before_training() -> None:
+def test_what_does_not_fit_or_is_contradictory_is_an_error_before_training() -> None:
     with pytest.raises(
         UserError,
         match=(
@@ -90,11 +90,11 @@ def test_what_cannot_fit_or_go_together_is_said_before_training() -> None:
         Placement(device_batch=0)
 
 
-def test_a_training_may_take_what_is_left_and_what_its_own_model_holds(
+def test_a_training_may_take_the_free_memory_and_its_own_models(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A stand-in for a GPU of 1,000 bytes: 300 are free, and of 700 in torch's hands 600 are used,
-    64 of them by the model."""
+    """A fake GPU of 1,000 bytes: 300 are free, torch holds 700 and uses 600 of them, 64 for the
+    model."""
 
     class OnGpu:
         device = torch.device("cuda")
@@ -114,20 +114,20 @@ def test_a_training_may_take_what_is_left_and_what_its_own_model_holds(
 
 
 @pytest.mark.equality
-def test_recomputed_activations_and_the_rehearsal_change_no_weight(tmp_path: Path) -> None:
+def test_checkpointing_and_the_search_for_a_batch_size_change_no_weight(tmp_path: Path) -> None:
     recipe = replace(
         RECIPE, global_batch=3, lora=Lora(r=4, alpha=8, dropout=0.1), projector_lr=1e-3
     )
     plain = train(tmp_path / "plain", recipe, lora_targets=TARGETS)
     other = train(
-        tmp_path / "other", recipe, lora_targets=TARGETS, checkpointing=True, rehearse=True
+        tmp_path / "other", recipe, lora_targets=TARGETS, checkpointing=True, find_batch_size=True
     )
     assert (plain.checkpointing, other.checkpointing) == (False, True)
-    one, two = saved(tmp_path / "plain"), saved(tmp_path / "other")
-    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    plain, other = saved(tmp_path / "plain"), saved(tmp_path / "other")
+    assert all(torch.equal(value, other[name]) for name, value in plain.items())
 
 
-def test_a_rehearsal_that_runs_out_of_memory_halves_the_pairs_at_once(tmp_path: Path) -> None:
+def test_the_batch_size_is_halved_until_it_fits(tmp_path: Path) -> None:
     model, _ = tiny_llava()
     seen: list[int] = []
 
@@ -140,20 +140,20 @@ def test_a_rehearsal_that_runs_out_of_memory_halves_the_pairs_at_once(tmp_path: 
 
     limit = 1
     hook = model.model.language_model.register_forward_pre_hook(small, with_kwargs=True)
-    summary = train(tmp_path / "halved", RECIPE, model, rehearse=True)
+    summary = train(tmp_path / "halved", RECIPE, model, find_batch_size=True)
     assert summary.device_batch == 1
-    assert seen == [4, 2, 1, *[1] * 6]  # the rehearsal, then the schedule
+    assert seen == [4, 2, 1, *[1] * 6]  # the search, then the schedule
     train(tmp_path / "one", RECIPE, device_batch=1)
-    one, two = saved(tmp_path / "one"), saved(tmp_path / "halved")
-    assert all(torch.allclose(value, two[name], atol=1e-6) for name, value in one.items())
+    plain, other = saved(tmp_path / "one"), saved(tmp_path / "halved")
+    assert all(torch.allclose(value, other[name], atol=1e-6) for name, value in plain.items())
     limit = 0
     with pytest.raises(UserError, match="does not fit in memory on its own"):
-        train(tmp_path / "none", RECIPE, model, rehearse=True)
+        train(tmp_path / "none", RECIPE, model, find_batch_size=True)
     hook.remove()
 
 
 @pytest.mark.equality
-def test_a_training_goes_on_where_there_is_less_memory(tmp_path: Path) -> None:
+def test_a_training_continues_on_a_device_with_less_memory(tmp_path: Path) -> None:
     def cut(what: str, done: int, _total: int) -> None:
         if what == "train" and done == 1:
             raise KeyboardInterrupt
@@ -166,16 +166,16 @@ def test_a_training_goes_on_where_there_is_less_memory(tmp_path: Path) -> None:
     )
     assert (less.device_batch, less.checkpointing) == (1, True)
     train(tmp_path / "straight", recipe, device_batch=3, **options)
-    one, two = saved(tmp_path / "straight"), saved(tmp_path / "cut")
-    assert all(torch.allclose(value, two[name], atol=2e-5) for name, value in one.items())
+    plain, other = saved(tmp_path / "straight"), saved(tmp_path / "cut")
+    assert all(torch.allclose(value, other[name], atol=2e-5) for name, value in plain.items())
 
 
-def test_a_team_of_sharded_weights_that_is_out_of_step_ends(
+def test_sharded_processes_that_are_out_of_step_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Pair(Team):
         def gather(self, value: Any) -> list[Any]:
-            return [value, 0]  # the other process had room
+            return [value, 0]  # the other process had enough memory
 
     options = dict.fromkeys(("policy", "parameters", "references", "recipe", "autocast"))
     settings: dict[str, Any] = {
@@ -185,17 +185,16 @@ def test_a_team_of_sharded_weights_that_is_out_of_step_ends(
         "device_batch": 4,
         "team": Pair(size=2),
     }
-    pairs = a_training()[2]
-    monkeypatch.setattr(loop, "_runs_out", lambda one, _: one.device_batch > 2)
+    pairs = small_training()[2]
+    monkeypatch.setattr(loop, "_runs_out", lambda loop, _: loop.device_batch > 2)
     with pytest.raises(UserError, match="ran out on 1 of 2 devices"):
-        loop.rehearse(loop.Loop(**settings, sharded=True), pairs)
-    assert loop.rehearse(loop.Loop(**settings, sharded=False), pairs).device_batch == 2
+        loop.find_batch_size(loop.Loop(**settings, sharded=True), pairs)
+    assert loop.find_batch_size(loop.Loop(**settings, sharded=False), pairs).device_batch == 2
 
 
 @pytest.mark.filterwarnings("ignore")  # bitsandbytes' own
 def test_the_8_bit_optimiser_trains_and_continues(tmp_path: Path) -> None:
-    """Its processor code runs in an environment that has it; of its GPU code nothing is said
-    here."""
+    """Runs bitsandbytes' CPU code where it is installed; its GPU code is not tested here."""
     pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
     recipe = replace(RECIPE, epochs=2, global_batch=3)
     options: dict[str, Any] = {"checkpoint_every": 1}
@@ -213,4 +212,4 @@ def test_the_8_bit_optimiser_trains_and_continues(tmp_path: Path) -> None:
     plain, straight, continued = (saved(tmp_path / name) for name in ("plain", "straight", "cut"))
     assert all(torch.equal(value, continued[name]) for name, value in straight.items())
     apart = max(float((plain[name] - value).abs().max()) for name, value in straight.items())
-    assert 0 < apart < 5e-3  # other numbers, of the size of a step
+    assert 0 < apart < 5e-3  # other numbers, but no further apart than a step

@@ -1,5 +1,5 @@
-"""The training loop: what trains, resuming after a kill, accumulation, adapters, and what goes
-wrong."""
+"""The training loop: what trains, resuming after a kill, gradient accumulation, adapters,
+errors."""
 
 import json
 import math
@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from harness.errors import UserError
-from harness.training.pair_batches import encode, pack, picture_features
+from harness.training.pair_batches import encode, image_features, pack
 from harness.training.policy import packed_logits
 from harness.training.schedule import lr_factor, plan
 from methods.interface import Lora, Recipe
@@ -102,8 +102,7 @@ def test_a_run_cut_anywhere_and_continued_has_the_same_weights_and_log(
     for step in (1, 3):
         with pytest.raises(Cut):
             train(cut, recipe, **options, progress=cut_after(step))
-    # What a kill in the middle of writing leaves: a log line of a step that is not in a checkpoint,
-    # and half a checkpoint.
+    # A kill while writing leaves a log line of a step without a checkpoint, and half a checkpoint.
     with (cut / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
     (cut / "checkpoints" / ".step-0000004.tmp").mkdir()
@@ -115,7 +114,7 @@ def test_a_run_cut_anywhere_and_continued_has_the_same_weights_and_log(
     )
     assert [done for what, done in steps if what == "train"] == [
         4
-    ]  # it did go on, and from the whole checkpoint
+    ]  # it continued, from the complete checkpoint
     weights = saved(tmp_path / "straight")
     assert all(torch.equal(value, weights[name]) for name, value in saved(cut).items())
     assert replace(resumed, seconds=0) == replace(straight, seconds=0)
@@ -124,18 +123,18 @@ def test_a_run_cut_anywhere_and_continued_has_the_same_weights_and_log(
     assert sorted(path.name for path in (cut / "checkpoints").iterdir()) == ["finished.json"]
 
 
-def test_a_finished_training_is_not_done_again_and_another_one_is_refused(tmp_path: Path) -> None:
+def test_a_finished_training_is_not_repeated_and_another_one_is_an_error(tmp_path: Path) -> None:
     first = train(tmp_path, RECIPE)
     called = []
     assert train(tmp_path, RECIPE, progress=lambda *args: called.append(args)) == first
     assert not called
-    with pytest.raises(UserError, match="result of another training"):
+    with pytest.raises(UserError, match="holds another training"):
         train(tmp_path, replace(RECIPE, lr=2e-3))
-    with pytest.raises(UserError, match="result of another training"):
+    with pytest.raises(UserError, match="holds another training"):
         train(tmp_path, RECIPE, tiny_llava(seed=1)[0])
 
 
-def test_checkpoints_of_another_training_are_refused(tmp_path: Path) -> None:
+def test_checkpoints_of_another_training_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(Cut):
         train(tmp_path, RECIPE, checkpoint_every=1, progress=cut_after(2))
     with pytest.raises(UserError, match="holds another training"):
@@ -147,7 +146,7 @@ def test_lora_moves_adapters_and_projector_only(tmp_path: Path) -> None:
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     train(tmp_path, ADAPTED, model, lora_targets=TARGETS)
     after = dict(model.named_parameters())
-    assert after.keys() == before.keys()  # adapters are folded in and gone
+    assert after.keys() == before.keys()  # adapters are merged and removed
     moved = {name for name in before if not torch.equal(after[name], before[name])}
     expected = {name for name in before if "multi_modal_projector" in name} | {
         f"model.language_model.layers.{layer}.{module}.weight"
@@ -156,7 +155,7 @@ def test_lora_moves_adapters_and_projector_only(tmp_path: Path) -> None:
     }
     assert moved == expected
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "model").eval()
-    features = picture_features(model, processor, PAIRS, images)
+    features = image_features(model, processor, PAIRS, images)
     batch = pack(encode(PAIRS, processor, patches=36, positions=512))
     with torch.no_grad():
         assert torch.equal(
@@ -185,14 +184,16 @@ def test_the_projector_has_its_own_rate(tmp_path: Path) -> None:
         assert (parameter - start).abs().max().item() == pytest.approx(rate, rel=0.02)
 
 
-def test_half_precision_bases_train_in_float32_and_are_saved_as_they_came(tmp_path: Path) -> None:
+def test_half_precision_bases_train_in_float32_and_are_saved_in_half_precision(
+    tmp_path: Path,
+) -> None:
     model, _ = tiny_llava()
     train(tmp_path, replace(RECIPE, lr=1e-4), model.bfloat16(), max_steps=2)
     assert {value.dtype for value in saved(tmp_path).values()} == {torch.bfloat16}
     assert log(tmp_path)[0]["dpo"] == pytest.approx(math.log(2), abs=0.05)
 
 
-def test_the_plan_sees_each_pair_once_an_epoch_and_fits_the_steps_asked_for() -> None:
+def test_the_plan_visits_each_pair_once_an_epoch_and_fits_max_steps() -> None:
     recipe = Recipe(lr=1.0, epochs=2, global_batch=4)
     steps = plan(10, recipe, 0)
     assert [len(step) for step in steps] == [4, 4, 4, 4, 4]
@@ -213,7 +214,7 @@ def test_pairs_made_and_used_are_both_counted(tmp_path: Path) -> None:
     assert (summary.pairs_made, summary.pairs_used, summary.visits) == (6, 4, 4)
 
 
-def test_schedules_are_transformers_own() -> None:
+def test_schedules_equal_transformers() -> None:
     from transformers import get_scheduler
 
     for name, theirs in (
@@ -230,7 +231,7 @@ def test_schedules_are_transformers_own() -> None:
             schedule.step()
 
 
-def test_no_pairs_a_key_twice_an_unknown_picture_and_bad_targets_are_said_kindly(
+def test_no_pairs_a_repeated_key_an_unknown_image_and_bad_targets_are_errors(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(UserError, match=r"no pairs to train on; see drops\.jsonl"):
@@ -248,7 +249,7 @@ def test_no_pairs_a_key_twice_an_unknown_picture_and_bad_targets_are_said_kindly
     assert not (tmp_path / "model").exists()
 
 
-def test_a_base_with_damaged_weights_is_refused(tmp_path: Path) -> None:
+def test_a_base_with_damaged_weights_is_an_error(tmp_path: Path) -> None:
     model, _ = tiny_llava()
     with torch.no_grad():
         model.model.language_model.norm.weight[0] = float("nan")

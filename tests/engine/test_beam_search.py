@@ -1,5 +1,5 @@
-"""Diverse beam search equals transformers' last version of it (an oracle file), whatever the batch;
-ends, samples, images."""
+"""Diverse beam search equals that of transformers 4.49 (recorded in an oracle file), in any batch.
+Further: end tokens, stop strings, samples, images."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.engine.backbone import TransformersText, backbone
-from harness.engine.beam_search import Beam, branch
-from harness.engine.decode import Row, Speaker, Stops
+from harness.engine.beam_search import Beam, beam_search
+from harness.engine.decode import Stops
+from harness.engine.decode_state import Decoder, DecodeRow
 from harness.engine.engine import Engine
 from methods.interface import BeamSearch, BeamSearchVLM, Branch, Decoding, Prompt
 from tests.engine.oracle import ending, inputs, logp_of, mixed
@@ -28,12 +29,12 @@ NONE = Stops((), None)
 
 
 @cache
-def speaker(path: str) -> Speaker:
+def decoder(path: str) -> Decoder:
     model = LlamaForCausalLM(LlamaConfig(**ORACLE["config"])).eval()
     model.load_state_dict(load_file(ORACLES / "diverse_beam_model.safetensors"))
     text = backbone(model.model) if path == "lean" else TransformersText(model.model)
-    return Speaker(
-        embed=model.model.embed_tokens, text=text, head=model.lm_head, device=torch.device("cpu")
+    return Decoder(
+        embed=model.model.embed_tokens, text=text, lm_head=model.lm_head, device=torch.device("cpu")
     )
 
 
@@ -58,13 +59,13 @@ def equal(case: dict[str, Any], beams: list[Beam]) -> None:
 def test_equals_transformers_one_prompt_at_a_time(path: str) -> None:
     penalised = 0
     for case in ORACLE["cases"]:
-        row = Row(key="", tail=tuple(case["prompt"]), prefix=None)
-        beams = branch(
-            speaker(path), [row], settings(case), frozenset({case["eos_token_id"]}), NONE
+        row = DecodeRow(key="", suffix=tuple(case["prompt"]), prefix=None)
+        beams = beam_search(
+            decoder(path), [row], settings(case), frozenset({case["eos_token_id"]}), NONE
         )[0]
         equal(case, beams)
         penalised += sum(beam.total < beam.logp - 1e-6 for beam in beams)
-    assert penalised  # else nothing would show that penalties enter the scores
+    assert penalised  # the oracle must contain scores with penalties
 
 
 @torch.inference_mode()
@@ -74,12 +75,13 @@ def test_prompts_of_any_length_in_one_batch_equal_transformers() -> None:
         by_settings.setdefault((settings(case), case["eos_token_id"]), []).append(case)
     assert all(len(cases) > 2 for cases in by_settings.values())
     for (branching, end), cases in by_settings.items():
-        # The oracle's prompts are equally long: strangers, longer and shorter, make them padded.
-        rows = [Row(key="", tail=tuple(case["prompt"]), prefix=None) for case in cases]
-        strangers = [
-            Row(key="", tail=tuple(range(5, 5 + length)), prefix=None) for length in (3, 9, 17)
+        # The oracle's prompts have one length; shorter and longer ones make padding necessary.
+        rows = [DecodeRow(key="", suffix=tuple(case["prompt"]), prefix=None) for case in cases]
+        others = [
+            DecodeRow(key="", suffix=tuple(range(5, 5 + length)), prefix=None)
+            for length in (3, 9, 17)
         ]
-        found = branch(speaker("lean"), [*strangers, *rows], branching, frozenset({end}), NONE)
+        found = beam_search(decoder("lean"), [*others, *rows], branching, frozenset({end}), NONE)
         for case, beams in zip(cases, found[3:], strict=True):
             equal(case, beams)
 
@@ -87,8 +89,8 @@ def test_prompts_of_any_length_in_one_batch_equal_transformers() -> None:
 BRANCHING = BeamSearch(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, max_new_tokens=10)
 
 
-def same(one: list[list[Branch]], other: list[list[Branch]]) -> None:
-    for mine, theirs in zip(one, other, strict=True):
+def same(ours: list[list[Branch]], expected: list[list[Branch]]) -> None:
+    for mine, theirs in zip(ours, expected, strict=True):
         assert [(b.text, b.n_tokens, b.finished, b.ended) for b in mine] == [
             (b.text, b.n_tokens, b.finished, b.ended) for b in theirs
         ]
@@ -124,8 +126,8 @@ def test_with_one_beam_it_is_greedy_decoding() -> None:
     model, processor = ending()
     prompts, engine = mixed(), Engine(model, processor)
     greedy = engine.generate(prompts, Decoding(max_new_tokens=10))
-    one = replace(BRANCHING, num_beams=1, num_beam_groups=1)
-    for answer, (only,) in zip(greedy, engine.branch(prompts, one), strict=True):
+    single = replace(BRANCHING, num_beams=1, num_beam_groups=1)
+    for answer, (only,) in zip(greedy, engine.branch(prompts, single), strict=True):
         assert (only.text.strip(), only.n_tokens, only.finished) == (
             answer.text,
             answer.n_tokens,
@@ -150,9 +152,7 @@ def test_log_probabilities_are_the_models_own() -> None:
                 *[ids_of("</s>")] * each.ended,
             ]
             assert each.score <= each.logp / each.n_tokens + 1e-5
-            if (
-                len(ids) == each.n_tokens
-            ):  # else there are special tokens in it, which the text does not tell
+            if len(ids) == each.n_tokens:  # else it has special tokens, which the text lacks
                 assert each.logp == pytest.approx(logp_of(model, processor, prompt, ids), abs=1e-3)
                 checked += 1
     assert checked > 30
@@ -194,11 +194,11 @@ def test_the_end_apart_is_one_branch_with_its_own_probability() -> None:
         assert (last.text, last.n_tokens, last.ended, last.finished) == ("", 1, True, True)
         assert (last.logp, last.score) == pytest.approx((float(at_once), float(at_once)), abs=1e-4)
         assert all(branch.n_tokens > 1 or not branch.ended for branch in others)
-    # As a stop it is found by the search, at once where it is likely.
+    # With "stop" the search itself may end at once.
     assert any(b.text == "" for branches in engine.branch(prompts, BRANCHING) for b in branches)
 
 
-def test_the_end_as_a_token_is_passed_and_told() -> None:
+def test_with_the_end_as_a_token_beams_continue_and_say_so() -> None:
     model, processor = ending()
     branches = Engine(model, processor).branch(mixed(), replace(BRANCHING, end="token"))
     assert all(b.n_tokens == 10 and not b.finished for found in branches for b in found)
@@ -233,26 +233,25 @@ def test_samples_follow_key_and_seed_and_are_ranked() -> None:
     assert engine.branch(prompts, replace(sampling, seed=2)) != found
 
 
-def test_a_picture_is_looked_at_once_for_all_its_prompts_and_beams() -> None:
+def test_an_image_is_encoded_once_for_all_its_prompts_and_beams() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     engine.branch(mixed(), BRANCHING)
     engine.branch(mixed(), replace(BRANCHING, num_beam_groups=1))
-    assert engine.sharing.pictures_seen == 3
+    assert engine.prefix_cache.images_encoded == 3
 
 
-def test_a_vocabulary_of_ends_does_not_break_the_search() -> None:
-    """More beams than tokens that go on: the search asks for every token, and ends with what there
-    is."""
-    voice, row = speaker("lean"), Row(key="", tail=(5, 6), prefix=None)
+def test_more_beams_than_tokens_that_stay_open() -> None:
+    """The search then ranks the whole vocabulary and ends with the beams that there are."""
+    model, row = decoder("lean"), DecodeRow(key="", suffix=(5, 6), prefix=None)
     branching = BeamSearch(num_beams=6, num_beam_groups=2, diversity_penalty=1.0, max_new_tokens=4)
     words = ORACLE["config"]["vocab_size"]
     with torch.inference_mode():
-        for goes_on in (0, 2, 10):
-            (beams,) = branch(voice, [row], branching, frozenset(range(goes_on, words)), NONE)
+        for count in (0, 2, 10):
+            (beams,) = beam_search(model, [row], branching, frozenset(range(count, words)), NONE)
             assert beams
             assert all(
-                set(beam.ids[:-1]) <= set(range(goes_on)) and beam.score > -100 for beam in beams
+                set(beam.ids[:-1]) <= set(range(count)) and beam.score > -100 for beam in beams
             )
 
 
@@ -268,6 +267,6 @@ def test_a_vocabulary_of_ends_does_not_break_the_search() -> None:
         ({"stop": ("",)}, "stop is .*; it must be a tuple of entries that are each a text"),
     ],
 )
-def test_a_wrong_setting_is_told_in_one_sentence(changes: dict[str, Any], words: str) -> None:
+def test_a_wrong_setting_is_an_error(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         replace(BRANCHING, **changes)

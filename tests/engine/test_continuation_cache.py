@@ -1,5 +1,5 @@
-"""Of texts that go on from earlier ones only what is new is read, and they say what they say when
-read whole."""
+"""Of prompts that continue earlier ones only the new tokens are read; the results equal those of
+prompts that are read in full."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.engine import decode
-from harness.engine.continuation_cache import Texts
-from harness.engine.decode import Row
+from harness.engine import decode_state
+from harness.engine.continuation_cache import ContinuationCache
+from harness.engine.decode_state import DecodeRow
 from harness.engine.engine import Engine
 from methods.interface import BeamSearch, Branch, Decoding, Prompt
 from tests.engine.oracle import ending, mixed
@@ -24,29 +24,29 @@ LEVELS = 3
 
 
 class Counting(Engine):
-    """An engine that counts the tokens it reads behind heads; one that is ``anew`` keeps
-    nothing."""
+    """An engine that counts the suffix tokens it reads. Without ``reuse`` it clears its cache
+    before each call."""
 
     read = 0
-    anew = False
+    reuse = True
 
     def branch(self, prompts: Sequence[Prompt], branching: BeamSearch) -> list[list[Branch]]:
         self.refresh()
-        text: Any = self.speaker.text
+        text: Any = self.decoder.text
 
         def counted(x: torch.Tensor, *given: Any, **named: Any) -> torch.Tensor:
             self.read += x.shape[0] * x.shape[1] if x.shape[1] > 1 else 0
             hidden: torch.Tensor = text(x, *given, **named)
             return hidden
 
-        counted.shares, counted.empty = text.shares, text.empty  # type: ignore[attr-defined]
-        if self.anew:
-            self.sharing.texts.clear()
-        self.speaker.text = counted  # type: ignore[assignment]
+        counted.shares_prefixes, counted.allocate = text.shares_prefixes, text.allocate  # type: ignore[attr-defined]
+        if not self.reuse:
+            self.prefix_cache.continuations.clear()
+        self.decoder.text = counted  # type: ignore[assignment]
         try:
             return super().branch(prompts, branching)
         finally:
-            self.speaker.text = text
+            self.decoder.text = text
 
 
 def grown(
@@ -55,8 +55,8 @@ def grown(
     levels: int = LEVELS,
     prompts: Sequence[Prompt] | None = None,
 ) -> list[list[list[Branch]]]:
-    """Each level's branches: every prompt goes on with the first and the last of its own, on 16
-    prompts a level at most."""
+    """Each level's branches. The first and the last branch of each prompt are continued on the next
+    level, at most 16 prompts a level."""
     prompts, found = mixed() if prompts is None else prompts, []
     for _ in range(levels):
         branches = engine.branch(prompts, branching)
@@ -74,15 +74,15 @@ def grown(
 def expected(
     branching: BeamSearch = BRANCHING, model_of: Any = tiny_llava
 ) -> tuple[list[list[list[Branch]]], int]:
-    """What an engine says that reads every text whole, and the tokens it read."""
+    """The branches of an engine that reads every prompt in full, and the tokens it read."""
     engine = Counting(*model_of())
-    engine.anew = True
+    engine.reuse = False
     return grown(engine, branching), engine.read
 
 
-def same(one: list[list[list[Branch]]], other: list[list[list[Branch]]]) -> None:
+def same(ours: list[list[list[Branch]]], theirs: list[list[list[Branch]]]) -> None:
     flat = [
-        [b for level in levels for branches in level for b in branches] for levels in (one, other)
+        [b for level in levels for branches in level for b in branches] for levels in (ours, theirs)
     ]
     assert len(flat[0]) > 100
     for mine, theirs in zip(*flat, strict=True):
@@ -108,58 +108,58 @@ SETTINGS = {
 
 @pytest.mark.parametrize("branching", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("model_of", [tiny_llava, ending])
-def test_a_grown_text_says_what_it_says_when_read_whole(
-    branching: BeamSearch, model_of: Any
-) -> None:
-    told, whole = expected(branching, model_of)
+def test_continued_prompts_equal_prompts_read_in_full(branching: BeamSearch, model_of: Any) -> None:
+    branches, in_full = expected(branching, model_of)
     engine = Counting(*model_of())
-    same(grown(engine, branching), told)
+    same(grown(engine, branching), branches)
     once = engine.read
-    assert once < whole
-    same(grown(engine, branching), told)
-    assert engine.read - once < once  # of a text that is known whole only the last token is read
-    same(grown(Engine(*model_of(), batch_size=1), branching), told)
+    assert once < in_full
+    same(grown(engine, branching), branches)
+    assert engine.read - once < once  # of a cached prompt only the last token is read
+    same(grown(Engine(*model_of(), batch_size=1), branching), branches)
 
 
 @pytest.mark.equality
 @pytest.mark.parametrize(("read", "least"), [(1, 128), (8192, 1), (8192, 10**6)])
-def test_it_is_read_in_any_parts(read: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "READ", read)
-    monkeypatch.setattr(decode, "PASS", least)
+def test_branches_do_not_depend_on_how_prompts_are_read(
+    read: int, least: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_state, "READ_TOKENS", read)
+    monkeypatch.setattr(decode_state, "PASS_TOKENS", least)
     same(grown(Engine(*tiny_llava()), BRANCHING), expected()[0])
 
 
 @pytest.mark.equality
 @pytest.mark.parametrize("batch_size", [4, None])
 @pytest.mark.parametrize("limit", [0, 100_000, 300_000])
-def test_memory_is_bounded_and_what_was_forgotten_is_read(
+def test_memory_is_bounded_and_dropped_entries_are_read_again(
     batch_size: int | None, limit: int
 ) -> None:
     engine = Engine(*tiny_llava(), batch_size=batch_size)
-    engine.sharing.texts.limit = limit
+    engine.prefix_cache.continuations.limit = limit
     same(grown(engine, BRANCHING), expected()[0])
-    texts = engine.sharing.texts
-    assert texts.used == sum(kept.nbytes for kept in texts.kept.values()) <= limit
-    assert bool(texts.kept) == bool(limit)
+    texts = engine.prefix_cache.continuations
+    assert texts.used == sum(kept.nbytes for kept in texts.entries.values()) <= limit
+    assert bool(texts.entries) == bool(limit)
     assert all(
-        kept.untyped_storage().nbytes() == kept.nbytes for kept in texts.kept.values()
-    )  # no view of a larger one
+        kept.untyped_storage().nbytes() == kept.nbytes for kept in texts.entries.values()
+    )  # not a view of a larger tensor
 
 
 @pytest.mark.equality
-def test_a_search_has_the_same_bits_whatever_was_asked_before() -> None:
+def test_a_restarted_search_has_the_same_bits() -> None:
     asks = [replace(prompt, prefix="") for prompt in mixed()]
     parts = tiny_llava()
-    seen = Engine(*parts)
-    once = grown(seen, BRANCHING, LEVELS, asks)
-    assert grown(seen, BRANCHING, LEVELS, asks) == once
-    grown(seen, BRANCHING)
-    assert grown(seen, BRANCHING, LEVELS, asks[::2]) == grown(
+    used = Engine(*parts)
+    once = grown(used, BRANCHING, LEVELS, asks)
+    assert grown(used, BRANCHING, LEVELS, asks) == once
+    grown(used, BRANCHING)
+    assert grown(used, BRANCHING, LEVELS, asks[::2]) == grown(
         Engine(*parts), BRANCHING, LEVELS, asks[::2]
     )
 
 
-def test_new_weights_forget_the_texts() -> None:
+def test_new_weights_clear_the_cache() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     first = grown(engine, BRANCHING, 2)
@@ -172,45 +172,43 @@ def test_new_weights_forget_the_texts() -> None:
     ]
 
 
-def test_corrupted_pictures_are_not_kept_and_take_the_room() -> None:
+def test_corrupted_images_are_not_cached_and_clear_the_cache() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     engine.branch(mixed(), BRANCHING)
     assert (
-        len(engine.sharing.texts.kept) == 12
-    )  # four texts about three images; without an image nothing is kept
+        len(engine.prefix_cache.continuations.entries) == 12
+    )  # four prompts about each of three images; without an image nothing is cached
     engine.generate(mixed(), Decoding(max_new_tokens=2))
-    assert len(engine.sharing.texts.kept) == 12
+    assert len(engine.prefix_cache.continuations.entries) == 12
     engine.generate(mixed(), Decoding(max_new_tokens=2), corrupt=lambda pixels, _: -pixels)
-    assert not engine.sharing.texts.kept
+    assert not engine.prefix_cache.continuations.entries
 
 
-def test_a_model_that_is_called_as_it_is_keeps_no_text() -> None:
+def test_without_shared_prefixes_nothing_is_cached() -> None:
     model, processor = tiny_llava()
     model.model.language_model.layers[0].register_forward_hook(lambda *_: None)
     engine = Engine(model, processor)
-    assert not engine.speaker.text.shares
+    assert not engine.decoder.text.shares_prefixes
     same(grown(engine, BRANCHING), expected()[0])
-    assert not engine.sharing.texts.kept
+    assert not engine.prefix_cache.continuations.entries
 
 
-def test_the_longest_beginning_behind_the_same_head_is_found_and_forgotten_when_its_rows_were() -> (
-    None
-):
-    texts = Texts(40)
-    for head, tail in (("a", (1, 2)), ("a", (1, 2, 3)), ("b", (1, 2, 3, 4)), ("a", (1, 3))):
-        texts.put((head, tail), torch.zeros(2))
+def test_the_longest_cached_beginning_is_found_and_marked_in_the_rows_order() -> None:
+    cache = ContinuationCache(40)
+    for head, suffix in (("a", (1, 2)), ("a", (1, 2, 3)), ("b", (1, 2, 3, 4)), ("a", (1, 3))):
+        cache.put((head, suffix), torch.zeros(2))
     asked = [
-        Row(key="", tail=tail, prefix=None)
-        for tail in ((1, 2, 3, 4), (1, 2, 9), (2, 1), (1, 3), (1, 2))
+        DecodeRow(key="", suffix=suffix, prefix=None)
+        for suffix in ((1, 2, 3, 4), (1, 2, 9), (2, 1), (1, 3), (1, 2))
     ]
-    found = texts.begun(["a", "a", "a", "a", None], asked)
-    assert [(row.head, row.begun, row.fresh) for row in found] == [
+    found = cache.look_up(["a", "a", "a", "a", None], asked)
+    assert [(row.cache_key, row.cached_len, row.uncached_len) for row in found] == [
         ("a", 3, 1),
         ("a", 2, 1),
         ("a", 0, 2),
         ("a", 2, 1),
         (None, 0, 2),
     ]
-    texts.due([found[3], found[0]])
-    assert [tail for _, tail in texts.kept] == [(1, 2), (1, 2, 3, 4), (1, 3), (1, 2, 3)]
+    cache.mark_used([found[3], found[0]])
+    assert [suffix for _, suffix in cache.entries] == [(1, 2), (1, 2, 3, 4), (1, 3), (1, 2, 3)]

@@ -1,5 +1,5 @@
-"""Adapters as things that are kept: saved beside the merged model, in peft's layout, tied to their
-parent, and the same model."""
+"""Adapters are saved beside the merged model in peft's layout, name the model that they were
+trained on, and give the same model when they are merged."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from harness.models.checkpoints import Parent
 from harness.pipeline import runner
 from harness.pipeline.progress import Display
 from harness.study.study import Run, Study
-from harness.training import trainer
-from harness.training.pair_batches import encode, pack, picture_features, picture_spans
+from harness.training import save_model
+from harness.training.pair_batches import encode, image_features, image_spans, pack
 from harness.training.policy import packed_logits
 from methods.interface import Lora
 from methods.untrained import Untrained
@@ -47,10 +47,10 @@ ADAPTED = Toy(recipe=LOW)
 
 def logits(model: Any, processor: Any) -> torch.Tensor:
     """The logits of the answers of PAIRS."""
-    spans = picture_spans(model, processor, PAIRS, images)
+    spans = image_spans(model, processor, PAIRS, images)
     batch = pack(encode(PAIRS, processor, patches=spans, positions=512))
     with torch.no_grad():
-        return packed_logits(model, batch, picture_features(model, processor, PAIRS, images))[
+        return packed_logits(model, batch, image_features(model, processor, PAIRS, images))[
             batch.mask
         ]
 
@@ -64,10 +64,10 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pictures = str(save_pictures(root / "pictures", 12))
         baseline = Run(label="untrained", base="tiny", method=Untrained())
         toy = Run(label="toy", base="tiny", method=ADAPTED, pool=pictures, images=6, rounds=2)
-        made = Study(
+        trained_study = Study(
             name="adapters", question="Kept?", runs=(baseline, toy), benchmarks=(Words(pictures=1),)
         )
-        runner.run(made, root / "out", Display(io.StringIO()))
+        runner.run(trained_study, root / "out", Display(io.StringIO()))
     return root
 
 
@@ -80,7 +80,7 @@ def trained(study: Path, number: int) -> Path:
     return study / "out" / "runs" / "toy" / "seed0" / f"round{number}" / "train"
 
 
-def test_each_rounds_adapter_names_what_it_sits_on(study: Path) -> None:
+def test_each_rounds_adapter_names_its_parent(study: Path) -> None:
     first, second = (
         json.loads((trained(study, number) / "adapter" / "adapter_config.json").read_text())
         for number in (1, 2)
@@ -92,12 +92,12 @@ def test_each_rounds_adapter_names_what_it_sits_on(study: Path) -> None:
     assert (first["r"], first["lora_alpha"], first["peft_type"]) == (4, 8, "LORA")
     assert first["modules_to_save"] == ["model.multi_modal_projector"]
     for number, parent in ((1, study / "tiny"), (2, trained(study, 1) / "model")):
-        told = json.loads((trained(study, number) / "adapter" / "selfsight.json").read_text())
+        record = json.loads((trained(study, number) / "adapter" / "selfsight.json").read_text())
         beside = weights_fingerprint(trained(study, 1) / "adapter") if number == 2 else None
-        assert told == {"parent_weights": weights_fingerprint(parent), "parent_adapter": beside}
+        assert record == {"parent_weights": weights_fingerprint(parent), "parent_adapter": beside}
         for path in trained(study, number).glob(
             "*/*.safetensors"
-        ):  # as readable as what lies beside it
+        ):  # as readable as the files beside it
             assert path.stat().st_mode == (path.parent / "README.md").stat().st_mode
     record = json.loads((trained(study, 1) / "record.json").read_text())
     assert record["weights"] == weights_fingerprint(trained(study, 1) / "model")
@@ -105,7 +105,7 @@ def test_each_rounds_adapter_names_what_it_sits_on(study: Path) -> None:
 
 @pytest.mark.equality
 @pytest.mark.parametrize("number", [1, 2])
-def test_an_adapter_is_the_model_it_was_merged_into(study: Path, number: int) -> None:
+def test_an_adapter_gives_the_merged_model(study: Path, number: int) -> None:
     merged = load_base(find_base(str(trained(study, number) / "model")))
     adapted = load_base(find_base(str(trained(study, number) / "adapter")))
     assert torch.equal(logits(*adapted), logits(*merged))
@@ -113,15 +113,17 @@ def test_an_adapter_is_the_model_it_was_merged_into(study: Path, number: int) ->
 
 
 @pytest.mark.equality
-def test_as_a_row_it_gives_the_same_answers(study: Path, tmp_path: Path) -> None:
+def test_as_a_base_it_gives_the_same_answers(study: Path, tmp_path: Path) -> None:
     folder = trained(study, 2)
     baseline = Run(label="untrained", base="tiny", method=Untrained())
     rows = tuple(
         Run(label=kind, base=str(folder / kind), method=Untrained())
         for kind in ("model", "adapter")
     )
-    made = Study(name="rows", question="?", runs=(baseline, *rows), benchmarks=(Words(pictures=2),))
-    runner.run(made, tmp_path, Display(io.StringIO()))
+    rows_study = Study(
+        name="rows", question="?", runs=(baseline, *rows), benchmarks=(Words(pictures=2),)
+    )
+    runner.run(rows_study, tmp_path, Display(io.StringIO()))
     model, adapter, base = (
         [
             json.loads(line)["answer"]
@@ -133,9 +135,7 @@ def test_as_a_row_it_gives_the_same_answers(study: Path, tmp_path: Path) -> None
     assert adapter == model != base
 
 
-@pytest.mark.filterwarnings(
-    "ignore"
-)  # peft's wrapper touches attributes of the base that transformers deprecates
+@pytest.mark.filterwarnings("ignore")  # peft's wrapper touches deprecated attributes of the base
 @pytest.mark.parametrize("number", [1, 2])
 def test_peft_reads_it(study: Path, number: int) -> None:
     folder = trained(study, number)
@@ -151,7 +151,7 @@ def test_peft_reads_it(study: Path, number: int) -> None:
 @pytest.mark.equality
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", list(TWINS))
-def test_a_base_in_half_precision_gets_its_very_weights_back(
+def test_merged_into_a_half_precision_base_it_gives_the_saved_weights(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, processor = TWINS[family]()
@@ -178,7 +178,7 @@ def test_a_base_in_half_precision_gets_its_very_weights_back(
     )
 
 
-def test_a_parent_that_is_gone_or_another_is_a_sentence(study: Path, tmp_path: Path) -> None:
+def test_a_missing_or_changed_parent_is_an_error(study: Path, tmp_path: Path) -> None:
     shutil.copytree(study / "out", tmp_path / "out")
     first, second = trained(tmp_path, 1), trained(tmp_path, 2) / "adapter"
     assert find_base(str(second)).adapters == (second,)
@@ -241,7 +241,7 @@ class Killed(Exception):  # noqa: N818
 
 @pytest.mark.equality
 @pytest.mark.parametrize("at", ["merging", "model"])
-def test_killed_between_adapter_and_model_it_goes_on(
+def test_killed_between_adapter_and_model_it_continues(
     at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = save_base(tmp_path / "base")
@@ -257,12 +257,12 @@ def test_killed_between_adapter_and_model_it_goes_on(
 
     with monkeypatch.context() as patch:
         if at == "merging":
-            patch.setattr(trainer, "_merge", killed)
+            patch.setattr(save_model, "merge", killed)
         else:
-            whole = trainer._save
+            whole = save_model.write_folder
             patch.setattr(
-                trainer,
-                "_save",
+                save_model,
+                "write_folder",
                 lambda folder, *parts: (
                     killed() if folder.name == "model" else whole(folder, *parts)
                 ),
@@ -271,7 +271,7 @@ def test_killed_between_adapter_and_model_it_goes_on(
             train(tmp_path / "cut", LOW, **options)
     assert (tmp_path / "cut" / "adapter" / "adapter_model.safetensors").is_file()
     assert not (tmp_path / "cut" / "model").exists()
-    (tmp_path / "cut" / ".adapter.tmp").mkdir()  # what a kill while writing leaves
+    (tmp_path / "cut" / ".adapter.tmp").mkdir()  # a kill while writing leaves this
     train(tmp_path / "cut", LOW, **options)
     for name in (
         "adapter/adapter_model.safetensors",
@@ -284,7 +284,7 @@ def test_killed_between_adapter_and_model_it_goes_on(
 
 def test_without_a_projector_or_a_parent(tmp_path: Path) -> None:
     train(tmp_path / "none", LOW, lora_targets=TARGETS)
-    assert not (tmp_path / "none" / "adapter").exists()  # nothing is known of what it would sit on
+    assert not (tmp_path / "none" / "adapter").exists()  # its parent is unknown
     parent = parent_of(BASES["llava-1.5-7b"], None, tmp_path)
     train(
         tmp_path / "some",
@@ -293,12 +293,12 @@ def test_without_a_projector_or_a_parent(tmp_path: Path) -> None:
         lora_targets=TARGETS,
         parent=parent,
     )
-    told = json.loads((tmp_path / "some" / "adapter" / "adapter_config.json").read_text())
-    assert (told["base_model_name_or_path"], told["modules_to_save"]) == (
+    config = json.loads((tmp_path / "some" / "adapter" / "adapter_config.json").read_text())
+    assert (config["base_model_name_or_path"], config["modules_to_save"]) == (
         "llava-hf/llava-1.5-7b-hf",
         None,
     )
-    assert told["revision"] == BASES["llava-1.5-7b"].revision
+    assert config["revision"] == BASES["llava-1.5-7b"].revision
     assert all(
         ".lora_" in name
         for name in load_file(tmp_path / "some" / "adapter" / "adapter_model.safetensors")

@@ -1,0 +1,305 @@
+"""A batch that is decoded token by token: its rows, its cache, and how its prompts are read.
+
+A row's prefix (the prompt up to its image) is read before, once an image (prefix_cache.py). Here
+the suffixes are read: rows that share a prefix are packed behind one copy of it, and the beginning
+of a suffix may come from the continuation cache (continuation_cache.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from itertools import takewhile
+
+import torch
+from torch import Tensor
+
+from harness.engine.backbone import Backbone
+from harness.engine.kv_cache import KVCache, LruCache, SharedPrefixes, additive_mask
+
+GROWTH = 64
+"""Positions by which a full cache grows. A cache is not sized for ``max_new_tokens``, as most
+answers are far shorter."""
+
+READ_TOKENS = 8192
+"""Most prompt tokens in one forward pass: enough to be compute-bound, few enough to save memory."""
+
+PASS_TOKENS = 128
+"""Padding tokens that cost about as much as one more forward pass."""
+
+LENGTH_TOLERANCE = 8
+"""Padding tokens that cost about as much as one more copy of a prefix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeRow:
+    """A prompt ready to be decoded. All rows of a batch have prefixes of one length."""
+
+    key: str
+    """Seeds the row's sampling."""
+    suffix: tuple[int, ...]
+    """Token ids behind the prefix; all of the prompt where there is none."""
+    prefix: Tensor | None
+    """The prefix's keys and values, (layers, 2, H, P, D)."""
+    start: int = 0
+    """Position of the suffix's first token: P, or less behind an image on a grid."""
+    max_new_tokens: int | None = None
+    """The row's own limit, below the batch's. None: the batch's."""
+    cache_key: Hashable | None = None
+    """Names the prefix in the continuation cache. None: the suffix is not cached."""
+    cached_len: int = 0
+    """Tokens of the suffix whose keys and values are cached."""
+
+    @property
+    def uncached_len(self) -> int:
+        """Suffix tokens to be read. The last token always is: its hidden state predicts the
+        next."""
+        return max(1, len(self.suffix) - self.cached_len)
+
+    @property
+    def prefix_len(self) -> int:
+        return 0 if self.prefix is None else int(self.prefix.shape[3])
+
+
+class Decoder:
+    """The parts of a model that decoding calls, and the cache of suffixes between calls."""
+
+    def __init__(
+        self,
+        *,
+        embed: Callable[[Tensor], Tensor],
+        text: Backbone,
+        lm_head: Callable[[Tensor], Tensor],
+        device: torch.device,
+        continuations: LruCache[tuple[Hashable, tuple[int, ...]]] | None = None,
+    ):
+        self.embed, self.text, self.lm_head, self.device = embed, text, lm_head, device
+        self.continuations = LruCache(0) if continuations is None else continuations
+
+    def new_cache(self, rows: Sequence[DecodeRow], capacity: int, copies: int = 1) -> KVCache:
+        """A cache with each row's prefix and ``capacity`` positions behind it. A prefix of several
+        rows is stored once where the backbone allows it. ``copies``: how many rows the caller will
+        make of each."""
+        prefixes = [row.prefix for row in rows if row.prefix is not None]
+        if not prefixes:
+            return KVCache(self.text.allocate(len(rows), capacity))
+        distinct = list({id(prefix): prefix for prefix in prefixes}.values())
+        if not self.text.shares_prefixes or 2 * len(distinct) > copies * len(rows):
+            return self.copied_prefixes(prefixes, capacity)
+        number = {id(prefix): place for place, prefix in enumerate(distinct)}
+        layers = [
+            torch.stack([prefix[index] for prefix in distinct], 1)
+            for index in range(len(distinct[0]))
+        ]
+        shared = SharedPrefixes(layers, [number[id(prefix)] for prefix in prefixes])
+        return KVCache(self.text.allocate(len(rows), capacity), shared=shared)
+
+    def copied_prefixes(self, prefixes: Sequence[Tensor], capacity: int) -> KVCache:
+        """A cache with a copy of its prefix in each row, and ``capacity`` positions behind it."""
+        length = int(prefixes[0].shape[3])
+        layers = self.text.allocate(len(prefixes), length + capacity)
+        for index, layer in enumerate(layers):
+            torch.stack([prefix[index] for prefix in prefixes], 1, out=layer[:, :, :, :length])
+        return KVCache(layers, offset=length)
+
+
+class DecodeState:
+    """A batch whose prompts have been read. ``hidden`` (B, 1, width) predicts the next tokens.
+
+    Suffixes are padded on the left to one length. ``copies``: how many rows the caller will make
+    of each. The cache has room for the first of ``new_tokens`` tokens a row, and grows."""
+
+    def __init__(
+        self, decoder: Decoder, rows: Sequence[DecodeRow], new_tokens: int, copies: int = 1
+    ) -> None:
+        self.decoder, device = decoder, decoder.device
+        self.used = longest = max(len(row.suffix) for row in rows)
+        self.lengths = torch.tensor([row.start + len(row.suffix) for row in rows], device=device)
+        self.cache = decoder.new_cache(rows, longest + min(GROWTH, new_tokens), copies)
+        entries = decoder.continuations.entries
+        cached = [entries.get((row.cache_key, row.suffix[: row.cached_len])) for row in rows]
+        # An entry may have been dropped since it was looked up: its tokens are read again.
+        rows = [
+            row if entry is not None else replace(row, cached_len=0)
+            for row, entry in zip(rows, cached, strict=True)
+        ]
+        packed = self.cache.shared is not None and not any(row.cached_len for row in rows)
+        order: list[int] = []
+        hidden = []
+        for part in read_parts(rows, packed=packed):
+            hidden.append(
+                self._read_packs(rows, part)
+                if packed
+                else self._read_rows(rows, [place for (place,) in part], cached)
+            )
+            order += [place for pack in part for place in pack]
+        del cached  # the batch's cache holds copies
+        self.hidden = torch.cat(hidden)
+        if order != sorted(order):
+            self.hidden = self.hidden[torch.tensor(order, device=device).argsort()]
+        pads = torch.tensor([longest - len(row.suffix) for row in rows], device=device)
+        padded = torch.arange(longest, device=device)[None] < pads[:, None]
+        short = any(len(row.suffix) < longest for row in rows)
+        self.mask = additive_mask(padded[:, None, None], self.hidden.dtype) if short else None
+        self._store_suffixes(rows)
+
+    def _store_suffixes(self, rows: Sequence[DecodeRow]) -> None:
+        end = self.cache.offset + self.used
+        for place, row in enumerate(rows):
+            if row.cache_key is not None:
+                begin = end - len(row.suffix)
+                suffix = [layer[:, place, :, begin:end] for layer in self.cache.layers]
+                self.decoder.continuations.put((row.cache_key, row.suffix), torch.stack(suffix))
+
+    def _inputs(
+        self, rows: Sequence[DecodeRow], length: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The last ``length`` suffix tokens of N rows: ids and positions (N, length), the hidden
+        places of their mask (N, length, length), and the number of pads (N,), negative where some
+        tokens are not read."""
+        device = self.decoder.device
+        ids = [[0] * (length - len(row.suffix)) + list(row.suffix[-length:]) for row in rows]
+        pads = torch.tensor([length - len(row.suffix) for row in rows], device=device)
+        starts = torch.tensor([row.start for row in rows], device=device)
+        step = torch.arange(length, device=device)
+        positions = starts[:, None] + (step - pads[:, None]).clamp_min(0)
+        hidden = (step < pads[:, None])[:, None] | (step > step[:, None])
+        return torch.tensor(ids, device=device), positions, hidden, pads
+
+    def _read_rows(
+        self, rows: Sequence[DecodeRow], places: Sequence[int], cached: Sequence[Tensor | None]
+    ) -> Tensor:
+        """Read the suffixes of consecutive rows, one row each in the forward pass. Returns the
+        hidden states (N, 1, width) of their last tokens.
+
+        Each row reads as many last tokens as the row with the most uncached ones."""
+        some = [rows[place] for place in places]
+        length = max(row.uncached_len for row in some)
+        ids, positions, hidden, pads = self._inputs(some, length)
+        x, start = self.decoder.embed(ids), self.used - length
+        layers, shared = self.cache.layers, self.cache.shared
+        if len(places) < len(rows):
+            layers = [layer[:, places[0] : places[-1] + 1] for layer in layers]
+            shared = None if shared is None else shared.of_rows(places)
+        lengths = [len(row.suffix) for row in some]
+        self._copy_cached(layers, lengths, [cached[place] for place in places], start)
+        before = torch.arange(-start, 0, device=self.decoder.device) < pads[:, None]
+        before = before[:, None, None].expand(-1, 1, length, -1)
+        mask = additive_mask(torch.cat([before, hidden[:, None]], -1), x.dtype)
+        cache = KVCache(layers, self.cache.offset, shared)
+        return self.decoder.text(x, positions, cache, start, mask, segments=1)
+
+    def _copy_cached(
+        self,
+        layers: Sequence[Tensor],
+        lengths: Sequence[int],
+        cached: Sequence[Tensor | None],
+        count: int,
+    ) -> None:
+        """Fill the first ``count`` suffix positions of rows, whose suffixes have these lengths,
+        from cached entries."""
+        begin, end = self.cache.offset, self.cache.offset + count
+        padded = begin + min(count, self.used - min(lengths))
+        for index, layer in enumerate(layers):
+            layer[:, :, :, begin:padded] = 0  # masked positions must be finite all the same
+            for place, (length, entry) in enumerate(zip(lengths, cached, strict=True)):
+                first = begin + self.used - length
+                if entry is not None and first < end:
+                    layer[:, place : place + 1, :, first:end] = entry[
+                        index, :, None, :, : end - first
+                    ]
+
+    def _read_packs(self, rows: Sequence[DecodeRow], packs: Sequence[Sequence[int]]) -> Tensor:
+        """Read the suffixes of rows in packs: the suffixes of a pack stand in one row of the
+        forward pass, behind one copy of their prefix, and do not see each other. Returns the hidden
+        states (N, 1, width) of their last tokens, in the order of the packs."""
+        device, size, count = self.decoder.device, max(map(len, packs)), len(packs)
+        places = [place for pack in packs for place in pack]
+        # A pack that is not full repeats its first suffix, whose second result is not used.
+        filled = [
+            rows[place] for pack in packs for place in (*pack, *[pack[0]] * (size - len(pack)))
+        ]
+        slots = [at * size + slot for at, pack in enumerate(packs) for slot in range(len(pack))]
+        length = max(rows[place].uncached_len for place in places)
+        ids, positions, unseen, _ = self._inputs(filled, length)
+        x, start = self.decoder.embed(ids.view(count, -1)), self.used - length
+        prefixes = [prefix for pack in packs if (prefix := rows[pack[0]].prefix) is not None]
+        cache = self.decoder.copied_prefixes(prefixes, size * length)
+        own = torch.eye(size, dtype=torch.bool, device=device)[None, :, None, :, None]
+        unseen = unseen.view(count, size, length, length)
+        unseen = (~own | unseen[:, :, :, None]).reshape(count, 1, size * length, size * length)
+        mask = additive_mask(unseen, x.dtype)
+        positions = positions.view(count, -1)
+        hidden = self.decoder.text(x, positions, cache, 0, mask, segments=size)
+        picked, targets = torch.tensor(slots, device=device), torch.tensor(places, device=device)
+        for layer, read in zip(self.cache.layers, cache.layers, strict=True):
+            suffixes = read[:, :, :, cache.offset :].view(2, count, read.shape[2], size, length, -1)
+            suffixes = suffixes.transpose(2, 3).flatten(1, 2)
+            layer[:, targets, :, start : start + length] = suffixes[:, picked]
+            if start:
+                layer[:, targets, :, :start] = 0
+        return hidden.flatten(0, 1)[picked][:, None]
+
+    def logits(self) -> Tensor:
+        """Logits (B, V) of the next tokens, float32."""
+        return self.decoder.lm_head(self.hidden)[:, 0].float()
+
+    def advance(self, tokens: Tensor, rows: Sequence[int] | None = None) -> None:
+        """Append a token (B,) to each row. ``rows`` first selects the batch's rows anew, each any
+        number of times."""
+        used, capacity = self.used, self.cache.capacity
+        if rows is not None or used == capacity:
+            grown = capacity if used < capacity else used + max(GROWTH, used // 4)
+            self.cache.resize(rows, used, grown)
+        if rows is not None:
+            keep = torch.tensor(rows, device=self.decoder.device)
+            self.lengths = self.lengths[keep]
+            self.mask = None if self.mask is None else self.mask[keep]
+        if self.mask is not None:
+            self.mask = torch.cat([self.mask, self.mask.new_zeros(len(self.mask), 1, 1, 1)], -1)
+        x = self.decoder.embed(tokens[:, None])
+        self.hidden = self.decoder.text(
+            x, self.lengths[:, None], self.cache, used, self.mask, segments=1
+        )
+        self.lengths, self.used = self.lengths + 1, used + 1
+
+
+def read_parts(rows: Sequence[DecodeRow], *, packed: bool) -> list[list[list[int]]]:
+    """Places of rows in packs (``packed``: of one prefix each; else of one row each), the packs in
+    parts that are read in one forward pass: at most :data:`READ_TOKENS` tokens and
+    :data:`PASS_TOKENS` pads a part."""
+    parts: list[list[list[int]]] = []
+    size = longest = real = 0
+    for pack in pack_rows(rows) if packed else [[place] for place in range(len(rows))]:
+        lengths = [rows[place].uncached_len for place in pack]
+        size, longest, real = max(size, len(pack)), max(longest, *lengths), real + sum(lengths)
+        tokens = size * longest * (len(parts[-1]) + 1) if parts else 0
+        if not parts or tokens > READ_TOKENS or tokens - real > PASS_TOKENS:
+            parts.append([])
+            size, longest, real = len(pack), max(lengths), sum(lengths)
+        parts[-1].append(pack)
+    return parts
+
+
+def pack_rows(rows: Sequence[DecodeRow]) -> list[list[int]]:
+    """Places of rows in packs of one prefix and nearly one length, largest packs first. A pack has
+    no more tokens than its prefix, so that little masked attention is computed."""
+    by_prefix: dict[int, list[int]] = {}
+    for place in sorted(range(len(rows)), key=lambda place: -len(rows[place].suffix)):
+        by_prefix.setdefault(id(rows[place].prefix), []).append(place)
+    packs = []
+    for places in by_prefix.values():
+        while places:
+            longest = len(rows[places[0]].suffix)
+            near = list(
+                takewhile(
+                    lambda place: longest - len(rows[place].suffix) <= LENGTH_TOLERANCE,  # noqa: B023
+                    places,
+                )
+            )
+            limit = max(1, rows[places[0]].prefix_len // longest)
+            size = -(
+                -len(near) // -(-len(near) // limit)
+            )  # as few packs as possible, of equal size
+            packs.append(places[:size])
+            places = places[size:]
+    return sorted(packs, key=lambda pack: (-len(pack), -len(rows[pack[0]].suffix)))
