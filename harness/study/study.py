@@ -25,6 +25,15 @@ Role = Literal["baseline", "method", "bound", "control", "derived"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Varied:
+    """One setting of a row was changed: which row's, which field, and the value as in the label."""
+
+    row: str
+    field: str
+    value: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """One row of the table and one training seed.
 
@@ -41,6 +50,8 @@ class Run:
     rounds: int = 1
     seed: int = 0
     steps: int | None = None
+    varied: Varied | None = None
+    """The setting that :func:`vary` changed; None for a row of its own."""
 
     def __post_init__(self) -> None:
         check_name("label", self.label)
@@ -153,6 +164,7 @@ class Study:
                     "seed": run.seed,
                     "role": self.role(run),
                     "of": self.inner(run),
+                    "varied": describe(run.varied),
                 }
                 for run in self.runs
             ],
@@ -223,12 +235,15 @@ def vary(run: Run, field: str, values: Iterable[object]) -> tuple[Run, ...]:
 
 
 def _with(run: Run, field: str, value: object) -> Run:
-    label = run.label if field == "seed" else f"{run.label} {field}={_text(value)}"
+    changes: dict[str, Any] = {}
+    if field != "seed":
+        changes["label"] = f"{run.label} {field}={_text(value)}"
+        changes["varied"] = Varied(row=run.label, field=field, value=_text(value))
     try:
         if field in _paths(run.method):
-            return replace(run, label=label, method=_set(run.method, field.split("."), value))
+            return replace(run, **changes, method=_set(run.method, field.split("."), value))
         if field in RUN_FIELDS:
-            changes: dict[str, Any] = {"label": label, field: value}
+            changes[field] = value
             return replace(run, **changes)
     except (TypeError, ValueError) as error:
         raise UserError(f"{run.label}: {field} cannot be {value!r}: {error}") from error

@@ -22,7 +22,7 @@ from harness.engine.batching import out_of_memory
 from harness.errors import UserError
 from harness.training.fsdp import Policy, whole
 from harness.training.pair_batches import EncodedPair, pack
-from harness.training.ranks import Team
+from harness.training.ranks import Ranks
 from harness.training.schedule import derived_seed
 from methods.interface import Recipe
 from methods.objective import alignment_loss, dpo_loss, dpo_margin, sft_loss
@@ -42,7 +42,7 @@ class Loop:
     pad: int
     device_batch: int
     sharded: bool
-    team: Team
+    ranks: Ranks
     autocast: Callable[[], AbstractContextManager[Any]]
 
     @property
@@ -87,17 +87,17 @@ def pair_losses(
 def gradients(loop: Loop, order: Sequence[EncodedPair], step: int) -> list[dict[str, float]]:
     """Leave the gradient of the mean loss of the pairs in the parameters; each pair's values in
     ``order``, whoever made them."""
-    team = loop.team
-    size = min(loop.device_batch, math.ceil(len(order) / team.size))
+    ranks = loop.ranks
+    size = min(loop.device_batch, math.ceil(len(order) / ranks.size))
     pieces = [(start, order[start : start + size]) for start in range(0, len(order), size)]
-    mine = [(start, rows, 1.0) for start, rows in team.share(pieces)]
-    if loop.sharded and len(mine) < math.ceil(len(pieces) / team.size):
+    mine = [(start, rows, 1.0) for start, rows in ranks.share(pieces)]
+    if loop.sharded and len(mine) < math.ceil(len(pieces) / ranks.size):
         mine.append(
             (*pieces[0], 0.0)
         )  # gathering weights takes every process: one without a piece goes along for nothing
     # FSDP averages what it shards over the processes where we add up; adapters it leaves alone.
     averaged = loop.sharded and loop.recipe.lora is None
-    scale = team.size if averaged else 1
+    scale = ranks.size if averaged else 1
     values: dict[int, dict[str, float]] = {}
     for start, rows, weight in mine:
         torch.manual_seed(derived_seed(loop.seed, step, start))  # the adapters' dropout
@@ -109,14 +109,14 @@ def gradients(loop: Loop, order: Sequence[EncodedPair], step: int) -> list[dict[
                 start + at: {name: column[at] for name, column in columns.items()}
                 for at in range(len(rows))
             }
-    if not averaged and team.size > 1:
+    if not averaged and ranks.size > 1:
         for parameter in loop.parameters.values():
             if parameter.grad is None:  # this process had no piece
                 parameter.grad = torch.zeros_like(parameter)
-        team.sum(
+        ranks.sum(
             [parameter.grad for parameter in loop.parameters.values() if parameter.grad is not None]
         )
-    everyone = {place: one for part in team.gather(values) for place, one in part.items()}
+    everyone = {place: one for part in ranks.gather(values) for place, one in part.items()}
     return [everyone[place] for place in range(len(order))]
 
 
@@ -172,12 +172,12 @@ def rehearse(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
     """
     longest = sorted(pairs, key=lambda one: -one.length)
     while True:
-        failed = loop.team.sum_of(int(_runs_out(loop, longest[: loop.device_batch])))
+        failed = loop.ranks.sum_of(int(_runs_out(loop, longest[: loop.device_batch])))
         if not failed:
             return loop
-        if loop.sharded and failed < loop.team.size:
+        if loop.sharded and failed < loop.ranks.size:
             raise UserError(
-                f"Memory ran out on {failed} of {loop.team.size} devices while weights are spread"
+                f"Memory ran out on {failed} of {loop.ranks.size} devices while weights are spread"
                 " over them, and the others are ahead of them now; end what else runs on those"
                 " devices and run the same command again."
             )

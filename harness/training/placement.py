@@ -21,7 +21,7 @@ from harness.errors import UserError
 from harness.models.find_family import family_of
 from harness.training.memory import GIB, Load, Need, need, shape_of
 from harness.training.pair_batches import EncodedPair
-from harness.training.ranks import Team
+from harness.training.ranks import Ranks
 
 SPARE = 1.5 * GIB
 """What a device's context, its libraries' workspaces and fragmentation take."""
@@ -103,11 +103,11 @@ def estimate(
     return need(replace(shape_of(model), tower=tower), load)
 
 
-def measured(asked: Placement, model: Any, crew: Team) -> Placement:
+def measured(asked: Placement, model: Any, ranks: Ranks) -> Placement:
     """What was asked for, with what the team's smallest device has left as its ``memory``:
     processes that decided by their own would lay out one training in several ways, and wait for
     each other for ever."""
-    there = crew.gather(asked.memory or device_memory(model))
+    there = ranks.gather(asked.memory or device_memory(model))
     return replace(
         asked, memory=min((memory for memory in there if memory is not None), default=None)
     )

@@ -22,7 +22,7 @@ from harness.artifacts.results_folder import read_jsonl, write_jsonl
 from harness.errors import UserError
 from harness.training.pair_batches import EncodedPair, pack
 from harness.training.policy import completion_logps
-from harness.training.ranks import ALONE, Team
+from harness.training.ranks import SINGLE, Ranks
 
 WRITE_EVERY = 32
 """Batches between two writes of the file: what a kill can cost."""
@@ -39,7 +39,7 @@ def reference_logps(
     pad: int = 0,
     rejected_argmax: bool = False,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    team: Team = ALONE,
+    ranks: Ranks = SINGLE,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> dict[str, tuple[float, float]]:
     """(chosen, rejected) a pair's key under ``model`` as it is now; what ``cache`` holds already is
@@ -63,11 +63,11 @@ def reference_logps(
         )
         write_jsonl(cache, [header, *rows])
 
-    rounds = [missing[start : start + team.size] for start in range(0, len(missing), team.size)]
+    rounds = [missing[start : start + ranks.size] for start in range(0, len(missing), ranks.size)]
     for count, turn in enumerate(rounds, start=1):
         mine: dict[str, tuple[float, float]] = {}
-        if team.rank < len(turn):
-            chunk = turn[team.rank]
+        if ranks.rank < len(turn):
+            chunk = turn[ranks.rank]
             with torch.no_grad(), autocast():
                 logps, _ = completion_logps(
                     model, pack(chunk, pad=pad), features, rejected_argmax=rejected_argmax
@@ -77,7 +77,7 @@ def reference_logps(
                 one.pair.key: (a, b)
                 for one, a, b in zip(chunk, sums[: len(chunk)], sums[len(chunk) :], strict=True)
             }
-        fresh = {key: values for part in team.gather(mine) for key, values in part.items()}
+        fresh = {key: values for part in ranks.gather(mine) for key, values in part.items()}
         for key, (a, b) in fresh.items():
             if not math.isfinite(a + b):
                 raise UserError(
@@ -85,9 +85,9 @@ def reference_logps(
                     "its weights are damaged or overflow: load it in bfloat16 or float32."
                 )
         known |= fresh
-        if team.first and (count % WRITE_EVERY == 0 or count == len(rounds)):
+        if ranks.is_main and (count % WRITE_EVERY == 0 or count == len(rounds)):
             write()
-        progress("reference", min(count * team.size, len(missing)), len(missing))
+        progress("reference", min(count * ranks.size, len(missing)), len(missing))
     return {one.pair.key: known[one.pair.key] for one in pairs}
 
 

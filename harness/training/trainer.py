@@ -40,7 +40,7 @@ from harness.training.lora import (
 )
 from harness.training.pair_batches import EncodedPair, encode, pack, picture_features, picture_spans
 from harness.training.placement import AS_FITS, Placement, fit, make_optimizer, measured
-from harness.training.ranks import Team, team
+from harness.training.ranks import Ranks, ranks
 from harness.training.reference_logps import reference_logps, weights_digest
 from harness.training.schedule import lr_factor, plan
 from methods.interface import PreferencePair, Recipe
@@ -111,7 +111,7 @@ def train_pairs(
     report = progress or (lambda _what, _done, _total: None)
     _check(pairs, recipe, max_steps, lora_targets)
     check_trackers(placement.log_to)
-    crew = team()
+    peers = ranks()
     checkpoints = out / "checkpoints"
     policy = weights_digest(model)
     identity = fingerprint(
@@ -154,14 +154,14 @@ def train_pairs(
         )
         parameters = choose_trainable(model, recipe)
         sides = 1 if recipe.objective == "sft" else 2
-        told = measured(placement, model, crew)
+        told = measured(placement, model, peers)
         laid = fit(
             told,
             model,
             parameters,
             encoded,
             sides=sides,
-            processes=crew.size,
+            processes=peers.size,
             adapted=recipe.lora is not None,
         )
         autocast = _autocast(model, laid)
@@ -179,7 +179,7 @@ def train_pairs(
                 pad=pad,
                 rejected_argmax=recipe.objective == "rejected_from_argmax",
                 autocast=autocast,
-                team=crew,
+                ranks=peers,
                 progress=report,
             )
         wrapper = Policy(
@@ -188,7 +188,7 @@ def train_pairs(
         if laid.sharded:
             shard(
                 wrapper,
-                crew.size,
+                peers.size,
                 half=loaded_dtype != torch.float32,
                 adapted=recipe.lora is not None,
             )
@@ -202,13 +202,13 @@ def train_pairs(
             pad=pad,
             device_batch=laid.device_batch,
             sharded=bool(laid.sharded),
-            team=crew,
+            ranks=peers,
             autocast=autocast,
         )
         optimizer = make_optimizer(parameter_groups(model, parameters, recipe), laid.optimizer)
-        if crew.first:
+        if peers.is_main:
             checkpoint.tidy(checkpoints)
-        crew.barrier()
+        peers.barrier()
         done, state = checkpoint.newest(checkpoints) or (0, {"identity": identity, "seconds": 0.0})
         if state["identity"] != identity:
             raise UserError(
@@ -227,13 +227,13 @@ def train_pairs(
             loop = rehearse(loop, encoded)
 
         log = out / "log.jsonl"
-        crew.barrier()
-        if crew.first:
+        peers.barrier()
+        if peers.is_main:
             checkpoint.continue_log(log, done)
         title = out.resolve().parent.as_posix()[-120:]
         trackers = (
             open_logs(laid.log_to, out, title=title, settings=asdict(recipe), done=done)
-            if crew.first
+            if peers.is_main
             else []
         )
         every = checkpoint_every or math.ceil(len(steps) / CHECKPOINTS)
@@ -246,7 +246,7 @@ def train_pairs(
             row = take_step(loop, optimizer, batch, step, len(steps))
             row["lr"] = recipe.lr * factor
             seconds = time.perf_counter() - began
-            if crew.first:
+            if peers.is_main:
                 line = {"step": step + 1, "steps": len(steps), **row, "seconds": round(seconds, 3)}
                 checkpoint.append_log(log, line)
                 for tracker in trackers:
@@ -260,7 +260,7 @@ def train_pairs(
                     "device_batch": loop.device_batch,
                 }
                 checkpoint.save(
-                    checkpoints, step + 1, parameters, optimizer, state, writes=crew.first
+                    checkpoints, step + 1, parameters, optimizer, state, writes=peers.is_main
                 )
             report("train", step + 1, len(steps))
         seconds = time.perf_counter() - began
@@ -274,12 +274,12 @@ def train_pairs(
     if wrapped is not None:
         if parent is not None and recipe.lora and lora_targets:
             values = {name: parameter.detach() for name, parameter in parameters.items()}
-            whole = checkpoint.gathered(values, keep=crew.first)  # for which every process calls
-            if crew.first:
+            whole = checkpoint.gathered(values, keep=peers.is_main)  # for which every process calls
+            if peers.is_main:
                 _save(out / "adapter", adapter_of(model, whole, recipe.lora, lora_targets, parent))
         _merge(loop, wrapped, encoded[: loop.device_batch])
-    trained = _whole_model(model, loaded_dtype, crew) if laid.sharded else model.to(loaded_dtype)
-    if crew.first:
+    trained = _whole_model(model, loaded_dtype, peers) if laid.sharded else model.to(loaded_dtype)
+    if peers.is_main:
         _save(out / "model", trained, processor)
     summary = TrainSummary(
         steps=len(steps),
@@ -291,15 +291,15 @@ def train_pairs(
         ),
         cut=sum(one.cut for one in encoded),
         seconds=seconds,
-        processes=crew.size,
+        processes=peers.size,
         device_batch=loop.device_batch,
         checkpointing=bool(laid.checkpointing),
         sharded=bool(laid.sharded),
         optimizer=laid.optimizer,
     )
-    if crew.first:
+    if peers.is_main:
         _finish(checkpoints, identity, summary)
-    crew.barrier()
+    peers.barrier()
     return summary
 
 
@@ -322,7 +322,7 @@ def _merge(loop: Loop, wrapped: Any, sample: Sequence[EncodedPair]) -> None:
     check_merged(before.float(), after.float(), policy.model.lm_head.weight.dtype)
 
 
-def _whole_model(model: Any, dtype: torch.dtype, crew: Team) -> Any:
+def _whole_model(model: Any, dtype: torch.dtype, peers: Ranks) -> Any:
     """A sharded model gathered into the first process's main memory, in ``dtype``; the others get
     an empty one."""
     named = dict(model.named_parameters(remove_duplicate=False))
@@ -335,11 +335,11 @@ def _whole_model(model: Any, dtype: torch.dtype, crew: Team) -> Any:
     tensors |= {name: value for name, value in model.state_dict().items() if name not in named}
     kept = {
         name: value.to("cpu", dtype)
-        for name, value in checkpoint.gathered(tensors, keep=crew.first).items()
+        for name, value in checkpoint.gathered(tensors, keep=peers.is_main).items()
     }
     with torch.device("meta"):
         fresh = type(model)(model.config)
-    if crew.first:
+    if peers.is_main:
         fresh.load_state_dict(kept, assign=True, strict=False)
         fresh.tie_weights()
     fresh.generation_config = model.generation_config

@@ -18,14 +18,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.pipeline import stages
+from harness.pipeline import tasks
 from harness.models.base_cards import BASES
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
 from tests.toys import Toy, Words, card_of
 
 BASES["tiny"] = card_of(Path({base!r}))
-stages.ITEMS_A_SHARD, stages.QUESTIONS_A_SHARD = 2, 3
+tasks.ITEMS_A_SHARD, tasks.QUESTIONS_A_SHARD = 2, 3
 calls = [0]
 
 

@@ -18,7 +18,7 @@ from harness.training import loop
 from harness.training.lora import choose_trainable
 from harness.training.pair_batches import EncodedPair, encode
 from harness.training.placement import SPARE, Placement, device_memory, estimate, fit
-from harness.training.ranks import Team
+from harness.training.ranks import Ranks
 from methods.interface import Lora, Recipe
 from tests.tiny import SIZES, tiny_llava
 from tests.training.cases import PAIRS, TARGETS, saved, train
@@ -171,7 +171,7 @@ def test_a_training_goes_on_where_there_is_less_memory(tmp_path: Path) -> None:
 def test_a_team_of_sharded_weights_that_is_out_of_step_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Pair(Team):
+    class Pair(Ranks):
         def gather(self, value: Any) -> list[Any]:
             return [value, 0]  # the other process had room
 
@@ -181,7 +181,7 @@ def test_a_team_of_sharded_weights_that_is_out_of_step_ends(
         "seed": 0,
         "pad": 0,
         "device_batch": 4,
-        "team": Pair(size=2),
+        "ranks": Pair(size=2),
     }
     pairs = a_training()[2]
     monkeypatch.setattr(loop, "_runs_out", lambda one, _: one.device_batch > 2)

@@ -23,7 +23,7 @@ from harness.artifacts.results_folder import read_json, read_jsonl
 from harness.data.pool import open_pool
 from harness.errors import UserError
 from harness.models.base_cards import BASES, BaseCard
-from harness.pipeline import runner, stages, workshop
+from harness.pipeline import loaded_model, runner, tasks
 from harness.pipeline.progress import Display
 from harness.reporting.tables import build as tables
 from harness.study.study import Run, Study
@@ -33,7 +33,7 @@ from methods.untrained import Untrained
 from tests.tiny import picture
 from tests.toys import RECIPE, Toy, Words, outputs, save_base, save_pictures
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Cut(BaseException):
@@ -48,8 +48,8 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> BaseCard:
 @pytest.fixture(autouse=True)
 def small(card: BaseCard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BASES, "tiny", card)
-    monkeypatch.setattr(stages, "ITEMS_A_SHARD", 3)
-    monkeypatch.setattr(stages, "QUESTIONS_A_SHARD", 4)
+    monkeypatch.setattr(tasks, "ITEMS_A_SHARD", 3)
+    monkeypatch.setattr(tasks, "QUESTIONS_A_SHARD", 4)
 
 
 @pytest.fixture(scope="session")
@@ -76,8 +76,8 @@ def undisturbed(
     """A finished run of two rounds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BASES, "tiny", card)
-        patch.setattr(stages, "ITEMS_A_SHARD", 3)
-        patch.setattr(stages, "QUESTIONS_A_SHARD", 4)
+        patch.setattr(tasks, "ITEMS_A_SHARD", 3)
+        patch.setattr(tasks, "QUESTIONS_A_SHARD", 4)
         out = tmp_path_factory.mktemp("undisturbed") / "out"
         do(a_study(pool, rounds=2), out)
         yield out
@@ -151,7 +151,7 @@ def test_a_finished_study_does_nothing_and_loads_nothing(
     def refuse(*_args: object, **_more: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(workshop, "load_base", refuse)
+    monkeypatch.setattr(loaded_model, "load_base", refuse)
     before = outputs(undisturbed)
     assert "[" not in do(a_study(pool, rounds=2), undisturbed)
     assert outputs(undisturbed) == before
@@ -229,13 +229,13 @@ def test_only_the_cut_shard_is_made_again(pool: str, tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from harness.pipeline import progress, runner, stages
+from harness.pipeline import progress, runner, tasks
 from harness.models.base_cards import BASES
-from tests.test_runner import a_study
+from tests.pipeline.test_runner import a_study
 from tests.toys import card_of
 base, pool, out = sys.argv[1:]
 BASES["tiny"] = card_of(Path(base))
-stages.ITEMS_A_SHARD, stages.QUESTIONS_A_SHARD, progress.EVERY = 3, 4, 0.0
+tasks.ITEMS_A_SHARD, tasks.QUESTIONS_A_SHARD, progress.EVERY = 3, 4, 0.0
 runner.run(a_study(pool, rounds=2), Path(out), progress.Display(sys.stdout))
 """
 
@@ -310,7 +310,7 @@ def test_a_newer_grader_grades_again_and_keeps_the_answers(
     study = replace(a_study(pool), runs=a_study(pool).runs[:1])
     do(study, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(workshop, "load_base", None)  # answers are not made again
+        patch.setattr(loaded_model, "load_base", None)  # answers are not made again
         said = do(replace(study, benchmarks=(Graded(),)), tmp_path)
     assert said.count(": done") == 2
     assert (
@@ -436,10 +436,10 @@ def test_steps_are_fixed_whatever_the_number_of_pairs(pool: str, tmp_path: Path)
         do(replace(a_study(pool), runs=(untrained, replace(toy, steps=6))), tmp_path)
 
 
-def test_a_rounds_record_tells_the_quality_of_its_pairs(undisturbed: Path) -> None:
+def test_a_rounds_record_has_the_statistics_of_its_pairs(undisturbed: Path) -> None:
     pairs = undisturbed / "runs/toy/seed0/round1/pairs"
     made = read_jsonl(pairs / "pairs.jsonl")
-    row = read_json(pairs / "record.json")["quality"]["answer"]
+    row = read_json(pairs / "record.json")["pair_stats"]["answer"]
     assert row["pairs"] == len(made)
     assert row["chosen_words"] == pytest.approx(
         sum(len(pair["chosen"].split()) for pair in made) / len(made), abs=1e-4

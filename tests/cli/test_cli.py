@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main as cli
+from harness.cli import results_commands
 from harness.models.base_cards import BASES
 from harness.pipeline import runner
 from tests.toys import save_base, save_pictures
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
@@ -29,7 +30,7 @@ def study(*, pool="synthetic", seeds=1):
 @pytest.fixture(autouse=True)
 def at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results_commands, "RESULTS", tmp_path / "results")
 
 
 @pytest.fixture

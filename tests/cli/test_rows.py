@@ -20,7 +20,7 @@ from tests.test_checkpoints import save, save_adapter
 from tests.tiny import tiny_llava
 from tests.toys import card_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

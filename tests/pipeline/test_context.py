@@ -1,4 +1,4 @@
-"""What a study's stages share: the model in memory makes room before it trains."""
+"""What a study's tasks share: decoded images, and one model that makes room before it trains."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from benchmarks.synthetic import suite
-from harness.artifacts.results_folder import Results, Stage
-from harness.engine import engine as vlm
+from harness.artifacts.results_folder import Results
 from harness.engine.engine import Engine
 from harness.errors import UserError
 from harness.models.base_cards import BASES
-from harness.pipeline import runner, stages
+from harness.pipeline import loaded_model, runner
+from harness.pipeline.context import Context
 from harness.pipeline.progress import Display
-from harness.pipeline.workshop import Workshop
+from harness.pipeline.stages import train_round
+from harness.pipeline.tasks import run_tasks
 from harness.study.study import Run, Study
 from harness.training import trainer
 from methods.untrained import Untrained
@@ -41,10 +42,10 @@ def test_a_baseline_that_is_trained_is_weighed_after_its_training(
         split="dev",
         limit=2,
     )
-    steps = Workshop(study, Results(tmp_path / "out")).runs()
-    train = next(step for step in steps if step.kind == "train")
-    [weighed] = [step for step in steps if step.kind == "choices"]
-    assert weighed.inputs == (train.stage.folder,)
+    tasks = run_tasks(Context(study, Results(tmp_path / "out")))
+    train = next(task for task in tasks if task.kind == "train")
+    [weighed] = [task for task in tasks if task.kind == "choices"]
+    assert weighed.depends_on == ("export/synthetic_pope", train.key)
 
 
 def test_memory_that_runs_out_in_a_training_is_said_and_the_training_goes_on(
@@ -80,15 +81,15 @@ def test_no_engine_and_no_kept_picture_takes_memory_while_a_model_trains(
 
     engines: list[weakref.ref[Engine]] = []
     alive: list[int] = []
-    learn = stages.train
+    fit = train_round.fit
 
-    def train(stage: Stage, **options: Any) -> None:
+    def counting(*arguments: Any) -> Any:
         alive.append(sum(engine() is not None for engine in engines))
-        learn(stage, **options)
+        return fit(*arguments)
 
     monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "base"))
-    monkeypatch.setattr(vlm, "Engine", Remembered)
-    monkeypatch.setattr(stages, "train", train)
+    monkeypatch.setattr(loaded_model, "Engine", Remembered)
+    monkeypatch.setattr(train_round, "fit", counting)
     pool = str(save_pictures(tmp_path / "pool", 8))
     runs = (
         Run(label="untrained", base="tiny", method=Untrained()),
