@@ -9,6 +9,9 @@ from harness.pipeline.progress import EVERY, Display, span
 from harness.pipeline.stages.shards import Progress
 from harness.pipeline.tasks import Task
 
+EARLY = 0.05
+"""The share of the work below which no time left is shown: the start of processes distorts it."""
+
 
 @dataclass
 class StudyProgress:
@@ -64,12 +67,12 @@ class StudyProgress:
         )
 
     def _left(self, parts: Mapping[str, float]) -> str:
-        """How long the rest takes at the pace so far; empty at the very beginning."""
+        """How long the rest takes at the pace so far; empty at the beginning."""
         weights = self._weights
         total = sum(weights[task.key] for task in self.tasks)
         done = sum(weights[key] for key in self.done)
         done += sum(weights[key] * part for key, part in parts.items())
         passed = self.display.clock() - self.started
-        if passed < EVERY or not done:
+        if passed < EVERY or done < EARLY * total:
             return ""
         return f"about {span(passed * (total - done) / done)}"
