@@ -74,12 +74,13 @@ def exported(questions: Path) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Given:
-    """Answers that may be graded: their rows in the questions' order, what they are, and what is
-    strange about them."""
+    """Answers that may be graded."""
 
     rows: Sequence[Mapping[str, Any]]
+    """In the questions' order."""
     identity: Mapping[str, Any]
     counts: Mapping[str, int]
+    """How many questions there are, and how many answers are missing, empty or odd."""
 
 
 def accept(benchmark: Benchmark, questions: Path, answers: Path) -> Given:
@@ -89,7 +90,7 @@ def accept(benchmark: Benchmark, questions: Path, answers: Path) -> Given:
         UserError: as for :func:`grade`.
     """
     export = exported(questions)
-    same_questions(benchmark, export, questions)
+    _check_questions(benchmark, export, questions)
     content = (questions / "questions.jsonl").read_bytes()
     asked = [row["id"] for row in read_jsonl(questions / "questions.jsonl")]
     identity = {
@@ -100,17 +101,19 @@ def accept(benchmark: Benchmark, questions: Path, answers: Path) -> Given:
     }
     path = answers
     if answers.is_dir():
-        identity = of_folder(answers, identity)
+        identity = _identity_of(answers, identity)
         path = answers / "answers.jsonl"
-    rows, models = read_answers(path, set(asked))
+    rows, models = _read_answers(path, set(asked))
     identity |= {"answers": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()}
     if models:
-        identity |= {"said_by": same_model(path, models, identity)}
+        identity |= {"said_by": _model_of(path, models, identity)}
     counts = {
         "questions": len(asked),
         "missing": len(asked) - len(rows),
         "empty": sum(not text.strip() for text in rows.values()),
-        "control_characters": sum(any(is_control(sign) for sign in text) for text in rows.values()),
+        "control_characters": sum(
+            any(_is_control(sign) for sign in text) for text in rows.values()
+        ),
     }
     return Given(
         rows=[{"id": id, "answer": rows[id]} for id in asked if id in rows],
@@ -119,14 +122,13 @@ def accept(benchmark: Benchmark, questions: Path, answers: Path) -> Given:
     )
 
 
-def same_questions(benchmark: Benchmark, export: Mapping[str, Any], questions: Path) -> None:
-    """See that the benchmark still asks what was exported; another grader or judge is welcome.
+def _check_questions(benchmark: Benchmark, export: Mapping[str, Any], questions: Path) -> None:
+    """Check that the benchmark still has the exported questions; its grader or judge may differ.
 
     Raises:
-        UserError: it asks something else by now.
+        UserError: its questions have changed.
     """
-    # A version is "<source> <grader>"; a benchmark that does not tell them apart must be the very
-    # one that was exported.
+    # A version is "<source> <grader>". Of a benchmark without a source, all of it must agree.
     source = getattr(benchmark, "source", None)
     same = export.get("version") == benchmark.version
     if not same and not (source and str(export.get("version")).startswith(f"{source} ")):
@@ -137,11 +139,11 @@ def same_questions(benchmark: Benchmark, export: Mapping[str, Any], questions: P
         )
 
 
-def of_folder(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _identity_of(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of a folder of answers.
 
     Raises:
-        UserError: it is not finished, or answers other questions.
+        UserError: it is not finished, or its answers are to other questions.
     """
     if not (folder / "DONE").exists() or not (folder / "identity.json").is_file():
         raise UserError(
@@ -158,9 +160,8 @@ def of_folder(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     return dict(identity)
 
 
-def read_answers(path: Path, asked: set[str]) -> tuple[dict[str, str], dict[str, int]]:
-    """Answers by id, and the first line of each model that the lines name (``"model"``, which they
-    need not).
+def _read_answers(path: Path, asked: set[str]) -> tuple[dict[str, str], dict[str, int]]:
+    """Answers by id, and the first line of each model that lines name (``"model"``, optional).
 
     Raises:
         UserError: there is no such file, or lines of it are no answers to these questions.
@@ -182,7 +183,7 @@ def read_answers(path: Path, asked: set[str]) -> tuple[dict[str, str], dict[str,
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        row, why = parsed(line)
+        row, why = _parse(line)
         if row is None:
             wrong.append(f"line {number} {why}")
         elif row["id"] in rows:
@@ -208,7 +209,7 @@ def read_answers(path: Path, asked: set[str]) -> tuple[dict[str, str], dict[str,
     return rows, models
 
 
-def parsed(line: str) -> tuple[dict[str, Any] | None, str]:
+def _parse(line: str) -> tuple[dict[str, Any] | None, str]:
     """The line's object, or None and what is wrong with it."""
     try:
         row = json.loads(line)
@@ -220,13 +221,8 @@ def parsed(line: str) -> tuple[dict[str, Any] | None, str]:
         if name not in row:
             return None, f"has no {name!r}"
         if not isinstance(row[name], str):
-            return (
-                None,
-                (
-                    f"has {'no text' if row[name] is None else f'a {type(row[name]).__name__}'} as"
-                    f" its {name!r}"
-                ),
-            )
+            kind = "no text" if row[name] is None else f"a {type(row[name]).__name__}"
+            return None, f"has {kind} as its {name!r}"
         try:
             row[name].encode()
         except UnicodeEncodeError:
@@ -234,11 +230,11 @@ def parsed(line: str) -> tuple[dict[str, Any] | None, str]:
     return row, ""
 
 
-def same_model(path: Path, models: Mapping[str, int], identity: Mapping[str, Any]) -> str:
-    """The one model that the lines name.
+def _model_of(path: Path, models: Mapping[str, int], identity: Mapping[str, Any]) -> str:
+    """The model that the lines name.
 
     Raises:
-        UserError: they name several, or another than the folder's identity.
+        UserError: they name several, or another one than the folder's identity.
     """
     (first, _), *others = models.items()
     if others:
@@ -256,5 +252,5 @@ def same_model(path: Path, models: Mapping[str, int], identity: Mapping[str, Any
     return first
 
 
-def is_control(sign: str) -> bool:
+def _is_control(sign: str) -> bool:
     return unicodedata.category(sign) == "Cc" and sign not in "\n\r\t"

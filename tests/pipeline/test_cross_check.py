@@ -14,7 +14,7 @@ from benchmarks.synthetic import suite
 from harness.artifacts.results_folder import Results, Stage, write_json, write_jsonl
 from harness.errors import UserError
 from harness.pipeline import cross_check
-from harness.pipeline.cross_check import Asked, check
+from harness.pipeline.cross_check import StoredAnswer, check
 from harness.pipeline.stages.export import export
 from harness.pipeline.stages.grade import grade
 
@@ -43,7 +43,7 @@ def stored(tmp_path: Path) -> Path:
     return results.out
 
 
-def exact(asked: Sequence[Asked], _folder: Path) -> tuple[str, Report]:
+def exact(asked: Sequence[StoredAnswer], _folder: Path) -> tuple[str, Report]:
     """A toolkit that accepts exactly "yes" and "no", as lmms-eval's POPE does, and leaves nothing
     unscored."""
     grades = [
@@ -94,7 +94,7 @@ def test_each_difference_is_named_with_its_reason(
 
 
 def test_a_models_characters_do_not_reach_the_terminal() -> None:
-    one = Asked(
+    one = StoredAnswer(
         id="a",
         text="?",
         image=None,
@@ -116,7 +116,7 @@ def test_a_models_characters_do_not_reach_the_terminal() -> None:
 def test_a_kit_that_refuses_is_named_and_the_other_goes_on(
     stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def absent(_asked: Sequence[Asked], _folder: Path) -> tuple[str, Report]:
+    def absent(_asked: Sequence[StoredAnswer], _folder: Path) -> tuple[str, Report]:
         raise ValueError("it is not installed; install it")
 
     monkeypatch.setattr(cross_check, "KITS", {"absent": absent, "exact": exact})

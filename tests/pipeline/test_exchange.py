@@ -342,7 +342,7 @@ def test_an_export_of_other_settings_is_refused(
     assert cli.main(["export", "synthetic_pope", "--limit", "3", "--out", str(exported)]) == 2
     assert "limit: 2 there, 3 asked" in capsys.readouterr().err
     for wrong, words in (
-        (["world_popp"], "did you mean 'synthetic_pope'"),
+        (["synthetic_popp"], "did you mean 'synthetic_pope'"),
         (["synthetic_pope", "--limit", "0"], "--limit is 0"),
     ):
         assert cli.main(["export", *wrong, "--out", str(tmp_path / "q")]) == 2

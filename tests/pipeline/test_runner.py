@@ -101,7 +101,8 @@ def test_the_files_of_a_run_are_the_contract(undisturbed: Path) -> None:
         assert set(answers[0]) == {"id", "answer", "logp", "n_tokens", "finished"}
         grades = pd.read_parquet(undisturbed / where / "grades/words/grades.parquet")
         assert list(grades.columns) == [
-            "question", "cluster", "value", "read_as", "why", "truth", "wrong", "count_answers", "count_the", "count_words",
+            "question", "cluster", "value", "read_as", "why", "truth", "wrong",
+            "count_answers", "count_the", "count_words",
         ]  # fmt: skip
         assert set(read_json(undisturbed / where / "grades/words/report.json")) == {
             "values",
@@ -139,9 +140,8 @@ def test_each_round_is_fresh_and_starts_from_the_round_before(undisturbed: Path)
 
 def test_training_changed_the_model(undisturbed: Path, card: BaseCard) -> None:
     assert isinstance(card.source, Path)
-    weights = [(folder / "model.safetensors").read_bytes() for folder in (
-        card.source, undisturbed / "runs/toy/seed0/round1/train/model", undisturbed / "runs/toy/seed0/round2/train/model",
-    )]  # fmt: skip
+    trained = [undisturbed / f"runs/toy/seed0/round{round}/train/model" for round in (1, 2)]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (card.source, *trained)]
     assert len(set(weights)) == 3
 
 
