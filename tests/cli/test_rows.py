@@ -62,6 +62,8 @@ def run(
             "--out",
             str(tmp_path / "out"),
         ]
+        # The tiny base is known to this process alone.
+        fixed += ["--jobs", "1"] if command == "run" else []
         capsys.readouterr()
         code = cli.main(
             [command, "compare", *fixed, *(part for row in rows for part in ("--row", row))]

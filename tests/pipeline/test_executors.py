@@ -116,7 +116,7 @@ def test_no_worker_outlives_a_run_that_is_ended(
     assert outputs(tmp_path) == outputs(alone)
 
 
-class Failing:
+class ScriptedWorkers:
     """Workers that write nothing; a training has no pairs."""
 
     places = 2
@@ -167,7 +167,7 @@ def test_the_longest_chain_goes_first_and_a_row_without_pairs_ends_alone(
         runs=(Run(label="untrained", base="synthetic", method=Untrained()),),
         benchmarks=(Words(),),
     )
-    stream, workers = io.StringIO(), Failing()
+    stream, workers = io.StringIO(), ScriptedWorkers()
     shown = StudyProgress(Display(stream), weight=lambda _task: 1.0)
     shown.plan(tasks)
     context = Context(study, Results(tmp_path))

@@ -52,7 +52,7 @@ class Workers(Protocol):
 
 
 @dataclass
-class Running:
+class RunningTask:
     """A task under way: the parts that no worker has yet, and how many are being written."""
 
     task: Task
@@ -99,8 +99,8 @@ class Schedule:
     shown: StudyProgress
     workers: Workers
     urgency: Mapping[str, int]
-    running: dict[str, Running] = field(default_factory=dict)
-    futures: dict[Future[UserError | None], Running] = field(default_factory=dict)
+    running: dict[str, RunningTask] = field(default_factory=dict)
+    futures: dict[Future[UserError | None], RunningTask] = field(default_factory=dict)
 
     def run(self) -> list[str]:
         ended: list[str] = []
@@ -156,7 +156,7 @@ class Schedule:
 
     def begin(self, task: Task) -> None:
         self.pending.remove(task)
-        running = self.running[task.key] = Running(task)
+        running = self.running[task.key] = RunningTask(task)
         if self.workers.only_models and not task.needs_model:
             in_process.do(self.context, task, quiet)
             self.finish(running, merged=True)
@@ -173,7 +173,7 @@ class Schedule:
             if not shards:
                 self.finish(running)
 
-    def finish(self, running: Running, *, merged: bool = False) -> None:
+    def finish(self, running: RunningTask, *, merged: bool = False) -> None:
         if not merged:
             work.merge(self.context, running.task)
         del self.running[running.task.key]

@@ -25,7 +25,7 @@ from harness.study.study import Study
 from harness.training.placement import AS_FITS, Placement
 
 MEMORY_A_JOB = 1.0
-"""GiB that a process with the synthetic base takes at most (measured: 0.7)."""
+"""GiB that a process with the synthetic base takes at most (measured: 0.8)."""
 
 
 def default_jobs(study: Study) -> int:
