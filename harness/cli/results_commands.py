@@ -14,15 +14,18 @@ RESULTS = Path("results")
 
 LEAKS = "leave images out of every row that are in the training pool too (leaks.csv lists them)"
 
+HELP = {
+    "table": "print a results folder's table again, from its stored grades",
+    "figures": "draw a results folder's figures again, from its stored grades",
+    "page": "write a results folder's page.html: the table, and the pairs and drops with their"
+    " images",
+}
+
 
 def add(commands: Any) -> None:
     """Add the commands to the parser's."""
-    for name, function, help in (
-        ("table", table, "print a results folder's table again, from its stored grades"),
-        ("figures", figures, "draw a results folder's figures again, from its stored grades"),
-        ("page", page, "write a results folder's page.html: the table, and the pairs and drops with"
-         " their images"),
-    ):  # fmt: skip
+    for function in (table, figures, page):
+        name, help = function.__name__, HELP[function.__name__]
         command = commands.add_parser(name, help=help, description=help)
         command.add_argument("study", nargs="?", help="the study's name: its folder below results/")
         command.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder itself")

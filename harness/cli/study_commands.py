@@ -83,14 +83,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """The options of studies. A study takes some of them; its function says which."""
 
+HELP = {
+    "plan": "say what a study would still do, with an estimate; write nothing",
+    "run": "do what is missing of a study, then print its table; cut at any moment, it continues",
+}
+
 
 def add(commands: Any) -> None:
     """Add the commands to the parser's."""
-    for name, function, help in (
-        ("plan", plan, "say what a study would still do, with an estimate; write nothing"),
-        ("run", run, "do what is missing of a study, then print its table; cut at any moment, it"
-         " continues"),
-    ):  # fmt: skip
+    for function in (plan, run):
+        name, help = function.__name__, HELP[function.__name__]
         command = commands.add_parser(name, help=help, description=help)
         command.add_argument(
             "study", help="compare, ablate, paper, smoke, tune, or a .py file with study(**options)"

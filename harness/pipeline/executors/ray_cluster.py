@@ -34,8 +34,7 @@ class RayWorkers:
     """The cluster's workers. On cores Ray's process keeps its model for the next call. A call that
     has a GPU is its process's last, so that the GPU is free for the next one."""
 
-    job: Any
-    """Where the cluster keeps the :class:`Job`."""
+    job: Job
     places: int
     gpus: int
     """GPUs that each call asks for."""
@@ -83,7 +82,7 @@ def cluster(study: StudySource, out: Path, placement: Placement = AS_FITS) -> It
     job = Job(study=study, out=out.absolute(), placement=placement, threads=threads)
     try:
         places = max(1, gpus or int(resources.get("CPU", 1)))
-        yield RayWorkers(ray.put(job), places=places, gpus=1 if gpus else 0)
+        yield RayWorkers(job, places=places, gpus=1 if gpus else 0)
     finally:
         if not joined:
             ray.shutdown()
