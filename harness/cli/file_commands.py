@@ -167,8 +167,9 @@ def export(given: argparse.Namespace) -> None:
 def answer(given: argparse.Namespace) -> None:
     from harness.models.base_cards import find_base
     from harness.pipeline import exchange
+    from harness.pipeline.foreign_answers import exported
 
-    exchange.exported(given.questions)  # before a model is loaded
+    exported(given.questions)  # before a model is loaded
     print(
         exchange.answer(
             given.questions,
@@ -182,8 +183,9 @@ def answer(given: argparse.Namespace) -> None:
 
 def grade(given: argparse.Namespace) -> None:
     from harness.pipeline import exchange
+    from harness.pipeline.foreign_answers import exported
 
-    export = exchange.exported(given.questions)
+    export = exported(given.questions)
     benchmark = opened(export["benchmark"], export["split"], export["limit"], given.local_data)
     if given.estimate:
         print(exchange.estimate(benchmark, given.questions, given.answers))

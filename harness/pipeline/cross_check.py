@@ -1,10 +1,10 @@
-"""The same stored answers, graded natively and by the toolkits that are installed: where they
+"""Cross-check: stored answers, graded natively and by the installed toolkits, and where the two
 differ, by metric and question.
 
-A study's stored grades say what is right for each question, so any native benchmark of yes/no
-questions can be handed to a toolkit as POPE, and any with one right word or phrase as GQA: the
-toolkit's own code grades the stored answers, and every difference is shown with its reason. No
-model is needed and nothing is answered again."""
+A study's stored grades name the right answer of each question. So a native benchmark of yes/no
+questions can be given to a toolkit as POPE, and one with a right word or phrase as GQA. The
+toolkit's own code grades the stored answers, and each difference is shown with its reason. No model
+is needed."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.interface import Report
+from benchmarks.interface import Grade, Report
 from harness.artifacts.results_folder import Results, lock, read_json, read_jsonl, write_json
 from harness.errors import UserError
 
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 SHOWN = 20
+"""Differing questions that are printed; the file holds all."""
+
 YES_NO = ("yes", "no")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A stored question with the stored answer and the native grade. ``value`` is None where it is
-    unscored."""
+class StoredAnswer:
+    """A stored question with its answer and its native grade. ``value`` None: unscored."""
 
     id: str
     text: str
@@ -43,8 +44,8 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
-    """A question that a toolkit grades otherwise. None: unscored there."""
+class GradeDifference:
+    """A question that a toolkit grades differently. None: unscored."""
 
     id: str
     answer: str
@@ -57,9 +58,9 @@ class Difference:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """One benchmark's stored answers of one model, graded twice. ``metrics``: name to (native,
-    toolkit's)."""
+class CrossCheck:
+    """One model's stored answers on one benchmark, graded twice. ``metrics``: (native, toolkit's)
+    by name."""
 
     model: str
     benchmark: str
@@ -69,16 +70,16 @@ class Comparison:
     same: int
     left_out: int
     metrics: Mapping[str, tuple[float | None, float | None]]
-    differences: tuple[Difference, ...]
+    differences: tuple[GradeDifference, ...]
 
 
-Kit = Callable[[Sequence[Asked], Path], tuple[str, Report]]
-"""Grades questions, using the folder for its files: its version, and a report whose questions are
-numbered 0, 1, ..."""
+Kit = Callable[[Sequence[StoredAnswer], Path], tuple[str, Report]]
+"""Grades answers, with a folder for its files; gives the toolkit's version, and a report whose
+questions are numbered from 0."""
 
 
-def check(out: Path, say: Callable[[str], None] = print) -> list[Comparison]:
-    """Compare everything stored in ``out``; prints it and writes ``cross_check.json``.
+def check(out: Path, say: Callable[[str], None] = print) -> list[CrossCheck]:
+    """Compare all answers stored in ``out``; prints the result and writes ``cross_check.json``.
 
     Raises:
         UserError: there is no study, no stored grade that can be compared, or no toolkit is
@@ -94,7 +95,7 @@ def check(out: Path, say: Callable[[str], None] = print) -> list[Comparison]:
                 " them; run a study with yes/no or one-word questions first (synthetic_pope,"
                 " synthetic_vqa, pope)."
             )
-        found: list[Comparison] = []
+        checked: list[CrossCheck] = []
         refusals: Counter[str] = Counter()
         for model, benchmark, asked, values, left_out in stored:
             for name, kit in KITS.items():
@@ -104,19 +105,17 @@ def check(out: Path, say: Callable[[str], None] = print) -> list[Comparison]:
                     except ValueError as error:
                         refusals[f"{name}: {error}"] += 1
                         continue
-                found.append(
+                checked.append(
                     compare(model, benchmark, name, version, asked, values, report, left_out)
                 )
-                say("\n".join(lines(found[-1])))
-        if not found:
+                say("\n".join(lines(checked[-1])))
+        if not checked:
             raise UserError(f"No toolkit graded anything. {' '.join(refusals)}")
         for refusal, times in refusals.items():
             say(f"Not compared ({times} times). {refusal}")
-        write_json(
-            out / "cross_check.json",
-            {"comparisons": [asdict(one) for one in found], "refusals": dict(refusals)},
-        )
-    return found
+        content = {"comparisons": list(map(asdict, checked)), "refusals": dict(refusals)}
+        write_json(out / "cross_check.json", content)
+    return checked
 
 
 def compare(
@@ -124,30 +123,30 @@ def compare(
     benchmark: str,
     kit: str,
     version: str,
-    asked: Sequence[Asked],
+    asked: Sequence[StoredAnswer],
     native: Mapping[str, float | None],
     report: Report,
     left_out: int = 0,
-) -> Comparison:
+) -> CrossCheck:
     """Set a toolkit's report beside the stored grades."""
     theirs = {grade.question: grade for grade in report.grades}
     differences = []
-    for number, one in enumerate(asked):
+    for number, stored in enumerate(asked):
         grade = theirs[str(number)]
-        if grade.value != one.value:
+        if grade.value != stored.value:
             differences.append(
-                Difference(
-                    id=one.id,
-                    answer=one.answer,
-                    truth=one.truth,
-                    native=one.value,
-                    native_read=one.read_as,
+                GradeDifference(
+                    id=stored.id,
+                    answer=stored.answer,
+                    truth=stored.truth,
+                    native=stored.value,
+                    native_read=stored.read_as,
                     kit=grade.value,
                     kit_read=grade.read_as,
-                    reason=_reason(one, grade.value, grade.read_as, grade.why),
+                    reason=_reason(stored, grade),
                 )
             )
-    return Comparison(
+    return CrossCheck(
         model=model,
         benchmark=benchmark,
         kit=kit,
@@ -164,34 +163,29 @@ def compare(
     )
 
 
-def _reason(one: Asked, value: float | None, read_as: str, why: str) -> str:
-    if value is None:
-        return f"natively read as {one.read_as!r}; the toolkit reads nothing: {why}"
-    if one.value is None:
-        return f"natively unscored ({one.why}); the toolkit reads {read_as!r}"
-    return f"read natively as {one.read_as!r}, by the toolkit as {read_as!r}; {why or one.why}"
+def _reason(stored: StoredAnswer, grade: Grade) -> str:
+    if grade.value is None:
+        return f"natively read as {stored.read_as!r}; the toolkit reads nothing: {grade.why}"
+    if stored.value is None:
+        return f"natively unscored ({stored.why}); the toolkit reads {grade.read_as!r}"
+    why = grade.why or stored.why
+    return f"read natively as {stored.read_as!r}, by the toolkit as {grade.read_as!r}; {why}"
 
 
-def lines(comparison: Comparison) -> Iterator[str]:
+def lines(comparison: CrossCheck) -> Iterator[str]:
     """The comparison as text: totals, then the differing questions by reason. Answers are shown as
-    Python writes them, so no character of a model reaches the terminal as it is."""
+    Python literals, so that no control character of a model reaches the terminal."""
     unread = sum(one.native is None for one in comparison.differences)
+    left_out = comparison.left_out
     yield (
         f"{comparison.model}, {comparison.benchmark}: native against {comparison.version};"
         f" {comparison.questions} questions, {comparison.same} graded alike,"
         f" {len(comparison.differences)} not"
-        + (
-            f", {comparison.left_out} without truth or answer left out"
-            if comparison.left_out
-            else ""
-        )
+        + (f", {left_out} without truth or answer left out" if left_out else "")
     )
     for name, (native, kit) in comparison.metrics.items():
-        gap = (
-            "the same"
-            if native is not None and kit is not None and abs(native - kit) < 1e-6
-            else "not the same"
-        )
+        same = native is not None and kit is not None and abs(native - kit) < 1e-6
+        gap = "the same" if same else "not the same"
         yield f"  {name:<10} native {_number(native)}  {comparison.kit} {_number(kit)}  {gap}"
     if unread or any(native != kit for native, kit in comparison.metrics.values()):
         yield (
@@ -216,9 +210,11 @@ def _short(text: str, most: int = 60) -> str:
     return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
-def _stored(out: Path) -> Iterator[tuple[str, str, list[Asked], dict[str, float | None], int]]:
-    """Every model's grades of benchmarks whose questions have one right answer, with the
-    answers."""
+def _stored(
+    out: Path,
+) -> Iterator[tuple[str, str, list[StoredAnswer], dict[str, float | None], int]]:
+    """Every model's answers and grades on benchmarks whose questions have one right answer: model,
+    benchmark, answers, values by metric, and how many were left out."""
     results = Results(out)
     names = [
         entry["name"]
@@ -243,14 +239,14 @@ def _stored(out: Path) -> Iterator[tuple[str, str, list[Asked], dict[str, float 
                 for row in grades.itertuples()
                 if row.question in questions and row.question in answers
             ]
-            known = [one for one in asked if one.truth.strip()]
+            known = [stored for stored in asked if stored.truth.strip()]
             if known:
                 yield "/".join(round.parts[-3:]), name, known, values, len(grades) - len(known)
 
 
-def _asked(question: Mapping[str, Any], answer: str, grade: Any, folder: Path) -> Asked:
+def _asked(question: Mapping[str, Any], answer: str, grade: Any, folder: Path) -> StoredAnswer:
     image = folder / "images" / question["images"][0] if question["images"] else None
-    return Asked(
+    return StoredAnswer(
         id=question["id"],
         text=question["text"],
         image=image,
@@ -262,11 +258,11 @@ def _asked(question: Mapping[str, Any], answer: str, grade: Any, folder: Path) -
     )
 
 
-def yes_no(asked: Sequence[Asked]) -> bool:
-    return all(one.truth.lower() in YES_NO for one in asked)
+def yes_no(asked: Sequence[StoredAnswer]) -> bool:
+    return all(stored.truth.lower() in YES_NO for stored in asked)
 
 
-def _vlmevalkit(asked: Sequence[Asked], folder: Path) -> tuple[str, Report]:
+def _vlmevalkit(asked: Sequence[StoredAnswer], folder: Path) -> tuple[str, Report]:
     from benchmarks import via_vlmevalkit
     from benchmarks.synthetic.vlmevalkit import write
 
@@ -287,7 +283,7 @@ def _vlmevalkit(asked: Sequence[Asked], folder: Path) -> tuple[str, Report]:
     return made.version, made.grade({str(number): one.answer for number, one in enumerate(asked)})
 
 
-def _content(one: Asked) -> bytes:
+def _content(one: StoredAnswer) -> bytes:
     if one.image is None or not one.image.exists():
         raise ValueError(
             f"the image of question {one.id} is not among the exported ones; run the study again"
@@ -295,7 +291,7 @@ def _content(one: Asked) -> bytes:
     return one.image.read_bytes()
 
 
-def _lmms_eval(asked: Sequence[Asked], folder: Path) -> tuple[str, Report]:
+def _lmms_eval(asked: Sequence[StoredAnswer], folder: Path) -> tuple[str, Report]:
     from datasets import Dataset, Features, Image, Value, disable_progress_bars
 
     from benchmarks import via_lmms_eval

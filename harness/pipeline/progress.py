@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TextIO
 
+from harness.pipeline.stages.shards import Progress
+
 EVERY = 5.0
-"""Seconds between two lines of one stage where the output is no terminal; a terminal's line moves
-ten times a second."""
+"""Seconds between two lines of one task in a log. A terminal's line moves ten times a second."""
 
 
 def span(seconds: float) -> str:
@@ -27,7 +28,7 @@ def span(seconds: float) -> str:
 
 @dataclass
 class Display:
-    """Writes progress to ``stream``. ``stage`` opens a stage's line and gives the function that
+    """Writes progress to ``stream``. ``stage`` opens a task's line and gives the function that
     moves it."""
 
     stream: TextIO
@@ -35,40 +36,44 @@ class Display:
     _shown: float = field(default=-1e9, init=False)
     _width: int = field(default=0, init=False)
 
-    def stage(self, number: int, of: int, title: str) -> Callable[[str, int, int], None]:
-        """A function ``progress(what, done, total)``; ``total`` 0 where it is not known."""
+    @property
+    def pause(self) -> float:
+        """Seconds between two lines."""
+        return 0.1 if self.stream.isatty() else EVERY
+
+    def stage(self, number: int, of: int, title: str) -> Progress:
+        """A function ``progress(unit, done, total)``; ``total`` 0 where it is not known."""
         head = f"[{number}/{of}] {title}"
         phase, since, before = "", self.clock(), 0
-        # A log hears of a stage first after EVERY seconds (a short one only says that it is done),
+        # A log hears of a task first after EVERY seconds (a short one only says that it is done),
         # a terminal at once.
         self._shown = -1e9 if self.stream.isatty() else since
 
-        def progress(what: str, done: int, total: int) -> None:
+        def progress(unit: str, done: int, total: int) -> None:
             nonlocal phase, since, before
             now = self.clock()
-            if what != phase:
-                phase, since, before = (
-                    what,
-                    now,
-                    done,
-                )  # what an earlier run had done already says nothing about speed
-            if now - self._shown < (0.1 if self.stream.isatty() else EVERY):
+            if unit != phase:
+                # What an earlier run had done already says nothing about speed.
+                phase, since, before = unit, now, done
+            if now - self._shown < self.pause:
                 return
             self._shown = now
-            text = f"{head}: {done}/{total} {what}" if total else f"{head}: {done} {what}"
+            text = f"{head}: {done}/{total} {unit}" if total else f"{head}: {done} {unit}"
             if done > before and now > since:
                 rate = (done - before) / (now - since)
-                text += f", {rate:.1f}/s" + (
-                    f", {span((total - done) / rate)} left" if total else ""
-                )
+                text += f", {rate:.1f}/s"
+                text += f", {span((total - done) / rate)} left" if total else ""
             self._line(text)
 
         if self.stream.isatty():
             self._line(head)
         return progress
 
-    def done(self, number: int, of: int, title: str, seconds: float) -> None:
-        self._line(f"[{number}/{of}] {title}: done in {span(seconds)}", last=True)
+    def moving(self, text: str) -> None:
+        """A line that the next one replaces; in a log at most one every few seconds."""
+        if self.clock() - self._shown >= self.pause:
+            self._shown = self.clock()
+            self._line(text)
 
     def say(self, text: str) -> None:
         self._line(text, last=True)

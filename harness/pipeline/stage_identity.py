@@ -1,9 +1,9 @@
-"""What each stage depends on: the identities that are stored with results and compared before
-anything is continued.
+"""What each stage depends on: the identities that are stored with results and compared before a
+stage is continued.
 
 Identities chain by fingerprint: a round's pairs name the model that made them, its training names
-the pairs, its answers name the training. So a change anywhere shows, first in the stage where it
-was made. Devices, batch sizes and paths are left out."""
+the pairs, its answers name the training. So every change shows, first in the stage that it
+concerns. Devices, batch sizes and paths are left out."""
 
 from __future__ import annotations
 
@@ -28,17 +28,13 @@ Identity = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A model on the disk: a base, after training the folder of the weights in its place, and the
-    fingerprint of all it is."""
+    """A model on the disk: a base, or weights that were trained from it."""
 
     card: BaseCard
     id: str
+    """The fingerprint of the weights and of all settings that change an answer."""
     weights: Path | None = None
-
-    @property
-    def inputs(self) -> tuple[Path, ...]:
-        """The folder of the training stage that makes it; nothing for a base."""
-        return () if self.weights is None else (self.weights.parent,)
+    """The folder of the trained weights; None for a base."""
 
     @property
     def identity(self) -> Identity:
@@ -48,7 +44,7 @@ class Checkpoint:
 
 
 def untrained(card: BaseCard) -> Checkpoint:
-    """The base itself, known by its weights' content (a hub model by its pinned revision)."""
+    """A base, identified by the content of its weights; a hub model by its pinned revision."""
     weights = (
         _folder_fingerprint(card.source)
         if isinstance(card.source, Path)
@@ -58,7 +54,7 @@ def untrained(card: BaseCard) -> Checkpoint:
 
 
 def trained(stage: Stage, card: BaseCard) -> Checkpoint:
-    """What a training stage writes; known before it is there."""
+    """The model that a training stage writes; known before it is written."""
     return Checkpoint(card=card, id=fingerprint(stage.identity), weights=stage.folder / "model")
 
 
@@ -81,15 +77,20 @@ def export_identity(benchmark: Benchmark, split: str, limit: int | None) -> Iden
 
 
 def pairs_identity(
-    at: Checkpoint, method: Method, drawn: Drawn, seed: int, round: int, scorer: str | None = None
+    checkpoint: Checkpoint,
+    method: Method,
+    drawn: Drawn,
+    seed: int,
+    round: int,
+    scorer: str | None = None,
 ) -> Identity:
-    """``at`` is the model that answers, ``scorer`` the image-text model where the method needs one.
-    The recipe is left out: it says how to train, not what to make."""
+    """``checkpoint`` is the model that answers, ``scorer`` the image-text model where the method
+    needs one. The recipe is left out, because it changes the training, not the pairs."""
     settings = {name: value for name, value in describe(method).items() if name != "recipe"}
     return {
         "stage": "pairs",
         "format": FORMAT,
-        **at.identity,
+        **checkpoint.identity,
         "method": {"name": method.name, **settings},
         "pool": drawn.fingerprint(method.needs),
         "images": len(drawn.ids),
@@ -100,21 +101,20 @@ def pairs_identity(
 
 
 def train_identity(
-    at: Checkpoint,
+    checkpoint: Checkpoint,
     pairs: Identity,
     recipe: Recipe,
     steps: int | None = None,
     optimizer: str = "adamw",
 ) -> Identity:
-    """``steps``: the round's optimiser steps where they are fixed; None follows the recipe's
-    epochs."""
+    """``steps``: the round's optimizer steps where they are fixed; None: the recipe's epochs."""
     return {
         "stage": "train",
         "format": FORMAT,
-        **at.identity,
+        **checkpoint.identity,
         "pairs": fingerprint(pairs),
         "recipe": describe(recipe),
-        "lora_targets": at.card.lora_targets if recipe.lora else None,
+        "lora_targets": checkpoint.card.lora_targets if recipe.lora else None,
         "steps": steps,
         "seed": pairs["seed"],
         "round": pairs["round"],
@@ -122,15 +122,15 @@ def train_identity(
     }
 
 
-def answers_identity(at: Checkpoint, benchmark: str, questions: Path) -> Identity:
-    """The questions count by content: another grader's version asks for new grades, not for new
-    answers."""
+def answers_identity(checkpoint: Checkpoint, benchmark: str, questions: Path) -> Identity:
+    """The questions count by their content, so a new version of the grader alone asks for new
+    grades, not for new answers."""
     path = questions / "questions.jsonl"
     content = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
     return {
         "stage": "answer",
         "format": FORMAT,
-        **at.identity,
+        **checkpoint.identity,
         "benchmark": benchmark,
         "questions": content,
         "decoding": {"temperature": 0.0},
@@ -138,16 +138,15 @@ def answers_identity(at: Checkpoint, benchmark: str, questions: Path) -> Identit
 
 
 def choices_identity(answers: Identity, choices: tuple[str, str]) -> Identity:
-    """The log-probabilities of two answers to the very questions that were answered, by the very
-    model."""
+    """The log-probabilities of two answers, to the questions and by the model of ``answers``."""
     return {**answers, "stage": "choices", "decoding": None, "choices": list(choices)}
 
 
-def derived_identity(
+def matched_identity(
     kind: str, source: Identity, method: Identity, benchmark: Benchmark
 ) -> Identity:
-    """``source``: the baseline's answers or choices; ``method``: the answers whose grades say what
-    is to be matched."""
+    """``source``: the baseline's answers or choices; ``method``: the answers of the method that is
+    matched."""
     return {
         "stage": "derive",
         "format": FORMAT,

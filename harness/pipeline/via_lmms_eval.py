@@ -1,11 +1,10 @@
-"""lmms-eval asking one of our bases live, through our engine: ``python -m
-harness.pipeline.via_lmms_eval FOLDER``, run in the kit's environment (``nox -s toolkit_lmms_eval``)
-with this repository on PYTHONPATH and the data in the working directory.
+"""lmms-eval asks a base live, through our engine: ``python -m harness.pipeline.via_lmms_eval
+FOLDER``. It runs in the kit's environment (``nox -s toolkit_lmms_eval``), with this repository on
+PYTHONPATH and the data in the working directory.
 
-``FOLDER/request.json`` names ``task``, ``folder`` (of its YAML), ``base`` and, where there is one,
-``weights`` (a trained model's folder); ``FOLDER/reply.json`` gets the answers, what the kit made of
-each, and its totals. That the kit sees the same model in this way and through stored answers is a
-test; studies take the stored answers, which are graded as often as one likes.
+``FOLDER/request.json`` names ``task``, ``folder`` (of its YAML), ``base`` and, for a trained model,
+``weights`` (its folder). ``FOLDER/reply.json`` gets the answers, as the kit filtered them, and its
+totals. A test compares this with the grading of stored answers, which studies use.
 
 The kit's own wrappers count a model that raises as an empty answer; here an error ends the
 evaluation."""
@@ -41,17 +40,13 @@ class Live(lmms):  # type: ignore[misc]
         groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for place, request in enumerate(requests):
             options = request.args[1]
-            groups.setdefault(
-                (options.get("max_new_tokens") or self.bound, stops(options)), []
-            ).append(place)
+            key = (options.get("max_new_tokens") or self.bound, stops(options))
+            groups.setdefault(key, []).append(place)
         answers = [""] * len(requests)
         for (bound, until), places in groups.items():
             prompts = [self.prompt(place, requests[place]) for place in places]
-            for place, done in zip(
-                places,
-                self.vlm.generate(prompts, Decoding(max_new_tokens=bound, stop=until)),
-                strict=True,
-            ):
+            answered = self.vlm.generate(prompts, Decoding(max_new_tokens=bound, stop=until))
+            for place, done in zip(places, answered, strict=True):
                 text = done.text
                 for stop in until:
                     text = text.partition(stop)[0]
@@ -60,13 +55,13 @@ class Live(lmms):  # type: ignore[misc]
 
     def prompt(self, place: int, request: Any) -> Prompt:
         text, _, doc_to_visual, document, task, split = request.args
-        pictures = doc_to_visual(self.task_dict[task][split][document])
-        if len(pictures) > 1:
+        images = doc_to_visual(self.task_dict[task][split][document])
+        if len(images) > 1:
             raise UserError(
-                f"Row {document + 1} of {task} has {len(pictures)} images; the engine answers"
+                f"Row {document + 1} of {task} has {len(images)} images; the engine answers"
                 " about one."
             )
-        return Prompt(key=f"{task}/{place}", text=text, image=pictures[0] if pictures else None)
+        return Prompt(key=f"{task}/{place}", text=text, image=images[0] if images else None)
 
     def loglikelihood(self, _requests: Sequence[Any]) -> Any:
         raise UserError(
@@ -77,11 +72,11 @@ class Live(lmms):  # type: ignore[misc]
 
 
 def stops(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """As ``via_lmms_eval_child.stops``: without the kit's default, an empty line."""
+    """As ``via_lmms_eval_child.stops``: the stop strings without the kit's default, an empty
+    line."""
     until = options.get("until") or []
-    return tuple(
-        one for one in ([until] if isinstance(until, str) else until) if one and one != "\n\n"
-    )
+    texts = [until] if isinstance(until, str) else until
+    return tuple(text for text in texts if text and text != "\n\n")
 
 
 def evaluate(vlm: VLM, request: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""How good a round's pairs are, by kind: their lengths and, where the pool knows the exact truth,
-which side is the better one.
+"""Statistics of a round's pairs, by kind: their lengths and, where the pool has the exact truth,
+which side is better.
 
-A preference that the truth contradicts teaches the wrong thing; a chosen side that is merely
-shorter teaches brevity. Both are seen here, before any training."""
+A preference that the truth contradicts teaches the wrong thing; a chosen side that is only shorter
+teaches brevity. Both can be seen here before any training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from methods.interface import JSON, GroundTruth, PreferencePair
 
 
-def quality(pairs: Sequence[PreferencePair], judge: GroundTruth | None) -> dict[str, dict[str, JSON]]:
+def pair_stats(pairs: Sequence[PreferencePair], judge: GroundTruth | None) -> dict[str, dict[str, JSON]]:
     """A row a kind of pair.
 
     ``pairs``; mean words of both sides (``chosen_words``, ``rejected_words``) and the share of

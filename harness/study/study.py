@@ -1,7 +1,7 @@
-"""What a comparison is: runs (a base, a method with its settings, a pool, a seed) answered on the
+"""What a comparison is: runs (a base, a method with its settings, a pool, a seed) that answer the
 same benchmarks.
 
-A study is plain data built by a function; an ablation is one line: ``vary(run, "noise_step", (0,
+A study is plain data, built by a function. An ablation is one line: ``vary(run, "noise_step", (0,
 200, 400))``."""
 
 from __future__ import annotations
@@ -20,27 +20,44 @@ from methods.controls import Control
 from methods.interface import Method
 
 Role = Literal["baseline", "method", "bound", "control", "derived"]
-"""``bound``: sees more than a method may; ``control``: a method with one thing taken from it;
-``derived``: computed from the baseline's own answers (harness/pipeline/matched_baselines.py)."""
+"""``bound``: uses more than a method may. ``control``: a method with one thing removed.
+``derived``: a matched baseline, computed from the baseline's own answers
+(harness/pipeline/matched_baselines.py)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Varied:
+    """One setting of a row was changed: which row's, which field, and the value as in the label."""
+
+    row: str
+    field: str
+    value: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One row of the table and one training seed.
 
-    ``images`` are drawn from ``pool`` afresh in each of ``rounds`` rounds; each round trains the
-    model of the round before. A method without a recipe (the untrained model) is only answered: its
-    pool, images and rounds say nothing. ``steps`` fixes each round's optimiser steps (pairs are
-    subsampled or cycled to fit); None: the recipe's epochs over the pairs made."""
+    A method without a recipe (the untrained model) is only evaluated; ``pool``, ``images`` and
+    ``rounds`` are then ignored."""
 
     label: str
+    """The row's name. Runs with one label differ in their seed alone."""
     base: str
+    """A base card's name, or a checkpoint (:func:`harness.models.base_cards.find_base`)."""
     method: Method
     pool: str = "synthetic"
     images: int = 600
+    """Images drawn from the pool, afresh in each round."""
     rounds: int = 1
+    """Each round trains the model of the round before."""
     seed: int = 0
+    """Of the draw of images, of sampling and of the training."""
     steps: int | None = None
+    """Optimizer steps of a round: pairs are subsampled or repeated to fit. None: the recipe's
+    epochs over the pairs that were made."""
+    varied: Varied | None = None
+    """The setting that :func:`vary` changed; None for a row of its own."""
 
     def __post_init__(self) -> None:
         check_name("label", self.label)
@@ -55,7 +72,6 @@ class Run:
                     f"{name} of {self.label!r} is {getattr(self, name)}; it must be at least"
                     f" {least}."
                 )
-
         if self.method.recipe is None and self.seed:
             raise UserError(
                 f"{self.label!r} trains nothing, so it has no training seed; give it seed 0, as the"
@@ -64,30 +80,33 @@ class Run:
 
     @property
     def last(self) -> int:
-        """The last round: 0 for a method that trains nothing."""
+        """The last round; 0 for a method that trains nothing."""
         return self.rounds if self.method.recipe else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Runs and the benchmarks that all of them answer.
-
-    ``baseline`` is the label that every other row is compared with. ``split`` and ``limit`` say how
-    the benchmarks were built; they bear identity. ``primary`` names the metrics that carry the
-    stars as ``benchmark/metric``; empty: those that the benchmarks themselves mark. ``tuning`` says
-    in a sentence how the rows' settings were chosen; the table prints it. ``notes`` are sentences
-    to say before anything begins, such as what was left out and why."""
+    """Runs, and the benchmarks that all of them answer."""
 
     name: str
+    """Names the results folder."""
     question: str
+    """What the study is to find out, in one sentence."""
     runs: tuple[Run, ...]
     benchmarks: tuple[Benchmark, ...]
     baseline: str = "untrained"
+    """The label of the row that every other row is compared with."""
     split: Literal["dev", "test"] = "test"
+    """The split that the benchmarks were built with."""
     limit: int | None = None
+    """The most images a benchmark was built with; None: all."""
     primary: tuple[str, ...] = ()
+    """Metrics that carry the stars, as ``benchmark/metric``. Empty: those that the benchmarks
+    mark."""
     tuning: str = ""
+    """How the rows' settings were chosen; a sentence that the table prints."""
     notes: tuple[str, ...] = ()
+    """Sentences to show before any work, such as what was left out and why."""
 
     def __post_init__(self) -> None:
         check_name("study", self.name)
@@ -105,10 +124,10 @@ class Study:
             ("run", [f"{run.label}, seed {run.seed}" for run in self.runs]),
             ("benchmark", [benchmark.name for benchmark in self.benchmarks]),
         ):
-            if twice := sorted({name for name in names if names.count(name) > 1}):
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise UserError(
-                    f"The study {self.name!r} holds the {what} {twice[0]!r} twice; give each a name"
-                    " of its own."
+                    f"The study {self.name!r} holds the {what} {repeated[0]!r} twice; give each a"
+                    " name of its own."
                 )
         for benchmark in self.benchmarks:
             check_name("benchmark", benchmark.name)
@@ -128,8 +147,8 @@ class Study:
                 raise unknown("metric", name, known)
 
     def as_json(self) -> dict[str, Any]:
-        """What ``study.json`` holds: everything the tables need to know without importing a method
-        or a benchmark."""
+        """The content of ``study.json``: all that tables need to know of methods and benchmarks
+        without importing them."""
         return {
             "name": self.name,
             "question": self.question,
@@ -153,6 +172,7 @@ class Study:
                     "seed": run.seed,
                     "role": self.role(run),
                     "of": self.inner(run),
+                    "varied": describe(run.varied),
                 }
                 for run in self.runs
             ],
@@ -174,8 +194,7 @@ class Study:
         }
 
     def role(self, run: Run) -> Role:
-        """What the row is in the comparison: a claim that is tested, or something to hold it
-        against."""
+        """What the row is in the comparison: a claim to be tested, or a reference for one."""
         if run.label == self.baseline:
             return "baseline"
         if isinstance(run.method, Control):
@@ -183,8 +202,7 @@ class Study:
         return "bound" if run.method.role == "reference" else "method"
 
     def inner(self, run: Run) -> str | None:
-        """The row that a control spoils: the one of its inner method; None where the study does not
-        hold it."""
+        """The row of a control's inner method; None where the study has no such row."""
         if not isinstance(run.method, Control):
             return None
         return next(
@@ -210,10 +228,10 @@ def _without_seed(run: Run) -> str:
 
 
 def vary(run: Run, field: str, values: Iterable[object]) -> tuple[Run, ...]:
-    """The run once a value, labelled such as ``sena noise_step=200``; ``seed`` keeps the label, as
-    seeds are one row.
+    """The run once for each value, labelled such as ``sena noise_step=200``. A varied ``seed``
+    keeps the label, because all seeds are one row.
 
-    ``field`` is a field of the method, of one of its parts (``recipe.lr``), or of the run itself
+    ``field`` is a field of the method, of one of its parts (``recipe.lr``), or of the run
     (``images``).
 
     Raises:
@@ -223,12 +241,15 @@ def vary(run: Run, field: str, values: Iterable[object]) -> tuple[Run, ...]:
 
 
 def _with(run: Run, field: str, value: object) -> Run:
-    label = run.label if field == "seed" else f"{run.label} {field}={_text(value)}"
+    changes: dict[str, Any] = {}
+    if field != "seed":
+        changes["label"] = f"{run.label} {field}={_text(value)}"
+        changes["varied"] = Varied(row=run.label, field=field, value=_text(value))
     try:
         if field in _paths(run.method):
-            return replace(run, label=label, method=_set(run.method, field.split("."), value))
+            return replace(run, **changes, method=_set(run.method, field.split("."), value))
         if field in RUN_FIELDS:
-            changes: dict[str, Any] = {"label": label, field: value}
+            changes[field] = value
             return replace(run, **changes)
     except (TypeError, ValueError) as error:
         raise UserError(f"{run.label}: {field} cannot be {value!r}: {error}") from error
@@ -241,7 +262,7 @@ RUN_FIELDS = ("base", "pool", "images", "rounds", "seed", "steps")
 
 
 def _text(value: object) -> str:
-    """A value as it may stand in a folder's name, such as ``5e-05``, ``a+b`` or
+    """A value as text that may be a folder's name, such as ``5e-05``, ``a+b`` or
     ``r=8,alpha=16``."""
     if isinstance(value, tuple | list):
         return "+".join(map(_text, value))
@@ -260,11 +281,11 @@ def _set(part: Any, path: list[str], value: object) -> Any:
 
 
 def _paths(part: object, prefix: str = "") -> list[str]:
-    """Every settable field below a dataclass, parts by dotted path."""
-    found = []
+    """Every field of a dataclass that can be set, parts by dotted path."""
+    paths = []
     if dataclasses.is_dataclass(part):
         for field in dataclasses.fields(part):
             if field.init:
-                found.append(prefix + field.name)
-                found += _paths(getattr(part, field.name), f"{prefix}{field.name}.")
-    return found
+                paths.append(prefix + field.name)
+                paths += _paths(getattr(part, field.name), f"{prefix}{field.name}.")
+    return paths

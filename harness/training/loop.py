@@ -21,7 +21,7 @@ from harness.errors import UserError
 from harness.models.device_memory import out_of_memory, release_memory
 from harness.training.fsdp import Policy, full_tensor
 from harness.training.pair_batches import EncodedPair, pack
-from harness.training.ranks import Team
+from harness.training.ranks import Ranks
 from harness.training.schedule import derived_seed
 from methods.interface import Recipe
 from methods.objective import alignment_loss, dpo_loss, dpo_margin, sft_loss
@@ -46,7 +46,7 @@ class Loop:
     """Pairs in one forward pass."""
     sharded: bool
     """Whether the weights are sharded over the processes."""
-    team: Team
+    ranks: Ranks
     autocast: Callable[[], AbstractContextManager[Any]]
 
     @property
@@ -92,16 +92,16 @@ def pair_losses(
 def gradients(loop: Loop, order: Sequence[EncodedPair], step: int) -> list[dict[str, float]]:
     """Compute the gradient of the pairs' mean loss into the parameters. Returns each pair's values
     in ``order``, from all processes."""
-    team = loop.team
-    size = min(loop.device_batch, math.ceil(len(order) / team.size))
+    ranks = loop.ranks
+    size = min(loop.device_batch, math.ceil(len(order) / ranks.size))
     pieces = [(start, order[start : start + size]) for start in range(0, len(order), size)]
-    mine = [(start, pairs, 1.0) for start, pairs in team.share(pieces)]
-    if loop.sharded and len(mine) < math.ceil(len(pieces) / team.size):
+    mine = [(start, pairs, 1.0) for start, pairs in ranks.share(pieces)]
+    if loop.sharded and len(mine) < math.ceil(len(pieces) / ranks.size):
         # Gathering weights takes every process: one without a piece joins with weight 0.
         mine.append((*pieces[0], 0.0))
     # FSDP averages the gradients of sharded weights, but ours add up; it leaves adapters alone.
     averaged = loop.sharded and loop.recipe.lora is None
-    scale = team.size if averaged else 1
+    scale = ranks.size if averaged else 1
     values: dict[int, dict[str, float]] = {}
     for start, pairs, weight in mine:
         torch.manual_seed(derived_seed(loop.seed, step, start))  # for the adapters' dropout
@@ -111,13 +111,13 @@ def gradients(loop: Loop, order: Sequence[EncodedPair], step: int) -> list[dict[
             columns = {name: value.detach().tolist() for name, value in losses.items()}
             for at in range(len(pairs)):
                 values[start + at] = {name: column[at] for name, column in columns.items()}
-    if not averaged and team.size > 1:
+    if not averaged and ranks.size > 1:
         for parameter in loop.parameters.values():
             if parameter.grad is None:  # this process had no piece
                 parameter.grad = torch.zeros_like(parameter)
         grads = (parameter.grad for parameter in loop.parameters.values())
-        team.sum([grad for grad in grads if grad is not None])
-    every = {place: row for part in team.gather(values) for place, row in part.items()}
+        ranks.sum([grad for grad in grads if grad is not None])
+    every = {place: row for part in ranks.gather(values) for place, row in part.items()}
     return [every[place] for place in range(len(order))]
 
 
@@ -166,12 +166,12 @@ def find_batch_size(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
     """
     longest = sorted(pairs, key=lambda each: -each.length)
     while True:
-        failed = loop.team.sum_of(int(_runs_out(loop, longest[: loop.device_batch])))
+        failed = loop.ranks.sum_of(int(_runs_out(loop, longest[: loop.device_batch])))
         if not failed:
             return loop
-        if loop.sharded and failed < loop.team.size:
+        if loop.sharded and failed < loop.ranks.size:
             raise UserError(
-                f"Memory ran out on {failed} of {loop.team.size} devices while weights are sharded"
+                f"Memory ran out on {failed} of {loop.ranks.size} devices while weights are sharded"
                 " over them, so they are out of step; end what else runs on those devices and run"
                 " the same command again."
             )

@@ -21,7 +21,7 @@ from harness.models.device_memory import free_memory
 from harness.models.find_family import family_of
 from harness.training.memory import GIB, MemoryEstimate, Workload, estimate_memory, shape_of
 from harness.training.pair_batches import EncodedPair
-from harness.training.ranks import Team
+from harness.training.ranks import Ranks
 
 SPARE = 1.5 * GIB
 """Bytes of a device kept free for its context, library workspaces and fragmentation."""
@@ -98,10 +98,10 @@ def estimate(
     return estimate_memory(replace(shape_of(model), tower=tower), load)
 
 
-def with_device_memory(asked: Placement, model: Any, team: Team) -> Placement:
+def with_device_memory(asked: Placement, model: Any, ranks: Ranks) -> Placement:
     """``asked`` with the memory of the process that has least, so that all processes decide alike;
     else they would wait for each other forever."""
-    known = [each for each in team.gather(asked.memory or device_memory(model)) if each is not None]
+    known = [each for each in ranks.gather(asked.memory or device_memory(model)) if each is not None]
     return replace(asked, memory=min(known, default=None))
 
 

@@ -21,7 +21,7 @@ from harness.artifacts.results_folder import read_jsonl, write_jsonl
 from harness.errors import UserError
 from harness.training.pair_batches import EncodedPair, pack
 from harness.training.policy import completion_logps
-from harness.training.ranks import ALONE, Team
+from harness.training.ranks import SINGLE, Ranks
 
 WRITE_EVERY = 32
 """Batches between two writes of the file: at most so many are lost in a kill."""
@@ -38,7 +38,7 @@ def reference_logps(
     pad: int = 0,
     rejected_argmax: bool = False,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    team: Team = ALONE,
+    ranks: Ranks = SINGLE,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> dict[str, tuple[float, float]]:
     """(chosen, rejected) by the pair's key, under ``model`` as it is now. Values in ``cache`` are
@@ -67,10 +67,10 @@ def reference_logps(
         values = zip(sums[: len(chunk)], sums[len(chunk) :], strict=True)
         return {each.pair.key: pair for each, pair in zip(chunk, values, strict=True)}
 
-    turns = [missing[start : start + team.size] for start in range(0, len(missing), team.size)]
+    turns = [missing[start : start + ranks.size] for start in range(0, len(missing), ranks.size)]
     for count, turn in enumerate(turns, start=1):
-        own = compute(turn[team.rank]) if team.rank < len(turn) else {}
-        new = {key: values for part in team.gather(own) for key, values in part.items()}
+        own = compute(turn[ranks.rank]) if ranks.rank < len(turn) else {}
+        new = {key: values for part in ranks.gather(own) for key, values in part.items()}
         for key, (chosen, rejected) in new.items():
             if not math.isfinite(chosen + rejected):
                 raise UserError(
@@ -79,13 +79,13 @@ def reference_logps(
                     " float32."
                 )
         known |= new
-        if team.first and (count % WRITE_EVERY == 0 or count == len(turns)):
+        if ranks.is_main and (count % WRITE_EVERY == 0 or count == len(turns)):
             rows = (
                 {"key": key, "texts": texts[key], "chosen": chosen, "rejected": rejected}
                 for key, (chosen, rejected) in known.items()
             )
             write_jsonl(cache, [header, *rows])
-        progress("reference", min(count * team.size, len(missing)), len(missing))
+        progress("reference", min(count * ranks.size, len(missing)), len(missing))
     return {each.pair.key: known[each.pair.key] for each in pairs}
 
 

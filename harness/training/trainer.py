@@ -44,7 +44,7 @@ from harness.training.placement import (
     with_device_memory,
 )
 from harness.training.policy import recompute_activations
-from harness.training.ranks import team
+from harness.training.ranks import ranks
 from harness.training.reference_logps import reference_logps, weights_digest
 from harness.training.schedule import lr_factor, plan
 from methods.interface import PreferencePair, Recipe
@@ -169,7 +169,7 @@ def train_pairs(
         training, seconds = run_steps(training, identity, checkpoint_every, report)
     save(training, processor, lora_targets, parent)
     summary = _summary(training, len(pairs), seconds)
-    team().once(lambda: resume.finish(training.checkpoints, identity, asdict(summary)))
+    ranks().on_main(lambda: resume.finish(training.checkpoints, identity, asdict(summary)))
     return summary
 
 
@@ -190,14 +190,14 @@ def prepare(
 ) -> Training:
     """Encode the pairs, choose what trains and how, and compute the reference log-probabilities.
     ``plans`` holds the pairs' indices of each step, ``policy`` the model's digest."""
-    dtype, size, adapted = model.dtype, team().size, recipe.lora is not None
+    dtype, size, adapted = model.dtype, ranks().size, recipe.lora is not None
     model.eval()
     used = sorted({index for step in plans for index in step})
     features, encoded = _encode(model, processor, [pairs[i] for i in used], images, report)
     by_index = dict(zip(used, encoded, strict=True))
     wrapped = add_adapters(model, recipe.lora, lora_targets or "", seed) if recipe.lora else None
     parameters = choose_trainable(model, recipe)
-    asked = with_device_memory(placement, model, team())
+    asked = with_device_memory(placement, model, ranks())
     sides = 1 if recipe.objective == "sft" else 2
     config = fit(asked, model, parameters, encoded, sides=sides, processes=size, adapted=adapted)
     if adapted or not config.sharded:  # else each layer is converted as it is sharded
@@ -211,7 +211,7 @@ def prepare(
         pad=processor.tokenizer.pad_token_id,
         device_batch=config.device_batch,
         sharded=bool(config.sharded),
-        team=team(),
+        ranks=ranks(),
         autocast=_autocast(model, config),
     )
     if recipe.objective != "sft":
@@ -260,7 +260,7 @@ def _references(
         pad=loop.pad,
         rejected_argmax=loop.policy.rejected_argmax,
         autocast=loop.autocast,
-        team=loop.team,
+        ranks=loop.ranks,
         progress=report,
     )
 
@@ -272,7 +272,7 @@ def run_steps(
     with, and its seconds over all pieces."""
     loop, optimizer, checkpoints = training.loop, training.optimizer, training.checkpoints
     config, model, total = training.config, training.model, len(training.steps)
-    loop.team.once(lambda: resume.remove_partial(checkpoints))
+    loop.ranks.on_main(lambda: resume.remove_partial(checkpoints))
     start, state = resume.latest(checkpoints, identity) or (0, {"seconds": 0.0})
     if config.checkpointing:
         recompute_activations(model)
@@ -285,9 +285,9 @@ def run_steps(
     elif config.find_batch_size:
         loop = find_batch_size(loop, training.encoded)
     log = training.out / "log.jsonl"
-    loop.team.barrier()
+    loop.ranks.barrier()
     trackers = []
-    if loop.team.first:
+    if loop.ranks.is_main:
         resume.truncate_log(log, start)
         title = training.out.resolve().parent.as_posix()[-120:]
         trackers = open_logs(
@@ -302,7 +302,7 @@ def run_steps(
         row = take_step(loop, optimizer, training.steps[step], step, total)
         row["lr"] = loop.recipe.lr * factor
         seconds = time.perf_counter() - began
-        if loop.team.first:
+        if loop.ranks.is_main:
             line = {"step": step + 1, "steps": total, **row, "seconds": round(seconds, 3)}
             resume.append_log(log, line)
             values = {name: value for name, value in row.items() if value is not None}
@@ -310,7 +310,7 @@ def run_steps(
                 tracker(step + 1, values)
         if (step + 1) % every == 0 and step + 1 < total:
             state = {"identity": identity, "seconds": seconds, "device_batch": loop.device_batch}
-            main = loop.team.first
+            main = loop.ranks.is_main
             resume.save(checkpoints, step + 1, loop.parameters, optimizer, state, is_main=main)
         report("train", step + 1, total)
     seconds = time.perf_counter() - began
@@ -324,7 +324,7 @@ def save(
     training: Training, processor: Any, lora_targets: str | None, parent: Parent | None
 ) -> None:
     """Write ``out/model``, with adapters merged, and ``out/adapter`` if the ``parent`` is known."""
-    loop, model, is_main = training.loop, training.model, training.loop.team.first
+    loop, model, is_main = training.loop, training.model, training.loop.ranks.is_main
     model.eval()
     if training.config.checkpointing:
         recompute_activations(model, on=False)
@@ -356,7 +356,7 @@ def _summary(training: Training, pairs_made: int, seconds: float) -> TrainSummar
         tokens=sum(map(len, answers)),
         cut=sum(pair.cut for pair in training.encoded),
         seconds=seconds,
-        processes=loop.team.size,
+        processes=loop.ranks.size,
         device_batch=loop.device_batch,
         checkpointing=bool(config.checkpointing),
         sharded=loop.sharded,

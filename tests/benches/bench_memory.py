@@ -35,7 +35,7 @@ from harness.training.memory import GIB, SHAPES, MemoryEstimate, Shape
 from harness.training.pair_batches import EncodedPair, pack
 from harness.training.placement import Placement, estimate, make_optimizer
 from harness.training.policy import recompute_activations
-from harness.training.ranks import ALONE
+from harness.training.ranks import SINGLE
 from harness.training.reference_logps import reference_logps
 from harness.training.trainer import _autocast
 from methods.interface import Lora, PreferencePair, Recipe
@@ -166,7 +166,7 @@ def count(
         pad=0,
         device_batch=at_once,
         sharded=False,
-        team=ALONE,
+        ranks=SINGLE,
         autocast=autocast,
     )
     optimizer = make_optimizer(parameter_groups(model, parameters, recipe), "adamw")

@@ -24,7 +24,7 @@ from PIL.Image import Image
 
 from harness.engine.decode_state import DecodeRow
 from harness.engine.engine import Engine
-from harness.pipeline import stages
+from harness.pipeline import tasks
 from harness.synthetic.architecture import Sizes, build_llava, build_processor
 from methods.interface import BeamSearch
 from tests.benches import recorded
@@ -52,10 +52,10 @@ TOKEN_FLOPS = 13.2e9
 
 
 SHARDS = {
-    **dict.fromkeys(recorded.METHODS, stages.ITEMS_A_SHARD),
-    "pope": stages.QUESTIONS_A_SHARD // 18,
-    "mme": stages.QUESTIONS_A_SHARD // 2,
-    "chair": stages.QUESTIONS_A_SHARD,
+    **dict.fromkeys(recorded.METHODS, tasks.ITEMS_A_SHARD),
+    "pope": tasks.QUESTIONS_A_SHARD // 18,
+    "mme": tasks.QUESTIONS_A_SHARD // 2,
+    "chair": tasks.QUESTIONS_A_SHARD,
 }
 """How many images of a workload a stage hands over at once."""
 

@@ -1,5 +1,5 @@
-"""A study small enough to be run by teams and clusters in a test: a tiny base, two rounds, shards
-of two and three."""
+"""A study small enough for tests of several processes: a tiny base, two rounds, shards of two and
+three."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.pipeline import stages
+from harness.pipeline import tasks
 from harness.models.base_cards import BASES
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
 from tests.toys import Toy, Words, card_of
 
 BASES["tiny"] = card_of(Path({base!r}))
-stages.ITEMS_A_SHARD, stages.QUESTIONS_A_SHARD = 2, 3
+tasks.ITEMS_A_SHARD, tasks.QUESTIONS_A_SHARD = 2, 3
 calls = [0]
 
 
 class Mortal(Toy):
-    """A toy that takes its time, and that dies in its second shard where the environment says so."""
+    """A slow toy that dies in its second shard where the environment says so."""
 
     def pairs(self, items, tools) -> Iterator:
         calls[0] += 1
@@ -43,7 +43,8 @@ class Mortal(Toy):
 def study() -> Study:
     toy = Run(label="toy", base="tiny", method=Mortal(), pool={pool!r}, images=8, rounds=2)
     untrained = Run(label="untrained", base="tiny", method=Untrained())
-    return Study(name="toys", question="Does it run?", runs=(untrained, toy), benchmarks=(Words(pictures=5),))
+    words = (Words(pictures=5),)
+    return Study(name="toys", question="Does it run?", runs=(untrained, toy), benchmarks=words)
 '''
 
 

@@ -3,23 +3,22 @@ process."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import io
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harness.artifacts.results_folder import Stage, read_json
-from harness.cli import launch
-from harness.cli import main as cli
+from harness.artifacts.results_folder import read_json
 from harness.errors import UserError
-from harness.pipeline import on_ray, runner
+from harness.pipeline import runner
+from harness.pipeline.executors import pooled, ray_cluster
 from harness.pipeline.progress import Display
-from harness.pipeline.steps import Step
+from harness.study.reference import StudyReference
 from tests.distributed.studies import exact, told, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,7 +34,7 @@ def test_without_ray_or_a_cluster_one_sentence_says_so(monkeypatch: pytest.Monke
     )
     with (
         pytest.raises(UserError, match="Ray, which is not installed: pip install ray"),
-        on_ray.cluster(),
+        ray_cluster.cluster(StudyReference("compare"), Path("out")),
     ):
         pass
     monkeypatch.undo()
@@ -44,26 +43,9 @@ def test_without_ray_or_a_cluster_one_sentence_says_so(monkeypatch: pytest.Monke
         pytest.raises(
             UserError, match="No Ray cluster runs here; start one with: ray start --head"
         ),
-        on_ray.cluster(),
+        ray_cluster.cluster(StudyReference("compare"), Path("out")),
     ):
         pass
-
-
-def test_a_stage_is_counted_in_shards_of_its_own_size(tmp_path: Path) -> None:
-    def step(kind: str, items: float | None) -> Step:
-        stage = Stage(tmp_path, {})
-        return Step(
-            title=kind,
-            kind=kind,
-            name="a",
-            base=None,
-            items=items,
-            stage=stage,
-            work=lambda _progress: None,
-        )
-
-    assert [on_ray.shards(step("pairs", items)) for items in (None, 64, 65)] == [1, 1, 2]
-    assert [on_ray.shards(step("answer", items)) for items in (256, 9000)] == [1, 36]
 
 
 def test_a_cluster_that_loses_a_node_ends_as_one_process_ends(
@@ -72,11 +54,9 @@ def test_a_cluster_that_loses_a_node_ends_as_one_process_ends(
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster
 
-    study = write_study(tmp_path)
+    study = StudyReference(str(write_study(tmp_path)))
     alone, out = tmp_path / "alone", tmp_path / "out"
-    arguments = ["run", str(study), "--on", "ray", "--log-to", "none"]
-    given = cli.parser().parse_args(arguments)
-    runner.run(cli.load(given), alone, Display(io.StringIO()))
+    runner.run(study.load(), alone, Display(io.StringIO()))
 
     monkeypatch.setenv("SLOW", "1.5")  # so that the node dies in the middle of a stage
     cluster: Any = Cluster(
@@ -100,7 +80,9 @@ def test_a_cluster_that_loses_a_node_ends_as_one_process_ends(
     watcher = threading.Thread(target=kill, daemon=True)
     watcher.start()
     try:
-        assert launch.run(cli.load(given), out, argparse.Namespace(**vars(given)), arguments)
+        with ray_cluster.cluster(study, out) as workers:
+            execute = partial(pooled.execute, workers=workers)
+            runner.run(study.load(), out, Display(io.StringIO()), execute=execute)
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -12,26 +12,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.cli import main as cli
 from harness.pipeline import runner
 from harness.pipeline.progress import Display
-from harness.training.ranks import ALONE, Enough, Part, acting, team
+from harness.study.reference import StudyReference
+from harness.training.ranks import SINGLE, Ranks, ranks
 from tests.distributed.studies import exact, told, write_study
 from tests.distributed.test_training import torchrun
 
 
-def test_parts_cover_everything_once_and_nobody_is_alone_by_default() -> None:
-    assert team() is ALONE
+def test_ranks_cover_everything_once_and_a_process_is_single_by_default() -> None:
+    assert ranks() is SINGLE
     things = list(range(7))
-    parts = [Part(rank=rank, size=3).share(things) for rank in range(3)]
+    parts = [Ranks(rank=rank, size=3).share(things) for rank in range(3)]
     assert sorted(thing for part in parts for thing in part) == things
-    opener = Part(rank=-1)
-    assert opener.first
-    assert opener.share(things) == []
-    with acting(opener):
-        assert team() is opener
-    assert team() is ALONE
-    assert issubclass(Enough, Exception)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +36,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that one process made."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    given = cli.parser().parse_args(["run", str(study)])
-    runner.run(cli.load(given), out, Display(io.StringIO()))
+    runner.run(StudyReference(str(study)).load(), out, Display(io.StringIO()))
     return out
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from harness.training.placement import SPARE
-from harness.training.ranks import leave, team
+from harness.training.ranks import leave, ranks
 from methods.interface import Lora, Recipe
 from tests.tiny import tiny_llava
 from tests.training.cases import TARGETS, train
@@ -35,7 +35,7 @@ def cut(what: str, done: int, _total: int) -> None:
 
 def die(what: str, done: int, _total: int) -> None:
     """A real kill, of the second process."""
-    if what == "train" and done == 2 and team().rank == 1:
+    if what == "train" and done == 2 and ranks().rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -114,7 +114,7 @@ def run_sharded(out: Path) -> None:
 def unlike(out: Path) -> None:
     """The second process has room for one pair at a time, the first for anything: they lay the
     training out alike."""
-    memory = int(SPARE) + (2**40 if team().first else needed(1, True))
+    memory = int(SPARE) + (2**40 if ranks().is_main else needed(1, True))
     summary = train(out, FULL, device_batch=4, memory=memory, sharded=False)
     assert (summary.device_batch, summary.checkpointing) == (1, True)
 

@@ -24,11 +24,11 @@ import harness.reporting.page.write
 import harness.reporting.tables.build
 import harness.study.compare
 import harness.study.smoke
-from harness.cli import launch
 from harness.cli import main as cli
+from harness.pipeline import runner
 
 assert harness
-assert launch
+assert runner
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from harness.artifacts.fingerprint import describe
 from harness.artifacts.results_folder import Stage, read_json, read_jsonl
 from harness.data.pool import open_pool
 from harness.engine.engine import Engine
-from harness.pipeline import stages
+from harness.pipeline.stages.pairs import merge_pairs, write_items, write_pairs
 from methods.controls import NO_OTHER, Control, Kind
 from methods.csr.method import Csr
 from methods.interface import Dropped, Method, PreferencePair
@@ -146,9 +146,8 @@ def test_keys_give_the_same_chance_everywhere() -> None:
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_the_pairs_stage_reworks_the_whole_round(
-    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Kind, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(stages, "ITEMS_A_SHARD", 2)
     model, processor = tiny_llava()
     pool = open_pool(str(save_pictures(tmp_path / "pool", 8)))
     inner = Toy(tokens=4)
@@ -157,7 +156,14 @@ def test_the_pairs_stage_reworks_the_whole_round(
         folder = tmp_path / method.name
         stage = Stage(folder, {"stage": "pairs", "method": method.name, "pool": "toy"})
         vlm, drawn = Engine(model, processor), pool.draw(8, 0, 1)
-        stages.make_pairs(stage, vlm=vlm, method=method, pool=pool, drawn=drawn, seed=0)
+        stage.open()
+        write_items(stage, drawn)
+        for shard in range(4):
+            numbers = range(2 * shard, 2 * shard + 2)
+            write_pairs(
+                stage, shard, numbers, drawn.ids, vlm=vlm, method=method, pool=pool, seed=0
+            )
+        merge_pairs(stage, 4, method, pool, drawn, 0)
         pairs = [PreferencePair(**row) for row in read_jsonl(folder / "pairs.jsonl")]
         return pairs, read_json(folder / "record.json")["counts"]
 

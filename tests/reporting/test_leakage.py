@@ -17,7 +17,7 @@ from harness.artifacts.fingerprint import fingerprint
 from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_jsonl
 from harness.data.pool import difference_hash, open_pool, pixels_sha
 from harness.errors import UserError
-from harness.pipeline import stages
+from harness.pipeline.stages.export import export
 from harness.reporting import leakage
 from harness.reporting import results as frames
 from harness.reporting.comparison import compare
@@ -159,7 +159,7 @@ def test_the_stages_store_the_hashes(tmp_path: Path) -> None:
     from benchmarks.synthetic import suite
 
     stage = Stage(tmp_path / "questions", {"stage": "export", "format": 1})
-    stages.export(stage, suite.pope("dev", limit=3))
+    export(stage, suite.pope("dev", limit=3))
     rows = read_jsonl(stage.folder / "images.jsonl")
     assert {row["sha256"] for row in rows} == {
         path.stem for path in (stage.folder / "images").iterdir()

@@ -22,7 +22,7 @@ from benchmarks.interface import report
 from benchmarks.synthetic import suite
 from harness.artifacts.results_folder import Results, Stage, read_json, write_json, write_jsonl
 from harness.errors import UserError
-from harness.pipeline import stages
+from harness.pipeline.stages.grade import grade
 from harness.reporting import results as frames
 from harness.reporting.comparison import Cell, compare, counts, family, question_tests
 from harness.reporting.results import shown
@@ -130,7 +130,7 @@ def test_grades_of_the_real_stage_are_read(tmp_path: Path) -> None:
             results.grades(label, 0, 0, benchmark.name),
             {"stage": "grade", "format": 1, "version": benchmark.version},
         )
-        stages.grade(stage, benchmark=benchmark, answers=answers)
+        grade(stage, benchmark, answers)
         own[label] = read_json(stage.folder / "report.json")["values"]
     run = {
         "base": "b",

@@ -11,24 +11,24 @@ import pytest
 from harness.artifacts import results_folder
 from harness.artifacts.fingerprint import hardware
 from harness.models.base_cards import BASES
-from harness.pipeline import runner
-from harness.pipeline.steps import Step
+from harness.pipeline.estimate import Estimate
+from harness.pipeline.stage_identity import Checkpoint
+from harness.pipeline.tasks import Task
 from harness.study.cost_model import shape_for, training_memory
 from harness.training.memory import GIB, SHAPES, backward_share, forward_flops
 from methods.interface import Lora, Recipe
 
 
 def test_estimates_are_of_this_machine_and_this_base(tmp_path: Path) -> None:
-    def step(base: str) -> Step:
-        stage = results_folder.Stage(tmp_path, {})
-        return Step(
-            title="",
+    def task(base: str) -> Task:
+        card = replace(BASES["synthetic"], name=base)
+        return Task(
+            key="",
             kind="pairs",
+            title="",
             name="toy",
-            base=base,
-            items=1,
-            stage=stage,
-            work=lambda _progress: None,
+            stage=results_folder.Stage(tmp_path, {}),
+            checkpoint=Checkpoint(card=card, id=""),
         )
 
     record = {
@@ -44,9 +44,9 @@ def test_estimates_are_of_this_machine_and_this_base(tmp_path: Path) -> None:
         tmp_path / "b" / "record.json",
         {**record, "seconds": 500.0, "hardware": {"processor": "other"}},
     )
-    estimate = runner.Estimate(tmp_path)
-    assert estimate.rate(step("tiny")) == pytest.approx(0.5)
-    assert estimate.rate(step("other")) is None
+    estimate = Estimate(tmp_path)
+    assert estimate.rate(task("tiny")) == pytest.approx(0.5)
+    assert estimate.rate(task("other")) is None
 
 
 def test_the_cost_of_a_training_is_that_of_its_base_and_recipe() -> None:

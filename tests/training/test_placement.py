@@ -18,7 +18,7 @@ from harness.training import loop
 from harness.training.lora import choose_trainable
 from harness.training.pair_batches import EncodedPair, encode
 from harness.training.placement import SPARE, Placement, device_memory, estimate, fit
-from harness.training.ranks import Team
+from harness.training.ranks import Ranks
 from methods.interface import Lora, Recipe
 from tests.tiny import SIZES, tiny_llava
 from tests.training.cases import PAIRS, TARGETS, saved, train
@@ -173,7 +173,7 @@ def test_a_training_continues_on_a_device_with_less_memory(tmp_path: Path) -> No
 def test_sharded_processes_that_are_out_of_step_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Pair(Team):
+    class Pair(Ranks):
         def gather(self, value: Any) -> list[Any]:
             return [value, 0]  # the other process had enough memory
 
@@ -183,7 +183,7 @@ def test_sharded_processes_that_are_out_of_step_end(
         "seed": 0,
         "pad": 0,
         "device_batch": 4,
-        "team": Pair(size=2),
+        "ranks": Pair(size=2),
     }
     pairs = small_training()[2]
     monkeypatch.setattr(loop, "_runs_out", lambda loop, _: loop.device_batch > 2)

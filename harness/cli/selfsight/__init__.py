@@ -48,7 +48,7 @@ def run(study: str, *, out: str | Path | None = None, **options: Any) -> Path:
     Args:
         study: a shipped study (``compare``, ``ablate``, ``smoke``, ...) or a path to a ``.py`` file.
         out: the results folder; by default the study's own below ``results/``.
-        options: the command line's options with underscores, such as ``limit=100``,
+        options: ``jobs``, and the command line's options with underscores, such as ``limit=100``,
             ``seeds=3``, ``controls=True``, ``benchmarks=["pope"]``.
 
     Returns:

@@ -14,7 +14,7 @@ from harness.reporting.results import Records
 from harness.reporting.stored import opened
 from harness.reporting.tables.model import MISSING, Block, block
 
-# Column of the table -> field of record.json's "quality", the factor to print it with, decimals.
+# Column of the table -> field of record.json's "pair_stats" ("quality" before), the factor to print it with, decimals.
 QUALITY: Mapping[str, tuple[str, float, int]] = {
     "pairs": ("pairs", 1, 0),
     "words, chosen": ("chosen_words", 1, 1),
@@ -48,7 +48,7 @@ def blocks(out: Path, records: Records) -> tuple[Block, ...]:
                 where = row.label if row.rounds == 1 else f"{row.label}, round {number}"
                 quality += [
                     {"run": where, "kind": kind, **told}
-                    for kind, told in record.get("quality", {}).items()
+                    for kind, told in (record.get("pair_stats") or record.get("quality", {})).items()
                 ]
                 reports += [{"run": where, **record["report"]}] if record.get("report") else []
     found = (

@@ -31,7 +31,7 @@ def test_progress_is_one_moving_line_on_a_terminal() -> None:
     progress = display.stage(1, 1, "a")
     for now in (1.0, 1.01, 2.0):
         progress("images", round(10 * now), 0)
-    display.done(1, 1, "a", 2.0)
+    display.say("[1/1] a: done in 2.0 s")
     assert stream.getvalue().count("\n") == 1
     assert stream.getvalue().split("\r")[-1].strip() == "[1/1] a: done in 2.0 s"
 

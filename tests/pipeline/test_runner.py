@@ -21,7 +21,7 @@ from harness.artifacts.results_folder import read_json, read_jsonl
 from harness.data.pool import open_pool
 from harness.errors import UserError
 from harness.models.base_cards import BASES, BaseCard
-from harness.pipeline import runner, stages, workshop
+from harness.pipeline import loaded_model, runner, tasks
 from harness.pipeline.progress import Display
 from harness.reporting.tables import build as tables
 from harness.study.study import Run, Study
@@ -31,7 +31,7 @@ from methods.untrained import Untrained
 from tests.tiny import picture
 from tests.toys import RECIPE, Toy, Words, outputs, save_base, save_pictures
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Cut(BaseException):
@@ -46,8 +46,8 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> BaseCard:
 @pytest.fixture(autouse=True)
 def small(card: BaseCard, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BASES, "tiny", card)
-    monkeypatch.setattr(stages, "ITEMS_A_SHARD", 3)
-    monkeypatch.setattr(stages, "QUESTIONS_A_SHARD", 4)
+    monkeypatch.setattr(tasks, "ITEMS_A_SHARD", 3)
+    monkeypatch.setattr(tasks, "QUESTIONS_A_SHARD", 4)
 
 
 @pytest.fixture(scope="session")
@@ -72,8 +72,8 @@ def undisturbed(card: BaseCard, pool: str, tmp_path_factory: pytest.TempPathFact
     """A finished run of two rounds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BASES, "tiny", card)
-        patch.setattr(stages, "ITEMS_A_SHARD", 3)
-        patch.setattr(stages, "QUESTIONS_A_SHARD", 4)
+        patch.setattr(tasks, "ITEMS_A_SHARD", 3)
+        patch.setattr(tasks, "QUESTIONS_A_SHARD", 4)
         out = tmp_path_factory.mktemp("undisturbed") / "out"
         do(a_study(pool, rounds=2), out)
     return out  # nothing stays patched for the tests of other files
@@ -97,7 +97,8 @@ def test_the_files_of_a_run_are_the_contract(undisturbed: Path) -> None:
         assert set(answers[0]) == {"id", "answer", "logp", "n_tokens", "finished"}
         grades = pd.read_parquet(undisturbed / where / "grades/words/grades.parquet")
         assert list(grades.columns) == [
-            "question", "cluster", "value", "read_as", "why", "truth", "wrong", "count_answers", "count_the", "count_words",
+            "question", "cluster", "value", "read_as", "why", "truth", "wrong",
+            "count_answers", "count_the", "count_words",
         ]  # fmt: skip
         assert set(read_json(undisturbed / where / "grades/words/report.json")) == {
             "values",
@@ -137,9 +138,8 @@ def test_each_round_is_fresh_and_starts_from_the_round_before(undisturbed: Path)
 
 def test_training_changed_the_model(undisturbed: Path, card: BaseCard) -> None:
     assert isinstance(card.source, Path)
-    weights = [(folder / "model.safetensors").read_bytes() for folder in (
-        card.source, undisturbed / "runs/toy/seed0/round1/train/model", undisturbed / "runs/toy/seed0/round2/train/model",
-    )]  # fmt: skip
+    trained = [undisturbed / f"runs/toy/seed0/round{round}/train/model" for round in (1, 2)]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (card.source, *trained)]
     assert len(set(weights)) == 3
 
 
@@ -149,7 +149,7 @@ def test_a_finished_study_does_nothing_and_loads_nothing(
     def refuse(*_args: object, **_more: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(workshop, "load_base", refuse)
+    monkeypatch.setattr(loaded_model, "load_base", refuse)
     before = outputs(undisturbed)
     assert "[" not in do(a_study(pool, rounds=2), undisturbed)
     assert outputs(undisturbed) == before
@@ -229,13 +229,13 @@ def test_only_the_cut_shard_is_made_again(pool: str, tmp_path: Path) -> None:
 SCRIPT = """
 import io, os, random, signal, sys, threading
 from pathlib import Path
-from harness.pipeline import progress, runner, stages
+from harness.pipeline import progress, runner, tasks
 from harness.models.base_cards import BASES
-from tests.test_runner import a_study
+from tests.pipeline.test_runner import a_study
 from tests.toys import card_of
 base, pool, out = sys.argv[1:]
 BASES["tiny"] = card_of(Path(base))
-stages.ITEMS_A_SHARD, stages.QUESTIONS_A_SHARD, progress.EVERY = 3, 4, 0.0
+tasks.ITEMS_A_SHARD, tasks.QUESTIONS_A_SHARD, progress.EVERY = 3, 4, 0.0
 
 # Starts a timer in the first training that kills this process. A process waits for its timers
 # before it ends, so the kill comes for certain, however busy the machine is.
@@ -314,7 +314,7 @@ def test_a_newer_grader_grades_again_and_keeps_the_answers(
     study = replace(a_study(pool), runs=a_study(pool).runs[:1])
     do(study, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(workshop, "load_base", None)  # answers are not made again
+        patch.setattr(loaded_model, "load_base", None)  # answers are not made again
         said = do(replace(study, benchmarks=(Graded(),)), tmp_path)
     assert said.count(": done") == 2
     assert (
@@ -440,10 +440,10 @@ def test_steps_are_fixed_whatever_the_number_of_pairs(pool: str, tmp_path: Path)
         do(replace(a_study(pool), runs=(untrained, replace(toy, steps=6))), tmp_path)
 
 
-def test_a_rounds_record_tells_the_quality_of_its_pairs(undisturbed: Path) -> None:
+def test_a_rounds_record_has_the_statistics_of_its_pairs(undisturbed: Path) -> None:
     pairs = undisturbed / "runs/toy/seed0/round1/pairs"
     made = read_jsonl(pairs / "pairs.jsonl")
-    row = read_json(pairs / "record.json")["quality"]["answer"]
+    row = read_json(pairs / "record.json")["pair_stats"]["answer"]
     assert row["pairs"] == len(made)
     assert row["chosen_words"] == pytest.approx(
         sum(len(pair["chosen"].split()) for pair in made) / len(made), abs=1e-4

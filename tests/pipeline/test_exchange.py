@@ -28,7 +28,7 @@ from tests.benchmarks.test_mmhal import save_data
 from tests.tiny import tiny_llava
 from tests.toys import Words, save_base
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -118,10 +118,10 @@ def test_export_answer_and_grade_and_do_nothing_again(
 def test_an_answering_that_was_cut_goes_on(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from harness.pipeline import stages
+    from harness.pipeline import tasks
 
     card = save_base(tmp_path / "tiny")
-    monkeypatch.setattr(stages, "QUESTIONS_A_SHARD", 5)
+    monkeypatch.setattr(tasks, "QUESTIONS_A_SHARD", 5)
     exchange.answer(exported, card, None, tmp_path / "whole")
 
     def cut(_what: str, done: int, _total: int) -> None:

@@ -20,7 +20,7 @@ from tests.test_checkpoints import save, save_adapter
 from tests.tiny import tiny_llava
 from tests.toys import card_of
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,8 @@ def run(
             "--out",
             str(tmp_path / "out"),
         ]
+        # The tiny base is known to this process alone.
+        fixed += ["--jobs", "1"] if command == "run" else []
         capsys.readouterr()
         code = cli.main(
             [command, "compare", *fixed, *(part for row in rows for part in ("--row", row))]

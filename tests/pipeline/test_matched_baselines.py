@@ -1,10 +1,11 @@
-"""Rows derived from the baseline's answers: what they match, that they are graded like all others,
-what they say of a gain."""
+"""Matched baselines: what they match, that they are graded like all other rows, and what they say
+of a gain."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,14 @@ import pytest
 from benchmarks.synthetic import suite
 from benchmarks.synthetic.words import CATEGORIES
 from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_json, write_jsonl
-from harness.pipeline import matched_baselines, stages
+from harness.pipeline import matched_baselines
+from harness.pipeline.context import Context
+from harness.pipeline.executors.in_process import do
+from harness.pipeline.image_cache import ImageCache, exported_image
+from harness.pipeline.stages.caps import write_caps
+from harness.pipeline.stages.choices import write_margins
+from harness.pipeline.stages.shards import quiet
+from harness.pipeline.tasks import run_tasks
 from harness.reporting import results as frames
 from harness.reporting.comparison import compare
 from harness.study.study import Run, Study, vary
@@ -76,10 +84,10 @@ def test_choices_are_weighed_over_both_spellings(tmp_path: Path) -> None:
     ]
     write_jsonl(tmp_path / "questions.jsonl", rows)
     stage = Stage(tmp_path / "choices", {"stage": "choices", "format": 1, "benchmark": "b"})
-    stages.weigh(stage, vlm=Leaning(), questions=tmp_path, choices=("yes", "no"))  # type: ignore[arg-type]
-    assert [row["margin"] for row in read_jsonl(stage.folder / "choices.jsonl")] == pytest.approx(
-        [0.0, 1.0, 2.0]
-    )
+    read = partial(exported_image, ImageCache())
+    write_margins(stage, 0, range(3), Leaning(), tmp_path, read)  # type: ignore[arg-type]
+    *shard, _spent = read_jsonl(stage.shard(0))
+    assert [row["margin"] for row in shard] == pytest.approx([0.0, 1.0, 2.0])
 
 
 def study(**changes: Any) -> Study:
@@ -128,27 +136,21 @@ def test_the_derived_row_has_the_methods_length_in_the_table(tmp_path: Path) -> 
         id: f"there is a {truth[id][0]} in it , and then there is a {absent[id]}" for id in truth
     }
     short = {id: text.rpartition(" , and")[0] for id, text in told.items()}
-    answers = {}
+    context = Context(made, results)
+    tasks = {task.key: task for task in run_tasks(context)}
     for label, number, texts in (("untrained", 0, told), ("sena", 1, short)):
-        stage = Stage(
-            results.answers(label, 0, number, benchmark.name), {"format": 1, "model": label}
-        )
-        stage.open()
-        write_jsonl(
-            stage.folder / "answers.jsonl",
-            [{"id": id, "answer": text} for id, text in texts.items()],
-        )
-        stage.finish()
-        grades = Stage(
-            results.grades(label, 0, number, benchmark.name),
-            {"format": 1, "version": benchmark.version},
-        )
-        stages.grade(grades, benchmark=benchmark, answers=stage.folder)
-        answers[label, benchmark.name, 0] = stage
-    for step in matched_baselines.steps(made, results, answers):
-        assert step.missing()
-        step.do(stages.quiet)
-        assert not step.missing()
+        where = f"{label}/seed0/round{number}/synthetic_chair"
+        answer = tasks[f"answer/{where}"]
+        answer.stage.open()
+        rows = [{"id": id, "answer": text} for id, text in texts.items()]
+        write_jsonl(answer.stage.folder / "answers.jsonl", rows)
+        answer.stage.finish()
+        do(context, tasks[f"grade/{where}"], quiet)
+    where = "untrained at sena length/seed0/round0/synthetic_chair"
+    for task in (tasks[f"derive/{where}"], tasks[f"grade/{where}"]):
+        assert task.missing()
+        do(context, task, quiet)
+        assert not task.missing()
     cells = {(cell.label, cell.metric): cell for cell in compare(frames.read(tmp_path))}
     sena, same = cells["sena", "words"], cells["untrained at sena length", "words"]
     assert sena.value == pytest.approx(same.value, abs=1 / 40)
@@ -165,7 +167,7 @@ def test_captions_are_graded_at_every_cap_that_cuts_one(tmp_path: Path) -> None:
     ids = [item.id for item in benchmark.items()]
     write_jsonl(tmp_path / "answers.jsonl", [{"id": id, "answer": "a red ball " * 6} for id in ids])
     stage = Stage(tmp_path / "caps", {"format": 1})
-    matched_baselines.grade_at_caps(stage, benchmark=benchmark, answers=tmp_path)
+    write_caps(stage, benchmark, tmp_path)
     frame = pd.read_parquet(stage.folder / "caps.parquet")
     words_at = {int(str(cap)): part["count_words"].tolist() for cap, part in frame.groupby("cap")}
     assert words_at == {8: [8.0] * 3, 16: [16.0] * 3, 0: [18.0] * 3}

@@ -9,28 +9,31 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main as cli
+from harness.cli import results_commands
 from harness.models.base_cards import BASES
 from harness.pipeline import runner
 from tests.reporting.records import write_study
 from tests.toys import save_base, save_pictures
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
-from harness.study.study import Run, Study
+from harness.study.study import Run, Study, vary
 from methods.untrained import Untrained
 from tests.toys import Toy, Words
 
 def study(*, pool="synthetic", seeds=1):
     untrained = Run(label="untrained", base="tiny", method=Untrained())
-    toys = tuple(Run(label="toy", base="tiny", method=Toy(), pool=pool, images=6, seed=seed) for seed in range(seeds))
-    return Study(name="own", question="Does it run?", runs=(untrained, *toys), benchmarks=(Words(pictures=6),))
+    toy = Run(label="toy", base="tiny", method=Toy(), pool=pool, images=6)
+    runs = (untrained, *vary(toy, "seed", range(seeds)))
+    words = (Words(pictures=6),)
+    return Study(name="own", question="Does it run?", runs=runs, benchmarks=words)
 """
 
 
 @pytest.fixture(autouse=True)
 def at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(cli, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results_commands, "RESULTS", tmp_path / "results")
 
 
 @pytest.fixture
@@ -100,11 +103,11 @@ def test_unknown_names_of_the_comparison_name_the_nearest(
     assert "no row 'senna'; did you mean 'sena'?" in refused(
         capsys, "plan", "compare", "--only", "senna"
     )
-    assert "no base 'embeded'; did you mean 'synthetic'?" in refused(
-        capsys, "plan", "compare", "--base", "embeded"
+    assert "no base 'syntetic'; did you mean 'synthetic'?" in refused(
+        capsys, "plan", "compare", "--base", "syntetic"
     )
-    said = refused(capsys, "plan", "compare", "--benchmarks", "world_poppe")
-    assert "no benchmark 'world_poppe'; did you mean 'synthetic_pope'?" in said
+    said = refused(capsys, "plan", "compare", "--benchmarks", "synthetic_poppe")
+    assert "no benchmark 'synthetic_poppe'; did you mean 'synthetic_pope'?" in said
     assert "--limit is 0; it must be at least 1" in refused(
         capsys, "plan", "compare", "--limit", "0"
     )

@@ -7,7 +7,7 @@ import pytest
 
 from harness.artifacts.fingerprint import canonical
 from harness.errors import UserError
-from harness.study.study import Run, Study, vary
+from harness.study.study import Run, Study, Varied, vary
 from methods.interface import Lora, Recipe
 from methods.untrained import Untrained
 from tests.toys import Toy, Words
@@ -21,7 +21,7 @@ def test_vary_a_setting_of_the_method() -> None:
     runs = vary(RUN, "tokens", (2, 4))
     assert [run.label for run in runs] == ["toy tokens=2", "toy tokens=4"]
     assert [run.method for run in runs] == [Toy(tokens=2), Toy(tokens=4)]
-    assert {replace(run, label="toy", method=Toy()) for run in runs} == {RUN}
+    assert {replace(run, label="toy", method=Toy(), varied=None) for run in runs} == {RUN}
 
 
 def test_vary_a_setting_of_the_recipe_and_of_the_run() -> None:
@@ -37,9 +37,23 @@ def test_vary_a_setting_of_the_recipe_and_of_the_run() -> None:
     ]
 
 
+def test_what_was_varied_is_a_field_and_no_part_of_a_label() -> None:
+    (first,) = vary(RUN, "tokens", (2,))
+    (second,) = vary(first, "recipe.lr", (5e-5,))
+    assert first.varied == Varied(row="toy", field="tokens", value="2")
+    assert second.varied == Varied(row="toy tokens=2", field="recipe.lr", value="5e-05")
+    named = replace(RUN, label="a=b")
+    runs = replace(STUDY, runs=(BASE, first, named)).as_json()["runs"]
+    assert [run["varied"] for run in runs] == [
+        None,
+        {"row": "toy", "field": "tokens", "value": "2"},
+        None,
+    ]
+
+
 def test_seeds_are_one_row() -> None:
     runs = vary(RUN, "seed", range(3))
-    assert {run.label for run in runs} == {"toy"}
+    assert {(run.label, run.varied) for run in runs} == {("toy", None)}
     Study(name="s", question="Does it?", runs=(BASE, *runs), benchmarks=(Words(),))
 
 

@@ -1,9 +1,10 @@
-"""What a study's stages share: the model in memory makes room before it trains."""
+"""What a study's tasks share: decoded images, and one model that makes room before it trains."""
 
 from __future__ import annotations
 
 import io
 import weakref
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,22 @@ import pytest
 import torch
 
 from benchmarks.synthetic import suite
-from harness.artifacts.results_folder import Results, Stage
-from harness.engine import engine as vlm
+from harness.artifacts.results_folder import Results
+from harness.data.pool import Pool, open_pool
 from harness.engine.engine import Engine
 from harness.errors import UserError
 from harness.models.base_cards import BASES
-from harness.pipeline import runner, stages
+from harness.pipeline import context, loaded_model, runner
+from harness.pipeline.context import Context
+from harness.pipeline.image_cache import ImageCache
 from harness.pipeline.progress import Display
-from harness.pipeline.workshop import Workshop
+from harness.pipeline.stages import train_round
+from harness.pipeline.tasks import run_tasks
 from harness.study.study import Run, Study
 from harness.training import trainer
+from methods.interface import Item
 from methods.untrained import Untrained
+from tests.tiny import picture
 from tests.toys import Toy, Words, save_base, save_pictures
 
 
@@ -41,10 +47,10 @@ def test_a_baseline_that_is_trained_is_weighed_after_its_training(
         split="dev",
         limit=2,
     )
-    steps = Workshop(study, Results(tmp_path / "out")).runs()
-    train = next(step for step in steps if step.kind == "train")
-    [weighed] = [step for step in steps if step.kind == "choices"]
-    assert weighed.inputs == (train.stage.folder,)
+    tasks = run_tasks(Context(study, Results(tmp_path / "out")))
+    train = next(task for task in tasks if task.kind == "train")
+    [weighed] = [task for task in tasks if task.kind == "choices"]
+    assert weighed.depends_on == ("export/synthetic_pope", train.key)
 
 
 def test_memory_that_runs_out_in_a_training_is_said_and_the_training_goes_on(
@@ -80,15 +86,15 @@ def test_no_engine_and_no_kept_picture_takes_memory_while_a_model_trains(
 
     engines: list[weakref.ref[Engine]] = []
     alive: list[int] = []
-    learn = stages.train
+    fit = train_round.fit
 
-    def train(stage: Stage, **options: Any) -> None:
+    def counting(*arguments: Any) -> Any:
         alive.append(sum(engine() is not None for engine in engines))
-        learn(stage, **options)
+        return fit(*arguments)
 
     monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "base"))
-    monkeypatch.setattr(vlm, "Engine", Remembered)
-    monkeypatch.setattr(stages, "train", train)
+    monkeypatch.setattr(loaded_model, "Engine", Remembered)
+    monkeypatch.setattr(train_round, "fit", counting)
     pool = str(save_pictures(tmp_path / "pool", 8))
     runs = (
         Run(label="untrained", base="tiny", method=Untrained()),
@@ -98,3 +104,50 @@ def test_no_engine_and_no_kept_picture_takes_memory_while_a_model_trains(
     runner.run(study, tmp_path / "out", Display(io.StringIO()))
     assert len(engines) >= 2
     assert alive == [0, 0]
+
+
+def test_an_image_is_decoded_once_a_round_and_a_pool_opened_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Drawing, making pairs and training ask for the same images; so do rows of one seed."""
+    decoded, opened = Counter[str](), Counter[str]()
+
+    def counting(spec: str) -> Pool:
+        opened[spec] += 1
+        pool = open_pool(spec)
+
+        def read(id: str) -> Item:
+            decoded[id] += 1
+            return pool.read(id)
+
+        return replace(pool, read=read)
+
+    monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "base"))
+    monkeypatch.setattr(context, "open_pool", counting)
+    pool = str(save_pictures(tmp_path / "pool", 8))
+    runs = (
+        Run(label="untrained", base="tiny", method=Untrained()),
+        Run(label="toy", base="tiny", method=Toy(), pool=pool, images=4, rounds=2),
+        Run(label="other", base="tiny", method=Toy(tokens=5), pool=pool, images=4, rounds=2),
+    )
+    study = Study(name="toys", question="?", runs=runs, benchmarks=(Words(),))
+    runner.run(study, tmp_path / "out", Display(io.StringIO()))
+    assert opened == {pool: 1}
+    assert len(decoded) == 8
+    assert set(decoded.values()) == {1}
+
+
+def test_the_cache_of_images_is_bounded_and_prefers_the_present_round() -> None:
+    loads: list[str] = []
+    cache = ImageCache(limit=2 * 4 * 60 * 60)  # two images of 60 x 60
+
+    def get(name: str) -> None:
+        cache.get(("pool", name), lambda: loads.append(name) or picture(1), lambda image: image)
+
+    for name in ("a", "b", "c", "c", "a", "b"):
+        get(name)
+    assert loads == ["a", "b", "c", "c"]  # without a round, what came first stays
+    cache.begin_round([("pool", "c")])
+    for name in ("c", "c", "b", "d", "d", "a"):
+        get(name)
+    assert loads[4:] == ["c", "d", "d", "a"]  # c took the place of a; no other image may

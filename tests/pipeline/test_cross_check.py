@@ -13,8 +13,10 @@ from benchmarks.interface import Grade, Report
 from benchmarks.synthetic import suite
 from harness.artifacts.results_folder import Results, Stage, write_json, write_jsonl
 from harness.errors import UserError
-from harness.pipeline import cross_check, file_stages
-from harness.pipeline.cross_check import Asked, check
+from harness.pipeline import cross_check
+from harness.pipeline.cross_check import StoredAnswer, check
+from harness.pipeline.stages.export import export
+from harness.pipeline.stages.grade import grade
 
 ANSWERS = ("yes", "no", "Yes.", "no, there is none", "maybe", "")
 
@@ -23,14 +25,14 @@ ANSWERS = ("yes", "no", "Yes.", "no, there is none", "maybe", "")
 def stored(tmp_path: Path) -> Path:
     """A results folder with the world's POPE: exported, answered (by hand) and graded natively."""
     results, benchmark = Results(tmp_path / "out"), suite.pope("test", 2)
-    file_stages.export(Stage(results.questions(benchmark.name), {"stage": "export"}), benchmark)
+    export(Stage(results.questions(benchmark.name), {"stage": "export"}), benchmark)
     answers = results.answers("untrained", 0, 0, benchmark.name)
     rows = [
         {"id": item.id, "answer": ANSWERS[number % len(ANSWERS)]}
         for number, item in enumerate(benchmark.items())
     ]
     write_jsonl(answers / "answers.jsonl", rows)
-    file_stages.grade(
+    grade(
         Stage(results.grades("untrained", 0, 0, benchmark.name), {"stage": "grade"}),
         benchmark=benchmark,
         answers=answers,
@@ -41,7 +43,7 @@ def stored(tmp_path: Path) -> Path:
     return results.out
 
 
-def exact(asked: Sequence[Asked], _folder: Path) -> tuple[str, Report]:
+def exact(asked: Sequence[StoredAnswer], _folder: Path) -> tuple[str, Report]:
     """A toolkit that accepts exactly "yes" and "no", as lmms-eval's POPE does, and leaves nothing
     unscored."""
     grades = [
@@ -92,7 +94,7 @@ def test_each_difference_is_named_with_its_reason(
 
 
 def test_a_models_characters_do_not_reach_the_terminal() -> None:
-    one = Asked(
+    one = StoredAnswer(
         id="a",
         text="?",
         image=None,
@@ -114,7 +116,7 @@ def test_a_models_characters_do_not_reach_the_terminal() -> None:
 def test_a_kit_that_refuses_is_named_and_the_other_goes_on(
     stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def absent(_asked: Sequence[Asked], _folder: Path) -> tuple[str, Report]:
+    def absent(_asked: Sequence[StoredAnswer], _folder: Path) -> tuple[str, Report]:
         raise ValueError("it is not installed; install it")
 
     monkeypatch.setattr(cross_check, "KITS", {"absent": absent, "exact": exact})

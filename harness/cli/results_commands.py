@@ -1,0 +1,128 @@
+"""The commands on a results folder: ``table``, ``figures``, ``page``, ``pack``, ``compare`` and
+``cross-check``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.results_folder import Results
+from harness.errors import UserError, unknown
+
+RESULTS = Path("results")
+"""The folder of results folders."""
+
+LEAKS = "leave images out of every row that are in the training pool too (leaks.csv lists them)"
+
+HELP = {
+    "table": "print a results folder's table again, from its stored grades",
+    "figures": "draw a results folder's figures again, from its stored grades",
+    "page": "write a results folder's page.html: the table, and the pairs and drops with their"
+    " images",
+}
+
+
+def add(commands: Any) -> None:
+    """Add the commands to the parser's."""
+    for function in (table, figures, page):
+        name, help = function.__name__, HELP[function.__name__]
+        command = commands.add_parser(name, help=help, description=help)
+        command.add_argument("study", nargs="?", help="the study's name: its folder below results/")
+        command.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder itself")
+        command.add_argument("--exclude-leaks", action="store_true", help=LEAKS)
+        command.set_defaults(command=function)
+    help = "compare two results folders: settings, versions and numbers that differ, as Markdown"
+    command = commands.add_parser("compare", help=help, description=help)
+    command.add_argument("a", type=Path, metavar="A", help="a results folder")
+    command.add_argument("b", type=Path, metavar="B", help="another")
+    command.set_defaults(command=compare)
+    help = "write a light copy of a results folder: its table, three figures, the numbers of both"
+    command = commands.add_parser("pack", help=help, description=help)
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="the folder; it is only read")
+    command.add_argument(
+        "--out", type=Path, metavar="PACKED", help="the packed folder (default: FOLDER-packed)"
+    )
+    command.set_defaults(command=pack)
+    help = "grade a results folder's stored answers by the installed toolkits too"
+    command = commands.add_parser("cross-check", help=help, description=help)
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="the results folder")
+    command.set_defaults(command=cross_check)
+
+
+# The commands import what they need: pandas and matplotlib take seconds, and others need neither.
+
+
+def table(given: argparse.Namespace) -> None:
+    from harness.reporting.tables import build
+
+    print(build.write(folder(given), exclude_leaks=given.exclude_leaks))
+
+
+def figures(given: argparse.Namespace) -> None:
+    from harness.reporting.figures import draw
+
+    out = folder(given)
+    for path in draw.write(out, exclude_leaks=given.exclude_leaks):
+        print(path)
+    if Results(out).packed.exists():
+        print(
+            f"{out} is packed. It holds no answers and no images, so the figures examples-* and"
+            " noise are not drawn."
+        )
+
+
+def page(given: argparse.Namespace) -> None:
+    from harness.reporting.page import write
+
+    print(write.write(folder(given), exclude_leaks=given.exclude_leaks))
+
+
+def pack(given: argparse.Namespace) -> None:
+    from harness.reporting import pack
+
+    print("\n".join(pack.pack(given.folder, given.out)))
+
+
+def compare(given: argparse.Namespace) -> None:
+    from harness.reporting import difference
+
+    print(difference.between(given.a, given.b))
+
+
+def cross_check(given: argparse.Namespace) -> None:
+    from harness.pipeline import cross_check
+
+    cross_check.check(given.folder)
+
+
+def write_all(out: Path, *, exclude_leaks: bool) -> None:
+    """Write and print the table of a study, then write its figures and its page."""
+    from harness.reporting.figures import draw
+    from harness.reporting.page import write
+    from harness.reporting.tables import build
+
+    made = build.load(out, exclude_leaks=exclude_leaks)
+    print("\n" + build.write(out, made=made))
+    for path in [*draw.write(out, made=made), write.write(out, made=made)]:
+        print(path)
+
+
+def folder(given: argparse.Namespace) -> Path:
+    """The results folder: ``--out``, or the study's below results/.
+
+    Raises:
+        UserError: neither or both are given, or there is no study in it.
+    """
+    if (given.out is None) == (given.study is None):
+        raise UserError(
+            "Give either the study's name (its folder below results/) or --out with the folder"
+            " itself."
+        )
+    out: Path = given.out or RESULTS / given.study
+    if not (out / "study.json").exists():
+        if given.out is not None:
+            raise UserError(f"There are no results in {out}; give the --out of an earlier run.")
+        names = sorted(path.parent.name for path in RESULTS.glob("*/study.json"))
+        raise unknown("results folder", given.study, names)
+    return out

@@ -1,0 +1,50 @@
+"""How long tasks take: from what this machine measured before, else a rough guess."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+
+from harness.artifacts.fingerprint import hardware
+from harness.artifacts.results_folder import records
+from harness.pipeline.tasks import Kind, Task
+
+GUESS: Mapping[Kind, float] = {"pairs": 0.04, "train": 0.01, "answer": 0.006, "choices": 0.005}
+"""Seconds an image or question, as on the synthetic base with one thread: they only weigh tasks
+against each other in the time left."""
+
+WITHOUT_MODEL = 0.3
+"""Seconds of a task without a model."""
+
+
+class Estimate:
+    """The speed of a task from the records of the same kind of stage on the same base and hardware:
+    their median. ``root``: the folder that holds results folders."""
+
+    def __init__(self, root: Path) -> None:
+        here = hardware()
+        self._records = [
+            record
+            for record in records(root)
+            if record.get("hardware") == here and record.get("items")
+        ]
+
+    def rate(self, task: Task) -> float | None:
+        """Seconds an item; None where nothing like it has been measured."""
+        base = None if task.checkpoint is None else task.checkpoint.card.name
+        alike = [
+            record
+            for record in self._records
+            if (record.get("stage"), record.get("base")) == (task.kind, base)
+        ]
+        same = [record for record in alike if record.get("name") == task.name]
+        rates = [record["seconds"] / record["items"] for record in same or alike]
+        return median(rates) if rates else None
+
+    def weight(self, task: Task) -> float:
+        """About how many seconds a task takes; a guess where nothing is known."""
+        if not task.needs_model:
+            return WITHOUT_MODEL
+        rate = self.rate(task)
+        return (GUESS[task.kind] if rate is None else rate) * (task.items or 100)

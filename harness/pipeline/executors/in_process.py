@@ -1,0 +1,54 @@
+"""Do a study's tasks in this process, in order: alone, or as one rank of torchrun."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from harness.errors import NoPairs
+from harness.pipeline import work
+from harness.pipeline.context import Context
+from harness.pipeline.stages.shards import Progress
+from harness.pipeline.study_progress import StudyProgress
+from harness.pipeline.tasks import Task, without_dependents
+from harness.training.ranks import ranks
+
+
+def execute(context: Context, tasks: Sequence[Task], shown: StudyProgress) -> list[str]:
+    """Do the tasks; the sentences of rows that ended early, because a round made no pair.
+
+    Raises:
+        UserError: a stage met a user's mistake.
+    """
+    pending, ended = list(tasks), list[str]()
+    while pending:
+        task, started = pending[0], time.monotonic()
+        try:
+            do(context, task, shown.begin(task))
+        except NoPairs as error:  # on every rank alike, for all read the same file
+            pending = shown.drop(pending, without_dependents(pending, task), str(error))
+            ended.append(str(error))
+        else:
+            pending = pending[1:]
+            shown.finish(task, time.monotonic() - started)
+    return ended
+
+
+def do(context: Context, task: Task, progress: Progress) -> None:
+    """One task. The ranks share its shards, or its training; the main rank does the rest."""
+    group = ranks()
+    if group.on_main(lambda: work.begin(context, task)):
+        return
+    unit, total = work.UNITS.get(task.kind), int(task.items or 0)
+    if unit:
+        progress(unit, work.items_done(task), total)
+    every = range(task.shards)
+    missing = set(work.missing_shards(task))
+    group.barrier()  # every rank has looked before one of them writes
+    for shard in every if task.kind == "train" else group.share(every):
+        if shard in missing:
+            work.run_shard(context, task, shard, progress)
+            if unit:
+                progress(unit, work.items_done(task), total)
+    group.barrier()
+    group.on_main(lambda: work.merge(context, task))

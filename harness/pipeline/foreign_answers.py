@@ -1,0 +1,256 @@
+"""Answers that other programs wrote: read, and checked against the exported questions, line by
+line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.interface import Benchmark
+from harness.artifacts.results_folder import FORMAT, read_json, read_jsonl
+from harness.errors import UserError
+
+SHOWN = 5
+"""Problems of a file that are shown at once; the others are counted."""
+
+FIELDS: Mapping[str, type] = {
+    "id": str,
+    "text": str,
+    "max_new_tokens": int,
+    "cluster": str,
+    "images": list,
+}
+"""Of a question's line."""
+
+
+def exported(questions: Path) -> Mapping[str, Any]:
+    """The identity of a finished export, its questions checked.
+
+    Raises:
+        UserError: there is none, or a line of it is no question.
+    """
+    path = questions / "questions.jsonl"
+    if (
+        not (questions / "identity.json").is_file()
+        or not path.is_file()
+        or not (questions / "DONE").exists()
+    ):
+        raise UserError(
+            f"{questions} holds no finished export; make one with: python -m harness export"
+            f" BENCHMARK --out {questions}"
+        )
+    identity = read_json(questions / "identity.json")
+    if (
+        not isinstance(identity, dict)
+        or identity.get("stage") != "export"
+        or identity.get("format") != FORMAT
+    ):
+        raise UserError(
+            f"{questions}/identity.json is not that of an export in format {FORMAT}; export again."
+        )
+    for number, row in enumerate(read_jsonl(path), start=1):
+        if not isinstance(row, dict) or any(
+            not isinstance(row.get(name), kind) for name, kind in FIELDS.items()
+        ):
+            raise UserError(
+                f"{path}, line {number}, is no question with {', '.join(FIELDS)}; export again."
+            )
+        # An image's name is a file in images/ and leads nowhere else, whoever wrote the line.
+        if any(
+            not isinstance(name, str) or name != Path(name).name or name.startswith(".")
+            for name in row["images"]
+        ):
+            raise UserError(
+                f"{path}, line {number}: an image's name must be that of a file in images/; export"
+                " again."
+            )
+    return identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """Answers that may be graded."""
+
+    rows: Sequence[Mapping[str, Any]]
+    """In the questions' order."""
+    identity: Mapping[str, Any]
+    counts: Mapping[str, int]
+    """How many questions there are, and how many answers are missing, empty or odd."""
+
+
+def accept(benchmark: Benchmark, questions: Path, answers: Path) -> Given:
+    """The answers, checked against the questions.
+
+    Raises:
+        UserError: as for :func:`grade`.
+    """
+    export = exported(questions)
+    _check_questions(benchmark, export, questions)
+    content = (questions / "questions.jsonl").read_bytes()
+    asked = [row["id"] for row in read_jsonl(questions / "questions.jsonl")]
+    identity = {
+        "stage": "answer",
+        "format": FORMAT,
+        "benchmark": export["benchmark"],
+        "questions": hashlib.sha256(content).hexdigest(),
+    }
+    path = answers
+    if answers.is_dir():
+        identity = _identity_of(answers, identity)
+        path = answers / "answers.jsonl"
+    rows, models = _read_answers(path, set(asked))
+    identity |= {"answers": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()}
+    if models:
+        identity |= {"said_by": _model_of(path, models, identity)}
+    counts = {
+        "questions": len(asked),
+        "missing": len(asked) - len(rows),
+        "empty": sum(not text.strip() for text in rows.values()),
+        "control_characters": sum(
+            any(_is_control(sign) for sign in text) for text in rows.values()
+        ),
+    }
+    return Given(
+        rows=[{"id": id, "answer": rows[id]} for id in asked if id in rows],
+        identity=identity,
+        counts=counts,
+    )
+
+
+def _check_questions(benchmark: Benchmark, export: Mapping[str, Any], questions: Path) -> None:
+    """Check that the benchmark still has the exported questions; its grader or judge may differ.
+
+    Raises:
+        UserError: its questions have changed.
+    """
+    # A version is "<source> <grader>". Of a benchmark without a source, all of it must agree.
+    source = benchmark.source
+    same = export.get("version") == benchmark.version
+    if not same and not (source and str(export.get("version")).startswith(f"{source} ")):
+        raise UserError(
+            f"{questions} holds questions of {export['benchmark']} in version"
+            f" {export.get('version')!r}, but this is version {benchmark.version!r}; export and"
+            " answer again."
+        )
+
+
+def _identity_of(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """The identity of a folder of answers.
+
+    Raises:
+        UserError: it is not finished, or its answers are to other questions.
+    """
+    if not (folder / "DONE").exists() or not (folder / "identity.json").is_file():
+        raise UserError(
+            f"{folder} holds no finished answers; run the same python -m harness answer again, or"
+            " give a .jsonl file."
+        )
+    identity = read_json(folder / "identity.json")
+    for name, value in asked.items():
+        if not isinstance(identity, dict) or identity.get(name) != value:
+            raise UserError(
+                f"{folder} answers other questions (its identity.json differs in {name}); give the"
+                " folder that answered these."
+            )
+    return dict(identity)
+
+
+def _read_answers(path: Path, asked: set[str]) -> tuple[dict[str, str], dict[str, int]]:
+    """Answers by id, and the first line of each model that lines name (``"model"``, optional).
+
+    Raises:
+        UserError: there is no such file, or lines of it are no answers to these questions.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(
+            f"The answers {path} cannot be read ({error.strerror}); give a folder or a .jsonl file."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not text in UTF-8 (byte {error.start}); save it in that encoding."
+        ) from None
+    rows: dict[str, str] = {}
+    lines: dict[str, int] = {}
+    models: dict[str, int] = {}
+    wrong: list[str] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        row, why = _parse(line)
+        if row is None:
+            wrong.append(f"line {number} {why}")
+        elif row["id"] in rows:
+            wrong.append(
+                f"line {number} answers {row['id']!r} again, after line {lines[row['id']]}"
+            )
+        elif row["id"] not in asked:
+            wrong.append(f"line {number} answers {row['id']!r}, which is none of these questions")
+        else:
+            rows[row["id"]], lines[row["id"]] = row["answer"], number
+            if row.get("model") is not None:
+                models.setdefault(str(row["model"]), number)
+    if wrong:
+        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise UserError(
+            f"{path}: {'; '.join(wrong[:SHOWN])}{more}. Each line must be an object with a"
+            " question's id and its answer."
+        )
+    if not rows:
+        raise UserError(
+            f'{path} holds no answer; each line must look like {{"id": "...", "answer": "..."}}.'
+        )
+    return rows, models
+
+
+def _parse(line: str) -> tuple[dict[str, Any] | None, str]:
+    """The line's object, or None and what is wrong with it."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None, "is not JSON"
+    if not isinstance(row, dict):
+        return None, "is not an object"
+    for name in ("id", "answer"):
+        if name not in row:
+            return None, f"has no {name!r}"
+        if not isinstance(row[name], str):
+            kind = "no text" if row[name] is None else f"a {type(row[name]).__name__}"
+            return None, f"has {kind} as its {name!r}"
+        try:
+            row[name].encode()
+        except UnicodeEncodeError:
+            return None, f"has half a character (a lone surrogate) in its {name!r}"
+    return row, ""
+
+
+def _model_of(path: Path, models: Mapping[str, int], identity: Mapping[str, Any]) -> str:
+    """The model that the lines name.
+
+    Raises:
+        UserError: they name several, or another one than the folder's identity.
+    """
+    (first, _), *others = models.items()
+    if others:
+        raise UserError(
+            f"{path}, line {others[0][1]}: the model is {others[0][0]!r}, before it was {first!r};"
+            " grade one model at a time."
+        )
+    known = {str(identity[name]) for name in ("base", "model") if name in identity}
+    if known and first not in known:
+        raise UserError(
+            f"{path}, line {models[first]}: the model is {first!r}, but identity.json beside it"
+            f" says {identity.get('base')!r}; put answers of another model into a file of their"
+            " own."
+        )
+    return first
+
+
+def _is_control(sign: str) -> bool:
+    return unicodedata.category(sign) == "Cc" and sign not in "\n\r\t"

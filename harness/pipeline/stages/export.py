@@ -1,0 +1,91 @@
+"""Export: a benchmark's questions and images as files. Needs no model and no torch."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL.Image import Image
+
+from benchmarks.interface import Benchmark, Question
+from harness.artifacts.results_folder import Stage, write_bytes, write_json, write_jsonl
+from harness.data.pool import difference_hash, pixels_sha
+from harness.errors import UserError
+from harness.pipeline.stages.shards import Progress, Spent, check_keys, quiet, record
+
+if TYPE_CHECKING:  # they need torch
+    from harness.pipeline.context import Context
+    from harness.pipeline.tasks import Task
+
+
+def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
+    write_questions(task.stage, context.benchmark(task.benchmark), progress)
+
+
+def merge(_context: Context, task: Task) -> None:
+    task.stage.finish()
+
+
+def export(stage: Stage, benchmark: Benchmark, progress: Progress = quiet) -> None:
+    """The whole stage."""
+    stage.open()
+    write_questions(stage, benchmark, progress)
+    stage.finish()
+
+
+def write_questions(stage: Stage, benchmark: Benchmark, progress: Progress) -> None:
+    """Write ``questions.jsonl``, ``images.jsonl``, the images as PNG named by the sha256 of their
+    pixels, and the record.
+
+    Raises:
+        UserError: the benchmark has no question, asks one twice, or an image cannot be read.
+    """
+    started = time.perf_counter()
+    rows: list[dict[str, Any]] = []
+    hashes: dict[str, str] = {}
+    for question in _questions(benchmark):
+        names = [_save_image(stage.folder / "images", image) for image in question.images]
+        for name, image in zip(names, question.images, strict=True):
+            if name not in hashes:
+                hashes[name] = difference_hash(image)
+        rows.append(
+            {
+                "id": question.id,
+                "text": question.text,
+                "max_new_tokens": question.max_new_tokens,
+                "cluster": question.cluster,
+                "images": names,
+            }
+        )
+        progress("questions", len(rows), 0)
+    check_keys(f"benchmark {benchmark.name}", [row["id"] for row in rows])
+    if not rows:
+        raise UserError(f"The benchmark {benchmark.name} has no question; ask for a larger limit.")
+    write_jsonl(stage.folder / "questions.jsonl", rows)
+    images = [
+        {"sha256": name.removesuffix(".png"), "dhash": dhash} for name, dhash in hashes.items()
+    ]
+    write_jsonl(stage.folder / "images.jsonl", images)
+    spent = Spent(seconds=time.perf_counter() - started)
+    write_json(
+        stage.folder / "record.json", record(stage, benchmark.name, len(rows), spent, counts={})
+    )
+
+
+def _questions(benchmark: Benchmark) -> Iterator[Question]:
+    try:
+        yield from benchmark.questions()
+    except ValueError as error:
+        raise UserError(f"{benchmark.name} cannot be exported: {error}") from error
+
+
+def _save_image(folder: Path, image: Image) -> str:
+    path = folder / f"{pixels_sha(image)}.png"
+    if not path.exists():
+        content = io.BytesIO()
+        image.convert("RGB").save(content, format="PNG", compress_level=1)
+        write_bytes(path, content.getvalue())
+    return path.name

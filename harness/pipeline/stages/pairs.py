@@ -1,0 +1,139 @@
+"""Pairs: a method makes preference pairs of a round's images, shard by shard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from harness.artifacts.fingerprint import describe
+from harness.artifacts.results_folder import Stage, read_jsonl, write_jsonl
+from harness.data.pool import Drawn, Pool
+from harness.pipeline.context import Context
+from harness.pipeline.stages.shards import (
+    Progress,
+    Rows,
+    check_keys,
+    read_shards,
+    record,
+    write_shard,
+)
+from harness.pipeline.tasks import Task, scorer_of
+from harness.reporting.pair_stats import pair_stats
+from methods.controls import Control
+from methods.interface import (
+    VLM,
+    Dropped,
+    Method,
+    PreferencePair,
+    Scorer,
+    Tools,
+)
+
+
+def prepare(context: Context, task: Task) -> None:
+    """Write ``items.jsonl``, the round's images with their hashes: the shards are made of them,
+    and checks for leakage read them."""
+    drawn = context.draw(context.run(task.label, task.seed), task.round)
+    write_items(task.stage, drawn)
+
+
+def run(context: Context, task: Task, shard: int, _progress: Progress) -> None:
+    assert task.checkpoint is not None
+    run = context.run(task.label, task.seed)
+    ids = [row["id"] for row in read_jsonl(task.stage.folder / "items.jsonl")]
+    context.images.begin_round((run.pool, id) for id in ids)
+    card = scorer_of(run, task.checkpoint)
+    write_pairs(
+        task.stage,
+        shard,
+        task.shard_range(shard),
+        ids,
+        vlm=context.models.engine(task.checkpoint),
+        method=run.method,
+        pool=context.pool(run.pool),
+        seed=run.seed,
+        scorer=None if card is None else context.models.scorer(card),
+    )
+
+
+def merge(context: Context, task: Task) -> None:
+    run = context.run(task.label, task.seed)
+    drawn, pool = context.draw(run, task.round), context.pool(run.pool)
+    merge_pairs(task.stage, task.shards, run.method, pool, drawn, run.seed)
+
+
+def write_items(stage: Stage, drawn: Drawn) -> None:
+    items = [{"id": seen.id, "sha256": seen.sha256, "dhash": seen.dhash} for seen in drawn.seen]
+    write_jsonl(stage.folder / "items.jsonl", items)
+
+
+def write_pairs(
+    stage: Stage,
+    shard: int,
+    numbers: range,
+    ids: Sequence[str],
+    *,
+    vlm: VLM,
+    method: Method,
+    pool: Pool,
+    seed: int,
+    scorer: Scorer | None = None,
+) -> None:
+    """Write the pairs and drops of the images with these ``numbers`` among the round's ``ids`` as
+    one shard."""
+
+    def work() -> Rows:
+        items = pool.items(ids[numbers.start : numbers.stop], method.needs, ids)
+        truth = pool.judge if "ground_truth" in method.needs else None
+        tools = Tools(vlm=vlm, seed=seed, scorer=scorer, ground_truth=truth)
+        return [
+            {"pair" if isinstance(outcome, PreferencePair) else "dropped": describe(outcome)}
+            for outcome in method.pairs(items, tools)
+        ]
+
+    write_shard(stage, shard, work, vlm)
+
+
+def merge_pairs(
+    stage: Stage, shards: int, method: Method, pool: Pool, drawn: Drawn, seed: int
+) -> None:
+    """Write ``pairs.jsonl``, ``drops.jsonl``, the record and ``DONE``. A control changes the pairs
+    here, because what it does may depend on all pairs of the round.
+
+    Raises:
+        UserError: two pairs have one key.
+    """
+    rows, spent = read_shards(stage, shards)
+    pairs = [PreferencePair.from_json(row["pair"]) for row in rows if "pair" in row]
+    drops = [Dropped(**row["dropped"]) for row in rows if "dropped" in row]
+    report = dict(method.report([*pairs, *drops]))
+    if isinstance(method, Control):
+        reworked = method.rework(pairs, seed)
+        pairs = [outcome for outcome in reworked if isinstance(outcome, PreferencePair)]
+        drops += [outcome for outcome in reworked if isinstance(outcome, Dropped)]
+    check_keys(f"method {method.name}", [pair.key for pair in pairs])
+    write_jsonl(stage.folder / "pairs.jsonl", map(describe, pairs))
+    write_jsonl(stage.folder / "drops.jsonl", map(describe, drops))
+    counts = _counts(pairs, drops, drawn)
+    stage.finish(
+        {
+            **record(stage, method.name, len(drawn.ids), spent, counts),
+            "report": report,
+            "pair_stats": pair_stats(pairs, pool.judge),
+            "pool": {"name": pool.spec, "fingerprint": stage.identity["pool"]},
+        }
+    )
+
+
+def _counts(
+    pairs: Sequence[PreferencePair], drops: Sequence[Dropped], drawn: Drawn
+) -> dict[str, Any]:
+    return {
+        "images": len(drawn.ids),
+        "pairs": len(pairs),
+        "pairs_by_kind": dict(Counter(pair.kind for pair in pairs)),
+        "dropped": len(drops),
+        "drops_by_reason": dict(Counter(drop.reason for drop in drops).most_common()),
+        "unreadable_images": [{"id": id, "why": why} for id, why in drawn.skipped],
+    }

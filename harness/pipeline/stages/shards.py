@@ -1,0 +1,103 @@
+"""What stages share: shards that are written whole, unique keys, and the record of what was
+measured.
+
+All randomness is seeded by keys (an item's, a question's). So on the CPU a shard is the same bytes
+whoever writes it, and a stage that was cut continues to the bytes of an undisturbed one. On an
+accelerator a batch is as large as the free memory, which may change a result by rounding."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.artifacts.fingerprint import arithmetic, hardware, peak_memory_mib, versions
+from harness.artifacts.results_folder import Stage, read_jsonl, write_jsonl
+from harness.errors import UserError
+
+Progress = Callable[[str, int, int], None]
+"""Called as ``progress(unit, done, total)``, such as ``("images", 64, 600)``; ``total`` 0: not
+known."""
+
+Rows = list[dict[str, Any]]
+
+
+def quiet(_unit: str, _done: int, _total: int) -> None:
+    """No progress shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What a stage's shards took, added up over the processes that wrote them."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+    """Generated tokens."""
+    peak_memory_mib: Mapping[str, int] | None = None
+    """The most memory that one of the processes held."""
+
+
+def write_shard(stage: Stage, shard: int, work: Callable[[], Rows], model: Any) -> None:
+    """Write the rows of ``work`` as one shard. Its last row is what it took; ``model`` counts the
+    tokens that it generates, if it counts any."""
+    started, before = time.perf_counter(), _tokens(model)
+    rows = work()
+    spent = {
+        "seconds": round(time.perf_counter() - started, 3),
+        "tokens": _tokens(model) - before,
+        "peak_memory_mib": peak_memory_mib(),
+    }
+    write_jsonl(stage.shard(shard), [*rows, {"spent": spent}])
+
+
+def read_shards(stage: Stage, shards: int) -> tuple[Rows, Spent]:
+    """All rows in order, and what they took."""
+    rows: Rows = []
+    seconds, tokens, peaks = 0.0, 0, Counter[str]()
+    for shard in range(shards):
+        *made, last = read_jsonl(stage.shard(shard))
+        rows += made
+        seconds += last["spent"]["seconds"]
+        tokens += int(last["spent"]["tokens"])
+        peaks |= Counter(last["spent"].get("peak_memory_mib", {}))
+    return rows, Spent(seconds=seconds, tokens=tokens, peak_memory_mib=dict(peaks) or None)
+
+
+def _tokens(model: Any) -> int:
+    return int(getattr(model, "tokens_generated", 0))
+
+
+def check_keys(subject: str, keys: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: a key stands there twice.
+    """
+    if repeated := [key for key, count in Counter(keys).items() if count > 1]:
+        raise UserError(
+            f"The {subject} gave the key {repeated[0]!r} more than once; keys name pairs and"
+            " questions and must be unique."
+        )
+
+
+def record(
+    stage: Stage, name: str, items: float, spent: Spent, counts: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What was measured. ``items`` are what time is proportional to: images (times epochs, in
+    training) or questions."""
+    return {
+        "stage": stage.identity["stage"],
+        "base": stage.identity.get("base"),
+        "name": name,
+        "items": items,
+        "seconds": round(spent.seconds, 3),
+        "tokens": spent.tokens,
+        "counts": dict(counts),
+        "peak_memory_mib": dict(spent.peak_memory_mib or peak_memory_mib()),
+        "versions": versions(),
+        "hardware": hardware(),
+        "arithmetic": arithmetic(),
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,153 @@
+"""Train: the model of the round before learns from this round's pairs.
+
+A training is one shard. Under torchrun every rank takes part in it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.artifacts.fingerprint import describe
+from harness.artifacts.results_folder import Stage, kindly, read_json, read_jsonl, write_json
+from harness.models.device_memory import out_of_memory
+from harness.errors import NoPairs, UserError
+from harness.models.base_cards import parent_of
+from harness.models.checkpoints import Parent, weights_fingerprint
+from harness.pipeline.context import Context
+from harness.pipeline.stages.shards import Progress, Spent, record
+from harness.pipeline.tasks import Task
+from harness.reporting import model_cards
+from harness.study.study import Run
+from harness.training.ranks import ranks
+from harness.training.trainer import TrainSummary, train_pairs
+from methods.interface import PreferencePair, Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What a training starts from."""
+
+    run: Run
+    recipe: Recipe
+    pairs: Path
+    """The folder of the round's pairs."""
+    rows: Sequence[PreferencePair]
+    model: Any
+    processor: Any
+    lora_targets: str
+    parent: Parent | None
+    """What the model was loaded from, where adapters are trained."""
+
+
+def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
+    """
+    Raises:
+        NoPairs: the round made no pair (with the reasons).
+        UserError: memory ran out; or see :func:`harness.training.trainer.train_pairs`.
+    """
+    started = time.perf_counter()
+    try:
+        training = prepare(context, task)
+        started = time.perf_counter()
+        summary = fit(context, task, training, progress)
+    finally:
+        context.models.forget()
+    if ranks().is_main:
+        # The summary counts every piece of a training that was cut; the clock only the last one.
+        seconds = max(time.perf_counter() - started, summary.seconds)
+        save(task.stage, training, summary, seconds)
+
+
+def merge(_context: Context, task: Task) -> None:
+    task.stage.finish()
+    task.stage.drop("checkpoints")  # they only serve to continue; the model is written
+
+
+def prepare(context: Context, task: Task) -> Training:
+    """Read the pairs, and load the model."""
+    checkpoint, run = task.checkpoint, context.run(task.label, task.seed)
+    recipe = run.method.recipe
+    assert checkpoint is not None
+    assert recipe is not None  # a run without a recipe has no training
+    pairs = context.results.pairs(task.label, task.seed, task.round)
+    rows = [PreferencePair.from_json(row) for row in read_jsonl(pairs / "pairs.jsonl")]
+    if not rows:
+        raise NoPairs(_why_no_pairs(run.method.name, pairs))
+    context.images.begin_round((run.pool, pair.item) for pair in rows)
+    model, processor = context.models.for_training(checkpoint)
+    adapter = task.stage.folder / "adapter"
+    return Training(
+        run=run,
+        recipe=recipe,
+        pairs=pairs,
+        rows=rows,
+        model=model,
+        processor=processor,
+        lora_targets=checkpoint.card.lora_targets,
+        parent=parent_of(checkpoint.card, checkpoint.weights, adapter) if recipe.lora else None,
+    )
+
+
+def _why_no_pairs(method: str, pairs: Path) -> str:
+    reasons = read_json(pairs / "record.json")["counts"]["drops_by_reason"]
+    shown = ", ".join(f"{reason} ({count})" for reason, count in list(reasons.items())[:4])
+    return (
+        f"{method} made no pair to train on in {pairs}; dropped: {shown or 'nothing'}. Give more"
+        " --images or other settings, or leave the row out with --only."
+    )
+
+
+def fit(context: Context, task: Task, training: Training, progress: Progress) -> TrainSummary:
+    """Train; writes ``model/``, and ``adapter/`` where adapters are trained. The model in memory
+    is used up."""
+    folder = task.stage.folder
+    with kindly(folder), _out_of_memory_as_sentence(folder):
+        return train_pairs(
+            model=training.model,
+            processor=training.processor,
+            pairs=training.rows,
+            images=context.pool(training.run.pool).image,
+            recipe=training.recipe,
+            seed=training.run.seed,
+            out=folder,
+            max_steps=training.run.steps,
+            lora_targets=training.lora_targets,
+            parent=training.parent,
+            placement=context.placement,
+            progress=progress,
+        )
+
+
+def save(stage: Stage, training: Training, summary: TrainSummary, seconds: float) -> None:
+    """Write the record and the model cards."""
+    run, recipe = training.run, training.recipe
+    images = read_json(training.pairs / "record.json")["items"]
+    visits = images * recipe.epochs if run.steps is None else run.steps * recipe.global_batch
+    counts = {"pairs": len(training.rows), "images": images}
+    content = {
+        **record(stage, run.method.name, visits, Spent(seconds=seconds), counts),
+        "training": describe(summary),
+        # Read right after they were written: an adapter of the next round names them as its parent.
+        "weights": weights_fingerprint(stage.folder / "model"),
+    }
+    model_cards.write(stage.folder, identity=stage.identity, record=content, pairs=training.pairs)
+    write_json(stage.folder / "record.json", content)
+
+
+@contextmanager
+def _out_of_memory_as_sentence(folder: Path) -> Iterator[None]:
+    """Turn memory that ran out into a sentence; the training's checkpoints are whole."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        raise UserError(
+            f"Memory ran out in the training below {folder}; end what else runs on the device, or"
+            " take a larger one, and run the same command again: it goes on from its last"
+            " checkpoint."
+        ) from error
