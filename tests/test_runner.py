@@ -20,7 +20,7 @@ import pytest
 
 from benchmarks.interface import Question
 from harness.artifacts.results_folder import read_json, read_jsonl
-from harness.data.pool import open_pool
+from harness.data.open_pool import open_pool
 from harness.errors import UserError
 from harness.models.base_cards import BASES, BaseCard
 from harness.pipeline import runner, stages, workshop
@@ -151,7 +151,7 @@ def test_a_finished_study_does_nothing_and_loads_nothing(
     def refuse(*_args: object, **_more: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(workshop, "load_base", refuse)
+    monkeypatch.setattr(workshop, "load_model", refuse)
     before = outputs(undisturbed)
     assert "[" not in do(a_study(pool, rounds=2), undisturbed)
     assert outputs(undisturbed) == before
@@ -282,7 +282,7 @@ def test_another_base_under_the_same_name_is_refused(
     undisturbed: Path, pool: str, card: BaseCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BASES, "tiny", replace(card, dtype="bfloat16"))
-    with pytest.raises(UserError, match=r"model: .* there, .* asked"):
+    with pytest.raises(UserError, match=r"model: .* stored, .* requested"):
         do(a_study(pool, rounds=2), undisturbed)
 
 
@@ -310,7 +310,7 @@ def test_a_newer_grader_grades_again_and_keeps_the_answers(
     study = replace(a_study(pool), runs=a_study(pool).runs[:1])
     do(study, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(workshop, "load_base", None)  # answers are not made again
+        patch.setattr(workshop, "load_model", None)  # answers are not made again
         said = do(replace(study, benchmarks=(Graded(),)), tmp_path)
     assert said.count(": done") == 2
     assert (
@@ -432,7 +432,7 @@ def test_steps_are_fixed_whatever_the_number_of_pairs(pool: str, tmp_path: Path)
         20,
         20,
     )
-    with pytest.raises(UserError, match=r"steps: 5 there, 6 asked"):
+    with pytest.raises(UserError, match=r"steps: 5 stored, 6 requested"):
         do(replace(a_study(pool), runs=(untrained, replace(toy, steps=6))), tmp_path)
 
 

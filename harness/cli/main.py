@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 2 a user's mistake (one sentence on stderr), 130
     interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    from harness.errors import UserError, speaker
+    from harness.errors import UserError, process_name
 
     try:
         check_resolution()
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], None] = given.command
         command(given)
     except UserError as problem:
-        print(f"{speaker()}: {problem}", file=sys.stderr)
+        print(f"{process_name()}: {problem}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader went away, as with ``| head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -150,7 +150,7 @@ class Sharing:
             pixels = self.pixels.of(absent, pictures, corrupt)
             self.pictures_seen += len(absent)
             for pair, value in zip(
-                absent, self.family.project(self.family.look(pixels)), strict=True
+                absent, self.family.project(self.family.encode(pixels)), strict=True
             ):
                 found[pair] = value
                 if pair[1] is None:

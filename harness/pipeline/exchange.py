@@ -122,7 +122,7 @@ def grade(benchmark: Benchmark, questions: Path, answers: Path, out: Path) -> st
         kept = Stage(out / "answers", given.identity)
         kept.check()
         stage = Stage(out, stage_identity.grade_identity(given.identity, benchmark))
-        if not stage.done and stage.outdated(
+        if not stage.done and stage.differs_only_in(
             "version"
         ):  # it had stopped, perhaps for want of a judge: nothing is lost
             write_json(out / "identity.json", stage.identity)

@@ -131,8 +131,8 @@ class Elsewhere:
                 if step.kind in NO_MODEL:
                     step.do(_quiet)
                     finish(step)
-                elif (twin := results.twin(step.stage.identity)) is not None:
-                    step.stage.borrow(twin, results.out)
+                elif (twin := results.finished_stage(step.stage.identity)) is not None:
+                    step.stage.reuse(twin, results.out)
                     finish(step)
                 else:
                     for number, of in self.parts(step):

@@ -14,7 +14,7 @@ from statistics import median
 import torch
 from transformers.utils import logging as transformers_logging
 
-from harness.artifacts.fingerprint import cores, hardware
+from harness.artifacts.environment import cores, hardware
 from harness.artifacts.results_folder import Results, lock, records, write_json
 from harness.errors import NoPairs, UserError
 from harness.models.base_cards import find_base
@@ -106,9 +106,11 @@ def do_step(step: Step, results: Results, progress: Progress) -> None:
     """One stage: taken over from a twin, done by the first process alone, or shared by the team."""
     crew = team()
     # Gathered, so that every process decides alike and none begins before all have looked.
-    twin = crew.gather(results.twin(step.stage.identity) if step.kind not in NO_MODEL else None)[0]
+    twin = crew.gather(
+        results.finished_stage(step.stage.identity) if step.kind not in NO_MODEL else None
+    )[0]
     if twin is not None:
-        crew.once(lambda: step.stage.borrow(twin, results.out))
+        crew.once(lambda: step.stage.reuse(twin, results.out))
     elif step.kind in NO_MODEL:
         crew.once(lambda: step.do(progress))
     else:

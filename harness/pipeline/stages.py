@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from PIL.Image import Image
 
 from harness.artifacts.fingerprint import describe
-from harness.artifacts.results_folder import Stage, kindly, read_json, read_jsonl, write_jsonl
+from harness.artifacts.results_folder import (
+    Stage,
+    explain_disk_errors,
+    read_json,
+    read_jsonl,
+    write_jsonl,
+)
 from harness.data.pool import Drawn, Pool, read_image
 from harness.engine.batching import out_of_memory
 from harness.errors import NoPairs, UserError
@@ -53,7 +59,7 @@ QUESTIONS_A_SHARD = 256
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    from harness.models.checkpoints import Parent
+    from harness.models.adapters import Parent
 
 
 def make_pairs(
@@ -106,7 +112,7 @@ def make_pairs(
     _check_keys(f"method {method.name}", [pair["key"] for pair in pairs])
     write_jsonl(stage.folder / "pairs.jsonl", pairs)
     write_jsonl(stage.folder / "drops.jsonl", drops)
-    items = [{"id": one.id, "sha256": one.sha256, "dhash": one.dhash} for one in drawn.seen]
+    items = [{"id": one.id, "sha256": one.sha256, "dhash": one.dhash} for one in drawn.images]
     write_jsonl(stage.folder / "items.jsonl", items)
     counts = {
         "images": len(drawn.ids),
@@ -169,7 +175,7 @@ def train(
         )
     team().once(stage.open)
     started = time.perf_counter()
-    with kindly(stage.folder), roomy(stage.folder):
+    with explain_disk_errors(stage.folder), roomy(stage.folder):
         summary = train_pairs(
             model=model,
             processor=processor,
@@ -201,7 +207,7 @@ def train(
     }
     model_cards.write(stage.folder, identity=stage.identity, record=record, pairs=pairs)
     stage.finish(record)
-    stage.drop("checkpoints")  # they only serve to continue; the model is written
+    stage.delete("checkpoints")  # they only serve to continue; the model is written
 
 
 @contextmanager

@@ -50,13 +50,13 @@ class Step:
         Raises:
             UserError: the folder holds results of other settings.
         """
-        if self.kind in NO_MODEL and self.stage.outdated("version"):
+        if self.kind in NO_MODEL and self.stage.differs_only_in("version"):
             return True
         self.stage.check()
         return not self.stage.done
 
     def do(self, progress: Progress) -> None:
-        if self.kind in NO_MODEL and self.stage.outdated("version"):
+        if self.kind in NO_MODEL and self.stage.differs_only_in("version"):
             self.stage.clear()
         self.work(progress)
 

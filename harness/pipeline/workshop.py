@@ -14,7 +14,8 @@ import torch
 
 from benchmarks.interface import Benchmark
 from harness.artifacts.results_folder import Results, Stage, read_jsonl
-from harness.data.pool import Drawn, Pool, open_pool
+from harness.data.open_pool import open_pool
+from harness.data.pool import Drawn, Pool
 from harness.engine.clip_scorer import (
     ClipScorer,
     ScorerCard,
@@ -22,7 +23,8 @@ from harness.engine.clip_scorer import (
     load_scorer,
     scorer_identity,
 )
-from harness.models.base_cards import find_base, load_base, parent_of
+from harness.engine.load import load_model
+from harness.models.base_cards import find_base, parent_of
 from harness.pipeline import matched_baselines, stage_identity, stages
 from harness.pipeline.stage_identity import Checkpoint
 from harness.pipeline.stages import Progress
@@ -47,7 +49,7 @@ class Models:
         """The model and its processor."""
         if self._loaded is None or self._held != at:
             self.forget()
-            self._loaded = load_base(at.card, device=self.device, weights=at.weights)
+            self._loaded = load_model(at.card, device=self.device, weights=at.weights)
             self._held = at
         return self._loaded
 
@@ -169,8 +171,8 @@ class Workshop:
                 inner = stage_identity.pairs_identity(
                     at, method.inner, drawn, run.seed, round, scored_by
                 )
-                if (twin := self.results.twin(inner)) is not None:
-                    team().once(lambda: pairs.borrow_shards(twin))
+                if (twin := self.results.finished_stage(inner)) is not None:
+                    team().once(lambda: pairs.reuse_shards(twin))
             vlm: Any = Later(lambda: self.models.engine(at))
             scorer: Any = None if card is None else Later(lambda: self.models.scorer(card))
             stages.make_pairs(

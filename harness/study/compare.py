@@ -21,7 +21,8 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
-from harness.data.pool import Pool, open_pool
+from harness.data.open_pool import open_pool
+from harness.data.pool import Pool
 from harness.errors import UserError, unknown
 from harness.models.base_cards import find_base
 from harness.study.opening import open_benchmarks

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.artifacts.results_folder import read_json, read_jsonl, write_json
-from harness.errors import UserError, speaker, unknown
+from harness.errors import UserError, process_name, unknown
 
 TRACKERS = ("tensorboard", "trackio", "wandb", "none")
 DEFAULT = ""
@@ -126,7 +126,7 @@ def _careful(name: str, make: Callable[[], Opened], folder: Path) -> Log:
             said = str(error).strip().splitlines()
             why = f"{type(error).__name__}{': ' + said[0][:200] if said else ''}"
             print(
-                f"{speaker()}: the tracker {name} is left out from here on ({why}); log.jsonl"
+                f"{process_name()}: the tracker {name} is left out from here on ({why}); log.jsonl"
                 " goes on.",
                 file=sys.stderr,
             )

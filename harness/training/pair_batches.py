@@ -169,7 +169,7 @@ def picture_features(
     for start in range(0, len(items), PICTURES_AT_ONCE):
         chunk = items[start : start + PICTURES_AT_ONCE]
         pictures = [_picture(images, owners[item]) for item in chunk]
-        looked = family.look(family.pixels(pictures))
+        looked = family.encode(family.pixels(pictures))
         features |= {item: value.cpu() for item, value in zip(chunk, looked, strict=True)}
         progress("pictures", len(features), len(items))
     return features

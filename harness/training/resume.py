@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from harness.artifacts.results_folder import kindly, read_json, write_json, write_jsonl
+from harness.artifacts.results_folder import explain_disk_errors, read_json, write_json, write_jsonl
 from harness.errors import UserError
 from harness.training.fsdp import into, whole
 
@@ -53,14 +53,14 @@ def save(
         return
     final = folder / f"{_PREFIX}{step:07d}"
     beside = folder / f".{final.name}.tmp"
-    with kindly(folder):
+    with explain_disk_errors(folder):
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(final, ignore_errors=True)
         beside.mkdir(parents=True)
     save_tensors(weights, beside / "model.safetensors")
     save_tensors(moments, beside / "optimizer.safetensors")
     write_json(beside / "state.json", state)
-    with kindly(folder):
+    with explain_disk_errors(folder):
         beside.rename(final)
         for old in folder.glob(f"{_PREFIX}*"):
             if old != final:
@@ -80,7 +80,7 @@ def gathered(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
 
 def tidy(folder: Path) -> None:
     """Remove what a kill left half-written."""
-    with kindly(folder):
+    with explain_disk_errors(folder):
         for half in [
             *folder.glob(f".{_PREFIX}*"),
             *(path for path in folder.glob(f"{_PREFIX}*") if not _whole(path)),
@@ -127,7 +127,7 @@ def load(
 
 def clear(folder: Path) -> None:
     """Remove all checkpoints: the training has ended."""
-    with kindly(folder):
+    with explain_disk_errors(folder):
         for path in [*folder.glob(f"{_PREFIX}*"), *folder.glob(f".{_PREFIX}*")]:
             shutil.rmtree(path)
 
@@ -146,7 +146,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         )
         seen.add(place)
     try:
-        with kindly(path.parent):
+        with explain_disk_errors(path.parent):
             save_file(apart, path)
     except SafetensorError as error:
         raise UserError(
@@ -168,7 +168,7 @@ def continue_log(path: Path, step: int) -> None:
 
 
 def append_log(path: Path, row: Mapping[str, object]) -> None:
-    with kindly(path.parent), path.open("a", encoding="utf-8") as file:
+    with explain_disk_errors(path.parent), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 

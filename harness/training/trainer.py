@@ -23,9 +23,9 @@ from PIL.Image import Image
 from safetensors import SafetensorError
 
 from harness.artifacts.fingerprint import fingerprint
-from harness.artifacts.results_folder import kindly, read_json, write_json
+from harness.artifacts.results_folder import explain_disk_errors, read_json, write_json
 from harness.errors import UserError
-from harness.models.checkpoints import Parent
+from harness.models.adapters import Parent
 from harness.training import resume as checkpoint
 from harness.training.fsdp import Policy, merge, shard, spread_again, widen
 from harness.training.loggers import check_trackers, open_logs
@@ -349,7 +349,7 @@ def _whole_model(model: Any, dtype: torch.dtype, crew: Team) -> Any:
 def _save(folder: Path, *parts: Any) -> None:
     """Write ``folder`` whole or not at all; each part knows its own files."""
     beside = folder.with_name(f".{folder.name}.tmp")
-    with kindly(folder.parent):
+    with explain_disk_errors(folder.parent):
         shutil.rmtree(beside, ignore_errors=True)
         try:
             for part in parts:

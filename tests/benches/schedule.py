@@ -162,7 +162,7 @@ def recording(engine: Engine) -> Iterator[Log]:
     log = Log()
     family: Any = engine.sharing.family
     speaker = engine.speaker
-    look, head = family.look, speaker.head
+    look, head = family.encode, speaker.head
 
     def looked(pixels: Sequence[Tensor]) -> list[Tensor]:
         log.looked[len(pixels)] += 1
@@ -174,7 +174,7 @@ def recording(engine: Engine) -> Iterator[Log]:
         result: Tensor = head(hidden)
         return result
 
-    family.look = looked
+    family.encode = looked
     speaker.head = spoken
     speaker.text = Recorder(
         log, 0, lambda: engine.sharing.prefixes.used + engine.sharing.texts.used
@@ -182,7 +182,7 @@ def recording(engine: Engine) -> Iterator[Log]:
     engine.position_bytes = RECORDED_POSITION
     with Copies(log):
         yield log
-    family.look, speaker.head = look, head
+    family.encode, speaker.head = look, head
 
 
 @dataclass

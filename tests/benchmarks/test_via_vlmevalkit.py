@@ -210,13 +210,14 @@ def test_a_part_of_mme_has_no_totals_and_says_so(tmp_path: Path) -> None:
 @needs_kit
 def test_the_embedded_models_answers_are_worth_the_same_to_both(tmp_path: Path) -> None:
     from harness.engine.engine import Engine
-    from harness.models.base_cards import BASES, load_base
+    from harness.engine.load import load_model
+    from harness.models.base_cards import BASES
     from methods.interface import Decoding, Prompt
 
     cases.vlmevalkit_pope(tmp_path, 6)
     made = benchmark("POPE", "test", None, tmp_path)
     questions = list(made.questions())
-    engine = Engine(*load_base(BASES["synthetic"], "cpu"))
+    engine = Engine(*load_model(BASES["synthetic"], "cpu"))
     prompts = [Prompt(key=one.id, text=one.text, image=one.images[0]) for one in questions]
     said = [answer.text for answer in engine.generate(prompts, Decoding(max_new_tokens=8))]
     report = made.grade({one.id: text for one, text in zip(questions, said, strict=True)})

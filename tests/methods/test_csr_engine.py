@@ -15,7 +15,7 @@ from harness.engine.engine import Engine
 from methods.csr.method import Csr
 from methods.interface import Dropped, Item, PreferencePair
 from tests.engine.oracle import ending
-from tests.test_scorers import tiny_clip
+from tests.engine.test_clip_scorer import tiny_clip
 from tests.tiny import picture
 
 ITEMS = [
@@ -93,7 +93,7 @@ def test_trees_end_by_themselves_and_by_length() -> None:
     assert {(node["text"] == "") for node in nodes if node["how"] == "end"} == {True, False}
     assert any(node["final"] and node["how"] != "end" for node in nodes)
     assert engine.sharing.pictures_seen == len(ITEMS)
-    assert scorer.pictures_seen == len(ITEMS)
+    assert scorer.images_embedded == len(ITEMS)
 
 
 def test_seeds_move_samples_and_not_beams() -> None:

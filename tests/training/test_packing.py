@@ -29,7 +29,7 @@ def test_cached_features_pass_the_projector_to_the_models_own_picture_features()
     with torch.no_grad():
         expected = torch.stack(list(model.get_image_features(pixels).pooler_output))
         family = family_of(model, processor)
-        assert torch.equal(torch.stack(family.project(family.look(list(pixels)))), expected)
+        assert torch.equal(torch.stack(family.project(family.encode(list(pixels)))), expected)
     assert list(picture_features(model, processor, PAIRS, images)) == [
         "p0",
         "p1",
