@@ -10,6 +10,7 @@ Options of a study go behind two dashes: ``python -m nox -s compare -- --seeds 3
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import nox
@@ -84,6 +85,11 @@ def smoke(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The fast suite; `-- -m ""` adds the slow tests."""
     install(session, "test")
+    run_tests(session)
+
+
+def run_tests(session: nox.Session) -> None:
+    """pytest with the session's own arguments, or the fast suite."""
     # A process a core, each with one thread: the models are tiny.
     alone = ["-m", "not slow and not gpu", "-n", "auto", "--maxprocesses", "4"]
     session.run(
@@ -96,11 +102,52 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def tests_portable(session: nox.Session) -> None:
+    """The equality tests with the code that torch picks on older processors: none of AVX2 and
+    AVX-512, then AVX2 alone."""
+    install(session, "test")
+    asked = "import torch; print(torch.backends.cpu.get_cpu_capability())"
+    own = str(session.run("python", "-c", asked, silent=True)).split()[-1].lower()
+    # What this processor picks by itself is what the session "tests" ran. The second time with two
+    # threads an operation.
+    others = [("default", "1"), ("avx2", "2")] if own == "avx512" else [("default", "1")]
+    options = session.posargs or [
+        "-q",
+        "-m",
+        "equality and not slow and not gpu",
+        "-n",
+        "auto",
+        "--maxprocesses",
+        "4",
+    ]
+    for capability, threads in others:
+        chosen = {**ENVIRONMENT, "ATEN_CPU_CAPABILITY": capability, "OMP_NUM_THREADS": threads}
+        session.run("python", "-m", "pytest", *options, env=chosen)
+
+
+@nox.session(default=False)
+def tests_lowest(session: nox.Session) -> None:
+    """The fast suite with the lowest version of each requirement of pyproject.toml.
+
+    torch alone stays at the version of constraints.txt: PyPI's older builds for Linux bring CUDA's
+    libraries (3 GB). With SELFSIGHT_LOWEST_TORCH=1 it is the lowest one too.
+    """
+    lowest = [re.sub(r">=([\w.]+).*", r"==\1", one) for one in PROJECT["project"]["dependencies"]]
+    if os.environ.get("SELFSIGHT_LOWEST_TORCH") != "1":
+        pinned = Path("constraints.txt").read_text(encoding="utf-8").splitlines()
+        torch = next(line for line in pinned if line.startswith("torch=="))
+        lowest = [torch if one.startswith("torch==") else one for one in lowest]
+    session.install(*lowest, *PROJECT["dependency-groups"]["test"])
+    run_tests(session)
+
+
+@nox.session(default=False)
 def regenerate(session: nox.Session) -> None:
     """Write the files that tests compare with again, from the code as it is; look at the difference
     before committing it."""
     install(session, "test")
     session.run("python", "-m", "tests.reporting.test_tables")
+    session.run("python", "-m", "tests.test_recorded_study", env=ENVIRONMENT)
     for folder in ("results/reference", "results/reference/ablations"):
         session.run("python", "-m", "harness", "table", "--out", folder, silent=True)
 

@@ -97,6 +97,7 @@ def test_each_rounds_adapter_names_what_it_sits_on(study: Path) -> None:
     assert record["weights"] == weights_fingerprint(trained(study, 1) / "model")
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("number", [1, 2])
 def test_an_adapter_is_the_model_it_was_merged_into(study: Path, number: int) -> None:
     merged = load_model(find_base(str(trained(study, number) / "model")))
@@ -105,6 +106,7 @@ def test_an_adapter_is_the_model_it_was_merged_into(study: Path, number: int) ->
     assert not torch.allclose(logits(*merged), logits(*load_model(BASES["tiny"])), atol=1e-2)
 
 
+@pytest.mark.equality
 def test_as_a_row_it_gives_the_same_answers(study: Path, tmp_path: Path) -> None:
     folder = trained(study, 2)
     baseline = Run(label="untrained", base="tiny", method=Untrained())
@@ -140,6 +142,7 @@ def test_peft_reads_it(study: Path, number: int) -> None:
     )
 
 
+@pytest.mark.equality
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", list(TWINS))
 def test_a_base_in_half_precision_gets_its_very_weights_back(
@@ -194,6 +197,7 @@ def test_a_parent_that_is_gone_or_another_is_a_sentence(study: Path, tmp_path: P
         find_base(str(second))
 
 
+@pytest.mark.equality
 def test_adapters_alone_are_enough(study: Path, tmp_path: Path) -> None:
     shutil.copytree(study / "out", tmp_path / "out")
     merged = logits(*load_model(find_base(str(trained(tmp_path, 2) / "model"))))
@@ -229,6 +233,7 @@ class Killed(Exception):  # noqa: N818
     """Stands for a kill."""
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("at", ["merging", "model"])
 def test_killed_between_adapter_and_model_it_goes_on(
     at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -11,6 +11,7 @@ import pytest
 from harness.cli import main as cli
 from harness.models.base_cards import BASES
 from harness.pipeline import runner
+from tests.reporting.records import write_study
 from tests.toys import save_base, save_pictures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -219,3 +220,41 @@ def test_help_says_what_limit_limits() -> None:
     assert "at most N test images and at most N pool images a round" in " ".join(
         done.stdout.split()
     )
+
+
+LOADED = """
+import sys
+from harness.cli.main import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    assert not end.code, end.code
+print("loaded:", *sorted({name.split(".")[0] for name in sys.modules}))
+"""
+HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "matplotlib", "pandas", "scipy"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"),
+    [
+        (["--help"], set()),
+        (["run", "--help"], set()),
+        (["table", "--out", "STUDY"], {"pandas", "scipy"}),
+        (["plan", "compare", "--limit", "10"], {"torch", "transformers", "pandas", "scipy"}),
+    ],
+    ids=["help", "run-help", "table", "plan"],
+)
+def test_a_command_imports_only_what_it_needs(
+    arguments: list[str],
+    needed: set[str],
+    tmp_path: Path,
+) -> None:
+    if "STUDY" in arguments:
+        write_study(tmp_path / "study", seeds=(0,), pictures=20)
+    given = [str(tmp_path / "study") if one == "STUDY" else one for one in arguments]
+    command = [sys.executable, "-c", LOADED, *given]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    head, *loaded = done.stdout.splitlines()[-1].split()
+    assert head == "loaded:"
+    assert HEAVY & set(loaded) <= needed

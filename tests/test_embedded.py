@@ -112,6 +112,7 @@ def test_a_judgement_names_the_account_with_fewer_mistakes() -> None:
         assert turn.answer == ("[[1]]" if first < second else "[[2]]")
 
 
+@pytest.mark.equality
 def test_a_training_that_was_cut_goes_on_as_if_it_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -114,6 +114,7 @@ def test_export_answer_and_grade_and_do_nothing_again(
     assert files(tmp_path / "theirs")["answers.jsonl"] != before["answers/answers.jsonl"]
 
 
+@pytest.mark.equality
 def test_an_answering_that_was_cut_goes_on(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

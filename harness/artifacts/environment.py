@@ -52,6 +52,19 @@ def hardware() -> dict[str, str | int]:
     return known
 
 
+def arithmetic() -> dict[str, str | int]:
+    """Further settings that rounding depends on; empty without torch.
+
+    ``threads`` per operation, and ``cpu_capability``: the instruction set of torch's kernels (such
+    as AVX512). They are not in the identity: another number of threads changes the last digits of
+    log-probabilities, and texts hardly ever.
+    """
+    if (torch := _torch()) is None:
+        return {}
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"threads": torch.get_num_threads(), "cpu_capability": capability}
+
+
 def peak_memory_mib() -> dict[str, int]:
     """This process's peak memory (MiB): resident on the host and, with a GPU, allocated there."""
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, KiB on Linux

@@ -26,6 +26,7 @@ from harness.engine.batching import Batches
 from harness.engine.prefix_cache import content
 from harness.errors import UserError, unknown
 from harness.models import hub_snapshots
+from harness.models.alignment import align, aligned
 from harness.models.base_cards import BaseCard
 from harness.models.checkpoints import label_of, weights_fingerprint
 from harness.models.llava import rgb
@@ -149,7 +150,9 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
             f"The weights of the scorer {card.name!r} do not fit: {len(absent)} absent, such as"
             f" {absent[0]}."
         )
-    return ClipScorer(model.to(device), processor)
+    model = model.to(device)
+    align(model)
+    return ClipScorer(model, processor)
 
 
 def _folder(card: ScorerCard) -> Path:
@@ -254,5 +257,7 @@ class ClipScorer:
     def _image_batch(self, images: Sequence[Image]) -> list[Tensor]:
         """Unit embeddings of a batch of images."""
         inputs = self.image_processor(images=[rgb(image) for image in images], return_tensors="pt")
-        output = self.model.get_image_features(pixel_values=inputs["pixel_values"].to(self.device))
+        # The processor's tensor lies in numpy's memory.
+        pixels = aligned(inputs["pixel_values"]).to(self.device)
+        output = self.model.get_image_features(pixel_values=pixels)
         return list(F.normalize(output.pooler_output.float(), dim=-1))

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from harness.errors import UserError
+from harness.models.alignment import aligned
 from harness.models.checkpoints import read_json, tensor_shapes
 
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "selfsight.json"
@@ -109,7 +110,8 @@ def merge_adapter(model: Any, folder: Path) -> Any:
 
     named = model.named_parameters(remove_duplicate=False)
     check_adapter(folder, {name: tuple(value.shape) for name, value in named})
-    tensors = {renamed(name): tensor for name, tensor in load_file(folder / WEIGHTS).items()}
+    stored = load_file(folder / WEIGHTS)
+    tensors = {renamed(name): aligned(tensor) for name, tensor in stored.items()}
     low_rank = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
     with torch.no_grad():
         for name in tensors.keys() - low_rank.keys():
@@ -119,11 +121,11 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     config.modules_to_save, config.inference_mode = None, True
     wrapped = LoraModel(model, {"default": config}, "default")
     for name, parameter in wrapped.named_parameters():
-        stored = low_rank.get(name.removeprefix("model.").replace(".default.", "."))
-        if stored is not None:
+        tensor = low_rank.get(name.removeprefix("model.").replace(".default.", "."))
+        if tensor is not None:
             # peft creates them in the weights' precision, which would round a float32 adapter
             # before it is merged.
-            parameter.data = parameter.data.to(stored.dtype)
+            parameter.data = parameter.data.to(tensor.dtype)
     loaded = set_peft_model_state_dict(
         wrapped, {f"model.{name}": tensor for name, tensor in low_rank.items()}
     )

@@ -16,6 +16,7 @@ from transformers import AutoModelForImageTextToText
 from harness.errors import UserError
 from harness.models import hub_snapshots
 from harness.models.adapters import merge_adapter
+from harness.models.alignment import align
 from harness.models.base_cards import BaseCard, limit_image_size, source_of
 from harness.models.checkpoints import check_files
 from harness.models.find_family import ARCHITECTURES
@@ -76,6 +77,7 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
         )
     limit_image_size(processor.image_processor, card)
     model = model.to(device).eval()
+    align(model)
     for adapter in card.adapters if weights is None else ():
         # Merged on the device, as in training, so that the sums are the same.
         model = merge_adapter(model, adapter)

@@ -15,7 +15,7 @@ import pandas as pd
 from PIL.Image import Image
 
 from benchmarks.interface import Benchmark, Metric, Question, Report
-from harness.artifacts.environment import hardware, peak_memory_mib, versions
+from harness.artifacts.environment import arithmetic, hardware, peak_memory_mib, versions
 from harness.artifacts.results_folder import Stage, read_jsonl, write_bytes, write_json, write_jsonl
 from harness.data.pool import difference_hash, pixels_sha
 from harness.errors import UserError
@@ -156,5 +156,6 @@ def record(
         "peak_memory_mib": peak_memory_mib(),
         "versions": versions(),
         "hardware": hardware(),
+        "arithmetic": arithmetic(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -208,7 +208,7 @@ def _machines(out: Path) -> dict[str, str]:
     for folder in stored.stages():
         record = stored.record(folder) if stored.done(folder) else None
         if record is not None:
-            for part in ("versions", "hardware"):
+            for part in ("versions", "hardware", "arithmetic"):
                 for name, value in record.get(part, {}).items():
                     found.setdefault(f"{name.replace('_', ' ')}", {})[str(value)] = None
     return {name: " / ".join(sorted(values)) for name, values in found.items()}

@@ -12,6 +12,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from harness.models.alignment import aligned
+
 
 def save(
     path: Path,
@@ -49,7 +51,7 @@ def load(
             for name, parameter in parameters.items():
                 parameter.copy_(file.get_tensor(f"weight/{name}"))
                 state = {
-                    key: file.get_tensor(f"{key}/{name}")
+                    key: aligned(file.get_tensor(f"{key}/{name}"))
                     for key in ("step", "exp_avg", "exp_avg_sq")
                     if f"{key}/{name}" in names
                 }

@@ -21,6 +21,7 @@ from torch.nn import Parameter
 
 from harness.artifacts.results_folder import explain_disk_errors, read_json, write_json, write_jsonl
 from harness.errors import UserError
+from harness.models.alignment import aligned
 from harness.training.fsdp import into, whole
 
 _PREFIX = "step-"
@@ -121,7 +122,7 @@ def load(
             # The 8-bit optimiser counts its steps in a plain integer.
             counted = value.ndim == 0 and not value.is_floating_point()
             optimizer.state[parameters[name]][part] = (
-                int(value) if counted else into(parameters[name], value)
+                int(value) if counted else into(parameters[name], aligned(value))
             )
 
 

@@ -216,7 +216,7 @@ def train_pairs(
                 " run again."
             )
         if laid.checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(model)
         model.train()
         still_tower(model)
         if done:
@@ -270,7 +270,7 @@ def train_pairs(
 
     model.eval()
     if laid.checkpointing:
-        model.activation_checkpointing_disable()
+        recompute_activations(model, False)
     if wrapped is not None:
         if parent is not None and recipe.lora and lora_targets:
             values = {name: parameter.detach() for name, parameter in parameters.items()}
@@ -301,6 +301,16 @@ def train_pairs(
         _finish(checkpoints, identity, summary)
     crew.barrier()
     return summary
+
+
+def recompute_activations(model: Any, on: bool = True) -> None:
+    """Make the model recompute activations in the backward pass, or keep them again."""
+    # transformers 5.23 gave these methods their names and deprecated the old ones.
+    name = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    if on:
+        getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
+    else:
+        getattr(model, f"{name}_checkpointing_disable")()
 
 
 def _merge(loop: Loop, wrapped: Any, sample: Sequence[EncodedPair]) -> None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from harness.artifacts.environment import hardware, versions
+from harness.artifacts.environment import arithmetic, hardware, versions
 from harness.artifacts.fingerprint import canonical, describe, differences, fingerprint
 
 
@@ -83,3 +84,7 @@ def test_versions_and_hardware_name_what_ran() -> None:
     assert {"python", "torch", "transformers"} <= set(versions())
     assert int(hardware()["cores"]) >= 1
     assert canonical(hardware())
+    assert arithmetic() == {
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }

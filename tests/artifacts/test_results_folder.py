@@ -147,16 +147,16 @@ def test_outdated_is_one_field_alone(tmp_path: Path) -> None:
 def _hold(out: Path, ready: "multiprocessing.synchronize.Event") -> None:
     with lock(out):
         ready.set()
-        time.sleep(60)
+        time.sleep(3600)  # until it is killed
 
 
 def test_a_lock_keeps_others_out_and_dies_with_its_process(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    holder = context.Process(target=_hold, args=(tmp_path, ready))
+    holder = context.Process(target=_hold, args=(tmp_path, ready), daemon=True)
     holder.start()
     try:
-        assert ready.wait(60)
+        assert ready.wait(600)
         with pytest.raises(UserError, match="Another process is writing"), lock(tmp_path):
             pass
     finally:

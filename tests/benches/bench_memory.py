@@ -36,7 +36,7 @@ from harness.training.pair_batches import EncodedPair, pack
 from harness.training.placement import Placement, estimate, make_optimizer
 from harness.training.ranks import ALONE
 from harness.training.reference_logps import reference_logps
-from harness.training.trainer import _autocast
+from harness.training.trainer import _autocast, recompute_activations
 from methods.interface import Lora, PreferencePair, Recipe
 from tests.benches import counting
 
@@ -172,7 +172,7 @@ def count(
     for group in optimizer.param_groups:
         group["lr"] = group["peak"]
     if checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     model.train()
     still_tower(model)
     for parameter in parameters.values():

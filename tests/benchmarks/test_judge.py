@@ -23,6 +23,7 @@ from tests.benchmarks.fake_judge import MODEL, Answer, Script, refused, said, se
 
 KEY = "sk-very-secret-0123456789"
 ROOT = Path(__file__).resolve().parents[2]
+LONG = 300.0  # seconds, for waits that should not fail: far more than a busy machine needs
 
 
 @pytest.fixture(autouse=True)
@@ -31,13 +32,8 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def judge_of(url: str, folder: Path, told: list[str] | None = None, **settings: Any) -> Judge:
-    given: dict[str, Any] = {
-        "model": MODEL,
-        "key_variable": "FAKE_KEY",
-        "requests_per_minute": 1e6,
-        "backoff": 0.001,
-        "timeout": 5.0,
-    }
+    given: dict[str, Any] = {"model": MODEL, "key_variable": "FAKE_KEY", "backoff": 0.001}
+    given |= {"requests_per_minute": 1e6, "timeout": LONG}
     tell = (lambda _line: None) if told is None else told.append
     return Judge(settings=Settings(base_url=url, **(given | settings)), folder=folder, tell=tell)
 
@@ -193,14 +189,14 @@ def test_what_was_judged_is_kept_when_it_stops_and_not_asked_again(tmp_path: Pat
 
 
 def test_no_more_requests_than_allowed_are_under_way(tmp_path: Path) -> None:
-    meet = threading.Barrier(3, timeout=20)
+    meet = threading.Barrier(3, timeout=LONG)
 
     def script(prompt: str, before: int) -> Answer:
         meet.wait()  # goes on when three are here: so three are really asked at once
         return echo(prompt, before)
 
     with serving(script) as server:
-        judge_of(server.url, tmp_path, concurrency=3, timeout=30.0).ask(asks(*"abcdefghi"))
+        judge_of(server.url, tmp_path, concurrency=3).ask(asks(*"abcdefghi"))
         assert (server.most, len(server.asked)) == (3, 9)
 
 
@@ -209,15 +205,15 @@ def test_a_server_that_dawdles_is_left(tmp_path: Path) -> None:
 
     def script(prompt: str, before: int) -> Answer:
         if before == 0:
-            go.wait(20)
+            go.wait(LONG)
         return echo(prompt, before)
 
     with serving(script) as server:
-        assert texts(judge_of(server.url, tmp_path, timeout=0.2).ask(asks("a"))) == [
-            ["about: judge a"]
-        ]
+        # On a busy machine other tries may run over too, so there are many, and at least two.
+        judge = judge_of(server.url, tmp_path, timeout=0.5, retries=100)
+        assert texts(judge.ask(asks("a"))) == [["about: judge a"]]
         go.set()
-        assert len(server.asked) == 2
+        assert len(server.asked) >= 2
 
 
 class Drip:
@@ -322,7 +318,7 @@ def test_back_off_grows_and_a_server_s_wish_is_a_lower_bound() -> None:
         assert all(7 <= chat.waiting(attempt, 1.0, 7.0) <= 8 for _ in range(20))
     assert len({chat.waiting(3, 1.0, None) for _ in range(20)}) > 1
     assert chat.retry_after("2.5") == 2.5
-    assert 100 < (chat.retry_after(formatdate(time.time() + 120, usegmt=True)) or 0) <= 120
+    assert 0 < (chat.retry_after(formatdate(time.time() + 120, usegmt=True)) or 0) <= 120
     assert chat.retry_after(formatdate(0, usegmt=True)) == 0
     assert [chat.retry_after(value) for value in (None, "", "soon", "nan", "inf")] == [None] * 5
 
@@ -349,19 +345,20 @@ KILLED = """
 import sys
 from pathlib import Path
 from benchmarks.judge import Ask, Judge, Settings
-settings = Settings(base_url=sys.argv[1], model="fake-judge-1", key_variable=None, requests_per_minute=1e6, concurrency=2)
+pace = {"requests_per_minute": 1e6, "concurrency": 2, "timeout": 300.0}
+settings = Settings(base_url=sys.argv[1], model="fake-judge-1", key_variable=None, **pace)
 Judge(settings=settings, folder=Path(sys.argv[2])).ask([Ask(about=str(n), prompt=f"judge {n}") for n in range(20)])
 """
 
 
 def test_killed_in_the_middle_it_asks_nothing_twice_that_was_recorded(tmp_path: Path) -> None:
-    enough = threading.Event()
+    killing = threading.Lock()
 
     def script(prompt: str, before: int) -> Answer:
-        if len(server.asked) > 8 and not enough.is_set():
-            enough.set()
-            child.send_signal(signal.SIGKILL)
-            child.wait(20)
+        if len(server.asked) > 8:
+            with killing:  # a request beside this one waits until the child is dead
+                child.send_signal(signal.SIGKILL)
+                child.wait(LONG)
         return echo(prompt, before)
 
     with serving(script) as server:
@@ -370,15 +367,15 @@ def test_killed_in_the_middle_it_asks_nothing_twice_that_was_recorded(tmp_path: 
             cwd=ROOT,
             env=dict(os.environ),
         )
-        assert child.wait(30) == -signal.SIGKILL
-        kept = judgements.read(tmp_path / "judgements.jsonl")
-        assert 5 <= len(kept) <= 9
-        before = len(server.asked)
+        assert child.wait(LONG) == -signal.SIGKILL
+    kept = judgements.read(tmp_path / "judgements.jsonl")
+    assert 5 <= len(kept) <= 8
+    # A server of its own: a last request of the dead child may still be on its way to the first.
+    with serving(echo) as server:
         judge = judge_of(server.url, tmp_path, key_variable=None, concurrency=2)
-        assert texts(judge.ask(asks(*map(str, range(20))))) == [
-            [f"about: judge {n}"] for n in range(20)
-        ]
-        assert len(server.asked) - before == 20 - len(kept)
+        replies = judge.ask(asks(*map(str, range(20))))
+    assert texts(replies) == [[f"about: judge {n}"] for n in range(20)]
+    assert len(server.asked) == 20 - len(kept)
 
 
 def test_two_processes_with_one_recording_ask_once(tmp_path: Path) -> None:
@@ -388,7 +385,7 @@ def test_two_processes_with_one_recording_ask_once(tmp_path: Path) -> None:
         with judgements.writing(judge.recording, told.append):
             other = threading.Thread(target=lambda: judge.ask(asks("a")))
             other.start()
-            while not told:
+            while not told and other.is_alive():
                 time.sleep(0.01)
             assert "another process is judging" in told[0]
             assert server.asked == []

@@ -1,4 +1,4 @@
-"""The image cache: an image is decoded once, the bound in bytes holds, and results do not change."""
+"""The image cache: an image is decoded once, the bound in bytes holds, results stay the same."""
 
 from __future__ import annotations
 

@@ -52,6 +52,7 @@ def equal(case: dict[str, Any], beams: list[Beam]) -> None:
     assert [beam.logp for beam in beams] == pytest.approx(case["logp"], abs=1e-3)
 
 
+@pytest.mark.equality
 @torch.inference_mode()
 @pytest.mark.parametrize("path", ["lean", "transformers"])
 def test_equals_transformers_one_prompt_at_a_time(path: str) -> None:
@@ -95,6 +96,7 @@ def same(one: list[list[Branch]], other: list[list[Branch]]) -> None:
             assert (a.logp, a.score) == pytest.approx((b.logp, b.score), abs=1e-4)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize(
     "branching",
     [

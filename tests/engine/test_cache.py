@@ -37,6 +37,7 @@ def test_shared_heads_attend_like_copies(rows: tuple[int, ...], per: int, new: i
     )
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize(
     ("read", "near", "least"), [(8192, 8, 128), (1, 8, 128), (60, 0, 1), (8192, 99, 10**6)]
 )

@@ -128,6 +128,7 @@ def test_siglip_reads_sentences_padded_to_its_length() -> None:
     )
 
 
+@pytest.mark.equality
 def test_batches_and_order_change_nothing_and_pictures_are_embedded_once() -> None:
     model, processor = tiny_clip()
     scorer: Scorer = ClipScorer(model, processor)

@@ -21,6 +21,7 @@ from tests.tiny import picture, tiny_llava
 GREEDY = Decoding(max_new_tokens=12)
 
 
+@pytest.mark.equality
 def test_batched_equals_transformers_one_by_one_to_the_token() -> None:
     model, processor = ending()
     prompts = mixed()
@@ -41,6 +42,7 @@ def test_batched_equals_transformers_one_by_one_to_the_token() -> None:
     }  # else the test shows nothing about rows that leave
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize(
     ("batch_size", "shared_bytes"), [(1, None), (3, None), (5, 1), (16, 40_000)]
 )
@@ -125,6 +127,7 @@ def test_a_picture_is_looked_at_once_and_kept() -> None:
     assert engine.sharing.pictures_seen == 3
 
 
+@pytest.mark.equality
 def test_what_was_asked_before_changes_no_bit() -> None:
     """A continued run has not seen the images that an undisturbed one has, and writes the same
     bytes."""

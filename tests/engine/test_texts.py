@@ -119,6 +119,7 @@ def test_a_grown_text_says_what_it_says_when_read_whole(
     same(grown(Engine(*model_of(), batch_size=1), branching), told)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize(("read", "least"), [(1, 128), (8192, 1), (8192, 10**6)])
 def test_it_is_read_in_any_parts(read: int, least: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "READ", read)
@@ -126,6 +127,7 @@ def test_it_is_read_in_any_parts(read: int, least: int, monkeypatch: pytest.Monk
     same(grown(Engine(*tiny_llava()), BRANCHING), expected()[0])
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("batch_size", [4, None])
 @pytest.mark.parametrize("limit", [0, 100_000, 300_000])
 def test_memory_is_bounded_and_what_was_forgotten_is_read(
@@ -142,6 +144,7 @@ def test_memory_is_bounded_and_what_was_forgotten_is_read(
     )  # no view of a larger one
 
 
+@pytest.mark.equality
 def test_a_search_has_the_same_bits_whatever_was_asked_before() -> None:
     asks = [replace(prompt, prefix="") for prompt in mixed()]
     parts = tiny_llava()

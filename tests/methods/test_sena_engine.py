@@ -66,6 +66,7 @@ def rejected(records: Sequence[PreferencePair | Dropped]) -> list[object]:
     return [record.trace["rejected"]["text"] for record in records if "rejected" in record.trace]  # type: ignore[call-overload,index]
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize(
     "sena", [SENA, replace(SENA, check="seen", corruption="crop"), replace(SENA, check="blind")]
 )

@@ -82,6 +82,7 @@ def told(records: Sequence[PreferencePair | Dropped]) -> list[Any]:
     ]
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("method", METHODS, ids=["margin", "text", "oracle", "truth"])
 def test_batching_changes_nothing(method: Method) -> None:
     together = told(run(method, ITEMS))

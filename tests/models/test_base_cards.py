@@ -35,6 +35,7 @@ def test_lora_targets_are_the_language_models_linears() -> None:
     assert len(chosen) == 7 * model.config.text_config.num_hidden_layers
 
 
+@pytest.mark.equality
 def test_load_is_exact_pinned_to_pil_and_float32_on_the_cpu(tmp_path: Path) -> None:
     card = saved(tmp_path, dtype=torch.bfloat16)
     model, processor = load_model(card)
@@ -46,6 +47,7 @@ def test_load_is_exact_pinned_to_pil_and_float32_on_the_cpu(tmp_path: Path) -> N
         assert torch.equal(loaded, parameter.bfloat16().float())
 
 
+@pytest.mark.equality
 def test_weights_of_a_round_replace_the_cards(tmp_path: Path) -> None:
     card = saved(tmp_path / "base")
     trained, _ = tiny_llava(seed=1)

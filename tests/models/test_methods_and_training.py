@@ -83,6 +83,7 @@ def images(item: str) -> Image.Image:
     return PICTURES[int(item[1:])]
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", TWINS)
 def test_every_method_makes_the_same_of_every_item_whatever_the_batch(

@@ -113,15 +113,8 @@ def compiles(text: str, folder: Path) -> str:
         "-no-shell-escape",
         "table.tex",
     ]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        errors="replace",
-    )
+    quiet = {"stdin": subprocess.DEVNULL, "capture_output": True}
+    done = subprocess.run(command, cwd=folder, text=True, errors="replace", **quiet)
     assert done.returncode == 0, done.stdout[-2000:]
     return done.stdout
 

@@ -124,6 +124,7 @@ def test_the_released_rejected_side_reads_the_models_own_words() -> None:
     ).all()  # likelier words than the rejected ones
 
 
+@pytest.mark.equality
 def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Path) -> None:
     model, processor = tiny_llava()
     features = picture_features(model, processor, PAIRS, images)

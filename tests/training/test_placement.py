@@ -113,6 +113,7 @@ def test_a_training_may_take_what_is_left_and_what_its_own_model_holds(
     assert device_memory(tiny_llava()[0]) is None
 
 
+@pytest.mark.equality
 def test_recomputed_activations_and_the_rehearsal_change_no_weight(tmp_path: Path) -> None:
     recipe = replace(
         RECIPE, global_batch=3, lora=Lora(r=4, alpha=8, dropout=0.1), projector_lr=1e-3
@@ -151,6 +152,7 @@ def test_a_rehearsal_that_runs_out_of_memory_halves_the_pairs_at_once(tmp_path: 
     hook.remove()
 
 
+@pytest.mark.equality
 def test_a_training_goes_on_where_there_is_less_memory(tmp_path: Path) -> None:
     def cut(what: str, done: int, _total: int) -> None:
         if what == "train" and done == 1:

@@ -66,6 +66,7 @@ def test_sft_needs_no_reference_and_lowers_its_loss(tmp_path: Path) -> None:
     assert rows[0]["accuracy"] is None
 
 
+@pytest.mark.equality
 def test_everything_trains_but_the_vision_tower_and_the_saved_model_is_the_trained_one(
     tmp_path: Path,
 ) -> None:
@@ -90,6 +91,7 @@ def test_two_and_two_accumulated_is_four(tmp_path: Path) -> None:
         torch.testing.assert_close(value, saved(tmp_path / "b")[name], rtol=0, atol=1e-6)
 
 
+@pytest.mark.equality
 @pytest.mark.parametrize("recipe", [RECIPE, ADAPTED], ids=["full", "lora"])
 def test_a_run_cut_anywhere_and_continued_has_the_same_weights_and_log(
     tmp_path: Path, recipe: Recipe
