@@ -21,9 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from harness.engine.clip_scorer import ClipScorer, find_scorer, load_scorer
 from harness.engine.engine import Engine
 from harness.engine.load import load_model
-from harness.models.alignment import align
+from harness.models.alignment import ALIGNMENT, align
 from harness.models.base_cards import find_base
-from harness.models.checkpoints import ALIGNMENT
 from harness.training import resume as checkpoint
 from methods.csr.method import Csr
 from methods.interface import Completion, Decoding, Item, Lora, Prompt, Recipe
