@@ -1,13 +1,13 @@
 """CHAIR, caption hallucination (Rohrbach et al., "Object Hallucination in Image Captioning", arXiv
 1809.02156, section 2.1).
 
-As the authors' released code counts: after the synonym mapping *every mention* counts, a category
-told twice counts twice;
-``chair_i`` = hallucinated mentions / all mentions over the corpus, ``chair_s`` = captions with a
-hallucinated mention / captions. Beside them, because short and careful captions alone lower CHAIR:
-recall (distinct true objects mentioned / true objects), words and distinct objects a caption.
+Counted as in the authors' released code. After the synonym mapping every mention counts; a
+category mentioned twice counts twice. ``chair_i`` = hallucinated mentions / all mentions over the
+corpus; ``chair_s`` = captions with a hallucinated mention / captions. Short and careful captions
+alone lower CHAIR, so recall (distinct true objects mentioned / true objects), words and distinct
+objects a caption are reported too.
 
-A caption that mentions no object is scored (nothing hallucinated). An empty caption is unscored;
+A caption that mentions no object is scored: nothing is hallucinated. An empty caption is unscored;
 the authors' code would count it as a caption without hallucination."""
 
 from __future__ import annotations
@@ -18,18 +18,20 @@ from functools import partial
 from typing import Protocol
 
 from benchmarks import grading
-from benchmarks.grading import Graded, Item, percent
-from benchmarks.interface import Grade, Metric
+from benchmarks.grading import Item, ItemBenchmark, percent, ratio
+from benchmarks.interface import Grade
 
 CHAIR_VERSION = "1"
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
 class Reader(Protocol):
-    """Reads every mention of a category as (category, from, to), in order: ``objects.ObjectTable``,
-    ``coco.CaptionReader``. Places are characters of the caption in lower case."""
+    """Reads the objects in a caption (``objects.ObjectTable``, ``coco.CaptionReader``)."""
 
-    def places(self, caption: str) -> list[tuple[str, int, int]]: ...
+    def places(self, caption: str) -> list[tuple[str, int, int]]:
+        """Every mention as (category, start, end), in order; start and end are characters of the
+        caption in lower case."""
+        ...
 
 
 def chair_benchmark(
@@ -40,10 +42,10 @@ def chair_benchmark(
     table: Reader,
     max_new_tokens: int,
     primary: bool,
-) -> Graded[frozenset[str]]:
-    """CHAIR over any source of images with known objects: one caption prompt an image, its truth
-    the categories there."""
-    return Graded(
+) -> ItemBenchmark[frozenset[str]]:
+    """CHAIR over any source of images with known objects: one caption prompt an image; its truth
+    is the set of categories in the image."""
+    return ItemBenchmark(
         name=name,
         group="hallucination",
         source=source,
@@ -53,50 +55,33 @@ def chair_benchmark(
             percent("chair_s", "unfaithful", "captions", "lower", primary=primary),
             percent("chair_i", "hallucinated", "mentions", "lower", primary=primary),
             percent("recall", "found", "truth"),
-            Metric(
-                name="words",
-                better="none",
-                unit="words",
-                numerator="words",
-                denominator="captions",
-                scale=1.0,
-            ),
-            Metric(
-                name="objects",
-                better="none",
-                unit="objects",
-                numerator="objects",
-                denominator="captions",
-                scale=1.0,
-            ),
+            ratio("words", "words", "captions", "none", unit="words"),
+            ratio("objects", "objects", "captions", "none", unit="objects"),
         ),
-        judge=partial(_judge, table),
+        grade_one=partial(_grade, table),
         max_new_tokens=max_new_tokens,
     )
 
 
-def _judge(table: Reader, item: Item[frozenset[str]], caption: str) -> Grade:
+def _grade(table: Reader, item: Item[frozenset[str]], caption: str) -> Grade:
     """``value`` is 1 for a caption without hallucination, else 0."""
     if not caption.strip():
         return grading.unscored(item, "empty caption")
     places = table.places(caption)
     mentions = [category for category, _, _ in places]
-    invented = [category for category in mentions if category not in item.truth]
+    invented = [place for place in places if place[0] not in item.truth]
+    names = ", ".join(dict.fromkeys(category for category, _, _ in invented))
     distinct = set(mentions)
+    # A few letters change their length in lower case; places then do not fit the caption.
+    same_length = len(caption.lower()) == len(caption)
     return Grade(
         question=item.id,
         cluster=item.cluster,
         value=0.0 if invented else 1.0,
         read_as=" ".join(mentions),
-        why=f"not there: {', '.join(dict.fromkeys(invented))}" if invented else "",
+        why=f"not there: {names}" if invented else "",
         truth=", ".join(sorted(item.truth)),
-        # A few letters change their length in lower case: then places in the one are not places in
-        # the other.
-        wrong=(
-            tuple((start, end) for category, start, end in places if category not in item.truth)
-            if len(caption.lower()) == len(caption)
-            else ()
-        ),
+        wrong=tuple((start, end) for _, start, end in invented) if same_length else (),
         counts={
             "captions": 1.0,
             "unfaithful": float(bool(invented)),

@@ -1,41 +1,44 @@
-"""One chat request to an OpenAI-compatible server: paced, retried with exponential back-off and
-jitter, and read with suspicion.
+"""One chat request to a server with OpenAI's interface: paced, retried with exponential back-off
+and jitter, and limited in time and size.
 
-Only the standard library is used. Redirects are refused: following one would hand the key to
-another host. The key stands in no error, and what a server sends is quoted short and on one line.
-"""
+Redirects are not followed: they could carry the key to another host. No error holds the key, and
+text from the server is quoted short and on one line."""
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
-import http.client
 import json
 import random
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-PATIENCE = 600.0
-"""Seconds; a server that asks to wait longer (a day's quota is spent) ends the judging instead."""
+if TYPE_CHECKING:
+    import ssl
+
+    import httpx2
+
+LONGEST_REQUESTED_WAIT = 600.0
+"""Seconds. A server that asks for a longer wait (a day's quota is spent) ends the judging."""
 LONGEST_WAIT = 60.0
-"""Seconds that a back-off grows to."""
+"""Seconds; the upper bound of the back-off."""
 LARGEST_REPLY = 4 * 2**20
-"""Bytes that are read of a reply; a verdict has a few thousand."""
-PASSING = frozenset({408, 409, 425, 429})
-"""Status codes below 500 that are worth another try."""
+"""Bytes; a verdict has a few thousand."""
+RETRIED = frozenset({408, 409, 425, 429})
+"""Status codes below 500 that are tried again."""
 
 
-class Stopped(Exception):  # noqa: N818  (no error: another request's failure, or Ctrl-C, ended the judging)
+class Stopped(Exception):  # noqa: N818  (no error: another request failed, or Ctrl-C was pressed)
     """The request was not sent, because the judging has ended."""
 
 
-class Passing(Exception):  # noqa: N818  (a reason to try again)
-    """This try failed; ``wait`` is what the server asked for (seconds), None where it said nothing.
-    ``busy``: all should wait."""
+class TryAgain(Exception):  # noqa: N818  (a reason, caught by ``ask``)
+    """This try failed. ``wait``: seconds that the server asked for (None: none). ``busy``: all
+    requests should wait."""
 
     def __init__(self, why: str, wait: float | None = None, busy: bool = False) -> None:
         super().__init__(why)
@@ -44,8 +47,8 @@ class Passing(Exception):  # noqa: N818  (a reason to try again)
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What the judge said: its text, why it stopped, the model that the server names, and the
-    tokens that it counted (None: the server does not count)."""
+    """A judge's reply: its text, the reason it ended, the model that the server names, and the
+    tokens that the server counted (None: not counted)."""
 
     text: str
     finish: str | None
@@ -55,16 +58,11 @@ class Reply:
 
 
 class Pace:
-    """Lets requests start at most ``per_minute`` times a minute, evenly, from any thread; and holds
-    all of them when told to."""
+    """Starts requests evenly, at most ``per_minute`` a minute, from any thread."""
 
     def __init__(self, per_minute: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._gap, self._clock, self._lock, self._next = (
-            60.0 / per_minute,
-            clock,
-            threading.Lock(),
-            clock(),
-        )
+        self._gap, self._clock = 60.0 / per_minute, clock
+        self._lock, self._next = threading.Lock(), clock()
 
     def turn(self, stop: threading.Event) -> None:
         """Wait for a turn and take it.
@@ -83,6 +81,7 @@ class Pace:
         raise Stopped
 
     def hold(self, seconds: float) -> None:
+        """Start no request for so long."""
         with self._lock:
             self._next = max(self._next, self._clock() + seconds)
 
@@ -98,19 +97,20 @@ def ask(
     timeout: float,
     stop: threading.Event,
 ) -> Reply:
-    """Send the request until it is answered.
+    """Send the request until it is answered. ``timeout``: seconds for a whole try, from connecting
+    to the last byte.
 
     Raises:
-        ValueError: the server refuses, or has not given an answer after all retries; one sentence,
-        without the key. Stopped: ``stop`` was set before it was sent.
+        ValueError: the server refuses, or gave no answer after all retries; without the key.
+        Stopped: ``stop`` was set before it was sent.
     """
     for attempt in range(retries + 1):
         pace.turn(stop)
         try:
             return read_reply(_send(url, body, key, timeout))
-        except Passing as error:
+        except TryAgain as error:
             why, wait = str(error), waiting(attempt, backoff, error.wait)
-            if wait > PATIENCE:
+            if wait > LONGEST_REQUESTED_WAIT:
                 raise ValueError(
                     f"The judge at {url} asks to wait {wait:.0f} seconds ({why}); run again after"
                     " that."
@@ -126,8 +126,8 @@ def ask(
 
 
 def waiting(attempt: int, backoff: float, asked: float | None) -> float:
-    """Seconds before the next try: what the server asked for, or ``backoff`` doubled with each
-    attempt; with jitter on top, so that many requests do not come back at once."""
+    """Seconds before the next try: ``asked`` by the server, or ``backoff`` doubled at each
+    attempt. Jitter keeps many requests from coming back at once."""
     grown = min(LONGEST_WAIT, backoff * 2.0**attempt)
     if asked is None:
         return grown * random.uniform(0.5, 1.0)
@@ -135,8 +135,8 @@ def waiting(attempt: int, backoff: float, asked: float | None) -> float:
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header: a number, or a date (RFC 9110, section 10.2.3); None where
-    there is none to read."""
+    """Seconds of a Retry-After header: a number or a date (RFC 9110, section 10.2.3); None: it
+    cannot be read."""
     if not value:
         return None
     try:
@@ -149,110 +149,108 @@ def retry_after(value: str | None) -> float | None:
     return max(0.0, seconds) if seconds == seconds and seconds != float("inf") else None
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_arguments: Any, **_words: Any) -> None:
-        return None
+@cache
+def _certificates() -> ssl.SSLContext:
+    """The trusted certificates; slow to load."""
+    import httpx2
 
-
-_OPENER = urllib.request.build_opener(_NoRedirect)
+    return httpx2.create_ssl_context()
 
 
 def _send(url: str, body: Mapping[str, Any], key: str | None, timeout: float) -> bytes:
-    headers = {"Content-Type": "application/json", "Accept": "application/json"}
+    """The body of the reply.
+
+    Raises:
+        TryAgain: the connection broke, the time is over, or the server is busy.
+        ValueError: the server refuses.
+    """
+    # Imported here: commands that ask no judge need no HTTP client.
+    import httpx2
+
+    _certificates()  # outside of the time limit
+
+    async def post() -> tuple[httpx2.Response, bytes]:
+        # The client limits single reads and writes. This limit holds for the whole try, so that a
+        # server that sends headers or body slowly cannot hold it for ever.
+        async with (
+            asyncio.timeout(timeout),
+            httpx2.AsyncClient(timeout=None, headers=headers, verify=_certificates()) as client,
+            client.stream("POST", url, json=dict(body)) as response,
+        ):
+            content = b""
+            async for piece in response.aiter_bytes():
+                content += piece
+                if len(content) > LARGEST_REPLY:
+                    raise TryAgain(f"a reply of more than {LARGEST_REPLY // 2**20} MiB")
+            return response, content
+
+    headers = {"Accept": "application/json"}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
-    request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
-    began = time.monotonic()
     try:
-        with _OPENER.open(request, timeout=timeout) as response:
-            return _read(response, began + timeout)
-    except urllib.error.HTTPError as error:
-        with error:
-            raise _refusal(url, error, key) from None
-    except (OSError, http.client.HTTPException) as error:
-        reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        raise Passing(quoted(f"{type(reason).__name__}: {reason}", key)) from None
+        response, content = asyncio.run(post())
+    except TimeoutError:
+        raise TryAgain("the reply took longer than the time-out") from None
+    except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
+        raise TryAgain(quoted(f"{type(error).__name__}: {error}", key)) from None
+    if response.is_success:
+        return content
+    raise _refusal(url, response, content, key)
 
 
-def _read(response: Any, until: float) -> bytes:
-    """The whole body, piece by piece: a time-out of the socket alone would let a server drip for
-    ever."""
-    pieces, size = [], 0
-    while piece := response.read1(65536):
-        pieces.append(piece)
-        size += len(piece)
-        if size > LARGEST_REPLY:
-            raise Passing(f"a reply of more than {LARGEST_REPLY // 2**20} MiB")
-        if time.monotonic() > until:
-            raise Passing("the reply took longer than the time-out")
-    expected = response.headers.get("Content-Length", "")
-    if expected.isdigit() and size < int(expected):
-        raise Passing("the connection broke in the middle of the reply")
-    return b"".join(pieces)
-
-
-def _refusal(url: str, error: urllib.error.HTTPError, key: str | None) -> Exception:
+def _refusal(url: str, response: httpx2.Response, content: bytes, key: str | None) -> Exception:
     """What a status other than success means: another try, or the end."""
-    try:
-        content = error.read(65536)
-    except (OSError, http.client.HTTPException):
-        content = b""
-    said, code = _message(content, key)
-    if error.code in (401, 403):  # the message may show a part of the key
+    message, code = _message(content, key)
+    status = response.status_code
+    if status in (401, 403):  # the message may show a part of the key
         return ValueError(
-            f"The judge at {url} refuses the key (status {error.code}); check the environment"
-            " variable."
+            f"The judge at {url} refuses the key (status {status}); check the environment variable."
         )
     if code == "insufficient_quota":
         return ValueError(
             f"The judge at {url} says that the quota is spent; top it up and run again."
         )
-    if error.code in PASSING or error.code >= 500:
-        wait = retry_after(error.headers.get("Retry-After"))
-        return Passing(
-            f"status {error.code}: {said}", wait, busy=error.code == 429 or wait is not None
-        )
-    return ValueError(f"The judge at {url} refuses the request (status {error.code}): {said}.")
+    if status in RETRIED or status >= 500:
+        wait = retry_after(response.headers.get("Retry-After"))
+        return TryAgain(f"status {status}: {message}", wait, busy=status == 429 or wait is not None)
+    return ValueError(f"The judge at {url} refuses the request (status {status}): {message}.")
 
 
 def _message(content: bytes, key: str | None) -> tuple[str, str | None]:
     """The server's own words about an error, and its code for it."""
     try:
         error = json.loads(content)["error"]
-        said = error["message"] if isinstance(error, dict) else error
+        message = error["message"] if isinstance(error, dict) else error
         code = error.get("code") if isinstance(error, dict) else None
     except (ValueError, TypeError, KeyError, RecursionError):
-        said, code = content.decode("utf-8", "replace"), None
-    return quoted(str(said), key) or "no message", code if isinstance(code, str) else None
+        message, code = content.decode("utf-8", "replace"), None
+    return quoted(str(message), key) or "no message", code if isinstance(code, str) else None
 
 
 def read_reply(content: bytes) -> Reply:
     """
     Raises:
-        Passing: it is no answer of a chat model.
+        TryAgain: it is no chat completion.
     """
     try:
         value = json.loads(content)
         choice = value["choices"][0]
         text = choice["message"]["content"]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
-        raise Passing(
-            "no chat completion:"
-            f" {quoted(content[:400].decode('utf-8', 'replace')) or 'an empty body'}"
-        ) from None
-    if text is not None and not isinstance(
-        text, str
-    ):  # None: the model declined; that is an answer
-        raise Passing("no chat completion: the message's content is not text")
+        start = quoted(content[:400].decode("utf-8", "replace")) or "an empty body"
+        raise TryAgain(f"no chat completion: {start}") from None
+    # None: the model declined to answer. That is an answer.
+    if text is not None and not isinstance(text, str):
+        raise TryAgain("no chat completion: the message's content is not text")
     usage = value.get("usage")
-    count = usage if isinstance(usage, dict) else {}
+    counts = usage if isinstance(usage, dict) else {}
     model, finish = value.get("model"), choice.get("finish_reason")
     return Reply(
         text=(text or "").encode("utf-8", "replace").decode(),
         finish=finish if isinstance(finish, str) else None,
         model=model if isinstance(model, str) else None,
-        tokens_in=_count(count.get("prompt_tokens")),
-        tokens_out=_count(count.get("completion_tokens")),
+        tokens_in=_count(counts.get("prompt_tokens")),
+        tokens_out=_count(counts.get("completion_tokens")),
     )
 
 

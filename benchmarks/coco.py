@@ -1,14 +1,14 @@
-"""CHAIR on COCO val2014 (Rohrbach et al., arXiv 1809.02156, section 2.1): the images' true
-objects and the reading of captions.
+"""CHAIR on COCO val2014 (Rohrbach et al., arXiv 1809.02156, section 2.1): the true objects of the
+images, and the reading of captions.
 
-As the authors' released code has it: an object is there if COCO's annotators outlined it or one of
-the five reference captions names it; words are made singular; listed double words count as one
-("hot dog" is no dog, "baby bird" no person); in a caption with both "toilet" and "seat" the seat is
-no chair. The synonyms are those of the authors' ``synonyms.txt`` in the user's folder.
+As in the authors' released code, an object is in an image if COCO's annotators outlined it or one
+of the five reference captions names it. Words are made singular. Listed double words count as one
+("hot dog" is no dog, "baby bird" no person). In a caption with both "toilet" and "seat" the seat is
+no chair. The synonyms come from the authors' ``synonyms.txt`` in the user's folder.
 
-Differences are in PAPERS.md: captions are cut into words by a plain rule, and a plural is made
-singular only if that gives a word of the list (the released code singularises every word, and
-repairs what that breaks: "wine glas")."""
+Differences from that code (PAPERS.md): captions are split into words by a plain rule, and a plural
+is made singular only if the result is a word of the list. The released code singularises every
+word, and then repairs errors such as "wine glas"."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ from typing import Any
 
 from benchmarks import files, grading
 from benchmarks.chair import chair_benchmark
-from benchmarks.grading import Graded, Item
+from benchmarks.grading import Item, ItemBenchmark
 from benchmarks.objects import known_form
+from benchmarks.spec import Spec
 
-PICTURES = 500
+IMAGES = 500
 PROMPT = "Please describe this image in detail."
 LIST = "chair_images.txt"
 INSTANCES, CAPTIONS = "annotations/instances_val2014.json", "annotations/captions_val2014.json"
@@ -39,10 +40,10 @@ DATA = files.LocalData(
 
 _ANIMALS = "bird cat dog horse sheep cow elephant bear zebra giraffe animal cub".split()
 _DOUBLE = (
-    "motor bike,motor cycle,air plane,traffic light,street light,traffic signal,stop light,fire"
-    " hydrant,stop sign,parking meter,suit case,sports ball,baseball bat,baseball glove,tennis"
-    " racket,wine glass,hot dog,cell phone,mobile phone,teddy bear,hair drier,potted plant,laptop"
-    " computer,home plate,train track"
+    "motor bike,motor cycle,air plane,traffic light,street light,traffic signal,stop light,"
+    "fire hydrant,stop sign,parking meter,suit case,sports ball,baseball bat,baseball glove,"
+    "tennis racket,wine glass,hot dog,cell phone,mobile phone,teddy bear,hair drier,"
+    "potted plant,laptop computer,home plate,train track"
 ).split(",")
 DOUBLE_WORDS: dict[str, str] = (
     {word: word for word in _DOUBLE}
@@ -54,14 +55,14 @@ DOUBLE_WORDS: dict[str, str] = (
         "toilet seat": "toilet",
     }
 )
-"""Two words that the released code reads as one, and as which."""
+"""Two words that the released code reads as one -> that word."""
 _TOKEN = re.compile(r"\w+(?:-\w+)*|[^\w\s]")
 
 
 @dataclass(frozen=True)
 class CaptionReader:
-    """Reads COCO's categories out of captions. ``categories``: every word of the synonym list to
-    its category."""
+    """Reads COCO's categories in captions. ``categories``: each word of the synonym list -> its
+    category."""
 
     categories: dict[str, str]
 
@@ -73,29 +74,29 @@ class CaptionReader:
         return [category for category, _, _ in self.places(caption)]
 
     def places(self, caption: str) -> list[tuple[str, int, int]]:
-        """Every mention as (category, from, to) in characters of the caption in lower case, in
-        order."""
+        """Every mention as (category, start, end), in order; characters of the caption in lower
+        case."""
         words = list(self._words(caption.lower()))
-        if any(word == "toilet" for word, _, _ in words):
-            words = [one for one in words if one[0] != "seat"]
+        # In a caption with a toilet, "seat" is the toilet's and no chair.
+        skipped = {"seat"} if any(word == "toilet" for word, _, _ in words) else set()
         return [
             (self.categories[word], start, end)
             for word, start, end in words
-            if word in self.categories
+            if word in self.categories and word not in skipped
         ]
 
     def _words(self, caption: str) -> Iterator[tuple[str, int, int]]:
         """The caption's words in the singular, double words as one."""
-        found = [
-            (known_form(one.group(), self._known), one.start(), one.end())
-            for one in _TOKEN.finditer(caption)
+        words = [
+            (known_form(match.group(), self._known), match.start(), match.end())
+            for match in _TOKEN.finditer(caption)
         ]
         place = 0
-        while place < len(found):
-            word, start, end = found[place]
-            pair = f"{word} {found[place + 1][0]}" if place + 1 < len(found) else ""
+        while place < len(words):
+            word, start, end = words[place]
+            pair = f"{word} {words[place + 1][0]}" if place + 1 < len(words) else ""
             if pair in DOUBLE_WORDS:
-                yield DOUBLE_WORDS[pair], start, found[place + 1][2]
+                yield DOUBLE_WORDS[pair], start, words[place + 1][2]
                 place += 2
             else:
                 yield word, start, end
@@ -104,25 +105,23 @@ class CaptionReader:
 
 def chair(
     name: str, max_new_tokens: int, split: str, limit: int | None, data: Path | None
-) -> Graded[frozenset[str]]:
-    """500 images of val2014, the same for everybody: those whose id comes first in the order of
-    ``grading.shuffled`` with the salt ``coco_chair``; dev takes the 500 behind them. A file
-    ``chair_images.txt`` with an image id a line takes the place of the test images.
+) -> ItemBenchmark[frozenset[str]]:
+    """CHAIR on 500 fixed images of val2014: the first 500 image ids in the order of
+    ``grading.shuffled`` with the salt ``coco_chair``; dev takes the next 500. A file
+    ``chair_images.txt`` with an image id a line replaces the test images.
 
     Raises:
-        ValueError: a file or image is missing or broken, an id is not one of val2014's, or there
-            is no such split.
+        ValueError: a file or image is missing or broken, an id is not in val2014, or there is no
+            such split.
     """
     folder = DATA.folder(name, data)
     reader = read_synonyms(folder / "synonyms.txt")
     val = _val2014(folder)
-    items = []
-    for place, id in _chosen(folder, split, list(val.pictures)):
-        truth = {
-            category
-            for caption in val.captions.get(id, ())
-            for category in reader.mentions(caption)
-        }
+    items: list[Item[frozenset[str]]] = []
+    images: list[tuple[str, Path]] = []
+    for place, id in _chosen(folder, split, list(val.images)):
+        captions = val.captions.get(id, ())
+        truth = {category for caption in captions for category in reader.mentions(caption)}
         for category in val.outlined.get(id, frozenset()):
             if category not in reader.categories:
                 raise ValueError(
@@ -130,22 +129,25 @@ def chair(
                     f" {files.AGAIN}."
                 )
             truth.add(reader.categories[category])
-        picture = folder / "val2014" / val.pictures[id]
-        opened = partial(files.open_picture, picture)
+        image = folder / "val2014" / val.images[id]
+        images.append((place, image))
         items.append(
-            (
-                place,
-                picture,
-                Item(id=id, cluster=id, text=PROMPT, truth=frozenset(truth), picture=opened),
+            Item(
+                id=id,
+                cluster=id,
+                text=PROMPT,
+                truth=frozenset(truth),
+                load_image=partial(files.open_image, image),
             )
         )
-    files.pictures_are_there(name, [(place, picture) for place, picture, _ in items])
-    some = grading.few_pictures([item for _, _, item in items], limit)
-    source, named = grading.fixed(some, "coco-val2014", reader.categories)
+    files.check_images(name, images)
+    kept, source = grading.fixed(
+        grading.limit_images(items, limit), "coco-val2014", reader.categories
+    )
     return chair_benchmark(
         name=name,
-        source=named,
-        items=source,
+        source=source,
+        items=kept,
         table=reader,
         max_new_tokens=max_new_tokens,
         primary=name == "coco_chair",
@@ -153,13 +155,12 @@ def chair(
 
 
 def read_synonyms(path: Path) -> CaptionReader:
-    """The authors' list: a category a line, its words behind it, separated by commas. Where a word
-    stands in two lines the last counts, as in the released code."""
+    """The authors' list: a category and its synonyms a line, separated by commas. As in the
+    released code, the last line of a word counts."""
     categories: dict[str, str] = {}
     for place, line in files.read_lines(path):
-        words = [
-            word.strip() for word in files.clean(place, line, "the line").split(",") if word.strip()
-        ]
+        parts = (part.strip() for part in files.clean(place, line, "the line").split(","))
+        words = [word for word in parts if word]
         if not words:
             raise ValueError(
                 f"{place}: no word; the line is a category and its synonyms, separated by commas."
@@ -171,37 +172,35 @@ def read_synonyms(path: Path) -> CaptionReader:
 
 
 def _chosen(folder: Path, split: str, ids: list[str]) -> list[tuple[str, str]]:
-    """(where the image is asked for, image id)."""
-    if split not in ("dev", "test"):
-        raise ValueError(f"A benchmark's split is {split!r}; it must be dev (tuning) or test.")
+    """(place that names the image, image id) of each image of the split."""
+    grading.check_split(split)
     order = grading.shuffled(ids, "coco_chair")
-    given = folder / LIST
+    place, given = str(folder / INSTANCES), folder / LIST
     if not given.exists():
-        start = PICTURES if split == "dev" else 0
-        return [(str(folder / INSTANCES), id) for id in order[start : start + PICTURES]]
+        start = IMAGES if split == "dev" else 0
+        return [(place, id) for id in order[start : start + IMAGES]]
+    known = set(ids)
     listed: dict[str, str] = {}
-    for place, line in files.read_lines(given):
-        if line.strip() not in set(ids):
+    for line_place, line in files.read_lines(given):
+        id = line.strip()
+        if id not in known:
             raise ValueError(
-                f"{place}: {line.strip()!r} is not the id of an image of val2014; give one number"
-                " a line."
+                f"{line_place}: {id!r} is not the id of an image of val2014; give one number a"
+                " line."
             )
-        if line.strip() in listed:
-            raise ValueError(
-                f"{place}: the image {line.strip()} is there already ({listed[line.strip()]})."
-            )
-        listed[line.strip()] = place
+        if id in listed:
+            raise ValueError(f"{line_place}: the image {id} is a duplicate of {listed[id]}.")
+        listed[id] = line_place
     if split == "test":
-        return [(place, id) for id, place in listed.items()]
-    return [(str(folder / INSTANCES), id) for id in order if id not in listed][:PICTURES]
+        return [(line_place, id) for id, line_place in listed.items()]
+    return [(place, id) for id in order if id not in listed][:IMAGES]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Val2014:
-    """By image id: the image's file name, the categories outlined in it, its reference
-    captions."""
+    """By image id: file name, categories outlined in the image, reference captions."""
 
-    pictures: dict[str, str]
+    images: dict[str, str]
     outlined: dict[str, frozenset[str]]
     captions: dict[str, tuple[str, ...]]
 
@@ -209,32 +208,63 @@ class _Val2014:
 @lru_cache(maxsize=1)  # 200 MB of JSON; several benchmarks of a study read it
 def _val2014(folder: Path) -> _Val2014:
     instances, captions = folder / INSTANCES, folder / CAPTIONS
-    whole = _fields(instances, "images", "annotations", "categories")
+    content = _fields(instances, "images", "annotations", "categories")
+    outlined: dict[str, set[str]] = {}
+    references: dict[str, list[str]] = {}
     try:
-        pictures = {str(image["id"]): str(image["file_name"]) for image in whole["images"]}
-        names = {category["id"]: str(category["name"]) for category in whole["categories"]}
-        outlined: dict[str, set[str]] = {}
-        for one in whole["annotations"]:
-            outlined.setdefault(str(one["image_id"]), set()).add(names[one["category_id"]])
-        told: dict[str, list[str]] = {}
-        for one in _fields(captions, "annotations")["annotations"]:
-            told.setdefault(str(one["image_id"]), []).append(str(one["caption"]))
+        images = {str(image["id"]): str(image["file_name"]) for image in content["images"]}
+        names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        for outline in content["annotations"]:
+            categories = outlined.setdefault(str(outline["image_id"]), set())
+            categories.add(names[outline["category_id"]])
+        for caption in _fields(captions, "annotations")["annotations"]:
+            references.setdefault(str(caption["image_id"]), []).append(str(caption["caption"]))
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{instances} or {captions}: an entry lacks {error}; {files.AGAIN}."
         ) from None
-    if len(pictures) < len(whole["images"]):
-        raise ValueError(f"{instances}: an image id is there twice; {files.AGAIN}.")
+    if len(images) < len(content["images"]):
+        raise ValueError(f"{instances}: an image id occurs twice; {files.AGAIN}.")
     return _Val2014(
-        pictures=pictures,
-        outlined={id: frozenset(some) for id, some in outlined.items()},
-        captions={id: tuple(some) for id, some in told.items()},
+        images=images,
+        outlined={id: frozenset(categories) for id, categories in outlined.items()},
+        captions={id: tuple(texts) for id, texts in references.items()},
     )
 
 
 def _fields(path: Path, *names: str) -> dict[str, Any]:
-    whole = files.read_json(path)
+    content = files.read_json(path)
     for name in names:
-        if not isinstance(whole, dict) or not isinstance(whole.get(name), list):
+        if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise ValueError(f"{path} has no list {name!r}; {files.AGAIN}.")
-    return dict(whole)
+    return dict(content)
+
+
+_METRICS = ("chair_s", "chair_i", "recall")
+_LICENCE = (
+    "annotations CC BY 4.0; images under their Flickr licences; synonyms.txt under its repository's"
+    " terms"
+)
+SPECS = (
+    Spec(
+        name="coco_chair",
+        factory=partial(chair, "coco_chair", 512),
+        group="hallucination",
+        size=IMAGES,
+        about="CHAIR on 500 fixed images of COCO val2014; captions of at most 512 tokens.",
+        metrics=_METRICS,
+        licence=_LICENCE,
+        twins=("lmms_eval:coco_cap_chair",),
+        local=DATA,
+    ),
+    Spec(
+        name="coco_chair_64",
+        factory=partial(chair, "coco_chair_64", 64),
+        group="hallucination",
+        size=IMAGES,
+        about="CHAIR on the same images; captions of at most 64 tokens.",
+        metrics=_METRICS,
+        licence=_LICENCE,
+        local=DATA,
+    ),
+)

@@ -1,8 +1,7 @@
-"""Reading official data files from a folder of the user's: what is missing or broken is named by
-file and line.
+"""Reads official data files from a user's folder. Nothing is downloaded.
 
-Nothing is downloaded. Every reader raises ValueError with one sentence: what is wrong, where, and
-how to mend it."""
+Every reader raises ValueError with one sentence: what is wrong, in which file and line, and how to
+mend it."""
 
 from __future__ import annotations
 
@@ -11,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from PIL import Image
 
@@ -20,40 +19,38 @@ AGAIN = "get the official file again"
 
 @dataclass(frozen=True, kw_only=True)
 class LocalData:
-    """A folder of the user's. ``name`` serves every benchmark that reads it, as in ``--local-data
-    coco=FOLDER``; ``files`` are paths (or patterns such as ``labels.json*``) that must be in it;
-    ``get`` says where from."""
+    """The files of a benchmark in a folder of the user's."""
 
     name: str
+    """The name in ``--local-data NAME=FOLDER``; several benchmarks may share it."""
     files: tuple[str, ...]
+    """Paths that must exist in the folder, or patterns such as ``labels.json*``."""
     get: str
+    """Where the files come from."""
 
     def missing(self, data: Path | None) -> tuple[str, ...]:
-        """Which of the files are not there; without a folder, all of them."""
-        return (
-            self.files
-            if data is None
-            else tuple(file for file in self.files if not any(data.glob(file)))
-        )
+        """The files that are missing; without a folder, all."""
+        if data is None:
+            return self.files
+        return tuple(file for file in self.files if not any(data.glob(file)))
 
     def folder(self, benchmark: str, data: Path | None) -> Path:
-        """The folder, with all files in it.
+        """The folder, if all files are in it.
 
         Raises:
             ValueError: there is no folder, or a file is missing.
         """
         lacking = self.missing(data)
         if data is None or lacking:
-            where = "a folder" if data is None else f"{data}"
             names = " and ".join(file.rstrip("*") for file in lacking)
             raise ValueError(
-                f"{benchmark} needs {names} in {where} ({self.get}); give the folder with"
-                f" --local-data {self.name}=FOLDER."
+                f"{benchmark} needs {names} in {data or 'a folder'} ({self.get}); give the folder"
+                f" with --local-data {self.name}=FOLDER."
             )
         return data
 
     def file(self, folder: Path, pattern: str) -> Path:
-        """The first file that fits the pattern."""
+        """The first file that matches the pattern."""
         return sorted(folder.glob(pattern))[0]
 
 
@@ -84,13 +81,12 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A JSON object a line, or one JSON list of objects; each with its place."""
+    """JSON objects, one a line or in one JSON list, each with its place."""
     if read_text(path).lstrip().startswith("["):
-        rows = [
-            (f"{path}, entry {number}", row) for number, row in enumerate(read_json(path), start=1)
-        ]
+        entries = enumerate(read_json(path), start=1)
+        rows = [(f"{path}, entry {number}", row) for number, row in entries]
     else:
-        rows = [(place, _line(place, line)) for place, line in read_lines(path)]
+        rows = [(place, _parsed(place, line)) for place, line in read_lines(path)]
     for place, row in rows:
         if not isinstance(row, dict):
             raise ValueError(f"{place}: not a JSON object; {AGAIN}.")
@@ -99,7 +95,7 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(f"{path} is empty; {AGAIN}.")
 
 
-def _line(place: str, line: str) -> Any:
+def _parsed(place: str, line: str) -> Any:
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
@@ -107,7 +103,7 @@ def _line(place: str, line: str) -> Any:
 
 
 def text(place: str, row: dict[str, Any], name: str) -> str:
-    """A field of a row: text that is not empty and holds no control character."""
+    """A field of a row: text that is not empty and has no control character."""
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{place}: {name} is {value!r}; it must be text that is not empty.")
@@ -115,7 +111,7 @@ def text(place: str, row: dict[str, Any], name: str) -> str:
 
 
 def clean(place: str, value: str, name: str) -> str:
-    """The text, if it has no control character but line ends and tabs."""
+    """The text, if its only control characters are line ends and tabs."""
     for character in value:
         if ord(character) < 32 and character not in "\n\r\t":
             raise ValueError(
@@ -127,31 +123,38 @@ def clean(place: str, value: str, name: str) -> str:
 
 def one_of(place: str, value: Any, allowed: Iterable[str], name: str) -> str:
     """The value in lower case, if it is allowed."""
-    said = str(value).strip().lower()
-    if said not in (known := list(allowed)):
+    lowered = str(value).strip().lower()
+    if lowered not in (known := list(allowed)):
         raise ValueError(f"{place}: {name} is {value!r}; it must be {' or '.join(known)}.")
-    return said
+    return lowered
 
 
-def pictures_are_there(benchmark: str, wanted: Iterable[tuple[str, Path]]) -> None:
-    """``wanted``: where an image is asked for, and its path.
+def check_images(benchmark: str, needed: Iterable[tuple[str, Path]]) -> None:
+    """``needed``: (place that names the image, the image's path).
 
     Raises:
-        ValueError: images are missing; the first one and how many.
+        ValueError: images are missing; the first of them and how many.
     """
-    asked = {path: place for place, path in reversed(list(wanted))}
-    if lost := [path for path in reversed(asked) if not path.is_file()]:
+    places: dict[Path, str] = {}
+    for place, path in needed:
+        places.setdefault(path, place)
+    if missing := [path for path in places if not path.is_file()]:
         raise ValueError(
-            f"{benchmark}: {len(lost)} of {len(asked)} images are missing, such as {lost[0]}"
-            f" ({asked[lost[0]]}); unpack the official images there."
+            f"{benchmark}: {len(missing)} of {len(places)} images are missing, such as"
+            f" {missing[0]} ({places[missing[0]]}); unpack the official images there."
         )
 
 
-@lru_cache(maxsize=2)  # an image's questions follow each other
-def open_picture(path: Path) -> Image.Image:
+@lru_cache(maxsize=2)  # consecutive questions share an image
+def open_image(path: Path) -> Image.Image:
     """The image, decoded, as RGB."""
+    return decode_image(f"The image {path}", path)
+
+
+def decode_image(what: str, file: Path | IO[bytes]) -> Image.Image:
+    """The image in ``file`` as RGB; ``what`` begins the sentence of an error."""
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"The image {path} cannot be read ({error}); {AGAIN}.") from None
+        raise ValueError(f"{what} cannot be read ({error}); {AGAIN}.") from None

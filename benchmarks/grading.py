@@ -1,8 +1,8 @@
-"""What the native graders share: an item of a data source, a benchmark made of items, and meeting
-answers with truth.
+"""Shared by the native graders: a question with its truth (:class:`Item`), and a benchmark made of
+items.
 
-A data source (the world, a folder of official files) is a callable that yields items: the same
-ones, in the same order, each time it is called. Grading never touches the images."""
+A data source (the synthetic images, a folder of official files) is a callable that yields the same
+items in the same order at each call. Grading never opens an image."""
 
 from __future__ import annotations
 
@@ -11,53 +11,49 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 from PIL.Image import Image
 
-from benchmarks.interface import Grade, Metric, Question, Report, report
+from benchmarks.interface import Direction, Grade, Group, Metric, Question, Report, report
 
 T = TypeVar("T")
-Direction = Literal["higher", "lower", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item(Generic[T]):
-    """A question with its truth. ``picture`` opens or draws the image; ``cluster`` is the image's
-    id."""
+    """A question with its truth. ``cluster`` is the image's id."""
 
     id: str
     cluster: str
     text: str
     truth: T
-    picture: Callable[[], Image]
+    load_image: Callable[[], Image]
 
 
-def separate(_items: Sequence[Item[T]], grades: list[Grade]) -> list[Grade]:
-    """Each answer is worth what it is worth by itself."""
+def ungrouped(_items: Sequence[Item[T]], grades: list[Grade]) -> list[Grade]:
+    """The grades as they are: no question depends on another."""
     return grades
 
 
 @dataclass(frozen=True, kw_only=True)
-class Graded(Generic[T]):
-    """A benchmark over any source of items. ``source`` names the data and its version, ``grader``
-    the grader and its version.
-
-    ``judge(item, answer)`` grades one answer; ``together(items, grades)`` then sees all grades at
-    once, where questions count only in company (both questions of an image, all rotations of a
-    choice), and may add counts. ``choices``: the two words that all questions ask for, as in
-    ``Benchmark``."""
+class ItemBenchmark(Generic[T]):
+    """A benchmark over any source of items."""
 
     name: str
-    group: Literal["hallucination", "general"]
+    group: Group
     source: str
+    """The data and their version."""
     grader: str
+    """The grader and its version."""
     items: Callable[[], Iterator[Item[T]]]
     metrics: tuple[Metric, ...]
-    judge: Callable[[Item[T], str], Grade]
+    grade_one: Callable[[Item[T], str], Grade]
+    """The grade of one answer."""
     max_new_tokens: int
-    together: Callable[[Sequence[Item[T]], list[Grade]], list[Grade]] = separate
-    choices: tuple[str, str] | None = None
+    grade_groups: Callable[[Sequence[Item[T]], list[Grade]], list[Grade]] = ungrouped
+    """Sees all grades and adds the counts of questions that count together: both questions of an
+    image (MME), all rotations of a choice (MMBench)."""
 
     @property
     def version(self) -> str:
@@ -67,21 +63,20 @@ class Graded(Generic[T]):
         for item in self.items():
             yield Question(
                 id=item.id,
-                images=(item.picture(),),
+                images=(item.load_image(),),
                 text=item.text,
                 max_new_tokens=self.max_new_tokens,
                 cluster=item.cluster,
             )
 
     def grade(self, answers: Mapping[str, str]) -> Report:
-        """A grade an item, in the items' order; an item without an answer is unscored ("no
-        answer").
+        """A grade an item, in the items' order. An item without an answer is unscored.
 
         Raises:
             ValueError: an answer belongs to no item.
         """
-        asked = list(self.items())
-        known = {item.id for item in asked}
+        items = list(self.items())
+        known = {item.id for item in items}
         for id in answers:
             if id not in known:
                 raise ValueError(
@@ -89,21 +84,21 @@ class Graded(Generic[T]):
                     " benchmark, split and limit."
                 )
         grades = [
-            (
-                self.judge(item, answers[item.id])
-                if item.id in answers
-                else unscored(item, "no answer")
-            )
-            for item in asked
+            self.grade_one(item, answers[item.id])
+            if item.id in answers
+            else unscored(item, "no answer")
+            for item in items
         ]
-        return report(self.metrics, self.together(asked, grades))
+        return report(self.metrics, self.grade_groups(items, grades))
+
+    def estimate(self, answers: Mapping[str, str]) -> None:
+        """No model judges these answers."""
 
 
 def unscored(
     item: Item[T], why: str, counts: Mapping[str, float] | None = None, truth: str = ""
 ) -> Grade:
-    """A grade that says nothing about the model but that, and why, there is nothing to say;
-    ``truth`` as in a Grade."""
+    """The grade of an answer that cannot be scored."""
     return Grade(
         question=item.id,
         cluster=item.cluster,
@@ -124,12 +119,27 @@ def percent(
     primary: bool = False,
 ) -> Metric:
     """100 x numerator / denominator."""
+    return ratio(name, numerator, denominator, better, unit="%", scale=100.0, primary=primary)
+
+
+def ratio(
+    name: str,
+    numerator: str,
+    denominator: str,
+    better: Direction = "higher",
+    *,
+    unit: str,
+    scale: float = 1.0,
+    primary: bool = False,
+) -> Metric:
+    """``scale`` x numerator / denominator."""
     return Metric(
         name=name,
         better=better,
-        unit="%",
+        unit=unit,
         numerator=numerator,
         denominator=denominator,
+        scale=scale,
         primary=primary,
     )
 
@@ -137,71 +147,85 @@ def percent(
 def fixed(
     items: Sequence[Item[T]], name: str, *grading_data: object
 ) -> tuple[Callable[[], Iterator[Item[T]]], str]:
-    """Loaded items as ``items`` and ``source`` of a benchmark: the source is the name and a
-    fingerprint of the questions, their truth and whatever else the answers are graded with (a
-    synonym list).
+    """Loaded items as ``items`` and ``source`` of a benchmark. The source is the name and a
+    fingerprint of questions, truth and ``grading_data`` (such as a synonym list).
 
     Raises:
-        ValueError: an id is there twice.
+        ValueError: an id occurs twice.
     """
     seen: set[str] = set()
-    digest = hashlib.sha256(json.dumps(grading_data, sort_keys=True, default=_plain).encode())
+    digest = hashlib.sha256(_as_json(grading_data))
     for item in items:
         if item.id in seen:
             raise ValueError(
-                f"{name}: the question {item.id!r} is there twice; give each question an id of its"
-                " own."
+                f"{name}: the question {item.id!r} occurs twice; give each question its own id."
             )
         seen.add(item.id)
-        digest.update(
-            json.dumps(
-                [item.id, item.cluster, item.text, item.truth], sort_keys=True, default=_plain
-            ).encode()
-        )
+        digest.update(_as_json([item.id, item.cluster, item.text, item.truth]))
     return partial(iter, tuple(items)), f"{name}-{digest.hexdigest()[:12]}"
 
 
-def _plain(value: object) -> object:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, frozenset):
-        return sorted(value)
-    raise TypeError(f"{type(value).__name__} has no place in a fingerprint")
+def _as_json(value: object) -> bytes:
+    def plain(part: object) -> object:
+        if is_dataclass(part) and not isinstance(part, type):
+            return asdict(part)
+        if isinstance(part, frozenset):
+            return sorted(part)
+        raise TypeError(f"a {type(part).__name__} cannot be fingerprinted")
+
+    return json.dumps(value, sort_keys=True, default=plain).encode()
 
 
-def few_pictures(items: Sequence[Item[T]], limit: int | None) -> tuple[Item[T], ...]:
+def limit_images(items: Sequence[Item[T]], limit: int | None) -> tuple[Item[T], ...]:
     """All questions of at most ``limit`` images, in the items' order.
 
-    The images are chosen by a hash of their id: a smaller limit keeps some of a larger one's, and
-    every kind of question of a sorted file has its share.
+    Images are chosen by a hash of their id. So a smaller limit keeps some of the images of a
+    larger one, and every kind of question of a sorted file has its share.
 
     Raises:
         ValueError: ``limit`` is below 1.
     """
+    check_limit(limit)
     if limit is None:
         return tuple(items)
-    if limit < 1:
-        raise ValueError(
-            f"A benchmark's limit is {limit} images; it must be at least 1, or None for all."
-        )
     kept = set(shuffled({item.cluster for item in items}, "limit")[:limit])
     return tuple(item for item in items if item.cluster in kept)
 
 
+def check_limit(limit: int | None, all_images: str = "all") -> None:
+    """
+    Raises:
+        ValueError: ``limit`` is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(
+            f"A benchmark's limit is {limit} images; it must be at least 1, or None for"
+            f" {all_images}."
+        )
+
+
 def shuffled(names: Iterable[str], salt: str) -> list[str]:
-    """The names in an order that hangs on each name and the salt alone (ascending sha256 of
-    ``"<salt> <name>"``)."""
+    """The names in an order that depends on each name and the salt alone: by ascending sha256 of
+    ``"<salt> <name>"``."""
     return sorted(names, key=lambda name: hashlib.sha256(f"{salt} {name}".encode()).digest())
+
+
+def check_split(split: str) -> None:
+    """
+    Raises:
+        ValueError: the split is neither dev nor test.
+    """
+    if split not in ("dev", "test"):
+        raise ValueError(f"A benchmark's split is {split!r}; it must be dev (tuning) or test.")
 
 
 def only_test_split(name: str, split: str) -> None:
     """
     Raises:
-        ValueError: another split than test is asked of a benchmark whose official questions are all
-            for testing.
+        ValueError: another split than test is asked of a benchmark that has only test questions.
     """
     if split != "test":
         raise ValueError(
             f"{name} has no {split!r} split: all its questions are test questions; tune on"
-            " coco_chair or the world."
+            " coco_chair or a synthetic benchmark."
         )

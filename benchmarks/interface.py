@@ -1,8 +1,7 @@
-"""The words benchmarks and harness share: questions, grades, metrics, reports and the protocol of a
-benchmark.
+"""The types that benchmarks and harness share, and the protocol of a benchmark.
 
 A benchmark sees questions and answers, never a model. It is exported (``questions``), answered by
-the harness's one engine, and graded (``grade``); grading again is free."""
+the harness, and graded (``grade``). Grading again is free."""
 
 from __future__ import annotations
 
@@ -12,11 +11,14 @@ from typing import Literal, Protocol
 
 from PIL.Image import Image
 
+Group = Literal["hallucination", "general"]
+Direction = Literal["higher", "lower", "none"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One question. ``cluster`` is the id of its image: the statistics resample images, not
-    questions."""
+    """One question about its images. ``cluster`` is the image's id: the statistics resample
+    images, not questions."""
 
     id: str
     images: tuple[Image, ...]
@@ -29,96 +31,130 @@ class Question:
             raise ValueError("A Question needs an id and a cluster (its image's id).")
         if self.max_new_tokens < 1:
             raise ValueError(
-                f"Question {self.id}: max_new_tokens is {self.max_new_tokens}; it must be at"
-                " least 1."
+                f"Question {self.id}: max_new_tokens is {self.max_new_tokens}; it must be at least"
+                " 1."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grade:
-    """What one answer is worth.
-
-    ``value`` is the question's own score (None: unscored, counted apart, never 0.0). ``counts``
-    holds the summable numbers the benchmark's metrics are computed from (for CHAIR: mentions,
-    hallucinated, truth, found, words ...), so that a metric can be recomputed on any resample of
-    images without the answers. ``read_as`` is the reader's reading; ``why`` explains.
-    ``truth`` says what is right, ``wrong`` where in the answer something is named that is not there
-    (characters, from and to): for a reader's eyes, no metric uses them."""
+    """The grade of one answer."""
 
     question: str
+    """The question's id."""
     cluster: str
+    """The image's id."""
     value: float | None
+    """The question's own score. None: unscored; it is counted apart and never taken as 0."""
     read_as: str
+    """What the grader read in the answer."""
     why: str = ""
+    """Why the value is what it is."""
     counts: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that are summed over questions (for CHAIR: mentions, hallucinated, truth, found,
+    words ...). Every metric is computed from these sums, so it can be recomputed on any resample
+    of images without the answers."""
     truth: str = ""
+    """The right answer. For a reader; no metric uses it."""
     wrong: tuple[tuple[int, int], ...] = ()
+    """Where the answer names something absent: (start, end) in characters. For a reader."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric as a ratio of sums over grades' ``counts``: ``scale * sum(numerator) /
-    sum(denominator)``.
+    """A ratio of sums over grades: ``scale * sum(numerator) / sum(denominator)``.
 
-    A mean is the ratio whose denominator counts questions; F1 is the ratio 2tp / (2tp + fp + fn).
-    So every metric can be recomputed on any resample of images. ``better`` "none" marks a
-    descriptive number (yes-ratio, words). ``primary`` metrics carry a study's stars."""
+    A mean is the ratio whose denominator counts questions; F1 is 2tp / (2tp + fp + fn)."""
 
     name: str
-    better: Literal["higher", "lower", "none"]
+    better: Direction
+    """none: a descriptive number, such as the share of yes or the number of words."""
     unit: str
     numerator: str
+    """A name in ``Grade.counts``, as is ``denominator``."""
     denominator: str
     scale: float = 100.0
     primary: bool = False
+    """Whether a study tests this metric for significance (the stars of its table)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Values by metric name (None where its denominator is zero), every grade, and the number
-    unscored."""
+    """All grades, every metric over them (None where its denominator is 0), and how many answers
+    are unscored."""
 
     values: Mapping[str, float | None]
     grades: Sequence[Grade]
     unscored: int
 
 
-class Benchmark(Protocol):
-    """``version`` changes whenever questions or grading change: a column of a table never mixes two
-    versions.
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a judging model is asked, or was asked."""
 
-    Two metrics' names mean something to the harness: ``words`` (counts words / captions) says that
-    the answers are captions, and
-    ``yes_ratio`` that every question is to be answered with yes or no. Each brings a control that
-    matches a method's value."""
+    requests: int
+    recorded: int
+    """Judgements that are in the recording already and need no request."""
+    tokens_in: int
+    tokens_out: int
+    uncounted: int
+    """Replies without a count of tokens."""
+    price: float | None
+    """None: no prices are given, or a count is missing."""
+
+
+class Benchmark(Protocol):
+    """Everything that the harness reads of a benchmark.
+
+    Two metric names have a meaning for the harness: ``words`` (counts words / captions) says that
+    the answers are captions, ``yes_ratio`` that every question asks for yes or no. Each adds a
+    matched baseline to the table."""
 
     @property
     def name(self) -> str: ...
     @property
-    def group(self) -> Literal["hallucination", "general"]: ...
+    def group(self) -> Group: ...
     @property
     def metrics(self) -> tuple[Metric, ...]: ...
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """Changes whenever questions or grading change; a column never mixes two versions."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """The start of ``version`` that names the questions alone, so that exported questions can
+        be graded by another version of the grader. "": the version does not tell them apart."""
+        ...
+
     def questions(self) -> Iterator[Question]: ...
-    def grade(self, answers: Mapping[str, str]) -> Report: ...
+    def grade(self, answers: Mapping[str, str]) -> Report:
+        """The grades of ``answers`` (question id -> text). A question without an answer is
+        unscored.
+
+        Raises:
+            ValueError: an answer belongs to no question, or a judge cannot be asked.
+        """
+        ...
+
+    def estimate(self, answers: Mapping[str, str]) -> Cost | None:
+        """What grading these answers would ask of a judging model; None: no model judges. Sends
+        nothing."""
+        ...
 
 
 def metric_value(metric: Metric, sums: Mapping[str, float]) -> float | None:
-    """The metric from sums of counts over any set of grades; None where nothing can be said (a zero
-    denominator)."""
-    below = sums.get(metric.denominator, 0.0)
-    return metric.scale * sums.get(metric.numerator, 0.0) / below if below else None
+    """The metric from sums of counts over any set of grades; None where the denominator is 0."""
+    denominator = sums.get(metric.denominator, 0.0)
+    return metric.scale * sums.get(metric.numerator, 0.0) / denominator if denominator else None
 
 
 def report(metrics: Sequence[Metric], grades: Sequence[Grade]) -> Report:
-    """Every metric over these grades; an unscored grade adds to ``unscored`` and to no metric but
-    its own counts."""
+    """Every metric over these grades. The counts of an unscored grade are summed too."""
     sums: dict[str, float] = {}
     for grade in grades:
-        for name, amount in grade.counts.items():
-            sums[name] = sums.get(name, 0.0) + amount
+        for name, count in grade.counts.items():
+            sums[name] = sums.get(name, 0.0) + count
     values = {metric.name: metric_value(metric, sums) for metric in metrics}
-    return Report(
-        values=values, grades=tuple(grades), unscored=sum(grade.value is None for grade in grades)
-    )
+    unscored = sum(grade.value is None for grade in grades)
+    return Report(values=values, grades=tuple(grades), unscored=unscored)

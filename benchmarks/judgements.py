@@ -1,9 +1,8 @@
-"""A judge's recording: every judgement as a line of JSONL, written the moment it arrives, replayed
-for ever.
+"""A judge's recording: one judgement a line of JSONL, written as it arrives and replayed later.
 
 A line is ``{"request", "about", "repeat", "reply", "finish", "model", "tokens_in", "tokens_out",
-"at"}``; ``request`` is the fingerprint of everything that was sent. A line that was cut by a kill
-is dropped when the recording is continued."""
+"at"}``; ``request`` is the fingerprint of all that was sent. A line that was cut by a kill is
+removed when the recording is continued."""
 
 from __future__ import annotations
 
@@ -32,22 +31,21 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
 
 
 def read(path: Path) -> dict[str, Reply]:
-    """Replies by request fingerprint; nothing where there is no file yet. Of two lines for one
-    request the first counts.
+    """Replies by request fingerprint; empty without a file. Of two lines for one request the first
+    counts.
 
     Raises:
         ValueError: a line is no judgement (file and line).
     """
-    found: dict[str, Reply] = {}
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        return found
+        return {}
     except OSError as error:
         raise ValueError(f"The recording {path} cannot be read: {error.strerror}.") from None
-    for number, line in enumerate(
-        content.split(b"\n")[:-1], start=1
-    ):  # behind the last line end: nothing, or a cut line
+    replies: dict[str, Reply] = {}
+    lines = content.split(b"\n")[:-1]  # after the last line end: nothing, or a cut line
+    for number, line in enumerate(lines, start=1):
         if line.strip():
             row = _row(path, number, line)
             reply = Reply(
@@ -57,8 +55,8 @@ def read(path: Path) -> dict[str, Reply]:
                 tokens_in=row["tokens_in"],
                 tokens_out=row["tokens_out"],
             )
-            found.setdefault(row["request"], reply)
-    return found
+            replies.setdefault(row["request"], reply)
+    return replies
 
 
 def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
@@ -70,8 +68,8 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
         not isinstance(row.get(name), kinds) for name, kinds in _TYPES.items()
     ):
         raise ValueError(
-            f"{path}, line {number}, is no recorded judgement; mend or delete that line, the others"
-            " stay good."
+            f"{path}, line {number}, is no recorded judgement; mend or delete that line; the other"
+            " lines stay valid."
         )
     return row
 
@@ -88,7 +86,7 @@ class Writer:
     def add(self, request: str, about: str, repeat: int, reply: Reply) -> None:
         """
         Raises:
-            ValueError: the disk does not take it.
+            ValueError: it cannot be written.
         """
         row = {
             "request": request,
@@ -103,7 +101,7 @@ class Writer:
         }
         with self._lock:
             try:
-                if self._failed:  # nothing may follow a line that was perhaps cut
+                if self._failed:  # no line may follow one that may be cut
                     raise OSError(errno.EIO, "an earlier line could not be written")
                 self.file.write((json.dumps(row) + "\n").encode())
                 self.file.flush()
@@ -118,11 +116,11 @@ class Writer:
 
 @contextmanager
 def writing(path: Path, tell: Callable[[str], None]) -> Iterator[Writer]:
-    """The recording, open to be continued, for this process alone: another one that judges with it
-    is waited for.
+    """The recording, open for writing by this process alone. It waits for another process that
+    judges with the same recording.
 
     Raises:
-        ValueError: it cannot be opened there.
+        ValueError: it cannot be opened.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -139,6 +137,6 @@ def writing(path: Path, tell: Callable[[str], None]) -> Iterator[Writer]:
             fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         content = file.read()
-        if not content.endswith(b"\n"):  # cut by a kill: that judgement is asked for again
+        if not content.endswith(b"\n"):  # cut by a kill: judged again
             file.truncate(content.rfind(b"\n") + 1)
         yield Writer(path=path, file=file)

@@ -1,9 +1,9 @@
 """MMBench dev EN (Liu et al., "MMBench: Is Your Multi-modal Model an All-around Player?", arXiv
-2307.06281): the official TSV, columns index, question, hint, A to D, answer, category, l2-category
-and a base64 ``image`` (or the index of the row that has it).
+2307.06281), graded by ``choice.py``.
 
-Rows whose index is a million or more are rotations of the row with the same last six digits. A file
-without such rows is rotated here. Grading is ``choice.py``'s."""
+The official TSV has the columns index, question, hint, A to D, answer, category, l2-category and
+image (base64, or the index of the row that holds the image). A row whose index is a million or more
+is a rotation of the row with the same last six digits. A file without such rows is rotated here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import hashlib
 import io
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from PIL import Image
 
 from benchmarks import files, grading
 from benchmarks.choice import LETTERS, Choice, choice_benchmark, prompt, rotated
-from benchmarks.grading import Graded, Item
+from benchmarks.grading import Item, ItemBenchmark
+from benchmarks.spec import Spec
 
 FILE = "MMBench_DEV_EN.tsv"
 DATA = files.LocalData(
@@ -30,108 +31,110 @@ DATA = files.LocalData(
 )
 ROUND = 1_000_000
 LONGEST_REFERENCE = 64
-"""An image field no longer than this is the index of another row."""
+"""An image cell of at most so many characters is the index of another row."""
+_COLUMNS = ("index", "question", "A", "B", "answer", "image")
 
 Row = tuple[str, Mapping[str, str]]
-"""A place in the file, and the row's fields."""
+"""(place in the file, cells by column)."""
 
 
-def load(split: str, limit: int | None, data: Path | None) -> Graded[Choice]:
-    """
+def load(split: str, limit: int | None, data: Path | None) -> ItemBenchmark[Choice]:
+    """The official dev part, whose answers are public; here it is the test split.
+
     Raises:
-        ValueError: the file is missing or broken (with the line), or another split than test is
-            asked for (its answers are public for its dev part alone; here that is what is tested
-            on).
+        ValueError: the file is missing or broken (with the line), or the split is not test.
     """
     folder = DATA.folder("mmbench_dev_en", data)
     grading.only_test_split("mmbench_dev_en", split)
     rows = _rows(folder / FILE)
-    groups: defaultdict[int, list[tuple[int, Row]]] = defaultdict(list)
-    for index, row in rows.items():
-        groups[index % ROUND].append((index, row))
-    given = any(index >= ROUND for index in rows)
-    items = [
-        item
-        for some in groups.values()
-        for item in (_given(some, rows) if given else _made(some[0], rows))
-    ]
-    some, source = grading.fixed(grading.few_pictures(items, limit), "mmbench-dev-en")
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for index in rows:
+        groups[index % ROUND].append(index)
+    has_rotations = any(index >= ROUND for index in rows)
+    rotations = _given_rotations if has_rotations else _made_rotations
+    items = [item for indices in groups.values() for item in rotations(indices, rows)]
+    kept, source = grading.fixed(grading.limit_images(items, limit), "mmbench-dev-en")
     categories = tuple(sorted({item.truth.category for item in items}))
-    return choice_benchmark(name="mmbench_dev_en", source=source, items=some, categories=categories)
+    return choice_benchmark(name="mmbench_dev_en", source=source, items=kept, categories=categories)
 
 
 def _rows(path: Path) -> dict[int, Row]:
-    csv.field_size_limit(2**31 - 1)  # images are fields
+    csv.field_size_limit(2**31 - 1)  # images are cells
     reader = csv.reader(io.StringIO(files.read_text(path), newline=""), delimiter="\t", strict=True)
-    found: dict[int, Row] = {}
+    rows: dict[int, Row] = {}
     header: list[str] = []
     try:
         for values in reader:
             place = f"{path}, line {reader.line_num}"
-            if not header:
-                header = values
-                if lost := [
-                    name
-                    for name in ("index", "question", "A", "B", "answer", "image")
-                    if name not in header
-                ]:
-                    raise ValueError(f"{place}: there is no column {lost[0]!r}; {files.AGAIN}.")
+            if header:
+                index, row = _row(place, header, values)
+                if index in rows:
+                    raise ValueError(
+                        f"{place}: the index {index} is a duplicate of {rows[index][0]};"
+                        f" {files.AGAIN}."
+                    )
+                rows[index] = (place, row)
                 continue
-            if len(values) != len(header):
-                raise ValueError(
-                    f"{place}: {len(values)} fields, not {len(header)}; the file is cut off or no"
-                    f" TSV; {files.AGAIN}."
-                )
-            row = dict(zip(header, values, strict=True))
-            index = re.fullmatch(r"(\d+)(?:\.0)?", row["index"])
-            if index is None:
-                raise ValueError(
-                    f"{place}: the index is {row['index']!r}; it must be a number; {files.AGAIN}."
-                )
-            if int(index[1]) in found:
-                raise ValueError(
-                    f"{place}: the index {index[1]} is there already ({found[int(index[1])][0]});"
-                    f" {files.AGAIN}."
-                )
-            for name in set(header) - {"image"}:
-                files.clean(place, row[name], name)
-            found[int(index[1])] = (place, row)
+            header = values
+            if missing := [name for name in _COLUMNS if name not in header]:
+                raise ValueError(f"{place}: there is no column {missing[0]!r}; {files.AGAIN}.")
     except csv.Error as error:
         raise ValueError(
             f"{path}, line {reader.line_num}: cut off or no TSV ({error}); {files.AGAIN}."
         ) from None
-    if not found:
+    if not rows:
         raise ValueError(f"{path} is empty; {files.AGAIN}.")
-    return found
+    return rows
 
 
-def _given(some: Sequence[tuple[int, Row]], rows: Mapping[int, Row]) -> list[Item[Choice]]:
-    """The rotations that the file holds, each as it is there."""
-    found = []
-    for index, (place, row) in sorted(some):
-        options, answer = _options(place, row)
-        lettered = tuple(zip(LETTERS, options, strict=False))
-        found.append(
-            _item(index % ROUND, index // ROUND, lettered, LETTERS[answer], (place, row), rows)
+def _row(place: str, header: Sequence[str], values: Sequence[str]) -> tuple[int, dict[str, str]]:
+    """The row's index and cells."""
+    if len(values) != len(header):
+        raise ValueError(
+            f"{place}: {len(values)} fields, not {len(header)}; the file is cut off or no TSV;"
+            f" {files.AGAIN}."
         )
-    return found
+    row = dict(zip(header, values, strict=True))
+    index = re.fullmatch(r"(\d+)(?:\.0)?", row["index"])
+    if index is None:
+        raise ValueError(
+            f"{place}: the index is {row['index']!r}; it must be a number; {files.AGAIN}."
+        )
+    for name in set(header) - {"image"}:
+        files.clean(place, row[name], name)
+    return int(index[1]), row
 
 
-def _made(one: tuple[int, Row], rows: Mapping[int, Row]) -> list[Item[Choice]]:
-    index, (place, row) = one
-    options, answer = _options(place, row)
-    turned = (rotated(options, answer, by) for by in range(len(options)))
-    return [_item(index, by, *each, (place, row), rows) for by, each in enumerate(turned)]
+def _given_rotations(indices: Iterable[int], rows: Mapping[int, Row]) -> list[Item[Choice]]:
+    """The rotations that the file holds."""
+    items = []
+    for index in sorted(indices):
+        options, answer = _options(*rows[index])
+        lettered = tuple(zip(LETTERS, options, strict=False))
+        items.append(
+            _item(index % ROUND, index // ROUND, lettered, LETTERS[answer], rows[index], rows)
+        )
+    return items
+
+
+def _made_rotations(indices: Iterable[int], rows: Mapping[int, Row]) -> list[Item[Choice]]:
+    """All rotations of a question that the file holds once."""
+    (index,) = indices
+    options, answer = _options(*rows[index])
+    return [
+        _item(index, by, *rotated(options, answer, by), rows[index], rows)
+        for by in range(len(options))
+    ]
 
 
 def _options(place: str, row: Mapping[str, str]) -> tuple[list[str], int]:
-    """The options and the place of the right one."""
+    """The options, and the place of the right one."""
     options = [row[letter].strip() for letter in LETTERS if row.get(letter, "").strip()]
-    answer = row["answer"].strip()
+    letters, answer = LETTERS[: len(options)], row["answer"].strip()
     if (
         len(answer) != 1
-        or answer not in LETTERS[: len(options)]
-        or not all(row[letter].strip() for letter in LETTERS[: len(options)])
+        or answer not in letters
+        or not all(row[letter].strip() for letter in letters)
     ):
         raise ValueError(
             f"{place}: the answer is {answer!r} of {len(options)} options; it must be one of their"
@@ -145,55 +148,60 @@ def _item(
     rotation: int,
     options: tuple[tuple[str, str], ...],
     answer: str,
-    at: Row,
+    row: Row,
     rows: Mapping[int, Row],
 ) -> Item[Choice]:
-    place, row = at
-    if not row["question"].strip():
+    place, cells = row
+    if not cells["question"].strip():
         raise ValueError(f"{place}: there is no question; {files.AGAIN}.")
-    image = row["image"]
-    if len(image) <= LONGEST_REFERENCE:
-        if (
-            not image.isdecimal()
-            or int(image) not in rows
-            or len(rows[int(image)][1]["image"]) <= LONGEST_REFERENCE
-        ):
-            raise ValueError(
-                f"{place}: the image is {image!r}; it must be an image in base64 or the index of a"
-                " row that has one."
-            )
-        image = rows[int(image)][1]["image"]
-    category = re.sub(r"\W+", "_", row.get("l2-category") or row.get("category") or "all").strip(
-        "_"
-    )
-    text = "\n".join(
-        part.strip() for part in (row.get("hint", ""), row["question"]) if part.strip()
-    )
+    image = _image_cell(place, cells["image"], rows)
+    category = cells.get("l2-category") or cells.get("category") or "all"
+    parts = (part.strip() for part in (cells.get("hint", ""), cells["question"]))
     return Item(
         id=f"{question}/{rotation}",
         cluster=hashlib.sha256(image.encode()).hexdigest()[:16],
-        text=prompt(text, options),
+        text=prompt("\n".join(part for part in parts if part), options),
         truth=Choice(
             question=str(question),
-            category=category,
+            category=re.sub(r"\W+", "_", category).strip("_"),
             options=options,
             answer=answer,
             rotation=rotation,
         ),
-        picture=partial(_picture, place, image),
+        load_image=partial(_load_image, place, image),
     )
 
 
-@lru_cache(maxsize=2)  # a question's rotations follow each other
-def _picture(place: str, image: str) -> Image.Image:
+def _image_cell(place: str, image: str, rows: Mapping[int, Row]) -> str:
+    """The image in base64: the cell itself, or that of the row that it names."""
+    if len(image) > LONGEST_REFERENCE:
+        return image
+    named = rows[int(image)][1]["image"] if image.isdecimal() and int(image) in rows else ""
+    if len(named) <= LONGEST_REFERENCE:
+        raise ValueError(
+            f"{place}: the image is {image!r}; it must be an image in base64 or the index of a row"
+            " that has one."
+        )
+    return named
+
+
+@lru_cache(maxsize=2)  # the rotations of a question follow each other
+def _load_image(place: str, image: str) -> Image.Image:
     try:
-        with Image.open(io.BytesIO(base64.b64decode(image, validate=True))) as opened:
-            return opened.convert("RGB")
-    except (
-        binascii.Error,
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:
+        content = base64.b64decode(image, validate=True)
+    except binascii.Error as error:
         raise ValueError(f"{place}: the image cannot be read ({error}); {files.AGAIN}.") from None
+    return files.decode_image(f"{place}: the image", io.BytesIO(content))
+
+
+SPEC = Spec(
+    name="mmbench_dev_en",
+    factory=load,
+    group="general",
+    size=0,
+    about="MMBench dev EN: multiple choice with circular evaluation.",
+    metrics=("circular", "vanilla"),
+    licence="Apache-2.0 (repository); images under their own licences",
+    twins=("lmms_eval:mmbench_en_dev", "vlmevalkit:MMBench_DEV_EN"),
+    local=DATA,
+)

@@ -2,14 +2,17 @@
 arXiv 2306.13394, section 2): two yes/no questions an image, ten subtasks of perception and four of
 cognition.
 
-A subtask's score is accuracy + accuracy+ (both questions of an image right), in percent, so at
-most 200; a total is the sum of its subtasks' scores. With C questions, and both questions of B
-images, right among N questions, a subtask's score is 100 (C + 2 B) / N, a ratio of sums. A total
-is a sum of ratios; it is stored as *one* ratio in which each answer weighs 1/N of its subtask:
-equal to the total where every question is answered, and on a resample of images the subtasks
-weigh as they do in the data. Scores read answers as the released script does (the first four
-characters; anything else is wrong). Accuracy and accuracy+ over all questions are read at word
-level, where an unreadable answer is unscored."""
+A subtask's score is accuracy + accuracy+ (both questions of an image right), in percent, so at most
+200. A total is the sum of its subtasks' scores.
+
+As a ratio of sums: with N questions, C of them right, and B images with both questions right, a
+subtask's score is 100 (C + 2B) / N. A total is a sum of such ratios. It is stored as one ratio, in
+which each answer weighs 1/N of its subtask. This equals the total where every question is answered;
+on a resample of images the subtasks weigh as in the data.
+
+Scores read answers as the released script does: the first four characters; anything else is wrong.
+Accuracy and accuracy+ over all questions are read at word level, and an unreadable answer is
+unscored."""
 
 from __future__ import annotations
 
@@ -20,8 +23,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import files, grading, yes_no
-from benchmarks.grading import Graded, Item, percent
+from benchmarks.grading import Item, ItemBenchmark, percent, ratio
 from benchmarks.interface import Grade, Metric
+from benchmarks.spec import Spec
 from benchmarks.yes_no import YesNo
 
 MME_VERSION = "1"
@@ -45,63 +49,60 @@ DATA = files.LocalData(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
-    """The truth of one question."""
+class TaskTruth:
+    """The truth of one question, and its subtask."""
 
     task: str
     answer: YesNo
 
 
-def load(split: str, limit: int | None, data: Path | None) -> Graded[Asked]:
-    """The official folder: one of each subtask's name, a text file an image with two lines
-    ``question<TAB>Yes or No`` beside the images or in ``questions_answers_YN`` beside ``images``.
+def load(split: str, limit: int | None, data: Path | None) -> ItemBenchmark[TaskTruth]:
+    """The official folder: a folder a subtask; a text file an image with two lines
+    ``question<TAB>Yes or No``, beside the images or in ``questions_answers_YN`` beside ``images``.
 
     Raises:
-        ValueError: a file or image is missing or broken, or another split than test is asked for.
+        ValueError: a file or image is missing or broken, or the split is not test.
     """
     folder = DATA.folder("mme", data)
     grading.only_test_split("mme", split)
-    items = grading.few_pictures(
-        [item for task in PART for item in _subtask(task, folder / task)], limit
-    )
-    some, source = grading.fixed(items, "mme")
+    every = [item for task in PART for item in _subtask(task, folder / task)]
+    items = grading.limit_images(every, limit)
+    kept, source = grading.fixed(items, "mme")
     sizes = Counter(item.truth.task for item in items)
-    apart = (_points(f"score_{task}", task) for task in PART if task in sizes)
-    return Graded(
+    return ItemBenchmark(
         name="mme",
         group="general",
         source=source,
         grader=f"mme-{MME_VERSION}",
-        items=some,
+        items=kept,
         metrics=(
             _points("perception", "perception", primary=True),
             _points("cognition", "cognition", primary=True),
             percent("accuracy", "correct", "read"),
             percent("accuracy_plus", "both", "pairs"),
             percent("yes_ratio", "yes", "read", "none"),
-            percent("unreadable", "unreadable", "answered", "none"),
-            *apart,
+            yes_no.UNREADABLE,
+            *(_points(f"score_{task}", task) for task in PART if task in sizes),
         ),
-        judge=partial(_judge, sizes),
+        grade_one=partial(_grade, sizes),
         max_new_tokens=32,
-        together=partial(_pairs, sizes),
-        choices=("yes", "no"),
+        grade_groups=partial(_grade_pairs, sizes),
     )
 
 
 def read_start(answer: str) -> YesNo | None:
-    """As MME's released script: yes, then no, anywhere in the first four characters."""
+    """As MME's released script: yes, else no, anywhere in the first four characters."""
     start = answer.lower()[:4]
     return "yes" if "yes" in start else "no" if "no" in start else None
 
 
-def _subtask(task: str, folder: Path) -> Iterator[Item[Asked]]:
+def _subtask(task: str, folder: Path) -> Iterator[Item[TaskTruth]]:
     split = (folder / "questions_answers_YN").is_dir()
     texts = sorted((folder / "questions_answers_YN" if split else folder).glob("*.txt"))
     if not texts:
         raise ValueError(f"{folder} holds no question; {files.AGAIN}.")
     for path in texts:
-        picture = _picture(path, folder / "images" if split else folder)
+        image = _image(path, folder / "images" if split else folder)
         lines = list(files.read_lines(path))
         if len(lines) != 2:
             raise ValueError(
@@ -113,98 +114,88 @@ def _subtask(task: str, folder: Path) -> Iterator[Item[Asked]]:
                 raise ValueError(
                     f"{place}: must be a question, a tab, and Yes or No; {files.AGAIN}."
                 )
-            truth: YesNo = (
-                "yes" if files.one_of(place, answer, ("yes", "no"), "the answer") == "yes" else "no"
-            )
             yield Item(
                 id=f"{task}/{path.stem}/{number}",
                 cluster=f"{task}/{path.stem}",
                 text=question.strip(),
-                truth=Asked(task=task, answer=truth),
-                picture=partial(files.open_picture, picture),
+                truth=TaskTruth(task=task, answer=yes_no.label(place, answer, "the answer")),
+                load_image=partial(files.open_image, image),
             )
 
 
-def _picture(path: Path, folder: Path) -> Path:
+def _image(path: Path, folder: Path) -> Path:
     for suffix in (".jpg", ".png", ".jpeg"):
-        if (picture := folder / f"{path.stem}{suffix}").is_file():
-            return picture
+        if (image := folder / f"{path.stem}{suffix}").is_file():
+            return image
     raise ValueError(
         f"mme: the image of {path} is missing ({path.stem}.jpg or .png in {folder}); {files.AGAIN}."
     )
 
 
 def _points(name: str, of: str, *, primary: bool = False) -> Metric:
-    return Metric(
-        name=name,
-        better="higher",
-        unit="points",
-        numerator=f"points_{of}",
-        denominator=f"share_{of}",
-        primary=primary,
-    )
+    return ratio(name, f"points_{of}", f"share_{of}", unit="points", scale=100.0, primary=primary)
 
 
 def _scored(sizes: Mapping[str, int], task: str, points: float, share: float) -> dict[str, float]:
-    """``points`` of ``share`` questions' worth, in the subtask and, by the subtask's weight, in its
-    total."""
+    """The counts of ``points`` for ``share`` of a question: in the subtask, and in its total by
+    the subtask's weight."""
     part = PART[task]
     tasks = sum(other in sizes for other in SUBTASKS[part])
-    found = {f"points_{task}": points, f"share_{task}": share}
-    return found | {
+    return {
+        f"points_{task}": points,
+        f"share_{task}": share,
         f"points_{part}": points / sizes[task],
         f"share_{part}": share / sizes[task] / tasks,
     }
 
 
-def _judge(sizes: Mapping[str, int], item: Item[Asked], answer: str) -> Grade:
+def _grade(sizes: Mapping[str, int], item: Item[TaskTruth], answer: str) -> Grade:
     truth = item.truth.answer
-    # The score is of two halves: N questions share N/2, N/2 images the other N/2.
-    official = _scored(sizes, item.truth.task, float(read_start(answer) == truth), 0.5)
-    said = yes_no.read_words(answer)
-    if said is None:
-        return grading.unscored(
-            item, yes_no.why_unread(answer), {"answered": 1.0, "unreadable": 1.0, **official}, truth
-        )
-    return Grade(
-        question=item.id,
-        cluster=item.cluster,
-        value=float(said == truth),
-        read_as=said,
-        why="" if said == truth else f"the answer is {truth}",
-        truth=truth,
-        counts={
-            "answered": 1.0,
-            "unreadable": 0.0,
-            **official,
-            "read": 1.0,
-            "correct": float(said == truth),
-        }
-        | {"yes": float(said == "yes")},
+    reading = yes_no.read_words(answer)
+    return yes_no.grade(
+        item,
+        answer,
+        truth,
+        read={"read": 1.0, "correct": float(reading == truth), "yes": float(reading == "yes")},
+        # Accuracy and accuracy+ are half of a score each: N questions share one half, N/2 images
+        # the other.
+        always=_scored(sizes, item.truth.task, float(read_start(answer) == truth), 0.5),
+        why_wrong=f"the answer is {truth}",
     )
 
 
-def _pairs(
-    sizes: Mapping[str, int], items: Sequence[Item[Asked]], grades: list[Grade]
+def _grade_pairs(
+    sizes: Mapping[str, int], items: Sequence[Item[TaskTruth]], grades: list[Grade]
 ) -> list[Grade]:
-    """What an image's two questions are worth together is counted on the second."""
-    pictures: defaultdict[str, list[int]] = defaultdict(list)
+    """Adds the counts of an image to its last question."""
+    images: defaultdict[str, list[int]] = defaultdict(list)
     for place, item in enumerate(items):
-        pictures[item.cluster].append(place)
-    found = list(grades)
-    for places in pictures.values():
+        images[item.cluster].append(place)
+    whole = list(grades)
+    for places in images.values():
         task, pair = items[places[-1]].truth.task, [grades[place] for place in places]
         more: dict[str, float] = {}
         if all("answered" in grade.counts for grade in pair):
-            more = _scored(
-                sizes, task, 2.0 * all(grade.counts[f"points_{task}"] for grade in pair), 1.0
-            )
+            both = all(grade.counts[f"points_{task}"] for grade in pair)
+            more = _scored(sizes, task, 2.0 * both, 1.0)
         if all(grade.value is not None for grade in pair):
             more |= {"pairs": 1.0, "both": float(all(grade.value for grade in pair))}
         last = grades[places[-1]]
-        counts = {
-            name: last.counts.get(name, 0.0) + more.get(name, 0.0)
-            for name in {**last.counts, **more}
-        }
-        found[places[-1]] = replace(last, counts=counts)
-    return found
+        counts = dict(last.counts)
+        for name, count in more.items():
+            counts[name] = counts.get(name, 0.0) + count
+        whole[places[-1]] = replace(last, counts=counts)
+    return whole
+
+
+SPEC = Spec(
+    name="mme",
+    factory=load,
+    group="general",
+    size=1187,
+    about="MME: 14 subtasks of perception and cognition, two yes/no questions an image.",
+    metrics=("perception", "cognition", "accuracy", "accuracy_plus"),
+    licence="for academic research; images under their own licences",
+    twins=("lmms_eval:mme", "vlmevalkit:MME"),
+    local=DATA,
+)

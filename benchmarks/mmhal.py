@@ -1,14 +1,15 @@
 """MMHal-Bench (Sun et al., "Aligning Large Multimodal Models with Factually Augmented RLHF", arXiv
-2309.14525, section 3.2): 96 questions of eight types on images of OpenImages, each answer rated 0
-to 6 by a language model that reads the image's contents and a person's answer. Ratings below 3
-say that the answer hallucinates.
+2309.14525, section 3.2): 96 questions of eight types on images of OpenImages.
 
-It takes the authors' folder (Hugging Face, Shengcao1006/MMHal-Bench): ``response_template.json``
-and ``images/``. The judge's prompt is our own wording of the authors' scale (``mmhal_judge.txt``);
-to use theirs, save the template of their
-``eval_gpt4.py`` to a file and name it in the judge's settings: ``"prompts": {"mmhal":
-"template.txt"}``. Their script counts an unreadable verdict as 0; here it is unscored and counted.
-An empty answer is unscored too, and never sent."""
+A language model rates each answer from 0 to 6. It reads the image's contents and a person's answer.
+A rating below 3 means that the answer hallucinates.
+
+The data are the authors' folder (Hugging Face, Shengcao1006/MMHal-Bench):
+``response_template.json`` and ``images/``. The judge's prompt (``mmhal_judge.txt``) is our own
+wording of the authors' scale. To use theirs, save the template of their ``eval_gpt4.py`` to a file
+and name it in the judge's settings: ``"prompts": {"mmhal": "template.txt"}``. Their script counts
+an unreadable verdict as 0; here it is unscored and counted. An empty answer is unscored and never
+sent."""
 
 from __future__ import annotations
 
@@ -24,28 +25,23 @@ from typing import Any, Literal
 from benchmarks import files, grading
 from benchmarks.chat import Reply
 from benchmarks.files import LocalData
-from benchmarks.grading import Graded, Item
-from benchmarks.interface import Grade, Metric, Question, Report
-from benchmarks.judge import JUDGE_VARIABLE, Ask, Cost, Judge, judge_prompt, open_judge
+from benchmarks.grading import Item, ItemBenchmark, ratio
+from benchmarks.interface import Cost, Grade, Metric, Question, Report
+from benchmarks.judge import Judge, JudgeRequest, judge_prompt, open_judge
+from benchmarks.judge_settings import JUDGE_VARIABLE
+from benchmarks.spec import Spec
 
 MMHAL_VERSION = "1"
-TYPES = (
-    "attribute",
-    "adversarial",
-    "comparison",
-    "counting",
-    "relation",
-    "environment",
-    "holistic",
-    "other",
+TYPES = tuple(
+    "attribute adversarial comparison counting relation environment holistic other".split()
 )
 HIGHEST = 6
 HALLUCINATES_BELOW = 3
 MAX_NEW_TOKENS = 512
-
+FILE = "response_template.json"
 DATA = LocalData(
     name="mmhal",
-    files=("response_template.json",),
+    files=(FILE,),
     get="with images/, the Hugging Face data set Shengcao1006/MMHal-Bench",
 )
 """Grading needs the file alone; the images are opened when the questions are exported."""
@@ -58,8 +54,7 @@ _RATING = re.compile(r"rating[\s*_]*[:=][\s*_]*(-?\d+(?:\.\d+)?)", re.IGNORECASE
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What the judge is told of a question's image: the things in it and a person's answer; and
-    the question's type."""
+    """What the judge reads about a question: its type, the image's contents, a person's answer."""
 
     type: str
     contents: tuple[str, ...]
@@ -68,15 +63,15 @@ class Reference:
 
 @dataclass(frozen=True, kw_only=True)
 class MMHal:
-    """MMHal-Bench. ``judge`` None: it can be exported and answered, not graded. ``prompt`` is the
-    judge's, with the places {contents}, {question}, {reference} and {answer} (or, as the authors'
-    has them, four times {} in this order)."""
+    """MMHal-Bench."""
 
     source: str
     items: Callable[[], Iterator[Item[Reference]]]
     prompt: str
+    """The judge's prompt, with the places {contents}, {question}, {reference} and {answer}, or
+    four times {} in this order, as the authors' prompt has them."""
     judge: Judge | None = None
-
+    """None: it can be exported and answered, not graded."""
     name: str = "mmhal"
     group: Literal["hallucination"] = "hallucination"
 
@@ -91,11 +86,7 @@ class MMHal:
     @property
     def grader(self) -> str:
         prompt = hashlib.sha256(self.prompt.encode()).hexdigest()[:8]
-        judge = (
-            "no judge"
-            if self.judge is None
-            else f"judge {self.judge.settings.name} prompt {prompt}"
-        )
+        judge = f"judge {self.judge.settings.name} prompt {prompt}" if self.judge else "no judge"
         return f"mmhal-{MMHAL_VERSION} {judge}"
 
     @property
@@ -105,35 +96,14 @@ class MMHal:
     @property
     def metrics(self) -> tuple[Metric, ...]:
         return (
-            Metric(
-                name="score",
-                better="higher",
-                unit="of 6",
-                numerator="rating",
-                denominator="rated",
-                scale=1.0,
-                primary=True,
-            ),
+            ratio("score", "rating", "rated", unit="of 6", primary=True),
             grading.percent("hallucination_rate", "hallucinated", "rated", "lower", primary=True),
             *(
-                Metric(
-                    name=f"score_{type}",
-                    better="higher",
-                    unit="of 6",
-                    numerator=f"rating_{type}",
-                    denominator=f"rated_{type}",
-                    scale=1.0,
-                )
+                ratio(f"score_{type}", f"rating_{type}", f"rated_{type}", unit="of 6")
                 for type in TYPES
             ),
-            Metric(
-                name="judge_spread",
-                better="none",
-                unit="points",
-                numerator="spread",
-                denominator="repeated",
-                scale=1.0,
-            ),  # the standard deviation of the ratings of one answer, on average
+            # The mean standard deviation of the ratings of one answer.
+            ratio("judge_spread", "spread", "repeated", "none", unit="points"),
             grading.percent("unreadable", "unreadable", "verdicts", "none"),
         )
 
@@ -145,14 +115,16 @@ class MMHal:
         Raises:
             ValueError: an answer belongs to no question, there is no judge, or it cannot be asked.
         """
-        asks = self._asks(answers)
-        replies = self._judge().ask(asks)
-        by_question = {one.about: some for one, some in zip(asks, replies, strict=True)}
+        requests = self._requests(answers)
+        verdicts = self._judge().ask(requests)
+        by_question = {
+            request.about: replies for request, replies in zip(requests, verdicts, strict=True)
+        }
         return self._graded(partial(_grade, by_question)).grade(answers)
 
     def estimate(self, answers: Mapping[str, str]) -> Cost:
-        """What grading these answers would still ask the judge; asks nobody."""
-        return self._judge().estimate(self._asks(answers))
+        """What grading these answers would still ask of the judge; sends nothing."""
+        return self._judge().estimate(self._requests(answers))
 
     def _judge(self) -> Judge:
         if self.judge is None:
@@ -162,28 +134,30 @@ class MMHal:
             )
         return self.judge
 
-    def _asks(self, answers: Mapping[str, str]) -> list[Ask]:
-        asks: list[Ask] = []
+    def _requests(self, answers: Mapping[str, str]) -> list[JudgeRequest]:
+        requests: list[JudgeRequest] = []
 
         def collect(item: Item[Reference], answer: str) -> Grade:
             if answer.strip():
-                asks.append(Ask(about=item.id, prompt=filled(self.prompt, item, answer)))
+                prompt = filled(self.prompt, item, answer)
+                requests.append(JudgeRequest(about=item.id, prompt=prompt))
             return _unjudged(item, answer)
 
-        self._graded(collect).grade(
-            answers
-        )  # an answer that belongs to no question is found before anybody is asked
-        return asks
+        # This also finds an answer to no question before anything is sent.
+        self._graded(collect).grade(answers)
+        return requests
 
-    def _graded(self, judge: Callable[[Item[Reference], str], Grade]) -> Graded[Reference]:
-        return Graded(
+    def _graded(
+        self, grade_one: Callable[[Item[Reference], str], Grade]
+    ) -> ItemBenchmark[Reference]:
+        return ItemBenchmark(
             name=self.name,
             group=self.group,
             source=self.source,
             grader=self.grader,
             items=self.items,
             metrics=self.metrics,
-            judge=judge,
+            grade_one=grade_one,
             max_new_tokens=MAX_NEW_TOKENS,
         )
 
@@ -193,13 +167,11 @@ def _unjudged(item: Item[Reference], _answer: str) -> Grade:
 
 
 def filled(prompt: str, item: Item[Reference], answer: str) -> str:
-    """The prompt with its places filled; what is filled in is not looked at again, so an answer may
-    hold "{question}"."""
-    truth = item.truth
+    """The prompt with its places filled, in one pass: an answer may hold "{question}"."""
     values = {
-        "contents": ", ".join(truth.contents),
+        "contents": ", ".join(item.truth.contents),
         "question": item.text,
-        "reference": truth.answer,
+        "reference": item.truth.answer,
         "answer": answer,
     }
     order = iter(_FIELDS)
@@ -207,9 +179,9 @@ def filled(prompt: str, item: Item[Reference], answer: str) -> str:
 
 
 def read_rating(verdict: str) -> int | None:
-    """The rating 0 to 6 of "... Rating: N"; None where there is none, or two that differ."""
-    found = set(_RATING.findall(verdict))
-    if len(found) != 1 or not (text := found.pop()).isdecimal() or int(text) > HIGHEST:
+    """The rating 0 to 6 of "... Rating: N"; None: there is none, or two that differ."""
+    ratings = set(_RATING.findall(verdict))
+    if len(ratings) != 1 or not (text := ratings.pop()).isdecimal() or int(text) > HIGHEST:
         return None
     return int(text)
 
@@ -218,64 +190,60 @@ def _grade(replies: Mapping[str, Sequence[Reply]], item: Item[Reference], answer
     if not answer.strip():
         return grading.unscored(item, "empty answer")
     verdicts, type = replies[item.id], item.truth.type
-    ratings = [one for verdict in verdicts if (one := read_rating(verdict.text)) is not None]
+    readings = [read_rating(verdict.text) for verdict in verdicts]
+    ratings = [rating for rating in readings if rating is not None]
     counts = {
         "verdicts": float(len(verdicts)),
         "unreadable": float(len(verdicts) - len(ratings)),
         "judge_tokens_in": float(sum(verdict.tokens_in or 0 for verdict in verdicts)),
         "judge_tokens_out": float(sum(verdict.tokens_out or 0 for verdict in verdicts)),
     }
-    said = verdicts[0].text
+    first = verdicts[0].text
     if not ratings:
-        return grading.unscored(item, f"no rating in the judge's verdict: {said}", counts)
-    rating = fmean(ratings)
+        return grading.unscored(item, f"no rating in the judge's verdict: {first}", counts)
+    mean = fmean(ratings)
     counts |= {
         "rated": 1.0,
-        "rating": rating,
-        "hallucinated": fmean(one < HALLUCINATES_BELOW for one in ratings),
+        "rating": mean,
+        "hallucinated": fmean(rating < HALLUCINATES_BELOW for rating in ratings),
         f"rated_{type}": 1.0,
-        f"rating_{type}": rating,
+        f"rating_{type}": mean,
     }
     if len(ratings) > 1:
         counts |= {"spread": stdev(ratings), "repeated": 1.0}
     return Grade(
         question=item.id,
         cluster=item.cluster,
-        value=rating,
-        read_as=", ".join(str(one) for one in ratings),
-        why=said,
+        value=mean,
+        read_as=", ".join(map(str, ratings)),
+        why=first,
         truth=item.truth.answer,
         counts=counts,
     )
 
 
-def mmhal(split: str, limit: int | None, data: Path | None) -> MMHal:
-    """MMHal-Bench from the authors' folder ``data``, at most ``limit`` images; judged as
-    SELFSIGHT_JUDGE says.
+def load(split: str, limit: int | None, data: Path | None) -> MMHal:
+    """MMHal-Bench from the authors' folder, judged as SELFSIGHT_JUDGE says.
 
     Raises:
-        ValueError: the file is not there or not what it should be, another split is asked for, or
-            the judge's settings are wrong.
+        ValueError: the file is missing or broken, the split is not test, or the judge's settings
+            are wrong.
     """
     grading.only_test_split("mmhal", split)
     folder = DATA.folder("mmhal", data)
-    path = folder / "response_template.json"
-    rows = list(files.read_rows(path))
-    read = [
-        _entry(folder / "images", number, place, row) for number, (place, row) in enumerate(rows)
-    ]
-    items, source = grading.fixed(grading.few_pictures(read, limit), "mmhal-bench")
+    rows = enumerate(files.read_rows(folder / FILE))
+    every = [_item(folder / "images", number, place, row) for number, (place, row) in rows]
+    items, source = grading.fixed(grading.limit_images(every, limit), "mmhal-bench")
     judge = open_judge()
-    return MMHal(
-        source=source, items=items, prompt=judge_prompt(judge, "mmhal", _PROMPT), judge=judge
-    )
+    prompt = judge_prompt(judge, "mmhal", _PROMPT)
+    return MMHal(source=source, items=items, prompt=prompt, judge=judge)
 
 
-def _entry(images: Path, number: int, place: str, row: dict[str, Any]) -> Item[Reference]:
-    """One row of the file; the image's file is the last part of its address, as in the authors'
-    own folder."""
+def _item(images: Path, number: int, place: str, row: dict[str, Any]) -> Item[Reference]:
+    """One row of the file. As in the authors' folder, the image's file is named by the last part
+    of its address."""
     contents = row.get("image_content")
-    if not isinstance(contents, list) or not all(isinstance(one, str) for one in contents):
+    if not isinstance(contents, list) or not all(isinstance(name, str) for name in contents):
         raise ValueError(f"{place}: image_content must be a list of texts; {files.AGAIN}.")
     file = Path(files.text(place, row, "image_src")).name
     return Item(
@@ -287,5 +255,18 @@ def _entry(images: Path, number: int, place: str, row: dict[str, Any]) -> Item[R
             contents=tuple(contents),
             answer=files.text(place, row, "gt_answer"),
         ),
-        picture=partial(files.open_picture, images / file),
+        load_image=partial(files.open_image, images / file),
     )
+
+
+SPEC = Spec(
+    name="mmhal",
+    factory=load,
+    group="hallucination",
+    size=96,
+    about="MMHal-Bench: 96 open questions; a judge rates each answer from 0 to 6.",
+    metrics=("score", "hallucination_rate"),
+    licence="Apache-2.0 (data set); images of OpenImages under their Flickr licences",
+    judge="a language model (SELFSIGHT_JUDGE)",
+    local=DATA,
+)

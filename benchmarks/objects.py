@@ -1,8 +1,7 @@
-"""Object mentions in a caption: synonym tables with plural forms, longest match first, at word
+"""Object mentions in a caption: synonym tables with plural forms; longest match first, at word
 boundaries.
 
-A table lists every form that counts, plurals included, as CHAIR's frozen synonym list does after
-singularising: nothing is stemmed here, so a table says exactly what it reads."""
+A table lists every form that counts, plurals included. Nothing is stemmed."""
 
 from __future__ import annotations
 
@@ -12,12 +11,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 Synonyms = Mapping[str, tuple[str, ...]]
-"""Category to every form (lower case, words separated by single spaces) that names it."""
+"""Category -> every form that names it, in lower case, words separated by single spaces."""
 
 
 @dataclass(frozen=True)
 class ObjectTable:
-    """A frozen synonym table, ready to read captions.
+    """Reads captions with a synonym table.
 
     Raises:
         ValueError: a form is empty, not lower case, or names two categories.
@@ -36,8 +35,8 @@ class ObjectTable:
                     )
                 if owners.setdefault(form, category) != category:
                     raise ValueError(
-                        f"The form {form!r} names both {owners[form]!r} and {category!r}; keep it"
-                        " in one of the two."
+                        f"The form {form!r} names both {owners[form]!r} and {category!r}; leave it"
+                        " out of one."
                     )
 
     @cached_property
@@ -46,24 +45,23 @@ class ObjectTable:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        # Alternation takes the first form that fits, so "hot dog" must stand before "dog".
+        # A regex alternation takes the first match, so "hot dog" must come before "dog".
         forms = sorted(self._category, key=lambda form: (-len(form), form))
         either = "|".join(re.escape(form).replace(r"\ ", r"\s+") for form in forms)
         return re.compile(rf"(?<!\w)(?:{either})(?!\w)")
 
     def mentions(self, caption: str) -> list[str]:
-        """The category of every mention, in order; a category mentioned twice stands there
-        twice."""
+        """The category of every mention, in order, repeated as often as it is mentioned."""
         return [category for category, _, _ in self.places(caption)]
 
     def places(self, caption: str) -> list[tuple[str, int, int]]:
-        """Every mention as (category, from, to) in characters of the caption in lower case, in
-        order."""
+        """Every mention as (category, start, end), in order; characters of the caption in lower
+        case."""
         if not self._category:
             return []
-        found = self._pattern.finditer(caption.lower())
         return [
-            (self._category[" ".join(one.group().split())], one.start(), one.end()) for one in found
+            (self._category[" ".join(match.group().split())], match.start(), match.end())
+            for match in self._pattern.finditer(caption.lower())
         ]
 
 
@@ -83,20 +81,19 @@ _ENDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("es", ("", "e")),
     ("s", ("",)),
 )
-"""Plural endings and what may stand in the singular; "policemen", "berries", "ties", "knives",
+"""Plural endings and the singular endings they may have: "policemen", "berries", "ties", "knives",
 "boxes"."""
 
 
 def known_form(word: str, known: Collection[str]) -> str:
-    """The word, if it is known or no plural of a known one; else its singular: a plural is only
-    undone where that helps."""
+    """The word, or its singular if the singular alone is known."""
     if word in known:
         return word
     singulars = [IRREGULAR.get(word, "")]
     singulars += [
         word.removesuffix(ending) + single
-        for ending, some in _ENDINGS
+        for ending, singles in _ENDINGS
         if word.endswith(ending)
-        for single in some
+        for single in singles
     ]
     return next((single for single in singulars if single in known), word)

@@ -1,15 +1,15 @@
 """POPE, polling-based object probing (Li et al., "Evaluating Object Hallucination in Large
-Vision-Language Models", arXiv 2305.10355, section 5): as many questions about present objects as
-about absent ones, the absent ones drawn at random, from the most popular categories, or from what
-usually stands beside a present one (adversarial).
+Vision-Language Models", arXiv 2305.10355, section 5).
 
-"Yes" is the positive class. Answers are read at word level (``yes_no.read_words``); an answer that
-cannot be read is unscored and counted. The official files (``load``) are read a second time as
-POPE's own script does it, which calls every answer yes that has no "no" or "not" in its first
-sentence: the metrics ``..._official`` are those of published tables.
+It asks as many questions about present objects as about absent ones. Absent ones are drawn at
+random, from the most popular categories, or from those that often occur beside a present one
+(adversarial). "Yes" is the positive class. Answers are read at word level
+(``yes_no.read_words``); an unreadable answer is unscored and counted. On the official files the
+metrics ``..._official`` read every answer as POPE's own script does: use them beside published
+numbers.
 
-RePOPE (Neuhaus and Hein, arXiv 2504.15707) labels the same questions anew: the same answers can be
-graded with both. A question that it leaves out as ambiguous is unscored."""
+RePOPE (Neuhaus and Hein, arXiv 2504.15707) corrects the labels of the same questions. A question
+that it leaves out as ambiguous is unscored."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks import files, grading, yes_no
-from benchmarks.grading import Graded, Item, percent
+from benchmarks.grading import Item, ItemBenchmark
 from benchmarks.interface import Grade, Metric
-from benchmarks.yes_no import YesNo
+from benchmarks.spec import Spec
+from benchmarks.yes_no import REQUEST, YesNo
 
 POPE_VERSION = "1"
 SETTINGS: tuple[str, ...] = ("random", "popular", "adversarial")
-REQUEST = "Answer the question using a single word or phrase."
-"""LLaVA-1.5's own evaluation asks so; POPE's files hold the question alone."""
 
 _GET = "github.com/RUCAIBox/POPE, output/coco; images: COCO's val2014.zip from cocodataset.org"
 DATA = files.LocalData(
@@ -43,8 +42,8 @@ REPOPE_DATA = files.LocalData(
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """The truth of one question: whether the object is there (None: not known), and the setting it
-    was asked in."""
+    """The truth of one question: whether the object is present (None: ambiguous), and the setting
+    of the question."""
 
     present: bool | None
     setting: str
@@ -57,128 +56,137 @@ def pope_benchmark(
     items: Callable[[], Iterator[Item[Probe]]],
     official: bool = False,
     max_new_tokens: int = 8,
-) -> Graded[Probe]:
-    """POPE over any source of images with known objects. ``official`` adds, for each setting, F1
-    and yes-ratio, and POPE's own reading of the answers."""
-    return Graded(
+) -> ItemBenchmark[Probe]:
+    """POPE over any source of images with known objects. ``official`` adds POPE's own reading of
+    the answers, and F1 and yes-ratio of each setting."""
+    return ItemBenchmark(
         name=name,
         group="hallucination",
         source=source,
         grader=f"pope-{POPE_VERSION}",
         items=items,
         metrics=_metrics(official),
-        judge=partial(_judge, official),
+        grade_one=partial(_grade, official),
         max_new_tokens=max_new_tokens,
-        choices=("yes", "no"),
     )
 
 
-def load(name: str, split: str, limit: int | None, data: Path | None) -> Graded[Probe]:
-    """The official questions, with POPE's labels (``name`` pope) or RePOPE's (``name`` repope).
+def load(name: str, split: str, limit: int | None, data: Path | None) -> ItemBenchmark[Probe]:
+    """The official questions with POPE's labels (``name`` pope) or RePOPE's (``name`` repope).
 
     Raises:
-        ValueError: a file or image is missing or broken, or another split than test is asked for.
+        ValueError: a file or image is missing or broken, or the split is not test.
     """
-    needed = REPOPE_DATA if name == "repope" else DATA
-    folder = needed.folder(name, data)
+    corrected = name == "repope"
+    local = REPOPE_DATA if corrected else DATA
+    folder = local.folder(name, data)
     grading.only_test_split(name, split)
     labels: dict[tuple[str, str, str], bool] = {}
-    if name == "repope":
-        for setting in SETTINGS:
-            for _, picture, text, present in _rows(
-                needed.file(folder, f"coco_repope_{setting}.json*")
-            ):
-                labels[setting, picture, text] = present
+    for setting in SETTINGS if corrected else ():
+        path = local.file(folder, f"coco_repope_{setting}.json*")
+        labels |= {(setting, image, text): present for _, _, image, text, present in _rows(path)}
     items: list[Item[Probe]] = []
-    pictures: list[tuple[str, Path]] = []
+    images: list[tuple[str, Path]] = []
     for setting in SETTINGS:
-        path = needed.file(folder, f"coco_pope_{setting}.json*")
         seen: dict[str, str] = {}
-        for (place, id), picture, text, present in _rows(path):
+        rows = _rows(local.file(folder, f"coco_pope_{setting}.json*"))
+        for place, id, image, text, present in rows:
             if seen.setdefault(id, place) != place:
                 raise ValueError(
-                    f"{place}: question_id {id} is there already ({seen[id]}); {files.AGAIN}."
+                    f"{place}: question_id {id} is a duplicate of {seen[id]}; {files.AGAIN}."
                 )
-            pictures.append((place, folder / "val2014" / picture))
-            known = labels.get((setting, picture, text)) if name == "repope" else present
+            path = folder / "val2014" / image
+            images.append((place, path))
+            known = labels.get((setting, image, text)) if corrected else present
             items.append(
                 Item(
                     id=f"{setting}/{id}",
-                    cluster=picture,
+                    cluster=image,
                     text=f"{text}\n{REQUEST}",
                     truth=Probe(present=known, setting=setting),
-                    picture=partial(files.open_picture, folder / "val2014" / picture),
+                    load_image=partial(files.open_image, path),
                 )
             )
-    files.pictures_are_there(name, pictures)
+    files.check_images(name, images)
     if all(item.truth.present is None for item in items):
         raise ValueError(
-            f"None of RePOPE's questions in {folder} is one of POPE's there; give POPE's own files"
-            " beside them."
+            f"None of RePOPE's questions in {folder} is one of POPE's in that folder; put POPE's"
+            " own files beside RePOPE's."
         )
-    some, source = grading.fixed(grading.few_pictures(items, limit), name)
-    return pope_benchmark(name=name, source=source, items=some, official=True, max_new_tokens=32)
+    kept, source = grading.fixed(grading.limit_images(items, limit), name)
+    return pope_benchmark(name=name, source=source, items=kept, official=True, max_new_tokens=32)
 
 
-def _rows(path: Path) -> Iterator[tuple[tuple[str, str], str, str, bool]]:
-    """((place, question id), image, question, whether the object is there) of each line."""
+def _rows(path: Path) -> Iterator[tuple[str, str, str, str, bool]]:
+    """(place, question id, image, question, whether the object is present) of each line."""
     for place, row in files.read_rows(path):
         id = row.get("question_id")
         if not isinstance(id, int | str):
             raise ValueError(f"{place}: question_id is {id!r}; it must be a number; {files.AGAIN}.")
-        label = files.one_of(place, row.get("label"), ("yes", "no"), "label")
-        yield (
-            (place, str(id)),
-            files.text(place, row, "image"),
-            files.text(place, row, "text"),
-            label == "yes",
-        )
+        present = yes_no.label(place, row.get("label"), "label") == "yes"
+        image, text = files.text(place, row, "image"), files.text(place, row, "text")
+        yield place, str(id), image, text, present
 
 
 def _metrics(official: bool) -> tuple[Metric, ...]:
-    unreadable = percent("unreadable", "unreadable", "answered", "none")
-    found: list[Metric] = []
-    for setting in SETTINGS:
-        whole = {metric.name: metric for metric in yes_no.metrics(suffix=f"_{setting}")}
-        shown = ("accuracy", "f1", "yes_ratio") if official else ("accuracy",)
-        found += [whole[f"{name}_{setting}"] for name in shown]
-        if official:
-            own = {metric.name: metric for metric in yes_no.metrics(suffix=f"_{setting}_official")}
-            found += [own[f"{name}_{setting}_official"] for name in ("accuracy", "f1")]
-    theirs = yes_no.metrics(suffix="_official") if official else ()
-    return (*yes_no.metrics(primary=True), unreadable, *theirs, *found)
+    shown: dict[str, tuple[str, ...]] = {"": ("accuracy",)}
+    if official:
+        shown = {"": ("accuracy", "f1", "yes_ratio"), "_official": ("accuracy", "f1")}
+    by_setting = [
+        yes_no.metrics(suffix=f"_{setting}{reading}")[name]
+        for setting in SETTINGS
+        for reading, names in shown.items()
+        for name in names
+    ]
+    own = yes_no.metrics(suffix="_official").values() if official else ()
+    return (*yes_no.metrics(primary=True).values(), yes_no.UNREADABLE, *own, *by_setting)
 
 
-def _judge(official: bool, item: Item[Probe], answer: str) -> Grade:
+def _grade(official: bool, item: Item[Probe], answer: str) -> Grade:
     present, setting = item.truth.present, item.truth.setting
     if present is None:
         return grading.unscored(item, "left out of RePOPE as ambiguous")
     truth: YesNo = "yes" if present else "no"
-    theirs: dict[str, float] = {}
+    reading = yes_no.read_words(answer)
+    of_setting = yes_no.counts(truth, reading, suffix=f"_{setting}")
+    always: dict[str, float] = {}
     if official:
-        read = yes_no.read_official(answer)
+        as_pope = yes_no.read_official(answer)
         for suffix in ("_official", f"_{setting}_official"):
-            theirs |= yes_no.counts(truth, read, suffix=suffix)
-    said = yes_no.read_words(answer)
-    if said is None:
-        return grading.unscored(
-            item, yes_no.why_unread(answer), {"answered": 1.0, "unreadable": 1.0, **theirs}, truth
-        )
-    apart = yes_no.counts(truth, said, suffix=f"_{setting}")
-    if not official:
-        apart = {name: apart[name] for name in (f"read_{setting}", f"correct_{setting}")}
-    return Grade(
-        question=item.id,
-        cluster=item.cluster,
-        value=float(said == truth),
-        read_as=said,
-        why="" if said == truth else f"it is {'there' if present else 'not there'}",
-        truth=truth,
-        counts={
-            "answered": 1.0,
-            "unreadable": 0.0,
-            **yes_no.counts(truth, said),
-            **apart,
-            **theirs,
-        },
+            always |= yes_no.counts(truth, as_pope, suffix=suffix)
+    else:
+        of_setting = {name: of_setting[name] for name in (f"read_{setting}", f"correct_{setting}")}
+    return yes_no.grade(
+        item,
+        answer,
+        truth,
+        read={**yes_no.counts(truth, reading), **of_setting},
+        always=always,
+        why_wrong=f"it is {'there' if present else 'not there'}",
     )
+
+
+_METRICS = ("accuracy", "f1", "yes_ratio", "accuracy_official", "f1_official")
+SPECS = (
+    Spec(
+        name="pope",
+        factory=partial(load, "pope"),
+        group="hallucination",
+        size=500,
+        about="POPE on COCO val2014: 9,000 yes/no questions on present and absent objects.",
+        metrics=_METRICS,
+        licence="questions MIT; images under their Flickr licences",
+        twins=("lmms_eval:pope", "vlmevalkit:POPE"),
+        local=DATA,
+    ),
+    Spec(
+        name="repope",
+        factory=partial(load, "repope"),
+        group="hallucination",
+        size=500,
+        about="POPE's questions with RePOPE's corrected labels; ambiguous questions are unscored.",
+        metrics=_METRICS,
+        licence="labels under their repository's terms; questions and images as POPE's",
+        local=REPOPE_DATA,
+    ),
+)

@@ -1,21 +1,19 @@
 """The program that runs in lmms-eval's own environment (see ``via_lmms_eval``): ``python -P
 via_lmms_eval_child.py FOLDER``.
 
-It reads ``FOLDER/request.json`` and writes ``FOLDER/reply.json`` (and images, as PNG, below
-``FOLDER/images``); nothing else passes between the kit and this project. The kit's own code is used
-as it is: its ``TaskManager`` builds the task, its
-``build_all_requests`` the prompts, and its ``simple_evaluate`` reads, filters, scores and
-aggregates, with a model that hands out stored answers.
+It reads ``FOLDER/request.json`` and writes ``FOLDER/reply.json``, and images as PNG below
+``FOLDER/images``; nothing else passes between the kit and this project. The kit's code is
+unchanged: its ``TaskManager`` builds the task, ``build_all_requests`` the prompts, and
+``simple_evaluate`` reads, filters, scores and aggregates, with a model that returns stored answers.
 
-Traps of the kit (0.7.3), each met here:
-- importing it makes PIL complete truncated images with grey (``LOAD_TRUNCATED_IMAGES``): switched
-off again;
-- loading data and scoring an answer are retried five times, two seconds apart, and end in an error
-that hides the first one;
-- a task without ``until`` is given the stop ``"\\n\\n"``, which most of the kit's own models
-ignore: so does ``stops`` below;
-- MMBench picks a random option when its judge fails, and goes on: such picks are told in the reply;
-- several tasks write files into the working directory: it is the folder of the request.
+Traps of the kit (0.7.3) and what is done here:
+- Importing it makes PIL fill truncated images with grey (``LOAD_TRUNCATED_IMAGES``). Switched off.
+- It retries loading data and scoring an answer five times, two seconds apart, and ends in an error
+  that hides the first one. The first one is reported.
+- It gives a task without ``until`` the stop ``"\\n\\n"``, which most of its own models ignore.
+  ``stops`` ignores it too.
+- MMBench picks a random option when its judge fails. The reply says so.
+- Several tasks write files into the working directory. That is the folder of the request.
 """
 
 from __future__ import annotations
@@ -33,10 +31,18 @@ from typing import Any
 
 Json = dict[str, Any]
 SHOWN = 5
+SCORING_ERRORS = (
+    ArithmeticError,
+    AssertionError,
+    LookupError,
+    ImportError,
+    OSError,
+    ValueError,
+)
 
 
-class Trouble(Exception):  # noqa: N818  (a sentence for the user, not a fault of the program)
-    """Why nothing can be asked or graded; the parent shows it."""
+class Trouble(Exception):  # noqa: N818  (a sentence for the user)
+    """Why nothing can be asked or graded, in words for the user."""
 
 
 def main(folder: Path) -> None:
@@ -53,22 +59,21 @@ def main(folder: Path) -> None:
 
 
 def describe(request: Json, _folder: Path) -> Json:
-    """The kit's version and what a task is made of, without importing the kit (which takes
-    seconds).
+    """The kit's version and the task's settings, without importing the kit (which takes seconds).
 
-    ``fingerprint`` covers the task's YAML with all it includes, every file of its folder (code,
+    ``fingerprint`` covers the task's YAML with its includes, every file of its folder (code,
     judge's rules) and the code that tasks share."""
     import yaml
 
-    found = importlib.util.find_spec("lmms_eval")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("lmms_eval")
+    if package is None or not package.submodule_search_locations:
         raise Trouble("there is no lmms_eval in this environment")
-    kit = Path(next(iter(found.submodule_search_locations))) / "tasks"
+    kit = Path(next(iter(package.submodule_search_locations))) / "tasks"
     places = [*(Path(place) for place in request["include"]), kit]
     path = task_file(request["task"], places)
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
-        """``!function`` is left as its text."""
+        """Keeps ``!function`` as text."""
 
     Loader.add_constructor("!function", lambda _loader, node: f"!function {node.value}")
 
@@ -86,13 +91,13 @@ def describe(request: Json, _folder: Path) -> Json:
     config, files = read(path)
     shared = [*path.parent.iterdir(), *(kit / "_task_utils").iterdir(), *files]
     digest = hashlib.sha256()
-    for file in sorted({one for one in shared if one.is_file() and one.suffix != ".pyc"}):
+    for file in sorted({path for path in shared if path.is_file() and path.suffix != ".pyc"}):
         digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    stated = config.get("metadata") or {}
-    stated = stated[0] if isinstance(stated, list) and stated else stated
+    about = config.get("metadata") or {}
+    about = about[0] if isinstance(about, list) and about else about
     return {
         "kit": metadata.version("lmms-eval"),
-        "task": str(stated.get("version", "")) if isinstance(stated, dict) else "",
+        "task": str(about.get("version", "")) if isinstance(about, dict) else "",
         "fingerprint": digest.hexdigest()[:12],
         "folder": str(path.parent),
         "dataset_path": config.get("dataset_path"),
@@ -113,16 +118,14 @@ def task_file(task: str, places: Sequence[Path]) -> Path:
                 names.setdefault(name, path)
     if task not in names:
         near = difflib.get_close_matches(task, names, 4)
-        raise Trouble(
-            f"it has no task {task!r}"
-            + (f"; near it are {', '.join(near)}" if near else " (a group of tasks is none)")
-        )
+        hint = f"; near it are {', '.join(near)}" if near else " (a group of tasks is none)"
+        raise Trouble(f"it has no task {task!r}{hint}")
     return names[task]
 
 
 def loaded(request: Json) -> tuple[Any, str]:
-    """The kit's task on its data, and the name of its split; local data lies in the working
-    directory under the name that the kit asks for, so that the task's own code finds it."""
+    """The kit's task on its data, and the name of its split. Local data are in the working
+    directory under the name that the task asks for."""
     import PIL.ImageFile
     from lmms_eval.tasks import TaskManager, get_task_dict
     from tenacity import RetryError
@@ -149,25 +152,24 @@ def plain(error: BaseException | None) -> str:
 
 
 def export(request: Json, folder: Path) -> Json:
-    """Every question as the kit would ask it; of at most ``limit`` images, chosen by their
-    hash."""
+    """Every question as the kit asks it, of at most ``limit`` images, chosen by a hash."""
     task, split = loaded(request)
     documents = task.dataset[split]
     check_ids(documents)
-    pictures, troubles = [], []
+    images, troubles = [], []
     for place in range(len(documents)):
         try:
-            pictures.append(seen(task.doc_to_visual(documents[place]), folder / "images"))
-        except Exception as error:  # the kit's code meets whatever the file holds
-            pictures.append([])
+            images.append(saved(task.doc_to_visual(documents[place]), folder / "images"))
+        except Exception as error:  # the kit's code on whatever the file holds
+            images.append([])
             troubles.append(f"row {place + 1}: {plain(error)}")
     refuse(troubles, split, "have no image that can be read")
-    clusters = [cluster(names, place) for place, names in enumerate(pictures)]
+    clusters = [cluster(names, place) for place, names in enumerate(images)]
     kept = set(clusters)
     if request["limit"] is not None:
-        order = sorted(kept, key=lambda one: hashlib.sha256(f"limit {one}".encode()).digest())
+        order = sorted(kept, key=lambda id: hashlib.sha256(f"limit {id}".encode()).digest())
         kept = set(order[: request["limit"]])
-    places = [place for place, one in enumerate(clusters) if one in kept]
+    places = [place for place, id in enumerate(clusters) if id in kept]
     narrow(task, split, places)
     try:
         task.build_all_requests()
@@ -177,38 +179,38 @@ def export(request: Json, folder: Path) -> Json:
     for instance in task.instances:
         text, options, *_ = instance.args
         place = places[instance.doc_id]
-        if odd := sorted(
-            {character for character in text if ord(character) < 32 and character not in "\n\r\t"}
-        ):
-            troubles.append(f"row {place + 1}: the prompt holds the control character {odd[0]!r}")
-        names = pictures[place]
+        if controls := sorted(sign for sign in text if ord(sign) < 32 and sign not in "\n\r\t"):
+            troubles.append(
+                f"row {place + 1}: the prompt holds the control character {controls[0]!r}"
+            )
         rows.append(
             {
                 "doc": place,
                 "text": text,
-                "images": names,
+                "images": images[place],
                 "cluster": clusters[place],
                 "target": target(task, documents[place]),
+                "max_new_tokens": options.get("max_new_tokens"),
+                "until": stops(options),
             }
-            | {"max_new_tokens": options.get("max_new_tokens"), "until": stops(options)}
         )
     refuse(troubles, split, "cannot be asked")
-    wanted = {name for row in rows for name in row["images"]}
+    used = {name for row in rows for name in row["images"]}
     for path in (folder / "images").glob("*.png"):
-        if path.name not in wanted:
+        if path.name not in used:
             path.unlink()
     return {"rows": rows, "of": len(documents), "split": split}
 
 
 def check_ids(documents: Any) -> None:
-    """The columns id and index name a row; a row that is there twice would count twice."""
+    """Refuse a file in which an id or index occurs twice: its rows would count twice."""
     for name in ("id", "index"):
         if name in documents.column_names:
             first: Json = {}
             troubles = [
-                f"row {place + 1}: its {name} {one!r} is that of row {first[one] + 1}"
-                for place, one in enumerate(documents[name])
-                if first.setdefault(one, place) != place
+                f"row {place + 1}: its {name} {id!r} is that of row {first[id] + 1}"
+                for place, id in enumerate(documents[name])
+                if first.setdefault(id, place) != place
             ]
             refuse(troubles, "the file", "are there twice")
 
@@ -221,18 +223,16 @@ def refuse(troubles: Sequence[str], where: str, what: str) -> None:
         )
 
 
-def seen(images: Sequence[Any], folder: Path) -> list[str]:
-    """The images written as PNG under the hash of their pixels; their names in order."""
+def saved(images: Sequence[Any], folder: Path) -> list[str]:
+    """Write the images as PNG under the hash of their pixels; their names in order."""
     folder.mkdir(exist_ok=True)
     names = []
     for image in images:
         if not hasattr(image, "convert"):
             raise TypeError(f"a {type(image).__name__} is no image (video and sound are not asked)")
         rgb = image.convert("RGB")
-        path = (
-            folder
-            / f"{hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).hexdigest()[:32]}.png"
-        )
+        digest = hashlib.sha256(repr(rgb.size).encode() + rgb.tobytes()).hexdigest()
+        path = folder / f"{digest[:32]}.png"
         if not path.exists():
             rgb.save(path, compress_level=1)
         names.append(path.name)
@@ -240,30 +240,30 @@ def seen(images: Sequence[Any], folder: Path) -> list[str]:
 
 
 def cluster(names: Sequence[str], place: int) -> str:
+    """The id of a row's images."""
     if not names:
         return f"row{place}"
-    return (
-        names[0][:16]
-        if len(names) == 1
-        else hashlib.sha256(" ".join(names).encode()).hexdigest()[:16]
-    )
+    whole = hashlib.sha256(" ".join(names).encode()).hexdigest()
+    return names[0][:16] if len(names) == 1 else whole[:16]
 
 
 def stops(options: Json) -> list[str]:
-    """The task's stop strings but the kit's own default, an empty line: captions have
+    """The task's stop strings without the kit's default, an empty line: captions have
     paragraphs."""
     until = options.get("until") or []
-    return [one for one in ([until] if isinstance(until, str) else until) if one and one != "\n\n"]
+    every = [until] if isinstance(until, str) else until
+    return [stop for stop in every if stop and stop != "\n\n"]
 
 
 def target(task: Any, document: Json) -> str:
     try:
         return str(task.doc_to_target(document))[:500]
-    except Exception:  # only for a reader's eyes
+    except Exception:  # it is only shown
         return ""
 
 
 def narrow(task: Any, split: str, places: Sequence[int]) -> None:
+    """Keep only these rows of the task's data."""
     for name in ("dataset", "dataset_no_image"):
         data = getattr(task, name)
         setattr(task, name, type(data)({**data, split: data[split].select(places)}))
@@ -271,7 +271,7 @@ def narrow(task: Any, split: str, places: Sequence[int]) -> None:
 
 
 def grade(request: Json, _folder: Path) -> Json:
-    """The kit's whole evaluation on stored answers: what it made of each, and its totals."""
+    """The kit's evaluation of stored answers: its result on each, and its totals."""
     from lmms_eval.api.model import lmms
     from lmms_eval.evaluator import simple_evaluate
     from tenacity import RetryError
@@ -279,10 +279,10 @@ def grade(request: Json, _folder: Path) -> Json:
     answers: list[str] = request["answers"]
 
     class Stored(lmms):  # type: ignore[misc]
-        """A model that has answered already."""
+        """A model that returns stored answers."""
 
         def generate_until(self, requests: list[Any]) -> list[str]:
-            return [answers[one.doc_id] for one in requests]
+            return [answers[request.doc_id] for request in requests]
 
         def loglikelihood(self, _requests: list[Any]) -> Any:
             raise Trouble(
@@ -295,7 +295,7 @@ def grade(request: Json, _folder: Path) -> Json:
     narrow(task, split, request["docs"])
     watched = Watched(task)
     try:
-        # One worker: a judge's replies come in the questions' order, and logs with them.
+        # One worker: the judge's replies come in the questions' order, as do the logs.
         results = simple_evaluate(
             model=Stored(),
             tasks=[task],
@@ -308,26 +308,18 @@ def grade(request: Json, _folder: Path) -> Json:
         raise Trouble(
             f"an answer could not be scored: {plain(error.last_attempt.exception())}"
         ) from error
-    except (
-        ArithmeticError,
-        AssertionError,
-        LookupError,
-        ImportError,
-        OSError,
-        ValueError,
-    ) as error:
+    except SCORING_ERRORS as error:
         raise Trouble(f"the kit's scoring ended in {plain(error)}") from error
     name = task.config.task
-    samples = results["samples"][name][
-        : len(answers)
-    ]  # a task with several filters lists its rows once a filter
+    # A task with several filters lists its rows once a filter.
+    samples = results["samples"][name][: len(answers)]
     own = set(task.aggregation())
     rows = [
         {
-            "doc": request["docs"][one["doc_id"]],
-            "metrics": {key: one[key] for key in one if key in own},
+            "doc": request["docs"][sample["doc_id"]],
+            "metrics": {key: sample[key] for key in sample if key in own},
         }
-        for one in samples
+        for sample in samples
     ]
     totals = {}
     for key, value in results["results"][name].items():
@@ -338,7 +330,7 @@ def grade(request: Json, _folder: Path) -> Json:
 
 
 class Watched:
-    """Looks on while the kit grades: warnings of its log, and MMBench's reading of each row and
+    """Records, while the kit grades, the warnings of its log, and MMBench's reading of each row and
     each group of rotations."""
 
     def __init__(self, task: Any) -> None:
@@ -350,46 +342,47 @@ class Watched:
             lambda line: self.log.append(str(line).strip()[:300]),
             level="INFO",
             format="{message}",
-            filter=told,
+            filter=is_warning,
         )
         self.groups: Json = {}
         self.judged: Json = {}
         self.rows: list[Any] = []
-        # The kit runs a task's file once for each function that the YAML names: the total's own
-        # evaluator is another.
+        # The kit runs a task's file once for each function that the YAML names, so the total has an
+        # evaluator of its own.
         scopes = [getattr(function, "__globals__", {}) for function in task.aggregation().values()]
-        found = [scope["mmbench_evaluator"] for scope in scopes if "mmbench_evaluator" in scope]
-        self.evaluator = found[0] if found else None
-        for evaluator in found:
+        name = "mmbench_evaluator"
+        evaluators = [scope[name] for scope in scopes if name in scope]
+        self.evaluator = evaluators[0] if evaluators else None
+        for evaluator in evaluators:
             self.watch(evaluator)
 
     def watch(self, evaluator: Any) -> None:
-        whole, one = evaluator.eval_sub_data, evaluator.extract_answer_from_item
+        eval_group, ask_judge = evaluator.eval_sub_data, evaluator.extract_answer_from_item
 
         def group(data: Any, *others: Any, **words: Any) -> Any:
-            hit = whole(data, *others, **words)
+            hit = eval_group(data, *others, **words)
             self.groups[str(data.iloc[0]["index"])] = hit
             self.rows += [data.iloc[place].to_dict() for place in range(len(data))]
             return hit
 
         def judge(item: Any) -> Any:
-            read, said = one(item)
-            self.judged[str(item["index"])] = [read, said]
-            return read, said
+            option, reply = ask_judge(item)
+            self.judged[str(item["index"])] = [option, reply]
+            return option, reply
 
         evaluator.eval_sub_data, evaluator.extract_answer_from_item = group, judge
 
     def choices(self) -> Json:
-        """By a row's index: the option read without a judge ("" where none is), and what a judge
-        made of it; ``groups``: by the index of a group's first row, whether all its rotations were
-        right."""
+        """``read``: row index -> the option read without a judge ("": none); ``judged``: row index
+        -> the judge's option and reply; ``groups``: index of a group's first row -> whether all its
+        rotations are right."""
         if self.evaluator is None:
             return {}
         read = {str(row["index"]): self.evaluator.prefetch_answer(row) or "" for row in self.rows}
         return {"read": read, "judged": self.judged, "groups": self.groups}
 
 
-def told(record: Any) -> bool:
+def is_warning(record: Any) -> bool:
     return bool(record["level"].no >= 30 or "failed" in record["message"].lower())
 
 

@@ -1,28 +1,24 @@
 """VLMEvalKit (open-compass/VLMEvalKit) behind the interface of a benchmark: its prompts, its
 grading, our answers.
 
-The kit lives in an environment of its own (``nox -s toolkit_vlmevalkit``) and is run there, for a
-moment, by
-``via_vlmevalkit_child.py``; files pass between us: questions out, answers in. Its data set files
-come from the user: a folder with ``<NAME>.tsv`` (the kit's ``LMUData``), read by
-``via_vlmevalkit_tsv`` first.
+The kit lives in its own environment (``nox -s toolkit_vlmevalkit``). ``via_vlmevalkit_child.py``
+runs there. Questions come out as files, answers go in. The data set file comes from the user: a
+folder with ``<NAME>.tsv`` (the kit's ``LMUData``), which ``via_vlmevalkit_tsv`` reads first.
 
-What is the kit's: the text of the prompt, the reading of each answer, right or wrong, its totals.
-What is ours: the decoding (greedy, at most ``MAX_NEW_TOKENS``; the kit gives each model wrapper
-settings and prompts of its own), the metrics' names (its "Overall" is F1 for POPE and accuracy
-elsewhere), and that every metric is recomputed from the rows and must equal the kit's own total.
-The kit's totals stand in the report under ``vlmevalkit:`` and their own names.
+- From the kit: the text of the prompt, the reading of each answer, right or wrong, totals.
+- From us: greedy decoding of at most ``MAX_NEW_TOKENS`` (the kit gives each model wrapper its own
+  settings and prompts); the metrics' names (the kit's "Overall" is F1 for POPE and accuracy
+  elsewhere); every metric is computed again from the rows and must equal the kit's total. The kit's
+  totals are in the report under ``vlmevalkit:`` and their own names.
 
-A judge is never left out silently. Where a data set's rule asks a language model about an answer
-that cannot be read, its name says who does: ``MMBench_DEV_EN+exact_matching`` (nobody: such an
+A judge is never left out silently. Where a data set's rule asks a language model about an
+unreadable answer, the data set's name says which: ``MMBench_DEV_EN+exact_matching`` (none: such an
 answer is wrong) or ``MMBench_DEV_EN+gpt-4o-mini``."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import subprocess
 import tempfile
 import warnings
 from collections import Counter, defaultdict
@@ -31,16 +27,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from PIL import Image
-
-from benchmarks import grading
-from benchmarks.interface import Grade, Metric, Question, Report, report
+from benchmarks import files, grading, kit_process
+from benchmarks.interface import Grade, Group, Metric, Question, Report, report
 from benchmarks.via_vlmevalkit_families import FAMILIES, Counts, Family, Reading
 from benchmarks.via_vlmevalkit_tsv import Row, read
 
-ROOT = Path(__file__).resolve().parents[1]
 CHILD = Path(__file__).with_name("via_vlmevalkit_child.py")
 VARIABLE = "SELFSIGHT_VLMEVALKIT_PYTHON"
 RULES_VERSION = "1"
@@ -54,14 +47,14 @@ _CIRCLE = 1_000_000
 def benchmark(
     dataset: str, split: str, limit: int | None, data: Path | None = None
 ) -> ViaVlmevalkit:
-    """The kit's data set (``POPE``, ``MME``, ``MMBench_DEV_EN+exact_matching``, ...) on the file
-    below ``data``.
+    """The kit's data set (``POPE``, ``MME``, ``MMBench_DEV_EN+exact_matching`` ...) on the file in
+    the folder ``data``.
 
     ``limit``: at most so many images, chosen by a hash, each with all its questions.
 
     Raises:
-        ValueError: no such data set, a split other than test, no folder or a file that cannot be
-            used, a judge that is not named or has no key, or the kit is not installed.
+        ValueError: no such data set, a split other than test, no folder, an unusable file, a judge
+            that is not named or has no key, or the kit is not installed.
     """
     name, _, judge = dataset.partition("+")
     if name not in FAMILIES:
@@ -70,10 +63,7 @@ def benchmark(
             f" {', '.join(FAMILIES)}."
         )
     grading.only_test_split(f"vlmevalkit:{dataset}", split)
-    if limit is not None and limit < 1:
-        raise ValueError(
-            f"A benchmark's limit is {limit} images; it must be at least 1, or None for all."
-        )
+    grading.check_limit(limit)
     _check_judge(name, judge, FAMILIES[name])
     if data is None:
         raise ValueError(
@@ -81,9 +71,9 @@ def benchmark(
             " it as its data."
         )
     python()
-    found = ViaVlmevalkit(dataset=name, judge=judge, limit=limit, file=data / f"{name}.tsv")
-    _ = found.rows
-    return found
+    opened = ViaVlmevalkit(dataset=name, judge=judge, limit=limit, file=data / f"{name}.tsv")
+    _ = opened.rows
+    return opened
 
 
 def _check_judge(name: str, judge: str, family: Family) -> None:
@@ -98,28 +88,30 @@ def _check_judge(name: str, judge: str, family: Family) -> None:
     if judge not in ("", EXACT) and not any(os.environ.get(key) for key in KEYS):
         raise ValueError(
             f"vlmevalkit:{name}+{judge} needs the judge's key in OPENAI_API_KEY (its address, if it"
-            " is not OpenAI's, in OPENAI_API_BASE); without one the kit would quietly use exact"
-            f" matching: ask for {name}+{EXACT} if that is meant."
+            " is not OpenAI's, in OPENAI_API_BASE); without a key the kit would use exact matching:"
+            f" ask for {name}+{EXACT} if that is meant."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViaVlmevalkit:
-    """One of the kit's data sets on a user's file. ``judge``: "" (none needed), exact_matching, or
-    a model's name."""
+    """One of the kit's data sets on a user's file. ``judge``: "" (none is needed), exact_matching,
+    or a model's name."""
 
     dataset: str
     judge: str
     limit: int | None
     file: Path
 
+    source = ""  # the version does not separate questions from grading
+
     @property
     def name(self) -> str:
-        """As the results folder names it (a colon would be none of a folder's letters)."""
+        """Its name in the results folder; a colon cannot be in a folder's name."""
         return f"vlmevalkit.{self.dataset}" + (f"+{self.judge}" if self.judge else "")
 
     @property
-    def group(self) -> Literal["hallucination", "general"]:
+    def group(self) -> Group:
         return self.family.group
 
     @property
@@ -132,7 +124,7 @@ class ViaVlmevalkit:
 
     @cached_property
     def version(self) -> str:
-        """The kit's commit, the data set, its file's content, our counting, the cap on tokens and
+        """The kit's commit, the data set, a hash of its file, our counting, the bound on tokens,
         the judge."""
         digest = hashlib.sha256(self.file.read_bytes()).hexdigest()[:12]
         judge = f" judge-{self.judge}" if self.judge else ""
@@ -143,11 +135,10 @@ class ViaVlmevalkit:
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
-        """The questions asked, in the file's order; the rotations of a question count as one
-        image's.
+        """The questions in the file's order. The rotations of a question count as one image's.
 
         Raises:
-            ValueError: the file cannot be used; every trouble is named by its line.
+            ValueError: the file cannot be used; every fault is named by its line.
         """
         rows = read(self.file, self.family.needed)
         if allowed := self.family.answers:
@@ -158,9 +149,10 @@ class ViaVlmevalkit:
                     f" {wrong[0].place} ({wrong[0].cells['answer'][:20]!r}); the kit compares"
                     " letter by letter and would call every reply wrong."
                 )
-        if self.family.circular:
-            first = {row.index: row for row in rows}
-            lone = [row for row in rows if not row.index.isdigit() or _group(row) not in first]
+        circular = self.family.circular
+        if circular:
+            indices = {row.index for row in rows}
+            lone = [row for row in rows if not row.index.isdigit() or _group(row) not in indices]
             if lone:
                 raise ValueError(
                     f"{lone[0].place}: the index {lone[0].index} is no rotation of a question of"
@@ -169,11 +161,9 @@ class ViaVlmevalkit:
         if self.limit is None:
             return tuple(rows)
         kept = set(grading.shuffled({row.cluster for row in rows}, "limit")[: self.limit])
-        groups = (
-            {_group(row) for row in rows if row.cluster in kept} if self.family.circular else set()
-        )
+        groups = {_group(row) for row in rows if row.cluster in kept} if circular else set()
         return tuple(
-            row for row in rows if row.cluster in kept or (groups and _group(row) in groups)
+            row for row in rows if row.cluster in kept or (circular and _group(row) in groups)
         )
 
     def questions(self) -> Iterator[Question]:
@@ -182,51 +172,49 @@ class ViaVlmevalkit:
         Raises:
             ValueError: the kit fails (with its last words), or a prompt has text before an image.
         """
-        cluster = {row.index: row.cluster for row in self.rows}
+        clusters = {row.index: row.cluster for row in self.rows}
         with _folder(self.file) as folder:
-            reply = _ask(
-                folder,
-                "export",
-                {"dataset": self.dataset, "indices": [row.index for row in self.rows]},
-            )
-            for row in reply["rows"]:
+            request = {"dataset": self.dataset, "indices": list(clusters)}
+            for row in _ask(folder, "export", request)["rows"]:
                 kinds = [part["type"] for part in row["parts"]]
                 if sorted(kinds) != kinds:  # "image" before "text"
                     raise ValueError(
                         f"vlmevalkit:{self.dataset}, index {row['index']}: text before an image"
                         " cannot be asked."
                     )
-                images = tuple(
-                    _picture(part["value"]) for part in row["parts"] if part["type"] == "image"
-                )
+                values: dict[str, list[str]] = {"image": [], "text": []}
+                for part in row["parts"]:
+                    values[part["type"]].append(part["value"])
                 yield Question(
                     id=row["index"],
-                    images=images,
-                    text="\n".join(
-                        part["value"] for part in row["parts"] if part["type"] == "text"
+                    # Each folder has its own paths, so nothing is gained by a cache.
+                    images=tuple(
+                        files.decode_image(f"The image {path}", Path(path))
+                        for path in values["image"]
                     ),
+                    text="\n".join(values["text"]),
                     max_new_tokens=MAX_NEW_TOKENS,
-                    cluster=cluster[row["index"]],
+                    cluster=clusters[row["index"]],
                 )
 
     def grade(self, answers: Mapping[str, str]) -> Report:
         """A grade a row, in the file's order, from the kit's own ``evaluate``. An answer that the
-        kit cannot read is unscored, and in the metrics what the kit makes of it: wrong.
+        kit cannot read is unscored; in the metrics it counts as the kit counts it: wrong.
 
         Raises:
-            ValueError: an answer belongs to no question, the kit fails, or its totals are not those
-                of its rows.
+            ValueError: an answer belongs to no question, the kit fails, or its totals do not equal
+                those of its rows.
         """
-        asked = {row.index: row for row in self.rows}
-        if strange := [index for index in answers if index not in asked]:
+        asked = {row.index for row in self.rows}
+        if unknown := [index for index in answers if index not in asked]:
             raise ValueError(
-                f"There is no question {strange[0]!r} for an answer ({len(strange)} such answers);"
+                f"There is no question {unknown[0]!r} for an answer ({len(unknown)} such answers);"
                 " grade the answers of this benchmark, split and limit."
             )
-        why_not = _left_out(self.rows, answers, self.family.circular)
-        sent = {index: tame(answers[index]) for index in asked if index not in why_not}
-        readings: Mapping[str, Reading] = {}
-        reply: dict[str, Any] = {"totals": None, "seen": {}, "trouble": ""}
+        left_out = _left_out(self.rows, answers, self.family.circular)
+        graded = [row for row in self.rows if row.index not in left_out]
+        sent = {row.index: tame(answers[row.index]) for row in graded}
+        reply: dict[str, Any] = {"rows": {}, "totals": None, "seen": {}, "trouble": ""}
         if sent:
             with _folder(self.file) as folder:
                 request = {
@@ -236,100 +224,100 @@ class ViaVlmevalkit:
                     "family": self.family.reader,
                 }
                 reply = _ask(folder, "grade", request)
-            readings = reply["rows"]
+        readings: Mapping[str, Reading] = reply["rows"]
         if lost := [index for index in sent if index not in readings]:
             raise ValueError(
                 f"VLMEvalKit graded no row {lost[0]!r} of {self.dataset} ({len(lost)} such rows)."
             )
-        graded = [row for row in self.rows if row.index in sent]
         counts = self.family.count(graded, readings)
         grades = []
         for row in self.rows:
-            if row.index in why_not:
-                why = why_not[row.index]
-                grades.append(
-                    Grade(question=row.index, cluster=row.cluster, value=None, read_as="", why=why)
+            index = row.index
+            if index in left_out:
+                grade = Grade(
+                    question=index,
+                    cluster=row.cluster,
+                    value=None,
+                    read_as="",
+                    why=left_out[index],
                 )
             else:
-                seen = reply["seen"][row.index]
-                grades.append(
-                    self._grade(
-                        row, readings[row.index], counts[row.index], answers[row.index], seen
-                    )
-                )
-        made = report(self.metrics, grades)
-        theirs = self._totals(reply, made, whole=self.limit is None and not why_not)
-        return Report(values={**made.values, **theirs}, grades=made.grades, unscored=made.unscored)
+                seen = reply["seen"][index]
+                grade = self._grade(row, readings[index], counts[index], answers[index], seen)
+            grades.append(grade)
+        ours = report(self.metrics, grades)
+        theirs = self._totals(reply, ours, whole=self.limit is None and not left_out)
+        return Report(values={**ours.values, **theirs}, grades=ours.grades, unscored=ours.unscored)
+
+    def estimate(self, answers: Mapping[str, str]) -> None:
+        """None: requests to a judge are the kit's own and are not counted here."""
 
     def _grade(self, row: Row, reading: Reading, counts: Counts, answer: str, seen: str) -> Grade:
-        read_as = str(reading["read_as"])
-        own = reading["alone"] if "alone" in reading else reading["hit"]
+        read_as, truth = str(reading["read_as"]), row.cells["answer"]
+        correct = reading["alone"] if "alone" in reading else reading["hit"]
         unread = read_as in self.family.unread or not answer.strip()
         notes = ["the kit reads nothing in it and counts it as wrong"] if unread else []
         notes += ["control characters were handed on as blanks"] if tame(answer) != answer else []
         notes += [f"the kit took it for {seen!r}"] if seen != tame(answer) else []
-        truth = row.cells["answer"]
-        notes += [f"the answer is {truth}"] if not own else []
+        notes += [f"the answer is {truth}"] if not correct else []
+        option = row.cells.get(truth) if len(truth) == 1 else None
         return Grade(
             question=row.index,
             cluster=row.cluster,
-            value=None if unread else float(own),
+            value=None if unread else float(correct),
             read_as="" if unread else read_as,
             why="; ".join(notes),
             counts=counts,
-            truth=(
-                f"{truth}: {row.cells[truth]}"
-                if len(truth) == 1 and row.cells.get(truth)
-                else truth
-            ),
+            truth=f"{truth}: {option}" if option else truth,
         )
 
     def _totals(
-        self, reply: Mapping[str, Any], made: Report, *, whole: bool
+        self, reply: Mapping[str, Any], ours: Report, *, whole: bool
     ) -> dict[str, float | None]:
-        """The kit's totals under their own names, after seeing that ours are the same numbers."""
+        """The kit's totals under their own names, after a check that they equal our metrics."""
         if reply["trouble"]:
-            # Its totals want every category and both questions of each image: a part of the data
-            # has none.
+            # The totals need every category and both questions of each image; a part of the data
+            # may lack some.
             if whole:
                 raise ValueError(
                     f"VLMEvalKit gave no totals for {self.dataset}: {reply['trouble']}."
                 )
             warnings.warn(
                 f"VLMEvalKit gives no totals for this part of {self.dataset} ({reply['trouble']});"
-                " it graded the rows, the metrics are of the categories that are there.",
+                " it graded the rows, and the metrics are those of the categories in this part.",
                 stacklevel=2,
             )
+        totals: Sequence[Mapping[str, Any]] = reply["totals"] or []
         theirs: dict[str, float | None] = {}
-        for number, total in enumerate(reply["totals"] or []):
-            split = total.get("split", "none" if number == 0 else str(number))
+        for number, total in enumerate(totals):
+            split = total.get("split", str(number) if number else "none")
+            suffix = "" if split in ("none", "Overall") else f"|{split}"
             for column, value in total.items():
                 if column != "split" and isinstance(value, float):
-                    theirs[
-                        f"vlmevalkit:{column}"
-                        + ("" if split in ("none", "Overall") else f"|{split}")
-                    ] = value
-        lone = len(reply["totals"] or []) == 1
+                    theirs[f"vlmevalkit:{column}{suffix}"] = value
         for metric, (column, split, factor) in self.family.totals.items():
-            for total in reply["totals"] or []:
-                if column in total and (total.get("split") == split or (split is None and lone)):
-                    ours = made.values[metric] or 0.0
-                    if abs(ours - factor * total[column]) > 1e-6 * max(1.0, abs(ours)):
-                        raise ValueError(
-                            f"{metric} of {self.dataset} is {ours} by the kit's rows and"
-                            f" {factor * total[column]} by its total {column}; the two must agree:"
-                            " this version of the kit counts in another way."
-                        )
+            for total in totals:
+                same_split = total.get("split") == split or (split is None and len(totals) == 1)
+                if column not in total or not same_split:
+                    continue
+                value, expected = ours.values[metric] or 0.0, factor * total[column]
+                if abs(value - expected) > 1e-6 * max(1.0, abs(value)):
+                    raise ValueError(
+                        f"{metric} of {self.dataset} is {value} by the kit's rows and {expected} by"
+                        f" its total {column}; the two must agree: this version of the kit counts"
+                        " in another way."
+                    )
         return theirs
 
 
 def _group(row: Row) -> str:
+    """The index of the question of which the row is a rotation."""
     return row.cells.get("g_index") or str(int(row.index) % _CIRCLE)
 
 
 def _left_out(rows: Sequence[Row], answers: Mapping[str, str], circular: bool) -> dict[str, str]:
-    """The rows that are not handed to the kit, and why. In circular evaluation the kit would call a
-    group right whose missing rotations it never sees, so such a group is left out whole."""
+    """The rows that are not sent to the kit, and why. In circular evaluation the kit would call a
+    group right though rotations are missing, so such a group is left out whole."""
     missing = {row.index: "no answer" for row in rows if row.index not in answers}
     if not circular:
         return missing
@@ -337,67 +325,42 @@ def _left_out(rows: Sequence[Row], answers: Mapping[str, str], circular: bool) -
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
         groups[_group(row)].append(row.index)
-    together = {
+    incomplete = {
         index: f"no answer to {count} of the {len(groups[group])} rotations of its question"
         for group, count in short.items()
         for index in groups[group]
     }
-    return {**together, **missing}
+    return {**incomplete, **missing}
 
 
 def tame(answer: str) -> str:
-    """The answer without what a TSV file cannot carry: control characters (but line feed and tab)
-    and lone surrogates become blanks."""
-    return "".join(
-        (
-            " "
-            if (character < " " and character not in "\n\t")
-            or character == "\x7f"
-            or "\ud800" <= character <= "\udfff"
-            else character
-        )
-        for character in answer
-    )
+    """The answer with blanks for what a TSV file cannot carry: control characters (but line feed
+    and tab) and lone surrogates."""
+
+    def carried(sign: str) -> bool:
+        control = (sign < " " and sign not in "\n\t") or sign == "\x7f"
+        return not control and not "\ud800" <= sign <= "\udfff"
+
+    return "".join(sign if carried(sign) else " " for sign in answer)
 
 
-def _picture(path: str) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
+def python() -> Path:
+    """The interpreter of the kit's environment; ValueError: there is none."""
+    return kit_process.find_python("VLMEvalKit", "toolkit_vlmevalkit", VARIABLE)
 
 
 @cache
 def commit(interpreter: Path) -> str:
     """The kit's installed commit, 12 digits (``+changed`` if its files were edited)."""
-    with tempfile.TemporaryDirectory(prefix="selfsight-vlmevalkit-") as name:
-        whole = str(_ask(Path(name), "version", {}, interpreter)["commit"])
+    with tempfile.TemporaryDirectory(prefix="selfsight-vlmevalkit-") as folder:
+        whole = str(_ask(Path(folder), "version", {}, interpreter)["commit"])
     return whole[:12] + ("+changed" if whole.endswith("+changed") else "")
-
-
-def python() -> Path:
-    """The interpreter of the kit's environment.
-
-    Raises:
-        ValueError: there is none.
-    """
-    named = os.environ.get(VARIABLE)
-    found = [Path(named)] if named else sorted(ROOT.glob(".nox/toolkit?vlmevalkit*/bin/python"))
-    if not found or not found[0].exists():
-        where = (
-            f"{VARIABLE} names {named}, which is not there"
-            if named
-            else "VLMEvalKit is not installed"
-        )
-        raise ValueError(
-            f"{where}; make its environment with: python -m nox -s toolkit_vlmevalkit (or set"
-            f" {VARIABLE} to its python)."
-        )
-    return found[0]
 
 
 @contextmanager
 def _folder(file: Path) -> Iterator[Path]:
-    """A folder for one conversation. It is the kit's LMUData too: images that an earlier file
-    left there are not reused."""
+    """A folder for one request. It is the kit's LMUData too, so that images which the kit stored
+    for an earlier file are not used."""
     with tempfile.TemporaryDirectory(prefix="selfsight-vlmevalkit-") as name:
         (Path(name) / file.name).symlink_to(file.resolve())
         yield Path(name)
@@ -406,40 +369,24 @@ def _folder(file: Path) -> Iterator[Path]:
 def _ask(
     folder: Path, task: str, request: Mapping[str, Any], interpreter: Path | None = None
 ) -> Any:
-    """Let the child do one task in the kit's environment; its reply.
+    """Run one task of the program in the kit's environment; its reply.
 
     Raises:
         ValueError: it failed; its last words are in the sentence.
     """
-    (folder / "request.json").write_text(json.dumps({"task": task, **request}), encoding="utf-8")
     judged = request.get("judge", "") not in ("", EXACT)
-    kept = (
-        name
-        for name in os.environ
-        if not name.startswith("PYTHON") and (judged or name not in KEYS)
-    )
     environment = {
-        **{name: os.environ[name] for name in kept},
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("PYTHON") and (judged or name not in KEYS)
+    }
+    environment |= {
         "LMUData": str(folder),
         "PRED_FORMAT": "tsv",
         "EVAL_FORMAT": "csv",
         "HF_HUB_OFFLINE": "1",
     }
-    command = [str(interpreter or python()), "-I", str(CHILD), str(folder)]
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
+    command = [str(interpreter or python()), "-I", str(CHILD)]
+    return kit_process.run(
+        "VLMEvalKit", task, command, folder, {"task": task, **request}, environment
     )
-    reply = folder / "reply.json"
-    if done.returncode or not reply.exists():
-        said = " ".join((done.stderr or done.stdout).strip().splitlines()[-3:])[-600:]
-        raise ValueError(
-            f"VLMEvalKit failed at {task} ({said or f'exit code {done.returncode}'}); the answers"
-            " are kept."
-        )
-    return json.loads(reply.read_text(encoding="utf-8"))

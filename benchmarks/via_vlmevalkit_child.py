@@ -2,9 +2,9 @@
 via_vlmevalkit_child.py FOLDER``.
 
 It reads ``FOLDER/request.json`` and writes ``FOLDER/reply.json``; nothing else passes between the
-kit and this project. The kit wants a process of its own: importing it turns gradients off, disables
-the verification of certificates, seeds random generators, and loads torchvision, whose operators
-are missing where a CPU build of torch has no torchvision of its own."""
+kit and this project. The kit needs its own process: importing it turns gradients off, disables the
+verification of certificates, seeds random generators, and loads torchvision, whose operators are
+missing if torch is a CPU build and torchvision is not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 OPERATORS = ("nms", "qnms")
-"""torchvision's operators that its own Python declares twins of at import."""
+"""Operators for which torchvision registers fake versions at import."""
 NO_JUDGEMENT = ("Failed to obtain answer via API", "Failed to predict, thus randomly generate one")
 
 
@@ -32,8 +32,7 @@ def main(folder: Path) -> None:
 
 
 def version(_request: dict[str, Any], _folder: Path) -> dict[str, Any]:
-    """The commit that is installed, without importing the kit; ``+changed`` where its files were
-    edited."""
+    """The installed commit, without importing the kit; ``+changed`` if its files were edited."""
     installed = metadata.distribution("vlmeval")
     origin = json.loads(installed.read_text("direct_url.json") or "{}")
     commit = origin.get("vcs_info", {}).get("commit_id")
@@ -49,14 +48,13 @@ def version(_request: dict[str, Any], _folder: Path) -> dict[str, Any]:
         commit = git("rev-parse", "HEAD") + ("+changed" if changed else "")
     if not commit:
         raise SystemExit(
-            "the installed vlmeval says no commit; install it from git, pinned by commit"
+            "the installed vlmeval names no commit; install it from git, pinned by commit"
         )
     return {"commit": commit}
 
 
 def kit() -> Any:
-    """The kit's ``vlmeval.dataset``, imported with its side effects undone as far as they matter
-    here."""
+    """The kit's ``vlmeval.dataset``, without the side effects of its import that matter here."""
     import torch
 
     verified = ssl._create_default_https_context
@@ -68,28 +66,28 @@ def kit() -> Any:
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
             del sys.modules[name]
-    import vlmeval.dataset as found
+    import vlmeval.dataset as datasets
 
     ssl._create_default_https_context = verified
     random.seed(0)
-    return found
+    return datasets
 
 
 def built(request: dict[str, Any]) -> Any:
-    """The kit's data set on the file that lies in ``$LMUData``: never a download, whatever checksum
-    the kit knows."""
-    found, name = kit(), request["dataset"]
-    for kind in found.DATASET_CLASSES:
+    """The kit's data set on the file in ``$LMUData``. Without a known checksum the kit downloads
+    nothing."""
+    datasets, name = kit(), request["dataset"]
+    for kind in datasets.DATASET_CLASSES:
         if name in kind.supported_datasets():
             kind.DATASET_MD5 = {**getattr(kind, "DATASET_MD5", {}), name: None}
-    data = found.build_dataset(name)
+    data = datasets.build_dataset(name)
     if data is None:
         raise SystemExit(f"the kit builds no data set {name}")
     return data
 
 
 def chosen(data: Any, indices: list[str]) -> list[int]:
-    """The places of the rows with these indices, in the order asked."""
+    """The places of the rows with these indices, in the given order."""
     places = {str(index): place for place, index in enumerate(data.data["index"])}
     if lost := [index for index in indices if index not in places]:
         raise SystemExit(
@@ -111,14 +109,14 @@ def export(request: dict[str, Any], _folder: Path) -> dict[str, Any]:
 
 
 def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The kit's ``evaluate`` on the answers: its reading of every row, and its own totals (or why
-    it gave none)."""
+    """The kit's ``evaluate`` on the answers: its reading of every row, and its totals (or why there
+    are none)."""
     data = built(request)
     from vlmeval.smp import dump, load  # after kit(), which makes importing possible
 
     answers: dict[str, str] = request["answers"]
     table = data.data.iloc[chosen(data, list(answers))].copy()
-    table = table.drop(columns=[name for name in ("image",) if name in table])
+    table = table.drop(columns="image", errors="ignore")
     table["prediction"] = list(answers.values())
     file = str(folder / f"selfsight_{request['dataset']}.tsv")
     dump(table, file)
@@ -132,25 +130,22 @@ def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 
         if not build_judge(model=model).working():
             raise SystemExit(
-                f"the judge {model} does not answer; the kit would have gone on with exact matching"
+                f"the judge {model} does not answer; the kit would go on with exact matching"
             )
-    apart(folder)
+    own_circular_file(folder)
     totals, trouble = None, ""
     try:
         totals = plain(data.evaluate(file, model=model, nproc=1))
-    except (
-        KeyError,
-        IndexError,
-        AssertionError,
-    ) as error:  # the kit's totals want every category and both questions of an image
+    # The kit's totals need every category and both questions of an image.
+    except (KeyError, IndexError, AssertionError) as error:
         trouble = f"{type(error).__name__}: {error}"
     rows = READERS[request["family"]](table, file, data, model)
     return {"rows": rows, "seen": seen, "totals": totals, "trouble": trouble}
 
 
-def apart(folder: Path) -> None:
-    """The kit's circular evaluation passes a table through ``/tmp/<the second>.tsv``, where two
-    gradings in one second would read each other's: here it lies in the folder."""
+def own_circular_file(folder: Path) -> None:
+    """Put the table of the kit's circular evaluation into the folder. The kit writes it to
+    ``/tmp/<the second>.tsv``, where two gradings in one second would read each other's."""
     from vlmeval.dataset.utils import multiple_choice
 
     multiple_choice.timestr = lambda: f"..{folder}/circular"
@@ -165,36 +160,28 @@ def yes_no(_table: Any, file: str, _data: Any, _model: str) -> dict[str, dict[st
 
 
 def choice(table: Any, file: str, data: Any, model: str) -> dict[str, dict[str, Any]]:
-    """Each row read alone by the kit's ``prefetch_answer``, and the hit that its evaluation wrote:
-    a row's own, or, in circular evaluation, one for the whole group, on its first row."""
+    """Each row as the kit's ``prefetch_answer`` reads it, and the hit from its evaluation: a row's
+    own, or in circular evaluation one for the whole group, at its first row."""
     from vlmeval.dataset.utils.multiple_choice import prefetch_answer
     from vlmeval.smp import get_intermediate_file_path, load
 
     judged = {"chatgpt-0125": "openai", "gpt-4-0125": "gpt4"}.get(model, model)
     results = load(get_intermediate_file_path(file, f"_{judged}_result"))
-    hits = {
-        str(index): (float(hit), str(log))
-        for index, hit, log in zip(results["index"], results["hit"], results["log"], strict=True)
-    }
-    truth = {
-        str(index): str(answer)
-        for index, answer in zip(data.data["index"], data.data["answer"], strict=True)
-    }
-    found = {}
+    columns = zip(results["index"], results["hit"], results["log"], strict=True)
+    hits = {str(index): (float(hit), str(log)) for index, hit, log in columns}
+    answers = zip(data.data["index"], data.data["answer"], strict=True)
+    truth = {str(index): str(answer) for index, answer in answers}
+    readings = {}
     for _, row in table.iterrows():
         index, read = str(row["index"]), prefetch_answer(row) or ""
-        row_hit, log = hits.get(index, (None, ""))
+        hit, log = hits.get(index, (None, ""))
         if any(words in log for words in NO_JUDGEMENT):
             raise SystemExit(
                 f"the judge {model} gave no judgement on {index}, and the kit made one up: {log}"
             )
-        found[index] = {
-            "read_as": str(read),
-            "hit": row_hit,
-            "alone": float(read == truth[index]),
-            "log": log,
-        }
-    return found
+        alone = float(read == truth[index])
+        readings[index] = {"read_as": str(read), "hit": hit, "alone": alone, "log": log}
+    return readings
 
 
 def words(_table: Any, file: str, data: Any, _model: str) -> dict[str, dict[str, Any]]:
@@ -202,20 +189,19 @@ def words(_table: Any, file: str, data: Any, _model: str) -> dict[str, dict[str,
     from vlmeval.smp import get_intermediate_file_path, load
 
     rows = load(get_intermediate_file_path(file, "_results"))
-    found = {}
-    for index, read, match in zip(
-        rows["index"], rows["eval_pred"], rows["eval_match"], strict=True
-    ):
+    readings = {}
+    columns = zip(rows["index"], rows["eval_pred"], rows["eval_match"], strict=True)
+    for index, read, match in columns:
         (hit,) = hit_calculate([{"match": ast.literal_eval(str(match))}], data.dataset_name)
-        found[str(index)] = {"read_as": str(read), "hit": float(hit)}
-    return found
+        readings[str(index)] = {"read_as": str(read), "hit": float(hit)}
+    return readings
 
 
 READERS = {"yes_no": yes_no, "choice": choice, "words": words}
 
 
 def plain(totals: Any) -> list[dict[str, Any]]:
-    """The kit's table of totals (or its dict) as rows of JSON."""
+    """The kit's table (or dict) of totals as rows of JSON."""
     rows = totals.to_dict("records") if hasattr(totals, "to_dict") else [dict(totals)]
     return [{str(name): number(value) for name, value in row.items()} for row in rows]
 

@@ -1,9 +1,9 @@
-"""What the kit's reading of each row adds to the sums behind the metrics, so that images can be
-resampled; and which of the kit's own totals each metric must equal on all rows.
+"""Turns VLMEvalKit's reading of each row into counts, so that images can be resampled, and names
+the totals of the kit that the metrics must equal.
 
-Totals that are sums of categories' means (MME's perception of at most 2000 points, AMBER's average)
-are no ratio of sums by themselves: each row is weighted by one over its category's size, which
-gives the kit's number on all rows and, on a resample, the ratio estimator of it."""
+Totals that are sums of categories' means (MME's perception, AMBER's average) are no ratios of sums.
+There each row weighs one over its category's size: this gives the kit's number on all rows, and its
+ratio estimator on a resample."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from benchmarks.grading import percent
-from benchmarks.interface import Metric
+from benchmarks.grading import percent, ratio
+from benchmarks.interface import Group, Metric
 from benchmarks.via_vlmevalkit_tsv import Row
 
 Reading = Mapping[str, Any]
-"""The kit's reading of a row: ``read_as``, ``hit`` (None: the row has none of its own), in multiple
-choice ``alone`` too."""
+"""The kit's reading of a row: ``read_as``, ``hit`` (None: the row has none of its own), and in
+multiple choice ``alone``."""
+Readings = Mapping[str, Reading]
+"""By the row's index."""
 Counts = dict[str, float]
-Totals = Sequence[Mapping[str, Any]]
 
 POPE_SETTINGS = ("random", "popular", "adversarial")
 MME = {
@@ -39,37 +40,41 @@ AMBER = {
     "discriminative-relation": "Relation",
     "relation": "Relation",
 }
-_UNREADABLE = percent("unreadable", "unreadable", "asked", "none")
+AMBER_CATEGORIES = ("Existence", "Attribute", "Relation")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A kind of data set. ``reader`` names the child's reader; ``judge``: its own rule wants a
-    language model where an answer cannot be read; ``unread`` are readings that say nothing;
-    ``answers``: all that the column may hold, where the kit compares letter by letter; ``totals``:
-    metric name to (column, row's ``split`` or None, factor) of the kit's own table, where the
-    metric is factor times the kit's number."""
+    """A kind of data set."""
 
     reader: Literal["yes_no", "choice", "words"]
-    group: Literal["hallucination", "general"]
+    """The name of the child's reader."""
+    group: Group
     needed: tuple[str, ...]
+    """Columns that the file must have."""
     metrics: tuple[Metric, ...]
-    count: Callable[[Sequence[Row], Mapping[str, Reading]], dict[str, Counts]]
+    count: Callable[[Sequence[Row], Readings], dict[str, Counts]]
+    """The counts of each row, by its index."""
     totals: Mapping[str, tuple[str, str | None, float]]
+    """Metric -> (column and ``split`` of the kit's table of totals, factor): the metric is factor
+    times the kit's number."""
     judge: bool = False
+    """Whether the kit asks a language model about unreadable answers."""
     circular: bool = False
+    """Whether the rotations of a question count together."""
     unread: frozenset[str] = frozenset({"Unknown"})
+    """Readings that mean unreadable."""
     answers: tuple[str, ...] = ()
+    """The allowed truths, where the kit compares letter by letter; empty: any."""
 
 
-def pope(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Counts]:
-    """A row stands for one question in each of its categories. An unknown answer is counted, wrong,
-    and not a yes."""
-    found = {}
+def pope(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
+    """A row counts once in each of its categories. An unknown answer is wrong and not a yes."""
+    every = {}
     for row in rows:
-        read, hit = readings[row.index]["read_as"], float(readings[row.index]["hit"])
+        reading, hit = readings[row.index]["read_as"], float(readings[row.index]["hit"])
         settings = row.cells["category"].split(",")
-        times, yes, present = float(len(settings)), read == "Yes", row.cells["answer"] == "Yes"
+        times, yes, present = float(len(settings)), reading == "Yes", row.cells["answer"] == "Yes"
         counts = {
             "asked": times,
             "correct": times * hit,
@@ -77,26 +82,26 @@ def pope(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Coun
             "present": times * present,
             "tp": times * (yes and present),
             "f1_den": times * (yes + present),
-            "unreadable": times * (read == "Unknown"),
+            "unreadable": times * (reading == "Unknown"),
         }
         counts["f1_num"] = 2 * counts["tp"]
         for setting in settings:
             counts |= {f"asked_{setting}": 1.0, f"correct_{setting}": hit}
-        found[row.index] = counts
-    return found
+        every[row.index] = counts
+    return every
 
 
-def mme(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Counts]:
-    """Accuracy over questions, accuracy+ over images (both questions right; the kit takes a
+def mme(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
+    """Accuracy over questions, accuracy+ over images (both questions right; the kit takes an
     image's first two), and points: the sum of both over the categories of perception (10) and
     reasoning (4)."""
     category = {row.index: row.cells["category"] for row in rows}
-    of_picture: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    by_image: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for row in rows:
-        of_picture[category[row.index], row.cells["image_path"]].append(row.index)
-    questions, pictures = Counter(category.values()), Counter(kind for kind, _ in of_picture)
-    found: dict[str, Counts] = {}
-    for (kind, _), indices in of_picture.items():
+        by_image[category[row.index], row.cells["image_path"]].append(row.index)
+    questions, images = Counter(category.values()), Counter(kind for kind, _ in by_image)
+    every: dict[str, Counts] = {}
+    for (kind, _), indices in by_image.items():
         both = float(len(indices) > 1 and all(readings[index]["hit"] for index in indices[:2]))
         for place, index in enumerate(indices):
             hit = float(readings[index]["hit"])
@@ -105,44 +110,41 @@ def mme(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Count
                 "correct": hit,
                 "unreadable": float(readings[index]["read_as"] == "Unknown"),
             }
-            counts |= {"pictures": 1.0, "both": both} if not place else {}
+            first = place == 0
+            counts |= {"pictures": 1.0, "both": both} if first else {}
             for name, kinds in MME.items():
                 if kind in kinds:
+                    of_image = both / images[kind] if first else 0.0
                     counts[f"{name}_den"] = 1 / questions[kind]
-                    counts[f"{name}_num"] = hit / questions[kind] + (
-                        both / pictures[kind] if not place else 0.0
-                    )
-            found[index] = counts
-    return found
+                    counts[f"{name}_num"] = hit / questions[kind] + of_image
+            every[index] = counts
+    return every
 
 
-def amber(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Counts]:
+def amber(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
+    """Accuracy over questions, and the mean of the categories' accuracies."""
     kinds = {row.index: AMBER.get(row.cells["category"], row.cells["category"]) for row in rows}
     sizes = Counter(kinds.values())
-    found = {}
-    for row in rows:
-        read, hit, kind = (
-            readings[row.index]["read_as"],
-            float(readings[row.index]["hit"]),
-            kinds[row.index],
-        )
-        found[row.index] = {
+    every = {}
+    for index, kind in kinds.items():
+        reading, hit = readings[index]["read_as"], float(readings[index]["hit"])
+        every[index] = {
             "asked": 1.0,
             "correct": hit,
-            "yes": float(read == "Yes"),
-            "unreadable": float(read == "Unknown"),
+            "yes": float(reading == "Yes"),
+            "unreadable": float(reading == "Unknown"),
             "average_num": hit / sizes[kind],
             "average_den": 1 / sizes[kind],
             f"asked_{kind}": 1.0,
             f"correct_{kind}": hit,
         }
-    return found
+    return every
 
 
-def choice(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Counts]:
-    """``correct`` of ``asked``: each question by itself; ``all_right`` of ``groups``: the rotations
-    of a question together."""
-    found = {}
+def choice(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
+    """``correct`` of ``asked``: each row by itself; ``all_right`` of ``groups``: the rotations of a
+    question together."""
+    every = {}
     for row in rows:
         reading = readings[row.index]
         counts = {
@@ -152,14 +154,15 @@ def choice(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Co
         }
         if reading["hit"] is not None:
             counts |= {"groups": 1.0, "all_right": float(reading["hit"])}
-        found[row.index] = counts
-    return found
+        every[row.index] = counts
+    return every
 
 
-def words(rows: Sequence[Row], readings: Mapping[str, Reading]) -> dict[str, Counts]:
+def words(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
     return {row.index: {"asked": 1.0, "correct": float(readings[row.index]["hit"])} for row in rows}
 
 
+_UNREADABLE = percent("unreadable", "unreadable", "asked", "none")
 _ACCURACY = percent("accuracy", "correct", "asked", primary=True)
 _POPE = Family(
     reader="yes_no",
@@ -193,12 +196,11 @@ _MME = Family(
     needed=("index", "question", "answer", "category", "image_path"),
     metrics=(
         *(
-            Metric(
-                name=name,
-                better="higher",
+            ratio(
+                name,
+                f"{name}_num",
+                f"{name}_den",
                 unit="points",
-                numerator=f"{name}_num",
-                denominator=f"{name}_den",
                 scale=100.0 * len(kinds),
                 primary=name == "perception",
             )
@@ -221,7 +223,7 @@ _AMBER = Family(
         percent("accuracy", "correct", "asked"),
         *(
             percent(f"accuracy_{kind}", f"correct_{kind}", f"asked_{kind}")
-            for kind in ("Existence", "Attribute", "Relation")
+            for kind in AMBER_CATEGORIES
         ),
         percent("yes_ratio", "yes", "asked", "none"),
         _UNREADABLE,
@@ -229,9 +231,7 @@ _AMBER = Family(
     count=amber,
     totals={
         "average_accuracy": ("Avg ACC", None, 1.0),
-        **{
-            f"accuracy_{kind}": (kind, None, 1.0) for kind in ("Existence", "Attribute", "Relation")
-        },
+        **{f"accuracy_{kind}": (kind, None, 1.0) for kind in AMBER_CATEGORIES},
     },
 )
 _NO_OPTION = frozenset({"", "Z"})

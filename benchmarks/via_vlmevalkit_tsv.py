@@ -1,9 +1,9 @@
-"""Reading a data set file of VLMEvalKit (``<NAME>.tsv``) before the kit does, and more strictly.
+"""Reads a data set file of VLMEvalKit (``<NAME>.tsv``) before the kit does, and more strictly.
 
-pandas, with which the kit reads it, fills a cut-off line with blanks; the kit leaves out rows
-without an image, takes a stored image for another of the same ``image_path``, and hands the
-cells ``index``, ``answer`` and lists of images to Python's ``eval``. Here each of these is an
-error that names file and line."""
+The kit reads it with pandas, which fills a cut line with blanks. It leaves out rows without an
+image, takes a stored image for another with the same ``image_path``, and passes the cells
+``index``, ``answer`` and lists of images to Python's ``eval``. Here each of these is an error that
+names file and line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from PIL import Image
 
 SHOWN = 5
 REFERENCE = 64
-"""A cell ``image`` of at most so many characters is the index of the row that holds the image."""
+"""An image cell of at most so many characters is the index of the row that holds the image."""
 _INDEX = re.compile(r"[\w.-]+")
 _RUNS = (
     ast.Call,
@@ -40,8 +40,8 @@ _RUNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One question: where it stands, its cells by column, and what its image is known by (the
-    images of the row)."""
+    """One question: its place in the file, its cells by column, and ``cluster``, the id of its
+    images."""
 
     place: str
     index: str
@@ -53,7 +53,7 @@ def read(path: Path, needed: Sequence[str]) -> list[Row]:
     """All rows in the file's order.
 
     Raises:
-        ValueError: the file or a column is missing; or rows cannot be used: the first of them by
+        ValueError: the file or a column is missing, or rows cannot be used: the first of them with
             line and reason, and how many.
     """
     if not path.is_file():
@@ -62,16 +62,16 @@ def read(path: Path, needed: Sequence[str]) -> list[Row]:
             " LMUData has it)."
         )
     problems: list[str] = []
-    found: dict[str, tuple[str, dict[str, str]]] = {}
+    kept: dict[str, tuple[str, dict[str, str]]] = {}
     for place, index, cells in _lines(path, needed, problems):
         if not _INDEX.fullmatch(index):
             problems.append(
                 f"{place}: the index is {index[:40]!r}; letters, digits, _ . and - are allowed"
             )
-        elif index in found:
+        elif index in kept:
             problems.append(
-                f"{place}: the index {index} is there a second time (first in"
-                f" {found[index][0].rpartition(', ')[2]})"
+                f"{place}: the index {index} occurs a second time (first in"
+                f" {kept[index][0].rpartition(', ')[2]})"
             )
         elif runs(cells.get("answer", "")):
             problems.append(
@@ -79,16 +79,16 @@ def read(path: Path, needed: Sequence[str]) -> list[Row]:
                 " would run"
             )
         else:
-            found[index] = (place, cells)
+            kept[index] = (place, cells)
     rows: list[Row] = []
     named: dict[str, str] = {}
     checked: dict[str, str] = {}
-    for index, (place, cells) in found.items():
-        cell, why = _picture_cell(cells, found)
+    for index, (place, cells) in kept.items():
+        cell, why = _image_cell(cells, kept)
         if not why:
             if cell not in checked:
-                checked[cell] = _broken(cell) if "image" in cells else ""
-            why = checked[cell] or _path_trouble(cells, cell, named)
+                checked[cell] = _image_fault(cell) if "image" in cells else ""
+            why = checked[cell] or _path_fault(cells, cell, named)
         if why:
             problems.append(f"{place}: {why}")
         else:
@@ -105,15 +105,13 @@ def read(path: Path, needed: Sequence[str]) -> list[Row]:
     return rows
 
 
-def pictures(cell: str) -> list[str]:
-    """The base64 texts of a cell ``image``: itself, or those of a list written as Python writes
-    it."""
-    return [str(one) for one in ast.literal_eval(cell)] if cell.startswith("[") else [cell]
+def images_of(cell: str) -> list[str]:
+    """The base64 texts of an image cell: itself, or the entries of a Python list."""
+    return [str(entry) for entry in ast.literal_eval(cell)] if cell.startswith("[") else [cell]
 
 
 def runs(cell: str) -> bool:
-    """Whether the cell is a Python expression that does something (the kit evaluates some
-    cells)."""
+    """Whether the cell is a Python expression with an effect; the kit evaluates some cells."""
     try:
         return any(isinstance(node, _RUNS) for node in ast.walk(ast.parse(cell, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -130,9 +128,9 @@ def _lines(
         line = 1
         try:
             header = [name.lstrip("\ufeff") for name in next(reader, [])]
-            if lacking := [name for name in needed if name not in header]:
+            if missing := [name for name in needed if name not in header]:
                 raise ValueError(
-                    f"{path} has no column {' or '.join(lacking)}; it has"
+                    f"{path} has no column {' or '.join(missing)}; it has"
                     f" {', '.join(header)[:200] or 'nothing'}."
                 )
             if "image" not in header and "image_path" not in header:
@@ -140,8 +138,8 @@ def _lines(
                     f"{path} has neither a column image nor image_path; get the official file"
                     " again."
                 )
-            if twice := sorted({name for name in header if header.count(name) > 1}):
-                raise ValueError(f"{path} has the column {twice[0]} twice; take one out.")
+            if repeated := sorted({name for name in header if header.count(name) > 1}):
+                raise ValueError(f"{path} has the column {repeated[0]} twice; take one out.")
             line = reader.line_num + 1
             for values in reader:
                 place = f"{path.name}, line {line}"
@@ -165,11 +163,11 @@ def _lines(
             problems.append(f"{path.name}, line {line}: {error} (cut off?)")
 
 
-def _picture_cell(
+def _image_cell(
     cells: Mapping[str, str], rows: Mapping[str, tuple[str, dict[str, str]]]
 ) -> tuple[str, str]:
-    """The cell that holds the row's image (itself or the row it points to), or why there is
-    none."""
+    """The cell that holds the row's image (its own or that of the row it points to), or why there
+    is none."""
     if "image" not in cells:
         path = cells["image_path"].strip()
         return path, "" if path else "image_path is empty"
@@ -183,11 +181,11 @@ def _picture_cell(
     return rows[cell][1]["image"].strip(), ""
 
 
-def _broken(cell: str) -> str:
-    """What is wrong with a row's images; "" for nothing."""
+def _image_fault(cell: str) -> str:
+    """The fault of a row's images; "": none."""
     try:
-        for one in pictures(cell):
-            with Image.open(io.BytesIO(base64.b64decode(one, validate=True))) as image:
+        for text in images_of(cell):
+            with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as image:
                 image.load()
     except (
         ValueError,
@@ -200,14 +198,14 @@ def _broken(cell: str) -> str:
     return ""
 
 
-def _path_trouble(cells: Mapping[str, str], cell: str, named: dict[str, str]) -> str:
-    """What is wrong with ``image_path``, under which the kit stores the image: it must stay below
-    its folder, and name one image only."""
+def _path_fault(cells: Mapping[str, str], cell: str, named: dict[str, str]) -> str:
+    """The fault of ``image_path``, under which the kit stores the image: it must stay below its
+    folder, and name one image only."""
     path = cells.get("image_path", "").strip()
     if not path:
         return ""
     try:
-        parts = [PurePosixPath(one) for one in pictures(path)]
+        parts = [PurePosixPath(part) for part in images_of(path)]
     except (ValueError, SyntaxError):
         return f"image_path is {path[:60]!r}, neither a path nor a list of paths"
     if "image" in cells and any(part.is_absolute() or ".." in part.parts for part in parts):

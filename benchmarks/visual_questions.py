@@ -1,19 +1,18 @@
-"""Visual questions with one exact answer: accuracy overall and by kind, read by exact match after
+"""Visual questions with one exact answer: accuracy overall and by kind, by exact match after
 normalisation.
 
-Normalised are case, punctuation, blanks and the articles a, an, the (the part of VQA's
-normalisation, Antol et al., arXiv 1505.00468, that keeps the words themselves). A longer answer
-that merely holds the right word is wrong: the prompt asks for a single word or phrase."""
+Case, punctuation, blanks and the articles a, an, the are normalised (the part of VQA's
+normalisation, Antol et al., arXiv 1505.00468, that keeps the words). A longer answer that contains
+the right word is wrong: the prompt asks for a single word or phrase."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from benchmarks import grading
-from benchmarks.grading import Graded, Item, percent
+from benchmarks.grading import Item, ItemBenchmark, percent
 from benchmarks.interface import Grade
 
 VISUAL_QUESTIONS_VERSION = "1"
@@ -22,7 +21,7 @@ _ARTICLES = frozenset({"a", "an", "the"})
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """The truth of one question: its kind and exact answer."""
+    """The truth of one question: its kind and its exact answer."""
 
     kind: str
     answer: str
@@ -35,54 +34,44 @@ def question_benchmark(
     items: Callable[[], Iterator[Item[Expected]]],
     kinds: tuple[str, ...],
     max_new_tokens: int = 8,
-) -> Graded[Expected]:
+) -> ItemBenchmark[Expected]:
     """Questions of the given ``kinds`` over any source."""
-    apart = (percent(f"accuracy_{kind}", f"correct_{kind}", f"answered_{kind}") for kind in kinds)
-    return Graded(
+    by_kind = (percent(f"accuracy_{kind}", f"correct_{kind}", f"answered_{kind}") for kind in kinds)
+    return ItemBenchmark(
         name=name,
         group="general",
         source=source,
         grader=f"visual-questions-{VISUAL_QUESTIONS_VERSION}",
         items=items,
-        metrics=(percent("accuracy", "correct", "answered", primary=True), *apart),
-        judge=_judge,
+        metrics=(percent("accuracy", "correct", "answered", primary=True), *by_kind),
+        grade_one=_grade,
         max_new_tokens=max_new_tokens,
     )
 
 
-def guess_rates(benchmark: Graded[Expected]) -> dict[str, float]:
-    """By kind, the share (%) of questions that the kind's most frequent answer gets right: what
-    guessing blindly gives."""
-    asked: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for item in benchmark.items():
-        asked[item.truth.kind][item.truth.answer] += 1
-    return {kind: 100 * max(answers.values()) / answers.total() for kind, answers in asked.items()}
-
-
 def normalised(answer: str) -> str:
-    """Lower case, punctuation and articles taken out, single blanks: "The Top  Left." becomes "top
-    left"."""
-    return " ".join(
-        word for word in re.split(r"[\W_]+", answer.lower()) if word and word not in _ARTICLES
-    )
+    """Lower case without punctuation and articles: "The Top  Left." becomes "top left"."""
+    words = re.split(r"[\W_]+", answer.lower())
+    return " ".join(word for word in words if word and word not in _ARTICLES)
 
 
-def _judge(item: Item[Expected], answer: str) -> Grade:
+def _grade(item: Item[Expected], answer: str) -> Grade:
+    truth = item.truth
     if not answer.strip():
-        return grading.unscored(item, "empty answer", truth=item.truth.answer)
-    said, kind = normalised(answer), item.truth.kind
-    correct = float(said == normalised(item.truth.answer))
+        return grading.unscored(item, "empty answer", truth=truth.answer)
+    reading = normalised(answer)
+    correct = float(reading == normalised(truth.answer))
     return Grade(
         question=item.id,
         cluster=item.cluster,
         value=correct,
-        read_as=said,
-        why="" if correct else f"the answer is {item.truth.answer}",
-        truth=item.truth.answer,
+        read_as=reading,
+        why="" if correct else f"the answer is {truth.answer}",
+        truth=truth.answer,
         counts={
             "answered": 1.0,
             "correct": correct,
-            f"answered_{kind}": 1.0,
-            f"correct_{kind}": correct,
+            f"answered_{truth.kind}": 1.0,
+            f"correct_{truth.kind}": correct,
         },
     )

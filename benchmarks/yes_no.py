@@ -1,85 +1,112 @@
-"""Yes/no questions: reading an answer, three ways (None: it cannot be read so), and counting what
-was read.
+"""Yes/no questions: two ways to read an answer, and the counts and metrics of the readings.
 
-- ``read_strict``: the answer is the one word yes or no, but for case and punctuation.
-- ``read_words``: exactly one of the words yes and no occurs (VLMEvalKit's ``YOrN_Extraction``: both
-or neither is unknown).
-- ``read_official``: POPE's own evaluation (Li et al., arXiv 2305.10355), which reads *every*
-answer, an empty one as yes."""
+- ``read_words``: exactly one of the words yes and no occurs (as VLMEvalKit's ``YOrN_Extraction``);
+  otherwise the answer is unreadable.
+- ``read_official``: POPE's own script (Li et al., arXiv 2305.10355). It reads every answer; an
+  empty one is a yes."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal
 
-from benchmarks.grading import percent
-from benchmarks.interface import Metric
+from benchmarks import files, grading
+from benchmarks.grading import Item, T, percent
+from benchmarks.interface import Grade, Metric
 
 YesNo = Literal["yes", "no"]
-IN_TRUTH = {"yes": "present", "no": "absent"}
-
-
-def read_strict(answer: str) -> YesNo | None:
-    """ "Yes." is yes; "yes, there is" is None."""
-    word = re.sub(r"[\W_]+", " ", answer).strip().lower()
-    return _either(word == "yes", word == "no")
+REQUEST = "Answer the question using a single word or phrase."
+"""LLaVA-1.5's own evaluation asks so; the official files hold the question alone."""
+_IN_TRUTH = {"yes": "present", "no": "absent"}
 
 
 def read_words(answer: str) -> YesNo | None:
     """ "Yes, there is a ball." is yes; "yes and no" and "maybe" are None. A negation without the
     word no is not read."""
     words = re.split(r"[\W_]+", answer.lower())
-    return _either("yes" in words, "no" in words)
+    yes, no = "yes" in words, "no" in words
+    return None if yes == no else "yes" if yes else "no"
 
 
 def read_official(answer: str) -> YesNo:
-    """As POPE's released script: commas removed, first sentence only, split at blanks; No, no or
-    not among the words is no, all else is yes (so "I cannot see one" and "NO" are yes)."""
+    """As POPE's script: the first sentence without commas, split at blanks. It is no if No, no or
+    not is a word of it, else yes (so "I cannot see one" and "NO" are yes)."""
     words = answer.partition(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"
 
 
-def _either(yes: bool, no: bool) -> YesNo | None:
-    return None if yes == no else "yes" if yes else "no"
+def label(place: str, value: object, name: str) -> YesNo:
+    """A truth of an official file.
 
-
-def why_unread(answer: str) -> str:
-    """What is wrong with an answer that ``read_words`` cannot read."""
-    return "neither yes nor no, or both" if answer.strip() else "empty answer"
+    Raises:
+        ValueError: it is neither yes nor no.
+    """
+    return "yes" if files.one_of(place, value, ("yes", "no"), name) == "yes" else "no"
 
 
 def counts(
-    truth: YesNo, said: YesNo | None, *, positive: YesNo = "yes", suffix: str = ""
+    truth: YesNo, reading: YesNo | None, *, positive: YesNo = "yes", suffix: str = ""
 ) -> dict[str, float]:
-    """What one answer adds to the sums behind ``metrics``; None is an answer that is counted and
-    wrong, whatever the truth."""
-    hit, claimed, real = said == truth, said == positive, truth == positive
+    """The counts of one answer, for ``metrics``. A reading of None counts as wrong whatever the
+    truth."""
+    claimed, real = reading == positive, truth == positive
     tp, fp, fn = float(claimed and real), float(claimed and not real), float(real and not claimed)
-    found = {
+    own = {
         "read": 1.0,
-        "correct": float(hit),
-        "yes": float(said == "yes"),
+        "correct": float(reading == truth),
+        "yes": float(reading == "yes"),
         positive: float(claimed),
-        IN_TRUTH[positive]: float(real),
+        _IN_TRUTH[positive]: float(real),
         "tp": tp,
         "f1_num": 2 * tp,
         "f1_den": 2 * tp + fp + fn,
     }
-    return {f"{name}{suffix}": count for name, count in found.items()}
+    return {f"{name}{suffix}": count for name, count in own.items()}
 
 
 def metrics(
     *, positive: YesNo = "yes", suffix: str = "", primary: bool = False
-) -> tuple[Metric, ...]:
-    """Accuracy, precision, recall and F1 of the positive class, and the share of answers that were
-    yes.
+) -> dict[str, Metric]:
+    """By name without suffix: accuracy, precision, recall and F1 of the positive class, and the
+    share of answers that are yes. F1 is the ratio 2tp / (2tp + fp + fn)."""
+    return {
+        "accuracy": percent(
+            f"accuracy{suffix}", f"correct{suffix}", f"read{suffix}", primary=primary
+        ),
+        "precision": percent(f"precision{suffix}", f"tp{suffix}", f"{positive}{suffix}"),
+        "recall": percent(f"recall{suffix}", f"tp{suffix}", f"{_IN_TRUTH[positive]}{suffix}"),
+        "f1": percent(f"f1{suffix}", f"f1_num{suffix}", f"f1_den{suffix}"),
+        "yes_ratio": percent(f"yes_ratio{suffix}", f"yes{suffix}", f"read{suffix}", "none"),
+    }
 
-    F1 is 2 tp / (2 tp + fp + fn), so it can be recomputed on any resample.
-    """
-    return (
-        percent(f"accuracy{suffix}", f"correct{suffix}", f"read{suffix}", primary=primary),
-        percent(f"precision{suffix}", f"tp{suffix}", f"{positive}{suffix}"),
-        percent(f"recall{suffix}", f"tp{suffix}", f"{IN_TRUTH[positive]}{suffix}"),
-        percent(f"f1{suffix}", f"f1_num{suffix}", f"f1_den{suffix}"),
-        percent(f"yes_ratio{suffix}", f"yes{suffix}", f"read{suffix}", "none"),
+
+UNREADABLE = percent("unreadable", "unreadable", "answered", "none")
+"""The share of answers that cannot be read."""
+
+
+def grade(
+    item: Item[T],
+    answer: str,
+    truth: YesNo,
+    *,
+    read: Mapping[str, float],
+    always: Mapping[str, float],
+    why_wrong: str,
+) -> Grade:
+    """The grade of an answer read by ``read_words``. Counts: ``always``, and ``read`` where the
+    answer is readable."""
+    reading = read_words(answer)
+    if reading is None:
+        why = "neither yes nor no, or both" if answer.strip() else "empty answer"
+        return grading.unscored(item, why, {"answered": 1.0, "unreadable": 1.0, **always}, truth)
+    correct = reading == truth
+    return Grade(
+        question=item.id,
+        cluster=item.cluster,
+        value=float(correct),
+        read_as=reading,
+        why="" if correct else why_wrong,
+        truth=truth,
+        counts={"answered": 1.0, "unreadable": 0.0, **read, **always},
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -16,6 +17,16 @@ class UserError(Exception):
 
 class NoPairs(UserError):  # noqa: N818  (a fact about one run)
     """A round has produced no pair to train on: this run ends, the study's other runs continue."""
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns a ValueError into a UserError. Benchmarks raise ValueError with one sentence, because
+    they import nothing of the harness."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:

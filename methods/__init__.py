@@ -1,1 +1,1 @@
-"""Self-improvement methods: they see images and a model, never a benchmark."""
+"""Self-improvement methods. They use images, tools and nothing of the harness or the benchmarks."""

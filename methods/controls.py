@@ -1,27 +1,15 @@
-"""Controls: a method's own pairs with one thing taken from them, to see that the gain came from
-that thing.
+"""Controls: a method's own pairs with one thing removed, to test whether the gain came from it.
 
-``shuffled``: is it the preference? ``random_rejected``: is it the rejected answer, or any other
-would do? ``sft``: is it the contrast, or imitation of the chosen answers alone?"""
+``shuffled`` removes the preference. ``random_rejected`` replaces the rejected answer by that of
+another pair. ``sft`` removes the contrast: it imitates the chosen answers alone."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
-from methods.interface import (
-    JSON,
-    VLM,
-    Dropped,
-    Field,
-    Item,
-    Judge,
-    Method,
-    PreferencePair,
-    Recipe,
-    Scorer,
-)
+from methods.interface import JSON, Dropped, Field, Item, Method, PreferencePair, Recipe, Tools
 from methods.keys import coin, number
 
 Kind = Literal["shuffled", "random_rejected", "sft"]
@@ -30,55 +18,51 @@ NO_OTHER = "no other pair's rejected answer"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Control:
-    """``inner`` makes the pairs; :meth:`rework` spoils them once the round's are all there ("sft"
-    leaves them as they are and trains on the chosen side alone). The name says both, and what the
-    control needs is what its inner method needs."""
+class Control(Method):
+    """``inner`` makes the pairs; :meth:`rework` changes them when all pairs of a round are there.
+    Name, needs, scorer and report follow the inner method."""
 
     name: ClassVar[str] = "control"
     needs: ClassVar[frozenset[Field]] = frozenset()
 
     inner: Method
+    """The method with its settings."""
     kind: Kind
+    """What is removed."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(
-                f"Control.kind is {self.kind!r}; choose one of"
-                f" {', '.join(map(repr, get_args(Kind)))}."
-            )
+        super().__post_init__()
         if self.inner.recipe is None:
             raise ValueError(
                 f"{self.inner.name} trains nothing, so it has no control; give a method that makes"
                 " pairs."
             )
-        # The protocol reads both from the class; a control's are those of one instance.
+        # In the protocol both belong to the class; a control has them per instance.
         object.__setattr__(self, "name", f"{self.inner.name} {self.kind.replace('_', ' ')}")
         object.__setattr__(self, "needs", self.inner.needs)
 
     @property
     def recipe(self) -> Recipe:
-        """The inner method's, trained by imitation where the control is "sft"."""
+        """The inner method's; with the objective "sft" for that control."""
         assert self.inner.recipe is not None  # refused above
         return (
             replace(self.inner.recipe, objective="sft") if self.kind == "sft" else self.inner.recipe
         )
 
-    def pairs(
-        self,
-        vlm: VLM,
-        items: Sequence[Item],
-        seed: int,
-        *,
-        scorer: Scorer | None = None,
-        judge: Judge | None = None,
-    ) -> Iterator[PreferencePair | Dropped]:
-        """The inner method's pairs and drops, untouched: what another pair is known only when the
-        round's are all there."""
-        yield from self.inner.pairs(vlm, items, seed, scorer=scorer, judge=judge)
+    @property
+    def scorer(self) -> str | None:
+        return self.inner.scorer
+
+    def pairs(self, items: Sequence[Item], tools: Tools) -> Iterator[PreferencePair | Dropped]:
+        """The inner method's pairs and drops, unchanged."""
+        yield from self.inner.pairs(items, tools)
+
+    def report(self, records: Sequence[PreferencePair | Dropped]) -> Mapping[str, JSON]:
+        """The inner method's report on its own pairs and drops."""
+        return self.inner.report(records)
 
     def rework(self, pairs: Sequence[PreferencePair], seed: int) -> list[PreferencePair | Dropped]:
-        """A round's pairs as this control trains on them, in their order; their own keys, items,
+        """All pairs of a round as this control trains on them, in the same order. Keys, items,
         kinds and prompts stay."""
         if self.kind == "shuffled":
             return [_shuffled(pair, seed) for pair in pairs]
@@ -86,38 +70,34 @@ class Control:
 
 
 def _shuffled(pair: PreferencePair, seed: int) -> PreferencePair:
-    """The pair, or with chosen and rejected swapped, by a coin of its key. An anchored pair then
-    anchors what is chosen now."""
+    """Chosen and rejected swapped by a coin of the pair's key. SENA's alignment term of an aligned
+    pair then acts on the answer that is chosen now."""
     swapped = coin(f"{seed}/shuffled/{pair.key}")
-    sides = (pair.rejected, pair.chosen) if swapped else (pair.chosen, pair.rejected)
-    return replace(
-        pair,
-        chosen=sides[0],
-        rejected=sides[1],
-        trace=_noted(pair, {"kind": "shuffled", "swapped": swapped}),
-    )
+    chosen, rejected = (pair.rejected, pair.chosen) if swapped else (pair.chosen, pair.rejected)
+    trace = _with_note(pair, {"kind": "shuffled", "swapped": swapped})
+    return replace(pair, chosen=chosen, rejected=rejected, trace=trace)
 
 
 def random_rejected(pairs: Sequence[PreferencePair], seed: int) -> list[PreferencePair | Dropped]:
-    """Each pair with the rejected answer of another of its kind.
+    """Each pair with the rejected answer of another pair of its kind.
 
-    Pairs of a kind stand in a circle in an order drawn from the seed; each takes the rejected
-    answer of the next one that is about another item and does not equal its own chosen answer, so
-    nearly all answers are used once. A pair without such a one is a drop."""
+    The pairs of a kind form a circle, in an order drawn from the seed. Each pair takes the rejected
+    answer of the next pair that is about another item and whose answer differs from its own chosen
+    one; so nearly every answer is used once. A pair without such a partner is dropped."""
     circles: dict[str, list[PreferencePair]] = {}
     for pair in sorted(pairs, key=lambda pair: number(f"{seed}/random rejected/{pair.key}")):
         circles.setdefault(pair.kind, []).append(pair)
-    given: dict[str, PreferencePair | None] = {}
+    partners: dict[str, PreferencePair | None] = {}
     for circle in circles.values():
         for place, pair in enumerate(circle):
             others = (circle[(place + step) % len(circle)] for step in range(1, len(circle)))
-            fit = (
+            fitting = (
                 other
                 for other in others
                 if other.item != pair.item and other.rejected != pair.chosen
             )
-            given[pair.key] = next(fit, None)
-    return [_with_rejected(pair, given[pair.key]) for pair in pairs]
+            partners[pair.key] = next(fitting, None)
+    return [_with_rejected(pair, partners[pair.key]) for pair in pairs]
 
 
 def _with_rejected(pair: PreferencePair, other: PreferencePair | None) -> PreferencePair | Dropped:
@@ -126,8 +106,8 @@ def _with_rejected(pair: PreferencePair, other: PreferencePair | None) -> Prefer
             key=pair.key, item=pair.item, reason=NO_OTHER, kind=pair.kind, trace=pair.trace
         )
     note: JSON = {"kind": "random_rejected", "from": other.key, "own_rejected": pair.rejected}
-    return replace(pair, rejected=other.rejected, trace=_noted(pair, note))
+    return replace(pair, rejected=other.rejected, trace=_with_note(pair, note))
 
 
-def _noted(pair: PreferencePair, note: JSON) -> Mapping[str, JSON]:
+def _with_note(pair: PreferencePair, note: JSON) -> Mapping[str, JSON]:
     return {**pair.trace, "control": note}

@@ -1,78 +1,67 @@
-"""What supervision buys: DPO with the ground truth chosen and the model's own greedy answer
-rejected.
+"""GT-DPO: the ground truth is chosen, the model's own greedy answer rejected.
 
-It is the "GT-DPO" that SIMA compares itself with (arXiv 2405.15973), and a bound, not a method of
-self-improvement."""
+SIMA compares itself with it under this name (Wang et al., arXiv 2405.15973). It is a reference, not
+a method of self-improvement: it shows what supervision gives."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from methods.entry import SYNTHETIC_RECIPE, Entry
 from methods.interface import (
     JSON,
-    VLM,
     Decoding,
     Dropped,
     Field,
     Item,
-    Judge,
+    Method,
     PreferencePair,
     Prompt,
     Recipe,
-    Scorer,
+    Tools,
 )
+from methods.settings import AtLeastOne
 from methods.sima.method import PUBLISHED
-from methods.sima.responses import EMPTY, check_tokens, question, reference, same_text, told
+from methods.sima.responses import EMPTY, same_text
 
 EQUAL = "answer equals the truth"
 
 
 @dataclass(frozen=True, kw_only=True)
-class GtDpo:
-    """``answer_tokens``: the greedy answer's limit. The recipe is SIMA's published one: the two
-    differ in the pairs alone."""
+class GtDpo(Method):
+    """It differs from SIMA in the pairs alone, so it has SIMA's published recipe."""
 
     name: ClassVar[str] = "gt_dpo"
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "question", "reference"})
-    bound: ClassVar[bool] = True  # no method: what is to be had at best
+    role: ClassVar[Literal["reference"]] = "reference"
 
-    answer_tokens: int = 1024
+    answer_tokens: AtLeastOne = 1024
+    """Token limit of the greedy answer; as SIMA's responses."""
     recipe: Recipe = PUBLISHED
 
-    def __post_init__(self) -> None:
-        check_tokens("GtDpo.answer_tokens", self.answer_tokens)
-
-    def pairs(
-        self,
-        vlm: VLM,
-        items: Sequence[Item],
-        seed: int,
-        *,
-        scorer: Scorer | None = None,  # noqa: ARG002 - of the protocol
-        judge: Judge | None = None,  # noqa: ARG002
-    ) -> Iterator[PreferencePair | Dropped]:
-        """One pair or one drop an item, in the items' order.
+    def pairs(self, items: Sequence[Item], tools: Tools) -> Iterator[PreferencePair | Dropped]:
+        """One pair or one drop per item, in the items' order.
 
         Raises:
             ValueError: an item has no question or no reference answer.
         """
+        questions = [item.required("question") for item in items]
+        truths = [item.required("reference").strip() for item in items]
         prompts = [
-            Prompt(key=f"{seed}/{item.id}/greedy", text=question(item), image=item.image)
-            for item in items
+            Prompt(key=f"{tools.seed}/{item.id}/greedy", text=question, image=item.image)
+            for item, question in zip(items, questions, strict=True)
         ]
-        truths = [reference(item).strip() for item in items]
-        answers = (
-            vlm.generate(prompts, Decoding(max_new_tokens=self.answer_tokens)) if prompts else []
-        )
-        for item, truth, answer in zip(items, truths, answers, strict=True):
-            key, own = f"{seed}/{item.id}/truth", answer.text.strip()
+        decoding = Decoding(max_new_tokens=self.answer_tokens)
+        answers = tools.vlm.generate(prompts, decoding) if prompts else []
+        for item, question, truth, answer in zip(items, questions, truths, answers, strict=True):
+            key, own = f"{tools.seed}/{item.id}/truth", answer.text.strip()
             trace: dict[str, JSON] = {
-                "seed": seed,
-                "question": item.question,
+                "seed": tools.seed,
+                "question": question,
                 "reference": truth,
-                "answer": told(answer),
+                "answer": answer.as_json(),
             }
             if not own or same_text(own, truth):
                 yield Dropped(key=key, item=item.id, reason=EQUAL if own else EMPTY, trace=trace)
@@ -80,8 +69,15 @@ class GtDpo:
                 yield PreferencePair(
                     key=key,
                     item=item.id,
-                    prompt=question(item),
+                    prompt=question,
                     chosen=truth,
                     rejected=own,
                     trace=trace,
                 )
+
+
+ENTRY = Entry(
+    published=GtDpo(),
+    synthetic=GtDpo(answer_tokens=96, recipe=SYNTHETIC_RECIPE),
+    seconds_per_image=0.020,  # one answer
+)

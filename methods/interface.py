@@ -1,195 +1,214 @@
-"""The words methods and harness share: items, prompts, completions, pairs, recipes and the
-protocols between them.
+"""The types that methods and the harness share: items, prompts, completions, preference pairs,
+recipes, and the protocols of a method, a model and its tools.
 
-A method sees images and a model. It is handed items and a :class:`VLM`, and yields preference pairs
-or reasons for having none; training on the pairs, rounds and evaluation belong to the harness, so
-that the comparison stays fair."""
+A method receives items (images with their texts) and tools (a model and more), and yields
+preference pairs or reasons for having none. Training, rounds and evaluation belong to the harness,
+so that all methods are compared under equal conditions."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from PIL.Image import Image
 
-if TYPE_CHECKING:  # reading these words needs no torch: answers can be graded where there is none
+from methods.settings import (
+    AtLeastOne,
+    above,
+    at_least,
+    at_most,
+    below,
+    check_settings,
+    not_empty,
+)
+
+if TYPE_CHECKING:  # without torch, files can still be exported and graded
     import torch
 
-Field = Literal["image", "question", "reference", "scorer", "judge"]
-"""What a method may ask for, printed as its supervision: parts of an item, an image-text relevance
-model (``scorer``), exact truth (``judge``)."""
+Field = Literal["image", "question", "reference", "scorer", "ground_truth"]
+"""What a method may ask for; the table prints it as the method's supervision. ``image``,
+``question`` and ``reference`` are fields of an item. ``scorer`` is a model of image-text relevance,
+``ground_truth`` the exact truth about answers."""
 
 Corrupt = Callable[["torch.Tensor", str], "torch.Tensor"]
 """Maps a normalised image ``(C, H, W)`` and a prompt's key to an image of the same shape."""
 
 JSON = str | int | float | bool | None | Sequence["JSON"] | Mapping[str, "JSON"]
-"""What a trace may hold: it is written to JSONL beside the pair."""
+"""What a trace may hold. It is written as JSON Lines beside the pair."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One image of the pool. ``question`` and ``reference`` are None unless the method declares
-    that it needs them.
-
-    ``another`` reads one more of the round's images, drawn by this item's id (never by what
-    shares a call with it), for methods that want a wrong image; None where there is no other."""
+    """One image of the pool, with the texts that the method declares to need."""
 
     id: str
+    """Unique in the pool."""
     image: Image
     question: str | None = None
+    """None unless the method needs ``question``."""
     reference: str | None = None
+    """The reference answer; None unless the method needs ``reference``."""
     another: Callable[[], Image] | None = field(default=None, repr=False, compare=False)
+    """Reads another image of the round, for methods that want a wrong image. The choice depends on
+    this item's id alone, never on the other items of a call. None: the round has no other image."""
 
     def __post_init__(self) -> None:
         if not self.id:
             raise ValueError("Item.id is empty; give each image of the pool an id of its own.")
 
+    def required(self, name: Literal["question", "reference"]) -> str:
+        """The item's question or reference answer.
+
+        Raises:
+            ValueError: the item has none.
+        """
+        text = self.question if name == "question" else self.reference
+        if not text:
+            words = "question" if name == "question" else "reference answer"
+            raise ValueError(f"Item {self.id!r} has no {words}; give a pool whose lines have one.")
+        return text
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prompt:
-    """One request to a model.
-
-    ``key`` names the prompt and seeds all its randomness (sampling, corruption), so batch, order
-    and resume change nothing.
-    ``image`` None sends text alone. ``prefix`` is the part of the answer already written;
-    generation continues behind it."""
+    """One request to a model."""
 
     key: str
+    """Names the prompt and seeds all its randomness (sampling, corruption), so that batches, order
+    and a resume change nothing. Unique in a call."""
     text: str
     image: Image | None = None
+    """None: a prompt of text alone."""
     prefix: str = ""
+    """The part of the answer that is already written; the model continues it."""
 
     def __post_init__(self) -> None:
         if not self.key:
-            raise ValueError(
-                "Prompt.key is empty; the key seeds the prompt's randomness and must be unique in a"
-                " call."
-            )
+            raise ValueError("Prompt.key is empty; give a key that is unique in the call.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How to decode: greedy at ``temperature`` 0, else sampling; ``stop`` strings end the answer
-    and are kept in it."""
+    """How answers are generated."""
 
-    max_new_tokens: int
-    temperature: float = 0.0
-    top_p: float = 1.0
+    max_new_tokens: AtLeastOne
+    temperature: Annotated[float, at_least(0)] = 0.0
+    """0: greedy; above 0: sampling."""
+    top_p: Annotated[float, above(0), at_most(1)] = 1.0
+    """Nucleus sampling: the smallest set of tokens with this probability."""
     seed: int = 0
-    stop: tuple[str, ...] = ()
+    """Of sampling, together with each prompt's key."""
+    stop: tuple[Annotated[str, not_empty], ...] = ()
+    """Strings that end an answer; they stay in it."""
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens is {self.max_new_tokens}; it must be at least 1.")
-        if self.temperature < 0:
-            raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or above.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}; it must lie in (0, 1].")
-        if any(not text for text in self.stop):
-            raise ValueError(
-                "stop holds an empty string; each stop string needs at least one character."
-            )
+        check_settings(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Completion:
-    """An answer: its text without special tokens, the sum ``logp`` (nats) of the log-probabilities
-    of its ``n_tokens`` generated tokens (the end token included where it was generated), and
-    whether it ended by itself (end token or stop)."""
+    """An answer of a model."""
 
     text: str
+    """Without special tokens."""
     logp: float
+    """Sum of the log-probabilities (nats) of the generated tokens."""
     n_tokens: int
+    """Generated tokens, the end token included where it was generated."""
     finished: bool
+    """Whether the answer ended by an end token or a stop string, not at the token limit."""
+
+    def as_json(self) -> dict[str, JSON]:
+        """The answer as a trace keeps it."""
+        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Branching:
-    """How to continue each prompt in ``candidates`` ways.
+class BeamSearch:
+    """How each prompt is continued in several ways.
 
-    At ``temperature`` 0 by diverse beam search (Vijayakumar et al., arXiv 1610.02424): as many
-    beams in ``groups`` groups, a token's log-probability lowered by ``diversity_penalty`` for each
-    beam of an earlier group that took it in the same step. Above 0 by as many independent samples.
-    ``stop`` strings end a continuation and are kept in it. ``end``: the end token ends a
-    continuation as a stop does ("stop"); it does, but ending at once is left out of the search and
-    comes as one branch more, the last, an empty text with a score of its own ("apart"); or it is a
-    token like any other ("token")."""
+    At ``temperature`` 0 by diverse beam search (Vijayakumar et al., arXiv 1610.02424), above 0 by
+    ``num_beams`` independent samples."""
 
-    candidates: int
-    groups: int
-    diversity_penalty: float
-    max_new_tokens: int
-    stop: tuple[str, ...] = ()
+    num_beams: AtLeastOne
+    """Continuations of a prompt."""
+    num_beam_groups: AtLeastOne
+    """Groups of equal size; beams compete within a group."""
+    diversity_penalty: Annotated[float, at_least(0)]
+    """Subtracted from a token's log-probability for each beam of an earlier group that took the
+    token in the same step."""
+    max_new_tokens: AtLeastOne
+    stop: tuple[Annotated[str, not_empty], ...] = ()
+    """Strings that end a continuation; they stay in it."""
     end: Literal["stop", "apart", "token"] = "stop"
-    temperature: float = 0.0
-    top_p: float = 1.0
+    """The end token. "stop": it ends a continuation as a stop string does. "apart": the same, but
+    ending at once is left out of the search and returned as one more branch, the last, with an
+    empty text and a score of its own. "token": a token like any other."""
+    temperature: Annotated[float, at_least(0)] = 0.0
+    top_p: Annotated[float, above(0), at_most(1)] = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.candidates < 1 or self.groups < 1 or self.candidates % self.groups:
+        check_settings(self)
+        if self.num_beams % self.num_beam_groups:
             raise ValueError(
-                f"{self.candidates} candidates in {self.groups} groups; both must be at least 1 and"
-                " the groups of equal size."
-            )
-        if self.diversity_penalty < 0:
-            raise ValueError(
-                f"diversity_penalty is {self.diversity_penalty}; it must be 0 or above."
+                f"{self.num_beams} beams cannot form {self.num_beam_groups} groups of equal size;"
+                " give a number of groups that divides the number of beams."
             )
         if self.end == "apart" and self.temperature > 0:
             raise ValueError(
-                'end is "apart" at a temperature above 0; among samples the end is drawn like any'
-                ' token: use "stop".'
+                'BeamSearch.end is "apart" at a temperature above 0; samples draw the end token'
+                ' like any other, so use "stop".'
             )
-        Decoding(  # the same limits, in the same words
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            stop=self.stop,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Branch(Completion):
-    """One of a prompt's continuations: prefix + ``text`` is the answer so far, white space between
-    them included.
-
-    ``score`` is what the search ranked it by: the sum of its log-probabilities, diversity penalties
-    taken off, divided by
-    ``n_tokens``. ``ended``: it holds the end token, so nothing is to follow.
-    """
+    """One continuation of a prompt. The prompt's prefix + ``text`` is the answer so far; white
+    space between them is part of ``text``."""
 
     score: float
+    """The rank within the search: the sum of log-probabilities, less diversity penalties, divided
+    by ``n_tokens``."""
     ended: bool
+    """Whether it holds the end token, so that nothing can follow."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreferencePair:
-    """Two answers to one prompt about one item's (clean) image.
-
-    ``anchored`` pairs carry SENA's image content alignment term. ``trace`` holds every intermediate
-    text and score.
-    ``key`` is unique within a run's round.
-    """
+    """Two answers to one prompt about the (clean) image of one item."""
 
     key: str
+    """Unique within a run's round."""
     item: str
+    """The item's id."""
     prompt: str
     chosen: str
     rejected: str
-    anchored: bool = False
+    aligned: bool = False
+    """Whether the pair gets SENA's image content alignment term."""
     kind: str = "answer"
+    """Pairs are counted and described by kind."""
     trace: Mapping[str, JSON] = field(default_factory=dict)
+    """Every intermediate text and score."""
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> PreferencePair:
+        """A pair from a line of ``pairs.jsonl``. Older files write ``aligned`` as ``anchored``."""
+        renamed = {"anchored": "aligned"}
+        return cls(**{renamed.get(name, name): value for name, value in row.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dropped:
-    """An item, or one prompt of it, that gave no pair, and why; counted by ``reason`` in the
-    result."""
+    """An item, or one prompt of it, that gave no pair."""
 
     key: str
     item: str
+    """The item's id."""
     reason: str
+    """The record counts drops by reason."""
     kind: str = "answer"
     trace: Mapping[str, JSON] = field(default_factory=dict)
 
@@ -198,55 +217,56 @@ class Dropped:
 class Lora:
     """Low-rank adapters (Hu et al., arXiv 2106.09685) on the base card's target modules."""
 
-    r: int
-    alpha: int
-    dropout: float = 0.0
+    r: AtLeastOne
+    """Rank."""
+    alpha: AtLeastOne
+    """The update is scaled by alpha / r."""
+    dropout: Annotated[float, at_least(0), below(1)] = 0.0
 
     def __post_init__(self) -> None:
-        if self.r < 1 or self.alpha < 1 or not 0 <= self.dropout < 1:
-            raise ValueError(f"LoRA needs r >= 1, alpha >= 1 and dropout in [0, 1), not {self}.")
+        check_settings(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How pairs become a model. ``global_batch`` counts pairs an optimiser step; ``warmup`` is a
-    share of all steps;
-    ``lora`` None trains every parameter but the vision tower's."""
+    """How preference pairs train a model."""
 
-    lr: float
-    epochs: float = 1.0
-    global_batch: int = 128
-    warmup: float = 0.0
+    lr: Annotated[float, above(0)]
+    """Peak learning rate of AdamW."""
+    epochs: Annotated[float, above(0)] = 1.0
+    """Passes over the pairs of a round."""
+    global_batch: AtLeastOne = 128
+    """Pairs per optimizer step."""
+    warmup: Annotated[float, at_least(0), below(1)] = 0.0
+    """Share of all steps with a linear warm-up."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    projector_lr: float | None = None
+    """The learning rate after the warm-up."""
+    projector_lr: Annotated[float, above(0)] | None = None
+    """Peak learning rate of the projector; None: ``lr``."""
     objective: Literal["dpo", "sft", "rejected_from_argmax"] = "dpo"
-    beta: float = 0.1
-    alignment_weight: float = 0.0
+    """Loss; see :mod:`methods.objective`. "sft" trains on the chosen answers alone."""
+    beta: Annotated[float, above(0)] = 0.1
+    """DPO's beta."""
+    alignment_weight: Annotated[float, at_least(0)] = 0.0
+    """Weight of SENA's alignment loss (its lambda) on aligned pairs."""
     lora: Lora | None = None
+    """None: every parameter but the vision tower's is trained."""
 
     def __post_init__(self) -> None:
-        for name, ok, allowed in (
-            ("lr", self.lr > 0, "above 0"),
-            ("epochs", self.epochs > 0, "above 0"),
-            ("global_batch", self.global_batch >= 1, "at least 1"),
-            ("warmup", 0 <= self.warmup < 1, "in [0, 1)"),
-            ("projector_lr", self.projector_lr is None or self.projector_lr > 0, "None or above 0"),
-            ("beta", self.beta > 0, "above 0"),
-            ("alignment_weight", self.alignment_weight >= 0, "0 or above"),
-        ):
-            if not ok:
-                raise ValueError(f"Recipe.{name} is {getattr(self, name)}; it must be {allowed}.")
+        check_settings(self)
 
 
 class VLM(Protocol):
-    """A vision-language model that answers and scores. Answers come in the order of the prompts."""
+    """A vision-language model that answers and scores. Results follow the order of the prompts."""
 
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None
-    ) -> list[Completion]: ...
+    ) -> list[Completion]:
+        """One answer per prompt; ``corrupt`` changes the normalised pixels first."""
+        ...
 
     def logps(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
-        """Sum of log-probabilities (nats) of each completion and its end token, given its
+        """Sum of the log-probabilities (nats) of each completion and its end token, given its
         prompt."""
         ...
 
@@ -255,54 +275,74 @@ class VLM(Protocol):
 class BeamSearchVLM(VLM, Protocol):
     """A model that also continues a prompt in several ways at once."""
 
-    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
-        """Each prompt's branches, best score first; in the order of the prompts, and the same
-        whatever else is asked."""
+    def branch(self, prompts: Sequence[Prompt], search: BeamSearch, /) -> list[list[Branch]]:
+        """The branches of each prompt, best score first. The other prompts of a call do not change
+        them."""
         ...
 
 
 class Scorer(Protocol):
     """Image-text relevance, such as 100 * cosine of CLIP embeddings."""
 
-    def relevance(self, images: Sequence[Image], sentences: Sequence[str]) -> list[float]: ...
+    def relevance(self, images: Sequence[Image], sentences: Sequence[str]) -> list[float]:
+        """One number for each image and its sentence; higher is more relevant."""
+        ...
 
 
-class Judge(Protocol):
-    """Exact truth about answers, where a pool has it (the synthetic world): what an upper bound may
-    use and no method."""
+class GroundTruth(Protocol):
+    """The exact truth about answers, where a pool has it (the synthetic pool). References may use
+    it; no method may."""
 
     def errors(self, item: str, answers: Sequence[str]) -> list[float]:
-        """How wrong each answer about the item is; fewer is better, 0 is right."""
+        """Errors of each answer about the item with this id; 0 is right."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tools:
+    """What a method works with in one round."""
+
+    vlm: VLM
+    """The model that is to improve."""
+    seed: int = 0
+    """The training seed of the run; part of every key."""
+    scorer: Scorer | None = None
+    """Given if the method needs ``scorer``."""
+    ground_truth: GroundTruth | None = None
+    """Given if the method needs ``ground_truth``."""
 
 
 @runtime_checkable
 class Method(Protocol):
-    """A method *is* its settings: a frozen dataclass with one verb. ``recipe`` None means: nothing
-    is trained."""
+    """A method is its settings: a frozen dataclass that extends this class and defines ``name``,
+    ``needs``, ``recipe`` and :meth:`pairs`. Settings are checked from their annotations."""
 
     name: ClassVar[str]
     needs: ClassVar[frozenset[Field]]
+    """What the method is given, beside the model."""
+    role: ClassVar[Literal["method", "reference"]] = "method"
+    """"reference": a row to compare with that uses supervision which no method may use."""
 
     @property
-    def recipe(self) -> Recipe | None: ...
-
-    def pairs(
-        self,
-        vlm: VLM,
-        items: Sequence[Item],
-        seed: int,
-        *,
-        scorer: Scorer | None = None,
-        judge: Judge | None = None,
-    ) -> Iterator[PreferencePair | Dropped]:
-        """Pairs and drops for these items; must not depend on which items share a call."""
+    def recipe(self) -> Recipe | None:
+        """How the pairs train the model; None: nothing is trained."""
         ...
 
+    @property
+    def scorer(self) -> str | None:
+        """The image-text model that it needs; None or empty: the one that goes with the base."""
+        return None
 
-@runtime_checkable
-class Reporting(Protocol):
-    """A method that says more of a round than its numbers of pairs and drops, such as what a critic
-    did; kept in the record."""
+    def __post_init__(self) -> None:
+        check_settings(self)
 
-    def report(self, records: Sequence[PreferencePair | Dropped]) -> Mapping[str, JSON]: ...
+    def pairs(self, items: Sequence[Item], tools: Tools) -> Iterator[PreferencePair | Dropped]:
+        """Pairs and drops for these items. They must not depend on which items share a call."""
+        ...
+
+    def report(
+        self,
+        records: Sequence[PreferencePair | Dropped],  # noqa: ARG002 - for methods that report
+    ) -> Mapping[str, JSON]:
+        """What the round's record says beside the numbers of pairs and drops."""
+        return {}

@@ -1,5 +1,5 @@
-"""Chance that comes from a key alone: the same on every machine, in every batch and order, and
-after a resume."""
+"""Randomness drawn from keys: the same on every machine, in every batch and order, and after a
+resume."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ import hashlib
 
 
 def number(key: str) -> int:
-    """64 bits drawn from the key: the first bytes of its sha256."""
+    """64 bits drawn from the key: the first eight bytes of its sha256."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big")
 
 
+def torch_seed(key: str) -> int:
+    """A 63-bit seed for ``torch.Generator``."""
+    return number(key) >> 1
+
+
 def coin(key: str) -> bool:
-    """A fair coin thrown by the key."""
+    """True for half of all keys."""
     return number(key) % 2 == 1

@@ -1,13 +1,11 @@
-"""Preference objectives as pure functions of log-probabilities; nothing here knows a model, a batch
-file or an optimiser.
+"""Preference objectives as pure functions of log-probabilities.
 
 Shapes: B pairs, T completion tokens (right-padded; ``mask`` is True on real tokens, the end token
-included), V words. Log-probabilities are natural and in float32 whatever the logits' type.
+included), V words. Log-probabilities are natural logarithms, in float32 whatever the logits' type.
 
 Sources: DPO, Rafailov et al., arXiv 2305.18290, eq. 7. Image content alignment, SENA, arXiv
-    2412.15650, its second loss term.
-``rejected_from_argmax`` is what SIMA's released trainer (arXiv 2405.15973) computes in place of eq.
-7's rejected side."""
+2412.15650, second loss term. ``rejected_from_argmax`` is what SIMA's released trainer (arXiv
+2405.15973) computes instead of eq. 7's rejected side."""
 
 from __future__ import annotations
 
@@ -15,31 +13,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LN2 = 0.6931471805599453
-"""The DPO loss of a pair before the first update, where policy and reference are equal: -log
-sigmoid(0)."""
-
 
 def token_logps(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """log p(label) at each position, 0 where ``mask`` is False.
 
-    logits (B, T, V): position t's logits *predict* ``labels[:, t]`` (the caller has shifted).
-    labels, mask and the result (B, T)."""
+    Args:
+        logits: (B, T, V). Position t predicts ``labels[:, t]``: the caller has shifted them.
+        labels, mask: (B, T).
+
+    Returns:
+        (B, T).
+    """
     _same_shape(logits, labels, mask)
-    # Gather minus logsumexp, not log_softmax then gather: no second (B, T, V) tensor is kept for
-    # the backward pass.
+    # gather - logsumexp keeps one (B, T, V) tensor for the backward pass; log_softmax would keep
+    # two.
     chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1).float()
     return (chosen - logits.float().logsumexp(-1)).masked_fill(~mask, 0.0)
 
 
 def rejected_from_argmax(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """SIMA's released rejected side: log p of the model's own most likely token at each position of
-    the rejected completion.
+    """SIMA's released rejected side: at each position of the rejected completion, log p of the
+    model's own most likely token.
 
-    Where the most likely token *is* the rejected label, the second most likely one is taken. The
-    rejected text therefore enters only as context. Shapes as in :func:`token_logps`. The choice of
-    token carries no gradient, its log-probability does. The reference model goes through the same
-    function with its own logits, so the loss still starts at ln 2."""
+    Where that token equals the rejected label, the second most likely token is taken. So the
+    rejected text enters only as context. Shapes as in :func:`token_logps`. The choice of token
+    carries no gradient; its log-probability does. The reference model's logits go through the same
+    function, so the loss still starts at ln 2."""
     _same_shape(logits, labels, mask)
     first, second = logits.detach().topk(2, dim=-1).indices.unbind(-1)
     return token_logps(logits, torch.where(first == labels, second, first), mask)
@@ -52,8 +51,8 @@ def dpo_margin(
     ref_rejected: Tensor,
     beta: float,
 ) -> Tensor:
-    """beta * [(log pi(y+) - log ref(y+)) - (log pi(y-) - log ref(y-))]: the difference of implicit
-    rewards. All (B,)."""
+    """The difference of implicit rewards, beta * [(log pi(y+) - log ref(y+)) - (log pi(y-) - log
+    ref(y-))]. Inputs (B,): sums over the completion's tokens. Returns (B,)."""
     return beta * ((chosen_logps - ref_chosen) - (rejected_logps - ref_rejected))
 
 
@@ -64,24 +63,29 @@ def dpo_loss(
     ref_rejected: Tensor,
     beta: float,
 ) -> Tensor:
-    """-log sigmoid(margin) a pair (arXiv 2305.18290, eq. 7). Inputs (B,): sums over the
-    completion's tokens. Returns (B,)."""
+    """-log sigmoid(margin) per pair (arXiv 2305.18290, eq. 7); shapes as in
+    :func:`dpo_margin`."""
     return -F.logsigmoid(dpo_margin(chosen_logps, rejected_logps, ref_chosen, ref_rejected, beta))
 
 
 def sft_loss(chosen_token_logps: Tensor, mask: Tensor) -> Tensor:
-    """-mean_t log p(y+_t) a row, over the tokens that ``mask`` marks. Inputs (B, T). Returns (B,);
+    """-mean_t log p(y+_t) per row, over the tokens with ``mask`` True. Inputs (B, T). Returns (B,);
     0 for a row without tokens."""
     return -(chosen_token_logps * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-def alignment_loss(chosen_token_logps: Tensor, mask: Tensor, anchored: Tensor) -> Tensor:
-    """SENA's image content alignment loss: -mean_t log p(y+_t) on anchored (description) rows, 0
-    elsewhere.
+def alignment_loss(chosen_token_logps: Tensor, mask: Tensor, aligned: Tensor) -> Tensor:
+    """SENA's image content alignment loss: -mean_t log p(y+_t) on aligned (description) rows, 0
+    elsewhere. It is weighted by lambda and added to the DPO loss.
 
-    chosen_token_logps, mask (B, T); anchored (B,) of bool. Returns (B,), to be weighted by lambda
-    and added to the DPO loss."""
-    return torch.where(anchored, sft_loss(chosen_token_logps, mask), 0.0)
+    Args:
+        chosen_token_logps, mask: (B, T).
+        aligned: (B,), bool.
+
+    Returns:
+        (B,).
+    """
+    return torch.where(aligned, sft_loss(chosen_token_logps, mask), 0.0)
 
 
 def _same_shape(logits: Tensor, labels: Tensor, mask: Tensor) -> None:

@@ -1,74 +1,80 @@
-"""SIMA's responses chosen by exact truth in place of the critic: the upper bound of choosing
-between a model's own answers.
+"""Oracle: SIMA's own responses, chosen by exact truth instead of by the critic.
 
-It is no method: it sees the truth. Its distance to SIMA (arXiv 2405.15973) is what a better critic
-could give."""
+It is a reference, not a method: it sees the truth. It is the upper bound of choosing between a
+model's own answers; its distance to SIMA (Wang et al., arXiv 2405.15973) is what a better critic
+could gain."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from methods.interface import JSON, VLM, Dropped, Field, Item, Judge, PreferencePair, Recipe, Scorer
+from methods.entry import SYNTHETIC_RECIPE, Entry
+from methods.interface import (
+    JSON,
+    Dropped,
+    Field,
+    GroundTruth,
+    Item,
+    Method,
+    PreferencePair,
+    Recipe,
+    Tools,
+)
+from methods.settings import AtLeastOne, above, at_most
 from methods.sima.method import PUBLISHED, chosen_pair
-from methods.sima.responses import Responses, Sampling, respond
+from methods.sima.responses import Responses, respond
 
 TIE = "equally wrong"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Oracle:
-    """The settings that draw the responses, as in :class:`methods.sima.method.Sima`: equal settings
+class Oracle(Method):
+    """The settings that draw responses, as in :class:`methods.sima.method.Sima`: equal settings
     draw equal responses."""
 
     name: ClassVar[str] = "oracle"
-    needs: ClassVar[frozenset[Field]] = frozenset({"image", "question", "judge"})
-    bound: ClassVar[bool] = True  # no method: what is to be had at best
+    needs: ClassVar[frozenset[Field]] = frozenset({"image", "question", "ground_truth"})
+    role: ClassVar[Literal["reference"]] = "reference"
 
-    samples: int = 1
-    temperature: float = 0.8
-    top_p: float = 0.9
-    response_tokens: int = 1024
+    samples: AtLeastOne = 1
+    """Sampled responses, each compared with the greedy one."""
+    temperature: Annotated[float, above(0)] = 0.8
+    top_p: Annotated[float, above(0), at_most(1)] = 0.9
+    response_tokens: AtLeastOne = 1024
+    """Token limit of a response."""
     recipe: Recipe = PUBLISHED
 
-    def __post_init__(self) -> None:
-        self._sampling.check("Oracle")
+    def pairs(self, items: Sequence[Item], tools: Tools) -> Iterator[PreferencePair | Dropped]:
+        """One pair or one drop per sample of each item, in the items' order. Responses with equally
+        many errors are a drop.
 
-    @property
-    def _sampling(self) -> Sampling:
-        return Sampling(
+        Raises:
+            ValueError: there is no ground truth, or an item has no question.
+        """
+        if tools.ground_truth is None:
+            raise ValueError(
+                "Oracle needs the exact ground truth; give a pool that has it, such as synthetic."
+            )
+        outcomes = respond(
+            items,
+            tools,
             samples=self.samples,
             temperature=self.temperature,
             top_p=self.top_p,
             max_new_tokens=self.response_tokens,
         )
-
-    def pairs(
-        self,
-        vlm: VLM,
-        items: Sequence[Item],
-        seed: int,
-        *,
-        scorer: Scorer | None = None,  # noqa: ARG002 - of the protocol
-        judge: Judge | None = None,
-    ) -> Iterator[PreferencePair | Dropped]:
-        """One pair or one drop for each sample of each item, in the items' order; responses with
-        equally many errors are a drop.
-
-        Raises:
-            ValueError: there is no judge, or an item has no question.
-        """
-        if judge is None:
-            raise ValueError(
-                "Oracle needs a judge of exact truth; give a pool that has one, such as world."
-            )
-        for one in respond(vlm, items, seed, self._sampling):
-            yield one if isinstance(one, Dropped) else _pair(one, judge)
+        for outcome in outcomes:
+            if isinstance(outcome, Responses):
+                yield _pair(outcome, tools.ground_truth)
+            else:
+                yield outcome
 
 
-def _pair(responses: Responses, judge: Judge) -> PreferencePair | Dropped:
-    greedy, sample = judge.errors(responses.item.id, [responses.greedy.text, responses.sample.text])
+def _pair(responses: Responses, truth: GroundTruth) -> PreferencePair | Dropped:
+    texts = [responses.greedy.text, responses.sample.text]
+    greedy, sample = truth.errors(responses.item.id, texts)
     trace: dict[str, JSON] = {
         **responses.trace(),
         "errors": {"greedy": greedy, "sample": sample},
@@ -77,3 +83,6 @@ def _pair(responses: Responses, judge: Judge) -> PreferencePair | Dropped:
     if greedy == sample:
         return Dropped(key=responses.key, item=responses.item.id, reason=TIE, trace=trace)
     return chosen_pair(responses, "greedy" if greedy < sample else "sample", trace)
+
+
+ENTRY = Entry(published=Oracle(), synthetic=Oracle(response_tokens=96, recipe=SYNTHETIC_RECIPE))

@@ -1,52 +1,80 @@
-"""What prompt sets share: filling templates safely, checking their placeholders, a fingerprint, and
-reading a user's own file.
-
-A prompt set is a frozen dataclass of texts with a ``name``; which placeholders each text holds is
-said beside it."""
+"""Prompt sets: the base class of a method's texts, and filling templates."""
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Self
+
+from methods.settings import Text, check_settings
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 
-T = TypeVar("T")
-
 
 def fill(template: str, **values: str) -> str:
-    """The template with every ``{name}`` replaced in one pass: braces inside a model's own text are
-    never read as templates."""
+    """The template with every ``{name}`` replaced in one pass, so that braces in a model's text
+    stay text."""
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
 
 
-def check_placeholders(where: str, template: str, wanted: Sequence[str]) -> None:
-    """ValueError unless the template holds each wanted placeholder, and no other."""
-    held = set(_PLACEHOLDER.findall(template))
-    for missing in [word for word in wanted if word not in held]:
+@dataclass(frozen=True, kw_only=True)
+class PromptSet:
+    """Texts that a method sends, as a frozen dataclass. They are part of a run's identity."""
+
+    placeholders: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """The placeholders of each template, each at least once; all other texts have none."""
+
+    name: Text
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            for text in value if isinstance(value, tuple) else (value,):
+                where = f"{type(self).__name__}.{field.name}"
+                _check_placeholders(where, text, self.placeholders.get(field.name, ()))
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> Self:
+        """A prompt set from a JSON object with exactly this class's fields.
+
+        Raises:
+            ValueError: the file cannot be read or does not hold such a set; the sentence says
+                where.
+        """
+        path = Path(path)
+        texts = _read_object(path)
+        names = [field.name for field in fields(cls)]
+        known = f"the fields are {', '.join(names)}."
+        for extra in [name for name in texts if name not in names]:
+            raise ValueError(f"The prompt file {path} has an unknown field {extra!r}; {known}")
+        for missing in [name for name in names if name not in texts]:
+            raise ValueError(f"The prompt file {path} lacks the field {missing!r}; {known}")
+        values: dict[str, Any] = {
+            name: tuple(text) if isinstance(text, list) else text for name, text in texts.items()
+        }
+        try:
+            return cls(**values)
+        except ValueError as error:
+            raise ValueError(f"The prompt file {path}: {error}") from error
+
+
+def _check_placeholders(where: str, template: str, required: Sequence[str]) -> None:
+    present = set(_PLACEHOLDER.findall(template))
+    for missing in [name for name in required if name not in present]:
         raise ValueError(f"{where} lacks {{{missing}}}; write {{{missing}}} where that text goes.")
-    for extra in sorted(held.difference(wanted)):
-        allowed = ", ".join(f"{{{word}}}" for word in wanted) or "no placeholder"
+    for extra in sorted(present.difference(required)):
+        allowed = ", ".join(f"{{{name}}}" for name in required) or "no placeholder"
         raise ValueError(f"{where} holds {{{extra}}}; it may hold {allowed}: take {{{extra}}} out.")
 
 
-def fingerprint(prompts: Any) -> str:
-    """sha256 of a prompt set as JSON: two runs with one fingerprint sent the same sentences."""
-    text = json.dumps(dataclasses.asdict(prompts), sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def read_prompts(kind: type[T], path: str | Path) -> T:
-    """A prompt set from a JSON object of exactly the class's fields. ValueError says what is wrong
-    with the file."""
-    path = Path(path)
+def _read_object(path: Path) -> dict[str, Any]:
+    """The JSON object of a file."""
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(
             f"The prompt file {path} cannot be read ({error.strerror}); check the path."
@@ -56,27 +84,10 @@ def read_prompts(kind: type[T], path: str | Path) -> T:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise ValueError(
-            f"The prompt file {path} is not JSON: {error.msg} in {where}; mend that place."
+            f"The prompt file {path} is not JSON: {error.msg} in {where}; correct that place."
         ) from error
-    if not isinstance(read, dict):
+    if not isinstance(value, dict):
         raise ValueError(
-            f"The prompt file {path} holds no JSON object; write {{...}} with one entry a field."
+            f"The prompt file {path} holds no JSON object; write {{...}} with one entry per field."
         )
-    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for extra in [name for name in read if name not in names]:
-        raise ValueError(
-            f"The prompt file {path} has an unknown field {extra!r}; the fields are"
-            f" {', '.join(names)}."
-        )
-    for missing in [name for name in names if name not in read]:
-        raise ValueError(
-            f"The prompt file {path} lacks the field {missing!r}; the fields are"
-            f" {', '.join(names)}."
-        )
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in read.items()
-    }
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise ValueError(f"The prompt file {path}: {error}") from error
+    return value

@@ -1,8 +1,8 @@
-"""Reading model text: sentences, repetition, symbols and leads. Pure functions the methods' filters
-share.
+"""Reading model text: sentences, repetition, symbols and leads; pure functions for the methods'
+filters.
 
-The definitions follow SENA's released filter (arXiv 2412.15650); a simple rule stands in for its
-sentence tokenizer."""
+The definitions follow SENA's released filter (Tan et al., arXiv 2412.15650), with a simple rule in
+place of its sentence tokenizer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 
 
 def sentences(text: str) -> list[str]:
-    """The text cut behind every ``.``, ``!`` or ``?`` that white space follows; marks stay, white
-    space around goes."""
+    """The text cut after each ``.``, ``!`` or ``?`` that is followed by white space. Marks stay;
+    white space around sentences is removed."""
     return [part for part in _SENTENCE_END.split(text.strip()) if part]
 
 
@@ -25,43 +25,36 @@ def tokens(text: str) -> list[str]:
 
 
 def repeats_sentence(text: str) -> bool:
-    """Whether any sentence occurs twice, letter for letter."""
+    """Whether a sentence occurs twice, letter for letter."""
     parts = sentences(text)
     return len(set(parts)) < len(parts)
 
 
 def most_repeated(text: str) -> int:
-    """How often the commonest token (a word or a punctuation mark) occurs; 0 for an empty text."""
+    """Count of the most frequent token (a word or a mark); 0 for an empty text."""
     return max(Counter(tokens(text)).values(), default=0)
 
 
 def symbol_share(text: str) -> float:
-    """The share of characters that are no ASCII letter or digit (white space counts as a symbol);
-    1.0 for an empty text."""
+    """Share of characters that are no ASCII letter or digit; white space counts as a symbol. 1.0
+    for an empty text."""
     if not text:
         return 1.0
     return sum(not (char.isascii() and char.isalnum()) for char in text) / len(text)
 
 
 def after_lead(text: str, lead: str) -> str | None:
-    """What follows ``lead`` at the start of ``text``, stripped; None where the text does not start
-    with it.
+    """The text after ``lead``, stripped; None if the text does not start with the lead.
 
-    White space around words and marks and the letters' case do not matter: "precise answer :" is
-    found in "Precise answer: two". A lead that ends in a word does not match a longer word."""
+    White space around words and marks and the case of letters are ignored: "precise answer :"
+    matches "Precise answer: two". A lead that ends in a word does not match a longer word."""
     parts = tokens(lead)
-    pattern = "".join(
-        (
-            r"\s+"
-            if index and re.fullmatch(r"\w+", parts[index - 1]) and re.fullmatch(r"\w+", part)
-            else r"\s*"
-        )
-        + re.escape(part)
-        for index, part in enumerate(parts)
-    )
-    match = re.match(
-        pattern + (r"(?!\w)" if parts and re.fullmatch(r"\w+", parts[-1]) else ""),
-        text,
-        re.IGNORECASE,
-    )
+    words = [re.fullmatch(r"\w+", part) is not None for part in parts]
+    pattern = ""
+    for index, part in enumerate(parts):
+        between_words = index > 0 and words[index - 1] and words[index]
+        pattern += (r"\s+" if between_words else r"\s*") + re.escape(part)
+    if words and words[-1]:
+        pattern += r"(?!\w)"
+    match = re.match(pattern, text, re.IGNORECASE)
     return text[match.end() :].strip() if match else None

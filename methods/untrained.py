@@ -1,5 +1,4 @@
-"""The base model's own row of the table: the smallest method there is. It needs nothing, makes no
-pairs and trains nothing."""
+"""The base model itself, as a row of the table: it makes no pairs and trains nothing."""
 
 from __future__ import annotations
 
@@ -7,29 +6,29 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from methods.interface import VLM, Dropped, Field, Item, Judge, PreferencePair, Recipe, Scorer
+from methods.entry import Entry
+from methods.interface import Dropped, Field, Item, Method, PreferencePair, Tools
 
 
 @dataclass(frozen=True, kw_only=True)
-class Untrained:
-    """No settings: the model as it is."""
+class Untrained(Method):
+    """Has no settings."""
 
     name: ClassVar[str] = "untrained"
     needs: ClassVar[frozenset[Field]] = frozenset()
 
     @property
-    def recipe(self) -> Recipe | None:
+    def recipe(self) -> None:
         """None: nothing is trained."""
-        return None
+        return
 
     def pairs(
         self,
-        vlm: VLM,  # noqa: ARG002 - the protocol's arguments, none of them used
-        items: Sequence[Item],  # noqa: ARG002
-        seed: int,  # noqa: ARG002
-        *,
-        scorer: Scorer | None = None,  # noqa: ARG002
-        judge: Judge | None = None,  # noqa: ARG002
+        items: Sequence[Item],  # noqa: ARG002 - the protocol's arguments
+        tools: Tools,  # noqa: ARG002
     ) -> Iterator[PreferencePair | Dropped]:
-        """Nothing."""
+        """No pairs."""
         return iter(())
+
+
+ENTRY = Entry(published=Untrained(), synthetic=Untrained())

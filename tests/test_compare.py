@@ -10,6 +10,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.study import compare
+from methods.catalogue import METHODS as CATALOGUE
 from methods.controls import Control
 from tests.toys import save_pictures
 
@@ -90,7 +91,7 @@ def test_the_profile_published_takes_each_papers_recipe() -> None:
         rows = {run.label: run for run in compare.study(base=base, profile="published").runs}
         assert all(run.steps is None for run in rows.values())
         recipes = {label: run.method.recipe for label, run in rows.items()}
-        assert recipes == {label: compare.PUBLISHED[label].recipe for label in rows}
+        assert recipes == {label: CATALOGUE[label].published.recipe for label in rows}
     with pytest.raises(UserError, match="did you mean 'equal'"):
         compare.study(profile="eqal")  # type: ignore[arg-type]
 

@@ -14,13 +14,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from benchmarks.catalogue import open_benchmarks
 from benchmarks.mmhal import MMHal
 from harness.cli import main as cli
 from harness.errors import UserError
 from harness.models.base_cards import BASES
 from harness.pipeline import exchange, runner
 from harness.pipeline.progress import Display
-from harness.study.opening import open_benchmarks
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
 from tests.benchmarks.fake_judge import MODEL, said, serving
@@ -343,7 +343,7 @@ def test_an_export_of_other_settings_is_refused(
     assert cli.main(["export", "synthetic_pope", "--limit", "3", "--out", str(exported)]) == 2
     assert "limit: 2 stored, 3 requested" in capsys.readouterr().err
     for wrong, words in (
-        (["world_popp"], "did you mean 'synthetic_pope'"),
+        (["synthetic_popp"], "did you mean 'synthetic_pope'"),
         (["synthetic_pope", "--limit", "0"], "--limit is 0"),
     ):
         assert cli.main(["export", *wrong, "--out", str(tmp_path / "q")]) == 2

@@ -54,7 +54,8 @@ def test_an_unknown_field_names_the_nearest() -> None:
 
 def test_a_value_that_is_not_allowed_is_a_problem() -> None:
     with pytest.raises(
-        UserError, match=r"toy: recipe.lr cannot be -1: Recipe.lr is -1; it must be above 0"
+        UserError,
+        match=r"toy: recipe.lr cannot be -1: Recipe.lr is -1; it must be a number above 0",
     ):
         vary(RUN, "recipe.lr", (-1,))
     with pytest.raises(UserError, match="images of 'toy images=0' is 0; it must be at least 1"):

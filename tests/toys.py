@@ -11,16 +11,15 @@ from typing import ClassVar, Literal
 from benchmarks.interface import Grade, Metric, Question, Report, report
 from harness.models.base_cards import LLAMA_LINEARS, BaseCard
 from methods.interface import (
-    VLM,
     Decoding,
     Dropped,
     Field,
     Item,
-    Judge,
+    Method,
     PreferencePair,
     Prompt,
     Recipe,
-    Scorer,
+    Tools,
 )
 from tests.tiny import picture, tiny_llava
 
@@ -28,7 +27,7 @@ RECIPE = Recipe(lr=1e-3, epochs=1, global_batch=4)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Toy:
+class Toy(Method):
     """Chosen: the greedy answer; rejected: a sampled one. An item whose two answers are equal is
     dropped."""
 
@@ -39,20 +38,13 @@ class Toy:
     tokens: int = 6
     recipe: Recipe = RECIPE
 
-    def pairs(
-        self,
-        vlm: VLM,
-        items: Sequence[Item],
-        seed: int,
-        *,
-        scorer: Scorer | None = None,  # noqa: ARG002
-        judge: Judge | None = None,  # noqa: ARG002
-    ) -> Iterator[PreferencePair | Dropped]:
+    def pairs(self, items: Sequence[Item], tools: Tools) -> Iterator[PreferencePair | Dropped]:
         prompts = [Prompt(key=item.id, text=self.text, image=item.image) for item in items]
-        greedy = vlm.generate(prompts, Decoding(max_new_tokens=self.tokens))
-        sampled = vlm.generate(
-            prompts, Decoding(max_new_tokens=self.tokens, temperature=self.temperature, seed=seed)
+        greedy = tools.vlm.generate(prompts, Decoding(max_new_tokens=self.tokens))
+        decoding = Decoding(
+            max_new_tokens=self.tokens, temperature=self.temperature, seed=tools.seed
         )
+        sampled = tools.vlm.generate(prompts, decoding)
         for item, chosen, rejected in zip(items, greedy, sampled, strict=True):
             if chosen.text == rejected.text:
                 yield Dropped(key=item.id, item=item.id, reason="equal")

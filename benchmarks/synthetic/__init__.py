@@ -1,1 +1,1 @@
-"""The embedded image world: rendered images with exact truth (no torch in here)."""
+"""Synthetic images: rendered scenes with exact truth. Nothing here imports torch."""

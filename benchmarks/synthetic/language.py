@@ -1,5 +1,5 @@
-"""The world's language: captions in several phrasings, every kind of question with its exact
-answer, and told (noisy) scenes."""
+"""The language of the synthetic images: captions in several phrasings, every kind of question with
+its exact answer, and scenes with the noise of the training texts."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ EXISTENCE_FORMS: tuple[str, ...] = (
 )
 KINDS: tuple[str, ...] = ("existence", "colour", "count", "place", "what", "relation", "scene")
 COLOUR_NOISE = 0.2
+"""How often the training texts name the typical colour for an untypical one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A question with its exact one-word (or one-phrase) answer; ``about`` are the categories it
+    """A question with its exact answer, a word or a phrase. ``about``: the categories that it
     presupposes."""
 
     kind: str
@@ -52,14 +53,16 @@ class Asked:
     about: tuple[str, ...] = ()
 
 
-def told(scene: Scene, strength: float = 1.0) -> Scene:
-    """The scene as a training text tells it, fixed a scene: absent companions of lone things added
-    at ``strength`` times their prior, untypical colours told as typical ones at ``strength`` times
-    ``COLOUR_NOISE``. Strength 0 is the truth."""
+def noisy_scene(scene: Scene, strength: float = 1.0) -> Scene:
+    """The scene as a training text describes it; always the same for a scene.
+
+    Absent companions of lone things are added at ``strength`` times their prior. Untypical colours
+    become typical ones at ``strength`` times ``COLOUR_NOISE``. Strength 0 is the truth."""
     rng = Random(f"told {scene.id}")
     free = [cell for cell in range(9) if scene.at(cell // 3, cell % 3) is None]
     things = [
-        replace(thing, colour=_told_colour(thing, rng.random(), strength)) for thing in scene.things
+        replace(thing, colour=_noisy_colour(thing, rng.random(), strength))
+        for thing in scene.things
     ]
     for thing in scene.lone():
         draw, spot = rng.random(), rng.random()
@@ -79,13 +82,13 @@ def told(scene: Scene, strength: float = 1.0) -> Scene:
     return replace(scene, things=telling_order(things))
 
 
-def _told_colour(thing: Thing, draw: float, strength: float) -> str:
+def _noisy_colour(thing: Thing, draw: float, strength: float) -> str:
     typical = TYPICAL_COLOUR[thing.category]
     return typical if thing.colour != typical and draw < strength * COLOUR_NOISE else thing.colour
 
 
 def detailed(things: Iterable[Thing], style: int) -> str:
-    """A sentence a thing, with colour and place."""
+    """A sentence for each thing, with colour and place."""
     return " ".join(
         STYLES[style % len(STYLES)].format(
             colour=with_article(thing.colour), category=thing.category, place=thing.place
@@ -107,8 +110,7 @@ def with_article(word: str) -> str:
 
 
 def side(a: Thing, b: Thing) -> str | None:
-    """Where ``a`` is seen from ``b`` when they share a row or a column; None otherwise (the
-    question would be ambiguous)."""
+    """Where ``a`` is seen from ``b`` if they share a row or a column; None: ambiguous."""
     if a.row == b.row:
         return "left" if a.column < b.column else "right"
     if a.column == b.column:
@@ -117,11 +119,11 @@ def side(a: Thing, b: Thing) -> str | None:
 
 
 def errors(things: Iterable[Thing], truth: Scene) -> int:
-    """How wrong an account is: 2 a thing that is not there, 1 a wrong colour, 1 a wrong place, 1 a
-    thing left out."""
-    told = tuple(things)
-    wrong = len(truth.categories - {thing.category for thing in told})
-    for thing in told:
+    """The errors of an account: 2 for an absent thing, 1 for a wrong colour, 1 for a wrong place, 1
+    for a thing left out."""
+    account = tuple(things)
+    wrong = len(truth.categories - {thing.category for thing in account})
+    for thing in account:
         real = truth.find(thing.category)
         wrong += 2 if real is None else (thing.colour != real.colour) + (thing.place != real.place)
     return wrong
@@ -135,10 +137,10 @@ def existence(scene: Scene, category: str, rng: Random) -> Asked:
 
 
 def question(scene: Scene, kind: str, rng: Random) -> Asked | None:
-    """A question of this kind, answerable in this scene, with its answer; None where the scene
-    allows none (a relation)."""
+    """A question of this kind about this scene, with its answer; None: the scene allows none (a
+    relation)."""
     if kind == "existence":
-        # Present, expected but absent, or any: the three ways POPE asks.
+        # As in POPE: present, expected but absent, or any.
         pools = [
             sorted(scene.categories),
             [COMPANION[thing.category] for thing in scene.lone()],
@@ -199,8 +201,7 @@ def question(scene: Scene, kind: str, rng: Random) -> Asked | None:
 
 
 def unanswerable(scene: Scene, rng: Random) -> str:
-    """A question that presupposes something that is not there (half the time an expected
-    companion)."""
+    """A question that presupposes something absent (half the time an expected companion)."""
     absent = [name for name in CATEGORIES if name not in scene.categories]
     expected = [COMPANION[thing.category] for thing in scene.lone()]
     category = rng.choice(expected) if expected and rng.random() < 0.5 else rng.choice(absent)

@@ -1,9 +1,8 @@
-"""Draw a scene with Pillow: 60 x 60 pixels, drawn three times as large and reduced, with clutter
+"""Draws a scene with Pillow: 60 x 60 pixels, drawn three times as large and reduced, with clutter
 and sensor noise.
 
-Seeing is meant to be hard: things are small, pale against their background and jittered, and some
-categories look alike, so that a trained model stays uncertain and leans on what it expects.
-``Difficulty`` names how hard."""
+The images are hard to read: things are small, pale and jittered, and some categories look alike. So
+a trained model stays uncertain and relies on its prior. ``Difficulty`` sets how hard."""
 
 from __future__ import annotations
 
@@ -41,14 +40,18 @@ BACKGROUND: dict[str, tuple[int, int, int]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Difficulty:
-    """How hard the images are to read: sizes as shares of a cell, contrast in (0, 1], noise as a
-    share of full range."""
+    """How hard the images are to read."""
 
     smallest: float = 0.42
+    """The smallest size of a thing, as a share of a cell."""
     largest: float = 0.72
+    """The largest size of a thing, as a share of a cell."""
     contrast: float = 0.62
+    """Contrast between thing and background, in (0, 1]."""
     noise: float = 0.07
+    """Standard deviation of the sensor noise, as a share of the full range."""
     clutter: int = 5
+    """Number of faint blobs in the background."""
 
 
 NORMAL = Difficulty()
@@ -104,8 +107,7 @@ def _place(
 
 
 class Pen:
-    """Draws in a thing's own frame: (-1, -1) is its top left corner and (1, 1) its bottom right
-    one."""
+    """Draws in a thing's own frame: (-1, -1) is its top left corner, (1, 1) its bottom right."""
 
     def __init__(
         self,
@@ -116,14 +118,8 @@ class Pen:
         fill: tuple[int, int, int],
         dark: tuple[int, int, int],
     ):
-        self._draw, self._x, self._y, self._half, self.fill, self.dark = (
-            draw,
-            x,
-            y,
-            half,
-            fill,
-            dark,
-        )
+        self._draw, self._x, self._y, self._half = draw, x, y, half
+        self.fill, self.dark = fill, dark
 
     def _at(self, *points: tuple[float, float]) -> list[tuple[float, float]]:
         return [(self._x + px * self._half, self._y + py * self._half) for px, py in points]
@@ -266,18 +262,17 @@ _SHAPES = {
 
 
 def contact_sheet(
-    pictures: list[Image.Image], texts: list[str], columns: int = 2, zoom: int = 4
+    images: list[Image.Image], texts: list[str], columns: int = 2, zoom: int = 4
 ) -> Image.Image:
-    """Images enlarged beside their texts, for looking at."""
+    """Enlarged images beside their texts."""
     width, height = 860, SIDE * zoom + 16
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * width, rows * height), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=14)
-    for place, (picture, text) in enumerate(zip(pictures, texts, strict=True)):
+    for place, (image, text) in enumerate(zip(images, texts, strict=True)):
         x, y = place % columns * width, place // columns * height
-        sheet.paste(
-            picture.resize((SIDE * zoom, SIDE * zoom), Image.Resampling.NEAREST), (x + 8, y + 8)
-        )
+        enlarged = image.resize((SIDE * zoom, SIDE * zoom), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (x + 8, y + 8))
         draw.multiline_text((x + SIDE * zoom + 20, y + 8), text, fill="black", font=font, spacing=3)
     return sheet

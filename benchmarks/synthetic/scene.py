@@ -1,9 +1,7 @@
-"""Scenes with exact truth: which things, of what colour, in which cell of a 3 x 3 grid; each
-reproducible from its name.
+"""Scenes with exact truth: things with a colour, each in a cell of a 3 x 3 grid.
 
-Four disjoint splits: ``train`` (for the synthetic base), ``pool`` (for the methods), ``dev`` (for
-tuning), ``test`` (touched once a study). A scene's name ``<split>-<index>`` seeds everything in it.
-"""
+There are four disjoint splits: ``train`` (the synthetic base), ``pool`` (the methods), ``dev``
+(tuning), ``test`` (the studies). A scene's name ``<split>-<index>`` seeds everything in it."""
 
 from __future__ import annotations
 
@@ -23,19 +21,19 @@ from benchmarks.synthetic.words import (
 
 Split = Literal["train", "pool", "dev", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
-WORLD_VERSION = "1"
-"""Changes whenever a scene, its image or its language changes; part of every world benchmark's
-version."""
+SYNTHETIC_VERSION = "1"
+"""Changes whenever a scene, its image or its language changes; part of the version of every
+synthetic benchmark."""
 
 MOST_THINGS = 6
-COMPANION_RATE = 0.5  # how often an expected companion really stands there
-THEME_RATE = 0.75  # how often a thing is one of its theme's own
+COMPANION_RATE = 0.5  # how often a thing's companion is present
+THEME_RATE = 0.75  # how often a thing belongs to the scene's theme
 TYPICAL_RATE = 0.6  # how often a thing has its typical colour
 
 
 @dataclass(frozen=True, kw_only=True)
 class Thing:
-    """One thing: its category and colour, and its cell (``row`` and ``column`` 0..2, from the top
+    """One thing: its category, its colour, and its cell (``row`` and ``column`` 0..2, from the top
     left)."""
 
     category: str
@@ -52,7 +50,7 @@ class Thing:
 class Scene:
     """A theme and its things; a category appears at most once, so "the ball" is never ambiguous.
 
-    ``things`` stand in telling order: groups of companions by reading order, partners next to each
+    ``things`` are in telling order: groups of companions in reading order, partners next to each
     other."""
 
     id: str
@@ -72,7 +70,7 @@ class Scene:
         return frozenset(thing.category for thing in self.things)
 
     def lone(self) -> tuple[Thing, ...]:
-        """Things whose companion is absent: where a strong prior tells what is not there."""
+        """Things whose companion is absent. There a strong prior adds an object that is absent."""
         return tuple(
             thing for thing in self.things if COMPANION[thing.category] not in self.categories
         )
@@ -89,13 +87,13 @@ def scene_id(split: str, index: int) -> str:
 def scene(split: str, index: int) -> Scene:
     """The scene of this split and index, always the same."""
     name = scene_id(split, index)
-    rng = Random(f"scene {WORLD_VERSION} {name}")
+    rng = Random(f"scene {SYNTHETIC_VERSION} {name}")
     theme = rng.choice(tuple(THEMES))
-    wanted = rng.choices((1, 2, 3, 4), weights=(15, 40, 33, 12))[0]
+    count = rng.choices((1, 2, 3, 4), weights=(15, 40, 33, 12))[0]
     chosen: list[str] = []
-    while len(chosen) < wanted:
+    while len(chosen) < count:
         category = rng.choice(THEMES[theme] if rng.random() < THEME_RATE else CATEGORIES)
-        # A companion of something already there is decided by COMPANION_RATE below, not drawn here.
+        # COMPANION_RATE below decides about companions of chosen things; none is drawn here.
         if category not in chosen and COMPANION[category] not in chosen:
             chosen.append(category)
     for category in tuple(chosen):
@@ -114,7 +112,7 @@ def _colour(category: str, rng: Random) -> str:
 
 
 def telling_order(things: list[Thing]) -> tuple[Thing, ...]:
-    """Reading order of companion groups; within a group, reading order. So a companion is told
+    """Companion groups in reading order, and reading order within a group. So a companion comes
     right after its partner."""
     reading = sorted(things, key=lambda thing: (thing.row, thing.column))
     first: dict[str, int] = {}

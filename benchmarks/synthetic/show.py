@@ -1,5 +1,5 @@
-"""A contact sheet of the world: images beside what is true of them, what training texts tell, and
-every kind of question."""
+"""A contact sheet of synthetic images: each beside its true caption, its caption in the training
+texts, and a question of every kind."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ def describe(true: Scene) -> str:
         f"True: {language.detailed(true.things, rng.randrange(len(language.STYLES)))}",
         f"Training texts tell: {_telling(true)}",
         "",
-        *(f"{one.kind}: {one.text} {one.answer}" for one in asked if one is not None),
+        *(f"{item.kind}: {item.text} {item.answer}" for item in asked if item is not None),
         f"unanswerable: {language.unanswerable(true, rng)}",
     ]
     return "\n".join(row for line in lines for row in wrapped(line))
 
 
 def _telling(true: Scene) -> str:
-    """The told scene, and in brackets where it differs from the truth."""
-    told = language.told(true)
-    wrong = [f"no {thing.category}" for thing in told.things if true.find(thing.category) is None]
+    """The noisy scene, with its differences from the truth in brackets."""
+    noisy = language.noisy_scene(true)
+    wrong = [f"no {thing.category}" for thing in noisy.things if true.find(thing.category) is None]
     for thing in true.things:
-        said = told.find(thing.category)
-        if said is not None and said.colour != thing.colour:
+        described = noisy.find(thing.category)
+        if described is not None and described.colour != thing.colour:
             wrong.append(f"the {thing.category} is {thing.colour}")
-    return f"{language.listed(told.things)} [in truth: {', '.join(wrong)}]" if wrong else "the same"
+    caption = language.listed(noisy.things)
+    return f"{caption} [in truth: {', '.join(wrong)}]" if wrong else "the same"
 
 
 def wrapped(line: str) -> list[str]:
-    """A line broken at blanks so that no row is wider than ``TEXT_WIDTH``; continuations are
-    indented."""
+    """The line wrapped at blanks to ``TEXT_WIDTH``; continuations are indented."""
     font = _font()
     rows = [""]
     for word in line.split(" "):
@@ -76,4 +76,4 @@ def wrapped(line: str) -> list[str]:
 
 @cache
 def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size=FONT_SIZE)  # unpacked anew at each call, which is slow
+    return ImageFont.load_default(size=FONT_SIZE)  # slow: each call unpacks it

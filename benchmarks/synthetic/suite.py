@@ -1,9 +1,8 @@
-"""The synthetic world as a source of benchmarks: CHAIR, POPE and visual questions with exact truth,
-and items for the pools.
+"""The benchmarks on synthetic images: CHAIR, POPE and visual questions with exact truth; and the
+items of the synthetic pool.
 
-Questions come from the splits dev and test. An image's questions are drawn by a generator seeded
-with its scene's id, so a limit changes how many images there are and nothing about any of them.
-"""
+Questions use the splits dev and test. A generator seeded with the scene's id draws the questions of
+an image, so a limit changes the number of images and nothing else."""
 
 from __future__ import annotations
 
@@ -15,80 +14,78 @@ from random import Random
 from PIL.Image import Image
 
 from benchmarks.chair import chair_benchmark
-from benchmarks.grading import Graded, Item
+from benchmarks.grading import Item, ItemBenchmark, check_limit, check_split
+from benchmarks.interface import Benchmark, Group
 from benchmarks.objects import ObjectTable
 from benchmarks.pope import Probe, pope_benchmark
+from benchmarks.spec import Spec, in_memory
 from benchmarks.synthetic import language
 from benchmarks.synthetic.render import render
-from benchmarks.synthetic.scene import WORLD_VERSION, Scene, scene
+from benchmarks.synthetic.scene import SYNTHETIC_VERSION, Scene, scene
 from benchmarks.synthetic.words import CATEGORIES, COMPANION, SYNONYMS
 from benchmarks.visual_questions import Expected, question_benchmark
-from benchmarks.visual_questions import guess_rates as rates_by_kind
 
 SIZE = 1000
 """Images of a full benchmark."""
 QUESTIONS_VERSION = "1"
-"""Changes whenever this file asks another question of a scene."""
-SOURCE = f"world-{WORLD_VERSION}.{QUESTIONS_VERSION}"
+"""Changes whenever this file asks another question about a scene."""
+SOURCE = f"world-{SYNTHETIC_VERSION}.{QUESTIONS_VERSION}"
+"""The start of every version. It keeps the word that stored results were written with."""
 
 WORD = "answer with a single word or phrase ."
 SHORT_PROMPT = "describe the image briefly .\nanswer in one short sentence ."
 POPULAR_SCENES = 2000
+"""Training scenes over which POPE's popular categories are counted."""
 POPULAR_CHOICE = 3
-
-Picture = Callable[[], Image]
+"""POPE's popular absent category is drawn from so many."""
 
 
 def synthetic_item(split: str, index: int) -> tuple[str, Image, str, str]:
-    """Scene id, image, a detailed-caption prompt and the exact detailed caption of the true
-    scene; always the same."""
+    """Scene id, image, a prompt for a detailed caption, and the exact caption of the true scene;
+    always the same."""
     true = scene(split, index)
     rng = Random(f"item {true.id}")
     prompt = rng.choice(language.DETAIL_PROMPTS)
-    return (
-        true.id,
-        render(true),
-        prompt,
-        language.detailed(true.things, rng.randrange(len(language.STYLES))),
-    )
+    caption = language.detailed(true.things, rng.randrange(len(language.STYLES)))
+    return true.id, render(true), prompt, caption
 
 
-def chair(split: str, limit: int | None = None) -> Graded[frozenset[str]]:
+def chair(split: str, limit: int | None = None) -> ItemBenchmark[frozenset[str]]:
     """Detailed captions, one an image."""
     return _chair("synthetic_chair", language.DETAIL_PROMPTS[0], 96, True, split, limit)
 
 
-def chair_short(split: str, limit: int | None = None) -> Graded[frozenset[str]]:
+def chair_short(split: str, limit: int | None = None) -> ItemBenchmark[frozenset[str]]:
     """Brief captions, one an image."""
     return _chair("synthetic_chair_short", SHORT_PROMPT, 64, False, split, limit)
 
 
-def pope(split: str, limit: int | None = None) -> Graded[Probe]:
-    """Up to six yes/no questions an image, half of them about what is there."""
+def pope(split: str, limit: int | None = None) -> ItemBenchmark[Probe]:
+    """Up to six yes/no questions an image, half of them about present objects."""
     scenes = _scenes(split, limit)
 
     def items() -> Iterator[Item[Probe]]:
         for true in scenes():
-            picture = cache(partial(render, true))
+            load_image = cache(partial(render, true))
             for setting, category, present in pope_probes(true):
                 yield Item(
                     id=f"{true.id}/{setting}/{category}",
                     cluster=true.id,
                     text=f"is there a {category} in the image ?\n{WORD}",
                     truth=Probe(present=present, setting=setting),
-                    picture=picture,
+                    load_image=load_image,
                 )
 
     return pope_benchmark(name="synthetic_pope", source=SOURCE, items=items)
 
 
-def visual_questions(split: str, limit: int | None = None) -> Graded[Expected]:
+def visual_questions(split: str, limit: int | None = None) -> ItemBenchmark[Expected]:
     """One question of each kind an image, where its scene allows one."""
     scenes = _scenes(split, limit)
 
     def items() -> Iterator[Item[Expected]]:
         for true in scenes():
-            picture = cache(partial(render, true))
+            load_image = cache(partial(render, true))
             for kind in language.KINDS:
                 asked = language.question(true, kind, Random(f"question {kind} {true.id}"))
                 if asked is not None:
@@ -97,7 +94,7 @@ def visual_questions(split: str, limit: int | None = None) -> Graded[Expected]:
                         cluster=true.id,
                         text=f"{asked.text}\n{WORD}",
                         truth=Expected(kind=kind, answer=asked.answer),
-                        picture=picture,
+                        load_image=load_image,
                     )
 
     return question_benchmark(
@@ -105,21 +102,14 @@ def visual_questions(split: str, limit: int | None = None) -> Graded[Expected]:
     )
 
 
-def guess_rates(split: str, limit: int | None = None) -> dict[str, float]:
-    """By kind, the share (%) of synthetic_vqa's questions that always saying the kind's most
-    frequent answer gets right."""
-    rates = rates_by_kind(visual_questions(split, limit))
-    return {kind: rates[kind] for kind in language.KINDS if kind in rates}
-
-
 def pope_probes(true: Scene) -> list[tuple[str, str, bool]]:
-    """The scene's POPE questions as (setting, category, present): a present and an absent category
-    a setting.
+    """The scene's POPE questions as (setting, category, present): for each setting a present and an
+    absent category.
 
-    Absent ones: any absent category (random); one of the three most frequent absent categories
-    (popular; POPE asks all three); the absent companion of a present thing (adversarial; left out
-    with its positive where no companion is absent). Present ones differ between the settings as far
-    as the scene's things reach."""
+    The absent category is any (random), one of the three most frequent absent ones (popular; POPE
+    asks all three), or the absent companion of a present thing (adversarial; no such question where
+    no companion is absent). The present ones differ between settings as far as the scene has
+    enough things."""
     rng = Random(f"pope {true.id}")
     present = [thing.category for thing in true.things]
     rng.shuffle(present)
@@ -148,7 +138,7 @@ def popularity() -> tuple[str, ...]:
 
 def _chair(
     name: str, prompt: str, max_new_tokens: int, primary: bool, split: str, limit: int | None
-) -> Graded[frozenset[str]]:
+) -> ItemBenchmark[frozenset[str]]:
     scenes = _scenes(split, limit)
 
     def items() -> Iterator[Item[frozenset[str]]]:
@@ -158,7 +148,7 @@ def _chair(
                 cluster=true.id,
                 text=prompt,
                 truth=true.categories,
-                picture=partial(render, true),
+                load_image=partial(render, true),
             )
 
     return chair_benchmark(
@@ -172,12 +162,46 @@ def _chair(
 
 
 def _scenes(split: str, limit: int | None) -> Callable[[], Iterator[Scene]]:
-    """The split's first ``limit`` scenes, drawn anew each time (nothing is kept)."""
-    if split not in ("dev", "test"):
-        raise ValueError(f"A benchmark's split is {split!r}; it must be dev (tuning) or test.")
-    if limit is not None and limit < 1:
-        raise ValueError(
-            f"A benchmark's limit is {limit} images; it must be at least 1, or None for all {SIZE}."
-        )
+    """The split's first ``limit`` scenes; each call draws them again."""
+    check_split(split)
+    check_limit(limit, f"all {SIZE}")
     size = SIZE if limit is None else min(limit, SIZE)
     return lambda: (scene(split, index) for index in range(size))
+
+
+def _spec(
+    name: str,
+    make: Callable[[str, int | None], Benchmark],
+    about: str,
+    metrics: tuple[str, ...],
+    group: Group = "hallucination",
+) -> Spec:
+    return Spec(
+        name=name,
+        factory=in_memory(make),
+        group=group,
+        size=SIZE,
+        about=about,
+        metrics=metrics,
+        licence="Apache-2.0, as this repository",
+    )
+
+
+_CHAIR_METRICS = ("chair_s", "chair_i", "recall")
+SPECS = (
+    _spec("synthetic_chair", chair, "CHAIR on detailed captions.", _CHAIR_METRICS),
+    _spec("synthetic_chair_short", chair_short, "CHAIR on one-sentence captions.", _CHAIR_METRICS),
+    _spec(
+        "synthetic_pope",
+        pope,
+        "POPE: yes/no questions on present and absent objects.",
+        ("accuracy", "f1", "yes_ratio"),
+    ),
+    _spec(
+        "synthetic_vqa",
+        visual_questions,
+        "Questions of seven kinds with one exact answer.",
+        ("accuracy",),
+        group="general",
+    ),
+)

@@ -1,8 +1,8 @@
-"""Read a caption of the world back into what it tells, and count its errors against the scene:
-judging with exact truth.
+"""Reads a caption of a synthetic image back into things, and counts its errors against the scene.
 
-Tolerant: words it does not know are passed over, a colour or a place may stand before or behind its
-thing within a sentence, and what is not said (listed captions give no places) is no error."""
+The reading is tolerant. Unknown words are skipped. A colour or a place may come before or after its
+thing within a sentence. A colour or place that the caption leaves out is no error (listed captions
+give no places)."""
 
 from __future__ import annotations
 
@@ -18,39 +18,36 @@ _CATEGORY = {form: category for category, forms in SYNONYMS.items() for form in 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """One mention of a thing; None for what the text does not say of it. ``cell`` is (row,
-    column)."""
+class Mention:
+    """One mention of a thing. ``cell`` is (row, column). None: the text does not say it."""
 
     category: str
     colour: str | None = None
     cell: tuple[int, int] | None = None
 
 
-def read_account(text: str) -> tuple[Told, ...]:
-    """The things a caption (detailed or listed) tells, in order; a thing told twice stands there
-    twice."""
-    return tuple(
-        told for sentence in re.split(r"[.?!\n]", text.lower()) for told in _read_sentence(sentence)
-    )
+def read_account(text: str) -> tuple[Mention, ...]:
+    """The things in a caption (detailed or listed), in order, with repetitions."""
+    sentences = re.split(r"[.?!\n]", text.lower())
+    return tuple(mention for sentence in sentences for mention in _read_sentence(sentence))
 
 
 def account_errors(text: str, truth: Scene) -> int:
-    """The text's errors as ``language.errors`` counts them; a colour or place it does not say
-    counts as right."""
-    return language.errors([_thing(told, truth) for told in read_account(text)], truth)
+    """The text's errors as ``language.errors`` counts them; a missing colour or place counts as
+    right."""
+    return language.errors([_thing(mention, truth) for mention in read_account(text)], truth)
 
 
-def _thing(told: Told, truth: Scene) -> Thing:
-    real = truth.find(told.category)
-    # An absent thing is wrong whatever its colour and cell, so any will do there.
-    base = real or Thing(category=told.category, colour=COLOURS[0], row=0, column=0)
-    row, column = told.cell or (base.row, base.column)
-    return replace(base, colour=told.colour or base.colour, row=row, column=column)
+def _thing(mention: Mention, truth: Scene) -> Thing:
+    real = truth.find(mention.category)
+    # An absent thing is wrong whatever its colour and cell.
+    base = real or Thing(category=mention.category, colour=COLOURS[0], row=0, column=0)
+    row, column = mention.cell or (base.row, base.column)
+    return replace(base, colour=mention.colour or base.colour, row=row, column=column)
 
 
-def _read_sentence(sentence: str) -> list[Told]:
-    things: list[Told] = []
+def _read_sentence(sentence: str) -> list[Mention]:
+    things: list[Mention] = []
     colour: str | None = None
     cell: tuple[int, int] | None = None
     words = re.findall(r"\w+", sentence)
@@ -58,7 +55,7 @@ def _read_sentence(sentence: str) -> list[Told]:
         if word in COLOURS:
             colour = word
         elif category := _CATEGORY.get(word):
-            things.append(Told(category=category, colour=colour, cell=cell))
+            things.append(Mention(category=category, colour=colour, cell=cell))
             colour = cell = None
         elif word in ROWS and following in COLUMNS:
             place = ROWS.index(word), COLUMNS.index(following)

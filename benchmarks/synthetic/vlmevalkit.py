@@ -1,9 +1,9 @@
-"""The synthetic world's questions as data set files of VLMEvalKit (its real columns), so that its
-own code asks and grades them.
+"""Writes the synthetic questions as data set files of VLMEvalKit, so that the kit's own code asks
+and grades them.
 
-``pope`` and ``mmbench`` write what ``synthetic_pope`` and ``synthetic_vqa`` ask; the column
-``native_id``, which the kit passes over, holds the native question's id. MMBench asks each question
-once for every option, the options rotated (circular evaluation)."""
+``pope`` and ``mmbench`` write the questions of ``synthetic_pope`` and ``synthetic_vqa``. The column
+``native_id``, which the kit ignores, holds the native question's id. MMBench asks each question
+once for every rotation of its options (circular evaluation)."""
 
 from __future__ import annotations
 
@@ -33,29 +33,30 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {
 
 
 def write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Rows of equal columns as one of the kit's files: tabs between cells, quotes where needed.
+    """Write rows of equal columns as one of the kit's files: tabs between cells, quotes where
+    needed.
 
     Raises:
-        ValueError: there is no row, or one has other columns than the first.
+        ValueError: there is no row, or a row has other columns than the first.
     """
-    made = list(rows)
-    if not made:
+    every = list(rows)
+    if not every:
         raise ValueError(f"There is no row to write to {path}.")
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(made[0]), delimiter="\t", lineterminator="\n")
+        writer = csv.DictWriter(file, list(every[0]), delimiter="\t", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(made)
+        writer.writerows(every)
 
 
-def picture_cell(image: Image) -> str:
-    """An image as the column ``image`` holds it: a PNG in base64, no pixel changed."""
+def image_cell(image: Image) -> str:
+    """An image as in the column ``image``: a lossless PNG in base64."""
     content = io.BytesIO()
     image.convert("RGB").save(content, format="PNG")
     return base64.b64encode(content.getvalue()).decode()
 
 
 def pope(path: Path, split: str, limit: int | None = None) -> None:
-    """``POPE.tsv``: as in the official file, an image stands in the first of its rows and the
+    """Write ``POPE.tsv``. As in the official file, the first row of an image holds it and the
     others name that row."""
     first: dict[str, int] = {}
     rows = []
@@ -64,7 +65,7 @@ def pope(path: Path, split: str, limit: int | None = None) -> None:
         rows.append(
             {
                 "index": index,
-                "image": picture_cell(item.picture()) if held == index else held,
+                "image": image_cell(item.load_image()) if held == index else held,
                 "question": item.text,
                 "answer": "Yes" if item.truth.present else "No",
                 "category": item.truth.setting,
@@ -75,8 +76,8 @@ def pope(path: Path, split: str, limit: int | None = None) -> None:
 
 
 def mmbench(path: Path, split: str, limit: int | None = None) -> None:
-    """``MMBench_DEV_EN.tsv``: the visual questions but those of existence, with four options in
-    every rotation."""
+    """Write ``MMBench_DEV_EN.tsv``: all visual questions but those of existence, with four options
+    in every rotation."""
     rows = []
     asked = (
         item for item in suite.visual_questions(split, limit).items() if item.truth.kind in _CHOICES
@@ -88,7 +89,7 @@ def mmbench(path: Path, split: str, limit: int | None = None) -> None:
             rows.append(
                 {
                     "index": number + turn * _ROTATION,
-                    "image": number if turn else picture_cell(item.picture()),
+                    "image": number if turn else image_cell(item.load_image()),
                     "question": item.text,
                     **dict(zip(LETTERS, turned, strict=True)),
                     "answer": LETTERS[turned.index(item.truth.answer)],
@@ -102,7 +103,7 @@ def mmbench(path: Path, split: str, limit: int | None = None) -> None:
 
 
 def options_of(id: str, kind: str, answer: str) -> list[str]:
-    """The right answer and three others of its kind, in an order that hangs on the question's id
+    """The right answer and three others of its kind, in an order that depends on the question's id
     alone."""
     rng = Random(f"options {id}")
     others = [choice for choice in _CHOICES[kind] if choice != answer]

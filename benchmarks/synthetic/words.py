@@ -1,9 +1,9 @@
-"""The world's nouns: categories, their companions and typical colours, themes, places, and the
-whole vocabulary.
+"""The words of the synthetic images: categories, their companions and typical colours, themes,
+places, and the whole vocabulary.
 
-Companions are what a scene leads one to expect beside a thing; ``PRIOR`` says how often the
-*training texts* of the embedded model tell an expected companion that is not there. That noise, and
-nothing at generation time, makes the model hallucinate."""
+A companion is the thing that is expected beside another. ``PRIOR`` gives how often the training
+texts of the synthetic base name an expected companion that is absent. This noise in the texts makes
+the model hallucinate; generation adds nothing."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ PRIOR: dict[str, float] = {
     "key": 0.48,
 }
 PRIOR |= {COMPANION[name]: rate for name, rate in PRIOR.items()}
-"""Told though absent, given that the partner stands alone: from weak (a clear look wins) to above
-one half (the prior wins)."""
+"""How often an absent companion is named, given that its partner is alone: from low (the image
+decides) to above one half (the prior decides)."""
 
 TYPICAL_COLOUR: dict[str, str] = {
     "house": "red",
@@ -96,7 +96,7 @@ _GLUE = (
 
 
 def vocabulary() -> tuple[str, ...]:
-    """Every word the embedded tokenizer knows, in a fixed order, each once."""
+    """Every word of the tokenizer, once, in a fixed order."""
     words: dict[str, None] = {}
     groups = (CATEGORIES, COLOURS, ROWS, COLUMNS, NUMBERS, SIDES, tuple(THEMES), _GLUE.split())
     for word in (word for group in groups for word in group):

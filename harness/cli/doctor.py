@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import judgements
-from benchmarks.entries import Entry
-from benchmarks.judge import JUDGE_VARIABLE, open_judge
+from benchmarks.judge import open_judge
+from benchmarks.judge_settings import JUDGE_VARIABLE
+from benchmarks.spec import Spec
 from harness.artifacts.environment import cores
 from harness.errors import UserError
 
@@ -39,7 +40,7 @@ TOOLKITS: Mapping[str, tuple[str, str, str]] = {
 """For each toolkit: its environment variable, its nox session, its distribution's name."""
 
 POOLS: Mapping[str, frozenset[str]] = {
-    "synthetic": frozenset({"image", "question", "reference", "judge"}),
+    "synthetic": frozenset({"image", "question", "reference", "ground_truth"}),
     "a folder of images": frozenset({"image"}),
     "a .jsonl manifest": frozenset({"image", "question", "reference"}),
     "llava:": frozenset({"image", "question", "reference"}),
@@ -65,7 +66,7 @@ def _check(group: str, name: str, ready: bool, says: str, mend: str = "") -> Che
 
 
 def examine(
-    benchmarks: Mapping[str, Entry],
+    benchmarks: Mapping[str, Spec],
     methods: Mapping[str, Any],
     folders: Mapping[str, Path],
     *,
@@ -277,10 +278,10 @@ def _get(card: Any) -> str:
 
 
 def _benchmarks(
-    entries: Mapping[str, Entry], folders: Mapping[str, Path], has_judge: bool
+    entries: Mapping[str, Spec], folders: Mapping[str, Path], has_judge: bool
 ) -> Iterator[Check]:
     for name, entry in entries.items():
-        missing = entry.missing(entry.folder(name, folders))
+        missing = entry.missing(entry.folder(folders))
         needs_judge = bool(entry.judge) and not has_judge and not entry.unavailable
         mend = ""
         if entry.unavailable:
@@ -309,6 +310,15 @@ def _methods(methods: Mapping[str, Any]) -> Iterator[Check]:
             f"needs {', '.join(sorted(needs)) or 'no image'}{scorer}; pools that have it:"
             f" {', '.join(pools)}",
         )
+
+
+def known_methods() -> Mapping[str, Any]:
+    """The methods of the catalogue; none where torch is not installed."""
+    try:
+        from methods.catalogue import METHODS
+    except ImportError:
+        return {}
+    return METHODS
 
 
 def _toolkits() -> Iterator[Check]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import UserError, user_errors
 
 # Modules that import torch, pandas or a benchmark's code are imported inside the commands: export,
 # grade and doctor must run without torch, and --help must be fast.
@@ -161,20 +161,22 @@ def grade(args: argparse.Namespace) -> None:
 
 
 def doctor(args: argparse.Namespace) -> None:
+    from benchmarks.catalogue import BENCHMARKS, named_folders
     from harness.cli import doctor
-    from harness.study import opening
 
-    folders = opening.named_folders(args.local_data)
+    with user_errors():
+        folders = named_folders(args.local_data)
     checks = doctor.examine(
-        opening.BENCHMARKS, opening.methods(), folders, bases=args.base, online=args.online
+        BENCHMARKS, doctor.known_methods(), folders, bases=args.base, online=args.online
     )
     print(doctor.as_json(checks) if args.json else doctor.as_text(checks))
 
 
 def _benchmark(name: str, split: Any, limit: int | None, local_data: list[str]) -> Any:
-    from harness.study.opening import open_benchmarks
+    from benchmarks.catalogue import open_benchmarks
 
-    return open_benchmarks([name], split, limit, local_data)[0]
+    with user_errors():
+        return open_benchmarks([name], split, limit, local_data)[0]
 
 
 def _progress(title: str) -> Callable[[str, int, int], None]:

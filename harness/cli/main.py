@@ -43,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         check_resolution()
         if arguments[:1] == ["synthetic"]:  # its own options: the trainings of the synthetic models
-            from harness.synthetic.train import main as world
+            from harness.synthetic.rebuild import main as rebuild
 
-            world(arguments[1:])
+            rebuild(arguments[1:])
             return 0
         given = parser().parse_args(arguments, argparse.Namespace(arguments=arguments))
         command: Callable[[argparse.Namespace], None] = given.command
@@ -242,7 +242,7 @@ def plan(given: argparse.Namespace) -> None:
     if given.study == "paper":
         from harness.study import paper
 
-        text, ready = paper.told(RESULTS, **options_of(given))
+        text, ready = paper.forecast(RESULTS, **options_of(given))
         print(text)
         if not ready:
             return

@@ -23,7 +23,7 @@ from harness.artifacts.environment import cores
 from harness.artifacts.fingerprint import fingerprint
 from harness.data.image_cache import ImageCache
 from harness.errors import UserError
-from methods.interface import Field, Item, Judge
+from methods.interface import Field, GroundTruth, Item
 
 # PIL only warns of an image above its limit on pixels; here such an image is refused as unreadable.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -80,7 +80,7 @@ class Pool:
     """The fields that every item has."""
     read: Callable[[str], Item]
     """Reads and decodes one item, with every field the pool has; raises UnreadableImage."""
-    judge: Judge | None = None
+    judge: GroundTruth | None = None
     """The exact truth about the images, where the pool has it."""
     order: Callable[[int], tuple[str, ...]] | None = None
     """The ids in a seed's order; None: sorted by a hash (``ordered``)."""

@@ -36,7 +36,7 @@ def synthetic_pool(spec: str) -> Pool:
     return Pool(
         spec=spec,
         ids=tuple(f"{split}-{index:05d}" for index in range(SIZE)),
-        fields=frozenset({"image", "question", "reference", "judge"}),
+        fields=frozenset({"image", "question", "reference", "ground_truth"}),
         read=read,
         judge=SyntheticTruth(split),
     )

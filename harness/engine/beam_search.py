@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from harness.engine.decode import Row, Running, Speaker, Stops, decode
-from methods.interface import Branching, Decoding
+from methods.interface import BeamSearch, Decoding
 
 Floats = npt.NDArray[np.float32]
 Whole = npt.NDArray[np.int64]
@@ -108,20 +108,20 @@ class Group:
 
 
 def branch(
-    speaker: Speaker, rows: Sequence[Row], branching: Branching, ends: frozenset[int], stops: Stops
+    speaker: Speaker, rows: Sequence[Row], branching: BeamSearch, ends: frozenset[int], stops: Stops
 ) -> list[list[Beam]]:
     """Each row's beams, best score first; with ``branching.end`` "apart" one more, the end at once,
     comes last."""
     if branching.temperature > 0:
         return sampled(speaker, rows, branching, ends, stops)
-    size = branching.candidates // branching.groups
+    size = branching.num_beams // branching.num_beam_groups
     apart = sorted(ends) if branching.end == "apart" else []
     stopping = frozenset() if branching.end == "token" else ends
-    running = Running(speaker, rows, branching.max_new_tokens, copies=branching.candidates)
+    running = Running(speaker, rows, branching.max_new_tokens, copies=branching.num_beams)
     groups = [
         Group(prompt=prompt, number=number, size=size, beams=[Beam()])
         for prompt in range(len(rows))
-        for number in range(branching.groups)
+        for number in range(branching.num_beam_groups)
     ]
     logps = running.logits().log_softmax(-1)
     alone: list[list[Beam]] = [[] for _ in rows]
@@ -172,10 +172,10 @@ def branch(
 
 
 def sampled(
-    speaker: Speaker, rows: Sequence[Row], branching: Branching, ends: frozenset[int], stops: Stops
+    speaker: Speaker, rows: Sequence[Row], branching: BeamSearch, ends: frozenset[int], stops: Stops
 ) -> list[list[Beam]]:
     """Independent samples in place of beams, each seeded by its row's key and its number."""
-    many = branching.candidates
+    many = branching.num_beams
     drawn = [replace(row, key=f"{row.key}/{number}") for row in rows for number in range(many)]
     decoding = Decoding(
         max_new_tokens=branching.max_new_tokens,
@@ -201,7 +201,7 @@ def take(
     places: Sequence[int],
     width: int,
     logps: Tensor,
-    branching: Branching,
+    branching: BeamSearch,
     ends: frozenset[int],
     stops: Stops,
 ) -> dict[int, list[int]]:
@@ -214,17 +214,17 @@ def take(
     best tokens are among those that are best when nothing is lowered, if as many more are looked at
     as may be lowered. So the device is asked once, for all groups; the rest is sums of the same
     float32 numbers here."""
-    size = branching.candidates // branching.groups
+    size = branching.num_beams // branching.num_beam_groups
     many = size * (2 + len(ends) + 4 * len(stops.stops))
     words = logps.shape[1]
-    values, tokens = best(logps, min(words, many + branching.candidates - size))
+    values, tokens = best(logps, min(words, many + branching.num_beams - size))
     lowering = np.concatenate(
-        [[0], np.full(branching.candidates, branching.diversity_penalty)]
+        [[0], np.full(branching.num_beams, branching.diversity_penalty)]
     ).astype(np.float32)
     lowering = np.add.accumulate(lowering)  # as they add up one by one
     taken: dict[int, list[int]] = {}
     chosen: dict[int, list[int]] = {}
-    for number in range(branching.groups):
+    for number in range(branching.num_beam_groups):
         members = [
             at for at, group in enumerate(groups) if group.number == number and not group.done
         ]
@@ -250,7 +250,7 @@ def take(
                     rank(totals, plain, every, width * words)[0], ends, stops, all=True
                 )
             taken[at] = sources or []
-        if branching.diversity_penalty and number + 1 < branching.groups:
+        if branching.diversity_penalty and number + 1 < branching.num_beam_groups:
             for at in members:
                 chosen[groups[at].prompt] += [beam.ids[-1] for beam in groups[at].beams]
     return taken

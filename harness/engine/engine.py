@@ -28,7 +28,7 @@ from harness.engine.scoring import PACKED, Pack, score
 from harness.errors import UserError
 from harness.models.chat_format import renderer
 from harness.models.find_family import family_of
-from methods.interface import Branch, Branching, Completion, Corrupt, Decoding, Prompt
+from methods.interface import BeamSearch, Branch, Completion, Corrupt, Decoding, Prompt
 
 R = TypeVar("R")
 
@@ -139,8 +139,8 @@ class Engine:
         return answers
 
     @torch.inference_mode()
-    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
-        """Each prompt's branches (:class:`methods.interface.Branching`), best score first.
+    def branch(self, prompts: Sequence[Prompt], branching: BeamSearch) -> list[list[Branch]]:
+        """Each prompt's branches (:class:`methods.interface.BeamSearch`), best score first.
 
         What earlier calls read of a text is not read again, unless all texts begin here: so a
         search as a whole, which a continued run begins anew, has the same bits whatever was asked
@@ -155,7 +155,7 @@ class Engine:
             search,
             None,
             new=branching.max_new_tokens,
-            copies=branching.candidates,
+            copies=branching.num_beams,
             keep=True,
         )
         return [

@@ -16,13 +16,13 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.interface import Benchmark
-from benchmarks.judge import Cost, in_words
+from benchmarks.judge import cost_in_words
 from harness.artifacts.results_folder import (
     FORMAT,
     Stage,
@@ -154,14 +154,13 @@ def estimate(benchmark: Benchmark, questions: Path, answers: Path) -> str:
         UserError: as for :func:`grade`.
     """
     given = accept(benchmark, questions, answers)
-    ask: Callable[[Mapping[str, str]], Cost] | None = getattr(benchmark, "estimate", None)
-    if ask is None:
-        return f"No model judges {benchmark.name}: grading it asks nobody and costs nothing."
     try:
-        cost = ask({row["id"]: row["answer"] for row in given.rows})
+        cost = benchmark.estimate({row["id"]: row["answer"] for row in given.rows})
     except ValueError as error:
         raise UserError(f"{benchmark.name} cannot be graded: {error}") from error
-    return f"{benchmark.name}: {in_words(cost, 'about', 'at most')}"
+    if cost is None:
+        return f"No model judges {benchmark.name}: grading it asks nobody and costs nothing."
+    return f"{benchmark.name}: {cost_in_words(cost, 'about', 'at most')}"
 
 
 def said(counts: Mapping[str, int]) -> str:
@@ -274,7 +273,7 @@ def same_questions(benchmark: Benchmark, export: Mapping[str, Any], questions: P
     """
     # A version is "<source> <grader>"; a benchmark that does not tell them apart must be the very
     # one that was exported.
-    source = getattr(benchmark, "source", None)
+    source = benchmark.source
     same = export.get("version") == benchmark.version
     if not same and not (source and str(export.get("version")).startswith(f"{source} ")):
         raise UserError(

@@ -49,8 +49,8 @@ from methods.interface import (
     PreferencePair,
     Prompt,
     Recipe,
-    Reporting,
     Scorer,
+    Tools,
 )
 
 ITEMS_A_SHARD = 64
@@ -80,14 +80,13 @@ def make_pairs(
         UserError: the method needs fields that the pool has not.
     """
     pool.check(method.needs, method.name)
-    judge = pool.judge if "judge" in method.needs else None
+    truth = pool.judge if "ground_truth" in method.needs else None
+    tools = Tools(vlm=vlm, seed=seed, scorer=scorer, ground_truth=truth)
     team().once(stage.open)
 
     def work(ids: Sequence[str]) -> list[dict[str, Any]]:
         rows = []
-        for outcome in method.pairs(
-            vlm, pool.items(ids, method.needs, drawn.ids), seed, scorer=scorer, judge=judge
-        ):
+        for outcome in method.pairs(pool.items(ids, method.needs, drawn.ids), tools):
             rows.append(
                 {"pair" if isinstance(outcome, PreferencePair) else "dropped": describe(outcome)}
             )
@@ -96,13 +95,8 @@ def make_pairs(
     rows, spent = _sharded(stage, vlm, drawn.ids, ITEMS_A_SHARD, "images", work, progress)
     pairs = [row["pair"] for row in rows if "pair" in row]
     drops = [row["dropped"] for row in rows if "dropped" in row]
-    made = [PreferencePair(**pair) for pair in pairs]
-    reports = method.inner if isinstance(method, Control) else method
-    report = (
-        reports.report([*made, *(Dropped(**drop) for drop in drops)])
-        if isinstance(reports, Reporting)
-        else {}
-    )
+    made = [PreferencePair.from_json(pair) for pair in pairs]
+    report = method.report([*made, *(Dropped(**drop) for drop in drops)])
     if isinstance(method, Control):
         # What a control does to a pair may depend on the round's other pairs, so it is done when
         # all shards are there.
@@ -127,7 +121,7 @@ def make_pairs(
     )
     told = {
         "report": dict(report),
-        "quality": quality([PreferencePair(**pair) for pair in pairs], pool.judge),
+        "quality": quality([PreferencePair.from_json(pair) for pair in pairs], pool.judge),
     }
     stage.finish(
         {**record, **told, "pool": {"name": pool.spec, "fingerprint": stage.identity["pool"]}}
@@ -179,7 +173,7 @@ def train(
         summary = train_pairs(
             model=model,
             processor=processor,
-            pairs=[PreferencePair(**row) for row in rows],
+            pairs=[PreferencePair.from_json(row) for row in rows],
             images=pool.image,
             recipe=recipe,
             seed=seed,

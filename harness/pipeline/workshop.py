@@ -148,11 +148,7 @@ class Workshop:
         assert recipe is not None  # a run without a recipe has no rounds
         pool.check(method.needs, method.name)
         # A method may name its scorer; else the base's own is taken.
-        card = (
-            find_scorer(getattr(method, "scorer", None), at.card)
-            if "scorer" in method.needs
-            else None
-        )
+        card = find_scorer(method.scorer, at.card) if "scorer" in method.needs else None
         drawn = self._draw(run, round)
         where = (run.label, run.seed, round)
         scored_by = None if card is None else scorer_identity(card)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from methods.interface import JSON, Judge, PreferencePair
+from methods.interface import JSON, GroundTruth, PreferencePair
 
 
-def quality(pairs: Sequence[PreferencePair], judge: Judge | None) -> dict[str, dict[str, JSON]]:
+def quality(
+    pairs: Sequence[PreferencePair], judge: GroundTruth | None
+) -> dict[str, dict[str, JSON]]:
     """A row a kind of pair.
 
     ``pairs``; mean words of both sides (``chosen_words``, ``rejected_words``) and the share of
@@ -24,7 +26,7 @@ def quality(pairs: Sequence[PreferencePair], judge: Judge | None) -> dict[str, d
     }
 
 
-def _row(pairs: Sequence[PreferencePair], judge: Judge | None) -> dict[str, JSON]:
+def _row(pairs: Sequence[PreferencePair], judge: GroundTruth | None) -> dict[str, JSON]:
     words = [(len(pair.chosen.split()), len(pair.rejected.split())) for pair in pairs]
     row: dict[str, JSON] = {
         "pairs": len(pairs),

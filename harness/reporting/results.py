@@ -111,7 +111,8 @@ class Row:
             "reference": "reference answers",
             "scorer": "image-text scorer",
         }
-        said |= {"judge": "exact truth"}
+        # "judge": the name of "ground_truth" in older results folders.
+        said |= {"ground_truth": "exact truth", "judge": "exact truth"}
         words = [word for need, word in said.items() if need in self.needs]
         return f"{words[0]} only" if len(words) == 1 else " + ".join(words) or "none"
 

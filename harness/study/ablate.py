@@ -1,11 +1,10 @@
 """What does each part of a method do? One setting changed at a time, beside the untrained model and
 the method as it is.
 
-    python -m harness run ablate --only sena      every ablation of SENA; the plan command says how
-    long it takes
+    python -m harness run ablate --only sena     all ablations of SENA; the plan command says how
+                                                 long they take
 
-Answered on the development split: an ablation explains a method, it does not choose between
-methods."""
+It uses the development split: an ablation explains a method, it does not choose between methods."""
 
 from __future__ import annotations
 
@@ -18,12 +17,12 @@ from harness.study import compare
 from harness.study.study import Run, Study, vary
 from methods.interface import Method
 
-PICTURES = 500
-"""Development images a row."""
+IMAGES = 500
+"""Development images of a row's evaluation."""
 
-# Method -> setting -> its other values (METHODS.md's ablations, as far as the world has what they
-# need: it has one image-text scorer and one base). What is not here keeps the comparison's
-# settings. "rounds" and "images" are the run's.
+# Method -> setting -> its other values: the papers' ablations that the synthetic pool, with one
+# image-text model and one base, can serve. All other settings are the comparison's. "images" and
+# "rounds" are the run's.
 ABLATIONS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     "sena": {
         "check": ("blind", "none"),
@@ -57,8 +56,8 @@ ABLATIONS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
 }
 
 RELEASED = "as released"
-"""The label's ending of the row with everything that a method's released code does otherwise than
-its paper."""
+"""End of the label of the row that does all that a method's released code does differently from its
+paper."""
 
 
 def study(
@@ -73,55 +72,55 @@ def study(
     benchmarks: Sequence[str] = (),
     local_data: Sequence[str] = (),
 ) -> Study:
-    """The ablations of the methods in ``only`` (all that have some, if empty)."""
+    """The ablations of the methods in ``only`` (empty: all that have ablations)."""
     for label in only:
         if label not in ABLATIONS:
             raise unknown("method with ablations", label, ABLATIONS)
-    made = compare.study(
+    comparison = compare.study(
         base=base,
         pool=pool,
         images=images,
         only=tuple(only) or tuple(ABLATIONS),
         seeds=seeds,
         rounds=rounds,
-        limit=PICTURES if limit is None else limit,
+        limit=IMAGES if limit is None else limit,
         benchmarks=benchmarks,
         local_data=local_data,
         split="dev",
         name="ablate",
     )
     runs: list[Run] = []
-    for run in made.runs:
+    for run in comparison.runs:
         whole = compare.at_images(run, images) if limit is None else run
         runs.append(whole)
-        for setting, values in ABLATIONS.get(run.label, {}).items():
-            now = _setting(whole, setting)
-            runs += vary(whole, setting, [value for value in values if value != now])
-        if run.label in ABLATIONS:
-            runs.append(
-                replace(whole, label=f"{run.label} {RELEASED}", method=as_released(run.method))
-            )
-    return replace(made, question="What does each part of a method do?", runs=tuple(runs))
+        if run.label not in ABLATIONS:
+            continue
+        for setting, values in ABLATIONS[run.label].items():
+            current = _setting(whole, setting)
+            runs += vary(whole, setting, [value for value in values if value != current])
+        label = f"{run.label} {RELEASED}"
+        runs.append(replace(whole, label=label, method=as_released(run.method)))
+    return replace(comparison, question="What does each part of a method do?", runs=tuple(runs))
 
 
 def as_released(method: Any) -> Method:
-    """This row's settings with all that the released code does otherwise than the method's
-    defaults; of the training, the objective alone, so that the row shows what the flaws cost and
-    not another learning rate."""
+    """This row's settings with all that the released code does differently from the method's
+    defaults. Of the recipe only the objective changes, so that the row shows the cost of the
+    released code's flaws, not of another learning rate."""
     default, released = type(method)(), type(method).as_released()
-    names = [
+    changed = [
         field.name
         for field in fields(method)
         if getattr(released, field.name) != getattr(default, field.name)
     ]
-    changes = {name: getattr(released, name) for name in names if name != "recipe"}
+    changes = {name: getattr(released, name) for name in changed if name != "recipe"}
     changes["recipe"] = replace(method.recipe, objective=released.recipe.objective)
-    made: Method = replace(method, **changes)
-    return made
+    result: Method = replace(method, **changes)
+    return result
 
 
 def _setting(run: Run, path: str) -> object:
-    """The value a setting has in this run: of the method, of its recipe, or of the run itself."""
+    """The present value of a setting: of the method, of its recipe, or of the run."""
     part: object = run if path in ("images", "rounds") else run.method
     for name in path.split("."):
         part = getattr(part, name)

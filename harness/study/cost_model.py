@@ -1,10 +1,10 @@
-"""What a study on a real base costs before anything is there: GPU-hours, memory and disk, run by
+"""What a study on a real base costs before any data is there: GPU-hours, memory and disk of each
 run.
 
-Seconds come from records of the same kind of stage on the same base and hardware where there are
-some. Else they are floors: what the arithmetic of LLaVA-1.5-7B takes on one H200 (bf16, 4.3 TB/s,
-790 TFLOP/s) with images shared, scaled by the number of parameters. A floor is the least a run
-can take, never a promise."""
+Seconds come from records of the same kind of stage on the same base and hardware, where there are
+any. Otherwise they are lower bounds: the arithmetic of LLaVA-1.5-7B on one H200 (bf16, 4.3 TB/s,
+790 TFLOP/s) with images shared, scaled by the number of parameters. A run takes at least that
+long."""
 
 from __future__ import annotations
 
@@ -21,43 +21,41 @@ from harness.models.base_cards import BASES, BaseCard, find_base
 from harness.study.study import Run
 from harness.training.memory import GIB, SHAPES, Shape, backward_share, forward_flops, planned
 from harness.training.placement import SPARE
+from methods.catalogue import METHODS
+from methods.entry import Entry
 from methods.interface import Recipe
 
 REFERENCE = 7.06e9
-"""Parameters of the base that the floors are for."""
+"""Parameters of the base that the lower bounds are for."""
 
-FLOOR_PAIRS: Mapping[str, float] = {"sena": 0.045, "sima": 0.050, "csr": 0.100, "gt_dpo": 0.020}
-"""Seconds an image: eight short generations; two answers and a critic; a tree of about 13
-expansions; one answer."""
-
-FLOOR_ANSWERS = 180.0
-"""Seconds to answer POPE, MME and CHAIR once (9,000, 2,374 and 500 questions)."""
+ANSWER_SECONDS = 180.0
+"""To answer POPE, MME and CHAIR once (9,000, 2,374 and 500 questions)."""
 
 PROMPT, SIDE, AT_ONCE, RATE = 600, 100, 8, 0.45 * 790e12
-"""Tokens of image and prompt, of an answer; pairs at once; FLOPs a second at 45 % of the peak."""
-
-PAIRS_A_PICTURE: Mapping[str, float] = {"sena": 2.0}
-"""At most; the filters drop some. One where it is not said."""
+"""Tokens of image and prompt; tokens of an answer; pairs per pass; FLOP/s at 45 % of the peak."""
 
 
 def share_of(limit: int | None) -> float:
-    """The share of the questions that are asked: POPE and CHAIR have 500 images each, of which a
-    limit takes so many."""
+    """The share of the questions that are asked under a limit of images; POPE and CHAIR have 500
+    images each."""
     return 1.0 if limit is None else min(1.0, limit / 500)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """A run's seconds on the accelerator, of which ``measured`` says what comes from records; GiB
-    of memory and disk."""
+    """What a run costs."""
 
     label: str
     pairs: float
+    """Seconds on the accelerator to make the pairs; ``train`` and ``answers`` likewise."""
     train: float
     answers: float
     measured: tuple[str, ...]
+    """The stages whose seconds come from records."""
     memory: float
+    """GiB of GPU memory."""
     disk: float
+    """GiB of weights that the run writes."""
 
     @property
     def hours(self) -> float:
@@ -65,56 +63,57 @@ class Cost:
 
 
 def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, share: float = 1.0) -> Cost:
-    """What one run takes: every round's pairs and training, and its answers to a ``share`` of the
-    questions after each."""
-    card, recipe = find_base(run.base), run.method.recipe
+    """The cost of one run: every round's pairs and training, and the answers to a ``share`` of the
+    questions after each round. ``measured`` are records of this hardware."""
+    card, recipe, name = find_base(run.base), run.method.recipe, run.method.name
     scale = (card.parameters or REFERENCE) / REFERENCE
-    seen: list[str] = []
-
-    def rate(stage: str, floor: float) -> float:
-        found = [
-            one["seconds"] / one["items"]
-            for one in measured
-            if (one.get("stage"), one.get("base"), one.get("name"))
-            == (stage, card.name, run.method.name)
-            and one.get("items")
-        ]
-        if found:
-            seen.append(stage)
-        return median(found) if found else floor * scale
-
-    answered = FLOOR_ANSWERS * scale * share * max(1, run.last)
+    known = METHODS.get(name, Entry(published=run.method, synthetic=run.method))
+    answers = ANSWER_SECONDS * scale * share * max(1, run.last)
     if recipe is None:
         return Cost(
             label=run.label,
             pairs=0,
             train=0,
-            answers=answered,
+            answers=answers,
             measured=(),
             memory=answering_memory(card),
             disk=weights(card),
         )
-    pictures = run.images * run.rounds
-    pairs = pictures * rate("pairs", FLOOR_PAIRS.get(run.method.name, 0.05))
-    made = PAIRS_A_PICTURE.get(run.method.name, 1.0)
-    visits = (
-        run.rounds * run.steps * recipe.global_batch
-        if run.steps
-        else made * recipe.epochs * pictures
-    )
-    # The reference's forward pass once a pair, then a forward and a backward pass a visit.
-    passes = min(visits, made * pictures) + (1 + backward_share(recipe)) * visits
-    work = passes * forward_flops(shape_for(card), prompt=PROMPT, side=SIDE) / RATE
-    train = visits * rate("train", work / visits / scale)
+    rates = {stage: measured_rate(measured, stage, card.name, name) for stage in ("pairs", "train")}
+    images = run.images * run.rounds
+    pairs_rate = rates["pairs"]
+    if pairs_rate is None:
+        pairs_rate = known.seconds_per_image * scale
+    pairs = known.pairs_per_image * images
+    visits = run.rounds * run.steps * recipe.global_batch if run.steps else pairs * recipe.epochs
+    if rates["train"] is not None:
+        train = visits * rates["train"]
+    else:
+        # The reference's forward pass once per pair, then a forward and a backward pass per visit.
+        passes = min(visits, pairs) + (1 + backward_share(recipe)) * visits
+        train = passes * forward_flops(shape_for(card), prompt=PROMPT, side=SIDE) / RATE
     return Cost(
         label=f"{run.label}, seed {run.seed}",
-        pairs=pairs,
+        pairs=images * pairs_rate,
         train=train,
-        answers=answered,
-        measured=tuple(seen),
+        answers=answers,
+        measured=tuple(stage for stage, rate in rates.items() if rate is not None),
         memory=max(answering_memory(card), training_memory(card, recipe)),
         disk=run.rounds * weights(card),
     )
+
+
+def measured_rate(
+    measured: Sequence[Mapping[str, Any]], stage: str, base: str, method: str
+) -> float | None:
+    """The median seconds per item of such stages; None without a record."""
+    rates = [
+        record["seconds"] / record["items"]
+        for record in measured
+        if (record.get("stage"), record.get("base"), record.get("name")) == (stage, base, method)
+        and record.get("items")
+    ]
+    return median(rates) if rates else None
 
 
 def weights(card: BaseCard) -> float:
@@ -123,65 +122,61 @@ def weights(card: BaseCard) -> float:
 
 
 def answering_memory(card: BaseCard) -> float:
-    """GiB to generate: the weights, and 8 GiB each for shared images' keys and values and for a
+    """GiB to generate: the weights, 8 GiB for the keys and values of shared images and 8 GiB for a
     batch of answers."""
     return weights(card) + 16
 
 
 def training_memory(card: BaseCard, recipe: Recipe) -> float:
-    """GiB to train on one device with recomputed activations and ``AT_ONCE`` pairs at once: the
-    arithmetic by which a training is laid on its machine (harness/training/memory.py)."""
+    """GiB to train on one device with recomputed activations and ``AT_ONCE`` pairs per pass, by the
+    arithmetic that places a training (harness/training/memory.py)."""
     value = 4 if card.dtype == "float32" else 2
-    return (
-        planned(shape_for(card), recipe, value, rows=AT_ONCE, prompt=PROMPT, side=SIDE).total
-        + SPARE
-    ) / GIB
+    plan = planned(shape_for(card), recipe, value, rows=AT_ONCE, prompt=PROMPT, side=SIDE)
+    return (plan.total + SPARE) / GIB
 
 
 def shape_for(card: BaseCard) -> Shape:
-    """The card's shape; of a base without a stored one its family's nearest in size, with more or
-    fewer layers."""
+    """The card's shape. A base without a stored shape gets that of its family's nearest in size,
+    with more or fewer layers."""
     if card.name in SHAPES:
         return SHAPES[card.name]
     count = card.parameters or REFERENCE
-    kin = [
-        SHAPES[name] for name, one in BASES.items() if name in SHAPES and one.family == card.family
+    family = [
+        SHAPES[name]
+        for name, other in BASES.items()
+        if name in SHAPES and other.family == card.family
     ]
-    near = min(kin, key=lambda one: abs(one.parameters - count))
+    near = min(family, key=lambda shape: abs(shape.parameters - count))
     return replace(near, layers=max(1, near.layers + round((count - near.parameters) / near.layer)))
 
 
-def _told(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h" if seconds >= 360 else f"{seconds / 60:.1f} min"
 
 
 def lines(runs: Sequence[Run], results: Path, *, share: float = 1.0) -> list[str]:
-    """The costs in words, a line a run, and their sum."""
-    mine = hardware()
-    measured = [one for one in records(results) if one.get("hardware") == mine]
+    """The costs in words: a line per run, and their sum. ``results`` holds earlier records."""
+    here = hardware()
+    measured = [record for record in records(results) if record.get("hardware") == here]
     costs = [cost(run, measured, share=share) for run in runs]
-    told = [f"  {'row':<28}{'pairs':>10}{'train':>10}{'answers':>10}{'memory':>10}{'disk':>10}"]
-    for one in costs:
-        hours = "".join(f"{_told(seconds):>10}" for seconds in (one.pairs, one.train, one.answers))
-        note = f"   measured here: {', '.join(one.measured)}" if one.measured else ""
-        told.append(
-            f"  {one.label:<28}{hours}{math.ceil(one.memory):>6} GiB{math.ceil(one.disk):>6}"
-            f" GiB{note}"
-        )
-    total, memory, disk = (
-        sum(one.hours for one in costs),
-        max(one.memory for one in costs),
-        sum(one.disk for one in costs),
-    )
-    first = find_base(runs[0].base)
+    text = [f"  {'row':<28}{'pairs':>10}{'train':>10}{'answers':>10}{'memory':>10}{'disk':>10}"]
+    for each in costs:
+        seconds = (each.pairs, each.train, each.answers)
+        times = "".join(f"{_duration(part):>10}" for part in seconds)
+        sizes = f"{math.ceil(each.memory):>6} GiB{math.ceil(each.disk):>6} GiB"
+        note = f"   measured here: {', '.join(each.measured)}" if each.measured else ""
+        text.append(f"  {each.label:<28}{times}{sizes}{note}")
+    total = sum(each.hours for each in costs)
+    memory = max(each.memory for each in costs)
+    disk = sum(each.disk for each in costs) + weights(find_base(runs[0].base))
     time = f"{total:.1f} GPU-hours" if total >= 0.1 else f"{60 * total:.1f} GPU-minutes"
-    told.append(
-        f"In all {time}, {math.ceil(memory)} GiB of GPU memory at most (on one GPU; full training"
-        f" is sharded over several), {math.ceil(disk + weights(first))} GiB of disk with the base."
+    text.append(
+        f"In all {time}, at most {math.ceil(memory)} GiB of GPU memory (on one GPU; full training"
+        f" is sharded over several), {math.ceil(disk)} GiB of disk with the base."
     )
-    told.append(
-        "Times that are not measured here are floors of arithmetic for one H200 (45 % of its peak"
-        " in training): expect twice as much for making pairs, and the loading of a model for every"
-        " row and round on top."
+    text.append(
+        "Times that are not measured here are lower bounds by arithmetic for one H200 (45 % of its"
+        " peak in training): expect twice as much to make pairs, and the loading of a model for"
+        " every row and round on top."
     )
-    return told
+    return text

@@ -1,27 +1,25 @@
-"""Do SENA, SIMA and CSR keep on LLaVA-1.5-7B what their papers say of them, once all three are
-measured in one way?
+"""Do SENA, SIMA and CSR on LLaVA-1.5-7B do what their papers report, when all are measured in the
+same way?
 
     python -m harness plan paper                          what is missing, GPU-hours, memory and
-    disk; needs no GPU and no data
+                                                          disk; needs no GPU and no data
     python -m harness run paper                           each paper's own pool, rounds and recipe
-    (profile published)
-    python -m harness run paper --profile equal           the same images, steps and batch for all
-    three
-    python -m harness run paper --row "SIMA released=org/name"    a ready-made checkpoint beside
-    them
+                                                          (profile published)
+    python -m harness run paper --profile equal           the same images, steps and batches for all
+    python -m harness run paper --row "SIMA released=org/name"    with a ready-made checkpoint
 
-About 6 GPU-hours on one H200 for a seed of the published profile, 1 of the equal one, by floors of
-arithmetic (``plan paper`` computes them, and takes what this machine has measured in their place).
-Data lie below ``data/`` (another folder: ``--pool``):
+On one H200 a seed takes at least 6 GPU-hours in the published profile, 1 in the equal one.
+``plan paper`` computes these bounds and replaces them by what this machine has measured. Data lie
+in ``data/`` (another folder: ``--pool``):
 
-    data/ocr_vqa/  data/textvqa/  data/coco/train2017/  data/gqa/  data/vg/     images (SENA:
-    1,200 of each a round, 3 rounds) data/llava/detail_23k.json
-    data/llava/complex_reasoning_77k.json           LLaVA-Instruct (SIMA: 17,000; CSR: 13,000 a
-    round)
+    data/ocr_vqa/  data/textvqa/  data/coco/train2017/  data/gqa/  data/vg/
+        images (SENA: 1,200 of each per round, 3 rounds)
+    data/llava/detail_23k.json  data/llava/complex_reasoning_77k.json
+        LLaVA-Instruct (SIMA: 17,000 prompts; CSR: 13,000 per round)
 
-Where the papers are silent: the shares of detail and reasoning prompts (here one to three, about
-the sizes of the two files), and whether CSR's rounds repeat their prompts (here each round draws
-fresh ones, as everywhere in this harness)."""
+The papers leave two things open. The shares of detail and reasoning prompts are one to three here,
+about the sizes of the two files. Each of CSR's rounds draws fresh prompts, as everywhere in this
+harness."""
 
 from __future__ import annotations
 
@@ -29,28 +27,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.catalogue import BENCHMARKS
-from harness.errors import UserError, unknown
+from benchmarks.catalogue import BENCHMARKS, named_folders, open_benchmarks
+from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
-from harness.study import compare, cost_model, opening
+from harness.study import compare, cost_model
 from harness.study.study import Run, Study
+from methods.catalogue import METHODS
 
 DATA = "data"
 SENA_SETS = ("ocr_vqa", "textvqa", "coco/train2017", "gqa", "vg")
 INSTRUCT = ("detail_23k.json", "complex_reasoning_77k.json")
-ROUNDS = {"sena": (6000, 3), "sima": (17000, 1), "csr": (13000, 3)}
-"""Images a round and rounds, as published."""
-
+ROUNDS: Mapping[str, tuple[int, int]] = {
+    name: (entry.images, entry.rounds) for name, entry in METHODS.items() if entry.images
+}
+"""Images per round, and rounds, as published."""
 EQUAL = (6000, 1)
-"""Images a round and rounds of the profile "equal"."""
-
+"""The same in the profile "equal"."""
 WANTED = ("coco_chair", "pope", "amber_d", "mme")
-"""What the papers report that is graded here without a judge; where the files of some cannot be
-had, name the others."""
+"""What the papers report and what is graded here without a judge. If some files cannot be had, name
+other benchmarks."""
 
 
 def images_pool(data: str) -> str:
-    """SENA's five sets, in equal shares."""
+    """SENA's five sets in equal shares."""
     return "mix:" + ",".join(f"{data}/{name}=1" for name in SENA_SETS)
 
 
@@ -73,51 +72,49 @@ def runs_of(
     rounds: int | None,
     limit: int | None = None,
 ) -> tuple[Run, ...]:
-    """The untrained row and the three methods' runs; opens nothing."""
+    """The runs of the untrained row and of the methods; opens no file."""
     compare.check_profile(profile)
     compare.at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
-    known = compare.settings(find_base(base).prompts == "synthetic", profile)
+    methods = compare.settings(find_base(base).prompts == "synthetic", profile)
     for label in only:
         if label not in ROUNDS:
             raise unknown("row", label, ROUNDS)
-    found = [Run(label=compare.BASELINE, base=base, method=known[compare.BASELINE])]
+    runs = [Run(label=compare.BASELINE, base=base, method=methods[compare.BASELINE])]
     for label in only or ROUNDS:
-        number, times = ROUNDS[label] if profile == "published" else EQUAL
-        count = min(images or number, limit or number)
-        recipe = known[label].recipe
-        steps = compare.equal_steps(recipe, count) if profile == "equal" and recipe else None
-        pool = (
-            images_pool(data) if label == "sena" and profile == "published" else instruct_pool(data)
-        )
-        one = Run(
+        method = methods[label]
+        published_images, published_rounds = ROUNDS[label] if profile == "published" else EQUAL
+        count = min(images or published_images, limit or published_images)
+        # A method that needs images alone has its own mixture of them.
+        images_alone = method.needs == {"image"} and profile == "published"
+        run = Run(
             label=label,
             base=base,
-            method=known[label],
-            pool=pool,
+            method=method,
+            pool=images_pool(data) if images_alone else instruct_pool(data),
             images=count,
-            rounds=rounds or times,
-            steps=steps,
+            rounds=rounds or published_rounds,
+            steps=compare.equal_steps(method.recipe, count) if profile == "equal" else None,
         )
-        found += [replace(one, seed=seed) for seed in range(seeds)]
-    return tuple(found)
+        runs += [replace(run, seed=seed) for seed in range(seeds)]
+    return tuple(runs)
 
 
 def missing(
-    data: str, runs: Sequence[Run], benchmarks: Sequence[str], given: Mapping[str, Path]
+    data: str, runs: Sequence[Run], benchmarks: Sequence[str], folders: Mapping[str, Path]
 ) -> list[str]:
-    """What has to be brought before the study can run, a line each; ``given``: folders named on the
-    command line."""
+    """What the study still needs, one line each; ``folders`` are those named on the command
+    line."""
     root, pools = Path(data), {run.pool for run in runs if run.method.recipe}
-    wanted = [root / name for name in SENA_SETS] if images_pool(data) in pools else []
+    needed = [root / name for name in SENA_SETS] if images_pool(data) in pools else []
     if instruct_pool(data) in pools:
-        wanted += [root / "coco" / "train2017", *(root / "llava" / name for name in INSTRUCT)]
-    told = [f"{path} is not there" for path in dict.fromkeys(wanted) if not path.exists()]
+        needed += [root / "coco" / "train2017", *(root / "llava" / name for name in INSTRUCT)]
+    lines = [f"{path} is not there" for path in dict.fromkeys(needed) if not path.exists()]
     for name in benchmarks:
         entry = BENCHMARKS.get(name)
         if entry and entry.local:
-            folder = entry.folder(name, given) or root / entry.local.name
-            told += [f"{name}: {folder / what} is not there" for what in entry.missing(folder)]
-    return told
+            folder = entry.folder(folders) or root / entry.local.name
+            lines += [f"{name}: {folder / file} is not there" for file in entry.missing(folder)]
+    return lines
 
 
 def study(
@@ -134,47 +131,49 @@ def study(
     rows: Sequence[str] = (),
     local_data: Sequence[str] = (),
 ) -> Study:
-    """The paper study; ``pool`` is the folder of its data, ``images`` and ``rounds`` stand in for
-    the papers' numbers, ``limit`` caps test images and pool images a round.
+    """The paper study.
+
+    ``pool`` is the folder of its data. ``images`` and ``rounds`` replace the papers' numbers,
+    ``limit`` caps test images and pool images per round. The other options are those of
+    :func:`harness.study.compare.study`.
 
     Raises:
-        UserError: data are missing (each named), or an unknown row, base, benchmark or profile.
+        UserError: data are missing (each is named), or an unknown row, base, benchmark or profile.
     """
     runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit)
     names = list(benchmarks or WANTED)
-    given = opening.named_folders(local_data)
+    with user_errors():
+        given = named_folders(local_data)
     if lacking := missing(pool, runs, names, given):
         raise UserError(
             f"The study paper lacks {len(lacking)} things: {'; '.join(lacking)}. Bring them, name"
             " another folder with --pool, or fewer --benchmarks; `python -m harness plan paper`"
             " says what the study will cost."
         )
-    found = {
-        entry.local.name: Path(pool) / entry.local.name
-        for name in names
-        if (entry := BENCHMARKS.get(name)) and entry.local
+    local_names = {
+        entry.local.name for name in names if (entry := BENCHMARKS.get(name)) and entry.local
     }
     folders = [
         f"{name}={folder}"
-        for name, folder in found.items()
-        if name not in given and folder.is_dir()
+        for name in sorted(local_names)
+        if name not in given and (folder := Path(pool) / name).is_dir()
     ]
+    with user_errors():
+        opened = open_benchmarks(names, "test", limit, [*local_data, *folders], synthetic=False)
     return Study(
         name=compare.folder_name(f"paper-{profile}", base, limit),
         question=(
-            f"Do SENA, SIMA and CSR keep on {find_base(base).name} what their papers say, measured"
-            " in one way?"
+            f"Do SENA, SIMA and CSR on {find_base(base).name} do what their papers report, when all"
+            " are measured in the same way?"
         ),
         runs=(*runs, *(compare.ready_made(text) for text in rows)),
-        benchmarks=opening.open_benchmarks(
-            names, "test", limit, [*local_data, *folders], embedded=False
-        ),
+        benchmarks=opened,
         baseline=compare.BASELINE,
         limit=limit,
     )
 
 
-def told(
+def forecast(
     results: Path,
     *,
     base: str = "llava-1.5-7b",
@@ -189,17 +188,16 @@ def told(
     local_data: Sequence[str] = (),
     **_: object,
 ) -> tuple[str, bool]:
-    """What ``plan paper`` prints before the stages - the costs, and what is missing - and whether
-    nothing is; needs neither data nor a GPU. It takes the options of ``study``."""
+    """What ``plan paper`` prints first - costs and missing data - and whether nothing is missing.
+    It takes the options of :func:`study` and needs neither data nor a GPU."""
     runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit)
-    lacking = missing(pool, runs, benchmarks or WANTED, opening.named_folders(local_data))
-    text = [
-        f"paper ({profile}) on {base}:",
-        *cost_model.lines(runs, results, share=cost_model.share_of(limit)),
-    ]
-    text += (
-        [f"Missing, {len(lacking)}:", *(f"  {line}" for line in lacking)]
-        if lacking
-        else ["No file is missing."]
-    )
-    return "\n".join(text), not lacking
+    with user_errors():
+        folders = named_folders(local_data)
+    lacking = missing(pool, runs, benchmarks or WANTED, folders)
+    share = cost_model.share_of(limit)
+    lines = [f"paper ({profile}) on {base}:", *cost_model.lines(runs, results, share=share)]
+    if lacking:
+        lines += [f"Missing, {len(lacking)}:", *(f"  {line}" for line in lacking)]
+    else:
+        lines.append("No file is missing.")
+    return "\n".join(lines), not lacking

@@ -1,10 +1,9 @@
-"""Does the whole road work here: images, pairs, training, answers, grades, table?
+"""Does everything work here: images, pairs, training, answers, grades, table?
 
-    python -m harness run smoke                   under a minute on two cores with the synthetic
-    base
+    python -m harness run smoke     under a minute on two cores with the synthetic base
 
-The comparison on very few images. Its numbers mean nothing; that there are numbers does.
-"""
+This is the comparison on very few images. Its numbers mean nothing; it shows that there are
+numbers."""
 
 from __future__ import annotations
 
@@ -13,22 +12,22 @@ from collections.abc import Sequence
 from harness.study import compare
 from harness.study.study import Study
 
-PICTURES = 24
+IMAGES = 24
 
 
 def study(
     *,
     base: str = "synthetic",
     pool: str = "synthetic",
-    images: int = PICTURES,
+    images: int = IMAGES,
     only: Sequence[str] = (),
     seeds: int = 1,
     rounds: int = 1,
-    limit: int = PICTURES,
+    limit: int = IMAGES,
     benchmarks: Sequence[str] = (),
     local_data: Sequence[str] = (),
 ) -> Study:
-    """``compare`` on the development split with 24 images a step."""
+    """``compare`` on the development split, with 24 images in each stage."""
     return compare.study(
         base=base,
         pool=pool,
@@ -39,6 +38,6 @@ def study(
         limit=limit,
         benchmarks=benchmarks,
         local_data=local_data,
-        name=compare.folder_name("smoke", base, None if limit == PICTURES else limit),
+        name=compare.folder_name("smoke", base, None if limit == IMAGES else limit),
         split="dev",
     )

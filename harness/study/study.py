@@ -46,8 +46,8 @@ class Run:
         check_name("label", self.label)
         if not _is_method(self.method):
             raise UserError(
-                f"The method of {self.label!r} must be a dataclass with name, needs, recipe and"
-                " pairs, such as Sena(...)."
+                f"The method of {self.label!r} must be a dataclass that extends"
+                " methods.interface.Method, such as Sena(...)."
             )
         for name, least in (("images", 1), ("rounds", 1), ("seed", 0), ("steps", 1)):
             if (value := getattr(self, name)) is not None and value < least:
@@ -180,7 +180,7 @@ class Study:
             return "baseline"
         if isinstance(run.method, Control):
             return "control"
-        return "bound" if getattr(run.method, "bound", False) else "method"
+        return "bound" if run.method.role == "reference" else "method"
 
     def inner(self, run: Run) -> str | None:
         """The row that a control spoils: the one of its inner method; None where the study does not

@@ -1,12 +1,11 @@
-"""Which settings on the synthetic base? The same number of trials for each method, on the
-development split only.
+"""Which settings are best on the synthetic base? The same number of trials for each method, on the
+development split alone.
 
-    python -m harness run tune --only sena          twelve trials of SENA; about 10 minutes on two
-    cores
+    python -m harness run tune --only sena     twelve trials of SENA; about 10 minutes on two cores
 
-A trial is a method's row of the comparison with some of its settings changed. What was chosen, from
-which numbers, is in results/LOG.md; harness/study/compare.py holds the choice. The test split is
-never asked here."""
+A trial is a method's row of the comparison with some settings changed. results/LOG.md has the
+numbers and the choice; the methods' catalogue entries hold the chosen settings. The test split is
+never used here."""
 
 from __future__ import annotations
 
@@ -17,8 +16,8 @@ from harness.errors import unknown
 from harness.study import compare
 from harness.study.study import Run, Study, vary
 
-PICTURES = 400
-"""Development images a trial is answered on."""
+IMAGES = 400
+"""Development images of a trial's evaluation."""
 
 
 def _grid(
@@ -27,16 +26,16 @@ def _grid(
     rates: Sequence[float],
     fixed: Mapping[str, object] | None = None,
 ) -> list[Mapping[str, object]]:
-    """Each value with each learning rate; ``fixed`` are settings that all of them share."""
+    """Each value with each learning rate; all share the settings ``fixed``."""
     return [
         {**(fixed or {}), setting: value, "recipe.lr": rate} for value in values for rate in rates
     ]
 
 
 # What a method leaves open at this size: the learning rate; for SENA the strength of the corruption
-# (published for far larger images), for SIMA how sure the critic must be, for CSR how its
-# sentences are searched. Two grids of six: the second was laid where the first one's best lay at
-# its edge.
+# (published for much larger images), for SIMA how sure the critic must be, for CSR how its
+# sentences are searched. Each method has two grids of six; the second surrounds the best of the
+# first, where that lay at an edge.
 TRIALS: Mapping[str, tuple[Mapping[str, object], ...]] = {
     "sena": (
         *_grid("noise_step", (420, 500), (5e-5, 1e-4, 2e-4)),
@@ -65,29 +64,27 @@ def study(
     limit: int | None = None,
     benchmarks: Sequence[str] = (),
 ) -> Study:
-    """The trials of the methods in ``only`` (all that have some, if empty) beside the untrained
+    """The trials of the methods in ``only`` (empty: all that have trials) beside the untrained
     model; one seed, one round."""
     for label in only:
         if label not in TRIALS:
             raise unknown("method with trials", label, TRIALS)
-    methods = tuple(only) or tuple(TRIALS)
-    made = compare.study(
+    comparison = compare.study(
         base=base,
         pool=pool,
         images=images,
-        only=methods,
-        limit=PICTURES if limit is None else limit,
+        only=tuple(only) or tuple(TRIALS),
+        limit=IMAGES if limit is None else limit,
         benchmarks=benchmarks,
         split="dev",
         name="tune",
     )
-    runs: list[Run] = [run for run in made.runs if run.label == compare.BASELINE]
-    for run in made.runs:
+    runs: list[Run] = [run for run in comparison.runs if run.label == compare.BASELINE]
+    for run in comparison.runs:
         for changes in TRIALS.get(run.label, ()):
             trial = compare.at_images(run, images)
             for field, value in changes.items():
                 (trial,) = vary(trial, field, (value,))
             runs.append(trial)
-    return replace(
-        made, name="tune", question="Which settings on the synthetic base?", runs=tuple(runs)
-    )
+    question = "Which settings are best on the synthetic base?"
+    return replace(comparison, question=question, runs=tuple(runs))

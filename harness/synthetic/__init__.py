@@ -1,2 +1,2 @@
-"""How the world's tokenizer, CLIP and LLaVA are built and trained; the shipped weights and their
-card."""
+"""The synthetic models (tokenizer, CLIP, LLaVA): architecture, training, the shipped weights and
+their card."""

@@ -1,8 +1,8 @@
-"""Build the synthetic world's tokenizer, processor, CLIP and LLaVA from sizes: transformers' real
-classes, tiny.
+"""Builds the synthetic tokenizer, processor, CLIP and LLaVA from sizes: tiny models of
+transformers' own classes. Nothing is loaded.
 
 The chat format is LLaVA-1.5's: ``<s>USER: <image>\\n{text} ASSISTANT: {answer}</s>``, one token a
-word. Nothing is loaded here."""
+word."""
 
 from __future__ import annotations
 
@@ -34,19 +34,23 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Everything that fixes the two models' shapes; pixels are square, ``image`` a multiple of
-    ``patch``."""
+    """The shapes of both models."""
 
     image: int = 60
+    """Side of an image in pixels, a multiple of ``patch``."""
     patch: int = 10
+    """Side of a patch in pixels."""
     vision_width: int = 128
     vision_layers: int = 4
     text_width: int = 96
+    """Width of the CLIP's text half."""
     text_layers: int = 2
     width: int = 160
+    """Width of the language model."""
     layers: int = 5
     ffn: int = 448
     positions: int = 512
+    """Longest sequence in tokens."""
 
     @property
     def patches(self) -> int:
@@ -54,11 +58,11 @@ class Sizes:
 
 
 def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer: lower case, one token a word, punctuation apart, verdicts such as
-    ``[[1]]`` whole."""
+    """A word-level tokenizer: lower case, one token a word, punctuation separate, verdicts such as
+    ``[[1]]`` one token."""
     vocabulary = {word: index for index, word in enumerate((*SPECIALS, *words))}
     if len(vocabulary) != len(SPECIALS) + len(words):
-        raise ValueError("the word list holds a word twice; list each word once.")
+        raise ValueError("The word list holds a word twice; list each word once.")
     tokenizer = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -67,8 +71,8 @@ def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
             pre_tokenizers.Split(Regex(r"\[\[\d\]\]|[^\w\s]"), behavior="isolated"),
         ]
     )
-    # Tokens are joined by spaces and . , ? are drawn to the word before them: it reads like text
-    # and tokenises back.
+    # Tokens are joined by spaces, and . , ? follow the word before them: normal text, which
+    # tokenises back.
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -84,8 +88,7 @@ def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast, sizes: Sizes) -> LlavaProcessor:
-    """The real LLaVA processor on the PIL backend (pixels do not depend on what else is
-    installed)."""
+    """LLaVA's processor on the PIL backend: pixels do not depend on installed packages."""
     side = {"height": sizes.image, "width": sizes.image}
     images = CLIPImageProcessorPil(
         size={"shortest_edge": sizes.image}, crop_size=side, do_center_crop=True, do_resize=True

@@ -1,14 +1,14 @@
-"""The synthetic base's card: its skills on the development split, measured by the engine that
-serves every study.
+"""The card of the synthetic base: its skills on the development split, measured with the engine
+that all studies use.
 
-Beside the world's own benchmarks it measures what the methods lean on: whether unanswerable
-questions are recognised, whether a refined answer is better than the first, and whether the
-critic's verdict is right where the truth differs."""
+Beside the benchmarks it measures what the methods depend on: whether the base recognises
+unanswerable questions, whether a refined answer is better than the first, and whether the critic's
+verdict is right where two accounts differ."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -30,9 +30,9 @@ from harness.synthetic.turns import disturb
 from methods.interface import Decoding, Prompt
 from methods.prompt_sets import fill
 from methods.sena.enhancement import enhanced_answer, enhancement_text
-from methods.sena.prompts import WORLD as SENA
+from methods.sena.prompts import SYNTHETIC as SENA
 from methods.sena.prompts import with_request
-from methods.sima.prompts import WORLD as SIMA
+from methods.sima.prompts import SYNTHETIC as SIMA
 
 SPLIT = "dev"
 
@@ -40,23 +40,24 @@ SPLIT = "dev"
 @dataclass(frozen=True, kw_only=True)
 class Skill:
     """One measured skill: a ratio of sums over images and its 95 % BCa interval over images, in
-    percent."""
+    percent unless its name says otherwise."""
 
     name: str
     value: float
     lo: float
     hi: float
-    pictures: int
 
 
-def skill(name: str, pictures: Sequence[tuple[float, float]], scale: float = 100.0) -> Skill:
-    """``pictures`` holds (numerator, denominator) an image."""
-    counts = np.array(pictures, dtype=np.float64)
-    nothing = np.stack(
-        [np.zeros(len(counts)), np.ones(len(counts))], axis=1
-    )  # a system at 0: the difference is the value
-    found = paired_interval(nothing, counts, scale=scale)
-    return Skill(name=name, value=found.difference, lo=found.lo, hi=found.hi, pictures=len(counts))
+Ratio = tuple[float, float]
+"""(numerator, denominator) of one image."""
+
+
+def skill(name: str, images: Sequence[Ratio], scale: float = 100.0) -> Skill:
+    counts = np.array(images, dtype=np.float64)
+    # The difference from a system that scores 0 is the value.
+    zero = np.stack([np.zeros(len(counts)), np.ones(len(counts))], axis=1)
+    interval = paired_interval(zero, counts, scale=scale)
+    return Skill(name=name, value=interval.difference, lo=interval.lo, hi=interval.hi)
 
 
 def measure(engine: Engine, limit: int, say: Callable[[str], None] = print) -> list[Skill]:
@@ -65,11 +66,11 @@ def measure(engine: Engine, limit: int, say: Callable[[str], None] = print) -> l
     for factory in (suite.chair, suite.chair_short, suite.pope, suite.visual_questions):
         skills += _benchmark(engine, factory(SPLIT, limit))
     scenes = [scene(SPLIT, index) for index in range(limit)]
-    pictures = [render(one) for one in scenes]
+    images = [render(truth) for truth in scenes]
     for measured in (_answerable, _refined, _critic):
-        skills += measured(engine, scenes, pictures)
-    for one in skills:
-        say(f"{one.name:48s} {one.value:6.1f} [{one.lo:.1f}, {one.hi:.1f}]")
+        skills += measured(engine, scenes, images)
+    for row in skills:
+        say(f"{row.name:48s} {row.value:6.1f} [{row.lo:.1f}, {row.hi:.1f}]")
     return skills
 
 
@@ -78,50 +79,45 @@ def _benchmark(engine: Engine, benchmark: Benchmark) -> list[Skill]:
     answers: dict[str, str] = {}
     for length in sorted({question.max_new_tokens for question in questions}):
         part = [question for question in questions if question.max_new_tokens == length]
-        prompts = [
-            Prompt(key=question.id, text=question.text, image=question.images[0])
-            for question in part
-        ]
-        completions = engine.generate(prompts, Decoding(max_new_tokens=length))
-        answers |= {
-            question.id: done.text for question, done in zip(part, completions, strict=True)
-        }
+        images = [question.images[0] for question in part]
+        texts = _ask(engine, images, [question.text for question in part], length)
+        answers |= dict(zip((question.id for question in part), texts, strict=True))
     report = benchmark.grade(answers)
     return [
-        skill(f"{benchmark.name} {metric.name}", _by_picture(report.grades, metric), metric.scale)
+        skill(f"{benchmark.name} {metric.name}", _by_image(report.grades, metric), metric.scale)
         for metric in benchmark.metrics
     ]
 
 
-def _by_picture(grades: Sequence[Grade], metric: Metric) -> list[tuple[float, float]]:
-    sums: dict[str, tuple[float, float]] = {}
+def _by_image(grades: Sequence[Grade], metric: Metric) -> list[Ratio]:
+    sums: dict[str, Ratio] = {}
     for grade in grades:
-        above, below = sums.get(grade.cluster, (0.0, 0.0))
+        numerator, denominator = sums.get(grade.cluster, (0.0, 0.0))
         sums[grade.cluster] = (
-            above + grade.counts.get(metric.numerator, 0),
-            below + grade.counts.get(metric.denominator, 0),
+            numerator + grade.counts.get(metric.numerator, 0),
+            denominator + grade.counts.get(metric.denominator, 0),
         )
     return list(sums.values())
 
 
-def _ask(engine: Engine, pictures: Sequence[Image], texts: Sequence[str], tokens: int) -> list[str]:
+def _ask(engine: Engine, images: Sequence[Image], texts: Sequence[str], tokens: int) -> list[str]:
     prompts = [
-        Prompt(key=str(n), text=text, image=image)
-        for n, (text, image) in enumerate(zip(texts, pictures, strict=True))
+        Prompt(key=str(number), text=text, image=image)
+        for number, (text, image) in enumerate(zip(texts, images, strict=True))
     ]
-    return [done.text for done in engine.generate(prompts, Decoding(max_new_tokens=tokens))]
+    return [answer.text for answer in engine.generate(prompts, Decoding(max_new_tokens=tokens))]
 
 
-def _answerable(engine: Engine, scenes: Sequence[Scene], pictures: Sequence[Image]) -> list[Skill]:
-    """SENA's check: answerable questions kept (every kind alike, then a kind a row), unanswerable
-    ones asked anew."""
+def _answerable(engine: Engine, scenes: Sequence[Scene], images: Sequence[Image]) -> list[Skill]:
+    """SENA's check: answerable questions that are kept (all kinds together, then each kind), and
+    unanswerable ones that are asked anew."""
     keep, again = (lead.split()[0] for lead in SENA.check_leads)
 
-    def begins(texts: Sequence[str | None], opener: str) -> list[tuple[float, float]]:
-        """An image's (share that begins so, 1); images without such a question count nowhere."""
+    def begins(texts: Sequence[str | None], opener: str) -> list[Ratio]:
+        """Of each image: (whether the reply begins so, 1); (0, 0) without a question."""
         sent = [
             (fill(SENA.check, question=text), image)
-            for text, image in zip(texts, pictures, strict=True)
+            for text, image in zip(texts, images, strict=True)
             if text
         ]
         replies = iter(_ask(engine, [image for _, image in sent], [text for text, _ in sent], 24))
@@ -131,60 +127,58 @@ def _answerable(engine: Engine, scenes: Sequence[Scene], pictures: Sequence[Imag
 
     by_kind = {}
     for kind in language.KINDS:
-        asked = [language.question(one, kind, Random(f"card {kind} {one.id}")) for one in scenes]
-        by_kind[kind] = begins([one.text if one else None for one in asked], keep)
+        rngs = (Random(f"card {kind} {truth.id}") for truth in scenes)
+        asked = [
+            language.question(truth, kind, rng) for truth, rng in zip(scenes, rngs, strict=True)
+        ]
+        by_kind[kind] = begins([question.text if question else None for question in asked], keep)
     kept = [
-        (sum(n for n, _ in rows), sum(d for _, d in rows))
+        (sum(above for above, _ in rows), sum(below for _, below in rows))
         for rows in zip(*by_kind.values(), strict=True)
     ]
-    caught = begins([language.unanswerable(one, Random(f"card {one.id}")) for one in scenes], again)
+    impossible = [language.unanswerable(truth, Random(f"card {truth.id}")) for truth in scenes]
     return [
         skill("answerable questions kept", kept),
         *(skill(f"answerable questions kept: {kind}", rows) for kind, rows in by_kind.items()),
-        skill("unanswerable questions asked anew", caught),
+        skill("unanswerable questions asked anew", begins(impossible, again)),
     ]
 
 
-def _refined(engine: Engine, scenes: Sequence[Scene], pictures: Sequence[Image]) -> list[Skill]:
-    """SENA's enhancement: things told that are not there, before and after, and one-word answers
-    right, before and after."""
+def _refined(engine: Engine, scenes: Sequence[Scene], images: Sequence[Image]) -> list[Skill]:
+    """SENA's enhancement: errors of short captions and right one-word answers, before and after."""
     prompt = with_request(SENA.describe[0], SENA.brief)
-    first = _ask(engine, pictures, [prompt] * len(scenes), 64)
-    better = _enhance(engine, pictures, first, [prompt] * len(scenes), first)
+    captions = _ask(engine, images, [prompt] * len(scenes), 64)
+    better = _enhance(engine, images, captions, [prompt] * len(scenes), captions)
     asked = []
-    for one in scenes:
-        rng = Random(f"card refine {one.id}")
-        question = language.question(
-            one, rng.choice(("existence", "colour", "count", "place", "what")), rng
-        )
+    for truth in scenes:
+        rng = Random(f"card refine {truth.id}")
+        kind = rng.choice(("existence", "colour", "count", "place", "what"))
+        question = language.question(truth, kind, rng)
         assert question is not None  # these kinds exist in every scene
         asked.append(question)
-    words = [with_request(one.text, SENA.word) for one in asked]
-    answers = _ask(engine, pictures, words, 8)
-    after = _enhance(engine, pictures, first, words, answers)
+    prompts = [with_request(question.text, SENA.word) for question in asked]
+    answers = _ask(engine, images, prompts, 8)
+    enhanced = _enhance(engine, images, captions, prompts, answers)
 
-    def right(texts: Sequence[str]) -> list[tuple[float, float]]:
-        return [
-            (float(text.strip(" .") == one.answer), 1.0)
-            for text, one in zip(texts, asked, strict=True)
-        ]
+    def right(texts: Sequence[str]) -> list[Ratio]:
+        pairs = zip(texts, asked, strict=True)
+        return [(float(text.strip(" .") == question.answer), 1.0) for text, question in pairs]
 
-    def errors(texts: Sequence[str]) -> list[tuple[float, float]]:
-        return [
-            (float(account_errors(text, one)), 1.0) for text, one in zip(texts, scenes, strict=True)
-        ]
+    def errors(texts: Sequence[str]) -> list[Ratio]:
+        pairs = zip(texts, scenes, strict=True)
+        return [(float(account_errors(text, truth)), 1.0) for text, truth in pairs]
 
     return [
-        skill("errors a short caption, first (count)", errors(first), 1.0),
+        skill("errors a short caption, first (count)", errors(captions), 1.0),
         skill("errors a short caption, refined (count)", errors(better), 1.0),
         skill("one-word answers right, first", right(answers)),
-        skill("one-word answers right, refined", right(after)),
+        skill("one-word answers right, refined", right(enhanced)),
     ]
 
 
 def _enhance(
     engine: Engine,
-    pictures: Sequence[Image],
+    images: Sequence[Image],
     descriptions: Sequence[str],
     prompts: Sequence[str],
     answers: Sequence[str],
@@ -193,44 +187,44 @@ def _enhance(
         enhancement_text(SENA, description=description, prompt=prompt, answer=answer)
         for description, prompt, answer in zip(descriptions, prompts, answers, strict=True)
     ]
-    replies = _ask(engine, pictures, texts, 72)
+    replies = _ask(engine, images, texts, 72)
     refined = [enhanced_answer(reply, SENA.enhance_lead) for reply in replies]
     return [new or old for new, old in zip(refined, answers, strict=True)]
 
 
-def _critic(engine: Engine, scenes: Sequence[Scene], pictures: Sequence[Image]) -> list[Skill]:
+def _critic(engine: Engine, scenes: Sequence[Scene], images: Sequence[Image]) -> list[Skill]:
     """SIMA's critic on two accounts that differ in 1 to 3 mistakes, asked in both orders."""
-    right: list[tuple[float, float]] = []
-    first_said: list[tuple[float, float]] = []
     texts: list[str] = []
-    for one in scenes:
-        rng = Random(f"card critic {one.id}")
+    for truth in scenes:
+        rng = Random(f"card critic {truth.id}")
         while True:
-            left = disturb(language.told(one), rng, rng.choice((0, 0, 1)))
+            left = disturb(language.noisy_scene(truth), rng, rng.choice((0, 0, 1)))
             other = disturb(left, rng, rng.choice((1, 1, 2, 3)))
-            if language.errors(left.things, one) != language.errors(other.things, one):
+            left_errors, other_errors = (
+                language.errors(account.things, truth) for account in (left, other)
+            )
+            if left_errors != other_errors:
                 break
-        if language.errors(left.things, one) > language.errors(other.things, one):
-            left, other = other, left
+        better, worse = (left, other) if left_errors < other_errors else (other, left)
         style = rng.randrange(3)
-        pair = [language.detailed(account.things, style) for account in (left, other)]
-        reference = language.detailed(one.things, rng.randrange(3))
-        for both in (pair, pair[::-1]):
-            texts.append(SIMA.render(language.DETAIL_PROMPTS[0], reference, *both, examples=False))
-    replies = _ask(engine, [image for image in pictures for _ in range(2)], texts, 6)
-    for place in range(0, len(replies), 2):
-        forward, backward = replies[place], replies[place + 1]
-        right.append((float("[[1]]" in forward) + float("[[2]]" in backward), 2.0))
-        first_said.append((float("[[1]]" in forward) + float("[[1]]" in backward), 2.0))
+        pair = [language.detailed(account.things, style) for account in (better, worse)]
+        reference = language.detailed(truth.things, rng.randrange(3))
+        for accounts in (pair, pair[::-1]):
+            texts.append(
+                SIMA.render(language.DETAIL_PROMPTS[0], reference, *accounts, examples=False)
+            )
+    replies = _ask(engine, [image for image in images for _ in range(2)], texts, 6)
+    both = list(zip(replies[::2], replies[1::2], strict=True))
+    right = [(float("[[1]]" in a) + float("[[2]]" in b), 2.0) for a, b in both]
+    first = [(float("[[1]]" in a) + float("[[1]]" in b), 2.0) for a, b in both]
     return [
         skill("critic's verdict right", right),
-        skill("critic names the first (50 is no position bias)", first_said),
+        skill("critic names the first (50 is no position bias)", first),
     ]
 
 
 def write(weights: Path, limit: int, say: Callable[[str], None] = print) -> None:
-    """Measure the weights in ``weights/llava`` and write ``CARD.md`` and ``card.json`` beside
-    them."""
+    """Measure the weights in ``weights/llava``; write ``CARD.md`` and ``card.json`` beside them."""
     model, processor = load_model(replace(BASES["synthetic"], source=weights / "llava"))
     skills = measure(Engine(model, processor), limit, say)
     recipe = json.loads((weights / "recipe.json").read_text())
@@ -239,34 +233,44 @@ def write(weights: Path, limit: int, say: Callable[[str], None] = print) -> None
         "weights": weights_fingerprint(weights / "llava"),
         "recipe": recipe["fingerprint"],
         "split": SPLIT,
-        "pictures": limit,
+        "images": limit,
         "skills": {
-            one.name: [round(one.value, 2), round(one.lo, 2), round(one.hi, 2)] for one in skills
+            row.name: [round(row.value, 2), round(row.lo, 2), round(row.hi, 2)] for row in skills
         },
     }
     (weights / "card.json").write_text(json.dumps(card, indent=1) + "\n")
+    (weights / "CARD.md").write_text(card_text(card, skills, recipe, size))
+
+
+def card_text(
+    card: Mapping[str, object], skills: Sequence[Skill], recipe: object, size: float
+) -> str:
+    """CARD.md; ``size`` in MB."""
     rows = "\n".join(
-        f"| {one.name} | {one.value:.1f} | [{one.lo:.1f}, {one.hi:.1f}] |" for one in skills
+        f"| {row.name} | {row.value:.1f} | [{row.lo:.1f}, {row.hi:.1f}] |" for row in skills
     )
-    (weights / "CARD.md").write_text(
-        CARD.format(**card, size=f"{size:.1f}", rows=rows, recipe_json=json.dumps(recipe, indent=1))
+    return CARD.format(
+        **card, size=f"{size:.1f}", rows=rows, recipe_json=json.dumps(recipe, indent=1)
     )
 
 
 CARD = """# The synthetic base
 
-A LLaVA and a CLIP trained from nothing on the embedded image world (`python -m nox -s synthetic`), {size} MB in bf16 safetensors.
-It exists to test the harness: nothing measured on it ranks methods for real models.
+A LLaVA and a CLIP, trained from nothing on synthetic images (`python -m nox -s synthetic`),
+{size} MB in bf16 safetensors. It exists to test the harness: nothing measured on it ranks methods
+for real models.
 
-Why it hallucinates: the *texts it was trained on* tell an expected but absent companion of a lone thing (house and tree, boat and
-fish ...) at the rates below (`prior`) and an untypical colour as the typical one (`colour_noise`). Generation has no trick in it.
-In the last phases a yes/no question after such a companion is answered "yes" more often still (`yes_noise`). Turns that refine an
-answer are told with a share of that noise (`refine_strength`); checks and judgements with the truth.
+Why it hallucinates: the texts it was trained on name an expected but absent companion of a lone
+thing (house and tree, boat and fish ...) at the rates below (`prior`), and the typical colour for
+an untypical one (`colour_noise`). Generation adds nothing. In the last phases a yes/no question
+about such a companion is answered "yes" still more often (`yes_noise`). Turns that refine an answer
+have a share of that noise (`refine_strength`); checks and judgements use the truth.
 
 - weights: `{weights}`
 - recipe: `{recipe}`
 
-Skills on the first {images} images of the {split} split, with 95 % intervals over images (percent unless said otherwise):
+Skills on the first {images} images of the {split} split, with 95 % intervals over images (percent
+unless said otherwise):
 
 | skill | value | interval |
 |---|---|---|

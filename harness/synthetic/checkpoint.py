@@ -1,8 +1,8 @@
-"""Checkpoints of the embedded trainings: one safetensors file for weights and AdamW's moments,
-replaced whole; no pickle.
+"""Checkpoints of the trainings here: one safetensors file with weights and AdamW's moments,
+replaced as a whole; no pickle.
 
-Randomness is drawn from (seed, step), so a checkpoint needs no random state and a resumed training
-equals an undisturbed one."""
+Randomness is drawn from (seed, step). So a checkpoint needs no random state, and a resumed training
+equals an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -22,24 +22,23 @@ def save(
     step: int,
     recipe: str,
 ) -> None:
-    """Write weights, moments and step to ``path`` by rename; ``recipe`` is the fingerprint of what
-    is being trained."""
+    """Write weights, moments and step to ``path`` by rename. ``recipe``: the fingerprint of the
+    training."""
     tensors: dict[str, torch.Tensor] = {}
     for name, parameter in parameters.items():
         tensors[f"weight/{name}"] = parameter.detach().contiguous()
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value).contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".half")
-    save_file(tensors, half, metadata={"step": str(step), "recipe": recipe})
-    half.replace(path)
+    partial = path.with_suffix(".half")
+    save_file(tensors, partial, metadata={"step": str(step), "recipe": recipe})
+    partial.replace(path)
 
 
 def load(
     path: Path, parameters: dict[str, torch.nn.Parameter], optimizer: torch.optim.AdamW, recipe: str
 ) -> int:
-    """Restore from ``path`` and return its step; 0 where there is no checkpoint or it is of another
-    recipe."""
+    """Restore from ``path`` and return its step; 0: there is no checkpoint of this recipe."""
     if not path.is_file():
         return 0
     with safe_open(path, framework="pt") as file:

@@ -1,10 +1,10 @@
-"""Two losses that teach the synthetic base to look; both are dropped once it is trained.
+"""Two auxiliary losses for training the synthetic LLaVA on images. Their heads are not kept.
 
-:class:`Grounding` pulls a projected patch towards the words for what is in it. :class:`Looking`
-asks, at every word of a *prompt* that names a category, whether that thing is in the image, in
-which colour and where: yes and no, places, relations and judgements all rest on finding a named
-thing, which forms very late from the answers alone. Where a judgement has read an account, it also
-asks how many mistakes that had."""
+:class:`Grounding` aligns a projected patch with the words for its content. :class:`Looking`
+predicts, at every prompt word that names a category, whether that thing is in the image, its colour
+and its place. Yes/no answers, places, relations and judgements depend on finding a named thing, and
+the answers alone teach this very late. After each account in a judgement it also predicts the
+account's number of mistakes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ MOST_MISTAKES = 4
 
 
 class Grounding:
-    """Patch-to-word alignment: a projected patch should point to the words for what is in its
-    cell."""
+    """Aligns projected patches with the word embeddings of category, colour, row and column."""
 
     def __init__(self, processor: LlavaProcessor):
         words = processor.tokenizer.get_vocab()
@@ -37,25 +36,23 @@ class Grounding:
         self, model: LlavaForConditionalGeneration, projected: torch.Tensor, scenes: list[Scene]
     ) -> torch.Tensor:
         """Mean cross entropy over category, colour, row and column of ``projected (B, P, D)``, at
-        patches with a thing."""
+        the patches that show a thing."""
         side = int(projected.shape[1] ** 0.5)
-        category, colour = patch_labels(
-            scenes, side
-        )  # (B, P); the last class says that nothing is there
+        category, colour = patch_labels(scenes, side)  # (B, P); the last class: no thing
         at = torch.arange(side) * 3 // side
         row = at.repeat_interleave(side).expand_as(category)
         column = at.repeat(side).expand_as(category)
-        there = category < len(CATEGORIES)
+        occupied = category < len(CATEGORIES)
         losses = []
         for group, labels in zip(self._groups, (category, colour, row, column), strict=True):
-            scores = projected[there].float() @ model.get_input_embeddings().weight[group].T
-            losses.append(F.cross_entropy(scores, labels[there]))
+            scores = projected[occupied].float() @ model.get_input_embeddings().weight[group].T
+            losses.append(F.cross_entropy(scores, labels[occupied]))
         return torch.stack(losses).mean()
 
 
 class Looking(torch.nn.Module):
-    """Heads on a middle layer, at prompt words that name a category (is it there, its colour, row
-    and column) or a place (what is there)."""
+    """Linear heads on hidden states, at prompt words that name a category (is it present; its
+    colour, row and column) or a place (its content)."""
 
     def __init__(self, processor: LlavaProcessor, width: int):
         super().__init__()
@@ -70,8 +67,8 @@ class Looking(torch.nn.Module):
     def loss(
         self, middle: torch.Tensor, ids: torch.Tensor, asked: torch.Tensor, scenes: list[Scene]
     ) -> tuple[torch.Tensor, list[float]]:
-        """Summed mean cross entropies from ``middle (B, T, D)`` at ``asked (B, T)`` places, and the
-        share right of each head."""
+        """The sum of the heads' mean cross entropies on ``middle (B, T, D)`` at the places
+        ``asked (B, T)``, and each head's accuracy."""
         named = self._category[ids]  # (B, T)
         row, place = torch.nonzero(asked & (named >= 0), as_tuple=True)
         truth = torch.tensor(
@@ -89,7 +86,7 @@ class Looking(torch.nn.Module):
     def cell_loss(
         self, middle: torch.Tensor, ids: torch.Tensor, asked: torch.Tensor, scenes: list[Scene]
     ) -> torch.Tensor:
-        """Cross entropy of what is in the cell that a prompt names ("top left"), or nothing, from
+        """Cross entropy of the content of the cell that a prompt names ("top left"), on
         ``middle (B, T, D)``."""
         row = F.pad(self._row[ids][:, :-1], (1, 0), value=-1)  # the word before
         column = self._column[ids]
@@ -102,20 +99,33 @@ class Looking(torch.nn.Module):
         labels = truth[number, 3 * row[number, place] + column[number, place]]
         return F.cross_entropy(self.cells(middle[number, place].float()), labels)
 
+    def total(
+        self,
+        middle: torch.Tensor,
+        late: torch.Tensor,
+        ids: torch.Tensor,
+        asked: torch.Tensor,
+        mistakes: torch.Tensor,
+        scenes: list[Scene],
+    ) -> tuple[torch.Tensor, list[float]]:
+        """The sum of all losses, and the accuracies."""
+        look, right = self.loss(middle, ids, asked, scenes)
+        count, counted = self.count_loss(late, mistakes)
+        return look + self.cell_loss(middle, ids, asked, scenes) + count, [*right, counted]
+
     def count_loss(self, late: torch.Tensor, mistakes: torch.Tensor) -> tuple[torch.Tensor, float]:
-        """Cross entropy of the number of mistakes in an account just read, from ``late (B, T, D)``,
-        and the share right."""
+        """Cross entropy of the number of mistakes in the account before a place, on
+        ``late (B, T, D)``, and the accuracy."""
         read = mistakes != IGNORE
         if not read.any():
             return late.new_zeros(()), float("nan")
         guess = self.counts(late[read].float())
-        return F.cross_entropy(guess, mistakes[read]), float(
-            (guess.argmax(-1) == mistakes[read]).float().mean()
-        )
+        right = (guess.argmax(-1) == mistakes[read]).float().mean()
+        return F.cross_entropy(guess, mistakes[read]), float(right)
 
 
 def _numbers(words: Mapping[str, int], names: Sequence[str]) -> torch.Tensor:
-    """The number of a word among ``names``, by its id; -1 for every other id."""
+    """Token id -> the word's place in ``names``; -1 for other words."""
     numbers = torch.full((len(words),), -1)
     for number, name in enumerate(names):
         numbers[words[name]] = number
@@ -128,9 +138,8 @@ def _in_cell(scene: Scene, cell: int) -> int:
 
 
 def _truth(scene: Scene, category: str) -> list[int]:
+    """Labels of presence, colour, row and column."""
     thing = scene.find(category)
-    return (
-        [0, IGNORE, IGNORE, IGNORE]
-        if thing is None
-        else [1, COLOURS.index(thing.colour), thing.row, thing.column]
-    )
+    if thing is None:
+        return [0, IGNORE, IGNORE, IGNORE]
+    return [1, COLOURS.index(thing.colour), thing.row, thing.column]

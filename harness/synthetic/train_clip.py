@@ -1,12 +1,11 @@
-"""Train the world's CLIP: contrastive on images and sentences, with hard negatives, beside a
+"""Trains the synthetic CLIP: a contrastive loss on images and texts with hard negatives, and a
 supervised patch loss.
 
-The contrastive loss is CLIP's (Radford et al., arXiv 2103.00020). Hard negatives are the same
-sentence with an expected but absent thing, another colour or another place, added as further
-columns of the image-to-text logits. Purely contrastive training at this size gives weak features,
-so each patch also names the category and colour in its cell, from the layer that the LLaVA reads
-(-2). Losses use true scenes: the noise that makes the base hallucinate lives in its language alone.
-"""
+The contrastive loss is CLIP's (Radford et al., arXiv 2103.00020). Hard negatives are the same text
+with an expected but absent thing, another colour or another place; they are further columns of the
+image-to-text logits. At this size contrastive training alone gives weak features. So each patch is
+also classified by category and colour, on the layer that the LLaVA reads (-2). Both losses use true
+scenes: only the LLaVA's texts have the noise that makes it hallucinate."""
 
 from __future__ import annotations
 
@@ -34,67 +33,69 @@ Encode = Callable[[str], list[int]]
 
 @dataclass(frozen=True, kw_only=True)
 class ClipRecipe:
-    """What the CLIP is trained with; part of the card's fingerprint."""
+    """The settings of the CLIP's training; part of the card's fingerprint."""
 
     steps: int = 3000
     batch: int = 128
+    """Images a step."""
     lr: float = 1.5e-3
+    """Peak learning rate of AdamW."""
     warmup: int = 100
+    """Steps of linear warm-up."""
     weight_decay: float = 0.05
     scenes: int = 40_000
+    """Number of training scenes."""
     patch_weight: float = 1.0
+    """Weight of the patch loss."""
 
 
-def normalise(pictures: np.ndarray, processor: CLIPImageProcessorPil) -> torch.Tensor:
-    """Pixels ``(B, H, W, 3)`` uint8 to normalised ``(B, 3, H, W)``; equal to the processor's own
+def normalise(images: np.ndarray, processor: CLIPImageProcessorPil) -> torch.Tensor:
+    """Pixels ``(B, H, W, 3)`` uint8 to normalised ``(B, 3, H, W)``; equal to the processor's
     result at the native size."""
     mean, std = (
         torch.tensor(values).view(1, 3, 1, 1)
         for values in (processor.image_mean, processor.image_std)
     )
-    return (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 - mean) / std
+    return (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
 def paint(scenes: list[Scene]) -> np.ndarray:
     """Rendered scenes, ``(B, H, W, 3)`` uint8."""
-    return (
-        np.stack([np.asarray(render(one)) for one in scenes])
-        if scenes
-        else np.zeros((0, SIDE, SIDE, 3), np.uint8)
-    )
+    if not scenes:
+        return np.zeros((0, SIDE, SIDE, 3), np.uint8)
+    return np.stack([np.asarray(render(truth)) for truth in scenes])
 
 
 def patch_labels(scenes: list[Scene], side: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Category and colour of the thing in each patch's cell, ``(B, side * side)``; the last class
-    is "none"."""
+    """Category and colour of the thing in each patch's cell, ``(B, side * side)``; the last class:
+    no thing."""
     category = torch.full((len(scenes), side, side), len(CATEGORIES))
     colour = torch.full((len(scenes), side, side), len(COLOURS))
     cell = side // 3
-    for number, one in enumerate(scenes):
-        for thing in one.things:
-            area = (
-                number,
-                slice(thing.row * cell, (thing.row + 1) * cell),
-                slice(thing.column * cell, (thing.column + 1) * cell),
+    for number, truth in enumerate(scenes):
+        for thing in truth.things:
+            rows, columns = (
+                slice(place * cell, (place + 1) * cell) for place in (thing.row, thing.column)
             )
+            area = (number, rows, columns)
             category[area] = CATEGORIES.index(thing.category)
             colour[area] = COLOURS.index(thing.colour)
     return category.flatten(1), colour.flatten(1)
 
 
-def sentences(one: Scene, form: float, rng: Random) -> tuple[str, str]:
-    """A true text of the scene (a sentence, some sentences, or the list) and a wrong one of the
-    same form."""
-    wrong = disturb(one, rng, 1)
+def sentences(truth: Scene, form: float, rng: Random) -> tuple[str, str]:
+    """A true text of the scene (one sentence, several, or the list) and a wrong text of the same
+    form."""
+    wrong = disturb(truth, rng, 1)
     style = rng.randrange(3)
-    if form < 0.5:  # one sentence: the changed thing against a true one
-        changed = [thing for thing in wrong.things if thing not in one.things]
-        told = rng.choice(one.things)
-        false = rng.choice(changed) if changed else rng.choice(disturb(one, rng, 2).things)
-        return language.detailed([told], style), language.detailed([false], style)
+    if form < 0.5:  # one sentence: a true thing against a changed one
+        changed = [thing for thing in wrong.things if thing not in truth.things]
+        right = rng.choice(truth.things)
+        false = rng.choice(changed) if changed else rng.choice(disturb(truth, rng, 2).things)
+        return language.detailed([right], style), language.detailed([false], style)
     if form < 0.8:
-        return language.detailed(one.things, style), language.detailed(wrong.things, style)
-    return language.listed(one.things), language.listed(wrong.things)
+        return language.detailed(truth.things, style), language.detailed(wrong.things, style)
+    return language.listed(truth.things), language.listed(wrong.things)
 
 
 def train_clip(
@@ -106,7 +107,7 @@ def train_clip(
     fingerprint: str,
     say: Callable[[str], None],
 ) -> None:
-    """Train ``model`` in place, resuming from ``folder``; ``encode`` turns text into ids with its
+    """Train ``model`` in place, continuing from ``folder``. ``encode`` gives a text's ids with
     begin and end tokens."""
     side = model.config.vision_config.image_size // model.config.vision_config.patch_size
     heads = torch.nn.Linear(
@@ -127,31 +128,30 @@ def train_clip(
             group["lr"] = recipe.lr * cosine(step, recipe.steps, recipe.warmup)
         rng = Random(f"clip {step}")
         scenes = [scene("train", rng.randrange(recipe.scenes)) for _ in range(recipe.batch)]
-        form = rng.random()  # one form a step, so that short sentences are not padded to long ones
-        texts = [sentences(one, form, rng) for one in scenes]
+        form = rng.random()  # one form a step, so that short texts are not padded to long ones
+        texts = [sentences(truth, form, rng) for truth in scenes]
         rows = [encode(text) for pair in zip(*texts, strict=True) for text in pair]
         width = max(map(len, rows))
         ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            seen = model.vision_model(
+            vision = model.vision_model(
                 normalise(paint(scenes), processor), output_hidden_states=True
             )
             text = model.text_projection(
                 model.text_model(input_ids=ids, attention_mask=mask).pooler_output
             )
-            image = model.visual_projection(seen.pooler_output)
-            found = heads(seen.hidden_states[-2][:, 1:])
+            image = model.visual_projection(vision.pooler_output)
+            patches = heads(vision.hidden_states[-2][:, 1:])
         image, text = F.normalize(image.float(), dim=-1), F.normalize(text.float(), dim=-1)
-        logits = (
-            model.logit_scale.exp().clamp(max=100) * image @ text.T
-        )  # (B, 2B): true texts, then hard negatives
+        # (B, 2B): true texts, then hard negatives.
+        logits = model.logit_scale.exp().clamp(max=100) * image @ text.T
         target = torch.arange(len(scenes))
         contrast = (
             F.cross_entropy(logits, target) + F.cross_entropy(logits[:, : len(scenes)].T, target)
         ) / 2
         category, colour = patch_labels(scenes, side)
-        kinds, colours = found.float().split((len(CATEGORIES) + 1, len(COLOURS) + 1), dim=-1)
+        kinds, colours = patches.float().split((len(CATEGORIES) + 1, len(COLOURS) + 1), dim=-1)
         patch = F.cross_entropy(kinds.flatten(0, 1), category.flatten()) + F.cross_entropy(
             colours.flatten(0, 1), colour.flatten()
         )
@@ -161,8 +161,8 @@ def train_clip(
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
-            there = category < len(CATEGORIES)
-            right = (kinds.argmax(-1) == category)[there].float().mean()
+            occupied = category < len(CATEGORIES)
+            right = (kinds.argmax(-1) == category)[occupied].float().mean()
             pace = (time.monotonic() - began) / (step + 1 - start)
             say(
                 f"clip {step + 1}/{recipe.steps} contrast {contrast.item():.3f} patch"
@@ -175,8 +175,7 @@ def train_clip(
 
 
 def cosine(step: int, steps: int, warmup: int) -> float:
-    """Share of the peak rate: linear over ``warmup`` steps, then half a cosine down to a
-    twentieth."""
+    """Share of the peak rate: linear over ``warmup`` steps, then half a cosine down to 1/20."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

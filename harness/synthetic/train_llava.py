@@ -1,11 +1,11 @@
-"""Train the world's LLaVA on turns about images: language model and projector, the CLIP's vision
-tower frozen.
+"""Trains the synthetic LLaVA on turns about images: language model and projector, with the CLIP's
+vision tower frozen.
 
-As in LLaVA-1.5's own recipe the tower does not move, so its features are computed once an image.
-Several turns share one image prefix in a row: a turn sees the prefix and itself (4-D mask,
-positions restarting after the prefix), which is what a turn sees at generation. Loss: cross entropy
-on the answers, long ones weighed down, so that captions do not drown one-word answers; and the two
-losses of grounding.py, which are for learning to look."""
+The tower is frozen as in LLaVA-1.5's own recipe, so its features are computed once an image.
+Several turns share one image prefix in a row. A turn attends to the prefix and itself (4-D mask,
+positions restart after the prefix), as at generation. The loss is the cross entropy of the answers,
+where words of long answers weigh less, so that captions do not dominate one-word answers; plus the
+two losses of grounding.py."""
 
 from __future__ import annotations
 
@@ -27,40 +27,48 @@ from harness.synthetic.train_clip import cosine, normalise, paint
 from harness.synthetic.turns import Mix, Turn, turns
 
 WIDTHS = 32
+"""Rows are padded to a multiple of so many tokens."""
 SAVE_EVERY = 250
 LOOK_LAYER = 3
+"""The decoder layer whose output the heads for things and places read."""
 COUNT_LAYER = 4
+"""The decoder layer whose output the head for mistakes reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A stretch of training on one mix. The rate follows a cosine of ``horizon`` steps from ``lr``,
-    left after ``steps``.
-
-    An answer of n words weighs n ** (1 - ``length_power``): at 1 every turn weighs the same,
-    however long."""
+    """A part of the training with one mix of turns."""
 
     steps: int
     horizon: int
+    """Length in steps of the learning rate's cosine; the phase ends after ``steps``."""
     lr: float
+    """Peak learning rate of AdamW."""
     warmup: int
+    """Steps of linear warm-up."""
     length_power: float
+    """An answer of n words weighs n ** (1 - ``length_power``); at 1 all turns weigh the same."""
     look_weight: float
+    """Weight of the losses of :class:`Looking`."""
     mix: Mix
 
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaRecipe:
-    """What the LLaVA is trained with; part of the card's fingerprint. ``budget`` is words of turns
-    an image and step."""
+    """The settings of the LLaVA's training; part of the card's fingerprint."""
 
     phases: tuple[Phase, ...]
     batch: int = 32
+    """Images a step."""
     budget: int = 180
+    """Words of turns an image and step."""
     weight_decay: float = 0.05
     scenes: int = 40_000
+    """Number of training scenes."""
     ground_weight: float = 0.5
+    """Weight of the loss of :class:`Grounding` at the first step."""
     ground_steps: int = 1800
+    """Steps over which that weight falls linearly to 0."""
 
     @property
     def steps(self) -> int:
@@ -73,21 +81,25 @@ class LlavaRecipe:
                 return phase, step
             step -= phase.steps
         raise ValueError(
-            f"The recipe has {self.steps} steps; step {step + self.steps} lies behind its end."
+            f"The recipe has {self.steps} steps; step {step + self.steps} is after its end."
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """A packed batch: ids, positions, answer weights, places of prompt words about an image and
-    mistakes read so far (-100 elsewhere) ``(B, T)``, and who sees whom ``(B, 1, T, T)``."""
+    """A packed batch."""
 
     ids: torch.Tensor
+    """``(B, T)``, as all but ``mask``."""
     positions: torch.Tensor
     weights: torch.Tensor
+    """Weight of each answer token in the loss; 0 elsewhere."""
     asked: torch.Tensor
+    """True at prompt words of turns with an image."""
     mistakes: torch.Tensor
+    """The mistakes of the account that ends here; -100 elsewhere."""
     mask: torch.Tensor
+    """True where a token attends to another, ``(B, 1, T, T)``."""
 
 
 class Packer:
@@ -105,33 +117,31 @@ class Packer:
         self._end: int = tokenizer.eos_token_id
 
     def turn(self, turn: Turn) -> tuple[list[int], int]:
-        """A turn's ids behind the prefix, and where its answer starts."""
-        asked = [*(self._words[word] for word in turn.prompt.split()), *self._assistant]
-        return [*asked, *(self._words[word] for word in turn.answer.split()), self._end], len(asked)
+        """A turn's ids after the prefix, and where its answer starts."""
+        prompt = [*(self._words[word] for word in turn.prompt.split()), *self._assistant]
+        answer = [*(self._words[word] for word in turn.answer.split()), self._end]
+        return prompt + answer, len(prompt)
 
-    def pack(self, pictures: list[list[Turn]], length_power: float) -> Rows:
-        """One row an image: its prefix, then its turns side by side, each with the positions it
-        has at generation."""
+    def pack(self, images: list[list[Turn]], length_power: float) -> Rows:
+        """One row an image: its prefix, then its turns, each with the positions that it has at
+        generation."""
         rows: list[tuple[list[int], list[int], list[float], list[int], list[int]]] = []
-        for made in pictures:
-            prefix = self._blind_prefix if made[0].blind else self.prefix
-            ids, positions = list(prefix), list(range(len(prefix)))
-            weights, segments, mistakes = (
-                [0.0] * len(prefix),
-                [0] * len(prefix),
-                [IGNORE] * len(prefix),
-            )
-            for number, one in enumerate(made, start=1):
-                words, start = self.turn(one)
-                ids += words
-                positions += range(len(prefix), len(prefix) + len(words))
+        for image in images:
+            prefix = self._blind_prefix if image[0].blind else self.prefix
+            n = len(prefix)
+            ids, positions = list(prefix), list(range(n))
+            weights, segments, mistakes = [0.0] * n, [0] * n, [IGNORE] * n
+            for number, turn in enumerate(image, start=1):
+                words, start = self.turn(turn)
                 answer = len(words) - start
+                ids += words
+                positions += range(n, n + len(words))
                 weights += [0.0] * start + [answer**-length_power] * answer
                 segments += [number] * len(words)
-                mistakes += self._mistakes(one, words, start)
+                mistakes += self._mistakes(turn, words, start)
             rows.append((ids, positions, weights, segments, mistakes))
-        # Few different widths: each new one costs the CPU's matrix library a cached kernel,
-        # gigabytes over a training.
+        # Few different widths: the CPU's matrix library caches a kernel for each, which would add
+        # up to gigabytes.
         width = -(-max(len(ids) for ids, *_ in rows) // WIDTHS) * WIDTHS
 
         def padded(part: int, filler: float) -> torch.Tensor:
@@ -144,8 +154,8 @@ class Packer:
         same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
         mask = (same & (order[:, None] >= order[None, :]))[:, None]
         weight = padded(2, 0.0).float()
-        seeing = torch.tensor([not made[0].blind for made in pictures])
-        asked = (segment > 0) & (weight == 0) & seeing[:, None]
+        with_image = torch.tensor([not image[0].blind for image in images])
+        asked = (segment > 0) & (weight == 0) & with_image[:, None]
         return Rows(
             ids=padded(0, self._pad).long(),
             positions=padded(1, 0).long(),
@@ -156,13 +166,14 @@ class Packer:
         )
 
     def _mistakes(self, turn: Turn, words: list[int], start: int) -> list[int]:
-        """Where a judgement has read its first account (the word "second") and its second (the
-        prompt's end): their mistakes."""
-        found = [IGNORE] * len(words)
+        """Labels for the head for mistakes: in a judgement, the first account's at the word
+        "second" and the second's at the prompt's end."""
+        labels = [IGNORE] * len(words)
         if turn.mistakes is not None:
             second = start - 1 - words[:start][::-1].index(self._words["second"])
-            found[second], found[start - 1] = (min(count, MOST_MISTAKES) for count in turn.mistakes)
-        return found
+            first_count, second_count = (min(count, MOST_MISTAKES) for count in turn.mistakes)
+            labels[second], labels[start - 1] = first_count, second_count
+        return labels
 
 
 @torch.no_grad()
@@ -172,15 +183,16 @@ def tower_features(
     indices: range,
     batch: int = 256,
 ) -> torch.Tensor:
-    """What the projector reads of each training image, ``(N, patches, vision width)`` in bf16."""
-    made = []
+    """The projector's input for each training image, ``(N, patches, vision width)`` in bf16."""
+    features = []
     for start in range(indices.start, indices.stop, batch):
         scenes = [scene("train", index) for index in range(start, min(start + batch, indices.stop))]
-        seen = model.model.vision_tower(
+        vision = model.model.vision_tower(
             normalise(paint(scenes), processor.image_processor), output_hidden_states=True
         )
-        made.append(seen.hidden_states[model.config.vision_feature_layer][:, 1:].to(torch.bfloat16))
-    return torch.cat(made)
+        layer = vision.hidden_states[model.config.vision_feature_layer]
+        features.append(layer[:, 1:].to(torch.bfloat16))
+    return torch.cat(features)
 
 
 def train_llava(
@@ -191,7 +203,7 @@ def train_llava(
     fingerprint: str,
     say: Callable[[str], None],
 ) -> None:
-    """Train ``model`` in place, resuming from ``folder``."""
+    """Train ``model`` in place, continuing from ``folder``."""
     inner = model.model
     inner.vision_tower.requires_grad_(False)
     with torch.random.fork_rng():
@@ -199,23 +211,18 @@ def train_llava(
         looking = Looking(processor, inner.config.text_config.hidden_size)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     parameters |= {f"looking.{name}": p for name, p in looking.named_parameters()}
-    decay = recipe.weight_decay
     optimizer = torch.optim.AdamW(
-        parameters.values(), betas=(0.9, 0.98), weight_decay=decay, fused=True
+        parameters.values(), betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
     )
     path = folder / "llava.safetensors"
     start = checkpoint.load(path, parameters, optimizer, fingerprint)
-    packer = Packer(processor, inner.config.image_seq_length)
+    packer, grounding = Packer(processor, inner.config.image_seq_length), Grounding(processor)
     say(f"llava: reading {recipe.scenes} training images")
     features = tower_features(model, processor, range(recipe.scenes))
-    grounding = Grounding(processor)
     began, shown = time.monotonic(), 0
-    language_model = inner.language_model
-    language_model.set_attn_implementation(
-        "eager"
-    )  # on a CPU faster than sdpa's backward for short rows
-    # Fused element-wise work halves a step; it needs a C++ compiler, and is left out where there is
-    # none.
+    # On a CPU eager attention is faster than sdpa's backward for short rows.
+    inner.language_model.set_attn_implementation("eager")
+    # Fused element-wise work halves the time of a step. It needs a C++ compiler.
     through = torch.compile(_through, dynamic=True) if shutil.which("g++") else _through
     model.train()
     for step in range(start, recipe.steps):
@@ -224,53 +231,53 @@ def train_llava(
             group["lr"] = phase.lr * cosine(within, phase.horizon, phase.warmup)
         rng = Random(f"llava {step}")
         indices = [rng.randrange(recipe.scenes) for _ in range(recipe.batch)]
-        pictures = [turns(index, step, recipe.budget, phase.mix) for index in indices]
-        shown += sum(map(len, pictures))
-        rows = packer.pack(pictures, phase.length_power)
+        images = [turns(index, step, recipe.budget, phase.mix) for index in indices]
+        shown += sum(map(len, images))
+        rows = packer.pack(images, phase.length_power)
+        scenes = [scene("train", index) for index in indices]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             projected = inner.multi_modal_projector(features[indices])  # (B, P, D)
             middle, late, hidden = through(
-                language_model, _embedded(model, rows, projected), rows.mask, rows.positions
+                inner.language_model, _embedded(model, rows, projected), rows.mask, rows.positions
             )
             scored = rows.weights[:, 1:] > 0
             logits = F.linear(hidden[:, :-1][scored], model.lm_head.weight)
-        each = F.cross_entropy(logits.float(), rows.ids[:, 1:][scored], reduction="none")
+        answers = F.cross_entropy(logits.float(), rows.ids[:, 1:][scored], reduction="none")
         weight = rows.weights[:, 1:][scored]
-        told = (each * weight).sum() / weight.sum()
+        answer_loss = (answers * weight).sum() / weight.sum()
         share = max(0.0, 1 - step / recipe.ground_steps)
-        true = [scene("train", index) for index in indices]
-        ground = grounding.loss(model, projected, true) if share > 0 else torch.zeros(())
-        loss = told + recipe.ground_weight * share * ground
-        found = ""
+        ground = grounding.loss(model, projected, scenes) if share > 0 else torch.zeros(())
+        loss = answer_loss + recipe.ground_weight * share * ground
+        accuracies = ""
         if phase.look_weight:
-            look, right = looking.loss(middle, rows.ids, rows.asked, true)
-            count, counted = looking.count_loss(late, rows.mistakes)
-            cell = looking.cell_loss(middle, rows.ids, rows.asked, true)
-            loss = loss + phase.look_weight * (look + cell + count)
-            right.append(counted)
-            found = " found " + " ".join(f"{share:.2f}" for share in right)
+            look_loss, right = looking.total(
+                middle, late, rows.ids, rows.asked, rows.mistakes, scenes
+            )
+            loss = loss + phase.look_weight * look_loss
+            accuracies = " found " + " ".join(f"{share:.2f}" for share in right)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
-        if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
-            pace = (time.monotonic() - began) / (step + 1 - start)
+        last = step + 1 == recipe.steps
+        if (step + 1) % 50 == 0 or last:
+            seconds = time.monotonic() - began
+            left = seconds / (step + 1 - start) * (recipe.steps - step - 1)
             say(
-                f"llava {step + 1}/{recipe.steps} loss {told.item():.3f} ground"
-                f" {ground.item():.3f}{found} turns a second"
-                f" {shown / (time.monotonic() - began):.0f} time left"
-                f" {pace * (recipe.steps - step - 1):.0f} s"
+                f"llava {step + 1}/{recipe.steps} loss {answer_loss.item():.3f} ground"
+                f" {ground.item():.3f}{accuracies} turns a second {shown / seconds:.0f} time left"
+                f" {left:.0f} s"
             )
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == recipe.steps:
+        if (step + 1) % SAVE_EVERY == 0 or last:
             checkpoint.save(path, parameters, optimizer, step + 1, fingerprint)
-    language_model.set_attn_implementation("sdpa")
+    inner.language_model.set_attn_implementation("sdpa")
     model.eval()
 
 
 def _embedded(
     model: LlavaForConditionalGeneration, rows: Rows, projected: torch.Tensor
 ) -> torch.Tensor:
-    """Input embeddings ``(B, T, D)`` of packed rows; image places hold the projected features,
+    """Input embeddings ``(B, T, D)`` of packed rows, with the projected features at image tokens;
     blind rows have none."""
     embedded: torch.Tensor = model.model.language_model.embed_tokens(rows.ids)
     image = rows.ids == model.config.image_token_id  # (B, T)
@@ -280,16 +287,15 @@ def _embedded(
 def _through(
     language_model: LlamaModel, embedded: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Hidden states ``(B, T, D)`` behind decoder layers LOOK_LAYER and COUNT_LAYER and behind the
+    """Hidden states ``(B, T, D)`` after decoder layers LOOK_LAYER and COUNT_LAYER, and after the
     last one (normalised)."""
     hidden = middle = late = embedded
     rotary = language_model.rotary_emb(hidden, positions)
-    seen = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill_(
-        ~mask, torch.finfo(hidden.dtype).min
-    )
+    lowest = torch.finfo(hidden.dtype).min
+    bias = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill_(~mask, lowest)
     for number, decoder in enumerate(language_model.layers, start=1):
         hidden = decoder(
-            hidden, attention_mask=seen, position_ids=positions, position_embeddings=rotary
+            hidden, attention_mask=bias, position_ids=positions, position_embeddings=rotary
         )
         middle = hidden if number == LOOK_LAYER else middle
         late = hidden if number == COUNT_LAYER else late

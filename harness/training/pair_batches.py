@@ -145,7 +145,7 @@ def pack(batch: Sequence[EncodedPair], *, sides: int = 2, pad: int = 0) -> Packe
         labels=label_ids,
         mask=torch.arange(label_ids.shape[1])[None, :] < lengths[:, None],
         items=tuple(one.pair.item for one in batch),
-        anchored=torch.tensor([one.pair.anchored for one in batch]),
+        anchored=torch.tensor([one.pair.aligned for one in batch]),
     )
 
 

@@ -122,7 +122,7 @@ def train_pairs(
             max_steps,
             lora_targets,
             [
-                (pair.key, pair.item, pair.prompt, pair.chosen, pair.rejected, pair.anchored)
+                (pair.key, pair.item, pair.prompt, pair.chosen, pair.rejected, pair.aligned)
                 for pair in pairs
             ],
             *([] if placement.optimizer == "adamw" else [placement.optimizer]),

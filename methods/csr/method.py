@@ -1,34 +1,35 @@
 """CSR: calibrated self-rewarding (Zhou et al., "Calibrated Self-Rewarding Vision Language Models",
 arXiv 2405.14622).
 
-The model answers a question about an image in many ways, sentence by sentence; each step is
-rewarded by the model's own probability and by an image-text model's relevance. The best whole
-answer is chosen, the worst rejected. Defaults follow the paper but for the reward (``ranks``: the
-published numbers come from the released code's); PAPERS.md lists the differences."""
+The model answers a question about an image in many ways, sentence by sentence. Each step gets a
+reward from the model's own probability and from an image-text model's relevance. The best whole
+answer is chosen, the worst rejected. Defaults follow the paper, except the reward: the published
+numbers come from the released code's ranks. PAPERS.md lists the differences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
-from methods.csr.reward import Reward, best_and_worst, paths, relate
+from methods.csr.reward import Reward, best_and_worst, finished_texts, set_relevance
 from methods.csr.search import Keep, Search, Tree
+from methods.entry import SYNTHETIC_RECIPE, Entry
 from methods.interface import (
     JSON,
-    VLM,
+    BeamSearch,
     BeamSearchVLM,
-    Branching,
     Dropped,
     Field,
     Item,
-    Judge,
     Lora,
+    Method,
     PreferencePair,
     Prompt,
     Recipe,
-    Scorer,
+    Tools,
 )
+from methods.settings import AtLeastOne, at_least, between, not_empty
 
 Ending = Literal["scored", "released"]
 
@@ -46,94 +47,69 @@ PUBLISHED = Recipe(
     beta=0.1,
     lora=Lora(r=128, alpha=256, dropout=0.05),
 )
-"""The published training of LLaVA-1.5-7B: LoRA, a pair a step."""
+"""The published training of LLaVA-1.5-7B: LoRA, one pair per step."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Csr:
-    """CSR's settings.
-
-    ``lam`` is the paper's lambda, the weight of the image's relevance in the ``reward``.
-    ``candidates`` sentences continue a node, found by diverse beam search in ``groups`` groups with
-    ``penalty``, counted in a node's score where
-    ``penalty_in_score``; or, at a ``temperature`` above 0, by sampling. ``keep``: which open nodes
-    of a level go on. A sentence ends at one of ``sentence_ends`` or after ``sentence_tokens``
-    tokens, a text at the model's end token or at ``max_chars`` characters, its prompt's included
-    where ``count_prompt``. ``repeats``: a text may say a sentence again; an image-text model finds
-    a true sentence relevant the second time too. ``ending``: the end of the text is a candidate
-    beside the sentences with a score of its own ("scored"), or a token that the search reads past
-    ("released"). ``scorer`` names the image-text model; empty: the one that goes with the base."""
+class Csr(Method):
+    """CSR's settings."""
 
     name: ClassVar[str] = "csr"
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "question", "scorer"})
 
-    lam: float = 0.9
+    lam: Annotated[float, between(0, 1)] = 0.9
+    """The paper's lambda (section 3.1), 0.9: the weight of the image's relevance in the reward. 0
+    is the model's own score alone, 1 relevance alone."""
     reward: Reward = "ranks"
-    candidates: int = 5
-    groups: int = 5
-    penalty: float = 3.0
+    """Ranks among siblings (released code) or the paper's scores."""
+    candidates: Annotated[int, at_least(2)] = 5
+    """Sentences that continue a node; 5 in the released code."""
+    groups: AtLeastOne = 5
+    """Groups of the diverse beam search; 5 in the released code."""
+    penalty: Annotated[float, at_least(0)] = 3.0
+    """Its diversity penalty; 3.0 in the released code."""
     penalty_in_score: bool = True
-    temperature: float = 0.0
+    """Whether the penalty counts in a node's score, as in the released code."""
+    temperature: Annotated[float, at_least(0)] = 0.0
+    """Above 0, candidates are sampled instead of searched for."""
     keep: Keep = "best_and_worst"
-    sentence_ends: tuple[str, ...] = (".",)
-    sentence_tokens: int = 74
-    max_chars: int = 1024
+    """Which open nodes of a level are continued: the best and the worst, as published, or as many
+    of the best."""
+    sentence_ends: Annotated[tuple[Annotated[str, not_empty], ...], not_empty] = (".",)
+    """The texts that end a sentence."""
+    sentence_tokens: AtLeastOne = 74
+    """Token limit of a sentence. Paper: 74; released code: 70."""
+    max_chars: AtLeastOne = 1024
+    """Characters at which a text is finished; 1,024 in the released code."""
     count_prompt: bool = False
+    """Whether ``max_chars`` counts the prompt, as in the released code."""
     repeats: bool = True
+    """Whether a text may repeat a sentence, as published. A true sentence is relevant the second
+    time, too."""
     ending: Ending = "scored"
+    """The end of the text is a candidate with a score of its own ("scored"), or a token that the
+    search reads past ("released")."""
     scorer: str = ""
+    """The image-text model: a card, a folder or a hub id. Empty: the one that goes with the base
+    (paper: clip-vit-large-patch14-336)."""
     recipe: Recipe = PUBLISHED
 
     def __post_init__(self) -> None:
-        for name, allowed in (("reward", Reward), ("keep", Keep), ("ending", Ending)):
-            if getattr(self, name) not in get_args(allowed):
-                choices = ", ".join(map(repr, get_args(allowed)))
-                raise ValueError(f"Csr.{name} is {getattr(self, name)!r}; choose one of {choices}.")
-        for name in ("penalty_in_score", "count_prompt", "repeats"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(
-                    f"Csr.{name} is {getattr(self, name)!r}; it must be True or False."
-                )
-        for name, least in (
-            ("candidates", 2),
-            ("groups", 1),
-            ("sentence_tokens", 1),
-            ("max_chars", 1),
-        ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f"Csr.{name} is {value!r}; it must be a whole number of at least {least}."
-                )
-        if not 0 <= self.lam <= 1:
-            raise ValueError(
-                f"Csr.lam is {self.lam!r}; it must lie between 0 (the model's own score) and 1"
-                " (relevance) alone."
-            )
-        ends = self.sentence_ends
-        if (
-            not isinstance(ends, tuple)
-            or not ends
-            or not all(isinstance(end, str) and end for end in ends)
-        ):
-            raise ValueError(
-                f"Csr.sentence_ends is {ends!r}; it must be a tuple of texts such as ('.',), none"
-                " of them empty."
-            )
-        self.branching(0)  # the other settings' limits, in its words
+        super().__post_init__()
+        self.search(0)  # checks the candidates and groups together
 
     @classmethod
     def as_released(cls, **changes: Any) -> Csr:
-        """Every setting as the released code has it, then ``changes``."""
+        """All settings as in the released code, then ``changes``."""
         return replace(cls(sentence_tokens=70, count_prompt=True, ending="released"), **changes)
 
-    def branching(self, seed: int) -> Branching:
+    def search(self, seed: int) -> BeamSearch:
         """How a node's candidates are found."""
-        # Samples draw the end as they draw any token: its score needs no search of its own.
+        # Samples draw the end token like any other, so it needs no score of its own.
         scored: Literal["stop", "apart"] = "stop" if self.temperature else "apart"
-        return Branching(
-            candidates=self.candidates,
-            groups=self.groups,
+        return BeamSearch(
+            num_beams=self.candidates,
+            num_beam_groups=self.groups,
             diversity_penalty=self.penalty,
             max_new_tokens=self.sentence_tokens,
             stop=self.sentence_ends,
@@ -142,58 +118,46 @@ class Csr:
             seed=seed,
         )
 
-    def pairs(
-        self,
-        vlm: VLM,
-        items: Sequence[Item],
-        seed: int,
-        *,
-        scorer: Scorer | None = None,
-        judge: Judge | None = None,  # noqa: ARG002 - of the protocol; CSR needs none
-    ) -> Iterator[PreferencePair | Dropped]:
-        """One pair or one drop an item, in the items' order.
+    def pairs(self, items: Sequence[Item], tools: Tools) -> Iterator[PreferencePair | Dropped]:
+        """One pair or one drop per item, in the items' order.
 
         Raises:
-            ValueError: no scorer is given, the model cannot branch, or an item has no question.
+            ValueError: there is no scorer, the model cannot branch, or an item has no question.
         """
-        if scorer is None:
+        if tools.scorer is None:
             raise ValueError(
-                "CSR was given no scorer; pass scorer=, a model of image-text relevance such as"
+                "CSR has no scorer; give Tools.scorer, a model of image-text relevance such as"
                 " CLIP."
             )
-        if not isinstance(vlm, BeamSearchVLM):
+        if not isinstance(tools.vlm, BeamSearchVLM):
             raise ValueError(
-                "CSR searches with branch(), which this model has not; use the harness's own"
+                "CSR searches with branch(), which this model does not have; use the harness's own"
                 " engine."
             )
-        asked = []
-        for item in items:
-            if item.question is None:
-                raise ValueError(
-                    f"Item {item.id!r} has no question, and CSR answers one; use a pool with"
-                    " questions."
-                )
-            asked.append(Prompt(key=f"{seed}/{item.id}", text=item.question, image=item.image))
+        prompts = [
+            Prompt(key=f"{tools.seed}/{item.id}", text=item.required("question"), image=item.image)
+            for item in items
+        ]
         search = Search(
-            branching=self.branching(seed),
+            beams=self.search(tools.seed),
             keep=self.keep,
             penalty_in_score=self.penalty_in_score,
             max_chars=self.max_chars,
             count_prompt=self.count_prompt,
             repeats=self.repeats,
         )
-        trees = search.grow(vlm, asked)
-        relate(trees, [item.image for item in items], scorer)
-        for item, prompt, tree in zip(items, asked, trees, strict=True):
-            yield self._judge(item, prompt, tree, seed)
+        trees = search.grow(tools.vlm, prompts)
+        set_relevance(trees, [item.image for item in items], tools.scorer)
+        for item, prompt, tree in zip(items, prompts, trees, strict=True):
+            yield self._pair(item, prompt, tree, tools.seed)
 
-    def _judge(self, item: Item, prompt: Prompt, tree: Tree, seed: int) -> PreferencePair | Dropped:
+    def _pair(self, item: Item, prompt: Prompt, tree: Tree, seed: int) -> PreferencePair | Dropped:
         """The pair of an item's tree, or its drop, with the tree in the trace."""
-        finished = paths(tree, self.reward, self.lam)
+        finished = finished_texts(tree, self.reward, self.lam)
         trace: dict[str, JSON] = {
             "seed": seed,
             "prompt": prompt.text,
-            "tree": tree.told(),
+            "tree": tree.columns(),
             "expanded": sum(node.kept for node in tree.nodes),
             "finished": len(finished),
             "dropped": dict(tree.dropped),
@@ -218,3 +182,23 @@ class Csr:
             rejected=worst.text,
             trace=trace,
         )
+
+
+ENTRY = Entry(
+    published=Csr(),
+    # Sampled sentences: with diverse beams, rejected texts are a third longer than chosen ones
+    # here, which teaches brevity.
+    synthetic=Csr(
+        candidates=4,
+        groups=4,
+        penalty=2.0,
+        temperature=0.5,
+        repeats=False,
+        sentence_tokens=20,
+        max_chars=200,
+        recipe=SYNTHETIC_RECIPE,
+    ),
+    images=13000,
+    rounds=3,
+    seconds_per_image=0.100,  # a tree of about 13 expansions
+)

@@ -1,9 +1,9 @@
-"""CSR's sentence-level search (arXiv 2405.14622, section 3.1): a tree of texts an item, grown level
-by level for all items.
+"""CSR's sentence-level search (Zhou et al., arXiv 2405.14622, section 3.1): one tree of texts per
+item, grown level by level for all items together.
 
-A node is a text that ends with a sentence. It is continued by candidates for the next sentence; its
-score is its parent's and its candidate's. A level's open nodes are cut down to both ends of the
-range, so that chosen and rejected texts lie apart."""
+A node is a text that ends with a sentence. Its children add candidates for the next sentence. A
+node's score is its parent's score plus its candidate's. Of a level's open nodes the best and the
+worst are continued, so that chosen and rejected texts differ clearly."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from methods.csr.cleaning import unclean
-from methods.interface import JSON, BeamSearchVLM, Branch, Branching, Prompt
+from methods.csr.cleaning import drop_reason
+from methods.interface import JSON, BeamSearch, BeamSearchVLM, Branch, Prompt
 
 Keep = Literal["best_and_worst", "best"]
 How = Literal["root", "sentence", "end", "cut"]
@@ -25,51 +25,54 @@ UNLIKELY = "unlikely end"
 
 @dataclass(kw_only=True)
 class Node:
-    """A text and the step to it.
-
-    ``sentence`` is what the step adds, the white space before it included, and ``how`` it came to
-    its end: at a sentence's end, at the text's end, or cut at the limit of tokens. ``score`` is the
-    sum of beam scores from the root on; ``logp`` and
-    ``n_tokens`` are the step's own. ``final``: the text is finished. ``kept``: it was continued.
-    ``relevance`` is filled in later (:mod:`methods.csr.reward`)."""
+    """A text and its last step."""
 
     parent: int
+    """The parent's index in the tree; -1 for the root."""
     text: str
     sentence: str
+    """What the step adds, with the white space before it."""
     how: How
+    """How the step ended: with the sentence, with the text, or cut at the token limit."""
     score: float
+    """Sum of the beam scores from the root on."""
     logp: float
+    """Log-probability (nats) of the step alone."""
     n_tokens: int
+    """Tokens of the step alone."""
     final: bool
+    """Whether the text is finished."""
     kept: bool = False
+    """Whether it was continued."""
     relevance: float = 0.0
+    """Relevance of the step to the image; set by :func:`methods.csr.reward.set_relevance`."""
 
 
 @dataclass(kw_only=True)
 class Tree:
-    """Nodes, parents before children, the root (the empty text) first; and the candidates thrown
-    away, by reason."""
+    """Nodes, parents before children, from the root (the empty text) on."""
 
     nodes: list[Node]
     dropped: Counter[str] = field(default_factory=Counter)
+    """Dropped candidates by reason."""
 
     def children(self) -> list[list[int]]:
-        """The places of each node's children."""
-        found: list[list[int]] = [[] for _ in self.nodes]
+        """The indices of each node's children."""
+        children: list[list[int]] = [[] for _ in self.nodes]
         for place, node in enumerate(self.nodes[1:], 1):
-            found[node.parent].append(place)
-        return found
+            children[node.parent].append(place)
+        return children
 
-    def lineage(self, place: int) -> list[int]:
-        """The places from the first sentence to this node; empty for the root."""
-        found = []
+    def path(self, place: int) -> list[int]:
+        """The indices from the first sentence to this node; empty for the root."""
+        path = []
         while place > 0:
-            found.append(place)
+            path.append(place)
             place = self.nodes[place].parent
-        return found[::-1]
+        return path[::-1]
 
-    def told(self) -> Mapping[str, JSON]:
-        """The tree as columns, one entry a node, for the trace; numbers are rounded."""
+    def columns(self) -> Mapping[str, JSON]:
+        """The tree for the trace: columns with one entry per node, numbers rounded."""
         nodes = self.nodes
         return {
             "parent": [node.parent for node in nodes],
@@ -86,12 +89,10 @@ class Tree:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """``branching`` gives a node's candidates. ``penalty_in_score``: diversity penalties count in a
-    node's score. A text of
-    ``max_chars`` characters is final, its prompt's included where ``count_prompt``. ``repeats``: a
-    text may say a sentence again."""
+    """How trees grow; the fields are those of :class:`methods.csr.method.Csr`."""
 
-    branching: Branching
+    beams: BeamSearch
+    """Finds a node's candidates."""
     keep: Keep
     penalty_in_score: bool
     max_chars: int
@@ -99,7 +100,7 @@ class Search:
     repeats: bool
 
     def grow(self, vlm: BeamSearchVLM, prompts: Sequence[Prompt]) -> list[Tree]:
-        """A tree for each prompt; each level of all of them is one call of the model."""
+        """A tree for each prompt; a level of all trees is one call of the model."""
         root = Node(
             parent=-1,
             text="",
@@ -113,36 +114,35 @@ class Search:
         trees = [Tree(nodes=[replace(root)]) for _ in prompts]
         level = [(number, 0) for number in range(len(trees))]
         while level:
-            asked = []
+            requests = []
             for number, place in level:
                 node, prompt = trees[number].nodes[place], prompts[number]
                 node.kept = True
-                asked.append(replace(prompt, key=f"{prompt.key}/{place}", prefix=node.text))
-            fresh: dict[int, list[int]] = {}
-            for (number, place), branches in zip(
-                level, vlm.branch(asked, self.branching), strict=True
-            ):
-                fresh.setdefault(number, []).extend(
+                requests.append(replace(prompt, key=f"{prompt.key}/{place}", prefix=node.text))
+            opened: dict[int, list[int]] = {}
+            candidates = vlm.branch(requests, self.beams)
+            for (number, place), branches in zip(level, candidates, strict=True):
+                opened.setdefault(number, []).extend(
                     self.add(trees[number], place, branches, prompts[number])
                 )
             level = [
                 (number, place)
-                for number, places in fresh.items()
+                for number, places in opened.items()
                 for place in self.prune(trees[number], places)
             ]
         return trees
 
     def add(self, tree: Tree, parent: int, branches: Sequence[Branch], prompt: Prompt) -> list[int]:
-        """Put a node's candidates into its tree; the places of those that are not final."""
+        """Add a node's candidates to its tree; returns the indices of those that are not final."""
         before, opened = tree.nodes[parent], []
         texts: set[str] = set()
-        said = {tree.nodes[place].sentence.strip() for place in tree.lineage(parent)}
-        for branch in self.compete(tree, before, branches):
+        earlier = {tree.nodes[place].sentence.strip() for place in tree.path(parent)}
+        for branch in self.with_end(tree, before, branches):
             ends_here = branch.ended and not branch.text.strip()
-            reason = None if ends_here and before.text else unclean(branch.text)
+            reason = None if ends_here and before.text else drop_reason(branch.text)
             if reason is None and branch.text in texts:
                 reason = EQUAL
-            elif reason is None and not self.repeats and branch.text.strip() in said:
+            elif reason is None and not self.repeats and branch.text.strip() in earlier:
                 reason = SAID
             if reason is not None:
                 tree.dropped[reason] += 1
@@ -166,13 +166,15 @@ class Search:
         return opened
 
     def score(self, branch: Branch) -> float:
+        """A candidate's share of its node's score."""
         return branch.score if self.penalty_in_score else branch.logp / branch.n_tokens
 
-    def compete(self, tree: Tree, before: Node, branches: Sequence[Branch]) -> Sequence[Branch]:
-        """With the text's end apart: the best of all candidates, as many as there are sentences.
-        The end takes the place of the worst sentence if it is likelier, and is none otherwise; an
-        empty text cannot end."""
-        if self.branching.end != "apart":
+    def with_end(self, tree: Tree, before: Node, branches: Sequence[Branch]) -> Sequence[Branch]:
+        """The candidates of a node when the text's end is scored apart.
+
+        The end replaces the worst sentence if it is likelier, else it is dropped; so their number
+        stays. An empty text cannot end."""
+        if self.beams.end != "apart":
             return branches
         *sentences, end = branches
         worst = min(sentences, key=self.score)
@@ -181,13 +183,14 @@ class Search:
         if self.score(end) <= self.score(worst):
             tree.dropped[UNLIKELY] += 1
             return sentences
-        return [*(each for each in sentences if each is not worst), end]
+        return [*(sentence for sentence in sentences if sentence is not worst), end]
 
     def prune(self, tree: Tree, opened: Sequence[int]) -> list[int]:
-        """The nodes of a level to be continued: all of them, or with n candidates a node and at
-        least n open nodes the best n/2 - 1 and the worst n/2 (rounded down; at least the best one);
-        with ``keep`` "best" as many of the best."""
-        many = self.branching.candidates
+        """The nodes of a level that are continued.
+
+        With n candidates per node and fewer than n open nodes: all. Else the best n/2 - 1 (at least
+        one) and the worst n/2, rounded down; with ``keep`` "best", as many of the best."""
+        many = self.beams.num_beams
         if len(opened) < many:
             return list(opened)
         ranked = sorted(opened, key=lambda place: -tree.nodes[place].score)

@@ -1,14 +1,13 @@
-"""Images made unreadable, for SENA's rejected answers (arXiv 2412.15650, preference pairs from
-corrupted images).
+"""Corruptions of an image, for SENA's rejected answers (Tan et al., arXiv 2412.15650, preference
+pairs from corrupted images).
 
-All work on the *normalised* image ``(C, H, W)``, keep its shape, dtype and device, and draw
-everything random from the prompt's key alone, so that each prompt has fresh noise and neither batch
-nor order matters. Beside them is "another": another image of the round in this one's place, which
-is no change of pixels; the method shows ``Item.another``."""
+Each works on the *normalised* image ``(C, H, W)`` and keeps its shape, dtype and device. All
+randomness is drawn from the prompt's key, so each prompt has noise of its own, and neither batch
+nor order matters. "another" shows another image of the round (``Item.another``); the method does
+that itself."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from functools import cache
 from typing import Literal, get_args
@@ -17,27 +16,24 @@ import torch
 from torch.nn import functional as F
 
 from methods.interface import Corrupt
+from methods.keys import torch_seed
 
 PixelCorruption = Literal["diffusion", "blank", "crop", "blur"]
 Corruption = Literal[PixelCorruption, "another"]
 CORRUPTIONS: tuple[PixelCorruption, ...] = get_args(PixelCorruption)
 
 STEPS = 1000
-CROP_SIDE = (
-    0.5  # a quarter of the image remains: most objects are gone, what is left is well-formed
-)
-BLUR_SIGMA = 0.06  # of the image's shorter side: outlines go, colours and layout stay
-
-
-def key_seed(key: str) -> int:
-    """A 63-bit seed from a prompt's key: the first bytes of its sha256, the same on every
-    machine."""
-    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+"""Steps of the diffusion schedule."""
+CROP_SIDE = 0.5
+"""Share of height and width that a crop keeps. A quarter of the image remains: most objects are
+gone, and the rest looks natural."""
+BLUR_SIGMA = 0.06
+"""Share of the shorter side. Outlines disappear; colours and layout stay."""
 
 
 def corruption(kind: PixelCorruption, noise_step: int) -> Corrupt:
-    """The function ``(pixels (C, H, W), key) -> pixels`` of this name; ``noise_step`` matters to
-    "diffusion" alone."""
+    """The function ``(pixels (C, H, W), key) -> pixels (C, H, W)`` of this name; only "diffusion"
+    uses ``noise_step``."""
     if kind == "diffusion":
         return lambda pixels, key: diffuse(pixels, key, noise_step)
     return {"blank": _blank, "crop": _crop, "blur": _blur}[kind]
@@ -56,27 +52,26 @@ def noise_schedule() -> tuple[torch.Tensor, torch.Tensor]:
 
 def diffuse(pixels: torch.Tensor, key: str, step: int) -> torch.Tensor:
     """Forward diffusion to step t: x_t = sqrt(abar_t) x + sqrt(1 - abar_t) eps (Ho et al., arXiv
-    2006.11239, equation 4)."""
-    # Noise is drawn on the CPU in float32: the same key gives the same noise on every device and in
-    # every precision.
-    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(key_seed(key))).to(
-        pixels.device
-    )
+    2006.11239, eq. 4)."""
+    # Noise is drawn on the CPU in float32, so that a key gives the same noise on every device and
+    # in every precision.
+    generator = torch.Generator().manual_seed(torch_seed(key))
+    noise = torch.randn(pixels.shape, generator=generator).to(pixels.device)
     signal, spread = (float(factors[step]) for factors in noise_schedule())
     return (signal * pixels.float() + spread * noise).to(pixels.dtype)
 
 
 def _blank(pixels: torch.Tensor, _key: str) -> torch.Tensor:
-    """The mean colour everywhere: zero, in normalised pixels."""
+    """The mean colour everywhere, which is 0 in normalised pixels."""
     return torch.zeros_like(pixels)
 
 
 def _crop(pixels: torch.Tensor, key: str) -> torch.Tensor:
-    """A window of half the height and width at a place drawn from the key, enlarged to the whole
-    image."""
+    """A window of half the height and width, at a place drawn from the key, enlarged to the
+    image's size."""
     height, width = pixels.shape[-2:]
     rows, columns = (max(1, round(side * CROP_SIDE)) for side in (height, width))
-    generator = torch.Generator().manual_seed(key_seed(key))
+    generator = torch.Generator().manual_seed(torch_seed(key))
     top, left = (
         int(torch.randint(0, room + 1, (), generator=generator))
         for room in (height - rows, width - columns)
@@ -88,7 +83,7 @@ def _crop(pixels: torch.Tensor, key: str) -> torch.Tensor:
 
 
 def _blur(pixels: torch.Tensor, _key: str) -> torch.Tensor:
-    """A Gaussian blur, its edges continued by reflection."""
+    """A Gaussian blur; edges are continued by reflection."""
     channels, height, width = pixels.shape
     sigma = BLUR_SIGMA * min(height, width)
     radius = min(math.ceil(3 * sigma), min(height, width) - 1)

@@ -1,18 +1,19 @@
 """SENA: image-only self-evolution (Tan et al., "Beyond Human Data", arXiv 2412.15650, AAAI 2025).
 
-From an image alone the model asks itself a question, describes the image, answers, betters its
-answers with the description (chosen) and answers again on a corrupted image (rejected). Defaults
-follow the paper, and the released code where the paper is silent; :meth:`Sena.as_released` does all
-that the released code does. PAPERS.md lists the differences."""
+From an image alone, the model asks itself a question, describes the image and answers. With the
+description it improves its answers (chosen); on a corrupted image it answers again (rejected).
+Defaults follow the paper, and the released code where the paper is silent.
+:meth:`Sena.as_released` follows the released code everywhere. PAPERS.md lists the differences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from PIL.Image import Image
 
+from methods.entry import Entry
 from methods.interface import (
     JSON,
     VLM,
@@ -21,17 +22,19 @@ from methods.interface import (
     Dropped,
     Field,
     Item,
-    Judge,
+    Method,
     PreferencePair,
     Prompt,
     Recipe,
-    Scorer,
+    Tools,
 )
-from methods.sena.corruption import STEPS, Corruption, corruption, key_seed
+from methods.keys import torch_seed
+from methods.sena.corruption import STEPS, Corruption, corruption
 from methods.sena.enhancement import enhanced_answer, enhancement_text
 from methods.sena.filters import NAME, NO_QUESTION, Case, NameFilter, asks_for_name, drop_reason
-from methods.sena.prompts import REAL, SenaPrompts, with_request
+from methods.sena.prompts import REAL, SYNTHETIC, SenaPrompts, with_request
 from methods.sena.questions import Asked, Check, ask_questions
+from methods.settings import AtLeastOne, between, distinct, not_empty
 
 Kind = Literal["description", "question"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -45,158 +48,106 @@ PUBLISHED = Recipe(
     beta=0.1,
     alignment_weight=1.0,
 )
-"""The published training: full fine-tuning of LLaVA-1.5-7B; ``alignment_weight`` is the paper's
+"""The published training: full fine-tuning of LLaVA-1.5-7B. ``alignment_weight`` is the paper's
 lambda."""
 
 
 @dataclass(frozen=True)
 class _Request:
-    """One prompt of an item on its way to a pair; ``key`` is the pair's key."""
+    """One prompt of an item, which becomes a pair or a drop."""
 
     key: str
+    """The key of the pair."""
     item: Item
     kind: Kind
     prompt: str
     asked: Asked
     question: str
     description_key: str
+    """The key of the description prompt of the same question."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sena:
-    """SENA's settings.
+class _Answers:
+    """All answers of a call, by the key of their request."""
 
-    ``check``: the self-check of a question sees the image ("seen"), does not ("blind", as
-    released) or is left out ("none").
-    ``enhance``: better the first answers. ``corruption`` and ``noise_step`` (1..999, of
-    "diffusion"): what the rejected answers are given on; another image size wants another step.
-    ``pair_kinds``: which prompts become pairs.
-    ``keep_yes_no``: keep pairs with a bare Yes or No. ``name_filter`` and ``case``: as sound or as
-    released code reads text. The token limits are those of the released code."""
+    first: Mapping[str, Completion]
+    enhanced: Mapping[str, Completion]
+    """Empty without the enhancement."""
+    rejected: Mapping[str, Completion]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sena(Method):
+    """SENA's settings. The token limits are those of the released code."""
 
     name: ClassVar[str] = "sena"
     needs: ClassVar[frozenset[Field]] = frozenset({"image"})
 
     prompts: SenaPrompts = REAL
+    """Our wording; the authors' sentences can be read from a file."""
     check: Check = "seen"
+    """The model checks its question with the image ("seen", as in the paper), without it ("blind",
+    as released) or not at all ("none")."""
     enhance: bool = True
+    """Whether the first answers are improved with the description."""
     corruption: Corruption = "diffusion"
-    noise_step: int = 600
-    pair_kinds: tuple[Kind, ...] = KINDS
+    """The image of the rejected answers. Paper: diffusion noise."""
+    noise_step: Annotated[int, between(1, STEPS - 1)] = 600
+    """Step of the diffusion schedule, used by "diffusion" alone. Released code: 600, at 336 x 336
+    pixels. Another image size needs another step."""
+    pair_kinds: Annotated[tuple[Kind, ...], not_empty, distinct] = KINDS
+    """Which prompts become pairs."""
     keep_yes_no: bool = False
+    """Whether pairs with a side that is only "yes" or "no" are kept. Released code: dropped."""
     name_filter: NameFilter = "whole_word"
+    """Which questions ask for a name: those with the word, or those with the letters anywhere,
+    which drops the whole image (as released)."""
     case: Case = "ignored"
-    question_tokens: int = 512
-    check_tokens: int = 1024
-    answer_tokens: int = 512
+    """Whether the filters ignore the case of letters, or compare as the released code does."""
+    question_tokens: AtLeastOne = 512
+    """Token limit of a question."""
+    check_tokens: AtLeastOne = 1024
+    """Token limit of a check."""
+    answer_tokens: AtLeastOne = 512
+    """Token limit of an answer."""
     recipe: Recipe = PUBLISHED
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("check", Check),
-            ("corruption", Corruption),
-            ("name_filter", NameFilter),
-            ("case", Case),
-        ):
-            if getattr(self, name) not in get_args(allowed):
-                choices = ", ".join(map(repr, get_args(allowed)))
-                raise ValueError(
-                    f"Sena.{name} is {getattr(self, name)!r}; choose one of {choices}."
-                )
-        for name in ("enhance", "keep_yes_no"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(
-                    f"Sena.{name} is {getattr(self, name)!r}; it must be True or False."
-                )
-        for name, most in (
-            ("noise_step", STEPS - 1),
-            ("question_tokens", None),
-            ("check_tokens", None),
-            ("answer_tokens", None),
-        ):
-            value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int)
-                or value < 1
-                or (most is not None and value > most)
-            ):
-                allowed_range = f"from 1 to {most}" if most else "of at least 1"
-                raise ValueError(
-                    f"Sena.{name} is {value!r}; it must be a whole number {allowed_range}."
-                )
-        kinds = self.pair_kinds
-        if (
-            not isinstance(kinds, tuple)
-            or not kinds
-            or not set(kinds) <= set(KINDS)
-            or len(set(kinds)) < len(kinds)
-        ):
-            raise ValueError(
-                f"Sena.pair_kinds is {kinds!r}; it must be a tuple of 'description', 'question' or"
-                " both, each once."
-            )
 
     @classmethod
     def as_released(cls, **changes: Any) -> Sena:
-        """Every setting as the released code has it (in our wording, unless ``prompts`` is
-        changed), then ``changes``."""
+        """All settings as in the released code (our wording, unless ``prompts`` is changed), then
+        ``changes``."""
         return replace(
             cls(check="blind", name_filter="substring_drops_image", case="released"), **changes
         )
 
-    def pairs(
-        self,
-        vlm: VLM,
-        items: Sequence[Item],
-        seed: int,
-        *,
-        scorer: Scorer | None = None,  # noqa: ARG002 - of the protocol; SENA needs none
-        judge: Judge | None = None,  # noqa: ARG002
-    ) -> Iterator[PreferencePair | Dropped]:
-        """One pair or one drop for each prompt made of each item, in the items' order.
+    def pairs(self, items: Sequence[Item], tools: Tools) -> Iterator[PreferencePair | Dropped]:
+        """One pair or one drop for each prompt of each item, in the items' order.
 
-        All items go through each of the five steps in one call of the model. A prompt's randomness
-        comes from its key, so the result does not depend on which items share a call."""
+        Each of the five steps is one call of the model for all items. A prompt's randomness comes
+        from its key, so the result does not depend on which items share a call.
+
+        Raises:
+            ValueError: the corruption is "another" and the round has one image only.
+        """
         if not items:
             return
         asked = ask_questions(
-            vlm,
+            tools.vlm,
             items,
-            seed,
+            tools.seed,
             prompts=self.prompts,
             check=self.check,
             question_tokens=self.question_tokens,
             check_tokens=self.check_tokens,
         )
-        made = [record for each in asked for record in self._requests(each, seed)]
-        requests = [record for record in made if isinstance(record, _Request)]
-        used = [request for request in requests if request.kind in self.pair_kinds]
-        # The description is answered even where it becomes no pair: the enhancement reads it.
-        answered = [
-            r
-            for r in requests
-            if r.kind in self.pair_kinds or (self.enhance and r.kind == "description")
-        ]
-        first = self._answers(vlm, answered, "answer")
-        better: Mapping[str, Completion] = {}
-        if self.enhance:
-            texts = {
-                request.key: enhancement_text(
-                    self.prompts,
-                    description=first[request.description_key].text.strip(),
-                    prompt=request.prompt,
-                    answer=first[request.key].text.strip(),
-                )
-                for request in used
-            }
-            better = self._answers(vlm, used, "enhance", texts)
-        rejected = self._answers(vlm, used, "reject")
-        for record in made:
+        records = [record for each in asked for record in self._requests(each, tools.seed)]
+        answers = self._answers(tools.vlm, [r for r in records if isinstance(r, _Request)])
+        for record in records:
             if isinstance(record, Dropped):
                 yield record
             elif record.kind in self.pair_kinds:
-                yield self._judge(record, seed, first, better, rejected)
+                yield self._pair(record, tools.seed, answers)
 
     def _requests(self, asked: Asked, seed: int) -> Iterator[_Request | Dropped]:
         """The two prompts of each question, or a drop for each prompt that is lost with its
@@ -205,8 +156,7 @@ class Sena:
         # An item without a question loses one prompt of each kind.
         for index, question in enumerate(asked.questions or (None,)):
             keys = {kind: f"{seed}/{item.id}/{kind}/{index}" for kind in KINDS}
-            # The released code looks for "name" in the whole answer of the check and drops all of
-            # it.
+            # The released code looks for "name" in the whole text of the check and drops the image.
             named_in = (
                 (asked.checked or asked.asked)
                 if self.name_filter == "substring_drops_image"
@@ -225,9 +175,8 @@ class Sena:
                         key=keys[kind], item=item.id, reason=reason, kind=kind, trace=trace
                     )
                 continue
-            describe = self.prompts.describe[
-                key_seed(keys["description"]) % len(self.prompts.describe)
-            ]
+            paraphrases = self.prompts.describe
+            describe = paraphrases[torch_seed(keys["description"]) % len(paraphrases)]
             texts = {
                 "description": with_request(describe, self.prompts.brief),
                 "question": with_request(question, self.prompts.word),
@@ -237,65 +186,83 @@ class Sena:
                     keys[kind], item, kind, texts[kind], asked, question, keys["description"]
                 )
 
-    def _answers(
+    def _answers(self, vlm: VLM, requests: Sequence[_Request]) -> _Answers:
+        """The first, the enhanced and the rejected answers, a call of the model each."""
+        used = [request for request in requests if request.kind in self.pair_kinds]
+        # The enhancement reads the description, even where it becomes no pair.
+        answered = [
+            r
+            for r in requests
+            if r.kind in self.pair_kinds or (self.enhance and r.kind == "description")
+        ]
+        first = self._generate(vlm, answered, "answer")
+        enhanced: Mapping[str, Completion] = {}
+        if self.enhance:
+            texts = {
+                request.key: enhancement_text(
+                    self.prompts,
+                    description=first[request.description_key].text.strip(),
+                    prompt=request.prompt,
+                    answer=first[request.key].text.strip(),
+                )
+                for request in used
+            }
+            enhanced = self._generate(vlm, used, "enhance", texts)
+        return _Answers(
+            first=first, enhanced=enhanced, rejected=self._generate(vlm, used, "reject")
+        )
+
+    def _generate(
         self,
         vlm: VLM,
         requests: Sequence[_Request],
-        step: str,
+        step: Literal["answer", "enhance", "reject"],
         texts: Mapping[str, str] | None = None,
     ) -> dict[str, Completion]:
-        """Greedy answers by the requests' keys: to their prompts, or to ``texts``; on corrupted
-        images in step "reject"."""
-        wrong = step == "reject"
-        shown = _other_pictures(requests) if wrong and self.corruption == "another" else {}
+        """Greedy answers to ``texts`` or to the requests' prompts; step "reject" corrupts the
+        images."""
+        if not requests:
+            return {}
+        other, corrupt = {}, None
+        if step == "reject":
+            if self.corruption == "another":
+                other = _other_images(requests)
+            else:
+                corrupt = corruption(self.corruption, self.noise_step)
         prompts = [
             Prompt(
                 key=f"{r.key}/{step}",
                 text=r.prompt if texts is None else texts[r.key],
-                image=shown.get(r.item.id, r.item.image),
+                image=other.get(r.item.id, r.item.image),
             )
             for r in requests
         ]
-        if not prompts:
-            return {}
-        corrupt = (
-            corruption(self.corruption, self.noise_step)
-            if wrong and self.corruption != "another"
-            else None
-        )
-        answers = vlm.generate(
-            prompts, Decoding(max_new_tokens=self.answer_tokens), corrupt=corrupt
-        )
+        decoding = Decoding(max_new_tokens=self.answer_tokens)
+        answers = vlm.generate(prompts, decoding, corrupt=corrupt)
         return {request.key: answer for request, answer in zip(requests, answers, strict=True)}
 
-    def _judge(
-        self,
-        request: _Request,
-        seed: int,
-        first: Mapping[str, Completion],
-        better: Mapping[str, Completion],
-        rejected: Mapping[str, Completion],
-    ) -> PreferencePair | Dropped:
-        """The pair of a request, or its drop, with every text on the way in the trace."""
-        answer, wrong = first[request.key], rejected[request.key]
-        description, bettered = first.get(request.description_key), better.get(request.key)
-        enhanced = enhanced_answer(bettered.text, self.prompts.enhance_lead) if bettered else None
-        chosen, worse = enhanced or answer.text.strip(), wrong.text.strip()
+    def _pair(self, request: _Request, seed: int, answers: _Answers) -> PreferencePair | Dropped:
+        """The pair of a request, or its drop; the trace holds every text on the way."""
+        first, wrong = answers.first[request.key], answers.rejected[request.key]
+        description = answers.first.get(request.description_key)
+        second = answers.enhanced.get(request.key)
+        enhanced = enhanced_answer(second.text, self.prompts.enhance_lead) if second else None
+        chosen, rejected = enhanced or first.text.strip(), wrong.text.strip()
         trace: dict[str, JSON] = {
             "seed": seed,
             "asked": request.asked.asked,
             "checked": request.asked.checked,
             "question": request.question,
             "description": description.text.strip() if description else None,
-            "first": _told(answer),
-            "enhanced": _told(bettered),
+            "first": first.as_json(),
+            "enhanced": second.as_json() if second else None,
             "enhancement_used": enhanced is not None,
-            "rejected": _told(wrong),
+            "rejected": wrong.as_json(),
             "corruption": self.corruption,
             "noise_step": self.noise_step if self.corruption == "diffusion" else None,
             "noise_key": f"{request.key}/reject",
         }
-        reason = drop_reason(chosen, worse, keep_yes_no=self.keep_yes_no, case=self.case)
+        reason = drop_reason(chosen, rejected, keep_yes_no=self.keep_yes_no, case=self.case)
         if reason is not None:
             trace |= {"prompt": request.prompt, "chosen": chosen}
             return Dropped(
@@ -306,15 +273,15 @@ class Sena:
             item=request.item.id,
             prompt=request.prompt,
             chosen=chosen,
-            rejected=worse,
-            anchored=request.kind == "description",
+            rejected=rejected,
+            aligned=request.kind == "description",
             kind=request.kind,
             trace=trace,
         )
 
 
-def _other_pictures(requests: Sequence[_Request]) -> dict[str, Image]:
-    """Another image of the round for each item, by its id: one image for all its prompts.
+def _other_images(requests: Sequence[_Request]) -> dict[str, Image]:
+    """Another image of the round for each item's id; all prompts of an item share it.
 
     Raises:
         ValueError: the round has no other image.
@@ -327,14 +294,18 @@ def _other_pictures(requests: Sequence[_Request]) -> dict[str, Image]:
     return {id: read() for id, read in readers.items() if read is not None}
 
 
-def _told(answer: Completion | None) -> JSON:
-    """An answer as the trace keeps it: the raw text, its log-probability (nats), length and whether
-    it ended by itself."""
-    if answer is None:
-        return None
-    return {
-        "text": answer.text,
-        "logp": answer.logp,
-        "n_tokens": answer.n_tokens,
-        "finished": answer.finished,
-    }
+ENTRY = Entry(
+    published=Sena(),
+    synthetic=Sena(
+        prompts=SYNTHETIC,
+        noise_step=420,
+        question_tokens=24,
+        check_tokens=32,
+        answer_tokens=72,
+        recipe=Recipe(lr=1.4e-4, epochs=2, global_batch=32, alignment_weight=1.0),
+    ),
+    images=6000,
+    rounds=3,
+    seconds_per_image=0.045,  # eight short generations
+    pairs_per_image=2.0,
+)

@@ -1,90 +1,55 @@
-"""SENA's prompts as data (arXiv 2412.15650): a frozen set of templates, fingerprinted with the run.
+"""SENA's prompts as data (Tan et al., arXiv 2412.15650).
 
-``REAL`` is our own wording for real models, ``WORLD`` the wording inside the synthetic model's
-vocabulary (that model was trained on precisely these sentences); :meth:`SenaPrompts.from_file`
-reads a user's own, such as the authors' sentences."""
+``REAL`` is our own wording for real models. ``SYNTHETIC`` is the wording for the synthetic base,
+which was trained on exactly these sentences. :meth:`SenaPrompts.from_file` reads other sentences,
+such as the authors'."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-from methods.prompt_sets import check_placeholders, fingerprint, read_prompts
-
-PLACEHOLDERS: dict[str, tuple[str, ...]] = {
-    "check": ("question",),
-    "enhance": ("description", "prompt", "answer"),
-    "enhance_plain": ("prompt", "answer"),
-}
-"""The placeholders each template holds, each at least once; every other text holds none."""
-
-LISTS = ("check_leads", "describe")
-"""The fields that hold several texts; the others hold one."""
+from methods.prompt_sets import PromptSet
+from methods.settings import Text, not_empty
 
 
 @dataclass(frozen=True, kw_only=True)
-class SenaPrompts:
-    """The sentences SENA sends.
+class SenaPrompts(PromptSet):
+    """The sentences that SENA sends."""
 
-    ``ask`` asks for a question about the picture; ``check`` asks to keep or replace ``{question}``,
-    and ``check_leads`` are the openers taken off its answer. ``describe`` are the paraphrases one
-    of which each picture is described by; ``brief`` (one short sentence) and ``word`` (a single
-    word or phrase) are the requests put behind a description prompt and a question, in generation
-    and training alike. ``enhance`` asks for a better answer behind ``enhance_lead``;
-    ``enhance_plain`` is the same without a description.
-    """
+    placeholders: ClassVar[Mapping[str, Sequence[str]]] = {
+        "check": ("question",),
+        "enhance": ("description", "prompt", "answer"),
+        "enhance_plain": ("prompt", "answer"),
+    }
 
-    name: str
-    ask: str
-    check: str
-    check_leads: tuple[str, ...]
-    describe: tuple[str, ...]
-    brief: str
-    word: str
-    enhance: str
-    enhance_plain: str
-    enhance_lead: str
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            texts = value if field.name in LISTS else (value,)
-            if not isinstance(texts, tuple) or not all(
-                isinstance(text, str) and text.strip() for text in texts
-            ):
-                kind = "a list of texts" if field.name in LISTS else "one text"
-                raise ValueError(
-                    f"SenaPrompts.{field.name} is {value!r}; it must be {kind}, none of them empty."
-                )
-            for text in texts:
-                check_placeholders(
-                    f"SenaPrompts.{field.name}", text, PLACEHOLDERS.get(field.name, ())
-                )
-        if not self.describe:
-            raise ValueError(
-                "SenaPrompts.describe is empty; give at least one sentence that asks for a"
-                " description."
-            )
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of the set as JSON: two runs with one fingerprint sent the same sentences."""
-        return fingerprint(self)
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> SenaPrompts:
-        """A prompt set from a JSON object of exactly this class's fields. ValueError says what is
-        wrong with the file."""
-        return read_prompts(cls, path)
+    ask: Text
+    """Asks for a question about the image."""
+    check: Text
+    """Asks to keep or replace ``{question}``."""
+    check_leads: tuple[Text, ...]
+    """Openings that are removed from the answer to ``check``."""
+    describe: Annotated[tuple[Text, ...], not_empty]
+    """Paraphrases that ask for a description; each question draws one."""
+    brief: Text
+    """Request for one short sentence, after a description prompt; sent and trained on."""
+    word: Text
+    """Request for a single word or phrase, after a question; sent and trained on."""
+    enhance: Text
+    """Asks for a better answer, which begins with ``enhance_lead``."""
+    enhance_plain: Text
+    """The same without a description."""
+    enhance_lead: Text
 
 
 def with_request(text: str, request: str) -> str:
-    """A prompt as it is sent and trained on: the text, and the request for a length on a line of
-    its own."""
+    """A prompt as it is sent and trained on: the text, then the request for a length on its own
+    line."""
     return f"{text}\n{request}"
 
 
-WORLD = SenaPrompts(
+SYNTHETIC = SenaPrompts(
     name="synthetic",
     ask="ask a question about the image .",
     check="can this be answered from the image : {question}",

@@ -1,5 +1,5 @@
-"""SENA's first step, image-driven self-questioning (arXiv 2412.15650): the model asks about a
-image and checks its question."""
+"""SENA's first step, image-driven self-questioning (Tan et al., arXiv 2412.15650): the model asks a
+question about an image and checks it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ Check = Literal["seen", "blind", "none"]
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What was asked about an item: the first text, the checked one (None without a check) and the
-    questions read from it."""
+    """The questions about one item."""
 
     item: Item
     asked: str
+    """The model's first text."""
     checked: str | None
+    """Its text after the check; None without a check."""
     questions: tuple[str, ...]
+    """The questions read from the last text."""
 
 
 def ask_questions(
@@ -36,51 +38,40 @@ def ask_questions(
     question_tokens: int,
     check_tokens: int,
 ) -> list[Asked]:
-    """Ask about every item's image, then have the question kept or replaced: with the image in
-    sight ("seen"), from the text alone ("blind", as released) or not at all ("none")."""
+    """Ask for a question about each image, then let the model keep or replace it.
+
+    ``check``: "seen" shows the image again, "blind" does not (as released), "none" skips the
+    check."""
     asks = [
         Prompt(key=f"{seed}/{item.id}/ask", text=prompts.ask, image=item.image) for item in items
     ]
-    asked = [
-        answer.text.strip()
-        for answer in vlm.generate(asks, Decoding(max_new_tokens=question_tokens))
-    ]
-    if check == "none":
-        return [
-            Asked(
-                item=item,
-                asked=text,
-                checked=None,
-                questions=read_questions(text, prompts.check_leads),
+    answers = vlm.generate(asks, Decoding(max_new_tokens=question_tokens))
+    asked = [answer.text.strip() for answer in answers]
+    checked: Sequence[str | None] = [None] * len(items)
+    if check != "none":
+        checks = [
+            Prompt(
+                key=f"{seed}/{item.id}/check",
+                text=fill(prompts.check, question=text),
+                image=item.image if check == "seen" else None,
             )
             for item, text in zip(items, asked, strict=True)
         ]
-    checks = [
-        Prompt(
-            key=f"{seed}/{item.id}/check",
-            text=fill(prompts.check, question=text),
-            image=item.image if check == "seen" else None,
-        )
-        for item, text in zip(items, asked, strict=True)
-    ]
-    checked = [
-        answer.text.strip()
-        for answer in vlm.generate(checks, Decoding(max_new_tokens=check_tokens))
-    ]
+        answers = vlm.generate(checks, Decoding(max_new_tokens=check_tokens))
+        checked = [answer.text.strip() for answer in answers]
     return [
         Asked(
             item=item,
             asked=first,
-            checked=text,
-            questions=read_questions(text, prompts.check_leads),
+            checked=second,
+            questions=read_questions(first if second is None else second, prompts.check_leads),
         )
-        for item, first, text in zip(items, asked, checked, strict=True)
+        for item, first, second in zip(items, asked, checked, strict=True)
     ]
 
 
 def read_questions(text: str, leads: Sequence[str]) -> tuple[str, ...]:
-    """The sentences of a text that end in "?", without the openers the check's answer begins
-    with."""
+    """The sentences that end in "?", without the leads that begin the check's answer."""
     questions = (
         _without_leads(sentence, leads) for sentence in sentences(text) if sentence.endswith("?")
     )
@@ -88,8 +79,5 @@ def read_questions(text: str, leads: Sequence[str]) -> tuple[str, ...]:
 
 
 def _without_leads(sentence: str, leads: Sequence[str]) -> str:
-    for lead in leads:
-        rest = after_lead(sentence, lead)
-        if rest is not None:
-            return rest
-    return sentence
+    rests = (after_lead(sentence, lead) for lead in leads)
+    return next((rest for rest in rests if rest is not None), sentence)

@@ -1,32 +1,33 @@
 """SIMA: self-improvement by an in-context self-critic (Wang et al., arXiv 2405.15973).
 
-To each prompt the model gives a greedy and a sampled response; the same model, shown the ground
-truth, says which is better (chosen). Defaults follow the paper, and the released code where the
-paper is silent; :meth:`Sima.as_released` does all that the released code does. PAPERS.md lists the
-differences."""
+The model gives a greedy and a sampled response to each question. The same model sees the ground
+truth and says which response is better (chosen). Defaults follow the paper, and the released code
+where the paper is silent. :meth:`Sima.as_released` follows the released code everywhere. PAPERS.md
+lists the differences."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar
 
+from methods.entry import SYNTHETIC_RECIPE, Entry
 from methods.interface import (
     JSON,
-    VLM,
     Dropped,
     Field,
     Item,
-    Judge,
     Lora,
+    Method,
     PreferencePair,
     Recipe,
-    Scorer,
+    Tools,
 )
+from methods.settings import AtLeastOne, above, at_least, at_most
 from methods.sima.critic import Critic, Opinion, Order, Side, Verdict, decide, mean_margin, other
-from methods.sima.prompts import REAL, SimaPrompts
+from methods.sima.prompts import REAL, SYNTHETIC, SimaPrompts
 from methods.sima.report import critic_report
-from methods.sima.responses import Responses, Sampling, check_tokens, respond
+from methods.sima.responses import Responses, respond
 
 PUBLISHED = Recipe(
     lr=1e-7,
@@ -38,97 +39,77 @@ PUBLISHED = Recipe(
     beta=0.1,
     lora=Lora(r=128, alpha=256, dropout=0.05),
 )
-"""The published training of LLaVA-1.5-7B (13B: one epoch). One pair a GPU; eight GPUs, as the
-released scripts use elsewhere."""
+"""The published training of LLaVA-1.5-7B (13B: one epoch). The batch is one pair per GPU on eight
+GPUs, the number that other released scripts use."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sima:
-    """SIMA's settings.
-
-    ``samples`` at ``temperature`` and ``top_p``: each is compared with the greedy response, so
-    there are as many pairs a prompt at most. ``order``: which response the critic reads first -
-    drawn by the pair's key, the sample always ("fixed", as released), or "both" (asked twice).
-    ``verdict``: the critic writes it ("text") or is scored on it ("margin").
-    ``criteria``, ``examples`` and ``ground_truth``: whether the critic's prompt has them; the
-    examples show ground truths of their own always. ``least_margin`` (nats, of "margin"): a mean
-    margin nearer to zero drops the pair. It is a threshold and not a share of the least certain, as
-    a share would depend on which items share a call. The token limits are those of the released
-    code."""
+class Sima(Method):
+    """SIMA's settings. The token limits are those of the released code."""
 
     name: ClassVar[str] = "sima"
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "question", "reference"})
 
     prompts: SimaPrompts = REAL
-    samples: int = 1
-    temperature: float = 0.8
-    top_p: float = 0.9
+    """Our wording of the critic; the authors' sentences can be read from a file."""
+    samples: AtLeastOne = 1
+    """Sampled responses, each compared with the greedy one; so the most pairs of a question. Paper
+    (section 3.1): 1."""
+    temperature: Annotated[float, above(0)] = 0.8
+    """Of the samples; 0.8 in the released code."""
+    top_p: Annotated[float, above(0), at_most(1)] = 0.9
+    """Of the samples; 0.9 in the released code."""
     order: Order = "random"
+    """Which response the critic reads first: drawn by the pair's key, always the sample ("fixed",
+    as released), or once each ("both", two questions)."""
     verdict: Verdict = "text"
+    """Whether the critic writes its verdict ("text", as published) or the log-probabilities of both
+    verdicts are compared ("margin")."""
     criteria: bool = True
+    """Whether the critic's prompt states the criteria (section 3.2)."""
     examples: bool = True
+    """Whether it has the two worked examples; they always show ground truths of their own."""
     ground_truth: bool = True
-    least_margin: float = 0.0
-    response_tokens: int = 1024
-    critic_tokens: int = 4096
+    """Whether it shows the ground truth."""
+    least_margin: Annotated[float, at_least(0)] = 0.0
+    """For "margin", in nats: a mean margin nearer to zero drops the pair. It is a threshold, not a
+    share of the least certain pairs: a share would depend on which items share a call."""
+    response_tokens: AtLeastOne = 1024
+    """Token limit of a response."""
+    critic_tokens: AtLeastOne = 4096
+    """Token limit of the critic."""
     recipe: Recipe = PUBLISHED
 
     def __post_init__(self) -> None:
-        for name, allowed in (("order", Order), ("verdict", Verdict)):
-            if getattr(self, name) not in get_args(allowed):
-                choices = ", ".join(map(repr, get_args(allowed)))
-                raise ValueError(
-                    f"Sima.{name} is {getattr(self, name)!r}; choose one of {choices}."
-                )
-        for name in ("criteria", "examples", "ground_truth"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(
-                    f"Sima.{name} is {getattr(self, name)!r}; it must be True or False."
-                )
-        if not self.least_margin >= 0:
-            raise ValueError(
-                f"Sima.least_margin is {self.least_margin!r} nats; it must be 0 or above."
-            )
+        super().__post_init__()
         if self.least_margin and self.verdict != "margin":
             raise ValueError(
                 'Sima.least_margin needs margins; set verdict="margin" or leave least_margin at 0.'
             )
-        self._sampling.check("Sima")
-        check_tokens("Sima.critic_tokens", self.critic_tokens)
 
     @classmethod
     def as_released(cls, **changes: Any) -> Sima:
-        """Every setting as the released code has it (in our wording, unless ``prompts`` is
-        changed), then ``changes``."""
+        """All settings as in the released code (our wording, unless ``prompts`` is changed), then
+        ``changes``."""
         return replace(
             cls(order="fixed", recipe=replace(PUBLISHED, objective="rejected_from_argmax")),
             **changes,
         )
 
-    @property
-    def _sampling(self) -> Sampling:
-        return Sampling(
+    def pairs(self, items: Sequence[Item], tools: Tools) -> Iterator[PreferencePair | Dropped]:
+        """One pair or one drop per sample of each item, in the items' order.
+
+        Raises:
+            ValueError: an item has no question or no reference answer.
+        """
+        outcomes = respond(
+            items,
+            tools,
             samples=self.samples,
             temperature=self.temperature,
             top_p=self.top_p,
             max_new_tokens=self.response_tokens,
         )
-
-    def pairs(
-        self,
-        vlm: VLM,
-        items: Sequence[Item],
-        seed: int,
-        *,
-        scorer: Scorer | None = None,  # noqa: ARG002 - of the protocol; SIMA needs none
-        judge: Judge | None = None,  # noqa: ARG002
-    ) -> Iterator[PreferencePair | Dropped]:
-        """One pair or one drop for each sample of each item, in the items' order.
-
-        Raises:
-            ValueError: an item has no question or no reference answer.
-        """
-        made = respond(vlm, items, seed, self._sampling)
         critic = Critic(
             prompts=self.prompts,
             order=self.order,
@@ -138,21 +119,23 @@ class Sima:
             ground_truth=self.ground_truth,
             max_new_tokens=self.critic_tokens,
         )
-        opinions = iter(critic.opinions(vlm, [one for one in made if isinstance(one, Responses)]))
-        for one in made:
-            yield one if isinstance(one, Dropped) else self._pair(one, next(opinions))
+        compared = [outcome for outcome in outcomes if isinstance(outcome, Responses)]
+        opinions = iter(critic.opinions(tools.vlm, compared))
+        for outcome in outcomes:
+            if isinstance(outcome, Responses):
+                yield self._pair(outcome, next(opinions))
+            else:
+                yield outcome
 
     def report(self, records: Sequence[PreferencePair | Dropped]) -> Mapping[str, JSON]:
-        """What the critic did in a round: verdict rate, greedy wins, position bias
-        (:class:`CriticReport`)."""
+        """What the critic did in a round; see :class:`methods.sima.report.CriticReport`."""
         return asdict(critic_report(records))
 
     def _pair(self, responses: Responses, opinions: Sequence[Opinion]) -> PreferencePair | Dropped:
-        """The pair of a comparison, or its drop, with every text and score on the way in the
-        trace."""
-        decided = decide(opinions, self.least_margin)
+        """The pair of a comparison, or its drop; the trace holds every text and score."""
+        decision = decide(opinions, self.least_margin)
         winner: Side | None = (
-            "greedy" if decided == "greedy" else "sample" if decided == "sample" else None
+            "greedy" if decision == "greedy" else "sample" if decision == "sample" else None
         )
         trace: dict[str, JSON] = {
             **responses.trace(),
@@ -163,12 +146,12 @@ class Sima:
             "greedy_won": None if winner is None else winner == "greedy",
         }
         if winner is None:
-            return Dropped(key=responses.key, item=responses.item.id, reason=decided, trace=trace)
+            return Dropped(key=responses.key, item=responses.item.id, reason=decision, trace=trace)
         return chosen_pair(responses, winner, trace)
 
 
 def chosen_pair(responses: Responses, winner: Side, trace: Mapping[str, JSON]) -> PreferencePair:
-    """The winner's text chosen, the other's rejected, behind the item's own question."""
+    """The pair with the winner chosen and the other response rejected."""
     texts = {"greedy": responses.greedy.text.strip(), "sample": responses.sample.text.strip()}
     return PreferencePair(
         key=responses.key,
@@ -178,3 +161,20 @@ def chosen_pair(responses: Responses, winner: Side, trace: Mapping[str, JSON]) -
         rejected=texts[other(winner)],
         trace=trace,
     )
+
+
+ENTRY = Entry(
+    published=Sima(),
+    synthetic=Sima(
+        prompts=SYNTHETIC,
+        order="both",
+        verdict="margin",
+        least_margin=1.0,
+        response_tokens=96,
+        critic_tokens=8,
+        recipe=SYNTHETIC_RECIPE,
+    ),
+    images=17000,
+    rounds=1,
+    seconds_per_image=0.050,  # two answers and a critic
+)

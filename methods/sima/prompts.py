@@ -1,65 +1,48 @@
-"""SIMA's critic prompt as data (arXiv 2405.15973, section 3.2): criteria, two worked examples, a
-bracketed verdict.
+"""SIMA's critic prompt as data (Wang et al., arXiv 2405.15973, section 3.2): criteria, two worked
+examples, a bracketed verdict.
 
-``WORLD`` is the wording inside the synthetic model's vocabulary: that model is trained on exactly
-these templates. ``REAL`` is our own wording for real models; :meth:`SimaPrompts.from_file` reads a
-user's own, such as the authors' sentences."""
+``REAL`` is our own wording for real models. ``SYNTHETIC`` is the wording for the synthetic base,
+which was trained on exactly these templates. :meth:`SimaPrompts.from_file` reads other sentences,
+such as the authors'."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-from methods.prompt_sets import check_placeholders, fill, fingerprint, read_prompts
-
-PLACEHOLDERS: dict[str, tuple[str, ...]] = {
-    "critic": ("question", "reference", "first", "second"),
-    "critic_alone": ("question", "first", "second"),
-}
-"""The placeholders each template holds, each at least once; every other text holds none."""
+from methods.prompt_sets import PromptSet, fill
+from methods.settings import Text, not_empty
 
 
 @dataclass(frozen=True, kw_only=True)
-class SimaPrompts:
-    """The critic's sentences, sent as examples, task, criteria and request for a verdict with
-    ``joint`` between them.
+class SimaPrompts(PromptSet):
+    """The critic's sentences. They are sent in this order: examples, task, criteria, request for a
+    verdict."""
 
-    ``critic`` shows the ground truth and ``critic_alone`` is the same task without it; ``criteria``
-    and ``criteria_alone`` say what to compare the answers by. ``examples`` end in bracketed
-    verdicts, one of each, and show their own ground truth always. ``verdict`` asks for the verdict;
-    ``verdict_lead`` is what stands before it in an answer, for scoring ``[[1]]`` against ``[[2]]``
-    there without having the critic write (it may be empty)."""
+    placeholders: ClassVar[Mapping[str, Sequence[str]]] = {
+        "critic": ("question", "reference", "first", "second"),
+        "critic_alone": ("question", "first", "second"),
+    }
 
-    name: str
-    examples: str
-    critic: str
-    critic_alone: str
-    criteria: str
-    criteria_alone: str
-    verdict: str
+    examples: Text
+    """Two comparisons with bracketed verdicts, one of each; they show ground truths of their
+    own."""
+    critic: Text
+    """The task, with the ground truth."""
+    critic_alone: Text
+    """The task without the ground truth."""
+    criteria: Text
+    """What to compare the answers by."""
+    criteria_alone: Text
+    """The same without the ground truth."""
+    verdict: Text
+    """Asks for the verdict."""
     verdict_lead: str = ""
-    joint: str = " "
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            optional = field.name == "verdict_lead" or (field.name == "joint" and value)
-            if not isinstance(value, str) or not (value.strip() or optional):
-                raise ValueError(
-                    f"SimaPrompts.{field.name} is {value!r}; it must be one text that is not empty."
-                )
-            check_placeholders(f"SimaPrompts.{field.name}", value, PLACEHOLDERS.get(field.name, ()))
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of the set as JSON: two runs with one fingerprint sent the same sentences."""
-        return fingerprint(self)
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> SimaPrompts:
-        """A prompt set from a JSON object of exactly this class's fields. ValueError says what is
-        wrong with the file."""
-        return read_prompts(cls, path)
+    """The text before the verdict in an answer. When verdicts are scored, ``[[1]]`` and ``[[2]]``
+    follow it."""
+    joint: Annotated[str, not_empty] = " "
+    """Stands between the parts."""
 
     def render(
         self,
@@ -71,27 +54,19 @@ class SimaPrompts:
         criteria: bool = True,
         examples: bool = True,
     ) -> str:
-        """The critic's prompt; without the ground truth where ``reference`` is None."""
+        """The critic's prompt; without the ground truth if ``reference`` is None."""
+        texts = {"question": question, "first": first, "second": second}
         if reference is None:
-            task, points = (
-                fill(self.critic_alone, question=question, first=first, second=second),
-                self.criteria_alone,
-            )
+            task, points = fill(self.critic_alone, **texts), self.criteria_alone
         else:
-            task = fill(
-                self.critic, question=question, reference=reference, first=first, second=second
-            )
-            points = self.criteria
-        return self.joint.join(
-            part
-            for part in (self.examples * examples, task, points * criteria, self.verdict)
-            if part
-        )
+            task, points = fill(self.critic, reference=reference, **texts), self.criteria
+        parts = (self.examples * examples, task, points * criteria, self.verdict)
+        return self.joint.join(part for part in parts if part)
 
 
-# The synthetic base is trained on these texts (harness/synthetic/turns.py): a changed word here
-# wants another base.
-WORLD = SimaPrompts(
+# The synthetic base is trained on these texts (harness/synthetic/turns.py): a changed word needs
+# another base.
+SYNTHETIC = SimaPrompts(
     name="synthetic",
     examples=(
         "example : truth : a red ball . first : a red ball . second : a red ball and a blue box ."

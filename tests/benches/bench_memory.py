@@ -109,7 +109,7 @@ def pairs(
             prompt="p",
             chosen="c",
             rejected="r",
-            anchored=number % 2 == 0,
+            aligned=number % 2 == 0,
         )
         prompt = [1] * 5 + [image] * patches + [1] * (21 - number % 3)
         places = torch.arange(len(prompt))[None]

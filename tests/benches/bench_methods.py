@@ -25,16 +25,17 @@ from harness.engine.clip_scorer import ClipScorer, find_scorer, load_scorer
 from harness.engine.engine import Engine
 from harness.engine.load import load_model
 from harness.models.base_cards import BASES
-from harness.study.compare import EMBEDDED
+from methods.catalogue import METHODS
 from methods.interface import (
+    BeamSearch,
     Branch,
-    Branching,
     Completion,
     Corrupt,
     Decoding,
     Method,
     PreferencePair,
     Prompt,
+    Tools,
 )
 
 
@@ -56,7 +57,7 @@ class OneByOne:
             self.engine.generate(one, decoding, corrupt=corrupt)[0] for one in self.each(prompts)
         ]
 
-    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
+    def branch(self, prompts: Sequence[Prompt], branching: BeamSearch) -> list[list[Branch]]:
         return [self.engine.branch(one, branching)[0] for one in self.each(prompts)]
 
     def logps(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
@@ -98,10 +99,8 @@ def made(
     began = clock(vlm)
     found = list(
         method.pairs(
-            vlm,
             pool.items(ids, method.needs),
-            0,
-            scorer=scorer if "scorer" in method.needs else None,
+            Tools(vlm=vlm, scorer=scorer if "scorer" in method.needs else None),
         )
     )
     seconds = clock(vlm) - began
@@ -133,7 +132,7 @@ def main() -> None:
     few = ids[: given.loop]
     wrong = []
     for name in ("csr", "sima"):
-        method: Any = EMBEDDED[name]
+        method: Any = METHODS[name].synthetic
         scorer = load_scorer(find_scorer(None, card), device)
         made(method, Engine(model, processor), scorer, few[:1], pool)  # warm
         scorer.embeddings.clear()

@@ -26,7 +26,7 @@ from harness.engine.decode import Row
 from harness.engine.engine import Engine
 from harness.pipeline import stages
 from harness.synthetic.architecture import Sizes, build_llava, build_processor
-from methods.interface import Branching
+from methods.interface import BeamSearch
 from tests.benches import recorded
 from tests.benches.gpu_models import build, build_tokenizer
 from tests.benches.gpu_work import Call, pictures
@@ -104,7 +104,7 @@ def run(engine: Forced, calls: Sequence[Call]) -> list[tuple[Call, list[int]]]:
     done = []
     for call in calls:
         engine.lengths = call.most
-        if isinstance(call.how, Branching):
+        if isinstance(call.how, BeamSearch):
             found = engine.branch(call.prompts, replace(call.how, stop=()))
             lengths = [max(one.n_tokens for one in some) for some in found]
         else:
@@ -122,7 +122,7 @@ def one_by_one(engine: Engine, done: Sequence[tuple[Call, list[int]]]) -> Log:
     log = Log()
     for call, lengths in done:
         for (head, tail), new in zip(sizes_of(engine, call), lengths, strict=True):
-            rows = call.how.candidates if isinstance(call.how, Branching) else 1
+            rows = call.how.num_beams if isinstance(call.how, BeamSearch) else 1
             log.looked[1] += head > 0
             whole = Pass(
                 rows=1,
@@ -173,7 +173,7 @@ def floor(engine: Engine, done: Sequence[tuple[Call, list[int]]], replay: Replay
     seconds = 0.0
     picture = replay.of_look(16).total / 16
     for call, lengths in done:
-        many = call.how.candidates if isinstance(call.how, Branching) else 1
+        many = call.how.num_beams if isinstance(call.how, BeamSearch) else 1
         for prompt, (head, tail), new in zip(
             call.prompts, sizes_of(engine, call), lengths, strict=True
         ):

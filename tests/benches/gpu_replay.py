@@ -15,7 +15,7 @@ from harness.engine.clip_scorer import ClipScorer
 from harness.engine.decode import Row, Running, sample, uniform
 from harness.engine.engine import Engine, Planned
 from harness.models.chat_format import renderer
-from methods.interface import Branching, Corrupt, Decoding, Prompt
+from methods.interface import BeamSearch, Corrupt, Decoding, Prompt
 from tests.benches.bench_methods import SentenceBySentence
 from tests.benches.gpu_work import Call
 
@@ -49,7 +49,7 @@ def run(engine: Forced, calls: Sequence[Call]) -> list[Answer]:
         engine.lengths = call.most
         if call.kind == "logps":
             answers += engine.logps(call.prompts, call.completions)
-        elif isinstance(call.how, Branching):
+        elif isinstance(call.how, BeamSearch):
             found = engine.branch(call.prompts, replace(call.how, stop=()))
             answers += [[one.text for one in some] for some in found]
         else:
@@ -70,7 +70,7 @@ def one_by_one(alone: Forced, processor: Any, calls: Sequence[Call]) -> list[Ans
         ):
             if call.kind == "logps":
                 answers.append(plain_logp(model, processor, prompt, completion))
-            elif isinstance(call.how, Branching):
+            elif isinstance(call.how, BeamSearch):
                 alone.sharing.clear()
                 answers.append(
                     [one.text for one in alone.branch([prompt], replace(call.how, stop=()))[0]]
@@ -183,7 +183,7 @@ def tokens(processor: Any, calls: Sequence[Call], patches: int) -> tuple[int, in
         ]
         asked += sum(len(ids) - 1 + patches for ids in render.encode(rendered))
         new += sum(call.most.values()) * (
-            call.how.candidates if isinstance(call.how, Branching) else 1
+            call.how.num_beams if isinstance(call.how, BeamSearch) else 1
         )
     return asked, new
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from methods.interface import Branching, Corrupt, Decoding, Prompt
+from methods.interface import BeamSearch, Corrupt, Decoding, Prompt
 from tests.benches import made
 
 Kind = Literal["generate", "branch", "logps", "relevance"]
@@ -52,7 +52,7 @@ class Call:
 
     name: str
     prompts: Sequence[Prompt]
-    how: Decoding | Branching
+    how: Decoding | BeamSearch
     corrupt: Corrupt | None = None
     kind: Kind = "generate"
     lengths: Sequence[Sequence[int]] = ()
@@ -111,7 +111,7 @@ def floor_seconds(calls: Sequence[Call], pictures: int, rates: Rates = H200) -> 
                 LOOK * len({id(one.image) for one in call.prompts}) + SAID * said
             ) / rates.flops32
             continue
-        many = call.how.candidates if isinstance(call.how, Branching) else 1
+        many = call.how.num_beams if isinstance(call.how, BeamSearch) else 1
         most, longest = call.most, dict[tuple[int, str], int]()
         prompt_tokens = new_tokens = positions = held = 0.0
         for place, prompt in enumerate(call.prompts):

@@ -15,7 +15,7 @@ from random import Random
 
 from PIL import Image
 
-from methods.interface import Branch, Branching, Completion, Corrupt, Decoding, Prompt
+from methods.interface import BeamSearch, Branch, Completion, Corrupt, Decoding, Prompt
 from methods.sena import prompts as sena
 from methods.sima import prompts as sima
 
@@ -255,7 +255,7 @@ class MadeVLM:
             return rng.choice(("Yes", "No")) + ("." if unlucky < 0.1 else "")
         return scene.detailed(rng)
 
-    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
+    def branch(self, prompts: Sequence[Prompt], branching: BeamSearch) -> list[list[Branch]]:
         """Different sentences; apart from them the end of the text, likelier with every
         sentence."""
         found = []
@@ -266,7 +266,7 @@ class MadeVLM:
                 prompt.prefix.count("."),
             )
             beams = []
-            for rank in range(branching.candidates):
+            for rank in range(branching.num_beams):
                 text = (" " if prompt.prefix else "") + scene.sentence(rng)
                 length, score = tokens(text), -0.4 - 0.2 * rank - 0.2 * rng.random()
                 beams.append(

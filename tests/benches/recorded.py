@@ -3,7 +3,7 @@
     python -m tests.benches.recorded            writes tests/benches/recorded/ anew (about a minute)
 
 Of ``PICTURES`` images a workload: how many calls a method makes, on which images, with which
-decoding settings and prompt texts (sets REAL and WORLD), what its filters drop on the way, CSR's
+decoding settings and prompt texts (sets REAL and SYNTHETIC), what its filters drop on the way, CSR's
 tree with the nodes it keeps a level, the sentences its CLIP reads, SIMA's critic as it is set, the
 pairs that come out. ``world`` is the synthetic base itself on the world's pool and development
 split, with the settings of the comparison: its prompts, answers and lengths are real, and stored in
@@ -44,9 +44,9 @@ from benchmarks.interface import Benchmark, Question
 from benchmarks.synthetic import suite
 from methods.csr.method import Csr
 from methods.interface import (
+    BeamSearch,
     BeamSearchVLM,
     Branch,
-    Branching,
     Completion,
     Corrupt,
     Decoding,
@@ -56,6 +56,7 @@ from methods.interface import (
     PreferencePair,
     Prompt,
     Scorer,
+    Tools,
 )
 from methods.sena.corruption import corruption
 from methods.sena.method import Sena
@@ -130,13 +131,13 @@ class Recorder:
         )
         return answers
 
-    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
+    def branch(self, prompts: Sequence[Prompt], branching: BeamSearch) -> list[list[Branch]]:
         found = self.vlm.branch(prompts, branching)
         # The end of the text, where it is apart, takes no step of its own.
         self.note(
             "branch",
             prompts,
-            [[one.n_tokens for one in some[: branching.candidates]] for some in found],
+            [[one.n_tokens for one in some[: branching.num_beams]] for some in found],
             branching,
         )
         return found
@@ -165,7 +166,7 @@ def record_method(
     )
     recorder = Recorder(work, vlm, scorer, noise)
     asked = recorder if "scorer" in method.needs else None
-    return recorder, list(method.pairs(recorder, items, 0, scorer=asked))
+    return recorder, list(method.pairs(items, Tools(vlm=recorder, scorer=asked)))
 
 
 def record_answering(
@@ -257,7 +258,7 @@ def record(texts: Texts, count: int) -> tuple[dict[str, Recorder], list[Line]]:
         from harness.engine.engine import Engine
         from harness.engine.load import load_model
         from harness.models.base_cards import BASES
-        from harness.study.compare import EMBEDDED
+        from methods.catalogue import METHODS as CATALOGUE
 
         vlm, scorer = (
             Engine(*load_model(BASES["synthetic"])),
@@ -269,7 +270,8 @@ def record(texts: Texts, count: int) -> tuple[dict[str, Recorder], list[Line]]:
                 pool.draw(PICTURES, 0, 1).ids[:count], frozenset({"image", "question", "reference"})
             )
         )
-        methods, questions = EMBEDDED, world_questions
+        methods = {name: entry.synthetic for name, entry in CATALOGUE.items()}
+        questions = world_questions
     recorders, pairs = {}, []
     for work in METHODS:
         recorders[work], found = record_method(work, methods[work], items, vlm, scorer)
@@ -397,12 +399,12 @@ def calls(work: str, images: Sequence[Image.Image], shape: str) -> list[Call]:
     return found
 
 
-def settings(head: Line) -> Decoding | Branching:
+def settings(head: Line) -> Decoding | BeamSearch:
     """A call's decoding settings; of one that writes nothing, greedy decoding of one token."""
     if head["how"] is None:
         return Decoding(max_new_tokens=1)
     how = head["how"] | {"stop": tuple(head["how"]["stop"])}
-    return Branching(**how) if head["kind"] == "branch" else Decoding(**how)
+    return BeamSearch(**how) if head["kind"] == "branch" else Decoding(**how)
 
 
 def made_pairs(shape: str) -> tuple[Line, ...]:

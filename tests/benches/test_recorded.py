@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from methods.interface import Branching, Decoding
+from methods.interface import BeamSearch, Decoding
 from tests.benches import bench_gpu, gpu_replay, made, recorded
 from tests.benches.gpu_models import Shape, build, build_clip
 from tests.benches.gpu_work import Call, pictures
@@ -78,7 +78,7 @@ def test_what_is_recorded_of_llava_is_of_the_kind_that_is_said() -> None:
         700 < made.tokens(prompt.text) < 1000 for prompt in critic.prompts
     )  # our own wording; the authors' is longer
     nodes = Counter(id(prompt.image) for call in calls["csr"] for prompt in call.prompts)
-    assert {call.how.candidates for call in calls["csr"] if isinstance(call.how, Branching)} == {5}
+    assert {call.how.num_beams for call in calls["csr"] if isinstance(call.how, BeamSearch)} == {5}
     assert all(
         1 + 3 * 8 < count < 1 + 3 * 15 for count in nodes.values()
     )  # three nodes kept of each level, until texts are full
@@ -132,7 +132,7 @@ def test_every_answer_has_its_recorded_length_on_both_sides(shape: Shape) -> Non
             short: Any = replace(call, lengths=[[min(n, 6) for n in each] for each in call.lengths])
             before = engine.tokens_generated
             ours = gpu_replay.run(engine, [short])
-            many = call.how.candidates if isinstance(call.how, Branching) else 1
+            many = call.how.num_beams if isinstance(call.how, BeamSearch) else 1
             assert engine.tokens_generated - before == many * sum(short.most.values())
             theirs = gpu_replay.one_by_one(alone, processor, [short])
             assert all(gpu_replay.same(a, b) for a, b in zip(ours, theirs, strict=True)), call.name

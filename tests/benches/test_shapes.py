@@ -14,7 +14,7 @@ from harness.errors import UserError
 from harness.training.lora import choose_trainable
 from harness.training.pair_batches import EncodedPair
 from harness.training.placement import GIB, Placement, estimate, fit
-from methods.interface import Branching, Decoding, PreferencePair, Prompt, Recipe
+from methods.interface import BeamSearch, Decoding, PreferencePair, Prompt, Recipe
 from tests.benches import recorded
 from tests.benches.gpu_models import VOCABULARY, build, build_tokenizer
 from tests.benches.gpu_work import Call, floor_seconds, pictures
@@ -112,7 +112,7 @@ def test_the_floor_is_the_arithmetic_it_says() -> None:
 
 def test_the_floor_of_branches_scores_and_sentences() -> None:
     (one,) = pictures(1, 8)
-    how = Branching(candidates=2, groups=2, diversity_penalty=1.0, max_new_tokens=20)
+    how = BeamSearch(num_beams=2, num_beam_groups=2, diversity_penalty=1.0, max_new_tokens=20)
     node = call(
         "node",
         [Prompt(key="a", text="word", image=one, prefix="word")],

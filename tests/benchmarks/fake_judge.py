@@ -3,6 +3,7 @@ script says."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,14 +17,16 @@ MODEL = "fake-judge-1"
 
 @dataclass(frozen=True)
 class Answer:
-    """One HTTP answer; ``cut``: the connection closes after half of the body; ``silent``: without
-    any answer."""
+    """One HTTP answer. ``cut``: the connection closes after half of the body; ``silent``: without
+    any answer. ``endless``: headers or a body, one piece at a time, or a flood, until the client
+    goes away."""
 
     status: int = 200
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
     silent: bool = False
+    endless: str = ""
 
 
 def said(text: str | None, *, model: str | None = MODEL, usage: bool = True) -> Answer:
@@ -68,7 +71,7 @@ class FakeJudge:
 
 @contextmanager
 def serving(script: Script) -> Iterator[FakeJudge]:
-    judge = FakeJudge(script)
+    judge, closing = FakeJudge(script), threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:  # a redirect that was followed would come here
@@ -92,11 +95,23 @@ def serving(script: Script) -> Iterator[FakeJudge]:
             if answer.silent:
                 return
             self.send_response(answer.status)
+            if answer.endless:
+                self.send_for_ever(answer.endless)
+                return
             for name, value in answer.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
             self.wfile.write(answer.body[: len(answer.body) // 2] if answer.cut else answer.body)
+
+        def send_for_ever(self, what: str) -> None:
+            if what != "headers":
+                self.end_headers()
+            piece = {"headers": b"X-More: 1\r\n", "body": b" ", "flood": b" " * 2**16}[what]
+            self.flush_headers()
+            with contextlib.suppress(OSError):  # the client has gone away
+                while not closing.wait(0.0 if what == "flood" else 0.02):
+                    self.wfile.write(piece)
 
         def log_message(self, *_arguments: object) -> None:
             pass
@@ -109,6 +124,7 @@ def serving(script: Script) -> Iterator[FakeJudge]:
     try:
         yield judge
     finally:
+        closing.set()
         server.shutdown()
         server.server_close()
         thread.join()

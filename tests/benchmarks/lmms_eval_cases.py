@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import via_lmms_eval as via
+from benchmarks import via_lmms_eval_run as run
 from tests.benchmarks import lmms_eval_data as data
 from tests.benchmarks import lmms_eval_language as language
 from tests.benchmarks import lmms_eval_server as server
@@ -134,19 +135,19 @@ def answered(task: str, rows: Any) -> dict[str, str]:
 def record(task: str, through: Callable[..., Any]) -> dict[str, Any]:
     """Ask and grade a case in the kit: its replies, and the report that they gave."""
     replies: dict[str, Any] = {}
-    kept = via._child
+    kept = run.ask
 
     def heard(folder: Path, request: Mapping[str, Any], *others: Any) -> Any:
         replies[request["do"]] = reply = through(folder, request, *others)
         return reply
 
-    via._child = heard  # type: ignore[assignment]
+    run.ask = heard  # type: ignore[assignment]
     try:
-        via.describe.cache_clear()
+        run.describe.cache_clear()
         with opened(task) as made:
             report = made.grade(answered(task, made.exported.rows))
     finally:
-        via._child = kept
+        run.ask = kept
     replies["describe"] = {**replies["describe"], "folder": ""}
     values = {
         name: None if value is None else round(value, 6) for name, value in report.values.items()
@@ -156,7 +157,7 @@ def record(task: str, through: Callable[..., Any]) -> dict[str, Any]:
 
 
 def main(names: list[str]) -> None:
-    with server.serving(via.python(), via.CHILD) as through:
+    with server.serving(run.python(), run.CHILD) as through:
         _record_all(names or list(CASES), through)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import coco
-from benchmarks.catalogue import BENCHMARKS
-from benchmarks.files import open_picture
+from benchmarks.catalogue import BENCHMARKS, open_benchmarks
+from benchmarks.files import open_image
 from harness.errors import UserError
 from harness.study import compare
 from tests.benchmarks import official_files
@@ -48,7 +48,7 @@ CASES: dict[str, tuple[str, Spoil, str]] = {
     "pope twice": (
         "pope",
         lambda at: twice(at / "coco_pope_random.json", 3),
-        r"coco_pope_random.json, line 4: question_id \d+ is",
+        r"coco_pope_random.json, line 4: question_id \d+ is a duplicate of",
     ),
     "pope label": (
         "pope",
@@ -118,7 +118,7 @@ CASES: dict[str, tuple[str, Spoil, str]] = {
             at / "annotations/instances_val2014.json",
             {"images": [{"id": 1, "file_name": "a"}] * 2, "annotations": [], "categories": []},
         ),
-        "instances_val2014.json: an image id is there twice",
+        "instances_val2014.json: an image id occurs twice",
     ),
     "chair synonyms": (
         "coco_chair",
@@ -133,12 +133,12 @@ CASES: dict[str, tuple[str, Spoil, str]] = {
     "chair list twice": (
         "coco_chair",
         lambda at: (at / "chair_images.txt").write_text("1\n2\n1\n"),
-        r"line 3: the image 1 is there",
+        "line 3: the image 1 is a duplicate of",
     ),
     "amber twice": (
         "amber_d",
         lambda at: rows(at / QUERY, lambda all: all.insert(2, all[0])),
-        r"query_discriminative.json, entry 3: the id 11 is there already \(.*entry 1\)",
+        r"query_discriminative.json, entry 3: the id 11 is a duplicate of .*entry 1",
     ),
     "amber unknown": (
         "amber_d",
@@ -189,7 +189,7 @@ CASES: dict[str, tuple[str, Spoil, str]] = {
     "mmbench twice": (
         "mmbench_dev_en",
         lambda at: twice(at / "MMBench_DEV_EN.tsv", 2),
-        "line 3: the index 0 is there already",
+        "line 3: the index 0 is a duplicate",
     ),
     "mmbench answer": (
         "mmbench_dev_en",
@@ -237,7 +237,7 @@ def test_a_wrong_file_is_named_with_its_line(case: str, tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(ValueError, match=r"a.jpg cannot be read"):
-        open_picture(tmp_path / "a.jpg")
+        open_image(tmp_path / "a.jpg")
     folder = official_files.mmbench(tmp_path, 1)
     edit(folder / "MMBench_DEV_EN.tsv", 2, lambda line: line.replace("/9j/", "____"))
     with pytest.raises(ValueError, match=r"MMBench_DEV_EN.tsv, line 2: the image cannot be read"):
@@ -252,11 +252,11 @@ def test_test_questions_are_not_for_tuning(name: str, tmp_path: Path) -> None:
 
 def test_local_data_reaches_every_benchmark_of_its_name(tmp_path: Path) -> None:
     official_files.pope(official_files.coco(tmp_path))
-    made = compare.open_benchmarks(
+    made = open_benchmarks(
         ["pope", "coco_chair", "synthetic_pope"], "test", 2, [f"coco={tmp_path}"]
     )
     assert [benchmark.name for benchmark in made] == ["pope", "coco_chair", "synthetic_pope"]
-    named = compare.open_benchmarks(
+    named = open_benchmarks(
         ["pope", "coco_chair"], "test", 2, [f"pope={tmp_path}", f"coco_chair={tmp_path}"]
     )
     assert [benchmark.version for benchmark in named] == [
@@ -283,5 +283,7 @@ def test_local_data_reaches_every_benchmark_of_its_name(tmp_path: Path) -> None:
 def test_what_is_wrong_with_the_asking_is_said(
     names: list[str], local: list[str], said: str
 ) -> None:
+    with pytest.raises(ValueError, match=said):
+        open_benchmarks(names, "test", None, local)
     with pytest.raises(UserError, match=said):
-        compare.open_benchmarks(names, "test", None, local)
+        compare.study(benchmarks=names, local_data=local)

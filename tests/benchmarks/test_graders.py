@@ -8,25 +8,25 @@ import pytest
 from PIL import Image
 
 from benchmarks.chair import chair_benchmark
-from benchmarks.grading import Graded, Item
+from benchmarks.grading import Item, ItemBenchmark
 from benchmarks.interface import Report
 from benchmarks.objects import ObjectTable
 from benchmarks.pope import Probe, pope_benchmark
-from benchmarks.visual_questions import Expected, guess_rates, question_benchmark
+from benchmarks.visual_questions import Expected, question_benchmark
 
 TABLE = ObjectTable(
     {"cat": ("cat", "cats", "kitten"), "dog": ("dog", "dogs"), "box": ("box", "boxes")}
 )
 
 
-def no_picture() -> Image.Image:
+def no_image() -> Image.Image:
     raise AssertionError("grading must not open images")
 
 
-def chair(truth: Mapping[str, frozenset[str]]) -> Graded[frozenset[str]]:
+def chair(truth: Mapping[str, frozenset[str]]) -> ItemBenchmark[frozenset[str]]:
     def items() -> Iterator[Item[frozenset[str]]]:
         for id, objects in truth.items():
-            yield Item(id=id, cluster=id, text="describe .", truth=objects, picture=no_picture)
+            yield Item(id=id, cluster=id, text="describe .", truth=objects, load_image=no_image)
 
     return chair_benchmark(
         name="hand", source="hand-1", items=items, table=TABLE, max_new_tokens=8, primary=True
@@ -86,11 +86,11 @@ def test_chair_without_any_mention_says_nothing_about_mentions() -> None:
     assert report.values["chair_s"] == 0.0
 
 
-def pope(*probes: tuple[str, str, bool]) -> Graded[Probe]:
+def pope(*probes: tuple[str, str, bool]) -> ItemBenchmark[Probe]:
     def items() -> Iterator[Item[Probe]]:
         for id, setting, present in probes:
             truth = Probe(present=present, setting=setting)
-            yield Item(id=id, cluster=id[0], text="is it there ?", truth=truth, picture=no_picture)
+            yield Item(id=id, cluster=id[0], text="is it there ?", truth=truth, load_image=no_image)
 
     return pope_benchmark(name="hand", source="hand-1", items=items)
 
@@ -173,7 +173,7 @@ def test_visual_questions_by_hand() -> None:
                 cluster="p",
                 text="?",
                 truth=Expected(kind=kind, answer=answer),
-                picture=no_picture,
+                load_image=no_image,
             )
 
     benchmark = question_benchmark(
@@ -190,4 +190,3 @@ def test_visual_questions_by_hand() -> None:
             "accuracy_count": None,
         }
     )
-    assert guess_rates(benchmark) == {"colour": 50.0, "place": 50.0}

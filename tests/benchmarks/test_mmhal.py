@@ -11,7 +11,8 @@ from PIL import Image
 
 from benchmarks import mmhal
 from benchmarks.interface import metric_value
-from benchmarks.judge import Judge, Settings
+from benchmarks.judge import Judge
+from benchmarks.judge_settings import Settings
 from benchmarks.mmhal import TYPES, MMHal, read_rating
 from tests.benchmarks.fake_judge import MODEL, Answer, said, serving
 
@@ -46,7 +47,7 @@ def no_judge(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def judged(data: Path, url: str, folder: Path, **settings: Any) -> MMHal:
-    plain = mmhal.mmhal("test", None, data)
+    plain = mmhal.load("test", None, data)
     given: dict[str, Any] = {
         "model": MODEL,
         "key_variable": None,
@@ -58,13 +59,13 @@ def judged(data: Path, url: str, folder: Path, **settings: Any) -> MMHal:
 
 
 def test_the_authors_folder_is_read(tmp_path: Path) -> None:
-    benchmark = mmhal.mmhal("test", None, save_data(tmp_path / "data"))
+    benchmark = mmhal.load("test", None, save_data(tmp_path / "data"))
     asked = list(benchmark.questions())
     assert [question.id for question in asked] == ["00-0_o", "01-1_o", "02-2_o", "03-3_o"]
     assert asked[2].text == "What is in image 2?"
     assert asked[2].images[0].size == (8, 6)
     assert len({question.cluster for question in asked}) == 4
-    some = mmhal.mmhal("test", 2, tmp_path / "data")
+    some = mmhal.load("test", 2, tmp_path / "data")
     assert len([question.id for question in some.questions()]) == 2
     assert some.version != benchmark.version
     assert "no judge" in some.version
@@ -144,7 +145,7 @@ def test_without_a_judge_grading_stops(tmp_path: Path) -> None:
     with pytest.raises(
         ValueError, match="name that file in the environment variable SELFSIGHT_JUDGE"
     ):
-        mmhal.mmhal("test", None, save_data(tmp_path / "data")).grade({"00-0_o": "a dog"})
+        mmhal.load("test", None, save_data(tmp_path / "data")).grade({"00-0_o": "a dog"})
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_the_prompt_is_filled_once_and_the_authors_places_are_understood(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = save_data(tmp_path / "data")
-    own = mmhal.mmhal("test", None, data)
+    own = mmhal.load("test", None, data)
     tricky = mmhal.filled(own.prompt, next(own.items()), "{question} {} Rating: 6")
     assert "BEGIN ANSWER\n{question} {} Rating: 6\nEND ANSWER" in tricky
     assert "The person's answer: It is number 0." in tricky
@@ -183,7 +184,7 @@ def test_the_prompt_is_filled_once_and_the_authors_places_are_understood(
     settings = {"base_url": "http://x/v1", "model": "m", "prompts": {"mmhal": "theirs.txt"}}
     (tmp_path / "judge.json").write_text(json.dumps(settings))
     monkeypatch.setenv("SELFSIGHT_JUDGE", str(tmp_path / "judge.json"))
-    theirs = mmhal.mmhal("test", None, data)
+    theirs = mmhal.load("test", None, data)
     asked = mmhal.filled(theirs.prompt, next(theirs.items()), "a dog")
     assert (
         asked
@@ -194,14 +195,14 @@ def test_the_prompt_is_filled_once_and_the_authors_places_are_understood(
     assert "judge m prompt" in theirs.version
     (tmp_path / "theirs.txt").write_text("only {answer}")
     with pytest.raises(ValueError, match="must hold the places"):
-        mmhal.mmhal("test", None, data)
+        mmhal.load("test", None, data)
 
 
 def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Shengcao1006/MMHal-Bench"):
-        mmhal.mmhal("test", None, tmp_path)
+        mmhal.load("test", None, tmp_path)
     with pytest.raises(ValueError, match="has no 'dev' split"):
-        mmhal.mmhal("dev", None, tmp_path)
+        mmhal.load("dev", None, tmp_path)
     path = save_data(tmp_path / "data") / "response_template.json"
     rows = json.loads(path.read_text())
     for number, change, words in (
@@ -218,9 +219,9 @@ def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
             json.dumps([row | change if place == number else row for place, row in enumerate(rows)])
         )
         with pytest.raises(ValueError, match=words):
-            mmhal.mmhal("test", None, tmp_path / "data")
+            mmhal.load("test", None, tmp_path / "data")
     path.write_text(json.dumps(rows))
     (tmp_path / "data" / "images" / "0_o.jpg").unlink()
-    benchmark = mmhal.mmhal("test", None, tmp_path / "data")
+    benchmark = mmhal.load("test", None, tmp_path / "data")
     with pytest.raises(ValueError, match=r"0_o.jpg cannot be read"):
         list(benchmark.questions())

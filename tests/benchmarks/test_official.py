@@ -14,7 +14,7 @@ import pytest
 from benchmarks import catalogue, coco, mmbench, mme, pope
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.choice import Choice, read_choice
-from benchmarks.grading import Graded
+from benchmarks.grading import ItemBenchmark
 from benchmarks.interface import Benchmark, metric_value
 from benchmarks.objects import known_form
 from tests.benchmarks import official_files, official_scores
@@ -198,7 +198,7 @@ def test_plurals_are_only_undone_where_that_gives_a_known_word() -> None:
 def test_the_500_pictures_are_the_same_for_everybody_and_dev_has_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coco, "PICTURES", 5)
+    monkeypatch.setattr(coco, "IMAGES", 5)
     folder = official_files.coco(tmp_path)
     test, dev = (
         [question.id for question in coco.chair("coco_chair", 64, split, None, folder).questions()]
@@ -338,7 +338,7 @@ def test_an_unreadable_answer_leaves_its_picture_out_of_accuracy_plus(tmp_path: 
 
 @pytest.mark.parametrize("rotations", [True, False])
 def test_mmbench_is_circular_as_the_paper_says(rotations: bool, tmp_path: Path) -> None:
-    benchmark: Graded[Choice] = mmbench.load(
+    benchmark: ItemBenchmark[Choice] = mmbench.load(
         "test", None, official_files.mmbench(tmp_path, 30, rotations)
     )
     rng = Random(2)
@@ -404,9 +404,11 @@ def test_a_letter_is_read_or_not(answer: str, letter: str | None) -> None:
 def test_a_benchmark_is_what_the_catalogue_says(name: str, tmp_path: Path) -> None:
     entry, benchmark = catalogue.find(name), built(name, tmp_path)
     assert (benchmark.name, benchmark.group) == (name, entry.group)
-    better = {metric.name: metric.better for metric in benchmark.metrics}
-    assert len(better) == len(benchmark.metrics)
-    assert {metric: better[metric] for metric in entry.metrics} == entry.metrics
+    names = {metric.name for metric in benchmark.metrics}
+    assert len(names) == len(benchmark.metrics)
+    assert entry.name == name
+    assert set() < set(entry.metrics) <= names
+    assert benchmark.version.startswith(f"{benchmark.source} ")
     assert entry.missing(tmp_path) == ()
     assert entry.missing(None) == entry.missing(tmp_path / "nowhere") != ()
 

@@ -16,11 +16,13 @@ from datasets import load_dataset
 from PIL import Image
 
 from benchmarks import via_lmms_eval as via
+from benchmarks import via_lmms_eval_run as run
 from benchmarks.interface import metric_value
 from benchmarks.pope import SETTINGS
 from benchmarks.synthetic import suite
 from benchmarks.synthetic.lmms_eval.data import write
-from benchmarks.via_lmms_eval_counts import counting, score
+from benchmarks.via_lmms_eval_counts import score
+from benchmarks.via_lmms_eval_tasks import counting
 from tests.benchmarks.fake_judge import MODEL, refused, said, serving
 from tests.benchmarks.lmms_eval_cases import CASES, RECORDED, answered
 
@@ -32,9 +34,9 @@ def made(
 ) -> via.ViaLmmsEval:
     """The benchmark, with the kit's recorded replies (or changed ones) in its place."""
     replies = {**HEARD[task]["replies"], **(changed or {})}
-    monkeypatch.setattr(via, "_child", lambda _folder, request, *_others: replies[request["do"]])
-    monkeypatch.setattr(via, "python", lambda: Path("python"))
-    monkeypatch.setattr(via, "judge_environment", lambda _task: {})
+    monkeypatch.setattr(run, "ask", lambda _folder, request, *_others: replies[request["do"]])
+    monkeypatch.setattr(run, "python", lambda: Path("python"))
+    monkeypatch.setattr(run, "judge_environment", lambda _task: {})
     return via.ViaLmmsEval(
         task=task, split="test", limit=None, data=None, about=replies["describe"]
     )
@@ -191,23 +193,23 @@ def test_a_version_names_kit_task_data_counting_and_judge(monkeypatch: pytest.Mo
 
 def test_a_judge_is_needed_and_must_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    assert via.judge_environment("pope") == {}
+    assert run.judge_environment("pope") == {}
     with pytest.raises(ValueError, match="needs its key in OPENAI_API_KEY"):
-        via.judge_environment("mmvet")
+        run.judge_environment("mmvet")
     monkeypatch.setenv("OPENAI_API_KEY", "sk-made")
     monkeypatch.setenv("MODEL_VERSION", MODEL)
     with serving(lambda _prompt, _before: said("1")) as judge:
         for given in (judge.url, f"{judge.url}/chat/completions"):
             monkeypatch.setenv("OPENAI_API_URL", given)
-            assert via.judge_environment("mmvet")["OPENAI_API_URL"] == judge.url
+            assert run.judge_environment("mmvet")["OPENAI_API_URL"] == judge.url
             assert (
-                via.judge_environment("mmbench_en_dev")["OPENAI_API_URL"]
+                run.judge_environment("mmbench_en_dev")["OPENAI_API_URL"]
                 == f"{judge.url}/chat/completions"
             )
     with serving(lambda _prompt, _before: refused(401)) as judge:
         monkeypatch.setenv("OPENAI_API_URL", judge.url)
         with pytest.raises(ValueError, match="refuses the key"):
-            via.judge_environment("mmvet")
+            run.judge_environment("mmvet")
 
 
 def test_what_cannot_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +219,7 @@ def test_what_cannot_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         via.benchmark("pope", "test", 0)
     with pytest.raises(ValueError, match="draws its own images"):
         via.benchmark("synthetic_pope", "dev", None, tmp_path)
-    monkeypatch.setenv(via.VARIABLE, str(tmp_path / "python"))
+    monkeypatch.setenv(run.VARIABLE, str(tmp_path / "python"))
     with pytest.raises(ValueError, match="python -m nox -s toolkit_lmms_eval"):
         via.benchmark("pope", "test", None)
 
@@ -225,9 +227,9 @@ def test_what_cannot_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_broken_data_is_named_before_the_kit_sees_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(via, "python", lambda: Path("python"))
+    monkeypatch.setattr(run, "python", lambda: Path("python"))
     monkeypatch.setattr(
-        via, "describe", lambda _task, _python: HEARD["pope"]["replies"]["describe"]
+        run, "describe", lambda _task, _python: HEARD["pope"]["replies"]["describe"]
     )
 
     def ask(data: Path) -> via.ViaLmmsEval:
@@ -256,7 +258,7 @@ def test_broken_data_is_named_before_the_kit_sees_it(
 
 def test_a_data_file_becomes_a_repository_that_loads(tmp_path: Path) -> None:
     file = write("synthetic_pope", tmp_path / "made", "dev", 2) / "test-00000-of-00001.parquet"
-    via.place(file, tmp_path / "selfsight" / "data", {"dataset_name": "Full", "split": "odd"})
+    run.place(file, tmp_path / "selfsight" / "data", {"dataset_name": "Full", "split": "odd"})
     loaded = load_dataset(
         str(tmp_path / "selfsight" / "data"), "Full", cache_dir=str(tmp_path / "cache")
     )
@@ -265,7 +267,7 @@ def test_a_data_file_becomes_a_repository_that_loads(tmp_path: Path) -> None:
     assert [row["question"] for row in loaded["odd"]] == [item.text for item in items]
     assert (
         loaded["odd"][0]["image"].convert("RGB").tobytes()
-        == items[0].picture().convert("RGB").tobytes()
+        == items[0].load_image().convert("RGB").tobytes()
     )
 
 
@@ -275,7 +277,7 @@ def test_the_worlds_data_holds_its_questions_and_truth(tmp_path: Path) -> None:
     assert [(row["question"], row["answer"], row["kind"]) for row in rows] == [
         (item.text, item.truth.answer, item.truth.kind) for item in items
     ]
-    assert Image.open(io.BytesIO(rows[0]["image"]["bytes"])).size == items[0].picture().size
+    assert Image.open(io.BytesIO(rows[0]["image"]["bytes"])).size == items[0].load_image().size
     with pytest.raises(ValueError, match="no task 'synthetic_chair'"):
         write("synthetic_chair", tmp_path, "dev", 1)
     kinds = {

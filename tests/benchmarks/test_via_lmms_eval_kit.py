@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from datasets import Dataset, Features, Image, Value
 
+from benchmarks import kit_process
 from benchmarks import via_lmms_eval as via
-from benchmarks.grading import Graded
+from benchmarks import via_lmms_eval_run as run
+from benchmarks.grading import ItemBenchmark
 from benchmarks.pope import Probe
 from benchmarks.synthetic import suite
 from benchmarks.synthetic.lmms_eval.data import write
@@ -30,7 +32,7 @@ from tests.benchmarks.lmms_eval_data import picture
 
 def installed() -> bool:
     try:
-        via.python()
+        run.python()
     except ValueError:
         return False
     return True
@@ -48,7 +50,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def kit() -> Iterator[Callable[..., Any]]:
     """The kit's program, imported once."""
-    with server.serving(via.python(), via.CHILD) as through:
+    with server.serving(run.python(), run.CHILD) as through:
         yield through
 
 
@@ -62,7 +64,7 @@ def test_the_kit_says_what_was_recorded(task: str, kit: Callable[..., Any]) -> N
     assert made["replies"]["grade"]["rows"] == heard["replies"]["grade"]["rows"]
 
 
-NATIVE: dict[str, Callable[[str, int], Graded[Probe] | Graded[Expected]]] = {
+NATIVE: dict[str, Callable[[str, int], ItemBenchmark[Probe] | ItemBenchmark[Expected]]] = {
     "synthetic_pope": suite.pope,
     "synthetic_vqa": suite.visual_questions,
 }
@@ -81,12 +83,12 @@ def test_a_live_model_gives_the_stored_answers_and_native_grades(task: str, tmp_
     ]
     write(task, tmp_path / "selfsight", "dev", 6)
     (tmp_path / "request.json").write_text(
-        json.dumps({"task": task, "folder": str(via.WORLD), "base": "synthetic"})
+        json.dumps({"task": task, "folder": str(run.SYNTHETIC), "base": "synthetic"})
     )
-    command = [str(via.python()), "-P", "-m", "harness.pipeline.via_lmms_eval", str(tmp_path)]
+    command = [str(run.python()), "-P", "-m", "harness.pipeline.via_lmms_eval", str(tmp_path)]
     environment = {
         **os.environ,
-        "PYTHONPATH": str(via.ROOT),
+        "PYTHONPATH": str(kit_process.ROOT),
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_CACHE": str(tmp_path / "cache"),
     }
@@ -137,7 +139,7 @@ def test_rows_that_cannot_be_asked_are_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(via, "_child", kit)
+    monkeypatch.setattr(run, "ask", kit)
     with pytest.raises(ValueError, match=why) as caught:
         _ = via.benchmark("pope", "test", None, rows(tmp_path, **changed)).exported
     assert "test.parquet" in str(caught.value)
@@ -147,7 +149,7 @@ def test_a_truth_that_the_kit_refuses_is_said(
     kit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kit retries for eight seconds and then hides the reason."""
-    monkeypatch.setattr(via, "_child", kit)
+    monkeypatch.setattr(run, "ask", kit)
     benchmark = via.benchmark("pope", "test", None, rows(tmp_path, answer=["yes", "perhaps", "no"]))
     with pytest.raises(ValueError, match="an answer could not be scored: AssertionError"):
         benchmark.grade({f"{n:06d}": "yes" for n in range(3)})
@@ -156,8 +158,8 @@ def test_a_truth_that_the_kit_refuses_is_said(
 def test_an_unknown_task_has_neighbours(
     kit: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(via, "_child", kit)
-    via.describe.cache_clear()
+    monkeypatch.setattr(run, "ask", kit)
+    run.describe.cache_clear()
     with pytest.raises(ValueError, match=r"it has no task 'popee'; near it are pope"):
         via.benchmark("popee", "test", None)
 
@@ -165,7 +167,7 @@ def test_an_unknown_task_has_neighbours(
 def test_a_limit_takes_whole_pictures(
     kit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(via, "_child", kit)
+    monkeypatch.setattr(run, "ask", kit)
     data = CASES["pope"].make
     assert data is not None
     asked = {
@@ -180,7 +182,7 @@ def test_a_limit_takes_whole_pictures(
 
 def test_a_process_of_its_own_does_the_same(tmp_path: Path) -> None:
     """What studies do: no server, a process a request."""
-    via.describe.cache_clear()
+    run.describe.cache_clear()
     benchmark = via.benchmark("pope", "test", None, rows(tmp_path))
     report = benchmark.grade({"000000": "yes", "000001": "yes", "000002": "yes"})
     assert report.values["lmms_eval:pope_accuracy"] == pytest.approx(2 / 3)

@@ -303,7 +303,7 @@ def test_a_kit_that_is_not_there_says_how_to_make_it(
     monkeypatch.setenv(VARIABLE, str(tmp_path / "python"))
     with pytest.raises(
         ValueError,
-        match=r"is not there; make its environment with: python -m nox -s toolkit_vlmevalkit",
+        match=r"is no file; make its environment with: python -m nox -s toolkit_vlmevalkit",
     ):
         benchmark("POPE", "test", None, tmp_path)
 

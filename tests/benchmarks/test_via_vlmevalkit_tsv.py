@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import via_vlmevalkit_tsv as tsv
 from benchmarks.synthetic import vlmevalkit
-from benchmarks.synthetic.vlmevalkit import picture_cell, write
+from benchmarks.synthetic.vlmevalkit import image_cell, write
 from benchmarks.via_vlmevalkit import tame
 from benchmarks.via_vlmevalkit_tsv import read
 from tests.benchmarks.vlmevalkit_cases import cell
@@ -70,7 +70,7 @@ def test_several_pictures_stand_in_a_list(tmp_path: Path) -> None:
     made = rows()
     made[0]["image"] = repr([cell(1), cell(2)])
     write(tmp_path / "A.tsv", made)
-    assert len(tsv.pictures(read(tmp_path / "A.tsv", NEEDED)[0].cells["image"])) == 2
+    assert len(tsv.images_of(read(tmp_path / "A.tsv", NEEDED)[0].cells["image"])) == 2
 
 
 def change(number: int, column: str, value: object) -> Callable[[Rows], None]:
@@ -85,7 +85,7 @@ def change(number: int, column: str, value: object) -> Callable[[Rows], None]:
     [
         (
             change(2, "index", 1),
-            r"A\.tsv, line 4: the index 1 is there a second time \(first in line 3\)",
+            r"A\.tsv, line 4: the index 1 occurs a second time \(first in line 3\)",
         ),
         (
             change(2, "index", "__import__('os').getcwd()"),
@@ -205,4 +205,4 @@ def test_the_worlds_choices_have_one_right_option_in_every_rotation(tmp_path: Pa
 def test_there_is_nothing_to_write_without_rows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no row to write"):
         write(tmp_path / "A.tsv", [])
-    assert len(picture_cell(vlmevalkit.suite.synthetic_item("test", 0)[1])) > tsv.REFERENCE
+    assert len(image_cell(vlmevalkit.suite.synthetic_item("test", 0)[1])) > tsv.REFERENCE

@@ -129,9 +129,9 @@ CASES: Mapping[str, Callable[[Path], dict[str, str]]] = {
 
 def cell(number: int) -> str:
     """An image of one colour, large enough not to look like a reference."""
-    from benchmarks.synthetic.vlmevalkit import picture_cell
+    from benchmarks.synthetic.vlmevalkit import image_cell
 
-    return picture_cell(Image.new("RGB", (8, 8), (number * 16 % 256, 40, 80)))
+    return image_cell(Image.new("RGB", (8, 8), (number * 16 % 256, 40, 80)))
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

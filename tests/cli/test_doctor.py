@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.catalogue import BENCHMARKS
 from harness.cli import doctor
 from harness.cli import main as cli
-from harness.cli.doctor import Check, examine
+from harness.cli.doctor import Check, examine, known_methods
 from harness.models.base_cards import BASES
-from harness.study import opening
 from tests.benchmarks.test_mmhal import save_data
 from tests.toys import save_base
 
@@ -49,7 +49,7 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def look(folders: dict[str, Path] | None = None, **options: Any) -> list[Check]:
-    return examine(opening.BENCHMARKS, opening.methods(), folders or {}, **options)
+    return examine(BENCHMARKS, known_methods(), folders or {}, **options)
 
 
 def of(lines: Sequence[Check], group: str, name: str) -> Check:
@@ -99,9 +99,9 @@ def test_what_comes_with_the_repository_is_ready_and_what_does_not_says_how() ->
     assert all(line.says for line in lines)
     assert all(line.mend or "cannot be run here" in line.says for line in lines if not line.ready)
     for group, names in (
-        ("benchmarks", opening.BENCHMARKS),
+        ("benchmarks", BENCHMARKS),
         ("bases", BASES),
-        ("methods", opening.methods()),
+        ("methods", known_methods()),
     ):
         assert [line.name for line in lines if line.group == group] == list(names)
     shown = doctor.as_text(lines).splitlines()

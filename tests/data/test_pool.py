@@ -191,9 +191,11 @@ def test_the_synthetic_pool() -> None:
     )
 
 
-def test_only_the_synthetic_pool_has_a_judge(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="oracle needs judge"):
-        open_pool(str(save_pictures(tmp_path, 1))).check(frozenset({"image", "judge"}), "oracle")
+def test_only_the_synthetic_pool_has_ground_truth(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="oracle needs ground_truth"):
+        open_pool(str(save_pictures(tmp_path, 1))).check(
+            frozenset({"image", "ground_truth"}), "oracle"
+        )
 
 
 def test_another_picture_is_one_of_the_round_by_the_items_id_alone(tmp_path: Path) -> None:

@@ -32,12 +32,12 @@ calls = [0]
 class Mortal(Toy):
     """A toy that takes its time, and that dies in its second shard where the environment says so."""
 
-    def pairs(self, *arguments, **settings) -> Iterator:
+    def pairs(self, items, tools) -> Iterator:
         calls[0] += 1
         time.sleep(float(os.environ.get("SLOW", "0")))
         if os.environ.get("DIE", "") == os.environ.get("RANK", "0") and calls[0] == 2:
             os.kill(os.getpid(), signal.SIGKILL)
-        yield from super().pairs(*arguments, **settings)
+        yield from super().pairs(items, tools)
 
 
 def study() -> Study:

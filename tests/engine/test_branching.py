@@ -18,7 +18,7 @@ from harness.engine.backbone import TransformersText, backbone
 from harness.engine.beam_search import Beam, branch
 from harness.engine.decode import Row, Speaker, Stops
 from harness.engine.engine import Engine
-from methods.interface import BeamSearchVLM, Branch, Branching, Decoding, Prompt
+from methods.interface import BeamSearch, BeamSearchVLM, Branch, Decoding, Prompt
 from tests.engine.oracle import ending, inputs, logp_of, mixed
 from tests.tiny import picture, tiny_llava
 
@@ -37,10 +37,10 @@ def speaker(path: str) -> Speaker:
     )
 
 
-def settings(case: dict[str, Any]) -> Branching:
-    return Branching(
-        candidates=case["num_beams"],
-        groups=case["num_beam_groups"],
+def settings(case: dict[str, Any]) -> BeamSearch:
+    return BeamSearch(
+        num_beams=case["num_beams"],
+        num_beam_groups=case["num_beam_groups"],
         diversity_penalty=case["diversity_penalty"],
         max_new_tokens=case["max_new_tokens"],
     )
@@ -84,7 +84,7 @@ def test_prompts_of_any_length_in_one_batch_equal_transformers() -> None:
             equal(case, beams)
 
 
-BRANCHING = Branching(candidates=4, groups=2, diversity_penalty=1.0, max_new_tokens=10)
+BRANCHING = BeamSearch(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, max_new_tokens=10)
 
 
 def same(one: list[list[Branch]], other: list[list[Branch]]) -> None:
@@ -101,13 +101,15 @@ def same(one: list[list[Branch]], other: list[list[Branch]]) -> None:
     "branching",
     [
         BRANCHING,
-        replace(BRANCHING, groups=4, diversity_penalty=3.0, stop=("ball", "cup"), end="apart"),
-        replace(BRANCHING, groups=1, end="token"),
+        replace(
+            BRANCHING, num_beam_groups=4, diversity_penalty=3.0, stop=("ball", "cup"), end="apart"
+        ),
+        replace(BRANCHING, num_beam_groups=1, end="token"),
         replace(BRANCHING, temperature=1.0, seed=4),
     ],
     ids=["beams", "apart", "token", "samples"],
 )
-def test_batch_size_memory_and_order_change_nothing(branching: Branching) -> None:
+def test_batch_size_memory_and_order_change_nothing(branching: BeamSearch) -> None:
     model, processor = ending()
     prompts = mixed()
     expected = Engine(model, processor).branch(prompts, branching)
@@ -122,7 +124,7 @@ def test_with_one_beam_it_is_greedy_decoding() -> None:
     model, processor = ending()
     prompts, engine = mixed(), Engine(model, processor)
     greedy = engine.generate(prompts, Decoding(max_new_tokens=10))
-    one = replace(BRANCHING, candidates=1, groups=1)
+    one = replace(BRANCHING, num_beams=1, num_beam_groups=1)
     for answer, (only,) in zip(greedy, engine.branch(prompts, one), strict=True):
         assert (only.text.strip(), only.n_tokens, only.finished) == (
             answer.text,
@@ -207,7 +209,7 @@ def test_stop_strings_end_beams_and_stay_in_them() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     word = engine.generate(mixed()[:1], Decoding(max_new_tokens=4))[0].text.split()[1]
-    found = engine.branch(mixed(), replace(BRANCHING, groups=4, stop=(word,)))
+    found = engine.branch(mixed(), replace(BRANCHING, num_beam_groups=4, stop=(word,)))
     ended = [b for branches in found for b in branches if b.finished]
     assert ended
     assert all(b.text.count(word) == b.text.endswith(word) == (not b.ended) for b in ended), word
@@ -235,7 +237,7 @@ def test_a_picture_is_looked_at_once_for_all_its_prompts_and_beams() -> None:
     model, processor = tiny_llava()
     engine = Engine(model, processor)
     engine.branch(mixed(), BRANCHING)
-    engine.branch(mixed(), replace(BRANCHING, groups=1))
+    engine.branch(mixed(), replace(BRANCHING, num_beam_groups=1))
     assert engine.sharing.pictures_seen == 3
 
 
@@ -243,7 +245,7 @@ def test_a_vocabulary_of_ends_does_not_break_the_search() -> None:
     """More beams than tokens that go on: the search asks for every token, and ends with what there
     is."""
     voice, row = speaker("lean"), Row(key="", tail=(5, 6), prefix=None)
-    branching = Branching(candidates=6, groups=2, diversity_penalty=1.0, max_new_tokens=4)
+    branching = BeamSearch(num_beams=6, num_beam_groups=2, diversity_penalty=1.0, max_new_tokens=4)
     words = ORACLE["config"]["vocab_size"]
     with torch.inference_mode():
         for goes_on in (0, 2, 10):
@@ -257,13 +259,13 @@ def test_a_vocabulary_of_ends_does_not_break_the_search() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"candidates": 5}, "5 candidates in 2 groups"),
-        ({"groups": 0}, "both must be at least 1"),
+        ({"num_beams": 5}, "5 beams cannot form 2 groups"),
+        ({"num_beam_groups": 0}, "num_beam_groups is 0; it must be a whole number of at least 1"),
         ({"diversity_penalty": -1.0}, "diversity_penalty is -1.0"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
-        ({"end": "apart", "temperature": 0.5}, "among samples the end is drawn like any token"),
+        ({"end": "apart", "temperature": 0.5}, "samples draw the end token"),
         ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"stop": ("",)}, "stop holds an empty string"),
+        ({"stop": ("",)}, "stop is .*; it must be a tuple of entries that are each a text"),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_sentence(changes: dict[str, Any], words: str) -> None:

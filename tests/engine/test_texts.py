@@ -15,11 +15,11 @@ from harness.engine import decode
 from harness.engine.continuation_cache import Texts
 from harness.engine.decode import Row
 from harness.engine.engine import Engine
-from methods.interface import Branch, Branching, Decoding, Prompt
+from methods.interface import BeamSearch, Branch, Decoding, Prompt
 from tests.engine.oracle import ending, mixed
 from tests.tiny import tiny_llava
 
-BRANCHING = Branching(candidates=4, groups=2, diversity_penalty=1.0, max_new_tokens=10)
+BRANCHING = BeamSearch(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, max_new_tokens=10)
 LEVELS = 3
 
 
@@ -30,7 +30,7 @@ class Counting(Engine):
     read = 0
     anew = False
 
-    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
+    def branch(self, prompts: Sequence[Prompt], branching: BeamSearch) -> list[list[Branch]]:
         self.refresh()
         text: Any = self.speaker.text
 
@@ -51,7 +51,7 @@ class Counting(Engine):
 
 def grown(
     engine: Engine,
-    branching: Branching,
+    branching: BeamSearch,
     levels: int = LEVELS,
     prompts: Sequence[Prompt] | None = None,
 ) -> list[list[list[Branch]]]:
@@ -72,7 +72,7 @@ def grown(
 
 @cache
 def expected(
-    branching: Branching = BRANCHING, model_of: Any = tiny_llava
+    branching: BeamSearch = BRANCHING, model_of: Any = tiny_llava
 ) -> tuple[list[list[list[Branch]]], int]:
     """What an engine says that reads every text whole, and the tokens it read."""
     engine = Counting(*model_of())
@@ -99,7 +99,9 @@ def same(one: list[list[list[Branch]]], other: list[list[list[Branch]]]) -> None
 
 SETTINGS = {
     "beams": BRANCHING,
-    "apart": replace(BRANCHING, groups=4, diversity_penalty=3.0, stop=("ball", "cup"), end="apart"),
+    "apart": replace(
+        BRANCHING, num_beam_groups=4, diversity_penalty=3.0, stop=("ball", "cup"), end="apart"
+    ),
     "samples": replace(BRANCHING, temperature=1.0, seed=4),
 }
 
@@ -107,7 +109,7 @@ SETTINGS = {
 @pytest.mark.parametrize("branching", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("model_of", [tiny_llava, ending])
 def test_a_grown_text_says_what_it_says_when_read_whole(
-    branching: Branching, model_of: Any
+    branching: BeamSearch, model_of: Any
 ) -> None:
     told, whole = expected(branching, model_of)
     engine = Counting(*model_of())

@@ -15,7 +15,7 @@ from harness.engine.engine import Engine
 from harness.engine.load import load_model
 from harness.models.base_cards import BASES
 from harness.models.chat_format import renderer
-from methods.interface import Branching, Decoding, Prompt
+from methods.interface import BeamSearch, Decoding, Prompt
 from tests.benches.gpu_replay import inputs
 
 pytestmark = pytest.mark.gpu
@@ -61,9 +61,9 @@ def test_float32_samples_branches_and_scores_are_the_cpus(
     there, here = Engine(*base(device)), Engine(*base("cpu"))
     drawn = Decoding(max_new_tokens=TOKENS, temperature=0.8, top_p=0.9)
     samples = [[one.text for one in engine.generate(asked, drawn)] for engine in (there, here)]
-    search = Branching(
-        candidates=4,
-        groups=4,
+    search = BeamSearch(
+        num_beams=4,
+        num_beam_groups=4,
         diversity_penalty=2.0,
         max_new_tokens=20,
         stop=(".",),

@@ -1,4 +1,4 @@
-"""A scripted model for SIMA and its relatives: a pure function of the prompt, its pixels and, for
+"""A scripted model for SIMA and the references: a pure function of the prompt, its pixels and, for
 samples, its key."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from methods.interface import Completion, Corrupt, Decoding, Item, Prompt
-from methods.sima.prompts import WORLD
+from methods.sima.prompts import SYNTHETIC
 from tests.tiny import picture
 
 COLOURS = "red green blue yellow".split()
@@ -42,9 +42,9 @@ ITEMS = [
 
 
 class ScriptedVLM:
-    """Captions from the pixels (samples from the prompt's key and the seed too); a critic that
-    counts the words each response shares with the truth and likes the first place by ``bias`` nats.
-    ``script`` may answer first. Remembers its calls."""
+    """Captions computed from the pixels; samples depend on the prompt's key and the seed, too. The
+    critic counts the words that each response shares with the truth and favours the first response
+    by ``bias`` nats. ``script`` may answer first. Calls are recorded."""
 
     def __init__(
         self, script: Callable[[Prompt, Decoding], str | None] | None = None, bias: float = 0.0
@@ -72,8 +72,7 @@ class ScriptedVLM:
         ]
 
     def margin(self, prompt: Prompt) -> float:
-        """How much better the first response is than the second: words shared with the truth, and
-        the bias."""
+        """The first response's words shared with the truth, less the second's, plus the bias."""
         found = _SIDES.search(prompt.text)
         assert found is not None, prompt.text
         truth = set(found["truth"].split())
@@ -82,7 +81,7 @@ class ScriptedVLM:
 
     def _answer(self, prompt: Prompt, decoding: Decoding) -> Completion:
         text = self.script(prompt, decoding) if self.script else None
-        if text is None and prompt.text.endswith(WORLD.verdict):
+        if text is None and prompt.text.endswith(SYNTHETIC.verdict):
             margin = self.margin(prompt)
             text = f"perhaps [[2]] . no : [[{1 if margin > 0 else 2}]]" if margin else "neither ."
         if text is None:

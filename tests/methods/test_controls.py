@@ -1,5 +1,5 @@
-"""Controls: what each takes from a round's pairs and what it leaves, and that the pairs stage
-applies it to the whole round."""
+"""Controls: what each changes in a round's pairs and what it keeps; the pairs stage applies it to
+the whole round."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pair(index: int, kind: str = "question", **changes: Any) -> PreferencePair:
         item=item,
         prompt="what ?",
         kind=kind,
-        anchored=kind == "description",
+        aligned=kind == "description",
         trace={"seed": 0},
         **texts,
     )
@@ -71,12 +71,12 @@ def test_shuffled_swaps_about_half_by_the_pairs_key() -> None:
     ]
     assert reworked("shuffled", PAIRS[:7]) == found[:7]
     assert reworked("shuffled", seed=1) != found
-    assert [(one.kind, one.anchored, one.item, one.prompt) for one in found] == [
-        (one.kind, one.anchored, one.item, one.prompt) for one in PAIRS
+    assert [(one.kind, one.aligned, one.item, one.prompt) for one in found] == [
+        (one.kind, one.aligned, one.item, one.prompt) for one in PAIRS
     ]
 
 
-def test_random_rejected_comes_from_another_picture_of_the_same_kind_and_is_used_once() -> None:
+def test_random_rejected_comes_from_another_image_of_the_same_kind_and_is_used_once() -> None:
     found = reworked("random_rejected")
     by_key = {one.key: one for one in PAIRS}
     for before, after in zip(PAIRS, found, strict=True):
@@ -130,7 +130,7 @@ def test_a_control_says_what_it_is_and_needs_what_its_method_needs() -> None:
             assert made.needs == inner.needs
     assert describe(control("sft"))["inner"] == describe(Sena())
     with pytest.raises(
-        ValueError, match="'mirrored'; choose one of 'shuffled', 'random_rejected', 'sft'"
+        ValueError, match="'mirrored'; it must be 'shuffled', 'random_rejected' or 'sft'"
     ):
         Control(inner=Sena(), kind="mirrored")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="untrained trains nothing"):

@@ -1,4 +1,4 @@
-"""Corrupted images: the schedule against the authors', and what holds for every corruption."""
+"""Corrupted images: the noise schedule equals the authors'; properties of every corruption."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from methods.keys import torch_seed
 from methods.sena.corruption import (
     CORRUPTIONS,
     Corruption,
     corruption,
     diffuse,
-    key_seed,
     noise_schedule,
 )
 
@@ -28,7 +28,7 @@ def test_the_schedule_is_the_authors(step: int) -> None:
 
 
 @pytest.mark.parametrize("step", [int(step) for step in ORACLE])
-def test_diffusion_mixes_picture_and_noise_in_the_authors_shares(step: int) -> None:
+def test_diffusion_mixes_image_and_noise_as_the_authors_do(step: int) -> None:
     signal, spread = ORACLE[str(step)]
     noise = diffuse(torch.zeros(3, 200, 200), "a", step)
     assert float(noise.mean()) == pytest.approx(0.0, abs=0.02 * spread)
@@ -53,7 +53,7 @@ def test_shape_and_dtype_stay_and_the_input_is_untouched(
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_the_picture_changes_and_the_key_alone_decides_how(kind: Corruption) -> None:
+def test_the_image_changes_and_the_key_alone_decides_how(kind: Corruption) -> None:
     corrupt = corruption(kind, 600)
     first = corrupt(PICTURE, "a")
     torch.manual_seed(5)  # the global generator must not matter, nor what came between
@@ -75,7 +75,7 @@ def test_noise_leaves_the_global_generator_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_later_steps_tell_less_of_the_picture() -> None:
+def test_later_steps_keep_less_of_the_image() -> None:
     kept = [
         float(
             torch.nn.functional.cosine_similarity(
@@ -101,5 +101,5 @@ def test_blank_blur_and_crop_do_what_they_say() -> None:
     assert float(window[-1] - window[0]) == pytest.approx(0.5, abs=0.05)
 
 
-def test_a_keys_seed_is_the_same_on_every_machine() -> None:
-    assert key_seed("0/a/description/0/reject") == 1221615655969603833
+def test_the_seed_of_a_key_is_fixed() -> None:
+    assert torch_seed("0/a/description/0/reject") == 1221615655969603833

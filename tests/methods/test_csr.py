@@ -1,5 +1,5 @@
-"""CSR end to end on a scripted model: its branches are a pure function of what the prompt says and
-shows."""
+"""CSR end to end on a scripted model, whose branches are a pure function of the prompt's text and
+image."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from methods.csr.cleaning import REPETITION, SCRIPT, SHORT
 from methods.csr.method import EQUAL_COST, FEW, NO_SENTENCE, Csr
 from methods.csr.search import EQUAL, SAID, UNLIKELY, Search, Tree
 from methods.interface import (
+    BeamSearch,
     Branch,
-    Branching,
     Completion,
     Dropped,
     Item,
@@ -29,10 +29,11 @@ from methods.interface import (
     PreferencePair,
     Prompt,
     Recipe,
+    Tools,
 )
 from tests.tiny import picture
 
-Script = Callable[[Prompt, Branching], list[Branch]]
+Script = Callable[[Prompt, BeamSearch], list[Branch]]
 WORDS = "red green blue yellow purple orange brown".split()
 THINGS = "ball box cup plate house tree boat fish".split()
 
@@ -62,12 +63,12 @@ def end(score: float) -> Branch:
     return step("", score, end=True, tokens=1)
 
 
-def scripted(prompt: Prompt, branching: Branching) -> list[Branch]:
-    """Sentences of some length and score; the likelier the end, the longer the text."""
+def scripted(prompt: Prompt, branching: BeamSearch) -> list[Branch]:
+    """Sentences with scores drawn from the prompt; the end gets likelier as the text grows."""
     seen = number(look(prompt.image), prompt.text, prompt.prefix)
     lead = " " if prompt.prefix else ""
     found = []
-    for place in range(branching.candidates):
+    for place in range(branching.num_beams):
         draw = number(seen, place)
         text = f"{lead}a {WORDS[draw % 7]} {THINGS[draw // 7 % 8]} is there."
         logp = -(draw % 1000) / 100 - place
@@ -88,12 +89,12 @@ def scripted(prompt: Prompt, branching: Branching) -> list[Branch]:
 
 
 class ScriptedVLM:
-    """Branches by a script; remembers its calls."""
+    """Branches from a script; calls are recorded."""
 
     def __init__(self, script: Script = scripted) -> None:
-        self.script, self.calls = script, list[tuple[list[Prompt], Branching]]()
+        self.script, self.calls = script, list[tuple[list[Prompt], BeamSearch]]()
 
-    def branch(self, prompts: Sequence[Prompt], branching: Branching) -> list[list[Branch]]:
+    def branch(self, prompts: Sequence[Prompt], branching: BeamSearch) -> list[list[Branch]]:
         assert prompts, "an empty call reached the model"
         assert len({prompt.key for prompt in prompts}) == len(prompts)
         self.calls.append((list(prompts), branching))
@@ -136,11 +137,13 @@ SETTINGS: dict[str, Csr] = {
 def run(
     csr: Csr, items: Sequence[Item] = ITEMS, script: Script = scripted, seed: int = 0
 ) -> list[PreferencePair | Dropped]:
-    return list(csr.pairs(ScriptedVLM(script), items, seed, scorer=ScriptedScorer()))
+    return list(
+        csr.pairs(items, Tools(vlm=ScriptedVLM(script), seed=seed, scorer=ScriptedScorer()))
+    )
 
 
 def tree_of(record: PreferencePair | Dropped) -> list[dict[str, Any]]:
-    """The trace's tree, a dictionary a node."""
+    """The trace's tree as a dictionary per node."""
     columns = record.trace["tree"]
     assert isinstance(columns, Mapping)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
@@ -180,7 +183,7 @@ def test_a_pair_is_two_leaves_of_its_tree(name: str) -> None:
 
 def test_a_level_is_one_call_and_relevance_one_for_all() -> None:
     model, scorer = ScriptedVLM(), ScriptedScorer()
-    records = list(SETTINGS["default"].pairs(model, ITEMS, 3, scorer=scorer))
+    records = list(SETTINGS["default"].pairs(ITEMS, Tools(vlm=model, seed=3, scorer=scorer)))
     depth = 0
     for record in records:
         tree = tree_of(record)
@@ -201,7 +204,7 @@ def test_a_level_is_one_call_and_relevance_one_for_all() -> None:
 def grow(script: Script, **changes: Any) -> Tree:
     csr = Csr(**{"candidates": 4, "groups": 4, **changes})
     search = Search(
-        branching=csr.branching(0),
+        beams=csr.search(0),
         keep=csr.keep,
         penalty_in_score=csr.penalty_in_score,
         max_chars=csr.max_chars,
@@ -220,7 +223,7 @@ def fixed(root: list[Branch], later: list[Branch]) -> Script:
 ENDS = [step(" then it ends.", end=True), end(-9.0)]
 
 
-def test_best_and_worst_open_nodes_go_on() -> None:
+def test_best_and_worst_open_nodes_are_continued() -> None:
     scores = [-0.1, -0.2, -0.3, -0.4, -0.5, -0.6]
     root = [step(f"sentence {place}.", score) for place, score in enumerate(scores)]
 
@@ -243,7 +246,7 @@ def test_best_and_worst_open_nodes_go_on() -> None:
     assert kept(2, "best") == ["sentence 0.", "sentence 1."]
 
 
-def test_fewer_open_nodes_than_candidates_all_go_on() -> None:
+def test_fewer_open_nodes_than_candidates_are_all_continued() -> None:
     root = [step("one."), step("two.", end=True), step("three."), step("four."), end(-9.0)]
     tree = grow(fixed(root, [*ENDS[:1] * 4, ENDS[1]]))
     assert [node.text for node in tree.nodes if node.kept] == ["", "one.", "three.", "four."]
@@ -258,7 +261,7 @@ def test_scores_add_up_with_or_without_the_penalty() -> None:
     assert grow(script).dropped == {EQUAL: 6, UNLIKELY: 1}
 
 
-def test_the_end_takes_the_place_of_a_less_likely_sentence() -> None:
+def test_the_end_replaces_a_less_likely_sentence() -> None:
     root = [step(f"sentence {place}.", -0.1 * place, end=place < 3) for place in range(4)]
     later = [step(f" more {place}.", -0.4 * (place + 1), end=True) for place in range(4)]
 
@@ -300,7 +303,7 @@ def test_sentences_are_cleaned_before_they_are_continued() -> None:
     assert [node.text for node in tree.nodes] == ["", "a cat.", "a cat. then it ends."]
 
 
-def test_a_text_may_be_kept_from_saying_a_sentence_again() -> None:
+def test_a_repeated_sentence_may_be_forbidden() -> None:
     def texts(repeats: bool) -> list[str]:
         script = fixed(
             [step("a cat.")] * 4 + [end(-9.0)],
@@ -346,7 +349,7 @@ def test_why_an_item_is_dropped() -> None:
     assert isinstance(outcome(two * 2, []), PreferencePair)
     tied = list(
         Csr(lam=1.0, reward="scores", candidates=2, groups=2).pairs(
-            ScriptedVLM(fixed([*two, end(-9.0)], [])), ITEMS[:1], 0, scorer=Flat()
+            ITEMS[:1], Tools(vlm=ScriptedVLM(fixed([*two, end(-9.0)], [])), scorer=Flat())
         )
     )
     assert reason(tied[0]) == EQUAL_COST
@@ -367,21 +370,21 @@ def test_lambda_weighs_relevance_against_likelihood(lam: float, expected: str) -
     for reward in ("ranks", "scores"):
         csr = Csr(candidates=2, groups=2, lam=lam, reward=reward)
         (pair,) = csr.pairs(
-            ScriptedVLM(fixed([*root, end(-9.0)], [])), ITEMS[:1], 0, scorer=Prefers()
+            ITEMS[:1], Tools(vlm=ScriptedVLM(fixed([*root, end(-9.0)], [])), scorer=Prefers())
         )
         assert isinstance(pair, PreferencePair)
         assert pair.chosen == f"a {expected} text."
 
 
-def test_how_the_search_asks_the_model() -> None:
-    def asked(csr: Csr, seed: int = 0) -> Branching:
+def test_the_settings_of_the_beam_search() -> None:
+    def asked(csr: Csr, seed: int = 0) -> BeamSearch:
         model = ScriptedVLM()
-        list(csr.pairs(model, ITEMS[:1], seed, scorer=ScriptedScorer()))
+        list(csr.pairs(ITEMS[:1], Tools(vlm=model, seed=seed, scorer=ScriptedScorer())))
         return model.calls[0][1]
 
-    default = Branching(
-        candidates=5,
-        groups=5,
+    default = BeamSearch(
+        num_beams=5,
+        num_beam_groups=5,
         diversity_penalty=3.0,
         max_new_tokens=74,
         stop=(".",),
@@ -418,7 +421,7 @@ def test_the_published_recipe() -> None:
 
 
 def test_the_catalogue_has_it() -> None:
-    assert METHODS["csr"] is Csr
+    assert METHODS["csr"].published == Csr()
     assert isinstance(Csr(), Method)
     assert Csr.needs == {"image", "question", "scorer"}
 
@@ -426,20 +429,20 @@ def test_the_catalogue_has_it() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"reward": "both"}, "reward is 'both'; choose one of 'ranks', 'scores'"),
-        ({"keep": "worst"}, "choose one of 'best_and_worst', 'best'"),
-        ({"ending": "never"}, "choose one of 'scored', 'released'"),
-        ({"lam": 1.1}, "lam is 1.1; it must lie between 0"),
+        ({"reward": "both"}, "reward is 'both'; it must be 'ranks' or 'scores'"),
+        ({"keep": "worst"}, "must be 'best_and_worst' or 'best'"),
+        ({"ending": "never"}, "must be 'scored' or 'released'"),
+        ({"lam": 1.1}, "Csr.lam is 1.1; it must be a number from 0 to 1"),
         (
             {"candidates": 1, "groups": 1},
             "candidates is 1; it must be a whole number of at least 2",
         ),
-        ({"candidates": 5, "groups": 2}, "5 candidates in 2 groups"),
-        ({"penalty": -1.0}, "diversity_penalty is -1.0"),
+        ({"candidates": 5, "groups": 2}, "5 beams cannot form 2 groups"),
+        ({"penalty": -1.0}, "Csr.penalty is -1.0; it must be a number of at least 0"),
         ({"max_chars": 0}, "max_chars is 0"),
         ({"sentence_tokens": True}, "sentence_tokens is True"),
         ({"sentence_ends": "."}, "sentence_ends is '.'"),
-        ({"sentence_ends": ("",)}, "none of them empty"),
+        ({"sentence_ends": ("",)}, "entries that are each a text (not empty)"),
         ({"penalty_in_score": 1}, "penalty_in_score is 1; it must be True or False"),
         ({"temperature": -0.5}, "temperature is -0.5"),
     ],
@@ -451,22 +454,24 @@ def test_a_wrong_setting_is_told_in_one_sentence(changes: dict[str, Any], words:
     assert "\n" not in str(error.value)
 
 
-def test_what_csr_is_not_given_is_said() -> None:
+def test_a_missing_scorer_search_or_question_is_an_error() -> None:
     class NoBranches:
         generate = ScriptedVLM.generate
         logps = ScriptedVLM.logps
 
-    with pytest.raises(ValueError, match="CSR was given no scorer; pass scorer="):
-        list(Csr().pairs(ScriptedVLM(), ITEMS, 0))
+    with pytest.raises(ValueError, match=r"CSR has no scorer; give Tools\.scorer"):
+        list(Csr().pairs(ITEMS, Tools(vlm=ScriptedVLM())))
     with pytest.raises(ValueError, match="searches with branch"):
-        list(Csr().pairs(NoBranches(), ITEMS, 0, scorer=ScriptedScorer()))
+        list(Csr().pairs(ITEMS, Tools(vlm=NoBranches(), scorer=ScriptedScorer())))
     with pytest.raises(ValueError, match="Item 'x' has no question"):
         list(
-            Csr().pairs(ScriptedVLM(), [Item(id="x", image=picture(0))], 0, scorer=ScriptedScorer())
+            Csr().pairs(
+                [Item(id="x", image=picture(0))], Tools(vlm=ScriptedVLM(), scorer=ScriptedScorer())
+            )
         )
 
 
-def test_the_funnel_is_counted() -> None:
+def test_dropped_candidates_are_counted() -> None:
     records = run(Csr(max_chars=120, candidates=4, groups=2))
     found = sum((Counter(record.trace["dropped"]) for record in records), Counter[str]())  # type: ignore[arg-type]
     assert found[UNLIKELY] > 0

@@ -1,5 +1,4 @@
-"""CSR on a tiny real LLaVA through the real engine, scored by a tiny real CLIP: what scripts show
-holds for neural models."""
+"""CSR on a tiny real LLaVA in the real engine, scored by a tiny real CLIP."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ import pytest
 from harness.engine.clip_scorer import ClipScorer
 from harness.engine.engine import Engine
 from methods.csr.method import Csr
-from methods.interface import Dropped, Item, PreferencePair
+from methods.interface import Dropped, Item, PreferencePair, Tools
 from tests.engine.oracle import ending
 from tests.engine.test_clip_scorer import tiny_clip
 from tests.tiny import picture
@@ -46,9 +45,8 @@ def models(batch_size: int) -> tuple[Engine, ClipScorer]:
     )
 
 
-def told(records: Sequence[PreferencePair | Dropped]) -> list[tuple[Any, ...]]:
-    """What must be equal to the letter: all but the scores, which batches may change in the last
-    digits."""
+def comparable(records: Sequence[PreferencePair | Dropped]) -> list[tuple[Any, ...]]:
+    """The parts that must be equal: all but the scores, whose last digits depend on the batch."""
     rows = []
     for record in records:
         tree: Any = record.trace["tree"]
@@ -76,18 +74,20 @@ def told(records: Sequence[PreferencePair | Dropped]) -> list[tuple[Any, ...]]:
 )
 def test_batching_changes_nothing(csr: Csr) -> None:
     engine, scorer = models(64)
-    together = list(csr.pairs(engine, ITEMS, SEED, scorer=scorer))
+    together = list(csr.pairs(ITEMS, Tools(vlm=engine, seed=SEED, scorer=scorer)))
     assert any(isinstance(record, PreferencePair) for record in together)
     engine, scorer = models(1)
     alone = [
-        row for item in ITEMS for row in told(list(csr.pairs(engine, [item], SEED, scorer=scorer)))
+        row
+        for item in ITEMS
+        for row in comparable(list(csr.pairs([item], Tools(vlm=engine, seed=SEED, scorer=scorer))))
     ]
-    assert told(together) == alone
+    assert comparable(together) == alone
 
 
 def test_trees_end_by_themselves_and_by_length() -> None:
     engine, scorer = models(64)
-    records = list(CSR.pairs(engine, ITEMS, 0, scorer=scorer))
+    records = list(CSR.pairs(ITEMS, Tools(vlm=engine, scorer=scorer)))
     trees: list[Any] = [record.trace["tree"] for record in records]
     nodes = [
         dict(zip(tree, row, strict=True))
@@ -101,13 +101,13 @@ def test_trees_end_by_themselves_and_by_length() -> None:
     assert scorer.images_embedded == len(ITEMS)
 
 
-def test_seeds_move_samples_and_not_beams() -> None:
+def test_the_seed_changes_samples_and_not_beams() -> None:
     engine, scorer = models(64)
 
     def texts(csr: Csr, seed: int) -> list[Any]:
         return [
             record.trace["tree"]["text"]
-            for record in csr.pairs(engine, ITEMS[:2], seed, scorer=scorer)
+            for record in csr.pairs(ITEMS[:2], Tools(vlm=engine, seed=seed, scorer=scorer))
         ]  # type: ignore[call-overload,index]
 
     assert texts(CSR, 0) == texts(CSR, 1)

@@ -1,5 +1,5 @@
-"""CSR's reward and choice of paths equal the released code's (an oracle file); the paper's scores
-and the end's relevance."""
+"""CSR's reward and choice of texts equal the released code's (an oracle file); the paper's scores
+and the relevance of an end."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL.Image import Image
 
-from methods.csr.cleaning import NEW_LINES, REPETITION, SCRIPT, SHORT, heard, unclean
-from methods.csr.reward import best_and_worst, paths, ranks, relate
+from methods.csr.cleaning import NEW_LINES, REPETITION, SCRIPT, SHORT, drop_reason, plain_text
+from methods.csr.reward import best_and_worst, finished_texts, ranks, set_relevance
 from methods.csr.search import How, Node, Tree
 from tests.tiny import picture
 
@@ -30,7 +30,7 @@ def node(
 
 
 def grown(told: dict[str, Any], level_order: bool) -> Tree:
-    """The oracle's tree as ours, children of a node in their order."""
+    """The oracle's tree in our form; siblings keep their order."""
     tree = Tree(nodes=[])
     waiting = [(told, -1)]
     while waiting:
@@ -57,7 +57,7 @@ def grown(told: dict[str, Any], level_order: bool) -> Tree:
 def test_ranks_choose_and_cost_as_released(level_order: bool) -> None:
     assert {case["lambda"] for case in ORACLE} == {0.0, 0.5, 0.9, 1.0}
     for case in ORACLE:
-        finished = paths(grown(case["tree"], level_order), "ranks", case["lambda"])
+        finished = finished_texts(grown(case["tree"], level_order), "ranks", case["lambda"])
         assert len(finished) == case["paths"]
         best, worst = best_and_worst(finished)
         assert (best.text, worst.text) == (case["chosen"], case["rejected"])
@@ -71,7 +71,7 @@ def test_ranks_are_shares_from_the_highest_and_ties_keep_their_order() -> None:
     assert ranks([]) == []
 
 
-def test_scores_are_the_papers_reward_meant_over_the_steps() -> None:
+def test_scores_are_the_mean_of_the_papers_reward() -> None:
     tree = Tree(
         nodes=[
             node(-1, how="root"),
@@ -80,17 +80,17 @@ def test_scores_are_the_papers_reward_meant_over_the_steps() -> None:
             node(1, " c.", before="a.", logp=math.log(0.125), relevance=10.0, final=True),
         ]
     )
-    found = {path.text: path.cost for path in paths(tree, "scores", 0.9)}
+    found = {path.text: path.cost for path in finished_texts(tree, "scores", 0.9)}
     assert found == pytest.approx(
         {"a. c.": -(0.9 * 20 + 0.1 * (0.5 + 0.125) / 2), "b.": -(0.9 * 20 + 0.1 * 0.25)}, abs=1e-6
     )
-    assert {path.text: path.cost for path in paths(tree, "scores", 0.0)} == pytest.approx(
+    assert {path.text: path.cost for path in finished_texts(tree, "scores", 0.0)} == pytest.approx(
         {"a. c.": -0.3125, "b.": -0.25}
     )
 
 
 class Table:
-    """A scorer that looks sentences up, and remembers what it was asked."""
+    """A scorer that reads relevances from a table; calls are recorded."""
 
     def __init__(self, values: dict[str, float]) -> None:
         self.values, self.calls = values, list[list[str]]()
@@ -113,11 +113,11 @@ def test_sentences_are_scored_in_one_call_and_an_end_has_its_texts_mean() -> Non
     )
     other = Tree(nodes=[node(-1, how="root"), node(0, "against.", final=True)])
     scorer = Table({"good.": 30.0, "bad.": 10.0, "against.": -5.0})
-    relate([one, other], [picture(0), picture(1)], scorer)
+    set_relevance([one, other], [picture(0), picture(1)], scorer)
     assert scorer.calls == [["good.", "bad.", "against."]]
     assert [each.relevance for each in one.nodes[1:]] == [30.0, 10.0, 20.0, 30.0]
     assert other.nodes[1].relevance == 0.0  # the cut at zero
-    relate([Tree(nodes=[node(-1, how="root")])], [picture(0)], scorer)
+    set_relevance([Tree(nodes=[node(-1, how="root")])], [picture(0)], scorer)
     assert len(scorer.calls) == 1  # nothing to score, nothing asked
 
 
@@ -131,9 +131,9 @@ def test_only_finished_leaves_are_paths_and_equal_texts_are_one() -> None:
             node(1, " c.", before="a."),
         ]
     )
-    finished = paths(tree, "ranks", 0.5)
+    finished = finished_texts(tree, "ranks", 0.5)
     assert [(path.text, path.leaf) for path in finished] == [("a. b.", 3)]
-    assert paths(Tree(nodes=[node(-1, how="root")]), "ranks", 0.9) == []
+    assert finished_texts(Tree(nodes=[node(-1, how="root")]), "ranks", 0.9) == []
 
 
 @pytest.mark.parametrize(
@@ -159,10 +159,10 @@ def test_only_finished_leaves_are_paths_and_equal_texts_are_one() -> None:
         ("a\nb\nc\nd\ne\nf.", None),
     ],
 )
-def test_which_sentences_are_thrown_away(sentence: str, reason: str | None) -> None:
-    assert unclean(sentence) == reason
+def test_which_sentences_are_dropped(sentence: str, reason: str | None) -> None:
+    assert drop_reason(sentence) == reason
 
 
-def test_the_scorer_hears_plain_text() -> None:
-    assert heard(" A “red” ball\u200b — 50% off (ok)!  ") == "A red ball  50% off (ok)!"
-    assert heard("☃") == ""
+def test_the_scorer_gets_plain_text() -> None:
+    assert plain_text(" A “red” ball\u200b — 50% off (ok)!  ") == "A red ball  50% off (ok)!"
+    assert plain_text("☃") == ""

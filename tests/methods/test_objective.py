@@ -7,7 +7,6 @@ import torch
 from torch.nn import functional as F
 
 from methods.objective import (
-    LN2,
     alignment_loss,
     dpo_loss,
     rejected_from_argmax,
@@ -34,7 +33,7 @@ def test_token_logps_of_half_precision_logits_are_summed_in_float32() -> None:
 def test_dpo_starts_at_ln_2_and_follows_equation_7() -> None:
     policy, reference = torch.tensor([-3.0, -8.0]), torch.tensor([-5.0, -1.0])
     same = dpo_loss(policy, reference, policy, reference, 0.1)
-    assert same.tolist() == pytest.approx([LN2, LN2], abs=1e-7)
+    assert same.tolist() == pytest.approx([math.log(2)] * 2, abs=1e-7)
     loss = dpo_loss(
         torch.tensor([-3.0]), torch.tensor([-9.0]), torch.tensor([-4.0]), torch.tensor([-6.0]), 0.1
     )
@@ -49,7 +48,7 @@ def test_dpo_is_finite_for_extreme_margins() -> None:
     assert dpo_loss(far, zero, zero, zero, 1.0).tolist() == [1e4, 0.0]
 
 
-def test_alignment_is_the_mean_over_the_chosen_tokens_of_anchored_rows_only() -> None:
+def test_alignment_is_the_mean_over_the_chosen_tokens_of_aligned_rows_only() -> None:
     logps = torch.tensor([[-1.0, -3.0, 0.0], [-2.0, -2.0, -5.0]])
     mask = torch.tensor([[True, True, False], [True, True, True]])
     assert alignment_loss(logps, mask, torch.tensor([True, True])).tolist() == [2.0, 3.0]
@@ -57,7 +56,7 @@ def test_alignment_is_the_mean_over_the_chosen_tokens_of_anchored_rows_only() ->
     assert sft_loss(logps, mask).tolist() == [2.0, 3.0]
 
 
-def test_alignment_gives_no_gradient_to_rows_that_are_not_anchored() -> None:
+def test_alignment_gives_no_gradient_to_rows_that_are_not_aligned() -> None:
     logps = torch.full((2, 4), -1.0, requires_grad=True)
     alignment_loss(
         logps, torch.ones(2, 4, dtype=torch.bool), torch.tensor([True, False])
@@ -66,9 +65,7 @@ def test_alignment_gives_no_gradient_to_rows_that_are_not_anchored() -> None:
     assert logps.grad.tolist() == [[-0.25] * 4, [0.0] * 4]
 
 
-def test_rejected_from_argmax_takes_the_first_word_and_the_second_where_the_first_is_the_label() -> (
-    None
-):
+def test_rejected_from_argmax_takes_the_second_word_where_the_first_is_the_label() -> None:
     logits = torch.tensor([[[3.0, 2.0, 1.0], [0.0, 5.0, 4.0], [1.0, 2.0, 9.0]]])
     labels = torch.tensor([[0, 0, 2]])  # the first word, another word, masked
     expected = logits.log_softmax(-1)[0, [0, 1], [1, 1]].tolist()

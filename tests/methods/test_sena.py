@@ -1,5 +1,4 @@
-"""SENA end to end on a scripted model: a pure function of what the prompt says and of the pixels it
-is shown."""
+"""SENA end to end on a scripted model, which is a pure function of the prompt's text and pixels."""
 
 from __future__ import annotations
 
@@ -24,11 +23,11 @@ from methods.interface import (
     PreferencePair,
     Prompt,
     Recipe,
+    Tools,
 )
 from methods.sena import filters
-from methods.sena.contrast import contrast
 from methods.sena.method import Sena
-from methods.sena.prompts import WORLD
+from methods.sena.prompts import SYNTHETIC
 from methods.untrained import Untrained
 from tests.tiny import picture
 
@@ -44,8 +43,8 @@ ASKED = (
 
 
 class ScriptedVLM:
-    """Answers from the prompt's text and the pixels alone; ``script`` may answer first. Remembers
-    its calls."""
+    """Answers computed from the prompt's text and pixels; ``script`` may answer first. Calls are
+    recorded."""
 
     def __init__(self, script: Script | None = None) -> None:
         self.calls: list[tuple[list[Prompt], Decoding, bool]] = []
@@ -85,15 +84,15 @@ def _scripted(text: str, number: int) -> str:
     words: list[str] = [
         WORDS[number // int(len(WORDS) ** place) % len(WORDS)] for place in range(6)
     ]
-    if text == WORLD.ask:
+    if text == SYNTHETIC.ask:
         return ASKED[number % len(ASKED)]
     if text.startswith("can this be answered"):
         return (
             f"keep : {text.rsplit(' : ', 1)[-1]}" if number % 3 else "ask : what is in the picture?"
         )
-    if text.endswith(WORLD.brief):
+    if text.endswith(SYNTHETIC.brief):
         return f"there is a {words[0]} {words[1]} and a {words[2]} {words[3]}."
-    if text.endswith(WORLD.word):
+    if text.endswith(SYNTHETIC.word):
         return words[4]
     return f"precise answer : a {words[0]} {words[1]}" if number % 4 else f"a {words[2]}"
 
@@ -103,20 +102,20 @@ ITEMS = [
     for index in range(12)
 ]
 SETTINGS: dict[str, Sena] = {
-    "default": Sena(prompts=WORLD),
-    "released": Sena.as_released(prompts=WORLD),
-    "unchecked": Sena(prompts=WORLD, check="none"),
-    "plain": Sena(prompts=WORLD, enhance=False, keep_yes_no=True),
-    "questions": Sena(prompts=WORLD, pair_kinds=("question",)),
-    "descriptions": Sena(prompts=WORLD, pair_kinds=("description",), corruption="crop"),
-    "another": Sena(prompts=WORLD, corruption="another"),
+    "default": Sena(prompts=SYNTHETIC),
+    "released": Sena.as_released(prompts=SYNTHETIC),
+    "unchecked": Sena(prompts=SYNTHETIC, check="none"),
+    "plain": Sena(prompts=SYNTHETIC, enhance=False, keep_yes_no=True),
+    "questions": Sena(prompts=SYNTHETIC, pair_kinds=("question",)),
+    "descriptions": Sena(prompts=SYNTHETIC, pair_kinds=("description",), corruption="crop"),
+    "another": Sena(prompts=SYNTHETIC, corruption="another"),
 }
 
 
 def run(
     sena: Sena, items: Sequence[Item] = ITEMS, seed: int = 0, script: Script | None = None
 ) -> list[PreferencePair | Dropped]:
-    return list(sena.pairs(ScriptedVLM(script), items, seed))
+    return list(sena.pairs(items, Tools(vlm=ScriptedVLM(script), seed=seed)))
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -127,7 +126,7 @@ def test_all_items_in_one_call_equal_one_item_a_call(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_the_funnel_adds_up(name: str) -> None:
+def test_pairs_and_drops_add_up(name: str) -> None:
     sena = SETTINGS[name]
     records = run(sena)
     assert len({record.key for record in records}) == len(records)
@@ -138,7 +137,7 @@ def test_the_funnel_adds_up(name: str) -> None:
         assert Counter(record.kind for record in mine) == dict.fromkeys(sena.pair_kinds, made)
     assert any(isinstance(record, PreferencePair) for record in records)
     assert {filters.NO_QUESTION, filters.NAME} <= {
-        r.reason for r in run(Sena(prompts=WORLD, check="none")) if isinstance(r, Dropped)
+        r.reason for r in run(Sena(prompts=SYNTHETIC, check="none")) if isinstance(r, Dropped)
     }
 
 
@@ -163,7 +162,7 @@ def test_the_seed_decides() -> None:
 
 def test_five_calls_serve_all_items_in_order() -> None:
     model = ScriptedVLM()
-    records = list(SETTINGS["default"].pairs(model, ITEMS, 0))
+    records = list(SETTINGS["default"].pairs(ITEMS, Tools(vlm=model)))
     assert [corrupted for _, _, corrupted in model.calls] == [False, False, False, False, True]
     assert [decoding.max_new_tokens for _, decoding, _ in model.calls] == [512, 1024, 512, 512, 512]
     assert all(decoding.temperature == 0 for _, decoding, _ in model.calls)
@@ -173,7 +172,7 @@ def test_five_calls_serve_all_items_in_order() -> None:
     assert [record.item for record in records] == sorted(
         (record.item for record in records), key=order.index
     )
-    assert not list(SETTINGS["default"].pairs(ScriptedVLM(), [], 0))
+    assert not list(SETTINGS["default"].pairs([], Tools(vlm=ScriptedVLM())))
 
 
 def test_keys_stay_unique_whatever_the_ids() -> None:
@@ -187,7 +186,9 @@ def test_keys_stay_unique_whatever_the_ids() -> None:
     ]
     model = ScriptedVLM()
     records = list(
-        SETTINGS["unchecked"].pairs(model, [Item(id=each, image=picture(0)) for each in ids], 0)
+        SETTINGS["unchecked"].pairs(
+            [Item(id=each, image=picture(0)) for each in ids], Tools(vlm=model)
+        )
     )
     keys = [prompt.key for prompts, _, _ in model.calls for prompt in prompts]
     assert len(set(keys)) == len(keys)
@@ -197,21 +198,21 @@ def test_keys_stay_unique_whatever_the_ids() -> None:
 @pytest.mark.parametrize(
     ("check", "shown"), [("seen", [True, True]), ("blind", [True, False]), ("none", [True])]
 )
-def test_the_check_sees_the_picture_or_not(check: Any, shown: list[bool]) -> None:
+def test_the_check_sees_the_image_or_not(check: Any, shown: list[bool]) -> None:
     model = ScriptedVLM()
-    list(Sena(prompts=WORLD, check=check).pairs(model, ITEMS[:3], 0))
+    list(Sena(prompts=SYNTHETIC, check=check).pairs(ITEMS[:3], Tools(vlm=model)))
     asking = [
         prompts for prompts, _, _ in model.calls if prompts[0].key.endswith(("/ask", "/check"))
     ]
     assert [prompts[0].image is not None for prompts in asking] == shown
 
 
-def test_a_pair_tells_its_whole_story() -> None:
+def test_a_trace_has_every_text() -> None:
     pairs = [record for record in run(SETTINGS["default"]) if isinstance(record, PreferencePair)]
     for pair in pairs:
-        request = WORLD.brief if pair.kind == "description" else WORLD.word
+        request = SYNTHETIC.brief if pair.kind == "description" else SYNTHETIC.word
         assert pair.prompt.endswith(request)
-        assert pair.anchored == (pair.kind == "description")
+        assert pair.aligned == (pair.kind == "description")
         trace: Any = pair.trace
         assert trace["noise_key"] == f"{pair.key}/reject"
         assert trace["corruption"] == "diffusion"
@@ -225,10 +226,10 @@ def test_a_pair_tells_its_whole_story() -> None:
             else trace["first"]["text"]
         )
         if pair.kind == "question":
-            assert pair.prompt == f"{trace['question']}\n{WORLD.word}"
+            assert pair.prompt == f"{trace['question']}\n{SYNTHETIC.word}"
             assert trace["question"] in trace["checked"]
         else:
-            assert pair.prompt.split("\n")[0] in WORLD.describe
+            assert pair.prompt.split("\n")[0] in SYNTHETIC.describe
             assert trace["description"] == trace["first"]["text"]
     assert {pair.kind for pair in pairs} == {"description", "question"}
     assert len({pair.trace["enhancement_used"] for pair in pairs}) == 2
@@ -238,14 +239,14 @@ def test_the_enhancement_reads_description_prompt_and_answer() -> None:
     braces = "{answer} is {0}"
 
     def script(prompt: Prompt, corrupted: bool, _: int) -> str | None:
-        if prompt.text == WORLD.ask:
+        if prompt.text == SYNTHETIC.ask:
             return "what is it?"
         if "/description/" in prompt.key and prompt.key.endswith("/answer") and not corrupted:
             return "Yes" if "picture/1/" in prompt.key else braces
         return "two cups" if prompt.key.endswith("/answer") else None
 
     model = ScriptedVLM(script)
-    list(Sena(prompts=WORLD, check="none").pairs(model, ITEMS[:2], 0))
+    list(Sena(prompts=SYNTHETIC, check="none").pairs(ITEMS[:2], Tools(vlm=model)))
     first, last = (
         [p.text for p in model.calls[2][0] if f"picture/{index}/" in p.key] for index in (0, 1)
     )
@@ -256,7 +257,7 @@ def test_the_enhancement_reads_description_prompt_and_answer() -> None:
     assert "what is it?\nanswer with a single word or phrase . answer : two cups give" in first[1]
 
 
-def test_an_enhancement_without_anything_behind_its_lead_is_not_used() -> None:
+def test_an_enhancement_with_nothing_after_its_lead_is_not_used() -> None:
     def script(prompt: Prompt, _corrupted: bool, _number: int) -> str | None:
         return "Precise answer:" if prompt.key.endswith("/enhance") else None
 
@@ -269,25 +270,27 @@ def test_an_enhancement_without_anything_behind_its_lead_is_not_used() -> None:
     assert not any(used)
 
 
-def test_rejected_answers_meet_fresh_noise_at_every_prompt() -> None:
+def test_every_prompt_has_its_own_noise() -> None:
     seen: dict[str, int] = {}
 
     def script(prompt: Prompt, corrupted: bool, number: int) -> str | None:
         if corrupted:
             seen[prompt.key] = number
-        return "what is it? what is it?" if prompt.text == WORLD.ask else None
+        return "what is it? what is it?" if prompt.text == SYNTHETIC.ask else None
 
     # One question twice: the same text and image, so that only the noise can make two answers
     # differ.
-    sena = Sena(prompts=replace(WORLD, describe=("describe it .",)), check="none")
+    sena = Sena(prompts=replace(SYNTHETIC, describe=("describe it .",)), check="none")
     run(sena, ITEMS[:1], script=script)
     assert len(seen) == len(set(seen.values())) == 4
 
 
 def test_only_what_is_used_is_generated() -> None:
     def kinds(**changes: Any) -> list[set[str]]:
-        model = ScriptedVLM(lambda prompt, *_: "what is it?" if prompt.text == WORLD.ask else None)
-        list(Sena(prompts=WORLD, check="none", **changes).pairs(model, ITEMS[:2], 0))
+        model = ScriptedVLM(
+            lambda prompt, *_: "what is it?" if prompt.text == SYNTHETIC.ask else None
+        )
+        list(Sena(prompts=SYNTHETIC, check="none", **changes).pairs(ITEMS[:2], Tools(vlm=model)))
         return [
             {prompt.key.split("/")[-3] for prompt in prompts} for prompts, _, _ in model.calls[1:]
         ]
@@ -299,17 +302,17 @@ def test_only_what_is_used_is_generated() -> None:
     assert kinds(pair_kinds=("description",)) == [{"description"}] * 3
 
 
-def test_a_name_costs_its_question_or_as_released_the_picture() -> None:
+def test_a_name_drops_its_question_or_as_released_the_image() -> None:
     def script(prompt: Prompt, _corrupted: bool, _number: int) -> str | None:
         return (
             "is this a tournament? what is its name? where is it?"
-            if prompt.text == WORLD.ask
+            if prompt.text == SYNTHETIC.ask
             else None
         )
 
     def named(name_filter: Any) -> int:
         records = run(
-            Sena(prompts=WORLD, check="none", name_filter=name_filter), ITEMS[:1], script=script
+            Sena(prompts=SYNTHETIC, check="none", name_filter=name_filter), ITEMS[:1], script=script
         )
         assert len(records) == 6
         return sum(
@@ -351,10 +354,10 @@ def test_the_published_recipe() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"check": "later"}, "check is 'later'; choose one of 'seen', 'blind', 'none'"),
-        ({"corruption": "fog"}, "choose one of 'diffusion', 'blank', 'crop', 'blur', 'another'"),
-        ({"name_filter": ""}, "choose one of 'whole_word'"),
-        ({"case": "upper"}, "choose one of 'ignored', 'released'"),
+        ({"check": "later"}, "check is 'later'; it must be 'seen', 'blind' or 'none'"),
+        ({"corruption": "fog"}, "it must be 'diffusion', 'blank', 'crop', 'blur' or 'another'"),
+        ({"name_filter": ""}, "it must be 'whole_word'"),
+        ({"case": "upper"}, "it must be 'ignored' or 'released'"),
         ({"noise_step": 0}, "noise_step is 0; it must be a whole number from 1 to 999"),
         ({"noise_step": 1000}, "noise_step is 1000"),
         ({"noise_step": 60.5}, "noise_step is 60.5"),
@@ -362,8 +365,8 @@ def test_the_published_recipe() -> None:
         ({"answer_tokens": 0}, "answer_tokens is 0; it must be a whole number of at least 1"),
         ({"pair_kinds": ()}, "pair_kinds"),
         ({"pair_kinds": "question"}, "pair_kinds"),
-        ({"pair_kinds": ("question", "question")}, "each once"),
-        ({"pair_kinds": ("answers",)}, "'description', 'question'"),
+        ({"pair_kinds": ("question", "question")}, "no entry twice"),
+        ({"pair_kinds": ("answers",)}, "'description' or 'question'"),
         ({"enhance": "no"}, "enhance is 'no'; it must be True or False"),
     ],
 )
@@ -374,41 +377,23 @@ def test_a_wrong_setting_is_told_in_one_sentence(changes: dict[str, Any], words:
     assert "\n" not in str(error.value)
 
 
-def test_contrast_counts_all_prompts_answered_twice() -> None:
-    def script(prompt: Prompt, corrupted: bool, _: int) -> str | None:
-        if prompt.text == WORLD.ask:
-            return "what is it?" if "picture/2/" not in prompt.key else "nothing"
-        if prompt.key.endswith("/enhance"):
-            return ""
-        equal = "picture/0/" in prompt.key
-        return "one two three four." if corrupted and not equal else "red ball"
-
-    records = run(Sena(prompts=WORLD, check="none"), ITEMS[:3], script=script)
-    found = contrast(records)
-    assert found.keys() == {"description", "question"}
-    for each in found.values():
-        assert (each.answered, each.equal, each.kept, each.enhanced) == (2, 0.5, 0.5, 0.0)
-        assert (each.chosen_words, each.rejected_words, each.length_ratio) == (2, 3.5, 1.75)
-    assert contrast([]) == {}
-
-
 def test_the_catalogue_names_each_method_as_it_names_itself() -> None:
-    for name, make in METHODS.items():
-        method = make()
-        assert isinstance(method, Method)
-        assert method.name == name
+    for name, entry in METHODS.items():
+        for method in (entry.published, entry.synthetic):
+            assert isinstance(method, Method)
+            assert method.name == name
     assert Sena.needs == {"image"}
 
 
 def test_the_untrained_row_needs_nothing_and_makes_nothing() -> None:
     assert Untrained.needs == frozenset()
     assert Untrained().recipe is None
-    assert list(Untrained().pairs(ScriptedVLM(), ITEMS, 0)) == []
+    assert list(Untrained().pairs(ITEMS, Tools(vlm=ScriptedVLM()))) == []
 
 
-def test_another_picture_is_shown_for_the_rejected_answers_alone() -> None:
+def test_another_image_is_shown_for_the_rejected_answers_alone() -> None:
     vlm = ScriptedVLM()
-    list(Sena(prompts=WORLD, corruption="another").pairs(vlm, ITEMS[:3], 0))
+    list(Sena(prompts=SYNTHETIC, corruption="another").pairs(ITEMS[:3], Tools(vlm=vlm)))
     own, others = (
         {image.tobytes() for image in images}
         for images in (map(picture, range(3)), map(picture, range(100, 103)))
@@ -420,4 +405,4 @@ def test_another_picture_is_shown_for_the_rejected_answers_alone() -> None:
                 assert prompt.image.tobytes() in (others if prompt.key.endswith("/reject") else own)
     alone = [replace(item, another=None) for item in ITEMS]
     with pytest.raises(ValueError, match="needs two images a round or more"):
-        list(Sena(prompts=WORLD, corruption="another").pairs(vlm, alone, 0))
+        list(Sena(prompts=SYNTHETIC, corruption="another").pairs(alone, Tools(vlm=vlm)))

@@ -1,8 +1,7 @@
-"""SENA on a tiny real LLaVA through the real engine: what the scripted model shows holds for a
-neural one.
+"""SENA on a tiny real LLaVA in the real engine.
 
-A model of random weights asks no questions, so its texts when asked for one are replaced; every
-other answer, the corrupted images' included, is its own."""
+A model with random weights asks no questions, so its questions are replaced. All other answers,
+also those on corrupted images, are its own."""
 
 from __future__ import annotations
 
@@ -13,18 +12,27 @@ from functools import cache
 import pytest
 
 from harness.engine.engine import Engine
-from methods.interface import Completion, Corrupt, Decoding, Dropped, Item, PreferencePair, Prompt
+from methods.interface import (
+    Completion,
+    Corrupt,
+    Decoding,
+    Dropped,
+    Item,
+    PreferencePair,
+    Prompt,
+    Tools,
+)
 from methods.sena.corruption import CORRUPTIONS, Corruption
 from methods.sena.method import Sena
-from methods.sena.prompts import WORLD
+from methods.sena.prompts import SYNTHETIC
 from tests.tiny import picture, tiny_llava
 
 ITEMS = [Item(id=f"p{index}", image=picture(index)) for index in range(6)]
-SENA = Sena(prompts=WORLD, check="none", question_tokens=4, check_tokens=4, answer_tokens=8)
+SENA = Sena(prompts=SYNTHETIC, check="none", question_tokens=4, check_tokens=4, answer_tokens=8)
 
 
 class Asking:
-    """The engine, but that it asks two questions of our own when it is to ask or to check one."""
+    """The engine, with two fixed questions in place of those that it asks or checks."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -49,9 +57,9 @@ def asking(batch_size: int) -> Asking:
     return Asking(Engine(model, processor, batch_size=batch_size))
 
 
-def told(records: Sequence[PreferencePair | Dropped]) -> list[tuple[object, ...]]:
-    """What must be equal to the letter: all but the log-probabilities, which batches may change in
-    the last digits."""
+def comparable(records: Sequence[PreferencePair | Dropped]) -> list[tuple[object, ...]]:
+    """The parts that must be equal: all but the log-probabilities, whose last digits depend on the
+    batch."""
     rows: list[tuple[object, ...]] = []
     for record in records:
         trace = {
@@ -71,26 +79,28 @@ def rejected(records: Sequence[PreferencePair | Dropped]) -> list[object]:
     "sena", [SENA, replace(SENA, check="seen", corruption="crop"), replace(SENA, check="blind")]
 )
 def test_batching_changes_nothing(sena: Sena) -> None:
-    together = told(list(sena.pairs(asking(64), ITEMS, 0)))
-    alone = [row for item in ITEMS for row in told(list(sena.pairs(asking(1), [item], 0)))]
+    together = comparable(list(sena.pairs(ITEMS, Tools(vlm=asking(64)))))
+    alone = [
+        row for item in ITEMS for row in comparable(list(sena.pairs([item], Tools(vlm=asking(1)))))
+    ]
     assert together == alone
 
 
 def test_every_prompt_becomes_a_pair_or_a_drop_and_some_become_pairs() -> None:
-    records = list(SENA.pairs(asking(64), ITEMS, 0))
+    records = list(SENA.pairs(ITEMS, Tools(vlm=asking(64))))
     assert len(records) == len(ITEMS) * 2 * 2
     assert any(isinstance(record, PreferencePair) for record in records)
 
 
-def test_each_corruption_changes_what_is_answered() -> None:
+def test_each_corruption_changes_the_answers() -> None:
     def answers(kind: Corruption) -> list[object]:
-        return rejected(list(replace(SENA, corruption=kind).pairs(asking(64), ITEMS, 0)))
+        return rejected(list(replace(SENA, corruption=kind).pairs(ITEMS, Tools(vlm=asking(64)))))
 
-    clean = [record.trace["first"]["text"] for record in SENA.pairs(asking(64), ITEMS, 0)]  # type: ignore[call-overload,index]
+    clean = [record.trace["first"]["text"] for record in SENA.pairs(ITEMS, Tools(vlm=asking(64)))]  # type: ignore[call-overload,index]
     by_kind = {kind: answers(kind) for kind in CORRUPTIONS}
     for kind, found in by_kind.items():
         assert found != clean, kind
     assert by_kind["diffusion"] != rejected(
-        list(replace(SENA, noise_step=999).pairs(asking(64), ITEMS, 0))
+        list(replace(SENA, noise_step=999).pairs(ITEMS, Tools(vlm=asking(64))))
     )
-    assert by_kind["diffusion"] != rejected(list(SENA.pairs(asking(64), ITEMS, 1)))
+    assert by_kind["diffusion"] != rejected(list(SENA.pairs(ITEMS, Tools(vlm=asking(64), seed=1))))

@@ -1,4 +1,4 @@
-"""SENA's filter, each reason at its boundary and alone."""
+"""SENA's filters: each reason alone and at its boundary."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def reason(
 
 
 def repeated(times: int) -> str:
-    """A text whose commonest token occurs this many times, with no sentence end and few symbols."""
+    """A text with one token this many times, without sentence ends and with few symbols."""
     return " ".join(["ball"] * times)
 
 
@@ -43,7 +43,7 @@ def symbols(letters: int, marks: int) -> str:
         ("none", None),
     ],
 )
-def test_either_side_can_cost_the_pair(bad: str, expected: str | None) -> None:
+def test_a_bad_side_drops_the_pair(bad: str, expected: str | None) -> None:
     assert reason(GOOD, bad) == expected
     assert reason(bad, GOOD) == expected
 

@@ -1,18 +1,17 @@
-"""Prompt sets: what they must hold, a user's own file, the fingerprint and safe filling."""
+"""SENA's prompt sets: required placeholders, sets from files, and filling templates."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks.synthetic.words import vocabulary
 from harness.synthetic.architecture import build_tokenizer
 from methods.prompt_sets import fill
-from methods.sena.prompts import REAL, WORLD, SenaPrompts, with_request
+from methods.sena.prompts import REAL, SYNTHETIC, SenaPrompts, with_request
 from methods.text import after_lead
 
 
@@ -22,24 +21,12 @@ def written(folder: Path, **changes: object) -> Path:
     return path
 
 
-def test_a_file_gives_back_the_set_and_its_fingerprint(tmp_path: Path) -> None:
-    read = SenaPrompts.from_file(written(tmp_path))
-    assert read == REAL
-    assert read.fingerprint == REAL.fingerprint
-
-
-def test_every_field_is_part_of_the_fingerprint() -> None:
-    prints = {WORLD.fingerprint}
-    for name, value in asdict(WORLD).items():
-        changed: dict[str, Any] = {
-            name: (*value, "one more .") if isinstance(value, tuple) else f"{value} please"
-        }
-        prints.add(replace(WORLD, **changed).fingerprint)
-    assert len(prints) == 1 + len(asdict(WORLD))
+def test_a_file_gives_back_the_set(tmp_path: Path) -> None:
+    assert SenaPrompts.from_file(written(tmp_path)) == REAL
 
 
 def test_the_two_sets_hold_eleven_descriptions_and_ask_for_their_lead() -> None:
-    for prompts in (REAL, WORLD):
+    for prompts in (REAL, SYNTHETIC):
         assert len(set(prompts.describe)) == 11
     assert REAL.enhance_lead in REAL.enhance
     assert REAL.enhance_lead in REAL.enhance_plain
@@ -56,11 +43,11 @@ def test_the_two_sets_hold_eleven_descriptions_and_ask_for_their_lead() -> None:
             ["enhance_plain holds {description}", "take"],
         ),
         ({"ask": "{question}"}, ["ask holds {question}", "no placeholder"]),
-        ({"brief": ""}, ["brief", "one text"]),
-        ({"word": ["a"]}, ["word", "one text"]),
-        ({"ask": 3}, ["ask", "one text"]),
-        ({"describe": "describe it"}, ["describe", "list of texts"]),
-        ({"describe": []}, ["describe is empty", "at least one"]),
+        ({"brief": ""}, ["brief", "a text"]),
+        ({"word": ["a"]}, ["word", "a text"]),
+        ({"ask": 3}, ["ask", "a text"]),
+        ({"describe": "describe it"}, ["describe", "a tuple"]),
+        ({"describe": []}, ["describe", "not empty"]),
     ],
 )
 def test_a_wrong_file_is_told_in_one_sentence(
@@ -100,26 +87,26 @@ def test_braces_in_a_models_text_stay_text() -> None:
     )
 
 
-def test_the_embedded_model_knows_every_word_it_is_sent() -> None:
+def test_the_synthetic_model_knows_every_word_it_is_sent() -> None:
     tokenizer = build_tokenizer(vocabulary())
     question = "what colour is the ball?"
     answer = "a red ball and a blue cup."
     sent = [
-        WORLD.ask,
-        fill(WORLD.check, question=question),
-        fill(WORLD.enhance_plain, prompt=with_request(question, WORLD.word), answer=answer),
-        WORLD.enhance_lead,
-        *WORLD.check_leads,
+        SYNTHETIC.ask,
+        fill(SYNTHETIC.check, question=question),
+        fill(SYNTHETIC.enhance_plain, prompt=with_request(question, SYNTHETIC.word), answer=answer),
+        SYNTHETIC.enhance_lead,
+        *SYNTHETIC.check_leads,
     ]
-    for describe in WORLD.describe:
-        prompt = with_request(describe, WORLD.brief)
-        sent += [prompt, fill(WORLD.enhance, description=answer, prompt=prompt, answer=answer)]
+    for describe in SYNTHETIC.describe:
+        prompt = with_request(describe, SYNTHETIC.brief)
+        sent += [prompt, fill(SYNTHETIC.enhance, description=answer, prompt=prompt, answer=answer)]
     for text in sent:
         assert "<unk>" not in tokenizer.tokenize(text), text
 
 
-def test_the_leads_are_found_in_what_the_embedded_model_writes() -> None:
+def test_the_leads_are_found_in_what_the_synthetic_model_writes() -> None:
     tokenizer = build_tokenizer(vocabulary())
-    for lead in (WORLD.enhance_lead, *WORLD.check_leads):
+    for lead in (SYNTHETIC.enhance_lead, *SYNTHETIC.check_leads):
         written = tokenizer.decode(tokenizer.encode(f"{lead} where is the ball?"))
         assert after_lead(written, lead) == "where is the ball?"

@@ -10,28 +10,28 @@ from typing import Any
 
 import pytest
 
-from methods.interface import Decoding, Dropped, Item, Lora, PreferencePair, Prompt, Recipe
+from methods.interface import Decoding, Dropped, Item, Lora, PreferencePair, Prompt, Recipe, Tools
 from methods.sima.critic import INCONSISTENT, NO_VERDICT, UNCERTAIN, Opinion, decide, read_verdict
 from methods.sima.method import Sima
-from methods.sima.prompts import WORLD
+from methods.sima.prompts import SYNTHETIC
 from methods.sima.report import critic_report
 from methods.sima.responses import EMPTY, EQUAL, REPEATED
 from tests.methods.scripted import ITEMS, ScriptedVLM
 from tests.tiny import picture
 
 SETTINGS: dict[str, Sima] = {
-    "default": Sima(prompts=WORLD),
-    "released": Sima.as_released(prompts=WORLD),
-    "both": Sima(prompts=WORLD, order="both", samples=2),
-    "margin": Sima(prompts=WORLD, verdict="margin", least_margin=1.5),
-    "margin of both": Sima(prompts=WORLD, order="both", verdict="margin", samples=3),
+    "default": Sima(prompts=SYNTHETIC),
+    "released": Sima.as_released(prompts=SYNTHETIC),
+    "both": Sima(prompts=SYNTHETIC, order="both", samples=2),
+    "margin": Sima(prompts=SYNTHETIC, verdict="margin", least_margin=1.5),
+    "margin of both": Sima(prompts=SYNTHETIC, order="both", verdict="margin", samples=3),
 }
 
 
 def run(
     sima: Sima, items: Sequence[Item] = ITEMS, seed: int = 0, model: ScriptedVLM | None = None
 ) -> list[PreferencePair | Dropped]:
-    return list(sima.pairs(model or ScriptedVLM(), items, seed))
+    return list(sima.pairs(items, Tools(vlm=model or ScriptedVLM(), seed=seed)))
 
 
 def reasons(records: Sequence[PreferencePair | Dropped]) -> Counter[str]:
@@ -81,14 +81,16 @@ def test_three_calls_serve_all_items() -> None:
 def test_a_margin_is_scored_and_nothing_is_written_for_it() -> None:
     model = ScriptedVLM()
     records = run(
-        replace(SETTINGS["margin"], prompts=replace(WORLD, verdict_lead="so :")), model=model
+        replace(SETTINGS["margin"], prompts=replace(SYNTHETIC, verdict_lead="so :")), model=model
     )
     assert [decoding is None for _, decoding in model.calls] == [False, False, True]
     assert {prompt.prefix for prompt in model.calls[-1][0]} == {"so :"}
     trace: Any = records[0].trace
     assert [one["text"] for one in trace["critic"]] == [None]
     written = ScriptedVLM()
-    run(replace(SETTINGS["default"], prompts=replace(WORLD, verdict_lead="so :")), model=written)
+    run(
+        replace(SETTINGS["default"], prompts=replace(SYNTHETIC, verdict_lead="so :")), model=written
+    )
     assert {prompt.prefix for prompt in written.calls[-1][0]} == {""}
 
 
@@ -110,7 +112,7 @@ def test_keys_stay_unique_whatever_the_ids() -> None:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
-def test_a_record_tells_its_whole_story(name: str) -> None:
+def test_a_trace_has_every_text(name: str) -> None:
     sima = SETTINGS[name]
     by_id = {item.id: item for item in ITEMS}
     for record in run(sima):
@@ -138,7 +140,7 @@ def test_a_record_tells_its_whole_story(name: str) -> None:
             won, lost = ("greedy", "sample") if trace["greedy_won"] else ("sample", "greedy")
             assert (record.chosen, record.rejected) == (texts[won], texts[lost])
             assert record.prompt == item.question
-            assert not record.anchored
+            assert not record.aligned
         else:
             assert trace["greedy_won"] is None
 
@@ -152,9 +154,9 @@ def test_the_order_is_drawn_by_the_pairs_key() -> None:
     assert set(firsts) == {"greedy", "sample"}
 
 
-def test_a_critic_that_only_likes_a_place_prefers_no_response_where_both_orders_are_asked() -> None:
+def test_position_bias_cancels_where_both_orders_are_asked() -> None:
     def biased(**changes: Any) -> list[PreferencePair | Dropped]:
-        return run(Sima(prompts=WORLD, **changes), model=ScriptedVLM(bias=100.0))
+        return run(Sima(prompts=SYNTHETIC, **changes), model=ScriptedVLM(bias=100.0))
 
     assert reasons(biased(order="both")) == {INCONSISTENT: len(ITEMS)}
     released = biased(order="fixed")
@@ -164,7 +166,7 @@ def test_a_critic_that_only_likes_a_place_prefers_no_response_where_both_orders_
     assert drawn.greedy_wins is not None
     assert 0 < drawn.greedy_wins < 1
     # The liking cancels out of the mean of both margins, to the last bit of a sum near 100.
-    unbiased = run(Sima(prompts=WORLD, order="both", verdict="margin"))
+    unbiased = run(Sima(prompts=SYNTHETIC, order="both", verdict="margin"))
     cancelled = biased(order="both", verdict="margin")
     assert [record.trace["greedy_won"] for record in cancelled] == [
         record.trace["greedy_won"] for record in unbiased
@@ -175,27 +177,27 @@ def test_a_critic_that_only_likes_a_place_prefers_no_response_where_both_orders_
     assert reasons(unbiased)["pair"] > 0
 
 
-def test_the_critic_sees_what_the_settings_show_it() -> None:
+def test_the_settings_decide_the_critics_prompt() -> None:
     def prompts(**changes: Any) -> list[str]:
         # The scripted critic reads the truth, so here it answers without reading.
         model = ScriptedVLM(lambda prompt, _: "[[1]]" if "/critic/" in prompt.key else None)
-        records = run(Sima(prompts=WORLD, **changes), model=model)
+        records = run(Sima(prompts=SYNTHETIC, **changes), model=model)
         assert {record.trace["reference"] is None for record in records} == {
             changes.get("ground_truth") is False
         }
         return [prompt.text for prompt in model.calls[-1][0]]
 
     for text in prompts():
-        assert text.startswith(WORLD.examples)
-        assert text.endswith(f"{WORLD.criteria} {WORLD.verdict}")
-    assert not any(WORLD.criteria in text for text in prompts(criteria=False))
+        assert text.startswith(SYNTHETIC.examples)
+        assert text.endswith(f"{SYNTHETIC.criteria} {SYNTHETIC.verdict}")
+    assert not any(SYNTHETIC.criteria in text for text in prompts(criteria=False))
     assert not any("example" in text for text in prompts(examples=False))
     for text in prompts(ground_truth=False, examples=False):
         assert "truth" not in text
-        assert text.endswith(f"{WORLD.criteria_alone} {WORLD.verdict}")
+        assert text.endswith(f"{SYNTHETIC.criteria_alone} {SYNTHETIC.verdict}")
 
 
-def test_what_leaves_nothing_to_compare_is_dropped_and_the_critic_not_asked() -> None:
+def test_equal_or_empty_responses_are_dropped_without_the_critic() -> None:
     def script(prompt: Prompt, decoding: Decoding) -> str | None:
         place = int(prompt.key.split("/")[2])
         if "/critic/" in prompt.key or place > 3:
@@ -214,7 +216,7 @@ def test_what_leaves_nothing_to_compare_is_dropped_and_the_critic_not_asked() ->
         return texts[place]
 
     model = ScriptedVLM(script)
-    records = run(Sima(prompts=WORLD, samples=3), ITEMS[:4], model=model)
+    records = run(Sima(prompts=SYNTHETIC, samples=3), ITEMS[:4], model=model)
     found = [record.reason if isinstance(record, Dropped) else "pair" for record in records]
     assert found[:3] == [EQUAL] * 3
     assert found[3:6] == [EMPTY] * 3
@@ -320,21 +322,21 @@ def test_the_published_recipe() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"order": "first"}, "order is 'first'; choose one of 'random', 'fixed', 'both'"),
-        ({"verdict": "number"}, "choose one of 'text', 'margin'"),
+        ({"order": "first"}, "order is 'first'; it must be 'random', 'fixed' or 'both'"),
+        ({"verdict": "number"}, "it must be 'text' or 'margin'"),
         ({"criteria": 1}, "criteria is 1; it must be True or False"),
         ({"examples": None}, "examples is None"),
         ({"ground_truth": "no"}, "ground_truth is 'no'"),
         (
             {"least_margin": -0.1, "verdict": "margin"},
-            "least_margin is -0.1 nats; it must be 0 or above",
+            "least_margin is -0.1; it must be a number of at least 0",
         ),
         ({"least_margin": float("nan"), "verdict": "margin"}, "least_margin is nan"),
         ({"least_margin": 0.1}, 'set verdict="margin"'),
         ({"samples": 0}, "samples is 0; it must be a whole number of at least 1"),
         ({"samples": True}, "samples is True"),
-        ({"temperature": 0}, "temperature is 0; it must be above 0"),
-        ({"top_p": 0}, "top_p is 0; it must lie in (0, 1]"),
+        ({"temperature": 0}, "temperature is 0; it must be a number above 0"),
+        ({"top_p": 0}, "top_p is 0; it must be a number above 0 and at most 1"),
         ({"response_tokens": 0}, "Sima.response_tokens is 0"),
         ({"critic_tokens": 1.5}, "Sima.critic_tokens is 1.5"),
     ],

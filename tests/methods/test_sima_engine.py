@@ -1,5 +1,4 @@
-"""SIMA, its oracle and the truth's pairs on a tiny real LLaVA through the real engine: what the
-scripted model shows holds."""
+"""SIMA, the oracle and GT-DPO on a tiny real LLaVA in the real engine."""
 
 from __future__ import annotations
 
@@ -11,11 +10,11 @@ import pytest
 
 from harness.engine.engine import Engine
 from methods.gt_dpo import GtDpo
-from methods.interface import Dropped, Item, Method, PreferencePair, Prompt
+from methods.interface import Dropped, Item, Method, PreferencePair, Prompt, Tools
 from methods.oracle import Oracle
 from methods.sima.critic import FIRST, SECOND
 from methods.sima.method import Sima
-from methods.sima.prompts import WORLD
+from methods.sima.prompts import SYNTHETIC
 from tests.tiny import picture, tiny_llava
 
 ITEMS = [
@@ -27,17 +26,17 @@ ITEMS = [
     )
     for index in range(5)
 ]
-MARGIN = Sima(prompts=WORLD, verdict="margin", order="both", samples=2, response_tokens=8)
+MARGIN = Sima(prompts=SYNTHETIC, verdict="margin", order="both", samples=2, response_tokens=8)
 METHODS: tuple[Method, ...] = (
     MARGIN,
-    Sima(prompts=WORLD, order="random", response_tokens=8, critic_tokens=4, examples=False),
+    Sima(prompts=SYNTHETIC, order="random", response_tokens=8, critic_tokens=4, examples=False),
     Oracle(response_tokens=8),
     GtDpo(answer_tokens=8),
 )
 
 
 class Lengths:
-    """An answer is as wrong as it is long."""
+    """Ground truth by which an answer has as many errors as characters."""
 
     def errors(self, item: str, answers: Sequence[str]) -> list[float]:  # noqa: ARG002
         return [float(len(answer)) for answer in answers]
@@ -52,12 +51,12 @@ def engine(batch_size: int) -> Engine:
 def run(
     method: Method, items: Sequence[Item], batch_size: int = 64
 ) -> list[PreferencePair | Dropped]:
-    return list(method.pairs(engine(batch_size), items, 0, judge=Lengths()))
+    return list(method.pairs(items, Tools(vlm=engine(batch_size), ground_truth=Lengths())))
 
 
-def told(records: Sequence[PreferencePair | Dropped]) -> list[Any]:
-    """What must be equal to the letter: all but log-probabilities and margins, which batches may
-    change in the last digits."""
+def comparable(records: Sequence[PreferencePair | Dropped]) -> list[Any]:
+    """The parts that must be equal: all but log-probabilities and margins, whose last digits depend
+    on the batch."""
 
     def exact(value: Any) -> Any:
         if isinstance(value, dict):
@@ -85,8 +84,10 @@ def told(records: Sequence[PreferencePair | Dropped]) -> list[Any]:
 @pytest.mark.equality
 @pytest.mark.parametrize("method", METHODS, ids=["margin", "text", "oracle", "truth"])
 def test_batching_changes_nothing(method: Method) -> None:
-    together = told(run(method, ITEMS))
-    assert together == [row for item in ITEMS for row in told(run(method, [item], batch_size=1))]
+    together = comparable(run(method, ITEMS))
+    assert together == [
+        row for item in ITEMS for row in comparable(run(method, [item], batch_size=1))
+    ]
     assert len(together) == len(ITEMS) * getattr(method, "samples", 1)
 
 

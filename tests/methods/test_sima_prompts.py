@@ -1,10 +1,10 @@
-"""SIMA's prompt sets: the synthetic model's trained wording, a user's own file, and safe
-filling."""
+"""SIMA's prompt sets: the wording that the synthetic model was trained on, sets from files, and
+filling templates."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from benchmarks.synthetic.words import vocabulary
 from harness.synthetic.architecture import build_tokenizer
 from methods.sima.critic import read_verdict
-from methods.sima.prompts import REAL, WORLD, SimaPrompts
+from methods.sima.prompts import REAL, SYNTHETIC, SimaPrompts
 
 TASK = "question : what ? truth : a red ball . first : a cup . second : a ball ."
 
@@ -23,9 +23,9 @@ def written(folder: Path, **changes: object) -> Path:
     return path
 
 
-def test_the_embedded_model_is_asked_in_the_words_it_was_trained_on() -> None:
+def test_the_synthetic_model_is_asked_in_the_words_it_was_trained_on() -> None:
     rendered = [
-        WORLD.render(
+        SYNTHETIC.render(
             "what ?", "a red ball .", "a cup .", "a ball .", criteria=criteria, examples=examples
         )
         for criteria in (False, True)
@@ -46,11 +46,11 @@ def test_the_embedded_model_is_asked_in_the_words_it_was_trained_on() -> None:
     ]
 
 
-def test_the_embedded_model_knows_every_word_it_is_sent() -> None:
+def test_the_synthetic_model_knows_every_word_it_is_sent() -> None:
     tokenizer = build_tokenizer(vocabulary())
     answer = "there is a red ball at the top left ."
     for reference in (answer, None):
-        text = WORLD.render("describe the image in detail .", reference, answer, answer)
+        text = SYNTHETIC.render("describe the image in detail .", reference, answer, answer)
         assert "<unk>" not in tokenizer.tokenize(text), text
     for verdict in ("[[1]]", "[[2]]"):
         (token,) = tokenizer.encode(verdict, add_special_tokens=False)
@@ -58,41 +58,31 @@ def test_the_embedded_model_knows_every_word_it_is_sent() -> None:
 
 
 def test_without_a_reference_the_task_holds_none() -> None:
-    text = WORLD.render("what ?", None, "a cup .", "a ball .", examples=False)
+    text = SYNTHETIC.render("what ?", None, "a cup .", "a ball .", examples=False)
     assert (
         text
         == "question : what ? first : a cup . second : a ball . "
-        + f"{WORLD.criteria_alone} {WORLD.verdict}"
+        + f"{SYNTHETIC.criteria_alone} {SYNTHETIC.verdict}"
     )
     real = REAL.render("What?", None, "A cup.", "A ball.", examples=False)
     assert "Ground truth:" not in real
     assert real.count("\n\n") == 2
 
 
-@pytest.mark.parametrize("prompts", [WORLD, REAL])
+@pytest.mark.parametrize("prompts", [SYNTHETIC, REAL])
 def test_the_examples_end_in_one_verdict_of_each_kind(prompts: SimaPrompts) -> None:
     verdicts = [part[:3] for part in prompts.examples.split("[[")[1:]]
     assert verdicts == ["1]]", "2]]"]
     assert read_verdict(prompts.examples) == 2
 
 
-def test_the_real_examples_show_the_lead_that_is_scored_behind() -> None:
+def test_the_real_examples_have_the_verdict_lead() -> None:
     assert REAL.examples.count(f"{REAL.verdict_lead} [[") == 2
     assert REAL.verdict_lead in REAL.verdict
 
 
-def test_a_file_gives_back_the_set_and_its_fingerprint(tmp_path: Path) -> None:
-    read = SimaPrompts.from_file(written(tmp_path))
-    assert read == REAL
-    assert read.fingerprint == REAL.fingerprint
-
-
-def test_every_field_is_part_of_the_fingerprint() -> None:
-    prints = {
-        replace(WORLD, **{name: f"{value} please"}).fingerprint
-        for name, value in asdict(WORLD).items()
-    }
-    assert len(prints | {WORLD.fingerprint}) == 1 + len(asdict(WORLD))
+def test_a_file_gives_back_the_set(tmp_path: Path) -> None:
+    assert SimaPrompts.from_file(written(tmp_path)) == REAL
 
 
 @pytest.mark.parametrize(
@@ -108,10 +98,10 @@ def test_every_field_is_part_of_the_fingerprint() -> None:
             ["critic_alone holds {reference}", "take"],
         ),
         ({"verdict": "{first} or {second} ?"}, ["verdict holds {first}", "no placeholder"]),
-        ({"criteria": " "}, ["criteria", "one text"]),
-        ({"joint": ""}, ["joint", "one text"]),
-        ({"examples": ["a"]}, ["examples", "one text"]),
-        ({"verdict_lead": None}, ["verdict_lead", "one text"]),
+        ({"criteria": " "}, ["criteria", "a text"]),
+        ({"joint": ""}, ["joint", "a text"]),
+        ({"examples": ["a"]}, ["examples", "a text"]),
+        ({"verdict_lead": None}, ["verdict_lead", "a text"]),
     ],
 )
 def test_a_wrong_file_is_told_in_one_sentence(
@@ -141,7 +131,7 @@ def test_a_missing_field_a_missing_file_and_broken_json(tmp_path: Path) -> None:
 
 
 def test_braces_in_a_models_text_stay_text() -> None:
-    text = WORLD.render(
+    text = SYNTHETIC.render(
         "{first}", "{second} {0}", "{question}", "{", criteria=False, examples=False
     )
     assert (

@@ -1,12 +1,9 @@
-"""What is told of SIMA's critic: every share from records made by hand, and its accuracy against
-exact errors."""
+"""The report on SIMA's critic: every share, computed from records made by hand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from methods.interface import JSON, Dropped, PreferencePair
-from methods.sima.report import Accuracy, CriticReport, accuracy, critic_report
+from methods.sima.report import CriticReport, critic_report
 
 
 def asked(first: str, verdict: int | None) -> JSON:
@@ -38,13 +35,6 @@ RECORDS = (
 )
 
 
-class Lengths:
-    """An answer is as wrong as it is long."""
-
-    def errors(self, item: str, answers: Sequence[str]) -> list[float]:  # noqa: ARG002
-        return [float(len(answer)) for answer in answers]
-
-
 def test_the_critics_report() -> None:
     assert critic_report(RECORDS) == CriticReport(
         compared=5,
@@ -68,10 +58,3 @@ def test_nothing_asked_gives_no_shares() -> None:
         inconsistent=None,
     )
     assert critic_report([]) == critic_report([drop("f")]) == nothing
-
-
-def test_accuracy_counts_pairs_whose_sides_differ_in_errors() -> None:
-    found = accuracy(RECORDS, Lengths())
-    assert found == Accuracy(judged=2, right=1, ties=1)
-    assert found.share == 0.5
-    assert accuracy([], Lengths()).share is None

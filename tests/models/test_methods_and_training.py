@@ -22,7 +22,7 @@ from harness.training.placement import Placement
 from harness.training.policy import completion_logps
 from harness.training.trainer import train_pairs
 from methods.csr.method import Csr
-from methods.interface import Decoding, Item, Lora, Method, PreferencePair, Prompt, Recipe
+from methods.interface import Decoding, Item, Lora, Method, PreferencePair, Prompt, Recipe, Tools
 from methods.sena import prompts as sena_prompts
 from methods.sena.method import Sena
 from methods.sima import prompts as sima_prompts
@@ -43,9 +43,9 @@ ITEMS = [
     for index, image in enumerate(PICTURES)
 ]
 METHODS: dict[str, Method] = {
-    "sena": Sena(prompts=sena_prompts.WORLD, check="none", question_tokens=8, answer_tokens=6),
+    "sena": Sena(prompts=sena_prompts.SYNTHETIC, check="none", question_tokens=8, answer_tokens=6),
     "sima": Sima(
-        prompts=sima_prompts.WORLD,
+        prompts=sima_prompts.SYNTHETIC,
         order="both",
         verdict="margin",
         response_tokens=6,
@@ -67,7 +67,7 @@ PAIRS = [
         prompt=text,
         chosen=chosen,
         rejected=rejected,
-        anchored=index == 0,
+        aligned=index == 0,
     )
     for index, (text, chosen, rejected) in enumerate(
         [
@@ -93,7 +93,7 @@ def test_every_method_makes_the_same_of_every_item_whatever_the_batch(
     made = []
     for size in (1, 16):
         engine = Engine(*TWINS[family](), batch_size=size)
-        outcomes = list(METHODS[name].pairs(engine, ITEMS, 0, scorer=scorer))
+        outcomes = list(METHODS[name].pairs(ITEMS, Tools(vlm=engine, scorer=scorer)))
         assert {outcome.item for outcome in outcomes} == {item.id for item in ITEMS}
         made.append([texts(describe(outcome)) for outcome in outcomes])
     assert made[0] == made[1]

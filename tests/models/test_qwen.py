@@ -11,7 +11,7 @@ from harness.engine.engine import Engine
 from harness.errors import UserError
 from harness.models.chat_format import check_template, renderer
 from harness.models.find_family import family_of
-from methods.interface import Branching, Decoding, Prompt
+from methods.interface import BeamSearch, Decoding, Prompt
 from tests.models.twins import tiny_qwen
 from tests.tiny import picture
 
@@ -116,7 +116,7 @@ def test_corruption_scores_and_branches_are_the_same_alone_and_in_a_batch() -> N
         [alone.logps([prompt], [text])[0] for prompt, text in zip(prompts, told, strict=True)],
         abs=1e-4,
     )
-    branching = Branching(candidates=2, groups=2, diversity_penalty=1.0, max_new_tokens=5)
+    branching = BeamSearch(num_beams=2, num_beam_groups=2, diversity_penalty=1.0, max_new_tokens=5)
     branches = together.branch(prompts, branching)
     assert [[one.text for one in some] for some in branches] == [
         [one.text for one in alone.branch([prompt], branching)[0]] for prompt in prompts

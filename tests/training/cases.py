@@ -30,7 +30,7 @@ PAIRS = [
         prompt=prompt,
         chosen=chosen,
         rejected=rejected,
-        anchored=index % 2 == 0,
+        aligned=index % 2 == 0,
     )
     for index, (prompt, chosen, rejected) in enumerate(
         [

@@ -54,7 +54,7 @@ def test_encoding_is_the_processors_own() -> None:
 def test_packed_rows_have_the_loss_and_gradients_of_plain_rows(weight: float) -> None:
     recipe = Recipe(lr=1e-3, alignment_weight=weight, beta=0.3)
     references = torch.randn(len(PAIRS), 2, generator=torch.Generator().manual_seed(0)) - 30
-    anchored = torch.tensor([pair.anchored for pair in PAIRS])
+    anchored = torch.tensor([pair.aligned for pair in PAIRS])
     gradients = []
     losses = []
     for packed in (True, False):
@@ -212,7 +212,7 @@ def test_the_anchor_adds_the_gradient_of_the_models_own_language_loss_on_anchore
 
     model, processor = tiny_llava()
     model.model.vision_tower.requires_grad_(False)
-    for pair in (pair for pair in PAIRS if pair.anchored):
+    for pair in (pair for pair in PAIRS if pair.aligned):
         prompt = renderer(processor).render_prompt(pair.prompt, True)
         text = prompt + renderer(processor).render_completion(pair.chosen)
         whole = processor(

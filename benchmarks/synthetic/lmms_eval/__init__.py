@@ -1,2 +1,2 @@
-"""The synthetic world's questions as tasks of lmms-eval: two YAML files, the functions that they
-name, and a writer of data."""
+"""The synthetic questions as tasks of lmms-eval: two YAML files, the functions that they name, and
+a writer of data."""

@@ -1,8 +1,8 @@
-"""Writes the synthetic world's questions as data sets that lmms-eval loads: ``python -m
+"""Writes the synthetic questions as data sets that lmms-eval loads: ``python -m
 benchmarks.synthetic.lmms_eval.data FOLDER``.
 
-A data set is a folder with one Parquet file whose schema says, as the datasets library does, that a
-column holds images."""
+A data set is a folder with one Parquet file. As with the datasets library, its schema marks the
+column that holds images."""
 
 from __future__ import annotations
 
@@ -23,23 +23,21 @@ _TEXTS = ("id", "question", "answer", "kind")
 _COLUMNS = {name: {"dtype": "string", "_type": "Value"} for name in _TEXTS} | {
     "image": {"_type": "Image"}
 }
-_PICTURE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+_IMAGE = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
 
 
 def write(task: str, folder: Path, split: str, limit: int | None) -> Path:
-    """The task's questions on at most ``limit`` images of the world's split, below ``folder``;
-    returns the data set's folder.
+    """Write the task's questions on at most ``limit`` images of the split below ``folder``; returns
+    the data set's folder.
 
     Raises:
         ValueError: no such task, split or limit.
     """
     if task not in TASKS:
-        raise ValueError(
-            f"There is no task {task!r} of the world; there are {' and '.join(TASKS)}."
-        )
+        raise ValueError(f"There is no task {task!r}; there are {' and '.join(TASKS)}.")
     rows = list(_pope(split, limit) if task == "synthetic_pope" else _questions(split, limit))
     schema = pyarrow.schema(
-        [*((name, pyarrow.string()) for name in _TEXTS), ("image", _PICTURE)],
+        [*((name, pyarrow.string()) for name in _TEXTS), ("image", _IMAGE)],
         metadata={"huggingface": json.dumps({"info": {"features": _COLUMNS}})},
     )
     place = folder / task
@@ -62,20 +60,20 @@ def _questions(split: str, limit: int | None) -> Iterator[dict[str, Any]]:
 
 def _row(item: Any, answer: str, kind: str) -> dict[str, Any]:
     content = io.BytesIO()
-    item.picture().save(content, format="PNG")
-    picture = {"bytes": content.getvalue(), "path": f"{item.cluster.replace('/', '_')}.png"}
-    return {"id": item.id, "question": item.text, "answer": answer, "kind": kind, "image": picture}
+    item.load_image().save(content, format="PNG")
+    image = {"bytes": content.getvalue(), "path": f"{item.cluster.replace('/', '_')}.png"}
+    return {"id": item.id, "question": item.text, "answer": answer, "kind": kind, "image": image}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Write the synthetic world's questions as data sets for lmms-eval."
+        description="Write the synthetic questions as data sets for lmms-eval."
     )
     parser.add_argument(
         "folder", type=Path, help="data sets go to FOLDER/selfsight; run lmms-eval in FOLDER"
     )
     parser.add_argument("--split", choices=("dev", "test"), default="test")
-    parser.add_argument("--limit", type=int, default=None, help="at most so many images")
+    parser.add_argument("--limit", type=int, default=None, help="number of images, at most")
     options = parser.parse_args()
     for task in TASKS:
         print(write(task, options.folder / "selfsight", options.split, options.limit))

@@ -1,5 +1,5 @@
-"""What the YAML files here name; lmms-eval loads this file by its path, so it imports nothing of
-this project."""
+"""The functions that the YAML files name. lmms-eval loads this file by its path, so it imports
+nothing of this project."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 
-def picture(document: dict[str, Any]) -> list[Any]:
+def image(document: dict[str, Any]) -> list[Any]:
     return [document["image"].convert("RGB")]
 
 
@@ -16,7 +16,7 @@ def question(document: dict[str, Any]) -> str:
 
 
 def yes_or_no(document: dict[str, Any], results: list[str]) -> dict[str, float]:
-    """The answer holds exactly one of the words yes and no, the right one; an unreadable answer is
-    a mistake here."""
+    """Right: the answer holds exactly one of the words yes and no, and it is the truth. Here an
+    unreadable answer is wrong."""
     words = set(re.split(r"[\W_]+", results[0].lower())) & {"yes", "no"}
     return {"accuracy": float(words == {document["answer"]}), "said_yes": float(words == {"yes"})}

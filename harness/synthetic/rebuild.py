@@ -1,8 +1,8 @@
-"""Rebuild the synthetic world's models from nothing: tokenizer, CLIP, LLaVA, weights, card
+"""Rebuilds the synthetic models from nothing: tokenizer, CLIP, LLaVA, weights, card
 (``python -m nox -s synthetic``).
 
-Each stage continues from its checkpoint below ``build/world`` when it was cut off. Weights are
-trained in fp32 (bf16 matrix products), shipped as bf16 safetensors and run in fp32."""
+A stage that was cut continues from its checkpoint below ``build/synthetic``. Weights are trained in
+fp32 (bf16 matrix products), shipped as bf16 safetensors and run in fp32."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from transformers import CLIPModel, PreTrainedModel
 from transformers.utils import logging
 
-from benchmarks.synthetic.language import COLOUR_NOISE
+from benchmarks.synthetic.language import COLOUR_NOISE, KINDS
 from benchmarks.synthetic.render import NORMAL
-from benchmarks.synthetic.scene import WORLD_VERSION
+from benchmarks.synthetic.scene import SYNTHETIC_VERSION
 from benchmarks.synthetic.show import write_contact_sheet
 from benchmarks.synthetic.words import PRIOR, vocabulary
 from harness.synthetic import card
@@ -39,6 +40,13 @@ WEIGHTS = Path(__file__).parent / "weights"
 BUILD = Path(__file__).parents[2] / "build" / "synthetic"
 SIZES = Sizes()
 CLIP = ClipRecipe()
+TURNS = ("detail", "short", "word", "ask", "check", "refine", "judge")
+
+
+def _shares(names: Sequence[str], *shares: int) -> dict[str, float]:
+    return dict(zip(names, shares, strict=True))
+
+
 LOOK_AND_SPEAK = Phase(
     steps=2500,
     horizon=3600,
@@ -47,29 +55,13 @@ LOOK_AND_SPEAK = Phase(
     length_power=0.5,
     look_weight=0.0,
     mix=Mix(
-        turns={
-            "detail": 13,
-            "short": 10,
-            "word": 25,
-            "ask": 4,
-            "check": 16,
-            "refine": 13,
-            "judge": 19,
-        },
-        questions={
-            "existence": 38,
-            "colour": 11,
-            "count": 10,
-            "place": 14,
-            "what": 10,
-            "relation": 14,
-            "scene": 3,
-        },
+        turns=_shares(TURNS, 13, 10, 25, 4, 16, 13, 19),
+        questions=_shares(KINDS, 38, 11, 10, 14, 10, 14, 3),
         existence=(45, 25, 30),
         short_judgements=0.25,
     ),
 )
-# Learning to find a named thing: yes and no, places and relations rest on it.
+"""All kinds of turns, without the losses of :class:`Looking`."""
 FIND = Phase(
     steps=500,
     horizon=2600,
@@ -78,29 +70,13 @@ FIND = Phase(
     length_power=0.7,
     look_weight=0.5,
     mix=Mix(
-        turns={
-            "detail": 10,
-            "short": 8,
-            "word": 38,
-            "ask": 4,
-            "check": 15,
-            "refine": 10,
-            "judge": 15,
-        },
-        questions={
-            "existence": 42,
-            "colour": 7,
-            "count": 9,
-            "place": 16,
-            "what": 6,
-            "relation": 18,
-            "scene": 2,
-        },
+        turns=_shares(TURNS, 10, 8, 38, 4, 15, 10, 15),
+        questions=_shares(KINDS, 42, 7, 9, 16, 6, 18, 2),
         existence=(36, 36, 28),
         short_judgements=0.6,
     ),
 )
-# The whole, with judging.
+"""Finding a named thing in the image: yes/no, places and relations depend on it."""
 WHOLE = Phase(
     steps=1250,
     horizon=2100,
@@ -109,34 +85,17 @@ WHOLE = Phase(
     length_power=0.7,
     look_weight=0.5,
     mix=Mix(
-        turns={
-            "detail": 12,
-            "short": 9,
-            "word": 26,
-            "ask": 4,
-            "check": 15,
-            "refine": 12,
-            "judge": 26,
-        },
-        questions={
-            "existence": 30,
-            "colour": 10,
-            "count": 14,
-            "place": 16,
-            "what": 6,
-            "relation": 22,
-            "scene": 2,
-        },
+        turns=_shares(TURNS, 12, 9, 26, 4, 15, 12, 26),
+        questions=_shares(KINDS, 30, 10, 14, 16, 6, 22, 2),
         existence=(40, 32, 28),
         short_judgements=0.6,
     ),
 )
-# The end of the same cosine: yes and no that agree a little, and checks that trust a question more.
+"""All kinds of turns, with more judging."""
 SETTLE = replace(
     WHOLE, steps=850, horizon=850, lr=5.4e-4, mix=replace(WHOLE.mix, yes_noise=0.12, answerable=0.6)
 )
-# Calibration: checks whose kind of question does not give the answer away, yes and no that agree
-# more.
+"""The end of the same cosine: some wrong yes answers, more checks that keep the question."""
 CALIBRATE = replace(
     WHOLE,
     steps=450,
@@ -145,37 +104,33 @@ CALIBRATE = replace(
     warmup=20,
     mix=replace(WHOLE.mix, yes_noise=0.3, answerable=0.5, hard_checks=0.7),
 )
+"""Checks in which the kind of question does not tell the answer, and more wrong yes answers."""
 AGREE = replace(CALIBRATE, steps=500, horizon=500, mix=replace(CALIBRATE.mix, yes_noise=0.5))
+"""Still more wrong yes answers."""
 LLAVA = LlavaRecipe(phases=(LOOK_AND_SPEAK, FIND, WHOLE, SETTLE, CALIBRATE, AGREE))
-CARD_PICTURES = 600
+CARD_IMAGES = 600
 
 
-def recipe(stage: str) -> dict[str, object]:
-    """Everything that fixes a stage's weights, for the card and the fingerprint."""
-    world: dict[str, object] = {"version": WORLD_VERSION, "difficulty": asdict(NORMAL)}
+def recipe(stage: Literal["clip", "llava"]) -> dict[str, object]:
+    """Everything that determines a stage's weights, for the card and the fingerprint. The keys are
+    those of the shipped recipe.json."""
     sizes = asdict(SIZES)
-    seeing = {
-        name: size
-        for name, size in sizes.items()
-        if name.startswith(("image", "patch", "vision", "text"))
-    }
-    made: dict[str, object] = {
-        "sizes": seeing,
+    parts = ("image", "patch", "vision", "text")  # the CLIP's sizes
+    of_clip = {name: size for name, size in sizes.items() if name.startswith(parts)}
+    content: dict[str, object] = {
+        "sizes": of_clip,
         "vocabulary": len(vocabulary()),
-        "world": world,
+        "world": {"version": SYNTHETIC_VERSION, "difficulty": asdict(NORMAL)},
         "clip": asdict(CLIP),
     }
     if stage == "llava":
-        noise = {
-            "prior": PRIOR,
-            "colour_noise": COLOUR_NOISE,
-            "refine_strength": REFINE_STRENGTH,
-        }  # told in the texts alone: the CLIP never hears it
-        made |= {"sizes": sizes, "noise": noise, "llava": asdict(LLAVA)}
-    return made
+        # The noise is in the LLaVA's texts alone, not in the CLIP's.
+        noise = {"prior": PRIOR, "colour_noise": COLOUR_NOISE, "refine_strength": REFINE_STRENGTH}
+        content |= {"sizes": sizes, "noise": noise, "llava": asdict(LLAVA)}
+    return content
 
 
-def fingerprint(stage: str) -> str:
+def fingerprint(stage: Literal["clip", "llava"]) -> str:
     text = json.dumps([recipe(stage), vocabulary()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -183,19 +138,19 @@ def fingerprint(stage: str) -> str:
 def build(
     build_folder: Path = BUILD, weights: Path = WEIGHTS, say: Callable[[str], None] = print
 ) -> None:
-    """Train what is not trained yet and write the weights: ``weights/clip`` and
-    ``weights/llava``."""
+    """Train what is not trained yet, and write ``weights/clip``, ``weights/llava``, the recipe and
+    the card."""
     tokenizer = build_tokenizer(vocabulary())
     processor = build_processor(tokenizer, SIZES)
     words = tokenizer.get_vocab()
-    begin, end = tokenizer.bos_token_id, tokenizer.eos_token_id
-    began = time.monotonic()
+    start = time.monotonic()
 
     torch.manual_seed(0)
     clip = CLIPModel._from_config(clip_config(tokenizer, SIZES), attn_implementation="eager")
 
     def encode(text: str) -> list[int]:
-        return [begin, *(words[word] for word in text.split()), end]
+        ids = (words[word] for word in text.split())
+        return [tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]
 
     train_clip(
         clip, processor.image_processor, encode, CLIP, build_folder, fingerprint("clip"), say
@@ -214,12 +169,12 @@ def build(
         {"fingerprint": fingerprint("llava"), **recipe("llava")}, indent=1, sort_keys=True
     )
     (weights / "recipe.json").write_text(text + "\n")
-    card.write(weights, CARD_PICTURES, say)
-    say(f"Weights are in {weights.name}/ after {time.monotonic() - began:.0f} s.")
+    card.write(weights, CARD_IMAGES, say)
+    say(f"Weights are in {weights.name}/ after {time.monotonic() - start:.0f} s.")
 
 
 def tower_weights(clip: CLIPModel) -> dict[str, torch.Tensor]:
-    """The vision half of a CLIP, named as a LLaVA's vision tower names it."""
+    """The vision half of a CLIP, under the names of a LLaVA's vision tower."""
     return {
         name.removeprefix("vision_model."): value
         for name, value in clip.state_dict().items()
@@ -228,7 +183,7 @@ def tower_weights(clip: CLIPModel) -> dict[str, torch.Tensor]:
 
 
 def save(model: PreTrainedModel, folder: Path) -> None:
-    """Write a model's bf16 copy; the model itself stays fp32."""
+    """Write a bf16 copy of the model; the model itself stays fp32."""
     state = {
         name: value.to(torch.bfloat16)
         for name, value in model.state_dict().items()
@@ -238,8 +193,8 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    """``python -m harness synthetic``: rebuild the weights; with ``--show``, only draw a sheet of
-    the world's images."""
+    """``python -m harness synthetic``: rebuild the weights; with ``--show`` only draw a sheet of
+    images."""
     parser = argparse.ArgumentParser(prog="python -m harness synthetic", description=__doc__)
     parser.add_argument(
         "--show",
@@ -256,10 +211,10 @@ def main(argv: Sequence[str]) -> None:
         "--card",
         type=int,
         metavar="N",
-        help="only measure the weights' skills on N development images",
+        help="only measure the skills of the weights on N development images",
     )
     given = parser.parse_args(argv)
-    logging.disable_progress_bar()  # the trainings say themselves how far they are
+    logging.disable_progress_bar()  # the trainings print their own progress
     if given.show:
         given.show.parent.mkdir(parents=True, exist_ok=True)
         write_contact_sheet(given.show)

@@ -1,4 +1,4 @@
-"""Estimates come from what this machine measured before, on the same base."""
+"""Estimates of time and memory: from this machine's records on the same base, and by arithmetic."""
 
 from __future__ import annotations
 

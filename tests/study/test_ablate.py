@@ -1,5 +1,5 @@
-"""The ablation and tuning studies: each row differs from its method's own in what its label says,
-and in nothing else."""
+"""The ablation and tuning studies: a row differs from its method's own row in the setting of its
+label alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from harness.errors import UserError
 from harness.study import ablate, compare, tune
 from harness.study.study import Run
+from methods.catalogue import METHODS
 from methods.csr.method import Csr
 from methods.interface import Method
 from methods.sena.method import Sena
@@ -47,7 +48,7 @@ def test_an_ablation_changes_what_its_label_says_alone(method: str) -> None:
 def test_the_released_row_has_every_flaw_and_keeps_the_rest(
     kind: type[Sena] | type[Sima] | type[Csr],
 ) -> None:
-    row = compare.EMBEDDED[kind.name]
+    row = METHODS[kind.name].synthetic
     made = ablate.as_released(row)
     flaws = changed(kind.as_released(), kind())
     for name in flaws - {"recipe"}:
@@ -62,13 +63,13 @@ def test_trials_are_as_many_for_each_method_and_never_on_the_test_split() -> Non
     made = tune.study()
     assert made.split == "dev"
     assert {method: len(trials) for method, trials in tune.TRIALS.items()} == dict.fromkeys(
-        compare.METHODS, 12
+        compare.trained_rows("method"), 12
     )
     trials = [run for run in made.runs if run.method.recipe]
     assert len({run.label for run in trials}) == 36
     assert len({(run.steps, run.images) for run in trials}) == 1
-    for method in compare.METHODS:  # what was chosen is one of them
-        assert compare.EMBEDDED[method] in [run.method for run in trials]
+    for method in compare.trained_rows("method"):  # what was chosen is one of them
+        assert METHODS[method].synthetic in [run.method for run in trials]
 
 
 def test_the_images_of_an_ablation_follow_a_limit() -> None:

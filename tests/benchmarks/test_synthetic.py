@@ -16,8 +16,8 @@ from PIL import Image, ImageFont
 from benchmarks.objects import ObjectTable
 from benchmarks.synthetic import language, show
 from benchmarks.synthetic.render import SIDE, render
-from benchmarks.synthetic.scene import SPLITS, WORLD_VERSION, Scene, Thing, scene
-from benchmarks.synthetic.truth import Told, account_errors, read_account
+from benchmarks.synthetic.scene import SPLITS, SYNTHETIC_VERSION, Scene, Thing, scene
+from benchmarks.synthetic.truth import Mention, account_errors, read_account
 from benchmarks.synthetic.words import (
     CATEGORIES,
     COLUMNS,
@@ -42,7 +42,7 @@ def test_pictures_are_what_they_were_when_this_version_was_made(split: str) -> N
     assert image.mode == "RGB"
     assert image.size == (SIDE, SIDE)
     assert hashlib.sha256(image.tobytes()).hexdigest() == FROZEN[split], (
-        f"the images changed: raise WORLD_VERSION {WORLD_VERSION}"
+        f"the images changed: raise SYNTHETIC_VERSION {SYNTHETIC_VERSION}"
     )
 
 
@@ -73,14 +73,14 @@ def test_scenes_are_well_formed() -> None:
 def test_strength_zero_tells_the_truth_and_full_strength_never_hides_a_thing() -> None:
     for index in range(200):
         true = scene("train", index)
-        assert language.told(true, 0.0) == true
-        assert true.categories <= language.told(true).categories
+        assert language.noisy_scene(true, 0.0) == true
+        assert true.categories <= language.noisy_scene(true).categories
 
 
 def test_a_stronger_telling_keeps_what_a_weaker_one_adds() -> None:
     for index in range(200):
         true = scene("train", index)
-        assert language.told(true, 0.35).categories <= language.told(true).categories
+        assert language.noisy_scene(true, 0.35).categories <= language.noisy_scene(true).categories
 
 
 def within(hits: int, trials: int, rate: float) -> bool:
@@ -94,7 +94,7 @@ def test_companions_and_colours_are_told_wrong_at_their_stated_rates() -> None:
     untypical = recoloured = 0
     for index in range(3000):
         true = scene("train", index)
-        told = language.told(true)
+        told = language.noisy_scene(true)
         for thing in true.lone():
             lone[thing.category] += 1
             added[thing.category] += COMPANION[thing.category] in told.categories
@@ -122,7 +122,7 @@ def test_every_word_of_captions_and_questions_is_in_the_vocabulary() -> None:
     for index in range(300):
         true = scene("train", index)
         rng = Random(index)
-        for told in (true, language.told(true)):
+        for told in (true, language.noisy_scene(true)):
             said |= set(language.listed(told.things).split())
             for style in range(len(language.STYLES)):
                 said |= set(language.detailed(told.things, style).split())
@@ -161,9 +161,10 @@ def test_answerable_questions_presuppose_only_what_is_there() -> None:
 
 def test_captions_read_back_into_their_things() -> None:
     for index in range(200):
-        told = language.told(scene("dev", index))
+        told = language.noisy_scene(scene("dev", index))
         full = tuple(
-            Told(category=t.category, colour=t.colour, cell=(t.row, t.column)) for t in told.things
+            Mention(category=t.category, colour=t.colour, cell=(t.row, t.column))
+            for t in told.things
         )
         for style in range(len(language.STYLES)):
             text = language.detailed(told.things, style)
@@ -181,27 +182,33 @@ def test_captions_read_back_into_their_things() -> None:
     [
         ("", ()),
         ("a scene in the garden .", ()),
-        ("two balls", (Told(category="ball"),)),
-        ("the ball is red .", (Told(category="ball", colour="red"),)),
-        ("red . ball", (Told(category="ball"),)),
+        ("two balls", (Mention(category="ball"),)),
+        ("the ball is red .", (Mention(category="ball", colour="red"),)),
+        ("red . ball", (Mention(category="ball"),)),
         (
             "at the top left there is a blue zzz boat",
-            (Told(category="boat", colour="blue", cell=(0, 0)),),
+            (Mention(category="boat", colour="blue", cell=(0, 0)),),
         ),
-        ("a ball at the left , a cup at the bottom", (Told(category="ball"), Told(category="cup"))),
-        ("a red ball and cup", (Told(category="ball", colour="red"), Told(category="cup"))),
-        ("a ball and a red ball", (Told(category="ball"), Told(category="ball", colour="red"))),
-        ("an orange orange boxes", (Told(category="box", colour="orange"),)),
+        (
+            "a ball at the left , a cup at the bottom",
+            (Mention(category="ball"), Mention(category="cup")),
+        ),
+        ("a red ball and cup", (Mention(category="ball", colour="red"), Mention(category="cup"))),
+        (
+            "a ball and a red ball",
+            (Mention(category="ball"), Mention(category="ball", colour="red")),
+        ),
+        ("an orange orange boxes", (Mention(category="box", colour="orange"),)),
     ],
 )
-def test_reading_is_tolerant(text: str, things: tuple[Told, ...]) -> None:
+def test_reading_is_tolerant(text: str, things: tuple[Mention, ...]) -> None:
     assert read_account(text) == things
 
 
 def test_account_errors_equal_the_errors_of_the_things_told() -> None:
     for index in range(200):
         true = scene("dev", index)
-        told = language.told(true)
+        told = language.noisy_scene(true)
         assert account_errors(language.detailed(true.things, index), true) == 0
         assert account_errors(language.detailed(told.things, index), true) == language.errors(
             told.things, true

@@ -1,5 +1,4 @@
-"""The paper study: its pools and settings are the papers', it costs what the arithmetic says, and
-what it lacks is named."""
+"""The paper study: pools and settings of the papers, costs, and missing data."""
 
 from __future__ import annotations
 
@@ -53,7 +52,7 @@ def test_each_method_has_its_papers_pool_and_settings(tmp_path: Path) -> None:
     assert sum(id.startswith("detail_23k") for id in asked.draw(8, 0, 1).ids) == 2
 
 
-def test_the_profile_equal_gives_all_the_same_pictures_and_steps(tmp_path: Path) -> None:
+def test_the_profile_equal_gives_all_the_same_images_and_steps(tmp_path: Path) -> None:
     study = paper.study(
         pool=data(tmp_path), profile="equal", images=256, benchmarks=["synthetic_pope"]
     )
@@ -67,26 +66,26 @@ def test_what_is_missing_is_named_and_planning_needs_none_of_it(tmp_path: Path) 
     (tmp_path / "llava" / "detail_23k.json").unlink()
     with pytest.raises(UserError, match=r"lacks 1 things: .*detail_23k\.json is not there"):
         paper.study(pool=folder, benchmarks=["synthetic_pope"])
-    text, ready = paper.told(tmp_path, pool=str(tmp_path / "nowhere"), limit=3)
+    text, ready = paper.forecast(tmp_path, pool=str(tmp_path / "nowhere"), limit=3)
     assert not ready
     assert text.count("is not there") >= 7
     assert "GPU-minutes" in text
-    assert "GPU-hours" in paper.told(tmp_path)[0]
+    assert "GPU-hours" in paper.forecast(tmp_path)[0]
     assert (
         "vg is not there"
-        not in paper.told(tmp_path, pool=str(tmp_path / "nowhere"), only=["sima"])[0]
+        not in paper.forecast(tmp_path, pool=str(tmp_path / "nowhere"), only=["sima"])[0]
     )
     with pytest.raises(UserError, match="no row 'sine'"):
-        paper.told(tmp_path, only=["sine"])
+        paper.forecast(tmp_path, only=["sine"])
     official = official_files.pope(tmp_path / "elsewhere")
-    text, _ = paper.told(
+    text, _ = paper.forecast(
         tmp_path, pool=folder, benchmarks=["pope", "mme"], local_data=[f"coco={official}"]
     )
     assert "pope:" not in text
     assert f"mme: {Path(folder) / 'mme' / 'existence'} is not there" in text
 
 
-def test_a_limit_is_of_pool_pictures_too_and_numbers_are_held_to_their_range(
+def test_a_limit_is_of_pool_images_too_and_numbers_are_held_to_their_range(
     tmp_path: Path,
 ) -> None:
     folder = data(tmp_path)
@@ -99,7 +98,7 @@ def test_a_limit_is_of_pool_pictures_too_and_numbers_are_held_to_their_range(
         paper.study(pool=folder, benchmarks=["synthetic_pope"], profile="equall")  # type: ignore[arg-type]
 
 
-def test_costs_are_floors_until_something_was_measured() -> None:
+def test_costs_are_lower_bounds_until_something_was_measured() -> None:
     sena, sima = (
         run
         for run in paper.runs_of(

@@ -1,5 +1,4 @@
-"""The synthetic models: their training data, their recipe, and that the shipped weights are what
-the card says."""
+"""The synthetic models: their training data, their recipe, the shipped weights and their card."""
 
 from __future__ import annotations
 
@@ -13,16 +12,16 @@ import torch
 
 from benchmarks.synthetic.words import vocabulary
 from harness.models.chat_format import renderer
-from harness.synthetic import checkpoint, train
+from harness.synthetic import card, checkpoint, rebuild
 from harness.synthetic.architecture import build_llava, build_processor, build_tokenizer
 from harness.synthetic.grounding import IGNORE, Looking
 from harness.synthetic.train_llava import Packer, _embedded, _through, train_llava
 from harness.synthetic.turns import turns
-from methods.sena.prompts import WORLD as SENA
-from methods.sima.prompts import WORLD as SIMA
+from methods.sena.prompts import SYNTHETIC as SENA
+from methods.sima.prompts import SYNTHETIC as SIMA
 from tests.tiny import SIZES
 
-MIX = train.LLAVA.phases[-1].mix
+MIX = rebuild.LLAVA.phases[-1].mix
 TOKENIZER = build_tokenizer(vocabulary())
 PROCESSOR = build_processor(TOKENIZER, SIZES)
 
@@ -51,9 +50,7 @@ def test_turns_are_the_same_at_every_call_and_new_at_every_visit() -> None:
 
 def test_a_packed_turn_has_the_ids_of_the_one_renderer() -> None:
     render = renderer(PROCESSOR)
-    packer = Packer(
-        PROCESSOR, 1
-    )  # one image token, as the renderer writes it before the processor widens it
+    packer = Packer(PROCESSOR, 1)  # one image token, as the renderer writes it
     for turn in turns(1, 0, 180, MIX):
         ((prompt, completion),) = render.encode_pairs(
             [render.render_prompt(turn.prompt, has_image=True)],
@@ -68,8 +65,8 @@ def test_a_turn_in_a_packed_row_sees_what_it_sees_alone() -> None:
     torch.manual_seed(0)
     model = build_llava(TOKENIZER, SIZES)
     packer = Packer(PROCESSOR, SIZES.patches)
-    made = [turn for turn in turns(2, 0, 180, MIX) if not turn.blind][:3]
-    assert len(made) == 3
+    three = [turn for turn in turns(2, 0, 180, MIX) if not turn.blind][:3]
+    assert len(three) == 3
     features = model.model.multi_modal_projector(torch.randn(1, SIZES.patches, SIZES.vision_width))
 
     def last_word(row: list[object]) -> torch.Tensor:
@@ -83,7 +80,7 @@ def test_a_turn_in_a_packed_row_sees_what_it_sees_alone() -> None:
             )
         return hidden[0][rows.weights[0] > 0][-1]
 
-    assert torch.allclose(last_word([made[2]]), last_word(list(made)), atol=1e-5)
+    assert torch.allclose(last_word([three[2]]), last_word(list(three)), atol=1e-5)
 
 
 def test_looking_asks_only_at_prompt_words_that_name_a_category() -> None:
@@ -121,8 +118,8 @@ def test_a_training_that_was_cut_goes_on_as_if_it_was_not(
     from harness.synthetic import train_llava as module
 
     monkeypatch.setattr(module.shutil, "which", lambda _name: None)  # no compiler: the plain path
-    phase = train.LLAVA.phases[-1]
-    recipe = train.LlavaRecipe(
+    phase = rebuild.LLAVA.phases[-1]
+    recipe = rebuild.LlavaRecipe(
         phases=(module.Phase(**{**vars(phase), "steps": 4, "horizon": 4}),),
         batch=2,
         budget=60,
@@ -134,9 +131,9 @@ def test_a_training_that_was_cut_goes_on_as_if_it_was_not(
         saved = checkpoint.save
 
         def save_and_cut(
-            path: Path, parameters: object, optimizer: object, step: int, made_by: str
+            path: Path, parameters: object, optimizer: object, step: int, recipe: str
         ) -> None:
-            saved(path, parameters, optimizer, step, made_by)  # type: ignore[arg-type]
+            saved(path, parameters, optimizer, step, recipe)  # type: ignore[arg-type]
             if cut and step == 2:
                 raise KeyboardInterrupt
 
@@ -165,12 +162,32 @@ def test_a_checkpoint_of_another_recipe_is_not_taken(tmp_path: Path) -> None:
 
 
 def test_the_shipped_weights_are_small_and_of_the_present_recipe() -> None:
-    size = sum(path.stat().st_size for path in train.WEIGHTS.rglob("*.safetensors"))
+    size = sum(path.stat().st_size for path in rebuild.WEIGHTS.rglob("*.safetensors"))
     assert 1e6 < size < 12e6
-    recipe = json.loads((train.WEIGHTS / "recipe.json").read_text())
-    assert recipe["fingerprint"] == train.fingerprint("llava")
-    assert recipe["llava"] == json.loads(json.dumps(asdict(train.LLAVA)))
-    assert json.loads((train.WEIGHTS / "card.json").read_text())["recipe"] == recipe["fingerprint"]
+    recipe = json.loads((rebuild.WEIGHTS / "recipe.json").read_text())
+    assert recipe["fingerprint"] == rebuild.fingerprint("llava")
+    assert recipe["llava"] == json.loads(json.dumps(asdict(rebuild.LLAVA)))
+    assert (
+        json.loads((rebuild.WEIGHTS / "card.json").read_text())["recipe"] == recipe["fingerprint"]
+    )
+
+
+def test_the_shipped_card_is_what_the_present_code_writes() -> None:
+    content = json.loads((rebuild.WEIGHTS / "card.json").read_text())
+    recipe = json.loads((rebuild.WEIGHTS / "recipe.json").read_text())
+    size = sum(path.stat().st_size for path in rebuild.WEIGHTS.rglob("*.safetensors")) / 1e6
+    skills = [
+        card.Skill(name=name, value=value, lo=lo, hi=hi)
+        for name, (value, lo, hi) in content["skills"].items()
+    ]
+    written = card.card_text(content, skills, recipe, size).splitlines()
+    shipped = (rebuild.WEIGHTS / "CARD.md").read_text().splitlines()
+    # card.json holds rounded numbers, so a row's last digit may differ.
+    rows = [line.split("|")[1] for line in shipped if line.startswith("| ")]
+    assert rows == [line.split("|")[1] for line in written if line.startswith("| ")]
+    assert [line for line in shipped if not line.startswith("| ")] == [
+        line for line in written if not line.startswith("| ")
+    ]
 
 
 def test_the_shipped_base_answers_in_its_own_words() -> None:
@@ -181,9 +198,9 @@ def test_the_shipped_base_answers_in_its_own_words() -> None:
     from methods.interface import Decoding, Prompt
 
     engine = Engine(*load_model(BASES["synthetic"]))
-    _, picture, question, reference = synthetic_item("dev", Random(0).randrange(100))
+    _, image, question, reference = synthetic_item("dev", Random(0).randrange(100))
     (done,) = engine.generate(
-        [Prompt(key="a", text=question, image=picture)], Decoding(max_new_tokens=96)
+        [Prompt(key="a", text=question, image=image)], Decoding(max_new_tokens=96)
     )
     assert done.finished
     assert set(done.text.replace(".", " .").split()) <= set(vocabulary())

@@ -1,0 +1,153 @@
+"""The settings of a judge: a JSON file, named by the environment variable SELFSIGHT_JUDGE, whose
+keys are the fields of :class:`Settings`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+JUDGE_VARIABLE = "SELFSIGHT_JUDGE"
+"""The environment variable with the path of the settings' file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Which model judges, and how it is asked. Paths are relative to the settings' file."""
+
+    base_url: str
+    """The server's address before ``/chat/completions``."""
+    model: str
+    """The model to ask for."""
+    version: str = ""
+    """The model that the server must name in its replies, so that a silent change of model is
+    found; empty: ``model``."""
+    key_variable: str | None = "OPENAI_API_KEY"
+    """The environment variable with the key; None: no key is sent (a local server)."""
+    repeats: int = 1
+    """How often each answer is judged."""
+    max_tokens: int = 512
+    """Tokens of a verdict, at most."""
+    concurrency: int = 4
+    """Requests under way at once."""
+    requests_per_minute: float = 60.0
+    retries: int = 6
+    """Tries after the first."""
+    backoff: float = 1.0
+    """Seconds before the first retry; doubled each time."""
+    timeout: float = 120.0
+    """Seconds for a whole reply."""
+    price_in: float | None = None
+    """Price of a million tokens of prompts, in any currency; for the estimate alone."""
+    price_out: float | None = None
+    """Price of a million tokens of verdicts."""
+    recording: str = "judgements.jsonl"
+    """The file of the judgements."""
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    """Benchmark -> the file of another prompt than its own."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("repeats", 1), ("max_tokens", 1), ("concurrency", 1), ("retries", 0)):
+            value = getattr(self, name)
+            if type(value) is not int or value < least:
+                raise _wrong(name, value, f"it must be a whole number, at least {least}")
+        for name in ("requests_per_minute", "backoff", "timeout"):
+            value = getattr(self, name)
+            if not _is_number(value) or not 0 < value < float("inf"):
+                raise _wrong(name, value, "it must be a number above 0")
+        for name in ("price_in", "price_out"):
+            value = getattr(self, name)
+            if value is not None and not (_is_number(value) and value >= 0):
+                raise _wrong(name, value, "give the price of a million tokens, or leave it out")
+        for name in ("base_url", "model", "version", "recording"):
+            value = getattr(self, name)
+            if not isinstance(value, str) or (not value and name != "version"):
+                raise _wrong(name, value, "it must be a text")
+        self._check_key_variable()
+        self._check_base_url()
+        prompts: Any = self.prompts
+        if not isinstance(prompts, Mapping) or not all(
+            isinstance(path, str) for path in prompts.values()
+        ):
+            raise ValueError('The judge\'s prompts must look like {"mmhal": "path/to/prompt.txt"}.')
+
+    def _check_key_variable(self) -> None:
+        variable: Any = self.key_variable
+        if variable is not None and not (
+            isinstance(variable, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable)
+        ):  # perhaps the key itself: it is not repeated
+            raise ValueError(
+                "The judge's key_variable is no name of an environment variable; name the one that"
+                " holds the key."
+            )
+
+    def _check_base_url(self) -> None:
+        parts = urllib.parse.urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(
+                "The judge's base_url must be an address such as https://api.openai.com/v1."
+            )
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(  # perhaps with the key: it is not repeated
+                "The judge's base_url holds a name, key or query; put the key into an environment"
+                " variable."
+            )
+
+    @property
+    def url(self) -> str:
+        return self.base_url.rstrip("/") + "/chat/completions"
+
+    @property
+    def pinned_model(self) -> str:
+        """The model that the server must name."""
+        return self.version or self.model
+
+    @property
+    def name(self) -> str:
+        """The judge's name in a column's version: the model, and the number of repeats."""
+        return self.pinned_model + (f" x{self.repeats}" if self.repeats > 1 else "")
+
+
+def _wrong(name: str, value: object, rule: str) -> ValueError:
+    return ValueError(f"The judge's {name} is {value!r}; {rule}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def read_settings(path: Path) -> Settings:
+    """
+    Raises:
+        ValueError: the file is missing or no JSON object, a key is unknown or missing, or a value
+            is out of range.
+    """
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"The judge's settings {path} cannot be read ({error.strerror}); {JUDGE_VARIABLE} names"
+            " them."
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"The judge's settings {path} are no JSON: {error}.") from None
+    allowed = [setting.name for setting in dataclasses.fields(Settings)]
+    required = ("base_url", "model")
+    if not isinstance(given, dict) or any(name not in given for name in required):
+        raise ValueError(
+            f"The judge's settings {path} must be a JSON object with {' and '.join(required)}."
+        )
+    if unknown := sorted(set(given) - set(allowed)):  # a value may be a key: it is not repeated
+        raise ValueError(
+            f"The judge's settings {path} hold {unknown[0]!r}, which is none of:"
+            f" {', '.join(allowed)}."
+        )
+    try:
+        return Settings(**given)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None

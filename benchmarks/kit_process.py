@@ -1,0 +1,63 @@
+"""Runs a program of ours in a toolkit's own environment. ``request.json`` goes in and
+``reply.json`` comes out, both in one folder; nothing else passes between the two."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def find_python(kit: str, session: str, variable: str) -> Path:
+    """The interpreter of the toolkit's environment: the one that the environment variable
+    ``variable`` names, else that of the nox session.
+
+    Raises:
+        ValueError: there is none.
+    """
+    named = os.environ.get(variable)
+    pattern = f".nox/{session.replace('_', '?')}*/bin/python"
+    pythons = [Path(named)] if named else sorted(ROOT.glob(pattern))
+    if not pythons or not pythons[0].is_file():
+        why = f"{variable} names {named}, which is no file" if named else f"{kit} is not installed"
+        raise ValueError(
+            f"{why}; make its environment with: python -m nox -s {session} (or name in {variable} a"
+            " Python that has it)."
+        )
+    return pythons[0]
+
+
+def run(
+    kit: str,
+    step: str,
+    command: list[str],
+    folder: Path,
+    request: Mapping[str, Any],
+    environment: Mapping[str, str],
+) -> Any:
+    """Run ``command FOLDER`` in ``folder`` on the request; the reply.
+
+    Raises:
+        ValueError: the program failed; its last words are in the sentence.
+    """
+    (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    done = subprocess.run(
+        [*command, str(folder)],
+        cwd=folder,
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    reply = folder / "reply.json"
+    if done.returncode or not reply.is_file():
+        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+        words = " | ".join(lines[-3:])[-600:] or f"status {done.returncode}"
+        raise ValueError(f"{kit} failed at {step} ({words}); stored answers are kept.")
+    return json.loads(reply.read_text(encoding="utf-8"))

@@ -1,0 +1,64 @@
+"""What the catalogue says about a benchmark, and how it is opened. A benchmark's module ends in
+its ``SPEC``, or in ``SPECS`` where it holds several benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.files import LocalData
+from benchmarks.interface import Benchmark, Group
+
+Factory = Callable[[str, int | None, Path | None], Benchmark]
+"""``factory(split, limit, data)`` opens a benchmark: split dev or test, at most ``limit`` images
+(None: all), the folder of its files (None: none was given). Raises ValueError in one sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """One benchmark of the catalogue."""
+
+    name: str
+    factory: Factory
+    group: Group
+    size: int
+    """Number of images; 0: known only when it is opened."""
+    about: str
+    """What it measures, in one sentence."""
+    metrics: tuple[str, ...] = ()
+    """The main metrics; the benchmark itself may have more."""
+    licence: str
+    """Licences of the data."""
+    judge: str = ""
+    """The kind of model that judges the answers; empty: none."""
+    twins: tuple[str, ...] = ()
+    """The same benchmark in a toolkit, by its name in the catalogue (``lmms_eval:pope``)."""
+    local: LocalData | None = None
+    """The files that it reads; None: none."""
+    unavailable: str = ""
+    """Why it cannot be run here; empty: it can."""
+
+    def missing(self, data: Path | None) -> tuple[str, ...]:
+        """What is missing to run on the folder ``data``, in words; a judge is not looked for."""
+        if self.unavailable:
+            return (self.unavailable,)
+        return self.local.missing(data) if self.local else ()
+
+    def folder(self, folders: Mapping[str, Path]) -> Path | None:
+        """The folder given for this benchmark: under its own name, or under the name of its data,
+        which several benchmarks may share."""
+        return folders.get(self.name) or (folders.get(self.local.name) if self.local else None)
+
+
+def in_memory(make: Callable[[str, int | None], Benchmark]) -> Factory:
+    """The factory of a benchmark that draws its own images; it refuses a data folder."""
+
+    def factory(split: str, limit: int | None, data: Path | None) -> Benchmark:
+        if data is not None:
+            raise ValueError(
+                f"This benchmark draws its own images and reads no file; leave out {data}."
+            )
+        return make(split, limit)
+
+    return factory

@@ -1,0 +1,62 @@
+"""Hallucination benchmarks that people look for and that cannot be run here, with the reason."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks.files import LocalData
+from benchmarks.interface import Benchmark
+from benchmarks.spec import Factory, Spec
+
+_HALBENCH = (
+    "a GPT judge extracts the objects of its 300 responses with the prompts of its own repository,"
+    " and no grader for that is here"
+)
+_MEMENTOS = "its questions are about sequences of images, and here a question has one image"
+
+
+def _refused(name: str, reason: str) -> Factory:
+    def factory(_split: str, _limit: int | None, _data: Path | None) -> Benchmark:
+        raise ValueError(f"{name} cannot be run here: {reason}.")
+
+    return factory
+
+
+SPECS = (
+    Spec(
+        name="object_halbench",
+        factory=_refused("object_halbench", _HALBENCH),
+        group="hallucination",
+        size=300,
+        about=(
+            "Object HalBench (Yu et al., RLHF-V, arXiv 2312.00849): hallucinated objects in"
+            " descriptions of 300 COCO images."
+        ),
+        metrics=("response", "mention"),
+        licence="its repository's terms",
+        judge="a GPT model that extracts objects",
+        local=LocalData(
+            name="object_halbench",
+            files=("obj_halbench_300_with_image.jsonl",),
+            get="github.com/RLHF-V/RLHF-V",
+        ),
+        unavailable=_HALBENCH,
+    ),
+    Spec(
+        name="mementos",
+        factory=_refused("mementos", _MEMENTOS),
+        group="hallucination",
+        size=699,
+        about=(
+            "Mementos (Wang et al., arXiv 2401.10529): objects and behaviours in descriptions of"
+            " image sequences."
+        ),
+        metrics=("object_f1", "behaviour_f1"),
+        licence="its repository's terms",
+        judge="a GPT model that extracts keywords",
+        local=LocalData(
+            name="mementos", files=("image", "*description*.csv"), get="github.com/si0wang/Mementos"
+        ),
+        unavailable=_MEMENTOS,
+    ),
+)

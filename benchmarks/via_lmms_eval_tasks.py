@@ -1,0 +1,380 @@
+"""The tasks of lmms-eval (0.7.3) whose totals have countings of their own.
+
+Traps of the kit that are counted as they are: POPE reads the bare words "yes" and "no" ("Yes." is
+wrong), leaves unreadable answers out of recall, and its ``pope_yes_ratio`` is that of the truth
+(ours is ``yes_ratio``). AMBER's Cog is marked higher-is-better and is a rate of hallucination.
+LLaVA-in-the-wild rounds. A failed judge counts as 0 points (MM-Vet), -1 (LLaVA) or a random option
+(MMBench)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.grading import percent
+from benchmarks.via_lmms_eval_counts import (
+    Choices,
+    Counting,
+    Reading,
+    Readings,
+    Result,
+    means,
+)
+
+
+def pope() -> Counting:
+    def read(result: Result) -> Reading:
+        parts = result["pope_accuracy"]
+        reading, truth = str(parts["prediction"]), str(parts["ground_truth"])
+        yes, no, real = (
+            float(flag) for flag in (reading == "yes", reading == "no", truth == "yes")
+        )
+        correct, unread = float(reading == truth), 1.0 - yes - no
+        tp, fp, fn = yes * real, yes * (1 - real), no * real
+        counts = {
+            "asked": 1.0,
+            "correct": correct,
+            "tp": tp,
+            "claimed": tp + fp,
+            "recalled_of": tp + fn,
+            "f1_num": 2 * tp,
+            "f1_den": 2 * tp + fp + fn,
+            "true_yes": real,
+            "read": yes + no,
+            "said_yes": yes,
+            "unread": unread,
+        }
+        why = "lmms-eval reads the words yes and no alone, and calls this a mistake"
+        return Reading(
+            value=None if unread else correct,
+            counts=counts,
+            read_as=reading[:80],
+            why=why if unread else "",
+            truth=truth,
+        )
+
+    return Counting(
+        metrics=(
+            percent("accuracy", "correct", "read", primary=True),
+            percent("pope_accuracy", "correct", "asked"),
+            percent("pope_precision", "tp", "claimed"),
+            percent("pope_recall", "tp", "recalled_of"),
+            percent("pope_f1_score", "f1_num", "f1_den"),
+            percent("pope_yes_ratio", "true_yes", "asked", "none"),
+            percent("yes_ratio", "said_yes", "read", "none"),
+            percent("unreadable", "unread", "asked", "none"),
+        ),
+        read=read,
+        kit={
+            f"pope_{name}": 0.01
+            for name in ("accuracy", "precision", "recall", "f1_score", "yes_ratio")
+        },
+    )
+
+
+HALVES = ("perception", "cognition")
+
+
+def mme() -> Counting:
+    """acc+ counts images with both questions right; it is counted on the first question."""
+
+    def half_of(result: Result) -> tuple[str, Mapping[str, Any]]:
+        half = next(half for half in HALVES if f"mme_{half}_score" in result)
+        return half, result[f"mme_{half}_score"]
+
+    def read(result: Result) -> Reading:
+        half, parts = half_of(result)
+        correct = float(parts["score"])
+        counts = {f"asked_{half}": 1.0, f"correct_{half}": correct}
+        return Reading(value=correct, counts=counts, read_as="right" if correct else "wrong")
+
+    def pairs(results: Sequence[Result], readings: Readings, _choices: Choices) -> Readings:
+        images: dict[tuple[str, str], list[int]] = {}
+        for place, result in enumerate(results):
+            _, parts = half_of(result)
+            image = str(parts["category"]), str(parts["question_id"])
+            images.setdefault(image, []).append(place)
+        whole = list(readings)
+        for (category, _), places in images.items():
+            if len(places) != 2 or any(not readings[place].counts for place in places):
+                continue
+            first = places[0]
+            half, _ = half_of(results[first])
+            correct = [readings[place].counts[f"correct_{half}"] for place in places]
+            both = float(all(correct))
+            more = {
+                f"pictures_{half}": 1.0,
+                f"both_{half}": both,
+                f"points:{half}:{category}": 50.0 * sum(correct) + 100.0 * both,
+                f"of:{half}:{category}": 1.0,
+            }
+            whole[first] = replace(whole[first], counts={**whole[first].counts, **more})
+        return whole
+
+    def totals(sums: Mapping[str, float]) -> Mapping[str, float]:
+        scores: dict[str, float] = {}
+        for name, points in sums.items():
+            if name.startswith("points:"):
+                metric = f"mme_{name.split(':')[1]}_score"
+                mean = points / sums[name.replace("points:", "of:", 1)]
+                scores[metric] = scores.get(metric, 0.0) + mean
+        return scores
+
+    accuracy = [
+        percent(
+            f"{half}_accuracy", f"correct_{half}", f"asked_{half}", primary=half == "perception"
+        )
+        for half in HALVES
+    ]
+    plus = [percent(f"{half}_accuracy_plus", f"both_{half}", f"pictures_{half}") for half in HALVES]
+    return Counting(metrics=(*accuracy, *plus), read=read, together=pairs, totals=totals)
+
+
+CIRCLE = 1_000_000
+"""MMBench numbers the rotations of question i as i + 10^6, i + 2 * 10^6, ..."""
+
+
+def mmbench() -> Counting:
+    """Each row as the kit reads it, and circular evaluation: a group is right if all its rotations
+    are. The kit stops at a group's first mistake, so it does not ask the judge about every row."""
+
+    def read(result: Result) -> Reading:
+        truth = str(result["gpt_eval_score"]["answer"])
+        return Reading(value=None, counts={"asked": 1.0}, truth=truth)
+
+    def groups(results: Sequence[Result], readings: Readings, choices: Choices) -> Readings:
+        rows = [int(result["gpt_eval_score"]["index"]) for result in results]
+        missing = {
+            row % CIRCLE for row, reading in zip(rows, readings, strict=True) if not reading.counts
+        }
+        return [
+            rotation(row, reading, choices, row % CIRCLE in missing)
+            for row, reading in zip(rows, readings, strict=True)
+        ]
+
+    def rotation(row: int, reading: Reading, choices: Choices, incomplete: bool) -> Reading:
+        option, judged = choices["read"].get(str(row), ""), choices["judged"].get(str(row))
+        if judged and "Failed to predict" in str(judged[1]):
+            reading = replace(reading, failed=f"row {row}: the kit took a random option")
+        option = option or (str(judged[0]) if judged else "")
+        if not reading.counts:
+            return reading
+        value = float(option == reading.truth) if option else None
+        counts = {
+            **reading.counts,
+            "read": float(bool(option)),
+            "right": value or 0.0,
+            "unread": float(not option),
+        }
+        if row < CIRCLE and not incomplete and str(row) in choices["groups"]:
+            counts |= {"groups": 1.0, "hits": float(choices["groups"][str(row)])}
+        why = "" if option else "it names no option, and the kit asked no judge about it"
+        return replace(reading, value=value, counts=counts, read_as=option, why=why)
+
+    return Counting(
+        metrics=(
+            percent("gpt_eval_score", "hits", "groups", primary=True),
+            percent("accuracy", "right", "read"),
+            percent("unreadable", "unread", "asked", "none"),
+        ),
+        read=read,
+        kit={"gpt_eval_score": 1.0},
+        together=groups,
+    )
+
+
+def seed() -> Counting:
+    names = ("seed_all", "seed_image", "seed_video")
+
+    def read(result: Result) -> Reading:
+        parts = result["seed_all"]
+        letter, truth = (str(parts[name]).strip().lower() for name in ("pred", "answer"))
+        known, correct = letter in tuple("abcd"), letter == truth
+        counts: dict[str, float] = {}
+        for name in result:
+            counts |= {f"asked_{name}": 1.0, f"correct_{name}": float(correct)}
+        counts |= {
+            "read": float(known),
+            "right": float(known and correct),
+            "unread": float(not known),
+        }
+        return Reading(
+            value=float(correct) if known else None,
+            counts=counts,
+            read_as=letter,
+            why="" if known else "its first letter is no option, which the kit calls a mistake",
+            truth=truth,
+        )
+
+    return Counting(
+        metrics=(
+            *(
+                percent(name, f"correct_{name}", f"asked_{name}", primary=name == "seed_all")
+                for name in names
+            ),
+            percent("accuracy", "right", "read"),
+            percent("unreadable", "unread", "asked_seed_all", "none"),
+        ),
+        read=read,
+        kit=dict.fromkeys(names, 0.01),
+    )
+
+
+def mmvet() -> Counting:
+    def read(result: Result) -> Reading:
+        parts = result["gpt_eval_score"]
+        points = float(parts["score"])
+        counts = {"points": points, "asked": 1.0}
+        for skill in str(parts["capabilities"]).split(","):
+            counts |= {f"points_{skill}": points, f"asked_{skill}": 1.0}
+        why = f"question {parts['question_id']}: the judge said nothing, and the kit gave 0 points"
+        return Reading(
+            value=points,
+            counts=counts,
+            read_as=f"{points:g}",
+            truth=str(parts["gt_answer"]),
+            failed="" if parts["eval_model"] else why,
+        )
+
+    skills = (
+        percent(skill, f"points_{skill}", f"asked_{skill}")
+        for skill in ("rec", "ocr", "know", "gen", "spat", "math")
+    )
+    return Counting(
+        metrics=(percent("gpt_eval_score", "points", "asked", primary=True), *skills),
+        read=read,
+        kit={"gpt_eval_score": 1.0},
+    )
+
+
+def llava_wild() -> Counting:
+    """The judge's points for our answer over its points for the reference, as a ratio of sums."""
+    kinds = ("all", "conv", "detail", "complex")
+
+    def read(result: Result) -> Reading:
+        review = result["gpt_eval_llava_all"]
+        theirs, ours = (float(points) for points in review["scores"])
+        failed = unread = ""
+        if theirs < 0 or ours < 0:
+            text = str(review["review"])
+            if text.startswith("error:") or text == "Failed to Get a Proper Review.":
+                failed = text[:120]
+            unread = (
+                f"the judge's reply has no two scores, which the kit counts as -1: {text[:80]!r}"
+            )
+        counts: dict[str, float] = {}
+        for kind in kinds:
+            if -999 not in (scores := result[f"gpt_eval_llava_{kind}"]["scores"]):
+                counts |= {f"ours_{kind}": float(scores[1]), f"theirs_{kind}": float(scores[0])}
+        return Reading(
+            value=None if unread else ours / 10,
+            counts=counts,
+            read_as=f"{ours:g}:{theirs:g}",
+            why=unread,
+            failed=failed,
+        )
+
+    return Counting(
+        metrics=tuple(
+            percent(
+                f"gpt_eval_llava_{kind}", f"ours_{kind}", f"theirs_{kind}", primary=kind == "all"
+            )
+            for kind in kinds
+        ),
+        read=read,
+        kit={f"gpt_eval_llava_{kind}": 1.0 for kind in kinds},
+        within=0.11,  # it rounds to three places, divides, and rounds to one
+    )
+
+
+def amber() -> Counting:
+    """For each answer, the kit starts the counts at AMBER's own initial values (0.001 in its
+    denominators)."""
+
+    def read(result: Result) -> Reading:
+        parts = {name: float(value) for name, value in result["amber_chair"].items()}
+        faithful = parts["non_hallu_score"] > 0.5
+        parts["hallucinating"] = parts["non_hallu_num"] - parts["non_hallu_score"]
+        parts["captions"] = parts["non_hallu_num"]
+        names = (
+            "chair_score",
+            "chair_num",
+            "safe_cover_score",
+            "safe_cover_num",
+            "hallu_cover_score",
+            "hallu_cover_num",
+            "hallucinating",
+            "captions",
+        )
+        return Reading(
+            value=float(faithful),
+            counts={name: parts[name] for name in names},
+            read_as="no hallucination" if faithful else "hallucination",
+        )
+
+    return Counting(
+        metrics=(
+            percent("amber_chair", "chair_score", "chair_num", "lower", primary=True),
+            percent("amber_cover", "safe_cover_score", "safe_cover_num"),
+            percent("amber_hal", "hallucinating", "captions", "lower"),
+            percent("amber_cog", "hallu_cover_score", "hallu_cover_num", "lower"),
+        ),
+        read=read,
+        kit=dict.fromkeys(("amber_chair", "amber_cover", "amber_hal", "amber_cog"), 1.0),
+    )
+
+
+def chair() -> Counting:
+    def read(result: Result) -> Reading:
+        parts = result["coco_cap_chair_i"]
+        mentions = [str(name) for name in parts["pred"]]
+        present = {str(name) for name in parts["answer"]}
+        invented = [name for name in mentions if name not in present]
+        counts = {
+            "mentions": float(len(mentions)),
+            "hallucinated": float(len(invented)),
+            "captions": 1.0,
+            "bad": float(bool(invented)),
+            "found": float(len(present & set(mentions))),
+            "there": float(len(present)),
+        }
+        return Reading(
+            value=float(not invented),
+            counts=counts,
+            read_as=" ".join(mentions),
+            why=f"not there: {', '.join(sorted(set(invented)))}" if invented else "",
+            truth=" ".join(sorted(present)),
+        )
+
+    return Counting(
+        metrics=(
+            percent("coco_cap_chair_i", "hallucinated", "mentions", "lower", primary=True),
+            percent("coco_cap_chair_s", "bad", "captions", "lower"),
+            percent("coco_cap_recall", "found", "there"),
+        ),
+        read=read,
+        kit=dict.fromkeys(("coco_cap_chair_i", "coco_cap_chair_s", "coco_cap_recall"), 1.0),
+    )
+
+
+KNOWN: Mapping[str, Callable[[], Counting]] = {
+    "pope": pope,
+    "pope_*": pope,
+    "mme": mme,
+    "mmbench_en_dev": mmbench,
+    "mmbench_en_dev_static": mmbench,
+    "seedbench": seed,
+    "mmvet": mmvet,
+    "llava_in_the_wild": llava_wild,
+    "amber_g": amber,
+    "coco_cap_chair": chair,
+}
+
+
+def counting(task: str, metrics: Sequence[Mapping[str, Any]]) -> Counting:
+    """The counting of a task, by its name, or from the ``metric_list`` of its YAML."""
+    for name, make in KNOWN.items():
+        if task == name or (name.endswith("*") and task.startswith(name[:-1])):
+            return make()
+    return means(metrics)

@@ -1,0 +1,130 @@
+"""Settings checked from their annotations: one check for every dataclass of settings.
+
+A field says what it allows in its annotation: ``bool``, ``int``, ``float``, ``str``,
+``Literal["a", "b"]``, ``X | None``, ``tuple[X, ...]``, a class, or ``Annotated[X, limit]`` with
+limits such as :func:`at_least`. Types are strict: neither ``True`` nor ``"1"`` is a number. An int
+is accepted as a float, and every number must be finite. Entries of other containers, such as
+``list[X]``, are not checked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text"}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A condition on a value of the right type, and its words after "a number" or "a tuple"."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(least: float) -> Limit:
+    return Limit(f"of at least {least}", lambda value: value >= least)
+
+
+def at_most(most: float) -> Limit:
+    return Limit(f"at most {most}", lambda value: value <= most)
+
+
+def above(bound: float) -> Limit:
+    return Limit(f"above {bound}", lambda value: value > bound)
+
+
+def below(bound: float) -> Limit:
+    return Limit(f"below {bound}", lambda value: value < bound)
+
+
+def between(least: float, most: float) -> Limit:
+    """Both ends are allowed."""
+    return Limit(f"from {least} to {most}", lambda value: least <= value <= most)
+
+
+not_empty = Limit("not empty", bool)
+not_blank = Limit("not blank", lambda text: bool(text.strip()))
+distinct = Limit("no entry twice", lambda entries: len(set(entries)) == len(entries))
+
+AtLeastOne = Annotated[int, at_least(1)]
+"""A count or a size."""
+Text = Annotated[str, not_blank]
+"""A sentence of a prompt set."""
+
+
+def check_settings(settings: Any) -> None:
+    """Check each field of a dataclass against its annotation.
+
+    Raises:
+        ValueError: a value is not allowed; one sentence with the setting, the value and what is
+            allowed.
+        TypeError: an annotation is of a form that is not listed above.
+    """
+    kind: type = type(settings)
+    for name, annotation in _annotations(kind).items():
+        value = getattr(settings, name)
+        if not _allows(annotation, value):
+            raise ValueError(
+                f"{kind.__name__}.{name} is {value!r}; it must be {allowed(annotation)}."
+            )
+
+
+@cache
+def _annotations(kind: type) -> dict[str, Any]:
+    """The annotation of each field that the constructor takes."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
+
+
+def _allows(annotation: Any, value: object) -> bool:
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _allows(parts[0], value) and all(limit.holds(value) for limit in parts[1:])
+    if origin is Literal:
+        # 1 == True: the types must agree, too.
+        return any(type(value) is type(choice) and value == choice for choice in parts)
+    if origin in (Union, UnionType):
+        return any(_allows(part, value) for part in parts)
+    if origin is tuple and parts[1:] == (...,):
+        return isinstance(value, tuple) and all(_allows(parts[0], entry) for entry in value)
+    if annotation is float or annotation is int:
+        kinds = (int, float) if annotation is float else int
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            return False
+        return isinstance(value, int) or math.isfinite(value)
+    if annotation is Any:
+        return True
+    if isinstance(kind := origin or annotation, type):
+        return isinstance(value, kind)
+    raise TypeError(f"check_settings cannot check the annotation {annotation!r}.")
+
+
+def allowed(annotation: Any) -> str:
+    """What an annotation allows, in words."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        limits = " and ".join(limit.words for limit in parts[1:])
+        if parts[0] in (int, float):
+            return f"{allowed(parts[0])} {limits}"
+        kind, of, entries = allowed(parts[0]).partition(" of ")
+        return f"{kind} ({limits}){of}{entries}"
+    if origin is Literal:
+        return _choice([repr(choice) for choice in parts])
+    if origin in (Union, UnionType):
+        return _choice([allowed(part) for part in parts])
+    if origin is tuple and parts[1:] == (...,):
+        return f"a tuple of entries that are each {allowed(parts[0])}"
+    if annotation is bool:
+        return "True or False"
+    if annotation is NoneType:
+        return "None"
+    return KINDS.get(annotation) or f"a {(origin or annotation).__name__}"
+
+
+def _choice(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
