@@ -299,7 +299,8 @@ def _benchmarks(
 
 
 def _methods(methods: Mapping[str, Any]) -> Iterator[Check]:
-    for name, method in methods.items():
+    for name, entry in methods.items():
+        method = entry.published
         needs = set(method.needs) - {"scorer"}
         pools = [pool for pool, fields in POOLS.items() if needs <= fields]
         scorer = ", and an image-text scorer" if "scorer" in method.needs else ""
