@@ -16,6 +16,7 @@ from harness.data.open_pool import open_pool
 from harness.engine.engine import Engine
 from harness.pipeline import stages
 from methods.controls import NO_OTHER, Control, Kind
+from methods.csr.method import Csr
 from methods.interface import Dropped, Method, PreferencePair
 from methods.keys import coin, number
 from methods.sena.method import Sena
@@ -170,3 +171,11 @@ def test_the_pairs_stage_reworks_the_whole_round(
     ]
     assert after["pairs"] + after["dropped"] == before["pairs"] + before["dropped"]
     assert (spoilt == plain) == (kind == "sft")
+
+
+def test_a_control_has_the_scorer_and_the_report_of_its_method() -> None:
+    control = Control(inner=Csr(scorer="my-clip"), kind="sft")
+    assert control.scorer == "my-clip"
+    sima = Sima()
+    assert Control(inner=sima, kind="shuffled").report([]) == sima.report([]) != {}
+    assert Control(inner=Csr(), kind="sft").report([]) == {}
