@@ -1,5 +1,4 @@
-"""A user's mistake, said in one sentence; ``python -m harness`` prints it and exits with 2, without
-a traceback."""
+"""Mistakes of a user. The command line prints each as one sentence and exits with status 2."""
 
 from __future__ import annotations
 
@@ -10,23 +9,14 @@ from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """What is wrong, what is allowed and how to mend it: a user's mistake or a full disk, never a
-    defect of ours."""
+    """A user's mistake or a full disk, never a defect of the harness.
+
+    The message states what is wrong, what is allowed and how to mend it.
+    """
 
 
-class NoPairs(UserError):
-    """A row's round has made no pair to train on: the row ends there, and the study's other rows go
-    on."""
-
-
-def unknown(what: str, name: str, allowed: Iterable[str]) -> UserError:
-    """The problem of a name that is not there: the nearest allowed name, then all of them (or the
-    first twenty)."""
-    names = list(allowed)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    return UserError(f"There is no {what} {name!r}; {hint}Known: {known or 'none'}.")
+class NoPairs(UserError):  # noqa: N818  (a fact about one run)
+    """A round has produced no pair to train on: this run ends, the study's other runs continue."""
 
 
 @contextmanager
@@ -39,11 +29,16 @@ def user_errors() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def speaker() -> str:
-    """How this process signs what it says on stderr: only members of a team give a number."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    return (
-        "harness"
-        if size == 1
-        else f"harness (process {int(os.environ.get('RANK', '0')) + 1} of {size})"
-    )
+def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
+    """The error for an unknown name: the nearest allowed name, then the first twenty of all."""
+    names = list(allowed)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return UserError(f"There is no {kind} {name!r}; {hint}Known: {known or 'none'}.")
+
+
+def process_name() -> str:
+    """The name before this process's messages on stderr; with several processes it has a number."""
+    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    return "harness" if size == 1 else f"harness (process {rank + 1} of {size})"

@@ -1,8 +1,9 @@
-"""The only file that knows the layout below ``results/`` and the only one that writes there
-(ARCHITECTURE.md, "Files of a run").
+"""The results folder: its layout, and the only functions that write it.
 
-Every file is written beside its place, flushed and renamed, and ``DONE`` comes last: after kill -9
-at any moment a stage is either whole or continued from its finished shards."""
+ARCHITECTURE.md, "Files of a run", lists the files. Every file is written to a temporary name,
+flushed and renamed, and ``DONE`` is written last. After a kill at any moment a stage is either
+complete, or it continues from its finished shards.
+"""
 
 from __future__ import annotations
 
@@ -22,31 +23,30 @@ from harness.artifacts.fingerprint import differences, fingerprint
 from harness.errors import UserError
 
 FORMAT = 1
-"""The version of the layout and of the files' contents; raised when an older folder cannot be
-continued."""
+"""Version of the layout and of the files' contents. A change means: old folders cannot continue."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._=,+-]*")
 
 
-def check_name(what: str, name: str) -> None:
-    """Labels and names become folders: letters, digits, space and ``._=,+-``, beginning with a
-    letter or digit.
+def check_name(kind: str, name: str) -> None:
+    """Check that a label or name can be a folder's name.
 
     Raises:
-        UserError: the name has another character, or would be no good folder's name.
+        UserError: it has a character other than letters, digits, spaces and ``._=,+-``, does not
+            begin with a letter or digit, or is too long.
     """
     if not _NAME.fullmatch(name) or name != name.strip() or len(name) > 120:
         raise UserError(
-            f"The {what} {name!r} becomes a folder's name; use at most 120 letters, digits, spaces"
+            f"The {kind} {name!r} becomes a folder's name; use at most 120 letters, digits, spaces"
             " and . _ = , + - and begin with a letter or digit."
         )
 
 
 @dataclass(frozen=True)
 class Results:
-    """One study's folder, and where each thing lies in it."""
+    """The paths in one study's results folder ``out``."""
 
     out: Path
 
@@ -56,19 +56,19 @@ class Results:
 
     @property
     def packed(self) -> Path:
-        """Only a packed folder has this file (harness/reporting/stored.py)."""
+        """This file exists in a packed folder only (harness/reporting/stored.py)."""
         return self.out / "packed.json"
 
-    def check_whole(self, what: str) -> None:
-        """See that the folder is not a packed one, which has no answers, pairs and images.
+    def check_whole(self, reason: str) -> None:
+        """Check that the folder is not packed; a packed one has no answers, pairs and images.
 
         Raises:
-            UserError: it is packed; ``what`` says what cannot be done with it.
+            UserError: it is packed; ``reason`` ends the sentence.
         """
         if self.packed.exists():
             raise UserError(
-                f"{self.out} is a packed results folder without answers, pairs and images: {what}."
-                " Give the whole folder; `python -m nox -s reference` makes that of"
+                f"{self.out} is a packed results folder without answers, pairs and images:"
+                f" {reason}. Give the whole folder; `python -m nox -s reference` makes that of"
                 " results/reference again."
             )
 
@@ -96,48 +96,48 @@ class Results:
     def caps(self, label: str, seed: int, round: int, benchmark: str) -> Path:
         return self.round(label, seed, round) / "caps" / benchmark
 
-    def twin(self, identity: Mapping[str, Any]) -> Path | None:
-        """A finished stage of this study with that very identity: what was done once is not done
-        again under another label."""
-        wanted = fingerprint(identity) + "\n"
+    def finished_stage(self, identity: Mapping[str, Any]) -> Path | None:
+        """The folder of a finished stage with this identity, under any label, to be reused."""
+        content = fingerprint(identity) + "\n"
         done = sorted(self.out.glob("runs/*/seed*/round*/**/DONE"))
-        return next((path.parent for path in done if path.read_text() == wanted), None)
+        return next((path.parent for path in done if path.read_text() == content), None)
 
 
 @contextmanager
-def kindly(path: Path) -> Iterator[None]:
-    """Turn a full disk or a forbidden folder into a sentence; what is on the disk already is
-    whole."""
-    kept = "Nothing finished is lost: run the same command again afterwards."
+def explain_disk_errors(path: Path) -> Iterator[None]:
+    """Raise a full disk or a forbidden folder as UserError; finished files stay as they are."""
+    resume = "Nothing finished is lost: run the same command again afterwards."
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
             raise UserError(
                 f"The disk is full while writing below {path}; free some space, or give another"
-                f" --out. {kept}"
+                f" --out. {resume}"
             ) from error
         if error.errno in _FORBIDDEN:
             raise UserError(
                 f"This user may not write below {path}; change its permissions, or give another"
-                f" --out. {kept}"
+                f" --out. {resume}"
             ) from error
         raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: beside its place, flushed to the disk, then renamed;
-    folders are made."""
-    with kindly(path.parent):
+    """Write a whole file or nothing: to a temporary name, flushed, then renamed.
+
+    Makes missing folders.
+    """
+    with explain_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # One writer a folder (see lock), so a fixed name does: a leftover of a killed process is
-        # overwritten.
-        beside = path.with_name(f".{path.name}.tmp")
-        with beside.open("wb") as file:
+        # A fixed name is safe, because the folder has one writer (see lock). A leftover of a
+        # killed process is overwritten.
+        temporary = path.with_name(f".{path.name}.tmp")
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -146,40 +146,39 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: object) -> None:
-    write_bytes(
-        path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    )
+    text = json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
 
 
 def write_jsonl(path: Path, rows: Iterable[object]) -> None:
-    write_bytes(
-        path,
-        "".join(
-            json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows
-        ).encode(),
-    )
+    lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
+    write_bytes(path, "".join(lines).encode())
 
 
 def read_json(path: Path) -> Any:
     """The file's JSON.
 
     Raises:
-        UserError: the file is not JSON (it was edited, or the disk failed: our own writes are
-            whole).
+        UserError: the file is not JSON: it was edited, or the disk failed.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(
             f"{path} is not readable JSON ({error}); delete its folder and run again."
         ) from error
 
 
 def read_jsonl(path: Path) -> list[Any]:
+    """The values of a JSONL file, in order.
+
+    Raises:
+        UserError: a line is not JSON.
+    """
     try:
-        # Not splitlines(): an answer may hold U+2028 and its kin, which are no line ends in JSONL.
+        # splitlines() would also split at U+2028 and its kin, which an answer may hold.
         return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except (ValueError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(
             f"{path} is not readable JSONL ({error}); delete its folder and run again."
         ) from error
@@ -187,16 +186,14 @@ def read_jsonl(path: Path) -> list[Any]:
 
 @contextmanager
 def lock(out: Path) -> Iterator[None]:
-    """Hold the folder for this process. The kernel lets go when a process ends, however it ends: no
-    stale locks.
+    """Reserve the folder for this process. The kernel frees the lock when the process ends.
 
     Raises:
-        UserError: another process is writing there, it is a packed folder, or there can be no
-            folder.
+        UserError: another process writes there, the folder is packed, or it cannot be made.
     """
     Results(out).check_whole("no stage can be done in it")
     try:
-        with kindly(out):
+        with explain_disk_errors(out):
             out.mkdir(parents=True, exist_ok=True)
             handle = (out / ".lock").open("a+")
     except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
@@ -215,7 +212,7 @@ def lock(out: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage's folder: its identity, its finished shards, and whether it is done."""
+    """One stage's folder: its identity, its finished shards, and whether it is done."""
 
     folder: Path
     identity: Mapping[str, Any]
@@ -225,30 +222,31 @@ class Stage:
         return (self.folder / "DONE").exists()
 
     def check(self) -> None:
-        """Compare with what lies there.
+        """Compare the identity with the stored one.
 
         Raises:
-            UserError: the folder holds results of other settings (with every difference) or of
-                another format.
+            UserError: the folder holds results of other settings (every difference is named) or
+                of another format.
         """
         path = self.folder / "identity.json"
         if not path.exists():
             return
-        there = read_json(path)
+        stored = read_json(path)
         mend = f"Give another --out, or delete {self.folder} and what was made from it."
-        if there.get("format") != self.identity.get("format"):
+        if stored.get("format") != self.identity.get("format"):
             raise UserError(
-                f"{self.folder} was written in results format {there.get('format')}, this version"
+                f"{self.folder} was written in results format {stored.get('format')}, this version"
                 f" writes format {FORMAT}. {mend}"
             )
-        if lines := differences(there, self.identity):
-            shown = "; ".join(lines[:12]) + (
-                f"; and {len(lines) - 12} more" if len(lines) > 12 else ""
+        if lines := differences(stored, self.identity):
+            more = f"; and {len(lines) - 12} more" if len(lines) > 12 else ""
+            raise UserError(
+                f"{self.folder} holds results of other settings ({'; '.join(lines[:12])}{more})."
+                f" {mend}"
             )
-            raise UserError(f"{self.folder} holds results of other settings ({shown}). {mend}")
 
-    def outdated(self, field: str) -> bool:
-        """Whether the folder differs from what is asked in this one field alone."""
+    def differs_only_in(self, field: str) -> bool:
+        """Whether the stored identity differs from this one in ``field`` and nothing else."""
         path = self.folder / "identity.json"
         if not path.exists():
             return False
@@ -256,15 +254,14 @@ class Stage:
         return bool(lines) and all(line.startswith(f"{field}:") for line in lines)
 
     def clear(self) -> None:
-        """Delete the folder, ``DONE`` first, so that a kill in between leaves nothing that looks
-        whole."""
-        with kindly(self.folder):
+        """Delete the folder. ``DONE`` goes first: a kill meanwhile leaves an unfinished stage."""
+        with explain_disk_errors(self.folder):
             (self.folder / "DONE").unlink(missing_ok=True)
             if self.folder.exists():
                 shutil.rmtree(self.folder)
 
     def open(self) -> None:
-        """Compare with what lies there, then write the identity, before any work."""
+        """Check the stored identity, or write it where there is none; comes before any work."""
         self.check()
         if not (self.folder / "identity.json").exists():
             write_json(self.folder / "identity.json", self.identity)
@@ -278,53 +275,50 @@ class Stage:
             write_json(self.folder / "record.json", record)
         write_bytes(self.folder / "DONE", (fingerprint(self.identity) + "\n").encode())
 
-    def borrow(self, twin: Path, out: Path) -> None:
-        """Become a copy of a finished stage of the same identity in the study's folder ``out``; the
-        record says which."""
+    def reuse(self, source: Path, out: Path) -> None:
+        """Copy a finished stage of the same identity from ``source``, a folder below ``out``.
+
+        The record names the source as ``reused_from``.
+        """
         self.clear()
         self.open()
-        with kindly(self.folder):
-            for path in sorted(twin.rglob("*")):
+        with explain_disk_errors(self.folder):
+            for path in sorted(source.rglob("*")):
                 if path.is_file() and path.name not in ("DONE", "record.json", "identity.json"):
-                    _link(path, self.folder / path.relative_to(twin))
-        record = twin / "record.json"
-        self.finish(
-            {**read_json(record), "reused_from": twin.relative_to(out).as_posix()}
-            if record.exists()
-            else None
-        )
+                    _link(path, self.folder / path.relative_to(source))
+        record = source / "record.json"
+        reused_from = source.relative_to(out).as_posix()
+        self.finish({**read_json(record), "reused_from": reused_from} if record.exists() else None)
 
-    def borrow_shards(self, twin: Path) -> None:
-        """Begin with another stage's shards, which hold the very rows this one would write."""
+    def reuse_shards(self, source: Path) -> None:
+        """Start with the shards of the stage in ``source``, whose rows equal this stage's rows."""
         self.open()
-        with kindly(self.folder):
-            for path in sorted((twin / "shards").glob("*.jsonl")):
+        with explain_disk_errors(self.folder):
+            for path in sorted((source / "shards").glob("*.jsonl")):
                 _link(path, self.folder / "shards" / path.name)
 
-    def drop(self, name: str) -> None:
-        """Delete a subfolder that only served to continue (a trainer's checkpoints)."""
-        with kindly(self.folder):
+    def delete(self, name: str) -> None:
+        """Delete a subfolder that a finished stage no longer needs (training checkpoints)."""
+        with explain_disk_errors(self.folder):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
 
-def _link(path: Path, to: Path) -> None:
-    """One file under two names where the disk can (files are replaced, never changed), else a copy;
-    whole or not at all."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    to.unlink(missing_ok=True)
+def _link(path: Path, target: Path) -> None:
+    """A hard link where the disk allows it, else a whole copy. Files are replaced, never edited."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
     try:
-        os.link(path, to)
+        os.link(path, target)
     except OSError:
-        write_bytes(to, path.read_bytes())
+        write_bytes(target, path.read_bytes())
 
 
 def records(root: Path) -> list[dict[str, Any]]:
-    """Every ``record.json`` below a results folder: what earlier stages measured (for
-    estimates)."""
-    found = []
+    """Every readable ``record.json`` below a results folder; cost estimates use them."""
+    loaded = []
     for path in sorted(root.glob("**/record.json")):
         try:
-            found.append(json.loads(path.read_text(encoding="utf-8")))
+            loaded.append(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError):
             continue  # an estimate can do without a broken record
-    return found
+    return loaded

@@ -1,5 +1,4 @@
-"""The commands beside studies: ``export``, ``answer`` and ``grade`` (the three file steps of one
-benchmark) and ``doctor``."""
+"""The commands on single files: ``export``, ``answer`` and ``grade`` one benchmark; ``doctor``."""
 
 from __future__ import annotations
 
@@ -10,7 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import user_errors
+from harness.errors import UserError, user_errors
+
+# Modules that import torch, pandas or a benchmark's code are imported inside the commands: export,
+# grade and doctor must run without torch, and --help must be fast.
 
 LOCAL_DATA = (
     "the folder of a benchmark's official files, such as coco=data/coco; may be repeated"
@@ -19,201 +21,166 @@ LOCAL_DATA = (
 
 
 class Listed(argparse.Action):
-    """A list: words behind the option, commas between them, the option given again, or all
-    three."""
+    """An option with a list: several words, commas between them, and repetitions all add up."""
 
     def __call__(
-        self, _parser: Any, given: argparse.Namespace, values: Any, option_string: str | None = None
+        self, _parser: Any, args: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
-        from harness.errors import UserError
-
-        found = [name for text in values for name in names(text)]
-        if not found:
+        listed = [name for text in values for name in names(text)]
+        if not listed:
             raise UserError(
                 f"{option_string} is given no name; write names behind it, apart by spaces or"
                 " commas."
             )
-        setattr(given, self.dest, [*(getattr(given, self.dest) or ()), *found])
+        setattr(args, self.dest, [*(getattr(args, self.dest) or ()), *listed])
 
 
 def names(text: str) -> Sequence[str]:
-    """The parts between commas; of ``NAME=FOLDER`` texts only those commas that another ``NAME=``
-    follows."""
+    """The parts between commas. In ``NAME=FOLDER`` texts a comma counts before ``NAME=`` only."""
     parts = re.split(r",(?=[^,=/]+=)" if "=" in text else ",", text)
     return [part.strip() for part in parts if part.strip()]
 
 
 def add(commands: Any) -> None:
-    """Add the commands to the parser's; each carries its function as ``command``."""
-    one = command(
-        commands,
-        "export",
-        export,
-        "write a benchmark's questions and images to a folder; needs no model",
-    )
-    one.add_argument("benchmark", metavar="BENCHMARK", help="its name, such as synthetic_pope")
-    one.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="where questions.jsonl and images/ are written",
-    )
-    one.add_argument("--limit", type=int, metavar="N", help="at most N images")
-    one.add_argument("--split", choices=("dev", "test"), default="test", help="default: test")
-    one.add_argument(
-        "--local-data", action=Listed, nargs="+", default=[], metavar="NAME=FOLDER", help=LOCAL_DATA
-    )
+    """Add the commands to the parser; each stores its function as ``command``."""
+    _add_export(commands)
+    _add_answer(commands)
+    _add_grade(commands)
+    _add_doctor(commands)
 
-    one = command(
-        commands,
-        "answer",
-        answer,
-        "let a model answer exported questions; needs neither the benchmark's data nor its code",
-    )
-    one.add_argument("questions", type=Path, metavar="FOLDER", help="an export's folder")
-    one.add_argument(
+
+def _add_export(commands: Any) -> None:
+    help = "write a benchmark's questions and images to a folder; needs no model"
+    parser = _parser(commands, "export", export, help)
+    parser.add_argument("benchmark", metavar="BENCHMARK", help="its name, such as synthetic_pope")
+    _add_out(parser, "where questions.jsonl and images/ are written")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N images")
+    parser.add_argument("--split", choices=("dev", "test"), default="test", help="default: test")
+    _add_list(parser, "--local-data", "NAME=FOLDER", LOCAL_DATA)
+
+
+def _add_answer(commands: Any) -> None:
+    help = "let a model answer exported questions; needs neither the benchmark's data nor its code"
+    parser = _parser(commands, "answer", answer, help)
+    parser.add_argument("questions", type=Path, metavar="FOLDER", help="an export's folder")
+    parser.add_argument(
         "--base",
         required=True,
         metavar="NAME",
         help="a card (see doctor), a folder, a LoRA adapter's folder or a hub id",
     )
-    one.add_argument(
+    parser.add_argument(
         "--weights",
         type=Path,
         metavar="DIR",
         help="trained weights of that base, such as a round's train/model",
     )
-    one.add_argument(
-        "--out", type=Path, required=True, metavar="FOLDER", help="where answers.jsonl is written"
-    )
+    _add_out(parser, "where answers.jsonl is written")
 
-    one = command(
-        commands,
-        "grade",
-        grade,
-        "grade answers, ours or another model's; needs neither a model nor torch",
-    )
-    one.add_argument("questions", type=Path, metavar="FOLDER", help="the export's folder")
-    one.add_argument(
+
+def _add_grade(commands: Any) -> None:
+    help = "grade answers, ours or another model's; needs neither a model nor torch"
+    parser = _parser(commands, "grade", grade, help)
+    parser.add_argument("questions", type=Path, metavar="FOLDER", help="the export's folder")
+    parser.add_argument(
         "answers",
         type=Path,
         metavar="ANSWERS",
         help='answer\'s folder, or a .jsonl file of {"id", "answer"} lines',
     )
-    one.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FOLDER",
-        help="where grades.parquet and report.json are written",
-    )
-    one.add_argument(
-        "--local-data", action=Listed, nargs="+", default=[], metavar="NAME=FOLDER", help=LOCAL_DATA
-    )
-    one.add_argument(
+    _add_out(parser, "where grades.parquet and report.json are written")
+    _add_list(parser, "--local-data", "NAME=FOLDER", LOCAL_DATA)
+    parser.add_argument(
         "--estimate",
         action="store_true",
-        help="where a model judges: say what that would take; ask nobody",
+        help="for a benchmark with a judge: print the cost of its judgements; ask nothing",
     )
 
-    one = command(
-        commands,
-        "doctor",
-        doctor,
-        "say what is ready here, what is lacking, and how to mend it; changes nothing",
-    )
-    one.add_argument(
-        "--local-data", action=Listed, nargs="+", default=[], metavar="NAME=FOLDER", help=LOCAL_DATA
-    )
-    one.add_argument(
-        "--base",
-        action=Listed,
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="look at this folder, LoRA adapter or hub id, too",
-    )
-    one.add_argument(
+
+def _add_doctor(commands: Any) -> None:
+    help = "list what is ready here, what is lacking, and how to get it; changes nothing"
+    parser = _parser(commands, "doctor", doctor, help)
+    _add_list(parser, "--local-data", "NAME=FOLDER", LOCAL_DATA)
+    _add_list(parser, "--base", "NAME", "also check this folder, LoRA adapter or hub id")
+    parser.add_argument(
         "--online",
         action="store_true",
         help="also ask the Hugging Face hub for the pinned revisions",
     )
-    one.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
-def command(
+def _parser(
     commands: Any, name: str, function: Callable[[argparse.Namespace], None], help: str
 ) -> argparse.ArgumentParser:
-    one: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
-    one.set_defaults(command=function)
-    return one
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(command=function)
+    return parser
 
 
-def export(given: argparse.Namespace) -> None:
-    from harness.errors import UserError
+def _add_out(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=help)
+
+
+def _add_list(parser: argparse.ArgumentParser, option: str, metavar: str, help: str) -> None:
+    parser.add_argument(option, action=Listed, nargs="+", default=[], metavar=metavar, help=help)
+
+
+def export(args: argparse.Namespace) -> None:
     from harness.pipeline import exchange
 
-    if given.limit is not None and given.limit < 1:
-        raise UserError(f"--limit is {given.limit}; it must be at least 1.")
-    benchmark = opened(given.benchmark, given.split, given.limit, given.local_data)
+    if args.limit is not None and args.limit < 1:
+        raise UserError(f"--limit is {args.limit}; it must be at least 1.")
+    benchmark = _benchmark(args.benchmark, args.split, args.limit, args.local_data)
+    progress = _progress("export")
     print(
-        exchange.export(
-            benchmark, given.out, split=given.split, limit=given.limit, progress=shown("export")
-        )
+        exchange.export(benchmark, args.out, split=args.split, limit=args.limit, progress=progress)
     )
 
 
-def answer(given: argparse.Namespace) -> None:
+def answer(args: argparse.Namespace) -> None:
     from harness.models.base_cards import find_base
-    from harness.pipeline import exchange
-    from harness.pipeline.foreign_answers import exported
+    from harness.pipeline import exchange, foreign_answers
 
-    exported(given.questions)  # before a model is loaded
-    print(
-        exchange.answer(
-            given.questions,
-            find_base(given.base),
-            given.weights,
-            given.out,
-            progress=shown("answer"),
-        )
+    foreign_answers.exported(args.questions)  # a wrong folder is an error before a model is loaded
+    base, progress = find_base(args.base), _progress("answer")
+    print(exchange.answer(args.questions, base, args.weights, args.out, progress=progress))
+
+
+def grade(args: argparse.Namespace) -> None:
+    from harness.pipeline import exchange, foreign_answers
+
+    exported = foreign_answers.exported(args.questions)
+    benchmark = _benchmark(
+        exported["benchmark"], exported["split"], exported["limit"], args.local_data
     )
-
-
-def grade(given: argparse.Namespace) -> None:
-    from harness.pipeline import exchange
-    from harness.pipeline.foreign_answers import exported
-
-    export = exported(given.questions)
-    benchmark = opened(export["benchmark"], export["split"], export["limit"], given.local_data)
-    if given.estimate:
-        print(exchange.estimate(benchmark, given.questions, given.answers))
+    if args.estimate:
+        print(exchange.estimate(benchmark, args.questions, args.answers))
     else:
-        print(exchange.grade(benchmark, given.questions, given.answers, given.out))
+        print(exchange.grade(benchmark, args.questions, args.answers, args.out))
 
 
-def doctor(given: argparse.Namespace) -> None:
+def doctor(args: argparse.Namespace) -> None:
     from benchmarks.catalogue import BENCHMARKS, named_folders
     from harness.cli import doctor
 
     with user_errors():
-        folders = named_folders(given.local_data)
-    lines = doctor.examine(
-        BENCHMARKS, doctor.known_methods(), folders, bases=given.base, online=given.online
+        folders = named_folders(args.local_data)
+    checks = doctor.examine(
+        BENCHMARKS, doctor.known_methods(), folders, bases=args.base, online=args.online
     )
-    print(doctor.as_json(lines) if given.json else doctor.as_text(lines))
+    print(doctor.as_json(checks) if args.json else doctor.as_text(checks))
 
 
-def opened(name: str, split: Any, limit: int | None, local_data: list[str]) -> Any:
+def _benchmark(name: str, split: Any, limit: int | None, local_data: list[str]) -> Any:
     from benchmarks.catalogue import open_benchmarks
 
     with user_errors():
         return open_benchmarks([name], split, limit, local_data)[0]
 
 
-def shown(title: str) -> Callable[[str, int, int], None]:
-    """Progress on stderr, so that what is printed at the end can be read by a program."""
+def _progress(title: str) -> Callable[[str, int, int], None]:
+    """Progress on stderr; stdout is for the result alone."""
     from harness.pipeline.progress import Display
 
     return Display(sys.stderr).stage(1, 1, title)

@@ -1,17 +1,17 @@
-"""Image pools: the synthetic world, a folder of images or a JSONL manifest; sampling, hashes, and
-hiding what is not declared.
+"""A pool of images for training: sampling, hashes, and the fields that a method may see.
 
-A pool is sampled by the run's seed and the round alone, never by the method: all methods learn from
-the same images in the same order, and each round draws fresh ones."""
+harness/data/open_pool.py opens pools; each layout has a file of its own. The sample of a round
+depends on the run's seed and the round, never on the method: all methods learn from the same
+images in the same order, and each round draws new ones.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import BinaryIO
@@ -19,139 +19,154 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from harness.artifacts.fingerprint import cores, fingerprint
+from harness.artifacts.environment import cores
+from harness.artifacts.fingerprint import fingerprint
+from harness.data.image_cache import ImageCache
 from harness.errors import UserError
 from methods.interface import Field, GroundTruth, Item
 
-WORLD_SIZE = 100_000
-"""Images the world's pool offers; it is drawn, not stored, so this is only where the sampling
-ends."""
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-KEYS = frozenset({"id", "image", "question", "reference", "sha256"})
-
-# An image of more pixels than PIL's limit is refused like any broken one, rather than decoded with
-# a warning.
+# PIL only warns of an image above its limit on pixels; here such an image is refused as unreadable.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
-class UnreadableImage(Exception):  # noqa: N818  (a fact about one image; it is skipped and counted)
-    """One image of the pool cannot be opened, and why."""
+class UnreadableImage(Exception):  # noqa: N818  (such an image is skipped and counted)
+    """An image of the pool cannot be opened; the message is the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
-    """A drawn image: its id, the sha256 of its pixels, its ``difference_hash``, and the texts
-    that the pool has beside it."""
+class DrawnImage:
+    """One image of a round: its id, two hashes, and the pool's texts for it."""
 
     id: str
     sha256: str
+    """``pixels_sha`` of the image."""
     dhash: str
+    """``difference_hash`` of the image."""
     question: str | None
     reference: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawn:
-    """What one round sees, in order, and the images skipped as ``(id, why)``."""
+    """The images of one round, in order, and the unreadable ones as ``(id, reason)``."""
 
-    seen: tuple[Seen, ...]
+    images: tuple[DrawnImage, ...]
     skipped: tuple[tuple[str, str], ...]
 
     @property
     def ids(self) -> tuple[str, ...]:
-        return tuple(one.id for one in self.seen)
+        return tuple(image.id for image in self.images)
 
     def fingerprint(self, needs: frozenset[Field]) -> str:
-        """Of ids, images and those texts that the method is shown: another question matters to no
-        method that asks its own."""
+        """Fingerprint of the ids, the images, and those texts that the method needs."""
         texts = [field for field in ("question", "reference") if field in needs]
         return fingerprint(
-            [[one.id, one.sha256, *(getattr(one, field) for field in texts)] for one in self.seen]
+            [
+                [image.id, image.sha256, *(getattr(image, field) for field in texts)]
+                for image in self.images
+            ]
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """``read(id)`` gives an item with every field the pool has; ``fields`` says which those are.
-    ``judge`` is there where the pool knows the exact truth about its images.
-
-    Images are read when they are asked for and not kept: a pool may be larger than memory.
-    """
+    """Images with their texts. Images are read on demand: a pool may be larger than memory."""
 
     spec: str
+    """The pool's name, as ``open_pool`` takes it."""
     ids: tuple[str, ...]
+    """All ids, in the pool's own order."""
     fields: frozenset[Field]
+    """The fields that every item has."""
     read: Callable[[str], Item]
+    """Reads and decodes one item, with every field the pool has; raises UnreadableImage."""
     judge: GroundTruth | None = None
+    """The exact truth about the images, where the pool has it."""
     order: Callable[[int], tuple[str, ...]] | None = None
-    """The pool in a seed's order, where it is not that of the hashed ids (a mixture's
-    proportions)."""
+    """The ids in a seed's order; None: sorted by a hash (``ordered``)."""
+    cache: ImageCache | None = None
+    """Keeps decoded images; None: an image is decoded at every use."""
+
+    def with_cache(self, max_bytes: int) -> Pool:
+        """This pool with a cache of ``max_bytes`` of decoded images."""
+        return replace(self, cache=ImageCache(max_bytes))
+
+    def load(self, id: str) -> Item:
+        """The item from the cache, or read.
+
+        Raises:
+            UnreadableImage: the image cannot be opened.
+        """
+        return self.read(id) if self.cache is None else self.cache.get(id, self.read)
 
     def check(self, needs: frozenset[Field], method: str) -> None:
-        """
+        """Check that the pool has what a method needs.
+
         Raises:
-            UserError: the method needs what this pool has not.
+            UserError: a field is missing.
         """
         if missing := sorted(needs - self.fields - {"scorer"}):
-            has = " and ".join(sorted(self.fields))
             raise UserError(
-                f"{method} needs {' and '.join(missing)} with each image, but the pool"
-                f' {self.spec} has {has} only; give a .jsonl manifest with lines {{"image": ...,'
-                ' "question": ..., "reference": ...}.'
+                f"{method} needs {' and '.join(missing)} with each image, but the pool {self.spec}"
+                f" has {' and '.join(sorted(self.fields))} only; give a .jsonl manifest with lines"
+                ' {"image": ..., "question": ..., "reference": ...}.'
             )
 
     def draw(self, n: int, seed: int, round: int) -> Drawn:
-        """The ``n`` images of this round (from 1): the round's slice of the pool in the seed's
-        order, less unreadable ones.
+        """The images of a round (from 1): its ``n`` ids in the seed's order, less unreadable ones.
 
         Raises:
-            UserError: the pool is too small for so many rounds, or none of the images can be
-                read.
+            UserError: the pool is too small for so many rounds, or no image can be read.
         """
-        whole = self.order(seed) if self.order else ordered(self.ids, seed)
-        if n * round > len(whole):
+        ids = self.order(seed) if self.order else ordered(self.ids, seed)
+        if n * round > len(ids):
             raise UserError(
-                f"The pool {self.spec} holds {len(whole)}"
+                f"The pool {self.spec} holds {len(ids)}"
                 f" images{' in its proportions' if self.order else ''}; {round}"
                 f" round{'s' if round > 1 else ''} of {n} fresh ones need {n * round}. Give fewer"
                 " --images or --rounds, or a larger pool."
             )
-        order = whole[n * (round - 1) : n * round]
+        ids = ids[n * (round - 1) : n * round]
         with ThreadPoolExecutor(max_workers=min(16, cores())) as threads:
-            looked = list(threads.map(self._look, order))
-        seen = tuple(one for one in looked if isinstance(one, Seen))
+            results = list(threads.map(self._draw_one, ids))
+        images = tuple(result for result in results if isinstance(result, DrawnImage))
         skipped = tuple(
-            (id, one) for id, one in zip(order, looked, strict=True) if isinstance(one, str)
+            (id, result) for id, result in zip(ids, results, strict=True) if isinstance(result, str)
         )
-        if not seen:
+        if not images:
             raise UserError(
                 f"None of the {n} images drawn from {self.spec} can be read; the first:"
                 f" {skipped[0][0]}: {skipped[0][1]}."
             )
-        return Drawn(seen=seen, skipped=skipped)
+        return Drawn(images=images, skipped=skipped)
 
-    def _look(self, id: str) -> Seen | str:
-        """The image's hash and texts, or why it cannot be read."""
+    def _draw_one(self, id: str) -> DrawnImage | str:
+        """The image's hashes and texts, or the reason why it cannot be read."""
         try:
-            item = self.read(id)
+            item = self.load(id)
         except UnreadableImage as error:
             return str(error)
-        hashes = {"sha256": pixels_sha(item.image), "dhash": difference_hash(item.image)}
-        return Seen(id=id, **hashes, question=item.question, reference=item.reference)
+        return DrawnImage(
+            id=id,
+            sha256=pixels_sha(item.image),
+            dhash=difference_hash(item.image),
+            question=item.question,
+            reference=item.reference,
+        )
 
     def items(
         self, ids: Sequence[str], needs: frozenset[Field], among: Sequence[str] = ()
     ) -> list[Item]:
-        """These items, in order, with every field hidden (None) that the method did not declare.
+        """The items of these ids, in order. Fields that are not in ``needs`` are None.
 
-        ``among``: the round's ids, of which each item's ``another`` image is drawn.
+        Args:
+            among: the round's ids; each item's ``another`` image is drawn from them.
 
         Raises:
-            UserError: an image could be read when it was drawn and cannot now.
+            UserError: an image can no longer be read.
         """
         try:
-            full = [self.read(id) for id in ids]
+            items = [self.load(id) for id in ids]
         except UnreadableImage as error:
             raise UserError(
                 f"An image of the pool {self.spec} has changed during the run ({error}); restore"
@@ -163,219 +178,57 @@ class Pool:
                 image=item.image,
                 question=item.question if "question" in needs else None,
                 reference=item.reference if "reference" in needs else None,
-                another=partial(self.image, other_of(item.id, among)) if len(among) > 1 else None,
+                another=partial(self.image, other_id(item.id, among)) if len(among) > 1 else None,
             )
-            for item in full
+            for item in items
         ]
 
     def image(self, id: str) -> Image.Image:
         return self.items([id], frozenset())[0].image
 
 
-def other_of(id: str, among: Sequence[str]) -> str:
-    """Another of these ids, drawn by the id itself."""
-    step = 1 + int.from_bytes(hashlib.sha256(f"another/{id}".encode()).digest()[:8], "big") % (
-        len(among) - 1
-    )
+def other_id(id: str, among: Sequence[str]) -> str:
+    """Another of these ids, drawn by a hash of ``id``."""
+    digest = hashlib.sha256(f"another/{id}".encode()).digest()
+    step = 1 + int.from_bytes(digest[:8], "big") % (len(among) - 1)
     return among[(among.index(id) + step) % len(among)]
 
 
 @lru_cache(maxsize=16)
 def ordered(ids: tuple[str, ...], seed: int) -> tuple[str, ...]:
-    """The pool in the seed's order. Sorting by a hash keeps the order of the rest when images are
-    added or taken away."""
+    """The ids sorted by a hash of seed and id: added or removed images leave the rest in order."""
     return tuple(sorted(ids, key=lambda id: hashlib.sha256(f"{seed}/{id}".encode()).digest()))
 
 
 def pixels_sha(image: Image.Image) -> str:
-    """The sha256 (hex) of an RGB image's size and pixels: the same for every file format that
-    keeps them."""
+    """SHA-256 (hex) of an image's size and RGB pixels; lossless file formats agree."""
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     return hashlib.sha256(f"{rgb.width}x{rgb.height}:".encode() + rgb.tobytes()).hexdigest()
 
 
 def difference_hash(image: Image.Image) -> str:
-    """64 bits (hex) of how brightness changes from left to right on a 9 x 8 grid: nearly the same
-    for an image saved again or resized. Source: N. Krawetz, "Kind of Like That" (2013)."""
+    """64 bits (hex): where brightness rises from left to right on a 9 x 8 grid.
+
+    It hardly changes when an image is saved again or resized. Source: N. Krawetz, "Kind of Like
+    That" (2013).
+    """
     grid = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX))
     return np.packbits(grid[:, 1:] > grid[:, :-1]).tobytes().hex()
 
 
-def read_image(path: Path | BinaryIO) -> Image.Image:
-    """An image file (or an open one) as RGB, wholly decoded.
+def read_image(file: Path | BinaryIO) -> Image.Image:
+    """A fully decoded RGB image from a path or an open file.
 
     Raises:
-        UnreadableImage: the file is missing, broken, no image, or larger than PIL's limit on
-            pixels.
+        UnreadableImage: the file is missing, broken, no image, or above PIL's limit on pixels.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
     except UnidentifiedImageError:
         raise UnreadableImage("not an image that PIL can open") from None
     except FileNotFoundError:
         raise UnreadableImage("no such file") from None
-    # decoders raise OSError, SyntaxError, ValueError, struct.error, DecompressionBomb...
+    # Decoders raise OSError, SyntaxError, ValueError, struct.error, DecompressionBomb...
     except Exception as error:
         raise UnreadableImage(f"{type(error).__name__}: {error}") from None
-
-
-def open_pool(spec: str) -> Pool:
-    """A pool by its name: ``world`` or ``world:<split>``, a folder of images, a ``.jsonl``
-    manifest, or one of harness/pools (``llava:``, ``coco:``, ``hub:``, ``mix:``).
-
-    Raises:
-        UserError: there is no such pool, the folder has no image, or a line of the manifest is
-            wrong (file and line).
-    """
-    name, _, split = spec.partition(":")
-    if name == "synthetic":
-        return _world(spec, split or "pool")
-    if name in ("llava", "coco", "hub", "mix"):
-        from harness.data import hub_datasets as hub
-        from harness.data import llava_coco as texts
-        from harness.data import mixture as mix
-
-        return {
-            "llava": texts.llava_pool,
-            "coco": texts.coco_pool,
-            "hub": hub.hub_pool,
-            "mix": mix.mix_pool,
-        }[name](spec)
-    path = Path(spec)
-    if path.is_dir():
-        return _folder(path)
-    if path.suffix == ".jsonl" and path.is_file():
-        return _manifest(path)
-    raise UserError(
-        f"There is no pool {spec!r}; give synthetic, an existing folder of images, an existing"
-        " .jsonl manifest, llava:<json>:<folder>, coco:<json>:<folder>, hub:<name>, or"
-        " mix:<pool>=<weight>,... of them."
-    )
-
-
-def _world(spec: str, split: str) -> Pool:
-    from benchmarks.synthetic.suite import synthetic_item
-
-    if split not in ("train", "pool", "dev"):
-        raise UserError(
-            f"There is no synthetic pool {spec!r}; known: synthetic (its pool split),"
-            " synthetic:dev, synthetic:train."
-        )
-
-    def read(id: str) -> Item:
-        _, image, question, reference = synthetic_item(split, _index(id))
-        return Item(id=id, image=image, question=question, reference=reference)
-
-    ids = tuple(f"{split}-{index:05d}" for index in range(WORLD_SIZE))
-    fields: frozenset[Field] = frozenset({"image", "question", "reference", "ground_truth"})
-    return Pool(spec=spec, ids=ids, fields=fields, read=read, judge=SyntheticTruth(split))
-
-
-def _index(id: str) -> int:
-    return int(id.rpartition("-")[2])
-
-
-@dataclass(frozen=True)
-class SyntheticTruth:
-    """Counts a caption's errors against the scene that its image was drawn from."""
-
-    split: str
-
-    def errors(self, item: str, answers: Sequence[str]) -> list[float]:
-        from benchmarks.synthetic.scene import scene
-        from benchmarks.synthetic.truth import account_errors
-
-        truth = scene(self.split, _index(item))
-        return [float(account_errors(answer, truth)) for answer in answers]
-
-
-def _folder(folder: Path) -> Pool:
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-    }
-    if not found:
-        raise UserError(
-            f"The folder {folder} holds no image; its files must end in"
-            f" {' '.join(sorted(SUFFIXES))}."
-        )
-
-    def read(id: str) -> Item:
-        return Item(id=id, image=read_image(found[id]))
-
-    return Pool(spec=str(folder), ids=tuple(sorted(found)), fields=frozenset({"image"}), read=read)
-
-
-def _manifest(path: Path) -> Pool:
-    rows: dict[str, dict[str, str]] = {}
-    for number, line in enumerate(
-        path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1
-    ):
-        if line.strip():
-            row = _row(line, f"{path}, line {number}")
-            if row["id"] in rows:
-                raise UserError(
-                    f"{path}, line {number}: the id {row['id']!r} is there already; give each line"
-                    " an id of its own."
-                )
-            if not (path.parent / row["image"]).is_file():
-                raise UserError(
-                    f"{path}, line {number}: there is no image {row['image']!r}; paths are"
-                    " relative to the manifest."
-                )
-            rows[row["id"]] = row
-    if not rows:
-        raise UserError(
-            f'The manifest {path} is empty; each line is an image, such as {{"image": "a.png",'
-            ' "question": "..."}.'
-        )
-
-    def read(id: str) -> Item:
-        row = rows[id]
-        image = read_image(path.parent / row["image"])
-        if (stated := row.get("sha256")) and stated != pixels_sha(image):
-            raise UserError(
-                f"{path}: the image {row['image']!r} is not the one that its line means (sha256"
-                f" {stated[:12]}...); restore it, or take sha256 out of the line."
-            )
-        return Item(
-            id=id, image=image, question=row.get("question"), reference=row.get("reference")
-        )
-
-    # A field counts only where every line has it: a method that needs it could not use the others.
-    fields: set[Field] = {"image"}
-    fields |= {
-        field for field in ("question", "reference") if all(field in row for row in rows.values())
-    }
-    return Pool(spec=str(path), ids=tuple(rows), fields=frozenset(fields), read=read)
-
-
-def _row(line: str, where: str) -> dict[str, str]:
-    """One line of a manifest, with its ``id`` (the image's path unless given)."""
-    shape = (
-        'a line is {"image": "path below the manifest", "question": "...", "reference": "...",'
-        ' "id": "...", "sha256": "..."}'
-    )
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error}); {shape}, all but image optional.") from None
-    if not isinstance(row, dict) or not isinstance(row.get("image"), str) or not row["image"]:
-        raise UserError(f"{where}: no image; {shape}, all but image optional.")
-    if odd := sorted(set(row) - KEYS):
-        raise UserError(
-            f"{where}: unknown {', '.join(map(repr, odd))}; {shape}, all but image optional."
-        )
-    if wrong := sorted(
-        key
-        for key, value in row.items()
-        if value is not None and not (isinstance(value, str) and value)
-    ):
-        raise UserError(
-            f"{where}: {' and '.join(wrong)} must be text that is not empty; {shape}, all but image"
-            " optional."
-        )
-    kept = {key: value for key, value in row.items() if value is not None}
-    return {"id": row["image"], **kept}

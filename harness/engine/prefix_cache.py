@@ -141,7 +141,7 @@ class PrefixCache:
         if missing:
             pixels = self.pixels.load(missing, images, corrupt)
             self.images_encoded += len(missing)
-            projected = self.family.project(self.family.look(pixels))
+            projected = self.family.project(self.family.encode(pixels))
             for key, value in zip(missing, projected, strict=True):
                 found[key] = value
                 if key[1] is None:

@@ -1,11 +1,11 @@
-"""The one prompt renderer: generation, training and benchmarks turn a prompt into tokens here and
-nowhere else.
+"""The prompt renderer: generation, training and benchmarks all turn prompts into tokens here.
 
 LLaVA-1.5's format (Liu et al., arXiv 2310.03744) is ``<s>USER: <image>\\n{text} ASSISTANT:
-{answer}</s>``; Qwen2.5-VL's is ChatML with its default system line. Either is a plain string
-tokenised with ``add_special_tokens=False``, so that training sees the very beginning and end tokens
-that generation sees. Questions and model texts are untrusted: what they hold of special tokens is
-replaced by a space before it is rendered."""
+{answer}</s>``. Qwen2.5-VL's format is ChatML with its default system message. Both are rendered as
+plain strings and tokenised with ``add_special_tokens=False``, so training uses the same begin and
+end tokens as generation. Questions and model texts are not trusted: a special token inside them is
+replaced by a space.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from harness.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A family's chat format: ``start`` (image) text ``answer`` ``lead`` answer ``end``.
-    ``needs`` are the tokens that a processor of the family must name."""
+    """A family's chat format: ``start`` (``image``) text ``answer`` ``lead`` answer ``end``."""
 
     start: str
-    picture: str
+    image: str
     answer: str
     lead: str
     end: str
     needs: tuple[str, ...] = ("eos_token", "image_token")
+    """The tokens that a processor of the family must name."""
 
 
 LLAVA = Format(
     start="{bos}USER: ",
-    picture="{image}\n",
+    image="{image}\n",
     answer=" ASSISTANT:",
     lead=" ",
     end="{eos}",
@@ -40,7 +40,7 @@ LLAVA = Format(
 )
 CHATML = Format(
     start="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
-    picture="<|vision_start|>{image}<|vision_end|>",
+    image="<|vision_start|>{image}<|vision_end|>",
     answer="<|im_end|>\n<|im_start|>assistant\n",
     lead="",
     end="{eos}",
@@ -49,76 +49,78 @@ CHATML = Format(
 
 @dataclass(frozen=True, kw_only=True)
 class Renderer:
-    """Renders and tokenises for one processor; make it with :func:`renderer`. ``specials`` matches
-    every special token."""
+    """Renders and tokenises for one processor; :func:`renderer` makes it."""
 
     format: Format
     bos: str
     eos: str
     image: str
     specials: re.Pattern[str]
+    """Matches every special token of the tokenizer, in any case."""
     tokenizer: Any = field(repr=False, compare=False)
 
     def render_prompt(self, prompt_text: str, has_image: bool, prefix: str = "") -> str:
-        """The prompt up to the point where the answer starts, or goes on behind ``prefix``."""
-        format, prefix = self.format, self.neutral(prefix).strip()
-        asked = format.start + (format.picture if has_image else "")
-        return (
-            self.fill(asked)
-            + self.neutral(prompt_text)
-            + format.answer
-            + (format.lead + prefix if prefix else "")
-        )
+        """The prompt up to the answer, or up to the continuation of an answer's ``prefix``."""
+        format, prefix = self.format, self.neutralize(prefix).strip()
+        start = self._fill(format.start + (format.image if has_image else ""))
+        lead = format.lead + prefix if prefix else ""
+        return start + self.neutralize(prompt_text) + format.answer + lead
 
     def render_completion(self, answer: str, prefix: str = "") -> str:
-        """What follows a rendered prompt (and its ``prefix``): the answer (outer white space
-        removed) and the end token."""
-        lead = " " if self.neutral(prefix).strip() else self.format.lead
-        return lead + self.neutral(answer).strip() + self.fill(self.format.end)
+        """The text after a rendered prompt (and its ``prefix``): the answer, stripped, and the end
+        token."""
+        lead = " " if self.neutralize(prefix).strip() else self.format.lead
+        return lead + self.neutralize(answer).strip() + self._fill(self.format.end)
 
-    def fill(self, part: str) -> str:
+    def _fill(self, part: str) -> str:
         return part.format(bos=self.bos, eos=self.eos, image=self.image)
 
-    def neutral(self, text: str) -> str:
-        """Text that cannot become a special token: each one, in any case, is a space instead."""
+    def neutralize(self, text: str) -> str:
+        """The text with each special token replaced by a space."""
         return self.specials.sub(" ", text)
 
     def encode(self, rendered: Sequence[str]) -> list[list[int]]:
-        """Token ids of rendered strings; an image is its one image token, not yet widened to its
-        patches."""
-        return (
-            list(self.tokenizer(list(rendered), add_special_tokens=False)["input_ids"])
-            if rendered
-            else []
-        )
+        """Token ids of rendered strings. An image is a single image token here."""
+        if not rendered:
+            return []
+        return list(self.tokenizer(list(rendered), add_special_tokens=False)["input_ids"])
 
     def encode_pairs(
         self, prompts: Sequence[str], completions: Sequence[str]
     ) -> list[tuple[list[int], list[int]]]:
-        """Ids of rendered prompts and of the completions behind them, tokenised together and cut at
-        the prompt's end."""
+        """Token ids of each rendered prompt and its completion, tokenised as one string.
+
+        Raises:
+            UserError: the tokenizer joins the end of a prompt with the start of its completion.
+        """
         alone = self.encode(prompts)
-        both = self.encode(
+        joined = self.encode(
             [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         )
-        for prompt, ids, whole in zip(prompts, alone, both, strict=True):
-            if whole[: len(ids)] != ids:
+        for prompt, ids, both in zip(prompts, alone, joined, strict=True):
+            if both[: len(ids)] != ids:
                 raise UserError(
                     "The tokenizer joins the end of a prompt with the start of its answer"
                     f" ({prompt[-20:]!r}); prompt and answer must be apart: use a tokenizer that"
                     " splits at the space between them."
                 )
-        return [(ids, whole[len(ids) :]) for ids, whole in zip(alone, both, strict=True)]
+        return [(ids, both[len(ids) :]) for ids, both in zip(alone, joined, strict=True)]
 
 
 def renderer(processor: Any) -> Renderer:
-    """The renderer of a processor, with the beginning, end and image tokens its tokenizer names."""
+    """The renderer of a processor.
+
+    Raises:
+        UserError: its tokenizer lacks a token that the family's format needs.
+    """
     tokenizer = processor.tokenizer
     format = CHATML if "Qwen" in type(processor).__name__ else LLAVA
     names = {
         "bos_token": tokenizer.bos_token,
         "eos_token": tokenizer.eos_token,
-        "image_token": image_token(processor),
+        "image_token": (
+            getattr(processor, "image_token", None) or getattr(tokenizer, "image_token", None) or ""
+        ),
     }
     for name in format.needs:
         if not names[name]:
@@ -127,35 +129,27 @@ def renderer(processor: Any) -> Renderer:
                 f" {', '.join(format.needs)}."
             )
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
-    # The longest first, so that a token which begins another does not leave the other's tail
-    # behind.
-    known = {*tokenizer.all_special_tokens, *added, *(token for token in names.values() if token)}
-    strings = sorted(known, key=len, reverse=True)
+    special = {*tokenizer.all_special_tokens, *added, *(token for token in names.values() if token)}
+    # The longest first: a token may be the beginning of another.
+    ordered = sorted((text for text in special if text.strip()), key=len, reverse=True)
     return Renderer(
         format=format,
         bos=names["bos_token"] or "",
         eos=names["eos_token"],
         image=names["image_token"],
-        specials=re.compile(
-            "|".join(re.escape(text) for text in strings if text.strip()), re.IGNORECASE
-        ),
+        specials=re.compile("|".join(map(re.escape, ordered)), re.IGNORECASE),
         tokenizer=tokenizer,
     )
 
 
-def image_token(processor: Any) -> str:
-    return (
-        getattr(processor, "image_token", None)
-        or getattr(processor.tokenizer, "image_token", None)
-        or ""
-    )
-
-
 def check_template(processor: Any) -> None:
-    """Raise UserError unless the family's own chat template renders as we do.
+    """Check that the model's own chat template renders as this module does.
 
-    The beginning and end tokens and outer white space are left out of the comparison: some
-    families' tokenizers add them."""
+    Begin and end tokens and outer white space are ignored: some tokenizers add them.
+
+    Raises:
+        UserError: there is no template, or it renders another text.
+    """
     ours, text, answer = renderer(processor), "What is there?", "A red ball."
     if not getattr(processor, "chat_template", None):
         raise UserError(
@@ -168,11 +162,11 @@ def check_template(processor: Any) -> None:
 
     for has_image in (True, False):
         content = [{"type": "image"}] * has_image + [{"type": "text", "text": text}]
-        asked = [{"role": "user", "content": content}]
-        answered = [*asked, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+        user = [{"role": "user", "content": content}]
+        answered = [*user, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         prompt = ours.render_prompt(text, has_image)
         for mine, theirs in (
-            (prompt, processor.apply_chat_template(asked, add_generation_prompt=True)),
+            (prompt, processor.apply_chat_template(user, add_generation_prompt=True)),
             (prompt + ours.render_completion(answer), processor.apply_chat_template(answered)),
         ):
             if bare(mine) != bare(theirs):

@@ -1,9 +1,10 @@
-"""The protocol of a model family, and where an image's tokens stand.
+"""The protocol of a model family: how an image becomes tokens of the language model.
 
-A family knows how an image becomes features of the language model and nothing else differs: one
-engine and one trainer serve all. Text positions count one by one. An image's tokens either count
-on (one axis) or stand on a grid of rows and columns of one moment (three axes: M-RoPE; Wang et al.,
-arXiv 2409.12191, section 2.1), behind which text goes on at the largest of them."""
+Families differ in nothing else, so one engine and one trainer serve all of them. Text positions
+count up by one. An image's tokens either continue this count (one axis), or lie on a grid of rows
+and columns at one moment (three axes: M-RoPE; Wang et al., arXiv 2409.12191, section 2.1); the
+text after the image then continues from the largest position.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +19,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Span:
-    """An image's ``rows * columns`` tokens in the language model, and how many axes their
-    positions have."""
+    """An image's ``rows * columns`` tokens in the language model; ``axes`` of their positions."""
 
     rows: int
     columns: int
@@ -31,45 +31,41 @@ class Span:
 
     @property
     def steps(self) -> int:
-        """By how much positions go on behind the image."""
+        """How far the image advances the position of the text after it."""
         return self.tokens if self.axes == 1 else max(self.rows, self.columns)
 
     def positions(self, before: int) -> Tensor:
-        """Positions (axes, before + tokens) of ``before`` text tokens and the image behind
-        them."""
+        """Positions (axes, before + tokens) of ``before`` text tokens and the image after them."""
         if self.axes == 1:
             return torch.arange(before + self.tokens)[None]
         text = torch.arange(before).expand(3, -1)
         row, column = torch.meshgrid(
             torch.arange(self.rows), torch.arange(self.columns), indexing="ij"
         )
-        return torch.cat(
-            [text, before + torch.stack([torch.zeros_like(row), row, column]).flatten(1)], 1
-        )
+        image = torch.stack([torch.zeros_like(row), row, column]).flatten(1)
+        return torch.cat([text, before + image], 1)
 
 
 class Family(Protocol):
-    """A loaded model's way with images.
-
-    ``tower`` and ``projector`` are regular expressions that a parameter's full name begins with:
-    what never trains, and what brings the tower's features into the language model."""
+    """The image side of a loaded model."""
 
     tower: str
+    """Regular expression for the beginning of a vision tower parameter's name; never trained."""
     projector: str
+    """The same for the projector, which maps tower features to the language model's width."""
 
     def span(self, image: Image) -> Span:
-        """The tokens that an image takes, from its size alone."""
+        """The tokens that an image takes; depends on its size alone."""
         ...
 
     def pixels(self, images: Sequence[Image]) -> list[Tensor]:
-        """Normalised images (C, H, W): what a corruption is given."""
+        """Normalised images (C, H, W); image corruptions act on these."""
         ...
 
-    def look(self, pixels: Sequence[Tensor]) -> list[Tensor]:
-        """The tower's features (tokens, width) of each image, as the projector wants them; no
-        gradients."""
+    def encode(self, pixels: Sequence[Tensor]) -> list[Tensor]:
+        """The tower's features (tokens, width) of each image, without gradients."""
         ...
 
     def project(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Features brought into the language model's space, (tokens, its width) each."""
+        """The projector's output (tokens, language model's width) for each image's features."""
         ...

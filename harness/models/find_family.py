@@ -1,4 +1,4 @@
-"""The families there are, found by the model type that a checkpoint's config.json names."""
+"""The supported families, by the model type in a checkpoint's config.json."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ from harness.models.qwen import Qwen, load_qwen_processor
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A model type of transformers: the family's name on a base card, what binds it to a loaded
-    model and its processor, and how the processor is loaded (source, options such as ``revision``).
-    Its class in transformers is ``model_class``."""
+    """One model type of transformers."""
 
     name: str
+    """The family's name on a base card."""
     model_class: str
+    """The model's class in transformers."""
     bind: Callable[[Any, Any], Family]
-    processor: Callable[[str, Mapping[str, Any]], Any]
+    """Makes the family of a loaded model and its processor."""
+    processor: Callable[[str], Any]
+    """Loads the processor from a folder or hub id."""
 
 
-def load_llava_processor(source: str, options: Mapping[str, Any]) -> Any:
-    # PIL, because another backend's pixels differ by up to 0.015.
-    return AutoProcessor.from_pretrained(source, backend="pil", **options)
+def load_llava_processor(source: str) -> Any:
+    # The PIL backend, because another backend's pixels differ by up to 0.015.
+    return AutoProcessor.from_pretrained(source, backend="pil")
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {
@@ -45,14 +47,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         processor=load_qwen_processor,
     ),
 }
-"""By the ``model_type`` of config.json."""
+"""By ``model_type`` of config.json."""
 
 
 def family_of(model: Any, processor: Any = None) -> Family:
-    """The family of a loaded model; without its processor it can project features and no more.
+    """The family of a loaded model; without a processor it can only project features.
 
     Raises:
-        UserError: its architecture is none of ours.
+        UserError: its architecture is not supported.
     """
     kind = str(model.config.model_type)
     if kind not in ARCHITECTURES:
@@ -61,4 +63,4 @@ def family_of(model: Any, processor: Any = None) -> Family:
 
 
 def supported() -> str:
-    return " and ".join(f"{one.name} ({one.model_class})" for one in ARCHITECTURES.values())
+    return " and ".join(f"{each.name} ({each.model_class})" for each in ARCHITECTURES.values())

@@ -1,46 +1,89 @@
-"""A model of the hub as a folder of its local cache: the files that are needed and no others, all
-there before any is loaded; and the commit that a data set's revision is at.
+"""Models of the hub as folders of the local cache, and the commits that revisions resolve to.
 
-transformers could fetch them by itself. It would take a torch file (a pickle) where there are no
-safetensors, and then tell the hub's conversion service so; and a file that was cut would be found
-only when the files before it have been read."""
+transformers could download them itself. But where a repository has no safetensors, it would take a
+torch file (a pickle) and call the hub's conversion service; and it would find a cut file only after
+it has read the files before it. Here only the needed files are downloaded, and all are checked
+before any is loaded.
+"""
 
 from __future__ import annotations
 
+import errno
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
-from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
     RevisionResolutionError,
 )
-from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the fork of it that this version speaks through
-from safetensors import SafetensorError, safe_open
+from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # the version that it uses
+from safetensors import SafetensorError
 
 from harness.errors import UserError
-from harness.models import checkpoints
+from harness.models import adapters
+from harness.models.checkpoints import INDEX, indexed_files, tensor_shapes
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 SETTINGS = ["*.json", "*.txt", "*.jinja", "*.model"]
-"""A model's settings and its tokenizer's files."""
-
+"""File patterns of a model's settings and its tokenizer."""
 SINGLE, TORCH = "model.safetensors", "pytorch_model.bin"
 FAILURES = (OSError, ValueError, HfHubHTTPError, httpx.HTTPError)
-"""What a request may end with; httpx's own, such as a connection that breaks off, are no
-OSError."""
+"""The exceptions of a failed request; httpx's own, such as a broken connection, are no OSError."""
+
+REASONS: Mapping[type[BaseException], str] = {
+    GatedRepoError: (
+        "it is gated: accept its terms on its page and log in with `hf auth login` (or set"
+        " HF_TOKEN)"
+    ),
+    RevisionNotFoundError: (
+        "it has no revision {revision!r}: give one of its commits, tags or branches"
+    ),
+    RepositoryNotFoundError: (
+        "there is no such repository, or it is private: check the id, or log in with `hf auth"
+        " login`"
+    ),
+    LocalEntryNotFoundError: (
+        "it is not in the local cache and the hub cannot be reached: go online, or give a folder"
+        " that holds it"
+    ),
+    EntryNotFoundError: (
+        "it lacks a file that is needed (config.json, or safetensors weights): give another"
+        " checkpoint"
+    ),
+    SafetensorError: "a weight file is cut or damaged: delete it and download it again",
+    httpx.TransportError: (
+        "the connection to the hub broke off: run the same command again, which continues the"
+        " download"
+    ),
+}
+"""The message for each kind of failure; the first that matches counts."""
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub id (``org/name`` or ``org/name@revision``)."""
+    return bool(HUB_ID.fullmatch(name))
 
 
 def fetch(
     what: str, id: str, revision: str | None, *, weights: bool = True, torch_file: bool = False
 ) -> Path:
-    """The folder of the model ``id`` at a revision, downloaded as far as it is not there: its
-    settings and, unless ``weights`` is False, its safetensors; where it has none and ``torch_file``
-    is True its torch file. ``what`` names it in sentences.
+    """Download the missing files of a model and return its folder, named by its commit.
+
+    Args:
+        what: the model's name in messages.
+        weights: False: settings and tokenizer only.
+        torch_file: accept a torch file where the repository has no safetensors.
 
     Raises:
-        UserError: it is not there, gated, or not to be reached; it has no such weights; a file is
-            cut; the disk is full.
+        UserError: the model does not exist, is gated or unreachable; it has no such weights; a
+            file is cut; the disk is full.
     """
     try:
         folder = Path(
@@ -50,49 +93,67 @@ def fetch(
         )
         if not weights:
             return folder
-        index = folder / checkpoints.INDEX
-        if index.is_file():
-            names = sorted(set(checkpoints.read_json(index).get("weight_map", {}).values()))
+        if (folder / INDEX).is_file():
+            names = indexed_files(folder)
             if not all((folder / name).is_file() for name in names):
                 snapshot_download(id, revision=folder.name, allow_patterns=names)
         else:
-            names = [_single(what, id, folder.name, torch_file)]
+            names = [_single_file(what, id, folder.name, torch_file)]
     except FAILURES as error:
-        raise checkpoints.why(what, id, revision, error) from error
+        raise load_error(what, id, revision, error) from error
     for name in names:
-        _check(what, id, folder / name)
+        _check_file(what, id, folder / name)
     return folder
 
 
-def commit_of(what: str, dataset: str, revision: str | None) -> str:
-    """The commit that a data set's branch or tag is at; without a network the one that it was at
-    when it was last asked.
+def fetch_config(id: str, revision: str | None) -> tuple[Path, str]:
+    """The folder with a repository's config.json (or a whole adapter), and its commit.
 
     Raises:
-        UserError: there is no such data set or revision, it is gated, or it is not known here and
-            the hub cannot be reached.
+        UserError: the repository, the revision or both files do not exist, it is gated, or the
+            hub cannot be reached.
     """
     try:
-        return str(
-            HfApi().resolve_revision(dataset, repo_type="dataset", revision=revision).resolved
-        )
+        try:
+            path = Path(hf_hub_download(id, "config.json", revision=revision))
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            path = Path(hf_hub_download(id, adapters.CONFIG, revision=revision))
+            files = [adapters.CONFIG, adapters.WEIGHTS, adapters.RECORD]
+            snapshot_download(id, revision=revision, allow_patterns=files)
+    except FAILURES as error:
+        raise load_error(f"The checkpoint {id!r}", id, revision, error) from error
+    return path.parent, path.parent.name  # the cache names a snapshot's folder by its commit
+
+
+def commit_of(what: str, dataset: str, revision: str | None) -> str:
+    """The commit of a data set's branch or tag; offline, the last one that the cache has.
+
+    Raises:
+        UserError: the data set or revision does not exist, it is gated, or the hub cannot be
+            reached and the cache has no commit.
+    """
+    try:
+        resolved = HfApi().resolve_revision(dataset, repo_type="dataset", revision=revision)
+        return str(resolved.resolved)
     except RevisionResolutionError as error:
         raise UserError(
             f"{what} could not be loaded from {dataset}: it is not in the local cache and the hub"
             " cannot be reached: go online, or give a folder of its parquet files."
         ) from error
     except FAILURES as error:
-        raise checkpoints.why(what, dataset, revision, error) from error
+        raise load_error(what, dataset, revision, error) from error
 
 
-def _single(what: str, id: str, commit: str, torch_file: bool) -> str:
-    """The name of the one file with the weights, which is there then."""
+def _single_file(what: str, id: str, commit: str, torch_file: bool) -> str:
+    """Download the one file with the weights and return its name."""
     try:
         hf_hub_download(id, SINGLE, revision=commit)
     except LocalEntryNotFoundError:
         if not torch_file:
             raise
-        hf_hub_download(id, TORCH, revision=commit)  # offline: what an earlier run took
+        hf_hub_download(id, TORCH, revision=commit)  # offline: an earlier run may have it
         return TORCH
     except EntryNotFoundError:
         if torch_file:
@@ -108,8 +169,8 @@ def _single(what: str, id: str, commit: str, torch_file: bool) -> str:
     return SINGLE
 
 
-def _check(what: str, id: str, file: Path) -> None:
-    """Raise UserError unless the weights are there and as long as their header says."""
+def _check_file(what: str, id: str, file: Path) -> None:
+    """Raise UserError unless the weight file exists and has the size that its header states."""
     if not file.is_file():
         raise UserError(
             f"{what} could not be loaded from {id}: {file.name}, which its index names, is not"
@@ -118,12 +179,32 @@ def _check(what: str, id: str, file: Path) -> None:
     if file.suffix != ".safetensors":
         return
     try:
-        with safe_open(file, framework="pt"):
-            pass
-    except (SafetensorError, OSError) as error:
-        # The link alone would be made again, to the same content.
+        tensor_shapes(file)
+    except UserError as error:
+        # The file behind the cache's link must go; the link alone would be made again.
         raise UserError(
             f"{what} could not be loaded from {id}: {file.name} is cut or damaged in the local"
-            f" cache ({error}); delete {file.resolve()} and run the same command again: it is"
-            " downloaded anew."
+            f" cache; delete {file.resolve()} and run the same command again: it is downloaded"
+            " anew."
         ) from error
+
+
+def load_error(what: str, source: str, revision: str | None, error: BaseException) -> UserError:
+    """The sentence for a model that could not be loaded, from ``error`` or one of its causes."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    start = f"{what} could not be loaded from {source}:"
+    if any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in chain):
+        return UserError(
+            f"{start} the disk is full; free some space below {constants.HF_HUB_CACHE}, or set"
+            " HF_HOME to another disk, and run the same command again."
+        )
+    for kind, reason in REASONS.items():
+        if any(isinstance(each, kind) for each in chain):
+            return UserError(f"{start} {reason.format(revision=revision)}.")
+    return UserError(
+        f"{start} {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+    )

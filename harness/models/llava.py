@@ -1,5 +1,5 @@
-"""LLaVA-1.5 (Liu et al., arXiv 2310.03744): a square image, one CLIP layer's patches, a projector
-of two layers."""
+"""LLaVA-1.5 (Liu et al., arXiv 2310.03744): square images, the patches of one CLIP layer, and a
+projector of two layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from harness.models.family import Span
 
 
 class Llava:
-    """A loaded ``LlavaForConditionalGeneration`` and its processor (not needed to project)."""
+    """A loaded ``LlavaForConditionalGeneration`` and its processor.
+
+    Without a processor (None) only ``project`` works.
+    """
 
     tower = r"model\.vision_tower\."
     projector = r"model\.multi_modal_projector\."
@@ -28,13 +31,10 @@ class Llava:
         return Span(1, self.tokens)
 
     def pixels(self, images: Sequence[Image]) -> list[Tensor]:
-        return list(
-            self.image_processor(images=[rgb(image) for image in images], return_tensors="pt")[
-                "pixel_values"
-            ]
-        )
+        batch = self.image_processor(images=[rgb(image) for image in images], return_tensors="pt")
+        return list(batch["pixel_values"])
 
-    def look(self, pixels: Sequence[Tensor]) -> list[Tensor]:
+    def encode(self, pixels: Sequence[Tensor]) -> list[Tensor]:
         return list(tower_features(self.model, torch.stack(list(pixels))))
 
     def project(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -45,8 +45,11 @@ class Llava:
 
 @torch.no_grad()
 def tower_features(model: Any, pixels: Tensor) -> Tensor:
-    """The projector's input, (N, patches, width), for pixels (N, C, H, W): the configured layer (or
-    layers, joined) of the tower, without the class token where the configuration says so."""
+    """The projector's input (N, patches, width) for pixels (N, C, H, W).
+
+    The configuration names the tower's layer, or layers to concatenate, and whether the class
+    token is dropped.
+    """
     config, tower = model.config, model.model.vision_tower
     states = tower(
         pixels.to(tower.device, tower.dtype), output_hidden_states=True, return_dict=True

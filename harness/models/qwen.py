@@ -1,10 +1,11 @@
-"""Qwen2.5-VL (Bai et al., arXiv 2502.13923): images keep their shape, so each takes its own
-number of tokens.
+"""Qwen2.5-VL (Bai et al., arXiv 2502.13923): images keep their aspect ratio and take a number of
+tokens that depends on their size.
 
-The tower's last states are kept in groups of ``merge * merge`` neighbours; the merger (norm and two
-layers) makes one token of a group. transformers' tower works in the order of its attention windows;
-here groups are brought into the image's own order before the merger, which treats each group
-alone, so that the merger can be trained on stored features."""
+Features are the tower's last states, in groups of ``merge * merge`` neighbouring patches. The
+merger (a norm and two layers) turns each group into one token. transformers' tower works in the
+order of its attention windows; here the groups return to the image's own order before the merger.
+The merger treats each group alone, so it can be trained on stored features.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +26,16 @@ from harness.errors import UserError
 from harness.models.family import Span
 from harness.models.llava import rgb
 
-LONGEST = 200
+MAX_ASPECT_RATIO = 200
 """The largest ratio of an image's sides that the family's processor takes."""
 
 
 class Qwen:
-    """A loaded ``Qwen2_5_VLForConditionalGeneration`` and its processor (not needed to project)."""
+    """A loaded ``Qwen2_5_VLForConditionalGeneration`` and its processor.
+
+    Without a processor (None) only ``project`` works. ``patch`` is a patch's side in pixels,
+    ``merge`` the side of a group in patches, ``times`` the number of frames in a patch.
+    """
 
     tower = r"model\.visual\.(?!merger\.)"
     projector = r"model\.visual\.merger\."
@@ -43,20 +48,12 @@ class Qwen:
         self.merge: int = config.spatial_merge_size
         self.times: int = config.temporal_patch_size
         if self.image_processor is not None:
-            made = self.image_processor
-            theirs, mine = (
-                (made.patch_size, made.merge_size, made.temporal_patch_size),
-                (
-                    self.patch,
-                    self.merge,
-                    self.times,
-                ),
-            )
-            if theirs != mine:
+            theirs, ours = _patch_sizes(self.image_processor), (self.patch, self.merge, self.times)
+            if theirs != ours:
                 raise UserError(
-                    "Image tokens: the processor cuts images into patches of (size, merged,"
-                    f" times) {theirs}, the model reads {mine}; give the processor that was saved"
-                    " with this model."
+                    "Image tokens: the processor cuts images into patches of (size, merged, times)"
+                    f" {theirs}, the model reads {ours}; give the processor that was saved with"
+                    " this model."
                 )
 
     def span(self, image: Image) -> Span:
@@ -68,52 +65,49 @@ class Qwen:
         return Span(int(height) // side, int(width) // side, 3)
 
     def pixels(self, images: Sequence[Image]) -> list[Tensor]:
-        found = []
+        pixels = []
         for image in images:
             check_shape(image)
-            made = self.image_processor(images=[rgb(image)], return_tensors="pt")
-            _, rows, columns = made["image_grid_thw"][0].tolist()
-            found.append(unpatch(made["pixel_values"], rows, columns, self.image_processor))
-        return found
+            inputs = self.image_processor(images=[rgb(image)], return_tensors="pt")
+            _, rows, columns = inputs["image_grid_thw"][0].tolist()
+            pixels.append(unpatch(inputs["pixel_values"], rows, columns, self.image_processor))
+        return pixels
 
     @torch.no_grad()
-    def look(self, pixels: Sequence[Tensor]) -> list[Tensor]:
+    def encode(self, pixels: Sequence[Tensor]) -> list[Tensor]:
         tower = self.model.model.visual
         grids = [
-            [1, picture.shape[1] // self.patch, picture.shape[2] // self.patch]
-            for picture in pixels
+            [1, image.shape[1] // self.patch, image.shape[2] // self.patch] for image in pixels
         ]
         grid = torch.tensor(grids, device=tower.device)
-        flat = torch.cat(
-            [self.patches(picture.to(tower.device, tower.dtype)) for picture in pixels]
-        )
-        states = tower(flat, grid_thw=grid, return_dict=True).last_hidden_state
+        rows = torch.cat([self.patches(image.to(tower.device, tower.dtype)) for image in pixels])
+        states = tower(rows, grid_thw=grid, return_dict=True).last_hidden_state
         order, _ = get_vision_window_index(
             grid,
             spatial_merge_size=self.merge,
             window_size=tower.window_size,
             patch_size=self.patch,
         )
-        groups = states.reshape(len(states) // self.merge**2, -1)[
-            torch.argsort(order.to(states.device))
-        ]
-        return list(
-            torch.split(groups, [rows * columns // self.merge**2 for _, rows, columns in grids])
-        )
+        groups = states.reshape(len(states) // self.merge**2, -1)
+        groups = groups[torch.argsort(order.to(states.device))]
+        sizes = [high * wide // self.merge**2 for _, high, wide in grids]
+        return list(torch.split(groups, sizes))
 
     def project(self, features: Sequence[Tensor]) -> list[Tensor]:
         merger = self.model.model.visual.merger
         weight = next(merger.parameters())
         groups = torch.cat(list(features)).to(weight.device, weight.dtype)
         merged: Tensor = merger(groups.view(len(groups) * self.merge**2, -1))
-        return list(torch.split(merged, [len(one) for one in features]))
+        return list(torch.split(merged, [len(each) for each in features]))
 
-    def patches(self, picture: Tensor) -> Tensor:
-        """An image (C, H, W) as the tower's rows (patches, C * times * patch * patch), group by
-        group; a still image is the same at all ``times``."""
-        channels, height, width = picture.shape
+    def patches(self, image: Tensor) -> Tensor:
+        """An image (C, H, W) as the tower's rows (patches, C * times * patch * patch).
+
+        Patches of one group are neighbours; all ``times`` frames of a still image are equal.
+        """
+        channels, height, width = image.shape
         size, merge = self.patch, self.merge
-        x = picture.view(
+        x = image.view(
             channels, height // size // merge, merge, size, width // size // merge, merge, size
         )
         x = x.permute(1, 4, 2, 5, 0, 3, 6)[:, :, :, :, :, None]
@@ -121,35 +115,40 @@ class Qwen:
         return x.reshape(height // size * (width // size), -1)
 
 
-def unpatch(rows: Tensor, high: int, wide: int, image_processor: Any) -> Tensor:
-    """The image (C, H, W) of a grid of ``high * wide`` patches (rows as the processor makes
-    them): the inverse of
-    :meth:`Qwen.patches`."""
-    size, merge, times = (
+def _patch_sizes(image_processor: Any) -> tuple[int, int, int]:
+    return (
         image_processor.patch_size,
         image_processor.merge_size,
         image_processor.temporal_patch_size,
     )
-    x = rows.view(high // merge, wide // merge, merge, merge, -1, times, size, size)[
-        :, :, :, :, :, 0
-    ]
+
+
+def unpatch(rows: Tensor, high: int, wide: int, image_processor: Any) -> Tensor:
+    """The image (C, H, W) of ``high * wide`` patches, given as the processor's rows; the inverse of
+    :meth:`Qwen.patches`."""
+    size, merge, times = _patch_sizes(image_processor)
+    x = rows.view(high // merge, wide // merge, merge, merge, -1, times, size, size)
+    x = x[:, :, :, :, :, 0]
     return x.permute(4, 0, 2, 5, 1, 3, 6).reshape(-1, high * size, wide * size)
 
 
 def check_shape(image: Image) -> None:
-    """Raise UserError for an image so narrow that the family cannot read it."""
-    sides = sorted(image.size)
-    if sides[1] > LONGEST * sides[0]:
+    """Raise UserError for an image too narrow for the family."""
+    short, long = sorted(image.size)
+    if long > MAX_ASPECT_RATIO * short:
         raise UserError(
-            f"An image of {image.width} x {image.height} pixels is too narrow for Qwen2.5-VL,"
-            f" which takes sides up to {LONGEST} to 1; take it out of the pool or the benchmark."
+            f"An image of {image.width} x {image.height} pixels is too narrow for Qwen2.5-VL, which"
+            f" takes sides up to {MAX_ASPECT_RATIO} to 1; take it out of the pool or the benchmark."
         )
 
 
 class QwenProcessor:
-    """Tokenizer, image processor and chat template: what ``Qwen2_5_VLProcessor`` holds, less its
-    video part, which needs torchvision. Saved in the published layout, so that transformers' own
-    processor reads it where torchvision is."""
+    """Tokenizer, image processor and chat template, as in ``Qwen2_5_VLProcessor``, without its
+    video part, which needs torchvision.
+
+    ``save_pretrained`` writes the published layout: transformers' own processor reads it where
+    torchvision is installed.
+    """
 
     image_token = "<|image_pad|>"
 
@@ -171,24 +170,22 @@ class QwenProcessor:
         )
 
     def save_pretrained(self, folder: Path) -> None:
-        self.image_processor.processor_class = (  # written into its file, where AutoProcessor looks
-            "Qwen2_5_VLProcessor"
-        )
+        # AutoProcessor finds the class by this name in the image processor's file.
+        self.image_processor.processor_class = "Qwen2_5_VLProcessor"
         self.image_processor.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
 
-def load_qwen_processor(source: str, options: Mapping[str, Any]) -> QwenProcessor:
-    """The processor of a folder or a hub id; ``options`` may pin a revision. The chat template is
-    chat_template.json's where there is one (the published checkpoints), else the tokenizer's."""
-    tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    images = AutoImageProcessor.from_pretrained(source, backend="pil", **options)
-    file = cached_file(
-        source, "chat_template.json", _raise_exceptions_for_missing_entries=False, **options
-    )
-    template = (
-        json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"]
-        if file
-        else tokenizer.chat_template
-    )
+def load_qwen_processor(source: str) -> QwenProcessor:
+    """The processor of a folder or a hub id.
+
+    The chat template comes from chat_template.json where it exists (the published checkpoints),
+    else from the tokenizer.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    images = AutoImageProcessor.from_pretrained(source, backend="pil")
+    file = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False)
+    template = tokenizer.chat_template
+    if file:
+        template = json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"]
     return QwenProcessor(images, tokenizer, template)

@@ -11,7 +11,8 @@ from PIL.Image import Image
 
 from benchmarks.interface import Benchmark
 from harness.artifacts.results_folder import Results
-from harness.data.pool import Drawn, Pool, open_pool
+from harness.data.open_pool import open_pool
+from harness.data.pool import Drawn, Pool
 from harness.pipeline.image_cache import ImageCache, exported_image
 from harness.pipeline.loaded_model import LoadedModel
 from harness.study.study import Run, Study

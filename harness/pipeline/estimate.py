@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
-from harness.artifacts.fingerprint import hardware
+from harness.artifacts.environment import hardware
 from harness.artifacts.results_folder import records
 from harness.pipeline.tasks import Kind, Task
 

@@ -120,7 +120,7 @@ def grade(benchmark: Benchmark, questions: Path, answers: Path, out: Path) -> st
         kept = Stage(out / "answers", given.identity)
         kept.check()
         stage = Stage(out, stage_identity.grade_identity(given.identity, benchmark))
-        if not stage.done and stage.outdated("version"):
+        if not stage.done and stage.differs_only_in("version"):
             # It had stopped, perhaps for want of a judge: nothing is lost.
             write_json(out / "identity.json", stage.identity)
         stage.check()

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from harness.artifacts.fingerprint import cores
+from harness.artifacts.environment import cores
 from harness.engine.clip_scorer import ClipScorer, ScorerCard, load_scorer
 from harness.engine.engine import Engine
-from harness.models.base_cards import BaseCard, load_base
+from harness.engine.load import load_model
+from harness.models.base_cards import BaseCard
 from harness.pipeline.stage_identity import Checkpoint
 
 
@@ -42,7 +43,7 @@ class LoadedModel:
         """The model and its processor."""
         if self._loaded is None or self._checkpoint != checkpoint:
             self.forget()
-            self._loaded = load_base(
+            self._loaded = load_model(
                 checkpoint.card, device=self.device, weights=checkpoint.weights
             )
             self._checkpoint = checkpoint

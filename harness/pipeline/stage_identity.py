@@ -60,7 +60,7 @@ def trained(stage: Stage, card: BaseCard) -> Checkpoint:
 
 @cache
 def _folder_fingerprint(folder: Path) -> str:
-    from harness.models.base_cards import weights_fingerprint
+    from harness.models.checkpoints import weights_fingerprint
 
     return weights_fingerprint(folder)
 

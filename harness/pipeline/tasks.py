@@ -84,7 +84,7 @@ class Task:
     @property
     def outdated(self) -> bool:
         """Whether it was done for another version of its benchmark, and is quickly done again."""
-        return not self.needs_model and self.stage.outdated("version")
+        return not self.needs_model and self.stage.differs_only_in("version")
 
     def missing(self) -> bool:
         """Whether there is work to do.

@@ -1,13 +1,14 @@
-"""lmms-eval asks a base live, through our engine: ``python -m harness.pipeline.via_lmms_eval
-FOLDER``. It runs in the kit's environment (``nox -s toolkit_lmms_eval``), with this repository on
-PYTHONPATH and the data in the working directory.
+"""lmms-eval asks one of our bases live, through our engine.
 
-``FOLDER/request.json`` names ``task``, ``folder`` (of its YAML), ``base`` and, for a trained model,
-``weights`` (its folder). ``FOLDER/reply.json`` gets the answers, as the kit filtered them, and its
-totals. A test compares this with the grading of stored answers, which studies use.
+``python -m harness.pipeline.via_lmms_eval FOLDER`` runs in the toolkit's environment (``nox -s
+toolkit_lmms_eval``), with this repository on PYTHONPATH and the data in the working directory.
+``FOLDER/request.json`` gives ``task``, ``folder`` (of its YAML), ``base`` and, optionally,
+``weights`` (a trained model's folder). ``FOLDER/reply.json`` receives the answers and the totals.
 
-The kit's own wrappers count a model that raises as an empty answer; here an error ends the
-evaluation."""
+A test compares this with grading stored answers. Studies use stored answers, which can be graded
+again. The toolkit's own wrappers count a model that raises as an empty answer; here an error ends
+the evaluation.
+"""
 
 from __future__ import annotations
 
@@ -22,32 +23,37 @@ from lmms_eval.tasks import TaskManager, get_task_dict
 
 from harness.artifacts.results_folder import read_json, write_json
 from harness.engine.engine import Engine
+from harness.engine.load import load_model
 from harness.errors import UserError
-from harness.models.base_cards import find_base, load_base
+from harness.models.base_cards import find_base
 from methods.interface import VLM, Decoding, Prompt
 
 
-class Live(lmms):  # type: ignore[misc]
-    """A :class:`methods.interface.VLM` as lmms-eval's model; batching is the engine's."""
+class LiveModel(lmms):  # type: ignore[misc]
+    """A :class:`methods.interface.VLM` as lmms-eval's model; the engine batches.
 
-    def __init__(self, vlm: VLM, bound: int = 1024) -> None:
+    Args:
+        max_new_tokens: the bound where a task gives none.
+    """
+
+    def __init__(self, vlm: VLM, max_new_tokens: int = 1024) -> None:
         super().__init__()
-        self.vlm, self.bound = vlm, bound
+        self.vlm, self.max_new_tokens = vlm, max_new_tokens
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Greedy answers, in order; questions with the same bound and stops go to the engine
-        together."""
+        """Greedy answers, in order. Requests with equal settings share an engine call."""
         groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
         for place, request in enumerate(requests):
             options = request.args[1]
-            key = (options.get("max_new_tokens") or self.bound, stops(options))
+            key = (options.get("max_new_tokens") or self.max_new_tokens, stops(options))
             groups.setdefault(key, []).append(place)
         answers = [""] * len(requests)
-        for (bound, until), places in groups.items():
+        for (max_new_tokens, until), places in groups.items():
             prompts = [self.prompt(place, requests[place]) for place in places]
-            answered = self.vlm.generate(prompts, Decoding(max_new_tokens=bound, stop=until))
-            for place, done in zip(places, answered, strict=True):
-                text = done.text
+            decoding = Decoding(max_new_tokens=max_new_tokens, stop=until)
+            completions = self.vlm.generate(prompts, decoding)
+            for place, completion in zip(places, completions, strict=True):
+                text = completion.text
                 for stop in until:
                     text = text.partition(stop)[0]
                 answers[place] = text
@@ -58,8 +64,8 @@ class Live(lmms):  # type: ignore[misc]
         images = doc_to_visual(self.task_dict[task][split][document])
         if len(images) > 1:
             raise UserError(
-                f"Row {document + 1} of {task} has {len(images)} images; the engine answers"
-                " about one."
+                f"Row {document + 1} of {task} has {len(images)} images; the engine answers about"
+                " one."
             )
         return Prompt(key=f"{task}/{place}", text=text, image=images[0] if images else None)
 
@@ -72,47 +78,39 @@ class Live(lmms):  # type: ignore[misc]
 
 
 def stops(options: Mapping[str, Any]) -> tuple[str, ...]:
-    """As ``via_lmms_eval_child.stops``: the stop strings without the kit's default, an empty
-    line."""
+    """The stop strings without the toolkit's default (an empty line); as in the child program."""
     until = options.get("until") or []
     texts = [until] if isinstance(until, str) else until
     return tuple(text for text in texts if text and text != "\n\n")
 
 
 def evaluate(vlm: VLM, request: dict[str, Any]) -> dict[str, Any]:
-    """The kit's evaluation of a live model: ``answers`` in the documents' order, ``totals`` by
-    metric."""
+    """The toolkit's evaluation of a model: ``answers`` in order, ``totals`` by metric."""
     name = request["task"]
     manager = TaskManager(include_path=request["folder"], include_defaults=False, verbosity="ERROR")
     task = get_task_dict([{"task": name, "dataset_kwargs": {}}], manager, "simple")[name]
     results = simple_evaluate(
-        model=Live(vlm),
+        model=LiveModel(vlm),
         tasks=[task],
         task_manager=manager,
         bootstrap_iters=0,
         log_samples=True,
         process_docs_parallel=1,
     )
-    totals = {
-        key.partition(",")[0]: value
-        for key, value in results["results"][name].items()
-        if key.endswith(",none")
-    }
-    rows = results["samples"][name]
     return {
-        "answers": [str(row["filtered_resps"][0]) for row in rows],
+        "answers": [str(row["filtered_resps"][0]) for row in results["samples"][name]],
         "totals": {
-            key: float(value) for key, value in totals.items() if isinstance(value, int | float)
+            key.partition(",")[0]: float(value)
+            for key, value in results["results"][name].items()
+            if key.endswith(",none") and isinstance(value, int | float)
         },
     }
 
 
 def main(folder: Path) -> None:
     request = read_json(folder / "request.json")
-    weights = request.get("weights")
-    model, processor = load_base(
-        find_base(request["base"]), "cpu", None if weights is None else Path(weights)
-    )
+    weights = Path(request["weights"]) if request.get("weights") else None
+    model, processor = load_model(find_base(request["base"]), "cpu", weights)
     write_json(folder / "reply.json", evaluate(Engine(model, processor), request))
 
 

@@ -54,12 +54,12 @@ def begin(context: Context, task: Task) -> bool:
     stage, results = task.stage, context.results
     if task.outdated:
         stage.clear()
-    elif task.needs_model and (twin := results.twin(stage.identity)) is not None:
-        stage.borrow(twin, results.out)
+    elif task.needs_model and (twin := results.finished_stage(stage.identity)) is not None:
+        stage.reuse(twin, results.out)
         return True
     stage.open()
-    if task.shards_of is not None and (twin := results.twin(task.shards_of)) is not None:
-        stage.borrow_shards(twin)
+    if task.shards_of is not None and (twin := results.finished_stage(task.shards_of)) is not None:
+        stage.reuse_shards(twin)
     if task.kind == "pairs":
         pairs.prepare(context, task)
     return False

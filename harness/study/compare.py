@@ -21,7 +21,8 @@ from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from benchmarks.catalogue import open_benchmarks
-from harness.data.pool import Pool, open_pool
+from harness.data.open_pool import open_pool
+from harness.data.pool import Pool
 from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
 from harness.study.study import Run, Study

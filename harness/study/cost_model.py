@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from harness.artifacts.fingerprint import hardware
+from harness.artifacts.environment import hardware
 from harness.artifacts.results_folder import records
 from harness.models.base_cards import BASES, BaseCard, find_base
 from harness.study.study import Run

@@ -22,7 +22,9 @@ from benchmarks.synthetic.render import render
 from benchmarks.synthetic.scene import Scene, scene
 from benchmarks.synthetic.truth import account_errors
 from harness.engine.engine import Engine
-from harness.models.base_cards import BASES, load_base, weights_fingerprint
+from harness.engine.load import load_model
+from harness.models.base_cards import BASES
+from harness.models.checkpoints import weights_fingerprint
 from harness.reporting.stats import paired_interval
 from harness.synthetic.turns import disturb
 from methods.interface import Decoding, Prompt
@@ -223,7 +225,7 @@ def _critic(engine: Engine, scenes: Sequence[Scene], images: Sequence[Image]) ->
 
 def write(weights: Path, limit: int, say: Callable[[str], None] = print) -> None:
     """Measure the weights in ``weights/llava``; write ``CARD.md`` and ``card.json`` beside them."""
-    model, processor = load_base(replace(BASES["synthetic"], source=weights / "llava"))
+    model, processor = load_model(replace(BASES["synthetic"], source=weights / "llava"))
     skills = measure(Engine(model, processor), limit, say)
     recipe = json.loads((weights / "recipe.json").read_text())
     size = sum(path.stat().st_size for path in weights.rglob("*.safetensors")) / 1e6

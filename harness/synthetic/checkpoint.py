@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from harness.models.checkpoints import aligned
+from harness.models.alignment import aligned
 
 
 def save(

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.artifacts.results_folder import read_json, read_jsonl, write_json
-from harness.errors import UserError, speaker, unknown
+from harness.errors import UserError, process_name, unknown
 
 TRACKERS = ("tensorboard", "trackio", "wandb", "none")
 
@@ -124,7 +124,7 @@ def _guarded_log(name: str, open_run: Callable[[], TrackerRun], folder: Path) ->
             lines = str(error).strip().splitlines()
             why = f"{type(error).__name__}{': ' + lines[0][:200] if lines else ''}"
             print(
-                f"{speaker()}: the tracker {name} is left out from here on ({why}); log.jsonl"
+                f"{process_name()}: the tracker {name} is left out from here on ({why}); log.jsonl"
                 " goes on.",
                 file=sys.stderr,
             )

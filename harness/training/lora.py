@@ -16,7 +16,7 @@ from torch.nn import Parameter
 
 from harness.artifacts.results_folder import write_json
 from harness.errors import UserError
-from harness.models.checkpoints import RECORD, WEIGHTS, Parent
+from harness.models.adapters import RECORD, WEIGHTS, Parent
 from harness.models.find_family import family_of
 from harness.training.resume import save_tensors
 from harness.training.schedule import derived_seed

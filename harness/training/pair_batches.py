@@ -183,7 +183,7 @@ def image_features(
     for start in range(0, len(items), TOWER_BATCH):
         chunk = items[start : start + TOWER_BATCH]
         pixels = family.pixels([_image(images, owners[item]) for item in chunk])
-        encoded = zip(chunk, family.look(pixels), strict=True)
+        encoded = zip(chunk, family.encode(pixels), strict=True)
         features |= {item: value.cpu() for item, value in encoded}
         progress("images", len(features), len(items))
     return features

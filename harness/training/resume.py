@@ -19,9 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from harness.artifacts.results_folder import kindly, read_json, write_json, write_jsonl
+from harness.artifacts.results_folder import explain_disk_errors, read_json, write_json, write_jsonl
 from harness.errors import UserError
-from harness.models.checkpoints import aligned
+from harness.models.alignment import aligned
 from harness.training.fsdp import full_tensor, like_parameter
 
 _PREFIX = "step-"
@@ -51,14 +51,14 @@ def save(
         return
     final = folder / f"{_PREFIX}{step:07d}"
     partial = folder / f".{final.name}.tmp"
-    with kindly(folder):
+    with explain_disk_errors(folder):
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(final, ignore_errors=True)
         partial.mkdir(parents=True)
     save_tensors(weights, partial / "model.safetensors")
     save_tensors(moments, partial / "optimizer.safetensors")
     write_json(partial / "state.json", state)
-    with kindly(folder):
+    with explain_disk_errors(folder):
         partial.rename(final)
         for old in folder.glob(f"{_PREFIX}*"):
             if old != final:
@@ -78,7 +78,7 @@ def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
 def remove_partial(folder: Path) -> None:
     """Remove checkpoints that a kill left half-written."""
     partial = [path for path in folder.glob(f"{_PREFIX}*") if not _complete(path)]
-    with kindly(folder):
+    with explain_disk_errors(folder):
         for path in [*folder.glob(f".{_PREFIX}*"), *partial]:
             shutil.rmtree(path, ignore_errors=True)
 
@@ -128,7 +128,7 @@ def load(
 def finish(folder: Path, identity: str, summary: Mapping[str, object]) -> None:
     """Mark the training as done and remove its checkpoints."""
     write_json(folder / _FINISHED, {"identity": identity, "summary": summary})
-    with kindly(folder):
+    with explain_disk_errors(folder):
         for path in [*folder.glob(f"{_PREFIX}*"), *folder.glob(f".{_PREFIX}*")]:
             shutil.rmtree(path)
 
@@ -169,7 +169,7 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         )
         seen.add(address)
     try:
-        with kindly(path.parent):
+        with explain_disk_errors(path.parent):
             save_file(separate, path)
     except SafetensorError as error:
         raise not_written(path, error) from error
@@ -193,7 +193,7 @@ def truncate_log(path: Path, step: int) -> None:
 
 
 def append_log(path: Path, row: Mapping[str, object]) -> None:
-    with kindly(path.parent), path.open("a", encoding="utf-8") as file:
+    with explain_disk_errors(path.parent), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 

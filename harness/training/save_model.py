@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
-from harness.artifacts.results_folder import kindly
+from harness.artifacts.results_folder import explain_disk_errors
 from harness.training.fsdp import merge_adapters, reshard
 from harness.training.loop import Loop
 from harness.training.lora import check_merged
@@ -66,7 +66,7 @@ def gathered_model(model: Any, dtype: torch.dtype, *, is_main: bool) -> Any:
 def write_folder(folder: Path, *parts: Any) -> None:
     """Write ``folder`` whole or not at all, by the ``save_pretrained`` of each part."""
     partial = folder.with_name(f".{folder.name}.tmp")
-    with kindly(folder.parent):
+    with explain_disk_errors(folder.parent):
         shutil.rmtree(partial, ignore_errors=True)
         try:
             for part in parts:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from harness.artifacts.fingerprint import fingerprint
 from harness.errors import UserError
-from harness.models.checkpoints import Parent
+from harness.models.adapters import Parent
 from harness.training import resume, save_model
 from harness.training.fsdp import Policy, shard, upcast_trainable
 from harness.training.loggers import check_trackers, open_logs

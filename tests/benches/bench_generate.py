@@ -21,9 +21,10 @@ import torch
 
 from benchmarks.interface import Question
 from benchmarks.synthetic import suite, words
-from harness.artifacts.fingerprint import hardware, versions
+from harness.artifacts.environment import hardware, versions
 from harness.engine.engine import Engine
-from harness.models.base_cards import BASES, load_base
+from harness.engine.load import load_model
+from harness.models.base_cards import BASES
 from harness.models.chat_format import renderer
 from harness.synthetic.architecture import Sizes, build_llava, build_processor, build_tokenizer
 from methods.interface import Decoding, Prompt
@@ -34,7 +35,7 @@ Job = tuple[Decoding, Sequence[Prompt]]
 def model_and_processor(device: str) -> tuple[Any, Any, str]:
     card = BASES["synthetic"]
     if (Path(card.source) / "config.json").is_file():
-        return (*load_base(card, device), "embedded weights")
+        return (*load_model(card, device), "embedded weights")
     torch.manual_seed(0)
     tokenizer, sizes = build_tokenizer(words.vocabulary()), Sizes()
     return (

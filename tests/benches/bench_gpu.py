@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from harness.artifacts.fingerprint import hardware, peak_memory_mib, versions
+from harness.artifacts.environment import hardware, peak_memory_mib, versions
 from tests.benches import gpu_dpo, gpu_replay, made, recorded
 from tests.benches.gpu_models import build, build_clip
 from tests.benches.gpu_replay import Answer, Forced
@@ -177,7 +177,7 @@ def relevance(given: argparse.Namespace, device: str) -> dict[str, Any]:
     images = pictures(given.pictures, scorer.image_processor.crop_size["height"])
 
     def ours(calls: Sequence[Call]) -> list[Answer]:
-        scorer.kept.clear()
+        scorer.embeddings.clear()
         return gpu_replay.relevance(scorer, calls)
 
     row, calls, _ = compared(

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from harness.artifacts.fingerprint import versions
+from harness.artifacts.environment import versions
 from harness.models.base_cards import LLAMA_LINEARS
 from harness.training.fsdp import Policy, upcast_trainable
 from harness.training.loop import Loop, take_step

@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from harness.artifacts.fingerprint import hardware, versions
-from harness.data.pool import open_pool
+from harness.artifacts.environment import hardware, versions
+from harness.data.open_pool import open_pool
 from harness.engine.clip_scorer import ClipScorer, find_scorer, load_scorer
 from harness.engine.engine import Engine
-from harness.models.base_cards import BASES, load_base
+from harness.engine.load import load_model
+from harness.models.base_cards import BASES
 from methods.catalogue import METHODS
 from methods.interface import (
     BeamSearch,
@@ -75,7 +76,7 @@ class SentenceBySentence:
     def relevance(self, images: Sequence[Image], sentences: Sequence[str]) -> list[float]:
         found = []
         for image, sentence in zip(images, sentences, strict=True):
-            self.scorer.kept.clear()
+            self.scorer.embeddings.clear()
             found += self.scorer.relevance([image], [sentence])
         return found
 
@@ -125,7 +126,7 @@ def main() -> None:
     given = parser.parse_args()
     card = BASES["synthetic"]
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, processor = load_base(card, device)
+    model, processor = load_model(card, device)
     pool = open_pool("synthetic")
     ids = pool.draw(given.pictures, 0, 1).ids
     few = ids[: given.loop]
@@ -134,9 +135,9 @@ def main() -> None:
         method: Any = METHODS[name].synthetic
         scorer = load_scorer(find_scorer(None, card), device)
         made(method, Engine(model, processor), scorer, few[:1], pool)  # warm
-        scorer.kept.clear()
+        scorer.embeddings.clear()
         ours, texts = made(method, Engine(model, processor), scorer, ids, pool)
-        scorer.kept.clear()
+        scorer.embeddings.clear()
         alone = Engine(
             model, processor, batch_size=method.candidates if name == "csr" else 1, shared_bytes=0
         )

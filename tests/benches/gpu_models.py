@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from harness.engine.clip_scorer import ClipScorer, find_scorer, load_scorer
-from harness.models.base_cards import BASES, load_base
+from harness.engine.load import load_model
+from harness.models.base_cards import BASES
 from harness.synthetic.architecture import SPECIALS, Sizes, build_processor
 from tests.benches import recorded
 
@@ -67,7 +68,7 @@ def build(shape: Shape, device: str, layers: int | None = None) -> tuple[Any, An
     ``layers``: of the language model, where a card does not hold all of them (not of ``tiny``).
     """
     if shape == "tiny":
-        return load_base(BASES["synthetic"], device)
+        return load_model(BASES["synthetic"], device)
     torch.manual_seed(0)
     tokenizer, large = build_tokenizer(), shape == "7b"
     specials = {

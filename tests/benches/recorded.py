@@ -253,14 +253,15 @@ def record(texts: Texts, count: int) -> tuple[dict[str, Recorder], list[Line]]:
         vlm, scorer = made.MadeVLM(), made.MadeVLM()
         methods, items, questions = REAL, real_items(count), real_questions
     else:
-        from harness.data.pool import open_pool
+        from harness.data.open_pool import open_pool
         from harness.engine.clip_scorer import find_scorer, load_scorer
         from harness.engine.engine import Engine
-        from harness.models.base_cards import BASES, load_base
+        from harness.engine.load import load_model
+        from harness.models.base_cards import BASES
         from methods.catalogue import METHODS as CATALOGUE
 
         vlm, scorer = (
-            Engine(*load_base(BASES["synthetic"])),
+            Engine(*load_model(BASES["synthetic"])),
             load_scorer(find_scorer(None, BASES["synthetic"])),
         )
         pool = open_pool("synthetic")

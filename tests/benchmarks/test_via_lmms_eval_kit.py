@@ -22,7 +22,7 @@ from benchmarks.synthetic import suite
 from benchmarks.synthetic.lmms_eval.data import write
 from benchmarks.visual_questions import Expected
 from harness.engine.engine import Engine
-from harness.models.base_cards import BASES, load_base
+from harness.models.base_cards import BASES
 from methods.interface import Decoding, Prompt
 from tests.benchmarks import lmms_eval_server as server
 from tests.benchmarks.lmms_eval_cases import CASES, RECORDED, record
@@ -75,7 +75,7 @@ def test_a_live_model_gives_the_stored_answers_and_native_grades(task: str, tmp_
     and grader."""
     native = NATIVE[task]("dev", 6)
     asked = list(native.questions())
-    model, processor = load_base(BASES["synthetic"])
+    model, processor = load_model(BASES["synthetic"])
     prompts = [
         Prompt(key=question.id, text=question.text, image=question.images[0]) for question in asked
     ]

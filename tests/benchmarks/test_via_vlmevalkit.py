@@ -212,13 +212,13 @@ def test_a_part_of_mme_has_no_totals_and_says_so(tmp_path: Path) -> None:
 @needs_kit
 def test_the_synthetic_models_answers_are_worth_the_same_to_both(tmp_path: Path) -> None:
     from harness.engine.engine import Engine
-    from harness.models.base_cards import BASES, load_base
+    from harness.models.base_cards import BASES
     from methods.interface import Decoding, Prompt
 
     cases.vlmevalkit_pope(tmp_path, 6)
     opened = benchmark("POPE", "test", None, tmp_path)
     questions = list(opened.questions())
-    engine = Engine(*load_base(BASES["synthetic"], "cpu"))
+    engine = Engine(*load_model(BASES["synthetic"], "cpu"))
     prompts = [
         Prompt(key=question.id, text=question.text, image=question.images[0])
         for question in questions

@@ -15,8 +15,8 @@ import torch
 
 from harness.cli import main as cli
 from harness.models.base_cards import BASES
-from tests.families.twins import TWINS
-from tests.test_checkpoints import save, save_adapter
+from tests.models.test_checkpoints import save, save_adapter
+from tests.models.twins import TWINS
 from tests.tiny import tiny_llava
 from tests.toys import card_of
 

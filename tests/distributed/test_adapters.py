@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
-from harness.models.checkpoints import Parent, merge_adapter
+from harness.models.adapters import Parent, merge_adapter
 from harness.training.ranks import leave
 from tests.distributed.test_training import torchrun
 from tests.distributed.trainings import ADAPTED

@@ -12,7 +12,8 @@ from torch import Tensor
 from benchmarks.synthetic import suite
 from harness.engine.decode_state import DecodeRow, DecodeState
 from harness.engine.engine import Engine
-from harness.models.base_cards import BASES, load_base
+from harness.engine.load import load_model
+from harness.models.base_cards import BASES
 from harness.models.chat_format import renderer
 from methods.interface import BeamSearch, Decoding, Prompt
 from tests.benches.gpu_replay import inputs
@@ -31,7 +32,7 @@ def prompts() -> list[Prompt]:
 
 
 def base(device: str) -> tuple[Any, Any]:
-    return load_base(BASES["synthetic"], device)
+    return load_model(BASES["synthetic"], device)
 
 
 def equal_share(ours: Sequence[Any], theirs: Sequence[Any]) -> float:

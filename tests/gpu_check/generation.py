@@ -79,7 +79,7 @@ def run(asked: Asked) -> None:
             scorer = build_clip(asked.shape, asked.device)
 
             def scored(calls: Sequence[Call], scorer: Any = scorer) -> list[Answer]:
-                scorer.kept.clear()
+                scorer.embeddings.clear()
                 return gpu_replay.relevance(scorer, calls)
 
             clip_side = scorer.image_processor.crop_size["height"]

@@ -7,7 +7,7 @@ import subprocess
 
 import torch
 
-from harness.artifacts.fingerprint import hardware, versions
+from harness.artifacts.environment import hardware, versions
 from harness.training.memory import GIB
 from tests.gpu_check.card import layers_to_answer, measure
 from tests.gpu_check.part import Asked, child

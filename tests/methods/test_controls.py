@@ -12,7 +12,7 @@ import pytest
 
 from harness.artifacts.fingerprint import describe
 from harness.artifacts.results_folder import Stage, read_json, read_jsonl
-from harness.data.pool import open_pool
+from harness.data.open_pool import open_pool
 from harness.engine.engine import Engine
 from harness.pipeline.stages.pairs import merge_pairs, write_items, write_pairs
 from methods.controls import NO_OTHER, Control, Kind

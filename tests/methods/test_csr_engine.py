@@ -14,7 +14,7 @@ from harness.engine.engine import Engine
 from methods.csr.method import Csr
 from methods.interface import Dropped, Item, PreferencePair, Tools
 from tests.engine.oracle import ending
-from tests.test_scorers import tiny_clip
+from tests.engine.test_clip_scorer import tiny_clip
 from tests.tiny import picture
 
 ITEMS = [

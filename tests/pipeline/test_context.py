@@ -14,7 +14,8 @@ import torch
 
 from benchmarks.synthetic import suite
 from harness.artifacts.results_folder import Results
-from harness.data.pool import Pool, open_pool
+from harness.data.open_pool import open_pool
+from harness.data.pool import Pool
 from harness.engine.engine import Engine
 from harness.errors import UserError
 from harness.models.base_cards import BASES

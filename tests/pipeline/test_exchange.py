@@ -227,7 +227,7 @@ def test_answers_of_another_model_are_taken_and_what_is_strange_is_counted(
     assert frame.loc[rest[1], "why"] == "no answer"
     assert frame.loc[rest[0], "why"] == "empty answer"
     assert frame["value"].isna().sum() == 2
-    with pytest.raises(UserError, match=r"answers: .* there, .* asked"):
+    with pytest.raises(UserError, match=r"answers: .* stored, .* requested"):
         grade(exported, save_answers(path, [{"id": some, "answer": "no"}]), tmp_path / "grades")
 
 
@@ -341,7 +341,7 @@ def test_an_export_of_other_settings_is_refused(
     exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["export", "synthetic_pope", "--limit", "3", "--out", str(exported)]) == 2
-    assert "limit: 2 there, 3 asked" in capsys.readouterr().err
+    assert "limit: 2 stored, 3 requested" in capsys.readouterr().err
     for wrong, words in (
         (["synthetic_popp"], "did you mean 'synthetic_pope'"),
         (["synthetic_pope", "--limit", "0"], "--limit is 0"),

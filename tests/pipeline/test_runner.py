@@ -18,7 +18,7 @@ import pytest
 
 from benchmarks.interface import Question
 from harness.artifacts.results_folder import read_json, read_jsonl
-from harness.data.pool import open_pool
+from harness.data.open_pool import open_pool
 from harness.errors import UserError
 from harness.models.base_cards import BASES, BaseCard
 from harness.pipeline import loaded_model, runner, tasks
@@ -286,7 +286,7 @@ def test_another_base_under_the_same_name_is_refused(
     undisturbed: Path, pool: str, card: BaseCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BASES, "tiny", replace(card, dtype="bfloat16"))
-    with pytest.raises(UserError, match=r"model: .* there, .* asked"):
+    with pytest.raises(UserError, match=r"model: .* stored, .* requested"):
         do(a_study(pool, rounds=2), undisturbed)
 
 
@@ -436,7 +436,7 @@ def test_steps_are_fixed_whatever_the_number_of_pairs(pool: str, tmp_path: Path)
         20,
         20,
     )
-    with pytest.raises(UserError, match=r"steps: 5 there, 6 asked"):
+    with pytest.raises(UserError, match=r"steps: 5 stored, 6 requested"):
         do(replace(a_study(pool), runs=(untrained, replace(toy, steps=6))), tmp_path)
 
 

@@ -19,7 +19,8 @@ from harness.artifacts.results_folder import (
     write_json,
     write_jsonl,
 )
-from harness.data.pool import open_pool, pixels_sha
+from harness.data.open_pool import open_pool
+from harness.data.pool import pixels_sha
 from methods.interface import Dropped, PreferencePair
 from tests.reporting.records import write_study
 from tests.tiny import picture

@@ -15,7 +15,8 @@ from PIL import Image
 from benchmarks.synthetic.suite import synthetic_item
 from harness.artifacts.fingerprint import fingerprint
 from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_jsonl
-from harness.data.pool import difference_hash, open_pool, pixels_sha
+from harness.data.open_pool import open_pool
+from harness.data.pool import difference_hash, pixels_sha
 from harness.errors import UserError
 from harness.pipeline.stages.export import export
 from harness.reporting import leakage
@@ -169,8 +170,8 @@ def test_the_stages_store_the_hashes(tmp_path: Path) -> None:
             Image.open(stage.folder / "images" / f"{row['sha256']}.png")
         )
     drawn = open_pool("synthetic").draw(2, seed=0, round=1)
-    assert [one.dhash for one in drawn.seen] == [
-        difference_hash(open_pool("synthetic").image(one.id)) for one in drawn.seen
+    assert [one.dhash for one in drawn.images] == [
+        difference_hash(open_pool("synthetic").image(one.id)) for one in drawn.images
     ]
 
 
@@ -178,5 +179,5 @@ def test_a_hash_changes_no_identity() -> None:
     """What was made before hashes were stored is continued, not refused."""
     drawn = open_pool("synthetic").draw(2, seed=0, round=1)
     assert drawn.fingerprint(frozenset({"image"})) == fingerprint(
-        [[one.id, one.sha256] for one in drawn.seen]
+        [[one.id, one.sha256] for one in drawn.images]
     )

@@ -27,7 +27,7 @@ from harness.reporting.page import images as page_pictures
 from harness.reporting.page import write as page
 from methods.interface import Decoding, Prompt
 from methods.sena.corruption import corruption
-from tests.families.twins import tiny_qwen
+from tests.models.twins import tiny_qwen
 from tests.reporting.page_study import HOSTILE, HOSTILE_FILE, STEP, page_study
 from tests.tiny import picture, tiny_llava
 from tests.toys import save_base

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts import results_folder
-from harness.artifacts.fingerprint import hardware
+from harness.artifacts.environment import hardware
 from harness.models.base_cards import BASES
 from harness.pipeline.estimate import Estimate
 from harness.pipeline.stage_identity import Checkpoint

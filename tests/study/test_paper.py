@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from harness.data.pool import open_pool
+from harness.data.open_pool import open_pool
 from harness.errors import UserError
 from harness.study import cost_model, paper
 from harness.study.study import Run
 from methods.untrained import Untrained
 from tests.benchmarks import official_files
-from tests.pools.test_pools import entry
+from tests.data.test_layouts import entry
 from tests.toys import save_pictures
 
 

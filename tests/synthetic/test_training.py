@@ -193,10 +193,11 @@ def test_the_shipped_card_is_what_the_present_code_writes() -> None:
 def test_the_shipped_base_answers_in_its_own_words() -> None:
     from benchmarks.synthetic.suite import synthetic_item
     from harness.engine.engine import Engine
-    from harness.models.base_cards import BASES, load_base
+    from harness.engine.load import load_model
+    from harness.models.base_cards import BASES
     from methods.interface import Decoding, Prompt
 
-    engine = Engine(*load_base(BASES["synthetic"]))
+    engine = Engine(*load_model(BASES["synthetic"]))
     _, image, question, reference = synthetic_item("dev", Random(0).randrange(100))
     (done,) = engine.generate(
         [Prompt(key="a", text=question, image=image)], Decoding(max_new_tokens=96)

@@ -16,17 +16,11 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText
 
+from harness.engine.load import load_model
 from harness.errors import UserError
-from harness.models import checkpoints
-from harness.models.base_cards import (
-    BASES,
-    LLAMA_LINEARS,
-    find_base,
-    load_base,
-    parent_of,
-    weights_fingerprint,
-)
-from harness.models.checkpoints import Parent
+from harness.models.adapters import WEIGHTS, Parent, merge_adapter
+from harness.models.base_cards import BASES, LLAMA_LINEARS, find_base, parent_of
+from harness.models.checkpoints import weights_fingerprint
 from harness.pipeline import runner
 from harness.pipeline.progress import Display
 from harness.study.study import Run, Study
@@ -35,7 +29,7 @@ from harness.training.pair_batches import encode, image_features, image_spans, p
 from harness.training.policy import packed_logits
 from methods.interface import Lora
 from methods.untrained import Untrained
-from tests.families.twins import TWINS
+from tests.models.twins import TWINS
 from tests.tiny import tiny_llava
 from tests.toys import RECIPE, Toy, Words, card_of, save_base, save_pictures
 from tests.training import cases
@@ -106,10 +100,10 @@ def test_each_rounds_adapter_names_its_parent(study: Path) -> None:
 @pytest.mark.equality
 @pytest.mark.parametrize("number", [1, 2])
 def test_an_adapter_gives_the_merged_model(study: Path, number: int) -> None:
-    merged = load_base(find_base(str(trained(study, number) / "model")))
-    adapted = load_base(find_base(str(trained(study, number) / "adapter")))
+    merged = load_model(find_base(str(trained(study, number) / "model")))
+    adapted = load_model(find_base(str(trained(study, number) / "adapter")))
     assert torch.equal(logits(*adapted), logits(*merged))
-    assert not torch.allclose(logits(*merged), logits(*load_base(BASES["tiny"])), atol=1e-2)
+    assert not torch.allclose(logits(*merged), logits(*load_model(BASES["tiny"])), atol=1e-2)
 
 
 @pytest.mark.equality
@@ -139,12 +133,12 @@ def test_as_a_base_it_gives_the_same_answers(study: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("number", [1, 2])
 def test_peft_reads_it(study: Path, number: int) -> None:
     folder = trained(study, number)
-    base, processor = load_base(
+    base, processor = load_model(
         BASES["tiny"], weights=None if number == 1 else trained(study, 1) / "model"
     )
     theirs = PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload()
     torch.testing.assert_close(
-        logits(theirs, processor), logits(*load_base(BASES["tiny"], weights=folder / "model"))
+        logits(theirs, processor), logits(*load_model(BASES["tiny"], weights=folder / "model"))
     )
 
 
@@ -165,7 +159,7 @@ def test_merged_into_a_half_precision_base_it_gives_the_saved_weights(
         parent=parent,
         max_steps=2,
     )
-    merged = checkpoints.merge_adapter(TWINS[family]()[0].to(torch.bfloat16), tmp_path / "adapter")
+    merged = merge_adapter(TWINS[family]()[0].to(torch.bfloat16), tmp_path / "adapter")
     saved = AutoModelForImageTextToText.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
     assert all(
         torch.equal(value, saved.get_parameter(name)) for name, value in merged.named_parameters()
@@ -206,15 +200,15 @@ def test_a_missing_or_changed_parent_is_an_error(study: Path, tmp_path: Path) ->
 @pytest.mark.equality
 def test_adapters_alone_are_enough(study: Path, tmp_path: Path) -> None:
     shutil.copytree(study / "out", tmp_path / "out")
-    merged = logits(*load_base(find_base(str(trained(tmp_path, 2) / "model"))))
+    merged = logits(*load_model(find_base(str(trained(tmp_path, 2) / "model"))))
     for number in (1, 2):
         shutil.rmtree(trained(tmp_path, number) / "model")
     card = find_base(str(trained(tmp_path, 2) / "adapter"))
     assert card.adapters == tuple(trained(tmp_path, number) / "adapter" for number in (1, 2))
-    assert torch.equal(logits(*load_base(card)), merged)
+    assert torch.equal(logits(*load_model(card)), merged)
     shutil.copy(
-        trained(tmp_path, 2) / "adapter" / checkpoints.WEIGHTS,
-        trained(tmp_path, 1) / "adapter" / checkpoints.WEIGHTS,
+        trained(tmp_path, 2) / "adapter" / WEIGHTS,
+        trained(tmp_path, 1) / "adapter" / WEIGHTS,
     )
     with pytest.raises(
         UserError, match=r"trained on other weights than those in .*/round1/train/adapter"
@@ -225,13 +219,13 @@ def test_adapters_alone_are_enough(study: Path, tmp_path: Path) -> None:
 def test_an_adapter_trained_on_an_adapter_names_it(study: Path, tmp_path: Path) -> None:
     below = trained(study, 1) / "adapter"
     card = find_base(str(below))
-    model, _ = load_base(card)
+    model, _ = load_model(card)
     parent = parent_of(card, None, tmp_path / "adapter")
     train(tmp_path, LOW, model, lora_targets=TARGETS, parent=parent)
     found = find_base(str(tmp_path / "adapter"))
     assert found.adapters == (below.resolve(), tmp_path / "adapter")
     assert torch.equal(
-        logits(*load_base(found)), logits(*load_base(found, weights=tmp_path / "model"))
+        logits(*load_model(found)), logits(*load_model(found, weights=tmp_path / "model"))
     )
 
 

@@ -29,7 +29,7 @@ def test_projected_features_are_the_models_own_image_features() -> None:
     with torch.no_grad():
         expected = torch.stack(list(model.get_image_features(pixels).pooler_output))
         family = family_of(model, processor)
-        assert torch.equal(torch.stack(family.project(family.look(list(pixels)))), expected)
+        assert torch.equal(torch.stack(family.project(family.encode(list(pixels)))), expected)
     assert list(image_features(model, processor, PAIRS, images)) == [
         "p0",
         "p1",

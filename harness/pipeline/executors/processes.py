@@ -14,7 +14,7 @@ from types import TracebackType
 
 import torch
 
-from harness.artifacts.fingerprint import cores
+from harness.artifacts.environment import cores
 from harness.errors import UserError
 from harness.models.base_cards import find_base
 from harness.pipeline.executors import worker

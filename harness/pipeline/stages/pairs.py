@@ -64,7 +64,7 @@ def merge(context: Context, task: Task) -> None:
 
 
 def write_items(stage: Stage, drawn: Drawn) -> None:
-    items = [{"id": seen.id, "sha256": seen.sha256, "dhash": seen.dhash} for seen in drawn.seen]
+    items = [{"id": seen.id, "sha256": seen.sha256, "dhash": seen.dhash} for seen in drawn.images]
     write_jsonl(stage.folder / "items.jsonl", items)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harness.artifacts.fingerprint import arithmetic, hardware, peak_memory_mib, versions
+from harness.artifacts.environment import arithmetic, hardware, peak_memory_mib, versions
 from harness.artifacts.results_folder import Stage, read_jsonl, write_jsonl
 from harness.errors import UserError
 

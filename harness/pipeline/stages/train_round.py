@@ -12,11 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.fingerprint import describe
-from harness.artifacts.results_folder import Stage, kindly, read_json, read_jsonl, write_json
-from harness.models.device_memory import out_of_memory
+from harness.artifacts.results_folder import (
+    Stage,
+    explain_disk_errors,
+    read_json,
+    read_jsonl,
+    write_json,
+)
 from harness.errors import NoPairs, UserError
+from harness.models.adapters import Parent
 from harness.models.base_cards import parent_of
-from harness.models.checkpoints import Parent, weights_fingerprint
+from harness.models.checkpoints import weights_fingerprint
+from harness.models.device_memory import out_of_memory
 from harness.pipeline.context import Context
 from harness.pipeline.stages.shards import Progress, Spent, record
 from harness.pipeline.tasks import Task
@@ -64,7 +71,7 @@ def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
 
 def merge(_context: Context, task: Task) -> None:
     task.stage.finish()
-    task.stage.drop("checkpoints")  # they only serve to continue; the model is written
+    task.stage.delete("checkpoints")  # they only serve to continue; the model is written
 
 
 def prepare(context: Context, task: Task) -> Training:
@@ -105,7 +112,7 @@ def fit(context: Context, task: Task, training: Training, progress: Progress) ->
     """Train; writes ``model/``, and ``adapter/`` where adapters are trained. The model in memory
     is used up."""
     folder = task.stage.folder
-    with kindly(folder), _out_of_memory_as_sentence(folder):
+    with explain_disk_errors(folder), _out_of_memory_as_sentence(folder):
         return train_pairs(
             model=training.model,
             processor=training.processor,

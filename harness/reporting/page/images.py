@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from harness.data.pool import Pool, open_pool, pixels_sha, read_image
+from harness.data.open_pool import open_pool
+from harness.data.pool import Pool, pixels_sha, read_image
 from harness.errors import UserError
-from harness.models.base_cards import BaseCard, bound, find_base, source_of
+from harness.models.base_cards import BaseCard, find_base, limit_image_size, source_of
 from harness.models.qwen import unpatch
 from methods.sena.corruption import CORRUPTIONS, STEPS, Corruption, corruption
 
@@ -199,5 +200,5 @@ def image_processor(card: BaseCard) -> Any:
         raise UserError(
             f"the image processor of base {card.name!r} is not on this machine; a run fetches it."
         ) from error
-    bound(found, card)
+    limit_image_size(found, card)
     return found

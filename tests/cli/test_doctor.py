@@ -16,12 +16,12 @@ import pytest
 from benchmarks.catalogue import BENCHMARKS
 from harness.cli import doctor
 from harness.cli import main as cli
-from harness.cli.doctor import Line, examine, known_methods
+from harness.cli.doctor import Check, examine, known_methods
 from harness.models.base_cards import BASES
 from tests.benchmarks.test_mmhal import save_data
 from tests.toys import save_base
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Called(Exception):  # noqa: N818
@@ -48,11 +48,11 @@ def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
-def look(folders: dict[str, Path] | None = None, **options: Any) -> list[Line]:
+def look(folders: dict[str, Path] | None = None, **options: Any) -> list[Check]:
     return examine(BENCHMARKS, known_methods(), folders or {}, **options)
 
 
-def of(lines: Sequence[Line], group: str, name: str) -> Line:
+def of(lines: Sequence[Check], group: str, name: str) -> Check:
     [found] = [line for line in lines if (line.group, line.name) == (group, name)]
     return found
 
@@ -116,7 +116,7 @@ def test_what_comes_with_the_repository_is_ready_and_what_does_not_says_how() ->
 def test_json_and_text_say_the_same_and_the_exit_is_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [Line(**row) for row in rows] == look()
+    assert [Check(**row) for row in rows] == look()
     assert cli.main(["doctor"]) == 0
     assert f"lacking  {'pope':<26}" in capsys.readouterr().out
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from harness.engine.clip_scorer import SCORERS
-from tests.hub.conftest import Desk
-from tests.test_scorers import Evil, tiny_clip
+from tests.engine.test_clip_scorer import Evil, tiny_clip
+from tests.models.hub.conftest import Desk
 from tests.tiny import tiny_llava
 
-STUDY = "tests/hub/study.py"
+STUDY = "tests/models/hub/study.py"
 CLIP = SCORERS["clip-vit-large-patch14-336"]
 
 
@@ -53,7 +53,7 @@ def pairs(out: Path) -> str:
 def with_scorer(path: Path, scorer: str) -> Path:
     """A user's study whose CSR names its scorer."""
     path.write_text(
-        "from dataclasses import replace\nfrom tests.hub import study as own\ndef"
+        "from dataclasses import replace\nfrom tests.models.hub import study as own\ndef"
         f" study(**options):\n    own.CSR = replace(own.CSR, scorer={scorer!r})\n    return"
         " own.study(**options)\n"
     )

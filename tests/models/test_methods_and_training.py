@@ -13,8 +13,9 @@ from PIL import Image
 from harness.artifacts.fingerprint import describe
 from harness.engine.clip_scorer import ClipScorer
 from harness.engine.engine import Engine
-from harness.engine.model_checks import whole_prompt
-from harness.models.base_cards import find_base, load_base
+from harness.engine.load import load_model
+from harness.engine.model_checks import prompt_ids
+from harness.models.base_cards import find_base
 from harness.models.chat_format import renderer
 from harness.training.pair_batches import encode, image_features, image_spans, pack
 from harness.training.placement import Placement
@@ -26,8 +27,8 @@ from methods.sena import prompts as sena_prompts
 from methods.sena.method import Sena
 from methods.sima import prompts as sima_prompts
 from methods.sima.method import Sima
-from tests.families.twins import TWINS
-from tests.test_scorers import tiny_clip
+from tests.engine.test_clip_scorer import tiny_clip
+from tests.models.twins import TWINS
 from tests.tiny import picture
 
 SHAPES = ((60, 60), (40, 64), (72, 30))
@@ -119,7 +120,7 @@ def test_packed_pairs_score_as_transformers_own_forward_pass(family: str) -> Non
     for row, (pair, side) in enumerate(
         [(pair, side) for side in ("chosen", "rejected") for pair in PAIRS]
     ):
-        prompt = whole_prompt(model, processor, images(pair.item), pair.prompt)
+        prompt = prompt_ids(model, processor, images(pair.item), pair.prompt)
         rendered = words.render_prompt(pair.prompt, True)
         [(_, answer)] = words.encode_pairs(
             [rendered], [words.render_completion(getattr(pair, side))]
@@ -167,7 +168,7 @@ def test_training_learns_saves_and_answers(family: str, lora: Lora | None, tmp_p
     )
     log = [line for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines() if line]
     assert len(log) == 4
-    trained, processor = load_base(card, weights=tmp_path / "out" / "model")
+    trained, processor = load_model(card, weights=tmp_path / "out" / "model")
     after = dict(trained.named_parameters())
     moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
     tower = {
@@ -193,7 +194,7 @@ def test_training_learns_saves_and_answers(family: str, lora: Lora | None, tmp_p
         )
         return sum(chosen) - sum(rejected)
 
-    assert margin(trained) > margin(load_base(card)[0]) + 1.0
+    assert margin(trained) > margin(load_model(card)[0]) + 1.0
     answers = Engine(trained, processor).generate(
         [Prompt(key="a", text="what ?", image=PICTURES[1])], Decoding(max_new_tokens=4)
     )

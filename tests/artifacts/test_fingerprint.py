@@ -7,15 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.artifacts.fingerprint import (
-    arithmetic,
-    canonical,
-    describe,
-    differences,
-    fingerprint,
-    hardware,
-    versions,
-)
+from harness.artifacts.environment import arithmetic, hardware, versions
+from harness.artifacts.fingerprint import canonical, describe, differences, fingerprint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +59,18 @@ def test_each_difference_is_named_with_both_sides() -> None:
     asked = describe(replace(Settings(), noise_step=600, part=Part(lr=2e-4)))
     assert differences(there, there) == []
     assert differences(there, asked) == [
-        "noise_step: 420 there, 600 asked",
-        "part.lr: 0.0001 there, 0.0002 asked",
+        "noise_step: 420 stored, 600 requested",
+        "part.lr: 0.0001 stored, 0.0002 requested",
     ]
 
 
 def test_missing_fields_and_types_differ() -> None:
     assert differences({"a": 1}, {"b": {"c": 2}}) == [
-        "a: 1 there, absent asked",
-        "b.c: absent there, 2 asked",
+        "a: 1 stored, absent requested",
+        "b.c: absent stored, 2 requested",
     ]
-    assert differences({"a": True}, {"a": 1}) == ["a: true there, 1 asked"]
-    assert differences({"a": None}, {}) == ["a: null there, absent asked"]
+    assert differences({"a": True}, {"a": 1}) == ["a: true stored, 1 requested"]
+    assert differences({"a": None}, {}) == ["a: null stored, absent requested"]
     assert differences({"a": 1}, {"a": 1.0}) == []
 
 

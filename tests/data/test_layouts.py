@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from harness.data.pool import open_pool, pixels_sha
+from harness.data.open_pool import open_pool
+from harness.data.pool import pixels_sha
 from harness.errors import UserError
 from tests.tiny import picture
 from tests.toys import save_pictures
@@ -144,7 +145,7 @@ def test_a_hub_data_set_is_a_pool(tmp_path: Path) -> None:
         ("who ?", "a cup"),
     ]
     assert pixels_sha(items[1].image) == pixels_sha(picture(1))
-    assert pool.draw(2, 0, 1).seen[0].sha256
+    assert pool.draw(2, 0, 1).images[0].sha256
     with pytest.raises(UserError, match="holds no test-"):
         open_pool(f"hub:{tmp_path}:test")
     other = open_pool(parquet(tmp_path / "other", {"caption": [3]}))
@@ -173,7 +174,7 @@ def test_a_mixture_has_the_fields_that_all_its_parts_have(tmp_path: Path) -> Non
     assert open_pool(f"mix:{texts}=1,{folder}=1").fields == {"image"}
     for text, words in (
         (f"{folder}=x", "must be <pool>=<weight>"),
-        ("world=1", "mixes the synthetic world"),
+        ("synthetic=1", "mixes the synthetic pool"),
         ("gone=1", "no pool 'gone'"),
     ):
         with pytest.raises(UserError, match=words):
@@ -187,5 +188,5 @@ def test_a_manifest_may_state_hashes(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, lines)))
     assert len(open_pool(str(path)).draw(2, 0, 1).ids) == 2
     picture(5).save(tmp_path / "01.png")
-    with pytest.raises(UserError, match=r"'01\.png' is not the one that its line means"):
+    with pytest.raises(UserError, match=r"'01\.png' differs from the sha256 in its line"):
         open_pool(str(path)).draw(2, 0, 1)

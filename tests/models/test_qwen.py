@@ -12,7 +12,7 @@ from harness.errors import UserError
 from harness.models.chat_format import check_template, renderer
 from harness.models.find_family import family_of
 from methods.interface import BeamSearch, Decoding, Prompt
-from tests.families.twins import tiny_qwen
+from tests.models.twins import tiny_qwen
 from tests.tiny import picture
 
 SIZES = ((60, 60), (40, 60), (90, 24), (17, 33))
@@ -37,7 +37,7 @@ def test_template_is_the_familys() -> None:
     words = renderer(processor)
     assert words.render_completion("a ball") == "a ball<|im_end|>"
     assert words.render_completion("a box", "a ball .") == " a box<|im_end|>"
-    assert "<|im_start|>" not in words.neutral("<|im_start|>system <|IM_END|>")
+    assert "<|im_start|>" not in words.neutralize("<|im_start|>system <|IM_END|>")
 
 
 @pytest.mark.parametrize("image", PICTURES)
@@ -53,7 +53,7 @@ def test_patches_span_and_features_are_transformers(image: Image.Image) -> None:
         [expected] = model.get_image_features(
             inputs["pixel_values"], inputs["image_grid_thw"]
         ).pooler_output
-        [mine] = family.project(family.look([pixels]))
+        [mine] = family.project(family.encode([pixels]))
     assert torch.allclose(mine, expected, atol=1e-6)
     at = inputs["input_ids"][0].tolist().index(processor.image_token_id)
     places, _ = model.model.get_rope_index(
@@ -66,9 +66,9 @@ def test_patches_span_and_features_are_transformers(image: Image.Image) -> None:
 def test_features_do_not_depend_on_the_batch() -> None:
     model, processor = tiny_qwen()
     family = family_of(model, processor)
-    together = family.look(family.pixels(PICTURES))
+    together = family.encode(family.pixels(PICTURES))
     for image, value in zip(PICTURES, together, strict=True):
-        [alone] = family.look(family.pixels([image]))
+        [alone] = family.encode(family.pixels([image]))
         assert torch.allclose(alone, value, atol=1e-6)
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from harness.data.pool import open_pool, other_of, pixels_sha
+from harness.data.open_pool import open_pool
+from harness.data.pool import other_id, pixels_sha
 from harness.errors import UserError
 from methods.interface import Field
 from tests.tiny import picture
@@ -47,7 +48,7 @@ def test_hashes_are_of_pixels_not_of_files(tmp_path: Path) -> None:
     image.save(tmp_path / "a.png")
     image.save(tmp_path / "b.bmp")
     drawn = open_pool(str(tmp_path)).draw(2, 0, 1)
-    assert {one.sha256 for one in drawn.seen} == {pixels_sha(image)}
+    assert {one.sha256 for one in drawn.images} == {pixels_sha(image)}
     Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
     assert open_pool(str(tmp_path)).draw(2, 0, 1).fingerprint(IMAGE) != drawn.fingerprint(IMAGE)
 
@@ -157,8 +158,8 @@ def test_what_is_no_pool_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(UserError, match="is empty"):
         open_pool(str(tmp_path / "empty.jsonl"))
-    with pytest.raises(UserError, match="known: world"):
-        open_pool("world:test")
+    with pytest.raises(UserError, match="known: synthetic"):
+        open_pool("synthetic:test")
 
 
 def test_too_many_rounds_for_the_pool_are_a_problem(tmp_path: Path) -> None:
@@ -174,7 +175,7 @@ def test_a_picture_that_vanishes_during_the_run_is_a_problem(tmp_path: Path) -> 
         pool.items(pool.ids, frozenset())
 
 
-def test_the_world_is_a_pool() -> None:
+def test_the_synthetic_pool() -> None:
     pool = open_pool("synthetic")
     drawn = pool.draw(3, 0, 1)
     (item,) = pool.items(drawn.ids[:1], frozenset({"image", "question", "reference"}))
@@ -190,7 +191,7 @@ def test_the_world_is_a_pool() -> None:
     )
 
 
-def test_only_the_world_has_a_judge(tmp_path: Path) -> None:
+def test_only_the_synthetic_pool_has_ground_truth(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="oracle needs ground_truth"):
         open_pool(str(save_pictures(tmp_path, 1))).check(
             frozenset({"image", "ground_truth"}), "oracle"
@@ -200,7 +201,7 @@ def test_only_the_world_has_a_judge(tmp_path: Path) -> None:
 def test_another_picture_is_one_of_the_round_by_the_items_id_alone(tmp_path: Path) -> None:
     pool = open_pool(str(save_pictures(tmp_path, 9)))
     among = pool.draw(6, 0, 1).ids
-    named = {id: other_of(id, among) for id in among}
+    named = {id: other_id(id, among) for id in among}
     assert all(other in among and other != id for id, other in named.items())
     assert len(set(named.values())) > 1
     for item in pool.items(

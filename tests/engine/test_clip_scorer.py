@@ -46,8 +46,10 @@ SENTENCES = ["a red ball .", "there is a blue cup at the top left .", "a house",
 
 
 def tiny_clip(seed: int = 0, template: bool = False) -> tuple[Any, Any]:
-    """A CLIP of random weights and its processor; the tokenizer is bare, as the world's, unless it
-    has a ``template``."""
+    """A CLIP of random weights and its processor.
+
+    The tokenizer is bare, as the synthetic one's, unless it has a ``template``.
+    """
     tokenizer = build_tokenizer(WORDS)
     config = clip_config(tokenizer, SIZES)
     with torch.random.fork_rng():
@@ -133,21 +135,21 @@ def test_batches_and_order_change_nothing_and_pictures_are_embedded_once() -> No
     values = scorer.relevance(IMAGES, SENTENCES)
     small = ClipScorer(model, processor, batch_size=1)
     assert small.relevance(IMAGES[::-1], SENTENCES[::-1])[::-1] == pytest.approx(values, abs=1e-4)
-    assert small.pictures_seen == 3  # the copy is the same image
+    assert small.images_embedded == 3  # the copy is the same image
     small.relevance(IMAGES, SENTENCES[::-1])
-    assert small.pictures_seen == 3
+    assert small.images_embedded == 3
     grey = [image.convert("L") for image in IMAGES]
     assert len(small.relevance(grey, SENTENCES)) == 4
     assert scorer.relevance([], []) == []
 
 
 def test_kept_embeddings_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.engine.clip_scorer.KEPT", 2)
+    monkeypatch.setattr("harness.engine.clip_scorer.MAX_EMBEDDINGS", 2)
     scorer = ClipScorer(*tiny_clip())
     values = scorer.relevance(IMAGES, SENTENCES)
-    assert len(scorer.kept) == 2
+    assert len(scorer.embeddings) == 2
     assert scorer.relevance(IMAGES, SENTENCES) == pytest.approx(values, abs=1e-4)
-    assert scorer.pictures_seen == 4  # the oldest of the three had left
+    assert scorer.images_embedded == 4  # the oldest of the three had left
 
 
 def test_a_long_sentence_is_cut_at_its_end() -> None:
@@ -189,8 +191,8 @@ def test_each_base_has_its_scorer() -> None:
         find_scorer("siglip-so400m-patch14-384", BASES["synthetic"]).name
         == "siglip-so400m-patch14-384"
     )
-    with pytest.raises(UserError, match="no scorer 'world-clap'; did you mean 'synthetic-clip'"):
-        find_scorer("world-clap", BASES["synthetic"])
+    with pytest.raises(UserError, match="'synthetic-clap'; did you mean 'synthetic-clip'"):
+        find_scorer("synthetic-clap", BASES["synthetic"])
     assert all(
         card.revision or isinstance(card.source, Path) for card in SCORERS.values()
     )  # hub models are pinned
@@ -200,7 +202,8 @@ def test_what_cannot_be_loaded_is_one_sentence(tmp_path: Path) -> None:
     nowhere = ScorerCard(name="tiny-clip", source=tmp_path / "nowhere", revision=None)
     for asked in (scorer_identity, load_scorer):
         with pytest.raises(
-            UserError, match=r"The scorer 'tiny-clip' is not at .*nowhere; build the world's models"
+            UserError,
+            match=r"scorer 'tiny-clip' is not at .*nowhere; build the synthetic models",
         ):
             asked(nowhere)
     card = saved(tmp_path / "clip")

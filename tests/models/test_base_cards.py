@@ -10,17 +10,10 @@ import pytest
 import torch
 from transformers import CLIPImageProcessorPil, LlavaConfig, Qwen2_5_VLConfig
 
+from harness.engine.load import load_model
 from harness.errors import UserError
-from harness.models import checkpoints
-from harness.models.base_cards import (
-    BASES,
-    LLAMA_LINEARS,
-    WORLD,
-    BaseCard,
-    find_base,
-    load_base,
-    weights_fingerprint,
-)
+from harness.models.base_cards import BASES, LLAMA_LINEARS, SYNTHETIC_WEIGHTS, BaseCard, find_base
+from harness.models.checkpoints import count_parameters, parameter_shapes, weights_fingerprint
 from harness.study import cost_model
 from tests.tiny import tiny_llava
 
@@ -45,7 +38,7 @@ def test_lora_targets_are_the_language_models_linears() -> None:
 @pytest.mark.equality
 def test_load_is_exact_pinned_to_pil_and_float32_on_the_cpu(tmp_path: Path) -> None:
     card = saved(tmp_path, dtype=torch.bfloat16)
-    model, processor = load_base(card)
+    model, processor = load_model(card)
     assert isinstance(processor.image_processor, CLIPImageProcessorPil)
     assert not model.training
     for name, parameter in tiny_llava()[0].named_parameters():
@@ -59,7 +52,7 @@ def test_weights_of_a_round_replace_the_cards(tmp_path: Path) -> None:
     card = saved(tmp_path / "base")
     trained, _ = tiny_llava(seed=1)
     trained.save_pretrained(tmp_path / "round")
-    model, _ = load_base(card, weights=tmp_path / "round")
+    model, _ = load_model(card, weights=tmp_path / "round")
     assert torch.equal(model.lm_head.weight, trained.lm_head.weight)
     assert weights_fingerprint(tmp_path / "base") != weights_fingerprint(tmp_path / "round")
     trained.save_pretrained(tmp_path / "again")
@@ -71,10 +64,10 @@ def test_problems_are_sentences(tmp_path: Path) -> None:
         find_base("llava-1.5-7")
     missing = replace(BASES["synthetic"], source=tmp_path / "nowhere")
     with pytest.raises(UserError, match="python -m nox -s synthetic"):
-        load_base(missing)
+        load_model(missing)
     card = saved(tmp_path / "base")
     with pytest.raises(UserError, match=r"no \*.safetensors weights"):
-        load_base(card, weights=tmp_path)
+        load_model(card, weights=tmp_path)
     with pytest.raises(UserError, match=r"no \*.safetensors files"):
         weights_fingerprint(tmp_path)
 
@@ -85,7 +78,7 @@ def test_weights_that_do_not_fit_are_not_replaced_by_random_ones(tmp_path: Path)
     state = {name: value for name, value in other.state_dict().items() if "mlp.up_proj" not in name}
     other.save_pretrained(tmp_path / "round", state_dict=state)
     with pytest.raises(UserError, match="do not fit base"):
-        load_base(card, weights=tmp_path / "round")
+        load_model(card, weights=tmp_path / "round")
 
 
 def test_every_card_of_a_hub_model_pins_a_commit_and_says_size_and_licence() -> None:
@@ -102,14 +95,16 @@ def test_parameters_are_counted_from_the_configuration(tmp_path: Path) -> None:
     model, _ = tiny_llava()
     found = find_base(str(tmp_path / "base"))
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert checkpoints.shapes(tmp_path / "base")["lm_head.weight"] == tuple(
+    assert parameter_shapes(tmp_path / "base")["lm_head.weight"] == tuple(
         model.lm_head.weight.shape
     )
     assert isinstance(card.source, Path)
-    assert checkpoints.count(WORLD) == pytest.approx(BASES["synthetic"].parameters, rel=0.01)
+    assert count_parameters(SYNTHETIC_WEIGHTS) == pytest.approx(
+        BASES["synthetic"].parameters, rel=0.01
+    )
     # So what a model needs is known before it is there: the estimates are no longer those of a 7B
     # model.
-    assert cost_model.weights(found) == checkpoints.count(tmp_path / "base") * 4 / 2**30
+    assert cost_model.weights(found) == count_parameters(tmp_path / "base") * 4 / 2**30
 
 
 def test_the_cards_sizes_are_those_of_the_published_shapes(tmp_path: Path) -> None:
@@ -132,7 +127,7 @@ def test_the_cards_sizes_are_those_of_the_published_shapes(tmp_path: Path) -> No
         }
         text |= {"num_hidden_layers": layers, "num_attention_heads": heads}
         LlavaConfig(vision_config=tower, text_config=text).save_pretrained(tmp_path / name)
-        assert checkpoints.count(tmp_path / name) == pytest.approx(BASES[name].parameters, rel=2e-3)
+        assert count_parameters(tmp_path / name) == pytest.approx(BASES[name].parameters, rel=2e-3)
     for name, (hidden, ffn, layers, heads, groups, tied, words) in {
         "qwen2.5-vl-7b": (3584, 18944, 28, 28, 4, False, 152064),
         "qwen2.5-vl-3b": (2048, 11008, 36, 16, 2, True, 151936),
@@ -157,4 +152,4 @@ def test_the_cards_sizes_are_those_of_the_published_shapes(tmp_path: Path) -> No
         }
         config = Qwen2_5_VLConfig(text_config=text, vision_config=tower, tie_word_embeddings=tied)
         config.save_pretrained(tmp_path / name)
-        assert checkpoints.count(tmp_path / name) == pytest.approx(BASES[name].parameters, rel=2e-3)
+        assert count_parameters(tmp_path / name) == pytest.approx(BASES[name].parameters, rel=2e-3)

@@ -16,23 +16,17 @@ import torch
 from peft import LoraConfig, LoraModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from harness.engine import model_checks
 from harness.engine.engine import Engine
-from harness.engine.model_checks import check_batch, check_machine, check_model, check_tokens
+from harness.engine.load import load_model
+from harness.engine.model_checks import check_batch, check_model, check_tokens
 from harness.errors import UserError
-from harness.models import checkpoints
-from harness.models.base_cards import (
-    BASES,
-    LLAMA_LINEARS,
-    BaseCard,
-    find_base,
-    load_base,
-    weights_fingerprint,
-)
+from harness.models import hub_snapshots, load_base
+from harness.models.base_cards import BASES, LLAMA_LINEARS, BaseCard, find_base
+from harness.models.checkpoints import weights_fingerprint
 from harness.pipeline.stage_identity import untrained
 from harness.study import compare
 from methods.interface import Decoding, Prompt
-from tests.families.twins import TWINS, tiny_qwen
+from tests.models.twins import TWINS, tiny_qwen
 from tests.tiny import picture, tiny_llava
 
 NAMES = list(TWINS)
@@ -78,7 +72,7 @@ def test_a_folder_is_a_base_of_the_family_its_config_names(family: str, tmp_path
         "float32",
         "real",
     )
-    model, processor = load_base(card)
+    model, processor = load_model(card)
     fresh, _ = TWINS[family]()
     assert torch.equal(model.lm_head.weight, fresh.lm_head.weight)
     prompt = Prompt(key="a", text="describe the picture .", image=picture(1))
@@ -91,9 +85,9 @@ def test_pictures_of_a_qwen_are_bounded_by_its_card(tmp_path: Path) -> None:
     assert card.max_pixels == BASES["qwen2.5-vl-7b"].max_pixels
     small = replace(card, max_pixels=512)
     assert untrained(small).id != untrained(card).id
-    _, processor = load_base(small)
+    _, processor = load_model(small)
     assert processor.image_processor.size["longest_edge"] == 512
-    _, processor = load_base(
+    _, processor = load_model(
         card
     )  # trained on images of at most 4,096 pixels: not shown larger ones
     assert processor.image_processor.size["longest_edge"] == 4096
@@ -108,7 +102,7 @@ def test_an_adapter_is_merged_into_its_parent(tmp_path: Path) -> None:
     card = find_base(str(tmp_path / "adapter"))
     assert card.adapters == (tmp_path / "adapter",)
     assert untrained(card).id != untrained(find_base(str(parent))).id
-    model, _ = load_base(card)
+    model, _ = load_model(card)
     merged = wrapped.merge_and_unload()
     weight = "model.language_model.layers.0.self_attn.q_proj.weight"
     assert torch.allclose(model.get_parameter(weight), merged.get_parameter(weight), atol=1e-6)
@@ -126,7 +120,7 @@ def test_an_adapter_of_another_base_is_refused(
     with pytest.raises(
         UserError,
         match=(
-            r"of the base 'someone/other-7b', which is none of embedded,.*; as a hub id: .*go"
+            r"of the base 'someone/other-7b', which is none of synthetic,.*; as a hub id: .*go"
             r" online"
         ),
     ):
@@ -134,7 +128,7 @@ def test_an_adapter_of_another_base_is_refused(
     save_adapter(tmp_path / "gone", tmp_path / "nowhere")
     with pytest.raises(
         UserError,
-        match=r"nowhere', which is none of embedded,.*nowhere is no folder. Bring it there",
+        match=r"nowhere', which is none of synthetic,.*nowhere is no folder. Bring it there",
     ):
         find_base(str(tmp_path / "gone"))
     save_adapter(tmp_path / "commit", Path("llava-hf/llava-1.5-7b-hf"), revision="0" * 40)
@@ -197,7 +191,7 @@ def test_half_downloaded_weights_are_named(tmp_path: Path) -> None:
     assert len(shards) > 2
     whole = shards[1].read_bytes()
     shards[1].write_bytes(whole[:-100])
-    for look in (lambda: load_base(card), lambda: find_base(str(folder))):
+    for look in (lambda: load_model(card), lambda: find_base(str(folder))):
         with pytest.raises(UserError, match=rf"{shards[1].name} is cut or damaged"):
             look()
     shards[1].unlink()
@@ -206,14 +200,14 @@ def test_half_downloaded_weights_are_named(tmp_path: Path) -> None:
     ):
         find_base(str(folder))
     shards[1].write_bytes(whole)
-    load_base(card)
+    load_model(card)
     for path in folder.glob("*.safetensors*"):
         path.unlink()
     (folder / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(
         UserError, match=r"pytorch_model\.bin is a torch file, which is not read: convert it"
     ):
-        load_base(card)
+        load_model(card)
 
 
 def response(status: int) -> Any:
@@ -245,16 +239,16 @@ def test_what_the_hub_says_is_a_sentence(
     def refuse(*_: object, **__: object) -> str:
         raise error
 
-    monkeypatch.setattr(checkpoints, "hf_hub_download", refuse)
+    monkeypatch.setattr(hub_snapshots, "hf_hub_download", refuse)
     with pytest.raises(
         UserError, match=rf"'org/name' could not be loaded from org/name: .*{words}"
     ):
-        checkpoints.fetch_config("org/name", "v9")
+        hub_snapshots.fetch_config("org/name", "v9")
     wrapped = OSError(
         "a page of advice"
     )  # transformers wraps the hub's errors: what they came from counts
     wrapped.__cause__ = error
-    said = str(checkpoints.why("Base 'x'", "org/name", "v9", wrapped))
+    said = str(hub_snapshots.load_error("Base 'x'", "org/name", "v9", wrapped))
     assert (words in said) == (words != "odd")
 
 
@@ -262,11 +256,11 @@ def test_a_machine_that_cannot_hold_it_is_named_before_loading(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(UserError, match=r"7\.1 billion parameters and this machine has no GPU"):
-        load_base(BASES["llava-1.5-7b"], "cpu")
-    monkeypatch.setattr(model_checks, "free_memory", lambda _device: 0.5)
+        load_model(BASES["llava-1.5-7b"], "cpu")
+    monkeypatch.setattr(load_base, "free_gib", lambda _device: 0.5)
     with pytest.raises(UserError, match=r"needs about 0\.9 GiB .* and 0\.5 GiB of memory are free"):
-        check_machine("middling", "cpu", 10**9, None, "float32")
-    check_machine("small", "cpu", 10**6, None, "float32")
+        load_base.check_machine("middling", "cpu", 10**9, None, "float32")
+    load_base.check_machine("small", "cpu", 10**6, None, "float32")
 
 
 def test_rows_are_ready_made_checkpoints(tmp_path: Path) -> None:

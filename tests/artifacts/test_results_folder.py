@@ -17,7 +17,7 @@ from harness.artifacts.results_folder import (
     Results,
     Stage,
     check_name,
-    kindly,
+    explain_disk_errors,
     lock,
     read_json,
     read_jsonl,
@@ -87,12 +87,15 @@ def test_a_cut_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 def test_full_disk_and_forbidden_folder_are_sentences(
     tmp_path: Path, number: int, words: str
 ) -> None:
-    with pytest.raises(UserError, match=f"{words}.*Nothing finished is lost"), kindly(tmp_path):
+    with (
+        pytest.raises(UserError, match=f"{words}.*Nothing finished is lost"),
+        explain_disk_errors(tmp_path),
+    ):
         raise OSError(number, os.strerror(number))
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="I/O"), kindly(tmp_path):
+    with pytest.raises(OSError, match="I/O"), explain_disk_errors(tmp_path):
         raise OSError(errno.EIO, "I/O error")
 
 
@@ -119,7 +122,7 @@ def test_other_settings_are_a_problem_with_every_difference(tmp_path: Path) -> N
     with pytest.raises(UserError) as caught:
         asked.open()
     text = str(caught.value)
-    assert "method.noise_step: 420 there, 600 asked; seed: 0 there, 1 asked" in text
+    assert "method.noise_step: 420 stored, 600 requested; seed: 0 stored, 1 requested" in text
     assert "another --out" in text
     assert "delete" in text
     assert read_json(tmp_path / "identity.json") == IDENTITY
@@ -135,10 +138,10 @@ def test_another_format_is_a_problem(tmp_path: Path) -> None:
 
 def test_outdated_is_one_field_alone(tmp_path: Path) -> None:
     Stage(tmp_path, {**IDENTITY, "version": "1"}).open()
-    assert Stage(tmp_path, {**IDENTITY, "version": "2"}).outdated("version")
-    assert not Stage(tmp_path, {**IDENTITY, "version": "1"}).outdated("version")
-    assert not Stage(tmp_path, {**IDENTITY, "version": "2", "seed": 3}).outdated("version")
-    assert not Stage(tmp_path / "new", IDENTITY).outdated("version")
+    assert Stage(tmp_path, {**IDENTITY, "version": "2"}).differs_only_in("version")
+    assert not Stage(tmp_path, {**IDENTITY, "version": "1"}).differs_only_in("version")
+    assert not Stage(tmp_path, {**IDENTITY, "version": "2", "seed": 3}).differs_only_in("version")
+    assert not Stage(tmp_path / "new", IDENTITY).differs_only_in("version")
 
 
 def _hold(out: Path, ready: "multiprocessing.synchronize.Event") -> None:

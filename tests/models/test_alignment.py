@@ -20,14 +20,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from harness.engine.clip_scorer import ClipScorer, find_scorer, load_scorer
 from harness.engine.engine import Engine
-from harness.models.base_cards import find_base, load_base
-from harness.models.checkpoints import ALIGNMENT, align
+from harness.engine.load import load_model
+from harness.models.alignment import ALIGNMENT, align
+from harness.models.base_cards import find_base
 from harness.training import resume as checkpoint
 from methods.csr.method import Csr
 from methods.interface import Completion, Decoding, Item, Lora, Prompt, Recipe
-from tests.families.twins import TWINS
-from tests.test_checkpoints import save, save_adapter
-from tests.test_scorers import tiny_clip
+from tests.engine.test_clip_scorer import tiny_clip
+from tests.models.test_checkpoints import save, save_adapter
+from tests.models.twins import TWINS
 from tests.tiny import picture, tiny_llava
 from tests.training.cases import TARGETS, saved, train
 
@@ -138,10 +139,10 @@ def test_a_loaded_base_answers_as_the_one_in_memory(family: str, tmp_path: Path)
     save(tmp_path, family)
     expected = answers(*TWINS[family]())
     for _ in range(2):
-        model, processor = load_base(find_base(str(tmp_path)))
+        model, processor = load_model(find_base(str(tmp_path)))
         assert misplaced(tensors_of(model)) == 0
         assert answers(model, processor) == expected
-        model, processor = load_base(find_base(str(tmp_path)), weights=tmp_path)  # a round's model
+        model, processor = load_model(find_base(str(tmp_path)), weights=tmp_path)  # a round's model
         assert misplaced(tensors_of(model)) == 0
         assert answers(model, processor) == expected
         move_content(tmp_path / "model.safetensors")
@@ -152,7 +153,7 @@ def test_a_merged_adapter_answers_as_the_one_in_memory(tmp_path: Path) -> None:
     save_adapter(tmp_path / "adapter", parent)
     found = []
     for _ in range(2):
-        model, processor = load_base(find_base(str(tmp_path / "adapter")))
+        model, processor = load_model(find_base(str(tmp_path / "adapter")))
         assert misplaced(tensors_of(model)) == 0
         found.append(answers(model, processor))
         move_content(tmp_path / "adapter" / "adapter_model.safetensors")
@@ -237,14 +238,14 @@ class Multiplied(TorchDispatchMode):
 
 
 def work_answers(folder: Path) -> None:
-    answers(*load_base(find_base(str(folder))))
+    answers(*load_model(find_base(str(folder))))
 
 
 def work_noise(folder: Path) -> None:
     def noisy(pixels: Tensor, _key: str) -> Tensor:
         return pixels + 0.1
 
-    Engine(*load_base(find_base(str(folder)))).generate(
+    Engine(*load_model(find_base(str(folder)))).generate(
         PROMPTS, Decoding(max_new_tokens=6, temperature=1.0, seed=0), corrupt=noisy
     )
 
@@ -252,18 +253,18 @@ def work_noise(folder: Path) -> None:
 def work_search(folder: Path) -> None:
     list(
         CSR.pairs(
-            Engine(*load_base(find_base(str(folder)))), ITEMS, 0, scorer=ClipScorer(*tiny_clip())
+            Engine(*load_model(find_base(str(folder)))), ITEMS, 0, scorer=ClipScorer(*tiny_clip())
         )
     )
 
 
 def work_training(folder: Path) -> None:
-    model, _ = load_base(find_base(str(folder)))
+    model, _ = load_model(find_base(str(folder)))
     train(folder / "full", Recipe(lr=1e-3, epochs=1, global_batch=3, alignment_weight=0.5), model)
 
 
 def work_adapters(folder: Path) -> None:
-    model, _ = load_base(find_base(str(folder)))
+    model, _ = load_model(find_base(str(folder)))
     recipe = Recipe(lr=1e-3, epochs=1, global_batch=3, lora=Lora(r=2, alpha=4), projector_lr=1e-3)
     train(folder / "low", recipe, model, lora_targets=TARGETS)
 

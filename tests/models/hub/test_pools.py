@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.hub.conftest import TOKEN, Desk
+from tests.models.hub.conftest import TOKEN, Desk
 from tests.tiny import picture, tiny_llava
 from tests.toys import save_pictures
 
-STUDY = "tests/hub/study.py"
+STUDY = "tests/models/hub/study.py"
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub.fake_hub import Hub, serving
+from tests.models.hub.fake_hub import Hub, serving
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TOKEN = "hf_neverToBeSeenAnywhere"
 
 
@@ -91,7 +91,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
     with serving(hub):
         settings = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(work / "home"), "HF_TOKEN": TOKEN}
         warm = subprocess.Popen(
-            [sys.executable, "-m", "tests.hub.warm"],
+            [sys.executable, "-m", "tests.models.hub.warm"],
             env={**os.environ, **settings, "OMP_NUM_THREADS": "1"},
             cwd=ROOT,
             stdin=subprocess.PIPE,

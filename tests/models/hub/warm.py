@@ -1,7 +1,7 @@
 """Command lines in processes of their own that need not import torch each: a process that has, and
 forks for each command.
 
-    python -m tests.hub.warm     then on stdin a line of JSON a command: {"arguments",
+    python -m tests.models.hub.warm     then on stdin a line of JSON a command: {"arguments",
     "environment", "out"}; its exit code back
 
 The settings that huggingface_hub reads when it is imported (where the hub and the cache are) are

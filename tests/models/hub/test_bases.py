@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.models.base_cards import BASES, WORLD
-from harness.models.checkpoints import why
-from tests.families.twins import tiny_qwen
-from tests.hub.conftest import TOKEN, Desk
-from tests.test_checkpoints import save_adapter
+from harness.models.base_cards import BASES, SYNTHETIC_WEIGHTS
+from harness.models.hub_snapshots import load_error
+from tests.models.hub.conftest import TOKEN, Desk
+from tests.models.test_checkpoints import save_adapter
+from tests.models.twins import tiny_qwen
 from tests.tiny import tiny_llava
 
-STUDY = "tests/hub/study.py"
+STUDY = "tests/models/hub/study.py"
 
 
 @pytest.fixture(scope="module")
@@ -235,14 +235,15 @@ def test_a_hub_that_hangs_up_is_said(desk: Desk, llava: str, tmp_path: Path) -> 
     said = desk.harness("run", STUDY, "--base", "org/silent", "--out", tmp_path / "out")
     assert said.code == 2
     assert said.err.splitlines()[-1].endswith(
-        "run the same command again, which keeps what is there."
+        "run the same command again, which continues the download."
     )
     assert "Traceback" not in said.err
 
 
 def test_a_full_disk_is_said() -> None:
     full = OSError(errno.ENOSPC, "No space left on device")
-    assert "the disk is full; free some space below" in str(why("Base 'a'", "org/a", None, full))
+    sentence = str(load_error("Base 'a'", "org/a", None, full))
+    assert "the disk is full; free some space below" in sentence
 
 
 def test_offline_and_without_a_cache(desk: Desk, llava: str) -> None:
@@ -276,7 +277,7 @@ def test_a_hub_that_is_down(desk: Desk, done: Path, tmp_path: Path) -> None:
 def test_the_comparison_runs_on_a_hub_base(desk: Desk, llava: str, tmp_path: Path) -> None:
     """The shipped base as a stranger's repository, so that texts are texts: its prompts are then
     those of real models."""
-    desk.hub.add("org/shipped", WORLD)
+    desk.hub.add("org/shipped", SYNTHETIC_WEIGHTS)
     asked = (
         "--base",
         "org/shipped",

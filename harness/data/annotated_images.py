@@ -1,0 +1,95 @@
+"""What the LLaVA-Instruct and COCO layouts share: a JSON file beside a folder of images.
+
+Every image must exist when the pool is opened, inside the given folder. A missing image, or a name
+that leads out of the folder, is an error before any work.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from harness.data.pool import Pool, read_image
+from harness.errors import UserError
+from methods.interface import Field, Item
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnnotatedImage:
+    """An image's file and its texts."""
+
+    path: Path
+    question: str | None = None
+    reference: str | None = None
+
+
+def annotations_and_folder(spec: str) -> tuple[Path, Path]:
+    """The JSON file and the folder of a spec ``<kind>:<json file>:<folder of images>``.
+
+    Raises:
+        UserError: one of them does not exist.
+    """
+    kind, _, rest = spec.partition(":")
+    file, _, folder = rest.rpartition(":")
+    if not Path(file).is_file() or not Path(folder).is_dir():
+        raise UserError(
+            f"The pool {spec!r} must be {kind}:<json file>:<folder of images>, both there."
+        )
+    return Path(file), Path(folder)
+
+
+def read_annotations(file: Path) -> Any:
+    """The file's JSON.
+
+    Raises:
+        UserError: it is not JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is not readable JSON ({error}); download it again.") from None
+
+
+def image_path(folder: Path, name: str, where: str) -> Path:
+    """The path of an image by its name in the JSON file, which is not trusted.
+
+    Raises:
+        UserError: the name leads out of the folder.
+    """
+    parts = PurePosixPath(name)
+    if parts.is_absolute() or ".." in parts.parts or not name:
+        raise UserError(
+            f"{where}: the image {name!r} leads out of the folder of images; name it as it lies"
+            " there."
+        )
+    return folder / name
+
+
+def annotated_pool(spec: str, images: Mapping[str, AnnotatedImage], fields: set[Field]) -> Pool:
+    """The pool of these images, by id.
+
+    Raises:
+        UserError: there are none, or files are missing.
+    """
+    if not images:
+        raise UserError(f"The pool {spec} holds no image; give another file.")
+    paths = {image.path for image in images.values()}
+    if missing := [path for path in paths if not path.is_file()]:
+        raise UserError(
+            f"{len(missing)} of the {len(paths)} images of the pool {spec} are missing, such as"
+            f" {min(missing)}; finish the download, or give a manifest of those that are there."
+        )
+
+    def read(id: str) -> Item:
+        image = images[id]
+        return Item(
+            id=id,
+            image=read_image(image.path),
+            question=image.question,
+            reference=image.reference,
+        )
+
+    return Pool(spec=spec, ids=tuple(images), fields=frozenset(fields), read=read)

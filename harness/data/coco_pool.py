@@ -1,0 +1,62 @@
+"""A pool from COCO's caption annotations: ``coco:<json>:<folder>``.
+
+All captions of an image, one a line, are its reference; COCO has no questions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from harness.data.annotated_images import (
+    AnnotatedImage,
+    annotated_pool,
+    annotations_and_folder,
+    image_path,
+    read_annotations,
+)
+from harness.data.pool import Pool
+from harness.errors import UserError
+
+
+def coco_pool(spec: str) -> Pool:
+    """The file's images, each with the id of its file name.
+
+    Raises:
+        UserError: the file has another form, names an image twice, has a caption of an image that
+            it does not list, or an image is missing.
+    """
+    file, folder = annotations_and_folder(spec)
+    names: dict[Any, str] = {}
+    captions: dict[Any, list[str]] = {}
+    files: set[str] = set()
+    try:
+        content = read_annotations(file)
+        for image in content["images"]:
+            id, name = image["id"], str(image["file_name"])
+            if id in names or name in files:
+                twice = f"the id {id!r}" if id in names else f"the image {name!r}"
+                raise UserError(
+                    f"{file}: {twice} is there twice among its images; give each image one entry."
+                )
+            names[id], captions[id] = name, []
+            files.add(name)
+        for annotation in content["annotations"]:
+            if (id := annotation["image_id"]) not in names:
+                raise UserError(
+                    f"{file}: a caption is of the image {id!r}, which is not among its images;"
+                    " give it whole."
+                )
+            captions[id].append(str(annotation["caption"]).strip())
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f'{file} is no COCO captions file ({error!r}): it must hold {{"images": [{{"id",'
+            ' "file_name"}], "annotations": [{"image_id", "caption"}]}.'
+        ) from None
+    images = {
+        name: AnnotatedImage(
+            path=image_path(folder, name, str(file)), reference="\n".join(captions[id]) or None
+        )
+        for id, name in names.items()
+    }
+    complete = all(image.reference for image in images.values())
+    return annotated_pool(spec, images, {"image", "reference"} if complete else {"image"})

@@ -1,0 +1,85 @@
+"""A pool from a JSONL manifest: one image a line, with its texts.
+
+A line is ``{"image", "question", "reference", "id", "sha256"}``; all but ``image`` are optional.
+``image`` is a path relative to the manifest and serves as ``id`` where none is given. ``sha256``
+is the ``pixels_sha`` that the image must have.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from harness.data.pool import Pool, pixels_sha, read_image
+from harness.errors import UserError
+from methods.interface import Field, Item
+
+KEYS = frozenset({"id", "image", "question", "reference", "sha256"})
+SHAPE = (
+    'a line is {"image": "path below the manifest", "question": "...", "reference": "...",'
+    ' "id": "...", "sha256": "..."}, all but image optional.'
+)
+
+
+def manifest_pool(path: Path) -> Pool:
+    """The manifest's images.
+
+    Raises:
+        UserError: the manifest is empty, or a line is wrong (its number is named).
+    """
+    rows: dict[str, dict[str, str]] = {}
+    text = path.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        row = _row(line, where)
+        if row["id"] in rows:
+            raise UserError(
+                f"{where}: the id {row['id']!r} is there already; give each line an id of its own."
+            )
+        if not (path.parent / row["image"]).is_file():
+            raise UserError(
+                f"{where}: there is no image {row['image']!r}; paths are relative to the manifest."
+            )
+        rows[row["id"]] = row
+    if not rows:
+        raise UserError(
+            f'The manifest {path} is empty; each line is an image, such as {{"image": "a.png",'
+            ' "question": "..."}.'
+        )
+
+    def read(id: str) -> Item:
+        row = rows[id]
+        image = read_image(path.parent / row["image"])
+        if (stated := row.get("sha256")) and stated != pixels_sha(image):
+            raise UserError(
+                f"{path}: the image {row['image']!r} differs from the sha256 in its line"
+                f" ({stated[:12]}...); restore it, or take sha256 out of the line."
+            )
+        return Item(
+            id=id, image=image, question=row.get("question"), reference=row.get("reference")
+        )
+
+    # A field counts only where every line has it: a method that needs it could not use the rest.
+    fields: set[Field] = {"image"}
+    fields |= {
+        field for field in ("question", "reference") if all(field in row for row in rows.values())
+    }
+    return Pool(spec=str(path), ids=tuple(rows), fields=frozenset(fields), read=read)
+
+
+def _row(line: str, where: str) -> dict[str, str]:
+    """One line of a manifest, checked, with its ``id``."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON ({error}); {SHAPE}") from None
+    if not isinstance(row, dict) or not isinstance(row.get("image"), str) or not row["image"]:
+        raise UserError(f"{where}: no image; {SHAPE}")
+    if unknown := sorted(set(row) - KEYS):
+        raise UserError(f"{where}: unknown {', '.join(map(repr, unknown))}; {SHAPE}")
+    texts = {key: value for key, value in row.items() if value is not None}
+    if wrong := sorted(key for key, text in texts.items() if not isinstance(text, str) or not text):
+        raise UserError(f"{where}: {' and '.join(wrong)} must be text that is not empty; {SHAPE}")
+    return {"id": row["image"], **texts}
