@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from methods.interface import JSON, GroundTruth, PreferencePair
 
 
-def pair_stats(pairs: Sequence[PreferencePair], judge: GroundTruth | None) -> dict[str, dict[str, JSON]]:
+def pair_stats(
+    pairs: Sequence[PreferencePair], judge: GroundTruth | None
+) -> dict[str, dict[str, JSON]]:
     """A row a kind of pair.
 
     ``pairs``; mean words of both sides (``chosen_words``, ``rejected_words``) and the share of

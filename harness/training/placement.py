@@ -101,7 +101,9 @@ def estimate(
 def with_device_memory(asked: Placement, model: Any, ranks: Ranks) -> Placement:
     """``asked`` with the memory of the process that has least, so that all processes decide alike;
     else they would wait for each other forever."""
-    known = [each for each in ranks.gather(asked.memory or device_memory(model)) if each is not None]
+    known = [
+        each for each in ranks.gather(asked.memory or device_memory(model)) if each is not None
+    ]
     return replace(asked, memory=min(known, default=None))
 
 

@@ -6,12 +6,13 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 
 from PIL import Image
 
+from benchmarks.catalogue import BENCHMARKS
 from benchmarks.mme import SUBTASKS
 
 SYNONYMS = """person, man, woman, child, rider
@@ -262,3 +263,18 @@ def write_json(path: Path, content: object) -> None:
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def folder_for(name: str, at: Path) -> Path:
+    """The files of a benchmark of the catalogue."""
+    if name in ("pope", "repope"):
+        return repope(pope(at))
+    makers: dict[str, Callable[[Path], Path]] = {
+        "coco": coco,
+        "amber": amber,
+        "mme": mme,
+        "mmbench": mmbench,
+    }
+    local = BENCHMARKS[name].local
+    assert local is not None
+    return makers[local.name](at)

@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import coco
-from benchmarks.catalogue import BENCHMARKS, open_benchmarks
+from benchmarks.catalogue import BENCHMARKS
 from benchmarks.files import open_image
-from harness.errors import UserError
-from harness.study import compare
 from tests.benchmarks import official_files
 
 
@@ -213,19 +211,10 @@ CASES: dict[str, tuple[str, Spoil, str]] = {
 }
 
 
-def whole(name: str, at: Path) -> Path:
-    local = BENCHMARKS[name].local
-    assert local is not None
-    if name in ("pope", "repope"):
-        return official_files.repope(official_files.pope(at))
-    folder: Path = getattr(official_files, local.name)(at)
-    return folder
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_wrong_file_is_named_with_its_line(case: str, tmp_path: Path) -> None:
     name, spoil, said = CASES[case]
-    folder = whole(name, tmp_path)
+    folder = official_files.folder_for(name, tmp_path)
     BENCHMARKS[name].factory("test", None, folder)  # it is the spoiling that is refused
     spoil(folder)
     coco._val2014.cache_clear()
@@ -247,43 +236,4 @@ def test_a_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["pope", "repope", "amber_g", "amber_d", "mme", "mmbench_dev_en"])
 def test_test_questions_are_not_for_tuning(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"{name} has no 'dev' split"):
-        BENCHMARKS[name].factory("dev", None, whole(name, tmp_path))
-
-
-def test_local_data_reaches_every_benchmark_of_its_name(tmp_path: Path) -> None:
-    official_files.pope(official_files.coco(tmp_path))
-    opened = open_benchmarks(
-        ["pope", "coco_chair", "synthetic_pope"], "test", 2, [f"coco={tmp_path}"]
-    )
-    assert [benchmark.name for benchmark in opened] == ["pope", "coco_chair", "synthetic_pope"]
-    named = open_benchmarks(
-        ["pope", "coco_chair"], "test", 2, [f"pope={tmp_path}", f"coco_chair={tmp_path}"]
-    )
-    assert [benchmark.version for benchmark in named] == [
-        benchmark.version for benchmark in opened[:2]
-    ]
-
-
-@pytest.mark.parametrize(
-    ("names", "local", "said"),
-    [
-        (
-            ["pope"],
-            [],
-            "pope needs coco_pope_random.json .* in a folder .*--local-data coco=FOLDER",
-        ),
-        (["pope"], ["coco"], "must be NAME=FOLDER"),
-        (["pope"], ["coco=no/such/folder"], "there is no folder no/such/folder"),
-        (["pope"], ["coco=.", "coco=."], "given twice"),
-        (["pope"], ["cocoa=."], "did you mean 'coco'"),
-        (["popes"], [], "did you mean 'pope'"),
-        (["mementos"], [], "mementos cannot be run here"),
-    ],
-)
-def test_what_is_wrong_with_the_asking_is_said(
-    names: list[str], local: list[str], said: str
-) -> None:
-    with pytest.raises(ValueError, match=said):
-        open_benchmarks(names, "test", None, local)
-    with pytest.raises(UserError, match=said):
-        compare.study(benchmarks=names, local_data=local)
+        BENCHMARKS[name].factory("dev", None, official_files.folder_for(name, tmp_path))

@@ -11,15 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import chat, judgements
-from benchmarks.judge import Judge, JudgeRequest, cost_in_words, judge_prompt, open_judge
-from benchmarks.judge_settings import Settings, read_settings
+from benchmarks.judge import Judge, JudgeRequest, cost_in_words
+from benchmarks.judge_settings import Settings
 from tests.benchmarks.fake_judge import MODEL, Answer, Script, refused, said, serving
 
 KEY = "sk-very-secret-0123456789"
@@ -283,51 +282,6 @@ def test_without_a_key_nothing_is_sent(tmp_path: Path, monkeypatch: pytest.Monke
         judge_of(server.url, tmp_path).ask(asks("a"))  # recorded: no key is needed
 
 
-class Clock:
-    """Time that passes only when somebody waits; stands in for the event that ends the judging,
-    too."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def is_set(self) -> bool:
-        return False
-
-    def wait(self, seconds: float) -> bool:
-        self.now += seconds
-        return False
-
-
-def test_requests_start_at_the_pace_and_wait_when_the_server_says_so() -> None:
-    clock: Any = Clock()
-    pace, starts = chat.Pace(30, clock), []
-    for place in range(5):
-        pace.turn(clock)
-        starts.append(clock.now)
-        if place == 2:
-            pace.hold(17.0)
-    assert starts == [0, 2, 4, 21, 23]
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(chat.Stopped):
-        pace.turn(stop)
-
-
-def test_back_off_grows_and_a_server_s_wish_is_a_lower_bound() -> None:
-    for attempt in range(12):
-        grown = min(60.0, 2.0**attempt)
-        assert all(grown / 2 <= chat.waiting(attempt, 1.0, None) <= grown for _ in range(20))
-        assert all(7 <= chat.waiting(attempt, 1.0, 7.0) <= 8 for _ in range(20))
-    assert len({chat.waiting(3, 1.0, None) for _ in range(20)}) > 1
-    assert chat.retry_after("2.5") == 2.5
-    assert 0 < (chat.retry_after(formatdate(time.time() + 120, usegmt=True)) or 0) <= 120
-    assert chat.retry_after(formatdate(0, usegmt=True)) == 0
-    assert [chat.retry_after(value) for value in (None, "", "soon", "nan", "inf")] == [None] * 5
-
-
 def test_a_cut_line_is_asked_again_and_a_spoilt_one_is_named(tmp_path: Path) -> None:
     path = tmp_path / "judgements.jsonl"
     with serving(echo) as server:
@@ -404,61 +358,3 @@ def test_two_processes_with_one_recording_ask_once(tmp_path: Path) -> None:
             assert server.asked == []
         other.join()
         assert len(server.asked) == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"repeats": 0}, "repeats is 0"),
-        ({"concurrency": True}, "concurrency is True"),
-        ({"requests_per_minute": 0}, "requests_per_minute is 0"),
-        ({"timeout": "long"}, "timeout is 'long'"),
-        ({"price_in": -1}, "price_in is -1"),
-        ({"model": ""}, "model is ''"),
-        ({"key_variable": KEY}, "name the one that holds the key"),
-        ({"base_url": "ftp://x/v1"}, "must be an address"),
-        ({"base_url": f"https://me:{KEY}@x/v1"}, "holds a name, key or query"),
-        ({"base_url": f"https://x/v1?key={KEY}"}, "holds a name, key or query"),
-        ({"prompts": ["a"]}, "prompts must look like"),
-        ({"temperature": 1}, "'temperature', which is none of"),
-        ({"api_key": KEY}, "'api_key', which is none of"),
-    ],
-)
-def test_wrong_settings_are_named_and_no_key_is_repeated(
-    change: dict[str, Any], words: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "judge.json"
-    path.write_text(json.dumps({"base_url": "https://x/v1", "model": "m", **change}))
-    with pytest.raises(ValueError, match=words) as caught:
-        read_settings(path)
-    assert KEY not in str(caught.value)
-
-
-def test_the_settings_file_is_found_by_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("SELFSIGHT_JUDGE", raising=False)
-    assert open_judge() is None
-    path = tmp_path / "judge.json"
-    monkeypatch.setenv("SELFSIGHT_JUDGE", str(path))
-    with pytest.raises(ValueError, match="cannot be read"):
-        open_judge()
-    path.write_text('{"model": "m"}')
-    with pytest.raises(ValueError, match="must be a JSON object with base_url and model"):
-        open_judge()
-    path.write_text(
-        json.dumps(
-            {"base_url": "https://x/v1/", "model": "m", "repeats": 3, "prompts": {"one": "own.txt"}}
-        )
-    )
-    judge = open_judge()
-    assert judge is not None
-    assert (judge.settings.url, judge.settings.name) == ("https://x/v1/chat/completions", "m x3")
-    assert judge.recording == tmp_path / "judgements.jsonl"
-    (tmp_path / "own.txt").write_text("mine")
-    (tmp_path / "default.txt").write_text("default")
-    assert judge_prompt(judge, "one", tmp_path / "default.txt") == "mine"
-    assert judge_prompt(judge, "two", tmp_path / "default.txt") == "default"
-    assert judge_prompt(None, "one", tmp_path / "default.txt") == "default"
-    with pytest.raises(ValueError, match="cannot be read"):
-        judge_prompt(judge, "two", tmp_path / "nowhere.txt")

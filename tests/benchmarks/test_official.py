@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from benchmarks import catalogue, coco, mmbench, mme, pope
+from benchmarks import coco, mmbench, mme, pope
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.choice import Choice, read_choice
 from benchmarks.grading import ItemBenchmark
-from benchmarks.interface import Benchmark, metric_value
+from benchmarks.interface import Benchmark
 from benchmarks.objects import known_form
 from tests.benchmarks import official_files, official_scores
 
@@ -35,28 +34,8 @@ SAID = (
 )
 
 
-def folder_for(name: str, at: Path) -> Path:
-    if name in ("pope", "repope"):
-        return official_files.repope(official_files.pope(at))
-    makers: dict[str, Callable[[Path], Path]] = {
-        "coco": official_files.coco,
-        "amber": official_files.amber,
-    }
-    makers |= {"mme": official_files.mme, "mmbench": official_files.mmbench}
-    local = BENCHMARKS[name].local
-    assert local is not None
-    return makers[local.name](at)
-
-
-NATIVE = [
-    name
-    for name, entry in BENCHMARKS.items()
-    if entry.local and not entry.unavailable and not entry.judge
-]
-
-
 def built(name: str, at: Path, limit: int | None = None) -> Benchmark:
-    return BENCHMARKS[name].factory("test", limit, folder_for(name, at))
+    return BENCHMARKS[name].factory("test", limit, official_files.folder_for(name, at))
 
 
 def close(report: dict[str, float | None], expected: dict[str, float]) -> None:
@@ -400,85 +379,3 @@ OPTIONS = (("A", "a red cat"), ("B", "two dogs"), ("C", "Two  dogs."), ("D", "b"
 )
 def test_a_letter_is_read_or_not(answer: str, letter: str | None) -> None:
     assert read_choice(answer, OPTIONS) == letter
-
-
-@pytest.mark.parametrize("name", NATIVE)
-def test_a_benchmark_is_what_the_catalogue_says(name: str, tmp_path: Path) -> None:
-    entry, benchmark = catalogue.find(name), built(name, tmp_path)
-    assert (benchmark.name, benchmark.group) == (name, entry.group)
-    names = {metric.name for metric in benchmark.metrics}
-    assert len(names) == len(benchmark.metrics)
-    assert entry.name == name
-    assert set() < set(entry.metrics) <= names
-    assert benchmark.version.startswith(f"{benchmark.source} ")
-    assert entry.missing(tmp_path) == ()
-    assert entry.missing(None) == entry.missing(tmp_path / "nowhere") != ()
-
-
-@pytest.mark.parametrize("name", NATIVE)
-def test_a_limit_takes_some_of_the_images_with_all_their_questions(
-    name: str, tmp_path: Path
-) -> None:
-    whole = [(q.id, q.text, q.cluster) for q in built(name, tmp_path).questions()]
-    few = [
-        (q.id, q.text, q.cluster) for q in BENCHMARKS[name].factory("test", 2, tmp_path).questions()
-    ]
-    fewer = [
-        (q.id, q.text, q.cluster) for q in BENCHMARKS[name].factory("test", 1, tmp_path).questions()
-    ]
-    assert set(fewer) < set(few) < set(whole)
-    kept = {cluster for _, _, cluster in few}
-    assert len(kept) == 2
-    assert few == [row for row in whole if row[2] in kept]
-    with pytest.raises(ValueError, match="at least 1"):
-        BENCHMARKS[name].factory("test", 0, tmp_path)
-
-
-@pytest.mark.parametrize("name", NATIVE)
-def test_values_follow_from_the_grades_and_the_version_from_the_truth(
-    name: str, tmp_path: Path
-) -> None:
-    benchmark = built(name, tmp_path)
-    rng = Random(name)
-    answers = {
-        question.id: rng.choice([*SAID, "a dog and a man", "A"])
-        for question in benchmark.questions()
-    }
-    report = benchmark.grade(answers)
-    sums: defaultdict[str, float] = defaultdict(float)
-    for grade in report.grades:
-        for count, amount in grade.counts.items():
-            sums[count] += amount
-    assert {
-        metric.name: metric_value(metric, sums) for metric in benchmark.metrics
-    } == pytest.approx(dict(report.values))
-    assert benchmark.version == BENCHMARKS[name].factory("test", None, tmp_path).version
-    assert benchmark.version != BENCHMARKS[name].factory("test", 1, tmp_path).version
-
-
-def test_an_entry_that_cannot_be_run_says_why_and_toolkits_resolve() -> None:
-    for name in ("mementos", "object_halbench"):
-        entry = catalogue.find(name)
-        assert entry.missing(Path()) == (entry.unavailable,)
-        with pytest.raises(ValueError, match=f"{name} cannot be run here"):
-            entry.factory("test", None, None)
-    twins = [twin for entry in BENCHMARKS.values() for twin in entry.twins]
-    assert all(catalogue.find(twin).about for twin in twins)
-    for wrong in ("nothing", "lmms_eval:", "other:pope", ":"):
-        with pytest.raises(KeyError):
-            catalogue.find(wrong)
-    with pytest.raises(ValueError, match="draws its own images"):
-        BENCHMARKS["synthetic_pope"].factory("test", 3, Path())
-
-
-def test_the_readme_has_a_row_for_every_benchmark_and_names_its_data() -> None:
-    rows = [
-        line
-        for line in Path("benchmarks/README.md").read_text(encoding="utf-8").splitlines()
-        if line.startswith("| `")
-    ]
-    for name, entry in BENCHMARKS.items():
-        row = next((row for row in rows if f"`{name}`" in row.split("|")[1]), None)
-        assert row is not None, name
-        assert not entry.unavailable or "cannot be run here" in row
-        assert all(f"`{twin}`" in row for twin in entry.twins)

@@ -145,9 +145,7 @@ def test_keys_give_the_same_chance_everywhere() -> None:
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
-def test_the_pairs_stage_reworks_the_whole_round(
-    kind: Kind, tmp_path: Path
-) -> None:
+def test_the_pairs_stage_reworks_the_whole_round(kind: Kind, tmp_path: Path) -> None:
     model, processor = tiny_llava()
     pool = open_pool(str(save_pictures(tmp_path / "pool", 8)))
     inner = Toy(tokens=4)
@@ -160,9 +158,7 @@ def test_the_pairs_stage_reworks_the_whole_round(
         write_items(stage, drawn)
         for shard in range(4):
             numbers = range(2 * shard, 2 * shard + 2)
-            write_pairs(
-                stage, shard, numbers, drawn.ids, vlm=vlm, method=method, pool=pool, seed=0
-            )
+            write_pairs(stage, shard, numbers, drawn.ids, vlm=vlm, method=method, pool=pool, seed=0)
         merge_pairs(stage, 4, method, pool, drawn, 0)
         pairs = [PreferencePair(**row) for row in read_jsonl(folder / "pairs.jsonl")]
         return pairs, read_json(folder / "record.json")["counts"]

@@ -48,7 +48,9 @@ def blocks(out: Path, records: Records) -> tuple[Block, ...]:
                 where = row.label if row.rounds == 1 else f"{row.label}, round {number}"
                 quality += [
                     {"run": where, "kind": kind, **told}
-                    for kind, told in (record.get("pair_stats") or record.get("quality", {})).items()
+                    for kind, told in (
+                        record.get("pair_stats") or record.get("quality", {})
+                    ).items()
                 ]
                 reports += [{"run": where, **record["report"]}] if record.get("report") else []
     found = (
