@@ -1,1 +1,1 @@
-"""Generation and log-probabilities: the one path by which any model is asked anything."""
+"""Batched generation, beam search and log-probabilities; all models are called through it."""

@@ -1,7 +1,7 @@
 """Keys and values of suffixes, kept for later prompts that continue them.
 
-A search that grows answers, such as CSR's tree, asks for each answer again with one sentence more.
-With the cache only that sentence is read."""
+A search that grows answers sentence by sentence, such as CSR's tree, repeats each answer with one
+more sentence. With the cache only that sentence is read."""
 
 from __future__ import annotations
 

@@ -244,8 +244,8 @@ class DecodeState:
         return self.decoder.lm_head(self.hidden)[:, 0].float()
 
     def advance(self, tokens: Tensor, rows: Sequence[int] | None = None) -> None:
-        """Append a token (B,) to each row. ``rows`` first selects the batch's rows anew, each any
-        number of times."""
+        """Append a token (B,) to each row. ``rows`` first selects the batch's new rows; a row may
+        be selected several times or not at all."""
         used, capacity = self.used, self.cache.capacity
         if rows is not None or used == capacity:
             grown = capacity if used < capacity else used + max(GROWTH, used // 4)

@@ -128,7 +128,7 @@ class Engine:
     ) -> list[Completion]:
         """Answers in the order of the prompts; of a prompt with a prefix, what follows the prefix.
 
-        An answer ends with its stop string, even where the last token goes on.
+        An answer's text ends with its stop string, even if its last token is longer.
 
         Raises:
             UserError: two prompts have one key, which seeds sampling and corruption.
@@ -178,7 +178,7 @@ class Engine:
     def _to_branch(
         self, prompt: Prompt, tokens: TokenizedPrompt, beam: Beam, stops: Stops
     ) -> Branch:
-        """A beam as text. It is decoded behind its prompt, which tells the white space between."""
+        """A beam as text, decoded behind its prompt to get the white space between them."""
         self.tokens_generated += len(beam.ids)
         before, after = stops.text(list(tokens.suffix)), stops.text([*tokens.suffix, *beam.ids])
         text = after[len(before) :] if after.startswith(before) else stops.text(list(beam.ids))

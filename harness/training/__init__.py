@@ -1,1 +1,1 @@
-"""Training on preference pairs."""
+"""Training on preference pairs: one loop for all methods."""

@@ -200,7 +200,7 @@ def _wandb(folder: Path, title: str, settings: Mapping[str, object], _done: int)
         # Without a key wandb would ask for one on a terminal; without a network it would wait.
         settings=wandb.Settings(console="off", disable_git=True, login_timeout=1, init_timeout=30),
     )
-    # Offline, wandb knows nothing of earlier pieces: each piece then holds the whole curve.
+    # Offline, wandb has no earlier pieces of the run, so each piece holds the whole curve.
     return TrackerRun(log=_log_to(run), last_step=run.starting_step - 1 if run.resumed else 0)
 
 
