@@ -11,7 +11,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import BinaryIO
@@ -21,7 +21,6 @@ from PIL import Image, UnidentifiedImageError
 
 from harness.artifacts.environment import cores
 from harness.artifacts.fingerprint import fingerprint
-from harness.data.image_cache import ImageCache
 from harness.errors import UserError
 from methods.interface import Field, GroundTruth, Item
 
@@ -70,7 +69,11 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Images with their texts. Images are read on demand: a pool may be larger than memory."""
+    """Images with their texts. Images are read on demand: a pool may be larger than memory.
+
+    The pool keeps no image. A caller that reads one often wraps ``read`` in a cache
+    (``dataclasses.replace``).
+    """
 
     spec: str
     """The pool's name, as ``open_pool`` takes it."""
@@ -84,20 +87,6 @@ class Pool:
     """The exact truth about the images, where the pool has it."""
     order: Callable[[int], tuple[str, ...]] | None = None
     """The ids in a seed's order; None: sorted by a hash (``ordered``)."""
-    cache: ImageCache | None = None
-    """Keeps decoded images; None: an image is decoded at every use."""
-
-    def with_cache(self, max_bytes: int) -> Pool:
-        """This pool with a cache of ``max_bytes`` of decoded images."""
-        return replace(self, cache=ImageCache(max_bytes))
-
-    def load(self, id: str) -> Item:
-        """The item from the cache, or read.
-
-        Raises:
-            UnreadableImage: the image cannot be opened.
-        """
-        return self.read(id) if self.cache is None else self.cache.get(id, self.read)
 
     def check(self, needs: frozenset[Field], method: str) -> None:
         """Check that the pool has what a method needs.
@@ -143,7 +132,7 @@ class Pool:
     def _draw_one(self, id: str) -> DrawnImage | str:
         """The image's hashes and texts, or the reason why it cannot be read."""
         try:
-            item = self.load(id)
+            item = self.read(id)
         except UnreadableImage as error:
             return str(error)
         return DrawnImage(
@@ -166,7 +155,7 @@ class Pool:
             UserError: an image can no longer be read.
         """
         try:
-            items = [self.load(id) for id in ids]
+            items = [self.read(id) for id in ids]
         except UnreadableImage as error:
             raise UserError(
                 f"An image of the pool {self.spec} has changed during the run ({error}); restore"
