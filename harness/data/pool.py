@@ -69,7 +69,11 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Images with their texts. Images are read on demand: a pool may be larger than memory."""
+    """Images with their texts. Images are read on demand: a pool may be larger than memory.
+
+    The pool keeps no image. A caller that reads one often wraps ``read`` in a cache
+    (``dataclasses.replace``).
+    """
 
     spec: str
     """The pool's name, as ``open_pool`` takes it."""
