@@ -22,6 +22,7 @@ from benchmarks.synthetic import suite
 from benchmarks.synthetic.lmms_eval.data import write
 from benchmarks.visual_questions import Expected
 from harness.engine.engine import Engine
+from harness.engine.load import load_model
 from harness.models.base_cards import BASES
 from methods.interface import Decoding, Prompt
 from tests.benchmarks import lmms_eval_server as server

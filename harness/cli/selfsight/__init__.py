@@ -2,7 +2,7 @@
 
     import selfsight
 
-    selfsight.run("compare", out="results/try", limit=100)    # a study: the same as the command line
+    selfsight.run("compare", out="results/try", limit=100)   # as the command line does
     results = selfsight.load("results/try")                   # what it stored, as DataFrames
     table = selfsight.table("results/try")                    # the table, a row a cell
 
@@ -46,7 +46,7 @@ def run(study: str, *, out: str | Path | None = None, **options: Any) -> Path:
     """Do what is missing of a study and write its table, figures and page.
 
     Args:
-        study: a shipped study (``compare``, ``ablate``, ``smoke``, ...) or a path to a ``.py`` file.
+        study: a shipped study (``compare``, ``ablate``, ``smoke``, ...) or a ``.py`` file.
         out: the results folder; by default the study's own below ``results/``.
         options: ``jobs``, and the command line's options with underscores, such as ``limit=100``,
             ``seeds=3``, ``controls=True``, ``benchmarks=["pope"]``.
