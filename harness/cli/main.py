@@ -1,5 +1,5 @@
-"""The command line: ``python -m harness COMMAND`` in the repository's root, or ``selfsight COMMAND``
-wherever it is installed."""
+"""The command line: ``python -m harness COMMAND`` in the repository, or ``selfsight COMMAND`` where
+it is installed."""
 
 from __future__ import annotations
 
