@@ -19,6 +19,7 @@ from harness.models.adapters import merge_adapter
 from harness.models.alignment import align
 from harness.models.base_cards import BaseCard, limit_image_size, source_of
 from harness.models.checkpoints import check_files
+from harness.models.device_memory import free_memory
 from harness.models.find_family import ARCHITECTURES
 
 MAX_CPU_PARAMETERS = 1e9
@@ -123,13 +124,8 @@ def check_machine(
 
 def free_gib(device: str) -> float | None:
     """Free memory of the device in GiB; None where the system does not report it."""
-    if torch.device(device).type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        # torch's allocator holds memory of models that are gone; it counts as free.
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return float(free + unused) / 2**30
-    if torch.device(device).type != "cpu":
-        return 16.0  # other accelerators have no common way to ask
+    if (free := free_memory(torch.device(device))) is not None:
+        return free / 2**30
     try:
         with Path("/proc/meminfo").open(encoding="ascii") as lines:
             fields = dict(line.split(":", 1) for line in lines)

@@ -162,7 +162,7 @@ def recording(engine: Engine) -> Iterator[Log]:
     log = Log()
     family: Any = engine.prefix_cache.family
     decoder = engine.decoder
-    look, head = family.look, decoder.lm_head
+    look, head = family.encode, decoder.lm_head
 
     def looked(pixels: Sequence[Tensor]) -> list[Tensor]:
         log.looked[len(pixels)] += 1
@@ -174,7 +174,7 @@ def recording(engine: Engine) -> Iterator[Log]:
         result: Tensor = head(hidden)
         return result
 
-    family.look = looked
+    family.encode = looked
     decoder.lm_head = spoken
     decoder.text = Recorder(
         log, 0, lambda: engine.prefix_cache.prefixes.used + engine.prefix_cache.continuations.used
@@ -182,7 +182,7 @@ def recording(engine: Engine) -> Iterator[Log]:
     engine.position_bytes = RECORDED_POSITION
     with Copies(log):
         yield log
-    family.look, decoder.lm_head = look, head
+    family.encode, decoder.lm_head = look, head
 
 
 @dataclass

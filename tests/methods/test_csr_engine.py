@@ -98,7 +98,7 @@ def test_trees_end_by_themselves_and_by_length() -> None:
     assert {(node["text"] == "") for node in nodes if node["how"] == "end"} == {True, False}
     assert any(node["final"] and node["how"] != "end" for node in nodes)
     assert engine.prefix_cache.images_encoded == len(ITEMS)
-    assert scorer.pictures_seen == len(ITEMS)
+    assert scorer.images_embedded == len(ITEMS)
 
 
 def test_the_seed_changes_samples_and_not_beams() -> None:
