@@ -15,8 +15,8 @@ from benchmarks.synthetic import suite
 from benchmarks.synthetic.words import CATEGORIES
 from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_json, write_jsonl
 from harness.pipeline import matched_baselines, stages
-from harness.reporting import results as frames
 from harness.reporting.comparison import compare
+from harness.reporting.results import load_results
 from harness.study.study import Run, Study, vary
 from methods.controls import Control
 from methods.interface import Prompt
@@ -149,7 +149,7 @@ def test_the_derived_row_has_the_methods_length_in_the_table(tmp_path: Path) -> 
         assert step.missing()
         step.do(stages.quiet)
         assert not step.missing()
-    cells = {(cell.label, cell.metric): cell for cell in compare(frames.read(tmp_path))}
+    cells = {(cell.label, cell.metric): cell for cell in compare(load_results(tmp_path))}
     sena, same = cells["sena", "words"], cells["untrained at sena length", "words"]
     assert sena.value == pytest.approx(same.value, abs=1 / 40)
     assert cells["sena", "chair_i"].verdict == "better"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.reporting.pair_stats import quality
+from harness.reporting.pair_stats import pair_stats
 from methods.interface import PreferencePair
 
 
@@ -30,7 +30,7 @@ PAIRS = [
 
 
 def test_lengths_and_truth_by_kind() -> None:
-    assert quality(PAIRS, Balls()) == {
+    assert pair_stats(PAIRS, Balls()) == {
         "answer": {
             "pairs": 3,
             "chosen_words": 1.3333,
@@ -55,10 +55,10 @@ def test_lengths_and_truth_by_kind() -> None:
 
 
 def test_without_a_judge_only_lengths_are_told() -> None:
-    assert set(quality(PAIRS, None)["answer"]) == {
+    assert set(pair_stats(PAIRS, None)["answer"]) == {
         "pairs",
         "chosen_words",
         "rejected_words",
         "chosen_shorter",
     }
-    assert quality([], None) == {}
+    assert pair_stats([], None) == {}

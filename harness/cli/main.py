@@ -254,6 +254,7 @@ def plan(given: argparse.Namespace) -> None:
 
 def run(given: argparse.Namespace) -> None:
     from harness.cli import launch
+    from harness.reporting import model_card_results
     from harness.reporting.figures import draw as figures
     from harness.reporting.page import write as page
     from harness.reporting.tables import build as tables
@@ -262,16 +263,24 @@ def run(given: argparse.Namespace) -> None:
     out = given.out or RESULTS / study.name
     if not launch.run(study, out, given, given.arguments):
         return  # another process of the team says what came out
-    made = tables.load(out, exclude_leaks=given.exclude_leaks)
-    print("\n" + tables.write(out, made=made))
-    for path in [*figures.write(out, made=made), page.write(out, made=made)]:
+    comparison = tables.load(out, exclude_leaks=given.exclude_leaks)
+    print("\n" + tables.write(out, comparison=comparison))
+    model_card_results.write_results(out, comparison.study, comparison.cells)
+    for path in [
+        *figures.write(out, comparison=comparison),
+        page.write(out, comparison=comparison),
+    ]:
         print(path)
 
 
 def table(given: argparse.Namespace) -> None:
+    from harness.reporting import model_card_results
     from harness.reporting.tables import build as tables
 
-    print(tables.write(folder(given), exclude_leaks=given.exclude_leaks))
+    out = folder(given)
+    comparison = tables.load(out, exclude_leaks=given.exclude_leaks)
+    print(tables.write(out, comparison=comparison))
+    model_card_results.write_results(out, comparison.study, comparison.cells)
 
 
 def figures(given: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ from harness.pipeline.file_stages import grade as grade
 from harness.pipeline.file_stages import grades_frame as grades_frame
 from harness.pipeline.file_stages import quiet as quiet
 from harness.pipeline.file_stages import record as _record
-from harness.reporting.pair_stats import quality
+from harness.reporting.pair_stats import pair_stats
 from harness.training.placement import AS_FITS, Placement
 from harness.training.ranks import Enough, team
 from methods.controls import Control
@@ -121,7 +121,7 @@ def make_pairs(
     )
     told = {
         "report": dict(report),
-        "quality": quality([PreferencePair(**pair) for pair in pairs], pool.judge),
+        "quality": pair_stats([PreferencePair(**pair) for pair in pairs], pool.judge),
     }
     stage.finish(
         {**record, **told, "pool": {"name": pool.spec, "fingerprint": stage.identity["pool"]}}

@@ -72,6 +72,7 @@ BENCHMARKS: Mapping[str, tuple[str, tuple[Metric, ...]]] = {
     "synthetic_chair": ("hallucination", CAPTIONS),
     "synthetic_pope": ("hallucination", EXISTENCE),
 }
+SEEDS = {"synthetic_chair": 11, "synthetic_pope": 10}
 # How each row differs from the untrained model: (hallucination factor, recall, wrong-answer factor,
 # yes bias).
 ROWS: Mapping[str, tuple[float, float, float, float]] = {
@@ -94,7 +95,7 @@ def grades(name: str, label: str, seed: int, round: int, pictures: int) -> list[
     strength = 0.5 * round if round else 1.0  # the second round is the full effect
     factor, wrong = 1 + strength * (factor - 1), 1 + strength * (wrong - 1)
     hard = np.random.default_rng(7).beta(0.6, 3.0, size=pictures)
-    rng = np.random.default_rng([len(name), sum(map(ord, label)), seed, round])
+    rng = np.random.default_rng([SEEDS[name], sum(map(ord, label)), seed, round])
     made = []
     for picture, h in enumerate(hard):
         if name == "synthetic_chair":
@@ -184,7 +185,7 @@ def write_study(
     runs = [
         {
             "label": label,
-            "base": "world-llava",
+            "base": "tiny-llava",
             "method": label,
             "needs": list(NEEDS[label]),
             "settings": {},

@@ -21,15 +21,15 @@ from harness.artifacts.results_folder import (
     write_json,
     write_jsonl,
 )
-from harness.reporting import results as frames
 from harness.reporting.comparison import compare
 from harness.reporting.figures import draw as figures
 from harness.reporting.figures.ablation import ablations, noise
+from harness.reporting.figures.before_after import before_and_after, rounds
 from harness.reporting.figures.captions import against_recall, at_lengths, lengths
-from harness.reporting.figures.differences import before_and_after, rounds
-from harness.reporting.figures.examples import Answer, examples, spans, wrapped
-from harness.reporting.figures.making import prompts, training
-from harness.reporting.figures.style import COLOURS, WRONG, look, rendered, row_colours, short
+from harness.reporting.figures.examples import Caption, examples, spans, wrapped
+from harness.reporting.figures.style import COLOURS, WRONG, rendered, row_colours, short, style
+from harness.reporting.figures.training_curves import prompts, training
+from harness.reporting.results import load_results
 from tests.reporting.records import NEEDS, ROWS, write_study
 
 
@@ -56,10 +56,10 @@ def test_every_figure_is_a_png_and_a_pdf_with_embedded_fonts(tmp_path: Path) -> 
 
 
 def test_equal_records_give_equal_files(tmp_path: Path) -> None:
-    records = frames.read(
+    records = load_results(
         write_study(tmp_path, seeds=(0,), pictures=10, labels=("untrained", "sena"))
     )
-    with look():
+    with style():
         for kind in ("png", "pdf"):
             first, second = (prompts(records) for _ in range(2))
             assert first is not None
@@ -68,11 +68,11 @@ def test_equal_records_give_equal_files(tmp_path: Path) -> None:
 
 
 def test_the_drawn_interval_is_the_tables(tmp_path: Path) -> None:
-    records = frames.read(
+    records = load_results(
         write_study(tmp_path, seeds=(0,), pictures=60, labels=("untrained", "sena"))
     )
     cells = compare(records)
-    with look():
+    with style():
         figure = before_and_after(records, cells, benchmark="synthetic_pope")
     assert figure is not None
     cell = next(cell for cell in cells if cell.label == "sena" and cell.metric == "accuracy")
@@ -83,10 +83,10 @@ def test_the_drawn_interval_is_the_tables(tmp_path: Path) -> None:
 
 
 def test_rounds_follow_one_another_in_the_curves(tmp_path: Path) -> None:
-    records = frames.read(
+    records = load_results(
         write_study(tmp_path, seeds=(0,), rounds=2, pictures=20, labels=("untrained", "sena"))
     )
-    with look():
+    with style():
         figure = training(records)
     assert figure is not None
     assert (
@@ -108,7 +108,7 @@ def test_nothing_is_drawn_from_nothing(tmp_path: Path) -> None:
 
 def test_labels_are_plain_text_and_settings_are_given_back() -> None:
     before = mpl.rcParams["pdf.fonttype"], mpl.rcParams["text.parse_math"]
-    with look():
+    with style():
         assert mpl.rcParams["pdf.fonttype"] == 42
         assert mpl.rcParams["text.parse_math"] is False
     assert (mpl.rcParams["pdf.fonttype"], mpl.rcParams["text.parse_math"]) == before
@@ -134,9 +134,9 @@ def test_an_ablation_has_a_panel_a_field_and_marks_the_rows_own_value(
         {**run, "settings": {"noise_step": 420, "check": "image"}} for run in study["runs"]
     ]
     write_json(out / "study.json", study)
-    records = frames.read(out)
+    records = load_results(out)
     cells = compare(records)
-    with look():
+    with style():
         made = dict(ablations(records, cells))
         assert list(made) == [
             "ablation-synthetic_chair-chair_s",
@@ -170,11 +170,11 @@ def test_an_ablation_has_a_panel_a_field_and_marks_the_rows_own_value(
 
 
 def test_rounds_begin_at_the_untrained_model(tmp_path: Path) -> None:
-    records = frames.read(
+    records = load_results(
         write_study(tmp_path, seeds=(0,), rounds=2, pictures=30, labels=("untrained", "sena"))
     )
     cells = compare(records)
-    with look():
+    with style():
         figure = rounds(records, cells)
     assert figure is not None
     mine = [cell.value for cell in cells if (cell.label, cell.metric) == ("sena", "chair_s")]
@@ -185,9 +185,9 @@ def test_rounds_begin_at_the_untrained_model(tmp_path: Path) -> None:
 
 
 def test_recall_is_drawn_against_hallucination_for_captions_alone(tmp_path: Path) -> None:
-    records = frames.read(write_study(tmp_path, seeds=(0,), pictures=30))
+    records = load_results(write_study(tmp_path, seeds=(0,), pictures=30))
     cells = compare(records)
-    with look():
+    with style():
         figure = against_recall(records, cells)
     assert figure is not None
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["synthetic CHAIR", ""]
@@ -206,7 +206,7 @@ def test_what_is_derived_is_grey(tmp_path: Path) -> None:
         {**run, "role": "derived" if run["label"] == "sima" else "method"} for run in study["runs"]
     ]
     write_json(out / "study.json", study)
-    colours = row_colours(frames.read(out))
+    colours = row_colours(load_results(out))
     assert colours["sena"][0] in COLOURS
     assert colours["sima"][0] not in COLOURS
 
@@ -229,14 +229,14 @@ def test_lengths_are_the_caps_ratios(tmp_path: Path) -> None:
         frame.to_parquet(content, index=False)
         write_bytes(folder / "caps.parquet", content.getvalue())
         Stage(folder, {}).finish()
-    records = frames.read(out)
+    records = load_results(out)
     found = lengths(Results(out), records).sort_values(["label", "words"])
     names = ["words", "hallucination", "recall"]
     assert (
         found[names].to_numpy()[:, :].tolist()
         == [[8, 25, 50], [25, pytest.approx(100 / 3), 100]] * 2
     )
-    with look():
+    with style():
         assert (
             at_lengths(records, lengths(Results(out), records)) is None
         )  # two points are no curve
@@ -259,8 +259,8 @@ def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> No
         content = io.BytesIO()
         frame.to_parquet(content, index=False)
         write_bytes(path, content.getvalue())
-    records = frames.read(out)
-    with look():
+    records = load_results(out)
+    with style():
         assert list(examples(records, results)) == []  # the images are not there
         content = io.BytesIO()
         Image.new("RGB", (8, 8)).save(content, format="PNG")
@@ -275,7 +275,7 @@ def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> No
 
 
 def test_words_wrap_and_keep_their_marks() -> None:
-    lines = wrapped(Answer(text="a red ball , a cat .", wrong=spans("15-18")), 10)
+    lines = wrapped(Caption(text="a red ball , a cat .", wrong=spans("15-18")), 10)
     assert lines == [
         [("a", 0, False), ("red", 2, False), ("ball", 6, False)],
         [(",", 0, False), ("a", 2, False), ("cat", 4, True), (".", 8, False)],

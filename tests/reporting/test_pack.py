@@ -18,7 +18,7 @@ from harness.pipeline.matched_baselines import CAPS as LENGTHS
 from harness.reporting import difference
 from harness.reporting.figures import draw as figures
 from harness.reporting.pack import pack
-from harness.reporting.stored import FILES, FORMAT, FORMAT_KEY, GRADES, opened
+from harness.reporting.stored import FILES, FORMAT, FORMAT_KEY, GRADES, open_stored
 from harness.reporting.tables import build as tables
 from tests.reporting.records import write_study
 
@@ -223,6 +223,6 @@ def test_the_figures_command_says_what_it_leaves_out(
 
 
 def test_a_stage_that_is_not_packed_is_not_done(packed: Path) -> None:
-    stored = opened(packed)
+    stored = open_stored(packed)
     assert not stored.done(Results(packed).train("nobody", 0, 1))
     assert stored.identity(Results(packed).train("nobody", 0, 1)) is None

@@ -23,7 +23,8 @@ from harness.cli import main as cli
 from harness.engine.engine import Engine
 from harness.models.base_cards import BASES, find_base
 from harness.reporting.page import cards as page_cards
-from harness.reporting.page import images as page_pictures
+from harness.reporting.page import images as page_images
+from harness.reporting.page import texts, traces
 from harness.reporting.page import write as page
 from methods.interface import Decoding, Prompt
 from methods.sena.corruption import corruption
@@ -110,7 +111,7 @@ def test_a_card_tells_the_whole_way_of_a_pair(made: SimpleNamespace) -> None:
     assert [text for text, differs in card["rejected"] if differs] == ["blue", "chair and a cup"]
     names = [step[0] for step in card["steps"]]
     assert names == [
-        page_cards.STEPS[key]
+        traces.STEPS[key]
         for key in ("asked", "checked", "question", "description", "first", "enhanced", "rejected")
     ]
     assert card["steps"][4][1:] == ["a ball .", "logp -1.25, 9 tokens, cut at the token limit"]
@@ -128,11 +129,13 @@ def test_a_card_tells_the_whole_way_of_a_pair(made: SimpleNamespace) -> None:
 def test_another_methods_trace_is_shown_by_its_own_names(made: SimpleNamespace) -> None:
     card = next(card for card in made.data["cards"] if card["prompt"] == "describe")
     assert card["steps"] == [
-        ["critique", "the second tells of a cup", ""], ["candidates 1", "one", "scores [1, 0.5]"], ["candidates 2", "two", ""],
-    ]  # fmt: skip
+        ["critique", "the second tells of a cup", ""],
+        ["candidates 1", "one", "scores [1, 0.5]"],
+        ["candidates 2", "two", ""],
+    ]
     assert card["corrupted"] is None
     lost = next(card for card in made.data["cards"] if card["item"] == "gone.png")
-    assert lost["picture"] is None
+    assert lost["image"] is None
     assert made.text.count("no longer has all of them, such as &#39;gone.png&#39;") == 1
 
 
@@ -147,18 +150,18 @@ def test_a_search_tree_is_shown_with_its_rewards_and_the_ways_to_both_answers() 
         "relevance": [0.0, 30.0, 20.0, 0.0, 25.5, 10.0],
     }
     trace = {"prompt": "describe", "tree": tree, "chosen": 3, "rejected": 4, "costs": [-1.5, -2.0]}
-    assert page_cards.tree(trace) == [
+    assert traces.tree(trace) == [
         [1, "a dog .", "own score -1.5, relevance to the image 30", "both"],
         [2, "(the end)", "own score -1.75, relevance to the image 0, an end", "chosen"],
         [2, "a cup .", "own score -3, relevance to the image 25.5, an end", "rejected"],
         [1, "a cat .", "own score -2, relevance to the image 20", ""],
         [2, "a hat .", "own score -4, relevance to the image 10, not continued", ""],
     ]
-    assert page_cards.steps(trace) == ([], ["chosen 3", "rejected 4", "costs 1 -1.5", "costs 2 -2"])
+    assert traces.steps(trace) == ([], ["chosen 3", "rejected 4", "costs 1 -1.5", "costs 2 -2"])
     # A trace is untrusted: what points forward, to itself or outside is left out, and nothing runs
     # for ever.
     assert (
-        page_cards.tree(
+        traces.tree(
             {
                 "tree": {"parent": [-1, 5, 2, "0"], "text": ["", "a", "b", "c"]},
                 "chosen": 2,
@@ -167,7 +170,7 @@ def test_a_search_tree_is_shown_with_its_rewards_and_the_ways_to_both_answers() 
         )
         == []
     )
-    assert page_cards.tree({"tree": {"text": ["a"]}}) == []
+    assert traces.tree({"tree": {"text": ["a"]}}) == []
 
 
 def test_a_critics_question_stands_beside_its_verdict_and_margin() -> None:
@@ -179,7 +182,7 @@ def test_a_critics_question_stands_beside_its_verdict_and_margin() -> None:
         "verdict": 2,
         "winner": "sample",
     }
-    texts, _ = page_cards.steps({"critic": [asked, {**asked, "text": "[[1]]"}]})
+    texts, _ = traces.steps({"critic": [asked, {**asked, "text": "[[1]]"}]})
     note = "first greedy, margin -4.92, verdict 2, winner sample"
     assert texts == [
         ["critic 1: what was asked", "which is better ?", note],
@@ -189,8 +192,8 @@ def test_a_critics_question_stands_beside_its_verdict_and_margin() -> None:
 
 
 def test_a_long_trace_is_cut_and_counted() -> None:
-    many, settings = page_cards.steps({"candidates": [f"number {index}" for index in range(100)]})
-    assert len(many) == page_cards.MOST_STEPS
+    many, settings = traces.steps({"candidates": [f"number {index}" for index in range(100)]})
+    assert len(many) == traces.MAX_STEPS
     assert settings == ["and 40 more texts"]
 
 
@@ -201,8 +204,8 @@ def test_nothing_of_models_or_data_becomes_markup(made: SimpleNamespace) -> None
     assert made.text.count("</script") == 2
     assert not set(made.text) & {*map(chr, range(32)), "\x7f", "\u202e", "\u2028"} - {"\n"}
     card = next(card for card in made.data["cards"] if "taken" in (card["prompt"] or ""))
-    assert card["prompt"] == page_cards.visible(HOSTILE)
-    assert "".join(text for text, _ in card["chosen"]) == page_cards.visible(HOSTILE).strip()
+    assert card["prompt"] == texts.visible(HOSTILE)
+    assert "".join(text for text, _ in card["chosen"]) == texts.visible(HOSTILE).strip()
     assert any(card["item"] == HOSTILE_FILE for card in made.data["cards"])
 
 
@@ -240,7 +243,7 @@ def test_equal_records_give_an_equal_page(made: SimpleNamespace) -> None:
     ],
 )
 def test_visible_text_can_be_printed_and_written(text: str) -> None:
-    shown = page_cards.visible(text)
+    shown = texts.visible(text)
     shown.encode()
     assert all(char.isprintable() or char in "\n\u200c\u00a0\u3000" for char in shown)
     if text.isprintable():
@@ -248,7 +251,7 @@ def test_visible_text_can_be_printed_and_written(text: str) -> None:
 
 
 def test_a_very_long_text_is_cut_and_says_so() -> None:
-    shown = page_cards.visible("ab " * 5000)
+    shown = texts.visible("ab " * 5000)
     assert len(shown) < 6100
     assert shown.endswith("… (15,000 characters)")
 
@@ -269,7 +272,7 @@ def test_a_very_long_text_is_cut_and_says_so() -> None:
 def test_differences_join_to_the_texts(
     chosen: str, rejected: str, first: list[str], second: list[str]
 ) -> None:
-    marked = page_cards.differences(chosen, rejected)
+    marked = texts.differences(chosen, rejected)
     assert ["".join(text for text, _ in side) for side in marked] == [chosen, rejected]
     assert [[text for text, differs in side if differs] for side in marked] == [first, second]
 
@@ -320,7 +323,7 @@ def test_the_corrupted_picture_is_the_one_the_model_saw(kind: Any) -> None:
 
     prompt = Prompt(key="a/reject", text="what is this ?", image=picture(3))
     Engine(model, processor).generate([prompt], Decoding(max_new_tokens=1), corrupt=watched)
-    shown = page_pictures.corrupted_picture(picture(3), BASES["tiny"], kind, STEP, "a/reject")
+    shown = page_images.corrupted_image(picture(3), BASES["tiny"], kind, STEP, "a/reject")
     back = torch.from_numpy(np.array(shown)).permute(2, 0, 1) / 255
     mean, spread = (
         torch.tensor(values)[:, None, None]
@@ -343,7 +346,7 @@ def test_the_corrupted_picture_of_a_qwen_is_the_one_it_saw(tmp_path: Path) -> No
 
     prompt = Prompt(key="a/reject", text="what is this ?", image=wide)
     Engine(model, processor).generate([prompt], Decoding(max_new_tokens=1), corrupt=watched)
-    shown = page_pictures.corrupted_picture(
+    shown = page_images.corrupted_image(
         wide, find_base(str(tmp_path)), "diffusion", STEP, "a/reject"
     )
     assert shown.width > 2 * shown.height
@@ -362,30 +365,30 @@ def test_pictures_in_the_page_are_those_of_the_pool(made: SimpleNamespace) -> No
         card for card in made.data["cards"] if card["item"] == "02.png" and card["corruption"]
     )
     clean, corrupted = (
-        np.array(opened(made.data["pictures"][card[name]]), dtype=float)
+        np.array(opened(made.data["images"][card[name]]), dtype=float)
         for name in ("picture", "corrupted")
     )
     assert np.abs(clean - np.array(picture(2))).mean() < 6
     keys = ("0/02.png/question/0/reject", "1/02.png/question/0/reject")
     mine, another = (
         np.array(
-            page_pictures.corrupted_picture(picture(2), BASES["tiny"], "diffusion", STEP, key),
+            page_images.corrupted_image(picture(2), BASES["tiny"], "diffusion", STEP, key),
             dtype=float,
         )
         for key in keys
     )
     assert np.abs(corrupted - mine).mean() < 0.5 * np.abs(corrupted - another).mean()
-    same = {card["picture"] for card in made.data["cards"] if card["item"] == "02.png"}
+    same = {card["image"] for card in made.data["cards"] if card["item"] == "02.png"}
     assert len(same) == 1
 
 
 def test_large_pictures_are_embedded_small() -> None:
-    album = page_pictures.Album()
+    album = page_images.Album()
     assert (
-        album._add(page_pictures._smaller(Image.new("RGB", (1000, 10)), Image.Resampling.LANCZOS))
+        album._add(page_images._smaller(Image.new("RGB", (1000, 10)), Image.Resampling.LANCZOS))
         == 0
     )
-    assert opened(album.uris[0]).size == (page_pictures.SIDE, 2)
+    assert opened(album.uris[0]).size == (page_images.SIDE, 2)
 
 
 def test_what_cannot_be_shown_is_said(
@@ -400,7 +403,7 @@ def test_what_cannot_be_shown_is_said(
     assert "Corrupted images are left out: There is no base" in text
     data = data_of(text)
     assert all(card["corrupted"] is None for card in data["cards"])
-    assert {card["picture"] is None for card in data["cards"] if card["item"] == "01.png"} == {True}
+    assert {card["image"] is None for card in data["cards"] if card["item"] == "01.png"} == {True}
     (pool / "01.png").write_bytes(before)
     study = read_json(Results(made.out).study)
     moved = {**study, "runs": [{**run, "pool": "nowhere"} for run in study["runs"]]}
@@ -409,7 +412,7 @@ def test_what_cannot_be_shown_is_said(
     write_json(Results(made.out).study, study)
     assert text.count("Images are left out: There is no pool") == 1
     assert (
-        len(data_of(text)["pictures"]) == 1
+        len(data_of(text)["images"]) == 1
     )  # the one that the questions are about, which is no pool's
 
 

@@ -271,8 +271,10 @@ def test_the_policy_stops_what_is_not_the_pages_own(tab: tuple[Any, list[str]], 
     view.goto(path.as_uri())
     said.clear()
     view.evaluate("""() => {
-            document.body.append(Object.assign(document.createElement("script"), {textContent: "window.taken = true"}));
-            document.body.append(Object.assign(document.createElement("img"), {src: "other.png"}));
+            const add = (tag, props) =>
+                document.body.append(Object.assign(document.createElement(tag), props));
+            add("script", {textContent: "window.taken = true"});
+            add("img", {src: "other.png"});
         }""")
     view.wait_for_timeout(100)
     assert view.evaluate("window.taken") is None

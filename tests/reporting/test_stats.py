@@ -95,7 +95,7 @@ def test_intervals_fall_back_as_stated() -> None:
     alone = paired_interval(lonely, lonely * [2.0, 1.0])
     assert alone.how == "percentile"
     assert np.isfinite([alone.lo, alone.hi, alone.se]).sum() >= 2
-    with pytest.raises(ValueError, match="same images in order"):
+    with pytest.raises(ValueError, match="same images in the same order"):
         paired_interval(base, other[:-1])
 
 
