@@ -148,48 +148,52 @@ def compare(study: StudyResults) -> list[MetricResult]:
             for number in row.round_numbers:
                 mine = counts.get((row.label, number, benchmark.name))
                 if mine is not None or number == row.rounds:
-                    is_base = row.label == study.baseline
-                    cells += _row_results(benchmark, row, number, mine, base, is_base)
+                    case = _Case(
+                        benchmark=benchmark,
+                        row=row,
+                        round=number,
+                        counts=mine,
+                        base=base,
+                        is_base=row.label == study.baseline,
+                    )
+                    cells += _row_results(case)
     return [_against_controls(study, cell, counts) for cell in _with_holm(cells)]
 
 
-def _row_results(
-    benchmark: BenchmarkColumns,
-    row: Row,
-    number: int,
-    mine: Counts | None,
-    base: Counts | None,
-    is_base: bool,
-) -> list[MetricResult]:
-    """A row's results on a benchmark after one round, one a metric."""
-    intervals: list[Interval | None] = [None] * len(benchmark.metrics)
-    if mine is not None and base is not None and not is_base and base.questions == mine.questions:
-        systems = [
-            (base.mean_terms(metric), mine.mean_terms(metric), metric.scale)
-            for metric in benchmark.metrics
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """A row after one round on one benchmark, with its counts and the baseline's."""
+
+    benchmark: BenchmarkColumns
+    row: Row
+    round: int
+    counts: Counts | None
+    base: Counts | None
+    is_base: bool
+
+
+def _row_results(case: _Case) -> list[MetricResult]:
+    """The results of all metrics of a benchmark; they share the bootstrap's resamples."""
+    metrics, counts, base = case.benchmark.metrics, case.counts, case.base
+    intervals: list[Interval | None] = [None] * len(metrics)
+    if counts and base and not case.is_base and base.questions == counts.questions:
+        intervals = [
+            *paired_intervals(
+                [(base.mean_terms(one), counts.mean_terms(one), one.scale) for one in metrics]
+            )
         ]
-        intervals = [*paired_intervals(systems)]
     return [
-        _result(benchmark, metric, row, number, mine, base, is_base, interval)
-        for metric, interval in zip(benchmark.metrics, intervals, strict=True)
+        _result(case, metric, interval) for metric, interval in zip(metrics, intervals, strict=True)
     ]
 
 
-def _result(
-    benchmark: BenchmarkColumns,
-    metric: Metric,
-    row: Row,
-    number: int,
-    mine: Counts | None,
-    base: Counts | None,
-    is_base: bool,
-    interval: Interval | None,
-) -> MetricResult:
+def _result(case: _Case, metric: Metric, interval: Interval | None) -> MetricResult:
+    row, counts, benchmark = case.row, case.counts, case.benchmark
     cell = MetricResult(
         label=row.label,
-        round=number,
-        last=number == row.rounds,
-        seeds=" ".join(map(str, mine.seeds)) if mine else "",
+        round=case.round,
+        last=case.round == row.rounds,
+        seeds=" ".join(map(str, counts.seeds)) if counts else "",
         seeds_planned=len(row.seeds),
         benchmark=benchmark.name,
         group=benchmark.group,
@@ -202,33 +206,37 @@ def _result(
         role=row.role,
         of=row.of or "",
     )
-    if mine is None:
+    if counts is None:
         return cell
-    by_seed = mine.terms(metric)
-    totals = by_seed.sum(axis=(0, 1))
-    seed_values = ratio(by_seed.sum(axis=1), metric.scale)
+    totals = counts.terms(metric).sum(axis=(0, 1))
+    seed_values = counts.seed_values(metric)
     cell = replace(
         cell,
         numerator_sum=float(totals[0]),
         denominator_sum=float(totals[1]),
         value=float(ratio(totals, metric.scale)),
         seed_values=" ".join(f"{value:.10g}" for value in seed_values),
-        unscored=mine.unscored,
-        questions=len(mine.questions),
-        images=len(mine.images),
-        verdict="baseline" if is_base else "not tested",
+        unscored=counts.unscored,
+        questions=len(counts.questions),
+        images=len(counts.images),
+        verdict="baseline" if case.is_base else "not tested",
     )
-    if is_base or base is None:
+    if case.is_base or case.base is None:
         return cell
     if interval is None:
         return replace(cell, verdict="other questions")
     if not np.isfinite(cell.value):
         return cell
-    base_terms = base.mean_terms(metric)
+    return _with_difference(cell, metric, counts, case.base, interval)
+
+
+def _with_difference(
+    cell: MetricResult, metric: Metric, counts: Counts, base: Counts, interval: Interval
+) -> MetricResult:
+    terms, base_terms = counts.mean_terms(metric), base.mean_terms(metric)
     baseline_value = float(ratio(base_terms.sum(axis=0), metric.scale))
-    differences = [float(value) - baseline_value for value in seed_values]
-    seed_mean, seed_lo, seed_hi = seed_interval(differences)
-    p = sign_flip(base_terms, mine.mean_terms(metric), scale=metric.scale) if cell.tested else NAN
+    by_seed = [float(value) - baseline_value for value in counts.seed_values(metric)]
+    seed_mean, seed_lo, seed_hi = seed_interval(by_seed)
     return replace(
         cell,
         baseline_value=baseline_value,
@@ -238,7 +246,7 @@ def _result(
         interval=interval.how,
         se=interval.se,
         detectable=smallest_detectable(interval.se),
-        p=p,
+        p=sign_flip(base_terms, terms, scale=metric.scale) if cell.tested else NAN,
         seed_mean=seed_mean,
         seed_lo=seed_lo,
         seed_hi=seed_hi,

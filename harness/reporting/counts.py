@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.interface import Metric
-from harness.reporting.stats import Floats
+from harness.reporting.stats import Floats, ratio
 
 PREFIX = "count_"
 
@@ -35,6 +35,10 @@ class Counts:
     def mean_terms(self, metric: Metric) -> Floats:
         """Numerator and denominator averaged over the seeds ``(C, 2)``."""
         return self.terms(metric).mean(axis=0)  # type: ignore[no-any-return]
+
+    def seed_values(self, metric: Metric) -> Floats:
+        """The metric's value of each seed ``(S,)``."""
+        return ratio(self.terms(metric).sum(axis=1), metric.scale)
 
     @property
     def unscored(self) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.reporting.results import BenchmarkColumns, Row
-from harness.reporting.tables.model import MISSING, Column, Entry
+from harness.reporting.tables.model import MISSING, Column, TableCell
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 GROUP = "reported only: rows from papers, not measured here"
@@ -113,20 +113,22 @@ def column(heading: str) -> Column:
     return Column(heading=f"reported: {heading}", reported=True)
 
 
-def of_row(row: Row, numbers: Sequence[Number], references: Sequence[str]) -> Entry:
+def of_row(row: Row, numbers: Sequence[Number], references: Sequence[str]) -> TableCell:
     """The reported numbers of the row in one metric, such as ``85.90 [1]; 84.31 [7]``."""
     mine = (number for number in numbers if same_row(row, number))
-    return _entry(mine, references, row.method in UNREAD)
+    return _cell(mine, references, row.method in UNREAD)
 
 
-def of_name(base: str, name: str, numbers: Sequence[Number], references: Sequence[str]) -> Entry:
+def of_name(
+    base: str, name: str, numbers: Sequence[Number], references: Sequence[str]
+) -> TableCell:
     mine = (number for number in numbers if (number.base, number.row) == (base, name))
-    return _entry(mine, references, False)
+    return _cell(mine, references, False)
 
 
-def _entry(numbers: Iterable[Number], references: Sequence[str], unread: bool) -> Entry:
+def _cell(numbers: Iterable[Number], references: Sequence[str], unread: bool) -> TableCell:
     texts = [f"{number.value} [{references.index(number.reference) + 1}]" for number in numbers]
-    return Entry(value="; ".join(texts) or ("not available" if unread else MISSING))
+    return TableCell(value="; ".join(texts) or ("not available" if unread else MISSING))
 
 
 def references(rows: Sequence[Row], benchmarks: Sequence[BenchmarkColumns]) -> tuple[str, ...]:

@@ -2,8 +2,8 @@
 
 A whole folder has a folder for each stage (ARCHITECTURE.md, "Files of a run"). A packed folder
 (``python -m harness pack``) holds the same numbers in a few Parquet files, without answers, pairs
-and images. Both are read through :class:`Stored`, so tables and figures need not know which form
-they have. Both may be older than today's names (harness/reporting/old_names.py).
+and images. Both have the same methods, so tables and figures need not know which form they read.
+Both may have older names (harness/reporting/old_names.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -48,57 +48,6 @@ _StageColumns = dict[str, dict[str, npt.NDArray[Any]]]
 """The columns of each stage's rows, by the stage's path below the results folder."""
 
 
-class Stored(Protocol):
-    """A study's stored results. A stage is named by the folder that :class:`Results` gives it."""
-
-    def study(self) -> dict[str, Any]:
-        """The content of study.json, with the present names.
-
-        Raises:
-            UserError: there is no study.json, or it lacks a field.
-        """
-
-    def stages(self) -> tuple[Path, ...]:
-        """The folders of all stages that have an identity or a record, sorted by path."""
-
-    def folder(self, stage: Path) -> Path:
-        """Where the stage's files are; differs from ``stage`` in a folder with old names."""
-
-    def done(self, stage: Path) -> bool:
-        """Whether the stage is finished."""
-
-    def identity(self, stage: Path) -> dict[str, Any] | None:
-        """The stage's identity; None: it has none."""
-
-    def record(self, stage: Path) -> dict[str, Any] | None:
-        """The stage's measurements; None: it has no record."""
-
-    def grades(self, stage: Path) -> pd.DataFrame:
-        """Of a stage "grade": question, cluster, value (nan: unscored), ``count_*``."""
-
-    def caps(self, stage: Path) -> pd.DataFrame:
-        """Of a stage "caps": question, cluster, cap (words), ``count_*``."""
-
-    def log(self, stage: Path) -> list[dict[str, Any]]:
-        """Of a stage "train": a dict an optimizer step; empty: nothing was logged."""
-
-    def questions(self, benchmark: str) -> Mapping[str, Any]:
-        """Of the benchmark's questions: ``sha256`` ("": not stored) and ``max_new_tokens``, all
-        that occur, sorted."""
-
-    def leaks(self) -> Mapping[str, Any] | None:
-        """The fields of :class:`harness.reporting.leakage.Leaks`; None: not compared yet."""
-
-
-def open_stored(out: Path) -> Stored:
-    """The study in this folder, whole or packed.
-
-    Raises:
-        UserError: it is packed in another format, or its parts do not fit together.
-    """
-    return PackedFolder(out) if Results(out).packed.exists() else WholeFolder(out)
-
-
 def _study(results: Results) -> dict[str, Any]:
     if not results.study.is_file():
         raise UserError(
@@ -120,18 +69,26 @@ def bad_study(results: Results, error: Exception) -> UserError:
 
 
 class WholeFolder:
-    """A results folder as a run writes it."""
+    """A results folder as a run writes it. A stage is named by the folder that :class:`Results`
+    gives it."""
 
     def __init__(self, out: Path) -> None:
         self._results = Results(out)
 
     def study(self) -> dict[str, Any]:
+        """The content of study.json, with the present names.
+
+        Raises:
+            UserError: there is no study.json, or it lacks a field.
+        """
         return _study(self._results)
 
     def stages(self) -> tuple[Path, ...]:
+        """The folders of all stages that have an identity or a record, sorted by path."""
         return tuple(sorted(self._folders))
 
     def folder(self, stage: Path) -> Path:
+        """Where the stage's files are; differs from ``stage`` in a folder with old names."""
         return stage if stage.exists() else self._folders.get(stage, stage)
 
     @cached_property
@@ -147,27 +104,35 @@ class WholeFolder:
         return {out / old_names.present(path.relative_to(out).as_posix()): path for path in paths}
 
     def done(self, stage: Path) -> bool:
+        """Whether the stage is finished."""
         return (self.folder(stage) / "DONE").exists()
 
     def identity(self, stage: Path) -> dict[str, Any] | None:
+        """The stage's identity; None: it has none."""
         return _json(self.folder(stage) / "identity.json")
 
     def record(self, stage: Path) -> dict[str, Any] | None:
+        """The stage's measurements; None: it has no record."""
         return _json(self.folder(stage) / "record.json")
 
     def grades(self, stage: Path) -> pd.DataFrame:
+        """Of a stage "grade": question, cluster, value (nan: unscored), ``count_*``."""
         frame = pd.read_parquet(self.folder(stage) / "grades.parquet")
         frame = frame.drop(columns=TEXTS, errors="ignore")
         return frame.assign(value=frame["value"].astype("float64"))
 
     def caps(self, stage: Path) -> pd.DataFrame:
+        """Of a stage "caps": question, cluster, cap (words), ``count_*``."""
         return pd.read_parquet(self.folder(stage) / "caps.parquet")
 
     def log(self, stage: Path) -> list[dict[str, Any]]:
+        """Of a stage "train": a dict an optimizer step; empty: nothing was logged."""
         path = self.folder(stage) / "log.jsonl"
         return read_jsonl(path) if path.exists() else []
 
     def questions(self, benchmark: str) -> Mapping[str, Any]:
+        """Of the benchmark's questions: ``sha256`` ("": not stored) and ``max_new_tokens``, all
+        that occur, sorted."""
         path = self.folder(self._results.questions(benchmark)) / "questions.jsonl"
         if not path.exists():
             return {"sha256": "", "max_new_tokens": []}
@@ -176,6 +141,7 @@ class WholeFolder:
         return {"sha256": sha, "max_new_tokens": sorted(caps)}
 
     def leaks(self) -> Mapping[str, Any] | None:
+        """The fields of :class:`harness.reporting.leakage.Leaks`; None: not compared yet."""
         return None
 
 
@@ -184,7 +150,8 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 class PackedFolder:
-    """A packed folder. Each file is read when it is first needed, and checked against packed.json.
+    """A packed folder, with the methods of :class:`WholeFolder`. Each file is read when it is first
+    needed, and checked against packed.json.
 
     Raises:
         UserError: another format, a missing or changed file, or other benchmarks than study.json.
@@ -327,3 +294,16 @@ class PackedFolder:
                 f"{path} is cut or changed: it is not the file that packed.json names; {REPACK}"
             )
         return pq.read_table(io.BytesIO(content))
+
+
+Stored = WholeFolder | PackedFolder
+"""A study's stored results."""
+
+
+def open_stored(out: Path) -> Stored:
+    """The study in this folder, whole or packed.
+
+    Raises:
+        UserError: it is packed in another format, or its parts do not fit together.
+    """
+    return PackedFolder(out) if Results(out).packed.exists() else WholeFolder(out)

@@ -58,7 +58,7 @@ def test_reported_numbers_have_columns_and_rows_of_their_own(records: StudyResul
         "reported: F1 ↑ %",
         "reported: accuracy adversarial ↑ %",
     ]
-    texts = {line.head: [line.entries[place].value for place in reported] for line in block.lines}
+    texts = {line.head: [line.cells[place].value for place in reported] for line in block.lines}
     assert texts["untrained"][0] == "85.9 [1]"
     assert texts["sena"] == ["not available"] * 3  # its own table could not be read
     assert re.fullmatch(r"8\d\.\d+ \[\d\]", texts["sima"][2])  # RE-ALIGN's rerun of SIMA
@@ -67,11 +67,9 @@ def test_reported_numbers_have_columns_and_rows_of_their_own(records: StudyResul
     assert not any("lambda" in line.head for line in only)  # ablations of a paper
     for line in only:  # never in a measured column, never ranked
         assert {
-            line.entries[place].value
-            for place in range(len(block.columns))
-            if place not in reported
+            line.cells[place].value for place in range(len(block.columns)) if place not in reported
         } == {literature.MISSING}
-    assert all(line.entries[place].rank == 0 for line in block.lines for place in reported)
+    assert all(line.cells[place].rank == 0 for line in block.lines for place in reported)
 
 
 def test_the_notes_give_source_and_verification(records: StudyResults) -> None:

@@ -21,8 +21,8 @@ from harness.reporting.tables import build as tables
 from harness.reporting.tables import html as table_html
 from harness.reporting.tables import latex as table_latex
 from harness.reporting.tables import text as table_text
-from harness.reporting.tables.cells import entry
-from harness.reporting.tables.model import Block, Column, Entry, Line, Table
+from harness.reporting.tables.cells import table_cell
+from harness.reporting.tables.model import Block, Column, Table, TableCell, TableRow
 from harness.reporting.tables.notes import footnotes
 from tests.reporting.records import write_study
 
@@ -50,12 +50,12 @@ def cells(records: StudyResults) -> list[MetricResult]:
 
 def hostile_table() -> Table:
     """Every text of a table is hostile."""
-    entry = Entry(
+    entry = TableCell(
         value=HOSTILE, change="-1.0 [-2.0, 0.0]", verdict="worse", mark="†", remark=HOSTILE, rank=2
     )
     columns = (Column(heading=HOSTILE, primary=True), Column(heading=HOSTILE, reported=True))
     lines = tuple(
-        Line(head=HOSTILE, entries=(entry, Entry(value=HOSTILE)), group=group)
+        TableRow(head=HOSTILE, cells=(entry, TableCell(value=HOSTILE)), group=group)
         for group in ("", HOSTILE)
     )
     block = Block(heading=HOSTILE, caption=HOSTILE, corner=HOSTILE, columns=columns, lines=lines)
@@ -181,11 +181,11 @@ def test_a_row_of_papers_stands_where_it_has_numbers() -> None:
     """In a wide block that goes on in another table, rows without a measured number are left out
     beside measured ones."""
     measured = tuple(Column(heading=f"metric {place}") for place in range(7))
-    values = tuple(Entry(value="9.1", change="-12.5 [-15.0, -10.0]") for _ in measured)
-    ours = Line(head="ours", entries=(*values, Entry(value="85.9 [1]")))
-    theirs = Line(
+    values = tuple(TableCell(value="9.1", change="-12.5 [-15.0, -10.0]") for _ in measured)
+    ours = TableRow(head="ours", cells=(*values, TableCell(value="85.9 [1]")))
+    theirs = TableRow(
         head="theirs",
-        entries=(*(Entry(value="-") for _ in measured), Entry(value="86.0 [1]")),
+        cells=(*(TableCell(value="-") for _ in measured), TableCell(value="86.0 [1]")),
         group="reported only",
     )
     columns = (*measured, Column(heading="reported: metric", reported=True))
@@ -210,7 +210,7 @@ def test_rows_stand_by_role(records: StudyResults, cells: list[MetricResult]) ->
     assert f"| *{tables.GROUPS['control']}* |" in markdown
     assert f"{tables.GROUPS['control']}:" in table_text.terminal(table)
     assert all(
-        entry.rank == 0 for entry in lines[2].entries
+        entry.rank == 0 for entry in lines[2].cells
     )  # a control is not compared for the best
 
 
@@ -224,10 +224,10 @@ def test_best_and_second_best_by_the_metrics_direction(records: StudyResults) ->
     cells = compare(methods)
     block = tables.build(methods, cells).blocks[0]
     place = [column.heading for column in block.columns].index("CHAIR-i ↓ %")
-    ranks = {line.head: line.entries[place].rank for line in block.lines}
+    ranks = {line.head: line.cells[place].rank for line in block.lines}
     assert ranks == {"untrained": 0, "sena": 1, "sima": 2}
     words = [column.heading for column in block.columns].index("words")
-    assert all(line.entries[words].rank == 0 for line in block.lines)  # descriptive
+    assert all(line.cells[words].rank == 0 for line in block.lines)  # descriptive
 
 
 def test_a_gain_that_a_control_reaches_is_marked(
@@ -237,9 +237,9 @@ def test_a_gain_that_a_control_reaches_is_marked(
     reached: MetricResult = replace(
         cell, verdict="better", reached_by=("sena random rejected", "sena shuffled")
     )
-    text = entry(reached).text
+    text = table_cell(reached).text
     assert re.fullmatch(r"\d+\.\d† \(.+\)\* better", text)
-    assert "†" not in entry(replace(reached, reached_by=())).text
+    assert "†" not in table_cell(replace(reached, reached_by=())).text
     assert any(
         note.startswith("† a control does as well") for note in footnotes(records, [reached])
     )

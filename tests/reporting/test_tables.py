@@ -31,7 +31,7 @@ from harness.reporting.stats import holm
 from harness.reporting.tables import build as tables
 from harness.reporting.tables import notes, training_blocks
 from harness.reporting.tables import text as table_text
-from harness.reporting.tables.cells import entry, number
+from harness.reporting.tables.cells import number, table_cell
 from tests.reporting.records import BENCHMARKS, write_study
 from tests.reporting.records import grades as synthetic_grades
 
@@ -101,7 +101,7 @@ def test_csv_recomputes_every_cell(study: SimpleNamespace) -> None:
         if cell.label != "untrained":
             assert cell.difference == pytest.approx(cell.value - cell.baseline_value, abs=1e-9)
             assert cell.lo <= cell.difference <= cell.hi
-        texts.append(table_text.escape(entry(cell).text))
+        texts.append(table_text.escape(table_cell(cell).text))
     assert all(f"| {text} |" in study.markdown for text in texts)
     assert len(texts) == 3 * 8
 
@@ -183,16 +183,16 @@ def test_stars_are_holms_over_methods_and_primary_metrics(study: SimpleNamespace
     }
     assert [cell.p_holm for cell in tested] == pytest.approx(holm([cell.p for cell in tested]))
     for cell in study.cells:
-        assert ("*" in entry(cell).text) == (cell in tested and cell.p_holm < 0.05)
+        assert ("*" in table_cell(cell).text) == (cell in tested and cell.p_holm < 0.05)
     assert "Holm-corrected over 6 tests" in re.sub(r"\s+", " ", study.text)
 
 
 def test_a_star_says_better_or_worse_by_the_metrics_direction(study: SimpleNamespace) -> None:
     worse = find(study.cells, "sima", "accuracy")
     assert worse.verdict == "worse"
-    assert entry(worse).text.endswith("* worse")
+    assert table_cell(worse).text.endswith("* worse")
     assert "clearly worse on synthetic POPE / accuracy" in study.text
-    assert entry(replace(worse, verdict="better")).text.endswith("* better")
+    assert table_cell(replace(worse, verdict="better")).text.endswith("* better")
 
 
 def test_a_lower_hallucination_rate_is_better(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_missing_stages_are_dashes_with_a_note_and_stay_in_the_family(tmp_path: 
     cells = compare(load_results(out))
     cell = find(cells, "sima", "accuracy")
     assert np.isnan(cell.value)
-    assert entry(cell).text == "-"
+    assert table_cell(cell).text == "-"
     assert len(holm_family(cells)) == 6
     flat = re.sub(r"\s+", " ", text)
     assert "sima, seed 0, round 1: it is not trained yet, synthetic POPE is not graded yet" in flat
@@ -296,7 +296,7 @@ def test_of_a_benchmark_with_many_metrics_the_primary_ones_are_matched(
     def matched(cells: list[MetricResult]) -> list[str]:
         made = tables.build(study.records, cells)
         found = next(block for block in made.blocks if block.heading.startswith("At equal length"))
-        return [found.caption, *(line.entries[1].text for line in found.lines)]
+        return [found.caption, *(line.cells[1].text for line in found.lines)]
 
     cell = replace(
         find(study.cells, "sena", "accuracy"),
@@ -320,7 +320,7 @@ def test_a_row_that_lacks_a_seed_is_marked(tmp_path: Path) -> None:
     out = write_study(
         tmp_path, seeds=(0, 1), pictures=60, absent=("sena/seed1/round1/grades/synthetic_pope",)
     )
-    assert "‡" in entry(find(compare(load_results(out)), "sena", "accuracy")).text
+    assert "‡" in table_cell(find(compare(load_results(out)), "sena", "accuracy")).text
     assert "‡ some of the planned training seeds are missing" in tables.write(out)
 
 
@@ -436,7 +436,7 @@ def test_without_a_baseline_values_stand_alone(tmp_path: Path) -> None:
         tmp_path, seeds=(0,), pictures=40, absent=("untrained/seed0/round0/grades/synthetic_pope",)
     )
     cell = find(compare(load_results(out)), "sena", "accuracy")
-    assert re.fullmatch(r"\d+\.\d", entry(cell).text)
+    assert re.fullmatch(r"\d+\.\d", table_cell(cell).text)
     assert "no result yet on" in tables.write(out)
 
 

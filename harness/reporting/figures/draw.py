@@ -22,11 +22,11 @@ from harness.reporting.figures.examples import examples
 from harness.reporting.figures.style import rendered, style
 from harness.reporting.figures.training_curves import prompts, training
 from harness.reporting.results import StudyResults
-from harness.reporting.tables.build import Comparison, load
+from harness.reporting.tables.build import ComparedStudy, load
 
 
 def write(
-    out: Path, *, exclude_leaks: bool = False, comparison: Comparison | None = None
+    out: Path, *, exclude_leaks: bool = False, comparison: ComparedStudy | None = None
 ) -> list[Path]:
     """Draw all possible figures into ``<out>/figures``, as PNG and PDF; return the files written.
     ``exclude_leaks``: without leaked images. ``comparison``: what ``tables.load`` returned, to save

@@ -30,7 +30,7 @@ FIGURE = "before-and-after"
 
 
 def write(
-    out: Path, *, exclude_leaks: bool = False, comparison: tables.Comparison | None = None
+    out: Path, *, exclude_leaks: bool = False, comparison: tables.ComparedStudy | None = None
 ) -> Path:
     """Write ``page.html`` into a results folder, from its files and its pool; return its path.
     ``exclude_leaks``: its table without leaked images. ``comparison``: what ``tables.load``
@@ -46,7 +46,7 @@ def write(
     return path
 
 
-def build(out: Path, comparison: tables.Comparison | None = None) -> str:
+def build(out: Path, comparison: tables.ComparedStudy | None = None) -> str:
     """The page. Equal files give an equal page."""
     comparison = comparison or tables.load(out)
     study, table = comparison.study, comparison.table

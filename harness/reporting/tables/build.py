@@ -1,6 +1,6 @@
 """Builds the table from a study's results, and writes it to files.
 
-A block a benchmark, a line a row, an entry such as ``8.1 (-2.3 [-3.4, -1.2])* better``. Numbers
+A block a benchmark, a row a run, a cell such as ``8.1 (-2.3 [-3.4, -1.2])* better``. Numbers
 that papers report have columns of their own. ``table.csv`` is the long form: a line a measured
 result, numbers unrounded."""
 
@@ -22,14 +22,14 @@ from harness.reporting.tables import html as table_html
 from harness.reporting.tables import latex as table_latex
 from harness.reporting.tables import notes, pair_blocks, provenance, training_blocks
 from harness.reporting.tables import text as table_text
-from harness.reporting.tables.cells import entry, known, number, with_interval
+from harness.reporting.tables.cells import known, number, table_cell, with_interval
 from harness.reporting.tables.model import (
     MISSING,
     Block,
     Column,
-    Entry,
-    Line,
     Table,
+    TableCell,
+    TableRow,
     text_block,
 )
 
@@ -51,7 +51,7 @@ RANKED_ROLES = ("baseline", "method")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class ComparedStudy:
     """A study read and compared: its results (without leaked images where that was asked), the
     result of each metric, and the table."""
 
@@ -61,7 +61,7 @@ class Comparison:
     leaks: Leaks
 
 
-def load(out: Path, *, exclude_leaks: bool = False) -> Comparison:
+def load(out: Path, *, exclude_leaks: bool = False) -> ComparedStudy:
     """Read and compare a results folder; no model is needed.
 
     Raises:
@@ -72,10 +72,12 @@ def load(out: Path, *, exclude_leaks: bool = False) -> Comparison:
     study = replace(study, facts=facts)
     cells = tuple(compare(study))
     table = build(study, cells, pair_blocks.blocks(out, study))
-    return Comparison(study=study, cells=cells, table=table, leaks=leaks)
+    return ComparedStudy(study=study, cells=cells, table=table, leaks=leaks)
 
 
-def write(out: Path, *, exclude_leaks: bool = False, comparison: Comparison | None = None) -> str:
+def write(
+    out: Path, *, exclude_leaks: bool = False, comparison: ComparedStudy | None = None
+) -> str:
     """Write ``table.md``, ``.tex``, ``.html``, ``.csv`` and ``leaks.csv`` into a results folder;
     return the table for a terminal. ``comparison``: what ``load`` returned, to save its time.
 
@@ -154,23 +156,23 @@ def _benchmark_block(
     ranks = _ranks(mine)
     reported = literature.matching(study.rows, benchmark)
     lines = []
-    for row in _in_order(study):
-        row_cells = [cell for cell in mine if cell.label == row.label]
+    for run in _in_order(study):
+        row_cells = [cell for cell in mine if cell.label == run.label]
         if not row_cells:
             continue  # the study grades this row on other benchmarks only
         asked = row_cells[0].questions * row_cells[0].n_seeds
         unscored = f"{row_cells[0].unscored:,} of {asked:,}" if asked else MISSING
-        entries = [entry(cell, ranks.get((cell.label, cell.metric), 0)) for cell in row_cells]
-        entries += [literature.of_row(row, numbers, references) for numbers in reported.values()]
-        entries.append(Entry(value=unscored))
-        lines.append(Line(head=row.label, entries=tuple(entries), group=GROUPS[row.role]))
+        row = [table_cell(cell, ranks.get((cell.label, cell.metric), 0)) for cell in row_cells]
+        row += [literature.of_row(run, numbers, references) for numbers in reported.values()]
+        row.append(TableCell(value=unscored))
+        lines.append(TableRow(head=run.label, cells=tuple(row), group=GROUPS[run.role]))
     for model, name in literature.others(study.rows, reported):
-        entries = [Entry(value=MISSING)] * len(base)
-        entries += [
+        row = [TableCell(value=MISSING)] * len(base)
+        row += [
             literature.of_name(model, name, numbers, references) for numbers in reported.values()
         ]
-        entries.append(Entry(value=MISSING))
-        lines.append(Line(head=name, entries=tuple(entries), group=literature.GROUP))
+        row.append(TableCell(value=MISSING))
+        lines.append(TableRow(head=name, cells=tuple(row), group=literature.GROUP))
     sizes = sorted({(cell.images, cell.questions) for cell in mine if cell.questions})
     texts = [f"{images:,} images, {questions:,} questions" for images, questions in sizes]
     headings = {cell.metric: cell.heading for cell in base}
@@ -242,7 +244,8 @@ def _rounds_block(cells: Sequence[MetricResult]) -> Block | None:
         return None
     columns = list(dict.fromkeys((cell.benchmark, cell.metric) for cell in mine))
     texts = {
-        (cell.label, cell.round, cell.benchmark, cell.metric): entry(cell).text for cell in mine
+        (cell.label, cell.round, cell.benchmark, cell.metric): table_cell(cell).text
+        for cell in mine
     }
     rows = [
         (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from harness.reporting.comparison import MetricResult
-from harness.reporting.tables.model import FEWER_SEEDS, MISSING, REACHED, Entry
+from harness.reporting.tables.model import FEWER_SEEDS, MISSING, REACHED, TableCell
 
 
 def number(value: float, places: int, *, sign: bool = False) -> str:
@@ -34,13 +34,13 @@ def change(cell: MetricResult) -> str:
     return with_interval(cell.difference, cell.lo, cell.hi, cell.places)
 
 
-def entry(cell: MetricResult, rank: int = 0) -> Entry:
-    """A result as an entry of the table."""
+def table_cell(cell: MetricResult, rank: int = 0) -> TableCell:
+    """A result as a cell of the table."""
     if not np.isfinite(cell.value):
-        return Entry(value=MISSING)
+        return TableCell(value=MISSING)
     mark = REACHED if cell.reached_by else ""
     mark += FEWER_SEEDS if cell.n_seeds < cell.seeds_planned else ""
-    return Entry(
+    return TableCell(
         value=number(cell.value, cell.places),
         change=change(cell),
         verdict="better"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape as html_escape
 
-from harness.reporting.tables.model import Block, Column, Entry, Table, printable
+from harness.reporting.tables.model import Block, Column, Table, TableCell, printable
 
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}
@@ -58,8 +58,8 @@ def block_fragment(block: Block, benchmark: str = "") -> str:
             lines.append(f'<tr><th class="group" {span}>{escape(group)}</th></tr>')
         for line in members:
             cells = "".join(
-                _cell(entry, column.reported)
-                for entry, column in zip(line.entries, block.columns, strict=True)
+                _cell(cell, column.reported)
+                for cell, column in zip(line.cells, block.columns, strict=True)
             )
             lines.append(f'<tr><th scope="row">{escape(line.head)}</th>{cells}</tr>')
     body = "\n".join(lines)
@@ -81,18 +81,18 @@ def _head(column: Column) -> str:
     return text
 
 
-def _cell(entry: Entry, reported: bool) -> str:
-    value = escape(entry.value)
-    if entry.rank == 1:
+def _cell(cell: TableCell, reported: bool) -> str:
+    value = escape(cell.value)
+    if cell.rank == 1:
         value = f'<b class="best">{value}</b>'
-    elif entry.rank == 2:
+    elif cell.rank == 2:
         value = f'<span class="second">{value}</span>'
-    value += escape(entry.mark)
-    change = f"({entry.change})" if entry.change else ""
-    change += f"* {entry.verdict}" if entry.verdict else ""
+    value += escape(cell.mark)
+    change = f"({cell.change})" if cell.change else ""
+    change += f"* {cell.verdict}" if cell.verdict else ""
     small = f" <small>{escape(change)}</small>" if change else ""
-    small += f' <small class="remark">{escape(entry.remark)}</small>' if entry.remark else ""
-    return f"<td{_class(entry.verdict, 'reported' if reported else '')}>{value}{small}</td>"
+    small += f' <small class="remark">{escape(cell.remark)}</small>' if cell.remark else ""
+    return f"<td{_class(cell.verdict, 'reported' if reported else '')}>{value}{small}</td>"
 
 
 def _class(*names: str) -> str:

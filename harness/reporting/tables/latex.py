@@ -11,7 +11,15 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from harness.reporting.tables.model import MISSING, Block, Column, Entry, Line, Table, printable
+from harness.reporting.tables.model import (
+    MISSING,
+    Block,
+    Column,
+    Table,
+    TableCell,
+    TableRow,
+    printable,
+)
 
 WIDTH, WIDEST = 480, 110
 """The width in points of a table (the text width of A4 paper) and of one column. A wider block is
@@ -83,8 +91,8 @@ def _floats(block: Block) -> Iterator[str]:
     names = _points([block.corner, *(line.head for line in block.lines)], [])
     widths = [
         _points(
-            [*column.text.split(), *(line.entries[place].value for line in block.lines)],
-            [line.entries[place].change for line in block.lines],
+            [*column.text.split(), *(line.cells[place].value for line in block.lines)],
+            [line.cells[place].change for line in block.lines],
         )
         for place, column in enumerate(block.columns)
     ]
@@ -102,10 +110,10 @@ def _floats(block: Block) -> Iterator[str]:
             first = False
 
 
-def _belongs(line: Line, columns: range) -> bool:
+def _belongs(line: TableRow, columns: range) -> bool:
     """Whether the row has a value in these columns, or none at all. A paper's row has none in
     measured columns."""
-    filled = [place for place, entry in enumerate(line.entries) if entry.value != MISSING]
+    filled = [place for place, cell in enumerate(line.cells) if cell.value != MISSING]
     return not filled or any(place in columns for place in filled)
 
 
@@ -129,9 +137,9 @@ def _parts(widths: Sequence[int], room: int) -> list[range]:
 
 
 def _float(
-    block: Block, columns: range, widths: Sequence[int], lines: Sequence[Line], first: bool
+    block: Block, columns: range, widths: Sequence[int], lines: Sequence[TableRow], first: bool
 ) -> str:
-    measured = any(entry.change for line in block.lines for entry in line.entries)
+    measured = any(cell.change for line in block.lines for cell in line.cells)
     caption = f"{escape(block.heading)}{'' if first else ', continued'}: {escape(block.caption)}."
     caption += f" {LEGEND}" if measured and first else ""
     # Right-aligned paragraphs, so that a cell's words can wrap.
@@ -154,7 +162,7 @@ def _float(
             )
             group = line.group
         rows.append(
-            " & ".join([escape(line.head), *(_cell(line.entries[column]) for column in columns)])
+            " & ".join([escape(line.head), *(_cell(line.cells[column]) for column in columns)])
             + r" \\"
         )
         rows += [r"\addlinespace"] if measured and place < len(lines) - 1 else []
@@ -171,12 +179,12 @@ def _head(column: Column) -> str:
     return rf"\textit{{{text}}}" if column.reported else text
 
 
-def _cell(entry: Entry) -> str:
-    value = escape(entry.value)
-    if entry.rank:
-        value = rf"\textbf{{{value}}}" if entry.rank == 1 else rf"\underline{{{value}}}"
-    if entry.verdict:
-        value = rf"{{\scriptsize {entry.verdict}}} {value}$^{{*}}$"
-    value += escape(entry.mark)
-    value += rf"\linebreak\mbox{{\scriptsize {escape(entry.change)}}}" if entry.change else ""
-    return value + (rf"\linebreak{{\scriptsize {escape(entry.remark)}}}" if entry.remark else "")
+def _cell(cell: TableCell) -> str:
+    value = escape(cell.value)
+    if cell.rank:
+        value = rf"\textbf{{{value}}}" if cell.rank == 1 else rf"\underline{{{value}}}"
+    if cell.verdict:
+        value = rf"{{\scriptsize {cell.verdict}}} {value}$^{{*}}$"
+    value += escape(cell.mark)
+    value += rf"\linebreak\mbox{{\scriptsize {escape(cell.change)}}}" if cell.change else ""
+    return value + (rf"\linebreak{{\scriptsize {escape(cell.remark)}}}" if cell.remark else "")

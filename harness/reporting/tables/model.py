@@ -1,4 +1,4 @@
-"""The table as one object of plain texts: blocks, lines, entries and notes. It is built once and
+"""The table as one object of plain texts: blocks, rows, cells and notes. It is built once and
 rendered as Markdown, LaTeX, HTML and terminal text.
 
 Texts are raw (they come from models, users and data); each renderer escapes them.
@@ -16,8 +16,8 @@ REACHED, FEWER_SEEDS = "†", "‡"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One cell."""
+class TableCell:
+    """A cell of the table."""
 
     value: str
     change: str = ""
@@ -55,11 +55,11 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """A row: its name, its entries, and the heading of its group of rows ("": none)."""
+class TableRow:
+    """A row: its name, its cells, and the heading of its group of rows ("": none)."""
 
     head: str
-    entries: tuple[Entry, ...]
+    cells: tuple[TableCell, ...]
     group: str = ""
 
 
@@ -71,7 +71,7 @@ class Block:
     caption: str
     corner: str
     columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableRow, ...]
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -80,12 +80,12 @@ class Block:
     @property
     def rows(self) -> tuple[tuple[str, ...], ...]:
         """Every row as text, its name first."""
-        return tuple((line.head, *(entry.text for entry in line.entries)) for line in self.lines)
+        return tuple((line.head, *(cell.text for cell in line.cells)) for line in self.lines)
 
     @property
-    def grouped(self) -> tuple[tuple[str, tuple[Line, ...]], ...]:
+    def grouped(self) -> tuple[tuple[str, tuple[TableRow, ...]], ...]:
         """The rows by group, in order."""
-        groups: dict[str, list[Line]] = {}
+        groups: dict[str, list[TableRow]] = {}
         for line in self.lines:
             groups.setdefault(line.group, []).append(line)
         return tuple((name, tuple(lines)) for name, lines in groups.items())
@@ -112,7 +112,8 @@ def text_block(
         corner=header[0],
         columns=tuple(Column(heading=name) for name in header[1:]),
         lines=tuple(
-            Line(head=row[0], entries=tuple(Entry(value=text) for text in row[1:])) for row in rows
+            TableRow(head=row[0], cells=tuple(TableCell(value=text) for text in row[1:]))
+            for row in rows
         ),
     )
 

@@ -28,7 +28,7 @@ def markdown(table: Table) -> str:
             if group:
                 lines.append("| *" + escape(group) + "* |" + " |" * len(block.columns))
             for line in members:
-                lines.append(_row((line.head, *(entry.text for entry in line.entries))))
+                lines.append(_row((line.head, *(cell.text for cell in line.cells))))
     lines += ["", "## Notes", "", *(f"- {escape(text)}" for text in table.notes)]
     return "\n".join(lines) + "\n"
 
