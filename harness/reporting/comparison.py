@@ -179,7 +179,10 @@ def _row_results(case: _Case) -> list[MetricResult]:
     if counts and base and not case.is_base and base.questions == counts.questions:
         intervals = [
             *paired_intervals(
-                [(base.mean_terms(one), counts.mean_terms(one), one.scale) for one in metrics]
+                [
+                    (base.mean_terms(metric), counts.mean_terms(metric), metric.scale)
+                    for metric in metrics
+                ]
             )
         ]
     return [

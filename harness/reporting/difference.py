@@ -21,7 +21,7 @@ from harness.reporting.display_names import display_name
 from harness.reporting.results import StudyResults, load_results
 from harness.reporting.stats import Interval, paired_interval, ratio
 from harness.reporting.stored import Stored, open_stored
-from harness.reporting.tables.cells import known, with_interval
+from harness.reporting.tables.cells import printed, with_interval
 from harness.reporting.tables.model import MISSING, Table, text_block
 from harness.reporting.tables.text import markdown
 
@@ -168,7 +168,9 @@ def _identity_lines(a: Side, b: Side) -> Iterator[tuple[str, ...]]:
         stages[kind] = stages.get(kind, 0) + 1
         for name, *texts in _unequal(left[stage], right[stage]):
             values = (left[stage].get(name, ""), right[stage].get(name, ""))
-            if kind != "questions" and all(FINGERPRINT.fullmatch(one.strip('"')) for one in values):
+            if kind != "questions" and all(
+                FINGERPRINT.fullmatch(text.strip('"')) for text in values
+            ):
                 texts = ["one", "another"]
             key = (kind, name, *texts)
             lines[key] = lines.get(key, 0) + 1
@@ -228,8 +230,8 @@ def _numbers(a: Side, b: Side) -> tuple[list[tuple[str, ...]], list[str]]:
             first.label,
             display_name(first.benchmark),
             first.heading,
-            known(first.value, places),
-            known(second.value, places),
+            printed(first.value, places),
+            printed(second.value, places),
             with_interval(gap, lo, hi, places) if np.isfinite(gap) else MISSING,
             f"{first.n_seeds} / {second.n_seeds}",
             remark,
@@ -274,7 +276,7 @@ def _paired(
     left, right = counts
     if left is None or right is None:
         return None, "missing in one"
-    definitions = [(one.numerator, one.denominator, one.scale) for one in (metric, other)]
+    definitions = [(part.numerator, part.denominator, part.scale) for part in (metric, other)]
     if definitions[0] != definitions[1]:
         return None, "the metric is defined otherwise"
     asked = [side.stored.questions(first.benchmark)["sha256"] for side in (a, b)]

@@ -75,8 +75,8 @@ class Leaks:
 
     def count(self, benchmark: str, kind: str) -> int:
         """The benchmark's leaked images of this kind."""
-        wanted = (benchmark, kind)
-        return len({leak.image for leak in self.found if (leak.benchmark, leak.kind) == wanted})
+        leaks = (leak for leak in self.found if leak.kind == kind)
+        return len({leak.image for leak in leaks if leak.benchmark == benchmark})
 
     def csv(self) -> bytes:
         names = [field.name for field in fields(Leak)]

@@ -1,5 +1,5 @@
-"""Names in results folders written before the synthetic world had that name, and their present
-names. Such a folder opens as one with the present names; nothing in it is changed."""
+"""Old names in results folders, and their present names. A folder with old names opens like a new
+one; its files are not changed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORDS: Mapping[str, str] = {
     "truth_dpo": "gt_dpo",
     "anchor_weight": "alignment_weight",
 }
-"""Replaced wherever they stand as a whole word: in fields, values, labels and folders' names."""
+"""Replaced wherever they occur as a whole word: in fields, values, labels and folders' names."""
 
 VALUES: Mapping[str, Mapping[str, str]] = {
     "base": {"embedded": "synthetic"},
@@ -23,7 +23,7 @@ VALUES: Mapping[str, Mapping[str, str]] = {
     "name": {"world": "synthetic"},
     "role": {"bound": "reference", "derived": "matched"},
 }
-"""Replaced only as the whole value of this field: elsewhere they are ordinary words."""
+"""Replaced only as the whole value of this field; elsewhere they are ordinary words."""
 
 _WORD = re.compile(rf"\b({'|'.join(WORDS)})\b")
 _VARIED = re.compile(r"(.+) ([A-Za-z_][\w.]*)=(.*)")

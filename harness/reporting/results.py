@@ -212,8 +212,8 @@ def _rows(runs: list[Mapping[str, Any]], baseline: str) -> tuple[Row, ...]:
     for run in runs:
         label = run["label"]
         role = "baseline" if label == baseline else str(run.get("role") or "method")
-        # The untrained model has no training seed, so it lies in seed0 alone. A matched row has
-        # the seeds of the method that it is matched to.
+        # The untrained model has no training seed; its folder is seed0. A matched row has the
+        # seeds of the method that it is matched to.
         seed = int(run["seed"]) if run["rounds"] or role == "matched" else 0
         seeds = {*(rows[label].seeds if label in rows else ()), seed}
         varied = run.get("varied")

@@ -21,7 +21,7 @@ from tests.reporting.records import write_study
 
 @pytest.fixture(scope="module")
 def a(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_study(tmp_path_factory.mktemp("a"), seeds=(0,), pictures=60)
+    return write_study(tmp_path_factory.mktemp("a"), seeds=(0,), images=60)
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_versions_and_hardware_differ(a: Path, b: Path) -> None:
 def test_numbers_differ_by_a_paired_interval_where_the_questions_are_the_same(
     a: Path, b: Path, tmp_path: Path
 ) -> None:
-    other = write_study(tmp_path / "other", seeds=(0, 1), pictures=60)
+    other = write_study(tmp_path / "other", seeds=(0, 1), images=60)
     here, there = (
         Results(out).grades("sena", seed, 1, "synthetic_chair")
         for out, seed in ((b, 0), (other, 1))
@@ -97,7 +97,7 @@ def test_numbers_differ_by_a_paired_interval_where_the_questions_are_the_same(
 
 
 def test_other_questions_are_not_paired(a: Path, tmp_path: Path) -> None:
-    other = write_study(tmp_path / "b", seeds=(0,), pictures=50, labels=("untrained", "sena"))
+    other = write_study(tmp_path / "b", seeds=(0,), images=50, labels=("untrained", "sena"))
     text = between(a, other)
     assert "other questions, so not paired" in text
     assert "Only in A: sima." in text

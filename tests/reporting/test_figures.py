@@ -35,7 +35,7 @@ from tests.reporting.records import NEEDS, ROWS, write_study
 
 def test_every_figure_is_a_png_and_a_pdf_with_embedded_fonts(tmp_path: Path) -> None:
     out = write_study(
-        tmp_path / "a", seeds=(0,), pictures=40, absent=("sima/seed0/round1/grades/synthetic_pope",)
+        tmp_path / "a", seeds=(0,), images=40, absent=("sima/seed0/round1/grades/synthetic_pope",)
     )
     written = figures.write(out)
     names = [
@@ -57,7 +57,7 @@ def test_every_figure_is_a_png_and_a_pdf_with_embedded_fonts(tmp_path: Path) -> 
 
 def test_equal_records_give_equal_files(tmp_path: Path) -> None:
     records = load_results(
-        write_study(tmp_path, seeds=(0,), pictures=10, labels=("untrained", "sena"))
+        write_study(tmp_path, seeds=(0,), images=10, labels=("untrained", "sena"))
     )
     with style():
         for kind in ("png", "pdf"):
@@ -69,7 +69,7 @@ def test_equal_records_give_equal_files(tmp_path: Path) -> None:
 
 def test_the_drawn_interval_is_the_tables(tmp_path: Path) -> None:
     records = load_results(
-        write_study(tmp_path, seeds=(0,), pictures=60, labels=("untrained", "sena"))
+        write_study(tmp_path, seeds=(0,), images=60, labels=("untrained", "sena"))
     )
     cells = compare(records)
     with style():
@@ -84,7 +84,7 @@ def test_the_drawn_interval_is_the_tables(tmp_path: Path) -> None:
 
 def test_rounds_follow_one_another_in_the_curves(tmp_path: Path) -> None:
     records = load_results(
-        write_study(tmp_path, seeds=(0,), rounds=2, pictures=20, labels=("untrained", "sena"))
+        write_study(tmp_path, seeds=(0,), rounds=2, images=20, labels=("untrained", "sena"))
     )
     with style():
         figure = training(records)
@@ -101,7 +101,7 @@ def test_rounds_follow_one_another_in_the_curves(tmp_path: Path) -> None:
 
 
 def test_nothing_is_drawn_from_nothing(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), pictures=20)
+    out = write_study(tmp_path, seeds=(0,), images=20)
     shutil.rmtree(out / "runs")
     assert figures.write(out) == []
 
@@ -128,7 +128,7 @@ def test_an_ablation_has_a_panel_a_field_and_marks_the_rows_own_value(
 ) -> None:
     settings = ("sena noise_step=600", "sena noise_step=100", "sena check=none")
     vary_rows(monkeypatch, *settings)
-    out = write_study(tmp_path, seeds=(0,), pictures=40, labels=("untrained", "sena", *settings))
+    out = write_study(tmp_path, seeds=(0,), images=40, labels=("untrained", "sena", *settings))
     study = read_json(out / "study.json")
     study["runs"] = [
         {**run, "settings": {"noise_step": 420, "check": "image"}} for run in study["runs"]
@@ -171,7 +171,7 @@ def test_an_ablation_has_a_panel_a_field_and_marks_the_rows_own_value(
 
 def test_rounds_begin_at_the_untrained_model(tmp_path: Path) -> None:
     records = load_results(
-        write_study(tmp_path, seeds=(0,), rounds=2, pictures=30, labels=("untrained", "sena"))
+        write_study(tmp_path, seeds=(0,), rounds=2, images=30, labels=("untrained", "sena"))
     )
     cells = compare(records)
     with style():
@@ -185,7 +185,7 @@ def test_rounds_begin_at_the_untrained_model(tmp_path: Path) -> None:
 
 
 def test_recall_is_drawn_against_hallucination_for_captions_alone(tmp_path: Path) -> None:
-    records = load_results(write_study(tmp_path, seeds=(0,), pictures=30))
+    records = load_results(write_study(tmp_path, seeds=(0,), images=30))
     cells = compare(records)
     with style():
         figure = against_recall(records, cells)
@@ -200,7 +200,7 @@ def test_recall_is_drawn_against_hallucination_for_captions_alone(tmp_path: Path
 
 
 def test_what_is_derived_is_grey(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), pictures=5)
+    out = write_study(tmp_path, seeds=(0,), images=5)
     study = read_json(out / "study.json")
     study["runs"] = [
         {**run, "role": "derived" if run["label"] == "sima" else "method"} for run in study["runs"]
@@ -214,7 +214,7 @@ def test_what_is_derived_is_grey(tmp_path: Path) -> None:
 def test_lengths_are_the_caps_ratios(tmp_path: Path) -> None:
     """Two images, cut at 8 words and whole: the ratios are of sums, and a leak taken out is taken
     out here too."""
-    out = write_study(tmp_path, seeds=(0,), pictures=2, labels=("untrained", "sena"))
+    out = write_study(tmp_path, seeds=(0,), images=2, labels=("untrained", "sena"))
     for label, number in (("untrained", 0), ("sena", 1)):
         folder = Results(out).caps(label, 0, number, "synthetic_chair")
         frame = pd.DataFrame(
@@ -243,7 +243,7 @@ def test_lengths_are_the_caps_ratios(tmp_path: Path) -> None:
 
 
 def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), pictures=3, labels=("untrained", "sena"))
+    out = write_study(tmp_path, seeds=(0,), images=3, labels=("untrained", "sena"))
     results = Results(out)
     asked = [{"id": f"c{index}", "images": ["a.png"]} for index in range(3)]
     write_jsonl(results.questions("synthetic_chair") / "questions.jsonl", asked)

@@ -28,7 +28,7 @@ from tests.reporting.records import write_study
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    return write_study(tmp_path, seeds=(0,), pictures=60)
+    return write_study(tmp_path, seeds=(0,), images=60)
 
 
 def plant(out: Path, hash: str, sha: str = "f" * 64) -> None:
@@ -45,7 +45,7 @@ def found(out: Path) -> leakage.Leaks:
     return leakage.find(Results(out), load_results(out))
 
 
-def test_exact_and_near_pictures_are_counted_and_listed(study: Path) -> None:
+def test_exact_and_near_images_are_counted_and_listed(study: Path) -> None:
     near = read_jsonl(Results(study).questions("synthetic_chair") / "images.jsonl")[7]
     plant(study, flipped(near["dhash"], leakage.NEAR))
     tables.write(study)
@@ -58,13 +58,13 @@ def test_exact_and_near_pictures_are_counted_and_listed(study: Path) -> None:
     assert "synthetic CHAIR 1 exact, 1 near, of 60 images" in (study / "table.md").read_text()
 
 
-def test_one_bit_more_is_another_picture(study: Path) -> None:
+def test_one_bit_more_is_another_image(study: Path) -> None:
     near = read_jsonl(Results(study).questions("synthetic_chair") / "images.jsonl")[7]
     plant(study, flipped(near["dhash"], leakage.NEAR + 1))
     assert {leak.cluster for leak in found(study).found} == {"p3"}
 
 
-def test_blank_pictures_are_not_near_each_other(study: Path) -> None:
+def test_blank_images_are_not_near_each_other(study: Path) -> None:
     path = Results(study).questions("synthetic_chair") / "images.jsonl"
     rows = read_jsonl(path)
     rows[9]["dhash"] = "0" * 16
@@ -127,7 +127,7 @@ def saved_again(image: Image.Image) -> Iterator[Image.Image]:
     yield image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC)
 
 
-def test_a_picture_saved_again_is_near_and_disjoint_splits_are_not() -> None:
+def test_a_image_saved_again_is_near_and_disjoint_splits_are_not() -> None:
     """The threshold's two sides, on a sample of the world: the numbers of ``leakage.NEAR`` are of
     20,000 images."""
     asked = [synthetic_item("dev", index)[1] for index in range(40)]

@@ -21,7 +21,7 @@ from tests.reporting.records import write_study
 def records(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
     """A study on llava-1.5-7b's records: POPE, with the accuracy of a part, and rows of SENA and
     SIMA."""
-    out = write_study(tmp_path_factory.mktemp("study"), seeds=(0,), pictures=30)
+    out = write_study(tmp_path_factory.mktemp("study"), seeds=(0,), images=30)
     study = read_json(Results(out).study)
     for run in study["runs"]:
         run["base"] = "llava-1.5-7b"

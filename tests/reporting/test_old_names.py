@@ -25,7 +25,7 @@ VARIED = "sena recipe.alignment_weight=0"
 @pytest.fixture(scope="module")
 def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study with a varied row and a reference row."""
-    out = write_study(tmp_path_factory.mktemp("new") / "study", seeds=(0,), pictures=30)
+    out = write_study(tmp_path_factory.mktemp("new") / "study", seeds=(0,), images=30)
     study = read_json(Results(out).study)
     for run in study["runs"]:
         run |= {"base": "synthetic", "varied": None}

@@ -136,7 +136,7 @@ def test_another_methods_trace_is_shown_by_its_own_names(made: SimpleNamespace) 
     assert card["corrupted"] is None
     lost = next(card for card in made.data["cards"] if card["item"] == "gone.png")
     assert lost["image"] is None
-    assert made.text.count("no longer has all of them, such as &#39;gone.png&#39;") == 1
+    assert made.text.count("no longer has all images, such as &#39;gone.png&#39;") == 1
 
 
 def test_a_search_tree_is_shown_with_its_rewards_and_the_ways_to_both_answers() -> None:
@@ -185,9 +185,9 @@ def test_a_critics_question_stands_beside_its_verdict_and_margin() -> None:
     texts, _ = traces.steps({"critic": [asked, {**asked, "text": "[[1]]"}]})
     note = "first greedy, margin -4.92, verdict 2, winner sample"
     assert texts == [
-        ["critic 1: what was asked", "which is better ?", note],
-        ["critic 2: what was asked", "which is better ?", note],
-        ["critic 2: what was said", "[[1]]", ""],
+        ["critic 1: prompt", "which is better ?", note],
+        ["critic 2: prompt", "which is better ?", note],
+        ["critic 2: answer", "[[1]]", ""],
     ]
 
 
@@ -277,7 +277,7 @@ def test_differences_join_to_the_texts(
     assert [[text for text, differs in side if differs] for side in marked] == [first, second]
 
 
-def test_a_sample_is_the_same_pictures_for_every_run_and_holds_every_reason() -> None:
+def test_a_sample_is_the_same_images_for_every_run_and_holds_every_reason() -> None:
     records = [
         {"item": f"i{index}", "reason": "rare" if index == 77 else "common"} for index in range(100)
     ]
@@ -313,7 +313,7 @@ def test_a_sampled_page_counts_all_and_says_how_many_it_shows(
 
 @pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("kind", ["diffusion", "blank", "crop", "blur"])
-def test_the_corrupted_picture_is_the_one_the_model_saw(kind: Any) -> None:
+def test_the_corrupted_image_is_the_one_the_model_saw(kind: Any) -> None:
     model, processor = tiny_llava()
     seen: list[torch.Tensor] = []
 
@@ -333,7 +333,7 @@ def test_the_corrupted_picture_is_the_one_the_model_saw(kind: Any) -> None:
     assert (back - expected).abs().max() <= 0.5 / 255 + 1e-5
 
 
-def test_the_corrupted_picture_of_a_qwen_is_the_one_it_saw(tmp_path: Path) -> None:
+def test_the_corrupted_image_of_a_qwen_is_the_one_it_saw(tmp_path: Path) -> None:
     model, processor = tiny_qwen()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -360,13 +360,13 @@ def test_the_corrupted_picture_of_a_qwen_is_the_one_it_saw(tmp_path: Path) -> No
     ).abs().max() <= 0.5 / 255 + 1e-5
 
 
-def test_pictures_in_the_page_are_those_of_the_pool(made: SimpleNamespace) -> None:
+def test_images_in_the_page_are_those_of_the_pool(made: SimpleNamespace) -> None:
     card = next(
         card for card in made.data["cards"] if card["item"] == "02.png" and card["corruption"]
     )
     clean, corrupted = (
         np.array(opened(made.data["images"][card[name]]), dtype=float)
-        for name in ("picture", "corrupted")
+        for name in ("image", "corrupted")
     )
     assert np.abs(clean - np.array(picture(2))).mean() < 6
     keys = ("0/02.png/question/0/reject", "1/02.png/question/0/reject")
@@ -382,7 +382,7 @@ def test_pictures_in_the_page_are_those_of_the_pool(made: SimpleNamespace) -> No
     assert len(same) == 1
 
 
-def test_large_pictures_are_embedded_small() -> None:
+def test_large_images_are_embedded_small() -> None:
     album = page_images.Album()
     assert (
         album._add(page_images._smaller(Image.new("RGB", (1000, 10)), Image.Resampling.LANCZOS))
@@ -423,12 +423,12 @@ def test_a_study_without_pairs_has_a_page(tmp_path: Path) -> None:
         write_study(
             tmp_path,
             seeds=(0,),
-            pictures=4,
+            images=4,
             labels=("untrained", "sena"),
             absent=("sena/seed0/round1/pairs",),
         )
     )
-    assert "No run has made its pairs yet." in text
+    assert "No pairs yet." in text
     assert "its pairs are not made yet" in text
     assert data_of(text)["cards"] == []
 

@@ -163,7 +163,7 @@ def test_another_run_has_its_own_reasons(shown: Any) -> None:
     assert cards(shown) == 20
 
 
-def test_a_pictures_id_finds_every_prompt_about_it(shown: Any) -> None:
+def test_a_images_id_finds_every_prompt_about_it(shown: Any) -> None:
     shown.get_by_role("button", name="01.png", exact=True).first.click()
     assert shown.locator(".where").all_inner_texts() == [
         f"{run}, seed {seed}, round 1" for run in ("sena", "sima") for seed in (0, 1)
@@ -180,8 +180,8 @@ def test_hostile_text_is_shown_as_text(shown: Any) -> None:
     assert shown.locator("img[src='x']").count() == 0
 
 
-def test_pictures_enlarge_and_escape_closes(shown: Any) -> None:
-    shown.locator(".picture").nth(1).click()
+def test_images_enlarge_and_escape_closes(shown: Any) -> None:
+    shown.locator(".image").nth(1).click()
     assert shown.locator("#large img").count() == 2
     assert "diffusion, step 420" in shown.locator("#large").inner_text()
     shown.keyboard.press("Escape")
@@ -214,15 +214,15 @@ def test_the_questions_open_on_what_changed_and_are_filtered(shown: Any) -> None
     assert asked.locator("mark").all_inner_texts() == ["dog"]
     assert "a dog , says sena" in asked.locator(".answer.mine").inner_text()
     assert asked.locator(".truth").inner_text() == "truth: cup <b>"
-    asked.get_by_text("What the other rows said").click()
+    asked.get_by_text("Answers of the other rows").click()
     assert asked.locator("dt").all_inner_texts() == ["sima"]
     shown.get_by_label("Find").fill("")
     shown.locator("#q-row").select_option(label="sima")
     assert shown.url.endswith("#q/0/0/1/")
     shown.get_by_label("Benchmark").select_option(label="synthetic POPE")
     shown.get_by_label("Change").select_option("")
-    assert "the answer is not kept" in shown.locator(".asked").first.inner_text()
-    assert "training seed 0 of 2" in shown.locator("#q-sum").inner_text()
+    assert "the answer is not stored" in shown.locator(".asked").first.inner_text()
+    assert "training seed 0, one of 2" in shown.locator("#q-sum").inner_text()
 
 
 def test_a_cell_leads_to_its_questions_by_the_keyboard_too(shown: Any) -> None:
@@ -239,12 +239,7 @@ def test_a_cell_leads_to_its_questions_by_the_keyboard_too(shown: Any) -> None:
     assert [
         shown.locator(f"#q-{name}").input_value()
         for name in ("benchmark", "metric", "row", "change")
-    ] == [
-        "0",
-        "2",
-        "1",
-        "wl",
-    ]
+    ] == ["0", "2", "1", "wl"]
     shown.go_back()
     assert (
         shown.locator("section.block").nth(0).locator("td a").count() == 2 * 5

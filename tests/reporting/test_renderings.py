@@ -34,7 +34,7 @@ HOSTILE = (
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
     """A baseline, a method, its control and a bound."""
-    out = write_study(tmp_path_factory.mktemp("study"), seeds=(0, 1), pictures=400)
+    out = write_study(tmp_path_factory.mktemp("study"), seeds=(0, 1), images=400)
     study = read_json(Results(out).study)
     for run in study["runs"]:
         if run["label"] == "sima":
@@ -248,7 +248,7 @@ def test_a_gain_that_a_control_reaches_is_marked(
 def test_a_row_stands_beside_the_baseline_at_its_own_length(tmp_path: Path) -> None:
     """A derived row has round 0 alone, and is held against the last round of the row that it is
     made like."""
-    out = write_study(tmp_path, seeds=(0,), pictures=40)
+    out = write_study(tmp_path, seeds=(0,), images=40)
     (out / "runs/sima/seed0/round1").rename(out / "runs/sima/seed0/round0")
     study = read_json(Results(out).study)
     for run in study["runs"]:
@@ -273,7 +273,7 @@ def test_a_row_stands_beside_the_baseline_at_its_own_length(tmp_path: Path) -> N
 def test_the_table_needs_no_model(tmp_path: Path) -> None:
     """Tables come from stored grades: neither torch nor transformers is imported, and nothing but
     reports is written."""
-    out = write_study(tmp_path / "study", seeds=(0,), pictures=20)
+    out = write_study(tmp_path / "study", seeds=(0,), images=20)
     before = {path for path in out.rglob("*") if path.is_file()}
     code = (
         "import sys; from pathlib import Path; from harness.reporting.tables import build;"

@@ -22,8 +22,8 @@ from harness.reporting.stats import (
 from tests.benches import bench_stats
 
 
-def systems(pictures: int, seed: int = 0) -> tuple[Floats, Floats]:
-    return bench_stats.better_ratio(np.random.default_rng(seed), pictures)
+def systems(images: int, seed: int = 0) -> tuple[Floats, Floats]:
+    return bench_stats.better_ratio(np.random.default_rng(seed), images)
 
 
 def mean_counts(values: Floats) -> Floats:
@@ -74,7 +74,7 @@ def test_bca_equals_scipys_on_a_corpus_ratio() -> None:
     assert abs(ours.hi - theirs.high) < 0.04 * width
 
 
-def test_the_closed_form_jackknife_leaves_each_picture_out() -> None:
+def test_the_closed_form_jackknife_leaves_each_image_out() -> None:
     base, other = systems(15)
     for left_out, value in enumerate(jackknife(base, other, 100.0)):
         kept = np.arange(15) != left_out

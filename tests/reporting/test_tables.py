@@ -41,13 +41,13 @@ GOLDEN_ABSENT = ("sima/seed1/round1/grades/synthetic_chair", "sima/seed1/round1/
 
 
 def golden_study(out: Path) -> Path:
-    return write_study(out, seeds=(0, 1), pictures=60, limit=60, absent=GOLDEN_ABSENT)
+    return write_study(out, seeds=(0, 1), images=60, limit=60, absent=GOLDEN_ABSENT)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """A finished study of two methods and three seeds, read, compared and written once."""
-    out = write_study(tmp_path_factory.mktemp("study"), pictures=150)
+    out = write_study(tmp_path_factory.mktemp("study"), images=150)
     text = tables.write(out)
     records = load_results(out)
     return SimpleNamespace(
@@ -73,7 +73,7 @@ def test_the_table_is_the_golden_one(tmp_path: Path) -> None:
         )
 
 
-def test_unreadable_pictures_are_named(tmp_path: Path) -> None:
+def test_unreadable_images_are_named(tmp_path: Path) -> None:
     out = golden_study(tmp_path / "study")
     path = Results(out).pairs("sena", 0, 1) / "record.json"
     record = read_json(path)
@@ -196,13 +196,13 @@ def test_a_star_says_better_or_worse_by_the_metrics_direction(study: SimpleNames
 
 
 def test_a_lower_hallucination_rate_is_better(tmp_path: Path) -> None:
-    write_study(tmp_path, pictures=900, labels=("untrained", "sena"))
+    write_study(tmp_path, images=900, labels=("untrained", "sena"))
     cell = find(compare(load_results(tmp_path)), "sena", "chair_i")
     assert cell.difference < 0
     assert cell.verdict == "better"
 
 
-def test_several_seeds_are_averaged_by_picture_and_shown_apart(study: SimpleNamespace) -> None:
+def test_several_seeds_are_averaged_by_image_and_shown_apart(study: SimpleNamespace) -> None:
     cell = find(study.cells, "sena", "accuracy")
     values = [float(value) for value in cell.seed_values.split()]
     assert len(values) == 3
@@ -232,7 +232,7 @@ def test_missing_stages_are_dashes_with_a_note_and_stay_in_the_family(tmp_path: 
         "sima/seed0/round1/train",
         "sena/seed0/round1/pairs",
     )
-    out = write_study(tmp_path, seeds=(0,), pictures=60, absent=absent)
+    out = write_study(tmp_path, seeds=(0,), images=60, absent=absent)
     text = tables.write(out)
     cells = compare(load_results(out))
     cell = find(cells, "sima", "accuracy")
@@ -253,7 +253,7 @@ def test_a_row_without_pairs_is_not_said_to_be_late(tmp_path: Path) -> None:
         "sima/seed0/round1/train",
         *(f"sima/seed0/round1/grades/{name}" for name in BENCHMARKS),
     )
-    out = write_study(tmp_path, seeds=(0,), pictures=60, absent=absent)
+    out = write_study(tmp_path, seeds=(0,), images=60, absent=absent)
     record = Results(out).pairs("sima", 0, 1) / "record.json"
     known = read_json(record)
     write_json(record, known | {"counts": known["counts"] | {"pairs": 0}})
@@ -318,16 +318,14 @@ def test_of_a_benchmark_with_many_metrics_the_primary_ones_are_matched(
 
 def test_a_row_that_lacks_a_seed_is_marked(tmp_path: Path) -> None:
     out = write_study(
-        tmp_path, seeds=(0, 1), pictures=60, absent=("sena/seed1/round1/grades/synthetic_pope",)
+        tmp_path, seeds=(0, 1), images=60, absent=("sena/seed1/round1/grades/synthetic_pope",)
     )
     assert "‡" in table_cell(find(compare(load_results(out)), "sena", "accuracy")).text
     assert "‡ some of the planned training seeds are missing" in tables.write(out)
 
 
-def test_one_seed_and_few_pictures_are_said(tmp_path: Path) -> None:
-    text = re.sub(
-        r"\s+", " ", tables.write(write_study(tmp_path, seeds=(0,), pictures=30, limit=30))
-    )
+def test_one_seed_and_few_images_are_said(tmp_path: Path) -> None:
+    text = re.sub(r"\s+", " ", tables.write(write_study(tmp_path, seeds=(0,), images=30, limit=30)))
     assert "One training seed (sena, sima): the interval is for this checkpoint only" in text
     assert "limited to 30 a benchmark; images answered: synthetic CHAIR 30" in text
     assert "Fewer than 50 images" in text
@@ -337,7 +335,7 @@ def test_one_seed_and_few_pictures_are_said(tmp_path: Path) -> None:
 def test_what_the_study_itself_says_stands_in_the_notes_and_derived_rows_name_no_checkpoint(
     tmp_path: Path,
 ) -> None:
-    out = write_study(tmp_path, seeds=(0,), pictures=60)
+    out = write_study(tmp_path, seeds=(0,), images=60)
     study = read_json(out / "study.json")
     write_json(out / "study.json", study | {"notes": ["Left out: csr needs question."]})
     text = re.sub(r"\s+", " ", tables.write(out))
@@ -346,7 +344,7 @@ def test_what_the_study_itself_says_stands_in_the_notes_and_derived_rows_name_no
 
 
 def test_earlier_rounds_are_shown_and_not_tested(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), rounds=2, pictures=60)
+    out = write_study(tmp_path, seeds=(0,), rounds=2, images=60)
     text = tables.write(out)
     assert "sena, round 1" in text.split("Round by round")[1]
     assert all(np.isnan(cell.p) for cell in compare(load_results(out)) if not cell.last)
@@ -415,10 +413,10 @@ def test_mcnemar_is_there_for_questions_scored_0_or_1(study: SimpleNamespace) ->
 
 
 def test_other_questions_and_other_versions_are_never_compared(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), pictures=60)
+    out = write_study(tmp_path, seeds=(0,), images=60)
     results = Results(out)
     shutil.rmtree(results.grades("sena", 0, 1, "synthetic_pope"))
-    write_study(tmp_path / "smaller", seeds=(0,), pictures=50)
+    write_study(tmp_path / "smaller", seeds=(0,), images=50)
     smaller = Results(tmp_path / "smaller").grades("sena", 0, 1, "synthetic_pope")
     shutil.copytree(smaller, results.grades("sena", 0, 1, "synthetic_pope"))
     identity = results.grades("sima", 0, 1, "synthetic_pope") / "identity.json"
@@ -433,7 +431,7 @@ def test_other_questions_and_other_versions_are_never_compared(tmp_path: Path) -
 
 def test_without_a_baseline_values_stand_alone(tmp_path: Path) -> None:
     out = write_study(
-        tmp_path, seeds=(0,), pictures=40, absent=("untrained/seed0/round0/grades/synthetic_pope",)
+        tmp_path, seeds=(0,), images=40, absent=("untrained/seed0/round0/grades/synthetic_pope",)
     )
     cell = find(compare(load_results(out)), "sena", "accuracy")
     assert re.fullmatch(r"\d+\.\d", table_cell(cell).text)
@@ -441,13 +439,13 @@ def test_without_a_baseline_values_stand_alone(tmp_path: Path) -> None:
 
 
 def test_without_primary_metrics_nothing_is_starred(tmp_path: Path) -> None:
-    text = tables.write(write_study(tmp_path, seeds=(0,), pictures=60, primary=False))
+    text = tables.write(write_study(tmp_path, seeds=(0,), images=60, primary=False))
     assert "No primary metric was declared" in text
     assert ")* " not in text
 
 
 def test_nothing_done_yet_is_a_table_of_dashes(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), pictures=20)
+    out = write_study(tmp_path, seeds=(0,), images=20)
     shutil.rmtree(out / "runs")
     text = tables.write(out)
     assert "not graded yet" in text
@@ -469,10 +467,7 @@ def test_names_are_shown_as_the_field_writes_them() -> None:
         "yes ratio",
         "F1",
     ]
-    assert [number(-0.04, 1, sign=True), number(0.26, 1, sign=True)] == [
-        "0.0",
-        "+0.3",
-    ]
+    assert [number(-0.04, 1, sign=True), number(0.26, 1, sign=True)] == ["0.0", "+0.3"]
     durations = [training_blocks.duration(seconds) for seconds in (59.7, 600, 9000)]
     assert durations == ["60 s", "10 min", "2.5 h"]
 

@@ -68,8 +68,8 @@ def _last(cells: Sequence[MetricResult], benchmark: str, metric: str) -> dict[st
 
 def _panels(study: StudyResults, cells: Mapping[str, MetricResult]) -> Figure:
     varied = [row.varied for row in study.rows if row.varied]
-    fields = list(dict.fromkeys(one.field for one in varied))
-    owners = list(dict.fromkeys(one.row for one in varied))
+    fields = list(dict.fromkeys(setting.field for setting in varied))
+    owners = list(dict.fromkeys(setting.row for setting in varied))
     columns = min(COLUMNS, len(fields))
     lines = -(-len(fields) // columns)
     figure = canvas(0.7 + 1.75 * lines)

@@ -26,7 +26,7 @@ from harness.reporting.figures.style import (
     short,
 )
 from harness.reporting.results import StudyResults
-from harness.reporting.tables.cells import known
+from harness.reporting.tables.cells import printed
 
 COLUMNS = 3
 ROW = 0.24
@@ -131,7 +131,7 @@ def _panel(
     rows = [base, *cells]
     right = axes.twinx()
     right.set_ylim(axes.get_ylim())
-    right.set_yticks(range(len(rows)), [known(cell.value, cell.places) for cell in rows])
+    right.set_yticks(range(len(rows)), [printed(cell.value, cell.places) for cell in rows])
     right.tick_params(length=0, labelcolor=GREY)
     names = [short(cell.label, 24) if named else "" for cell in rows]
     axes.set_yticks(range(len(rows)), names)

@@ -87,18 +87,14 @@ def rendered(figure: Figure, kind: str) -> bytes:
 
 def row_colours(study: StudyResults) -> dict[str, tuple[str, str]]:
     """Each row's colour and marker, the same in every figure. Matched baselines are grey."""
-    trained = [row.label for row in study.compared if row.role != "matched"]
-    matched = [row.label for row in study.compared if row.role == "matched"]
-    marks = {
-        label: (
-            COLOURS[index % len(COLOURS)],
-            MARKERS[(index + index // len(COLOURS)) % len(MARKERS)],
-        )
-        for index, label in enumerate(trained)
-    }
-    return marks | {
-        label: (GREY, MARKERS[index % len(MARKERS)]) for index, label in enumerate(matched)
-    }
+    marks: dict[str, tuple[str, str]] = {}
+    for row in study.compared:
+        matched = row.role == "matched"
+        index = sum((other == GREY) == matched for other, _ in marks.values())
+        shift = 0 if matched else index // len(COLOURS)
+        colour = GREY if matched else COLOURS[index % len(COLOURS)]
+        marks[row.label] = (colour, MARKERS[(index + shift) % len(MARKERS)])
+    return marks
 
 
 def short(text: str, length: int = 34) -> str:

@@ -84,13 +84,13 @@
     page = turned ? Math.min(Math.max(page, 0), pages - 1) : 0;
     const [up, down] = words(benchmark.metrics[metric]);
     const [wins, losses, same, unscored] = row.counts[metric];
-    const seeds = row.seeds > 1 ? ` (training seed ${row.seed} of ${row.seeds})` : "";
+    const seeds = row.seeds > 1 ? ` (training seed ${row.seed}, one of ${row.seeds})` : "";
     get("q-sum").textContent =
       `${row.label}${seeds} against ${benchmark.baseline} on all ${number(benchmark.total)} questions: ${number(wins)} ${up}, ` +
       `${number(losses)} ${down}, ${number(same)} equal` + (unscored ? `, ${number(unscored)} unscored in one.` : ".");
     const [some, every] = benchmark.images;
-    const kept = some < every ? `This page holds the ${number(benchmark.questions.length)} questions of ${number(some)} of ${number(every)} images, a random sample` : "This page holds all of them";
-    get("q-count").textContent = `${kept}; ${number(found.length)} ${found.length === 1 ? "fits" : "fit"} these filters.`;
+    const kept = some < every ? `This page shows the ${number(benchmark.questions.length)} questions of ${number(some)} of ${number(every)} images, a random sample` : "This page shows all of them";
+    get("q-count").textContent = `${kept}; ${number(found.length)} ${found.length === 1 ? "matches" : "match"} these filters.`;
     const reached = row.reached[metric] || [];
     get("q-reached").hidden = !reached.length;
     get("q-reached").textContent = `† A control does as well: ${row.label} is not clearly better than ${reached.join(", ")}.`;

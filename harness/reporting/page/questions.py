@@ -40,119 +40,113 @@ Texts = Mapping[str, Mapping[str, Any]]
 """By question: the answer, how it was read, why, the truth, and the places of wrong words."""
 
 
-class Folder(NamedTuple):
-    """A results folder and its reader."""
-
-    results: Results
-    stored: Stored
-
-    def questions(self, benchmark: str) -> Path:
-        return self.stored.folder(self.results.questions(benchmark))
-
-
 def collect(
     study: StudyResults, results: Results, cells: Sequence[MetricResult], album: Album
 ) -> list[dict[str, Any]]:
     """One entry a graded benchmark, as JSON for the page."""
     most = max(10, min(IMAGES, IMAGES_TIMES_ROWS // max(1, len(study.rows))))
-    folder = Folder(results, open_stored(results.out))
-    entries = (
-        _benchmark(study, folder, benchmark, cells, album, most) for benchmark in study.benchmarks
-    )
+    stored = open_stored(results.out)
+    entries = []
+    for benchmark in study.benchmarks:
+        mine = [cell for cell in cells if cell.benchmark == benchmark.name and cell.last]
+        reader = _Reader(study, results, stored, benchmark, mine)
+        entries.append(reader.entry(album, most))
     return [entry for entry in entries if entry is not None]
 
 
-def _benchmark(
-    study: StudyResults,
-    folder: Folder,
-    benchmark: BenchmarkColumns,
-    cells: Sequence[MetricResult],
-    album: Album,
-    most: int,
-) -> dict[str, Any] | None:
-    base = _graded(study, study.base_row, benchmark)
-    if base is None:
-        return None
-    clusters = sorted(
-        set(base["cluster"]), key=lambda id: hashlib.sha256(str(id).encode()).digest()
-    )
-    shown = set(clusters[:most])
-    ids = [str(id) for id in base.index[base["cluster"].isin(shown)]]
-    cells = [cell for cell in cells if cell.benchmark == benchmark.name]
-    rows = [
-        entry
-        for row in study.compared
-        if row.covers(benchmark.name)
-        and (entry := _row(study, folder, row, benchmark, cells, base, ids)) is not None
-    ]
-    if not rows:
-        return None
-    path = folder.questions(benchmark.name) / "questions.jsonl"
-    asked = {str(row["id"]): row for row in read_jsonl(path)} if path.exists() else {}
-    base_texts = _texts(folder, study.base_row, benchmark)
-    images = folder.questions(benchmark.name) / "images"
-    headings = {cell.metric: cell.heading for cell in cells}
-    return {
-        "name": visible(display_name(benchmark.name), 200),
-        "baseline": visible(study.baseline, 200),
-        "metrics": [
-            {
-                "heading": headings.get(metric.name, metric.name),
-                "directed": metric.better != "none",
-                "primary": metric.primary,
-            }
-            for metric in benchmark.metrics
-        ],
-        "images": [len(shown), len(clusters)],
-        "total": len(base),
-        "questions": [_question(id, asked.get(id, {}), base_texts, images, album) for id in ids],
-        "base": _answers(ids, base_texts),
-        "rows": rows,
-    }
+class _Reader(NamedTuple):
+    """Reads one benchmark's questions, answers and grades."""
 
+    study: StudyResults
+    results: Results
+    stored: Stored
+    benchmark: BenchmarkColumns
+    cells: Sequence[MetricResult]
 
-def _row(
-    study: StudyResults,
-    folder: Folder,
-    row: Row,
-    benchmark: BenchmarkColumns,
-    cells: Sequence[MetricResult],
-    base: pd.DataFrame,
-    ids: Sequence[str],
-) -> dict[str, Any] | None:
-    """A row's answers and outcomes; None: it answered other questions than the baseline."""
-    mine = _graded(study, row, benchmark)
-    if mine is None or not mine.index.equals(base.index):
-        return None
-    codes = [outcomes(metric, base, mine) for metric in benchmark.metrics]
-    places = base.index.get_indexer(pd.Index(ids))
-    return {
-        "label": visible(row.label, 200),
-        "seed": row.seeds[0],
-        "seeds": len(row.seeds),
-        "answers": _answers(ids, _texts(folder, row, benchmark)),
-        "codes": ["".join(letters[place] for letters in codes) for place in places],
-        "counts": [
-            [Counter(letters)[code] for code in (WIN, LOSS, SAME, UNSCORED)] for letters in codes
-        ],
-        "reached": [
-            [visible(name, 200) for name in cell.reached_by]
-            for cell in cells
-            if cell.label == row.label and cell.last
-        ],
-    }
+    def entry(self, album: Album, most: int) -> dict[str, Any] | None:
+        """The benchmark with the questions of at most ``most`` images; None: not graded."""
+        study, benchmark = self.study, self.benchmark
+        base = self.graded(study.base_row)
+        if base is None:
+            return None
+        clusters = sorted(
+            set(base["cluster"]), key=lambda id: hashlib.sha256(str(id).encode()).digest()
+        )
+        shown = set(clusters[:most])
+        ids = [str(id) for id in base.index[base["cluster"].isin(shown)]]
+        covered = (row for row in study.compared if row.covers(benchmark.name))
+        rows = [entry for row in covered if (entry := self.row(row, base, ids)) is not None]
+        if not rows:
+            return None
+        folder = self.stored.folder(self.results.questions(benchmark.name))
+        path = folder / "questions.jsonl"
+        asked = {str(row["id"]): row for row in read_jsonl(path)} if path.exists() else {}
+        texts = self.texts(study.base_row)
+        headings = {cell.metric: cell.heading for cell in self.cells}
+        return {
+            "name": visible(display_name(benchmark.name), 200),
+            "baseline": visible(study.baseline, 200),
+            "metrics": [
+                {
+                    "heading": headings.get(metric.name, metric.name),
+                    "directed": metric.better != "none",
+                    "primary": metric.primary,
+                }
+                for metric in benchmark.metrics
+            ],
+            "images": [len(shown), len(clusters)],
+            "total": len(base),
+            "questions": [
+                _question(id, asked.get(id, {}), texts, folder / "images", album) for id in ids
+            ],
+            "base": _answers(ids, texts),
+            "rows": rows,
+        }
 
+    def row(self, row: Row, base: pd.DataFrame, ids: Sequence[str]) -> dict[str, Any] | None:
+        """A row's answers and outcomes; None: it answered other questions than the baseline."""
+        mine = self.graded(row)
+        if mine is None or not mine.index.equals(base.index):
+            return None
+        codes = [outcomes(metric, base, mine) for metric in self.benchmark.metrics]
+        places = base.index.get_indexer(pd.Index(ids))
+        reached = [cell.reached_by for cell in self.cells if cell.label == row.label]
+        kinds = (WIN, LOSS, SAME, UNSCORED)
+        return {
+            "label": visible(row.label, 200),
+            "seed": row.seeds[0],
+            "seeds": len(row.seeds),
+            "answers": _answers(ids, self.texts(row)),
+            "codes": ["".join(letters[place] for letters in codes) for place in places],
+            "counts": [[Counter(letters)[kind] for kind in kinds] for letters in codes],
+            "reached": [[visible(name, 200) for name in names] for names in reached],
+        }
 
-def _graded(study: StudyResults, row: Row, benchmark: BenchmarkColumns) -> pd.DataFrame | None:
-    """The grades of the first seed's last round, by question; None: there are none."""
-    grades = study.grades
-    mine = grades[
-        (grades["label"] == row.label)
-        & (grades["round"] == row.rounds)
-        & (grades["benchmark"] == benchmark.name)
-        & (grades["seed"] == row.seeds[0])
-    ]
-    return None if mine.empty else mine.set_index("question").sort_index()
+    def graded(self, row: Row) -> pd.DataFrame | None:
+        """The grades of the first seed's last round, by question; None: there are none."""
+        grades = self.study.grades
+        mine = grades[
+            (grades["label"] == row.label)
+            & (grades["round"] == row.rounds)
+            & (grades["benchmark"] == self.benchmark.name)
+            & (grades["seed"] == row.seeds[0])
+        ]
+        return None if mine.empty else mine.set_index("question").sort_index()
+
+    def texts(self, row: Row) -> Texts:
+        """The texts of the first seed's last round. The answers may not be on this machine."""
+        where = (row.label, row.seeds[0], row.rounds, self.benchmark.name)
+        grades = self.stored.folder(self.results.grades(*where))
+        frame = pd.read_parquet(grades / "grades.parquet")
+        names = [name for name in TEXTS if name in frame]
+        lines = frame[["question", *names]].fillna("").itertuples(index=False, name=None)
+        texts: dict[str, dict[str, Any]] = {
+            str(id): dict(zip(names, values, strict=True)) for id, *values in lines
+        }
+        path = self.stored.folder(self.results.answers(*where)) / "answers.jsonl"
+        for line in read_jsonl(path) if path.exists() else []:
+            texts.setdefault(str(line["id"]), {})["answer"] = line["answer"]
+        return texts
 
 
 def outcomes(metric: Metric, base: pd.DataFrame, mine: pd.DataFrame) -> str:
@@ -181,22 +175,6 @@ def outcomes(metric: Metric, base: pd.DataFrame, mine: pd.DataFrame) -> str:
 def _column(frame: pd.DataFrame, name: str) -> Any:
     column = f"count_{name}"
     return frame[column].to_numpy(dtype=np.float64) if column in frame else np.zeros(len(frame))
-
-
-def _texts(folder: Folder, row: Row, benchmark: BenchmarkColumns) -> Texts:
-    """The texts of the first seed's last round. The answers may not be on this machine."""
-    where = (row.label, row.seeds[0], row.rounds, benchmark.name)
-    grades = folder.stored.folder(folder.results.grades(*where))
-    frame = pd.read_parquet(grades / "grades.parquet")
-    names = [name for name in TEXTS if name in frame]
-    texts: dict[str, dict[str, Any]] = {
-        str(id): dict(zip(names, values, strict=True))
-        for id, *values in frame[["question", *names]].fillna("").itertuples(index=False, name=None)
-    }
-    path = folder.stored.folder(folder.results.answers(*where)) / "answers.jsonl"
-    for line in read_jsonl(path) if path.exists() else []:
-        texts.setdefault(str(line["id"]), {})["answer"] = line["answer"]
-    return texts
 
 
 def _answers(ids: Sequence[str], texts: Texts) -> list[list[Any]]:

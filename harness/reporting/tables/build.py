@@ -22,7 +22,7 @@ from harness.reporting.tables import html as table_html
 from harness.reporting.tables import latex as table_latex
 from harness.reporting.tables import notes, pair_blocks, provenance, training_blocks
 from harness.reporting.tables import text as table_text
-from harness.reporting.tables.cells import known, number, table_cell, with_interval
+from harness.reporting.tables.cells import number, printed, table_cell, with_interval
 from harness.reporting.tables.model import (
     MISSING,
     Block,
@@ -113,7 +113,7 @@ def build(
         question=study.question,
         reading=tuple(notes.reading(study, cells)),
         blocks=(
-            *(_benchmark_block(study, cells, one, references) for one in study.benchmarks),
+            *(_benchmark_block(study, cells, columns, references) for columns in study.benchmarks),
             *(block for block in optional if block is not None),
             *about_pairs,
         ),
@@ -131,15 +131,15 @@ def _ranks(cells: Sequence[MetricResult]) -> dict[tuple[str, str], int]:
     that print the same share a rank."""
     ranks: dict[tuple[str, str], int] = {}
     for metric in {cell.metric for cell in cells if cell.better != "none"}:
-        printed = {
+        rounded = {
             cell.label: float(number(cell.value, cell.places))
             for cell in cells
             if cell.metric == metric and cell.role in RANKED_ROLES and np.isfinite(cell.value)
         }
         better = next(cell.better for cell in cells if cell.metric == metric)
-        values = sorted(set(printed.values()), reverse=better != "lower")
+        values = sorted(set(rounded.values()), reverse=better != "lower")
         if len(values) > 1:
-            for label, value in printed.items():
+            for label, value in rounded.items():
                 rank = values.index(value) + 1
                 ranks[label, metric] = rank if rank <= 2 else 0
     return ranks
@@ -283,7 +283,7 @@ def _seeds_block(study: StudyResults, cells: Sequence[MetricResult]) -> Block | 
                 cell.label,
                 display_name(cell.benchmark),
                 cell.heading,
-                *(known(values.get(seed, np.nan), cell.places) for seed in seeds),
+                *(printed(values.get(seed, np.nan), cell.places) for seed in seeds),
                 over_seeds,
             )
         )

@@ -14,7 +14,7 @@ def number(value: float, places: int, *, sign: bool = False) -> str:
     return f"{0:.{places}f}" if float(text) == 0 else text
 
 
-def known(value: float, places: int) -> str:
+def printed(value: float, places: int) -> str:
     """A rounded number; ``MISSING`` where it is nan."""
     return number(value, places) if np.isfinite(value) else MISSING
 

@@ -23,7 +23,7 @@ def sentences(out: Path, study: StudyResults) -> list[str]:
     results, stored = Results(out), open_stored(out)
     content = stored.study()
     runs = content["runs"]
-    graders = [f"{display_name(one.name)} {one.version}" for one in study.benchmarks]
+    graders = [f"{display_name(column.name)} {column.version}" for column in study.benchmarks]
     seeds = {row.label: " ".join(map(str, row.seeds)) for row in study.rows if row.rounds}
     subjects = {
         "Checkpoints, by fingerprint": _checkpoints(results, stored, study),
@@ -57,7 +57,7 @@ def _checkpoints(results: Results, stored: Stored, study: StudyResults) -> str:
                 stored.identity(results.answers(row.label, seed, row.rounds, benchmark.name))
                 for benchmark in study.benchmarks
             ]
-            names = (str(one.get("model", "unknown"))[:SHORT] for one in identities if one)
+            names = (str(known.get("model", "unknown"))[:SHORT] for known in identities if known)
             models += sorted(set(names))
         if models:
             parts.append(f"{row.label} {' '.join(models)}")

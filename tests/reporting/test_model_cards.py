@@ -45,7 +45,7 @@ def test_a_run_writes_a_card_and_its_model_is_a_row(
     train = tmp_path / "out" / "runs" / "toy" / "seed0" / "round1" / "train"
     text = (train / "model" / "README.md").read_text(encoding="utf-8")
     pairs = json.loads((train.parent / "pairs" / "record.json").read_text())
-    assert text.startswith('---\nlibrary_name: "transformers"\n')
+    assert text.startswith("---\nlibrary_name: transformers\n")
     for said in (
         pairs["pool"]["fingerprint"],
         f"{pairs['counts']['pairs']}, {pairs['counts']['dropped']} |",

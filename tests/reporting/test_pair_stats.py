@@ -1,4 +1,4 @@
-"""The quality of pairs, on pairs counted by hand."""
+"""The statistics of pairs, on pairs counted by hand."""
 
 from __future__ import annotations
 
