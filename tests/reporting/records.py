@@ -18,6 +18,7 @@ import pandas as pd
 
 from benchmarks.interface import Grade, Metric, report
 from harness.artifacts.results_folder import Results, Stage, write_bytes, write_json, write_jsonl
+from harness.reporting.comparison import MetricResult
 
 CAPTIONS = (
     Metric(
@@ -360,6 +361,12 @@ def _train(label: str, seed: int, round: int) -> dict[str, Any]:
         "record": {"seconds": 44.0, "training": training, "counts": {"pairs": 920}},
         "files": {"log.jsonl": log},
     }
+
+
+def find(cells: list[MetricResult], label: str, metric: str) -> MetricResult:
+    return next(
+        cell for cell in cells if cell.label == label and cell.metric == metric and cell.last
+    )
 
 
 if __name__ == "__main__":

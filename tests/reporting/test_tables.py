@@ -7,7 +7,6 @@ committing it."""
 from __future__ import annotations
 
 import re
-import shutil
 import tempfile
 from dataclasses import fields, replace
 from pathlib import Path
@@ -21,7 +20,6 @@ import pytest
 from benchmarks.interface import report
 from benchmarks.synthetic import suite
 from harness.artifacts.results_folder import Results, Stage, read_json, write_json, write_jsonl
-from harness.errors import UserError
 from harness.pipeline import stages
 from harness.reporting.comparison import MetricResult, compare, holm_family, question_tests
 from harness.reporting.counts import row_counts
@@ -32,7 +30,7 @@ from harness.reporting.tables import build as tables
 from harness.reporting.tables import notes, training_blocks
 from harness.reporting.tables import text as table_text
 from harness.reporting.tables.cells import number, table_cell
-from tests.reporting.records import BENCHMARKS, write_study
+from tests.reporting.records import BENCHMARKS, find, write_study
 from tests.reporting.records import grades as synthetic_grades
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,12 +54,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         records=records,
         cells=compare(records),
         markdown=(out / "table.md").read_text(),
-    )
-
-
-def find(cells: list[MetricResult], label: str, metric: str) -> MetricResult:
-    return next(
-        cell for cell in cells if cell.label == label and cell.metric == metric and cell.last
     )
 
 
@@ -226,44 +218,6 @@ def test_unscored_answers_are_kept_apart(study: SimpleNamespace) -> None:
     assert "they never count as 0" in study.text
 
 
-def test_missing_stages_are_dashes_with_a_note_and_stay_in_the_family(tmp_path: Path) -> None:
-    absent = (
-        "sima/seed0/round1/grades/synthetic_pope",
-        "sima/seed0/round1/train",
-        "sena/seed0/round1/pairs",
-    )
-    out = write_study(tmp_path, seeds=(0,), images=60, absent=absent)
-    text = tables.write(out)
-    cells = compare(load_results(out))
-    cell = find(cells, "sima", "accuracy")
-    assert np.isnan(cell.value)
-    assert table_cell(cell).text == "-"
-    assert len(holm_family(cells)) == 6
-    flat = re.sub(r"\s+", " ", text)
-    assert "sima, seed 0, round 1: it is not trained yet, synthetic POPE is not graded yet" in flat
-    assert "sena, seed 0, round 1: its pairs are not made yet" in flat
-    assert "no result yet on synthetic POPE / accuracy" in flat
-    made = text.split("How each row was made")[1].split("What became")[0]
-    assert re.search(r"^sena +images only +1 +1 +- +- +- +- +920 +60 ", made, re.M)
-    assert re.search(r"^sima .* 910 .*|^sima .* - +- .* - +42 s +-$", made, re.M)
-
-
-def test_a_row_without_pairs_is_not_said_to_be_late(tmp_path: Path) -> None:
-    absent = (
-        "sima/seed0/round1/train",
-        *(f"sima/seed0/round1/grades/{name}" for name in BENCHMARKS),
-    )
-    out = write_study(tmp_path, seeds=(0,), images=60, absent=absent)
-    record = Results(out).pairs("sima", 0, 1) / "record.json"
-    known = read_json(record)
-    write_json(record, known | {"counts": known["counts"] | {"pairs": 0}})
-    flat = re.sub(r"\s+", " ", tables.write(out))
-    assert (
-        "sima, seed 0, round 1: it made no pair to train on, synthetic CHAIR, synthetic POPE are"
-        " not graded yet." in flat
-    )
-
-
 def test_cells_without_a_value_are_said_by_benchmark(study: SimpleNamespace) -> None:
     empty = {("sena", "F1"), ("sima", "F1"), ("untrained", "F1"), ("sima", "accuracy")}
     cells = [
@@ -314,22 +268,6 @@ def test_of_a_benchmark_with_many_metrics_the_primary_ones_are_matched(
     assert "of synthetic POPE the primary metrics (table.csv has the others)" in many[0]
     empty = replace(cell, metric="F1", value=np.nan)
     assert matched([cell, empty]) == matched([cell])
-
-
-def test_a_row_that_lacks_a_seed_is_marked(tmp_path: Path) -> None:
-    out = write_study(
-        tmp_path, seeds=(0, 1), images=60, absent=("sena/seed1/round1/grades/synthetic_pope",)
-    )
-    assert "‡" in table_cell(find(compare(load_results(out)), "sena", "accuracy")).text
-    assert "‡ some of the planned training seeds are missing" in tables.write(out)
-
-
-def test_one_seed_and_few_images_are_said(tmp_path: Path) -> None:
-    text = re.sub(r"\s+", " ", tables.write(write_study(tmp_path, seeds=(0,), images=30, limit=30)))
-    assert "One training seed (sena, sima): the interval is for this checkpoint only" in text
-    assert "limited to 30 a benchmark; images answered: synthetic CHAIR 30" in text
-    assert "Fewer than 50 images" in text
-    assert "Training seeds apart" not in text
 
 
 def test_what_the_study_itself_says_stands_in_the_notes_and_derived_rows_name_no_checkpoint(
@@ -410,54 +348,6 @@ def test_mcnemar_is_there_for_questions_scored_0_or_1(study: SimpleNamespace) ->
     }
     assert test.gained == sum(base[key] == 0 and mine[key] == 1 for key in base)
     assert test.lost == sum(base[key] == 1 and mine[key] == 0 for key in base)
-
-
-def test_other_questions_and_other_versions_are_never_compared(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), images=60)
-    results = Results(out)
-    shutil.rmtree(results.grades("sena", 0, 1, "synthetic_pope"))
-    write_study(tmp_path / "smaller", seeds=(0,), images=50)
-    smaller = Results(tmp_path / "smaller").grades("sena", 0, 1, "synthetic_pope")
-    shutil.copytree(smaller, results.grades("sena", 0, 1, "synthetic_pope"))
-    identity = results.grades("sima", 0, 1, "synthetic_pope") / "identity.json"
-    write_json(identity, {**read_json(identity), "version": "2"})
-    text = re.sub(r"\s+", " ", tables.write(out))
-    cells = compare(load_results(out))
-    assert np.isnan(find(cells, "sena", "accuracy").difference)
-    assert "so there is no difference" in text
-    assert np.isnan(find(cells, "sima", "accuracy").value)
-    assert "was graded by version 2, the study asks for 1" in text
-
-
-def test_without_a_baseline_values_stand_alone(tmp_path: Path) -> None:
-    out = write_study(
-        tmp_path, seeds=(0,), images=40, absent=("untrained/seed0/round0/grades/synthetic_pope",)
-    )
-    cell = find(compare(load_results(out)), "sena", "accuracy")
-    assert re.fullmatch(r"\d+\.\d", table_cell(cell).text)
-    assert "no result yet on" in tables.write(out)
-
-
-def test_without_primary_metrics_nothing_is_starred(tmp_path: Path) -> None:
-    text = tables.write(write_study(tmp_path, seeds=(0,), images=60, primary=False))
-    assert "No primary metric was declared" in text
-    assert ")* " not in text
-
-
-def test_nothing_done_yet_is_a_table_of_dashes(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), images=20)
-    shutil.rmtree(out / "runs")
-    text = tables.write(out)
-    assert "not graded yet" in text
-    assert re.search(r"^sena +- +- +- +- +- +-$", text, re.M)
-
-
-def test_a_folder_without_a_study_is_a_problem(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no study\.json"):
-        tables.write(tmp_path)
-    write_json(tmp_path / "study.json", {"name": "x"})
-    with pytest.raises(UserError, match="lacks"):
-        tables.write(tmp_path)
 
 
 def test_names_are_shown_as_the_field_writes_them() -> None:

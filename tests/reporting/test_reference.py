@@ -16,7 +16,7 @@ from harness.pipeline.stage_identity import untrained
 from harness.reporting.stored import open_stored
 from harness.reporting.tables import build as tables
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
 
 
