@@ -27,7 +27,7 @@ def sentences(out: Path, study: StudyResults) -> list[str]:
     seeds = {row.label: " ".join(map(str, row.seeds)) for row in study.rows if row.rounds}
     subjects = {
         "Checkpoints, by fingerprint": _checkpoints(results, stored, study),
-        "Model families": _families(runs, study.baseline),
+        "Families of models": _families(runs, study.baseline),
         "Training seeds": _grouped(seeds),
         "Training": _recipes(runs),
         "Prompt sets, with their fingerprints": _prompts(runs),
@@ -72,7 +72,7 @@ def _families(runs: list[Mapping[str, Any]], baseline: str) -> str:
     if base is None or not others:
         return ""
     return (
-        f"{', '.join(others)}, {baseline} {base}. Each is asked the same questions in its own chat"
+        f"{', '.join(others)}, {baseline} {base}; each is asked the same questions in its own chat"
         " template, with images prepared by its own processor. Such a difference is between two"
         " models; it is not the gain of a method"
     )
