@@ -168,7 +168,7 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def world(session: nox.Session) -> None:
+def synthetic(session: nox.Session) -> None:
     """Rebuild the synthetic world's models from nothing (about an hour on two cores; continues
     where it was cut off)."""
     install(session)

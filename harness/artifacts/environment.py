@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,12 +27,16 @@ def versions() -> dict[str, str]:
             known[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+    if not (ROOT / ".git").exists():  # installed, or a copy without git
+        with suppress(importlib.metadata.PackageNotFoundError):
+            known["selfsight"] = importlib.metadata.version("selfsight")
+        return known
     try:
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         known["selfsight"] = done.stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        pass  # a copy without git
+        pass  # no git program
     return known
 
 

@@ -123,17 +123,28 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
+def _requirements() -> list[str]:
+    """The packages that SelfSight needs, of a checkout or of an installation."""
+    project = ROOT / "pyproject.toml"
+    if project.is_file():
+        declared = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+        return list(declared)
+    return [
+        text for text in importlib.metadata.requires("selfsight") or () if "extra ==" not in text
+    ]
+
+
 def _machine() -> Iterator[Check]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = _requirements()
     python = platform.python_version()
     recent = tuple(map(int, python.split(".")[:2])) >= (3, 11)
     yield _check("machine", "python", recent, python, "install Python 3.11 or newer")
-    wrong = list(_wrong_packages(project["dependencies"]))
+    wrong = list(_wrong_packages(requirements))
     yield _check(
         "machine",
         "packages",
         not wrong,
-        ", ".join(wrong) or f"all {len(project['dependencies'])} requirements",
+        ", ".join(wrong) or f"all {len(requirements)} requirements",
         "let nox make the environment, or pip install them with --constraint constraints.txt",
     )
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30

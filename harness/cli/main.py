@@ -1,4 +1,5 @@
-"""The command line, ``python -m harness COMMAND``, from the repository's root."""
+"""The command line: ``python -m harness COMMAND`` in the repository, or ``selfsight COMMAND`` where
+it is installed."""
 
 from __future__ import annotations
 
@@ -47,8 +48,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser; each command carries its function as ``command``."""
     top = argparse.ArgumentParser(
         prog="python -m harness",
-        description="Run from the repository's root. To begin: doctor, then plan compare, then run"
-        " compare.",
+        description="To begin: doctor, then plan compare, then run compare.",
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     study_commands.add(commands)
@@ -66,8 +66,7 @@ def check_resolution() -> None:
     such names too.
 
     Raises:
-        UserError: a package resolves elsewhere, or the command was not run from the repository
-            root.
+        UserError: a package resolves elsewhere.
     """
     import benchmarks
     import harness
@@ -80,8 +79,6 @@ def check_resolution() -> None:
                 f"The package {package.__name__} resolves to {where}, outside {ROOT}; uninstall or"
                 " rename the other one."
             )
-    if Path.cwd().resolve() != ROOT:
-        raise UserError(f"Run python -m harness from the repository root: cd {ROOT}.")
 
 
 if __name__ == "__main__":

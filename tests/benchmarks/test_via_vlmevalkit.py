@@ -212,6 +212,7 @@ def test_a_part_of_mme_has_no_totals_and_says_so(tmp_path: Path) -> None:
 @needs_kit
 def test_the_synthetic_models_answers_are_worth_the_same_to_both(tmp_path: Path) -> None:
     from harness.engine.engine import Engine
+    from harness.engine.load import load_model
     from harness.models.base_cards import BASES
     from methods.interface import Decoding, Prompt
 

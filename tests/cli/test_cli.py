@@ -205,11 +205,11 @@ def test_ctrl_c_is_one_sentence(
     assert "everything finished is kept" in capsys.readouterr().err
 
 
-def test_elsewhere_than_the_root_is_a_mistake(
+def test_another_folder_has_its_own_results(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "from the repository root" in refused(capsys, "plan", "compare")
+    assert "There is no results folder 'compare'" in refused(capsys, "table", "compare")
 
 
 def test_help_says_what_limit_limits() -> None:
