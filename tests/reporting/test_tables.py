@@ -20,6 +20,7 @@ import pytest
 from benchmarks.interface import report
 from benchmarks.synthetic import suite
 from harness.artifacts.results_folder import Results, Stage, read_json, write_json, write_jsonl
+from harness.pipeline.stages.grade import grade
 from harness.reporting.comparison import MetricResult, compare, holm_family, question_tests
 from harness.reporting.counts import row_counts
 from harness.reporting.display_names import display_name
