@@ -54,9 +54,13 @@ def add(commands: Any) -> None:
 
 
 def table(given: argparse.Namespace) -> None:
+    from harness.reporting import model_card_results
     from harness.reporting.tables import build
 
-    print(build.write(folder(given), exclude_leaks=given.exclude_leaks))
+    out = folder(given)
+    comparison = build.load(out, exclude_leaks=given.exclude_leaks)
+    print(build.write(out, comparison=comparison))
+    model_card_results.write_results(out, comparison.study, comparison.cells)
 
 
 def figures(given: argparse.Namespace) -> None:
@@ -98,14 +102,16 @@ def cross_check(given: argparse.Namespace) -> None:
 
 def write_all(out: Path, *, exclude_leaks: bool) -> None:
     """Write and print the table of a study, then write its figures and its page."""
+    from harness.reporting import model_card_results
     from harness.reporting.figures import draw
     from harness.reporting.page import write
     from harness.reporting.tables import build
 
-    made = build.load(out, exclude_leaks=exclude_leaks)
-    print("\n" + build.write(out, made=made))
-    for path in [*draw.write(out, made=made), write.write(out, made=made)]:
-        print(path)
+    comparison = build.load(out, exclude_leaks=exclude_leaks)
+    print("\n" + build.write(out, comparison=comparison))
+    model_card_results.write_results(out, comparison.study, comparison.cells)
+    paths = [*draw.write(out, comparison=comparison), write.write(out, comparison=comparison)]
+    print(*paths, sep="\n")
 
 
 def folder(given: argparse.Namespace) -> Path:

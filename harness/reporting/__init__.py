@@ -1,1 +1,1 @@
-"""Tables, statistics and figures, from records alone."""
+"""Reads stored results and compares them: statistics, tables, figures, the page, model cards."""

@@ -1,10 +1,10 @@
-"""The comparison itself: for each row, benchmark and metric a cell with its difference from the
-baseline and its statistics.
+"""Compares each row with the baseline: for each benchmark and metric a value, its difference, and
+the difference's statistics.
 
-Stars: sign-flip p over images, Holm over all methods x primary metrics of the study (the last
-round of each). With several training seeds the interval and the test take each image's counts
-averaged over the seeds against the baseline; the seeds' own values and their t-interval are kept
-apart, because a bootstrap over images says nothing about another training."""
+Stars: p of a sign-flip permutation over images, corrected by Holm over all methods and primary
+metrics of the study (last rounds only). With several training seeds, interval and test use each
+image's counts averaged over the seeds. A bootstrap over images cannot say what another training
+would give, so the seeds' own values and their t-interval are kept apart."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.interface import Metric
-from harness.reporting.results import GRADE_KEYS, BenchmarkColumns, Records, Row, shown
+from harness.reporting.counts import Counts, all_counts
+from harness.reporting.display_names import display_name
+from harness.reporting.results import GRADE_KEYS, BenchmarkColumns, Row, StudyResults
 from harness.reporting.stats import (
-    Floats,
     Interval,
     McNemar,
     holm,
@@ -32,63 +33,71 @@ from harness.reporting.stats import (
 
 ALPHA = 0.05
 NAN = float("nan")
+ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
+CountsByRow = Mapping[tuple[str, int, str], Counts]
+"""Counts by label, round and benchmark."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One number of the table and everything said about it; a line of ``table.csv``.
-
-    ``role`` and ``of``: see :class:`harness.reporting.results.Row`. ``reached_by``, for a method's
-    clear gain (verdict better): the labels of its controls, derived ones included, that it is not
-    clearly better than: the paired 95 % interval of method minus control, over images, does not
-    lie wholly on the better side of 0. ``matched_by`` is the derived row, the baseline at the
-    method's own caption length or yes-ratio; ``matched_value`` its value and ``matched_difference``
-    [``matched_lo``,
-    ``matched_hi``] method minus that: the method against the baseline at equal length, or at equal
-    yes-ratio.
-
-    ``value`` is ``scale * numerator_sum / denominator_sum`` (counts pooled over the seeds; nan:
-    missing). ``verdict``: better, worse or no clear change (primary metrics, by ``p_holm``); not
-    tested; missing; baseline. ``detectable`` is the smallest true difference found with 80 % power
-    at 0.05. ``unscored`` counts over all seeds, ``questions`` and ``pictures`` once."""
+class MetricResult:
+    """One row's result in one metric of one benchmark; a line of ``table.csv``."""
 
     label: str
     round: int
     last: bool
+    """Whether this is the row's last round."""
     seeds: str
+    """The graded training seeds, separated by spaces."""
     seeds_planned: int
     benchmark: str
     group: str
     version: str
     metric: str
     better: str
+    """One of "higher", "lower", "none" (a descriptive metric)."""
     unit: str
     primary: bool
+    """Whether the study declared the metric before it ran; only such metrics are tested."""
     scale: float
     numerator_sum: float = NAN
     denominator_sum: float = NAN
     value: float = NAN
+    """``scale * numerator_sum / denominator_sum``, pooled over the seeds; nan: missing."""
     baseline_value: float = NAN
     difference: float = NAN
+    """The row's value minus the baseline's, in the metric's unit; [``lo``, ``hi``] is its paired
+    95 % interval over images, ``interval`` the kind of interval, ``se`` its standard error."""
     lo: float = NAN
     hi: float = NAN
     interval: str = "none"
     se: float = NAN
     detectable: float = NAN
+    """The smallest true difference that the test finds with 80 % power at 0.05."""
     p: float = NAN
     p_holm: float = NAN
     verdict: str = "missing"
+    """By ``p_holm``: "better", "worse" or "no clear change". Otherwise "not tested", "other
+    questions" (than the baseline's), "missing" or "baseline"."""
     seed_values: str = ""
+    """Each seed's own value, separated by spaces."""
     seed_mean: float = NAN
+    """Mean difference over the seeds, with its t-interval [``seed_lo``, ``seed_hi``]."""
     seed_lo: float = NAN
     seed_hi: float = NAN
     unscored: int = 0
+    """Unscored answers of all seeds."""
     questions: int = 0
-    pictures: int = 0
+    images: int = 0
     role: str = "method"
     of: str = ""
     reached_by: tuple[str, ...] = ()
+    """Where the verdict is "better": the controls (and matched baselines) that the row does not
+    clearly beat. The paired 95 % interval of row minus control includes 0, or lies on the worse
+    side."""
     matched_by: str = ""
+    """The matched baseline: the baseline's answers at the row's caption length or share of yes.
+    ``matched_value`` is its value; ``matched_difference`` [``matched_lo``, ``matched_hi``] is the
+    row's value minus that."""
     matched_value: float = NAN
     matched_difference: float = NAN
     matched_lo: float = NAN
@@ -100,148 +109,94 @@ class Cell:
 
     @property
     def heading(self) -> str:
-        """The column's head: the metric, where it should go, its unit."""
-        arrow = {"higher": "↑", "lower": "↓", "none": ""}[self.better]
+        """The column's heading: metric, direction, unit."""
         unit = "" if self.unit == self.metric else self.unit
-        return " ".join(part for part in (shown(self.metric), arrow, unit) if part)
+        return " ".join(filter(None, (display_name(self.metric), ARROWS[self.better], unit)))
 
     @property
     def full_name(self) -> str:
-        return f"{shown(self.benchmark)} / {shown(self.metric)}"
+        return f"{display_name(self.benchmark)} / {display_name(self.metric)}"
 
     @property
     def places(self) -> int:
-        """Decimals to print: one for points of a hundred, two for smaller scales (words a caption,
-        scores)."""
+        """Decimals to print: one for percentages, two for smaller scales."""
         return 1 if self.scale >= 100 else 2
+
+    @property
+    def tested(self) -> bool:
+        """Whether the result is one of the tests that Holm corrects. Matched baselines are not:
+        they claim nothing."""
+        directed = self.better != "none" and self.role not in ("baseline", "matched")
+        return self.primary and self.last and directed
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Label, benchmark and metric."""
+        return self.label, self.benchmark, self.metric
+
+
+def compare(study: StudyResults) -> list[MetricResult]:
+    """Every result in the table's order: benchmark, row, round, metric. Earlier rounds are
+    included where they were graded."""
+    cells: list[MetricResult] = []
+    counts = all_counts(study.grades)
+    for benchmark in study.benchmarks:
+        base = counts.get((study.baseline, study.base_row.rounds, benchmark.name))
+        for row in study.rows:
+            if not row.covers(benchmark.name):
+                continue
+            for number in row.round_numbers:
+                mine = counts.get((row.label, number, benchmark.name))
+                if mine is not None or number == row.rounds:
+                    case = _Case(
+                        benchmark=benchmark,
+                        row=row,
+                        round=number,
+                        counts=mine,
+                        base=base,
+                        is_base=row.label == study.baseline,
+                    )
+                    cells += _row_results(case)
+    return [_against_controls(study, cell, counts) for cell in _with_holm(cells)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Counts:
-    """One row's grades on one benchmark: ``sums[name]`` is ``(S, C)``, a number a seed and image,
-    images sorted."""
+class _Case:
+    """A row after one round on one benchmark, with its counts and the baseline's."""
 
-    seeds: tuple[int, ...]
-    pictures: tuple[str, ...]
-    questions: tuple[str, ...]
-    sums: dict[str, Floats]
-    values: Floats  # (S, Q): each question's own score, nan where unscored
-
-    def pairs(self, metric: Metric) -> Floats:
-        """Numerator and denominator ``(S, C, 2)``; a count no grade mentions is zero, as in
-        ``metric_value``."""
-        zeros = np.zeros((len(self.seeds), len(self.pictures)))
-        return np.stack(
-            [self.sums.get(metric.numerator, zeros), self.sums.get(metric.denominator, zeros)],
-            axis=-1,
-        )
-
-    @property
-    def unscored(self) -> int:
-        return int(np.isnan(self.values).sum())
+    benchmark: BenchmarkColumns
+    row: Row
+    round: int
+    counts: Counts | None
+    base: Counts | None
+    is_base: bool
 
 
-def counts(grades: pd.DataFrame, label: str, round: int, benchmark: str) -> Counts | None:
-    """The row's counts by seed and image; None where nothing is graded. Seeds that saw other
-    questions are not mixed in."""
-    mine = grades[
-        (grades["label"] == label) & (grades["round"] == round) & (grades["benchmark"] == benchmark)
-    ]
-    return None if mine.empty else counted(mine)
-
-
-def grouped(grades: pd.DataFrame) -> dict[tuple[str, int, str], Counts]:
-    """Every row's counts, by label, round and benchmark."""
-    parts = grades.groupby(["label", "round", "benchmark"], sort=False)
-    return {
-        (str(label), int(str(round)), str(name)): counted(part)
-        for (label, round, name), part in parts
-    }
-
-
-def counted(mine: pd.DataFrame) -> Counts:
-    """The counts of one row's grades on one benchmark."""
-    # Another benchmark's counts are 0 here, and an absent count is taken as 0.
-    names = [name for name in mine.columns if name.startswith("count_") and mine[name].any()]
-    by_seed = {int(str(seed)): part.sort_values("question") for seed, part in mine.groupby("seed")}
-    first = next(iter(by_seed.values()))
-    questions = first["question"].tolist()
-    by_seed = {
-        seed: part for seed, part in by_seed.items() if part["question"].tolist() == questions
-    }
-    summed = [part.groupby("cluster", sort=True)[names].sum() for part in by_seed.values()]
-    return Counts(
-        seeds=tuple(by_seed),
-        pictures=tuple(str(picture) for picture in summed[0].index),
-        questions=tuple(questions),
-        sums={
-            name.removeprefix("count_"): np.stack(
-                [part[name].to_numpy(dtype=np.float64) for part in summed]
+def _row_results(case: _Case) -> list[MetricResult]:
+    """The results of all metrics of a benchmark; they share the bootstrap's resamples."""
+    metrics, counts, base = case.benchmark.metrics, case.counts, case.base
+    intervals: list[Interval | None] = [None] * len(metrics)
+    if counts and base and not case.is_base and base.questions == counts.questions:
+        intervals = [
+            *paired_intervals(
+                [
+                    (base.mean_terms(metric), counts.mean_terms(metric), metric.scale)
+                    for metric in metrics
+                ]
             )
-            for name in names
-        },
-        values=np.stack([part["value"].to_numpy(dtype=np.float64) for part in by_seed.values()]),
-    )
-
-
-def compare(records: Records) -> list[Cell]:
-    """Every cell, in the table's order: benchmark, row, round, metric. Earlier rounds are there
-    where they were graded."""
-    cells: list[Cell] = []
-    answered = grouped(records.grades)
-    for benchmark in records.benchmarks:
-        base = answered.get(
-            (records.baseline, records.row(records.baseline).rounds, benchmark.name)
-        )
-        for row in records.rows:
-            if not row.covers(benchmark.name):
-                continue
-            for number in range(1, row.rounds + 1) if row.rounds else (0,):
-                mine = answered.get((row.label, number, benchmark.name))
-                if mine is not None or number == row.rounds:
-                    cells += _cells(
-                        benchmark, row, number, mine, base, row.label == records.baseline
-                    )
-    return [_against_controls(records, cell, answered) for cell in _starred(cells)]
-
-
-def _cells(
-    benchmark: BenchmarkColumns,
-    row: Row,
-    number: int,
-    mine: Counts | None,
-    base: Counts | None,
-    is_base: bool,
-) -> list[Cell]:
-    """A row's cells on a benchmark, a metric each."""
-    intervals: list[Interval | None] = [None] * len(benchmark.metrics)
-    if mine is not None and base is not None and not is_base and base.questions == mine.questions:
-        systems = [
-            (base.pairs(one).mean(axis=0), mine.pairs(one).mean(axis=0), one.scale)
-            for one in benchmark.metrics
         ]
-        intervals = [*paired_intervals(systems)]
     return [
-        _cell(benchmark, metric, row, number, mine, base, is_base, found)
-        for metric, found in zip(benchmark.metrics, intervals, strict=True)
+        _result(case, metric, interval) for metric, interval in zip(metrics, intervals, strict=True)
     ]
 
 
-def _cell(
-    benchmark: BenchmarkColumns,
-    metric: Metric,
-    row: Row,
-    number: int,
-    mine: Counts | None,
-    base: Counts | None,
-    is_base: bool,
-    found: Interval | None,
-) -> Cell:
-    cell = Cell(
+def _result(case: _Case, metric: Metric, interval: Interval | None) -> MetricResult:
+    row, counts, benchmark = case.row, case.counts, case.benchmark
+    cell = MetricResult(
         label=row.label,
-        round=number,
-        last=number == row.rounds,
-        seeds=" ".join(map(str, mine.seeds)) if mine else "",
+        round=case.round,
+        last=case.round == row.rounds,
+        seeds=" ".join(map(str, counts.seeds)) if counts else "",
         seeds_planned=len(row.seeds),
         benchmark=benchmark.name,
         group=benchmark.group,
@@ -254,151 +209,133 @@ def _cell(
         role=row.role,
         of=row.of or "",
     )
-    if mine is None:
+    if counts is None:
         return cell
-    by_seed = mine.pairs(metric)
-    totals = by_seed.sum(axis=(0, 1))
-    each = ratio(by_seed.sum(axis=1), metric.scale)
+    totals = counts.terms(metric).sum(axis=(0, 1))
+    seed_values = counts.seed_values(metric)
     cell = replace(
         cell,
         numerator_sum=float(totals[0]),
         denominator_sum=float(totals[1]),
         value=float(ratio(totals, metric.scale)),
-        seed_values=" ".join(f"{value:.10g}" for value in each),
-        unscored=mine.unscored,
-        questions=len(mine.questions),
-        pictures=len(mine.pictures),
-        verdict="baseline" if is_base else "not tested",
+        seed_values=" ".join(f"{value:.10g}" for value in seed_values),
+        unscored=counts.unscored,
+        questions=len(counts.questions),
+        images=len(counts.images),
+        verdict="baseline" if case.is_base else "not tested",
     )
-    if is_base or base is None:
+    if case.is_base or case.base is None:
         return cell
-    if found is None:
+    if interval is None:
         return replace(cell, verdict="other questions")
     if not np.isfinite(cell.value):
         return cell
-    theirs = base.pairs(metric).mean(axis=0)
-    averaged = by_seed.mean(axis=0)
-    baseline_value = float(ratio(theirs.sum(axis=0), metric.scale))
-    seed_mean, seed_lo, seed_hi = seed_interval([float(value) - baseline_value for value in each])
+    return _with_difference(cell, metric, counts, case.base, interval)
+
+
+def _with_difference(
+    cell: MetricResult, metric: Metric, counts: Counts, base: Counts, interval: Interval
+) -> MetricResult:
+    terms, base_terms = counts.mean_terms(metric), base.mean_terms(metric)
+    baseline_value = float(ratio(base_terms.sum(axis=0), metric.scale))
+    by_seed = [float(value) - baseline_value for value in counts.seed_values(metric)]
+    seed_mean, seed_lo, seed_hi = seed_interval(by_seed)
     return replace(
         cell,
         baseline_value=baseline_value,
-        difference=found.difference,
-        lo=found.lo,
-        hi=found.hi,
-        interval=found.how,
-        se=found.se,
-        detectable=smallest_detectable(found.se),
-        p=sign_flip(theirs, averaged, scale=metric.scale) if _is_tested(cell) else NAN,
+        difference=interval.difference,
+        lo=interval.lo,
+        hi=interval.hi,
+        interval=interval.how,
+        se=interval.se,
+        detectable=smallest_detectable(interval.se),
+        p=sign_flip(base_terms, terms, scale=metric.scale) if cell.tested else NAN,
         seed_mean=seed_mean,
         seed_lo=seed_lo,
         seed_hi=seed_hi,
     )
 
 
-def family(cells: Sequence[Cell]) -> list[int]:
-    """The places of the family the stars are corrected over: rows x primary metrics, missing ones
-    included; rows that are derived from the baseline's answers claim nothing and are not among
-    them."""
-    return [place for place, cell in enumerate(cells) if _is_tested(cell)]
+def holm_family(cells: Sequence[MetricResult]) -> list[MetricResult]:
+    """The family of tests that Holm corrects: rows x primary metrics, missing ones included."""
+    return [cell for cell in cells if cell.tested]
 
 
-def _is_tested(cell: Cell) -> bool:
-    return (
-        cell.primary
-        and cell.last
-        and cell.better != "none"
-        and cell.role not in ("baseline", "derived")
-    )
+def _with_holm(cells: Sequence[MetricResult]) -> list[MetricResult]:
+    """The results with corrected p and verdict."""
+    corrected = iter(holm([cell.p for cell in holm_family(cells)]))
+    return [_verdict(cell, next(corrected)) if cell.tested else cell for cell in cells]
 
 
-def _starred(cells: list[Cell]) -> list[Cell]:
-    places = family(cells)
-    done = list(cells)
-    for place, p_holm in zip(places, holm([cells[place].p for place in places]), strict=True):
-        cell = cells[place]
-        if np.isnan(p_holm):
-            continue
-        good = cell.difference > 0 if cell.better == "higher" else cell.difference < 0
-        verdict = ("better" if good else "worse") if p_holm < ALPHA else "no clear change"
-        done[place] = replace(cell, p_holm=p_holm, verdict=verdict)
-    return done
-
-
-def _against_controls(
-    records: Records, cell: Cell, answered: Mapping[tuple[str, int, str], Counts]
-) -> Cell:
-    """The cell with its method held against its controls: both after as many rounds as the control
-    has."""
-    if cell.role not in ("method", "bound") or not cell.last:
+def _verdict(cell: MetricResult, p_holm: float) -> MetricResult:
+    if np.isnan(p_holm):
         return cell
-    found = next(one for one in records.benchmarks if one.name == cell.benchmark)
-    metric = next(one for one in found.metrics if one.name == cell.metric)
+    gain = cell.difference > 0 if cell.better == "higher" else cell.difference < 0
+    verdict = ("better" if gain else "worse") if p_holm < ALPHA else "no clear change"
+    return replace(cell, p_holm=p_holm, verdict=verdict)
+
+
+def _against_controls(study: StudyResults, cell: MetricResult, counts: CountsByRow) -> MetricResult:
+    """The result with ``reached_by`` and ``matched_*``. Row and control are compared after the
+    same number of rounds; a matched baseline is compared with the row's last round, which it was
+    made for."""
+    if cell.role not in ("method", "reference") or not cell.last:
+        return cell
+    metric = study.benchmark(cell.benchmark).metric(cell.metric)
     reached = []
-    for row in records.rows:
-        # A derived row is held against the very round it was made to match; it has no rounds of its
-        # own.
-        number = cell.round if row.role == "derived" else min(cell.round, row.rounds)
-        if row.of != cell.label or (row.role != "derived" and cell.verdict != "better"):
-            continue  # only a gain can be reached
-        mine = answered.get((cell.label, number, cell.benchmark))
-        control = answered.get((row.label, row.rounds, cell.benchmark))
-        if mine is None or control is None or control.questions != mine.questions:
+    for control in study.rows:
+        matched = control.role == "matched"
+        if control.of != cell.label or (not matched and cell.verdict != "better"):
+            continue  # a control can only reach a gain
+        number = cell.round if matched else min(cell.round, control.rounds)
+        mine = counts.get((cell.label, number, cell.benchmark))
+        other = counts.get((control.label, control.rounds, cell.benchmark))
+        if mine is None or other is None or other.questions != mine.questions:
             continue
-        theirs, ours = control.pairs(metric).mean(axis=0), mine.pairs(metric).mean(axis=0)
-        apart = paired_interval(theirs, ours, scale=metric.scale)
-        if row.role == "derived":
+        terms = other.mean_terms(metric)
+        interval = paired_interval(terms, mine.mean_terms(metric), scale=metric.scale)
+        if matched:
             cell = replace(
                 cell,
-                matched_by=row.label,
-                matched_value=float(ratio(theirs.sum(axis=0), metric.scale)),
-                matched_difference=apart.difference,
-                matched_lo=apart.lo,
-                matched_hi=apart.hi,
+                matched_by=control.label,
+                matched_value=float(ratio(terms.sum(axis=0), metric.scale)),
+                matched_difference=interval.difference,
+                matched_lo=interval.lo,
+                matched_hi=interval.hi,
             )
-        if cell.verdict == "better" and not (
-            apart.lo > 0 if cell.better == "higher" else apart.hi < 0
-        ):
-            reached.append(
-                row.label
-                if row.rounds in (0, cell.round)
-                else f"{row.label} (both after round {row.rounds})"
-            )
+        beaten = interval.lo > 0 if cell.better == "higher" else interval.hi < 0
+        if cell.verdict == "better" and not beaten:
+            rounds = f" (both after round {control.rounds})"
+            reached.append(control.label + ("" if control.rounds in (0, cell.round) else rounds))
     return replace(cell, reached_by=tuple(reached))
 
 
-def as_frame(cells: Sequence[Cell]) -> pd.DataFrame:
-    """The long form that ``table.csv`` holds: a line a cell, every number unrounded."""
+def as_frame(cells: Sequence[MetricResult]) -> pd.DataFrame:
+    """The content of ``table.csv``: a line a result, every number unrounded."""
     return pd.DataFrame(
         [{**asdict(cell), "reached_by": "; ".join(cell.reached_by)} for cell in cells]
     )
 
 
-def question_tests(records: Records) -> list[tuple[str, str, int, McNemar]]:
-    """(benchmark, label, seed, exact McNemar test) wherever both rows' questions are scored 0 or 1,
-    in each row's last round.
-
-    Questions unscored in either system are left out.
-    """
-    last = {row.label: row.rounds for row in records.methods} | {
-        records.baseline: records.row(records.baseline).rounds
-    }
-    grades = records.grades
-    values = grades[[*GRADE_KEYS, "question", "cluster", "value"]]
-    found, answered = [], grouped(values[grades["round"] == grades["label"].map(last)])
-    for benchmark in records.benchmarks:
-        base = answered.get(
-            (records.baseline, records.row(records.baseline).rounds, benchmark.name)
-        )
-        for row in (row for row in records.methods if row.role != "derived"):
-            mine = answered.get((row.label, row.rounds, benchmark.name))
-            if base is None or mine is None or base.questions != mine.questions:
+def question_tests(study: StudyResults) -> list[tuple[str, str, int, McNemar]]:
+    """(benchmark, label, seed, exact McNemar test) of each row's last round, for benchmarks whose
+    questions are scored 0 or 1. Questions unscored in either row are left out."""
+    last = {row.label: row.rounds for row in study.rows}
+    grades = study.grades[[*GRADE_KEYS, "question", "cluster", "value"]]
+    counts = all_counts(grades[grades["round"] == grades["label"].map(last)])
+    tests = []
+    for benchmark in study.benchmarks:
+        base = counts.get((study.baseline, study.base_row.rounds, benchmark.name))
+        for row in study.compared:
+            mine = counts.get((row.label, row.rounds, benchmark.name))
+            if row.role == "matched" or base is None or mine is None:
+                continue
+            if base.questions != mine.questions:
                 continue
             for seed, values in zip(mine.seeds, mine.values, strict=True):
                 both = np.isfinite(values) & np.isfinite(base.values[0])
                 first, second = base.values[0][both], values[both]
                 if len(first) and np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
-                    found.append(
-                        (benchmark.name, row.label, seed, mcnemar(first == 1, second == 1))
-                    )
-    return found
+                    test = mcnemar(first == 1, second == 1)
+                    tests.append((benchmark.name, row.label, seed, test))
+    return tests

@@ -1,9 +1,9 @@
-"""Two results folders side by side: which settings, versions, hardware and numbers differ, and by
-how much.
+"""Compares two results folders: which settings, versions, hardware and numbers differ, and by how
+much.
 
-Numbers of the same row, benchmark and metric are compared; where both folders asked the same
-questions, with the paired interval over images that the table itself uses, seeds averaged. Read
-from records alone."""
+Numbers of the same row, benchmark and metric are compared. Where both folders asked the same
+questions, the difference has the paired interval over images that the table uses, seeds averaged.
+Only stored results are read."""
 
 from __future__ import annotations
 
@@ -11,85 +11,79 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from benchmarks.interface import Metric
-from harness.artifacts.results_folder import Results, read_json
-from harness.reporting.comparison import Cell, Counts, compare, counts
-from harness.reporting.results import Records, read, shown
+from harness.reporting.comparison import MetricResult, compare
+from harness.reporting.counts import row_counts
+from harness.reporting.display_names import display_name
+from harness.reporting.results import StudyResults, load_results
 from harness.reporting.stats import Interval, paired_interval, ratio
-from harness.reporting.stored import opened
-from harness.reporting.tables.build import number
-from harness.reporting.tables.model import MISSING, Block, Table, block
+from harness.reporting.stored import Stored, open_stored
+from harness.reporting.tables.cells import printed, with_interval
+from harness.reporting.tables.model import MISSING, Table, text_block
 from harness.reporting.tables.text import markdown
 
 ABSENT = "absent"
 WIDTH = 60
+"""Characters of a setting that are printed."""
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+Key = tuple[str, str, str]
+"""Row, benchmark, metric."""
+
+
+class Side(NamedTuple):
+    """One of the two folders."""
+
+    out: Path
+    stored: Stored
+    study: StudyResults
 
 
 def between(a: Path, b: Path) -> str:
-    """What differs from ``a`` to ``b``, as Markdown.
+    """The differences from ``a`` to ``b``, as Markdown.
 
     Raises:
-        UserError: one of them holds no study, or a record is broken.
+        UserError: one of them holds no study, or a file is broken.
     """
-    first, second = read(a), read(b)
-    settings = [*_study_lines(a, b), *_identity_lines(a, b)]
-    machines = list(_machine_lines(a, b))
-    numbers, said = _numbers(first, second, Results(a), Results(b))
-    reading = [
-        f"Settings that differ: {len(settings) or 'none'}.",
-        f"Versions and pieces of hardware that differ: {len(machines) or 'none'}.",
-        *said,
-    ]
-    blocks: list[Block] = []
-    if settings:
-        blocks.append(
-            block(
-                "Settings that differ",
-                "from study.json and the stages' identities",
-                ("setting", "A", "B"),
-                settings,
-            )
-        )
-    if machines:
-        blocks.append(
-            block("Versions and hardware that differ", "as recorded", ("", "A", "B"), machines)
-        )
-    if numbers:
-        header = (
-            "row",
-            "benchmark",
-            "metric",
-            "A",
-            "B",
-            "B - A [95 % interval]",
-            "seeds A / B",
-            "remark",
-        )
-        blocks.append(
-            block(
-                "Numbers that differ", "last rounds; the surest differences first", header, numbers
-            )
-        )
+    first, second = (Side(out, open_stored(out), load_results(out)) for out in (a, b))
+    settings = [*_study_lines(first, second), *_identity_lines(first, second)]
+    machines = [*_unequal(_machines(first), _machines(second))]
+    numbers, summary = _numbers(first, second)
+    header = ("row", "benchmark", "metric", "A", "B", "B - A [95 % interval]", "seeds A / B")
+    tables = (
+        text_block(
+            "Settings that differ",
+            "from study.json and the stages' identities",
+            ("setting", "A", "B"),
+            settings,
+        ),
+        text_block("Versions and hardware that differ", "as recorded", ("", "A", "B"), machines),
+        text_block(
+            "Numbers that differ",
+            "last rounds; the largest differences, in standard errors, first",
+            (*header, "remark"),
+            numbers,
+        ),
+    )
+    question = first.study.question
+    if second.study.question != question:
+        question = f"A asks: {question} B asks: {second.study.question}"
     return markdown(
         Table(
             title=f"{a} (A) against {b} (B)",
-            question=(
-                f"A asks: {first.question} B asks: {second.question}"
-                if first.question != second.question
-                else first.question
+            question=question,
+            reading=(
+                f"Settings that differ: {len(settings) or 'none'}.",
+                f"Versions and pieces of hardware that differ: {len(machines) or 'none'}.",
+                *summary,
             ),
-            reading=tuple(reading),
-            blocks=tuple(blocks),
+            blocks=tuple(block for block in tables if block.lines),
             notes=(
-                (
-                    "Intervals: paired BCa bootstrap over the images of both folders; they speak"
-                    " for these checkpoints, not for another training. Nothing is corrected for how"
-                    " many numbers are compared."
-                ),
+                "Intervals: paired BCa bootstrap over the images of both folders. They are for"
+                " these checkpoints, not for another training, and are not corrected for the number"
+                " of comparisons.",
             ),
         )
     )
@@ -113,229 +107,185 @@ def _short(text: str) -> str:
 
 
 def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """(name, here, there) of everything that differs. A field that one lacks and the other leaves
-    empty is no difference."""
+    """(name, text in A, text in B) of everything that differs. A field that is absent on one side
+    and null on the other does not differ."""
     for name in dict.fromkeys([*a, *b]):
-        here, there = a.get(name, ABSENT), b.get(name, ABSENT)
-        if here != there and {here, there} != {ABSENT, "null"}:
-            yield name, _short(here), _short(there)
+        left, right = a.get(name, ABSENT), b.get(name, ABSENT)
+        if left != right and {left, right} != {ABSENT, "null"}:
+            yield name, _short(left), _short(right)
 
 
-def _study_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
-    """Fields of the study and of the rows and benchmarks that both have; the others are named as a
-    whole."""
-    here, there = _study(a), _study(b)
-    for one, other, place in ((here, there, "A"), (there, here, "B")):
-        for part in dict.fromkeys(part for part, _ in one):
-            if part and not any(part == known for known, _ in other):
-                yield part, *(("there", ABSENT) if place == "A" else (ABSENT, "there"))
-    both = {part for part, _ in here} & {part for part, _ in there}
+def _study_lines(a: Side, b: Side) -> Iterator[tuple[str, ...]]:
+    """Fields of the study and of the rows and benchmarks in both; a row or benchmark that one side
+    lacks is one line."""
+    left, right = _study_fields(a), _study_fields(b)
+    parts = [dict.fromkeys(part for part, _ in fields) for fields in (left, right)]
+    for part in parts[0]:
+        if part not in parts[1]:
+            yield part, "present", ABSENT
+    for part in parts[1]:
+        if part not in parts[0]:
+            yield part, ABSENT, "present"
     shared = [
         {
             f"{part}.{name}" if part else name: text
-            for (part, name), text in one.items()
-            if part in both
+            for (part, name), text in fields.items()
+            if part in parts[0] and part in parts[1]
         }
-        for one in (here, there)
+        for fields in (left, right)
     ]
     yield from _unequal(*shared)
 
 
-def _study(out: Path) -> dict[tuple[str, str], str]:
-    """``study.json`` as text by (part, field): a part is a row, its seeds together, or a benchmark,
-    or "" for the rest."""
-    study = read_json(Results(out).study)
-    flat: dict[tuple[str, str], str] = {}
+def _study_fields(side: Side) -> dict[tuple[str, str], str]:
+    """``study.json`` as text by (part, field). A part is a row with its seeds together, or a
+    benchmark, or "" for the rest."""
+    content = side.stored.study()
+    fields: dict[tuple[str, str], str] = {}
     seeds: dict[str, list[str]] = {}
-    for run in study.pop("runs"):
+    for run in content.pop("runs"):
         part = f"row {run.pop('label')}"
         seeds.setdefault(part, []).append(str(run.pop("seed")))
-        run.get("settings", {}).pop("recipe", None)  # it stands beside the settings, too
-        flat |= {(part, name): text for name, text in _flat(run)}
-    for one in study.pop("benchmarks"):
-        part = f"benchmark {one.pop('name')}"
-        metrics = {metric.pop("name"): metric for metric in one.pop("metrics")}
-        flat |= {(part, name): text for name, text in _flat({**one, "metric": metrics})}
-    flat |= {(part, "seeds"): " ".join(found) for part, found in seeds.items()}
-    return flat | {("", name): text for name, text in _flat(study)}
+        run.pop("varied")  # the settings show it
+        run.get("settings", {}).pop("recipe", None)  # the run has it too
+        fields |= {(part, name): text for name, text in _flat(run)}
+    for entry in content.pop("benchmarks"):
+        part = f"benchmark {entry.pop('name')}"
+        metrics = {metric.pop("name"): metric for metric in entry.pop("metrics")}
+        fields |= {(part, name): text for name, text in _flat({**entry, "metric": metrics})}
+    fields |= {(part, "seeds"): " ".join(numbers) for part, numbers in seeds.items()}
+    return fields | {("", name): text for name, text in _flat(content)}
 
 
-def _identity_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
-    """The stages' identities, field by field; the same difference in several stages is one line
-    that counts them."""
-    here, there = _identities(a), _identities(b)
-    both = [place for place in here if place in there]
-    found: dict[tuple[str, ...], int] = {}
+def _identity_lines(a: Side, b: Side) -> Iterator[tuple[str, ...]]:
+    """The stages' identities, field by field. The same difference in several stages is one line
+    with their number."""
+    left, right = _identities(a), _identities(b)
+    lines: dict[tuple[str, ...], int] = {}
     stages: dict[str, int] = {}
-    for place in both:
-        kind = place.split("/")[0 if place.startswith("questions") else 4]
+    for stage in (stage for stage in left if stage in right):
+        kind = stage.split("/")[0 if stage.startswith("questions") else 4]
         stages[kind] = stages.get(kind, 0) + 1
-        for name, left, right in _unequal(here[place], there[place]):
-            fingerprints = all(
-                FINGERPRINT.fullmatch(text.strip('"'))
-                for text in (here[place].get(name, ""), there[place].get(name, ""))
-            )
-            key = (
-                (kind, name, "one", "another")
-                if fingerprints and kind != "questions"
-                else (kind, name, left, right)
-            )
-            found[key] = found.get(key, 0) + 1
-    for (kind, name, left, right), times in found.items():
-        yield f"stage {kind}: {name} ({times} of {stages[kind]})", left, right
+        for name, *texts in _unequal(left[stage], right[stage]):
+            values = (left[stage].get(name, ""), right[stage].get(name, ""))
+            if kind != "questions" and all(
+                FINGERPRINT.fullmatch(text.strip('"')) for text in values
+            ):
+                texts = ["one", "another"]
+            key = (kind, name, *texts)
+            lines[key] = lines.get(key, 0) + 1
+    for (kind, name, *texts), times in lines.items():
+        yield f"stage {kind}: {name} ({times} of {stages[kind]})", *texts
 
 
-def _identities(out: Path) -> dict[str, dict[str, str]]:
-    """The identity of every finished stage by its place below the folder."""
-    stored = opened(out)
-    known = {folder: stored.identity(folder) for folder in stored.stages() if stored.done(folder)}
-    return {
-        folder.relative_to(out).as_posix(): dict(_flat(identity))
-        for folder, identity in known.items()
-        if identity is not None
-    }
+def _identities(side: Side) -> dict[str, dict[str, str]]:
+    """The identity of every finished stage, by its path below the folder."""
+    identities = {}
+    for stage in side.stored.stages():
+        identity = side.stored.identity(stage) if side.stored.done(stage) else None
+        if identity is not None:
+            identities[stage.relative_to(side.out).as_posix()] = dict(_flat(identity))
+    return identities
 
 
-def _machine_lines(a: Path, b: Path) -> Iterator[tuple[str, ...]]:
-    yield from _unequal(_machines(a), _machines(b))
+def _machines(side: Side) -> dict[str, str]:
+    """Versions and hardware of the finished stages; several where stages differ."""
+    values: dict[str, set[str]] = {}
+    for stage in side.stored.stages():
+        record = side.stored.record(stage) if side.stored.done(stage) else None
+        for part in ("versions", "hardware", "arithmetic"):
+            for name, value in (record or {}).get(part, {}).items():
+                values.setdefault(name.replace("_", " "), set()).add(str(value))
+    return {name: " / ".join(sorted(texts)) for name, texts in values.items()}
 
 
-def _machines(out: Path) -> dict[str, str]:
-    """Every version and piece of hardware of the finished stages; several where stages ran on
-    several."""
-    found: dict[str, dict[str, None]] = {}
-    stored = opened(out)
-    for folder in stored.stages():
-        record = stored.record(folder) if stored.done(folder) else None
-        if record is not None:
-            for part in ("versions", "hardware", "arithmetic"):
-                for name, value in record.get(part, {}).items():
-                    found.setdefault(f"{name.replace('_', ' ')}", {})[str(value)] = None
-    return {name: " / ".join(sorted(values)) for name, values in found.items()}
-
-
-def _numbers(
-    first: Records, second: Records, a: Results, b: Results
-) -> tuple[list[tuple[str, ...]], list[str]]:
-    """The cells that differ as lines, and what to say of all."""
-    here, there = _cells(first), _cells(second)
+def _numbers(a: Side, b: Side) -> tuple[list[tuple[str, ...]], list[str]]:
+    """The results that differ as lines of the table, and sentences about all."""
+    left, right = ({cell.key: cell for cell in compare(side.study) if cell.last} for side in (a, b))
     lines: list[tuple[float, tuple[str, ...]]] = []
     equal = clear = 0
     verdicts = []
-    both = [
-        key
-        for key in here
-        if key in there and (np.isfinite(here[key].value) or np.isfinite(there[key].value))
+    shared = [
+        (cell, right[key])
+        for key, cell in left.items()
+        if key in right and np.isfinite([cell.value, right[key].value]).any()
     ]
-    for key in both:
-        left, right = here[key], there[key]
-        if left.verdict != right.verdict and "baseline" not in (left.verdict, right.verdict):
+    for first, second in shared:
+        if first.verdict != second.verdict and "baseline" not in (first.verdict, second.verdict):
             verdicts.append(
-                f"{left.label}, {left.full_name}: {left.verdict} in A, {right.verdict} in B"
+                f"{first.label}, {first.full_name}: {first.verdict} in A, {second.verdict} in B"
             )
-        if left.value == right.value:
+        if first.value == second.value:
             equal += 1
             continue
-        found, remark = _paired(
-            first,
-            second,
-            left,
-            right,
-            same=_questions(a, left.benchmark) == _questions(b, left.benchmark),
+        interval, remark = _paired(a, b, first, second)
+        places = max(first.places, second.places)
+        gap = second.value - first.value
+        lo, hi = (interval.lo, interval.hi) if interval else (np.nan, np.nan)
+        surety = 0.0
+        if interval is not None and np.isfinite(lo):
+            surety = abs(interval.difference) / interval.se if interval.se > 0 else 0.0
+            clear += not lo <= 0 <= hi
+        line = (
+            first.label,
+            display_name(first.benchmark),
+            first.heading,
+            printed(first.value, places),
+            printed(second.value, places),
+            with_interval(gap, lo, hi, places) if np.isfinite(gap) else MISSING,
+            f"{first.n_seeds} / {second.n_seeds}",
+            remark,
         )
-        places = max(left.places, right.places)
-        gap = right.value - left.value
-        text = number(gap, places, sign=True) if np.isfinite(gap) else MISSING
-        sure = 0.0
-        if found is not None and np.isfinite(found.lo):
-            text += f" [{number(found.lo, places)}, {number(found.hi, places)}]"
-            sure = abs(found.difference) / found.se if found.se > 0 else 0.0
-            clear += not found.lo <= 0 <= found.hi
-        values = [
-            number(cell.value, places) if np.isfinite(cell.value) else MISSING
-            for cell in (left, right)
-        ]
-        seeds = f"{left.n_seeds} / {right.n_seeds}"
-        lines.append(
-            (sure, (left.label, shown(left.benchmark), left.heading, *values, text, seeds, remark))
-        )
-    said = [
-        (
-            f"{len(both)} numbers stand in both folders: {equal} are equal, {len(lines)} differ,"
-            f" {clear} of these by a paired interval that leaves out 0."
-            if both
-            else "No number stands in both folders: they share no graded row and metric."
-        )
+        lines.append((surety, line))
+    sentences = [
+        f"{len(shared)} numbers are in both folders: {equal} are equal, {len(lines)} differ,"
+        f" {clear} of these by a paired interval that excludes 0."
+        if shared
+        else "No number is in both folders: they share no graded row and metric."
     ]
-    said += [
-        f"{name}: {text}."
-        for name, text in (("Only in A", _only(here, there)), ("Only in B", _only(there, here)))
-        if text
-    ]
-    said += [f"Another verdict: {'; '.join(verdicts)}."] if verdicts else []
-    return [line for _, line in sorted(lines, key=lambda pair: -pair[0])], said
+    for name, texts in (("Only in A", _only(left, right)), ("Only in B", _only(right, left))):
+        sentences += [f"{name}: {', '.join(texts)}."] if texts else []
+    sentences += [f"Another verdict: {'; '.join(verdicts)}."] if verdicts else []
+    return [line for _, line in sorted(lines, key=lambda pair: -pair[0])], sentences
 
 
-def _cells(records: Records) -> dict[tuple[str, str, str], Cell]:
-    return {
-        (cell.label, cell.benchmark, cell.metric): cell for cell in compare(records) if cell.last
-    }
-
-
-def _only(
-    mine: Mapping[tuple[str, str, str], Cell], other: Mapping[tuple[str, str, str], Cell]
-) -> str:
-    """Rows that the other folder lacks whole, then rows' benchmarks, then metrics."""
-    lacking = [key for key in mine if key not in other]
+def _only(mine: Mapping[Key, MetricResult], other: Mapping[Key, MetricResult]) -> list[str]:
+    """What the other folder lacks: whole rows, else a row's benchmarks, else single metrics."""
     labels = {label for label, _, _ in other}
-    asked = {key[:2] for key in other}
-    said = [
-        (
-            label
-            if label not in labels
-            else (
-                f"{label} on {shown(name)}"
-                if (label, name) not in asked
-                else f"{label}, {mine[label, name, metric].full_name}"
-            )
-        )
-        for label, name, metric in lacking
-    ]
-    return ", ".join(dict.fromkeys(said))
-
-
-def _questions(results: Results, benchmark: str) -> str:
-    """The questions' content; two folders that asked the same have the same file."""
-    return str(opened(results.out).asked(benchmark)["sha256"])
+    benchmarks = {key[:2] for key in other}
+    texts = []
+    for key, cell in mine.items():
+        if cell.label not in labels:
+            texts.append(cell.label)
+        elif key[:2] not in benchmarks:
+            texts.append(f"{cell.label} on {display_name(cell.benchmark)}")
+        elif key not in other:
+            texts.append(f"{cell.label}, {cell.full_name}")
+    return list(dict.fromkeys(texts))
 
 
 def _paired(
-    first: Records, second: Records, left: Cell, right: Cell, *, same: bool
+    a: Side, b: Side, first: MetricResult, second: MetricResult
 ) -> tuple[Interval | None, str]:
-    """The paired interval of B - A, or why there is none."""
-    mine, other = _counted(first, left), _counted(second, right)
-    metric, theirs = _metric(first, left), _metric(second, right)
-    graded = "" if left.version == right.version else f"graders {left.version} / {right.version}"
-    if mine is None or other is None:
+    """The paired interval of B - A and a remark; None where they cannot be paired."""
+    counts = [
+        row_counts(side.study.grades, cell.label, cell.round, cell.benchmark)
+        for side, cell in ((a, first), (b, second))
+    ]
+    metric, other = (side.study.benchmark(first.benchmark).metric(first.metric) for side in (a, b))
+    left, right = counts
+    if left is None or right is None:
         return None, "missing in one"
-    if (
-        metric.numerator != theirs.numerator
-        or metric.denominator != theirs.denominator
-        or metric.scale != theirs.scale
-    ):
+    definitions = [(part.numerator, part.denominator, part.scale) for part in (metric, other)]
+    if definitions[0] != definitions[1]:
         return None, "the metric is defined otherwise"
-    if not same or mine.questions != other.questions or mine.pictures != other.pictures:
+    asked = [side.stored.questions(first.benchmark)["sha256"] for side in (a, b)]
+    if asked[0] != asked[1] or (left.questions, left.images) != (right.questions, right.images):
         return None, "other questions, so not paired"
-    before, after = mine.pairs(metric).mean(axis=0), other.pairs(metric).mean(axis=0)
+    remark = ""
+    if first.version != second.version:
+        remark = f"graders {first.version} / {second.version}"
+    before, after = left.mean_terms(metric), right.mean_terms(metric)
     if not np.isfinite([ratio(before.sum(axis=0), 1.0), ratio(after.sum(axis=0), 1.0)]).all():
-        return None, graded
-    return paired_interval(before, after, scale=metric.scale), graded
-
-
-def _counted(records: Records, cell: Cell) -> Counts | None:
-    return counts(records.grades, cell.label, cell.round, cell.benchmark)
-
-
-def _metric(records: Records, cell: Cell) -> Metric:
-    found = next(one for one in records.benchmarks if one.name == cell.benchmark)
-    return next(metric for metric in found.metrics if metric.name == cell.metric)
+        return None, remark
+    return paired_interval(before, after, scale=metric.scale), remark

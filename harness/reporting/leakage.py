@@ -1,9 +1,9 @@
-"""Images that were trained on and asked about: the same pixels (sha256), or nearly the same
-(``pool.difference_hash``).
+"""Finds images that were both trained on and asked about: the same pixels (sha256), or nearly the
+same (``pool.difference_hash``).
 
-Only what was stored is compared: ``items.jsonl`` of every round's pairs with ``images.jsonl`` of
-every benchmark. An image counts once it was drawn from the pool, whether or not it gave a pair.
-Every find is listed in ``leaks.csv`` to be looked at."""
+Only stored hashes are compared: ``items.jsonl`` of every round's pairs with ``images.jsonl`` of
+every benchmark. An image counts as trained on if it was drawn from the pool, even if it gave no
+pair. Every leak is listed in ``leaks.csv``, to be looked at."""
 
 from __future__ import annotations
 
@@ -19,240 +19,240 @@ import pandas as pd
 from harness.artifacts.results_folder import Results, read_jsonl, write_bytes
 from harness.data.pool import difference_hash, read_image
 from harness.errors import UserError
-from harness.reporting import stored
-from harness.reporting.results import Records, read, shown
+from harness.reporting.display_names import display_name
+from harness.reporting.results import StudyResults, load_results
+from harness.reporting.stored import Stored, open_stored
 
 NEAR = 8
-"""Bits of 64 that two nearly equal images may differ by. Measured on the synthetic world: between
-disjoint splits 1 of 20 million pairs of images is that near (6 at 9 bits, 22 at 10, 248 at 12);
-of its images saved again, that near to themselves are all at JPEG quality 90, 93 % at 70, 82 % at
-50, 89 % at twice the size, 46 % at half, 60 % with 2 % cropped off each side. On photographs the
-rates are not measured: look at what is listed."""
+"""Bits of 64 in which the hashes of two nearly equal images may differ. Measured on the synthetic
+world: of 20 million pairs of images from disjoint splits, 1 is that near (6 at 9 bits, 22 at 10,
+248 at 12). Of images saved again, the share found: all at JPEG quality 90, 93 % at 70, 82 % at 50,
+89 % at twice the size, 46 % at half, 60 % with 2 % cropped off each side. The rates for photographs
+are not measured."""
 
-FLAT = 6
-"""An image with fewer changes of brightness than this (or with fewer falls) is compared by its
-pixels alone: all blank images have the same hash."""
+MIN_EDGES = 6
+"""A hash with fewer ones (or zeros) than this belongs to a nearly uniform image. All blank images
+have the same hash, so such an image is compared by its pixels alone."""
 
 CHUNK = 256
+"""Benchmark images compared at a time, so that memory stays small."""
+
 POOL = "the training pool"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
-    """A benchmark's image that the pool has too; ``distance`` in bits (0 to ``NEAR``; "exact":
-    the same pixels).
-
-    ``labels``: the rows whose rounds drew it. ``item``: the pool's image, of several the nearest.
-    """
+    """A benchmark's image that is also in the pool; a line of ``leaks.csv``."""
 
     benchmark: str
     cluster: str
-    picture: str
+    image: str
+    """The image's sha256."""
     kind: str
+    """Either "exact" (the same pixels) or "near" (nearly the same)."""
     distance: int
+    """Differing bits of the hashes, 0 to ``NEAR``."""
     item: str
+    """The pool's image; of several, the nearest."""
     labels: str
+    """The rows that drew it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leaks:
-    """``found``, one a benchmark's image; ``asked``: images a benchmark; ``trained``: images
-    drawn for training;
-    ``unhashed``: what could be compared by pixels alone, because its folder was written without
-    perceptual hashes."""
+    """All leaks of a study, and how much was compared."""
 
     found: tuple[Leak, ...]
     asked: Mapping[str, int]
+    """Images by benchmark."""
     unhashed: tuple[str, ...]
+    """Benchmarks (or ``POOL``) stored without perceptual hashes: compared by pixels alone."""
     trained: int
+    """Images drawn for training."""
 
     def clusters(self, benchmark: str) -> set[str]:
         return {leak.cluster for leak in self.found if leak.benchmark == benchmark}
 
     def count(self, benchmark: str, kind: str) -> int:
-        """Images of the benchmark that leaked in this way, "exact" or "near"."""
-        return len(
-            {
-                leak.picture
-                for leak in self.found
-                if (leak.benchmark, leak.kind) == (benchmark, kind)
-            }
-        )
+        """The benchmark's leaked images of this kind."""
+        leaks = (leak for leak in self.found if leak.kind == kind)
+        return len({leak.image for leak in leaks if leak.benchmark == benchmark})
 
     def csv(self) -> bytes:
-        buffer = io.StringIO()
         names = [field.name for field in fields(Leak)]
-        pd.DataFrame([asdict(leak) for leak in self.found], columns=names).to_csv(
-            buffer, index=False
-        )
+        frame = pd.DataFrame([asdict(leak) for leak in self.found], columns=names)
+        buffer = io.StringIO()
+        frame.to_csv(buffer, index=False)
         return buffer.getvalue().encode()
 
 
-def opened(out: Path, *, exclude_leaks: bool = False) -> tuple[Records, Leaks]:
-    """The study's records with what leaked in their facts; ``exclude_leaks`` leaves the leaked
-    images' questions out of all rows, so that everything after is recomputed without them.
+def load_with_leaks(out: Path, *, exclude_leaks: bool = False) -> tuple[StudyResults, Leaks]:
+    """The study's results with sentences about leaks in their facts. ``exclude_leaks`` leaves the
+    questions of leaked images out of every row, so that all later numbers are without them.
 
     Raises:
-        UserError: the folder holds no study, a record is broken, or no image of any benchmark is
-            left.
+        UserError: the folder holds no study, a file is broken, or every image leaked.
     """
-    records = read(out)
-    leaks = find(Results(out), records)
-    facts = {**records.facts, "leaks": sentences(leaks, excluded=exclude_leaks)}
+    study = load_results(out)
+    leaks = find(Results(out), study)
+    facts = {**study.facts, "leaks": sentences(leaks, excluded=exclude_leaks)}
     if not exclude_leaks or not leaks.found:
-        return replace(records, facts=facts), leaks
-    grades = records.grades
+        return replace(study, facts=facts), leaks
+    grades = study.grades
     leaked = pd.Series(False, index=grades.index)
     for benchmark in leaks.asked:
-        leaked |= (grades["benchmark"] == benchmark) & grades["cluster"].isin(
-            leaks.clusters(benchmark)
-        )
+        clusters = leaks.clusters(benchmark)
+        leaked |= (grades["benchmark"] == benchmark) & grades["cluster"].isin(clusters)
     if len(grades) and bool(leaked.all()):
         raise UserError(
             f"Every image that {out} asks about is in its training pool too; nothing is left"
             " without the leaks."
         )
-    return replace(records, grades=grades[~leaked].reset_index(drop=True), facts=facts), leaks
+    return replace(study, grades=grades[~leaked].reset_index(drop=True), facts=facts), leaks
 
 
 def write(out: Path, leaks: Leaks) -> None:
-    """Write ``leaks.csv``, a line a leaked image (only the head where there is none)."""
+    """Write ``leaks.csv``, a line a leaked image (only the head if there is none)."""
     write_bytes(out / "leaks.csv", leaks.csv())
 
 
-def find(results: Results, records: Records) -> Leaks:
-    """Every benchmark image that a finished round of any row drew from its pool; of a packed
-    folder, what was found before."""
-    if (known := stored.opened(results.out).leaks()) is not None:
+def find(results: Results, study: StudyResults) -> Leaks:
+    """Every benchmark image that a finished round of any row drew from its pool. A packed folder
+    has stored them."""
+    stored = open_stored(results.out)
+    if (known := stored.leaks()) is not None:
         return Leaks(
             found=tuple(Leak(**leak) for leak in known["found"]),
             asked=known["asked"],
             unhashed=tuple(known["unhashed"]),
             trained=known["trained"],
         )
-    trained, labels = _trained(results, records)
-    hashes = {sha: hash for sha, (_, hash) in trained.items() if hash}
-    keys, pool = list(hashes), _bits(list(hashes.values()))
-    found: list[Leak] = []
+    trained, labels = _trained(results, stored, study)
+    hashes = {sha: dhash for sha, (_, dhash) in trained.items() if dhash}
+    pool_shas, pool_bits = list(hashes), _bits(list(hashes.values()))
+    leaks: list[Leak] = []
     asked: dict[str, int] = {}
     unhashed = [POOL] if len(hashes) < len(trained) else []
-    for benchmark in records.benchmarks:
-        places = _pictures(results.questions(benchmark.name))
-        pictures = list(dict.fromkeys(sha for sha, _ in places))
-        hashed = _hashes(results.questions(benchmark.name), pictures)
-        asked[benchmark.name] = len(pictures)
-        if len(hashed) < len(pictures):
-            unhashed.append(shown(benchmark.name))
-        nearest = dict(zip(hashed, _nearest(list(hashed.values()), pool), strict=True))
-        for sha, cluster in places:
+    for benchmark in study.benchmarks:
+        folder = stored.folder(results.questions(benchmark.name))
+        asked_images = _asked_images(folder)
+        shas = list(dict.fromkeys(sha for sha, _ in asked_images))
+        hashed = _hashes(folder, shas)
+        asked[benchmark.name] = len(shas)
+        if len(hashed) < len(shas):
+            unhashed.append(display_name(benchmark.name))
+        nearest = dict(zip(hashed, _nearest(list(hashed.values()), pool_bits), strict=True))
+        for sha, cluster in asked_images:
             distance, place = nearest.get(sha, (NEAR + 1, -1))
             if sha in trained:
-                kind, distance, other = "exact", 0, sha
+                kind, distance, pool_sha = "exact", 0, sha
             elif distance <= NEAR:
-                kind, other = "near", keys[place]
+                kind, pool_sha = "near", pool_shas[place]
             else:
                 continue
-            found.append(
+            leaks.append(
                 Leak(
                     benchmark=benchmark.name,
                     cluster=cluster,
-                    picture=sha,
+                    image=sha,
                     kind=kind,
                     distance=int(distance),
-                    item=trained[other][0],
-                    labels=" / ".join(sorted(labels[other])),
+                    item=trained[pool_sha][0],
+                    labels=" / ".join(sorted(labels[pool_sha])),
                 )
             )
-    return Leaks(found=tuple(found), asked=asked, unhashed=tuple(unhashed), trained=len(trained))
+    return Leaks(found=tuple(leaks), asked=asked, unhashed=tuple(unhashed), trained=len(trained))
 
 
 def _trained(
-    results: Results, records: Records
+    results: Results, stored: Stored, study: StudyResults
 ) -> tuple[dict[str, tuple[str, str]], dict[str, set[str]]]:
     """(item, perceptual hash) of every drawn image by its sha256, and the rows that drew it."""
     drawn: dict[str, tuple[str, str]] = {}
     labels: dict[str, set[str]] = {}
-    for row in records.rows:
+    for row in study.rows:
         for seed in row.seeds:
             for number in range(1, row.rounds + 1):
-                folder = results.pairs(row.label, seed, number)
-                if (folder / "DONE").exists() and (folder / "items.jsonl").exists():
-                    for item in read_jsonl(folder / "items.jsonl"):
-                        sha = str(item["sha256"])
-                        drawn.setdefault(sha, (str(item["id"]), str(item.get("dhash", ""))))
-                        labels.setdefault(sha, set()).add(row.label)
+                stage = results.pairs(row.label, seed, number)
+                path = stored.folder(stage) / "items.jsonl"
+                if not stored.done(stage) or not path.exists():
+                    continue
+                for item in read_jsonl(path):
+                    sha = str(item["sha256"])
+                    drawn.setdefault(sha, (str(item["id"]), str(item.get("dhash", ""))))
+                    labels.setdefault(sha, set()).add(row.label)
     return drawn, labels
 
 
-def _pictures(folder: Path) -> list[tuple[str, str]]:
-    """(sha256, cluster) of every image asked about; an image may stand in several clusters."""
+def _asked_images(folder: Path) -> list[tuple[str, str]]:
+    """(sha256, cluster) of a benchmark's images; an image may be in several clusters."""
     path = folder / "questions.jsonl"
     rows = read_jsonl(path) if path.exists() else []
-    return list(
-        dict.fromkeys(
-            (name.removesuffix(".png"), str(row["cluster"]))
-            for row in rows
-            for name in row["images"]
-        )
+    pairs = (
+        (name.removesuffix(".png"), str(row["cluster"])) for row in rows for name in row["images"]
     )
+    return list(dict.fromkeys(pairs))
 
 
-def _hashes(folder: Path, pictures: Sequence[str]) -> dict[str, str]:
-    """The images' stored hashes; for a folder written before they were stored, of the images
-    that still lie there."""
-    path = folder / "images.jsonl"
-    if path.exists():
-        stored = {str(row["sha256"]): str(row["dhash"]) for row in read_jsonl(path)}
-        return {sha: stored[sha] for sha in pictures if sha in stored}
-    files = {sha: folder / "images" / f"{sha}.png" for sha in pictures}
+def _hashes(folder: Path, shas: Sequence[str]) -> dict[str, str]:
+    """The images' perceptual hashes, stored or (in an older folder) computed from the images that
+    are still there."""
+    for name in ("images.jsonl", "pictures.jsonl"):  # the present name, then the old one
+        if (folder / name).exists():
+            known = {str(row["sha256"]): str(row["dhash"]) for row in read_jsonl(folder / name)}
+            return {sha: known[sha] for sha in shas if sha in known}
+    files = {sha: folder / "images" / f"{sha}.png" for sha in shas}
     return {sha: difference_hash(read_image(file)) for sha, file in files.items() if file.exists()}
 
 
 def _bits(hashes: Sequence[str]) -> npt.NDArray[np.uint64]:
-    return np.array([int(hash, 16) for hash in hashes], dtype=np.uint64)
+    return np.array([int(dhash, 16) for dhash in hashes], dtype=np.uint64)
 
 
 def _nearest(asked: Sequence[str], pool: npt.NDArray[np.uint64]) -> list[tuple[int, int]]:
-    """For each asked image the smallest distance in bits to a pool image and that image's
-    place."""
-    found: list[tuple[int, int]] = []
-    mine = _bits(asked)
-    busy = np.flatnonzero(_busy(pool))
-    for start in range(0, len(mine), CHUNK):
-        some = mine[start : start + CHUNK]
-        if not len(busy):
-            found += [(NEAR + 1, -1)] * len(some)
+    """For each asked hash the smallest distance in bits to a pool image, and that image's index."""
+    nearest: list[tuple[int, int]] = []
+    bits = _bits(asked)
+    textured = np.flatnonzero(_textured(pool))
+    for start in range(0, len(bits), CHUNK):
+        chunk = bits[start : start + CHUNK]
+        if not len(textured):
+            nearest += [(NEAR + 1, -1)] * len(chunk)
             continue
-        distances = np.bitwise_count(some[:, None] ^ pool[busy][None, :])
+        distances = np.bitwise_count(chunk[:, None] ^ pool[textured][None, :])
         places = distances.argmin(axis=1)
-        least = np.where(_busy(some), distances[np.arange(len(some)), places], NEAR + 1)
-        found += [
-            (int(distance), int(busy[place])) for distance, place in zip(least, places, strict=True)
+        least = np.where(_textured(chunk), distances[np.arange(len(chunk)), places], NEAR + 1)
+        nearest += [
+            (int(distance), int(textured[place]))
+            for distance, place in zip(least, places, strict=True)
         ]
-    return found
+    return nearest
 
 
-def _busy(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+def _textured(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
     ones = np.bitwise_count(hashes)
-    return np.asarray((ones >= FLAT) & (ones <= 64 - FLAT), dtype=np.bool_)
+    return np.asarray((ones >= MIN_EDGES) & (ones <= 64 - MIN_EDGES), dtype=np.bool_)
 
 
 def sentences(leaks: Leaks, *, excluded: bool) -> tuple[str, ...]:
-    """What the notes say: counts a benchmark, what could not be compared, what was left out."""
+    """For the notes: leaks by benchmark, what could not be compared, what was left out."""
     if not leaks.trained:
         return ()
-    names = [benchmark for benchmark in leaks.asked if leaks.asked[benchmark]]
-    unknown = [name for name in names if {shown(name), POOL} & set(leaks.unhashed)]
-    counted = ", ".join(
-        f"{shown(name)} {leaks.count(name, 'exact'):,} exact and"
-        f" {'unknown' if name in unknown else format(leaks.count(name, 'near'), ',')} near of"
-        f" {leaks.asked[name]:,}"
-        for name in names
-    )
+    counts = []
+    left_out = []
+    for name in (name for name in leaks.asked if leaks.asked[name]):
+        exact, near = leaks.count(name, "exact"), leaks.count(name, "near")
+        unknown = {display_name(name), POOL} & set(leaks.unhashed)
+        shown = f"{display_name(name)}"
+        counts.append(
+            f"{shown} {exact:,} exact, {'unknown' if unknown else f'{near:,}'} near, of"
+            f" {leaks.asked[name]:,} images"
+        )
+        left_out.append(f"{shown} {exact + near:,} of {leaks.asked[name]:,}")
     lines = [
-        f"Images of a benchmark that are also among the {leaks.trained:,} drawn for training"
-        f" (exact: the same pixels; near: difference hashes at most {NEAR} of 64 bits apart; listed"
-        f" in leaks.csv): {counted}."
+        f"Leaks: benchmark images that are also among the {leaks.trained:,} images drawn for"
+        f" training. Exact: the same pixels; near: difference hashes at most {NEAR} of 64 bits"
+        f" apart; all are listed in leaks.csv. {'; '.join(counts)}."
     ]
     if leaks.unhashed:
         lines.append(
@@ -260,17 +260,13 @@ def sentences(leaks: Leaks, *, excluded: bool) -> tuple[str, ...]:
             f" {', '.join(leaks.unhashed)}."
         )
     if excluded:
-        left = ", ".join(
-            f"{shown(name)} {leaks.count(name, 'exact') + leaks.count(name, 'near'):,} of"
-            f" {leaks.asked[name]:,}"
-            for name in names
-        )
         lines.append(
-            f"Left out of every row because they leaked (all questions of such an image): {left}."
+            f"Leaked images are left out of every row, with all their questions:"
+            f" {', '.join(left_out)}."
         )
     elif leaks.found:
         lines.append(
-            "They are part of the numbers above; --exclude-leaks recomputes everything without"
-            " them."
+            "Leaked images are included in the numbers above; --exclude-leaks recomputes everything"
+            " without them."
         )
     return tuple(lines)

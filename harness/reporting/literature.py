@@ -1,9 +1,7 @@
-"""What papers report, for columns of its own beside what was measured: the numbers of
-``published.csv``, each with its source.
+"""Numbers from papers (``published.csv``, each with its source), shown in columns of their own.
 
-A number is shown where base, benchmark and metric are the same by name; a row's twin is the paper's
-row of the same method. None of them was measured by this harness, and most are second-hand: the
-notes say which."""
+A number is shown where its base, benchmark and metric are in the study. None was measured by this
+harness; most are quoted from other papers than the method's own, and the notes say which."""
 
 from __future__ import annotations
 
@@ -16,14 +14,12 @@ from pathlib import Path
 import pandas as pd
 
 from harness.reporting.results import BenchmarkColumns, Row
-from harness.reporting.tables.model import MISSING, Column, Entry
+from harness.reporting.tables.model import MISSING, Column, TableCell
 
 PUBLISHED = Path(__file__).with_name("published.csv")
-GROUP = "reported only: rows of papers that are not measured here"
+GROUP = "reported only: rows from papers, not measured here"
 UNREAD = ("sena",)
-"""Methods whose own table could not be read: their row says "not available", it is not invented."""
-TWINS: Mapping[str, str] = {"gt_dpo": "gt_dpo"}
-"""Rows that a paper names otherwise."""
+"""Methods whose own table could not be read; their row shows "not available"."""
 NAMES: Mapping[str, tuple[str, ...]] = {
     "chair": ("coco_chair", "coco_cap_chair"),
     "mmbench": ("mmbench_dev_en", "mmbench_en_dev"),
@@ -34,14 +30,14 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "vizwiz": ("vizwiz_vqa_val",),
     "gqa": ("gqa_testdev_balanced",),
 }
-"""The papers' benchmarks by what they are called here and in the toolkits."""
+"""The papers' benchmarks, with their names here and in the toolkits."""
 METRICS: Mapping[str, tuple[str, ...]] = {"mmbench": ("circular", "accuracy_circular")}
 TOOLKIT = re.compile(r"^(lmms_eval|vlmevalkit)\W")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One line of ``published.csv``; ``value`` is the text as reported, ``verified`` how far it was
+    """One line of ``published.csv``. ``value``: the text as printed. ``verified``: how far it was
     checked."""
 
     paper: str
@@ -69,21 +65,19 @@ def published() -> tuple[Number, ...]:
 
 
 def matching(rows: Sequence[Row], benchmark: BenchmarkColumns) -> dict[str, list[Number]]:
-    """The reported numbers by the study's metric that they belong to, in the benchmark's order;
-    empty: nothing matches."""
+    """The reported numbers of a benchmark by the study's metric, in the metrics' order."""
     bases = {row.base for row in rows}
-    found: dict[str, list[Number]] = {}
+    numbers: dict[str, list[Number]] = {}
     for metric in benchmark.metrics:
         for number in published():
             if number.base in bases and belongs(number, benchmark.name, metric.name):
-                found.setdefault(metric.name, []).append(number)
-    return found
+                numbers.setdefault(metric.name, []).append(number)
+    return numbers
 
 
 def belongs(number: Number, benchmark: str, metric: str) -> bool:
     """Whether the number is of this benchmark and metric. A paper's ``pope_adversarial / accuracy``
-    is the metric
-    ``accuracy_adversarial`` of ``pope``, its ``mme_perception / score`` the metric ``perception``
+    is ``accuracy_adversarial`` of ``pope`` here, its ``mme_perception / score`` is ``perception``
     of ``mme``."""
     name = TOOLKIT.sub("", benchmark.lower())
     if name == number.benchmark or name in NAMES.get(number.benchmark, ()):
@@ -92,59 +86,57 @@ def belongs(number: Number, benchmark: str, metric: str) -> bool:
     return part != number.benchmark and metric in (part, f"{number.metric}_{part}")
 
 
-def twin(row: Row, number: Number) -> bool:
-    """Whether the paper's row is this row's: the same base and method, and the round where the
-    paper names one."""
-    names = {row.method, TWINS.get(row.method, row.method), f"{row.method}_round{row.rounds}"}
+def same_row(row: Row, number: Number) -> bool:
+    """Whether the paper's row has the same base and method, and the same round where it names
+    one."""
+    names = {row.method, f"{row.method}_round{row.rounds}"}
     return number.base == row.base and number.row in names
 
 
 def others(rows: Sequence[Row], numbers: Mapping[str, list[Number]]) -> list[tuple[str, str]]:
-    """(base, name) of the papers' rows without a twin; ablations in a paper (``csr_lambda=0.1``
-    beside ``csr``) are left out."""
-    everything = [number for some in numbers.values() for number in some]
-    own = {(number.paper, number.row) for number in published()}
-    found = [
+    """(base, name) of the papers' rows that the study does not have. A paper's ablations
+    (``csr_lambda=0.1`` beside ``csr``) are left out."""
+    names: dict[str, set[str]] = {}
+    for number in published():
+        names.setdefault(number.paper, set()).add(number.row)
+    pairs = [
         (number.base, number.row)
-        for number in everything
-        if not any(twin(row, number) for row in rows)
-        and not any(
-            number.row.startswith(f"{name}_") for paper, name in own if paper == number.paper
-        )
+        for metric_numbers in numbers.values()
+        for number in metric_numbers
+        if not any(same_row(row, number) for row in rows)
+        and not any(number.row.startswith(f"{name}_") for name in names[number.paper])
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(pairs))
 
 
 def column(heading: str) -> Column:
     return Column(heading=f"reported: {heading}", reported=True)
 
 
-def of_row(row: Row, numbers: Sequence[Number], references: Sequence[str]) -> Entry:
-    """The row's own reported numbers of one metric, such as ``85.90 [1]; 84.31 [7]``."""
-    return _entry(
-        (number for number in numbers if twin(row, number)), references, row.method in UNREAD
-    )
+def of_row(row: Row, numbers: Sequence[Number], references: Sequence[str]) -> TableCell:
+    """The reported numbers of the row in one metric, such as ``85.90 [1]; 84.31 [7]``."""
+    mine = (number for number in numbers if same_row(row, number))
+    return _cell(mine, references, row.method in UNREAD)
 
 
-def of_name(base: str, name: str, numbers: Sequence[Number], references: Sequence[str]) -> Entry:
-    return _entry(
-        (number for number in numbers if (number.base, number.row) == (base, name)),
-        references,
-        False,
-    )
+def of_name(
+    base: str, name: str, numbers: Sequence[Number], references: Sequence[str]
+) -> TableCell:
+    mine = (number for number in numbers if (number.base, number.row) == (base, name))
+    return _cell(mine, references, False)
 
 
-def _entry(numbers: Iterable[Number], references: Sequence[str], unread: bool) -> Entry:
+def _cell(numbers: Iterable[Number], references: Sequence[str], unread: bool) -> TableCell:
     texts = [f"{number.value} [{references.index(number.reference) + 1}]" for number in numbers]
-    return Entry(value="; ".join(texts) or ("not available" if unread else MISSING))
+    return TableCell(value="; ".join(texts) or ("not available" if unread else MISSING))
 
 
 def references(rows: Sequence[Row], benchmarks: Sequence[BenchmarkColumns]) -> tuple[str, ...]:
-    """Every source of a number that the table shows, in a fixed order: [1] is the first."""
+    """The sources of all numbers that the table shows; [1] in the table is the first."""
     shown = [
         number
         for benchmark in benchmarks
-        for some in matching(rows, benchmark).values()
-        for number in some
+        for numbers in matching(rows, benchmark).values()
+        for number in numbers
     ]
     return tuple(dict.fromkeys(number.reference for number in published() if number in shown))

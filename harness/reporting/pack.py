@@ -1,9 +1,9 @@
 """``python -m harness pack FOLDER``: a light copy of a results folder for git.
 
-A packed folder holds study.json, table.md, table.csv, three figures, and in a few Parquet files
+A packed folder holds study.json, table.md, table.csv, three figures, and a few Parquet files with
 everything that tables and figures read: each question's value and counts, caption counts by
 length, training curves, and the identity and record of every stage. packed.json has the format,
-the files' sha256 and what was found about leaked images. It is written last.
+the files' sha256 and the leaked images. It is written last.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from harness.reporting import leakage
 from harness.reporting.comparison import as_frame
 from harness.reporting.figures import draw as figures
 from harness.reporting.figures.captions import lengths
-from harness.reporting.figures.making import CURVES
-from harness.reporting.figures.style import look, rendered
-from harness.reporting.results import Records, read
+from harness.reporting.figures.style import rendered, style
+from harness.reporting.figures.training_curves import CURVES
+from harness.reporting.results import StudyResults, load_results
 from harness.reporting.stored import (
     CAPS,
     FORMAT,
@@ -41,23 +41,23 @@ from harness.reporting.stored import (
     QUESTIONS,
     STAGES,
     Stored,
-    opened,
+    open_stored,
 )
 from harness.reporting.tables import build as tables
 from harness.reporting.tables import text as table_text
 
-CHOSEN = ("ablation-", "rounds", "hallucination-against-recall", "before-and-after")
-"""The beginnings of the figures' names that are kept, the most wanted first."""
+KEPT_FIGURES = ("ablation-", "rounds", "hallucination-against-recall", "before-and-after")
+"""Beginnings of the names of the figures that are kept, in order of priority."""
 
-MOST = 3
+MAX_FIGURES = 3
 COLOURS = 64
-"""Of a kept figure: lines and text on white need no more, and the file is a third of the size."""
+"""Colours of a kept figure. More are not visible, and the file is a third of the size."""
 
 
 def pack(folder: Path, out: Path | None = None) -> list[str]:
-    """Pack a study's folder, and each study in a folder directly below it (the reference's
-    ablations), into ``out`` (default: beside the folder, ``<name>-packed``); ``folder`` is only
-    read. Returns what to tell the user, a sentence a study.
+    """Pack a study's folder, and each study directly below it (such as the reference's ablations),
+    into ``out`` (default: ``<name>-packed`` beside the folder). ``folder`` is not changed. Returns
+    a sentence a study for the user.
 
     Raises:
         UserError: there is no study, it is packed already, nothing is graded, or ``out`` holds
@@ -67,15 +67,15 @@ def pack(folder: Path, out: Path | None = None) -> list[str]:
     if not Results(folder).study.is_file():
         raise UserError(f"{folder} holds no study.json; give the folder of a study.")
     out = out or folder.resolve().with_name(f"{folder.resolve().name}-packed")
-    inner = sorted(path.parent for path in folder.glob("*/study.json"))
-    places = [(one, out / one.relative_to(folder)) for one in (folder, *inner)]
-    for one, place in places:
-        Results(one).check_whole("it cannot be packed again")
-        _check_place(one, place)
-    return [_pack(one, place) for one, place in places]
+    studies = (folder, *sorted(path.parent for path in folder.glob("*/study.json")))
+    targets = {study: out / study.relative_to(folder) for study in studies}
+    for study, target in targets.items():
+        Results(study).check_whole("it cannot be packed again")
+        _check_target(study, target)
+    return [_pack(study, target) for study, target in targets.items()]
 
 
-def _check_place(folder: Path, out: Path) -> None:
+def _check_target(folder: Path, out: Path) -> None:
     if out.resolve() == folder.resolve():
         raise UserError(f"--out is {folder} itself, which packing only reads; give another --out.")
     if out.exists() and not out.is_dir():
@@ -85,30 +85,32 @@ def _check_place(folder: Path, out: Path) -> None:
 
 
 def _pack(folder: Path, out: Path) -> str:
-    whole, leaks = leakage.opened(folder)
+    whole, leaks = leakage.load_with_leaks(folder)
     if whole.grades.empty:
         raise UserError(
             f"Nothing in {folder} is graded yet, so there is nothing to pack; run the study first."
         )
-    stored = opened(folder)
+    stored = open_stored(folder)
     Results(out).packed.unlink(missing_ok=True)
     stages = stored.stages()
-    asked = _Questions()
-    grades = _rows(stored, stages, "grades", stored.grades, asked)
+    questions = _Questions()
     files = {
         STAGES: _parquet(_stages(stored, folder, stages)),
-        GRADES: _parquet(grades),
-        CAPS: _parquet(_rows(stored, stages, "caps", stored.caps, asked)),
+        GRADES: _parquet(_rows(stored, stages, "grades", stored.grades, questions)),
+        CAPS: _parquet(_rows(stored, stages, "caps", stored.caps, questions)),
         LOG: _parquet(_log(stored, stages)),
-        QUESTIONS: _parquet(asked.frame(), ids=True),
+        QUESTIONS: _parquet(questions.frame(), ids=True),
     }
     for name, content in files.items():
         write_bytes(out / name, content)
-    write_bytes(Results(out).study, Results(folder).study.read_bytes())
-    counted = asked.frame()["benchmark"].value_counts()
+    write_json(Results(out).study, stored.study())
+    sizes = questions.frame()["benchmark"].value_counts()
     benchmarks = {
-        one.name: {"questions": int(counted.get(one.name, 0)), **stored.asked(one.name)}
-        for one in whole.benchmarks
+        benchmark.name: {
+            "questions": int(sizes.get(benchmark.name, 0)),
+            **stored.questions(benchmark.name),
+        }
+        for benchmark in whole.benchmarks
     }
     manifest = {
         "format": FORMAT,
@@ -118,23 +120,27 @@ def _pack(folder: Path, out: Path) -> str:
     }
     write_json(Results(out).packed, manifest)
     try:
-        _check(whole, read(out), lengths(Results(folder), whole), lengths(Results(out), whole))
-        kept = _draw(out)
+        _check(whole, load_results(out))
+        before, after = (lengths(Results(path), whole) for path in (folder, out))
+        pd.testing.assert_frame_equal(before, after)
+        figures_kept = write_outputs(out)
     except BaseException:
         Results(out).packed.unlink(missing_ok=True)
         raise
     size = sum(path.stat().st_size for path in (*out.glob("*.*"), *out.glob("figures/*"))) / 2**20
-    said = f"{out}: {whole.name} packed, figures {', '.join(kept) or 'none'}; {size:.1f} MiB."
+    names = ", ".join(figures_kept) or "none"
+    sentence = f"{out}: {whole.name} packed, figures {names}; {size:.1f} MiB."
     if whole.missing:
-        said += (
-            f" The study is not finished ({len(whole.missing)} missing: {whole.missing[0]}"
-            f"{', ...' if len(whole.missing) > 1 else ''}); keep {folder}, only there it can go on."
+        more = ", ..." if len(whole.missing) > 1 else ""
+        sentence += (
+            f" The study is not finished ({len(whole.missing)} missing: {whole.missing[0]}{more});"
+            f" keep {folder}, a packed study cannot be continued."
         )
-    return said
+    return sentence
 
 
 class _Questions:
-    """Each (benchmark, question, cluster) once; rows refer to it by its place."""
+    """Each (benchmark, question, cluster) once; other files refer to it by its place."""
 
     def __init__(self) -> None:
         self._places: dict[tuple[str, str, str], int] = {}
@@ -150,12 +156,12 @@ class _Questions:
 
 
 def _stages(stored: Stored, folder: Path, stages: Sequence[Path]) -> pd.DataFrame:
-    """Every stage: its place, whether it is done, identity and record as JSON text."""
+    """Every stage: its path, whether it is done, identity and record as JSON text."""
 
     def text(value: dict[str, Any] | None) -> str | None:
-        return (
-            None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-        )
+        if value is None:
+            return None
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
     return pd.DataFrame(
         {
@@ -172,24 +178,26 @@ def _rows(
     stages: Sequence[Path],
     kind: str,
     load: Callable[[Path], pd.DataFrame],
-    asked: _Questions,
+    questions: _Questions,
 ) -> pd.DataFrame:
-    """The rows of all finished stages of a kind, sorted by question: most models answer a question
-    alike, so columns become long runs. Counts are the smallest integers that hold them."""
+    """The rows of all finished stages of a kind, sorted by question. Most models answer a question
+    alike, so the columns have long runs of equal values and compress well. Counts are small
+    integers."""
     parts = []
     for number, stage in enumerate(stages):
         if stage.parent.name == kind and stored.done(stage):
             frame = load(stage)
             numbers = frame.drop(columns=["question", "cluster"])
-            parts.append(numbers.assign(stage=number, question=asked.places(stage.name, frame)))
+            places = questions.places(stage.name, frame)
+            parts.append(numbers.assign(stage=number, question=places))
     if not parts:
         return pd.DataFrame({"stage": np.array([], "int32"), "question": np.array([], "int32")})
     joined = pd.concat(parts, ignore_index=True)
     joined = joined.sort_values(["question", "stage"], kind="stable", ignore_index=True)
-    return joined.apply(_small)
+    return joined.apply(_as_integers)
 
 
-def _small(column: pd.Series[Any]) -> pd.Series[Any]:
+def _as_integers(column: pd.Series[Any]) -> pd.Series[Any]:
     known = column.dropna()
     if len(known) and bool((known == known.round()).all()) and known.abs().max() < 2**31:
         return column.astype("Int32")
@@ -197,16 +205,10 @@ def _small(column: pd.Series[Any]) -> pd.Series[Any]:
 
 
 def _log(stored: Stored, stages: Sequence[Path]) -> pd.DataFrame:
-    """What the figures draw of each optimizer step; the other columns are left out."""
+    """The columns that figures draw of each optimizer step."""
+    names = ("step", *(curve[0] for curve in CURVES))
     lines = [
-        {
-            "stage": number,
-            **{
-                name: line[name]
-                for name in ("step", *(curve[0] for curve in CURVES))
-                if name in line
-            },
-        }
+        {"stage": number, **{name: line[name] for name in names if name in line}}
         for number, stage in enumerate(stages)
         if stage.name == "train" and stored.done(stage)
         for line in stored.log(stage)
@@ -215,7 +217,7 @@ def _log(stored: Stored, stages: Sequence[Path]) -> pd.DataFrame:
 
 
 def _parquet(frame: pd.DataFrame, *, ids: bool = False) -> bytes:
-    """One row group, zstd, with the format's version; ``ids``: texts that share beginnings."""
+    """One row group, zstd, with the format's version. ``ids``: texts with common beginnings."""
     table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(
         {FORMAT_KEY: str(FORMAT)}
     )
@@ -235,44 +237,43 @@ def _parquet(frame: pd.DataFrame, *, ids: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def _check(whole: Records, packed: Records, long: pd.DataFrame, short: pd.DataFrame) -> None:
-    """See that what was packed reads as what was there, before anybody throws the whole away."""
-    for name in ("stages", "drops"):
+def _check(whole: StudyResults, packed: StudyResults) -> None:
+    """Check that the packed results equal the whole ones, before a user deletes the whole."""
+    for name in ("rounds", "drops"):
         pd.testing.assert_frame_equal(getattr(whole, name), getattr(packed, name))
     pd.testing.assert_frame_equal(whole.log[packed.log.columns], packed.log, check_dtype=False)
     before = whole.grades[[str(name) for name in packed.grades]]
     pd.testing.assert_frame_equal(before, packed.grades, check_dtype=False)
     if set(before) != set(whole.grades):
         raise AssertionError(f"packed counts are missing: {set(whole.grades) - set(before)}")
-    pd.testing.assert_frame_equal(long, short)
-    told = {name: whole.facts[name] for name in packed.facts}
-    if told != dict(packed.facts) or whole.missing != packed.missing:
-        raise AssertionError(f"packed facts differ: {told} {packed.facts}")
+    facts = {name: whole.facts[name] for name in packed.facts}
+    if facts != dict(packed.facts) or whole.missing != packed.missing:
+        raise AssertionError(f"packed facts differ: {facts} {packed.facts}")
 
 
-def _draw(out: Path) -> list[str]:
-    """Write the packed folder's own tables and figures, from what was packed alone."""
-    made = tables.load(out)
-    write_bytes(out / "table.md", table_text.markdown(made.table).encode())
-    write_bytes(out / "table.csv", as_frame(made.cells).to_csv(index=False).encode())
+def write_outputs(out: Path) -> list[str]:
+    """Write a packed folder's table.md, table.csv and figures from its packed numbers; return the
+    figures' names."""
+    comparison = tables.load(out)
+    write_bytes(out / "table.md", table_text.markdown(comparison.table).encode())
+    write_bytes(out / "table.csv", as_frame(comparison.cells).to_csv(index=False).encode())
     results = Results(out)
     for path in (out / "figures").glob("*.png"):
         path.unlink()
-    with look():
-        found = dict(
-            figures.drawn(made.records, made.cells, results, lengths(results, made.records))
-        )
-        wanted = (name for start in CHOSEN for name in found if name.startswith(start))
-        kept = [*islice(dict.fromkeys(wanted), MOST)]
+    with style():
+        caps = lengths(results, comparison.study)
+        drawn = dict(figures.draw(comparison.study, comparison.cells, results, caps))
+        by_priority = (name for start in KEPT_FIGURES for name in drawn if name.startswith(start))
+        kept = [*islice(dict.fromkeys(by_priority), MAX_FIGURES)]
         for name in kept:
             path = out / "figures" / f"{name.replace(' ', '-')}.png"
-            write_bytes(path, _lighter(rendered(found[name], "png")))
+            write_bytes(path, _fewer_colours(rendered(drawn[name], "png")))
     return kept
 
 
-def _lighter(png: bytes) -> bytes:
-    with Image.open(io.BytesIO(png)) as image:
-        few = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+def _fewer_colours(png: bytes) -> bytes:
     buffer = io.BytesIO()
-    few.save(buffer, "PNG", optimize=True)
+    with Image.open(io.BytesIO(png)) as image:
+        reduced = image.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
+    reduced.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

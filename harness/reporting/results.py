@@ -1,7 +1,8 @@
-"""A study's records as pandas frames: grades, stages, drops, training logs. Reads files only, never
-a model or a benchmark.
+"""A study's results as pandas frames, read from its files alone: grades, trained rounds, dropped
+prompts, training logs.
 
-A stage counts only with its ``DONE``. What is missing is listed, in words; it never becomes a zero.
+A stage counts only when it is finished. A missing stage is listed in words; it never becomes a
+zero.
 """
 
 from __future__ import annotations
@@ -10,61 +11,63 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from benchmarks.interface import Metric
-from harness.artifacts.results_folder import Results, read_json
+from harness.artifacts.results_folder import Results
 from harness.errors import UserError
-from harness.reporting.stored import Stored, opened
+from harness.reporting.stored import Stored, bad_study, open_stored
 
-_SETTING = re.compile(r"(.+) ([A-Za-z_][\w.]*)=(.*)")
 GRADE_KEYS = ["label", "seed", "round", "benchmark"]
-SHOWN = {
-    "chair_s": "CHAIR-s",
-    "chair_i": "CHAIR-i",
-    "chair": "CHAIR",
-    "pope": "POPE",
-    "vqa": "VQA",
-    "f1": "F1",
+ROUND_KEYS = ["label", "seed", "round"]
+ROUND_COLUMNS = [
+    *ROUND_KEYS,
+    *("images", "pairs", "dropped", "used", "steps", "tokens_generated", "tokens_trained"),
+    *("seconds_pairs", "seconds_train"),
+]
+SUPERVISION = {
+    "image": "images",
+    "question": "questions",
+    "reference": "reference answers",
+    "scorer": "image-text scorer",
+    "judge": "exact truth",
+    "ground_truth": "exact truth",
 }
-SHOWN |= {
-    "coco": "COCO",
-    "amber_d": "AMBER-d",
-    "amber_g": "AMBER-g",
-    "mme": "MME",
-    "repope": "RePOPE",
-    "mmhal": "MMHal",
-}
-
-
-def shown(name: str) -> str:
-    """A metric's or benchmark's name as the field writes it: ``yes_ratio`` is yes ratio,
-    ``chair_s`` CHAIR-s."""
-    return SHOWN.get(name) or " ".join(SHOWN.get(word, word) for word in name.split("_"))
+"""What a method needs (``study.json``), in the words of the table."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkColumns:
-    """A benchmark's part of the table: its metrics as ``study.json`` declares them, primary marks
-    included."""
+    """A benchmark's part of the table: its metrics as ``study.json`` declares them."""
 
     name: str
     group: str
     version: str
     metrics: tuple[Metric, ...]
 
+    def metric(self, name: str) -> Metric:
+        return next(metric for metric in self.metrics if metric.name == name)
+
+
+class Varied(NamedTuple):
+    """The one setting in which a row differs from another row; ``value`` as text."""
+
+    row: str
+    field: str
+    value: str
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A row of the table: one label, its planned training seeds and its last round (0: nothing is
-    trained).
+    """A row of the table: one label with its training seeds.
 
-    ``role``: baseline, method (a claim), bound (sees more than a method may), control (a method
-    with one thing taken from it) or derived (computed from the baseline's own answers,
-    harness/pipeline/matched_baselines.py); ``of`` names the row that a control or derived row is
-    held against. ``benchmarks``: those it is graded on; empty: all."""
+    ``rounds``: 0 if nothing is trained. ``role``: "baseline"; "method"; "reference" (sees more
+    than a method may); "control" (a method with one part removed); "matched" (the baseline's own
+    answers, cut to a row's caption length or shifted to its share of yes). ``of``: the row that a
+    control or matched row is compared with. ``benchmarks``: those it is graded on; empty: all.
+    ``varied``: in an ablation, the setting that was changed."""
 
     label: str
     base: str
@@ -78,66 +81,56 @@ class Row:
     of: str | None = None
     benchmarks: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def setting(self) -> tuple[str, str, str] | None:
-        """(row, field, value) where the label is one of ``vary``'s, such as ``sena
-        noise_step=200``: that row with one setting changed."""
-        found = _SETTING.fullmatch(self.label)
-        return (found[1], found[2], found[3]) if found else None
+    varied: Varied | None = None
 
     def value_of(self, path: str) -> str | None:
-        """The row's own value of a field (``recipe.lr``), written as in a label; None where the
-        study does not tell."""
+        """The row's value of a setting such as ``recipe.lr``, as text; None: not stored."""
         part: Any = self.settings
         for name in path.split("."):
             if not isinstance(part, Mapping) or name not in part:
                 return None
             part = part[name]
-        return _written(part)
+        return _text(part)
 
     def covers(self, benchmark: str) -> bool:
-        """Whether the row is graded on this benchmark at all."""
+        """Whether the study grades the row on this benchmark."""
         return not self.benchmarks or benchmark in self.benchmarks
+
+    @property
+    def round_numbers(self) -> tuple[int, ...]:
+        """The trained rounds, from 1; (0,) for a row that is not trained."""
+        return tuple(range(1, self.rounds + 1)) or (0,)
 
     @property
     def supervision(self) -> str:
         """What the method sees beside the model itself."""
         if self.rounds == 0:
             return "none (not trained)"
-        said = {
-            "image": "images",
-            "question": "questions",
-            "reference": "reference answers",
-            "scorer": "image-text scorer",
-        }
-        # "judge": the name of "ground_truth" in older results folders.
-        said |= {"ground_truth": "exact truth", "judge": "exact truth"}
-        words = [word for need, word in said.items() if need in self.needs]
-        return f"{words[0]} only" if len(words) == 1 else " + ".join(words) or "none"
+        words = dict.fromkeys(word for need, word in SUPERVISION.items() if need in self.needs)
+        return f"{next(iter(words))} only" if len(words) == 1 else " + ".join(words) or "none"
 
 
-def _written(value: Any) -> str:
-    """A setting of ``study.json`` as ``vary`` writes it into a label."""
+def _text(value: Any) -> str:
+    """A setting of ``study.json`` as ``vary`` writes it into a label (harness/study/study.py)."""
     if isinstance(value, list):
-        return "+".join(map(_written, value))
+        return "+".join(map(_text, value))
     if isinstance(value, Mapping):
-        return ",".join(f"{name}={_written(part)}" for name, part in value.items())
+        return ",".join(f"{name}={_text(part)}" for name, part in value.items())
     return re.sub(r"[^A-Za-z0-9 ._=,+-]+", "-", str(value)).strip()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Records:
-    """Everything the tables and figures are made of.
+class StudyResults:
+    """Everything that tables and figures are made of.
 
-    ``grades``: a row a graded question: label, seed, round, benchmark, question, cluster, value
-    (nan: unscored), ``count_*``.
-    ``stages``: a row a trained round: label, seed, round, images, pairs, dropped, used, steps,
-    tokens_generated, tokens_trained, seconds_pairs, seconds_train; nan where that stage is not
-    finished. ``drops``: label, seed, round, reason, count. ``log``: the lines of
-    ``train/log.jsonl`` with label, seed, round. ``missing``: what a finished study would have.
-    ``facts``: sentences' material for the notes (versions, hardware, fingerprints; leakage.py and
-    provenance.py add theirs)."""
+    ``grades``: a line a graded question: label, seed, round, benchmark, question, cluster (image),
+    value (nan: unscored), ``count_*``.
+    ``rounds``: a line a trained round: label, seed, round, images, pairs, dropped, used, steps,
+    tokens_generated, tokens_trained, seconds_pairs, seconds_train; nan where a stage is not
+    finished.
+    ``drops``: label, seed, round, reason, count. ``log``: the lines of ``train/log.jsonl`` with
+    label, seed, round. ``missing``: sentences about stages that are not finished. ``facts``: texts
+    for the notes by subject (versions, hardware, fingerprints, leaks)."""
 
     name: str
     question: str
@@ -147,7 +140,7 @@ class Records:
     rows: tuple[Row, ...]
     benchmarks: tuple[BenchmarkColumns, ...]
     grades: pd.DataFrame
-    stages: pd.DataFrame
+    rounds: pd.DataFrame
     drops: pd.DataFrame
     log: pd.DataFrame
     missing: tuple[str, ...]
@@ -156,43 +149,38 @@ class Records:
     def row(self, label: str) -> Row:
         return next(row for row in self.rows if row.label == label)
 
+    def benchmark(self, name: str) -> BenchmarkColumns:
+        return next(benchmark for benchmark in self.benchmarks if benchmark.name == name)
+
     @property
-    def methods(self) -> tuple[Row, ...]:
+    def base_row(self) -> Row:
+        """The row of the baseline."""
+        return self.row(self.baseline)
+
+    @property
+    def compared(self) -> tuple[Row, ...]:
         """The rows that are compared with the baseline."""
         return tuple(row for row in self.rows if row.label != self.baseline)
 
 
-def read(out: Path) -> Records:
-    """Every finished record below a results folder, whole or packed.
+def load_results(out: Path) -> StudyResults:
+    """Read a results folder, whole or packed.
 
     Raises:
         UserError: there is no ``study.json``, it lacks a field, or a file is broken.
     """
-    results = Results(out)
-    if not results.study.is_file():
-        raise UserError(
-            f"{out} holds no study.json; give the folder of a study, as `python -m harness run`"
-            " prints it."
-        )
-    study = read_json(results.study)
+    stored = open_stored(out)
+    study, results = stored.study(), Results(out)
     try:
+        name, question, baseline = (str(study[key]) for key in ("name", "question", "baseline"))
         benchmarks = tuple(_benchmark(entry) for entry in study["benchmarks"])
-        name, question, baseline = (
-            str(study["name"]),
-            str(study["question"]),
-            str(study["baseline"]),
-        )
         rows = _rows(study["runs"], baseline)
     except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{results.study} lacks {error} or has it in another form; run the study again with"
-            " this version."
-        ) from error
+        raise bad_study(results, error) from error
     missing: list[str] = []
-    stored = opened(out)
     grades = _grades(results, stored, rows, benchmarks, missing)
-    stages, drops, log = _trained(results, stored, rows, missing)
-    return Records(
+    rounds, drops, log = _trained(results, stored, rows, missing)
+    return StudyResults(
         name=name,
         question=question,
         baseline=baseline,
@@ -201,7 +189,7 @@ def read(out: Path) -> Records:
         rows=rows,
         benchmarks=benchmarks,
         grades=grades,
-        stages=stages,
+        rounds=rounds,
         drops=drops,
         log=log,
         missing=tuple(missing),
@@ -210,46 +198,51 @@ def read(out: Path) -> Records:
 
 
 def _benchmark(entry: Mapping[str, Any]) -> BenchmarkColumns:
-    metrics = tuple(Metric(**metric) for metric in entry["metrics"])
     return BenchmarkColumns(
-        name=entry["name"], group=entry["group"], version=entry["version"], metrics=metrics
+        name=entry["name"],
+        group=entry["group"],
+        version=entry["version"],
+        metrics=tuple(Metric(**metric) for metric in entry["metrics"]),
     )
 
 
 def _rows(runs: list[Mapping[str, Any]], baseline: str) -> tuple[Row, ...]:
-    """One row a label, in the study's order; its runs differ in their seed alone."""
-    found: dict[str, Row] = {}
+    """One row a label, in the study's order; runs of one label differ in their seed alone."""
+    rows: dict[str, Row] = {}
     for run in runs:
-        earlier = found.get(run["label"])
-        role = run.get("role") or ("baseline" if run["label"] == baseline else "method")
-        # Nothing is trained in round 0, so the untrained model has no training seed: it lies in
-        # seed0 alone. What is derived from its answers follows a method's seeds.
-        seed = int(run["seed"]) if run["rounds"] or role == "derived" else 0
-        found[run["label"]] = Row(
-            label=run["label"],
+        label = run["label"]
+        role = "baseline" if label == baseline else str(run.get("role") or "method")
+        # The untrained model has no training seed; its folder is seed0. A matched row has the
+        # seeds of the method that it is matched to.
+        seed = int(run["seed"]) if run["rounds"] or role == "matched" else 0
+        seeds = {*(rows[label].seeds if label in rows else ()), seed}
+        varied = run.get("varied")
+        rows[label] = Row(
+            label=label,
             base=run["base"],
             method=run["method"],
             pool=run["pool"],
             needs=tuple(run["needs"]),
             images=int(run["images"]),
             rounds=int(run["rounds"]),
-            seeds=tuple(sorted({*(earlier.seeds if earlier else ()), seed})),
-            role=str(role),
+            seeds=tuple(sorted(seeds)),
+            role=role,
             of=run.get("of"),
             benchmarks=tuple(run.get("benchmarks") or ()),
             settings={
                 **(run.get("settings") or {}),
                 **{name: run.get(name) for name in ("images", "rounds", "steps", "base", "pool")},
             },
+            varied=varied and Varied(varied["row"], varied["field"], _text(varied["value"])),
         )
-    return tuple(found.values())
+    return tuple(rows.values())
 
 
-def _places(rows: tuple[Row, ...]) -> Iterator[tuple[Row, int, int]]:
-    """Every planned (row, seed, round); round 0 alone for what is not trained."""
+def _planned(rows: tuple[Row, ...]) -> Iterator[tuple[Row, int, int]]:
+    """Every (row, seed, round)."""
     for row in rows:
         for seed in row.seeds:
-            for number in range(1, row.rounds + 1) if row.rounds else (0,):
+            for number in row.round_numbers:
                 yield row, seed, number
 
 
@@ -261,112 +254,85 @@ def _grades(
     missing: list[str],
 ) -> pd.DataFrame:
     parts = []
-    for row, seed, number in _places(rows):
+    for row, seed, number in _planned(rows):
         for benchmark in benchmarks:
             if not row.covers(benchmark.name):
                 continue
-            folder = results.grades(row.label, seed, number, benchmark.name)
+            stage = results.grades(row.label, seed, number, benchmark.name)
             where = f"{row.label}, seed {seed}, round {number}: {benchmark.name}"
-            if not stored.done(folder):
-                if number == row.rounds:  # earlier rounds may be graded, and need not be
+            if not stored.done(stage):
+                if number == row.rounds:  # grading earlier rounds is optional
                     missing.append(f"{where} is not graded yet")
                 continue
-            version = (stored.identity(folder) or {}).get("version")
+            version = (stored.identity(stage) or {}).get("version")
             if version != benchmark.version:
-                # A column never mixes two versions.
+                # A column never mixes two versions of a grader.
                 missing.append(
                     f"{where} was graded by version {version}, the study asks for"
                     f" {benchmark.version}"
                 )
                 continue
-            frame = stored.grades(folder)
-            parts.append(
-                frame.assign(label=row.label, seed=seed, round=number, benchmark=benchmark.name)
-            )
+            keys: dict[str, Any] = {
+                "label": row.label,
+                "seed": seed,
+                "round": number,
+                "benchmark": benchmark.name,
+            }
+            parts.append(stored.grades(stage).assign(**keys))
     if not parts:
         return pd.DataFrame(columns=[*GRADE_KEYS, "question", "cluster", "value"])
     joined = pd.concat(parts, ignore_index=True)
     counts = [name for name in joined.columns if name.startswith("count_")]
-    joined[counts] = joined[counts].fillna(
-        0.0
-    )  # another benchmark's counts, not a missing one of its own
+    # A count that a benchmark does not have is zero in its lines.
+    joined[counts] = joined[counts].fillna(0.0)
     return joined[[*GRADE_KEYS, "question", "cluster", "value", *counts]]
-
-
-STAGES = [
-    "label",
-    "seed",
-    "round",
-    "images",
-    "pairs",
-    "dropped",
-    "used",
-    "steps",
-    "tokens_generated",
-    "tokens_trained",
-]
-STAGES += ["seconds_pairs", "seconds_train"]
 
 
 def _trained(
     results: Results, stored: Stored, rows: tuple[Row, ...], missing: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    stages, drops, log = [], [], []
-    for row, seed, number in _places(rows):
+    rounds, drops, log = [], [], []
+    for row, seed, number in _planned(rows):
         if number == 0:
             continue
-        place: dict[str, Any] = {"label": row.label, "seed": seed, "round": number}
-        stage = dict(place)
+        keys: dict[str, Any] = dict(zip(ROUND_KEYS, (row.label, seed, number), strict=True))
+        line = dict(keys)
         where = f"{row.label}, seed {seed}, round {number}:"
-        pairs, train = (
-            results.pairs(row.label, seed, number),
-            results.train(row.label, seed, number),
-        )
+        pairs = results.pairs(row.label, seed, number)
+        train = results.train(row.label, seed, number)
         if stored.done(pairs):
             record = _record(stored, pairs)
             counts = record["counts"]
-            stage |= {
-                "images": counts["images"],
-                "pairs": counts["pairs"],
-                "dropped": counts["dropped"],
-            }
-            stage |= {
-                "tokens_generated": record["tokens"] or None,
-                "seconds_pairs": record["seconds"],
-            }
-            drops += [
-                {**place, "reason": reason, "count": count}
-                for reason, count in counts["drops_by_reason"].items()
-            ]
+            line |= {name: counts[name] for name in ("images", "pairs", "dropped")}
+            line["tokens_generated"] = record["tokens"] or None
+            line["seconds_pairs"] = record["seconds"]
+            reasons = counts["drops_by_reason"].items()
+            drops += [{**keys, "reason": reason, "count": count} for reason, count in reasons]
         else:
             missing.append(f"{where} its pairs are not made yet")
         if stored.done(train):
             record = _record(stored, train)
             training = record["training"]
-            stage |= {"used": training["pairs_used"], "steps": training["steps"]}
-            stage |= {"tokens_trained": training["tokens"], "seconds_train": record["seconds"]}
-            log += [{**line, **place} for line in stored.log(train)]
-        elif stage.get("pairs") == 0:
+            line |= {"used": training["pairs_used"], "steps": training["steps"]}
+            line |= {"tokens_trained": training["tokens"], "seconds_train": record["seconds"]}
+            log += [{**step, **keys} for step in stored.log(train)]
+        elif line.get("pairs") == 0:
             missing.append(f"{where} it made no pair to train on")
         else:
             missing.append(f"{where} it is not trained yet")
-        stages.append(stage)
+        rounds.append(line)
     return (
-        pd.DataFrame(stages, columns=STAGES),
-        pd.DataFrame(drops, columns=["label", "seed", "round", "reason", "count"]),
-        (
-            pd.DataFrame(log)
-            if log
-            else pd.DataFrame(columns=["label", "seed", "round", "step", "loss"])
-        ),
+        pd.DataFrame(rounds, columns=ROUND_COLUMNS),
+        pd.DataFrame(drops, columns=[*ROUND_KEYS, "reason", "count"]),
+        pd.DataFrame(log) if log else pd.DataFrame(columns=[*ROUND_KEYS, "step", "loss"]),
     )
 
 
-def _record(stored: Stored, folder: Path) -> dict[str, Any]:
-    record = stored.record(folder)
+def _record(stored: Stored, stage: Path) -> dict[str, Any]:
+    record = stored.record(stage)
     if record is None:
         raise UserError(
-            f"{folder} is finished but has no record.json; delete that folder and run again."
+            f"{stage} is finished but has no record.json; delete that folder and run again."
         )
     return record
 
@@ -378,43 +344,29 @@ def _facts(
     benchmarks: tuple[BenchmarkColumns, ...],
     baseline: str,
 ) -> dict[str, tuple[str, ...]]:
-    """Versions, hardware, pools, the base's fingerprint, images that could not be read, each
-    once."""
-    found: dict[str, dict[str, None]] = {
-        name: {} for name in ("base", "versions", "hardware", "pool", "unreadable")
+    """Versions, hardware, pools, fingerprints of bases, and unreadable images; each once."""
+    facts: dict[str, list[str]] = {
+        name: [] for name in ("base", "versions", "hardware", "pool", "unreadable")
     }
-
-    def say(fact: str, text: str) -> None:
-        found[fact][text] = None
-
     base = next(row.base for row in rows if row.label == baseline)
     for row in rows:
-        # A ready-made checkpoint is a row on weights of its own: say which.
+        # A row on other weights than the baseline's is named with them.
         for benchmark in benchmarks if row.label == baseline or row.base != base else ():
             identity = stored.identity(results.answers(row.label, 0, 0, benchmark.name))
             if identity is not None:
-                whose = "" if row.label == baseline else f"{row.label}: "
-                say(
-                    "base",
-                    f"{whose}{row.base}, fingerprint {str(identity.get('model', 'unknown'))[:12]}",
-                )
-    for folder in stored.stages():
-        record = stored.record(folder) if stored.done(folder) else None
-        if record is None or folder.is_relative_to(results.out / "questions"):
+                owner = "" if row.label == baseline else f"{row.label}: "
+                sha = str(identity.get("model", "unknown"))[:12]
+                facts["base"].append(f"{owner}{row.base}, fingerprint {sha}")
+    for stage in stored.stages():
+        record = stored.record(stage) if stored.done(stage) else None
+        if record is None or stage.is_relative_to(results.out / "questions"):
             continue
-        say(
-            "versions",
-            ", ".join(f"{name} {version}" for name, version in record.get("versions", {}).items()),
-        )
-        say(
-            "hardware",
-            ", ".join(
-                f"{name.replace('_', ' ')} {value}"
-                for name, value in record.get("hardware", {}).items()
-            ),
-        )
+        for fact in ("versions", "hardware"):
+            parts = record.get(fact, {}).items()
+            text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in parts)
+            facts[fact].append(text)
         if pool := record.get("pool"):
-            say("pool", str(pool["name"]))
-            for broken in record["counts"].get("unreadable_images", ()):
-                say("unreadable", f"{broken['id']} ({broken['why']})")
-    return {name: tuple(text for text in texts if text) for name, texts in found.items()}
+            facts["pool"].append(str(pool["name"]))
+            unreadable = record["counts"].get("unreadable_images", ())
+            facts["unreadable"] += [f"{image['id']} ({image['why']})" for image in unreadable]
+    return {name: tuple(filter(None, dict.fromkeys(texts))) for name, texts in facts.items()}

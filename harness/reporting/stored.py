@@ -1,8 +1,9 @@
-"""What the tables and figures read of a study, from a whole results folder or from a packed one.
+"""Reads a study's stored results, from a whole results folder or from a packed one.
 
 A whole folder has a folder for each stage (ARCHITECTURE.md, "Files of a run"). A packed folder
 (``python -m harness pack``) holds the same numbers in a few Parquet files, without answers, pairs
-and images. Both are read through :class:`Stored`, so everything after this file is the same.
+and images. Both have the same methods, so tables and figures need not know which form they read.
+Both may have older names (harness/reporting/old_names.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,102 +24,116 @@ import pyarrow.parquet as pq
 
 from harness.artifacts.results_folder import Results, read_json, read_jsonl
 from harness.errors import UserError
+from harness.reporting import old_names
 
 FORMAT = 1
-"""The version of the packed layout: in packed.json, and in the metadata of each Parquet file."""
+"""Version of the packed layout: in packed.json, and in the metadata of each Parquet file."""
 
 FORMAT_KEY = b"selfsight_packed_format"
 STAGES, QUESTIONS, GRADES, CAPS, LOG = (
     f"{name}.parquet" for name in ("stages", "questions", "grades", "caps", "log")
 )
 FILES = (STAGES, QUESTIONS, GRADES, CAPS, LOG)
-_Sorted = dict[str, dict[str, npt.NDArray[Any]]]
-"""The columns of each stage's rows, by the stage's folder below the results folder."""
-
 TEXTS = ["read_as", "why", "truth", "wrong"]
 """Columns of ``grades.parquet`` that no table and no packed figure reads."""
 
+OLD_FIELDS = {"picture": "image"}
+"""Fields of a packed leak that were named otherwise."""
 
-class Stored(Protocol):
-    """A study's stored results. A stage is named by its folder, as :class:`Results` gives it."""
-
-    def stages(self) -> tuple[Path, ...]:
-        """The folders of all stages that have an identity or a record, sorted by path."""
-
-    def done(self, folder: Path) -> bool:
-        """Whether the stage is finished."""
-
-    def identity(self, folder: Path) -> dict[str, Any] | None:
-        """The stage's identity; None: it has none."""
-
-    def record(self, folder: Path) -> dict[str, Any] | None:
-        """What the stage measured; None: it has no record."""
-
-    def grades(self, folder: Path) -> pd.DataFrame:
-        """Of a stage "grade": question, cluster, value (nan: unscored), ``count_*``."""
-
-    def caps(self, folder: Path) -> pd.DataFrame:
-        """Of a stage "caps": question, cluster, cap, ``count_*``."""
-
-    def log(self, folder: Path) -> list[dict[str, Any]]:
-        """Of a stage "train": a dict an optimizer step; empty where nothing was logged."""
-
-    def asked(self, benchmark: str) -> Mapping[str, Any]:
-        """``sha256`` of the benchmark's questions ("": not stored) and ``max_new_tokens``,
-        sorted."""
-
-    def leaks(self) -> Mapping[str, Any] | None:
-        """The fields of :class:`harness.reporting.leakage.Leaks`; None: not compared yet."""
+REPACK = (
+    "get the packed folder again (from git), or pack the whole one again with `python -m harness"
+    " pack`."
+)
+_StageColumns = dict[str, dict[str, npt.NDArray[Any]]]
+"""The columns of each stage's rows, by the stage's path below the results folder."""
 
 
-def opened(out: Path) -> Stored:
-    """The study in this folder, whichever form it has.
+def _study(results: Results) -> dict[str, Any]:
+    if not results.study.is_file():
+        raise UserError(
+            f"{results.out} holds no study.json; give the folder of a study, as `python -m harness"
+            " run` prints it."
+        )
+    try:
+        content: dict[str, Any] = old_names.study(read_json(results.study))
+    except (KeyError, TypeError) as error:
+        raise bad_study(results, error) from error
+    return content
 
-    Raises:
-        UserError: it is packed in another format, or its parts do not fit together.
-    """
-    return Packed(out) if Results(out).packed.exists() else Whole(out)
+
+def bad_study(results: Results, error: Exception) -> UserError:
+    return UserError(
+        f"{results.study} lacks {error} or has it in another form; run the study again with this"
+        " version."
+    )
 
 
-class Whole:
-    """A results folder as a run writes it."""
+class WholeFolder:
+    """A results folder as a run writes it. A stage is named by the folder that :class:`Results`
+    gives it."""
 
     def __init__(self, out: Path) -> None:
         self._results = Results(out)
 
+    def study(self) -> dict[str, Any]:
+        """The content of study.json, with the present names.
+
+        Raises:
+            UserError: there is no study.json, or it lacks a field.
+        """
+        return _study(self._results)
+
     def stages(self) -> tuple[Path, ...]:
+        """The folders of all stages that have an identity or a record, sorted by path."""
+        return tuple(sorted(self._folders))
+
+    def folder(self, stage: Path) -> Path:
+        """Where the stage's files are; differs from ``stage`` in a folder with old names."""
+        return stage if stage.exists() else self._folders.get(stage, stage)
+
+    @cached_property
+    def _folders(self) -> dict[Path, Path]:
+        """Each stage's folder by its present name."""
         out = self._results.out
-        places = ("questions/*", "runs/*/seed*/round*/**")
-        found = {
+        paths = {
             path.parent
-            for place in places
+            for stages in ("questions/*", "runs/*/seed*/round*/**")
             for name in ("identity.json", "record.json")
-            for path in out.glob(f"{place}/{name}")
+            for path in out.glob(f"{stages}/{name}")
         }
-        return tuple(sorted(found))
+        return {out / old_names.present(path.relative_to(out).as_posix()): path for path in paths}
 
-    def done(self, folder: Path) -> bool:
-        return (folder / "DONE").exists()
+    def done(self, stage: Path) -> bool:
+        """Whether the stage is finished."""
+        return (self.folder(stage) / "DONE").exists()
 
-    def identity(self, folder: Path) -> dict[str, Any] | None:
-        return _json(folder / "identity.json")
+    def identity(self, stage: Path) -> dict[str, Any] | None:
+        """The stage's identity; None: it has none."""
+        return _json(self.folder(stage) / "identity.json")
 
-    def record(self, folder: Path) -> dict[str, Any] | None:
-        return _json(folder / "record.json")
+    def record(self, stage: Path) -> dict[str, Any] | None:
+        """The stage's measurements; None: it has no record."""
+        return _json(self.folder(stage) / "record.json")
 
-    def grades(self, folder: Path) -> pd.DataFrame:
-        frame = pd.read_parquet(folder / "grades.parquet").drop(columns=TEXTS, errors="ignore")
+    def grades(self, stage: Path) -> pd.DataFrame:
+        """Of a stage "grade": question, cluster, value (nan: unscored), ``count_*``."""
+        frame = pd.read_parquet(self.folder(stage) / "grades.parquet")
+        frame = frame.drop(columns=TEXTS, errors="ignore")
         return frame.assign(value=frame["value"].astype("float64"))
 
-    def caps(self, folder: Path) -> pd.DataFrame:
-        return pd.read_parquet(folder / "caps.parquet")
+    def caps(self, stage: Path) -> pd.DataFrame:
+        """Of a stage "caps": question, cluster, cap (words), ``count_*``."""
+        return pd.read_parquet(self.folder(stage) / "caps.parquet")
 
-    def log(self, folder: Path) -> list[dict[str, Any]]:
-        path = folder / "log.jsonl"
+    def log(self, stage: Path) -> list[dict[str, Any]]:
+        """Of a stage "train": a dict an optimizer step; empty: nothing was logged."""
+        path = self.folder(stage) / "log.jsonl"
         return read_jsonl(path) if path.exists() else []
 
-    def asked(self, benchmark: str) -> Mapping[str, Any]:
-        path = self._results.questions(benchmark) / "questions.jsonl"
+    def questions(self, benchmark: str) -> Mapping[str, Any]:
+        """Of the benchmark's questions: ``sha256`` ("": not stored) and ``max_new_tokens``, all
+        that occur, sorted."""
+        path = self.folder(self._results.questions(benchmark)) / "questions.jsonl"
         if not path.exists():
             return {"sha256": "", "max_new_tokens": []}
         caps = {row["max_new_tokens"] for row in read_jsonl(path) if "max_new_tokens" in row}
@@ -126,16 +141,17 @@ class Whole:
         return {"sha256": sha, "max_new_tokens": sorted(caps)}
 
     def leaks(self) -> Mapping[str, Any] | None:
+        """The fields of :class:`harness.reporting.leakage.Leaks`; None: not compared yet."""
         return None
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    return read_json(path) if path.exists() else None
+    return old_names.present(read_json(path)) if path.exists() else None
 
 
-class Packed:
-    """A packed folder. Each file is read when it is first asked for, and checked against
-    packed.json.
+class PackedFolder:
+    """A packed folder, with the methods of :class:`WholeFolder`. Each file is read when it is first
+    needed, and checked against packed.json.
 
     Raises:
         UserError: another format, a missing or changed file, or other benchmarks than study.json.
@@ -143,136 +159,151 @@ class Packed:
 
     def __init__(self, out: Path) -> None:
         self._out, self._results = out, Results(out)
-        self._manifest = read_json(self._results.packed)
-        there = self._manifest.get("format") if isinstance(self._manifest, dict) else None
-        if there != FORMAT:
+        manifest = read_json(self._results.packed)
+        version = manifest.get("format") if isinstance(manifest, dict) else None
+        if version != FORMAT:
             raise UserError(
-                f"{out} is packed in format {there}, this version reads format {FORMAT}; read it"
+                f"{out} is packed in format {version}, this version reads format {FORMAT}; read it"
                 " with the version that packed it, or pack the whole folder again with `python -m"
                 " harness pack`."
             )
-        if lacks := [
-            name for name in ("benchmarks", "files", "leaks") if name not in self._manifest
-        ]:
-            raise UserError(f"{self._results.packed} lacks {', '.join(lacks)}; {AGAIN}")
-        named = [entry["name"] for entry in read_json(self._results.study)["benchmarks"]]
-        held = self._manifest["benchmarks"]
-        for these, those, words in (
-            (named, held, "study.json names {} but the packed files lack it"),
-            (held, named, "the packed files hold {} but study.json does not name it"),
+        absent = [name for name in ("benchmarks", "files", "leaks") if name not in manifest]
+        if absent:
+            raise UserError(f"{self._results.packed} lacks {', '.join(absent)}; {REPACK}")
+        self._manifest = old_names.present(manifest)
+        planned = [entry["name"] for entry in self.study()["benchmarks"]]
+        packed = self._manifest["benchmarks"]
+        for names, others, words in (
+            (planned, packed, "study.json names {} but the packed files lack it"),
+            (packed, planned, "the packed files hold {} but study.json does not name it"),
         ):
-            if apart := [name for name in these if name not in those]:
-                raise UserError(f"In {out} {words.format(', '.join(apart))}; {AGAIN}")
+            if apart := [name for name in names if name not in others]:
+                raise UserError(f"In {out} {words.format(', '.join(apart))}; {REPACK}")
+
+    def study(self) -> dict[str, Any]:
+        return _study(self._results)
 
     def stages(self) -> tuple[Path, ...]:
-        return tuple(self._out / place for place in self._stages)
+        return tuple(self._out / path for path in self._stages)
 
-    def done(self, folder: Path) -> bool:
-        stage = self._stages.get(self._place(folder))
-        return stage is not None and bool(stage["done"])
+    def folder(self, stage: Path) -> Path:
+        return stage
 
-    def identity(self, folder: Path) -> dict[str, Any] | None:
-        return self._parsed(folder, "identity")
+    def done(self, stage: Path) -> bool:
+        row = self._stages.get(self._path(stage))
+        return row is not None and bool(row["done"])
 
-    def record(self, folder: Path) -> dict[str, Any] | None:
-        return self._parsed(folder, "record")
+    def identity(self, stage: Path) -> dict[str, Any] | None:
+        return self._parsed(stage, "identity")
 
-    def grades(self, folder: Path) -> pd.DataFrame:
-        return self._rows(self._grades, folder)
+    def record(self, stage: Path) -> dict[str, Any] | None:
+        return self._parsed(stage, "record")
 
-    def caps(self, folder: Path) -> pd.DataFrame:
-        return self._rows(self._caps, folder)
+    def grades(self, stage: Path) -> pd.DataFrame:
+        return self._rows(self._grades, stage)
 
-    def log(self, folder: Path) -> list[dict[str, Any]]:
-        mine = self._log.get(self._place(folder), {})
-        lines = zip(*(values.tolist() for values in mine.values()), strict=True)
-        return [dict(zip(mine, line, strict=True)) for line in lines]
+    def caps(self, stage: Path) -> pd.DataFrame:
+        return self._rows(self._caps, stage)
 
-    def asked(self, benchmark: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self._manifest["benchmarks"][benchmark]
-        return found
+    def log(self, stage: Path) -> list[dict[str, Any]]:
+        columns = self._log.get(self._path(stage), {})
+        steps = zip(*(values.tolist() for values in columns.values()), strict=True)
+        return [dict(zip(columns, step, strict=True)) for step in steps]
+
+    def questions(self, benchmark: str) -> Mapping[str, Any]:
+        entry: Mapping[str, Any] = self._manifest["benchmarks"][benchmark]
+        return entry
 
     def leaks(self) -> Mapping[str, Any] | None:
-        found: Mapping[str, Any] = self._manifest["leaks"]
-        return found
+        leaks: dict[str, Any] = self._manifest["leaks"]
+        fields = [
+            {OLD_FIELDS.get(name, name): leak[name] for name in leak} for leak in leaks["found"]
+        ]
+        return {**leaks, "found": fields}
 
-    def _place(self, folder: Path) -> str:
-        return folder.relative_to(self._out).as_posix()
+    def _path(self, stage: Path) -> str:
+        return stage.relative_to(self._out).as_posix()
 
-    def _parsed(self, folder: Path, part: str) -> dict[str, Any] | None:
-        stage = self._stages.get(self._place(folder))
-        found: dict[str, Any] | None = json.loads(stage[part]) if stage and stage[part] else None
-        return found
+    def _parsed(self, stage: Path, part: str) -> dict[str, Any] | None:
+        row = self._stages.get(self._path(stage))
+        return old_names.present(json.loads(row[part])) if row and row[part] else None
 
     @cached_property
     def _stages(self) -> dict[str, dict[str, Any]]:
-        return {row["stage"]: row for row in self._read(STAGES).to_pylist()}
+        rows = self._read(STAGES).to_pylist()
+        return {old_names.present(row["stage"]): row for row in rows}
 
     @cached_property
     def _questions(self) -> pd.DataFrame:
-        found: pd.DataFrame = self._read(QUESTIONS).to_pandas()
-        counted = found["benchmark"].value_counts()
-        for name, held in self._manifest["benchmarks"].items():
-            if held["questions"] != int(counted.get(name, 0)):
+        frame: pd.DataFrame = self._read(QUESTIONS).to_pandas()
+        sizes = frame["benchmark"].map(old_names.present).value_counts()
+        for name, entry in self._manifest["benchmarks"].items():
+            if entry["questions"] != int(sizes.get(name, 0)):
                 raise UserError(
-                    f"{self._out / QUESTIONS} holds {int(counted.get(name, 0))} questions of"
-                    f" {name}, packed.json names {held['questions']}; {AGAIN}"
+                    f"{self._out / QUESTIONS} holds {int(sizes.get(name, 0))} questions of {name},"
+                    f" packed.json names {entry['questions']}; {REPACK}"
                 )
-        return found
+        return frame
 
     @cached_property
-    def _grades(self) -> _Sorted:
-        return self._sorted(GRADES)
+    def _grades(self) -> _StageColumns:
+        return self._by_stage(GRADES)
 
     @cached_property
-    def _caps(self) -> _Sorted:
-        return self._sorted(CAPS)
+    def _caps(self) -> _StageColumns:
+        return self._by_stage(CAPS)
 
     @cached_property
-    def _log(self) -> _Sorted:
-        return self._sorted(LOG)
+    def _log(self) -> _StageColumns:
+        return self._by_stage(LOG)
 
-    def _sorted(self, name: str) -> _Sorted:
-        """The file's rows by stage; it holds them by question, which compresses far better."""
+    def _by_stage(self, name: str) -> _StageColumns:
+        """The file's rows by stage. The file holds them by question, which compresses better."""
         table = self._read(name)
-        columns = {one: table[one].to_numpy() for one in table.column_names}
+        columns = {column: table[column].to_numpy() for column in table.column_names}
         order = np.argsort(columns["stage"], kind="stable")
-        columns = {one: values[order] for one, values in columns.items()}
+        columns = {column: values[order] for column, values in columns.items()}
         stages = columns.pop("stage")
         starts = np.flatnonzero(np.diff(stages, prepend=-1))
-        places = list(self._stages)
-        spans = zip(starts, [*starts[1:], len(stages)], strict=True)
+        paths = list(self._stages)
         return {
-            places[int(stages[start])]: {one: values[start:end] for one, values in columns.items()}
-            for start, end in spans
+            paths[int(stages[start])]: {name: values[start:end] for name, values in columns.items()}
+            for start, end in zip(starts, [*starts[1:], len(stages)], strict=True)
         }
 
-    def _rows(self, found: _Sorted, folder: Path) -> pd.DataFrame:
-        """A stage's rows with their questions' ids, and its own counts alone, as float64."""
-        mine = found[self._place(folder)]
-        asked = self._questions[["question", "cluster"]].iloc[mine["question"]]
-        own = {"cap": mine["cap"]} if "cap" in mine else {}
-        for name, values in mine.items():
+    def _rows(self, by_stage: _StageColumns, stage: Path) -> pd.DataFrame:
+        """A stage's rows: its questions' ids and the counts that it has, as float64."""
+        columns = by_stage[self._path(stage)]
+        ids = self._questions[["question", "cluster"]].iloc[columns["question"]]
+        kept = {"cap": columns["cap"]} if "cap" in columns else {}
+        for name, values in columns.items():
             if name.startswith("count_") or name == "value":
                 numbers = values.astype("float64")
                 if name == "value" or not np.isnan(numbers).all():
-                    own[name] = numbers
-        return pd.concat([asked.reset_index(drop=True), pd.DataFrame(own)], axis=1)
+                    kept[name] = numbers
+        return pd.concat([ids.reset_index(drop=True), pd.DataFrame(kept)], axis=1)
 
     def _read(self, name: str) -> pa.Table:
         path = self._out / name
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise UserError(f"{path} cannot be read ({error.strerror}); {AGAIN}") from error
+            raise UserError(f"{path} cannot be read ({error.strerror}); {REPACK}") from error
         if hashlib.sha256(content).hexdigest() != self._manifest["files"].get(name):
             raise UserError(
-                f"{path} is cut or changed: it is not the file that packed.json names; {AGAIN}"
+                f"{path} is cut or changed: it is not the file that packed.json names; {REPACK}"
             )
         return pq.read_table(io.BytesIO(content))
 
 
-AGAIN = (
-    "get the packed folder again (from git), or pack the whole one again with `python -m harness"
-    " pack`."
-)
+Stored = WholeFolder | PackedFolder
+"""A study's stored results."""
+
+
+def open_stored(out: Path) -> Stored:
+    """The study in this folder, whole or packed.
+
+    Raises:
+        UserError: it is packed in another format, or its parts do not fit together.
+    """
+    return PackedFolder(out) if Results(out).packed.exists() else WholeFolder(out)

@@ -23,8 +23,8 @@ from harness.pipeline.stages.caps import write_caps
 from harness.pipeline.stages.choices import write_margins
 from harness.pipeline.stages.shards import quiet
 from harness.pipeline.tasks import run_tasks
-from harness.reporting import results as frames
 from harness.reporting.comparison import compare
+from harness.reporting.results import load_results
 from harness.study.study import Run, Study, vary
 from methods.controls import Control
 from methods.interface import Prompt
@@ -151,7 +151,7 @@ def test_the_derived_row_has_the_methods_length_in_the_table(tmp_path: Path) -> 
         assert task.missing()
         do(context, task, quiet)
         assert not task.missing()
-    cells = {(cell.label, cell.metric): cell for cell in compare(frames.read(tmp_path))}
+    cells = {(cell.label, cell.metric): cell for cell in compare(load_results(tmp_path))}
     sena, same = cells["sena", "words"], cells["untrained at sena length", "words"]
     assert sena.value == pytest.approx(same.value, abs=1 / 40)
     assert cells["sena", "chair_i"].verdict == "better"

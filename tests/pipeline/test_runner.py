@@ -149,7 +149,7 @@ def test_a_finished_study_does_nothing_and_loads_nothing(
     def refuse(*_args: object, **_more: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(loaded_model, "load_base", refuse)
+    monkeypatch.setattr(loaded_model, "load_model", refuse)
     before = outputs(undisturbed)
     assert "[" not in do(a_study(pool, rounds=2), undisturbed)
     assert outputs(undisturbed) == before
@@ -263,16 +263,16 @@ def test_killed_for_real_ends_with_the_same_bytes(
 
 def test_another_setting_is_refused_before_any_work(undisturbed: Path, pool: str) -> None:
     before = outputs(undisturbed)
-    with pytest.raises(UserError, match=r"method\.temperature: 1\.0 there, 0\.7 asked"):
+    with pytest.raises(UserError, match=r"method\.temperature: 1\.0 stored, 0\.7 requested"):
         do(a_study(pool, rounds=2, temperature=0.7), undisturbed)
     with pytest.raises(
         UserError,
-        match=r"train holds results of other settings \(recipe\.lr: 0\.001 there, 0\.01 asked\)",
+        match=r"train holds results of other settings \(recipe\.lr: 0\.001 stored, 0\.01 req",
     ):
         do(a_study(pool, rounds=2, recipe=replace(Toy().recipe, lr=1e-2)), undisturbed)
-    with pytest.raises(UserError, match=r"limit: null there, 5 asked"):
+    with pytest.raises(UserError, match=r"limit: null stored, 5 requested"):
         do(replace(a_study(pool, rounds=2), limit=5), undisturbed)
-    with pytest.raises(UserError, match=r"pool: .* asked"):
+    with pytest.raises(UserError, match=r"pool: .* requested"):
         runner.plan(
             replace(
                 a_study(pool), runs=tuple(replace(run, images=7) for run in a_study(pool).runs)
@@ -314,7 +314,7 @@ def test_a_newer_grader_grades_again_and_keeps_the_answers(
     study = replace(a_study(pool), runs=a_study(pool).runs[:1])
     do(study, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(loaded_model, "load_base", None)  # answers are not made again
+        patch.setattr(loaded_model, "load_model", None)  # answers are not made again
         said = do(replace(study, benchmarks=(Graded(),)), tmp_path)
     assert said.count(": done") == 2
     assert (

@@ -36,7 +36,7 @@ STEP = 420
 
 def page_study(out: Path, pool: Path) -> Path:
     """Write the study to ``out`` and its images to ``pool``; its base is called "tiny"."""
-    write_study(out, seeds=(0, 1), pictures=8, labels=("untrained", "sena", "sima"))
+    write_study(out, seeds=(0, 1), images=8, labels=("untrained", "sena", "sima"))
     save_pictures(pool, 29)
     picture(29).save(pool / HOSTILE_FILE)
     results = Results(out)

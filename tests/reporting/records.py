@@ -18,6 +18,7 @@ import pandas as pd
 
 from benchmarks.interface import Grade, Metric, report
 from harness.artifacts.results_folder import Results, Stage, write_bytes, write_json, write_jsonl
+from harness.reporting.comparison import MetricResult
 
 CAPTIONS = (
     Metric(
@@ -72,6 +73,7 @@ BENCHMARKS: Mapping[str, tuple[str, tuple[Metric, ...]]] = {
     "synthetic_chair": ("hallucination", CAPTIONS),
     "synthetic_pope": ("hallucination", EXISTENCE),
 }
+SEEDS = {"synthetic_chair": 11, "synthetic_pope": 10}
 # How each row differs from the untrained model: (hallucination factor, recall, wrong-answer factor,
 # yes bias).
 ROWS: Mapping[str, tuple[float, float, float, float]] = {
@@ -88,15 +90,15 @@ REASONS = (
 )
 
 
-def grades(name: str, label: str, seed: int, round: int, pictures: int) -> list[Grade]:
+def grades(name: str, label: str, seed: int, round: int, images: int) -> list[Grade]:
     """A row's grades: every image has a difficulty of its own that all rows share."""
     factor, recall, wrong, bias = ROWS[label]
     strength = 0.5 * round if round else 1.0  # the second round is the full effect
     factor, wrong = 1 + strength * (factor - 1), 1 + strength * (wrong - 1)
-    hard = np.random.default_rng(7).beta(0.6, 3.0, size=pictures)
-    rng = np.random.default_rng([len(name), sum(map(ord, label)), seed, round])
+    hard = np.random.default_rng(7).beta(0.6, 3.0, size=images)
+    rng = np.random.default_rng([SEEDS[name], sum(map(ord, label)), seed, round])
     made = []
-    for picture, h in enumerate(hard):
+    for image, h in enumerate(hard):
         if name == "synthetic_chair":
             mentions, truth = 1 + int(rng.poisson(2.2)), 1 + int(rng.poisson(2.0))
             hallucinated, found = (
@@ -117,8 +119,8 @@ def grades(name: str, label: str, seed: int, round: int, pictures: int) -> list[
             read = "ball, cup"
             made.append(
                 Grade(
-                    question=f"c{picture}",
-                    cluster=f"p{picture}",
+                    question=f"c{image}",
+                    cluster=f"p{image}",
                     value=float(not hallucinated),
                     read_as=read,
                     counts=counts,
@@ -127,12 +129,12 @@ def grades(name: str, label: str, seed: int, round: int, pictures: int) -> list[
             continue
         for index in range(4):
             truth_is_yes = index % 2 == 0
-            key = f"e{picture}-{index}"
+            key = f"e{image}-{index}"
             if rng.random() < 0.01:
                 made.append(
                     Grade(
                         question=key,
-                        cluster=f"p{picture}",
+                        cluster=f"p{image}",
                         value=None,
                         read_as="unreadable",
                         why="neither yes nor no",
@@ -158,7 +160,7 @@ def grades(name: str, label: str, seed: int, round: int, pictures: int) -> list[
             made.append(
                 Grade(
                     question=key,
-                    cluster=f"p{picture}",
+                    cluster=f"p{image}",
                     value=float(right),
                     read_as=read,
                     counts=counts,
@@ -172,7 +174,7 @@ def write_study(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     rounds: int = 1,
-    pictures: int = 200,
+    images: int = 200,
     labels: Sequence[str] = ("untrained", "sena", "sima"),
     limit: int | None = None,
     absent: Sequence[str] = (),
@@ -184,7 +186,7 @@ def write_study(
     runs = [
         {
             "label": label,
-            "base": "world-llava",
+            "base": "tiny-llava",
             "method": label,
             "needs": list(NEEDS[label]),
             "settings": {},
@@ -220,11 +222,11 @@ def write_study(
     for name in BENCHMARKS:
         asked = [
             {"id": str(i), "cluster": f"p{i}", "max_new_tokens": 8, "images": [f"{i:064x}.png"]}
-            for i in range(pictures)
+            for i in range(images)
         ]
         write_jsonl(results.questions(name) / "questions.jsonl", asked)
         hashes = [
-            {"sha256": f"{index:064x}", "dhash": difference(index)} for index in range(pictures)
+            {"sha256": f"{index:064x}", "dhash": difference(index)} for index in range(images)
         ]
         write_jsonl(results.questions(name) / "images.jsonl", hashes)
     for run in runs:
@@ -245,7 +247,7 @@ def write_study(
                     {"model": "c0ffee" * 10},
                     name,
                 )
-                made = report(metrics, grades(name, label, seed, number, pictures))
+                made = report(metrics, grades(name, label, seed, number, images))
                 _finish(
                     results.grades(label, seed, number, name),
                     out,
@@ -361,7 +363,11 @@ def _train(label: str, seed: int, round: int) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":
-    write_study(
-        Path(sys.argv[1]), pictures=400, absent=("sima/seed2/round1/grades/synthetic_chair",)
+def find(cells: list[MetricResult], label: str, metric: str) -> MetricResult:
+    return next(
+        cell for cell in cells if cell.label == label and cell.metric == metric and cell.last
     )
+
+
+if __name__ == "__main__":
+    write_study(Path(sys.argv[1]), images=400, absent=("sima/seed2/round1/grades/synthetic_chair",))

@@ -11,16 +11,17 @@ import pytest
 
 from harness.artifacts.results_folder import Results, read_json, write_json
 from harness.cli.main import main
-from harness.reporting import results as frames
-from harness.reporting.comparison import compare, counts
+from harness.reporting.comparison import compare
+from harness.reporting.counts import row_counts
 from harness.reporting.difference import between
+from harness.reporting.results import load_results
 from harness.reporting.stats import paired_interval
 from tests.reporting.records import write_study
 
 
 @pytest.fixture(scope="module")
 def a(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_study(tmp_path_factory.mktemp("a"), seeds=(0,), pictures=60)
+    return write_study(tmp_path_factory.mktemp("a"), seeds=(0,), images=60)
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_the_same_folder_has_no_difference(a: Path, b: Path) -> None:
     text = between(a, b)
     assert "Settings that differ: none." in text
     assert "hardware that differ: none." in text
-    assert "24 numbers stand in both folders: 24 are equal, 0 differ" in text
+    assert "24 numbers are in both folders: 24 are equal, 0 differ" in text
     assert "| --: |" not in text
 
 
@@ -75,35 +76,35 @@ def test_versions_and_hardware_differ(a: Path, b: Path) -> None:
 def test_numbers_differ_by_a_paired_interval_where_the_questions_are_the_same(
     a: Path, b: Path, tmp_path: Path
 ) -> None:
-    other = write_study(tmp_path / "other", seeds=(0, 1), pictures=60)
+    other = write_study(tmp_path / "other", seeds=(0, 1), images=60)
     here, there = (
         Results(out).grades("sena", seed, 1, "synthetic_chair")
         for out, seed in ((b, 0), (other, 1))
     )
     shutil.copy(there / "grades.parquet", here / "grades.parquet")
     text = between(a, b)
-    before, after = frames.read(a), frames.read(b)
+    before, after = load_results(a), load_results(b)
     metric = next(one for one in before.benchmarks[0].metrics if one.name == "chair_i")
     first, second = (
-        counts(records.grades, "sena", 1, "synthetic_chair") for records in (before, after)
+        row_counts(records.grades, "sena", 1, "synthetic_chair") for records in (before, after)
     )
     assert first is not None
     assert second is not None
-    found = paired_interval(first.pairs(metric)[0], second.pairs(metric)[0])
+    found = paired_interval(first.terms(metric)[0], second.terms(metric)[0])
     assert f"{found.difference:+.1f} [{found.lo:.1f}, {found.hi:.1f}] | 1 / 1 |" in text
-    assert "24 numbers stand in both folders: 19 are equal, 5 differ" in text
+    assert "24 numbers are in both folders: 19 are equal, 5 differ" in text
     assert "| untrained |" not in text  # equal numbers are not listed
 
 
 def test_other_questions_are_not_paired(a: Path, tmp_path: Path) -> None:
-    other = write_study(tmp_path / "b", seeds=(0,), pictures=50, labels=("untrained", "sena"))
+    other = write_study(tmp_path / "b", seeds=(0,), images=50, labels=("untrained", "sena"))
     text = between(a, other)
     assert "other questions, so not paired" in text
     assert "Only in A: sima." in text
-    assert "| row sima | there | absent |" in text
+    assert "| row sima | present | absent |" in text
     sena = next(
         cell
-        for cell in compare(frames.read(other))
+        for cell in compare(load_results(other))
         if (cell.label, cell.metric) == ("sena", "recall")
     )
     assert f"| {sena.value:.1f} |" in text

@@ -21,21 +21,21 @@ from harness.artifacts.results_folder import (
     write_json,
     write_jsonl,
 )
-from harness.reporting import results as frames
 from harness.reporting.comparison import compare
 from harness.reporting.figures import draw as figures
 from harness.reporting.figures.ablation import ablations, noise
+from harness.reporting.figures.before_after import before_and_after, rounds
 from harness.reporting.figures.captions import against_recall, at_lengths, lengths
-from harness.reporting.figures.differences import before_and_after, rounds
-from harness.reporting.figures.examples import Answer, examples, spans, wrapped
-from harness.reporting.figures.making import prompts, training
-from harness.reporting.figures.style import COLOURS, WRONG, look, rendered, row_colours, short
+from harness.reporting.figures.examples import Caption, examples, spans, wrapped
+from harness.reporting.figures.style import COLOURS, WRONG, rendered, row_colours, short, style
+from harness.reporting.figures.training_curves import prompts, training
+from harness.reporting.results import load_results
 from tests.reporting.records import NEEDS, ROWS, write_study
 
 
 def test_every_figure_is_a_png_and_a_pdf_with_embedded_fonts(tmp_path: Path) -> None:
     out = write_study(
-        tmp_path / "a", seeds=(0,), pictures=40, absent=("sima/seed0/round1/grades/synthetic_pope",)
+        tmp_path / "a", seeds=(0,), images=40, absent=("sima/seed0/round1/grades/synthetic_pope",)
     )
     written = figures.write(out)
     names = [
@@ -56,10 +56,10 @@ def test_every_figure_is_a_png_and_a_pdf_with_embedded_fonts(tmp_path: Path) -> 
 
 
 def test_equal_records_give_equal_files(tmp_path: Path) -> None:
-    records = frames.read(
-        write_study(tmp_path, seeds=(0,), pictures=10, labels=("untrained", "sena"))
+    records = load_results(
+        write_study(tmp_path, seeds=(0,), images=10, labels=("untrained", "sena"))
     )
-    with look():
+    with style():
         for kind in ("png", "pdf"):
             first, second = (prompts(records) for _ in range(2))
             assert first is not None
@@ -68,11 +68,11 @@ def test_equal_records_give_equal_files(tmp_path: Path) -> None:
 
 
 def test_the_drawn_interval_is_the_tables(tmp_path: Path) -> None:
-    records = frames.read(
-        write_study(tmp_path, seeds=(0,), pictures=60, labels=("untrained", "sena"))
+    records = load_results(
+        write_study(tmp_path, seeds=(0,), images=60, labels=("untrained", "sena"))
     )
     cells = compare(records)
-    with look():
+    with style():
         figure = before_and_after(records, cells, benchmark="synthetic_pope")
     assert figure is not None
     cell = next(cell for cell in cells if cell.label == "sena" and cell.metric == "accuracy")
@@ -83,10 +83,10 @@ def test_the_drawn_interval_is_the_tables(tmp_path: Path) -> None:
 
 
 def test_rounds_follow_one_another_in_the_curves(tmp_path: Path) -> None:
-    records = frames.read(
-        write_study(tmp_path, seeds=(0,), rounds=2, pictures=20, labels=("untrained", "sena"))
+    records = load_results(
+        write_study(tmp_path, seeds=(0,), rounds=2, images=20, labels=("untrained", "sena"))
     )
-    with look():
+    with style():
         figure = training(records)
     assert figure is not None
     assert (
@@ -101,14 +101,14 @@ def test_rounds_follow_one_another_in_the_curves(tmp_path: Path) -> None:
 
 
 def test_nothing_is_drawn_from_nothing(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), pictures=20)
+    out = write_study(tmp_path, seeds=(0,), images=20)
     shutil.rmtree(out / "runs")
     assert figures.write(out) == []
 
 
 def test_labels_are_plain_text_and_settings_are_given_back() -> None:
     before = mpl.rcParams["pdf.fonttype"], mpl.rcParams["text.parse_math"]
-    with look():
+    with style():
         assert mpl.rcParams["pdf.fonttype"] == 42
         assert mpl.rcParams["text.parse_math"] is False
     assert (mpl.rcParams["pdf.fonttype"], mpl.rcParams["text.parse_math"]) == before
@@ -128,15 +128,15 @@ def test_an_ablation_has_a_panel_a_field_and_marks_the_rows_own_value(
 ) -> None:
     settings = ("sena noise_step=600", "sena noise_step=100", "sena check=none")
     vary_rows(monkeypatch, *settings)
-    out = write_study(tmp_path, seeds=(0,), pictures=40, labels=("untrained", "sena", *settings))
+    out = write_study(tmp_path, seeds=(0,), images=40, labels=("untrained", "sena", *settings))
     study = read_json(out / "study.json")
     study["runs"] = [
         {**run, "settings": {"noise_step": 420, "check": "image"}} for run in study["runs"]
     ]
     write_json(out / "study.json", study)
-    records = frames.read(out)
+    records = load_results(out)
     cells = compare(records)
-    with look():
+    with style():
         made = dict(ablations(records, cells))
         assert list(made) == [
             "ablation-synthetic_chair-chair_s",
@@ -170,11 +170,11 @@ def test_an_ablation_has_a_panel_a_field_and_marks_the_rows_own_value(
 
 
 def test_rounds_begin_at_the_untrained_model(tmp_path: Path) -> None:
-    records = frames.read(
-        write_study(tmp_path, seeds=(0,), rounds=2, pictures=30, labels=("untrained", "sena"))
+    records = load_results(
+        write_study(tmp_path, seeds=(0,), rounds=2, images=30, labels=("untrained", "sena"))
     )
     cells = compare(records)
-    with look():
+    with style():
         figure = rounds(records, cells)
     assert figure is not None
     mine = [cell.value for cell in cells if (cell.label, cell.metric) == ("sena", "chair_s")]
@@ -185,9 +185,9 @@ def test_rounds_begin_at_the_untrained_model(tmp_path: Path) -> None:
 
 
 def test_recall_is_drawn_against_hallucination_for_captions_alone(tmp_path: Path) -> None:
-    records = frames.read(write_study(tmp_path, seeds=(0,), pictures=30))
+    records = load_results(write_study(tmp_path, seeds=(0,), images=30))
     cells = compare(records)
-    with look():
+    with style():
         figure = against_recall(records, cells)
     assert figure is not None
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["synthetic CHAIR", ""]
@@ -200,13 +200,13 @@ def test_recall_is_drawn_against_hallucination_for_captions_alone(tmp_path: Path
 
 
 def test_what_is_derived_is_grey(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), pictures=5)
+    out = write_study(tmp_path, seeds=(0,), images=5)
     study = read_json(out / "study.json")
     study["runs"] = [
         {**run, "role": "derived" if run["label"] == "sima" else "method"} for run in study["runs"]
     ]
     write_json(out / "study.json", study)
-    colours = row_colours(frames.read(out))
+    colours = row_colours(load_results(out))
     assert colours["sena"][0] in COLOURS
     assert colours["sima"][0] not in COLOURS
 
@@ -214,7 +214,7 @@ def test_what_is_derived_is_grey(tmp_path: Path) -> None:
 def test_lengths_are_the_caps_ratios(tmp_path: Path) -> None:
     """Two images, cut at 8 words and whole: the ratios are of sums, and a leak taken out is taken
     out here too."""
-    out = write_study(tmp_path, seeds=(0,), pictures=2, labels=("untrained", "sena"))
+    out = write_study(tmp_path, seeds=(0,), images=2, labels=("untrained", "sena"))
     for label, number in (("untrained", 0), ("sena", 1)):
         folder = Results(out).caps(label, 0, number, "synthetic_chair")
         frame = pd.DataFrame(
@@ -229,21 +229,21 @@ def test_lengths_are_the_caps_ratios(tmp_path: Path) -> None:
         frame.to_parquet(content, index=False)
         write_bytes(folder / "caps.parquet", content.getvalue())
         Stage(folder, {}).finish()
-    records = frames.read(out)
+    records = load_results(out)
     found = lengths(Results(out), records).sort_values(["label", "words"])
     names = ["words", "hallucination", "recall"]
     assert (
         found[names].to_numpy()[:, :].tolist()
         == [[8, 25, 50], [25, pytest.approx(100 / 3), 100]] * 2
     )
-    with look():
+    with style():
         assert (
             at_lengths(records, lengths(Results(out), records)) is None
         )  # two points are no curve
 
 
 def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), pictures=3, labels=("untrained", "sena"))
+    out = write_study(tmp_path, seeds=(0,), images=3, labels=("untrained", "sena"))
     results = Results(out)
     asked = [{"id": f"c{index}", "images": ["a.png"]} for index in range(3)]
     write_jsonl(results.questions("synthetic_chair") / "questions.jsonl", asked)
@@ -259,8 +259,8 @@ def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> No
         content = io.BytesIO()
         frame.to_parquet(content, index=False)
         write_bytes(path, content.getvalue())
-    records = frames.read(out)
-    with look():
+    records = load_results(out)
+    with style():
         assert list(examples(records, results)) == []  # the images are not there
         content = io.BytesIO()
         Image.new("RGB", (8, 8)).save(content, format="PNG")
@@ -275,7 +275,7 @@ def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> No
 
 
 def test_words_wrap_and_keep_their_marks() -> None:
-    lines = wrapped(Answer(text="a red ball , a cat .", wrong=spans("15-18")), 10)
+    lines = wrapped(Caption(text="a red ball , a cat .", wrong=spans("15-18")), 10)
     assert lines == [
         [("a", 0, False), ("red", 2, False), ("ball", 6, False)],
         [(",", 0, False), ("a", 2, False), ("cat", 4, True), (".", 8, False)],

@@ -20,16 +20,16 @@ from harness.data.pool import difference_hash, pixels_sha
 from harness.errors import UserError
 from harness.pipeline.stages.export import export
 from harness.reporting import leakage
-from harness.reporting import results as frames
 from harness.reporting.comparison import compare
 from harness.reporting.figures import draw as figures
+from harness.reporting.results import load_results
 from harness.reporting.tables import build as tables
 from tests.reporting.records import write_study
 
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    return write_study(tmp_path, seeds=(0,), pictures=60)
+    return write_study(tmp_path, seeds=(0,), images=60)
 
 
 def plant(out: Path, hash: str, sha: str = "f" * 64) -> None:
@@ -43,10 +43,10 @@ def flipped(hash: str, bits: int) -> str:
 
 
 def found(out: Path) -> leakage.Leaks:
-    return leakage.find(Results(out), frames.read(out))
+    return leakage.find(Results(out), load_results(out))
 
 
-def test_exact_and_near_pictures_are_counted_and_listed(study: Path) -> None:
+def test_exact_and_near_images_are_counted_and_listed(study: Path) -> None:
     near = read_jsonl(Results(study).questions("synthetic_chair") / "images.jsonl")[7]
     plant(study, flipped(near["dhash"], leakage.NEAR))
     tables.write(study)
@@ -56,16 +56,16 @@ def test_exact_and_near_pictures_are_counted_and_listed(study: Path) -> None:
     assert mine.loc["p7", "distance"] == leakage.NEAR
     assert mine.loc["p7", "item"] == "planted"
     assert mine.loc["p3", "labels"] == "sena / sima"
-    assert "synthetic CHAIR 1 exact and 1 near of 60" in (study / "table.md").read_text()
+    assert "synthetic CHAIR 1 exact, 1 near, of 60 images" in (study / "table.md").read_text()
 
 
-def test_one_bit_more_is_another_picture(study: Path) -> None:
+def test_one_bit_more_is_another_image(study: Path) -> None:
     near = read_jsonl(Results(study).questions("synthetic_chair") / "images.jsonl")[7]
     plant(study, flipped(near["dhash"], leakage.NEAR + 1))
     assert {leak.cluster for leak in found(study).found} == {"p3"}
 
 
-def test_blank_pictures_are_not_near_each_other(study: Path) -> None:
+def test_blank_images_are_not_near_each_other(study: Path) -> None:
     path = Results(study).questions("synthetic_chair") / "images.jsonl"
     rows = read_jsonl(path)
     rows[9]["dhash"] = "0" * 16
@@ -75,14 +75,14 @@ def test_blank_pictures_are_not_near_each_other(study: Path) -> None:
 
 
 def test_without_leaks_everything_is_recomputed_from_the_others(study: Path) -> None:
-    whole = compare(frames.read(study))
+    whole = compare(load_results(study))
     text = tables.write(study, exclude_leaks=True)
-    records, leaks = leakage.opened(study, exclude_leaks=True)
+    records, leaks = leakage.load_with_leaks(study, exclude_leaks=True)
     assert leaks.clusters("synthetic_pope") == {"p3"}
     assert not (records.grades["cluster"] == "p3").any()
     cells = compare(records)
-    assert {cell.pictures for cell in cells} == {59}
-    grades = frames.read(study).grades
+    assert {cell.images for cell in cells} == {59}
+    grades = load_results(study).grades
     mine = grades[
         (grades["label"] == "sena")
         & (grades["benchmark"] == "synthetic_pope")
@@ -95,8 +95,8 @@ def test_without_leaks_everything_is_recomputed_from_the_others(study: Path) -> 
     assert [cell.difference for cell in cells] != [cell.difference for cell in whole]
     flat = " ".join(text.split())
     assert (
-        "Left out of every row because they leaked (all questions of such an image): synthetic"
-        " CHAIR 1 of 60" in flat
+        "Leaked images are left out of every row, with all their questions: synthetic CHAIR 1 of 60"
+        in flat
     )
     assert "59 images" in flat
     assert figures.write(study, exclude_leaks=True)
@@ -114,7 +114,7 @@ def test_a_folder_without_hashes_says_so(study: Path) -> None:
     (Results(study).questions("synthetic_chair") / "images.jsonl").unlink()
     flat = " ".join(tables.write(study).split())
     assert (
-        "synthetic CHAIR 1 exact and unknown near of 60, synthetic POPE 1 exact and 0 near of 60"
+        "synthetic CHAIR 1 exact, unknown near, of 60 images; synthetic POPE 1 exact, 0 near, of 60"
         in flat
     )
     assert "stored without perceptual hashes: synthetic CHAIR." in flat
@@ -128,7 +128,7 @@ def saved_again(image: Image.Image) -> Iterator[Image.Image]:
     yield image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC)
 
 
-def test_a_picture_saved_again_is_near_and_disjoint_splits_are_not() -> None:
+def test_a_image_saved_again_is_near_and_disjoint_splits_are_not() -> None:
     """The threshold's two sides, on a sample of the world: the numbers of ``leakage.NEAR`` are of
     20,000 images."""
     asked = [synthetic_item("dev", index)[1] for index in range(40)]

@@ -11,23 +11,22 @@ import pytest
 from benchmarks.interface import Metric
 from harness.artifacts.results_folder import Results, read_json, write_json
 from harness.reporting import literature
-from harness.reporting import results as frames
-from harness.reporting.results import BenchmarkColumns
+from harness.reporting.results import BenchmarkColumns, Row, StudyResults, load_results
 from harness.reporting.tables import build as tables
 from harness.reporting.tables.model import Block
 from tests.reporting.records import write_study
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> frames.Records:
+def records(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
     """A study on llava-1.5-7b's records: POPE, with the accuracy of a part, and rows of SENA and
     SIMA."""
-    out = write_study(tmp_path_factory.mktemp("study"), seeds=(0,), pictures=30)
+    out = write_study(tmp_path_factory.mktemp("study"), seeds=(0,), images=30)
     study = read_json(Results(out).study)
     for run in study["runs"]:
         run["base"] = "llava-1.5-7b"
     write_json(Results(out).study, study)
-    read = frames.read(out)
+    read = load_results(out)
     chair, pope = read.benchmarks
     part = replace(
         next(metric for metric in pope.metrics if metric.name == "f1"), name="accuracy_adversarial"
@@ -40,7 +39,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> frames.Records:
     )
 
 
-def block_of(records: frames.Records, name: str) -> Block:
+def block_of(records: StudyResults, name: str) -> Block:
     from harness.reporting.comparison import compare
 
     return next(
@@ -50,7 +49,7 @@ def block_of(records: frames.Records, name: str) -> Block:
     )
 
 
-def test_reported_numbers_have_columns_and_rows_of_their_own(records: frames.Records) -> None:
+def test_reported_numbers_have_columns_and_rows_of_their_own(records: StudyResults) -> None:
     block = block_of(records, "POPE")
     reported = [place for place, column in enumerate(block.columns) if column.reported]
     heads = [block.columns[place].heading for place in reported]
@@ -59,7 +58,7 @@ def test_reported_numbers_have_columns_and_rows_of_their_own(records: frames.Rec
         "reported: F1 ↑ %",
         "reported: accuracy adversarial ↑ %",
     ]
-    texts = {line.head: [line.entries[place].value for place in reported] for line in block.lines}
+    texts = {line.head: [line.cells[place].value for place in reported] for line in block.lines}
     assert texts["untrained"][0] == "85.9 [1]"
     assert texts["sena"] == ["not available"] * 3  # its own table could not be read
     assert re.fullmatch(r"8\d\.\d+ \[\d\]", texts["sima"][2])  # RE-ALIGN's rerun of SIMA
@@ -68,14 +67,12 @@ def test_reported_numbers_have_columns_and_rows_of_their_own(records: frames.Rec
     assert not any("lambda" in line.head for line in only)  # ablations of a paper
     for line in only:  # never in a measured column, never ranked
         assert {
-            line.entries[place].value
-            for place in range(len(block.columns))
-            if place not in reported
+            line.cells[place].value for place in range(len(block.columns)) if place not in reported
         } == {literature.MISSING}
-    assert all(line.entries[place].rank == 0 for line in block.lines for place in reported)
+    assert all(line.cells[place].rank == 0 for line in block.lines for place in reported)
 
 
-def test_the_notes_give_source_and_verification(records: frames.Records) -> None:
+def test_the_notes_give_source_and_verification(records: StudyResults) -> None:
     from harness.reporting.comparison import compare
 
     note = tables.build(records, compare(records)).notes[-1]
@@ -84,7 +81,7 @@ def test_the_notes_give_source_and_verification(records: frames.Records) -> None
     assert "[1] CSR" in note
 
 
-def test_on_another_base_nothing_is_shown(records: frames.Records) -> None:
+def test_on_another_base_nothing_is_shown(records: StudyResults) -> None:
     other = replace(records, rows=tuple(replace(row, base="synthetic") for row in records.rows))
     assert all(not literature.matching(other.rows, benchmark) for benchmark in other.benchmarks)
     assert literature.references(other.rows, other.benchmarks) == ()
@@ -140,7 +137,7 @@ def test_names_here_and_in_papers_meet(
 def test_what_is_not_the_same_does_not_meet(benchmark: str, metric: str) -> None:
     column = Metric(name=metric, better="higher", unit="%", numerator="a", denominator="b")
     asked = BenchmarkColumns(name=benchmark, group="general", version="1", metrics=(column,))
-    row = frames.Row(
+    row = Row(
         label="x",
         base="llava-1.5-7b",
         method="sima",

@@ -18,7 +18,7 @@ from harness.pipeline.matched_baselines import CAPS as LENGTHS
 from harness.reporting import difference
 from harness.reporting.figures import draw as figures
 from harness.reporting.pack import pack
-from harness.reporting.stored import FILES, FORMAT, FORMAT_KEY, GRADES, opened
+from harness.reporting.stored import FILES, FORMAT, FORMAT_KEY, GRADES, open_stored
 from harness.reporting.tables import build as tables
 from tests.reporting.records import write_study
 
@@ -48,8 +48,8 @@ def with_caps(out: Path) -> Path:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pack") / "whole"
-    with_caps(write_study(out, seeds=(0, 1), pictures=60, labels=("untrained", "sena")))
-    write_study(out / "inner", seeds=(0,), pictures=20, labels=("untrained", "sena"))
+    with_caps(write_study(out, seeds=(0, 1), images=60, labels=("untrained", "sena")))
+    write_study(out / "inner", seeds=(0,), images=20, labels=("untrained", "sena"))
     tables.write(out)
     figures.write(out)
     return out
@@ -109,7 +109,7 @@ def test_an_unfinished_study_is_packed_and_what_is_missing_is_said(tmp_path: Pat
     out = write_study(
         tmp_path / "cut",
         seeds=(0,),
-        pictures=20,
+        images=20,
         absent=("sima/seed0/round1/grades/synthetic_chair",),
     )
     (said,) = pack(out)
@@ -121,7 +121,7 @@ def test_an_unfinished_study_is_packed_and_what_is_missing_is_said(tmp_path: Pat
 
 
 def test_nothing_graded_is_not_packed(tmp_path: Path) -> None:
-    out = write_study(tmp_path / "new", seeds=(0,), pictures=20, labels=("untrained",))
+    out = write_study(tmp_path / "new", seeds=(0,), images=20, labels=("untrained",))
     shutil.rmtree(out / "runs")
     with pytest.raises(UserError, match=r"Nothing in .* is graded yet"):
         pack(out)
@@ -138,7 +138,7 @@ def test_where_packing_is_refused(whole: Path, packed: Path, tmp_path: Path) -> 
         pack(packed, tmp_path / "twice")
     with pytest.raises(UserError, match="only reads"):
         pack(whole, whole)
-    other = write_study(tmp_path / "other", seeds=(0,), pictures=20)
+    other = write_study(tmp_path / "other", seeds=(0,), images=20)
     with pytest.raises(UserError, match="holds a study that is not packed"):
         pack(whole, other)
     with pytest.raises(UserError, match=r"holds no study\.json"):
@@ -223,6 +223,6 @@ def test_the_figures_command_says_what_it_leaves_out(
 
 
 def test_a_stage_that_is_not_packed_is_not_done(packed: Path) -> None:
-    stored = opened(packed)
+    stored = open_stored(packed)
     assert not stored.done(Results(packed).train("nobody", 0, 1))
     assert stored.identity(Results(packed).train("nobody", 0, 1)) is None

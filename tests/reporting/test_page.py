@@ -23,7 +23,8 @@ from harness.cli import main as cli
 from harness.engine.engine import Engine
 from harness.models.base_cards import BASES, find_base
 from harness.reporting.page import cards as page_cards
-from harness.reporting.page import images as page_pictures
+from harness.reporting.page import images as page_images
+from harness.reporting.page import texts, traces
 from harness.reporting.page import write as page
 from methods.interface import Decoding, Prompt
 from methods.sena.corruption import corruption
@@ -110,7 +111,7 @@ def test_a_card_tells_the_whole_way_of_a_pair(made: SimpleNamespace) -> None:
     assert [text for text, differs in card["rejected"] if differs] == ["blue", "chair and a cup"]
     names = [step[0] for step in card["steps"]]
     assert names == [
-        page_cards.STEPS[key]
+        traces.STEPS[key]
         for key in ("asked", "checked", "question", "description", "first", "enhanced", "rejected")
     ]
     assert card["steps"][4][1:] == ["a ball .", "logp -1.25, 9 tokens, cut at the token limit"]
@@ -128,70 +129,14 @@ def test_a_card_tells_the_whole_way_of_a_pair(made: SimpleNamespace) -> None:
 def test_another_methods_trace_is_shown_by_its_own_names(made: SimpleNamespace) -> None:
     card = next(card for card in made.data["cards"] if card["prompt"] == "describe")
     assert card["steps"] == [
-        ["critique", "the second tells of a cup", ""], ["candidates 1", "one", "scores [1, 0.5]"], ["candidates 2", "two", ""],
-    ]  # fmt: skip
+        ["critique", "the second tells of a cup", ""],
+        ["candidates 1", "one", "scores [1, 0.5]"],
+        ["candidates 2", "two", ""],
+    ]
     assert card["corrupted"] is None
     lost = next(card for card in made.data["cards"] if card["item"] == "gone.png")
-    assert lost["picture"] is None
-    assert made.text.count("no longer has all of them, such as &#39;gone.png&#39;") == 1
-
-
-def test_a_search_tree_is_shown_with_its_rewards_and_the_ways_to_both_answers() -> None:
-    tree = {
-        "parent": [-1, 0, 0, 1, 1, 2],
-        "text": ["", "a dog .", "a cat .", "", "a cup .", "a hat ."],
-        "how": ["root", "sentence", "sentence", "end", "sentence", "sentence"],
-        "final": [0, 0, 0, 1, 1, 0],
-        "kept": [1, 1, 1, 0, 0, 0],
-        "score": [0.0, -1.5, -2.0, -1.75, -3.0, -4.0],
-        "relevance": [0.0, 30.0, 20.0, 0.0, 25.5, 10.0],
-    }
-    trace = {"prompt": "describe", "tree": tree, "chosen": 3, "rejected": 4, "costs": [-1.5, -2.0]}
-    assert page_cards.tree(trace) == [
-        [1, "a dog .", "own score -1.5, relevance to the image 30", "both"],
-        [2, "(the end)", "own score -1.75, relevance to the image 0, an end", "chosen"],
-        [2, "a cup .", "own score -3, relevance to the image 25.5, an end", "rejected"],
-        [1, "a cat .", "own score -2, relevance to the image 20", ""],
-        [2, "a hat .", "own score -4, relevance to the image 10, not continued", ""],
-    ]
-    assert page_cards.steps(trace) == ([], ["chosen 3", "rejected 4", "costs 1 -1.5", "costs 2 -2"])
-    # A trace is untrusted: what points forward, to itself or outside is left out, and nothing runs
-    # for ever.
-    assert (
-        page_cards.tree(
-            {
-                "tree": {"parent": [-1, 5, 2, "0"], "text": ["", "a", "b", "c"]},
-                "chosen": 2,
-                "rejected": 99,
-            }
-        )
-        == []
-    )
-    assert page_cards.tree({"tree": {"text": ["a"]}}) == []
-
-
-def test_a_critics_question_stands_beside_its_verdict_and_margin() -> None:
-    asked = {
-        "first": "greedy",
-        "prompt": "which is better ?",
-        "text": None,
-        "margin": -4.92,
-        "verdict": 2,
-        "winner": "sample",
-    }
-    texts, _ = page_cards.steps({"critic": [asked, {**asked, "text": "[[1]]"}]})
-    note = "first greedy, margin -4.92, verdict 2, winner sample"
-    assert texts == [
-        ["critic 1: what was asked", "which is better ?", note],
-        ["critic 2: what was asked", "which is better ?", note],
-        ["critic 2: what was said", "[[1]]", ""],
-    ]
-
-
-def test_a_long_trace_is_cut_and_counted() -> None:
-    many, settings = page_cards.steps({"candidates": [f"number {index}" for index in range(100)]})
-    assert len(many) == page_cards.MOST_STEPS
-    assert settings == ["and 40 more texts"]
+    assert lost["image"] is None
+    assert made.text.count("no longer has all images, such as &#39;gone.png&#39;") == 1
 
 
 def test_nothing_of_models_or_data_becomes_markup(made: SimpleNamespace) -> None:
@@ -201,8 +146,8 @@ def test_nothing_of_models_or_data_becomes_markup(made: SimpleNamespace) -> None
     assert made.text.count("</script") == 2
     assert not set(made.text) & {*map(chr, range(32)), "\x7f", "\u202e", "\u2028"} - {"\n"}
     card = next(card for card in made.data["cards"] if "taken" in (card["prompt"] or ""))
-    assert card["prompt"] == page_cards.visible(HOSTILE)
-    assert "".join(text for text, _ in card["chosen"]) == page_cards.visible(HOSTILE).strip()
+    assert card["prompt"] == texts.visible(HOSTILE)
+    assert "".join(text for text, _ in card["chosen"]) == texts.visible(HOSTILE).strip()
     assert any(card["item"] == HOSTILE_FILE for card in made.data["cards"])
 
 
@@ -227,54 +172,7 @@ def test_equal_records_give_an_equal_page(made: SimpleNamespace) -> None:
     assert page.build(made.out) == made.text
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "plain",
-        "a\tb\r\nc",
-        "\x1b[31mred",
-        "a\u202eb",
-        "\ud800",
-        "نمی\u200cخواهم",
-        "x\u00a0y\u3000z",
-    ],
-)
-def test_visible_text_can_be_printed_and_written(text: str) -> None:
-    shown = page_cards.visible(text)
-    shown.encode()
-    assert all(char.isprintable() or char in "\n\u200c\u00a0\u3000" for char in shown)
-    if text.isprintable():
-        assert shown == text
-
-
-def test_a_very_long_text_is_cut_and_says_so() -> None:
-    shown = page_cards.visible("ab " * 5000)
-    assert len(shown) < 6100
-    assert shown.endswith("… (15,000 characters)")
-
-
-@pytest.mark.parametrize(
-    ("chosen", "rejected", "first", "second"),
-    [
-        ("a red car.", "a red car.", [], []),
-        ("a red car.", "a blue car.", ["red"], ["blue"]),
-        ("two dogs, and a cat", "two dogs", [", and a cat"], []),
-        ("", "words", [], ["words"]),
-        ("don't", "don’t", ["don't"], ["don’t"]),
-        ("红色的车", "蓝色的车", ["红"], ["蓝"]),
-        ("one\ntwo", "one\n\nthree", ["two"], ["three"]),
-        ("  ", "a", [], ["a"]),
-    ],
-)
-def test_differences_join_to_the_texts(
-    chosen: str, rejected: str, first: list[str], second: list[str]
-) -> None:
-    marked = page_cards.differences(chosen, rejected)
-    assert ["".join(text for text, _ in side) for side in marked] == [chosen, rejected]
-    assert [[text for text, differs in side if differs] for side in marked] == [first, second]
-
-
-def test_a_sample_is_the_same_pictures_for_every_run_and_holds_every_reason() -> None:
+def test_a_sample_is_the_same_images_for_every_run_and_holds_every_reason() -> None:
     records = [
         {"item": f"i{index}", "reason": "rare" if index == 77 else "common"} for index in range(100)
     ]
@@ -310,7 +208,7 @@ def test_a_sampled_page_counts_all_and_says_how_many_it_shows(
 
 @pytest.mark.usefixtures("made")
 @pytest.mark.parametrize("kind", ["diffusion", "blank", "crop", "blur"])
-def test_the_corrupted_picture_is_the_one_the_model_saw(kind: Any) -> None:
+def test_the_corrupted_image_is_the_one_the_model_saw(kind: Any) -> None:
     model, processor = tiny_llava()
     seen: list[torch.Tensor] = []
 
@@ -320,7 +218,7 @@ def test_the_corrupted_picture_is_the_one_the_model_saw(kind: Any) -> None:
 
     prompt = Prompt(key="a/reject", text="what is this ?", image=picture(3))
     Engine(model, processor).generate([prompt], Decoding(max_new_tokens=1), corrupt=watched)
-    shown = page_pictures.corrupted_picture(picture(3), BASES["tiny"], kind, STEP, "a/reject")
+    shown = page_images.corrupted_image(picture(3), BASES["tiny"], kind, STEP, "a/reject")
     back = torch.from_numpy(np.array(shown)).permute(2, 0, 1) / 255
     mean, spread = (
         torch.tensor(values)[:, None, None]
@@ -330,7 +228,7 @@ def test_the_corrupted_picture_is_the_one_the_model_saw(kind: Any) -> None:
     assert (back - expected).abs().max() <= 0.5 / 255 + 1e-5
 
 
-def test_the_corrupted_picture_of_a_qwen_is_the_one_it_saw(tmp_path: Path) -> None:
+def test_the_corrupted_image_of_a_qwen_is_the_one_it_saw(tmp_path: Path) -> None:
     model, processor = tiny_qwen()
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -343,7 +241,7 @@ def test_the_corrupted_picture_of_a_qwen_is_the_one_it_saw(tmp_path: Path) -> No
 
     prompt = Prompt(key="a/reject", text="what is this ?", image=wide)
     Engine(model, processor).generate([prompt], Decoding(max_new_tokens=1), corrupt=watched)
-    shown = page_pictures.corrupted_picture(
+    shown = page_images.corrupted_image(
         wide, find_base(str(tmp_path)), "diffusion", STEP, "a/reject"
     )
     assert shown.width > 2 * shown.height
@@ -357,35 +255,35 @@ def test_the_corrupted_picture_of_a_qwen_is_the_one_it_saw(tmp_path: Path) -> No
     ).abs().max() <= 0.5 / 255 + 1e-5
 
 
-def test_pictures_in_the_page_are_those_of_the_pool(made: SimpleNamespace) -> None:
+def test_images_in_the_page_are_those_of_the_pool(made: SimpleNamespace) -> None:
     card = next(
         card for card in made.data["cards"] if card["item"] == "02.png" and card["corruption"]
     )
     clean, corrupted = (
-        np.array(opened(made.data["pictures"][card[name]]), dtype=float)
-        for name in ("picture", "corrupted")
+        np.array(opened(made.data["images"][card[name]]), dtype=float)
+        for name in ("image", "corrupted")
     )
     assert np.abs(clean - np.array(picture(2))).mean() < 6
     keys = ("0/02.png/question/0/reject", "1/02.png/question/0/reject")
     mine, another = (
         np.array(
-            page_pictures.corrupted_picture(picture(2), BASES["tiny"], "diffusion", STEP, key),
+            page_images.corrupted_image(picture(2), BASES["tiny"], "diffusion", STEP, key),
             dtype=float,
         )
         for key in keys
     )
     assert np.abs(corrupted - mine).mean() < 0.5 * np.abs(corrupted - another).mean()
-    same = {card["picture"] for card in made.data["cards"] if card["item"] == "02.png"}
+    same = {card["image"] for card in made.data["cards"] if card["item"] == "02.png"}
     assert len(same) == 1
 
 
-def test_large_pictures_are_embedded_small() -> None:
-    album = page_pictures.Album()
+def test_large_images_are_embedded_small() -> None:
+    album = page_images.Album()
     assert (
-        album._add(page_pictures._smaller(Image.new("RGB", (1000, 10)), Image.Resampling.LANCZOS))
+        album._add(page_images._smaller(Image.new("RGB", (1000, 10)), Image.Resampling.LANCZOS))
         == 0
     )
-    assert opened(album.uris[0]).size == (page_pictures.SIDE, 2)
+    assert opened(album.uris[0]).size == (page_images.SIDE, 2)
 
 
 def test_what_cannot_be_shown_is_said(
@@ -400,7 +298,7 @@ def test_what_cannot_be_shown_is_said(
     assert "Corrupted images are left out: There is no base" in text
     data = data_of(text)
     assert all(card["corrupted"] is None for card in data["cards"])
-    assert {card["picture"] is None for card in data["cards"] if card["item"] == "01.png"} == {True}
+    assert {card["image"] is None for card in data["cards"] if card["item"] == "01.png"} == {True}
     (pool / "01.png").write_bytes(before)
     study = read_json(Results(made.out).study)
     moved = {**study, "runs": [{**run, "pool": "nowhere"} for run in study["runs"]]}
@@ -409,7 +307,7 @@ def test_what_cannot_be_shown_is_said(
     write_json(Results(made.out).study, study)
     assert text.count("Images are left out: There is no pool") == 1
     assert (
-        len(data_of(text)["pictures"]) == 1
+        len(data_of(text)["images"]) == 1
     )  # the one that the questions are about, which is no pool's
 
 
@@ -420,12 +318,12 @@ def test_a_study_without_pairs_has_a_page(tmp_path: Path) -> None:
         write_study(
             tmp_path,
             seeds=(0,),
-            pictures=4,
+            images=4,
             labels=("untrained", "sena"),
             absent=("sena/seed0/round1/pairs",),
         )
     )
-    assert "No run has made its pairs yet." in text
+    assert "No pairs yet." in text
     assert "its pairs are not made yet" in text
     assert data_of(text)["cards"] == []
 

@@ -178,7 +178,7 @@ def test_another_run_has_its_own_reasons(shown: Any) -> None:
     cards(shown, 20)
 
 
-def test_a_pictures_id_finds_every_prompt_about_it(shown: Any) -> None:
+def test_a_images_id_finds_every_prompt_about_it(shown: Any) -> None:
     shown.get_by_role("button", name="01.png", exact=True).first.click()
     where = [f"{run}, seed {seed}, round 1" for run in ("sena", "sima") for seed in (0, 1)]
     expect(shown.locator(".where")).to_have_text(where)
@@ -194,8 +194,8 @@ def test_hostile_text_is_shown_as_text(shown: Any) -> None:
     expect(shown.locator("img[src='x']")).to_have_count(0)
 
 
-def test_pictures_enlarge_and_escape_closes(shown: Any) -> None:
-    shown.locator(".picture").nth(1).click()
+def test_images_enlarge_and_escape_closes(shown: Any) -> None:
+    shown.locator(".image").nth(1).click()
     expect(shown.locator("#large img")).to_have_count(2)
     expect(shown.locator("#large")).to_contain_text("diffusion, step 420")
     expect(shown.locator("#large")).to_be_visible()
@@ -227,7 +227,7 @@ def test_the_questions_open_on_what_changed_and_are_filtered(shown: Any) -> None
     expect(asked.locator("mark")).to_have_text(["dog"])
     expect(asked.locator(".answer.mine")).to_contain_text("a dog , says sena")
     expect(asked.locator(".truth")).to_have_text("truth: cup <b>")
-    asked.get_by_text("What the other rows said").click()
+    asked.get_by_text("Answers of the other rows").click()
     expect(asked.locator("dt")).to_have_text(["sima"])
     expect(asked.locator("dt")).to_be_visible()
     shown.get_by_label("Find").fill("")
@@ -235,8 +235,8 @@ def test_the_questions_open_on_what_changed_and_are_filtered(shown: Any) -> None
     expect(shown).to_have_url(re.compile("#q/0/0/1/$"))
     shown.get_by_label("Benchmark").select_option(label="synthetic POPE")
     shown.get_by_label("Change").select_option("")
-    expect(asked.first).to_contain_text("the answer is not kept")
-    expect(shown.locator("#q-sum")).to_contain_text("training seed 0 of 2")
+    expect(asked.first).to_contain_text("the answer is not stored")
+    expect(shown.locator("#q-sum")).to_contain_text("training seed 0, one of 2")
 
 
 def test_a_cell_leads_to_its_questions_by_the_keyboard_too(shown: Any) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from harness.artifacts.results_folder import Results, write_bytes, write_json
-from harness.reporting.results import Records
+from harness.reporting.results import StudyResults
 from harness.reporting.tables.pair_blocks import blocks
 
 ONE = {"pairs": 10, "chosen_words": 4.0, "rejected_words": 6.0, "chosen_shorter": 0.5}
@@ -23,13 +23,13 @@ CRITIC = {
 }
 
 
-def study(out: Path, told: dict[int, dict[str, Any]]) -> Records:
+def study(out: Path, told: dict[int, dict[str, Any]]) -> StudyResults:
     for seed, record in told.items():
         folder = Results(out).pairs("sima", seed, 1)
         write_json(folder / "record.json", record)
         write_bytes(folder / "DONE", b"")
     row = SimpleNamespace(label="sima", seeds=(0, 1), rounds=1)
-    return cast(Records, SimpleNamespace(rows=(row,)))
+    return cast(StudyResults, SimpleNamespace(rows=(row,)))
 
 
 def test_means_over_seeds_and_what_is_unknown(tmp_path: Path) -> None:

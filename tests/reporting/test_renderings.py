@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts.results_folder import Results, read_json, write_json
-from harness.reporting import results as frames
-from harness.reporting.comparison import Cell, compare
+from harness.reporting.comparison import MetricResult, compare
+from harness.reporting.results import StudyResults, load_results
 from harness.reporting.tables import build as tables
 from harness.reporting.tables import html as table_html
 from harness.reporting.tables import latex as table_latex
 from harness.reporting.tables import text as table_text
-from harness.reporting.tables.model import Block, Column, Entry, Line, Table
+from harness.reporting.tables.cells import table_cell
+from harness.reporting.tables.model import Block, Column, Table, TableCell, TableRow
+from harness.reporting.tables.notes import footnotes
 from tests.reporting.records import write_study
 
 HOSTILE = (
@@ -30,30 +32,30 @@ HOSTILE = (
 
 
 @pytest.fixture(scope="module")
-def records(tmp_path_factory: pytest.TempPathFactory) -> frames.Records:
+def records(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
     """A baseline, a method, its control and a bound."""
-    out = write_study(tmp_path_factory.mktemp("study"), seeds=(0, 1), pictures=400)
+    out = write_study(tmp_path_factory.mktemp("study"), seeds=(0, 1), images=400)
     study = read_json(Results(out).study)
     for run in study["runs"]:
         if run["label"] == "sima":
             run |= {"role": "control", "of": "sena"}
     write_json(Results(out).study, study)
-    return frames.read(out)
+    return load_results(out)
 
 
 @pytest.fixture(scope="module")
-def cells(records: frames.Records) -> list[Cell]:
+def cells(records: StudyResults) -> list[MetricResult]:
     return compare(records)
 
 
 def hostile_table() -> Table:
     """Every text of a table is hostile."""
-    entry = Entry(
+    entry = TableCell(
         value=HOSTILE, change="-1.0 [-2.0, 0.0]", verdict="worse", mark="†", remark=HOSTILE, rank=2
     )
     columns = (Column(heading=HOSTILE, primary=True), Column(heading=HOSTILE, reported=True))
     lines = tuple(
-        Line(head=HOSTILE, entries=(entry, Entry(value=HOSTILE)), group=group)
+        TableRow(head=HOSTILE, cells=(entry, TableCell(value=HOSTILE)), group=group)
         for group in ("", HOSTILE)
     )
     block = Block(heading=HOSTILE, caption=HOSTILE, corner=HOSTILE, columns=columns, lines=lines)
@@ -123,7 +125,9 @@ def compiles(text: str, folder: Path) -> str:
 @pytest.mark.skipif(
     shutil.which("pdflatex") is None, reason="needs pdflatex (apt-get install texlive-latex-base)"
 )
-def test_latex_compiles_alone(records: frames.Records, cells: list[Cell], tmp_path: Path) -> None:
+def test_latex_compiles_alone(
+    records: StudyResults, cells: list[MetricResult], tmp_path: Path
+) -> None:
     log = compiles(table_latex.document(tables.build(records, cells)), tmp_path)
     assert "undefined" not in log
     wide = [float(points) for points in re.findall(r"Overfull \\hbox \(([\d.]+)pt", log)]
@@ -155,7 +159,9 @@ def test_latex_escapes_every_sign() -> None:
     )
 
 
-def test_latex_has_stars_ranks_and_a_legend(records: frames.Records, cells: list[Cell]) -> None:
+def test_latex_has_stars_ranks_and_a_legend(
+    records: StudyResults, cells: list[MetricResult]
+) -> None:
     text = table_latex.fragment(tables.build(records, cells))
     assert r"\toprule" in text
     assert r"{\scriptsize better} \textbf{" in text
@@ -168,11 +174,11 @@ def test_a_row_of_papers_stands_where_it_has_numbers() -> None:
     """In a wide block that goes on in another table, rows without a measured number are left out
     beside measured ones."""
     measured = tuple(Column(heading=f"metric {place}") for place in range(7))
-    values = tuple(Entry(value="9.1", change="-12.5 [-15.0, -10.0]") for _ in measured)
-    ours = Line(head="ours", entries=(*values, Entry(value="85.9 [1]")))
-    theirs = Line(
+    values = tuple(TableCell(value="9.1", change="-12.5 [-15.0, -10.0]") for _ in measured)
+    ours = TableRow(head="ours", cells=(*values, TableCell(value="85.9 [1]")))
+    theirs = TableRow(
         head="theirs",
-        entries=(*(Entry(value="-") for _ in measured), Entry(value="86.0 [1]")),
+        cells=(*(TableCell(value="-") for _ in measured), TableCell(value="86.0 [1]")),
         group="reported only",
     )
     columns = (*measured, Column(heading="reported: metric", reported=True))
@@ -185,7 +191,7 @@ def test_a_row_of_papers_stands_where_it_has_numbers() -> None:
     assert "86.0" in last
 
 
-def test_rows_stand_by_role(records: frames.Records, cells: list[Cell]) -> None:
+def test_rows_stand_by_role(records: StudyResults, cells: list[MetricResult]) -> None:
     table = tables.build(records, cells)
     lines = table.blocks[0].lines
     assert [(line.head, line.group) for line in lines] == [
@@ -197,11 +203,11 @@ def test_rows_stand_by_role(records: frames.Records, cells: list[Cell]) -> None:
     assert f"| *{tables.GROUPS['control']}* |" in markdown
     assert f"{tables.GROUPS['control']}:" in table_text.terminal(table)
     assert all(
-        entry.rank == 0 for entry in lines[2].entries
+        entry.rank == 0 for entry in lines[2].cells
     )  # a control is not compared for the best
 
 
-def test_best_and_second_best_by_the_metrics_direction(records: frames.Records) -> None:
+def test_best_and_second_best_by_the_metrics_direction(records: StudyResults) -> None:
     methods = replace(
         records,
         rows=tuple(
@@ -211,35 +217,38 @@ def test_best_and_second_best_by_the_metrics_direction(records: frames.Records) 
     cells = compare(methods)
     block = tables.build(methods, cells).blocks[0]
     place = [column.heading for column in block.columns].index("CHAIR-i ↓ %")
-    ranks = {line.head: line.entries[place].rank for line in block.lines}
+    ranks = {line.head: line.cells[place].rank for line in block.lines}
     assert ranks == {"untrained": 0, "sena": 1, "sima": 2}
     words = [column.heading for column in block.columns].index("words")
-    assert all(line.entries[words].rank == 0 for line in block.lines)  # descriptive
+    assert all(line.cells[words].rank == 0 for line in block.lines)  # descriptive
 
 
-def test_a_gain_that_a_control_reaches_is_said_in_its_cell(cells: list[Cell]) -> None:
+def test_a_gain_that_a_control_reaches_is_marked(
+    records: StudyResults, cells: list[MetricResult]
+) -> None:
     cell = next(cell for cell in cells if (cell.label, cell.metric) == ("sena", "chair_i"))
-    reached: Cell = replace(
+    reached: MetricResult = replace(
         cell, verdict="better", reached_by=("sena random rejected", "sena shuffled")
     )
-    text = tables.cell_text(reached)
-    assert text.endswith(
-        "* better (a control reaches this too: sena random rejected, sena shuffled)"
+    text = table_cell(reached).text
+    assert re.fullmatch(r"\d+\.\d† \(.+\)\* better", text)
+    assert "†" not in table_cell(replace(reached, reached_by=())).text
+    assert any(
+        note.startswith("† a control does as well") for note in footnotes(records, [reached])
     )
-    assert "a control" not in tables.cell_text(replace(reached, reached_by=()))
 
 
 def test_a_row_stands_beside_the_baseline_at_its_own_length(tmp_path: Path) -> None:
     """A derived row has round 0 alone, and is held against the last round of the row that it is
     made like."""
-    out = write_study(tmp_path, seeds=(0,), pictures=40)
+    out = write_study(tmp_path, seeds=(0,), images=40)
     (out / "runs/sima/seed0/round1").rename(out / "runs/sima/seed0/round0")
     study = read_json(Results(out).study)
     for run in study["runs"]:
         if run["label"] == "sima":
             run |= {"role": "derived", "of": "sena", "rounds": 0}
     write_json(Results(out).study, study)
-    read = frames.read(out)
+    read = load_results(out)
     made = compare(read)
     cell = next(cell for cell in made if (cell.label, cell.metric) == ("sena", "chair_i"))
     theirs = next(cell for cell in made if (cell.label, cell.metric) == ("sima", "chair_i"))
@@ -257,11 +266,11 @@ def test_a_row_stands_beside_the_baseline_at_its_own_length(tmp_path: Path) -> N
 def test_the_table_needs_no_model(tmp_path: Path) -> None:
     """Tables come from stored grades: neither torch nor transformers is imported, and nothing but
     reports is written."""
-    out = write_study(tmp_path / "study", seeds=(0,), pictures=20)
+    out = write_study(tmp_path / "study", seeds=(0,), images=20)
     before = {path for path in out.rglob("*") if path.is_file()}
     code = (
-        "import sys; from pathlib import Path; from harness.reporting import tables;"
-        " tables.write(Path(sys.argv[1]));print(sorted({name.split('.')[0] for name in sys.modules}"
+        "import sys; from pathlib import Path; from harness.reporting.tables import build;"
+        " build.write(Path(sys.argv[1]));print(sorted({name.split('.')[0] for name in sys.modules}"
         " & {'torch', 'transformers', 'peft'}))"
     )
     done = subprocess.run(

@@ -22,8 +22,8 @@ from harness.reporting.stats import (
 from tests.benches import bench_stats
 
 
-def systems(pictures: int, seed: int = 0) -> tuple[Floats, Floats]:
-    return bench_stats.better_ratio(np.random.default_rng(seed), pictures)
+def systems(images: int, seed: int = 0) -> tuple[Floats, Floats]:
+    return bench_stats.better_ratio(np.random.default_rng(seed), images)
 
 
 def mean_counts(values: Floats) -> Floats:
@@ -74,7 +74,7 @@ def test_bca_equals_scipys_on_a_corpus_ratio() -> None:
     assert abs(ours.hi - theirs.high) < 0.04 * width
 
 
-def test_the_closed_form_jackknife_leaves_each_picture_out() -> None:
+def test_the_closed_form_jackknife_leaves_each_image_out() -> None:
     base, other = systems(15)
     for left_out, value in enumerate(jackknife(base, other, 100.0)):
         kept = np.arange(15) != left_out
@@ -95,7 +95,7 @@ def test_intervals_fall_back_as_stated() -> None:
     alone = paired_interval(lonely, lonely * [2.0, 1.0])
     assert alone.how == "percentile"
     assert np.isfinite([alone.lo, alone.hi, alone.se]).sum() >= 2
-    with pytest.raises(ValueError, match="same images in order"):
+    with pytest.raises(ValueError, match="same images in the same order"):
         paired_interval(base, other[:-1])
 
 

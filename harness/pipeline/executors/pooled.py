@@ -107,7 +107,7 @@ class Schedule:
         while self.pending or self.running:
             self.fill()
             done, _ = wait(self.futures, timeout=LOOK_EVERY, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in [future for future in self.futures if future in done]:
                 running = self.futures.pop(future)
                 running.at_work -= 1
                 problem = future.result()

@@ -105,7 +105,7 @@ class LocalProcesses:
         )
         # A server imports the heavy modules once; each worker is forked from it.
         server = multiprocessing.get_context("forkserver")
-        server.set_forkserver_preload([worker.__name__])
+        server.set_forkserver_preload([worker.__name__, "harness.training.trainer"])
         return ProcessPoolExecutor(
             self.places, mp_context=server, initializer=worker.start, initargs=(job,)
         )

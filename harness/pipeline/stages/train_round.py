@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.fingerprint import describe
 from harness.artifacts.results_folder import (
@@ -30,8 +30,10 @@ from harness.pipeline.tasks import Task
 from harness.reporting import model_cards
 from harness.study.study import Run
 from harness.training.ranks import ranks
-from harness.training.trainer import TrainSummary, train_pairs
 from methods.interface import PreferencePair, Recipe
+
+if TYPE_CHECKING:  # it imports peft, which takes seconds
+    from harness.training.trainer import TrainSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,9 @@ def _why_no_pairs(method: str, pairs: Path) -> str:
 def fit(context: Context, task: Task, training: Training, progress: Progress) -> TrainSummary:
     """Train; writes ``model/``, and ``adapter/`` where adapters are trained. The model in memory
     is used up."""
+    # It imports peft, which takes seconds; planning and answering go without.
+    from harness.training.trainer import train_pairs
+
     folder = task.stage.folder
     with explain_disk_errors(folder), _out_of_memory_as_sentence(folder):
         return train_pairs(

@@ -1,106 +1,111 @@
-"""What a caption's silence buys: hallucination against recall, and both against length.
+"""Figures of captions: hallucination against recall, and both against caption length.
 
-A model that says less hallucinates less. The first figure shows what each row paid in recall; the
-second lets every row be cut at the same lengths (``caps.parquet``,
+A model that says less hallucinates less. The first figure shows each row's loss of recall. The
+second cuts every row's captions at the same lengths (``caps.parquet``,
 harness/pipeline/matched_baselines.py), so that rows can be compared at equal length."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.interface import Metric
 from harness.artifacts.results_folder import Results
-from harness.reporting.comparison import Cell
-from harness.reporting.figures.style import BLACK, canvas, row_colours, short
-from harness.reporting.results import BenchmarkColumns, Records, Row, shown
+from harness.reporting.comparison import MetricResult
+from harness.reporting.display_names import display_name
+from harness.reporting.figures.style import (
+    BLACK,
+    Style,
+    canvas,
+    dot,
+    grid_lines,
+    row_colours,
+    short,
+)
+from harness.reporting.results import BenchmarkColumns, Row, StudyResults
 from harness.reporting.stats import ratio
-from harness.reporting.stored import Stored, opened
+from harness.reporting.stored import Stored, open_stored
 
 RECALLS = ("recall", "cover")
-"""What a caption benchmark calls the share of the true objects that are named."""
+"""Names of the share of the true objects that a caption mentions."""
 
 
-def _metrics(benchmark: BenchmarkColumns) -> tuple[Metric, Metric] | None:
-    """(hallucination, recall) of a caption benchmark: CHAIR-i, else its first lower-is-better
-    metric; None for another one."""
+class CaptionMetrics(NamedTuple):
+    hallucination: Metric
+    recall: Metric
+
+
+class CaptionResults(NamedTuple):
+    """A row's results in both metrics."""
+
+    hallucination: MetricResult
+    recall: MetricResult
+
+
+def _metrics(benchmark: BenchmarkColumns) -> CaptionMetrics | None:
+    """The metrics of a caption benchmark; None for another benchmark. Hallucination is CHAIR-i,
+    else the first lower-is-better metric."""
     lower = sorted(
-        (one for one in benchmark.metrics if one.better == "lower"),
-        key=lambda one: one.name not in ("chair_i", "chair"),
+        (metric for metric in benchmark.metrics if metric.better == "lower"),
+        key=lambda metric: metric.name not in ("chair_i", "chair"),
     )
-    recall = [one for one in benchmark.metrics if one.name in RECALLS and one.better == "higher"]
-    return (lower[0], recall[0]) if lower and recall else None
-
-
-def against_recall(records: Records, cells: Sequence[Cell]) -> Figure | None:
-    """A panel a caption benchmark: recall to the right, hallucination upwards, a line from the
-    untrained model to each row, with both paired intervals. Down and right is better; down and left
-    is caution. Settings of an ablation are left out."""
-    benchmarks = [
-        (one, found) for one in records.benchmarks if (found := _metrics(one)) is not None
+    recall = [
+        metric
+        for metric in benchmark.metrics
+        if metric.name in RECALLS and metric.better == "higher"
     ]
-    by_key = {(cell.benchmark, cell.metric, cell.label): cell for cell in cells if cell.last}
-    rows = [row for row in records.methods if row.setting is None]
-    usable = []
-    for benchmark, found in benchmarks:
-        pairs = {
-            row.label: tuple(
-                by_key.get((benchmark.name, metric.name, row.label)) for metric in found
-            )
-            for row in rows
-        }
-        kept = {
-            label: (y, x)
-            for label, (y, x) in pairs.items()
-            if y and x and np.isfinite(y.difference) and np.isfinite(x.difference)
-        }
-        if kept:
-            usable.append((benchmark, found, kept))
-    if not usable:
+    return CaptionMetrics(lower[0], recall[0]) if lower and recall else None
+
+
+def against_recall(study: StudyResults, cells: Sequence[MetricResult]) -> Figure | None:
+    """A panel a caption benchmark: recall to the right, hallucination upwards. An arrow leads from
+    the baseline to each row, which has both paired intervals. Down and right is better; down and
+    left is a more cautious model. Rows with a varied setting are left out."""
+    by_key = {cell.key: cell for cell in cells if cell.last}
+    panels = []
+    for benchmark in study.benchmarks:
+        metrics = _metrics(benchmark)
+        if metrics is None:
+            continue
+        rows = {}
+        for row in study.compared:
+            pair = [by_key.get((row.label, benchmark.name, metric.name)) for metric in metrics]
+            known = [cell for cell in pair if cell and np.isfinite(cell.difference)]
+            if row.varied is None and len(known) == 2:
+                rows[row.label] = CaptionResults(*known)
+        base = [by_key.get((study.baseline, benchmark.name, metric.name)) for metric in metrics]
+        if rows and base[0] and base[1]:
+            panels.append((benchmark, CaptionResults(base[0], base[1]), rows))
+    if not panels:
         return None
-    colours = row_colours(records)
-    figure = canvas(3.1 + 0.12 * len(rows))
-    grid = figure.subplots(1, max(2, len(usable)), squeeze=False)[0]
-    for axes, (benchmark, (hallucination, recall), kept) in zip(grid, usable, strict=False):
-        base = [
-            by_key[benchmark.name, metric.name, records.baseline]
-            for metric in (hallucination, recall)
-        ]
-        for label, (y, x) in kept.items():
-            colour, marker = colours[label]
-            derived = y.role == "derived"
-            if not derived:
-                axes.annotate(
-                    "", (x.value, y.value), (base[1].value, base[0].value),
-                    arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.8, "alpha": 0.6},
-                )  # fmt: skip
-            if np.isfinite(x.lo) and np.isfinite(y.lo):
-                thin = {"color": colour, "linewidth": 0.9, "alpha": 0.9}
-                axes.plot([base[1].value + x.lo, base[1].value + x.hi], [y.value] * 2, **thin)
-                axes.plot([x.value] * 2, [base[0].value + y.lo, base[0].value + y.hi], **thin)
-            axes.plot(
-                [x.value], [y.value], marker=marker, markersize=5, color=colour, linestyle="none",
-                markerfacecolor="white" if derived else colour, label=short(label, 40),
-            )  # fmt: skip
-        name = short(f"{records.baseline} (baseline)")
-        axes.plot(
-            [base[1].value],
-            [base[0].value],
+    unvaried = sum(row.varied is None for row in study.compared)
+    figure = canvas(3.1 + 0.12 * unvaried)
+    grid = figure.subplots(1, max(2, len(panels)), squeeze=False)[0]
+    colours = row_colours(study)
+    for axes, (benchmark, base_results, rows) in zip(grid, panels, strict=False):
+        for label, results in rows.items():
+            _recall_point(axes, base_results, results, *colours[label])
+        hallucination, recall = base_results
+        name = short(f"{study.baseline} (baseline)")
+        dot(
+            axes,
+            recall.value,
+            hallucination.value,
             marker="o",
             markersize=6,
             color=BLACK,
-            linestyle="none",
             label=name,
         )
-        axes.set_xlabel(base[1].heading.replace("↑", "→ better,"))
-        axes.set_ylabel(base[0].heading.replace("↓", "↓ better,"))
-        axes.set_title(short(shown(benchmark.name), 40), loc="left")
-        axes.grid(color="#E6E6E6", linewidth=0.5)
-        axes.set_axisbelow(True)
-    for axes in grid[len(usable) :]:
+        axes.set_xlabel(recall.heading.replace("↑", "→ better,"))
+        axes.set_ylabel(hallucination.heading.replace("↓", "↓ better,"))
+        axes.set_title(short(display_name(benchmark.name), 40), loc="left")
+        grid_lines(axes)
+    for axes in grid[len(panels) :]:
         axes.set_axis_off()
     named = dict(zip(*reversed(grid[0].get_legend_handles_labels()), strict=True))
     figure.legend(
@@ -109,74 +114,71 @@ def against_recall(records: Records, cells: Sequence[Cell]) -> Figure | None:
     return figure
 
 
-def lengths(results: Results, records: Records) -> pd.DataFrame:
-    """The captions' metrics, cut at each cap and as they were written (cap 0): a line a row,
-    benchmark and cap with
-    ``words``, ``hallucination``, ``recall``, their metrics' names and jackknife standard errors
+def _recall_point(
+    axes: Axes, base: CaptionResults, row: CaptionResults, colour: str, marker: str
+) -> None:
+    y, x = row
+    matched = y.role == "matched"
+    if not matched:
+        arrow: Style = {"arrowstyle": "->", "color": colour, "linewidth": 0.8, "alpha": 0.6}
+        start = (base.recall.value, base.hallucination.value)
+        axes.annotate("", (x.value, y.value), start, arrowprops=arrow)
+    if np.isfinite(x.lo) and np.isfinite(y.lo):
+        thin: Style = {"color": colour, "linewidth": 0.9, "alpha": 0.9}
+        xs = [base.recall.value + bound for bound in (x.lo, x.hi)]
+        ys = [base.hallucination.value + bound for bound in (y.lo, y.hi)]
+        axes.plot(xs, [y.value] * 2, **thin)
+        axes.plot([x.value] * 2, ys, **thin)
+    face = "white" if matched else colour
+    mark: Style = {"marker": marker, "markersize": 5, "color": colour, "markerfacecolor": face}
+    dot(axes, x.value, y.value, label=short(y.label, 40), **mark)
+
+
+def lengths(results: Results, study: StudyResults) -> pd.DataFrame:
+    """The captions' metrics, cut at each length and uncut (cap 0): a line a row, benchmark and cap
+    with ``words``, ``hallucination``, ``recall``, the metrics' names and jackknife standard errors
     over images."""
     lines = []
-    stored = opened(results.out)
-    for benchmark in records.benchmarks:
-        found = _metrics(benchmark)
-        if found is None:
+    stored = open_stored(results.out)
+    for benchmark in study.benchmarks:
+        metrics = _metrics(benchmark)
+        if metrics is None:
             continue
-        pictures = set(records.grades.loc[records.grades["benchmark"] == benchmark.name, "cluster"])
-        for row in records.rows:
+        images = set(study.grades.loc[study.grades["benchmark"] == benchmark.name, "cluster"])
+        for row in study.rows:
             frame = _caps(results, stored, row, benchmark)
             if frame is None:
                 continue
-            for cap, part in frame[frame["cluster"].isin(pictures)].groupby("cap"):
-                hallucination, recall, words = (
-                    _value(part, above, below, scale) for above, below, scale in _asked(found)
-                )
-                lines.append(
-                    {
-                        "label": row.label,
-                        "benchmark": benchmark.name,
-                        "cap": int(str(cap)),
-                        "words": words[0],
-                    }
-                    | {
-                        "hallucination_metric": found[0].name,
-                        "hallucination": hallucination[0],
-                        "hallucination_se": hallucination[1],
-                    }
-                    | {"recall_metric": found[1].name, "recall": recall[0], "recall_se": recall[1]}
-                )
+            for cap, part in frame[frame["cluster"].isin(images)].groupby("cap"):
+                line = {"label": row.label, "benchmark": benchmark.name, "cap": int(str(cap))}
+                line["words"] = _value(part, "words", "captions", 1.0)[0]
+                for name, metric in metrics._asdict().items():
+                    value, error = _value(part, metric.numerator, metric.denominator, metric.scale)
+                    line |= {f"{name}_metric": metric.name, name: value, f"{name}_se": error}
+                lines.append(line)
     return pd.DataFrame(lines)
-
-
-def _asked(found: tuple[Metric, Metric]) -> list[tuple[str, str, float]]:
-    return [
-        *((one.numerator, one.denominator, one.scale) for one in found),
-        ("words", "captions", 1.0),
-    ]
 
 
 def _caps(
     results: Results, stored: Stored, row: Row, benchmark: BenchmarkColumns
 ) -> pd.DataFrame | None:
-    """The row's grades at every cap, all seeds; None where a seed has none of this version."""
-    parts = []
-    for seed in row.seeds:
-        folder = results.caps(row.label, seed, row.rounds, benchmark.name)
-        if not stored.done(folder):
-            return None
-        parts.append(stored.caps(folder))
-    return pd.concat(parts, ignore_index=True)
+    """The row's grades at every cap, all seeds; None: a seed has none."""
+    stages = [results.caps(row.label, seed, row.rounds, benchmark.name) for seed in row.seeds]
+    if not all(map(stored.done, stages)):
+        return None
+    return pd.concat([stored.caps(stage) for stage in stages], ignore_index=True)
 
 
-def _value(part: pd.DataFrame, above: str, below: str, scale: float) -> tuple[float, float]:
+def _value(
+    part: pd.DataFrame, numerator: str, denominator: str, scale: float
+) -> tuple[float, float]:
     """A metric and its jackknife standard error over images."""
-    names = [f"count_{above}", f"count_{below}"]
+    names = [f"count_{numerator}", f"count_{denominator}"]
     sums = part.groupby("cluster")[names].sum().to_numpy(dtype=np.float64)
     left_out = ratio(sums.sum(axis=0) - sums, scale)
     spread = left_out - left_out.mean()
-    error = (
-        float(np.sqrt((len(sums) - 1) / len(sums) * np.sum(spread**2)))
-        if len(sums) > 1
-        else float("nan")
-    )
+    count = len(sums)
+    error = float(np.sqrt((count - 1) / count * np.sum(spread**2))) if count > 1 else float("nan")
     return float(ratio(sums.sum(axis=0), scale)), error
 
 
@@ -185,48 +187,49 @@ PANELS = (
     ("words", "recall", "words a caption", "{1} ↑ %"),
     ("recall", "hallucination", "{1} → better, %", "{0} ↓ better, %"),
 )
+"""Columns of ``lengths`` on the x and y axes, and the axes' labels."""
 
 
-def at_lengths(records: Records, found: pd.DataFrame) -> Figure | None:
-    """A line a caption benchmark: hallucination against length, recall against length, and
-    hallucination against recall, each row's captions cut at the same numbers of words; the marker
-    is the row as it wrote, the band one standard error."""
-    if found.empty or found["label"].nunique() < 2:
+def at_lengths(study: StudyResults, table: pd.DataFrame) -> Figure | None:
+    """A line of panels a caption benchmark: hallucination and recall against length, and
+    hallucination against recall. Each row's captions are cut at the same numbers of words. The
+    marker is the uncut row, the band one standard error. ``table``: see ``lengths``."""
+    if table.empty or table["label"].nunique() < 2:
         return None
-    # A benchmark whose captions are all shorter than two caps shows no curve.
-    counted = found.groupby("benchmark")["cap"].nunique()
-    names = [one.name for one in records.benchmarks if counted.get(one.name, 0) > 2]
+    # With one or two caps there is no curve: all captions are shorter.
+    caps = table.groupby("benchmark")["cap"].nunique()
+    names = [benchmark.name for benchmark in study.benchmarks if caps.get(benchmark.name, 0) > 2]
     if not names:
         return None
-    colours = {records.baseline: (BLACK, "o"), **row_colours(records)}
-    figure = canvas(0.5 + 2.3 * len(names) + 0.1 * found["label"].nunique())
+    colours = {study.baseline: (BLACK, "o"), **row_colours(study)}
+    figure = canvas(0.5 + 2.3 * len(names) + 0.1 * table["label"].nunique())
     grid = figure.subplots(len(names), len(PANELS), squeeze=False)
     for line, name in zip(grid, names, strict=True):
-        here = found[found["benchmark"] == name]
-        said = [shown(str(here[f"{kind}_metric"].iloc[0])) for kind in ("hallucination", "recall")]
-        for axes, (x, y, below, beside) in zip(line, PANELS, strict=True):
-            for label in dict.fromkeys(here["label"]):
-                mine = here[here["label"] == label].sort_values("words")
-                colour, marker = colours[label]
-                axes.plot(mine[x], mine[y], color=colour, linewidth=1.0, marker=".", markersize=2.5)
-                if x == "words":
-                    low, high = mine[y] - mine[f"{y}_se"], mine[y] + mine[f"{y}_se"]
-                    axes.fill_between(mine[x], low, high, color=colour, alpha=0.1, linewidth=0)
-                whole = mine[mine["cap"] == 0]
-                axes.plot(
-                    whole[x],
-                    whole[y],
-                    marker=marker,
-                    markersize=5,
-                    color=colour,
-                    linestyle="none",
-                    label=short(label, 40),
-                )
-            axes.set_xlabel(below.format(*said))
-            axes.set_ylabel(beside.format(*said))
-            axes.grid(color="#E6E6E6", linewidth=0.5)
-            axes.set_axisbelow(True)
-        line[0].set_title(short(f"{shown(name)}: captions cut at the same lengths", 70), loc="left")
+        mine = table[table["benchmark"] == name]
+        metrics = [
+            display_name(str(mine[f"{kind}_metric"].iloc[0]))
+            for kind in ("hallucination", "recall")
+        ]
+        for axes, (x, y, x_label, y_label) in zip(line, PANELS, strict=True):
+            for label, part in mine.groupby("label", sort=False):
+                _curve(axes, part.sort_values("words"), x, y, str(label), *colours[str(label)])
+            axes.set_xlabel(x_label.format(*metrics))
+            axes.set_ylabel(y_label.format(*metrics))
+            grid_lines(axes)
+        title = f"{display_name(name)}: captions cut at the same lengths"
+        line[0].set_title(short(title, 70), loc="left")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, numpoints=1)
     return figure
+
+
+def _curve(
+    axes: Axes, part: pd.DataFrame, x: str, y: str, label: str, colour: str, marker: str
+) -> None:
+    axes.plot(part[x], part[y], color=colour, linewidth=1.0, marker=".", markersize=2.5)
+    if x == "words":
+        low, high = part[y] - part[f"{y}_se"], part[y] + part[f"{y}_se"]
+        axes.fill_between(part[x], low, high, color=colour, alpha=0.1, linewidth=0)
+    uncut = part[part["cap"] == 0]
+    mark: Style = {"marker": marker, "markersize": 5, "color": colour, "linestyle": "none"}
+    axes.plot(uncut[x], uncut[y], label=short(label, 40), **mark)

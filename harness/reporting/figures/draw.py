@@ -1,11 +1,9 @@
-"""The figures, PDF and PNG, from the records alone: what is drawn of a study, and where each is
-made.
+"""Draws a study's figures from its results, as PDF and PNG.
 
-``before-and-after`` has the primary metrics, ``before-and-after-<benchmark>`` all metrics of one
-benchmark, ``rounds`` each round; ``hallucination-against-recall``, ``at-several-lengths`` (with its
-numbers as CSV) and ``examples-<row>`` look at captions;
-``prompts`` and ``training`` at how the rows were made; ``ablation-<metric>`` and ``noise`` at one
-setting at a time."""
+``before-and-after`` has the primary metrics, ``before-and-after-<benchmark>`` all metrics of a
+benchmark, ``rounds`` each round. ``hallucination-against-recall``, ``at-several-lengths`` (with its
+numbers as CSV) and ``examples-<row>`` are about captions, ``prompts`` and ``training`` about how
+the rows were trained, ``ablation-<metric>`` and ``noise`` about varied settings."""
 
 from __future__ import annotations
 
@@ -16,59 +14,62 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from harness.artifacts.results_folder import Results, write_bytes
-from harness.reporting.comparison import Cell
+from harness.reporting.comparison import MetricResult
 from harness.reporting.figures.ablation import ablations, noise
+from harness.reporting.figures.before_after import before_and_after, rounds
 from harness.reporting.figures.captions import against_recall, at_lengths, lengths
-from harness.reporting.figures.differences import before_and_after, rounds
 from harness.reporting.figures.examples import examples
-from harness.reporting.figures.making import prompts, training
-from harness.reporting.figures.style import look, rendered
-from harness.reporting.results import Records
-from harness.reporting.tables.build import Comparison, load
+from harness.reporting.figures.style import rendered, style
+from harness.reporting.figures.training_curves import prompts, training
+from harness.reporting.results import StudyResults
+from harness.reporting.tables.build import ComparedStudy, load
 
 
-def write(out: Path, *, exclude_leaks: bool = False, made: Comparison | None = None) -> list[Path]:
-    """Draw what the records allow into ``<out>/figures``; the files written, PNG and PDF of each
-    figure. ``exclude_leaks``: without the images that are in the training pool too. ``made`` is
-    what ``tables.load`` gave, where it was called already.
+def write(
+    out: Path, *, exclude_leaks: bool = False, comparison: ComparedStudy | None = None
+) -> list[Path]:
+    """Draw all possible figures into ``<out>/figures``, as PNG and PDF; return the files written.
+    ``exclude_leaks``: without leaked images. ``comparison``: what ``tables.load`` returned, to save
+    its time.
 
     Raises:
-        UserError: the folder holds no study, or a record is broken.
+        UserError: the folder holds no study, or a file is broken.
     """
-    written, results, made = [], Results(out), made or load(out, exclude_leaks=exclude_leaks)
-    short = lengths(results, made.records)
-    with look():
-        for name, figure in drawn(made.records, made.cells, results, short):
+    results = Results(out)
+    comparison = comparison or load(out, exclude_leaks=exclude_leaks)
+    caps = lengths(results, comparison.study)
+    written = []
+    with style():
+        for name, figure in draw(comparison.study, comparison.cells, results, caps):
             for kind in ("png", "pdf"):
                 path = out / "figures" / f"{name.replace(' ', '-')}.{kind}"
                 write_bytes(path, rendered(figure, kind))
                 written.append(path)
-    if not short.empty:
+    if not caps.empty:
         path = out / "figures" / "at-several-lengths.csv"
-        write_bytes(path, short.to_csv(index=False).encode())
+        write_bytes(path, caps.to_csv(index=False).encode())
         written.append(path)
     return written
 
 
-def drawn(
-    records: Records, cells: Sequence[Cell], results: Results, short: pd.DataFrame
+def draw(
+    study: StudyResults, cells: Sequence[MetricResult], results: Results, caps: pd.DataFrame
 ) -> Iterator[tuple[str, Figure]]:
-    """Every figure that there are records for, by name; ``short`` has the captions cut at several
-    lengths."""
-    made: list[tuple[str, Figure | None]] = [("before-and-after", before_and_after(records, cells))]
-    made += [
-        (f"before-and-after {one.name}", before_and_after(records, cells, benchmark=one.name))
-        for one in records.benchmarks
+    """(name, figure) for all possible figures. ``caps``: see ``captions.lengths``."""
+    names = [benchmark.name for benchmark in study.benchmarks]
+    figures: list[tuple[str, Figure | None]] = [
+        ("before-and-after", before_and_after(study, cells)),
+        *(
+            (f"before-and-after {name}", before_and_after(study, cells, benchmark=name))
+            for name in names
+        ),
+        ("rounds", rounds(study, cells)),
+        ("hallucination-against-recall", against_recall(study, cells)),
+        ("at-several-lengths", at_lengths(study, caps)),
+        ("prompts", prompts(study)),
+        ("training", training(study)),
+        *ablations(study, cells),
+        ("noise", noise(study, cells, results)),
+        *examples(study, results),
     ]
-    made += [
-        ("rounds", rounds(records, cells)),
-        ("hallucination-against-recall", against_recall(records, cells)),
-    ]
-    made += [("at-several-lengths", at_lengths(records, short))]
-    made += [("prompts", prompts(records)), ("training", training(records))]
-    made += [
-        *ablations(records, cells),
-        ("noise", noise(records, cells, results)),
-        *examples(records, results),
-    ]
-    yield from ((name, figure) for name, figure in made if figure is not None)
+    yield from ((name, figure) for name, figure in figures if figure is not None)

@@ -1,16 +1,16 @@
-"""Captions side by side: the image, what the untrained model wrote, what a method wrote, and
-marked in both what is not there.
+"""Figures of example captions: the image, the baseline's caption and a method's, with wrong words
+marked.
 
-Examples are drawn by chance, not by hand: of each kind (fewer things named that are not there,
-more, as many) those whose image's id hashes lowest. The figure says how many captions there are
-of each kind."""
+The examples are a random sample: of each kind (the method names fewer wrong objects, more, as many)
+those whose image's id hashes lowest. The title says how many captions are of each kind."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,73 +19,77 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from harness.artifacts.results_folder import Results, read_jsonl
-from harness.reporting.figures.style import BLACK, GREY, WRONG, canvas, short
-from harness.reporting.results import BenchmarkColumns, Records, Row
+from harness.reporting.figures.style import BLACK, GREY, WRONG, Style, canvas, short
+from harness.reporting.results import BenchmarkColumns, Row, StudyResults
+from harness.reporting.stored import Stored, open_stored
 
-KINDS = (("fewer", 2), ("more", 1), ("as many", 1))
-"""How the method's count of wrongly named things compares, and how many examples are drawn."""
-MOST = 4
-"""Methods with a figure of their own."""
-SIZE = 6.6  # points
-WIDE = 0.602  # of a letter of DejaVu Sans Mono, in its size
-LINES = 9
-"""Of one caption; a longer one is cut with an ellipsis."""
+KINDS = {"fewer": 2, "more": 1, "as many": 1}
+"""How many wrong objects the method names against the baseline, and the number of examples."""
+MAX_FIGURES = 4
+"""Methods with a figure."""
+SIZE = 6.6
+"""Points of the captions' font."""
+LETTER = 0.602
+"""The width of a letter of DejaVu Sans Mono, as a share of its size."""
+MAX_LINES = 9
+"""Lines of a caption; a longer one is cut with an ellipsis."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """An answer and the places in it (from, to) that name what is not there."""
+class Caption:
+    """A caption and the places (from, to) of wrong words in it."""
 
     text: str
     wrong: tuple[tuple[int, int], ...]
 
 
-def spans(written: object) -> tuple[tuple[int, int], ...]:
-    """``grades.parquet``'s column ``wrong``: "12-16 40-45"."""
-    pairs = (
-        (one.partition("-") for one in str(written).split() if "-" in one)
-        if isinstance(written, str)
-        else ()
-    )
+def spans(column: object) -> tuple[tuple[int, int], ...]:
+    """A value of the column ``wrong`` of ``grades.parquet``, such as "12-16 40-45"."""
+    if not isinstance(column, str):
+        return ()
+    pairs = (part.partition("-") for part in column.split() if "-" in part)
     return tuple((int(start), int(end)) for start, _, end in pairs)
 
 
-def examples(records: Records, results: Results) -> Iterator[tuple[str, Figure]]:
-    """(name, figure) for each of the first methods, on the first benchmark whose grades tell
-    places; none without answers."""
-    for benchmark in records.benchmarks:
-        base = _answers(results, records.row(records.baseline), benchmark)
-        if base is None or not any(answer.wrong for answer in base.values()):
+def examples(study: StudyResults, results: Results) -> Iterator[tuple[str, Figure]]:
+    """(name, figure) for each of the first methods, on the first benchmark whose grades mark wrong
+    words. None if the answers or images are not on this machine."""
+    stored = open_stored(results.out)
+    for benchmark in study.benchmarks:
+        base = _captions(results, stored, study.base_row, benchmark)
+        if base is None or not any(caption.wrong for caption in base.values()):
             continue
-        pictures = {
-            row["id"]: results.questions(benchmark.name) / "images" / row["images"][0]
-            for row in read_jsonl(results.questions(benchmark.name) / "questions.jsonl")
+        folder = stored.folder(results.questions(benchmark.name))
+        images = {
+            row["id"]: folder / "images" / row["images"][0]
+            for row in read_jsonl(folder / "questions.jsonl")
             if row.get("images")
         }
-        methods = [row for row in records.methods if row.role == "method" and row.setting is None]
-        for row in methods[:MOST]:
-            mine = _answers(results, row, benchmark)
-            if mine is not None and all(path.exists() for path in pictures.values()):
-                yield (
-                    f"examples-{row.label}",
-                    _figure(records.baseline, row.label, base, mine, pictures),
-                )
+        methods = [row for row in study.compared if row.role == "method" and row.varied is None]
+        for row in methods[:MAX_FIGURES]:
+            mine = _captions(results, stored, row, benchmark)
+            if mine is not None and all(path.exists() for path in images.values()):
+                figure = _figure(study.baseline, row.label, base, mine, images)
+                yield f"examples-{row.label}", figure
         return
 
 
-def _answers(results: Results, row: Row, benchmark: BenchmarkColumns) -> dict[str, Answer] | None:
-    """The first seed's answers of the last round, with their marks; None where they are not on this
+def _captions(
+    results: Results, stored: Stored, row: Row, benchmark: BenchmarkColumns
+) -> dict[str, Caption] | None:
+    """The captions of the first seed's last round, by question; None: they are not on this
     machine."""
     where = (row.label, row.seeds[0], row.rounds, benchmark.name)
-    answers, grades = results.answers(*where) / "answers.jsonl", results.grades(*where)
-    if not answers.exists() or not (grades / "DONE").exists():
+    answers = stored.folder(results.answers(*where)) / "answers.jsonl"
+    grades = results.grades(*where)
+    if not answers.exists() or not stored.done(grades):
         return None
-    frame = pd.read_parquet(grades / "grades.parquet")
+    frame = pd.read_parquet(stored.folder(grades) / "grades.parquet")
     if "wrong" not in frame:
         return None
     wrong = dict(zip(frame["question"], frame["wrong"], strict=True))
     return {
-        line["id"]: Answer(text=line["answer"], wrong=spans(wrong.get(line["id"])))
+        line["id"]: Caption(text=line["answer"], wrong=spans(wrong.get(line["id"])))
         for line in read_jsonl(answers)
     }
 
@@ -93,71 +97,64 @@ def _answers(results: Results, row: Row, benchmark: BenchmarkColumns) -> dict[st
 def _figure(
     baseline: str,
     label: str,
-    base: dict[str, Answer],
-    mine: dict[str, Answer],
-    pictures: dict[str, object],
+    base: Mapping[str, Caption],
+    mine: Mapping[str, Caption],
+    images: Mapping[str, Path],
 ) -> Figure:
-    kinds: dict[str, list[str]] = {name: [] for name, _ in KINDS}
-    for id in sorted(
-        set(base) & set(mine) & set(pictures), key=lambda id: hashlib.sha256(id.encode()).digest()
-    ):
+    kinds: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    shared = set(base) & set(mine) & set(images)
+    for id in sorted(shared, key=lambda id: hashlib.sha256(id.encode()).digest()):
         change = len(mine[id].wrong) - len(base[id].wrong)
         kinds["fewer" if change < 0 else "more" if change > 0 else "as many"].append(id)
-    # A caption pair without any mark shows nothing to a reader.
+    # Captions without any wrong word come last.
     kinds["as many"].sort(key=lambda id: not base[id].wrong)
-    chosen = [(id, name) for name, most in KINDS for id in kinds[name][:most]]
-    counted = ", ".join(f"{name} in {len(kinds[name]):,}" for name, _ in KINDS)
+    chosen = [(id, kind) for kind, most in KINDS.items() for id in kinds[kind][:most]]
+    counts = ", ".join(f"{kind} in {len(ids):,}" for kind, ids in kinds.items())
     figure = canvas(0.55 + 1.35 * len(chosen))
     title = (
-        f"Things named that are not there (marked): {short(label, 36)} against"
-        f" {short(baseline, 24)}, {counted} captions"
+        f"Objects named that are not in the image (marked): {short(label, 36)} against"
+        f" {short(baseline, 24)}, {counts} captions"
     )
-    figure.suptitle(short(title, 130), fontsize=8, x=0.01, ha="left")
+    figure.suptitle(short(title, 136), fontsize=8, x=0.01, ha="left")
     grid = figure.subplots(len(chosen), 3, squeeze=False, width_ratios=(0.9, 2.6, 2.6))
     for (shot, left, right), (id, kind) in zip(grid, chosen, strict=True):
-        with Image.open(io.BytesIO(pictures[id].read_bytes())) as opened:  # type: ignore[attr-defined]
+        with Image.open(io.BytesIO(images[id].read_bytes())) as opened:
             shot.imshow(np.asarray(opened.convert("RGB")), interpolation="nearest")
         shot.set_title(kind, fontsize=6.5, color=GREY, loc="left")
-        for axes, name, answer in ((left, baseline, base[id]), (right, label, mine[id])):
-            _caption(axes, short(name, 40), answer)
+        _caption(left, short(baseline, 40), base[id])
+        _caption(right, short(label, 40), mine[id])
         for axes in (shot, left, right):
             axes.set_axis_off()
     return figure
 
 
-def _caption(axes: Axes, name: str, answer: Answer) -> None:
-    """The caption in lines of equally wide letters, so that marks can be placed: wrong words
-    coloured, bold and underlined."""
+def _caption(axes: Axes, name: str, caption: Caption) -> None:
+    """The caption in a font of fixed width, with wrong words coloured, bold and underlined."""
     axes.set_title(name, fontsize=7, loc="left", fontweight="bold")
     width, height = 2.72, 1.1  # inches, about what the layout leaves
-    letters = int(width * 72 / (SIZE * WIDE))
+    letters = int(width * 72 / (SIZE * LETTER))
     axes.set_xlim(0, letters)
     axes.set_ylim(height * 72 / (SIZE * 1.3), 0)
-    lines = wrapped(answer, letters)
-    for number, line in enumerate(lines[:LINES]):
-        if number == LINES - 1 and len(lines) > LINES:
-            line = [("…", 0, False)]
+    lines = wrapped(caption, letters)
+    if len(lines) > MAX_LINES:
+        lines[MAX_LINES - 1 :] = [[("…", 0, False)]]
+    font: Style = {"family": "DejaVu Sans Mono", "fontsize": SIZE, "va": "center"}
+    for number, line in enumerate(lines):
         for text, column, wrong in line:
-            axes.text(
-                column, number + 0.5, text, family="DejaVu Sans Mono", fontsize=SIZE, va="center",
-                color=WRONG if wrong else BLACK, fontweight="bold" if wrong else "normal",
-            )  # fmt: skip
+            style: Style = {"color": WRONG, "fontweight": "bold"} if wrong else {"color": BLACK}
+            axes.text(column, number + 0.5, text, **font, **style)
             if wrong:
-                axes.plot(
-                    [column, column + len(text)],
-                    [number + 0.97] * 2,
-                    color=WRONG,
-                    linewidth=0.9,
-                    solid_capstyle="butt",
-                )
+                ends, y = [column, column + len(text)], [number + 0.97] * 2
+                axes.plot(ends, y, color=WRONG, linewidth=0.9, solid_capstyle="butt")
 
 
-def wrapped(answer: Answer, letters: int) -> list[list[tuple[str, int, bool]]]:
+def wrapped(caption: Caption, letters: int) -> list[list[tuple[str, int, bool]]]:
     """The text in lines of at most ``letters``: each a list of (word, column, whether it is
-    marked)."""
+    wrong)."""
     lines: list[list[tuple[str, int, bool]]] = [[]]
     column = place = 0
-    for word in "".join(char if char.isprintable() else " " for char in answer.text).split(" "):
+    text = "".join(char if char.isprintable() else " " for char in caption.text)
+    for word in text.split(" "):
         start, end = place, place + len(word)
         place = end + 1
         if not word:
@@ -165,9 +162,8 @@ def wrapped(answer: Answer, letters: int) -> list[list[tuple[str, int, bool]]]:
         if column and column + len(word) > letters:
             lines.append([])
             column = 0
-        marked = any(start < to and since < end for since, to in answer.wrong)
-        lines[-1].append(
-            (word[: letters - 1] + "…" if len(word) > letters else word, column, marked)
-        )
+        wrong = any(start < to and since < end for since, to in caption.wrong)
+        cut = word[: letters - 1] + "…" if len(word) > letters else word
+        lines[-1].append((cut, column, wrong))
         column += len(word) + 1
     return lines

@@ -1,5 +1,5 @@
 "use strict";
-// The pairs of the page: filters, the bars and the cards, from the JSON island. Every text goes in as text, never as markup.
+// The page's pairs: filters, bars and cards, from the embedded JSON. Every text is inserted as text, never as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const PAGE = 20;
@@ -25,7 +25,7 @@
     card.outcome = card.reason === null ? "kept" : `dropped:${card.reason}`;
   }
 
-  // A select keeps its choice as long as it is offered; one that offers no choice is not shown.
+  // A select keeps its choice while that is offered. A select with one option is hidden.
   const fill = (name, options) => {
     const select = get(name);
     const before = select.options.length ? select.value : null;
@@ -92,23 +92,23 @@
     });
   };
 
-  const image = (index, alt) => {
-    const node = make("img", { alt, src: data.pictures[index] });
+  const loaded = (index, alt) => {
+    const node = make("img", { alt, src: data.images[index] });
     node.addEventListener("load", () => node.classList.toggle("pixels", node.naturalWidth < 150));
     return node;
   };
   const enlarge = (card) => {
-    const both = [[card.picture, "the picture"], [card.corrupted, `what the rejected answer was given on: ${card.corruption}`]];
+    const both = [[card.image, "the image"], [card.corrupted, `the corrupted image of the rejected answer: ${card.corruption}`]];
     const shown = both.filter(([index]) => index !== null);
-    const figures = shown.map(([index, name]) => make("figure", {}, image(index, name), make("figcaption", { textContent: name })));
+    const figures = shown.map(([index, name]) => make("figure", {}, loaded(index, name), make("figcaption", { textContent: name })));
     const close = make("button", { type: "button", textContent: "Close" });
     close.addEventListener("click", () => get("large").close());
     get("large").replaceChildren(make("div", { className: "both" }, ...figures), close);
     get("large").showModal();
   };
-  const picture = (card, index, alt) => {
-    if (index === null) return make("div", { className: "none", textContent: "no picture at hand" });
-    const button = make("button", { type: "button", className: "picture", title: "Enlarge" }, image(index, alt));
+  const image = (card, index, alt) => {
+    if (index === null) return make("div", { className: "none", textContent: "image not available" });
+    const button = make("button", { type: "button", className: "image", title: "Enlarge" }, loaded(index, alt));
     button.addEventListener("click", () => enlarge(card));
     return button;
   };
@@ -122,32 +122,32 @@
   const trace = (card) => {
     const list = make("dl", { className: "steps" });
     for (const [name, text, note] of card.steps) {
-      const said = make("dd", {}, text || "(nothing)", note ? make("br", {}) : null, note ? make("small", { textContent: note }) : null);
-      list.append(make("dt", { textContent: name }), said);
+      const entry = make("dd", {}, text || "(nothing)", note ? make("br", {}) : null, note ? make("small", { textContent: note }) : null);
+      list.append(make("dt", { textContent: name }), entry);
     }
     const settings = make("p", { className: "settings", textContent: card.settings.join(" · ") });
     const grown = card.tree.length ? tree(card.tree) : null;
     return make("details", { open: !card.chosen }, make("summary", { textContent: "How it was made" }), grown, list, settings);
   };
-  // A search tree, depth first; the ways to the pair's two answers are marked, in words too.
+  // A search tree, depth first. The paths to the pair's two answers are marked, in words too.
   const tree = (nodes) => {
     const list = make("ol", { className: "tree", ariaLabel: "The search tree: sentences with both rewards" });
     for (const [depth, text, note, path] of nodes) {
-      const tag = path ? make("b", { textContent: path === "both" ? "both ways" : `to ${path}` }) : null;
+      const tag = path ? make("b", { textContent: path === "both" ? "both paths" : `to ${path}` }) : null;
       const node = make("li", { className: path }, tag, make("span", { textContent: text }), make("small", { textContent: note }));
       node.style.marginLeft = `${(depth - 1) * 1.1}rem`;
       list.append(node);
     }
-    const only = nodes.some((node) => node[3]) ? make("button", { type: "button", className: "link", textContent: "Show the two ways only" }) : null;
+    const only = nodes.some((node) => node[3]) ? make("button", { type: "button", className: "link", textContent: "Show the two paths only" }) : null;
     only?.addEventListener("click", () => {
       const few = list.classList.toggle("few");
-      only.textContent = few ? "Show the whole tree" : "Show the two ways only";
+      only.textContent = few ? "Show the whole tree" : "Show the two paths only";
     });
     return make("div", {}, only, list);
   };
   const draw = (card) => {
     const group = data.groups[card.group];
-    const item = make("button", { type: "button", className: "link", textContent: card.item, title: "Every prompt about this picture" });
+    const item = make("button", { type: "button", className: "link", textContent: card.item, title: "Every prompt about this image" });
     item.addEventListener("click", () => {
       for (const name of controls) get(name).value = "";
       get("search").value = card.item;
@@ -155,16 +155,16 @@
       update();
       get("count").focus();
     });
-    const [look, said] = card.reason === null ? ["badge", "kept"] : ["badge dropped", `dropped: ${card.reason}`];
-    const badge = make("span", { className: look, textContent: said });
+    const [look, outcome] = card.reason === null ? ["badge", "kept"] : ["badge dropped", `dropped: ${card.reason}`];
+    const badge = make("span", { className: look, textContent: outcome });
     const where = make("span", { className: "where", textContent: `${group.run}, seed ${group.seed}, round ${group.round}` });
     const top = make("div", { className: "top" }, make("h3", { textContent: card.kind }), badge, item, where);
     const body = make("div", { className: "body" });
     const prompt = card.prompt === null ? null : make("p", { className: "prompt", textContent: card.prompt });
-    body.append(picture(card, card.picture, `picture ${card.item}`));
+    body.append(image(card, card.image, `image ${card.item}`));
     if (card.chosen) {
-      const corrupted = card.corrupted === null ? make("div", {}) : picture(card, card.corrupted, `picture ${card.item}, corrupted`);
-      const note = card.corruption ? `given on the corrupted picture (${card.corruption})` : "";
+      const corrupted = card.corrupted === null ? make("div", {}) : image(card, card.corrupted, `image ${card.item}, corrupted`);
+      const note = card.corruption ? `given on the corrupted image (${card.corruption})` : "";
       body.append(answer("chosen", card.chosen, ""), corrupted, answer("rejected", card.rejected, note));
     }
     if (card.steps.length || card.settings.length || card.tree.length) body.append(trace(card));
@@ -183,8 +183,8 @@
     const range = `${number(first + 1)} to ${number(first + shown.length)} of ${plural(found.length, "match", "matches")}`;
     const kept = `${number(sum("shown_pairs"))} of ${plural(sum("pairs"), "pair")}`;
     const dropped = `${number(sum("shown_drops"))} of ${plural(sum("dropped"), "dropped prompt")}`;
-    const said = shown.length ? range : "Nothing matches these filters";
-    get("count").textContent = `${said}. In this page: ${kept} and ${dropped}.`;
+    const text = shown.length ? range : "Nothing matches these filters";
+    get("count").textContent = `${text}. In this page: ${kept} and ${dropped}.`;
     get("cards").replaceChildren(...shown.map(draw));
     get("pager").hidden = pages < 2;
     get("previous").disabled = page === 0;

@@ -1,5 +1,5 @@
 "use strict";
-// The questions of the page: filters and cards, and a link from each cell of the tables. Every text goes in as text.
+// The page's questions: filters and cards, and a link from each cell of the tables. Every text is inserted as text.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const all = data.questions;
@@ -24,7 +24,7 @@
     const benchmark = all[Number(value("q-benchmark"))];
     return { benchmark, metric: Number(value("q-metric")), row: benchmark.rows[Number(value("q-row"))] };
   };
-  // The choice stands in the address, so that a cell is a link and the browser's back button works.
+  // The choice is part of the address, so that a cell can be a link and the browser's back button works.
   const address = () => `#q/${["q-benchmark", "q-metric", "q-row", "q-change"].map(value).join("/")}`;
 
   const refill = (metric, row, change) => {
@@ -32,30 +32,30 @@
     fill("q-metric", benchmark.metrics.map((one) => one.heading + (one.primary ? " (primary)" : "")), metric);
     fill("q-row", benchmark.rows.map((one) => one.label), row);
     const [up, down] = words(benchmark.metrics[Number(value("q-metric"))]);
-    const options = [["wl", `${up} or ${down}`], ["w", up], ["l", down], ["s", "alike"], ["?", "unscored in one"], ["", "all"]];
+    const options = [["wl", `${up} or ${down}`], ["w", up], ["l", down], ["s", "equal"], ["?", "unscored in one"], ["", "all"]];
     get("q-change").replaceChildren(...options.map(([key, label]) => new Option(label, key)));
     get("q-change").value = change;
   };
 
-  const said = (who, [pieces, reading, why], side) => {
-    const text = pieces === null ? [make("i", { textContent: "the answer is not kept in this folder" })]
+  const answer = (label, [pieces, reading, why], side) => {
+    const text = pieces === null ? [make("i", { textContent: "the answer is not stored in this folder" })]
       : typeof pieces === "string" ? [pieces.trim() || "(nothing)"]
       : pieces.map(([part, wrong]) => (wrong ? make("mark", { className: "rejected", textContent: part, title: "not there" }) : part));
     const read = [reading && `read as: ${reading}`, why].filter(Boolean).join(" · ");
-    return make("p", { className: `answer ${side}` }, make("b", { textContent: who }), ...text, read ? make("small", { className: "read", textContent: read }) : null);
+    return make("p", { className: `answer ${side}` }, make("b", { textContent: label }), ...text, read ? make("small", { className: "read", textContent: read }) : null);
   };
   const draw = (index) => {
     const { benchmark, metric, row } = chosen();
-    const [id, text, picture, truth] = benchmark.questions[index];
+    const [id, text, image, truth] = benchmark.questions[index];
     const [up, down] = words(benchmark.metrics[metric]);
-    const verdict = { w: up, l: down, s: "alike", "?": "unscored in one", "-": "not counted by this metric" }[row.codes[index][metric]];
+    const verdict = { w: up, l: down, s: "equal", "?": "unscored in one", "-": "not counted by this metric" }[row.codes[index][metric]];
     const look = { w: "verdict good", l: "verdict bad" }[row.codes[index][metric]] || "verdict";
-    const shot = picture === null ? make("div", { className: "none", textContent: "no picture at hand" })
-      : make("img", { src: data.pictures[picture], alt: `picture of question ${id}`, className: "pixels" });
+    const shot = image === null ? make("div", { className: "none", textContent: "image not available" })
+      : make("img", { src: data.images[image], alt: `image of question ${id}`, className: "pixels" });
     const others = make("dl", { className: "steps" });
     for (const other of benchmark.rows) {
       if (other === row) continue;
-      const [pieces, reading] = other.said[index];
+      const [pieces, reading] = other.answers[index];
       const words = pieces === null ? reading : typeof pieces === "string" ? pieces : pieces.map((piece) => piece[0]).join("");
       others.append(make("dt", { textContent: other.label }), make("dd", { textContent: words.trim() || "(nothing)" }));
     }
@@ -63,9 +63,9 @@
       make("div", { className: "top" }, make("h3", { textContent: id }), make("span", { className: look, textContent: verdict })),
       text ? make("p", { className: "prompt", textContent: text }) : null,
       make("div", { className: "both" }, shot, make("div", {},
-        said(benchmark.baseline, benchmark.base[index], "base"), said(row.label, row.said[index], "mine"),
+        answer(benchmark.baseline, benchmark.base[index], "base"), answer(row.label, row.answers[index], "mine"),
         truth ? make("p", { className: "truth" }, make("b", { textContent: "truth: " }), truth) : null,
-        benchmark.rows.length > 1 ? make("details", {}, make("summary", { textContent: "What the other rows said" }), others) : null)));
+        benchmark.rows.length > 1 ? make("details", {}, make("summary", { textContent: "Answers of the other rows" }), others) : null)));
   };
 
   const update = (turned = false) => {
@@ -77,23 +77,23 @@
     benchmark.questions.forEach(([id, text, , truth], index) => {
       const code = row.codes[index][metric];
       if (change && !change.includes(code)) return;
-      const all = [id, text, truth, plain(benchmark.base[index][0]), plain(row.said[index][0])].join("\n").toLowerCase();
+      const all = [id, text, truth, plain(benchmark.base[index][0]), plain(row.answers[index][0])].join("\n").toLowerCase();
       if (find.every((word) => all.includes(word))) found.push(index);
     });
     const pages = Math.max(1, Math.ceil(found.length / PAGE));
     page = turned ? Math.min(Math.max(page, 0), pages - 1) : 0;
     const [up, down] = words(benchmark.metrics[metric]);
     const [wins, losses, same, unscored] = row.counts[metric];
-    const seeds = row.seeds > 1 ? ` (training seed ${row.seed} of ${row.seeds})` : "";
+    const seeds = row.seeds > 1 ? ` (training seed ${row.seed}, one of ${row.seeds})` : "";
     get("q-sum").textContent =
       `${row.label}${seeds} against ${benchmark.baseline} on all ${number(benchmark.total)} questions: ${number(wins)} ${up}, ` +
-      `${number(losses)} ${down}, ${number(same)} alike` + (unscored ? `, ${number(unscored)} unscored in one.` : ".");
-    const [some, every] = benchmark.pictures;
-    const kept = some < every ? `This page holds the ${number(benchmark.questions.length)} questions of ${number(some)} of ${number(every)} pictures, drawn by chance` : "This page holds all of them";
-    get("q-count").textContent = `${kept}; ${number(found.length)} ${found.length === 1 ? "fits" : "fit"} these filters.`;
+      `${number(losses)} ${down}, ${number(same)} equal` + (unscored ? `, ${number(unscored)} unscored in one.` : ".");
+    const [some, every] = benchmark.images;
+    const kept = some < every ? `This page shows the ${number(benchmark.questions.length)} questions of ${number(some)} of ${number(every)} images, a random sample` : "This page shows all of them";
+    get("q-count").textContent = `${kept}; ${number(found.length)} ${found.length === 1 ? "matches" : "match"} these filters.`;
     const reached = row.reached[metric] || [];
     get("q-reached").hidden = !reached.length;
-    get("q-reached").textContent = `A control reaches this gain: ${row.label} is not clearly better than ${reached.join(", ")}.`;
+    get("q-reached").textContent = `† A control does as well: ${row.label} is not clearly better than ${reached.join(", ")}.`;
     get("q-cards").replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map(draw));
     get("q-pager").hidden = pages < 2;
     get("q-earlier").disabled = page === 0;
@@ -116,7 +116,7 @@
     return true;
   };
 
-  // Each measured cell of a benchmark's table leads to its questions.
+  // Each measured cell of a benchmark's table links to its questions.
   document.querySelectorAll("section.block[data-benchmark]").forEach((block) => {
     const place = all.findIndex((one) => one.name === block.dataset.benchmark);
     if (place < 0) return;
@@ -125,7 +125,7 @@
       const row = all[place].rows.findIndex((one) => one.label === label);
       if (row < 0) continue;
       [...line.querySelectorAll("td")].slice(0, all[place].metrics.length).forEach((cell, metric) => {
-        const link = make("a", { href: `#q/${place}/${metric}/${row}/wl`, className: "cell", title: "The questions where it changed" });
+        const link = make("a", { href: `#q/${place}/${metric}/${row}/wl`, className: "cell", title: "The questions with another outcome" });
         const first = cell.firstChild;
         first.textContent = first.textContent.trim();
         link.append(first);

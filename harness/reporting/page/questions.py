@@ -1,139 +1,157 @@
-"""The page's questions: what every row answered to the same question, and where a row wins or loses
-against the baseline.
+"""The page's questions: the answers of every row to the same question, and where a row is better or
+worse than the baseline.
 
-Counts of wins and losses are over all questions; of the questions themselves a page holds those of
-some images, drawn by a hash of their id so that all rows and benchmarks show the same ones. All
-texts are untrusted: made visible here, put in as text there."""
+Wins and losses are counted over all questions. The questions themselves are those of a sample of
+images, drawn by a hash of their id, so that all rows and benchmarks show the same images. Texts are
+untrusted: they are made visible here and inserted as text by the page's script."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.interface import Metric
 from harness.artifacts.results_folder import Results, read_jsonl
-from harness.reporting.comparison import Cell
+from harness.reporting.comparison import MetricResult
+from harness.reporting.display_names import display_name
 from harness.reporting.figures.examples import spans
-from harness.reporting.page.cards import visible
 from harness.reporting.page.images import Album
-from harness.reporting.results import BenchmarkColumns, Records, Row, shown
+from harness.reporting.page.texts import visible
+from harness.reporting.results import BenchmarkColumns, Row, StudyResults
+from harness.reporting.stored import TEXTS, Stored, open_stored
 
-PICTURES, SHARED = 200, 1500
-"""Images of a benchmark in a page at most, and images x rows at most: a study of many rows
-shows fewer images."""
+IMAGES = 200
+"""Images of a benchmark in a page at most."""
+IMAGES_TIMES_ROWS = 1500
+"""Images x rows at most: a study with many rows shows fewer images."""
 LONGEST = 2000
+"""Characters of an answer at most."""
 WIN, LOSS, SAME, UNSCORED, NOTHING = "wls?-"
-"""How a question counts in a metric: better or worse than the baseline's answer (up or down for a
-metric without a direction), alike, unscored in one of the two, or not counted by the metric at
-all."""
+"""A question's outcome in a metric against the baseline: better, worse (higher, lower for a metric
+without direction), equal, unscored in one of the two, not counted by the metric."""
 
 Texts = Mapping[str, Mapping[str, Any]]
+"""By question: the answer, how it was read, why, the truth, and the places of wrong words."""
 
 
 def collect(
-    records: Records, results: Results, cells: Sequence[Cell], album: Album
+    study: StudyResults, results: Results, cells: Sequence[MetricResult], album: Album
 ) -> list[dict[str, Any]]:
     """One entry a graded benchmark, as JSON for the page."""
-    most = max(10, min(PICTURES, SHARED // max(1, len(records.rows))))
-    found = [
-        _benchmark(records, results, benchmark, cells, album, most)
-        for benchmark in records.benchmarks
-    ]
-    return [one for one in found if one is not None]
+    most = max(10, min(IMAGES, IMAGES_TIMES_ROWS // max(1, len(study.rows))))
+    stored = open_stored(results.out)
+    entries = []
+    for benchmark in study.benchmarks:
+        mine = [cell for cell in cells if cell.benchmark == benchmark.name and cell.last]
+        reader = _Reader(study, results, stored, benchmark, mine)
+        entries.append(reader.entry(album, most))
+    return [entry for entry in entries if entry is not None]
 
 
-def _benchmark(
-    records: Records,
-    results: Results,
-    benchmark: BenchmarkColumns,
-    cells: Sequence[Cell],
-    album: Album,
-    most: int,
-) -> dict[str, Any] | None:
-    base = _graded(records, records.row(records.baseline), benchmark)
-    if base is None:
-        return None
-    clusters = sorted(
-        set(base["cluster"]), key=lambda id: hashlib.sha256(str(id).encode()).digest()
-    )
-    chosen = set(clusters[:most])
-    ids = [
-        str(id)
-        for id, cluster in zip(base.index, base["cluster"], strict=True)
-        if cluster in chosen
-    ]
-    path = results.questions(benchmark.name) / "questions.jsonl"
-    asked = {str(row["id"]): row for row in read_jsonl(path)} if path.exists() else {}
-    base_texts = _texts(results, records.row(records.baseline), benchmark)
-    rows = []
-    for row in (row for row in records.methods if row.covers(benchmark.name)):
-        mine = _graded(records, row, benchmark)
-        if mine is None or not mine.index.equals(base.index):
-            continue
-        codes = {metric.name: outcomes(metric, base, mine) for metric in benchmark.metrics}
-        places = base.index.get_indexer(pd.Index(ids))
-        rows.append(
-            {
-                "label": visible(row.label, 200),
-                "seed": row.seeds[0],
-                "seeds": len(row.seeds),
-                "said": _said(ids, _texts(results, row, benchmark)),
-                "codes": [
-                    "".join(codes[metric.name][place] for metric in benchmark.metrics)
-                    for place in places
-                ],
-                "counts": [_counted(codes[metric.name]) for metric in benchmark.metrics],
-                "reached": [
-                    [visible(name, 200) for name in cell.reached_by]
-                    for cell in cells
-                    if (cell.label, cell.benchmark, cell.last) == (row.label, benchmark.name, True)
-                ],
-            }
+class _Reader(NamedTuple):
+    """Reads one benchmark's questions, answers and grades."""
+
+    study: StudyResults
+    results: Results
+    stored: Stored
+    benchmark: BenchmarkColumns
+    cells: Sequence[MetricResult]
+
+    def entry(self, album: Album, most: int) -> dict[str, Any] | None:
+        """The benchmark with the questions of at most ``most`` images; None: not graded."""
+        study, benchmark = self.study, self.benchmark
+        base = self.graded(study.base_row)
+        if base is None:
+            return None
+        clusters = sorted(
+            set(base["cluster"]), key=lambda id: hashlib.sha256(str(id).encode()).digest()
         )
-    if not rows:
-        return None
-    headings = {cell.metric: cell.heading for cell in cells if cell.benchmark == benchmark.name}
-    return {
-        "name": visible(shown(benchmark.name), 200),
-        "baseline": visible(records.baseline, 200),
-        "metrics": [
-            {
-                "heading": headings.get(metric.name, metric.name),
-                "directed": metric.better != "none",
-                "primary": metric.primary,
-            }
-            for metric in benchmark.metrics
-        ],
-        "pictures": [len(chosen), len(clusters)],
-        "total": len(base),
-        "questions": [
-            _question(id, asked.get(id, {}), base_texts, results, benchmark, album) for id in ids
-        ],
-        "base": _said(ids, base_texts),
-        "rows": rows,
-    }
+        shown = set(clusters[:most])
+        ids = [str(id) for id in base.index[base["cluster"].isin(shown)]]
+        covered = (row for row in study.compared if row.covers(benchmark.name))
+        rows = [entry for row in covered if (entry := self.row(row, base, ids)) is not None]
+        if not rows:
+            return None
+        folder = self.stored.folder(self.results.questions(benchmark.name))
+        path = folder / "questions.jsonl"
+        asked = {str(row["id"]): row for row in read_jsonl(path)} if path.exists() else {}
+        texts = self.texts(study.base_row)
+        headings = {cell.metric: cell.heading for cell in self.cells}
+        return {
+            "name": visible(display_name(benchmark.name), 200),
+            "baseline": visible(study.baseline, 200),
+            "metrics": [
+                {
+                    "heading": headings.get(metric.name, metric.name),
+                    "directed": metric.better != "none",
+                    "primary": metric.primary,
+                }
+                for metric in benchmark.metrics
+            ],
+            "images": [len(shown), len(clusters)],
+            "total": len(base),
+            "questions": [
+                _question(id, asked.get(id, {}), texts, folder / "images", album) for id in ids
+            ],
+            "base": _answers(ids, texts),
+            "rows": rows,
+        }
 
+    def row(self, row: Row, base: pd.DataFrame, ids: Sequence[str]) -> dict[str, Any] | None:
+        """A row's answers and outcomes; None: it answered other questions than the baseline."""
+        mine = self.graded(row)
+        if mine is None or not mine.index.equals(base.index):
+            return None
+        codes = [outcomes(metric, base, mine) for metric in self.benchmark.metrics]
+        places = base.index.get_indexer(pd.Index(ids))
+        reached = [cell.reached_by for cell in self.cells if cell.label == row.label]
+        kinds = (WIN, LOSS, SAME, UNSCORED)
+        return {
+            "label": visible(row.label, 200),
+            "seed": row.seeds[0],
+            "seeds": len(row.seeds),
+            "answers": _answers(ids, self.texts(row)),
+            "codes": ["".join(letters[place] for letters in codes) for place in places],
+            "counts": [[Counter(letters)[kind] for kind in kinds] for letters in codes],
+            "reached": [[visible(name, 200) for name in names] for names in reached],
+        }
 
-def _graded(records: Records, row: Row, benchmark: BenchmarkColumns) -> pd.DataFrame | None:
-    """The first seed's grades of the last round, by question; None where there are none."""
-    grades = records.grades
-    mine = grades[
-        (grades["label"] == row.label)
-        & (grades["round"] == row.rounds)
-        & (grades["benchmark"] == benchmark.name)
-    ]
-    mine = mine[mine["seed"] == row.seeds[0]]
-    return None if mine.empty else mine.set_index("question").sort_index()
+    def graded(self, row: Row) -> pd.DataFrame | None:
+        """The grades of the first seed's last round, by question; None: there are none."""
+        grades = self.study.grades
+        mine = grades[
+            (grades["label"] == row.label)
+            & (grades["round"] == row.rounds)
+            & (grades["benchmark"] == self.benchmark.name)
+            & (grades["seed"] == row.seeds[0])
+        ]
+        return None if mine.empty else mine.set_index("question").sort_index()
+
+    def texts(self, row: Row) -> Texts:
+        """The texts of the first seed's last round. The answers may not be on this machine."""
+        where = (row.label, row.seeds[0], row.rounds, self.benchmark.name)
+        grades = self.stored.folder(self.results.grades(*where))
+        frame = pd.read_parquet(grades / "grades.parquet")
+        names = [name for name in TEXTS if name in frame]
+        lines = frame[["question", *names]].fillna("").itertuples(index=False, name=None)
+        texts: dict[str, dict[str, Any]] = {
+            str(id): dict(zip(names, values, strict=True)) for id, *values in lines
+        }
+        path = self.stored.folder(self.results.answers(*where)) / "answers.jsonl"
+        for line in read_jsonl(path) if path.exists() else []:
+            texts.setdefault(str(line["id"]), {})["answer"] = line["answer"]
+        return texts
 
 
 def outcomes(metric: Metric, base: pd.DataFrame, mine: pd.DataFrame) -> str:
-    """One letter a question. A question's share of the metric is its own ratio; where only one side
-    has one (a caption that names nothing, an answer that is no longer yes), the question's own
+    """One letter a question: ``mine`` against ``base``, by the question's own ratio. Where only one
+    side has a ratio (a caption without objects, an answer that is not "yes"), the question's own
     score decides."""
     ratios = []
     for frame in (base, mine):
@@ -159,47 +177,21 @@ def _column(frame: pd.DataFrame, name: str) -> Any:
     return frame[column].to_numpy(dtype=np.float64) if column in frame else np.zeros(len(frame))
 
 
-def _counted(codes: str) -> list[int]:
-    counts = Counter(codes)
-    return [counts[code] for code in (WIN, LOSS, SAME, UNSCORED)]
-
-
-def _texts(results: Results, row: Row, benchmark: BenchmarkColumns) -> Texts:
-    """What the row's first seed said and how it was read, by question; the answers may not be on
-    this machine."""
-    where = (row.label, row.seeds[0], row.rounds, benchmark.name)
-    frame = pd.read_parquet(results.grades(*where) / "grades.parquet")
-    names = [name for name in ("read_as", "why", "truth", "wrong") if name in frame]
-    told: dict[str, dict[str, Any]] = {
-        str(id): dict(zip(names, texts, strict=True))
-        for id, *texts in frame[["question", *names]].fillna("").itertuples(index=False, name=None)
-    }
-    path = results.answers(*where) / "answers.jsonl"
-    for line in read_jsonl(path) if path.exists() else []:
-        told.setdefault(str(line["id"]), {})["answer"] = line["answer"]
-    return told
-
-
-def _said(ids: Sequence[str], texts: Texts) -> list[list[Any]]:
-    """``[answer in pieces [text, wrong], reading, why]`` a question; None for an answer that is not
-    kept here."""
+def _answers(ids: Sequence[str], texts: Texts) -> list[list[Any]]:
+    """``[answer in pieces [text, wrong], reading, why]`` for each question; None for an answer that
+    is not stored."""
     rows: list[list[Any]] = []
     for id in ids:
-        one = texts.get(id, {})
-        answer = one.get("answer")
-        pieces = None if not isinstance(answer, str) else marked(answer, spans(one.get("wrong")))
-        rows.append(
-            [
-                pieces,
-                visible(str(one.get("read_as", "")), LONGEST),
-                visible(str(one.get("why", "")), LONGEST),
-            ]
-        )
+        known = texts.get(id, {})
+        answer = known.get("answer")
+        pieces = marked(answer, spans(known.get("wrong"))) if isinstance(answer, str) else None
+        notes = (visible(str(known.get(name, "")), LONGEST) for name in ("read_as", "why"))
+        rows.append([pieces, *notes])
     return rows
 
 
 def marked(answer: str, wrong: Sequence[tuple[int, int]]) -> list[list[Any]] | str:
-    """The answer, made visible; in pieces ``[text, wrong]`` where something in it is."""
+    """The answer, made visible; as pieces ``[text, wrong]`` if anything in it is wrong."""
     if not wrong:
         return visible(answer, LONGEST)
     pieces: list[tuple[str, bool]] = []
@@ -213,24 +205,13 @@ def marked(answer: str, wrong: Sequence[tuple[int, int]]) -> list[list[Any]] | s
 
 
 def _question(
-    id: str,
-    asked: Mapping[str, Any],
-    texts: Texts,
-    results: Results,
-    benchmark: BenchmarkColumns,
-    album: Album,
+    id: str, asked: Mapping[str, Any], texts: Texts, images: Path, album: Album
 ) -> list[Any]:
-    """``[id, text, picture, truth]``."""
+    """``[id, text, image, truth]``."""
     names = asked.get("images") or []
-    picture = (
-        album.exported(results.questions(benchmark.name) / "images" / str(names[0]))
-        if names
-        else None
-    )
-    truth = str(texts.get(id, {}).get("truth", ""))
     return [
         visible(id, 200),
         visible(str(asked.get("text", "")), LONGEST),
-        picture,
-        visible(truth, LONGEST),
+        album.exported(images / str(names[0])) if names else None,
+        visible(str(texts.get(id, {}).get("truth", "")), LONGEST),
     ]

@@ -1,9 +1,9 @@
-"""One HTML file to look at what was made: the question, the table, the figure, and the pairs and
-drops with their images.
+"""Writes page.html: a study's table, figures, pairs, drops and questions with their images, in one
+HTML file.
 
-It needs no network and no weights. All text of models and data is untrusted: jinja2 escapes it, the
-script puts it in as text, and the page's own content security policy allows nothing but its two
-inline files and data URIs."""
+It needs no network and no weights. Texts of models and data are untrusted: jinja2 escapes them, the
+script inserts them as text, and the page's content security policy allows only its own style,
+script and data URIs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.artifacts.results_folder import Results, write_bytes
-from harness.reporting.page import questions as browser
-from harness.reporting.page.cards import collect, limits, visible
+from harness.reporting.display_names import display_name
+from harness.reporting.page import questions
+from harness.reporting.page.cards import collect, limits
 from harness.reporting.page.images import Album, data_uri
-from harness.reporting.results import shown
+from harness.reporting.page.texts import visible
 from harness.reporting.tables import build as tables
 from harness.reporting.tables.html import block_fragment
 
@@ -28,50 +29,53 @@ HERE = Path(__file__).parent
 FIGURE = "before-and-after"
 
 
-def write(out: Path, *, exclude_leaks: bool = False, made: tables.Comparison | None = None) -> Path:
-    """Write ``page.html`` into a study's folder from its records, figures and pool; its path.
-    ``exclude_leaks``: its table without the images that are in the training pool too. ``made`` is
-    what ``tables.load`` gave, where it was called already.
+def write(
+    out: Path, *, exclude_leaks: bool = False, comparison: tables.ComparedStudy | None = None
+) -> Path:
+    """Write ``page.html`` into a results folder, from its files and its pool; return its path.
+    ``exclude_leaks``: its table without leaked images. ``comparison``: what ``tables.load``
+    returned, to save its time.
 
     Raises:
-        UserError: the folder holds no study, or a record is broken.
+        UserError: the folder holds no study, is packed, or a file is broken.
     """
     Results(out).check_whole("the page shows images, answers and pairs")
     path = out / "page.html"
-    write_bytes(path, build(out, exclude_leaks=exclude_leaks, made=made).encode())
+    comparison = comparison or tables.load(out, exclude_leaks=exclude_leaks)
+    write_bytes(path, build(out, comparison).encode())
     return path
 
 
-def build(out: Path, *, exclude_leaks: bool = False, made: tables.Comparison | None = None) -> str:
-    """The page. Equal records and images give an equal page."""
-    made = made or tables.load(out, exclude_leaks=exclude_leaks)
-    records, table = made.records, made.table
+def build(out: Path, comparison: tables.ComparedStudy | None = None) -> str:
+    """The page. Equal files give an equal page."""
+    comparison = comparison or tables.load(out)
+    study, table = comparison.study, comparison.table
     album = Album()
-    groups, cards = collect(records, Results(out), album)
-    questions = browser.collect(records, Results(out), made.cells, album)
+    groups, cards = collect(study, Results(out), album)
+    asked = questions.collect(study, Results(out), comparison.cells, album)
     css, *scripts = (
         (HERE / name).read_text(encoding="utf-8")
         for name in ("page.css", "page.js", "questions.js")
     )
     script = "\n".join(scripts)
-    names = [visible(shown(one.name), 200) for one in records.benchmarks]
+    names = [visible(display_name(benchmark.name), 200) for benchmark in study.benchmarks]
     context: dict[str, Any] = {
         "table": table,
         "blocks": [
-            Markup(block_fragment(one, name))
-            for one, name in zip(table.blocks, names, strict=False)
+            Markup(block_fragment(block, name))
+            for block, name in zip(table.blocks, names, strict=False)
         ],
-        "more": [Markup(block_fragment(one)) for one in table.blocks[len(names) :]],
+        "more": [Markup(block_fragment(block)) for block in table.blocks[len(names) :]],
         "figures": figures(out),
-        "questions": questions,
+        "questions": asked,
         "groups": groups,
-        "limits": limits(records),
+        "limits": limits(study),
         "notes": tuple(album.notes.values()),
         "css": Markup(css),
         "script": Markup(script),
         "policy": policy(css, script),
-        "data": island(
-            {"groups": groups, "cards": cards, "pictures": album.uris, "questions": questions}
+        "data": json_island(
+            {"groups": groups, "cards": cards, "images": album.uris, "questions": asked}
         ),
     }
     environment = Environment(
@@ -86,7 +90,7 @@ def build(out: Path, *, exclude_leaks: bool = False, made: tables.Comparison | N
 
 
 def figures(out: Path) -> list[tuple[str, str]]:
-    """The study's figures as (name, data URI), before and after first."""
+    """The study's figures as (name, data URI), "before and after" first."""
     paths = sorted(
         (out / "figures").glob("*.png"), key=lambda path: (path.stem != FIGURE, path.stem)
     )
@@ -96,9 +100,8 @@ def figures(out: Path) -> list[tuple[str, str]]:
     ]
 
 
-def island(value: object) -> Markup:
-    """JSON that stands in a script element: no ``<``, ``>`` or ``&`` is left that could end it or
-    begin another."""
+def json_island(value: object) -> Markup:
+    """JSON for a script element, without ``<``, ``>`` and ``&``, which could end the element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for char in "<>&\u2028\u2029":
         text = text.replace(char, f"\\u{ord(char):04x}")
@@ -106,7 +109,7 @@ def island(value: object) -> Markup:
 
 
 def policy(css: str, script: str) -> str:
-    """The content security policy: nothing from outside, no script or style but these two."""
+    """The content security policy: nothing from outside, no style and script except these."""
     hashes = [
         base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (css, script)
     ]

@@ -1,24 +1,26 @@
-"""The table as HTML: ``fragment`` for a page of one's own, ``document`` for a file to open. Every
-text is escaped."""
+"""The table as HTML: ``fragment`` to put into a page, ``document`` as a file of its own. Every text
+is escaped."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape as html_escape
 
-from harness.reporting.tables.model import Block, Column, Entry, Table, printable
+from harness.reporting.tables.model import Block, Column, Table, TableCell, printable
 
-STYLE = (
-    "body{font:15px/1.45 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0"
-    " 1rem;color:#1b1b1b}"
-    ".scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "th,td{padding:.3rem .6rem;text-align:right;vertical-align:top}th:first-child{text-align:left}"
-    "thead th{border-bottom:1px solid #555;vertical-align:bottom}tbody tr{border-bottom:1px solid"
-    " #e3e3e3}"
-    "td small{display:block;white-space:nowrap;color:#444}td"
-    " small.remark{white-space:normal;max-width:14rem;margin-left:auto}"
-    "th.group{font-weight:400;font-style:italic;padding-top:.7rem}td.better{background:#e6f2ea}td.worse{background:#fbe9e5}"
-    ".reported{color:#5a4a00;background:#fdf8e4}.second{text-decoration:underline}.soft{color:#555}"
-)
+STYLE = """
+body{font:15px/1.45 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}
+body{color:#1b1b1b}.scroll{overflow-x:auto}.soft{color:#555}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums}
+th,td{padding:.3rem .6rem;text-align:right;vertical-align:top}th:first-child{text-align:left}
+thead th{border-bottom:1px solid #555;vertical-align:bottom}
+tbody tr{border-bottom:1px solid #e3e3e3}
+td small{display:block;white-space:nowrap;color:#444}
+td small.remark{white-space:normal;max-width:14rem;margin-left:auto}
+th.group{font-weight:400;font-style:italic;padding-top:.7rem}
+td.better{background:#e6f2ea}td.worse{background:#fbe9e5}
+.reported{color:#5a4a00;background:#fdf8e4}.second{text-decoration:underline}
+""".strip()
 
 
 def escape(text: str) -> str:
@@ -26,26 +28,24 @@ def escape(text: str) -> str:
 
 
 def fragment(table: Table) -> str:
-    """Headings from ``h2`` down, a ``section.block`` a block; it brings no style and no script."""
-    notes = "\n".join(f"<li>{escape(text)}</li>" for text in table.notes)
-    reading = "\n".join(f"<li>{escape(text)}</li>" for text in table.reading)
-    return "\n".join(
-        [
-            (
-                f"<h2>{escape(table.title)}</h2>\n<p>{escape(table.question)}</p>\n<ul"
-                f' class="reading">\n{reading}\n</ul>'
-            ),
-            *map(block_fragment, table.blocks),
-            f'<h3>Notes</h3>\n<ul class="notes">\n{notes}\n</ul>\n',
-        ]
+    """Headings from ``h2`` down, a ``section.block`` a block; without style and script."""
+    blocks = "\n".join(map(block_fragment, table.blocks))
+    return (
+        f"<h2>{escape(table.title)}</h2>\n<p>{escape(table.question)}</p>\n"
+        f"{_list('reading', table.reading)}\n{blocks}\n"
+        f"<h3>Notes</h3>\n{_list('notes', table.notes)}\n"
     )
 
 
+def _list(name: str, texts: Sequence[str]) -> str:
+    items = "\n".join(f"<li>{escape(text)}</li>" for text in texts)
+    return f'<ul class="{name}">\n{items}\n</ul>'
+
+
 def block_fragment(block: Block, benchmark: str = "") -> str:
-    """One block. Classes: ``better`` and ``worse`` on starred cells, ``reported`` on the
-    literature's, ``best``, ``second``.
-    ``benchmark``: the name that a page's script finds the block by.
-    """
+    """One block. Classes of cells: ``better`` and ``worse`` (starred), ``best`` and ``second``,
+    ``reported`` (from papers). ``benchmark``: the name by which the page's script finds the
+    block."""
     data = f' data-benchmark="{escape(benchmark)}"' if benchmark else ""
     heads = "".join(
         f'<th scope="col"{_class("reported" if column.reported else "")}>{_head(column)}</th>'
@@ -54,63 +54,57 @@ def block_fragment(block: Block, benchmark: str = "") -> str:
     lines = []
     for group, members in block.grouped:
         if group:
-            lines.append(
-                f'<tr><th class="group" colspan="{len(block.columns) + 1}"'
-                f' scope="rowgroup">{escape(group)}</th></tr>'
-            )
+            span = f'colspan="{len(block.columns) + 1}" scope="rowgroup"'
+            lines.append(f'<tr><th class="group" {span}>{escape(group)}</th></tr>')
         for line in members:
             cells = "".join(
-                _cell(entry, column.reported)
-                for entry, column in zip(line.entries, block.columns, strict=True)
+                _cell(cell, column.reported)
+                for cell, column in zip(line.cells, block.columns, strict=True)
             )
             lines.append(f'<tr><th scope="row">{escape(line.head)}</th>{cells}</tr>')
     body = "\n".join(lines)
     return (
-        f'<section class="block"{data}>\n<h3>{escape(block.heading)}</h3>\n<p'
-        f' class="soft">{escape(block.caption)}</p>\n'
-        f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(block.heading)},'
-        ' table">\n<table>\n'
-        "<thead><tr><th"
-        f' scope="col">{escape(block.corner)}</th>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n'
-        "</div>\n</section>"
+        f'<section class="block"{data}>\n<h3>{escape(block.heading)}</h3>\n'
+        f'<p class="soft">{escape(block.caption)}</p>\n'
+        '<div class="scroll" role="region" tabindex="0"'
+        f' aria-label="{escape(block.heading)}, table">\n<table>\n'
+        f'<thead><tr><th scope="col">{escape(block.corner)}</th>{heads}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>\n</section>"
     )
 
 
 def _head(column: Column) -> str:
-    """An arrow and a unit stay with the last word."""
+    """The heading; no line breaks before an arrow or a unit."""
     text = escape(column.text)
     for sign in ("↑", "↓", "%"):
         text = text.replace(f" {sign}", f"\u00a0{sign}")
     return text
 
 
-def _cell(entry: Entry, reported: bool) -> str:
-    value = escape(entry.value)
-    if entry.rank:
-        value = (
-            f'<b class="best">{value}</b>'
-            if entry.rank == 1
-            else f'<span class="second">{value}</span>'
-        )
-    said = (
-        (f"({entry.change})" if entry.change else "")
-        + (f"* {entry.verdict}" if entry.verdict else "")
-        + entry.mark
-    )
-    small = f" <small>{escape(said)}</small>" if said else ""
-    small += f' <small class="remark">{escape(entry.remark)}</small>' if entry.remark else ""
-    return f"<td{_class(entry.verdict, 'reported' if reported else '')}>{value}{small}</td>"
+def _cell(cell: TableCell, reported: bool) -> str:
+    value = escape(cell.value)
+    if cell.rank == 1:
+        value = f'<b class="best">{value}</b>'
+    elif cell.rank == 2:
+        value = f'<span class="second">{value}</span>'
+    value += escape(cell.mark)
+    change = f"({cell.change})" if cell.change else ""
+    change += f"* {cell.verdict}" if cell.verdict else ""
+    small = f" <small>{escape(change)}</small>" if change else ""
+    small += f' <small class="remark">{escape(cell.remark)}</small>' if cell.remark else ""
+    return f"<td{_class(cell.verdict, 'reported' if reported else '')}>{value}{small}</td>"
 
 
 def _class(*names: str) -> str:
-    found = " ".join(name for name in names if name)
-    return f' class="{found}"' if found else ""
+    present = " ".join(filter(None, names))
+    return f' class="{present}"' if present else ""
 
 
 def document(table: Table) -> str:
-    """A whole file, with a small style of its own."""
+    """A whole file with its style."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(table.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{fragment(table)}</body>\n</html>\n"
+        f"<title>{escape(table.title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"<body>\n{fragment(table)}</body>\n</html>\n"
     )

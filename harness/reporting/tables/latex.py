@@ -1,8 +1,8 @@
-r"""The table as LaTeX: a ``fragment`` to ``\input`` into a paper that loads array and booktabs, a
-``document`` to compile alone.
+r"""The table as LaTeX: a ``fragment`` to ``\input`` into a paper that loads array and booktabs, or
+a ``document`` to compile alone.
 
-A cell is the value over its change and interval. Bold and underlined: best and second best of the
-compared rows."""
+A cell has two lines: the value, then its difference and interval. Bold: the best of the baseline
+and the methods; underlined: the second best."""
 
 from __future__ import annotations
 
@@ -11,31 +11,32 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from harness.reporting.tables.model import MISSING, Block, Column, Entry, Line, Table, printable
+from harness.reporting.tables.model import (
+    MISSING,
+    Block,
+    Column,
+    Table,
+    TableCell,
+    TableRow,
+    printable,
+)
 
 WIDTH, WIDEST = 480, 110
-"""Points of a table (the text of an A4 page) and of one column; a wider block goes on in another
-table."""
+"""The width in points of a table (the text width of A4 paper) and of one column. A wider block is
+continued in another table."""
 LINES = 26
-"""Rows a table; a longer block goes on in another table."""
+"""Rows of a table. A longer block is continued in another table."""
 
 SIGNS = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "#": r"\#", "$": r"\$", "%": r"\%", "&": r"\&", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
-    "`": r"\textasciigrave{}", '"': "''", "[": "{[}", "]": "{]}", "*": "{*}",
-    "↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$\dagger$", "×": r"$\times$", "–": "--", "—": "---", "…": r"\ldots{}",
-    "‘": "`", "’": "'", "“": "``", "”": "''", "ß": r"{\ss}", "ø": r"{\o}", "Ø": r"{\O}", "æ": r"{\ae}", "Æ": r"{\AE}",
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "#": r"\#", "$": r"\$", "%": r"\%",
+    "&": r"\&", "_": r"\_", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\textasciigrave{}",
+    '"': "''", "[": "{[}", "]": "{]}", "*": "{*}", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
+    "†": r"$\dagger$", "‡": r"$\ddagger$", "×": r"$\times$", "–": "--", "—": "---",
+    "…": r"\ldots{}", "‘": "`", "’": "'", "“": "``", "”": "''",
+    "ß": r"{\ss}", "ø": r"{\o}", "Ø": r"{\O}", "æ": r"{\ae}", "Æ": r"{\AE}",
 }  # fmt: skip
-ACCENTS = {
-    "\u0300": "`",
-    "\u0301": "'",
-    "\u0302": "^",
-    "\u0303": "~",
-    "\u0308": '"',
-    "\u030a": "r",
-    "\u030c": "v",
-    "\u0327": "c",
-}
+ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327", "`'^~\"rvc", strict=True))
 
 LEGEND = (
     r"Below a value: its difference from the baseline and the 95\,\% interval; $^{*}$: see the"
@@ -45,8 +46,8 @@ LEGEND = (
 
 
 def escape(text: str) -> str:
-    """Plain text inside LaTeX, in any font encoding; a character that it cannot set is named by its
-    code point."""
+    """Plain text for LaTeX, in any font encoding. A character that it cannot print becomes its code
+    point."""
     text = "".join(map(_sign, unicodedata.normalize("NFC", printable(text))))
     return re.sub(r"(?<![\w-])-(?=\d)", "$-$", text)
 
@@ -63,7 +64,7 @@ def _sign(char: str) -> str:
 
 
 def fragment(table: Table) -> str:
-    """Floats, one or more a block, then the notes as a list."""
+    """One or more floats a block, then the notes as a list."""
     parts = [
         r"% \usepackage{array,booktabs}",
         *(part for block in table.blocks for part in _floats(block)),
@@ -75,28 +76,29 @@ def fragment(table: Table) -> str:
 
 
 def document(table: Table) -> str:
-    """A document that pdflatex compiles alone."""
+    """A document for pdflatex."""
     reading = "\n".join(rf"\item[$\bullet$] {escape(text)}" for text in table.reading)
     return (
-        "\\documentclass[a4paper]{article}\n\\usepackage[margin=1.8cm]{geometry}\n\\usepackage{array,booktabs}\n\\sloppy\n"
+        "\\documentclass[a4paper]{article}\n\\usepackage[margin=1.8cm]{geometry}\n"
+        "\\usepackage{array,booktabs}\n\\sloppy\n"
         f"\\begin{{document}}\n\\section*{{{escape(table.title)}}}\n{escape(table.question)}\n"
         f"\\begin{{itemize}}\n{reading}\n\\end{{itemize}}\n\n{fragment(table)}\\end{{document}}\n"
     )
 
 
 def _floats(block: Block) -> Iterator[str]:
-    """The block as tables of at most WIDTH x LINES."""
+    """The block as tables of at most ``WIDTH`` points and ``LINES`` rows."""
     names = _points([block.corner, *(line.head for line in block.lines)], [])
     widths = [
         _points(
-            [*column.text.split(), *(line.entries[place].value for line in block.lines)],
-            [line.entries[place].change for line in block.lines],
+            [*column.text.split(), *(line.cells[place].value for line in block.lines)],
+            [line.cells[place].change for line in block.lines],
         )
         for place, column in enumerate(block.columns)
     ]
     first = True
     for columns in _parts(widths, WIDTH - names):
-        lines = [line for line in block.lines if _says(line, columns)]
+        lines = [line for line in block.lines if _belongs(line, columns)]
         for top in range(0, len(lines), LINES):
             yield _float(
                 block,
@@ -108,21 +110,21 @@ def _floats(block: Block) -> Iterator[str]:
             first = False
 
 
-def _says(line: Line, columns: range) -> bool:
-    """Whether the row has anything in these columns, or nothing in any; a row of papers has nothing
-    beside measured ones."""
-    full = [place for place, entry in enumerate(line.entries) if entry.value != MISSING]
-    return not full or any(place in columns for place in full)
+def _belongs(line: TableRow, columns: range) -> bool:
+    """Whether the row has a value in these columns, or none at all. A paper's row has none in
+    measured columns."""
+    filled = [place for place, cell in enumerate(line.cells) if cell.value != MISSING]
+    return not filled or any(place in columns for place in filled)
 
 
 def _points(texts: Sequence[str], small: Sequence[str]) -> int:
-    """The width in points of a column with these texts and, in a smaller font, these."""
+    """The width in points of a column with these texts and these smaller ones."""
     longest, longest_small = (max(map(len, some), default=0) for some in (texts, small))
     return min(WIDEST, max(round(4.6 * longest), round(3.8 * longest_small)) + 3)
 
 
 def _parts(widths: Sequence[int], room: int) -> list[range]:
-    """The columns in parts of nearly even width that fit."""
+    """The columns in parts that fit, of nearly equal width."""
     tables = math.ceil(sum(widths) / room)
     parts: list[range] = []
     start, taken = 0, 0
@@ -135,12 +137,12 @@ def _parts(widths: Sequence[int], room: int) -> list[range]:
 
 
 def _float(
-    block: Block, columns: range, widths: Sequence[int], lines: Sequence[Line], first: bool
+    block: Block, columns: range, widths: Sequence[int], lines: Sequence[TableRow], first: bool
 ) -> str:
-    measured = any(entry.change for line in block.lines for entry in line.entries)
+    measured = any(cell.change for line in block.lines for cell in line.cells)
     caption = f"{escape(block.heading)}{'' if first else ', continued'}: {escape(block.caption)}."
     caption += f" {LEGEND}" if measured and first else ""
-    # Right-aligned paragraphs, so that what a cell says in words can wrap.
+    # Right-aligned paragraphs, so that a cell's words can wrap.
     shape = "".join(rf">{{\raggedleft\arraybackslash}}p{{{width}pt}}" for width in widths[1:])
     rows = [
         r"\begin{table*}[htbp]\centering\footnotesize\setlength{\tabcolsep}{3pt}",
@@ -160,7 +162,8 @@ def _float(
             )
             group = line.group
         rows.append(
-            " & ".join([escape(line.head), *(_cell(line.entries[one]) for one in columns)]) + r" \\"
+            " & ".join([escape(line.head), *(_cell(line.cells[column]) for column in columns)])
+            + r" \\"
         )
         rows += [r"\addlinespace"] if measured and place < len(lines) - 1 else []
     return "\n".join([*rows, r"\bottomrule", r"\end{tabular}", r"\end{table*}"])
@@ -176,12 +179,12 @@ def _head(column: Column) -> str:
     return rf"\textit{{{text}}}" if column.reported else text
 
 
-def _cell(entry: Entry) -> str:
-    value = escape(entry.value)
-    if entry.rank:
-        value = rf"\textbf{{{value}}}" if entry.rank == 1 else rf"\underline{{{value}}}"
-    if entry.verdict:
-        value = rf"{{\scriptsize {entry.verdict}}} {value}$^{{*}}$"
-    value += escape(entry.mark)
-    value += rf"\linebreak\mbox{{\scriptsize {escape(entry.change)}}}" if entry.change else ""
-    return value + (rf"\linebreak{{\scriptsize {escape(entry.remark)}}}" if entry.remark else "")
+def _cell(cell: TableCell) -> str:
+    value = escape(cell.value)
+    if cell.rank:
+        value = rf"\textbf{{{value}}}" if cell.rank == 1 else rf"\underline{{{value}}}"
+    if cell.verdict:
+        value = rf"{{\scriptsize {cell.verdict}}} {value}$^{{*}}$"
+    value += escape(cell.mark)
+    value += rf"\linebreak\mbox{{\scriptsize {escape(cell.change)}}}" if cell.change else ""
+    return value + (rf"\linebreak{{\scriptsize {escape(cell.remark)}}}" if cell.remark else "")

@@ -1,7 +1,7 @@
-"""The one table object: rows, columns, cells and notes as plain text, built once and rendered as
-Markdown, LaTeX, HTML and text.
+"""The table as one object of plain texts: blocks, rows, cells and notes. It is built once and
+rendered as Markdown, LaTeX, HTML and terminal text.
 
-All text in it is raw (models', users' and data's words); each renderer escapes it.
+Texts are raw (they come from models, users and data); each renderer escapes them.
 """
 
 from __future__ import annotations
@@ -11,39 +11,43 @@ from dataclasses import dataclass
 from typing import Literal
 
 MISSING = "-"
+REACHED, FEWER_SEEDS = "†", "‡"
+"""Marks at a value, explained in the notes."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
-    """A cell: ``value``, its ``change`` from the baseline with the interval, the star's ``verdict``
-    and ``remark`` in words.
-
-    ``mark`` is a sign explained in the notes (†). ``rank``: 1 the best, 2 the second best of the
-    compared rows, 0 neither."""
+class TableCell:
+    """A cell of the table."""
 
     value: str
     change: str = ""
+    """The difference from the baseline with its interval."""
     verdict: Literal["", "better", "worse"] = ""
+    """Printed with a star."""
     mark: str = ""
+    """Marks at the value that the notes explain, such as ``REACHED``."""
     remark: str = ""
+    """A remark in words, in brackets."""
     rank: int = 0
+    """1: the best of the compared rows; 2: the second best; 0: neither."""
 
     @property
     def text(self) -> str:
-        """All of it on one line: ``8.1 (-2.3 [-3.4, -1.2])* better``."""
-        text = self.value + (f" ({self.change})" if self.change else "")
+        """All of it on one line: ``8.1† (-2.3 [-3.4, -1.2])* better``."""
+        text = self.value + self.mark + (f" ({self.change})" if self.change else "")
         text += f"* {self.verdict}" if self.verdict else ""
-        return text + (f" ({self.remark})" if self.remark else "") + self.mark
+        return text + (f" ({self.remark})" if self.remark else "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column: a ``primary`` metric carries the stars; a ``reported`` one holds numbers of papers,
-    never measured ones."""
+    """A column of a block."""
 
     heading: str
     primary: bool = False
+    """Whether it holds a primary metric, which carries stars."""
     reported: bool = False
+    """Whether it holds numbers from papers, not measured ones."""
 
     @property
     def text(self) -> str:
@@ -51,23 +55,23 @@ class Column:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """A row: its name, its cells, and the words above the group of rows it stands in ("": none)."""
+class TableRow:
+    """A row: its name, its cells, and the heading of its group of rows ("": none)."""
 
     head: str
-    entries: tuple[Entry, ...]
+    cells: tuple[TableCell, ...]
     group: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A small table of its own: ``corner`` heads the rows' names, ``columns`` the others."""
+    """A table with a heading and a caption; ``corner`` is the heading of the rows' names."""
 
     heading: str
     caption: str
     corner: str
     columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[TableRow, ...]
 
     @property
     def header(self) -> tuple[str, ...]:
@@ -76,12 +80,12 @@ class Block:
     @property
     def rows(self) -> tuple[tuple[str, ...], ...]:
         """Every row as text, its name first."""
-        return tuple((line.head, *(entry.text for entry in line.entries)) for line in self.lines)
+        return tuple((line.head, *(cell.text for cell in line.cells)) for line in self.lines)
 
     @property
-    def grouped(self) -> tuple[tuple[str, tuple[Line, ...]], ...]:
+    def grouped(self) -> tuple[tuple[str, tuple[TableRow, ...]], ...]:
         """The rows by group, in order."""
-        groups: dict[str, list[Line]] = {}
+        groups: dict[str, list[TableRow]] = {}
         for line in self.lines:
             groups.setdefault(line.group, []).append(line)
         return tuple((name, tuple(lines)) for name, lines in groups.items())
@@ -89,7 +93,7 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Everything a reader needs: what was asked, a reading in words, blocks, notes."""
+    """The whole table: title, the study's question, a summary in sentences, blocks, notes."""
 
     title: str
     question: str
@@ -98,21 +102,22 @@ class Table:
     notes: tuple[str, ...]
 
 
-def block(
+def text_block(
     heading: str, caption: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]]
 ) -> Block:
-    """A block of plain texts."""
+    """A block of plain texts; the first column holds the rows' names."""
     return Block(
         heading=heading,
         caption=caption,
         corner=header[0],
-        columns=tuple(Column(heading=head) for head in header[1:]),
+        columns=tuple(Column(heading=name) for name in header[1:]),
         lines=tuple(
-            Line(head=row[0], entries=tuple(Entry(value=text) for text in row[1:])) for row in rows
+            TableRow(head=row[0], cells=tuple(TableCell(value=text) for text in row[1:]))
+            for row in rows
         ),
     )
 
 
 def printable(text: str) -> str:
-    """Model and data text on one line, without control characters (a terminal would obey them)."""
+    """The text on one line, without control characters (a terminal would obey them)."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())

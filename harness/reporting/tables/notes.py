@@ -1,4 +1,4 @@
-"""The words around the table: a plain reading of the primary metrics, and the notes below it."""
+"""The sentences of the table: a summary of the primary metrics above it, and the notes below."""
 
 from __future__ import annotations
 
@@ -6,265 +6,238 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.reporting.comparison import ALPHA, Cell, family, question_tests
-from harness.reporting.results import Records, shown
+from harness.reporting.comparison import ALPHA, MetricResult, holm_family, question_tests
+from harness.reporting.display_names import display_name
+from harness.reporting.results import StudyResults
+from harness.reporting.tables.model import FEWER_SEEDS, REACHED
 
 FEW = 50
-"""Below this many images the intervals are too narrow: at 25 they hold the truth in about 90 %
-(bench_stats.py)."""
-
+"""With fewer images than this, intervals are too narrow: at 25 images they cover the true value in
+about 90 % of cases (tests/benches/bench_stats.py)."""
 
 LISTED = 12
-"""Rows' rounds with missing stages that are named in a note; the others are counted."""
+"""Rows' rounds with missing stages that a note names; the others are counted."""
 
 UNGRADED = " is not graded yet"
 
+VERDICTS = {
+    "better": "clearly better on",
+    "worse": "clearly worse on",
+    "no clear change": "no clear change on",
+}
 
-def reading(records: Records, cells: Sequence[Cell]) -> list[str]:
-    """For each method and bound: which primary metrics moved clearly, which did not, which are
-    missing, and where a control does as well: such a gain is not the method's own."""
-    tested = [cells[place] for place in family(cells)]
-    if not tested:
+
+def reading(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
+    """A sentence for each method and reference row: which primary metrics changed clearly, which
+    did not, which are missing, and which gains a control reaches too."""
+    family = holm_family(cells)
+    if not family:
         return ["No primary metric was declared, so nothing is tested and nothing carries a star."]
     lines = []
-    for row in (row for row in records.methods if row.role in ("method", "bound")):
+    for row in (row for row in study.compared if row.role in ("method", "reference")):
+        mine = [cell for cell in family if cell.label == row.label]
         parts = []
-        for verdict, words in (
-            ("better", "clearly better on"),
-            ("worse", "clearly worse on"),
-            ("no clear change", "no clear change on"),
-        ):
-            names = [
-                _moved(cell)
-                for cell in tested
-                if cell.label == row.label and cell.verdict == verdict
-            ]
-            if names:
+        for verdict, words in VERDICTS.items():
+            if names := [_change(cell) for cell in mine if cell.verdict == verdict]:
                 parts.append(f"{words} {', '.join(names)}")
-        others = [
-            cell.full_name
-            for cell in tested
-            if cell.label == row.label and cell.verdict not in DECIDED
-        ]
-        if others:
-            parts.append(f"nothing can be said yet about {', '.join(others)}")
-        reached = [
-            f"{cell.full_name} ({', '.join(cell.reached_by)})"
-            for cell in tested
-            if cell.label == row.label and cell.reached_by
-        ]
+        if missing := [cell.full_name for cell in mine if cell.verdict not in VERDICTS]:
+            parts.append(f"no result yet on {', '.join(missing)}")
+        reached = [cell for cell in mine if cell.reached_by]
         if reached:
-            parts.append(f"but a control gains as much on {', '.join(reached)}")
-        lines.append(f"{row.label} against {records.baseline}: {'; '.join(parts)}.")
+            names = [f"{cell.full_name} ({', '.join(cell.reached_by)})" for cell in reached]
+            parts.append(f"but a control does as well on {', '.join(names)}")
+        lines.append(f"{row.label} against {study.baseline}: {'; '.join(parts)}.")
     return lines
 
 
-DECIDED = ("better", "worse", "no clear change")
+def _change(cell: MetricResult) -> str:
+    before, after = (f"{value:.{cell.places}f}" for value in (cell.baseline_value, cell.value))
+    return f"{cell.full_name} ({before} to {after})"
 
 
-def _moved(cell: Cell) -> str:
-    return (
-        f"{cell.full_name} ({cell.baseline_value:.{cell.places}f} to {cell.value:.{cell.places}f})"
-    )
-
-
-def footnotes(records: Records, cells: Sequence[Cell]) -> list[str]:
-    """Everything that must stand below the table, one sentence or two each."""
+def footnotes(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
+    """The notes below the table."""
     last = [cell for cell in cells if cell.last]
-    lines = [
-        (
-            f"A cell: value (difference from {records.baseline} [95 % interval]). ↑ higher is"
-            " better, ↓ lower is better; no arrow: descriptive, never starred. Intervals: paired"
-            " BCa bootstrap over images; they are not symmetric."
-        ),
+    return [
+        f"A cell: value (difference from {study.baseline} [95 % interval]). ↑ higher is better, ↓"
+        " lower is better; a metric without an arrow is descriptive and never tested. Intervals:"
+        " paired BCa bootstrap over images; they are not symmetric.",
         _stars(cells),
+        *_marks(last),
+        *_missing(study, last),
+        *_seeds(study),
+        *_size(study, last),
+        *_detectable(last),
+        *_unscored(last),
+        *_mcnemar(study),
+        *_facts(study),
     ]
-    lines += _missing(records, last)
-    lines += _seeds(records)
-    lines += _size(records, last)
-    lines += _detectable(last)
-    lines += _unscored(last)
-    lines += _mcnemar(records)
-    lines += _facts(records)
-    return lines
 
 
-def _stars(cells: Sequence[Cell]) -> str:
-    tests = len(family(cells))
+def _stars(cells: Sequence[MetricResult]) -> str:
+    tests = len(holm_family(cells))
     return (
-        f"* better, * worse: p < {ALPHA} by sign-flip permutation over images (all questions of a"
-        f" image move together), after Holm over {tests} {'test' if tests == 1 else 'tests'}"
-        " (methods x primary metrics). A primary metric without a star shows no clear change,"
-        " which is not the same as no change; its interval may leave out 0, because Holm corrects"
-        " the tests and not the intervals. Other metrics are not tested: their intervals stand"
-        " alone."
+        f"* better, * worse: p < {ALPHA} in a sign-flip permutation test over images (all questions"
+        f" of an image move together), Holm-corrected over {tests}"
+        f" {'test' if tests == 1 else 'tests'} (methods x primary metrics). A primary metric"
+        " without a star shows no clear change, which is not the same as no change. Its interval"
+        " may exclude 0: Holm corrects the tests, not the intervals. Other metrics are not tested."
     )
 
 
-def _missing(records: Records, last: Sequence[Cell]) -> list[str]:
+def _marks(last: Sequence[MetricResult]) -> list[str]:
     lines = []
-    if records.missing:
-        found = _gathered(records.missing)
-        more = len(found) - LISTED
-        said = "; ".join(found[:LISTED]) + (f"; and {more} more" if more > 0 else "")
-        lines.append(f"Missing (shown as -, never as 0): {said}.")
-    if empty := _empty(last):
+    if any(cell.reached_by for cell in last):
         lines.append(
-            "Without a value because there is nothing to divide by (shown as -):"
-            f" {'; '.join(empty)}."
+            f"{REACHED} a control does as well, so the gain is not the method's own. The controls"
+            " are named in the summary above and in table.csv (reached_by)."
         )
     if any(0 < cell.n_seeds < cell.seeds_planned for cell in last):
-        lines.append(
-            "† some of the planned training seeds are missing; the cell speaks for those that are"
-            " there."
-        )
+        lines.append(f"{FEWER_SEEDS} some of the planned training seeds are missing.")
     if any(cell.verdict == "other questions" for cell in last):
         lines.append(
-            "(other questions): the row answered other questions than the baseline, so no"
-            " difference is taken; answer both again."
+            "(other questions): the row answered other questions than the baseline, so there is no"
+            " difference; answer both again."
         )
     return lines
 
 
-def _gathered(missing: Sequence[str]) -> list[str]:
-    """``row, seed, round: what is missing`` with all that one row's round lacks said together."""
+def _missing(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
+    lines = []
+    if study.missing:
+        gathered = _by_round(study.missing)
+        more = len(gathered) - LISTED
+        text = "; ".join(gathered[:LISTED]) + (f"; and {more} more" if more > 0 else "")
+        lines.append(f"Missing (shown as -, never as 0): {text}.")
+    if empty := _empty(last):
+        lines.append(
+            f"Without a value because the denominator is 0 (shown as -): {'; '.join(empty)}."
+        )
+    return lines
+
+
+def _by_round(missing: Sequence[str]) -> list[str]:
+    """Sentences ``row, seed, round: what is missing``, joined for each row, seed and round."""
     rounds: dict[str, list[str]] = {}
     for where, _, what in (text.partition(": ") for text in missing):
         rounds.setdefault(where, []).append(what)
     lines = []
     for where, parts in rounds.items():
         ungraded = [part.removesuffix(UNGRADED) for part in parts if part.endswith(UNGRADED)]
-        others = [part for part in parts if not part.endswith(UNGRADED)]
-        asked = (
-            [
-                f"{', '.join(map(shown, ungraded))} {'is' if len(ungraded) == 1 else 'are'} not"
-                " graded yet"
-            ]
-            if ungraded
-            else []
-        )
-        lines.append(f"{where}: {', '.join([*others, *asked])}")
+        texts = [part for part in parts if not part.endswith(UNGRADED)]
+        if ungraded:
+            verb = "is" if len(ungraded) == 1 else "are"
+            texts.append(f"{', '.join(map(display_name, ungraded))} {verb} not graded yet")
+        lines.append(f"{where}: {', '.join(texts)}")
     return lines
 
 
-def _empty(last: Sequence[Cell]) -> list[str]:
-    """Cells of graded rows that have no value: a benchmark's metrics that are empty in the same
-    rows are said together."""
+def _empty(last: Sequence[MetricResult]) -> list[str]:
+    """Results of graded rows without a value; metrics that are empty in the same rows together."""
     graded = [cell for cell in last if cell.questions]
-    said = []
+    texts = []
     for benchmark in dict.fromkeys(cell.benchmark for cell in graded):
         mine = [cell for cell in graded if cell.benchmark == benchmark]
         rows = tuple(dict.fromkeys(cell.label for cell in mine))
-        lacking: dict[tuple[str, ...], list[str]] = {}
+        metrics_by_rows: dict[tuple[str, ...], list[str]] = {}
         for metric in dict.fromkeys(cell.metric for cell in mine):
-            of = {
-                cell.label for cell in mine if cell.metric == metric and not np.isfinite(cell.value)
-            }
-            if of:
-                lacking.setdefault(tuple(row for row in rows if row in of), []).append(
-                    shown(metric)
-                )
-        for labels, metrics in lacking.items():
-            said.append(
-                f"{shown(benchmark)} / {', '.join(metrics)}"
-                f" ({'every row' if labels == rows else ', '.join(labels)})"
-            )
-    return said
+            empty = {cell.label for cell in mine if cell.metric == metric and np.isnan(cell.value)}
+            if empty:
+                labels = tuple(row for row in rows if row in empty)
+                metrics_by_rows.setdefault(labels, []).append(display_name(metric))
+        for labels, metrics in metrics_by_rows.items():
+            where = "every row" if labels == rows else ", ".join(labels)
+            texts.append(f"{display_name(benchmark)} / {', '.join(metrics)} ({where})")
+    return texts
 
 
-def _seeds(records: Records) -> list[str]:
-    single = [row.label for row in records.methods if row.rounds and len(row.seeds) == 1]
-    several = [row.label for row in records.methods if row.rounds and len(row.seeds) > 1]
+def _seeds(study: StudyResults) -> list[str]:
+    trained = [row for row in study.compared if row.rounds]
+    single = [row.label for row in trained if len(row.seeds) == 1]
+    several = [row.label for row in trained if len(row.seeds) > 1]
     lines = []
     if single:
         lines.append(
-            f"One training seed ({', '.join(single)}): the interval speaks for this checkpoint"
-            " only, not for another training."
+            f"One training seed ({', '.join(single)}): the interval is for this checkpoint only,"
+            " not for another training."
         )
     if several:
         lines.append(
-            f"Several training seeds ({', '.join(several)}): value, interval and test take each"
-            " image's counts averaged over the seeds, and speak for these checkpoints; what"
-            " another training would give is told by the seeds' own interval."
+            f"Several training seeds ({', '.join(several)}): value, interval and test use each"
+            " image's counts averaged over the seeds, and are for these checkpoints. For another"
+            " training see the interval over seeds."
         )
     return lines
 
 
-def _size(records: Records, last: Sequence[Cell]) -> list[str]:
+def _size(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
     lines = []
-    sizes = {shown(cell.benchmark): cell.pictures for cell in last if cell.pictures}
-    if records.limit is not None:
-        said = (
-            ", ".join(f"{name} {pictures:,}" for name, pictures in sizes.items())
-            or "none graded yet"
-        )
+    sizes = {display_name(cell.benchmark): cell.images for cell in last if cell.images}
+    if study.limit is not None:
+        texts = [f"{name} {images:,}" for name, images in sizes.items()]
         lines.append(
-            f"The study is limited to {records.limit:,} a benchmark; images answered: {said}."
+            f"The study is limited to {study.limit:,} a benchmark; images answered:"
+            f" {', '.join(texts) or 'none graded yet'}."
         )
-    few = [name for name, pictures in sizes.items() if pictures < FEW]
-    if few:
+    if few := [name for name, images in sizes.items() if images < FEW]:
         lines.append(
-            f"Fewer than {FEW} images ({', '.join(few)}): such intervals are too narrow (they"
-            " hold the truth in about 90 % of cases, not 95 %) and only large differences can be"
-            " seen. A try-out, not a result."
+            f"Fewer than {FEW} images ({', '.join(few)}): the intervals are too narrow (they cover"
+            " the true value in about 90 % of cases, not 95 %), and only large differences can be"
+            " found. This is a trial run, not a result."
         )
     return lines
 
 
-def _detectable(last: Sequence[Cell]) -> list[str]:
-    """The smallest true difference each primary metric could have shown, the range over methods."""
+def _detectable(last: Sequence[MetricResult]) -> list[str]:
+    """The smallest detectable difference of each primary metric, as a range over rows."""
     parts = []
     for key in dict.fromkeys((cell.benchmark, cell.metric) for cell in last if cell.primary):
         mine = [cell for cell in last if (cell.benchmark, cell.metric) == key]
-        found = [
-            cell.detectable for cell in mine if np.isfinite(cell.detectable) and cell.detectable > 0
-        ]
-        if found:
+        smallest = [cell.detectable for cell in mine if cell.detectable > 0]
+        if smallest:
             places = mine[0].places
-            low, high = f"{min(found):.{places}f}", f"{max(found):.{places}f}"
+            low, high = f"{min(smallest):.{places}f}", f"{max(smallest):.{places}f}"
             parts.append(f"{mine[0].full_name} {low}" + (f" to {high}" if low != high else ""))
     if not parts:
         return []
     return [
-        "Smallest true difference that a single test finds in 80 % of cases at 0.05 (Holm asks for"
-        " somewhat more): " + ", ".join(parts) + "."
+        "Smallest true difference that a single test finds in 80 % of cases at 0.05 (with Holm it"
+        f" is somewhat larger): {', '.join(parts)}."
     ]
 
 
-def _unscored(last: Sequence[Cell]) -> list[str]:
+def _unscored(last: Sequence[MetricResult]) -> list[str]:
     if not any(cell.unscored for cell in last):
         return []
     return [
-        "Unscored answers (unreadable or without an answer) are counted in a column of their own,"
-        " never as wrong or 0."
+        "Unscored answers (unreadable or missing) have their own column; they never count as 0."
     ]
 
 
-def _mcnemar(records: Records) -> list[str]:
-    """One sentence a benchmark: gained/lost questions and p, a training seed after the other; the
-    first explains the test."""
-    tests = question_tests(records)
+def _mcnemar(study: StudyResults) -> list[str]:
+    """A sentence a benchmark: gained and lost questions and p, for each training seed. The first
+    sentence explains the test."""
+    tests = question_tests(study)
     lines: list[str] = []
-    for benchmark in dict.fromkeys(name for name, _, _, _ in tests):
+    for benchmark in dict.fromkeys(name for name, *_ in tests):
         parts = []
-        for row in records.methods:
-            mine = [
-                (seed, test)
-                for name, label, seed, test in tests
+        for row in study.compared:
+            texts = [
+                f"{test.gained} gained, {test.lost} lost, p {p_text(test.p)}"
+                for name, label, _, test in tests
                 if (name, label) == (benchmark, row.label)
             ]
-            if mine:
-                said = "; ".join(
-                    f"{test.gained} gained, {test.lost} lost, p {p_text(test.p)}"
-                    for _, test in mine
-                )
-                parts.append(f"{row.label} {said}")
-        how = (
-            " (a training seed after the other; it takes questions as independent, which those of"
-            " one image are not)"
+            if texts:
+                parts.append(f"{row.label} {'; '.join(texts)}")
+        explained = (
+            ""
+            if lines
+            else " (by training seed; the test treats questions of one image as independent)"
         )
-        asked = f"Exact McNemar on the questions of {shown(benchmark)} scored 0 or 1"
-        lines.append(f"{asked}{'' if lines else how}: {' / '.join(parts)}.")
+        lines.append(
+            f"Exact McNemar test, {display_name(benchmark)}, questions scored 0 or 1{explained}:"
+            f" {' / '.join(parts)}."
+        )
     return lines
 
 
@@ -272,33 +245,32 @@ def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _facts(records: Records) -> list[str]:
-    facts = records.facts
-    lines = []
-    for name, words in (
-        ("base", "Base model"),
-        ("pool", "Training pool"),
-        ("versions", "Versions"),
-        ("hardware", "Hardware"),
-    ):
-        if found := facts.get(name):
-            lines.append(f"{words}: {' / '.join(found)}.")
-    if broken := facts.get("unreadable"):
-        named = ", ".join(broken[:5]) + (f" and {len(broken) - 5} more" if len(broken) > 5 else "")
+def _facts(study: StudyResults) -> list[str]:
+    facts = study.facts
+    subjects = {
+        "base": "Base model",
+        "pool": "Training pool",
+        "versions": "Versions",
+        "hardware": "Hardware",
+    }
+    lines = [
+        f"{words}: {' / '.join(facts[key])}." for key, words in subjects.items() if facts.get(key)
+    ]
+    if images := facts.get("unreadable"):
+        more = f" and {len(images) - 5} more" if len(images) > 5 else ""
         lines.append(
-            f"Images of the pool that could not be read and were passed over: {len(broken)}:"
-            f" {named}."
+            f"Unreadable pool images, skipped: {len(images)} ({', '.join(images[:5])}{more})."
         )
     return [*lines, *facts.get("leaks", ()), *facts.get("provenance", ())]
 
 
 def reported(references: Sequence[str]) -> list[str]:
-    """The sources of the literature's numbers; nothing where the table shows none."""
+    """The sources of the reported numbers; nothing if the table shows none."""
     if not references:
         return []
     sources = " ".join(f"[{place}] {text}." for place, text in enumerate(references, start=1))
     return [
-        'Columns named "reported" hold what papers report, as they print it, not measured here and'
-        " never compared with or ranked among what is; in brackets the source and how far it was"
-        f" checked: {sources}"
+        'Columns named "reported" hold numbers as papers print them. They are not measured here,'
+        " and are neither compared nor ranked with measured ones. In brackets: the source, and how"
+        f" far it was checked: {sources}"
     ]

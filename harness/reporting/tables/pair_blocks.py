@@ -1,94 +1,99 @@
-"""What a round's pairs were like, for the table: lengths and truth of both sides, and what SIMA's
-critic did; from records."""
+"""Blocks about a round's pairs: lengths and errors of both sides, and the statistics of SIMA's
+critic. They come from the records of the stage "pairs"."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from harness.artifacts.results_folder import Results
-from harness.reporting.results import Records
-from harness.reporting.stored import opened
-from harness.reporting.tables.model import MISSING, Block, block
+from harness.reporting.results import StudyResults
+from harness.reporting.stored import open_stored
+from harness.reporting.tables.model import MISSING, Block, text_block
 
-# Column of the table -> field of record.json's "pair_stats" ("quality" before), the factor to print it with, decimals.
-QUALITY: Mapping[str, tuple[str, float, int]] = {
-    "pairs": ("pairs", 1, 0),
-    "words, chosen": ("chosen_words", 1, 1),
-    "words, rejected": ("rejected_words", 1, 1),
-    "chosen shorter %": ("chosen_shorter", 100, 1),
-    "errors, chosen": ("chosen_errors", 1, 2),
-    "errors, rejected": ("rejected_errors", 1, 2),
-    "chosen truly better %": ("right", 100, 1),
+
+class Field(NamedTuple):
+    """A field of a record, the factor to print it with, and its decimals."""
+
+    name: str
+    factor: float = 1
+    places: int = 0
+
+
+PAIR_STATS = {
+    "pairs": Field("pairs"),
+    "words, chosen": Field("chosen_words", places=1),
+    "words, rejected": Field("rejected_words", places=1),
+    "chosen shorter %": Field("chosen_shorter", 100, 1),
+    "errors, chosen": Field("chosen_errors", places=2),
+    "errors, rejected": Field("rejected_errors", places=2),
+    "chosen truly better %": Field("right", 100, 1),
 }
-CRITIC: Mapping[str, tuple[str, float, int]] = {
-    "comparisons": ("compared", 1, 0),
-    "verdicts given %": ("verdict_rate", 100, 1),
-    "greedy answer wins %": ("greedy_wins", 100, 1),
-    "first place wins %": ("first_wins", 100, 1),
-    "changes with the order %": ("inconsistent", 100, 1),
+CRITIC = {
+    "comparisons": Field("compared"),
+    "verdicts given %": Field("verdict_rate", 100, 1),
+    "greedy answer wins %": Field("greedy_wins", 100, 1),
+    "first place wins %": Field("first_wins", 100, 1),
+    "changes with the order %": Field("inconsistent", 100, 1),
 }
 
 
-def blocks(out: Path, records: Records) -> tuple[Block, ...]:
-    """The two blocks, a line a row and round (means over training seeds); left out where no record
-    tells."""
-    quality, reports = [], []
-    stored = opened(out)
-    for row in records.rows:
+def blocks(out: Path, study: StudyResults) -> tuple[Block, ...]:
+    """A line a row and round, means over training seeds. A block without records is left out."""
+    pairs: list[dict[str, Any]] = []
+    critics: list[dict[str, Any]] = []
+    stored = open_stored(out)
+    for row in study.rows:
         for seed in row.seeds:
             for number in range(1, row.rounds + 1):
-                folder = Results(out).pairs(row.label, seed, number)
-                record = stored.record(folder) if stored.done(folder) else None
+                stage = Results(out).pairs(row.label, seed, number)
+                record = stored.record(stage) if stored.done(stage) else None
                 if record is None:
                     continue
-                where = row.label if row.rounds == 1 else f"{row.label}, round {number}"
-                quality += [
-                    {"run": where, "kind": kind, **told}
-                    for kind, told in (
-                        record.get("pair_stats") or record.get("quality", {})
-                    ).items()
-                ]
-                reports += [{"run": where, **record["report"]}] if record.get("report") else []
-    found = (
+                run = row.label if row.rounds == 1 else f"{row.label}, round {number}"
+                stats = record.get("pair_stats") or record.get("quality") or {}
+                pairs += [{"run": run, "kind": kind, **fields} for kind, fields in stats.items()]
+                if record.get("report"):
+                    critics.append({"run": run, **record["report"]})
+    optional = (
         _block(
             "What the pairs were like",
-            "chosen against rejected answers, mean over training seeds; errors by exact truth where"
-            " the pool knows it, truly better: of the pairs whose sides differ in errors",
-            quality,
+            "chosen and rejected answers, mean over training seeds; errors against the exact truth,"
+            " where the pool has it; truly better: share of the pairs whose sides differ in errors",
+            pairs,
             ("run", "kind"),
-            QUALITY,
+            PAIR_STATS,
         ),
         _block(
             "What the critic did",
-            "mean over training seeds; first place wins: 50 is no liking for a place where orders"
-            " are random or both are asked; how often it was right: the block above",
-            reports,
+            "mean over training seeds; first place wins: 50 is no preference for a place, where"
+            " orders are random or both are asked; for how often it was right see the block above",
+            critics,
             ("run",),
             CRITIC,
         ),
     )
-    return tuple(one for one in found if one is not None)
+    return tuple(block for block in optional if block is not None)
 
 
 def _block(
     heading: str,
     caption: str,
-    told: Sequence[Mapping[str, Any]],
+    records: Sequence[Mapping[str, Any]],
     keys: Sequence[str],
-    columns: Mapping[str, tuple[str, float, int]],
+    columns: Mapping[str, Field],
 ) -> Block | None:
-    if not told:
+    if not records:
         return None
-    frame = pd.DataFrame(told)
     rows = []
-    for names, part in frame.groupby(list(keys), sort=False):
-        cells = []
-        for field, factor, places in columns.values():
-            mean = pd.to_numeric(part[field]).mean() if field in part else float("nan")
-            cells.append(MISSING if pd.isna(mean) else f"{factor * mean:,.{places}f}")
-        rows.append((*map(str, names if isinstance(names, tuple) else (names,)), *cells))
-    return block(heading=heading, caption=caption, header=(*keys, *columns), rows=rows)
+    for names, part in pd.DataFrame(records).groupby(list(keys), sort=False):
+        texts = []
+        for field in columns.values():
+            mean = pd.to_numeric(part[field.name]).mean() if field.name in part else float("nan")
+            text = f"{field.factor * mean:,.{field.places}f}"
+            texts.append(MISSING if pd.isna(mean) else text)
+        rows.append((*map(str, names if isinstance(names, tuple) else (names,)), *texts))
+    return text_block(heading=heading, caption=caption, header=(*keys, *columns), rows=rows)

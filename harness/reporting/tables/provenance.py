@@ -1,5 +1,5 @@
-"""Where the numbers come from, for the notes: checkpoints, decoding, questions, prompt sets,
-recipes, graders, tuning."""
+"""Notes about the origin of the numbers: checkpoints, training, prompt sets, questions, decoding,
+graders, tuning."""
 
 from __future__ import annotations
 
@@ -8,166 +8,144 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.fingerprint import canonical, fingerprint
-from harness.artifacts.results_folder import Results, read_json
-from harness.reporting.results import Records, shown
-from harness.reporting.stored import Stored, opened
+from harness.artifacts.results_folder import Results
+from harness.reporting.display_names import display_name
+from harness.reporting.results import StudyResults
+from harness.reporting.stored import Stored, open_stored
 
 SHORT = 12
-"""Characters of a fingerprint that are printed; the whole one stands in the identity files."""
+"""Characters of a fingerprint that are printed; identity.json has all of them."""
 
 
-def sentences(out: Path, records: Records) -> list[str]:
-    """What the study itself has to say, then one sentence a subject; a subject of which nothing is
-    stored is left out."""
-    results, stored = Results(out), opened(out)
-    study = read_json(results.study)
-    said = [
-        ("Checkpoints, by fingerprint", _checkpoints(results, stored, records)),
-        ("Families of models", _families(study["runs"], records.baseline)),
-        (
-            "Training seeds",
-            _together({row.label: _list(row.seeds) for row in records.rows if row.rounds}),
-        ),
-        ("Training", _recipes(study["runs"])),
-        ("Prompt sets, with their fingerprints", _prompts(study["runs"])),
-        ("Questions and decoding", _questions(results, stored, records)),
-        (
-            "Graders",
-            ", ".join(
-                f"{shown(benchmark.name)} {benchmark.version}" for benchmark in records.benchmarks
-            ),
-        ),
-        ("Primary metrics, written to study.json before the first stage", _primary(records)),
-    ]
-    told = [f"{words}: {text}." for words, text in said if text]
-    return [*map(str, study.get("notes", ())), *told, _tuning(study, records)]
+def sentences(out: Path, study: StudyResults) -> list[str]:
+    """The study's own notes, then a sentence a subject; a subject without stored data is left
+    out."""
+    results, stored = Results(out), open_stored(out)
+    content = stored.study()
+    runs = content["runs"]
+    graders = [f"{display_name(column.name)} {column.version}" for column in study.benchmarks]
+    seeds = {row.label: " ".join(map(str, row.seeds)) for row in study.rows if row.rounds}
+    subjects = {
+        "Checkpoints, by fingerprint": _checkpoints(results, stored, study),
+        "Families of models": _families(runs, study.baseline),
+        "Training seeds": _grouped(seeds),
+        "Training": _recipes(runs),
+        "Prompt sets, with their fingerprints": _prompts(runs),
+        "Questions and decoding": _questions(results, stored, study),
+        "Graders": ", ".join(graders),
+        "Primary metrics, written to study.json before the first stage": _primary(study),
+    }
+    lines = [f"{subject}: {text}." for subject, text in subjects.items() if text]
+    return [*map(str, content.get("notes", ())), *lines, _tuning(content, study)]
 
 
-def _list(values: tuple[int, ...]) -> str:
-    return " ".join(map(str, values))
-
-
-def _together(found: Mapping[str, str]) -> str:
-    """What each row has, rows that have the same said together: ``0 1 2 (sena, sima)``."""
+def _grouped(texts: Mapping[str, str]) -> str:
+    """Each row's text; rows with the same text share it: ``0 1 2 (sena, sima)``."""
     rows: dict[str, list[str]] = {}
-    for label, text in found.items():
+    for label, text in texts.items():
         rows.setdefault(text, []).append(label)
     return "; ".join(f"{text} ({', '.join(labels)})" for text, labels in rows.items())
 
 
-def _checkpoints(results: Results, stored: Stored, records: Records) -> str:
-    """The model of each row and seed in its last round, from the identity of any of its answers."""
-    rows = []
-    for row in (row for row in records.rows if row.role != "derived"):
-        found = []
+def _checkpoints(results: Results, stored: Stored, study: StudyResults) -> str:
+    """The models of each row's last round, from the identities of its answers."""
+    parts = []
+    for row in (row for row in study.rows if row.role != "matched"):
+        models: list[str] = []
         for seed in row.seeds:
-            places = (
-                results.answers(row.label, seed, row.rounds, one.name) for one in records.benchmarks
-            )
-            known = [
-                identity for place in places if (identity := stored.identity(place)) is not None
+            identities = [
+                stored.identity(results.answers(row.label, seed, row.rounds, benchmark.name))
+                for benchmark in study.benchmarks
             ]
-            models = {str(identity.get("model", "unknown"))[:SHORT] for identity in known}
-            found += sorted(models)
-        if found:
-            rows.append(f"{row.label} {' '.join(found)}")
-    return "; ".join(rows)
+            names = (str(known.get("model", "unknown"))[:SHORT] for known in identities if known)
+            models += sorted(set(names))
+        if models:
+            parts.append(f"{row.label} {' '.join(models)}")
+    return "; ".join(parts)
 
 
 def _families(runs: list[Mapping[str, Any]], baseline: str) -> str:
-    """Which rows are of another family than the baseline, and what that means; nothing where all
-    are of one."""
-    found = {run["label"]: str(run["family"]) for run in runs if run.get("family")}
-    others = {label: family for label, family in found.items() if family != found.get(baseline)}
-    if baseline not in found or not others:
+    """The rows of another model family than the baseline's, and what that means for the numbers."""
+    families = {run["label"]: str(run["family"]) for run in runs if run.get("family")}
+    base = families.get(baseline)
+    others = [f"{label} is {family}" for label, family in families.items() if family != base]
+    if base is None or not others:
         return ""
     return (
-        f"{', '.join(f'{label} is {family}' for label, family in others.items())}, {baseline}"
-        f" {found[baseline]}; each is asked the same questions in its own chat template, with"
-        " images prepared as its own processor does: such a difference is one between two"
-        " models, not what a method adds"
+        f"{', '.join(others)}, {baseline} {base}; each is asked the same questions in its own chat"
+        " template, with images prepared by its own processor. Such a difference is between two"
+        " models; it is not the gain of a method"
     )
 
 
 def _recipes(runs: list[Mapping[str, Any]]) -> str:
-    """Rows by recipe; rows that share one are said together."""
-    by_recipe: dict[str, list[str]] = {}
+    """Rows by training recipe."""
+    labels: dict[str, dict[str, None]] = {}
     for run in runs:
         if recipe := run.get("recipe"):
-            said = _recipe(recipe) + (f", {run['steps']} steps a round" if run.get("steps") else "")
-            labels = by_recipe.setdefault(said, [])
-            labels += [] if run["label"] in labels else [run["label"]]
-    return "; ".join(f"{', '.join(labels)}: {said}" for said, labels in by_recipe.items())
+            steps = f", {run['steps']} steps a round" if run.get("steps") else ""
+            labels.setdefault(_recipe(recipe) + steps, {})[run["label"]] = None
+    return "; ".join(f"{', '.join(rows)}: {text}" for text, rows in labels.items())
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:
     words = {"lr": "learning rate", "global_batch": "batch", "lora": "LoRA"}
     parts = []
     for name, value in recipe.items():
-        if value is not None:
-            text = (
-                ", ".join(f"{key} {inner}" for key, inner in value.items())
-                if isinstance(value, Mapping)
-                else f"{value:g}"
-                if isinstance(value, float)
-                else str(value)
-            )
-            parts.append(f"{words.get(name, name.replace('_', ' '))} {text}")
+        if value is None:
+            continue
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        if isinstance(value, Mapping):
+            text = ", ".join(f"{key} {inner}" for key, inner in value.items())
+        parts.append(f"{words.get(name, name.replace('_', ' '))} {text}")
     return ", ".join(parts)
 
 
 def _prompts(runs: list[Mapping[str, Any]]) -> str:
-    found = {}
+    texts = {}
     for run in runs:
         prompts = run.get("settings", {}).get("prompts")
         if isinstance(prompts, Mapping):
-            found[run["label"]] = f"{prompts.get('name', 'unnamed')} {fingerprint(prompts)[:SHORT]}"
-    return _together(found)
+            texts[run["label"]] = f"{prompts.get('name', 'unnamed')} {fingerprint(prompts)[:SHORT]}"
+    return _grouped(texts)
 
 
-def _questions(results: Results, stored: Stored, records: Records) -> str:
-    """Each benchmark's questions (fingerprint of the file), how they were decoded and the cap on
-    tokens."""
+def _questions(results: Results, stored: Stored, study: StudyResults) -> str:
+    """Each benchmark's questions (fingerprint of the file), decoding and limit on tokens."""
     parts = []
-    for benchmark in records.benchmarks:
-        row = records.row(records.baseline)
-        known = stored.identity(results.answers(row.label, 0, row.rounds, benchmark.name))
-        if known is None:
+    for benchmark in study.benchmarks:
+        stage = results.answers(study.baseline, 0, study.base_row.rounds, benchmark.name)
+        identity = stored.identity(stage)
+        if identity is None:
             continue
-        decoding = known.get("decoding") or {}
-        how = (
-            "greedy"
-            if decoding == {"temperature": 0.0}
-            else canonical(decoding)
-            if decoding
-            else "decoding not recorded"
-        )
-        caps = stored.asked(benchmark.name)["max_new_tokens"]
-        cap = f", at most {' or '.join(map(str, caps))} tokens" if caps else ""
-        parts.append(
-            f"{shown(benchmark.name)} {str(known.get('questions', 'unknown'))[:SHORT]}, {how}{cap}"
-        )
+        decoding = identity.get("decoding") or {}
+        text = canonical(decoding) if decoding else "decoding not recorded"
+        text = "greedy" if decoding == {"temperature": 0.0} else text
+        limits = stored.questions(benchmark.name)["max_new_tokens"]
+        limit = f", at most {' or '.join(map(str, limits))} tokens" if limits else ""
+        sha = str(identity.get("questions", "unknown"))[:SHORT]
+        parts.append(f"{display_name(benchmark.name)} {sha}, {text}{limit}")
     return "; ".join(parts)
 
 
-def _primary(records: Records) -> str:
+def _primary(study: StudyResults) -> str:
     return ", ".join(
-        f"{shown(benchmark.name)} / {shown(metric.name)}"
-        for benchmark in records.benchmarks
+        f"{display_name(benchmark.name)} / {display_name(metric.name)}"
+        for benchmark in study.benchmarks
         for metric in benchmark.metrics
         if metric.primary
     )
 
 
-def _tuning(study: Mapping[str, Any], records: Records) -> str:
-    if said := study.get("tuning"):
-        return f"Tuning: {str(said).rstrip('.')}."
-    if records.split == "dev":
+def _tuning(content: Mapping[str, Any], study: StudyResults) -> str:
+    if tuning := content.get("tuning"):
+        return f"Tuning: {str(tuning).rstrip('.')}."
+    if study.split == "dev":
         return (
-            "Tuning: these are questions of the development split; what was chosen by them is no"
-            " result on them."
+            "Tuning: these are questions of the development split; settings chosen by them must be"
+            " tested on others."
         )
     return (
-        f"Tuning: this study records no trials of its settings; the {records.split} split is asked"
-        " here, trials belong on the development split, with the same number for each method."
+        f"Tuning: the study records no trials of its settings. It uses the {study.split} split;"
+        " trials belong on the development split, the same number for each method."
     )

@@ -1,4 +1,4 @@
-"""The table as text: Markdown for a file, columns of a fixed width for a terminal."""
+"""The table as text: Markdown for a file, columns of fixed width for a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WIDTH = 160
 
 
 def escape(text: str) -> str:
-    """Plain text inside Markdown: no cell is broken, no markup or HTML begins."""
+    """Plain text for Markdown: it cannot break a cell or begin markup or HTML."""
     text = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     for char in "\\|*`_~":
         text = text.replace(char, "\\" + char)
@@ -23,20 +23,14 @@ def markdown(table: Table) -> str:
     lines += [f"- {escape(text)}" for text in table.reading]
     for block in table.blocks:
         lines += ["", f"## {escape(block.heading)}", "", f"{escape(block.caption)}", ""]
-        lines += [
-            _row(block.header),
-            "|" + "|".join([" :-- "] + [" --: "] * len(block.columns)) + "|",
-        ]
+        lines += [_row(block.header), "| :-- |" + " --: |" * len(block.columns)]
         for group, members in block.grouped:
             if group:
                 lines.append("| *" + escape(group) + "* |" + " |" * len(block.columns))
-            lines += [
-                _row((line.head, *(entry.text for entry in line.entries))) for line in members
-            ]
-    return (
-        "\n".join([*lines, "", "## Notes", "", *(f"- {escape(text)}" for text in table.notes)])
-        + "\n"
-    )
+            for line in members:
+                lines.append(_row((line.head, *(cell.text for cell in line.cells))))
+    lines += ["", "## Notes", "", *(f"- {escape(text)}" for text in table.notes)]
+    return "\n".join(lines) + "\n"
 
 
 def _row(texts: Sequence[str]) -> str:
@@ -82,7 +76,7 @@ def _bullets(texts: Sequence[str], width: int) -> list[str]:
 
 
 def _fit(rows: list[list[str]], width: int) -> list[list[int]]:
-    """The block's columns in parts that fit the width; each part begins with the first column."""
+    """The columns' indices in parts that fit the width; each part begins with the first column."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     parts: list[list[int]] = []
     room = 0

@@ -16,9 +16,10 @@ from benchmarks.interface import Metric
 from harness.models.base_cards import BASES, find_base
 from harness.pipeline import runner
 from harness.pipeline.progress import Display
-from harness.reporting.comparison import Cell
-from harness.reporting.model_cards import UNGRADED, card, results_of
-from harness.reporting.results import BenchmarkColumns, Records, Row
+from harness.reporting.comparison import MetricResult
+from harness.reporting.model_card_results import UNGRADED, results_of, write_results
+from harness.reporting.model_cards import card
+from harness.reporting.results import BenchmarkColumns, Row, StudyResults
 from harness.reporting.tables import build as tables
 from harness.study.study import Run, Study
 from methods.controls import Control
@@ -44,7 +45,7 @@ def test_a_run_writes_a_card_and_its_model_is_a_row(
     train = tmp_path / "out" / "runs" / "toy" / "seed0" / "round1" / "train"
     text = (train / "model" / "README.md").read_text(encoding="utf-8")
     pairs = json.loads((train.parent / "pairs" / "record.json").read_text())
-    assert text.startswith('---\nlibrary_name: "transformers"\n')
+    assert text.startswith("---\nlibrary_name: transformers\n")
     for said in (
         pairs["pool"]["fingerprint"],
         f"{pairs['counts']['pairs']}, {pairs['counts']['dropped']} |",
@@ -119,7 +120,7 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(
     before = (last / "model" / "README.md").read_bytes()
 
     made = tables.load(out)
-    tables.write(out, made=made)
+    write_results(out, made.study, made.cells)
     cell = next(cell for cell in made.cells if cell.label == "toy" and cell.last)
     own = cell.seed_values.split()[1]
     for kind in ("model", "adapter"):
@@ -144,22 +145,24 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(
     early = results_on(
         out / "runs" / "toy" / "seed0" / "round1" / "train" / "adapter" / "README.md"
     )
-    assert "This is round 1 of 2: tests and controls are for the last round alone." in early
+    assert "This is round 1 of 2: only the last round is tested." in early
     assert "| not tested |" in early
     assert "This row is a control of toy" in results_on(
         out / "runs" / "spoilt" / "seed0" / "round1" / "train" / "model" / "README.md"
     )
     # Written again it is the same; with the grades gone it says so again.
     after = (last / "model" / "README.md").read_bytes()
-    tables.write(out)
+    made = tables.load(out)
+    write_results(out, made.study, made.cells)
     assert (last / "model" / "README.md").read_bytes() == after
     for path in out.glob("runs/*/seed*/round*/grades/*/DONE"):
         path.unlink()
-    tables.write(out)
+    made = tables.load(out)
+    write_results(out, made.study, made.cells)
     assert (last / "model" / "README.md").read_bytes() == before
 
 
-def records_of(*rows: Row) -> Records:
+def records_of(*rows: Row) -> StudyResults:
     metric = Metric(
         name="words",
         better="lower",
@@ -170,9 +173,10 @@ def records_of(*rows: Row) -> Records:
     )
     columns = BenchmarkColumns(name="words", group="general", version="1", metrics=(metric,))
     empty = pd.DataFrame()
-    return Records(
-        name="s", question="?", baseline="untrained", split="test", limit=3, rows=rows, benchmarks=(columns,), grades=empty,
-        stages=empty, drops=empty, log=empty, missing=(), facts={"leaks": ("2 images <leaked>.",)},
+    return StudyResults(
+        name="s", question="?", baseline="untrained", split="test", limit=3, rows=rows,
+        benchmarks=(columns,), grades=empty, rounds=empty, drops=empty, log=empty, missing=(),
+        facts={"leaks": ("2 images <leaked>.",)},
     )  # fmt: skip
 
 
@@ -190,32 +194,34 @@ def row_of(label: str, **changes: Any) -> Row:
     )
 
 
-def cell_of(label: str, **changes: Any) -> Cell:
+def cell_of(label: str, **changes: Any) -> MetricResult:
     fixed: dict[str, Any] = {
-        "label": label, "round": 1, "last": True, "seeds": "0", "seeds_planned": 2, "benchmark": "words", "group": "general",
-        "version": "1", "metric": "words", "better": "lower", "unit": "words", "primary": True, "scale": 1.0, "value": 3.0,
-        "difference": -1.0, "lo": -2.0, "hi": -0.5, "seed_values": "3.0", "verdict": "better", "questions": 8, "pictures": 4,
+        "label": label, "round": 1, "last": True, "seeds": "0", "seeds_planned": 2,
+        "benchmark": "words", "group": "general", "version": "1", "metric": "words",
+        "better": "lower", "unit": "words", "primary": True, "scale": 1.0, "value": 3.0,
+        "difference": -1.0, "lo": -2.0, "hi": -0.5, "seed_values": "3.0", "verdict": "better",
+        "questions": 8, "images": 4,
     }  # fmt: skip
-    return Cell(**{**fixed, **changes})
+    return MetricResult(**{**fixed, **changes})
 
 
 def test_a_gain_says_whether_a_control_reaches_it() -> None:
     toy, control = row_of("toy"), row_of("con|trol", role="control", of="toy")
     alone, beside = records_of(toy), records_of(toy, control)
 
-    def said(records: Records, *cells: Cell, seed: int = 0) -> str:
+    def said(records: StudyResults, *cells: MetricResult, seed: int = 0) -> str:
         return "\n".join(results_of(records, cells, toy, seed, 1))
 
-    assert "the study holds no control of this row" in said(alone, cell_of("toy"))
+    assert "the study has no control of this row" in said(alone, cell_of("toy"))
     assert "none of its controls is graded yet" in said(beside, cell_of("toy"))
-    assert "none of its controls gains as much (con\\|trol)" in said(
+    assert "none of its controls does as well (con\\|trol)" in said(
         beside, cell_of("toy"), cell_of("con|trol")
     )
     reached = cell_of("toy", reached_by=("con|trol",))
-    assert "a control gains as much (con\\|trol), so the gain is not the method's own" in said(
+    assert "a control does as well (con\\|trol), so the gain is not the method's own" in said(
         beside, reached
     )
-    assert "no clear gain, so there is nothing for a control to reach" in said(
+    assert "no clear gain, so controls are not compared" in said(
         beside, cell_of("toy", verdict="worse")
     )
     # What is not there is not made up.
@@ -240,11 +246,9 @@ def test_an_adapters_card_says_how_to_load_it() -> None:
     told = {"base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "66"}
     text = card(identity, {}, made, counted, told)
     for said in (
-        (
-            'base_model: "Qwen/Qwen2.5-VL-3B-Instruct"\nbase_model_relation:'
-            ' "adapter"\nlibrary_name: "peft"'
-        ),
-        'license: "other"\nlicense_name: "qwen-research"',
+        "base_model: Qwen/Qwen2.5-VL-3B-Instruct\nlibrary_name: peft\n",
+        "base_model_relation: adapter\n",
+        "license: other\nlicense_name: qwen-research\n",
         'from_pretrained("Qwen/Qwen2.5-VL-3B-Instruct", revision="66")',
         "--row",
         UNGRADED,
@@ -253,7 +257,7 @@ def test_an_adapters_card_says_how_to_load_it() -> None:
     second = card(
         {**identity, "round": 2}, {}, made, counted, {"base_model_name_or_path": "../`x`/model"}
     )
-    assert "It sits on `../'x'/model`" in second
+    assert "It belongs to `../'x'/model`" in second
     assert "the model of round 1" in second
 
 
@@ -274,7 +278,7 @@ def test_the_card_of_a_known_base_names_its_licence_and_markup_stays_text() -> N
         made,
         {"counts": counts, "pool": {"name": "x|y", "fingerprint": "ef"}},
     )
-    assert 'license: "llama2"' in text
+    assert "license: llama2\n" in text
     assert "llava-hf/llava-1.5-7b-hf" in text
     assert "a\\|b &lt;i&gt;" in text
     assert "````json" in text

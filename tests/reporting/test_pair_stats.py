@@ -1,4 +1,4 @@
-"""Statistics of pairs, on pairs counted by hand."""
+"""The statistics of pairs, on pairs counted by hand."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ import pytest
 from harness.artifacts.results_folder import Results
 from harness.models.base_cards import find_base
 from harness.pipeline.stage_identity import untrained
-from harness.reporting.stored import opened
+from harness.reporting.stored import open_stored
 from harness.reporting.tables import build as tables
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
 
 
@@ -39,7 +39,7 @@ def test_the_table_is_recomputed_from_the_packed_numbers(kept: Path, tmp_path: P
 def test_the_reference_was_made_with_the_shipped_base() -> None:
     for out in (REFERENCE, REFERENCE / "ablations"):
         stored, answers = (
-            opened(out),
+            open_stored(out),
             Results(out).answers("untrained", 0, 0, "synthetic_chair").parent,
         )
         known = [stored.identity(folder) for folder in stored.stages() if folder.parent == answers]

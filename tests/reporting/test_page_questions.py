@@ -11,10 +11,10 @@ import pytest
 
 from benchmarks.interface import Metric
 from harness.artifacts.results_folder import Results, read_json, write_json
-from harness.reporting import results as frames
 from harness.reporting.comparison import compare
 from harness.reporting.page import questions as browser
 from harness.reporting.page.images import Album
+from harness.reporting.results import load_results
 from tests.reporting.page_study import HOSTILE, page_study
 from tests.reporting.records import write_study
 
@@ -38,14 +38,14 @@ def test_a_question_is_won_or_lost_by_its_own_share_of_the_metric() -> None:
     assert browser.outcomes(WORDS, base, mine) == "ssssw?"
 
 
-def test_counts_are_over_all_questions_and_cards_of_some_pictures(
+def test_counts_are_over_all_questions_and_cards_of_some_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records = frames.read(write_study(tmp_path, seeds=(0,), pictures=60))
+    records = load_results(write_study(tmp_path, seeds=(0,), images=60))
     cells = compare(records)
-    monkeypatch.setattr(browser, "PICTURES", 12)
+    monkeypatch.setattr(browser, "IMAGES", 12)
     chair, pope = browser.collect(records, Results(tmp_path), cells, Album())
-    assert chair["pictures"] == [12, 60]
+    assert chair["images"] == [12, 60]
     assert (pope["total"], len(pope["questions"]), len(pope["base"])) == (240, 48, 48)
     assert {row[0] for row in chair["questions"]} == {
         f"c{row[0][1:].split('-')[0]}" for row in pope["questions"]
@@ -65,17 +65,17 @@ def test_counts_are_over_all_questions_and_cards_of_some_pictures(
 
 
 def test_answers_truth_and_marks_are_there_and_visible(tmp_path: Path) -> None:
-    records = frames.read(page_study(tmp_path / "study", tmp_path / "pool"))
+    records = load_results(page_study(tmp_path / "study", tmp_path / "pool"))
     album = Album()
     chair, pope = browser.collect(records, Results(tmp_path / "study"), compare(records), album)
     place = [question[0] for question in chair["questions"]].index("c3")
     assert chair["questions"][place] == ["c3", "describe 3 .", 0, "cup <b>"]
     assert chair["base"][place][0] == [["a ", False], ["dog", True], [" , says untrained", False]]
-    assert chair["rows"][0]["said"][place][0] == "a dog , says sena"
+    assert chair["rows"][0]["answers"][place][0] == "a dog , says sena"
     assert len(album.uris) == 1  # one image, once
     assert pope["base"][0][0] is None  # no answer kept
     assert chair["rows"][0]["seeds"] == 2
-    hostile = chair["rows"][0]["said"][
+    hostile = chair["rows"][0]["answers"][
         [question[0] for question in chair["questions"]].index("c7")
     ][0]
     assert "\x00" not in hostile
@@ -83,14 +83,14 @@ def test_answers_truth_and_marks_are_there_and_visible(tmp_path: Path) -> None:
 
 
 def test_a_control_that_reaches_a_gain_is_named(tmp_path: Path) -> None:
-    out = write_study(tmp_path, seeds=(0,), pictures=150)
+    out = write_study(tmp_path, seeds=(0,), images=150)
     study = read_json(out / "study.json")
     study["runs"] = [
         {**run, "role": "control", "of": "sena"} if run["label"] == "sima" else run
         for run in study["runs"]
     ]
     write_json(out / "study.json", study)
-    records = frames.read(out)
+    records = load_results(out)
     cells = compare(records)
     chair = browser.collect(records, Results(out), cells, Album())[0]
     sena = next(row for row in chair["rows"] if row["label"] == "sena")
@@ -101,9 +101,10 @@ def test_a_control_that_reaches_a_gain_is_named(tmp_path: Path) -> None:
     ]
 
 
-def test_many_rows_mean_fewer_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    records = frames.read(write_study(tmp_path, seeds=(0,), pictures=60))
-    monkeypatch.setattr(browser, "SHARED", 60)
-    assert browser.collect(records, Results(tmp_path), compare(records), Album())[0][
-        "pictures"
-    ] == [20, 60]
+def test_many_rows_mean_fewer_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    records = load_results(write_study(tmp_path, seeds=(0,), images=60))
+    monkeypatch.setattr(browser, "IMAGES_TIMES_ROWS", 60)
+    assert browser.collect(records, Results(tmp_path), compare(records), Album())[0]["images"] == [
+        20,
+        60,
+    ]

@@ -1,0 +1,231 @@
+"""Figures of the comparison: each row's difference from the baseline with its paired interval, and
+the values round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from harness.reporting.comparison import MetricResult
+from harness.reporting.display_names import display_name
+from harness.reporting.figures.style import (
+    BLACK,
+    DASHED,
+    GOOD,
+    GREY,
+    PALE,
+    Style,
+    canvas,
+    dot,
+    legend_entry,
+    row_colours,
+    short,
+)
+from harness.reporting.results import StudyResults
+from harness.reporting.tables.cells import printed
+
+COLUMNS = 3
+ROW = 0.24
+"""Inches of a row in a panel."""
+
+
+def before_and_after(
+    study: StudyResults, cells: Sequence[MetricResult], *, benchmark: str | None = None
+) -> Figure | None:
+    """A panel a metric: each row's difference from the baseline with its paired interval. All
+    metrics of one ``benchmark``, or the primary metrics of all. None: nothing can be compared."""
+    # A matched baseline is graded on some benchmarks only, so it is left out of the figure of all.
+    labels = [
+        row.label
+        for row in study.compared
+        if row.varied is None and (row.role != "matched" or benchmark is not None)
+    ]
+    mine = [
+        cell
+        for cell in cells
+        if cell.last
+        and cell.label in (study.baseline, *labels)
+        and (cell.primary if benchmark is None else cell.benchmark == benchmark)
+    ]
+    if not any(np.isfinite(cell.difference) for cell in mine):
+        return None
+    panels = list(dict.fromkeys((cell.benchmark, cell.metric) for cell in mine))
+    by_key = {cell.key: cell for cell in mine}
+    columns = min(COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    most = max(sum((cell.benchmark, cell.metric) == panel for cell in mine) for panel in panels)
+    figure = canvas(0.6 + lines * (0.95 + ROW * most))
+    if benchmark is not None:
+        figure.suptitle(short(display_name(benchmark), 60), fontsize=9, fontweight="bold")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    colours = row_colours(study)
+    for place, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
+        base = by_key[study.baseline, *panel]
+        others = [by_key[label, *panel] for label in labels if (label, *panel) in by_key]
+        if benchmark is None:
+            title = f"{short(display_name(base.benchmark), 34)}\n{short(base.heading, 40)}"
+        else:
+            title = short(base.heading + (" (primary)" if base.primary else ""), 40)
+        axes.set_title(title, loc="left")
+        _panel(axes, base, others, colours, named=place % columns == 0)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    _legend(figure, study, mine)
+    return figure
+
+
+def _legend(figure: Figure, study: StudyResults, cells: Sequence[MetricResult]) -> None:
+    mark: Style = {"color": GREY, "marker": "o", "markersize": 4.5}
+    black: Style = {"color": BLACK, "marker": "o", "linestyle": "none"}
+    name = short(f"{study.baseline} (baseline)")
+    handles = [
+        legend_entry(name, markersize=4.5, **black),
+        legend_entry("clear change; 95 % interval", **mark),
+        legend_entry("no clear change, or not tested", markerfacecolor="white", **mark),
+    ]
+    if any(cell.n_seeds > 1 for cell in cells):
+        seed: Style = {"color": GREY, "marker": "|", "markersize": 6, "linestyle": "none"}
+        handles.append(legend_entry("one training seed", **seed))
+    if any(cell.reached_by for cell in cells):
+        ring: Style = {"markersize": 9, "markerfacecolor": "none"}
+        handles.append(legend_entry("ringed: a control does as well", **ring, **black))
+    handles.append(legend_entry("grey numbers: the metric's value", linestyle="none"))
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=3, handlelength=1.8, columnspacing=1.6
+    )
+
+
+def _panel(
+    axes: Axes,
+    base: MetricResult,
+    cells: Sequence[MetricResult],
+    colours: Mapping[str, tuple[str, str]],
+    *,
+    named: bool,
+) -> None:
+    """One metric: the baseline at 0, then each row's difference, interval and seeds. Values are at
+    the right; ``named``: rows' names at the left."""
+    low, high = _limits(cells)
+    axes.set_xlim(low, high)
+    axes.set_ylim(len(cells) + 0.6, -0.6)
+    if base.better != "none":
+        higher = base.better == "higher"
+        axes.axvspan(*((0, high) if higher else (low, 0)), color=PALE, linewidth=0, zorder=0)
+        label: Style = {"va": "top", "color": GOOD, "fontsize": 6.5, "transform": axes.transAxes}
+        axes.text(
+            0.985 if higher else 0.015, 0.985, "better", ha="right" if higher else "left", **label
+        )
+    axes.axvline(0, color=BLACK, linewidth=0.8, zorder=1)
+    if np.isfinite(base.value):
+        dot(axes, 0, 0, marker="o", markersize=4.8, color=BLACK, zorder=3)
+    for place, cell in enumerate(cells, start=1):
+        if np.isfinite(cell.difference):
+            _row(axes, place, cell, *colours[cell.label])
+        else:
+            text: Style = {"ha": "center", "va": "center", "color": GREY, "fontsize": 6.5}
+            axes.text((low + high) / 2, place, "missing", **text)
+    rows = [base, *cells]
+    right = axes.twinx()
+    right.set_ylim(axes.get_ylim())
+    right.set_yticks(range(len(rows)), [printed(cell.value, cell.places) for cell in rows])
+    right.tick_params(length=0, labelcolor=GREY)
+    names = [short(cell.label, 24) if named else "" for cell in rows]
+    axes.set_yticks(range(len(rows)), names)
+    axes.tick_params(axis="y", length=0)
+    for spine in (axes.spines["left"], right.spines["left"], right.spines["right"]):
+        spine.set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    unit = "points" if base.unit == "%" else base.unit
+    axes.set_xlabel("difference" + (f" ({short(unit, 20)})" if unit else ""))
+
+
+def _row(axes: Axes, place: int, cell: MetricResult, colour: str, marker: str) -> None:
+    if np.isfinite(cell.lo):
+        ends = [cell.lo, cell.hi]
+        axes.plot(ends, [place, place], color=colour, solid_capstyle="butt", zorder=2)
+    if cell.n_seeds > 1:
+        values = _seed_differences(cell)
+        ticks: Style = {"linestyle": "none", "marker": "|", "markersize": 4}
+        axes.plot(values, [place + 0.3] * len(values), color=colour, **ticks)
+    face = colour if cell.verdict in ("better", "worse") else "white"
+    mark: Style = {"marker": marker, "markersize": 4.8, "color": colour, "markerfacecolor": face}
+    dot(axes, cell.difference, place, zorder=3, **mark)
+    if cell.reached_by:
+        ring: Style = {"marker": "o", "markersize": 10, "color": BLACK, "markerfacecolor": "none"}
+        dot(axes, cell.difference, place, zorder=4, **ring)
+
+
+def _limits(cells: Sequence[MetricResult]) -> tuple[float, float]:
+    """The x axis: everything drawn, with 0 at least a fifth of the width away from the edges."""
+    values = [0.0]
+    for cell in cells:
+        values += [cell.lo, cell.hi, cell.difference, *_seed_differences(cell)]
+    finite = [value for value in values if np.isfinite(value)]
+    low, high = min(finite), max(finite)
+    width = max(high - low, 10.0 ** -cells[0].places)
+    return min(low - 0.06 * width, -0.25 * width), max(high + 0.06 * width, 0.25 * width)
+
+
+def _seed_differences(cell: MetricResult) -> list[float]:
+    values = [float(value) - cell.baseline_value for value in cell.seed_values.split()]
+    return [value for value in values if np.isfinite(value)]
+
+
+def rounds(study: StudyResults, cells: Sequence[MetricResult]) -> Figure | None:
+    """A panel a primary metric: the value after each round, from the baseline on, with the paired
+    interval of the difference. None: no row has more than one graded round."""
+    several = {cell.label for cell in cells if not cell.last}
+    mine = [cell for cell in cells if cell.primary and cell.label in several]
+    panels = list(dict.fromkeys((cell.benchmark, cell.metric) for cell in mine))
+    if not panels:
+        return None
+    bases = {cell.key: cell for cell in cells if cell.label == study.baseline}
+    columns = min(COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = canvas(0.5 + 2.1 * lines + 0.05 * len(several))
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    colours = {label: mark for label, mark in row_colours(study).items() if label in several}
+    for axes, panel in zip(grid, panels, strict=False):
+        base = bases[study.baseline, *panel]
+        axes.axhline(base.value, color=GREY, linewidth=0.6, linestyle=DASHED)
+        for place, (label, (colour, marker)) in enumerate(colours.items()):
+            centred = (place - (len(colours) - 1) / 2) / max(1, len(colours) - 1)
+            shift = min(0.5, 0.08 * len(colours)) * centred
+            row = [cell for cell in mine if cell.key == (label, *panel) and np.isfinite(cell.value)]
+            _rounds_line(axes, base, row, shift, label, colour, marker)
+        dot(axes, 0, base.value, marker="o", markersize=4.8, color=BLACK)
+        name = short(display_name(base.benchmark), 34)
+        axes.set_title(f"{name}\n{short(base.heading, 34)}", loc="left")
+        axes.set_xlabel(f"round (0: {short(study.baseline, 20)})")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(3, max(1, len(names))))
+    return figure
+
+
+def _rounds_line(
+    axes: Axes,
+    base: MetricResult,
+    row: Sequence[MetricResult],
+    shift: float,
+    label: str,
+    colour: str,
+    marker: str,
+) -> None:
+    """One row's rounds; ``shift`` keeps the rows' intervals apart."""
+    xs = [cell.round + shift for cell in row]
+    values = [cell.value for cell in row]
+    axes.plot([0.0, *xs], [base.value, *values], color=colour, linewidth=1.1, alpha=0.7)
+    mark: Style = {"color": colour, "marker": marker, "markersize": 4.5}
+    axes.plot([], [], linewidth=1.1, label=short(label, 36), **mark)
+    for x, cell in zip(xs, row, strict=True):
+        if np.isfinite(cell.lo):
+            ends = [base.value + cell.lo, base.value + cell.hi]
+            axes.plot([x, x], ends, color=colour, linewidth=0.9)
+        dot(axes, x, cell.value, **mark)

@@ -1,0 +1,130 @@
+"""Figures of how the rows were trained: what became of the prompts, and the training curves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from harness.reporting.figures.style import (
+    BLACK,
+    DASHED,
+    GREY,
+    STACK,
+    Style,
+    canvas,
+    row_colours,
+    short,
+)
+from harness.reporting.results import StudyResults
+from harness.reporting.tables.training_blocks import mean_drops, reasons, totals
+
+DARK = ("#0072B2", "#D55E00", "#009E73")
+"""Bars with white text."""
+
+
+def prompts(study: StudyResults) -> Figure | None:
+    """A bar a row: the share of prompts that became a pair, then the reasons for dropping."""
+    sums = {row.label: totals(study, row.label) for row in study.compared if row.rounds}
+    labels = [label for label in sums if np.isfinite(sums[label]["pairs"])]
+    if not labels:
+        return None
+    ordered = reasons(study)
+    shown, others = ordered[: len(STACK) - 2], ordered[len(STACK) - 2 :]
+    parts = {"became a pair": [float(sums[label]["pairs"]) for label in labels]}
+    for reason in shown:
+        parts[reason] = [mean_drops(study, label, reason) for label in labels]
+    if others:
+        parts["other reasons"] = [
+            sum(mean_drops(study, label, reason) for reason in others) for label in labels
+        ]
+    prompts = np.maximum(np.sum(list(parts.values()), axis=0), 1)
+    figure = canvas(0.9 + 0.36 * len(labels) + 0.13 * len(parts))
+    axes = figure.subplots()
+    left = np.zeros(len(labels))
+    for (name, counts), colour in zip(parts.items(), STACK, strict=False):
+        share = 100 * np.array(counts) / prompts
+        edge: Style = {"edgecolor": "white", "linewidth": 0.5}
+        axes.barh(
+            range(len(labels)), share, left=left, color=colour, height=0.62, label=short(name, 60),
+            **edge,
+        )  # fmt: skip
+        text: Style = {"ha": "center", "va": "center", "fontsize": 6.5}
+        text["color"] = "white" if colour in DARK else BLACK
+        for place, (size, start, count) in enumerate(zip(share, left, counts, strict=True)):
+            if size >= 5:
+                axes.text(start + size / 2, place, f"{count:,.0f}", **text)
+        left = left + share
+    names = [
+        f"{short(label, 26)} ({total:,.0f} prompts)"
+        for label, total in zip(labels, prompts, strict=True)
+    ]
+    axes.set_yticks(range(len(labels)), names)
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("share of all prompts (%), all rounds, mean over training seeds")
+    axes.set_title(
+        "What became of the prompts: a preference pair, or the reason for dropping", loc="left"
+    )
+    figure.legend(loc="outside lower center", ncols=2, handlelength=1.2)
+    return figure
+
+
+CURVES = (
+    ("loss", "training loss", 1.0, None),
+    ("accuracy", "pairs ranked right (%)", 100.0, 50.0),
+    ("margin", "reward margin, chosen − rejected", 1.0, 0.0),
+)
+"""Column of the log, title, factor, and the value of an untrained model."""
+
+
+def training(study: StudyResults) -> Figure | None:
+    """Loss, accuracy and margin by optimizer step. Thin lines are training seeds, thick lines their
+    smoothed mean."""
+    log = study.log
+    if log.empty:
+        return None
+    curves = [curve for curve in CURVES if curve[0] in log and log[curve[0]].notna().any()]
+    figure = canvas(2.5)
+    grid = figure.subplots(1, len(curves), squeeze=False)[0]
+    for axes, (name, title, factor, untrained) in zip(grid, curves, strict=True):
+        if untrained is not None:
+            axes.axhline(untrained, color=GREY, linewidth=0.6, linestyle=DASHED)
+        for label, (colour, _) in row_colours(study).items():
+            mine = _continued(log[log["label"] == label])
+            if not mine.empty and mine[name].notna().any():
+                _curve(axes, mine, name, factor, label, colour)
+        axes.set_title(title, loc="left")
+        several = log["round"].nunique() > 1
+        axes.set_xlabel("optimizer step" + (", dotted: a new round" if several else ""))
+    handles, names = grid[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(6, max(1, len(names))))
+    return figure
+
+
+def _curve(
+    axes: Axes, log: pd.DataFrame, name: str, factor: float, label: str, colour: str
+) -> None:
+    """One row's curve. Rounds are not connected, because each has its own reference model."""
+    for index, (_, part) in enumerate(log.groupby("round")):
+        by_seed = factor * part.pivot_table(index="at", columns="seed", values=name)
+        for seed in by_seed.columns:
+            axes.plot(by_seed.index, by_seed[seed], color=colour, linewidth=0.5, alpha=0.35)
+        window = max(1, len(by_seed) // 10)
+        mean = by_seed.mean(axis=1).rolling(window, min_periods=1, center=True).mean()
+        name_once = None if index else short(label)
+        axes.plot(mean.index, mean, color=colour, linewidth=1.6, label=name_once)
+        if index:
+            axes.axvline(float(part["at"].min()) - 0.5, color=GREY, linewidth=0.6, linestyle=":")
+
+
+def _continued(log: pd.DataFrame) -> pd.DataFrame:
+    """The log with the steps counted on over the rounds, as column ``at`` (from 1)."""
+    if log.empty:
+        return log.assign(at=[])
+    lengths = log.groupby("round")["step"].max()
+    before = lengths.cumsum() - lengths
+    return log.assign(at=log["step"] + log["round"].map(before))

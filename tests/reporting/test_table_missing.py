@@ -1,0 +1,120 @@
+"""The table of an unfinished or unusual study: what is missing is named, never shown as zero."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harness.artifacts.results_folder import Results, read_json, write_json
+from harness.errors import UserError
+from harness.reporting.comparison import compare, holm_family
+from harness.reporting.results import load_results
+from harness.reporting.tables import build as tables
+from harness.reporting.tables.cells import table_cell
+from tests.reporting.records import BENCHMARKS, find, write_study
+
+
+def test_missing_stages_are_dashes_with_a_note_and_stay_in_the_family(tmp_path: Path) -> None:
+    absent = (
+        "sima/seed0/round1/grades/synthetic_pope",
+        "sima/seed0/round1/train",
+        "sena/seed0/round1/pairs",
+    )
+    out = write_study(tmp_path, seeds=(0,), images=60, absent=absent)
+    text = tables.write(out)
+    cells = compare(load_results(out))
+    cell = find(cells, "sima", "accuracy")
+    assert np.isnan(cell.value)
+    assert table_cell(cell).text == "-"
+    assert len(holm_family(cells)) == 6
+    flat = re.sub(r"\s+", " ", text)
+    assert "sima, seed 0, round 1: it is not trained yet, synthetic POPE is not graded yet" in flat
+    assert "sena, seed 0, round 1: its pairs are not made yet" in flat
+    assert "no result yet on synthetic POPE / accuracy" in flat
+    made = text.split("How each row was made")[1].split("What became")[0]
+    assert re.search(r"^sena +images only +1 +1 +- +- +- +- +920 +60 ", made, re.M)
+    assert re.search(r"^sima .* 910 .*|^sima .* - +- .* - +42 s +-$", made, re.M)
+
+
+def test_a_row_without_pairs_is_not_said_to_be_late(tmp_path: Path) -> None:
+    absent = (
+        "sima/seed0/round1/train",
+        *(f"sima/seed0/round1/grades/{name}" for name in BENCHMARKS),
+    )
+    out = write_study(tmp_path, seeds=(0,), images=60, absent=absent)
+    record = Results(out).pairs("sima", 0, 1) / "record.json"
+    known = read_json(record)
+    write_json(record, known | {"counts": known["counts"] | {"pairs": 0}})
+    flat = re.sub(r"\s+", " ", tables.write(out))
+    assert (
+        "sima, seed 0, round 1: it made no pair to train on, synthetic CHAIR, synthetic POPE are"
+        " not graded yet." in flat
+    )
+
+
+def test_a_row_that_lacks_a_seed_is_marked(tmp_path: Path) -> None:
+    out = write_study(
+        tmp_path, seeds=(0, 1), images=60, absent=("sena/seed1/round1/grades/synthetic_pope",)
+    )
+    assert "‡" in table_cell(find(compare(load_results(out)), "sena", "accuracy")).text
+    assert "‡ some of the planned training seeds are missing" in tables.write(out)
+
+
+def test_one_seed_and_few_images_are_said(tmp_path: Path) -> None:
+    text = re.sub(r"\s+", " ", tables.write(write_study(tmp_path, seeds=(0,), images=30, limit=30)))
+    assert "One training seed (sena, sima): the interval is for this checkpoint only" in text
+    assert "limited to 30 a benchmark; images answered: synthetic CHAIR 30" in text
+    assert "Fewer than 50 images" in text
+    assert "Training seeds apart" not in text
+
+
+def test_other_questions_and_other_versions_are_never_compared(tmp_path: Path) -> None:
+    out = write_study(tmp_path, seeds=(0,), images=60)
+    results = Results(out)
+    shutil.rmtree(results.grades("sena", 0, 1, "synthetic_pope"))
+    write_study(tmp_path / "smaller", seeds=(0,), images=50)
+    smaller = Results(tmp_path / "smaller").grades("sena", 0, 1, "synthetic_pope")
+    shutil.copytree(smaller, results.grades("sena", 0, 1, "synthetic_pope"))
+    identity = results.grades("sima", 0, 1, "synthetic_pope") / "identity.json"
+    write_json(identity, {**read_json(identity), "version": "2"})
+    text = re.sub(r"\s+", " ", tables.write(out))
+    cells = compare(load_results(out))
+    assert np.isnan(find(cells, "sena", "accuracy").difference)
+    assert "so there is no difference" in text
+    assert np.isnan(find(cells, "sima", "accuracy").value)
+    assert "was graded by version 2, the study asks for 1" in text
+
+
+def test_without_a_baseline_values_stand_alone(tmp_path: Path) -> None:
+    out = write_study(
+        tmp_path, seeds=(0,), images=40, absent=("untrained/seed0/round0/grades/synthetic_pope",)
+    )
+    cell = find(compare(load_results(out)), "sena", "accuracy")
+    assert re.fullmatch(r"\d+\.\d", table_cell(cell).text)
+    assert "no result yet on" in tables.write(out)
+
+
+def test_without_primary_metrics_nothing_is_starred(tmp_path: Path) -> None:
+    text = tables.write(write_study(tmp_path, seeds=(0,), images=60, primary=False))
+    assert "No primary metric was declared" in text
+    assert ")* " not in text
+
+
+def test_nothing_done_yet_is_a_table_of_dashes(tmp_path: Path) -> None:
+    out = write_study(tmp_path, seeds=(0,), images=20)
+    shutil.rmtree(out / "runs")
+    text = tables.write(out)
+    assert "not graded yet" in text
+    assert re.search(r"^sena +- +- +- +- +- +-$", text, re.M)
+
+
+def test_a_folder_without_a_study_is_a_problem(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no study\.json"):
+        tables.write(tmp_path)
+    write_json(tmp_path / "study.json", {"name": "x"})
+    with pytest.raises(UserError, match="lacks"):
+        tables.write(tmp_path)
