@@ -148,21 +148,13 @@ def _machine() -> Iterator[Check]:
         "let nox make the environment, or pip install them with --constraint constraints.txt",
     )
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    yield _check(
-        "machine",
-        "memory",
-        memory >= MEMORY_GIB,
-        f"{memory:.1f} GiB, {cores()} cores for this process",
-        f"at least {MEMORY_GIB:.0f} GiB: take smaller --images and --limit",
-    )
+    says = f"{memory:.1f} GiB, {cores()} cores for this process"
+    mend = f"at least {MEMORY_GIB:.0f} GiB: take smaller --images and --limit"
+    yield _check("machine", "memory", memory >= MEMORY_GIB, says, mend)
     disk = shutil.disk_usage(ROOT).free / 2**30
-    yield _check(
-        "machine",
-        "disk",
-        disk >= DISK_GIB,
-        f"{disk:.1f} GiB free where the repository is",
-        f"at least {DISK_GIB:.0f} GiB: free some, or give --out on another disk",
-    )
+    says = f"{disk:.1f} GiB free where the repository is"
+    mend = f"at least {DISK_GIB:.0f} GiB: free some, or give --out on another disk"
+    yield _check("machine", "disk", disk >= DISK_GIB, says, mend)
     yield _gpu()
 
 
@@ -313,15 +305,11 @@ def _methods(methods: Mapping[str, Any]) -> Iterator[Check]:
     for name, entry in methods.items():
         method = entry.published
         needs = set(method.needs) - {"scorer"}
-        pools = [pool for pool, fields in POOLS.items() if needs <= fields]
+        pools = [pool for pool, has in POOLS.items() if needs <= has]
         scorer = ", and an image-text scorer" if "scorer" in method.needs else ""
-        yield Check(
-            "methods",
-            name,
-            True,
-            f"needs {', '.join(sorted(needs)) or 'no image'}{scorer}; pools that have it:"
-            f" {', '.join(pools)}",
-        )
+        fields = ", ".join(sorted(needs)) or "no image"
+        says = f"needs {fields}{scorer}; pools that have it: {', '.join(pools)}"
+        yield Check("methods", name, True, says)
 
 
 def known_methods() -> Mapping[str, Any]:
@@ -339,16 +327,13 @@ def _toolkits() -> Iterator[Check]:
         pattern = f".nox/{session.replace('_', '?')}*/bin/python"
         pythons = [Path(named)] if named else sorted(ROOT.glob(pattern))
         mend = f"python -m nox -s {session}, or set {variable} to the python of its environment"
-        if not pythons or not pythons[0].is_file():
-            says = "no environment of its own"
-            if named:
-                says = f"{variable} names {named}, which is not there"
-            yield Check("toolkits", name, False, says, mend)
-            continue
-        version = _version(pythons[0], distribution)
-        says = f"version {version} in {pythons[0]}"
-        if not version:
-            says = f"{pythons[0]} has no {distribution}"
+        version, says = "", "no environment of its own"
+        if pythons and pythons[0].is_file():
+            version = _version(pythons[0], distribution)
+            has = f"version {version} in {pythons[0]}"
+            says = has if version else f"{pythons[0]} has no {distribution}"
+        elif named:
+            says = f"{variable} names {named}, which is not there"
         yield _check("toolkits", name, bool(version), says, mend)
 
 
