@@ -31,7 +31,7 @@ COUNT = 8
 
 KEPT = {
     "answers.jsonl": ("id", "answer"),
-    "pairs.jsonl": ("key", "item", "prompt", "chosen", "rejected", "anchored", "kind"),
+    "pairs.jsonl": ("key", "item", "prompt", "chosen", "rejected", "aligned", "kind"),
     "drops.jsonl": ("key", "item", "reason", "kind"),
     "questions.jsonl": ("id", "text"),
 }
@@ -68,7 +68,10 @@ def hashes(found: Mapping[str, list[Any]]) -> dict[str, str]:
 @pytest.mark.equality
 def test_a_small_comparison_has_the_recorded_texts_pairs_and_grades(tmp_path: Path) -> None:
     found = small_study(tmp_path)
-    assert all(found[f"runs/{label}/seed0/round1/pairs/pairs.jsonl"] for label in compare.METHODS)
+    assert all(
+        found[f"runs/{label}/seed0/round1/pairs/pairs.jsonl"]
+        for label in compare.trained_rows("method")
+    )
     assert hashes(found) == json.loads(RECORD.read_text(encoding="utf-8"))
 
 

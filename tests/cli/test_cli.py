@@ -253,7 +253,7 @@ def test_a_command_imports_only_what_it_needs(
     tmp_path: Path,
 ) -> None:
     if "STUDY" in arguments:
-        write_study(tmp_path / "study", seeds=(0,), pictures=20)
+        write_study(tmp_path / "study", seeds=(0,), images=20)
     given = [str(tmp_path / "study") if one == "STUDY" else one for one in arguments]
     command = [sys.executable, "-c", LOADED, *given]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -25,7 +25,7 @@ from harness.models.alignment import ALIGNMENT, align
 from harness.models.base_cards import find_base
 from harness.training import resume as checkpoint
 from methods.csr.method import Csr
-from methods.interface import Completion, Decoding, Item, Lora, Prompt, Recipe
+from methods.interface import Completion, Decoding, Item, Lora, Prompt, Recipe, Tools
 from tests.engine.test_clip_scorer import tiny_clip
 from tests.models.test_checkpoints import save, save_adapter
 from tests.models.twins import TWINS
@@ -251,11 +251,8 @@ def work_noise(folder: Path) -> None:
 
 
 def work_search(folder: Path) -> None:
-    list(
-        CSR.pairs(
-            Engine(*load_model(find_base(str(folder)))), ITEMS, 0, scorer=ClipScorer(*tiny_clip())
-        )
-    )
+    engine, scorer = Engine(*load_model(find_base(str(folder)))), ClipScorer(*tiny_clip())
+    list(CSR.pairs(ITEMS, Tools(vlm=engine, scorer=scorer)))
 
 
 def work_training(folder: Path) -> None:

@@ -218,7 +218,8 @@ def test_the_figures_command_says_what_it_leaves_out(
 ) -> None:
     assert main(["figures", "--out", str(packed / "inner")]) == 0
     assert (
-        "no answers and no images, so examples-* and noise are not drawn" in capsys.readouterr().out
+        "no answers and no images, so the figures examples-* and noise are not drawn"
+        in capsys.readouterr().out
     )
 
 

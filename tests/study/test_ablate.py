@@ -33,13 +33,19 @@ def test_an_ablation_changes_what_its_label_says_alone(method: str) -> None:
     settings = [run for run in others if not run.label.endswith(ablate.RELEASED)]
     assert len(others) == len(settings) + 1
     for run in settings:
+        assert run.varied is not None
+        assert (run.varied.row, run.label) == (
+            method,
+            f"{method} {run.varied.field}={run.varied.value}",
+        )
         field = run.label.removeprefix(f"{method} ").partition("=")[0]
         assert field in ablate.ABLATIONS[method]
         if field in ("images", "rounds"):
-            assert replace(run, label=method, **{field: getattr(whole, field)}) == whole
+            plain = replace(run, label=method, varied=None)
+            assert replace(plain, **{field: getattr(whole, field)}) == whole
         else:
             assert changed(run.method, whole.method) == {field.partition(".")[0]}
-            assert replace(run, label=method, method=whole.method) == whole
+            assert replace(run, label=method, varied=None, method=whole.method) == whole
     labelled = {run.label.removeprefix(f"{method} ").partition("=")[0] for run in settings}
     assert labelled == set(ablate.ABLATIONS[method])
 
