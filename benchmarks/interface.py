@@ -125,7 +125,7 @@ class Benchmark(Protocol):
     def source(self) -> str:
         """The start of ``version`` that names the questions alone, so that exported questions can
         be graded by another version of the grader. "": the version does not tell them apart."""
-        ...
+        return ""
 
     def questions(self) -> Iterator[Question]: ...
     def grade(self, answers: Mapping[str, str]) -> Report:
@@ -140,7 +140,7 @@ class Benchmark(Protocol):
     def estimate(self, answers: Mapping[str, str]) -> Cost | None:
         """What grading these answers would ask of a judging model; None: no model judges. Sends
         nothing."""
-        ...
+        return None
 
 
 def metric_value(metric: Metric, sums: Mapping[str, float]) -> float | None:
