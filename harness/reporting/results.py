@@ -51,7 +51,7 @@ class BenchmarkColumns:
         return next(metric for metric in self.metrics if metric.name == name)
 
 
-class Varied(NamedTuple):
+class VariedSetting(NamedTuple):
     """The one setting in which a row differs from another row; ``value`` as text."""
 
     row: str
@@ -81,7 +81,7 @@ class Row:
     of: str | None = None
     benchmarks: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
-    varied: Varied | None = None
+    varied: VariedSetting | None = None
 
     def value_of(self, path: str) -> str | None:
         """The row's value of a setting such as ``recipe.lr``, as text; None: not stored."""
@@ -233,7 +233,7 @@ def _rows(runs: list[Mapping[str, Any]], baseline: str) -> tuple[Row, ...]:
                 **(run.get("settings") or {}),
                 **{name: run.get(name) for name in ("images", "rounds", "steps", "base", "pool")},
             },
-            varied=varied and Varied(varied["row"], varied["field"], _text(varied["value"])),
+            varied=varied and VariedSetting(varied["row"], varied["field"], _text(varied["value"])),
         )
     return tuple(rows.values())
 

@@ -13,7 +13,7 @@ from harness.artifacts.results_folder import Results, read_json, write_json
 from harness.reporting import old_names
 from harness.reporting.difference import between
 from harness.reporting.pack import pack
-from harness.reporting.results import Varied
+from harness.reporting.results import VariedSetting
 from harness.reporting.stored import open_stored
 from harness.reporting.tables import build as tables
 from tests.reporting.records import write_study
@@ -81,7 +81,7 @@ def test_an_old_folder_has_the_table_of_the_new_one(new: Path, old: Path) -> Non
     assert comparison.leaks == expected.leaks
     assert comparison.leaks.found
     varied = comparison.study.row(VARIED).varied
-    assert varied == Varied("sena", "recipe.alignment_weight", "0")
+    assert varied == VariedSetting("sena", "recipe.alignment_weight", "0")
     assert "alignment_weight" in read_json(Results(new).study)["runs"][1]["settings"]["recipe"]
     text = between(new, old)
     assert "Settings that differ: none." in text

@@ -37,8 +37,8 @@ if TYPE_CHECKING:  # it imports peft, which takes seconds
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
-    """What a training starts from."""
+class RoundTraining:
+    """What the training of a round starts from."""
 
     run: Run
     recipe: Recipe
@@ -76,7 +76,7 @@ def merge(_context: Context, task: Task) -> None:
     task.stage.delete("checkpoints")  # they only serve to continue; the model is written
 
 
-def prepare(context: Context, task: Task) -> Training:
+def prepare(context: Context, task: Task) -> RoundTraining:
     """Read the pairs, and load the model."""
     checkpoint, run = task.checkpoint, context.run(task.label, task.seed)
     recipe = run.method.recipe
@@ -89,7 +89,7 @@ def prepare(context: Context, task: Task) -> Training:
     context.images.begin_round((run.pool, pair.item) for pair in rows)
     model, processor = context.models.for_training(checkpoint)
     adapter = task.stage.folder / "adapter"
-    return Training(
+    return RoundTraining(
         run=run,
         recipe=recipe,
         pairs=pairs,
@@ -110,7 +110,7 @@ def _why_no_pairs(method: str, pairs: Path) -> str:
     )
 
 
-def fit(context: Context, task: Task, training: Training, progress: Progress) -> TrainSummary:
+def fit(context: Context, task: Task, training: RoundTraining, progress: Progress) -> TrainSummary:
     """Train; writes ``model/``, and ``adapter/`` where adapters are trained. The model in memory
     is used up."""
     # It imports peft, which takes seconds; planning and answering go without.
@@ -134,7 +134,7 @@ def fit(context: Context, task: Task, training: Training, progress: Progress) ->
         )
 
 
-def save(stage: Stage, training: Training, summary: TrainSummary, seconds: float) -> None:
+def save(stage: Stage, training: RoundTraining, summary: TrainSummary, seconds: float) -> None:
     """Write the record and the model cards."""
     run, recipe = training.run, training.recipe
     images = read_json(training.pairs / "record.json")["items"]
