@@ -20,7 +20,7 @@ from harness.cli.doctor import examine, known_methods
 from harness.cli.doctor_report import Check
 from harness.models.base_cards import BASES
 from tests.benchmarks.test_mmhal import save_data
-from tests.toys import save_base
+from tests.toy_method import save_base
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,7 +15,7 @@ from methods.interface import (
     Item,
     Prompt,
 )
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 Script = Callable[[Prompt, BeamSearch], list[Branch]]
 WORDS = "red green blue yellow purple orange brown".split()

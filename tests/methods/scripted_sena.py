@@ -16,7 +16,7 @@ from methods.interface import (
     Prompt,
 )
 from methods.sena.prompts import SYNTHETIC
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 Script = Callable[[Prompt, bool, int], str | None]
 WORDS = "red green blue ball box cup plate house tree boat fish yes no".split()

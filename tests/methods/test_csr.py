@@ -37,7 +37,7 @@ from tests.methods.scripted_csr import (
     scripted,
     step,
 )
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 SETTINGS: dict[str, Csr] = {
     "default": Csr(max_chars=120),

@@ -18,7 +18,7 @@ from tests.methods.scripted_csr import (
     fixed,
     step,
 )
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 
 def grow(script: Script, **changes: Any) -> Tree:

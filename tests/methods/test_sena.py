@@ -24,7 +24,7 @@ from methods.sena.method import Sena
 from methods.sena.prompts import SYNTHETIC
 from methods.untrained import Untrained
 from tests.methods.scripted_sena import ITEMS, Script, ScriptedVLM
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 SETTINGS: dict[str, Sena] = {
     "default": Sena(prompts=SYNTHETIC),

@@ -9,7 +9,7 @@ import pytest
 from harness.models.base_cards import BASES, BaseCard
 from harness.pipeline import tasks
 from tests.pipeline.toy_study import a_study, do
-from tests.toys import save_base, save_pictures
+from tests.toy_method import save_base, save_pictures
 
 
 @pytest.fixture(scope="session")

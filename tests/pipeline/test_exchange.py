@@ -19,8 +19,8 @@ from harness.errors import UserError
 from harness.models.base_cards import BASES
 from harness.pipeline import exchange
 from tests.pipeline.answer_files import files, ids, save_answers
-from tests.tiny import tiny_llava
-from tests.toys import Words, save_base
+from tests.tiny_models import tiny_llava
+from tests.toy_method import Words, save_base
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -123,7 +123,7 @@ WITHOUT_BENCHMARKS = """
 import json, sys
 from pathlib import Path
 from harness.pipeline import exchange, runner
-from tests.toys import card_of
+from tests.toy_method import card_of
 exchange.answer(Path(sys.argv[1]), card_of(Path(sys.argv[2])), None, Path(sys.argv[3]))
 print(json.dumps(sorted(name for name in sys.modules if name.startswith("benchmarks"))))
 """

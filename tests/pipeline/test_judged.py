@@ -21,7 +21,7 @@ from methods.untrained import Untrained
 from tests.benchmarks.fake_judge import MODEL, said, serving
 from tests.benchmarks.test_mmhal import save_data
 from tests.pipeline.answer_files import files, ids, save_answers
-from tests.toys import save_base
+from tests.toy_method import save_base
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -20,8 +20,8 @@ from harness.reporting.tables import build as tables
 from methods.controls import Control
 from methods.interface import Field
 from tests.pipeline.toy_study import a_study, do
-from tests.tiny import picture
-from tests.toys import RECIPE, Toy, Words, outputs, save_pictures
+from tests.tiny_models import picture
+from tests.toy_method import RECIPE, Toy, Words, outputs, save_pictures
 
 pytestmark = pytest.mark.usefixtures("small")
 

@@ -16,7 +16,7 @@ import pytest
 from harness.models.base_cards import BaseCard
 from harness.pipeline.progress import Display
 from tests.pipeline.toy_study import a_study, do
-from tests.toys import outputs
+from tests.toy_method import outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("small")
@@ -102,7 +102,7 @@ from pathlib import Path
 from harness.pipeline import progress, runner, tasks
 from harness.models.base_cards import BASES
 from tests.pipeline.toy_study import a_study
-from tests.toys import card_of
+from tests.toy_method import card_of
 base, pool, out = sys.argv[1:]
 BASES["tiny"] = card_of(Path(base))
 tasks.ITEMS_A_SHARD, tasks.QUESTIONS_A_SHARD, progress.EVERY = 3, 4, 0.0

@@ -10,7 +10,7 @@ from harness.pipeline import runner
 from harness.pipeline.progress import Display
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
-from tests.toys import Toy, Words
+from tests.toy_method import Toy, Words
 
 
 def a_study(pool: str, *, rounds: int = 1, **method: Any) -> Study:
