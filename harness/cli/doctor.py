@@ -7,14 +7,12 @@ missing, so every module that needs one is imported inside its check.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import platform
 import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from benchmarks.judge import open_judge
 from benchmarks.judge_settings import JUDGE_VARIABLE
 from benchmarks.spec import Spec
 from harness.artifacts.environment import cores
+from harness.cli.doctor_report import Check, check
 from harness.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,21 +47,6 @@ POOLS: Mapping[str, frozenset[str]] = {
     "hub:": frozenset({"image", "question", "reference"}),
 }
 """The fields that a kind of pool can have. A scorer belongs to the base, not to the pool."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """The state of one thing: whether it is ready, details, and how to get it where it is not."""
-
-    group: str
-    name: str
-    ready: bool
-    says: str
-    mend: str = ""
-
-
-def _check(group: str, name: str, ready: bool, says: str, mend: str = "") -> Check:
-    return Check(group, name, ready, says, "" if ready else mend)
 
 
 def examine(
@@ -101,24 +85,6 @@ def examine(
     return [*checks, judge, *(_hub() if online else ())]
 
 
-def as_text(checks: Sequence[Check]) -> str:
-    width = max(len(check.name) for check in checks)
-    lines = []
-    for group in dict.fromkeys(check.group for check in checks):
-        lines.append(group)
-        for check in checks:
-            if check.group == group:
-                state = "ready  " if check.ready else "lacking"
-                mend = f"; {check.mend}" if check.mend else ""
-                lines.append(f"  {state}  {check.name:<{width}}  {check.says}{mend}")
-    ready = sum(check.ready for check in checks)
-    return "\n".join([*lines, f"{ready} ready, {len(checks) - ready} lacking."])
-
-
-def as_json(checks: Sequence[Check]) -> str:
-    return json.dumps([asdict(check) for check in checks], indent=1, ensure_ascii=False)
-
-
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
@@ -138,9 +104,9 @@ def _machine() -> Iterator[Check]:
     requirements = _requirements()
     python = platform.python_version()
     recent = tuple(map(int, python.split(".")[:2])) >= (3, 11)
-    yield _check("machine", "python", recent, python, "install Python 3.11 or newer")
+    yield check("machine", "python", recent, python, "install Python 3.11 or newer")
     wrong = list(_wrong_packages(requirements))
-    yield _check(
+    yield check(
         "machine",
         "packages",
         not wrong,
@@ -148,13 +114,21 @@ def _machine() -> Iterator[Check]:
         "let nox make the environment, or pip install them with --constraint constraints.txt",
     )
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    says = f"{memory:.1f} GiB, {cores()} cores for this process"
-    mend = f"at least {MEMORY_GIB:.0f} GiB: take smaller --images and --limit"
-    yield _check("machine", "memory", memory >= MEMORY_GIB, says, mend)
+    yield check(
+        "machine",
+        "memory",
+        memory >= MEMORY_GIB,
+        f"{memory:.1f} GiB, {cores()} cores for this process",
+        f"at least {MEMORY_GIB:.0f} GiB: take smaller --images and --limit",
+    )
     disk = shutil.disk_usage(ROOT).free / 2**30
-    says = f"{disk:.1f} GiB free where the repository is"
-    mend = f"at least {DISK_GIB:.0f} GiB: free some, or give --out on another disk"
-    yield _check("machine", "disk", disk >= DISK_GIB, says, mend)
+    yield check(
+        "machine",
+        "disk",
+        disk >= DISK_GIB,
+        f"{disk:.1f} GiB free where the repository is",
+        f"at least {DISK_GIB:.0f} GiB: free some, or give --out on another disk",
+    )
     yield _gpu()
 
 
@@ -196,7 +170,7 @@ def _programs() -> Iterator[Check]:
     missing = [] if CHROMIUM.exists() else [str(CHROMIUM)]
     if importlib.util.find_spec("playwright") is None:
         missing.append("playwright")
-    yield _check(
+    yield check(
         "programs",
         "chromium",
         not missing,
@@ -206,7 +180,7 @@ def _programs() -> Iterator[Check]:
         "apt install chromium, pip install playwright",
     )
     latex = next((name for name in LATEX if shutil.which(name)), None)
-    yield _check(
+    yield check(
         "programs",
         "latex",
         latex is not None,
@@ -248,7 +222,7 @@ def _bases(names: Sequence[str]) -> Iterator[Check]:
             check_machine(card.name, device, stored, card.parameters, card.dtype)
         except UserError as error:
             ready, mend = False, str(error).rstrip(".") + (f"; there: {mend}" if mend else "")
-        yield _check("bases", card.name, ready, says, mend)
+        yield check("bases", card.name, ready, says, mend)
 
 
 def _scorers() -> Iterator[Check]:
@@ -260,7 +234,7 @@ def _scorers() -> Iterator[Check]:
             next(folder.glob(kind), None) for kind in ("*.safetensors", "*.bin")
         )
         says = "its weights are here" if ready else "not here"
-        yield _check("scorers", card.name, ready, says, _get(card))
+        yield check("scorers", card.name, ready, says, _get(card))
 
 
 def _folder_or_cache(source: str | Path, revision: str | None) -> Path | None:
@@ -298,18 +272,22 @@ def _benchmarks(
             size = f"{entry.size} images in full" if entry.size else ""
             says = ", ".join(filter(None, ["its files are here" if entry.local else "", size]))
         ready = not missing and not needs_judge and not entry.unavailable
-        yield _check("benchmarks", name, ready, says, mend)
+        yield check("benchmarks", name, ready, says, mend)
 
 
 def _methods(methods: Mapping[str, Any]) -> Iterator[Check]:
     for name, entry in methods.items():
         method = entry.published
         needs = set(method.needs) - {"scorer"}
-        pools = [pool for pool, has in POOLS.items() if needs <= has]
+        pools = [pool for pool, fields in POOLS.items() if needs <= fields]
         scorer = ", and an image-text scorer" if "scorer" in method.needs else ""
-        fields = ", ".join(sorted(needs)) or "no image"
-        says = f"needs {fields}{scorer}; pools that have it: {', '.join(pools)}"
-        yield Check("methods", name, True, says)
+        yield Check(
+            "methods",
+            name,
+            True,
+            f"needs {', '.join(sorted(needs)) or 'no image'}{scorer}; pools that have it:"
+            f" {', '.join(pools)}",
+        )
 
 
 def known_methods() -> Mapping[str, Any]:
@@ -327,14 +305,17 @@ def _toolkits() -> Iterator[Check]:
         pattern = f".nox/{session.replace('_', '?')}*/bin/python"
         pythons = [Path(named)] if named else sorted(ROOT.glob(pattern))
         mend = f"python -m nox -s {session}, or set {variable} to the python of its environment"
-        version, says = "", "no environment of its own"
-        if pythons and pythons[0].is_file():
-            version = _version(pythons[0], distribution)
-            has = f"version {version} in {pythons[0]}"
-            says = has if version else f"{pythons[0]} has no {distribution}"
-        elif named:
-            says = f"{variable} names {named}, which is not there"
-        yield _check("toolkits", name, bool(version), says, mend)
+        if not pythons or not pythons[0].is_file():
+            says = "no environment of its own"
+            if named:
+                says = f"{variable} names {named}, which is not there"
+            yield Check("toolkits", name, False, says, mend)
+            continue
+        version = _version(pythons[0], distribution)
+        says = f"version {version} in {pythons[0]}"
+        if not version:
+            says = f"{pythons[0]} has no {distribution}"
+        yield check("toolkits", name, bool(version), says, mend)
 
 
 def _version(python: Path, distribution: str) -> str:
@@ -351,24 +332,24 @@ def _version(python: Path, distribution: str) -> str:
 def _judge() -> Check:
     """Whether a judge can be asked. Of its key it reports presence only."""
 
-    def check(ready: bool, says: str, mend: str = "") -> Check:
+    def state(ready: bool, says: str, mend: str = "") -> Check:
         return Check("judge", JUDGE_VARIABLE, ready, says, mend)
 
     try:
         judge = open_judge()
         if judge is None:
             mend = f"write them and set {JUDGE_VARIABLE} to the file (benchmarks/README.md)"
-            return check(False, "no settings are named", mend)
+            return state(False, "no settings are named", mend)
         recorded = len(judgements.read(judge.recording))
     except ValueError as error:
-        return check(False, str(error))
+        return state(False, str(error))
     says = f"{judge.settings.name}, {recorded} judgements recorded"
     variable = judge.settings.key_variable
     if variable is None:
-        return check(True, f"{says}, needs no key")
+        return state(True, f"{says}, needs no key")
     if os.environ.get(variable, "").strip():
-        return check(True, f"{says}, key present in {variable}")
-    return check(False, f"{says}, no key: what is recorded can be graded again", f"set {variable}")
+        return state(True, f"{says}, key present in {variable}")
+    return state(False, f"{says}, no key: what is recorded can be graded again", f"set {variable}")
 
 
 def _hub() -> Iterator[Check]:

@@ -162,14 +162,14 @@ def grade(args: argparse.Namespace) -> None:
 
 def doctor(args: argparse.Namespace) -> None:
     from benchmarks.catalogue import BENCHMARKS, named_folders
-    from harness.cli import doctor
+    from harness.cli import doctor, doctor_report
 
     with user_errors():
         folders = named_folders(args.local_data)
     checks = doctor.examine(
         BENCHMARKS, doctor.known_methods(), folders, bases=args.base, online=args.online
     )
-    print(doctor.as_json(checks) if args.json else doctor.as_text(checks))
+    print(doctor_report.as_json(checks) if args.json else doctor_report.as_text(checks))
 
 
 def _benchmark(name: str, split: Any, limit: int | None, local_data: list[str]) -> Any:

@@ -10,7 +10,6 @@ from harness.data.llava_pool import llava_pool
 from harness.data.manifest_pool import manifest_pool
 from harness.data.mixture_pool import mixture_pool
 from harness.data.pool import Pool
-from harness.data.synthetic_pool import synthetic_pool
 from harness.errors import UserError
 
 
@@ -23,6 +22,9 @@ def open_pool(spec: str) -> Pool:
     """
     kind = spec.partition(":")[0]
     if kind == "synthetic":
+        # Imported here: it needs the synthetic benchmarks. Answering exported questions needs none.
+        from harness.data.synthetic_pool import synthetic_pool
+
         return synthetic_pool(spec)
     if kind == "llava":
         return llava_pool(spec)

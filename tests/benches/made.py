@@ -133,7 +133,7 @@ class Scene:
                 f"How many people are {rng.choice(DEEDS).replace('_', ' ')} {place}?",
                 f"Is there a {self.noun(rng)} next to the {who}?",
                 f"What object is the {who} in the {rng.choice(LOOKS)} jacket holding?",
-                f"Where is the {self.noun(rng)} in this image?",
+                f"Where is the {self.noun(rng)} in this picture?",
             )
         )
 
@@ -192,7 +192,7 @@ def item_texts(picture: int) -> tuple[str, str]:
             f"What should the {rng.choice(scene.people)} pay attention to in this situation?",
             (
                 "What can be inferred about the relation between the people and the"
-                f" {rng.choice(scene.things)} in this image?"
+                f" {rng.choice(scene.things)} in this picture?"
             ),
         )
     )
@@ -243,7 +243,7 @@ class MadeVLM:
         if text.endswith(real.word):
             return scene.word(rng, text)
         if real.enhance_lead in text:
-            asked, said = text.split("A request about the image: ")[-1].split(
+            asked, said = text.split("A request about the picture: ")[-1].split(
                 "\nThe answer given so far: "
             )
             better = scene.word(rng, asked) if real.word in asked else scene.sentence(rng)

@@ -13,13 +13,13 @@ from harness.cli import results_commands
 from harness.models.base_cards import BASES
 from harness.pipeline import runner
 from tests.reporting.records import write_study
-from tests.toys import save_base, save_pictures
+from tests.toy_method import save_base, save_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
 from harness.study.study import Run, Study, vary
 from methods.untrained import Untrained
-from tests.toys import Toy, Words
+from tests.toy_method import Toy, Words
 
 def study(*, pool="synthetic", seeds=1):
     untrained = Run(label="untrained", base="tiny", method=Untrained())

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from benchmarks.catalogue import BENCHMARKS
-from harness.cli import doctor
+from harness.cli import doctor, doctor_report
 from harness.cli import main as cli
-from harness.cli.doctor import Check, examine, known_methods
+from harness.cli.doctor import examine, known_methods
+from harness.cli.doctor_report import Check
 from harness.models.base_cards import BASES
 from tests.benchmarks.test_mmhal import save_data
-from tests.toys import save_base
+from tests.toy_method import save_base
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -104,7 +105,7 @@ def test_what_comes_with_the_repository_is_ready_and_what_does_not_says_how() ->
         ("methods", known_methods()),
     ):
         assert [line.name for line in lines if line.group == group] == list(names)
-    shown = doctor.as_text(lines).splitlines()
+    shown = doctor_report.as_text(lines).splitlines()
     assert len(shown) == len(lines) + len({line.group for line in lines}) + 1  # a line each
     assert (
         shown[-1]
@@ -170,7 +171,7 @@ def test_the_judge_s_key_is_there_or_not_and_is_never_shown(
         == "m, 0 judgements recorded, key present in MY_KEY"
     )
     assert of(lines, "benchmarks", "mmhal").ready
-    assert "sk-secret" not in doctor.as_text(lines) + doctor.as_json(lines)
+    assert "sk-secret" not in doctor_report.as_text(lines) + doctor_report.as_json(lines)
 
 
 def test_a_toolkit_is_asked_for_its_version(

@@ -17,8 +17,8 @@ from harness.cli import main as cli
 from harness.models.base_cards import BASES
 from tests.models.test_checkpoints import save, save_adapter
 from tests.models.twins import TWINS
-from tests.tiny import tiny_llava
-from tests.toys import card_of
+from tests.tiny_models import tiny_llava
+from tests.toy_method import card_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -15,8 +15,8 @@ import pytest
 from harness.data.open_pool import open_pool
 from harness.data.pool import pixels_sha
 from harness.errors import UserError
-from tests.tiny import picture
-from tests.toys import save_pictures
+from tests.tiny_models import picture
+from tests.toy_method import save_pictures
 
 ALL = frozenset({"image", "question", "reference"})
 

@@ -11,8 +11,8 @@ from harness.data.open_pool import open_pool
 from harness.data.pool import other_id, pixels_sha
 from harness.errors import UserError
 from methods.interface import Field
-from tests.tiny import picture
-from tests.toys import save_pictures
+from tests.tiny_models import picture
+from tests.toy_method import save_pictures
 
 IMAGE: frozenset[Field] = frozenset({"image"})
 

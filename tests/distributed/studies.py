@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.artifacts.results_folder import read_jsonl
-from tests.toys import save_base, save_pictures
+from tests.toy_method import save_base, save_pictures
 
 STUDY = '''
 """Written by a test."""
@@ -22,7 +22,7 @@ from harness.pipeline import tasks
 from harness.models.base_cards import BASES
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
-from tests.toys import Toy, Words, card_of
+from tests.toy_method import Toy, Words, card_of
 
 BASES["tiny"] = card_of(Path({base!r}))
 tasks.ITEMS_A_SHARD, tasks.QUESTIONS_A_SHARD = 2, 3

@@ -15,7 +15,7 @@ from harness.models.adapters import Parent, merge_adapter
 from harness.training.ranks import leave
 from tests.distributed.test_training import torchrun
 from tests.distributed.trainings import ADAPTED
-from tests.tiny import tiny_llava
+from tests.tiny_models import tiny_llava
 from tests.training.cases import TARGETS, train
 
 pytestmark = pytest.mark.slow

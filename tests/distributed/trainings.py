@@ -16,7 +16,7 @@ import torch
 from harness.training.placement import SPARE
 from harness.training.ranks import leave, ranks
 from methods.interface import Lora, Recipe
-from tests.tiny import tiny_llava
+from tests.tiny_models import tiny_llava
 from tests.training.cases import TARGETS, train
 from tests.training.test_placement import needed
 

@@ -9,7 +9,7 @@ import torch
 
 from harness.models.chat_format import renderer
 from methods.interface import Prompt
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 
 def inputs(processor: Any, prompt: Prompt, completion: str = "") -> Any:

@@ -17,7 +17,7 @@ from harness.engine.kv_cache import LruCache
 from harness.engine.prefix_cache import ImagePrefix, content_hash
 from methods.interface import Decoding, Prompt
 from tests.engine.oracle import mixed
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 
 def test_windows_keep_groups_whole_in_order() -> None:

@@ -21,7 +21,7 @@ from harness.engine.decode_state import Decoder, DecodeRow
 from harness.engine.engine import Engine
 from methods.interface import BeamSearch, BeamSearchVLM, Branch, Decoding, Prompt
 from tests.engine.oracle import ending, inputs, logp_of, mixed
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 ORACLE: dict[str, Any] = json.loads((ORACLES / "diverse_beam.json").read_text())

@@ -38,8 +38,8 @@ from harness.synthetic.architecture import build_processor, build_tokenizer, cli
 from methods.csr.method import Csr
 from methods.interface import Recipe, Scorer
 from methods.untrained import Untrained
-from tests.tiny import SIZES, WORDS, picture
-from tests.toys import Words, save_base, save_pictures
+from tests.tiny_models import SIZES, WORDS, picture
+from tests.toy_method import Words, save_base, save_pictures
 
 IMAGES = [picture(0), picture(1), picture(0).copy(), picture(2)]
 SENTENCES = ["a red ball .", "there is a blue cup at the top left .", "a house", "a red ball ."]

@@ -17,7 +17,7 @@ from harness.engine.decode_state import DecodeRow
 from harness.engine.engine import Engine
 from methods.interface import BeamSearch, Branch, Decoding, Prompt
 from tests.engine.oracle import ending, mixed
-from tests.tiny import tiny_llava
+from tests.tiny_models import tiny_llava
 
 BRANCHING = BeamSearch(num_beams=4, num_beam_groups=2, diversity_penalty=1.0, max_new_tokens=10)
 LEVELS = 3

@@ -16,7 +16,7 @@ from harness.engine.engine import Engine
 from harness.errors import UserError
 from methods.interface import Decoding, Prompt
 from tests.engine.oracle import TEXTS, ending, greedy, inputs, logp, logp_of, mixed
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 GREEDY = Decoding(max_new_tokens=12)
 

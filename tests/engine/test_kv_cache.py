@@ -12,7 +12,7 @@ from harness.engine.engine import Engine
 from harness.engine.kv_cache import KVCache, SharedPrefixes, additive_mask
 from methods.interface import Decoding, Prompt
 from tests.engine.oracle import greedy, mixed
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 OWNERS = (1, 0, 1, 1, 2, 0)
 

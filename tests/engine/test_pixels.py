@@ -14,7 +14,7 @@ from harness.errors import UserError
 from methods.interface import Decoding
 from methods.sena.corruption import corruption
 from tests.engine.oracle import mixed
-from tests.tiny import tiny_llava
+from tests.tiny_models import tiny_llava
 
 GREEDY = Decoding(max_new_tokens=6)
 

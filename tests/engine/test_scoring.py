@@ -7,7 +7,7 @@ import pytest
 from harness.engine.engine import Engine
 from methods.interface import Decoding, Prompt
 from tests.engine.oracle import TEXTS, ending, logp, mixed
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 ANSWERS = (
     "yes",

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 from methods.interface import Recipe
-from tests.tiny import tiny_llava
+from tests.tiny_models import tiny_llava
 from tests.training.cases import train
 
 RECIPE = Recipe(lr=1e-3, epochs=3, global_batch=3, warmup=0.0, alignment_weight=0.5)

@@ -19,7 +19,7 @@ from tests.benches import gpu_dpo, recorded
 from tests.benches.gpu_models import build
 from tests.benches.gpu_work import pictures
 from tests.gpu.conftest import Allocator
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 pytestmark = pytest.mark.gpu
 

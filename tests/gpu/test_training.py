@@ -20,7 +20,7 @@ import pytest
 
 from methods.interface import Lora, Recipe
 from tests.gpu.killed import RECIPE, STEPS_ALIVE
-from tests.tiny import tiny_llava
+from tests.tiny_models import tiny_llava
 from tests.training.cases import TARGETS, saved, train
 
 pytestmark = pytest.mark.gpu

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from methods.interface import Completion, Corrupt, Decoding, Item, Prompt
 from methods.sima.prompts import SYNTHETIC
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 COLOURS = "red green blue yellow".split()
 THINGS = "ball box cup plate house tree boat fish".split()

@@ -22,8 +22,8 @@ from methods.keys import coin, number
 from methods.sena.method import Sena
 from methods.sima.method import Sima
 from methods.untrained import Untrained
-from tests.tiny import tiny_llava
-from tests.toys import Toy, save_pictures
+from tests.tiny_models import tiny_llava
+from tests.toy_method import Toy, save_pictures
 
 
 def pair(index: int, kind: str = "question", **changes: Any) -> PreferencePair:

@@ -15,7 +15,7 @@ from methods.csr.method import Csr
 from methods.interface import Dropped, Item, PreferencePair, Tools
 from tests.engine.oracle import ending
 from tests.engine.test_clip_scorer import tiny_clip
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 ITEMS = [
     Item(id=f"p{index}", image=picture(index), question="describe the picture briefly .")

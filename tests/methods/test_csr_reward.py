@@ -15,7 +15,7 @@ from PIL.Image import Image
 from methods.csr.cleaning import NEW_LINES, REPETITION, SCRIPT, SHORT, drop_reason, plain_text
 from methods.csr.reward import best_and_worst, finished_texts, ranks, set_relevance
 from methods.csr.search import How, Node, Tree
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 ORACLE: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "oracles" / "csr_paths.json").read_text()

@@ -25,7 +25,7 @@ from methods.interface import (
 from methods.sena.corruption import CORRUPTIONS, Corruption
 from methods.sena.method import Sena
 from methods.sena.prompts import SYNTHETIC
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 ITEMS = [Item(id=f"p{index}", image=picture(index)) for index in range(6)]
 SENA = Sena(prompts=SYNTHETIC, check="none", question_tokens=4, check_tokens=4, answer_tokens=8)

@@ -17,7 +17,7 @@ from methods.sima.prompts import SYNTHETIC
 from methods.sima.report import critic_report
 from methods.sima.responses import EMPTY, EQUAL, REPEATED
 from tests.methods.scripted import ITEMS, ScriptedVLM
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 SETTINGS: dict[str, Sima] = {
     "default": Sima(prompts=SYNTHETIC),

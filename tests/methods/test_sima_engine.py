@@ -15,7 +15,7 @@ from methods.oracle import Oracle
 from methods.sima.critic import FIRST, SECOND
 from methods.sima.method import Sima
 from methods.sima.prompts import SYNTHETIC
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 ITEMS = [
     Item(

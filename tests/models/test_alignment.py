@@ -29,7 +29,7 @@ from methods.interface import Completion, Decoding, Item, Lora, Prompt, Recipe, 
 from tests.engine.test_clip_scorer import tiny_clip
 from tests.models.test_checkpoints import save, save_adapter
 from tests.models.twins import TWINS
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 from tests.training.cases import TARGETS, saved, train
 
 pytestmark = pytest.mark.equality

@@ -15,7 +15,7 @@ from harness.errors import UserError
 from harness.models.base_cards import BASES, LLAMA_LINEARS, SYNTHETIC_WEIGHTS, BaseCard, find_base
 from harness.models.checkpoints import count_parameters, parameter_shapes, weights_fingerprint
 from harness.study import cost_model
-from tests.tiny import tiny_llava
+from tests.tiny_models import tiny_llava
 
 
 def saved(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32) -> BaseCard:

@@ -7,7 +7,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.models.chat_format import check_template, renderer
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 # LLaVA-1.5's published template: no beginning token (its tokenizer adds one) and a trailing space
 # after each turn.

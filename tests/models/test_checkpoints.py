@@ -27,7 +27,7 @@ from harness.pipeline.stage_identity import untrained
 from harness.study import compare
 from methods.interface import Decoding, Prompt
 from tests.models.twins import TWINS, tiny_qwen
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 NAMES = list(TWINS)
 

@@ -29,7 +29,7 @@ from methods.sima import prompts as sima_prompts
 from methods.sima.method import Sima
 from tests.engine.test_clip_scorer import tiny_clip
 from tests.models.twins import TWINS
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 SHAPES = ((60, 60), (40, 64), (72, 30))
 PICTURES = [picture(index).resize(size) for index, size in enumerate(SHAPES)]

@@ -13,7 +13,7 @@ from harness.models.chat_format import check_template, renderer
 from harness.models.find_family import family_of
 from methods.interface import BeamSearch, Decoding, Prompt
 from tests.models.twins import tiny_qwen
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 SIZES = ((60, 60), (40, 60), (90, 24), (17, 33))
 PICTURES = [picture(seed).resize(size) for seed, size in enumerate(SIZES)]

@@ -11,7 +11,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from harness.models.qwen import QwenProcessor
-from tests.tiny import WORDS, tiny_llava
+from tests.tiny_models import WORDS, tiny_llava
 
 SPECIALS = (
     "<|endoftext|>",

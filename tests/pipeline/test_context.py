@@ -29,8 +29,8 @@ from harness.study.study import Run, Study
 from harness.training import trainer
 from methods.interface import Item
 from methods.untrained import Untrained
-from tests.tiny import picture
-from tests.toys import Toy, Words, save_base, save_pictures
+from tests.tiny_models import picture
+from tests.toy_method import Toy, Words, save_base, save_pictures
 
 
 def test_a_baseline_that_is_trained_is_weighed_after_its_training(

@@ -3,7 +3,6 @@ people's answers."""
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import subprocess
@@ -15,18 +14,13 @@ import pandas as pd
 import pytest
 
 from benchmarks.catalogue import open_benchmarks
-from benchmarks.mmhal import MMHal
 from harness.cli import main as cli
 from harness.errors import UserError
 from harness.models.base_cards import BASES
-from harness.pipeline import exchange, runner
-from harness.pipeline.progress import Display
-from harness.study.study import Run, Study
-from methods.untrained import Untrained
-from tests.benchmarks.fake_judge import MODEL, said, serving
-from tests.benchmarks.test_mmhal import save_data
-from tests.tiny import tiny_llava
-from tests.toys import Words, save_base
+from harness.pipeline import exchange
+from tests.pipeline.answer_files import files, ids, save_answers
+from tests.tiny_models import tiny_llava
+from tests.toy_method import Words, save_base
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -44,29 +38,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def ids(exported: Path) -> list[str]:
-    return [
-        json.loads(line)["id"] for line in (exported / "questions.jsonl").read_text().splitlines()
-    ]
-
-
-def save_answers(path: Path, rows: list[Any]) -> Path:
-    path.write_text(
-        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
-    )
-    return path
-
-
 def grade(exported: Path, answers: Path, out: Path) -> str:
     return exchange.grade(open_benchmarks(["synthetic_pope"], "test", 2)[0], exported, answers, out)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
 
 
 def test_export_answer_and_grade_and_do_nothing_again(
@@ -150,7 +123,7 @@ WITHOUT_BENCHMARKS = """
 import json, sys
 from pathlib import Path
 from harness.pipeline import exchange, runner
-from tests.toys import card_of
+from tests.toy_method import card_of
 exchange.answer(Path(sys.argv[1]), card_of(Path(sys.argv[2])), None, Path(sys.argv[3]))
 print(json.dumps(sorted(name for name in sys.modules if name.startswith("benchmarks"))))
 """
@@ -354,120 +327,3 @@ def test_an_export_of_other_settings_is_refused(
         == 2
     )
     assert "no benchmark 'words'" in capsys.readouterr().err
-
-
-def test_a_judged_benchmark_stops_without_its_judge_and_goes_on_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data, questions, grades = (
-        save_data(tmp_path / "data"),
-        str(tmp_path / "questions"),
-        str(tmp_path / "grades"),
-    )
-    local = ["--local-data", f"mmhal={data}"]
-    assert cli.main(["export", "mmhal", *local, "--out", questions]) == 0
-    shutil.rmtree(data / "images")  # grading needs no image
-    rows = [{"id": id, "answer": f"answer {id}"} for id in ids(tmp_path / "questions")]
-    command = [
-        "grade",
-        questions,
-        str(save_answers(tmp_path / "answers.jsonl", rows)),
-        *local,
-        "--out",
-        grades,
-    ]
-    assert cli.main(command) == 2
-    assert "name that file in the environment variable SELFSIGHT_JUDGE" in capsys.readouterr().err
-    with serving(lambda _prompt, _before: said("Rating: 4")) as server:
-        settings = {
-            "base_url": server.url,
-            "model": MODEL,
-            "key_variable": "FAKE_KEY",
-            "requests_per_minute": 1e6,
-        }
-        (tmp_path / "judge.json").write_text(
-            json.dumps(settings | {"price_in": 1.0, "price_out": 2.0})
-        )
-        monkeypatch.setenv("SELFSIGHT_JUDGE", str(tmp_path / "judge.json"))
-        monkeypatch.delenv("FAKE_KEY", raising=False)
-        assert cli.main(command) == 2
-        assert "needs a key in the environment variable FAKE_KEY" in capsys.readouterr().err
-        assert cli.main([*command, "--estimate"]) == 0
-        assert "mmhal: 4 requests, about" in capsys.readouterr().out
-        monkeypatch.setenv("FAKE_KEY", "secret")
-        assert server.asked == []
-        assert cli.main(command) == 0
-    shown = capsys.readouterr()
-    assert "score                        4.00 of 6" in shown.out
-    assert "asked 4 requests, 400 tokens in, 40 out" in shown.err
-    before = files(tmp_path / "grades")
-    shutil.rmtree(grades)
-    assert cli.main(command) == 0  # the server is gone: replayed
-    assert files(tmp_path / "grades") == before
-    assert not any(b"secret" in content for content in files(tmp_path).values())
-    benchmark = open_benchmarks(["mmhal"], "test", None, [f"mmhal={data}"])[0]
-    assert isinstance(benchmark, MMHal)
-    assert exchange.estimate(
-        open_benchmarks(["synthetic_pope"], "test", 2)[0], *pope_answers(tmp_path)
-    ).startswith("No model judges")
-
-
-def pope_answers(folder: Path) -> tuple[Path, Path]:
-    exchange.export(
-        open_benchmarks(["synthetic_pope"], "test", 2)[0], folder / "pope", split="test", limit=2
-    )
-    return folder / "pope", save_answers(
-        folder / "pope.jsonl", [{"id": ids(folder / "pope")[0], "answer": "no"}]
-    )
-
-
-def test_a_study_with_a_judge_keeps_its_answers_while_it_waits_for_the_key(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "tiny"))
-    data, out = save_data(tmp_path / "data"), tmp_path / "out"
-    monkeypatch.setenv("FAKE_KEY", "secret")
-
-    def do() -> None:
-        untrained = Run(label="untrained", base="tiny", method=Untrained())
-        benchmarks = open_benchmarks(["mmhal"], "test", None, [f"mmhal={data}"])
-        study = Study(
-            name="judged", question="Does it wait?", runs=(untrained,), benchmarks=benchmarks
-        )
-        runner.run(study, out, Display(io.StringIO()))
-
-    with pytest.raises(UserError, match="mmhal cannot be graded: mmhal is graded by a judge"):
-        do()
-    answers = (
-        out / "runs" / "untrained" / "seed0" / "round0" / "answers" / "mmhal" / "answers.jsonl"
-    )
-    kept = answers.stat().st_mtime_ns
-    with serving(lambda _prompt, _before: said("Rating: 2")) as server:
-        settings = {
-            "base_url": server.url,
-            "model": MODEL,
-            "key_variable": "FAKE_KEY",
-            "requests_per_minute": 1e6,
-        }
-        (tmp_path / "judge.json").write_text(json.dumps(settings))
-        monkeypatch.setenv("SELFSIGHT_JUDGE", str(tmp_path / "judge.json"))
-        do()
-        assert len(server.asked) == 4
-    assert answers.stat().st_mtime_ns == kept
-    report = json.loads((out / "runs/untrained/seed0/round0/grades/mmhal/report.json").read_text())
-    assert (
-        report["values"]["score"],
-        report["values"]["hallucination_rate"],
-        report["unscored"],
-    ) == (2.0, 100.0, 0)
-    (tmp_path / "judge.json").write_text(json.dumps(settings | {"repeats": 2, "retries": 0}))
-    with pytest.raises(
-        UserError, match="gave no usable answer"
-    ):  # another judge is asked anew; the old one's words are kept
-        do()
-    (tmp_path / "judge.json").write_text(json.dumps(settings))
-    do()
-    assert (
-        json.loads((out / "runs/untrained/seed0/round0/grades/mmhal/report.json").read_text())
-        == report
-    )

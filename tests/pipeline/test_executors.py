@@ -29,7 +29,7 @@ from harness.study.reference import StudyReference, StudyValue
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
 from tests.distributed.studies import write_study
-from tests.toys import Words, outputs
+from tests.toy_method import Words, outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,17 +1,11 @@
-"""The runner on a toy study with a real tiny model: cut anywhere it ends with the same bytes; other
-settings are refused."""
+"""The runner on a toy study with a real tiny model: its files, what it reuses, what it refuses."""
 
 from __future__ import annotations
 
-import io
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -21,62 +15,15 @@ from harness.artifacts.results_folder import read_json, read_jsonl
 from harness.data.open_pool import open_pool
 from harness.errors import UserError
 from harness.models.base_cards import BASES, BaseCard
-from harness.pipeline import loaded_model, runner, tasks
-from harness.pipeline.progress import Display
+from harness.pipeline import loaded_model, runner
 from harness.reporting.tables import build as tables
-from harness.study.study import Run, Study
 from methods.controls import Control
 from methods.interface import Field
-from methods.untrained import Untrained
-from tests.tiny import picture
-from tests.toys import RECIPE, Toy, Words, outputs, save_base, save_pictures
+from tests.pipeline.toy_study import a_study, do
+from tests.tiny_models import picture
+from tests.toy_method import RECIPE, Toy, Words, outputs, save_pictures
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class Cut(BaseException):
-    """Stands for a kill: nothing in the harness may catch it."""
-
-
-@pytest.fixture(scope="session")
-def card(tmp_path_factory: pytest.TempPathFactory) -> BaseCard:
-    return save_base(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(autouse=True)
-def small(card: BaseCard, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(BASES, "tiny", card)
-    monkeypatch.setattr(tasks, "ITEMS_A_SHARD", 3)
-    monkeypatch.setattr(tasks, "QUESTIONS_A_SHARD", 4)
-
-
-@pytest.fixture(scope="session")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_pictures(tmp_path_factory.mktemp("pool"), 16))
-
-
-def a_study(pool: str, *, rounds: int = 1, **method: Any) -> Study:
-    toy = Run(label="toy", base="tiny", method=Toy(**method), pool=pool, images=8, rounds=rounds)
-    untrained = Run(label="untrained", base="tiny", method=Untrained())
-    return Study(name="toys", question="Does it run?", runs=(untrained, toy), benchmarks=(Words(),))
-
-
-def do(study: Study, out: Path, display: Display | None = None) -> str:
-    stream = io.StringIO()
-    runner.run(study, out, display or Display(stream))
-    return stream.getvalue()
-
-
-@pytest.fixture(scope="session")
-def undisturbed(card: BaseCard, pool: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two rounds."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(BASES, "tiny", card)
-        patch.setattr(tasks, "ITEMS_A_SHARD", 3)
-        patch.setattr(tasks, "QUESTIONS_A_SHARD", 4)
-        out = tmp_path_factory.mktemp("undisturbed") / "out"
-        do(a_study(pool, rounds=2), out)
-    return out  # nothing stays patched for the tests of other files
+pytestmark = pytest.mark.usefixtures("small")
 
 
 def test_the_files_of_a_run_are_the_contract(undisturbed: Path) -> None:
@@ -154,111 +101,6 @@ def test_a_finished_study_does_nothing_and_loads_nothing(
     assert "[" not in do(a_study(pool, rounds=2), undisturbed)
     assert outputs(undisturbed) == before
     assert "0 missing" in runner.plan(a_study(pool, rounds=2), undisturbed)
-
-
-@dataclass
-class CuttingDisplay(Display):
-    """Cuts the run at the n-th report of progress."""
-
-    left: int = 0
-
-    def stage(self, number: int, of: int, title: str) -> Callable[[str, int, int], None]:  # noqa: ARG002
-        def progress(_what: str, _done: int, _total: int) -> None:
-            self.left -= 1
-            if self.left < 0:
-                raise Cut
-
-        return progress
-
-
-@pytest.mark.equality
-def test_cut_at_every_report_of_progress_ends_with_the_same_bytes(
-    undisturbed: Path, pool: str, tmp_path: Path
-) -> None:
-    study, cuts = a_study(pool, rounds=2), 0
-    while (
-        True
-    ):  # lives grow longer, so that one of them gets through a training between its checkpoints
-        try:
-            do(study, tmp_path, CuttingDisplay(io.StringIO(), left=cuts))
-            break
-        except Cut:
-            cuts += 1
-    assert cuts >= 5
-    assert outputs(tmp_path) == outputs(undisturbed)
-
-
-@pytest.mark.equality
-def test_cut_at_writes_ends_with_the_same_bytes(
-    undisturbed: Path, pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study, real, left, cuts = a_study(pool, rounds=2), os.fsync, 0, 0
-
-    def fsync(handle: int) -> None:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise Cut
-        real(handle)
-
-    monkeypatch.setattr(os, "fsync", fsync)
-    while True:
-        left = 5 + 2 * cuts  # before a rename as often as behind it
-        try:
-            do(study, tmp_path)
-            break
-        except Cut:
-            cuts += 1
-    assert cuts >= 8
-    assert outputs(tmp_path) == outputs(undisturbed)
-
-
-def test_only_the_cut_shard_is_made_again(pool: str, tmp_path: Path) -> None:
-    study = a_study(pool)
-    do(study, tmp_path)
-    folder = tmp_path / "runs/toy/seed0/round1/pairs"
-    (folder / "DONE").unlink()
-    (folder / "shards/00001.jsonl").unlink()
-    before = {path.name: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
-    said = do(study, tmp_path)
-    after = {path.name: path.stat().st_mtime_ns for path in (folder / "shards").iterdir()}
-    assert {name for name in after if before.get(name) != after[name]} == {"00001.jsonl"}
-    assert said.count(": done") == 1
-
-
-SCRIPT = """
-import io, os, random, signal, sys, threading
-from pathlib import Path
-from harness.pipeline import progress, runner, tasks
-from harness.models.base_cards import BASES
-from tests.pipeline.test_runner import a_study
-from tests.toys import card_of
-base, pool, out = sys.argv[1:]
-BASES["tiny"] = card_of(Path(base))
-tasks.ITEMS_A_SHARD, tasks.QUESTIONS_A_SHARD, progress.EVERY = 3, 4, 0.0
-
-# Starts a timer in the first training that kills this process. A process waits for its timers
-# before it ends, so the kill comes for certain, however busy the machine is.
-class Killing(io.StringIO):
-    def write(self, text):
-        if "round 1: train" in text:
-            end = (os.getpid(), signal.SIGKILL)
-            threading.Timer(random.uniform(0.0, 0.3), os.kill, end).start()
-        return super().write(text)
-
-runner.run(a_study(pool, rounds=2), Path(out), progress.Display(Killing()))
-"""
-
-
-@pytest.mark.slow
-def test_killed_for_real_ends_with_the_same_bytes(
-    undisturbed: Path, card: BaseCard, pool: str, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(card.source), pool, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-    do(a_study(pool, rounds=2), tmp_path)
-    assert outputs(tmp_path) == outputs(undisturbed)
 
 
 def test_another_setting_is_refused_before_any_work(undisturbed: Path, pool: str) -> None:

@@ -23,8 +23,8 @@ from harness.data.open_pool import open_pool
 from harness.data.pool import pixels_sha
 from methods.interface import Dropped, PreferencePair
 from tests.reporting.records import write_study
-from tests.tiny import picture
-from tests.toys import save_pictures
+from tests.tiny_models import picture
+from tests.toy_method import save_pictures
 
 HOSTILE = (
     "</script><script>document.title='taken'</script><img src=x onerror=\"document.title='taken'\">"

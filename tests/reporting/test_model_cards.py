@@ -25,7 +25,7 @@ from harness.study.study import Run, Study
 from methods.controls import Control
 from methods.interface import Lora
 from methods.untrained import Untrained
-from tests.toys import RECIPE, Toy, Words, save_base, save_pictures
+from tests.toy_method import RECIPE, Toy, Words, save_base, save_pictures
 
 
 def test_a_run_writes_a_card_and_its_model_is_a_row(

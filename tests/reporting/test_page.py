@@ -30,8 +30,8 @@ from methods.interface import Decoding, Prompt
 from methods.sena.corruption import corruption
 from tests.models.twins import tiny_qwen
 from tests.reporting.page_study import HOSTILE, HOSTILE_FILE, STEP, page_study
-from tests.tiny import picture, tiny_llava
-from tests.toys import save_base
+from tests.tiny_models import picture, tiny_llava
+from tests.toy_method import save_base
 
 
 class Markup(HTMLParser):

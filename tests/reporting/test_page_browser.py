@@ -16,7 +16,7 @@ import pytest
 from harness.models.base_cards import BASES
 from harness.reporting.page import write as page
 from tests.reporting.page_study import HOSTILE_FILE, page_study
-from tests.toys import save_base
+from tests.toy_method import save_base
 
 WITHOUT = "needs playwright (the test group of pyproject.toml)"
 playwright = pytest.importorskip("playwright.sync_api", reason=WITHOUT)

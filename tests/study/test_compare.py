@@ -12,7 +12,7 @@ from harness.errors import UserError
 from harness.study import compare
 from methods.catalogue import METHODS as CATALOGUE
 from methods.controls import Control
-from tests.toys import save_pictures
+from tests.toy_method import save_pictures
 
 METHODS = ["sena", "sima", "csr"]
 CONTROLS = {

@@ -14,7 +14,7 @@ from harness.study.study import Run
 from methods.untrained import Untrained
 from tests.benchmarks import official_files
 from tests.data.test_layouts import entry
-from tests.toys import save_pictures
+from tests.toy_method import save_pictures
 
 
 def data(folder: Path, count: int = 4) -> str:

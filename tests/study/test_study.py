@@ -10,7 +10,7 @@ from harness.errors import UserError
 from harness.study.study import Run, Study, Varied, vary
 from methods.interface import Lora, Recipe
 from methods.untrained import Untrained
-from tests.toys import Toy, Words
+from tests.toy_method import Toy, Words
 
 RUN = Run(label="toy", base="tiny", method=Toy())
 BASE = Run(label="untrained", base="tiny", method=Untrained())

@@ -19,7 +19,7 @@ from harness.synthetic.train_llava import Packer, _embedded, _through, train_lla
 from harness.synthetic.turns import turns
 from methods.sena.prompts import SYNTHETIC as SENA
 from methods.sima.prompts import SYNTHETIC as SIMA
-from tests.tiny import SIZES
+from tests.tiny_models import SIZES
 
 MIX = rebuild.LLAVA.phases[-1].mix
 TOKENIZER = build_tokenizer(vocabulary())

@@ -17,7 +17,7 @@ from harness.training.placement import Placement
 from harness.training.trainer import TrainSummary, train_pairs
 from methods.interface import PreferencePair, Recipe
 from methods.objective import token_logps
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 TARGETS = r"model\.language_model\.layers\.\d+\.(self_attn\.[qv]_proj|mlp\.up_proj)"
 

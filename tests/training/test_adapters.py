@@ -30,8 +30,8 @@ from harness.training.policy import packed_logits
 from methods.interface import Lora
 from methods.untrained import Untrained
 from tests.models.twins import TWINS
-from tests.tiny import tiny_llava
-from tests.toys import RECIPE, Toy, Words, card_of, save_base, save_pictures
+from tests.tiny_models import tiny_llava
+from tests.toy_method import RECIPE, Toy, Words, card_of, save_base, save_pictures
 from tests.training import cases
 from tests.training.cases import PAIRS, TARGETS, images, train
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 from harness.models.chat_format import renderer
 from harness.training.schedule import plan
 from methods.interface import Recipe
-from tests.tiny import tiny_llava
+from tests.tiny_models import tiny_llava
 from tests.training.cases import PAIRS, images, train
 
 RECIPE = Recipe(lr=1e-3, epochs=2, global_batch=3, warmup=0.25, beta=0.2)  # 4 steps, 1 of warm-up

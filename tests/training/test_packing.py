@@ -15,7 +15,7 @@ from harness.training.pair_batches import encode, image_features, pack
 from harness.training.policy import completion_logps
 from harness.training.reference_logps import reference_logps, weights_digest
 from methods.interface import PreferencePair, Recipe
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 from tests.training.cases import PAIRS, images, plain_logps
 
 PATCHES = 36

@@ -20,7 +20,7 @@ from harness.training.pair_batches import EncodedPair, encode
 from harness.training.placement import SPARE, Placement, device_memory, estimate, fit
 from harness.training.ranks import Ranks
 from methods.interface import Lora, Recipe
-from tests.tiny import SIZES, tiny_llava
+from tests.tiny_models import SIZES, tiny_llava
 from tests.training.cases import PAIRS, TARGETS, saved, train
 
 RECIPE = Recipe(lr=1e-3, global_batch=6, alignment_weight=0.5)

@@ -15,7 +15,7 @@ from harness.training.pair_batches import encode, image_features, pack
 from harness.training.policy import packed_logits
 from harness.training.schedule import lr_factor, plan
 from methods.interface import Lora, Recipe
-from tests.tiny import tiny_llava
+from tests.tiny_models import tiny_llava
 from tests.training.cases import PAIRS, TARGETS, images, saved, train
 
 RECIPE = Recipe(lr=1e-3, epochs=2, global_batch=3, warmup=0.0, alignment_weight=0.5)

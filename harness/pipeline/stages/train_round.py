@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # it imports peft, which takes seconds
 
 @dataclass(frozen=True, kw_only=True)
 class RoundTraining:
-    """What a training starts from."""
+    """What the training of a round starts from."""
 
     run: Run
     recipe: Recipe

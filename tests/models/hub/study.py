@@ -10,7 +10,7 @@ from harness.study.study import Run, Study
 from methods.csr.method import Csr
 from methods.interface import Method, Recipe
 from methods.untrained import Untrained
-from tests.toys import Toy, Words
+from tests.toy_method import Toy, Words
 
 CSR = Csr(
     candidates=4,

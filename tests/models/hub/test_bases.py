@@ -15,7 +15,7 @@ from harness.models.hub_snapshots import load_error
 from tests.models.hub.conftest import TOKEN, Desk
 from tests.models.test_checkpoints import save_adapter
 from tests.models.twins import tiny_qwen
-from tests.tiny import tiny_llava
+from tests.tiny_models import tiny_llava
 
 STUDY = "tests/models/hub/study.py"
 

@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.models.hub.conftest import TOKEN, Desk
-from tests.tiny import picture, tiny_llava
-from tests.toys import save_pictures
+from tests.tiny_models import picture, tiny_llava
+from tests.toy_method import save_pictures
 
 STUDY = "tests/models/hub/study.py"
 

@@ -14,7 +14,7 @@ import torch
 from harness.engine.clip_scorer import SCORERS
 from tests.engine.test_clip_scorer import Evil, tiny_clip
 from tests.models.hub.conftest import Desk
-from tests.tiny import tiny_llava
+from tests.tiny_models import tiny_llava
 
 STUDY = "tests/models/hub/study.py"
 CLIP = SCORERS["clip-vit-large-patch14-336"]

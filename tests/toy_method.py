@@ -21,7 +21,7 @@ from methods.interface import (
     Recipe,
     Tools,
 )
-from tests.tiny import picture, tiny_llava
+from tests.tiny_models import picture, tiny_llava
 
 RECIPE = Recipe(lr=1e-3, epochs=1, global_batch=4)
 

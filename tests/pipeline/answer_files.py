@@ -1,0 +1,28 @@
+"""Small files of answers, and what lies in a folder: for the tests of export, answer and grade."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def ids(exported: Path) -> list[str]:
+    return [
+        json.loads(line)["id"] for line in (exported / "questions.jsonl").read_text().splitlines()
+    ]
+
+
+def save_answers(path: Path, rows: list[Any]) -> Path:
+    path.write_text(
+        "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    )
+    return path
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }

@@ -1,0 +1,25 @@
+"""The toy study of the runner tests: the untrained model and the toy method, one benchmark."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from harness.pipeline import runner
+from harness.pipeline.progress import Display
+from harness.study.study import Run, Study
+from methods.untrained import Untrained
+from tests.toy_method import Toy, Words
+
+
+def a_study(pool: str, *, rounds: int = 1, **method: Any) -> Study:
+    toy = Run(label="toy", base="tiny", method=Toy(**method), pool=pool, images=8, rounds=rounds)
+    untrained = Run(label="untrained", base="tiny", method=Untrained())
+    return Study(name="toys", question="Does it run?", runs=(untrained, toy), benchmarks=(Words(),))
+
+
+def do(study: Study, out: Path, display: Display | None = None) -> str:
+    stream = io.StringIO()
+    runner.run(study, out, display or Display(stream))
+    return stream.getvalue()
