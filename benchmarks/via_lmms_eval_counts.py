@@ -1,17 +1,17 @@
-"""Turns lmms-eval's result on each answer into counts, ratios of which give the kit's totals.
+"""Turns lmms-eval's result for each answer into counts, from which the kit's totals follow.
 
-A metric under the kit's own name is the kit's number: the ratio of its counts over all questions
-equals the kit's total, which every grading checks (:func:`check`). Where a total is no ratio of
-sums, the metric has another name and the total is in the report alone:
+If a metric has the kit's own name, the ratio of its counts over all questions equals the kit's
+total; every grading checks this (:func:`check`). If a total is not a ratio of sums, our metric has
+another name, and the kit's total is only in the report:
 
-- MME adds up categories' means of acc and acc+; here: accuracy and acc+ of each half over all its
-  questions and images;
-- MMStar, and any task with an unknown aggregation: ``<metric>_mean``, the mean of the questions'
-  scores.
+- MME: the kit sums the mean acc and acc+ of each category. We give accuracy and acc+ of each half
+  (perception, cognition), over all its questions and images.
+- MMStar, and any task with an unknown aggregation: we give ``<metric>_mean``, the mean score of the
+  questions.
 
-A missing answer adds to no count. An answer that the kit cannot read is unscored (value None, and
-it adds to ``unreadable``). In the kit's own metrics it counts as the kit counts it, mostly as
-wrong; ``accuracy`` leaves it out."""
+A missing answer adds to no count. An answer that the kit cannot read is unscored: its value is None
+and it adds to ``unreadable``. In the kit's own metrics it counts as in the kit, mostly as wrong;
+``accuracy`` leaves it out."""
 
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from benchmarks.grading import ratio
 from benchmarks.interface import Metric, metric_value
 
 Result = Mapping[str, Any]
-"""The kit's result on one answer, by metric: the return value of the task's ``process_results``."""
+"""The kit's result for one answer, by metric: the return value of the task's
+``process_results``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a result says about one answer; fields as in a Grade."""
+    """The grade of one answer, taken from the kit's result; the fields are those of a Grade."""
 
     value: float | None
     counts: Mapping[str, float]
@@ -36,12 +37,12 @@ class Reading:
     why: str = ""
     truth: str = ""
     failed: str = ""
-    """Why a judge gave no judgement; then nothing can be graded."""
+    """Why the judge gave no judgement; if set, nothing is graded."""
 
 
 Readings = list[Reading]
 Choices = Mapping[str, Any]
-"""MMBench's readings, as ``via_lmms_eval_child.Watched.choices`` gives them."""
+"""The choices read for MMBench, from ``via_lmms_eval_child.Watched.choices``."""
 
 
 def separate(_results: Sequence[Result], readings: Readings, _choices: Choices) -> Readings:
@@ -59,18 +60,18 @@ class Counting:
     metrics: tuple[Metric, ...]
     read: Callable[[Result], Reading]
     kit: Mapping[str, float] = field(default_factory=dict)
-    """The kit's totals that our metrics of the same name give -> kit's total / our metric."""
+    """Name of each metric that we share with the kit -> the kit's total / our value."""
     together: Callable[[Sequence[Result], Readings, Choices], Readings] = separate
-    """Adds the counts of questions that count together."""
+    """Adds counts that belong to a group of questions, not to a single one."""
     totals: Callable[[Mapping[str, float]], Mapping[str, float]] = no_totals
-    """The kit's totals that are no ratios, from the sums of counts."""
+    """Computes the kit's totals that are not ratios from the sums of counts."""
     within: float = 1e-6
-    """The tolerance of ``check``, relative above 1."""
+    """The tolerance of ``check``: relative for totals above 1, absolute below."""
 
 
 def means(metrics: Sequence[Mapping[str, Any]]) -> Counting:
-    """The counting of any task: the mean of the questions' scores, under the kit's name where its
-    YAML says ``aggregation: mean``."""
+    """The counting for any task: the mean score of the questions. It has the kit's name if the
+    task's YAML says ``aggregation: mean``."""
     shown: dict[str, str] = {}
     ours: list[Metric] = []
     kit: dict[str, float] = {}
@@ -109,8 +110,8 @@ def means(metrics: Sequence[Mapping[str, Any]]) -> Counting:
 
 
 def score(result: Any) -> float | None:
-    """A question's own score: a number, or the field ``score`` of what the kit keeps for its
-    total."""
+    """The score of one question: a number, or the field ``score`` of the mapping that the kit keeps
+    to compute its total."""
     if isinstance(result, Mapping):
         result = result.get("score")
     return float(result) if isinstance(result, bool | int | float) else None
@@ -119,10 +120,11 @@ def score(result: Any) -> float | None:
 def check(
     counting: Counting, counts: Sequence[Mapping[str, float]], totals: Mapping[str, float]
 ) -> None:
-    """
+    """Check that our counts give the kit's totals.
+
     Raises:
-        ValueError: the counts over all rows do not give one of the kit's totals (the kit counts in
-            another way now, or our counting is wrong).
+        ValueError: the counts over all rows do not give one of the kit's totals (the kit has
+            changed, or our counting is wrong).
     """
     sums: dict[str, float] = {}
     for row in counts:
@@ -138,12 +140,12 @@ def check(
         value = ours.get(name)
         if value is not None and abs(value - total) > counting.within * max(1.0, abs(total)):
             raise ValueError(
-                f"lmms-eval's {name} is {total:.6g} and its rows add up to {value:.6g}: this"
-                " version of the kit counts in another way than via_lmms_eval_counts.py; nothing"
-                " was graded, the answers are kept."
+                f"lmms-eval's {name} is {total:.6g}, but our counts give {value:.6g}: this version"
+                " of the kit counts differently from via_lmms_eval_counts.py. Nothing was graded;"
+                " the answers are kept."
             )
 
 
 def plain(name: str) -> str:
-    """A metric's name as a column's: MMStar's have blanks."""
+    """The metric's name as a column name; MMStar's names contain spaces."""
     return name.replace(" ", "_").replace("&", "and")

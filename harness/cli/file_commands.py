@@ -79,7 +79,7 @@ def _add_answer(commands: Any) -> None:
 
 
 def _add_grade(commands: Any) -> None:
-    help = "grade answers, ours or another model's; needs neither a model nor torch"
+    help = "grade answers of any model; needs neither a model nor torch"
     parser = _parser(commands, "grade", grade, help)
     parser.add_argument("questions", type=Path, metavar="FOLDER", help="the export's folder")
     parser.add_argument(
@@ -93,19 +93,19 @@ def _add_grade(commands: Any) -> None:
     parser.add_argument(
         "--estimate",
         action="store_true",
-        help="for a benchmark with a judge: print the cost of its judgements; ask nothing",
+        help="for a benchmark with a judge: only print what the judge will cost",
     )
 
 
 def _add_doctor(commands: Any) -> None:
-    help = "list what is ready here, what is lacking, and how to get it; changes nothing"
+    help = "list what is ready on this machine, what is missing and how to get it; changes nothing"
     parser = _parser(commands, "doctor", doctor, help)
     _add_list(parser, "--local-data", "NAME=FOLDER", LOCAL_DATA)
     _add_list(parser, "--base", "NAME", "also check this folder, LoRA adapter or hub id")
     parser.add_argument(
         "--online",
         action="store_true",
-        help="also ask the Hugging Face hub for the pinned revisions",
+        help="also check that the pinned revisions exist on the Hugging Face hub",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
 

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         check_resolution()
-        if arguments[:1] == ["synthetic"]:  # it has options of its own
+        if arguments[:1] == ["synthetic"]:  # has its own options
             from harness.synthetic.rebuild import main as train_synthetic  # needs torch
 
             train_synthetic(arguments[1:])
@@ -32,12 +32,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as problem:
         print(f"{process_name()}: {problem}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader went away, as with ``| head``
+    except BrokenPipeError:  # the output was closed, as by ``| head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print(
-            "\nharness: interrupted; everything finished is kept, the same command continues.",
+            "\nharness: interrupted; everything finished is kept; run the same command"
+            " again to continue.",
             file=sys.stderr,
         )
         return 130
@@ -48,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     """The parser; each command carries its function as ``command``."""
     top = argparse.ArgumentParser(
         prog="python -m harness",
-        description="To begin: doctor, then plan compare, then run compare.",
+        description="Start with these commands: doctor, then plan compare, then run compare.",
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     study_commands.add(commands)
@@ -62,11 +63,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def check_resolution() -> None:
-    """See that the packages are this repository's own: their names are generic, and others install
-    such names too.
+    """Check that the packages are those of this repository. Their names are generic, so other
+    installed packages may have the same names.
 
     Raises:
-        UserError: a package resolves elsewhere.
+        UserError: a package is imported from elsewhere.
     """
     import benchmarks
     import harness
@@ -76,8 +77,8 @@ def check_resolution() -> None:
         where = Path(package.__file__ or ".").resolve()
         if ROOT not in where.parents:
             raise UserError(
-                f"The package {package.__name__} resolves to {where}, outside {ROOT}; uninstall or"
-                " rename the other one."
+                f"The package {package.__name__} is imported from {where}, not from {ROOT};"
+                " uninstall or rename the other package."
             )
 
 

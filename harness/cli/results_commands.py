@@ -13,13 +13,13 @@ from harness.errors import UserError, unknown
 RESULTS = Path("results")
 """The folder of results folders."""
 
-LEAKS = "leave images out of every row that are in the training pool too (leaks.csv lists them)"
+LEAKS = "exclude benchmark images that are also in the training pool (leaks.csv lists them)"
 
 HELP = {
-    "table": "print a results folder's table again, from its stored grades",
-    "figures": "draw a results folder's figures again, from its stored grades",
-    "page": "write a results folder's page.html: the table, and the pairs and drops with their"
-    " images",
+    "table": "write and print the table of a results folder again, from its stored grades",
+    "figures": "draw the figures of a results folder again, from its stored grades",
+    "page": "write page.html of a results folder: the table, and pairs and dropped prompts with"
+    " their images",
 }
 
 
@@ -32,19 +32,19 @@ def add(commands: Any) -> None:
         command.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder itself")
         command.add_argument("--exclude-leaks", action="store_true", help=LEAKS)
         command.set_defaults(command=function)
-    help = "compare two results folders: settings, versions and numbers that differ, as Markdown"
+    help = "print differing settings, versions and numbers of two results folders, as Markdown"
     command = commands.add_parser("compare", help=help, description=help)
     command.add_argument("a", type=Path, metavar="A", help="a results folder")
     command.add_argument("b", type=Path, metavar="B", help="another")
     command.set_defaults(command=compare)
-    help = "write a light copy of a results folder: its table, three figures, the numbers of both"
+    help = "write a small copy of a results folder: table, three figures and their data"
     command = commands.add_parser("pack", help=help, description=help)
     command.add_argument("folder", type=Path, metavar="FOLDER", help="the folder; it is only read")
     command.add_argument(
         "--out", type=Path, metavar="PACKED", help="the packed folder (default: FOLDER-packed)"
     )
     command.set_defaults(command=pack)
-    help = "grade a results folder's stored answers by the installed toolkits too"
+    help = "grade the stored answers again with lmms-eval and VLMEvalKit, if installed"
     command = commands.add_parser("cross-check", help=help, description=help)
     command.add_argument("folder", type=Path, metavar="FOLDER", help="the results folder")
     command.set_defaults(command=cross_check)

@@ -27,42 +27,43 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "action": Listed,
         "nargs": "+",
         "metavar": "ROW",
-        "help": "these rows beside the untrained one",
+        "help": "compare only these rows with the untrained model",
     },
-    "--seeds": {"type": int, "metavar": "N", "help": "training seeds a row (0 to N-1)"},
+    "--seeds": {"type": int, "metavar": "N", "help": "number of training seeds per row (0 to N-1)"},
     "--rounds": {
         "type": int,
         "metavar": "N",
-        "help": "rounds of self-improvement, each on fresh images",
+        "help": "number of rounds of self-improvement, each on new images",
     },
-    "--images": {"type": int, "metavar": "N", "help": "pool images a round"},
+    "--images": {"type": int, "metavar": "N", "help": "number of pool images per round"},
     "--limit": {
         "type": int,
         "metavar": "N",
-        "help": "a trial: at most N test images and at most N pool images a round",
+        "help": "for a trial: at most N test images, and at most N pool images per round",
     },
     "--base": {
         "metavar": "NAME",
-        "help": "the base model: a card (see doctor), a folder of a model or a LoRA adapter, or a"
-        " hub id",
+        "help": "the base model: the name of a card (see doctor), a folder with a model or a LoRA"
+        " adapter, or a hub id",
     },
     "--row": {
         "action": Listed,
         "nargs": "+",
         "dest": "rows",
         "metavar": "LABEL=CHECKPOINT",
-        "help": "ready-made models, each a folder, a LoRA adapter's folder or a hub id: answered,"
-        " not trained",
+        "help": "add trained models, which are only evaluated: a folder with a model or a LoRA"
+        " adapter, or a hub id",
     },
     "--pool": {
         "metavar": "POOL",
-        "help": "synthetic, a folder of images, a .jsonl manifest, llava:, coco:, hub: or mix:",
+        "help": "the training images: synthetic, a folder of images, a .jsonl manifest, llava:...,"
+        " coco:..., hub:... or mix:... (GPUS.md)",
     },
     "--benchmarks": {
         "action": Listed,
         "nargs": "+",
         "metavar": "NAME",
-        "help": "these benchmarks only, apart by spaces or commas (names: see doctor)",
+        "help": "use only these benchmarks, separated by spaces or commas (names: see doctor)",
     },
     "--local-data": {
         "action": Listed,
@@ -74,18 +75,19 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--controls": {
         "action": "store_true",
         "default": None,
-        "help": "add the upper bounds and the controls",
+        "help": "add reference rows, and each method with one part removed",
     },
     "--profile": {
         "metavar": "NAME",
-        "help": "equal (default) or published: each paper's own recipe",
+        "help": "equal (same images, batch and steps for all methods) or published (each paper's"
+        " own recipe); default: equal, but published for the study paper",
     },
 }
-"""The options of studies. A study takes some of them; its function says which."""
+"""All options of studies. The parameters of a study's function decide which of them it accepts."""
 
 HELP = {
-    "plan": "say what a study would still do, with an estimate; write nothing",
-    "run": "do what is missing of a study, then print its table; cut at any moment, it continues",
+    "plan": "show what a study still has to do and how long it takes; writes nothing",
+    "run": "run a study and print its table; if interrupted, run it again to continue",
 }
 
 
@@ -102,13 +104,13 @@ def add(commands: Any) -> None:
             "--out",
             type=Path,
             metavar="FOLDER",
-            help="the results folder (default: its own, below results/, named by study, base and"
-            " limit)",
+            help="the results folder (default: a folder in results/, named after the study, base"
+            " and limit)",
         )
         command.add_argument(
             "--eight-bit",
             action="store_true",
-            help="train with AdamW in 8 bits (other weights; needs a CUDA GPU)",
+            help="train with 8-bit AdamW (saves memory, gives other weights; needs a CUDA GPU)",
         )
         command.set_defaults(command=function, options=options)
         if function is run:
@@ -120,20 +122,20 @@ def _add_of_run(command: argparse.ArgumentParser) -> None:
         "--jobs",
         type=int,
         metavar="N",
-        help="processes at once on this machine's cores, one thread each (default: what cores and"
-        " memory allow for the synthetic base; 1 otherwise)",
+        help="number of parallel processes on this machine, one thread each (default: as many as"
+        " cores and memory allow for the synthetic base; 1 for other bases)",
     )
     command.add_argument(
         "--log-to",
         action=Listed,
         nargs="+",
         metavar="NAME",
-        help="tensorboard (default), trackio, wandb or none",
+        help="where to log training: tensorboard (default), trackio, wandb or none",
     )
     command.add_argument(
         "--on",
         choices=["ray"],
-        help="do the stages on a running Ray cluster (file system shared)",
+        help="run the stages on a running Ray cluster with a shared file system",
     )
     command.add_argument("--exclude-leaks", action="store_true", help=results_commands.LEAKS)
 
@@ -189,7 +191,7 @@ def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) ->
 
 
 def reference_of(given: argparse.Namespace) -> StudyReference:
-    """The study with the options that were given."""
+    """A reference to the study, with the options given on the command line."""
     from harness.study.reference import StudyReference
 
     values = {name: getattr(given, name) for name in given.options}
@@ -204,10 +206,10 @@ def folder_of(given: argparse.Namespace, study: Study) -> Path:
 
 
 def placement_of(given: argparse.Namespace) -> Placement:
-    """What the command line says about training; everything else is decided by what fits.
+    """The training choices on the command line. All others are made by what fits in memory.
 
     Raises:
-        UserError: an optimizer or a tracker that is not there.
+        UserError: the optimizer or a tracker is not installed.
     """
     from harness.training.loggers import DEFAULT, check_trackers
     from harness.training.placement import Placement, check_optimizer
@@ -229,11 +231,11 @@ def executor(
     out: Path,
     placement: Placement,
 ) -> Iterator[Execute]:
-    """Who does the tasks: this process alone or as a rank of torchrun, processes beside it, or a
-    Ray cluster.
+    """The function that runs the tasks: in this process (alone or as a rank of torchrun), in
+    several local processes, or on a Ray cluster.
 
     Raises:
-        UserError: ``--jobs`` does not fit, or there is no Ray, or no cluster.
+        UserError: ``--jobs`` is invalid here, or Ray or its cluster is missing.
     """
     from harness.pipeline.executors import in_process, pooled, processes, ray_cluster
     from harness.training.ranks import ranks

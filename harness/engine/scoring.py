@@ -1,5 +1,5 @@
-"""Log-probabilities of given completions (teacher forcing). Completions of one prompt are packed
-behind it, and logits are computed for their tokens only."""
+"""Log-probabilities of given completions (teacher forcing). All completions of a prompt are packed
+into one row after it. Logits are computed for the completions' tokens only."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from harness.engine.decode_state import Decoder, DecodeRow
 from harness.engine.kv_cache import additive_mask
 
 MAX_PACKED = 8
-"""Most completions behind one prompt: attention among them is computed and masked."""
+"""Maximum number of completions per row. Attention between them is computed, then masked, so more
+would waste work."""
 
 MAX_LOGITS = 2**26
-"""Most logits held at once (float32: 256 MiB)."""
+"""Maximum number of logits in memory at once (float32: 256 MiB)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class Pack:
     completions: tuple[tuple[int, ...], ...]
     """Token ids, with the end token."""
     places: tuple[int, ...]
-    """The completions' places in the call."""
+    """The completions' indices in the caller's list."""
 
     @property
     def length(self) -> int:
@@ -36,13 +37,13 @@ class Pack:
 
 
 def score(decoder: Decoder, packs: Sequence[Pack]) -> list[list[float]]:
-    """The summed log-probabilities (nats) of each pack's completions, each given the prompt alone.
+    """The summed log-probabilities (nats) of each pack's completions, given only the prompt.
 
-    A pack is one row: the prompt's suffix, then its completions. A completion sees the prompt and
-    itself, and its positions start at the prompt's end."""
+    A pack is one row: the prompt's suffix, then its completions. A completion attends only to the
+    prompt and itself, and its positions start at the end of the prompt."""
     device, longest = decoder.device, max(pack.length for pack in packs)
     ids, positions, segments = torch.zeros(3, len(packs), longest, dtype=torch.long)
-    sources: list[int] = []  # flat places of the hidden states that predict
+    sources: list[int] = []  # flat indices of the hidden states that predict the targets
     targets: list[int] = []
     owners: list[int] = []
     owner = 0
@@ -52,7 +53,7 @@ def score(decoder: Decoder, packs: Sequence[Pack]) -> list[list[float]]:
         positions[number, :end] = first + torch.arange(end)
         start = end
         for segment, completion in enumerate(pack.completions, 1):
-            stop = start + len(completion) - 1  # the last token is only predicted
+            stop = start + len(completion) - 1  # the last token is a target only, not an input
             ids[number, start:stop] = torch.tensor(completion[:-1], dtype=torch.long)
             positions[number, start:stop] = first + end + torch.arange(stop - start)
             segments[number, start:stop] = segment
@@ -63,10 +64,10 @@ def score(decoder: Decoder, packs: Sequence[Pack]) -> list[list[float]]:
     segments = segments.to(device)
     step = torch.arange(longest, device=device)
     other = (segments[:, None, :] != 0) & (segments[:, None, :] != segments[:, :, None])
-    hidden_places = other | (step[None, :] > step[:, None])  # (B, S, S); padding stands last
+    hidden_places = other | (step[None, :] > step[:, None])  # (B, S, S); padding is at the end
     x = decoder.embed(ids.to(device))
     mask = additive_mask(hidden_places, x.dtype)[:, None]
-    # 0 copies: each row gets its own copy of the prefix, as many positions read it.
+    # copies=0: each row gets its own copy of the prefix, because many positions read it.
     cache = decoder.new_cache([pack.row for pack in packs], longest, copies=0)
     hidden = decoder.text(x, positions.to(device), cache, 0, mask, segments=0).flatten(0, 1)
     hidden = hidden[torch.tensor(sources, device=device)]
@@ -77,8 +78,8 @@ def score(decoder: Decoder, packs: Sequence[Pack]) -> list[list[float]]:
 
 
 def token_logps(decoder: Decoder, hidden: Tensor, targets: Tensor) -> Tensor:
-    """Log-probabilities (N,) in float64 of the targets (N,) under hidden states (N, width). At most
-    :data:`MAX_LOGITS` logits are held at once."""
+    """Log-probabilities (N,) in float64 of the targets (N,), given hidden states (N, width). At
+    most :data:`MAX_LOGITS` logits are in memory at once."""
     size = max(1, MAX_LOGITS // int(decoder.lm_head(hidden[:1]).shape[-1]))
     pieces = [
         -F.cross_entropy(decoder.lm_head(states).float(), labels, reduction="none")

@@ -1,10 +1,10 @@
-"""The prompt renderer: generation, training and benchmarks all turn prompts into tokens here.
+"""Turns prompts into tokens, for generation, training and benchmarks alike.
 
 LLaVA-1.5's format (Liu et al., arXiv 2310.03744) is ``<s>USER: <image>\\n{text} ASSISTANT:
 {answer}</s>``. Qwen2.5-VL's format is ChatML with its default system message. Both are rendered as
 plain strings and tokenised with ``add_special_tokens=False``, so training uses the same begin and
-end tokens as generation. Questions and model texts are not trusted: a special token inside them is
-replaced by a space.
+end tokens as generation. Special tokens inside questions and model texts are replaced by spaces, so
+they cannot break the format.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from harness.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A family's chat format: ``start`` (``image``) text ``answer`` ``lead`` answer ``end``."""
+    """A family's chat format: start, image (if there is one), the question's text, the header
+    ``answer``, ``lead``, the answer's text, end."""
 
     start: str
     image: str
@@ -27,7 +28,7 @@ class Format:
     lead: str
     end: str
     needs: tuple[str, ...] = ("eos_token", "image_token")
-    """The tokens that a processor of the family must name."""
+    """The special tokens that a processor of the family must define."""
 
 
 LLAVA = Format(
@@ -49,26 +50,26 @@ CHATML = Format(
 
 @dataclass(frozen=True, kw_only=True)
 class Renderer:
-    """Renders and tokenises for one processor; :func:`renderer` makes it."""
+    """Renders and tokenises texts for one processor; made by :func:`renderer`."""
 
     format: Format
     bos: str
     eos: str
     image: str
     specials: re.Pattern[str]
-    """Matches every special token of the tokenizer, in any case."""
+    """Matches every special token of the tokenizer, ignoring upper and lower case."""
     tokenizer: Any = field(repr=False, compare=False)
 
     def render_prompt(self, prompt_text: str, has_image: bool, prefix: str = "") -> str:
-        """The prompt up to the answer, or up to the continuation of an answer's ``prefix``."""
+        """The prompt up to the answer, or up to the end of the answer's given ``prefix``."""
         format, prefix = self.format, self.neutralize(prefix).strip()
         start = self._fill(format.start + (format.image if has_image else ""))
         lead = format.lead + prefix if prefix else ""
         return start + self.neutralize(prompt_text) + format.answer + lead
 
     def render_completion(self, answer: str, prefix: str = "") -> str:
-        """The text after a rendered prompt (and its ``prefix``): the answer, stripped, and the end
-        token."""
+        """The text that follows a rendered prompt (and ``prefix``): the answer without outer white
+        space, then the end token."""
         lead = " " if self.neutralize(prefix).strip() else self.format.lead
         return lead + self.neutralize(answer).strip() + self._fill(self.format.end)
 
@@ -91,7 +92,7 @@ class Renderer:
         """Token ids of each rendered prompt and its completion, tokenised as one string.
 
         Raises:
-            UserError: the tokenizer joins the end of a prompt with the start of its completion.
+            UserError: one token covers the end of a prompt and the start of its completion.
         """
         alone = self.encode(prompts)
         joined = self.encode(
@@ -100,9 +101,9 @@ class Renderer:
         for prompt, ids, both in zip(prompts, alone, joined, strict=True):
             if both[: len(ids)] != ids:
                 raise UserError(
-                    "The tokenizer joins the end of a prompt with the start of its answer"
-                    f" ({prompt[-20:]!r}); prompt and answer must be apart: use a tokenizer that"
-                    " splits at the space between them."
+                    "The tokenizer merges the end of a prompt with the start of its answer into one"
+                    f" token ({prompt[-20:]!r}); use a tokenizer that splits at the space between"
+                    " prompt and answer."
                 )
         return [(ids, both[len(ids) :]) for ids, both in zip(alone, joined, strict=True)]
 
@@ -125,12 +126,12 @@ def renderer(processor: Any) -> Renderer:
     for name in format.needs:
         if not names[name]:
             raise UserError(
-                f"The processor's tokenizer has no {name}; this family's processors name"
+                f"The processor's tokenizer has no {name}; processors of this family must define"
                 f" {', '.join(format.needs)}."
             )
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
     special = {*tokenizer.all_special_tokens, *added, *(token for token in names.values() if token)}
-    # The longest first: a token may be the beginning of another.
+    # Longest first, because a token may be the beginning of another.
     ordered = sorted((text for text in special if text.strip()), key=len, reverse=True)
     return Renderer(
         format=format,
@@ -143,18 +144,18 @@ def renderer(processor: Any) -> Renderer:
 
 
 def check_template(processor: Any) -> None:
-    """Check that the model's own chat template renders as this module does.
+    """Check that the model's own chat template gives the same text as this module.
 
     Begin and end tokens and outer white space are ignored: some tokenizers add them.
 
     Raises:
-        UserError: there is no template, or it renders another text.
+        UserError: there is no template, or it gives another text.
     """
     ours, text, answer = renderer(processor), "What is there?", "A red ball."
     if not getattr(processor, "chat_template", None):
         raise UserError(
-            "The processor has no chat template to check our prompts against; save it with the"
-            " model's own template."
+            "The processor has no chat template, so the prompts cannot be checked; save the"
+            " processor with the model's own template."
         )
 
     def bare(rendered: str) -> str:
@@ -171,7 +172,7 @@ def check_template(processor: Any) -> None:
         ):
             if bare(mine) != bare(theirs):
                 raise UserError(
-                    f"This model's chat template renders {bare(theirs)!r} where our prompts read"
+                    f"This model's chat template gives {bare(theirs)!r}, but our prompt is"
                     f" {bare(mine)!r}; choose a base with its family's published template"
                     " (LLaVA-1.5's, or Qwen2.5-VL's)."
                 )

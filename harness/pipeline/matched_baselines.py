@@ -1,11 +1,11 @@
-"""Matched baselines: rows computed from stored answers, without training. How much of a method's
-gain would its caption length, or its share of "yes", have brought alone?
+"""Matched baselines: rows computed from the baseline's stored answers, without training. They show
+how much of a method's gain comes from its caption length or its share of "yes" alone.
 
-``untrained at sena length`` is the untrained model's captions, cut until they are as long as sena's
-on average, because shorter captions alone hallucinate less. ``untrained at sena yes-ratio`` is the
-untrained model's yes/no answers, with the threshold between its own log-probabilities moved until
-it says yes as often as sena. The benchmark itself grades both, once a training seed of the method.
-A row with a varied setting gets none."""
+``untrained at sena length``: the untrained model's captions, cut to the same mean length as sena's.
+Shorter captions alone can hallucinate less. ``untrained at sena yes-ratio``: the untrained model's
+yes/no answers, with the threshold on its log-probabilities moved until it answers yes as often as
+sena. The benchmark grades both, once per training seed of the method. Rows with a varied setting
+have no matched baseline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from harness.study.study import Run, Study
 Match = Literal["length", "yes-ratio"]
 
 CAPS = (8, 16, 24, 32, 48, 64)
-"""Numbers of words at which captions are cut, to see a metric against length."""
+"""Numbers of words at which captions are cut, to show metrics as a function of length."""
 
 YES_NO = ("yes", "no")
 
@@ -37,8 +37,8 @@ _WORD = re.compile(r"\w+(?:['’-]\w+)*")  # a word as the caption graders count
 
 @dataclass(frozen=True, kw_only=True)
 class MatchedBaseline:
-    """One row and seed: the baseline's answers, changed to match ``run``, on the benchmarks where
-    that means something."""
+    """A matched baseline for one row and seed: the baseline's answers, changed to match ``run``, on
+    the benchmarks that have the matched metric."""
 
     run: Run
     baseline: Run
@@ -51,13 +51,13 @@ class MatchedBaseline:
 
     @property
     def source(self) -> Literal["answer", "choices"]:
-        """The kind of the baseline's task from which the answers are computed."""
+        """The baseline's stage from which the answers are computed."""
         return "answer" if self.kind == "length" else "choices"
 
 
 def matched_metric(benchmark: Benchmark, kind: Match) -> Metric | None:
-    """The metric that is matched. None where the benchmark has none: its answers are no captions,
-    or not all of its questions ask for yes or no."""
+    """The metric that is matched. None if the benchmark lacks it: its answers are not captions, or
+    not all of its questions are yes/no questions."""
     named = (metric for metric in benchmark.metrics if metric.name == METRICS[kind])
     return next(
         (metric for metric in named if kind != "length" or metric.denominator == "captions"), None
@@ -65,7 +65,7 @@ def matched_metric(benchmark: Benchmark, kind: Match) -> Metric | None:
 
 
 def planned(study: Study) -> list[MatchedBaseline]:
-    """Every matched baseline of a study: of its methods and bounds, in their order."""
+    """All matched baselines of a study's methods and reference rows, in the order of the rows."""
     baseline = next(run for run in study.runs if run.label == study.baseline)
     return [
         MatchedBaseline(run=run, baseline=baseline, kind=kind, benchmarks=benchmarks)
@@ -109,9 +109,9 @@ def study_json(study: Study) -> dict[str, Any]:
 def cut(captions: Mapping[str, str], mean: float) -> dict[str, str]:
     """Captions cut to the same share of their words, so that they have ``mean`` words on average.
 
-    A share that ends within a word is rounded by a draw from the caption's id, so that the mean is
-    met to one word of the whole corpus. Each caption keeps at least one word. Captions that are
-    short enough already stay as they are."""
+    A fractional number of words is rounded at random (seeded by the caption's id), so the total is
+    at most one word from its target. Each caption keeps at least one word. If the mean is already
+    small enough, the captions stay as they are."""
     lengths = {id: len(_WORD.findall(caption)) for id, caption in captions.items()}
     filled = {id: length for id, length in lengths.items() if length}
     total = mean * len(filled)
@@ -129,7 +129,7 @@ def cut(captions: Mapping[str, str], mean: float) -> dict[str, str]:
 
 
 def first_words(text: str, words: int) -> str:
-    """The text up to the end of its ``words``-th word; a text with fewer stays as it is."""
+    """The first ``words`` words of the text; a shorter text stays as it is."""
     ends = [word.end() for word in _WORD.finditer(text)]
     return text if len(ends) <= words else text[: ends[words - 1]]
 
@@ -144,16 +144,16 @@ def _draw(id: str) -> float:
 
 
 def shift(margins: Mapping[str, float], share: float) -> dict[str, str]:
-    """Yes for the ``share`` of the questions with the largest ``margins`` (log-probability of yes
-    less that of no, nats); no for the others."""
+    """Answers "yes" to the ``share`` of questions with the largest ``margins``, "no" to the others.
+    A margin is log p(yes) - log p(no), in nats."""
     leading = sorted(margins, key=lambda id: (-margins[id], id))
     yes = set(leading[: round(share * len(margins))])
     return {id: "yes" if id in yes else "no" for id in margins}
 
 
 def target(grades: Path, metric: Metric) -> float:
-    """A method's value of the matched metric, from its grades' folder: words a caption, or the
-    share of yes among the answers that could be read."""
+    """A method's value of the matched metric, from its folder of grades: words per caption, or the
+    share of yes among the readable answers."""
     frame = pd.read_parquet(grades / "grades.parquet")
     below = float(frame[f"count_{metric.denominator}"].sum())
     return float(frame[f"count_{metric.numerator}"].sum()) / below if below else 0.0

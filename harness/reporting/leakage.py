@@ -1,9 +1,9 @@
-"""Finds images that were both trained on and asked about: the same pixels (sha256), or nearly the
+"""Finds benchmark images that were also drawn for training: identical pixels (sha256) or nearly the
 same (``pool.difference_hash``).
 
 Only stored hashes are compared: ``items.jsonl`` of every round's pairs with ``images.jsonl`` of
-every benchmark. An image counts as trained on if it was drawn from the pool, even if it gave no
-pair. Every leak is listed in ``leaks.csv``, to be looked at."""
+every benchmark. An image drawn from the pool counts even if it gave no pair. ``leaks.csv`` lists
+every leak for inspection."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from harness.reporting.results import StudyResults, load_results
 from harness.reporting.stored import Stored, open_stored
 
 NEAR = 8
-"""Bits of 64 in which the hashes of two nearly equal images may differ. Measured on the synthetic
-world: of 20 million pairs of images from disjoint splits, 1 is that near (6 at 9 bits, 22 at 10,
-248 at 12). Of images saved again, the share found: all at JPEG quality 90, 93 % at 70, 82 % at 50,
-89 % at twice the size, 46 % at half, 60 % with 2 % cropped off each side. The rates for photographs
-are not measured."""
+"""Two images are near duplicates if at most this many of the 64 bits of their hashes differ.
+
+Measured on the synthetic world. False alarms: 1 in 20 million pairs of images from disjoint splits
+(limit of 9 bits: 6, 10 bits: 22, 12 bits: 248). Share of changed copies found: all at JPEG quality
+90, 93 % at 70, 82 % at 50, 89 % at twice the size, 46 % at half, 60 % with 2 % cropped off each
+side. For photographs the rates are not measured."""
 
 MIN_EDGES = 6
-"""A hash with fewer ones (or zeros) than this belongs to a nearly uniform image. All blank images
-have the same hash, so such an image is compared by its pixels alone."""
+"""If a hash has fewer 1 bits (or 0 bits) than this, the image is nearly uniform. All blank images
+have the same hash, so nearly uniform images are compared by pixels only."""
 
 CHUNK = 256
-"""Benchmark images compared at a time, so that memory stays small."""
+"""Number of benchmark images compared at a time; limits memory."""
 
 POOL = "the training pool"
 
@@ -53,7 +54,7 @@ class Leak:
     distance: int
     """Differing bits of the hashes, 0 to ``NEAR``."""
     item: str
-    """The pool's image; of several, the nearest."""
+    """The id of the pool image; if several match, the nearest."""
     labels: str
     """The rows that drew it."""
 
@@ -64,11 +65,11 @@ class Leaks:
 
     found: tuple[Leak, ...]
     asked: Mapping[str, int]
-    """Images by benchmark."""
+    """Number of images of each benchmark."""
     unhashed: tuple[str, ...]
-    """Benchmarks (or ``POOL``) stored without perceptual hashes: compared by pixels alone."""
+    """Benchmarks (or ``POOL``) stored without perceptual hashes; compared by pixels only."""
     trained: int
-    """Images drawn for training."""
+    """Number of images drawn for training."""
 
     def clusters(self, benchmark: str) -> set[str]:
         return {leak.cluster for leak in self.found if leak.benchmark == benchmark}
@@ -87,8 +88,8 @@ class Leaks:
 
 
 def load_with_leaks(out: Path, *, exclude_leaks: bool = False) -> tuple[StudyResults, Leaks]:
-    """The study's results with sentences about leaks in their facts. ``exclude_leaks`` leaves the
-    questions of leaked images out of every row, so that all later numbers are without them.
+    """The study's results, with notes about leaks in their facts, and the leaks. ``exclude_leaks``
+    removes the questions about leaked images from every row before anything is computed.
 
     Raises:
         UserError: the folder holds no study, a file is broken, or every image leaked.
@@ -105,20 +106,20 @@ def load_with_leaks(out: Path, *, exclude_leaks: bool = False) -> tuple[StudyRes
         leaked |= (grades["benchmark"] == benchmark) & grades["cluster"].isin(clusters)
     if len(grades) and bool(leaked.all()):
         raise UserError(
-            f"Every image that {out} asks about is in its training pool too; nothing is left"
-            " without the leaks."
+            f"All benchmark images of {out} are in its training pool too; nothing is left without"
+            " the leaks."
         )
     return replace(study, grades=grades[~leaked].reset_index(drop=True), facts=facts), leaks
 
 
 def write(out: Path, leaks: Leaks) -> None:
-    """Write ``leaks.csv``, a line a leaked image (only the head if there is none)."""
+    """Write ``leaks.csv``, one line per leak (only the header if there are none)."""
     write_bytes(out / "leaks.csv", leaks.csv())
 
 
 def find(results: Results, study: StudyResults) -> Leaks:
-    """Every benchmark image that a finished round of any row drew from its pool. A packed folder
-    has stored them."""
+    """All benchmark images that a finished round of any row drew from its pool. A packed folder
+    stores this list; otherwise it is computed."""
     stored = open_stored(results.out)
     if (known := stored.leaks()) is not None:
         return Leaks(
@@ -210,7 +211,7 @@ def _bits(hashes: Sequence[str]) -> npt.NDArray[np.uint64]:
 
 
 def _nearest(asked: Sequence[str], pool: npt.NDArray[np.uint64]) -> list[tuple[int, int]]:
-    """For each asked hash the smallest distance in bits to a pool image, and that image's index."""
+    """For each benchmark hash: the distance in bits to the nearest pool image and its index."""
     nearest: list[tuple[int, int]] = []
     bits = _bits(asked)
     textured = np.flatnonzero(_textured(pool))
@@ -235,7 +236,7 @@ def _textured(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
 
 
 def sentences(leaks: Leaks, *, excluded: bool) -> tuple[str, ...]:
-    """For the notes: leaks by benchmark, what could not be compared, what was left out."""
+    """For the notes: leaks by benchmark, missing hashes, and excluded images."""
     if not leaks.trained:
         return ()
     counts = []
@@ -251,8 +252,8 @@ def sentences(leaks: Leaks, *, excluded: bool) -> tuple[str, ...]:
         left_out.append(f"{shown} {exact + near:,} of {leaks.asked[name]:,}")
     lines = [
         f"Leaks: benchmark images that are also among the {leaks.trained:,} images drawn for"
-        f" training. Exact: the same pixels; near: difference hashes at most {NEAR} of 64 bits"
-        f" apart; all are listed in leaks.csv. {'; '.join(counts)}."
+        f" training. Exact: the same pixels. Near: difference hashes differ in at most {NEAR} of 64"
+        f" bits. leaks.csv lists all. {'; '.join(counts)}."
     ]
     if leaks.unhashed:
         lines.append(

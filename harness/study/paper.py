@@ -1,25 +1,25 @@
-"""Do SENA, SIMA and CSR on LLaVA-1.5-7B do what their papers report, when all are measured in the
-same way?
+"""The paper study: SENA, SIMA and CSR on LLaVA-1.5-7B, all measured in the same way, to check the
+gains that their papers report.
 
-    python -m harness plan paper                          what is missing, GPU-hours, memory and
-                                                          disk; needs no GPU and no data
+    python -m harness plan paper                          missing data, GPU-hours, memory and disk;
+                                                          needs no GPU and no data
     python -m harness run paper                           each paper's own pool, rounds and recipe
                                                           (profile published)
     python -m harness run paper --profile equal           the same images, steps and batches for all
-    python -m harness run paper --row "SIMA released=org/name"    with a ready-made checkpoint
+    python -m harness run paper --row "SIMA released=org/name"    adds a released checkpoint
 
-On one H200 a seed takes at least 6 GPU-hours in the published profile, 1 in the equal one.
-``plan paper`` computes these bounds and replaces them by what this machine has measured. Data lie
-in ``data/`` (another folder: ``--pool``):
+On one H200 a seed takes at least 6 GPU-hours in the published profile and 1 in the equal profile.
+``plan paper`` computes these lower bounds and replaces them by times measured on this machine, if
+there are any. The data are in ``data/`` (another folder: ``--pool``):
 
     data/ocr_vqa/  data/textvqa/  data/coco/train2017/  data/gqa/  data/vg/
         images (SENA: 1,200 of each per round, 3 rounds)
     data/llava/detail_23k.json  data/llava/complex_reasoning_77k.json
         LLaVA-Instruct (SIMA: 17,000 prompts; CSR: 13,000 per round)
 
-The papers leave two things open. The shares of detail and reasoning prompts are one to three here,
-about the sizes of the two files. Each of CSR's rounds draws fresh prompts, as everywhere in this
-harness."""
+The papers do not state two things. The ratio of detail to reasoning prompts is 1 : 3 here, about
+the ratio of the sizes of the two files. Each round of CSR draws new prompts, like every method in
+this harness."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ INSTRUCT = ("detail_23k.json", "complex_reasoning_77k.json")
 ROUNDS: Mapping[str, tuple[int, int]] = {
     name: (entry.images, entry.rounds) for name, entry in METHODS.items() if entry.images
 }
-"""Images per round, and rounds, as published."""
+"""Images per round and number of rounds, as published."""
 EQUAL = (6000, 1)
-"""The same in the profile "equal"."""
+"""Images per round and number of rounds in the profile "equal"."""
 WANTED = ("coco_chair", "pope", "amber_d", "mme")
-"""What the papers report and what is graded here without a judge. If some files cannot be had, name
-other benchmarks."""
+"""The papers' benchmarks that are graded here without a judge. If you cannot get some of the files,
+choose other benchmarks."""
 
 
 def images_pool(data: str) -> str:
@@ -54,7 +54,7 @@ def images_pool(data: str) -> str:
 
 
 def instruct_pool(data: str) -> str:
-    """LLaVA-Instruct's detail and complex reasoning prompts with their answers, one to three."""
+    """LLaVA-Instruct's detail and complex reasoning prompts with their answers, in ratio 1 : 3."""
     folder = f"{data}/coco/train2017"
     return "mix:" + ",".join(
         f"llava:{data}/llava/{file}:{folder}={share}"
@@ -84,7 +84,7 @@ def runs_of(
         method = methods[label]
         published_images, published_rounds = ROUNDS[label] if profile == "published" else EQUAL
         count = min(images or published_images, limit or published_images)
-        # A method that needs images alone has its own mixture of them.
+        # A method that needs only images (SENA) uses the mixture of its paper.
         images_alone = method.needs == {"image"} and profile == "published"
         run = Run(
             label=label,
@@ -102,8 +102,7 @@ def runs_of(
 def missing(
     data: str, runs: Sequence[Run], benchmarks: Sequence[str], folders: Mapping[str, Path]
 ) -> list[str]:
-    """What the study still needs, one line each; ``folders`` are those named on the command
-    line."""
+    """The missing data, one line each. ``folders``: data folders given on the command line."""
     root, pools = Path(data), {run.pool for run in runs if run.method.recipe}
     needed = [root / name for name in SENA_SETS] if images_pool(data) in pools else []
     if instruct_pool(data) in pools:
@@ -133,8 +132,8 @@ def study(
 ) -> Study:
     """The paper study.
 
-    ``pool`` is the folder of its data. ``images`` and ``rounds`` replace the papers' numbers,
-    ``limit`` caps test images and pool images per round. The other options are those of
+    ``pool`` is the data folder. ``images`` and ``rounds`` replace the papers' numbers. ``limit``
+    caps the test images and the pool images per round. The other options are those of
     :func:`harness.study.compare.study`.
 
     Raises:
@@ -146,9 +145,9 @@ def study(
         given = named_folders(local_data)
     if lacking := missing(pool, runs, names, given):
         raise UserError(
-            f"The study paper lacks {len(lacking)} things: {'; '.join(lacking)}. Bring them, name"
-            " another folder with --pool, or fewer --benchmarks; `python -m harness plan paper`"
-            " says what the study will cost."
+            f"Missing for the study paper ({len(lacking)}): {'; '.join(lacking)}. Add them, name"
+            " another folder with --pool, or choose fewer --benchmarks; `python -m harness plan"
+            " paper` shows what the study will cost."
         )
     local_names = {
         entry.local.name for name in names if (entry := BENCHMARKS.get(name)) and entry.local
@@ -188,8 +187,8 @@ def forecast(
     local_data: Sequence[str] = (),
     **_: object,
 ) -> tuple[str, bool]:
-    """What ``plan paper`` prints first - costs and missing data - and whether nothing is missing.
-    It takes the options of :func:`study` and needs neither data nor a GPU."""
+    """The first lines of ``plan paper`` (costs and missing data), and whether all data are there.
+    Takes the options of :func:`study`; needs neither data nor a GPU."""
     runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit)
     with user_errors():
         folders = named_folders(local_data)

@@ -1,8 +1,8 @@
-"""How a training uses the machine: batch size, checkpointing, sharding, optimiser.
+"""How training uses the machine: batch size, checkpointing, sharding, optimiser.
 
-All but the optimiser change a result by rounding alone, so they are not part of its identity. The
-8-bit optimiser (Dettmers et al., arXiv 2110.02861) computes other weights; its name enters the
-training's identity."""
+Except for the optimiser, these choices change results only by rounding, so they are not part of the
+training's identity. The 8-bit optimiser (Dettmers et al., arXiv 2110.02861) gives other weights, so
+its name is part of the identity."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ Optimizer = Literal["adamw", "adamw8bit"]
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """The user's choices; :func:`fit` decides every None by what fits in memory."""
+    """The user's choices; :func:`fit` replaces every None by a value that fits in memory."""
 
     device_batch: int = 8
-    """Pairs in one forward pass; halved where they do not fit."""
+    """Pairs in one forward pass; halved until they fit."""
     checkpointing: bool | None = None
     """Recompute activations in the backward pass instead of keeping them."""
     sharded: bool | None = None
-    """Shard weights, gradients and optimiser state over the processes (FSDP2); with adapters, the
-    frozen weights."""
+    """Shard weights, gradients and optimiser state over the processes (FSDP2). With adapters, only
+    the frozen weights are sharded."""
     optimizer: Optimizer = "adamw"
     memory: int | None = None
-    """Bytes of a device to plan for. None: what the device has."""
+    """Memory per device to plan for, in bytes. None: the device's own memory."""
     find_batch_size: bool | None = None
-    """Try the longest batch before the first step."""
+    """Before the first step, try whether the batch with the longest pairs fits."""
     log_to: tuple[str, ...] = ("",)
-    """Trackers (loggers.py); "" stands for TensorBoard where it is installed."""
+    """Trackers (loggers.py); "" means TensorBoard, if it is installed."""
 
     def __post_init__(self) -> None:
         if self.device_batch < 1:
@@ -66,10 +66,10 @@ def estimate(
     processes: int = 1,
     optimizer: Optimizer = "adamw",
 ) -> MemoryEstimate:
-    """The memory of a training whose largest batch is ``longest`` (memory.py).
+    """The memory that training needs if its largest batch is ``longest`` (memory.py).
 
-    ``processes``: over how many the weights are sharded. Adapters are assumed on every linear map
-    of the layers."""
+    Weights are sharded over ``processes`` processes. Adapters are assumed on every linear layer of
+    the transformer blocks."""
     dropout = any(
         "lora_dropout" in name and getattr(module, "p", 0) > 0
         for name, module in model.named_modules()
@@ -99,8 +99,8 @@ def estimate(
 
 
 def with_device_memory(asked: Placement, model: Any, ranks: Ranks) -> Placement:
-    """``asked`` with the memory of the process that has least, so that all processes decide alike;
-    else they would wait for each other forever."""
+    """``asked`` with the smallest memory over all processes, so that all of them make the same
+    choice. Different choices would make training hang."""
     known = [
         each for each in ranks.gather(asked.memory or device_memory(model)) if each is not None
     ]
@@ -119,11 +119,11 @@ def fit(
 ) -> Placement:
     """``asked`` with every None decided: the fastest configuration that fits in ``asked.memory``.
 
-    Tried in order: everything on each device; with checkpointing; sharded; with half as many pairs.
-    Without a known memory, as on the CPU, every None becomes False.
+    Tried in order: everything on each device; with checkpointing; sharded; both; then the same with
+    half as many pairs. If the memory is unknown, as on the CPU, every None becomes False.
 
     Raises:
-        UserError: nothing fits (with the numbers), or the choices exclude each other.
+        UserError: nothing fits (with the numbers), or the choices cannot be combined.
     """
     _check(asked, processes)
     if asked.memory is None:
@@ -175,22 +175,22 @@ def _too_large(
     mends += ["shorter answers", "a smaller base"]
     return (
         f"One pair of up to {length} tokens at a time needs about"
-        f" {(needed.total + SPARE) / GIB:.1f} GiB a device to train ({parts}) and"
-        f" {memory / GIB:.1f} GiB are there; give {', '.join(mends[:-1])} or {mends[-1]}."
+        f" {(needed.total + SPARE) / GIB:.1f} GiB per device to train ({parts}), but only"
+        f" {memory / GIB:.1f} GiB are available; use {', '.join(mends[:-1])} or {mends[-1]}."
     )
 
 
 def _check(asked: Placement, processes: int) -> None:
     if asked.sharded and processes == 1:
         raise UserError(
-            "Weights are sharded over several processes; start them with: torchrun --nproc_per_node"
-            " N -m harness run ..."
+            "Sharding needs several processes; start them with: torchrun --nproc_per_node N -m"
+            " harness run ..."
         )
     check_optimizer(asked.optimizer)
     if asked.optimizer == "adamw8bit" and asked.sharded:
         raise UserError(
-            "The 8-bit optimiser does not take sharded weights; leave --eight-bit out, or train on"
-            " one GPU."
+            "The 8-bit optimiser does not work with sharded weights; leave --eight-bit out, or"
+            " train on one GPU."
         )
 
 
@@ -198,7 +198,7 @@ def check_optimizer(optimizer: Optimizer) -> None:
     """Check that this machine can run the optimiser.
 
     Raises:
-        UserError: it is the 8-bit one and bitsandbytes is not installed.
+        UserError: it is the 8-bit optimiser, and bitsandbytes is not installed.
     """
     if optimizer == "adamw8bit" and importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
@@ -208,8 +208,8 @@ def check_optimizer(optimizer: Optimizer) -> None:
 
 
 def device_memory(model: Any) -> int | None:
-    """Bytes of its device that a model's training may take: the free ones and the model's own, but
-    not those of other models. None on the CPU."""
+    """Bytes available for training on the model's device: the free memory plus the memory of the
+    model itself. None on the CPU."""
     if model.device.type != "cuda":
         return None
     own: int = sum(

@@ -1,9 +1,9 @@
-"""CSR's calibrated reward (Zhou et al., arXiv 2405.14622, section 3.1): the model's own score of a
-step and the step's relevance to the image.
+"""CSR's calibrated reward (Zhou et al., arXiv 2405.14622, section 3.1). It combines the model's
+score of a step (a sentence) with the step's relevance to the image.
 
-"scores" is the paper's: R = lambda * R_I + (1 - lambda) * R_T, with R_T the product of the step's
-token probabilities and R_I = max(100 cos(image, sentence), 0). "ranks" is the released code's: both
-are ranked among siblings."""
+"scores", as in the paper: R = lambda * R_I + (1 - lambda) * R_T, where R_T is the product of the
+step's token probabilities and R_I = max(100 cos(image, sentence), 0). "ranks", as in the released
+code: score and relevance are replaced by their ranks among siblings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Reward = Literal["ranks", "scores"]
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedText:
-    """A finished text of a tree."""
+    """A complete text in the search tree."""
 
     leaf: int
     """The index of its last node."""
@@ -33,11 +33,10 @@ class FinishedText:
 
 
 def set_relevance(trees: Sequence[Tree], images: Sequence[Image], scorer: Scorer) -> None:
-    """Set every node's relevance R_I to its tree's image; all sentences are scored in one call.
+    """Set the relevance R_I of every node to its tree's image. All sentences are scored together.
 
-    The end of a text has no words to compare with an image. Its relevance is the mean over the
-    sentences of the text: a better step than a sentence below that mean, a worse one than a
-    sentence above it."""
+    The end of a text has no words to compare with the image. Its relevance is the mean over the
+    sentences of the text, so it ranks above sentences below this mean and under those above it."""
     scored = [
         (node, image)
         for tree, image in zip(trees, images, strict=True)
@@ -49,7 +48,7 @@ def set_relevance(trees: Sequence[Tree], images: Sequence[Image], scorer: Scorer
         sentences = [plain_text(node.sentence) for node, _ in scored]
         values = scorer.relevance([image for _, image in scored], sentences)
     for (node, _), value in zip(scored, values, strict=True):
-        # Rounded, so that equal relevances tie in every batch despite arithmetic noise.
+        # Rounded: batches differ by rounding errors, and equal relevances must stay equal.
         node.relevance = round(max(value, 0.0), 3)
     for tree in trees:
         for node in tree.nodes[1:]:
@@ -59,8 +58,8 @@ def set_relevance(trees: Sequence[Tree], images: Sequence[Image], scorer: Scorer
 
 
 def ranks(values: Sequence[float]) -> list[float]:
-    """1/n for the highest of n values to 1 for the lowest; of equal values, the first ranks
-    higher."""
+    """Ranks from 1/n (the highest of n values) to 1 (the lowest). Of equal values, the first gets
+    the smaller rank."""
     order = sorted(range(len(values)), key=lambda place: -values[place])
     ranked = [0.0] * len(values)
     for rank, place in enumerate(order, 1):
@@ -69,9 +68,9 @@ def ranks(values: Sequence[float]) -> list[float]:
 
 
 def step_costs(tree: Tree, reward: Reward, lam: float) -> list[float]:
-    """The cost of each node's own step; the root costs nothing.
+    """The cost of each node's step (lower is better); the root costs 0.
 
-    "ranks": lambda * rank of the relevance + (1 - lambda) * rank of the score, each among siblings.
+    "ranks": lambda * rank of the relevance + (1 - lambda) * rank of the score, both among siblings.
     "scores": -R."""
     costs = [0.0] * len(tree.nodes)
     for siblings in tree.children():
@@ -88,10 +87,10 @@ def step_costs(tree: Tree, reward: Reward, lam: float) -> list[float]:
 
 
 def finished_texts(tree: Tree, reward: Reward, lam: float) -> list[FinishedText]:
-    """The tree's finished texts in depth-first order; of equal texts, the first.
+    """The tree's finished texts in depth-first order; of equal texts, only the first.
 
-    A text costs the mean of its steps' costs; with "ranks" the root counts as a step. A sum would
-    favour long texts with "scores", because relevance is never negative."""
+    The cost of a text is the mean cost of its steps; with "ranks" the root counts as a step too. A
+    sum would favour long texts with "scores", because relevance is never negative."""
     children, costs = tree.children(), step_costs(tree, reward, lam)
     texts: dict[str, FinishedText] = {}
     stack = [0]
@@ -108,7 +107,7 @@ def finished_texts(tree: Tree, reward: Reward, lam: float) -> list[FinishedText]
 
 
 def best_and_worst(finished: Sequence[FinishedText]) -> tuple[FinishedText, FinishedText]:
-    """The cheapest and the dearest text; of equally cheap ones the first, of equally dear ones the
-    last."""
+    """The texts with the lowest and the highest cost. Ties: the first of the lowest, the last of
+    the highest."""
     ranked = sorted(finished, key=lambda text: text.cost)
     return ranked[0], ranked[-1]

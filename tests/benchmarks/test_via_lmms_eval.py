@@ -127,7 +127,7 @@ def test_a_total_that_is_not_that_of_the_rows_stops_the_grading(
     reply = copy.deepcopy(HEARD["gqa"]["replies"]["grade"])
     reply["totals"]["exact_match"] += 0.1
     benchmark = replayed("gqa", monkeypatch, {"grade": reply})
-    with pytest.raises(ValueError, match="this version of the kit counts in another way"):
+    with pytest.raises(ValueError, match="this version of the kit counts differently"):
         benchmark.grade(answered("gqa", benchmark.exported.rows))
 
 

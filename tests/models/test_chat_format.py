@@ -89,7 +89,7 @@ def test_template_mismatch_is_named(old: str, new: str) -> None:
     _, processor = tiny_llava()
     assert old in processor.chat_template
     processor.chat_template = processor.chat_template.replace(old, new)
-    with pytest.raises(UserError, match=r"chat template renders '.*' where our prompts read '.*'"):
+    with pytest.raises(UserError, match=r"chat template gives '.*', but our prompt is '.*'"):
         check_template(processor)
 
 

@@ -228,7 +228,7 @@ def test_a_gain_says_whether_a_control_reaches_it() -> None:
     other = said(alone, cell_of("toy"), seed=1)
     assert "| not graded yet | 3.00 | -1.00 [-2.00, -0.50] | better | 1 of 2 | 4, 8 |" in other
     assert "2 images &lt;leaked&gt;." in other
-    assert "limited to 3 a benchmark" in other
+    assert "limited to 3 images per benchmark" in other
     assert said(alone, cell_of("toy", value=float("nan"), difference=float("nan"))) == UNGRADED
 
 

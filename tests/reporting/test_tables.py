@@ -203,7 +203,7 @@ def test_several_seeds_are_averaged_by_image_and_shown_apart(study: SimpleNamesp
     assert all(
         f"{value:.1f}" in study.markdown.split("Training seeds apart")[1] for value in values
     )
-    assert "For another training see the interval over seeds" in re.sub(r"\s+", " ", study.text)
+    assert "between trainings see the interval over seeds" in re.sub(r"\s+", " ", study.text)
 
 
 def test_unscored_answers_are_kept_apart(study: SimpleNamespace) -> None:

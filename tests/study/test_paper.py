@@ -64,7 +64,9 @@ def test_the_profile_equal_gives_all_the_same_images_and_steps(tmp_path: Path) -
 def test_what_is_missing_is_named_and_planning_needs_none_of_it(tmp_path: Path) -> None:
     folder = data(tmp_path)
     (tmp_path / "llava" / "detail_23k.json").unlink()
-    with pytest.raises(UserError, match=r"lacks 1 things: .*detail_23k\.json is not there"):
+    with pytest.raises(
+        UserError, match=r"Missing for the study paper \(1\): .*detail_23k\.json is not there"
+    ):
         paper.study(pool=folder, benchmarks=["synthetic_pope"])
     text, ready = paper.forecast(tmp_path, pool=str(tmp_path / "nowhere"), limit=3)
     assert not ready

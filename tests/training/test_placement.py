@@ -74,7 +74,8 @@ def test_what_does_not_fit_or_is_contradictory_is_an_error_before_training() -> 
     with pytest.raises(
         UserError,
         match=(
-            r"One pair of up to \d+ tokens .*\(weights 0\.0, .* are there; give a recipe with LoRA"
+            r"One pair of up to \d+ tokens .*\(weights 0\.0, .* are available; use a recipe"
+            r" with LoRA"
         ),
     ):
         decided(Placement(), 1000)

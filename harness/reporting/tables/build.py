@@ -36,9 +36,9 @@ from harness.reporting.tables.model import (
 GROUPS: Mapping[str, str] = {
     "baseline": "",
     "method": "",
-    "reference": "reference rows: trained with supervision or exact truth, which methods lack",
+    "reference": "reference rows: trained with supervision or exact truth that methods do not have",
     "control": "controls: a method with one part removed",
-    "matched": "matched baselines: the baseline's own answers, shortened or shifted; not trained",
+    "matched": "matched baselines: the baseline's captions cut, or its yes/no shifted; not trained",
 }
 """The headings of the rows by role, in the table's order."""
 

@@ -1,4 +1,4 @@
-"""The sentences of the table: a summary of the primary metrics above it, and the notes below."""
+"""Texts of the table: the summary of the primary metrics above it and the notes below it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FEW = 50
 about 90 % of cases (tests/benches/bench_stats.py)."""
 
 LISTED = 12
-"""Rows' rounds with missing stages that a note names; the others are counted."""
+"""At most this many rounds with missing stages are listed in a note; the rest are counted."""
 
 UNGRADED = " is not graded yet"
 
@@ -28,11 +28,11 @@ VERDICTS = {
 
 
 def reading(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
-    """A sentence for each method and reference row: which primary metrics changed clearly, which
-    did not, which are missing, and which gains a control reaches too."""
+    """One sentence per method and reference row: primary metrics with and without a clear change,
+    missing ones, and gains that a control reaches too."""
     family = holm_family(cells)
     if not family:
-        return ["No primary metric was declared, so nothing is tested and nothing carries a star."]
+        return ["No primary metric was declared, so nothing is tested and there are no stars."]
     lines = []
     for row in (row for row in study.compared if row.role in ("method", "reference")):
         mine = [cell for cell in family if cell.label == row.label]
@@ -60,8 +60,8 @@ def footnotes(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
     last = [cell for cell in cells if cell.last]
     return [
         f"A cell: value (difference from {study.baseline} [95 % interval]). ↑ higher is better, ↓"
-        " lower is better; a metric without an arrow is descriptive and never tested. Intervals:"
-        " paired BCa bootstrap over images; they are not symmetric.",
+        " lower is better; a metric without an arrow only describes and is never tested."
+        " Intervals: paired BCa bootstrap over images; they are not symmetric.",
         _stars(cells),
         *_marks(last),
         *_missing(study, last),
@@ -80,8 +80,9 @@ def _stars(cells: Sequence[MetricResult]) -> str:
         f"* better, * worse: p < {ALPHA} in a sign-flip permutation test over images (all questions"
         f" of an image move together), Holm-corrected over {tests}"
         f" {'test' if tests == 1 else 'tests'} (methods x primary metrics). A primary metric"
-        " without a star shows no clear change, which is not the same as no change. Its interval"
-        " may exclude 0: Holm corrects the tests, not the intervals. Other metrics are not tested."
+        " without a star shows no clear change; this does not prove that nothing changed. Its"
+        " interval may exclude 0, because Holm corrects the tests, not the intervals. Other metrics"
+        " are not tested."
     )
 
 
@@ -158,14 +159,14 @@ def _seeds(study: StudyResults) -> list[str]:
     lines = []
     if single:
         lines.append(
-            f"One training seed ({', '.join(single)}): the interval is for this checkpoint only,"
-            " not for another training."
+            f"One training seed ({', '.join(single)}): the interval is valid for this"
+            " checkpoint only; another seed can give another result."
         )
     if several:
         lines.append(
             f"Several training seeds ({', '.join(several)}): value, interval and test use each"
-            " image's counts averaged over the seeds, and are for these checkpoints. For another"
-            " training see the interval over seeds."
+            " image's counts averaged over the seeds. They are valid for these checkpoints. For the"
+            " variation between trainings see the interval over seeds."
         )
     return lines
 
@@ -176,7 +177,7 @@ def _size(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
     if study.limit is not None:
         texts = [f"{name} {images:,}" for name, images in sizes.items()]
         lines.append(
-            f"The study is limited to {study.limit:,} a benchmark; images answered:"
+            f"The study is limited to {study.limit:,} images per benchmark; images answered:"
             f" {', '.join(texts) or 'none graded yet'}."
         )
     if few := [name for name, images in sizes.items() if images < FEW]:
@@ -201,8 +202,8 @@ def _detectable(last: Sequence[MetricResult]) -> list[str]:
     if not parts:
         return []
     return [
-        "Smallest true difference that a single test finds in 80 % of cases at 0.05 (with Holm it"
-        f" is somewhat larger): {', '.join(parts)}."
+        "Smallest true difference that a single test at level 0.05 detects with 80 % power (with"
+        f" Holm it is somewhat larger): {', '.join(parts)}."
     ]
 
 
@@ -215,8 +216,8 @@ def _unscored(last: Sequence[MetricResult]) -> list[str]:
 
 
 def _mcnemar(study: StudyResults) -> list[str]:
-    """A sentence a benchmark: gained and lost questions and p, for each training seed. The first
-    sentence explains the test."""
+    """One sentence per benchmark: gained and lost questions and p for each training seed. The
+    first sentence explains the test."""
     tests = question_tests(study)
     lines: list[str] = []
     for benchmark in dict.fromkeys(name for name, *_ in tests):
@@ -265,12 +266,12 @@ def _facts(study: StudyResults) -> list[str]:
 
 
 def reported(references: Sequence[str]) -> list[str]:
-    """The sources of the reported numbers; nothing if the table shows none."""
+    """The sources of the reported numbers; empty if the table has no such numbers."""
     if not references:
         return []
     sources = " ".join(f"[{place}] {text}." for place, text in enumerate(references, start=1))
     return [
-        'Columns named "reported" hold numbers as papers print them. They are not measured here,'
-        " and are neither compared nor ranked with measured ones. In brackets: the source, and how"
-        f" far it was checked: {sources}"
+        'Columns named "reported" show numbers printed in papers. They are not measured here and'
+        " are neither compared nor ranked with measured numbers. Sources, and how each was checked:"
+        f" {sources}"
     ]

@@ -61,16 +61,18 @@ def blocks(out: Path, study: StudyResults) -> tuple[Block, ...]:
     optional = (
         _block(
             "What the pairs were like",
-            "chosen and rejected answers, mean over training seeds; errors against the exact truth,"
-            " where the pool has it; truly better: share of the pairs whose sides differ in errors",
+            "chosen and rejected answers, mean over training seeds; errors: counted with the exact"
+            " truth, if the pool has it; truly better: the chosen answer has fewer errors, in % of"
+            " the pairs with unequal errors",
             pairs,
             ("run", "kind"),
             PAIR_STATS,
         ),
         _block(
             "What the critic did",
-            "mean over training seeds; first place wins: 50 is no preference for a place, where"
-            " orders are random or both are asked; for how often it was right see the block above",
+            "mean over training seeds; first place wins: 50 means that the order of the two answers"
+            " has no effect (if orders are random or both are asked); how often the critic was"
+            " right: see 'chosen truly better' above",
             critics,
             ("run",),
             CRITIC,

@@ -18,7 +18,7 @@ SHORT = 12
 
 
 def sentences(out: Path, study: StudyResults) -> list[str]:
-    """The study's own notes, then a sentence a subject; a subject without stored data is left
+    """The study's own notes, then one sentence per subject. Subjects without stored data are left
     out."""
     results, stored = Results(out), open_stored(out)
     content = stored.study()
@@ -65,16 +65,16 @@ def _checkpoints(results: Results, stored: Stored, study: StudyResults) -> str:
 
 
 def _families(runs: list[Mapping[str, Any]], baseline: str) -> str:
-    """The rows of another model family than the baseline's, and what that means for the numbers."""
+    """Rows whose model family differs from the baseline's, with a warning; else empty."""
     families = {run["label"]: str(run["family"]) for run in runs if run.get("family")}
     base = families.get(baseline)
     others = [f"{label} is {family}" for label, family in families.items() if family != base]
     if base is None or not others:
         return ""
     return (
-        f"{', '.join(others)}, {baseline} {base}; each is asked the same questions in its own chat"
-        " template, with images prepared by its own processor. Such a difference is between two"
-        " models; it is not the gain of a method"
+        f"{', '.join(others)}, {baseline} {base}; all get the same questions, each in its own chat"
+        " template and with images from its own processor. Differences between families compare two"
+        " models; they are not the gain of a method"
     )
 
 
@@ -142,10 +142,10 @@ def _tuning(content: Mapping[str, Any], study: StudyResults) -> str:
         return f"Tuning: {str(tuning).rstrip('.')}."
     if study.split == "dev":
         return (
-            "Tuning: these are questions of the development split; settings chosen by them must be"
-            " tested on others."
+            "Tuning: these are questions of the development split; test the chosen settings on"
+            " other questions."
         )
     return (
-        f"Tuning: the study records no trials of its settings. It uses the {study.split} split;"
-        " trials belong on the development split, the same number for each method."
+        f"Tuning: the study records no tuning trials. It uses the {study.split} split; tune on the"
+        " development split, with the same number of trials for each method."
     )
