@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.data.pool import Pool, read_image
+from harness.data.image_file import read_image
+from harness.data.pool import Pool
 from harness.errors import UserError
 from methods.interface import Field, Item
 

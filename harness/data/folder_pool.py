@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.data.pool import Pool, read_image
+from harness.data.image_file import read_image
+from harness.data.pool import Pool
 from harness.errors import UserError
 from methods.interface import Item
 

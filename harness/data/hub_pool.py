@@ -16,7 +16,8 @@ from typing import Any
 
 import datasets
 
-from harness.data.pool import Pool, UnreadableImage, read_image
+from harness.data.image_file import UnreadableImage, read_image
+from harness.data.pool import Pool
 from harness.errors import UserError
 from harness.models.hub_snapshots import FAILURES, commit_of
 from methods.interface import Field, Item

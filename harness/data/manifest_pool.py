@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from harness.data.pool import Pool, pixels_sha, read_image
+from harness.data.image_file import read_image
+from harness.data.pool import Pool, pixels_sha
 from harness.errors import UserError
 from methods.interface import Field, Item
 
