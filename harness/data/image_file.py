@@ -39,6 +39,14 @@ class UnreadableImage(Exception):  # noqa: N818  (such an image is skipped and c
     """An image of the pool cannot be used; the message is the reason."""
 
 
+def is_file(path: Path) -> bool:
+    """Whether the path is a file. A name that the file system cannot hold is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a null byte
+        return False
+
+
 def treatments(image: Image.Image) -> tuple[str, ...]:
     """Those of the TREATMENTS that :func:`read_image` applied to the image."""
     applied: tuple[str, ...] = image.info.get(_NOTE, ())
@@ -53,6 +61,8 @@ def read_image(file: Path | BinaryIO) -> Image.Image:
             pixels, too narrow, or its values are no numbers.
     """
     try:
+        if isinstance(file, Path) and file.exists() and not is_file(file):
+            raise UnreadableImage("no plain file")  # opening a pipe would wait for ever
         with Image.open(file) as image:
             _check_shape(image)
             return _upright_rgb(image)

@@ -50,8 +50,19 @@ class Drawn:
         return tuple(image.id for image in self.images)
 
     def fingerprint(self, needs: frozenset[Field]) -> str:
-        """Fingerprint of the ids, the images, and those texts that the method needs."""
+        """Fingerprint of the ids, the images, and those texts that the method needs.
+
+        Raises:
+            UserError: an image has no usable text of a kind that the method needs.
+        """
         texts = [field for field in ("question", "reference") if field in needs]
+        for field in texts:
+            if lacking := [image.id for image in self.images if getattr(image, field) is None]:
+                raise UserError(
+                    f"{len(lacking)} of {len(self.images)} drawn images, such as {lacking[0]}, have"
+                    f" no usable {field}, which the method needs: it is missing, blank, no text, or"
+                    " has a token such as <image> inside; mend these rows or take them out."
+                )
         return fingerprint(
             [
                 [image.id, image.sha256, *(getattr(image, field) for field in texts)]
