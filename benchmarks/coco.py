@@ -13,7 +13,7 @@ word, and then repairs errors such as "wine glas"."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
@@ -120,7 +120,11 @@ def chair(
     items: list[Item[frozenset[str]]] = []
     images: list[tuple[str, Path]] = []
     for place, id in _chosen(folder, split, list(val.images)):
-        captions = val.captions.get(id, ())
+        if not (captions := val.captions.get(id)):
+            raise ValueError(
+                f"{folder / CAPTIONS} has no caption of the image {id}, and CHAIR's truth needs"
+                f" them; {files.AGAIN}."
+            )
         truth = {category for caption in captions for category in reader.mentions(caption)}
         for category in val.outlined.get(id, frozenset()):
             if category not in reader.categories:
@@ -212,24 +216,46 @@ def _val2014(folder: Path) -> _Val2014:
     outlined: dict[str, set[str]] = {}
     references: dict[str, list[str]] = {}
     try:
-        images = {str(image["id"]): str(image["file_name"]) for image in content["images"]}
+        images = {_id(image["id"]): str(image["file_name"]) for image in content["images"]}
+        if len(images) < len(content["images"]):
+            raise ValueError(f"{instances}: an image id occurs twice; {files.AGAIN}.")
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
         for outline in content["annotations"]:
-            categories = outlined.setdefault(str(outline["image_id"]), set())
+            id = _id_among(images, outline["image_id"], f"{instances}: an outline")
+            categories = outlined.setdefault(id, set())
             categories.add(names[outline["category_id"]])
         for caption in _fields(captions, "annotations")["annotations"]:
-            references.setdefault(str(caption["image_id"]), []).append(str(caption["caption"]))
+            id = _id_among(images, caption["image_id"], f"{captions}: a caption")
+            if not isinstance(text := caption["caption"], str):
+                raise ValueError(
+                    f"{captions}: a caption of the image {id} is {text!r}, no text; {files.AGAIN}."
+                )
+            references.setdefault(id, []).append(text)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{instances} or {captions}: an entry lacks {error}; {files.AGAIN}."
         ) from None
-    if len(images) < len(content["images"]):
-        raise ValueError(f"{instances}: an image id occurs twice; {files.AGAIN}.")
     return _Val2014(
         images=images,
         outlined={id: frozenset(categories) for id, categories in outlined.items()},
         captions={id: tuple(texts) for id, texts in references.items()},
     )
+
+
+def _id(value: object) -> str:
+    """An image id as text; COCO's are whole numbers."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"a whole number as image id (it is {value!r})")
+    return str(value)
+
+
+def _id_among(images: Mapping[str, str], value: object, what: str) -> str:
+    """The image id of an outline or caption; what belongs to no image would lower the truth."""
+    if (id := _id(value)) not in images:
+        raise ValueError(
+            f"{what} is of the image {id}, which is not among the images of val2014; {files.AGAIN}."
+        )
+    return id
 
 
 def _fields(path: Path, *names: str) -> dict[str, Any]:

@@ -15,6 +15,13 @@ from typing import IO, Any
 from PIL import Image
 
 AGAIN = "get the official file again"
+LARGEST = 89_478_485
+"""Most pixels of an image: a quarter of a GiB in RGB, PIL's limit."""
+TOO_LARGE = f"is larger than {LARGEST:,} pixels"
+LONGEST_SHAPE = 200
+"""The largest ratio of an image's sides: Qwen2.5-VL's processor takes no more, and LLaVA's needs
+gigabytes for it."""
+_NOTE = "selfsight_read_as_stored"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,20 +64,27 @@ class LocalData:
 def read_text(path: Path) -> str:
     """A text file in UTF-8, with or without a byte order mark."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        # error.start does not count the byte order mark, which is no line end.
+        line = content[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: not UTF-8 text; {AGAIN}.") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror}); {AGAIN}.") from None
 
 
 def read_json(path: Path) -> Any:
     """A JSON file."""
+    content = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(content)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path}, line {error.lineno}: not JSON, or cut off ({error.msg}); {AGAIN}."
         ) from None
+    except (ValueError, RecursionError) as error:  # a number too long, lists nested too deep
+        raise ValueError(f"{path}: not readable JSON ({error}); {AGAIN}.") from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -98,8 +112,9 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _parsed(place: str, line: str) -> Any:
     try:
         return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not JSON, or cut off ({error.msg}); {AGAIN}.") from None
+    except (ValueError, RecursionError) as error:
+        why = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise ValueError(f"{place}: not JSON, or cut off ({why}); {AGAIN}.") from None
 
 
 def text(place: str, row: dict[str, Any], name: str) -> str:
@@ -111,8 +126,13 @@ def text(place: str, row: dict[str, Any], name: str) -> str:
 
 
 def clean(place: str, value: str, name: str) -> str:
-    """The text, if its only control characters are line ends and tabs."""
+    """The text, if its only control characters are line ends and tabs, and UTF-8 can hold it."""
     for character in value:
+        if "\ud800" <= character <= "\udfff":
+            raise ValueError(
+                f"{place}: {name} holds {character!r}, half of a character; {AGAIN}, or take it"
+                " out."
+            )
         if ord(character) < 32 and character not in "\n\r\t":
             raise ValueError(
                 f"{place}: {name} holds the control character {character!r}; {AGAIN}, or take it"
@@ -152,9 +172,61 @@ def open_image(path: Path) -> Image.Image:
 
 
 def decode_image(what: str, file: Path | IO[bytes]) -> Image.Image:
-    """The image in ``file`` as RGB; ``what`` begins the sentence of an error."""
+    """The image in ``file`` as RGB; ``what`` begins the sentence of an error.
+
+    It is read as the authors' code reads it: neither turned by EXIF nor scaled nor composited.
+    :func:`read_as_stored` tells where that matters.
+
+    Raises:
+        ValueError: it cannot be decoded, or is too large or too narrow for a model.
+    """
     try:
         with Image.open(file) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            pixels = image.width * image.height
+            # The bounds come first: a small file can hold an image that fills the memory.
+            why = _refused_shape(image.size) if pixels <= LARGEST else TOO_LARGE
+            if not why:
+                noted = _not_applied(image)
+                rgb = image.convert("RGB")
+                rgb.info[_NOTE] = noted
+                return rgb
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        why = TOO_LARGE
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
         raise ValueError(f"{what} cannot be read ({error}); {AGAIN}.") from None
+    raise ValueError(f"{what} {why}; {AGAIN}, or make it smaller.")
+
+
+def read_as_stored(image: Image.Image) -> tuple[str, ...]:
+    """What :func:`decode_image` left out that image viewers apply: "orientation" (EXIF), "depth"
+    (grey values above 8 bits), "transparency"."""
+    noted: tuple[str, ...] = image.info.get(_NOTE, ())
+    return noted
+
+
+def _refused_shape(size: tuple[int, int]) -> str:
+    if max(size) <= LONGEST_SHAPE * min(size):
+        return ""
+    return (
+        f"has {size[0]} x {size[1]} pixels: one side is more than {LONGEST_SHAPE} times the other,"
+        " which models do not take"
+    )
+
+
+def _not_applied(image: Image.Image) -> tuple[str, ...]:
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # a broken EXIF block raises anything, and the pixels are still good
+        orientation = 1
+    clear = image.has_transparency_data and not image.mode.startswith(("I", "F"))
+    if clear:
+        lowest = image.convert("RGBA").getchannel("A").getextrema()[0]
+        clear = isinstance(lowest, int | float) and lowest < 255
+    # PIL turns a TIFF by itself.
+    turned = orientation in range(2, 9) and image.format != "TIFF"
+    noted = {
+        "orientation": turned,
+        "depth": image.mode.startswith(("I", "F")),
+        "transparency": clear,
+    }
+    return tuple(name for name, applies in noted.items() if applies)

@@ -6,13 +6,14 @@ that leads out of the folder, is an error before any work.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.data.pool import Pool, read_image
+from harness.data.image_file import is_file, read_image
+from harness.data.pool import Pool
+from harness.data.text_file import BadText, checked_text, parse_json, read_text, storable
 from harness.errors import UserError
 from methods.interface import Field, Item
 
@@ -45,12 +46,21 @@ def read_annotations(file: Path) -> Any:
     """The file's JSON.
 
     Raises:
-        UserError: it is not JSON.
+        UserError: it is not UTF-8 (the line is named) or not JSON.
+    """
+    return parse_json(read_text(file), str(file), "download it again.")
+
+
+def annotation_text(value: object, where: str) -> str:
+    """A question or caption of the JSON file, without white space around it.
+
+    Raises:
+        UserError: it is no usable text; ``where`` begins the sentence.
     """
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} is not readable JSON ({error}); download it again.") from None
+        return checked_text(value)
+    except BadText as error:
+        raise UserError(f"{where} {error}; mend the file or take the entry out.") from None
 
 
 def image_path(folder: Path, name: str, where: str) -> Path:
@@ -59,6 +69,8 @@ def image_path(folder: Path, name: str, where: str) -> Path:
     Raises:
         UserError: the name leads out of the folder.
     """
+    if not storable(name):
+        raise UserError(f"{where}: UTF-8 cannot store the image's name {name!r}; rename it.")
     parts = PurePosixPath(name)
     if parts.is_absolute() or ".." in parts.parts or not name:
         raise UserError(
@@ -77,7 +89,7 @@ def annotated_pool(spec: str, images: Mapping[str, AnnotatedImage], fields: set[
     if not images:
         raise UserError(f"The pool {spec} holds no image; give another file.")
     paths = {image.path for image in images.values()}
-    if missing := [path for path in paths if not path.is_file()]:
+    if missing := [path for path in paths if not is_file(path)]:
         raise UserError(
             f"{len(missing)} of the {len(paths)} images of the pool {spec} are missing, such as"
             f" {min(missing)}; finish the download, or give a manifest of those that are there."

@@ -1,6 +1,6 @@
 """A pool from COCO's caption annotations: ``coco:<json>:<folder>``.
 
-All captions of an image, one a line, are its reference; COCO has no questions.
+All captions of an image that are not blank, one a line, are its reference; COCO has no questions.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 from harness.data.annotated_images import (
     AnnotatedImage,
     annotated_pool,
+    annotation_text,
     annotations_and_folder,
     image_path,
     read_annotations,
@@ -32,7 +33,9 @@ def coco_pool(spec: str) -> Pool:
     try:
         content = read_annotations(file)
         for image in content["images"]:
-            id, name = image["id"], str(image["file_name"])
+            id, name = image["id"], image["file_name"]
+            if not isinstance(name, str):
+                raise UserError(f"{file}: the image {id!r} has the file name {name!r}, no text.")
             if id in names or name in files:
                 twice = f"the id {id!r}" if id in names else f"the image {name!r}"
                 raise UserError(
@@ -46,7 +49,10 @@ def coco_pool(spec: str) -> Pool:
                     f"{file}: a caption is of the image {id!r}, which is not among its images;"
                     " give it whole."
                 )
-            captions[id].append(str(annotation["caption"]).strip())
+            where = f"{file}: a caption of the image {id!r}"
+            if isinstance(annotation["caption"], str) and not annotation["caption"].strip():
+                continue
+            captions[id].append(annotation_text(annotation["caption"], where))
     except (KeyError, TypeError) as error:
         raise UserError(
             f'{file} is no COCO captions file ({error!r}): it must hold {{"images": [{{"id",'

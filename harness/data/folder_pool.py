@@ -1,14 +1,23 @@
-"""A pool from a folder of images, searched recursively; an id is the path below the folder."""
+"""A pool from a folder of images, searched recursively; an id is the path below the folder.
+
+Linked folders are searched too, each once. Hidden files and folders (``.thumbnails``) are no part
+of the pool. A file that cannot be used (HEIC without a PIL plug-in, a name that UTF-8 cannot hold)
+is passed over at the draw and counted.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from harness.data.pool import Pool, read_image
+from harness.data.image_file import UnreadableImage, read_image
+from harness.data.pool import Pool
+from harness.data.text_file import storable
 from harness.errors import UserError
 from methods.interface import Item
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+SUFFIXES = frozenset(".jpg .jpeg .jfif .png .webp .bmp .gif .tif .tiff .avif .heic .heif".split())
 
 
 def folder_pool(folder: Path) -> Pool:
@@ -17,11 +26,11 @@ def folder_pool(folder: Path) -> Pool:
     Raises:
         UserError: it holds no file with one of the SUFFIXES.
     """
-    paths = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-    }
+    paths = {}
+    for path in _files(folder):
+        if path.suffix.lower() in SUFFIXES:
+            id = path.relative_to(folder).as_posix()
+            paths[id if storable(id) else ascii(id)[1:-1]] = path
     if not paths:
         raise UserError(
             f"The folder {folder} holds no image; its files must end in"
@@ -29,6 +38,32 @@ def folder_pool(folder: Path) -> Pool:
         )
 
     def read(id: str) -> Item:
+        if not storable(str(paths[id])):
+            raise UnreadableImage("UTF-8 cannot hold its name; rename it")
         return Item(id=id, image=read_image(paths[id]))
 
     return Pool(spec=str(folder), ids=tuple(sorted(paths)), fields=frozenset({"image"}), read=read)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """All files below the folder but hidden ones. Linked folders come last, and each real folder is
+    searched once: links in a circle end, and a link to a folder of the pool adds nothing."""
+    roots, seen = [folder], set()
+    for root in roots:  # grows by the linked folders
+        for place, folders, files in os.walk(root, onerror=_refuse):
+            real = os.path.realpath(place)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            inner = (Path(place, name) for name in folders)
+            roots += [path for path in inner if path.is_symlink()]
+            yield from (Path(place, name) for name in files if not name.startswith("."))
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(
+        f"The folder {error.filename!a} of the pool cannot be read ({error.strerror}); allow"
+        " it, or take it out."
+    )

@@ -4,7 +4,8 @@
 default split is ``train``. The ``datasets`` library reads it and runs no code of the repository.
 The revision is resolved to a commit when the pool is opened. Columns are recognised by name: the
 image in ``image``; a question in ``question``, ``query`` or ``prompt``; a reference in
-``reference``, ``answer``, ``answers`` or ``caption`` (of a list the first).
+``reference``, ``answer``, ``answers`` or ``caption`` (of a list the first). Other columns are not
+read. A row without usable text is an error only for methods that need the text.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from typing import Any
 
 import datasets
 
-from harness.data.pool import Pool, UnreadableImage, read_image
+from harness.data.image_file import UnreadableImage, read_image
+from harness.data.pool import Pool
+from harness.data.text_file import IMAGE_TOKEN, BadText, checked_text
 from harness.errors import UserError
 from harness.models.hub_snapshots import FAILURES, commit_of
 from methods.interface import Field, Item
@@ -45,10 +48,18 @@ def hub_pool(spec: str) -> Pool:
         )
     if not len(table):
         raise UserError(f"The pool {spec} is empty; give another split.")
-    # read_image decodes, because it applies our limit on pixels.
-    table = table.cast_column("image", datasets.Image(decode=False))
     question = next((column for column in QUESTIONS if column in table.column_names), None)
     reference = next((column for column in REFERENCES if column in table.column_names), None)
+    columns = ["image", *filter(None, (question, reference))]
+    try:
+        # read_image decodes, because it applies our limits.
+        table = table.select_columns(columns).cast_column("image", datasets.Image(decode=False))
+    except Exception as error:  # pyarrow and datasets raise TypeError, ArrowException, ...
+        kind = table.features["image"]
+        raise UserError(
+            f"The pool {spec}: its column image holds {kind!r:.80}, not one image a row; give a"
+            " data set with images there."
+        ) from error
 
     def read(id: str) -> Item:
         row = table[int(id)]
@@ -56,10 +67,7 @@ def hub_pool(spec: str) -> Pool:
         if not image or not (image.get("bytes") or image.get("path")):
             raise UnreadableImage("no image in its row")
         source = io.BytesIO(image["bytes"]) if image.get("bytes") else Path(image["path"])
-        texts = [
-            _text(row[column], id, column, spec) if column else None
-            for column in (question, reference)
-        ]
+        texts = [_text(row[column]) if column else None for column in (question, reference)]
         return Item(id=id, image=read_image(source), question=texts[0], reference=texts[1])
 
     fields: set[Field] = {"image"}
@@ -111,12 +119,16 @@ def _load(spec: str, *name: str, **options: Any) -> Any:
         ) from error
 
 
-def _text(value: Any, id: str, column: str, spec: str) -> str:
-    """A cell's text; of a list the first."""
+def _text(value: Any) -> str | None:
+    """A cell's text, of a list the first; None: it is no usable text.
+
+    Data sets in LLaVA's form begin or end a question with IMAGE_TOKEN, the place of the image. It
+    is removed there: the image always comes first.
+    """
     first = value[0] if isinstance(value, list | tuple) and value else value
-    if not isinstance(first, str) or not first.strip():
-        raise UserError(
-            f"The pool {spec}, row {id}: {column} is not text ({first!r:.60}); give a data set with"
-            " texts there."
-        )
-    return first.strip()
+    if isinstance(first, str):
+        first = first.strip().removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN)
+    try:
+        return checked_text(first)
+    except BadText:
+        return None

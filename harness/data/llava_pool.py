@@ -12,15 +12,14 @@ from typing import Any
 from harness.data.annotated_images import (
     AnnotatedImage,
     annotated_pool,
+    annotation_text,
     annotations_and_folder,
     image_path,
     read_annotations,
 )
 from harness.data.pool import Pool
+from harness.data.text_file import IMAGE_TOKEN, storable
 from harness.errors import UserError
-
-IMAGE_TOKEN = "<image>"
-"""Stands for the image in a conversation's question; it is removed."""
 
 
 def llava_pool(spec: str) -> Pool:
@@ -43,6 +42,8 @@ def llava_pool(spec: str) -> Pool:
             continue
         name, question, reference = texts
         id = f"{entry.get('id', number)}"
+        if not storable(id):
+            raise UserError(f"{where}: UTF-8 cannot store the id {id!r}; give another.")
         if id in images:  # several entries may ask about one image
             id = f"{id}#{number}"
         images[id] = AnnotatedImage(
@@ -58,16 +59,18 @@ def _texts(entry: Any, where: str) -> tuple[str, str, str] | None:
         if image is None:
             return None
         roles = [turns[place]["from"] for place in (0, 1)]
-        asked, answered = (str(turns[place]["value"]) for place in (0, 1))
+        asked, answered = (turns[place]["value"] for place in (0, 1))
     except (AttributeError, KeyError, IndexError, TypeError):
         raise UserError(
             f'{where}: an entry is {{"id", "image", "conversations": [{{"from": "human",'
             ' "value"}, ...]}.'
         ) from None
-    question, reference = asked.replace(IMAGE_TOKEN, "").strip(), answered.strip()
-    if roles != ["human", "gpt"] or not question or not reference:
+    if roles != ["human", "gpt"] or not isinstance(image, str):
         raise UserError(
-            f"{where}: a conversation begins with a question (human) and its answer (gpt), neither"
-            " empty."
+            f"{where}: image must be a file's name, and a conversation begins with a question"
+            " (human) and its answer (gpt), neither empty."
         )
-    return str(image), question, reference
+    # IMAGE_TOKEN stands for the image in a question. Here the image always comes first.
+    asked = asked.replace(IMAGE_TOKEN, "") if isinstance(asked, str) else asked
+    question = annotation_text(asked, f"{where}: the question")
+    return image, question, annotation_text(answered, f"{where}: the answer")

@@ -7,14 +7,16 @@ is the ``pixels_sha`` that the image must have.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from harness.data.pool import Pool, pixels_sha, read_image
+from harness.data.image_file import is_file, read_image
+from harness.data.pool import Pool, pixels_sha
+from harness.data.text_file import BadText, checked_text, parse_json, read_text
 from harness.errors import UserError
 from methods.interface import Field, Item
 
 KEYS = frozenset({"id", "image", "question", "reference", "sha256"})
+TEXTS = ("question", "reference")
 SHAPE = (
     'a line is {"image": "path below the manifest", "question": "...", "reference": "...",'
     ' "id": "...", "sha256": "..."}, all but image optional.'
@@ -28,8 +30,7 @@ def manifest_pool(path: Path) -> Pool:
         UserError: the manifest is empty, or a line is wrong (its number is named).
     """
     rows: dict[str, dict[str, str]] = {}
-    text = path.read_text(encoding="utf-8", errors="replace")
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -38,7 +39,7 @@ def manifest_pool(path: Path) -> Pool:
             raise UserError(
                 f"{where}: the id {row['id']!r} is there already; give each line an id of its own."
             )
-        if not (path.parent / row["image"]).is_file():
+        if not is_file(path.parent / row["image"]):
             raise UserError(
                 f"{where}: there is no image {row['image']!r}; paths are relative to the manifest."
             )
@@ -71,15 +72,17 @@ def manifest_pool(path: Path) -> Pool:
 
 def _row(line: str, where: str) -> dict[str, str]:
     """One line of a manifest, checked, with its ``id``."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error}); {SHAPE}") from None
+    row = parse_json(line, where, SHAPE)
     if not isinstance(row, dict) or not isinstance(row.get("image"), str) or not row["image"]:
         raise UserError(f"{where}: no image; {SHAPE}")
     if unknown := sorted(set(row) - KEYS):
         raise UserError(f"{where}: unknown {', '.join(map(repr, unknown))}; {SHAPE}")
     texts = {key: value for key, value in row.items() if value is not None}
-    if wrong := sorted(key for key, text in texts.items() if not isinstance(text, str) or not text):
-        raise UserError(f"{where}: {' and '.join(wrong)} must be text that is not empty; {SHAPE}")
+    for key, value in texts.items():
+        try:
+            # A file's name may have blanks at its ends.
+            text = checked_text(value)
+            texts[key] = text if key in TEXTS else value
+        except BadText as error:
+            raise UserError(f"{where}: {key} {error}; {SHAPE}") from None
     return {"id": row["image"], **texts}

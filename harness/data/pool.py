@@ -8,28 +8,19 @@ images in the same order, and each round draws new ones.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from harness.artifacts.environment import cores
 from harness.artifacts.fingerprint import fingerprint
+from harness.data.image_file import UnreadableImage, treatments
 from harness.errors import UserError
 from methods.interface import Field, GroundTruth, Item
-
-# PIL only warns of an image above its limit on pixels; here such an image is refused as unreadable.
-warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
-
-
-class UnreadableImage(Exception):  # noqa: N818  (such an image is skipped and counted)
-    """An image of the pool cannot be opened; the message is the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +34,8 @@ class DrawnImage:
     """``difference_hash`` of the image."""
     question: str | None
     reference: str | None
+    treatments: tuple[str, ...] = ()
+    """What the reader did to the image (harness/data/image_file.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +50,19 @@ class Drawn:
         return tuple(image.id for image in self.images)
 
     def fingerprint(self, needs: frozenset[Field]) -> str:
-        """Fingerprint of the ids, the images, and those texts that the method needs."""
+        """Fingerprint of the ids, the images, and those texts that the method needs.
+
+        Raises:
+            UserError: an image has no usable text of a kind that the method needs.
+        """
         texts = [field for field in ("question", "reference") if field in needs]
+        for field in texts:
+            if lacking := [image.id for image in self.images if getattr(image, field) is None]:
+                raise UserError(
+                    f"{len(lacking)} of {len(self.images)} drawn images, such as {lacking[0]}, have"
+                    f" no usable {field}, which the method needs: it is missing, blank, no text, or"
+                    " has a token such as <image> inside; mend these rows or take them out."
+                )
         return fingerprint(
             [
                 [image.id, image.sha256, *(getattr(image, field) for field in texts)]
@@ -141,6 +145,7 @@ class Pool:
             dhash=difference_hash(item.image),
             question=item.question,
             reference=item.reference,
+            treatments=treatments(item.image),
         )
 
     def items(
@@ -203,21 +208,3 @@ def difference_hash(image: Image.Image) -> str:
     """
     grid = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX))
     return np.packbits(grid[:, 1:] > grid[:, :-1]).tobytes().hex()
-
-
-def read_image(file: Path | BinaryIO) -> Image.Image:
-    """A fully decoded RGB image from a path or an open file.
-
-    Raises:
-        UnreadableImage: the file is missing, broken, no image, or above PIL's limit on pixels.
-    """
-    try:
-        with Image.open(file) as image:
-            return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
-    except UnidentifiedImageError:
-        raise UnreadableImage("not an image that PIL can open") from None
-    except FileNotFoundError:
-        raise UnreadableImage("no such file") from None
-    # Decoders raise OSError, SyntaxError, ValueError, struct.error, DecompressionBomb...
-    except Exception as error:
-        raise UnreadableImage(f"{type(error).__name__}: {error}") from None

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from PIL.Image import Image
 
-from harness.data.pool import read_image
+from harness.data.image_file import read_image
 from harness.errors import UserError
 
 T = TypeVar("T")

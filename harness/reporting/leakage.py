@@ -17,7 +17,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from harness.artifacts.results_folder import Results, read_jsonl, write_bytes
-from harness.data.pool import difference_hash, read_image
+from harness.data.image_file import read_image
+from harness.data.pool import difference_hash
 from harness.errors import UserError
 from harness.reporting.display_names import display_name
 from harness.reporting.results import StudyResults, load_results

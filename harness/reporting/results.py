@@ -344,9 +344,9 @@ def _facts(
     benchmarks: tuple[BenchmarkColumns, ...],
     baseline: str,
 ) -> dict[str, tuple[str, ...]]:
-    """Versions, hardware, pools, fingerprints of bases, and unreadable images; each once."""
+    """Versions, hardware, pools, fingerprints of bases, unreadable and treated images; each once."""
     facts: dict[str, list[str]] = {
-        name: [] for name in ("base", "versions", "hardware", "pool", "unreadable")
+        name: [] for name in ("base", "versions", "hardware", "pool", "unreadable", "treated")
     }
     base = next(row.base for row in rows if row.label == baseline)
     for row in rows:
@@ -369,4 +369,6 @@ def _facts(
             facts["pool"].append(str(pool["name"]))
             unreadable = record["counts"].get("unreadable_images", ())
             facts["unreadable"] += [f"{image['id']} ({image['why']})" for image in unreadable]
+            treated = record["counts"].get("image_treatments", {})
+            facts["treated"].append(", ".join(f"{treated[name]} {name}" for name in treated))
     return {name: tuple(filter(None, dict.fromkeys(texts))) for name, texts in facts.items()}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from benchmarks import coco
 from benchmarks.catalogue import BENCHMARKS
-from benchmarks.files import open_image
+from benchmarks.files import decode_image, open_image, read_as_stored
 from tests.benchmarks import official_files
 
 
@@ -32,6 +34,23 @@ def rows(path: Path, change: Callable[[list[dict[str, object]]], object]) -> Non
 
 def twice(path: Path, number: int) -> None:
     edit(path, number, lambda line: f"{line}\n{line}")
+
+
+def annotations_of(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+    content = json.loads(path.read_text())
+    for row in content["annotations"]:
+        change(row)
+    path.write_text(json.dumps(content))
+
+
+def captions_of(at: Path, id_of: Callable[[int], object], *text: object) -> None:
+    """Change the image id of every caption, and its text if one is given."""
+
+    def change(row: dict[str, object]) -> None:
+        assert isinstance(row["image_id"], int)
+        row.update(image_id=id_of(row["image_id"]), **({"caption": text[0]} if text else {}))
+
+    annotations_of(at / "annotations/captions_val2014.json", change)
 
 
 QUERY, NOTES = "data/query/query_discriminative.json", "data/annotations.json"
@@ -63,6 +82,33 @@ CASES: dict[str, tuple[str, Spoil, str]] = {
             lambda line: line.replace("Is there", "Is \\u001b there"),
         ),
         r"coco_pope_random.json, line 2: text holds the control character '\\x1b'",
+    ),
+    "pope surrogate": (
+        "pope",
+        lambda at: edit(
+            at / "coco_pope_random.json",
+            2,
+            lambda line: line.replace("Is there", "Is \\ud83d there"),
+        ),
+        r"coco_pope_random.json, line 2: text holds '\\ud83d', half of a character",
+    ),
+    "pope deep": (
+        "pope",
+        lambda at: edit(at / "coco_pope_random.json", 2, lambda _: '{"a":' + "[" * 100_000),
+        r"coco_pope_random.json, line 2: not JSON",
+    ),
+    "pope long number": (
+        "pope",
+        lambda at: edit(at / "coco_pope_random.json", 2, lambda _: '{"a": ' + "1" * 5000 + "}"),
+        r"coco_pope_random.json, line 2: not JSON",
+    ),
+    "pope folder": (
+        "pope",
+        lambda at: [
+            (at / "coco_pope_random.json").unlink(),
+            (at / "coco_pope_random.json").mkdir(),
+        ],
+        r"coco_pope_random.json cannot be read \(Is a directory\)",
     ),
     "pope empty": (
         "pope",
@@ -117,6 +163,38 @@ CASES: dict[str, tuple[str, Spoil, str]] = {
             {"images": [{"id": 1, "file_name": "a"}] * 2, "annotations": [], "categories": []},
         ),
         "instances_val2014.json: an image id occurs twice",
+    ),
+    "chair other images": (
+        "coco_chair",
+        lambda at: captions_of(at, lambda id: id + 1000),
+        r"captions_val2014.json: a caption is of the image 10\d\d, which is not among the images",
+    ),
+    "chair float id": (
+        "coco_chair",
+        lambda at: captions_of(at, float),
+        r"captions_val2014.json: an entry lacks a whole number as image id \(it is 1.0\)",
+    ),
+    "chair padded id": (
+        "coco_chair",
+        lambda at: captions_of(at, lambda id: f"{id:012d}"),
+        r"lacks a whole number as image id \(it is '000000000001'\)",
+    ),
+    "chair null": (
+        "coco_chair",
+        lambda at: captions_of(at, lambda id: id, None),
+        r"captions_val2014.json: a caption of the image 1 is None, no text",
+    ),
+    "chair image without caption": (
+        "coco_chair",
+        lambda at: captions_of(at, lambda id: max(id, 2)),
+        r"captions_val2014.json has no caption of the image 1, and CHAIR's truth needs them",
+    ),
+    "chair outline of others": (
+        "coco_chair",
+        lambda at: annotations_of(
+            at / "annotations/instances_val2014.json", lambda row: row.update(image_id=999)
+        ),
+        r"instances_val2014.json: an outline is of the image 999, which is not among the images",
     ),
     "chair synonyms": (
         "coco_chair",
@@ -231,6 +309,43 @@ def test_a_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     edit(folder / "MMBench_DEV_EN.tsv", 2, lambda line: line.replace("/9j/", "____"))
     with pytest.raises(ValueError, match=r"MMBench_DEV_EN.tsv, line 2: the image cannot be read"):
         list(BENCHMARKS["mmbench_dev_en"].factory("test", None, folder).questions())
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        ((10_000, 9_000), "is larger than 89,478,485 pixels"),
+        ((300, 1), "has 300 x 1 pixels: one side is more than 200 times the other"),
+        ((1, 2000), "has 1 x 2000 pixels"),
+    ],
+)
+def test_an_image_out_of_bounds_is_named(size: tuple[int, int], words: str, tmp_path: Path) -> None:
+    Image.new("1", size).save(tmp_path / "a.png")
+    with warnings.catch_warnings():  # PIL's own warning is an error where pools are read
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with pytest.raises(ValueError, match=f"a.png {words}"):
+            open_image(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=f"a.png {words}"):
+        decode_image("a.png", tmp_path / "a.png")
+
+
+def test_images_are_read_as_the_authors_read_them_and_it_is_told(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (16, 12), "blue").save(tmp_path / "turned.png", exif=exif)
+    Image.new("RGBA", (4, 4)).save(tmp_path / "clear.png")
+    Image.new("I;16", (4, 4), 70).save(tmp_path / "deep.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
+    names = ("turned", "clear", "deep", "plain")
+    images = {name: open_image(tmp_path / f"{name}.png") for name in names}
+    assert {name: read_as_stored(image) for name, image in images.items()} == {
+        "turned": ("orientation",),
+        "clear": ("transparency",),
+        "deep": ("depth",),
+        "plain": (),
+    }
+    assert images["turned"].size == (16, 12)
+    assert images["clear"].getpixel((0, 0)) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("name", ["pope", "repope", "amber_g", "amber_d", "mme", "mmbench_dev_en"])

@@ -89,7 +89,7 @@ def test_a_missing_picture_is_named_when_the_pool_is_opened(tmp_path: Path) -> N
     ("rows", "words"),
     [
         ([{"id": "a", "image": "00.png"}], "entry 0: an entry is"),
-        ([entry("a", "00.png", question="<image>")], "neither empty"),
+        ([entry("a", "00.png", question="<image>")], "the question must be text that is not empty"),
         (
             [
                 {
@@ -148,9 +148,26 @@ def test_a_hub_data_set_is_a_pool(tmp_path: Path) -> None:
     assert pool.draw(2, 0, 1).images[0].sha256
     with pytest.raises(UserError, match="holds no test-"):
         open_pool(f"hub:{tmp_path}:test")
-    other = open_pool(parquet(tmp_path / "other", {"caption": [3]}))
-    with pytest.raises(UserError, match=r"row 0: caption is not text \(3\)"):
-        other.items(other.ids, ALL)
+
+
+def test_a_cell_that_is_no_text_matters_to_methods_that_need_it(tmp_path: Path) -> None:
+    texts = ["<image>\nWhat?", "a <image> b", None, " ", "Who?"]
+    pool = open_pool(parquet(tmp_path, {"question": texts, "caption": [[], ["x"], None, [""], []]}))
+    drawn = pool.draw(5, 0, 1)
+    assert drawn.fingerprint(frozenset({"image"}))
+    questions = {image.id: image.question for image in drawn.images}
+    assert [questions[id] for id in pool.ids] == ["What?", None, None, None, "Who?"]
+    with pytest.raises(UserError, match=r"3 of 5 drawn images, .* have no usable question"):
+        drawn.fingerprint(frozenset({"image", "question"}))
+    with pytest.raises(UserError, match="no usable reference, which the method needs"):
+        drawn.fingerprint(frozenset({"image", "reference"}))
+
+
+def test_a_hub_column_of_lists_is_no_column_of_images(tmp_path: Path) -> None:
+    content = {"bytes": b"", "path": "a.png"}
+    pq.write_table(pa.table({"image": [[content]]}), tmp_path / "train-0.parquet")
+    with pytest.raises(UserError, match=r"its column image holds .*not one image a row"):
+        open_pool(f"hub:{tmp_path}")
 
 
 def test_a_mixture_keeps_its_proportions_in_every_round(tmp_path: Path) -> None:

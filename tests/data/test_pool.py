@@ -134,7 +134,7 @@ def test_a_field_some_lines_lack_does_not_count(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{not json", r"line 2: not JSON"),
+        ("{not json", r"line 2: not readable JSON"),
         ("[1]", r"line 2: no image"),
         ({"image": 3}, r"line 2: no image"),
         ({"image": "pictures/01.png", "qestion": "?"}, r"line 2: unknown 'qestion'"),

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from benchmarks.interface import Question
 from harness.artifacts.results_folder import read_json, read_jsonl
@@ -296,6 +297,7 @@ def test_a_rounds_record_has_the_statistics_of_its_pairs(undisturbed: Path) -> N
 def test_a_broken_picture_is_counted_in_the_record(pool: str, tmp_path: Path) -> None:
     mixed = save_pictures(tmp_path / "pool", 7)
     (mixed / "broken.png").write_bytes(b"nothing")
+    Image.new("RGBA", (60, 60)).save(mixed / "00.png")
     drawn = open_pool(str(mixed)).draw(8, 0, 1)
     assert len(drawn.ids) == 7
     untrained, toy = a_study(pool).runs
@@ -303,6 +305,7 @@ def test_a_broken_picture_is_counted_in_the_record(pool: str, tmp_path: Path) ->
     counts = read_json(tmp_path / "out/runs/toy/seed0/round1/pairs/record.json")["counts"]
     assert [entry["id"] for entry in counts["unreadable_images"]] == ["broken.png"]
     assert counts["images"] == 7
+    assert counts["image_treatments"] == {"composited": 1}
 
 
 def test_two_pictures_in_a_question_are_refused(tmp_path: Path) -> None:

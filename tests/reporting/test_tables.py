@@ -70,8 +70,11 @@ def test_unreadable_images_are_named(tmp_path: Path) -> None:
     path = Results(out).pairs("sena", 0, 1) / "record.json"
     record = read_json(path)
     record["counts"]["unreadable_images"] = [{"id": "broken.png", "why": "truncated"}]
+    record["counts"]["image_treatments"] = {"turned": 3, "composited": 1}
     write_json(path, record)
-    assert "skipped: 1 (broken.png (truncated))." in tables.write(out)
+    table = tables.write(out)
+    assert "skipped: 1 (broken.png (truncated))." in table
+    assert "composited on white): 3 turned, 1 composited." in table
 
 
 def test_csv_recomputes_every_cell(study: SimpleNamespace) -> None:

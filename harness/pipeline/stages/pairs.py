@@ -136,4 +136,7 @@ def _counts(
         "dropped": len(drops),
         "drops_by_reason": dict(Counter(drop.reason for drop in drops).most_common()),
         "unreadable_images": [{"id": id, "why": why} for id, why in drawn.skipped],
+        "image_treatments": dict(
+            Counter(name for image in drawn.images for name in image.treatments).most_common()
+        ),
     }

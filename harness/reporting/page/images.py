@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from PIL import Image
 
+from harness.data.image_file import read_image
 from harness.data.open_pool import open_pool
-from harness.data.pool import Pool, pixels_sha, read_image
+from harness.data.pool import Pool, pixels_sha
 from harness.errors import UserError
 from harness.models.base_cards import BaseCard, find_base, limit_image_size, source_of
 from harness.models.qwen import unpatch

@@ -262,6 +262,11 @@ def _facts(study: StudyResults) -> list[str]:
         lines.append(
             f"Unreadable pool images, skipped: {len(images)} ({', '.join(images[:5])}{more})."
         )
+    if treated := facts.get("treated"):
+        lines.append(
+            "Pool images changed when read, a round (turned by EXIF; grey values scaled to 8 bit;"
+            f" transparent parts composited on white): {' / '.join(treated)}."
+        )
     return [*lines, *facts.get("leaks", ()), *facts.get("provenance", ())]
 
 
