@@ -124,7 +124,13 @@ def writing(path: Path, tell: Callable[[str], None]) -> Iterator[Writer]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+b")
+        if path.is_symlink():
+            raise ValueError(
+                f"The recording {path} is a symbolic link, which is not written through; name the"
+                " file itself."
+            )
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        file = os.fdopen(os.open(path, flags, 0o666), "a+b")
     except OSError as error:
         raise ValueError(
             f"The recording {path} cannot be written ({error.strerror}); name another place for it."

@@ -1,7 +1,7 @@
 """The results folder: its layout, and the only functions that write it.
 
-ARCHITECTURE.md, "Files of a run", lists the files. Every file is written to a temporary name,
-flushed and renamed, and ``DONE`` is written last. After a kill at any moment a stage is either
+ARCHITECTURE.md, "Files of a run", lists the files. Every file is written to a new temporary file,
+flushed and renamed (harness/artifacts/safe_files.py), and ``DONE`` is written last. After a kill at any moment a stage is either
 complete, or it continues from its finished shards.
 """
 
@@ -12,7 +12,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.fingerprint import differences, fingerprint
+from harness.artifacts.safe_files import (
+    append_to,
+    check_links,
+    is_temporary,
+    remove,
+    replace_file,
+    sweep,
+)
 from harness.errors import UserError
 
 FORMAT = 1
@@ -124,20 +131,13 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: to a temporary name, flushed, then renamed.
+    """Write a whole file or nothing: to a new temporary file, flushed, then renamed.
 
-    Makes missing folders.
+    Makes missing folders. A link of this name is replaced, not followed.
     """
     with explain_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A fixed name is safe, because the folder has one writer (see lock). A leftover of a
-        # killed process is overwritten.
-        temporary = path.with_name(f".{path.name}.tmp")
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        replace_file(path, content)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -188,14 +188,17 @@ def read_jsonl(path: Path) -> list[Any]:
 def lock(out: Path) -> Iterator[None]:
     """Reserve the folder for this process. The kernel frees the lock when the process ends.
 
+    What killed processes left half-written is removed.
+
     Raises:
-        UserError: another process writes there, the folder is packed, or it cannot be made.
+        UserError: another process writes there, the folder is packed, it cannot be made, or a
+            link in it leads out of it.
     """
     Results(out).check_whole("no stage can be done in it")
     try:
         with explain_disk_errors(out):
             out.mkdir(parents=True, exist_ok=True)
-            handle = (out / ".lock").open("a+")
+            handle = append_to(out / ".lock")
     except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         raise UserError(
             f"{out} cannot be a folder ({error.strerror}); give another --out."
@@ -207,6 +210,9 @@ def lock(out: Path) -> Iterator[None]:
             raise UserError(
                 f"Another process is writing to {out}; wait for it to end, or give another --out."
             ) from None
+        check_links(out)
+        for name in ("questions", "runs"):  # the commands without a lock write elsewhere
+            sweep(out / name)
         yield
 
 
@@ -257,8 +263,7 @@ class Stage:
         """Delete the folder. ``DONE`` goes first: a kill meanwhile leaves an unfinished stage."""
         with explain_disk_errors(self.folder):
             (self.folder / "DONE").unlink(missing_ok=True)
-            if self.folder.exists():
-                shutil.rmtree(self.folder)
+            remove(self.folder)
 
     def open(self) -> None:
         """Check the stored identity, or write it where there is none; comes before any work."""
@@ -284,7 +289,8 @@ class Stage:
         self.open()
         with explain_disk_errors(self.folder):
             for path in sorted(source.rglob("*")):
-                if path.is_file() and path.name not in ("DONE", "record.json", "identity.json"):
+                own = path.name in ("DONE", "record.json", "identity.json")
+                if path.is_file() and not own and not is_temporary(path):
                     _link(path, self.folder / path.relative_to(source))
         record = source / "record.json"
         reused_from = source.relative_to(out).as_posix()
@@ -300,7 +306,7 @@ class Stage:
     def delete(self, name: str) -> None:
         """Delete a subfolder that a finished stage no longer needs (training checkpoints)."""
         with explain_disk_errors(self.folder):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            remove(self.folder / name)
 
 
 def _link(path: Path, target: Path) -> None:

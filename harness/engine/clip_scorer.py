@@ -31,6 +31,7 @@ from harness.models.base_cards import BaseCard
 from harness.models.checkpoints import label_of, weights_fingerprint
 from harness.models.llava import rgb
 from harness.models.load_base import absent_weights
+from harness.models.own_code import without_own_code
 
 MAX_EMBEDDINGS = 4096
 """Image embeddings that are kept (a few kB each); the least recently used leaves first."""
@@ -128,14 +129,18 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
             what, card.source, card.revision, torch_file=not card.safetensors
         )
     try:
-        processor = AutoProcessor.from_pretrained(source, backend="pil")
-        model, loading = AutoModel.from_pretrained(
-            source,
-            dtype=torch.float32,
-            use_safetensors=True if card.safetensors else None,
-            output_loading_info=True,
-            weights_only=True,  # of a torch file, its tensors; anything else is refused
-        )
+        with without_own_code(str(source)):
+            processor = AutoProcessor.from_pretrained(
+                source, backend="pil", trust_remote_code=False
+            )
+            model, loading = AutoModel.from_pretrained(
+                source,
+                dtype=torch.float32,
+                use_safetensors=True if card.safetensors else None,
+                output_loading_info=True,
+                weights_only=True,  # of a torch file, its tensors; anything else is refused
+                trust_remote_code=False,
+            )
     except UnpicklingError as error:
         raise UserError(
             f"{what} could not be loaded from {card.source}: its torch file holds more than tensors"

@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from harness.errors import UserError
 from harness.models.find_family import ARCHITECTURES, supported
+from harness.models.own_code import without_own_code
 
 INDEX = "model.safetensors.index.json"
 """Names the file of each tensor, where the weights are in several files."""
@@ -170,8 +171,11 @@ def _skeleton(path: Path, content: bytes) -> tuple[Mapping[str, tuple[int, ...]]
         UserError: transformers cannot build a model from this configuration.
     """
     try:
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(path.parent))
+        with without_own_code(str(path.parent)), torch.device("meta"):
+            config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
+            model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+    except UserError:
+        raise
     except Exception as error:  # a broken configuration can raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

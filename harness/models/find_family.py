@@ -30,7 +30,7 @@ class Architecture:
 
 def load_llava_processor(source: str) -> Any:
     # The PIL backend, because another backend's pixels differ by up to 0.015.
-    return AutoProcessor.from_pretrained(source, backend="pil")
+    return AutoProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {

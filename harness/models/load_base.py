@@ -21,6 +21,7 @@ from harness.models.base_cards import BaseCard, limit_image_size, source_of
 from harness.models.checkpoints import check_files
 from harness.models.device_memory import free_memory
 from harness.models.find_family import ARCHITECTURES
+from harness.models.own_code import without_own_code
 
 MAX_CPU_PARAMETERS = 1e9
 """Larger models are refused on the CPU."""
@@ -58,10 +59,15 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
     architecture = next(each for each in ARCHITECTURES.values() if each.name == card.family)
     place = weights or source
     try:
-        processor = architecture.processor(source)
-        model, loading = AutoModelForImageTextToText.from_pretrained(
-            place, dtype=dtype, use_safetensors=True, output_loading_info=True
-        )
+        with without_own_code(str(source), str(place)):
+            processor = architecture.processor(source)
+            model, loading = AutoModelForImageTextToText.from_pretrained(
+                place,
+                dtype=dtype,
+                use_safetensors=True,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
     except (OSError, SafetensorError) as error:
         raise hub_snapshots.load_error(
             f"Base {card.name!r}", str(place), card.revision, error

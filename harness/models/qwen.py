@@ -182,8 +182,8 @@ def load_qwen_processor(source: str) -> QwenProcessor:
     The chat template comes from chat_template.json where it exists (the published checkpoints),
     else from the tokenizer.
     """
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    images = AutoImageProcessor.from_pretrained(source, backend="pil")
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    images = AutoImageProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
     file = cached_file(source, "chat_template.json", _raise_exceptions_for_missing_entries=False)
     template = tokenizer.chat_template
     if file:

@@ -21,6 +21,7 @@ from benchmarks.synthetic import language, suite
 from benchmarks.synthetic.render import render
 from benchmarks.synthetic.scene import Scene, scene
 from benchmarks.synthetic.truth import account_errors
+from harness.artifacts.results_folder import write_bytes
 from harness.engine.engine import Engine
 from harness.engine.load import load_model
 from harness.models.base_cards import BASES
@@ -238,8 +239,8 @@ def write(weights: Path, limit: int, say: Callable[[str], None] = print) -> None
             row.name: [round(row.value, 2), round(row.lo, 2), round(row.hi, 2)] for row in skills
         },
     }
-    (weights / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    (weights / "CARD.md").write_text(card_text(card, skills, recipe, size))
+    write_bytes(weights / "card.json", f"{json.dumps(card, indent=1)}\n".encode())
+    write_bytes(weights / "CARD.md", card_text(card, skills, recipe, size).encode())
 
 
 def card_text(

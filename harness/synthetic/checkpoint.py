@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from harness.artifacts.safe_files import partial_folder, remove
 from harness.models.alignment import aligned
 
 
@@ -29,10 +30,10 @@ def save(
         tensors[f"weight/{name}"] = parameter.detach().contiguous()
         for key, value in optimizer.state.get(parameter, {}).items():
             tensors[f"{key}/{name}"] = torch.as_tensor(value).contiguous()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".half")
-    save_file(tensors, partial, metadata={"step": str(step), "recipe": recipe})
-    partial.replace(path)
+    with partial_folder(path.with_suffix(".half")) as partial:
+        save_file(tensors, partial / path.name, metadata={"step": str(step), "recipe": recipe})
+        (partial / path.name).replace(path)
+    remove(path.with_suffix(".half"))
 
 
 def load(

@@ -24,6 +24,7 @@ from benchmarks.synthetic.render import NORMAL
 from benchmarks.synthetic.scene import SYNTHETIC_VERSION
 from benchmarks.synthetic.show import write_contact_sheet
 from benchmarks.synthetic.words import PRIOR, vocabulary
+from harness.artifacts.results_folder import write_bytes
 from harness.synthetic import card
 from harness.synthetic.architecture import (
     Sizes,
@@ -168,7 +169,7 @@ def build(
     text = json.dumps(
         {"fingerprint": fingerprint("llava"), **recipe("llava")}, indent=1, sort_keys=True
     )
-    (weights / "recipe.json").write_text(text + "\n")
+    write_bytes(weights / "recipe.json", f"{text}\n".encode())
     card.write(weights, CARD_IMAGES, say)
     say(f"Weights are in {weights.name}/ after {time.monotonic() - start:.0f} s.")
 

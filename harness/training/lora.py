@@ -112,7 +112,7 @@ class Adapter:
     parent: Parent
 
     def save_pretrained(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         save_tensors(self.tensors, folder / WEIGHTS)
         self.config.save_pretrained(str(folder))
         parent = {"parent_weights": self.parent.weights, "parent_adapter": self.parent.adapter}

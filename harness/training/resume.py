@@ -8,7 +8,6 @@ and removed. No random state is stored, as all randomness comes from (seed, step
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from harness.artifacts.results_folder import explain_disk_errors, read_json, write_json, write_jsonl
+from harness.artifacts.safe_files import append_to, partial_folder, remove
 from harness.errors import UserError
 from harness.models.alignment import aligned
 from harness.training.fsdp import full_tensor, like_parameter
@@ -50,19 +50,14 @@ def save(
     if not is_main:
         return
     final = folder / f"{_PREFIX}{step:07d}"
-    partial = folder / f".{final.name}.tmp"
     with explain_disk_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.mkdir(parents=True)
-    save_tensors(weights, partial / "model.safetensors")
-    save_tensors(moments, partial / "optimizer.safetensors")
-    write_json(partial / "state.json", state)
-    with explain_disk_errors(folder):
-        partial.rename(final)
+        with partial_folder(final) as partial:
+            save_tensors(weights, partial / "model.safetensors")
+            save_tensors(moments, partial / "optimizer.safetensors")
+            write_json(partial / "state.json", state)
         for old in folder.glob(f"{_PREFIX}*"):
             if old != final:
-                shutil.rmtree(old)
+                remove(old)
 
 
 def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
@@ -80,7 +75,7 @@ def remove_partial(folder: Path) -> None:
     partial = [path for path in folder.glob(f"{_PREFIX}*") if not _complete(path)]
     with explain_disk_errors(folder):
         for path in [*folder.glob(f".{_PREFIX}*"), *partial]:
-            shutil.rmtree(path, ignore_errors=True)
+            remove(path)
 
 
 def latest(folder: Path, identity: str) -> tuple[int, Any] | None:
@@ -130,7 +125,7 @@ def finish(folder: Path, identity: str, summary: Mapping[str, object]) -> None:
     write_json(folder / _FINISHED, {"identity": identity, "summary": summary})
     with explain_disk_errors(folder):
         for path in [*folder.glob(f"{_PREFIX}*"), *folder.glob(f".{_PREFIX}*")]:
-            shutil.rmtree(path)
+            remove(path)
 
 
 def finished(folder: Path, identity: str) -> dict[str, Any] | None:
@@ -193,8 +188,8 @@ def truncate_log(path: Path, step: int) -> None:
 
 
 def append_log(path: Path, row: Mapping[str, object]) -> None:
-    with explain_disk_errors(path.parent), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
+    with explain_disk_errors(path.parent), append_to(path) as file:
+        file.write((json.dumps(row, allow_nan=False) + "\n").encode())
 
 
 def _complete(path: Path) -> bool:

@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from harness.artifacts.results_folder import explain_disk_errors
+from harness.artifacts.safe_files import partial_folder
 from harness.training.fsdp import merge_adapters, reshard
 from harness.training.loop import Loop
 from harness.training.lora import check_merged
@@ -65,15 +66,11 @@ def gathered_model(model: Any, dtype: torch.dtype, *, is_main: bool) -> Any:
 
 def write_folder(folder: Path, *parts: Any) -> None:
     """Write ``folder`` whole or not at all, by the ``save_pretrained`` of each part."""
-    partial = folder.with_name(f".{folder.name}.tmp")
-    with explain_disk_errors(folder.parent):
-        shutil.rmtree(partial, ignore_errors=True)
-        try:
+    try:
+        with explain_disk_errors(folder.parent), partial_folder(folder) as partial:
             for part in parts:
                 part.save_pretrained(partial)
             for path in partial.glob("*.safetensors"):  # written for their owner alone
                 shutil.copymode(next(partial.glob("*.json")), path)
-        except SafetensorError as error:
-            raise not_written(folder, error) from error
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+    except SafetensorError as error:
+        raise not_written(folder, error) from error

@@ -22,6 +22,7 @@ from harness.data.open_pool import open_pool
 from harness.data.pool import Pool, pixels_sha
 from harness.errors import UserError
 from harness.models.base_cards import BaseCard, find_base, limit_image_size, source_of
+from harness.models.own_code import without_own_code
 from harness.models.qwen import unpatch
 from methods.sena.corruption import CORRUPTIONS, STEPS, Corruption, corruption
 
@@ -186,9 +187,14 @@ def image_processor(card: BaseCard) -> Any:
 
     options = {} if card.revision is None else {"revision": card.revision}
     try:
-        processor = AutoImageProcessor.from_pretrained(
-            source_of(card), backend="pil", local_files_only=True, **options
-        )
+        with without_own_code(source_of(card)):
+            processor = AutoImageProcessor.from_pretrained(
+                source_of(card),
+                backend="pil",
+                local_files_only=True,
+                trust_remote_code=False,
+                **options,
+            )
     except (OSError, ValueError) as error:
         raise UserError(
             f"the image processor of base {card.name!r} is not on this machine; a run fetches it."
