@@ -30,7 +30,8 @@ from harness.models.alignment import align, aligned
 from harness.models.base_cards import BaseCard
 from harness.models.checkpoints import label_of, weights_fingerprint
 from harness.models.llava import rgb
-from harness.models.load_base import absent_weights
+from harness.models.load_base import absent_weights, unread_weights
+from harness.models.loaded_files import WEIGHTS, loaded_files
 from harness.models.own_code import without_own_code
 
 MAX_EMBEDDINGS = 4096
@@ -105,13 +106,15 @@ def _hub_scorer(name: str) -> ScorerCard:
     return ScorerCard(name=label_of(id), source=id, revision=folder.name)
 
 
-def scorer_identity(card: ScorerCard) -> str:
-    """The scorer in a stage's identity: its weights' fingerprint, or id and commit of a hub model.
+def scorer_identity(card: ScorerCard) -> Mapping[str, Any] | str:
+    """The scorer in a stage's identity: the content of the files that loading reads, by name, or id
+    and commit of a hub model.
 
     Loads nothing.
     """
     if isinstance(card.source, Path):
-        return weights_fingerprint(_folder(card))
+        folder = _folder(card)
+        return {WEIGHTS: weights_fingerprint(folder), **loaded_files(folder)}
     return f"{card.source}@{card.revision}"
 
 
@@ -154,6 +157,11 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
         raise UserError(
             f"The weights of the scorer {card.name!r} do not fit: {len(absent)} absent, such as"
             f" {absent[0]}."
+        )
+    if left := unread_weights(loading):
+        raise UserError(
+            f"The weights of the scorer {card.name!r} do not fit: its config.json has no place for"
+            f" {len(left)} of them, such as {left[0]}; give the config.json saved with them."
         )
     model = model.to(device)
     align(model)

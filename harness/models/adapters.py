@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from harness.errors import UserError
+from harness.models.adapter_checks import check_complete, check_settings
 from harness.models.alignment import aligned
-from harness.models.checkpoints import read_json, tensor_shapes
+from harness.models.checkpoints import check_precision, read_json, tensor_shapes
 
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "selfsight.json"
 """An adapter's files: peft's two, and ours with ``parent_weights``, the fingerprint of the weights
@@ -60,6 +61,8 @@ def read_adapter(folder: Path) -> dict[str, Any]:
             f"{folder} holds no {WEIGHTS}; save the adapter as safetensors (a .bin is not read)."
         )
     tensor_shapes(folder / WEIGHTS)
+    check_precision(folder / WEIGHTS)
+    check_settings(folder, adapter)
     return {**adapter, **(read_json(folder / RECORD) if (folder / RECORD).is_file() else {})}
 
 
@@ -94,6 +97,7 @@ def check_adapter(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
                 f" the weight it belongs to {list(weight)}; give an adapter of this base, or the"
                 " merged model."
             )
+    check_complete(folder, read_json(folder / CONFIG), tensors, shapes)
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:

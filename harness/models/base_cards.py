@@ -6,7 +6,6 @@ a hub id (``org/name``, ``org/name@revision``). A checkpoint's family is found f
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from harness.models.adapters import Parent
 from harness.models.checkpoints import label_of, weights_fingerprint
 from harness.models.find_family import ARCHITECTURES
 from harness.models.hub_snapshots import fetch_config, is_hub_id
+from harness.models.loaded_files import ADAPTER, MODEL, PROCESSOR, WEIGHTS, loaded_files
 
 SYNTHETIC_WEIGHTS = Path(__file__).parents[1] / "synthetic" / "weights" / "llava"
 LLAMA_LINEARS = (
@@ -59,18 +59,9 @@ class BaseCard:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that the answers depend on besides the weights of ``source``."""
-        settings: dict[str, Any] = {"dtype": self.dtype}
-        if self.max_pixels is not None:
-            settings["max_pixels"] = self.max_pixels
-            if isinstance(self.source, Path):
-                # The folder's own bound on images may be lower than the card's.
-                file = self.source / "preprocessor_config.json"
-                if file.is_file():
-                    settings["preprocessor"] = hashlib.sha256(file.read_bytes()).hexdigest()
-        if self.adapters:
-            settings["adapter"] = "+".join(map(weights_fingerprint, self.adapters))
-        return settings
+        """Everything that the answers depend on besides the files of the model."""
+        bound = {} if self.max_pixels is None else {"max_pixels": self.max_pixels}
+        return {"dtype": self.dtype, **bound}
 
 
 BASES: Mapping[str, BaseCard] = {
@@ -163,6 +154,7 @@ def _folder_card(folder: Path) -> BaseCard:
         return _adapter_card(folder)
     config = checkpoints.read_config(folder)
     checkpoints.check_files(folder)  # an incomplete folder is an error now, not when it is loaded
+    checkpoints.check_size(folder)
     # A model trained from the synthetic base has its tokenizer, and understands its prompts only.
     own, shipped = (path / "tokenizer.json" for path in (folder, SYNTHETIC_WEIGHTS))
     synthetic = own.is_file() and shipped.is_file() and own.read_bytes() == shipped.read_bytes()
@@ -285,6 +277,29 @@ def parent_of(card: BaseCard, weights: Path | None, adapter: Path) -> Parent:
         name = card.name if BASES.get(card.name) == card else str(card.source.resolve())
         return Parent(name=name, weights=weights_fingerprint(card.source))
     return Parent(name=card.source, revision=card.revision)
+
+
+def identity_files(card: BaseCard, weights: Path | None = None) -> dict[str, Any]:
+    """What loading reads, by file: the weights' fingerprint and the content of the small files.
+
+    Equal for a card, a folder and a copy with the same content. A hub model's own files are left
+    out, because its commit stands for them.
+
+    Args:
+        weights: a folder of fine-tuned weights that are loaded in place of the card's; the
+            processor stays the card's.
+    """
+    folder = weights or (card.source if isinstance(card.source, Path) else None)
+    files: dict[str, Any] = {}
+    if folder is not None:
+        files = {WEIGHTS: weights_fingerprint(folder), **loaded_files(folder, MODEL)}
+    if isinstance(card.source, Path):
+        files |= loaded_files(card.source, PROCESSOR)
+    for number, adapter in enumerate(card.adapters if weights is None else (), 1):
+        place = f"adapter {number}/"
+        files[place + WEIGHTS] = weights_fingerprint(adapter)
+        files |= {place + name: each for name, each in loaded_files(adapter, ADAPTER).items()}
+    return files
 
 
 def source_of(card: BaseCard) -> str:

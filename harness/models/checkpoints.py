@@ -25,6 +25,13 @@ from harness.models.own_code import without_own_code
 INDEX = "model.safetensors.index.json"
 """Names the file of each tensor, where the weights are in several files."""
 
+PRECISIONS = ("BF16", "F16", "F32", "F64")
+"""The precisions of stored weights, as safetensors names them."""
+BUFFERS = ("position_ids", "inv_freq", "num_batches_tracked")
+"""Ends of the names of stored tensors that are no weights."""
+MAX_LAYERS = 1000
+"""The largest number of layers in a configuration."""
+
 
 def label_of(name: str) -> str:
     """A folder's or hub repository's name as a label: ``org/name`` becomes ``org--name``."""
@@ -102,6 +109,7 @@ def check_files(folder: Path) -> int:
         )
     for file in files:
         tensor_shapes(file)
+        check_precision(file)
     return sum(file.stat().st_size for file in files)
 
 
@@ -123,6 +131,19 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
         raise UserError(
             f"{file} is cut or damaged ({error}); download or save it again."
         ) from error
+
+
+def check_precision(file: Path) -> None:
+    """Raise UserError for a file whose weights are integers or quantised."""
+    with safe_open(file, framework="np") as tensors:
+        for name in tensors.keys():  # noqa: SIM118
+            kind = tensors.get_slice(name).get_dtype()
+            # Early versions of transformers saved positions and tables with the weights.
+            if kind not in PRECISIONS and not name.endswith(BUFFERS):
+                raise UserError(
+                    f"{file} holds {name} as {kind}; only {', '.join(PRECISIONS)} are read, no"
+                    " quantised weights. Give the model in one of these."
+                )
 
 
 def weights_fingerprint(folder: Path) -> str:
@@ -163,6 +184,26 @@ def parameter_shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:
     return _skeleton(folder / "config.json", (folder / "config.json").read_bytes())[0]
 
 
+def check_size(folder: Path) -> None:
+    """Compare config.json with the headers of the weights, before anything is built.
+
+    Raises:
+        UserError: config.json describes a model of more than twice as many parameters as the files
+            hold. A few absent weights are found when they are loaded.
+    """
+    described = count_parameters(folder)
+    shapes = [
+        shape for file in folder.glob("*.safetensors") for shape in tensor_shapes(file).values()
+    ]
+    stored = float(sum(math.prod(shape) for shape in shapes))
+    if described > 2 * stored:
+        raise UserError(
+            f"{folder}/config.json describes {described:,.0f} parameters, the weights beside it"
+            f" hold {stored:,.0f}; give the config.json that was saved with these weights (it needs"
+            " text_config and vision_config)."
+        )
+
+
 @lru_cache(maxsize=16)
 def _skeleton(path: Path, content: bytes) -> tuple[Mapping[str, tuple[int, ...]], float]:  # noqa: ARG001
     """Shapes by name, and the number of parameters, of a model built without memory.
@@ -171,8 +212,13 @@ def _skeleton(path: Path, content: bytes) -> tuple[Mapping[str, tuple[int, ...]]
         UserError: transformers cannot build a model from this configuration.
     """
     try:
-        with without_own_code(str(path.parent)), torch.device("meta"):
+        with without_own_code(str(path.parent)):
             config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
+        for part in (config, getattr(config, "text_config", None), config.vision_config):
+            for name in ("num_hidden_layers", "depth"):
+                if (layers := getattr(part, name, 0) or 0) > MAX_LAYERS:
+                    raise ValueError(f"{name} is {layers}, more than {MAX_LAYERS}")
+        with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
     except UserError:
         raise

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 
 from harness.errors import UserError
 from harness.models import adapters
-from harness.models.checkpoints import INDEX, indexed_files, tensor_shapes
+from harness.models.checkpoints import INDEX, check_precision, indexed_files, tensor_shapes
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 SETTINGS = ["*.json", "*.txt", "*.jinja", "*.model"]
@@ -187,6 +187,7 @@ def _check_file(what: str, id: str, file: Path) -> None:
             f" cache; delete {file.resolve()} and run the same command again: it is downloaded"
             " anew."
         ) from error
+    check_precision(file)
 
 
 def load_error(what: str, source: str, revision: str | None, error: BaseException) -> UserError:

@@ -18,7 +18,7 @@ from harness.models import hub_snapshots
 from harness.models.adapters import merge_adapter
 from harness.models.alignment import align
 from harness.models.base_cards import BaseCard, limit_image_size, source_of
-from harness.models.checkpoints import check_files
+from harness.models.checkpoints import BUFFERS, check_files, check_size
 from harness.models.device_memory import free_memory
 from harness.models.find_family import ARCHITECTURES
 from harness.models.own_code import without_own_code
@@ -48,6 +48,8 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
         )
     folder = weights or (card.source if isinstance(card.source, Path) else None)
     stored_bytes = None if folder is None else check_files(folder)
+    if folder is not None:
+        check_size(folder)
     check_machine(card.name, device, stored_bytes, card.parameters, card.dtype)
     if isinstance(card.source, str):
         source = str(
@@ -55,6 +57,8 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
                 f"Base {card.name!r}", card.source, card.revision, weights=weights is None
             )
         )
+        if weights is None:
+            check_size(Path(source))
     dtype = torch.float32 if torch.device(device).type == "cpu" else getattr(torch, card.dtype)
     architecture = next(each for each in ARCHITECTURES.values() if each.name == card.family)
     place = weights or source
@@ -82,6 +86,12 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
             f"The weights in {place} do not fit base {card.name!r}: {len(absent)} absent, such as"
             f" {absent[0]}."
         )
+    if left := unread_weights(loading):
+        raise UserError(
+            f"The weights in {place} do not fit base {card.name!r}: its config.json has no place"
+            f" for {len(left)} of them, such as {left[0]}; give the config.json that was saved with"
+            " them."
+        )
     limit_image_size(processor.image_processor, card)
     model = model.to(device).eval()
     align(model)
@@ -94,6 +104,16 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
 def absent_weights(loading: Any) -> list[str]:
     """Weights that a load did not fill; transformers only warns and leaves them random."""
     return sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"]))
+
+
+def unread_weights(loading: Any) -> list[str]:
+    """Stored weights that a load left out, as with fewer layers in config.json than in the files;
+    transformers only warns."""
+    return sorted(
+        name
+        for name in loading["unexpected_keys"]
+        if not name.endswith((*BUFFERS, "lm_head.weight"))  # a tied one is stored twice
+    )
 
 
 def check_machine(

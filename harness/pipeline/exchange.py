@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,10 +77,7 @@ def answer(
     logging.disable_progress_bar()  # the stage shows its own
     set_threads([card])
     benchmark = str(exported(questions)["benchmark"])
-    checkpoint = stage_identity.untrained(card)
-    if weights is not None:
-        other = stage_identity.untrained(replace(card, source=weights))
-        checkpoint = stage_identity.Checkpoint(card=card, id=other.id, weights=weights)
+    checkpoint = stage_identity.untrained(card, weights)
     with lock(out):
         stage = Stage(out, stage_identity.answers_identity(checkpoint, benchmark, questions))
         stage.open()

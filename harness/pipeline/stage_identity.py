@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,34 +34,32 @@ class Checkpoint:
     """The fingerprint of the weights and of all settings that change an answer."""
     weights: Path | None = None
     """The folder of the trained weights; None for a base."""
+    files: Identity = field(default_factory=dict)
+    """The files that ``id`` is made of, for a model that no stage has trained."""
 
     @property
     def identity(self) -> Identity:
-        # The fingerprint holds a hub model's commit; beside it, a difference can be read.
+        # The fingerprint holds the commit and the files; beside it, a difference can be read.
         pinned = {} if self.card.revision is None else {"revision": self.card.revision}
-        return {"base": self.card.name, "model": self.id, **pinned}
+        files = {"files": self.files} if self.files else {}
+        return {"base": self.card.name, "model": self.id, **pinned, **files}
 
 
-def untrained(card: BaseCard) -> Checkpoint:
-    """A base, identified by the content of its weights; a hub model by its pinned revision."""
-    weights = (
-        _folder_fingerprint(card.source)
-        if isinstance(card.source, Path)
-        else f"{card.source}@{card.revision}"
-    )
-    return Checkpoint(card=card, id=fingerprint({"weights": weights, **card.settings}))
+def untrained(card: BaseCard, weights: Path | None = None) -> Checkpoint:
+    """A base, or ``weights`` loaded in its place, identified by the content of every file that
+    loading reads; a hub model by its pinned commit."""
+    from harness.models.base_cards import identity_files
+
+    files = identity_files(card, weights)
+    parts: dict[str, Any] = {**card.settings, "files": files}
+    if not isinstance(card.source, Path):
+        parts["hub"] = f"{card.source}@{card.revision}"
+    return Checkpoint(card=card, id=fingerprint(parts), weights=weights, files=files)
 
 
 def trained(stage: Stage, card: BaseCard) -> Checkpoint:
     """The model that a training stage writes; known before it is written."""
     return Checkpoint(card=card, id=fingerprint(stage.identity), weights=stage.folder / "model")
-
-
-@cache
-def _folder_fingerprint(folder: Path) -> str:
-    from harness.models.checkpoints import weights_fingerprint
-
-    return weights_fingerprint(folder)
 
 
 def export_identity(benchmark: Benchmark, split: str, limit: int | None) -> Identity:
@@ -82,7 +79,7 @@ def pairs_identity(
     drawn: Drawn,
     seed: int,
     round: int,
-    scorer: str | None = None,
+    scorer: Identity | str | None = None,
 ) -> Identity:
     """``checkpoint`` is the model that answers, ``scorer`` the image-text model where the method
     needs one. The recipe is left out, because it changes the training, not the pairs."""

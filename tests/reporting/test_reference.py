@@ -10,9 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from harness.artifacts.fingerprint import fingerprint
 from harness.artifacts.results_folder import Results
 from harness.models.base_cards import find_base
-from harness.pipeline.stage_identity import untrained
+from harness.models.checkpoints import weights_fingerprint
 from harness.reporting.stored import open_stored
 from harness.reporting.tables import build as tables
 
@@ -44,9 +45,11 @@ def test_the_reference_was_made_with_the_shipped_base() -> None:
         )
         known = [stored.identity(folder) for folder in stored.stages() if folder.parent == answers]
         assert len(known) == 4
-        assert {identity["model"] for identity in known if identity} == {
-            untrained(find_base("synthetic")).id
-        }
+        # The reference was made when an identity held the weights and the settings alone.
+        card = find_base("synthetic")
+        assert isinstance(card.source, Path)
+        earlier = fingerprint({"weights": weights_fingerprint(card.source), **card.settings})
+        assert {identity["model"] for identity in known if identity} == {earlier}
 
 
 def test_the_readme_shows_the_reference_numbers() -> None:
