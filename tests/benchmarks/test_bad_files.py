@@ -118,6 +118,22 @@ CASES: dict[str, tuple[str, Spoil, str]] = {
         ),
         "instances_val2014.json: an image id occurs twice",
     ),
+    "chair captions of another image": (
+        "coco_chair",
+        lambda at: rows(
+            at / "annotations/captions_val2014.json",
+            lambda content: content["annotations"][0].update(image_id="001"),  # type: ignore[call-overload]
+        ),
+        "captions_val2014.json: '001' is the id of no image of .*instances_val2014.json",
+    ),
+    "chair captions of image 1.0": (
+        "coco_chair",
+        lambda at: rows(
+            at / "annotations/captions_val2014.json",
+            lambda content: content["annotations"][0].update(image_id=1.0),  # type: ignore[call-overload]
+        ),
+        "captions_val2014.json: '1.0' is the id of no image of",
+    ),
     "chair synonyms": (
         "coco_chair",
         lambda at: (at / "synonyms.txt").write_text("person, man\n"),
