@@ -4,8 +4,9 @@ gain would its caption length, or its share of "yes", have brought alone?
 ``untrained at sena length`` is the untrained model's captions, cut until they are as long as sena's
 on average, because shorter captions alone hallucinate less. ``untrained at sena yes-ratio`` is the
 untrained model's yes/no answers, with the threshold between its own log-probabilities moved until
-it says yes as often as sena. The benchmark itself grades both, once a training seed of the method.
-A row with a varied setting gets none."""
+it says yes as often as sena among the answers that can be read; what cannot be read stays so. The
+benchmark itself grades both, once a training seed of the method. A row with a varied setting gets
+none."""
 
 from __future__ import annotations
 
@@ -149,6 +150,13 @@ def shift(margins: Mapping[str, float], share: float) -> dict[str, str]:
     leading = sorted(margins, key=lambda id: (-margins[id], id))
     yes = set(leading[: round(share * len(margins))])
     return {id: "yes" if id in yes else "no" for id in margins}
+
+
+def unreadable(grades: Path, metric: Metric) -> frozenset[str]:
+    """The questions whose answer the matched metric does not count, from the grades' folder."""
+    frame = pd.read_parquet(grades / "grades.parquet")
+    counted = frame[f"count_{metric.denominator}"].fillna(0) > 0
+    return frozenset(map(str, frame.loc[~counted, "question"]))
 
 
 def target(grades: Path, metric: Metric) -> float:

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from methods.interface import JSON, GroundTruth, PreferencePair
 
 
-def pair_stats(pairs: Sequence[PreferencePair], judge: GroundTruth | None) -> dict[str, dict[str, JSON]]:
+def pair_stats(
+    pairs: Sequence[PreferencePair], judge: GroundTruth | None
+) -> dict[str, dict[str, JSON]]:
     """The statistics by kind of pair: the number of ``pairs``; mean words of both sides
     (``chosen_words``, ``rejected_words``); the share of pairs whose chosen side is shorter
     (``chosen_shorter``). With ``judge`` (the exact truth): mean errors of both sides

@@ -243,6 +243,16 @@ def test_amber_discriminative_as_the_released_script_counts(tmp_path: Path) -> N
         ids = [id for id in answers if about[id]["type"] == f"discriminative-{type}"]
         right = [("no" in answers[id].lower()) == (about[id]["truth"] == "no") for id in ids]
         assert values[f"accuracy_{kind}"] == pytest.approx(100 * sum(right) / len(ids))
+    attribute = [id for id in answers if "attribute" in about[id]["type"]]
+    theirs = official_scores.binary(
+        [int(about[id]["truth"] == "no") for id in attribute],
+        [{"No": 1, "Yes": 0}.get(answers[id], -1) for id in attribute],
+    )
+    assert 0 < len(attribute) < len(answers)
+    close(
+        values,
+        {f"{name}_attribute_official": theirs[name] for name in ("accuracy", "f1")},
+    )
 
 
 def test_mme_as_the_released_script_counts(tmp_path: Path) -> None:
