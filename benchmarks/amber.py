@@ -20,22 +20,24 @@ without it only the words of ``relation.json`` count."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import files, grading, yes_no
+from benchmarks.amber_words import Words
 from benchmarks.grading import Item, ItemBenchmark, percent
 from benchmarks.interface import Grade
-from benchmarks.objects import known_form
 from benchmarks.spec import Spec
 from benchmarks.yes_no import REQUEST, YesNo
 
-AMBER_VERSION = "1"
+DISCRIMINATIVE_VERSION = "2"
+GENERATIVE_VERSION = "2"
 TYPES = ("existence", "state", "number", "action", "relation")
+ATTRIBUTE = ("state", "number", "action")
+"""The kinds that AMBER's script sums up as Attribute."""
 _KIND = {
     "discriminative-hallucination": "existence",
     "discriminative-attribute-state": "state",
@@ -76,44 +78,6 @@ class Statement:
     answer: YesNo
 
 
-@dataclass(frozen=True, kw_only=True)
-class Words:
-    """The word lists that nouns are compared with."""
-
-    relation: Mapping[str, tuple[str, ...]]
-    """Object -> words that name it."""
-    safe: frozenset[str]
-    """Words that are never a hallucination."""
-    similar: Mapping[str, frozenset[str]]
-
-    @property
-    def known(self) -> frozenset[str]:
-        words = (word for words in self.relation.values() for word in words)
-        return frozenset(self.relation) | frozenset(words)
-
-    def nouns(self, caption: str, known: frozenset[str]) -> list[str]:
-        """The known words of a caption in the singular, with repetitions."""
-        words = re.findall(r"\w+(?:-\w+)*", caption.lower())
-        singular = (known_form(word, known) for word in words)
-        return [word for word in singular if word in known]
-
-    def naming(self, objects: Sequence[str]) -> dict[str, int]:
-        """Every word that names one of the objects -> the place of the first object that it names;
-        in the released code's order."""
-        places: dict[str, int] = {}
-        for place, name in enumerate(objects):
-            for word in self.relation[name]:
-                places.setdefault(word, place)
-        for place, name in enumerate(objects):
-            places.setdefault(name, place)
-        return places
-
-    def nearest(self, noun: str, words: Mapping[str, int]) -> int | None:
-        """The object of the first word that is the noun or similar to it."""
-        near = self.similar.get(noun, frozenset())
-        return next((place for word, place in words.items() if word == noun or word in near), None)
-
-
 def generative(split: str, limit: int | None, data: Path | None) -> ItemBenchmark[Annotation]:
     """The generative part.
 
@@ -146,7 +110,7 @@ def generative(split: str, limit: int | None, data: Path | None) -> ItemBenchmar
         name="amber_g",
         group="hallucination",
         source=source,
-        grader=f"amber-generative-{AMBER_VERSION}",
+        grader=f"amber-generative-{GENERATIVE_VERSION}",
         items=kept,
         metrics=(
             percent("chair", "hallucinated", "nouns", "lower", primary=True),
@@ -181,15 +145,16 @@ def discriminative(split: str, limit: int | None, data: Path | None) -> ItemBenc
         )
     kept, source = grading.fixed(grading.limit_images(items, limit), "amber")
     by_kind = (
-        yes_no.metrics(positive="no", suffix=f"_{kind}")[name]
-        for kind in TYPES
+        yes_no.metrics(positive="no", suffix=f"_{kind}{reading}")[name]
+        for reading in ("", "_official")
+        for kind in (*TYPES, "attribute")
         for name in ("accuracy", "f1")
     )
     return ItemBenchmark(
         name="amber_d",
         group="hallucination",
         source=source,
-        grader=f"amber-discriminative-{AMBER_VERSION}",
+        grader=f"amber-discriminative-{DISCRIMINATIVE_VERSION}",
         items=kept,
         metrics=(
             *yes_no.metrics(positive="no", primary=True).values(),
@@ -249,16 +214,22 @@ def _grade_caption(
 def _grade_question(item: Item[Statement], answer: str) -> Grade:
     truth, reading = item.truth.answer, yes_no.read_words(answer)
     bare: YesNo | None = "yes" if answer == "Yes" else "no" if answer == "No" else None
-    suffixes = ("", f"_{item.truth.kind}")
-    whole, of_kind = (
-        yes_no.counts(truth, reading, positive="no", suffix=suffix) for suffix in suffixes
-    )
+    kind = item.truth.kind
+    suffixes = ("", f"_{kind}", *(("_attribute",) if kind in ATTRIBUTE else ()))
+
+    def counted(reading: YesNo | None, name: str) -> dict[str, float]:
+        every = (
+            yes_no.counts(truth, reading, positive="no", suffix=f"{suffix}{name}")
+            for suffix in suffixes
+        )
+        return {key: count for counts in every for key, count in counts.items()}
+
     return yes_no.grade(
         item,
         answer,
         truth,
-        read={**whole, **of_kind},
-        always=yes_no.counts(truth, bare, positive="no", suffix="_official"),
+        read=counted(reading, ""),
+        always=counted(bare, "_official"),
         why_wrong=f"the answer is {truth}",
     )
 

@@ -8,20 +8,24 @@ alone lower CHAIR, so recall (distinct true objects mentioned / true objects), w
 objects a caption are reported too.
 
 A caption that mentions no object is scored: nothing is hallucinated. An empty caption is unscored;
-the authors' code would count it as a caption without hallucination."""
+the authors' code counts it as a caption without hallucination, and so do the metrics
+``..._official``, which a source has whose authors published a reader of their own."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 from benchmarks import grading
 from benchmarks.grading import Item, ItemBenchmark, percent, ratio
-from benchmarks.interface import Grade
+from benchmarks.interface import Grade, Metric
 
 CHAIR_VERSION = "1"
+OFFICIAL_VERSION = "2"
+"""With the authors' reading beside ours."""
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 
 
@@ -34,6 +38,30 @@ class Reader(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Official:
+    """The authors' own reading of captions, and the truth (by item id) that it gives."""
+
+    table: Reader
+    truth: Mapping[str, frozenset[str]]
+
+    def counts(self, item: Item[frozenset[str]], caption: str) -> dict[str, float]:
+        mentions = [category for category, _, _ in self.table.places(caption)]
+        invented = [category for category in mentions if category not in self.truth[item.id]]
+        return {
+            "captions_official": 1.0,
+            "unfaithful_official": float(bool(invented)),
+            "mentions_official": float(len(mentions)),
+            "hallucinated_official": float(len(invented)),
+        }
+
+
+OFFICIAL: tuple[Metric, ...] = (
+    percent("chair_s_official", "unfaithful_official", "captions_official", "lower"),
+    percent("chair_i_official", "hallucinated_official", "mentions_official", "lower"),
+)
+
+
 def chair_benchmark(
     *,
     name: str,
@@ -42,6 +70,7 @@ def chair_benchmark(
     table: Reader,
     max_new_tokens: int,
     primary: bool,
+    official: Official | None = None,
 ) -> ItemBenchmark[frozenset[str]]:
     """CHAIR over any source of images with known objects: one caption prompt an image; its truth
     is the set of categories in the image."""
@@ -49,7 +78,7 @@ def chair_benchmark(
         name=name,
         group="hallucination",
         source=source,
-        grader=f"chair-{CHAIR_VERSION}",
+        grader=f"chair-{OFFICIAL_VERSION if official else CHAIR_VERSION}",
         items=items,
         metrics=(
             percent("chair_s", "unfaithful", "captions", "lower", primary=primary),
@@ -57,16 +86,20 @@ def chair_benchmark(
             percent("recall", "found", "truth"),
             ratio("words", "words", "captions", "none", unit="words"),
             ratio("objects", "objects", "captions", "none", unit="objects"),
+            *(OFFICIAL if official else ()),
         ),
-        grade_one=partial(_grade, table),
+        grade_one=partial(_grade, table, official),
         max_new_tokens=max_new_tokens,
     )
 
 
-def _grade(table: Reader, item: Item[frozenset[str]], caption: str) -> Grade:
+def _grade(
+    table: Reader, official: Official | None, item: Item[frozenset[str]], caption: str
+) -> Grade:
     """``value`` is 1 for a caption without hallucination, else 0."""
+    official_counts = official.counts(item, caption) if official else {}
     if not caption.strip():
-        return grading.unscored(item, "empty caption")
+        return grading.unscored(item, "empty caption", official_counts)
     places = table.places(caption)
     mentions = [category for category, _, _ in places]
     invented = [place for place in places if place[0] not in item.truth]
@@ -91,5 +124,6 @@ def _grade(table: Reader, item: Item[frozenset[str]], caption: str) -> Grade:
             "truth": float(len(item.truth)),
             "words": float(len(_WORD.findall(caption))),
             "objects": float(len(distinct)),
+            **official_counts,
         },
     )

@@ -8,7 +8,6 @@ the accuracy of the first rotation alone."""
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,10 +17,19 @@ from benchmarks.grading import Item, ItemBenchmark, percent
 from benchmarks.interface import Grade
 from benchmarks.yes_no import UNREADABLE
 
-CHOICE_VERSION = "1"
+CHOICE_VERSION = "2"
 LETTERS = "ABCDEFGH"
 REQUEST = "Answer with the option's letter from the given choices directly."
 """LLaVA-1.5's own evaluation asks so."""
+REFUSED = "Z"
+"""Read where an answer says that no option fits."""
+_REFUSALS = (
+    "Sorry, I can't help with images of people yet.",
+    "I can't process this file.",
+    "I'm sorry, but without the image provided",
+    "Cannot determine the answer",
+)
+_BLANKS = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 
 Options = Sequence[tuple[str, str]]
 """(letter, text) of each option."""
@@ -85,22 +93,24 @@ def rotated(
 
 
 def read_choice(answer: str, options: Options) -> str | None:
-    """The letter that is meant; None: unreadable. Readable are a letter alone ("B", "(b)."), a
-    letter with a mark before anything that is not another option ("B. a cat"), and exactly one
-    option's text."""
-    texts = [(letter, _plain(text)) for letter, text in options]
-    letters, stripped = dict(texts), answer.strip()
-    if match := re.fullmatch(r"\W*([A-Za-z])\W*", stripped):
-        return match[1].upper() if match[1].upper() in letters else None
-    if match := re.match(r"\(?([A-Z])(?:\)[.:,]?|[.:,])\s*(.+)", stripped, flags=re.DOTALL):
-        named = [letter for letter, text in texts if _plain(match[2]) in (text, letter.lower())]
-        return match[1] if match[1] in letters and (not named or match[1] in named) else None
-    meant = [letter for letter, text in texts if text and text == _plain(stripped)]
+    """The letter that is meant, as VLMEvalKit's exact matching reads it (``can_infer``, commit
+    e8e78f05); None: unreadable; ``REFUSED``: the answer names no option, which is wrong.
+
+    Readable are one option's letter as a word of its own among the last four words, and one
+    option's text within the answer. A small letter is no letter. The text does not count if the
+    answer is more than twice as long as all options together."""
+    if any(refusal in answer for refusal in _REFUSALS):
+        return REFUSED
+    words = answer.translate(_BLANKS).split()
+    named = [letter for letter, _ in options if letter in words]
+    if len(named) == 1 and words.index(named[0]) >= len(words) - 4:
+        return named[0]
+    if not named and REFUSED in words:
+        return REFUSED
+    if len(answer) > 2 * sum(len(text) for _, text in options):
+        return None
+    meant = [letter for letter, text in options if text.lower() in answer.lower()]
     return meant[0] if len(meant) == 1 else None
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.split(r"[\W_]+", text.lower())).strip()
 
 
 def _grade(item: Item[Choice], answer: str) -> Grade:

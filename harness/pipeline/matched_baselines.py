@@ -4,8 +4,8 @@ how much of a method's gain comes from its caption length or its share of "yes" 
 ``untrained at sena length``: the untrained model's captions, cut to the same mean length as sena's.
 Shorter captions alone can hallucinate less. ``untrained at sena yes-ratio``: the untrained model's
 yes/no answers, with the threshold on its log-probabilities moved until it answers yes as often as
-sena. The benchmark grades both, once per training seed of the method. Rows with a varied setting
-have no matched baseline."""
+sena among the readable answers; an unreadable answer stays unreadable. The benchmark grades both,
+once per training seed of the method. Rows with a varied setting have no matched baseline."""
 
 from __future__ import annotations
 
@@ -149,6 +149,13 @@ def shift(margins: Mapping[str, float], share: float) -> dict[str, str]:
     leading = sorted(margins, key=lambda id: (-margins[id], id))
     yes = set(leading[: round(share * len(margins))])
     return {id: "yes" if id in yes else "no" for id in margins}
+
+
+def unreadable(grades: Path, metric: Metric) -> frozenset[str]:
+    """The questions whose answer the matched metric does not count, from the grades' folder."""
+    frame = pd.read_parquet(grades / "grades.parquet")
+    counted = frame[f"count_{metric.denominator}"].fillna(0) > 0
+    return frozenset(map(str, frame.loc[~counted, "question"]))
 
 
 def target(grades: Path, metric: Metric) -> float:

@@ -150,7 +150,7 @@ def matched_identity(
         "benchmark": benchmark.name,
         "version": benchmark.version,
         "kind": kind,
-        "rule": 1,
+        "rule": {"length": 1, "yes-ratio": 2}[kind],
         "source": fingerprint(source),
         "method": fingerprint(method),
     }

@@ -330,13 +330,17 @@ def _matched(
     """A matched baseline's answers and grades on one benchmark."""
     run, base, name = matched.run, matched.baseline, benchmark.name
     method = (run.label, run.seed, run.last, name)
-    source = tasks[_key(matched.source, base.label, base.seed, base.last, name)]
+    where = (base.label, base.seed, base.last, name)
+    source = tasks[_key(matched.source, *where)]
     identity = stage_identity.matched_identity(
         matched.kind,
         source.stage.identity,
         tasks[_key("answer", *method)].stage.identity,
         benchmark,
     )
+    of_base = [source.key]
+    if matched.kind == "yes-ratio":
+        of_base += [_key("answer", *where), _key("grade", *where)]
     subject = f"{matched.label}, seed {run.seed}"
     derive = Task(
         key=_key("derive", matched.label, run.seed, 0, name),
@@ -347,7 +351,7 @@ def _matched(
         label=matched.label,
         seed=run.seed,
         benchmark=name,
-        depends_on=(_key("grade", *method), source.key),
+        depends_on=(_key("grade", *method), *of_base),
     )
     return derive, _grade(results, derive, benchmark, subject)
 

@@ -31,7 +31,22 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "gqa": ("gqa_testdev_balanced",),
 }
 """The papers' benchmarks, with their names here and in the toolkits."""
-METRICS: Mapping[str, tuple[str, ...]] = {"mmbench": ("circular", "accuracy_circular")}
+READINGS: Mapping[tuple[str, str, str], tuple[str, ...]] = {
+    ("CSR", "chair", "chair_s"): ("chair_s_official",),
+    ("CSR", "chair", "chair_i"): ("chair_i_official",),
+    ("SIMA", "chair", "chair_i"): (),
+    ("", "pope", "accuracy"): ("accuracy_official",),
+    ("", "pope", "f1"): ("f1_official",),
+    ("", "mmbench", "accuracy"): ("circular_unread_wrong", "accuracy_circular"),
+}
+"""(paper, or "" for all; benchmark; metric) of a number -> the metrics here that count the same,
+with the same reading of answers. Where nothing is listed, the metric has the same name here; where
+the list is empty, the number is shown nowhere.
+
+CHAIR: CSR's numbers are the original script's. SIMA's own script reads "bus" and "ties", as
+``chair_s`` here does; its CHAIR-i counts a hallucinated word once a caption among all mentions,
+which nothing here does. POPE: by POPE's own reading. MMBench: an answer that names no option is
+wrong."""
 TOOLKIT = re.compile(r"^(lmms_eval|vlmevalkit)\W")
 
 
@@ -77,13 +92,26 @@ def matching(rows: Sequence[Row], benchmark: BenchmarkColumns) -> dict[str, list
 
 def belongs(number: Number, benchmark: str, metric: str) -> bool:
     """Whether the number is of this benchmark and metric. A paper's ``pope_adversarial / accuracy``
-    is ``accuracy_adversarial`` of ``pope`` here, its ``mme_perception / score`` is ``perception``
-    of ``mme``."""
+    is ``accuracy_adversarial_official`` of ``pope`` here, its ``mme_perception / score`` is
+    ``perception`` of ``mme``."""
     name = TOOLKIT.sub("", benchmark.lower())
     if name == number.benchmark or name in NAMES.get(number.benchmark, ()):
-        return metric == number.metric or metric in METRICS.get(number.benchmark, ())
+        return metric in _readings(number, number.benchmark)
     part = number.benchmark.removeprefix(f"{name}_")
-    return part != number.benchmark and metric in (part, f"{number.metric}_{part}")
+    if part == number.benchmark:
+        return False
+    readings = _readings(number, name)
+    of_part = (
+        f"{stem}_{part}_official" if official else f"{stem}_{part}"
+        for stem, official, _ in (reading.partition("_official") for reading in readings)
+    )
+    return metric == part or metric in of_part
+
+
+def _readings(number: Number, benchmark: str) -> tuple[str, ...]:
+    """The metrics of the benchmark that count what the number counts."""
+    own = READINGS.get((number.paper, benchmark, number.metric))
+    return READINGS.get(("", benchmark, number.metric), (number.metric,)) if own is None else own
 
 
 def same_row(row: Row, number: Number) -> bool:

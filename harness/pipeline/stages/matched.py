@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.interface import Metric
@@ -13,6 +14,16 @@ from harness.pipeline.stages.shards import Progress
 from harness.pipeline.tasks import Task
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The baseline's folders: answers, log-probabilities of yes and no, grades of its answers. A
+    match by length reads the answers alone."""
+
+    answers: Path
+    choices: Path
+    grades: Path
+
+
 def run(context: Context, task: Task, _shard: int, _progress: Progress) -> None:
     matched = next(
         matched
@@ -20,13 +31,17 @@ def run(context: Context, task: Task, _shard: int, _progress: Progress) -> None:
         if (matched.label, matched.run.seed) == (task.label, task.seed)
     )
     base, method, results = matched.baseline, matched.run, context.results
-    folder_of = results.answers if matched.source == "answer" else results.choices
+    where = (base.label, base.seed, base.last, task.benchmark)
     metric = matched_metric(context.benchmark(task.benchmark), matched.kind)
     assert metric is not None  # planned only where there is one
     write_answers(
         task.stage,
         matched.kind,
-        folder_of(base.label, base.seed, base.last, task.benchmark),
+        Source(
+            answers=results.answers(*where),
+            choices=results.choices(*where),
+            grades=results.grades(*where),
+        ),
         results.grades(method.label, method.seed, method.last, task.benchmark),
         metric,
     )
@@ -36,17 +51,20 @@ def merge(_context: Context, task: Task) -> None:
     task.stage.finish()
 
 
-def write_answers(stage: Stage, kind: Match, source: Path, grades: Path, metric: Metric) -> None:
-    """Write ``answers.jsonl`` and the record. ``source`` is the folder of the baseline's answers,
-    or of its log-probabilities of yes and no; ``grades`` that of the method's grades, whose value
-    of ``metric`` is matched."""
+def write_answers(stage: Stage, kind: Match, source: Source, grades: Path, metric: Metric) -> None:
+    """Write ``answers.jsonl`` and the record. ``grades``: the folder of the method's grades, whose
+    value of ``metric`` is matched. An answer of the baseline that cannot be read as yes or no is
+    kept as it is."""
     value = matched_baselines.target(grades, metric)
+    answers = {row["id"]: row["answer"] for row in read_jsonl(source.answers / "answers.jsonl")}
     if kind == "length":
-        captions = {row["id"]: row["answer"] for row in read_jsonl(source / "answers.jsonl")}
-        answers = matched_baselines.cut(captions, value)
+        answers = matched_baselines.cut(answers, value)
     else:
-        margins = {row["id"]: row["margin"] for row in read_jsonl(source / "choices.jsonl")}
-        answers = matched_baselines.shift(margins, value)
+        unread = matched_baselines.unreadable(source.grades, metric)
+        choices = read_jsonl(source.choices / "choices.jsonl")
+        margins = {row["id"]: row["margin"] for row in choices if row["id"] not in unread}
+        shifted = matched_baselines.shift(margins, value)
+        answers = {row["id"]: shifted.get(row["id"], answers[row["id"]]) for row in choices}
     rows = [{"id": id, "answer": answer} for id, answer in answers.items()]
     write_jsonl(stage.folder / "answers.jsonl", rows)
     record = {"stage": "derive", "counts": {"questions": len(rows)}, "target": value}

@@ -1,0 +1,75 @@
+"""AMBER's word lists, and the nouns of a description that they know.
+
+AMBER's script finds nouns with NLTK's tagger. The reading here needs no tagger. As in the script,
+letter case counts: its lists hold "TV" and "tree", so "tv" and "Trees" are no words of theirs.
+Words that are seldom the noun that they spell are told apart by the word beside them (``is_noun``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.objects import known_form
+
+_PART = re.compile(r"\w+(?:-\w+)*|[^\w\s]")
+NEVER = frozenset({"can", "hot", "hots", "leaves", "clothes"})
+"""Words that the script's tagger and lemmatizer never read as the noun of the lists: a verb, an
+adjective, and the plurals of leaf and of clothes, not of "leave" and "cloth"."""
+SUBJECTS = frozenset("i you he she it we they who".split())
+"""A word behind one of these is a verb: "she paddles"."""
+ADJECTIVES = frozenset({"light", "orange"})
+CLOSED = frozenset(
+    "a an the and or but is are was were be on in of at by to from with near for under over above"
+    " below behind beside that which who as while into through against along across around has have"
+    " had can may might will would could it its there his her their".split()
+)
+"""Words that end a noun phrase. An adjective stands before another word: "a light wind"."""
+
+
+def is_noun(before: str, word: str, after: str) -> bool:
+    """Whether a word that the lists know is a noun between its neighbours (words or marks)."""
+    if word in NEVER or before in SUBJECTS:
+        return False
+    return word not in ADJECTIVES or not after.isalpha() or after in CLOSED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """The word lists that nouns are compared with."""
+
+    relation: Mapping[str, tuple[str, ...]]
+    """Object -> words that name it."""
+    safe: frozenset[str]
+    """Words that are never a hallucination."""
+    similar: Mapping[str, frozenset[str]]
+
+    @property
+    def known(self) -> frozenset[str]:
+        words = (word for words in self.relation.values() for word in words)
+        return frozenset(self.relation) | frozenset(words)
+
+    def nouns(self, caption: str, known: frozenset[str]) -> list[str]:
+        """The known nouns of a caption in the singular, with repetitions."""
+        parts = _PART.findall(caption)
+        pairs = zip(["", *parts], parts, [*parts[1:], ""], strict=False)
+        words = (word for before, word, after in pairs if is_noun(before.lower(), word, after))
+        singular = (known_form(word, known) for word in words)
+        return [word for word in singular if word in known]
+
+    def naming(self, objects: Sequence[str]) -> dict[str, int]:
+        """Every word that names one of the objects -> the place of the first object that it names;
+        in the released code's order."""
+        places: dict[str, int] = {}
+        for place, name in enumerate(objects):
+            for word in self.relation[name]:
+                places.setdefault(word, place)
+        for place, name in enumerate(objects):
+            places.setdefault(name, place)
+        return places
+
+    def nearest(self, noun: str, words: Mapping[str, int]) -> int | None:
+        """The object of the first word that is the noun or similar to it."""
+        near = self.similar.get(noun, frozenset())
+        return next((place for word, place in words.items() if word == noun or word in near), None)
