@@ -193,6 +193,7 @@ def _image_fault(cell: str) -> str:
         binascii.Error,
         OSError,
         Image.DecompressionBombError,
+        Image.DecompressionBombWarning,  # an error where pools are read
     ) as error:
         return f"the image cannot be decoded ({type(error).__name__}; cut off?)"
     return ""

@@ -344,9 +344,10 @@ def _facts(
     benchmarks: tuple[BenchmarkColumns, ...],
     baseline: str,
 ) -> dict[str, tuple[str, ...]]:
-    """Versions, hardware, pools, fingerprints of bases, unreadable and treated images; each once."""
+    """Versions, hardware, pools, fingerprints of bases, and odd images; each once."""
     facts: dict[str, list[str]] = {
-        name: [] for name in ("base", "versions", "hardware", "pool", "unreadable", "treated")
+        name: []
+        for name in ("base", "versions", "hardware", "pool", "unreadable", "treated", "as stored")
     }
     base = next(row.base for row in rows if row.label == baseline)
     for row in rows:
@@ -359,7 +360,12 @@ def _facts(
                 facts["base"].append(f"{owner}{row.base}, fingerprint {sha}")
     for stage in stored.stages():
         record = stored.record(stage) if stored.done(stage) else None
-        if record is None or stage.is_relative_to(results.out / "questions"):
+        if record is None:
+            continue
+        if stage.is_relative_to(results.out / "questions"):
+            images = record["counts"].get("images_read_as_stored", {})
+            if kinds := ", ".join(f"{kind} {images[kind]}" for kind in images):
+                facts["as stored"].append(f"{stage.name} ({kinds})")
             continue
         for fact in ("versions", "hardware"):
             parts = record.get(fact, {}).items()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
+from benchmarks.files import read_as_stored
 from benchmarks.interface import Benchmark, Question
 from harness.artifacts.results_folder import Stage, write_bytes, write_json, write_jsonl
 from harness.data.pool import difference_hash, pixels_sha
@@ -19,6 +21,10 @@ from harness.pipeline.stages.shards import Progress, Spent, check_keys, quiet, r
 if TYPE_CHECKING:  # they need torch
     from harness.pipeline.context import Context
     from harness.pipeline.tasks import Task
+
+
+NOT_PIXELS = ("transparency", "exif", "xmp", "XML:com.adobe.xmp")
+"""What PIL would copy from an image's file into the PNG. A reader would apply it a second time."""
 
 
 def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
@@ -46,11 +52,13 @@ def write_questions(stage: Stage, benchmark: Benchmark, progress: Progress) -> N
     started = time.perf_counter()
     rows: list[dict[str, Any]] = []
     hashes: dict[str, str] = {}
+    stored: Counter[str] = Counter()
     for question in _questions(benchmark):
         names = [_save_image(stage.folder / "images", image) for image in question.images]
         for name, image in zip(names, question.images, strict=True):
             if name not in hashes:
                 hashes[name] = difference_hash(image)
+                stored.update(read_as_stored(image))
         rows.append(
             {
                 "id": question.id,
@@ -70,8 +78,9 @@ def write_questions(stage: Stage, benchmark: Benchmark, progress: Progress) -> N
     ]
     write_jsonl(stage.folder / "images.jsonl", images)
     spent = Spent(seconds=time.perf_counter() - started)
+    counts = {"images_read_as_stored": dict(stored)} if stored else {}
     write_json(
-        stage.folder / "record.json", record(stage, benchmark.name, len(rows), spent, counts={})
+        stage.folder / "record.json", record(stage, benchmark.name, len(rows), spent, counts)
     )
 
 
@@ -86,6 +95,9 @@ def _save_image(folder: Path, image: Image) -> str:
     path = folder / f"{pixels_sha(image)}.png"
     if not path.exists():
         content = io.BytesIO()
-        image.convert("RGB").save(content, format="PNG", compress_level=1)
+        rgb = image.convert("RGB")
+        for name in NOT_PIXELS:
+            rgb.info.pop(name, None)
+        rgb.save(content, format="PNG", compress_level=1)
         write_bytes(path, content.getvalue())
     return path.name

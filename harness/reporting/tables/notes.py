@@ -267,6 +267,11 @@ def _facts(study: StudyResults) -> list[str]:
             "Pool images changed when read, a round (turned by EXIF; grey values scaled to 8 bit;"
             f" transparent parts composited on white): {' / '.join(treated)}."
         )
+    if stored := facts.get("as stored"):
+        lines.append(
+            "Benchmark images read as the authors' code reads them, without applying their EXIF"
+            f" orientation, depth or transparency: {' / '.join(stored)}."
+        )
     return [*lines, *facts.get("leaks", ()), *facts.get("provenance", ())]
 
 

@@ -98,7 +98,6 @@ def test_a_hub_data_set_is_a_pool_pinned_to_its_commit(
         ),
         ("hub:org/words", "has no column image; its columns are sentence."),
         ("hub:nothing", "must be hub:<org>/<name>[/<configuration>][@<revision>][:<split>]"),
-        ("hub:org/texts", "caption is not text (7); give a data set with texts there"),
     ],
 )
 def test_a_data_set_that_is_no_pool_is_said_before_any_work(
@@ -106,7 +105,6 @@ def test_a_data_set_that_is_no_pool_is_said_before_any_work(
 ) -> None:
     desk.hub.gate("org/shut", "datasets")
     desk.hub.add("org/plain", data_set(desk.work / "plain"), kind="datasets")
-    desk.hub.add("org/texts", data_set(desk.work / "texts", caption=[7] * 6), kind="datasets")
     (desk.work / "words" / "data").mkdir(parents=True, exist_ok=True)
     pq.write_table(
         pa.table({"sentence": ["a"]}), desk.work / "words" / "data" / "train-00000-of-00001.parquet"
