@@ -96,6 +96,7 @@ class Engine:
         ends = self.model.generation_config.eos_token_id
         ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
         self.end_ids = frozenset(ends - {None})
+        self.positions: int = self.model.config.get_text_config().max_position_embeddings
         self.tokens_generated = 0
         self.weights_version: tuple[tuple[int, int], ...] = ()
         self.refresh()
@@ -337,6 +338,12 @@ class Engine:
                     corruption_key=None if corrupt is None else prompt.key,
                     ids=tuple(tokens[:cut]),
                     span=self.family.span(prompt.image),
+                )
+            length = len(tokens) - cut + (0 if prefix is None else prefix.length)
+            if length >= self.positions:
+                raise UserError(
+                    f"Prompt {prompt.key!r} takes {length} tokens and the model reads"
+                    f" {self.positions}, its answer included; shorten it, or take it out."
                 )
             tokenized.append(
                 TokenizedPrompt(key=prompt.key, prefix=prefix, suffix=tuple(tokens[cut:]))

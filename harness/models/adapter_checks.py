@@ -16,9 +16,12 @@ TAKEN = frozenset(
     "peft_type r lora_alpha use_rslora rank_pattern alpha_pattern target_modules exclude_modules"
     " modules_to_save layers_to_transform layers_pattern init_lora_weights"
     " base_model_name_or_path revision task_type auto_mapping peft_version inference_mode"
-    " lora_dropout megatron_core qalora_group_size loftq_config eva_config runtime_config".split()
+    " lora_dropout megatron_core qalora_group_size loftq_config eva_config runtime_config"
+    " parent_weights parent_adapter transformers_version".split()
 )
 """Fields of adapter_config.json that merging computes, or that matter in training alone."""
+CHOOSING = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
+"""Fields that choose the adapted modules."""
 ABSENT: tuple[Any, ...] = (None, False, "none", {}, [])
 """The values of any other field that leave it out."""
 STARTS = ("gaussian", "orthogonal", "eva")
@@ -112,7 +115,7 @@ def _targets(
         linear = [name for name in modules if len(shapes[f"{name}.weight"]) == 2]
         return {name for name in linear if not re.search(r"embed|lm_head", name.split(".")[-1])}
     try:
-        peft = LoraConfig.from_pretrained(str(folder))
+        peft = LoraConfig(**{name: config.get(name) for name in CHOOSING})
         return {
             name
             for name in modules

@@ -149,9 +149,10 @@ def find_base(name: str) -> BaseCard:
     raise unknown("base", name, BASES)
 
 
-def _folder_card(folder: Path) -> BaseCard:
+def _folder_card(folder: Path, above: tuple[Path, ...] = ()) -> BaseCard:
+    """``above``: the adapters whose base the folder is."""
     if adapters.is_adapter(folder):
-        return _adapter_card(folder)
+        return _adapter_card(folder, above)
     config = checkpoints.read_config(folder)
     checkpoints.check_files(folder)  # an incomplete folder is an error now, not when it is loaded
     checkpoints.check_size(folder)
@@ -164,11 +165,11 @@ def _folder_card(folder: Path) -> BaseCard:
 
 
 @cache
-def _hub_card(name: str) -> BaseCard:
+def _hub_card(name: str, above: tuple[Path, ...] = ()) -> BaseCard:
     id, _, revision = name.partition("@")
     folder, commit = fetch_config(id, revision or None)
     if adapters.is_adapter(folder):
-        return replace(_adapter_card(folder), name=label_of(id))
+        return replace(_adapter_card(folder, above), name=label_of(id))
     card = _card(label_of(id), id, commit, checkpoints.read_config(folder), "real")
     return replace(card, parameters=checkpoints.count_parameters(folder))
 
@@ -196,16 +197,22 @@ def _card(
     )
 
 
-def _adapter_card(folder: Path) -> BaseCard:
+def _adapter_card(folder: Path, above: tuple[Path, ...] = ()) -> BaseCard:
     """The card of a LoRA adapter: its parent's card with the adapter on top.
 
     Raises:
         UserError: the parent is missing, is not the one that the adapter was trained on, or has
-            no module for one of the adapter's tensors.
+            no module for one of the adapter's tensors; or adapters name each other as base.
     """
+    if folder.resolve() in above:
+        raise UserError(
+            f"The adapter in {folder} is its own base, by way of {len(above)} adapters"
+            " (base_model_name_or_path); name the model that it was trained on."
+        )
+    above = (*above, folder.resolve())
     adapter = adapters.read_adapter(folder)
     parent, revision = str(adapter["base_model_name_or_path"]), adapter.get("revision")
-    card = _parent_card(folder, parent, revision)
+    card = _parent_card(folder, parent, revision, above)
     if revision and card.revision and revision != card.revision:
         raise UserError(
             f"The adapter in {folder} was trained on {parent} at commit {revision}, the base card"
@@ -228,7 +235,9 @@ def _adapter_card(folder: Path) -> BaseCard:
     return replace(card, name=name, adapters=(*card.adapters, folder))
 
 
-def _parent_card(folder: Path, parent: str, revision: str | None) -> BaseCard:
+def _parent_card(
+    folder: Path, parent: str, revision: str | None, above: tuple[Path, ...]
+) -> BaseCard:
     """The card of an adapter's base: a card's name or source, a folder, or a hub id.
 
     A folder that begins with a dot is relative to the adapter's. Where a round's merged model was
@@ -238,14 +247,14 @@ def _parent_card(folder: Path, parent: str, revision: str | None) -> BaseCard:
     if known is not None:
         return known
     path = Path(os.path.normpath(folder / parent if parent.startswith(".") else parent))
-    if path.is_dir() and path.resolve() != folder.resolve():
-        return _folder_card(path)
+    if path.is_dir():
+        return _folder_card(path, above)
     if path.name == "model" and (path.parent / "adapter").is_dir():
-        return _adapter_card(path.parent / "adapter")
+        return _adapter_card(path.parent / "adapter", above)
     reason = f"{path} is no folder"
     if is_hub_id(parent):
         try:
-            return _hub_card(f"{parent}@{revision}" if revision else parent)
+            return _hub_card(f"{parent}@{revision}" if revision else parent, above)
         except UserError as error:
             reason = f"as a hub id: {str(error).rstrip('.')}"
     raise UserError(

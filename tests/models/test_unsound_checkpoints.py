@@ -12,9 +12,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+from harness.engine.engine import Engine
 from harness.engine.load import load_model
+from harness.engine.model_checks import sample_image
 from harness.errors import UserError
 from harness.models.base_cards import find_base
+from methods.interface import Decoding, Prompt
 from tests.models.test_checkpoints import save, save_adapter
 from tests.models.twins import TWINS
 from tests.tiny import tiny_llava
@@ -162,3 +165,29 @@ def test_integer_and_quantised_weights_are_refused(kind: torch.dtype, tmp_path: 
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"q_proj.weight as (I8|I64|F8_E4M3); only BF16"):
         find_base(str(folder))
+
+
+def test_adapters_in_a_circle_are_refused(adapter: Path) -> None:
+    other = adapter.parent / "other"
+    save_adapter(other, adapter)
+    change(adapter / "adapter_config.json", base_model_name_or_path=str(other))
+    for folder in (adapter, other):
+        with pytest.raises(UserError, match="is its own base, by way of 2 adapters"):
+            find_base(str(folder))
+    change(adapter / "adapter_config.json", base_model_name_or_path=str(adapter))
+    with pytest.raises(UserError, match="is its own base, by way of 1 adapters"):
+        find_base(str(adapter))
+
+
+@pytest.mark.parametrize("family", TWINS)
+@pytest.mark.parametrize("image", [None, sample_image((64, 64))], ids=["text", "image"])
+def test_a_prompt_longer_than_the_models_positions_is_named(family: str, image: Any) -> None:
+    model, processor = TWINS[family]()
+    engine = Engine(model, processor)
+    prompt = Prompt(key="long one", text="red " * 3000, image=image)
+    for ask in (
+        lambda: engine.generate([prompt], Decoding(max_new_tokens=2)),
+        lambda: engine.logps([prompt], ["red"]),
+    ):
+        with pytest.raises(UserError, match=r"Prompt 'long one' takes \d+ tokens and the model"):
+            ask()
