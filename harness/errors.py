@@ -6,6 +6,10 @@ import difflib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from unicodedata import category
+
+_OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Categories of characters that a terminal obeys or cannot print."""
 
 
 class UserError(Exception):
@@ -36,6 +40,15 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     hint = f"did you mean {near[0]!r}? " if near else ""
     known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return UserError(f"There is no {kind} {name!r}; {hint}Known: {known or 'none'}.")
+
+
+def plain(text: str) -> str:
+    """The text for a terminal: control and direction characters become U+FFFD; line ends and
+    tabs stay."""
+    return "".join(
+        char if char in "\n\t\u200c\u200d" or category(char) not in _OBEYED else "\ufffd"
+        for char in text
+    )
 
 
 def process_name() -> str:

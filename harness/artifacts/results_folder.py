@@ -1,8 +1,8 @@
 """The results folder: its layout, and the only functions that write it.
 
 ARCHITECTURE.md, "Files of a run", lists the files. Every file is written to a new temporary file,
-flushed and renamed (harness/artifacts/safe_files.py), and ``DONE`` is written last. After a kill at any moment a stage is either
-complete, or it continues from its finished shards.
+flushed and renamed (harness/artifacts/safe_files.py), and ``DONE`` is written last. After a kill at
+any moment a stage is either complete, or it continues from its finished shards.
 """
 
 from __future__ import annotations
@@ -37,14 +37,19 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._=,+-]*")
 
 
-def check_name(kind: str, name: str) -> None:
+def check_name(kind: str, name: object) -> None:
     """Check that a label or name can be a folder's name.
 
     Raises:
         UserError: it has a character other than letters, digits, spaces and ``._=,+-``, does not
             begin with a letter or digit, or is too long.
     """
-    if not _NAME.fullmatch(name) or name != name.strip() or len(name) > 120:
+    if (
+        not isinstance(name, str)
+        or not _NAME.fullmatch(name)
+        or name != name.strip()
+        or len(name) > 120
+    ):
         raise UserError(
             f"The {kind} {name!r} becomes a folder's name; use at most 120 letters, digits, spaces"
             " and . _ = , + - and begin with a letter or digit."

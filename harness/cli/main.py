@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.cli import file_commands, results_commands, study_commands
-from harness.errors import UserError, process_name
+from harness.errors import UserError, plain, process_name
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], None] = given.command
         command(given)
     except UserError as problem:
-        print(f"{process_name()}: {problem}", file=sys.stderr)
+        print(f"{process_name()}: {plain(str(problem))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the output was closed, as by ``| head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,16 +4,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness.artifacts.results_folder import Results
-from harness.errors import UserError, unknown
+from harness.errors import UserError, plain, unknown
 
 RESULTS = Path("results")
 """The folder of results folders."""
 
 LEAKS = "exclude benchmark images that are also in the training pool (leaks.csv lists them)"
+
+OWN = (
+    "this folder is your own: also show images of the pools, and use the bases, that its study.json"
+    " names (otherwise only drawn pools and shipped bases)"
+)
 
 HELP = {
     "table": "write and print the table of a results folder again, from its stored grades",
@@ -31,6 +38,8 @@ def add(commands: Any) -> None:
         command.add_argument("study", nargs="?", help="the study's name: its folder below results/")
         command.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder itself")
         command.add_argument("--exclude-leaks", action="store_true", help=LEAKS)
+        if function is page:
+            command.add_argument("--own", action="store_true", help=OWN)
         command.set_defaults(command=function)
     help = "print differing settings, versions and numbers of two results folders, as Markdown"
     command = commands.add_parser("compare", help=help, description=help)
@@ -58,17 +67,19 @@ def table(given: argparse.Namespace) -> None:
     from harness.reporting.tables import build
 
     out = folder(given)
-    comparison = build.load(out, exclude_leaks=given.exclude_leaks)
-    print(build.write(out, comparison=comparison))
-    model_card_results.write_results(out, comparison.study, comparison.cells)
+    with offline():
+        comparison = build.load(out, exclude_leaks=given.exclude_leaks)
+        print(plain(build.write(out, comparison=comparison)))
+        model_card_results.write_results(out, comparison.study, comparison.cells)
 
 
 def figures(given: argparse.Namespace) -> None:
     from harness.reporting.figures import draw
 
     out = folder(given)
-    for path in draw.write(out, exclude_leaks=given.exclude_leaks):
-        print(path)
+    with offline():
+        paths = draw.write(out, exclude_leaks=given.exclude_leaks)
+    print(*(plain(str(path)) for path in paths), sep="\n")
     if Results(out).packed.exists():
         print(
             f"{out} is packed. It holds no answers and no images, so the figures examples-* and"
@@ -79,25 +90,42 @@ def figures(given: argparse.Namespace) -> None:
 def page(given: argparse.Namespace) -> None:
     from harness.reporting.page import write
 
-    print(write.write(folder(given), exclude_leaks=given.exclude_leaks))
+    with offline():
+        path = write.write(folder(given), exclude_leaks=given.exclude_leaks, own=given.own)
+    print(plain(str(path)))
 
 
 def pack(given: argparse.Namespace) -> None:
     from harness.reporting import pack
 
-    print("\n".join(pack.pack(given.folder, given.out)))
+    with offline():
+        print(plain("\n".join(pack.pack(given.folder, given.out))))
 
 
 def compare(given: argparse.Namespace) -> None:
     from harness.reporting import difference
 
-    print(difference.between(given.a, given.b))
+    with offline():
+        print(plain(difference.between(given.a, given.b)))
 
 
 def cross_check(given: argparse.Namespace) -> None:
     from harness.pipeline import cross_check
 
     cross_check.check(given.folder)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """No request to the hub, and so no token sent, whatever the folder names."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def write_all(out: Path, *, exclude_leaks: bool) -> None:
@@ -110,7 +138,10 @@ def write_all(out: Path, *, exclude_leaks: bool) -> None:
     comparison = build.load(out, exclude_leaks=exclude_leaks)
     print("\n" + build.write(out, comparison=comparison))
     model_card_results.write_results(out, comparison.study, comparison.cells)
-    paths = [*draw.write(out, comparison=comparison), write.write(out, comparison=comparison)]
+    paths = [
+        *draw.write(out, comparison=comparison),
+        write.write(out, comparison=comparison, own=True),  # the command itself named the pools
+    ]
     print(*paths, sep="\n")
 
 

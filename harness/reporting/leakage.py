@@ -22,7 +22,7 @@ from harness.data.pool import difference_hash
 from harness.errors import UserError
 from harness.reporting.display_names import display_name
 from harness.reporting.results import StudyResults, load_results
-from harness.reporting.stored import Stored, open_stored
+from harness.reporting.stored import Stored, image_file, open_stored
 
 NEAR = 8
 """Two images are near duplicates if at most this many of the 64 bits of their hashes differ.
@@ -203,7 +203,7 @@ def _hashes(folder: Path, shas: Sequence[str]) -> dict[str, str]:
         if (folder / name).exists():
             known = {str(row["sha256"]): str(row["dhash"]) for row in read_jsonl(folder / name)}
             return {sha: known[sha] for sha in shas if sha in known}
-    files = {sha: folder / "images" / f"{sha}.png" for sha in shas}
+    files = {sha: image_file(folder / "images", f"{sha}.png") for sha in shas}
     return {sha: difference_hash(read_image(file)) for sha, file in files.items() if file.exists()}
 
 

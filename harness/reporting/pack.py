@@ -266,7 +266,7 @@ def write_outputs(out: Path) -> list[str]:
         by_priority = (name for start in KEPT_FIGURES for name in drawn if name.startswith(start))
         kept = [*islice(dict.fromkeys(by_priority), MAX_FIGURES)]
         for name in kept:
-            path = out / "figures" / f"{name.replace(' ', '-')}.png"
+            path = out / "figures" / f"{figures.file_stem(name)}.png"
             write_bytes(path, _fewer_colours(rendered(drawn[name], "png")))
     return kept
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +23,15 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.artifacts.results_folder import Results, read_json, read_jsonl
+from harness.artifacts.results_folder import Results, check_name, read_json, read_jsonl
+from harness.artifacts.safe_files import check_links
 from harness.errors import UserError
 from harness.reporting import old_names
 
 FORMAT = 1
 """Version of the packed layout: in packed.json, and in the metadata of each Parquet file."""
+
+_IMAGE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 FORMAT_KEY = b"selfsight_packed_format"
 STAGES, QUESTIONS, GRADES, CAPS, LOG = (
@@ -56,9 +60,26 @@ def _study(results: Results) -> dict[str, Any]:
         )
     try:
         content: dict[str, Any] = old_names.study(read_json(results.study))
+        _check_names(content)
     except (KeyError, TypeError) as error:
         raise bad_study(results, error) from error
     return content
+
+
+def _check_names(study: Mapping[str, Any]) -> None:
+    """Check every name of study.json that becomes a part of a path.
+
+    Raises:
+        UserError: such a name could lead elsewhere.
+    """
+    for run in study["runs"]:
+        check_name("label", run["label"])
+        for field in ("seed", "rounds"):
+            number = run.get(field, 0)
+            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                raise TypeError(f"{field} {number!r}")
+    for benchmark in study["benchmarks"]:
+        check_name("benchmark", benchmark["name"])
 
 
 def bad_study(results: Results, error: Exception) -> UserError:
@@ -231,6 +252,9 @@ class PackedFolder:
     @cached_property
     def _stages(self) -> dict[str, dict[str, Any]]:
         rows = self._read(STAGES).to_pylist()
+        for row in rows:
+            for part in row["stage"].split("/"):
+                check_name("stage", part)
         return {old_names.present(row["stage"]): row for row in rows}
 
     @cached_property
@@ -300,10 +324,23 @@ Stored = WholeFolder | PackedFolder
 """A study's stored results."""
 
 
+def image_file(folder: Path, name: object) -> Path:
+    """The exported image ``name`` of a benchmark's ``folder`` of images.
+
+    Raises:
+        UserError: the name leads elsewhere.
+    """
+    if not isinstance(name, str) or not _IMAGE.fullmatch(name):
+        raise UserError(f"{name!r} in {folder.parent / 'questions.jsonl'} is no image's file name.")
+    return folder / name
+
+
 def open_stored(out: Path) -> Stored:
     """The study in this folder, whole or packed.
 
     Raises:
-        UserError: it is packed in another format, or its parts do not fit together.
+        UserError: it is packed in another format, its parts do not fit together, or a link in it
+            leads out of it.
     """
+    check_links(out)
     return PackedFolder(out) if Results(out).packed.exists() else WholeFolder(out)

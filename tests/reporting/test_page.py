@@ -60,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
         out = page_study(root / "study", root / "pool")
         write_bytes(out / "figures" / "training.png", b"training")
         write_bytes(out / "figures" / "before-and-after.png", b"before")
-        text = page.write(out).read_text(encoding="utf-8")
+        text = page.write(out, own=True).read_text(encoding="utf-8")
         yield SimpleNamespace(
             out=out, root=root, text=text, data=data_of(text), markup=Markup(text)
         )
@@ -169,7 +169,7 @@ def test_the_page_reaches_for_nothing_outside(made: SimpleNamespace) -> None:
 
 
 def test_equal_records_give_an_equal_page(made: SimpleNamespace) -> None:
-    assert page.build(made.out) == made.text
+    assert page.build(made.out, own=True) == made.text
 
 
 def test_a_sample_is_the_same_images_for_every_run_and_holds_every_reason() -> None:
@@ -193,7 +193,7 @@ def test_a_sampled_page_counts_all_and_says_how_many_it_shows(
 ) -> None:
     monkeypatch.setattr(page_cards, "PAIRS", 8)
     monkeypatch.setattr(page_cards, "DROPS", 4)
-    data = data_of(page.build(made.out))
+    data = data_of(page.build(made.out, own=True))
     group = data["groups"][0]
     assert (group["pairs"], group["shown_pairs"], group["dropped"], group["shown_drops"]) == (
         24,
@@ -293,7 +293,7 @@ def test_what_cannot_be_shown_is_said(
     before = (pool / "01.png").read_bytes()
     picture(99).save(pool / "01.png")
     monkeypatch.delitem(BASES, "tiny")
-    text = page.build(made.out)
+    text = page.build(made.out, own=True)
     assert "have changed since the run, such as 01.png" in text
     assert "Corrupted images are left out: There is no base" in text
     data = data_of(text)
@@ -303,7 +303,7 @@ def test_what_cannot_be_shown_is_said(
     study = read_json(Results(made.out).study)
     moved = {**study, "runs": [{**run, "pool": "nowhere"} for run in study["runs"]]}
     write_json(Results(made.out).study, moved)
-    text = page.build(made.out)
+    text = page.build(made.out, own=True)
     write_json(Results(made.out).study, study)
     assert text.count("Images are left out: There is no pool") == 1
     assert (
@@ -333,6 +333,6 @@ def test_the_command_writes_the_page(
 ) -> None:
     monkeypatch.chdir(Path(__file__).resolve().parents[2])
     (made.out / "page.html").unlink()
-    assert cli.main(["page", "--out", str(made.out)]) == 0
+    assert cli.main(["page", "--own", "--out", str(made.out)]) == 0
     assert capsys.readouterr().out.strip() == str(made.out / "page.html")
     assert (made.out / "page.html").read_text(encoding="utf-8") == made.text

@@ -49,7 +49,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("browser")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BASES, "tiny", save_base(root / "tiny"))
-        return page.write(page_study(root / "study", root / "pool"))
+        return page.write(page_study(root / "study", root / "pool"), own=True)
 
 
 @pytest.fixture(scope="module")

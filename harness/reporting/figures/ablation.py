@@ -30,7 +30,7 @@ from harness.reporting.figures.style import (
     short,
 )
 from harness.reporting.results import StudyResults
-from harness.reporting.stored import open_stored
+from harness.reporting.stored import image_file, open_stored
 
 COLUMNS = 3
 NOISE = "noise_step"
@@ -239,7 +239,7 @@ def _first_image(results: Results, benchmark: str) -> Image.Image | None:
     folder = open_stored(results.out).folder(results.questions(benchmark))
     path = folder / "questions.jsonl"
     for row in read_jsonl(path)[:1] if path.exists() else []:
-        image = folder / "images" / row["images"][0] if row.get("images") else None
+        image = image_file(folder / "images", row["images"][0]) if row.get("images") else None
         if image is not None and image.exists():
             with Image.open(io.BytesIO(image.read_bytes())) as opened:
                 return opened.convert("RGB")
@@ -248,13 +248,14 @@ def _first_image(results: Results, benchmark: str) -> Image.Image | None:
 
 def _corrupted(image: Image.Image, base: str, steps: Sequence[int]) -> list[Image.Image] | None:
     # Imported here because they import torch, which no other figure needs.
-    from harness.models.base_cards import find_base
+    from harness.models.base_cards import BASES
     from harness.reporting.page.images import corrupted_image
 
+    if base not in BASES:  # a folder or hub id of study.json is not opened
+        return None
     try:
-        card = find_base(base)
         return [
-            corrupted_image(image, card, "diffusion", step, "figure") if step else image
+            corrupted_image(image, BASES[base], "diffusion", step, "figure") if step else image
             for step in steps
         ]
     except (UserError, ValueError):

@@ -7,6 +7,7 @@ the rows were trained, ``ablation-<metric>`` and ``noise`` about varied settings
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def write(
     with style():
         for name, figure in draw(comparison.study, comparison.cells, results, caps):
             for kind in ("png", "pdf"):
-                path = out / "figures" / f"{name.replace(' ', '-')}.{kind}"
+                path = out / "figures" / f"{file_stem(name)}.{kind}"
                 write_bytes(path, rendered(figure, kind))
                 written.append(path)
     if not caps.empty:
@@ -50,6 +51,11 @@ def write(
         write_bytes(path, caps.to_csv(index=False).encode())
         written.append(path)
     return written
+
+
+def file_stem(name: str) -> str:
+    """A figure's name as a file's: metrics of toolkits can have any characters."""
+    return re.sub(r"[^A-Za-z0-9._=,+-]", "-", name)
 
 
 def draw(

@@ -21,7 +21,7 @@ from PIL import Image
 from harness.artifacts.results_folder import Results, read_jsonl
 from harness.reporting.figures.style import BLACK, GREY, WRONG, Style, canvas, short
 from harness.reporting.results import BenchmarkColumns, Row, StudyResults
-from harness.reporting.stored import Stored, open_stored
+from harness.reporting.stored import Stored, image_file, open_stored
 
 KINDS = {"fewer": 2, "more": 1, "as many": 1}
 """How many wrong objects the method names against the baseline, and the number of examples."""
@@ -61,7 +61,7 @@ def examples(study: StudyResults, results: Results) -> Iterator[tuple[str, Figur
             continue
         folder = stored.folder(results.questions(benchmark.name))
         images = {
-            row["id"]: folder / "images" / row["images"][0]
+            row["id"]: image_file(folder / "images", row["images"][0])
             for row in read_jsonl(folder / "questions.jsonl")
             if row.get("images")
         }

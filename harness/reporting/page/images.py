@@ -21,11 +21,12 @@ from harness.data.image_file import read_image
 from harness.data.open_pool import open_pool
 from harness.data.pool import Pool, pixels_sha
 from harness.errors import UserError
-from harness.models.base_cards import BaseCard, find_base, limit_image_size, source_of
+from harness.models.base_cards import BASES, BaseCard, find_base, limit_image_size, source_of
 from harness.models.own_code import without_own_code
 from harness.models.qwen import unpatch
 from methods.sena.corruption import CORRUPTIONS, STEPS, Corruption, corruption
 
+OWN = "Give --own if this results folder is your own: then what its study.json names is read."
 SIDE = 224
 """An embedded image's longer side at most, in pixels."""
 SMALL = 128
@@ -36,8 +37,11 @@ visible."""
 @dataclass(kw_only=True)
 class Album:
     """Every image of a page once. ``uris``: data URIs, referred to by index. ``notes``: sentences
-    about images that are not available, the first one for each pool and base."""
+    about images that are not available, the first one for each pool and base. ``own``: the results
+    folder is the user's own. Else only drawn pools and shipped base cards are opened, because a
+    stranger's study.json can name any folder or hub repository."""
 
+    own: bool = False
     uris: list[str] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
     _kept: dict[tuple[str, str], int | None] = field(default_factory=dict)
@@ -86,6 +90,8 @@ class Album:
         if self._kept.get((pool, id)) is None or (image := self._image(pool, id)) is None:
             return None
         try:
+            if not (self.own or base in BASES):
+                raise UserError(f"the base {base} is not one of the shipped cards. {OWN}")
             corrupted = corrupted_image(image, find_base(base), kind, step or 1, key)
         except UserError as problem:
             self._note(base, f"Corrupted images are left out: {problem}")
@@ -100,6 +106,8 @@ class Album:
         try:
             if spec not in self._pools:
                 self._pools[spec] = None
+                if not (self.own or spec.partition(":")[0] == "synthetic"):
+                    raise UserError(f"the pool {spec} is not opened. {OWN}")
                 pool = open_pool(spec)
                 self._pools[spec] = (pool, frozenset(pool.ids))
             opened = self._pools[spec]

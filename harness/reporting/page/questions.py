@@ -24,7 +24,7 @@ from harness.reporting.figures.examples import spans
 from harness.reporting.page.images import Album
 from harness.reporting.page.texts import visible
 from harness.reporting.results import BenchmarkColumns, Row, StudyResults
-from harness.reporting.stored import TEXTS, Stored, open_stored
+from harness.reporting.stored import TEXTS, Stored, image_file, open_stored
 
 IMAGES = 200
 """Images of a benchmark in a page at most."""
@@ -212,6 +212,6 @@ def _question(
     return [
         visible(id, 200),
         visible(str(asked.get("text", "")), LONGEST),
-        album.exported(images / str(names[0])) if names else None,
+        album.exported(image_file(images, names[0])) if names else None,
         visible(str(texts.get(id, {}).get("truth", "")), LONGEST),
     ]

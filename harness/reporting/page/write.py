@@ -30,11 +30,16 @@ FIGURE = "before-and-after"
 
 
 def write(
-    out: Path, *, exclude_leaks: bool = False, comparison: tables.ComparedStudy | None = None
+    out: Path,
+    *,
+    exclude_leaks: bool = False,
+    comparison: tables.ComparedStudy | None = None,
+    own: bool = False,
 ) -> Path:
     """Write ``page.html`` into a results folder, from its files and its pool; return its path.
     ``exclude_leaks``: its table without leaked images. ``comparison``: what ``tables.load``
-    returned, to save its time.
+    returned, to save its time. ``own``: the folder is the user's own, so the pools and bases that
+    its study.json names are opened (:class:`harness.reporting.page.images.Album`).
 
     Raises:
         UserError: the folder holds no study, is packed, or a file is broken.
@@ -42,15 +47,15 @@ def write(
     Results(out).check_whole("the page shows images, answers and pairs")
     path = out / "page.html"
     comparison = comparison or tables.load(out, exclude_leaks=exclude_leaks)
-    write_bytes(path, build(out, comparison).encode())
+    write_bytes(path, build(out, comparison, own=own).encode())
     return path
 
 
-def build(out: Path, comparison: tables.ComparedStudy | None = None) -> str:
+def build(out: Path, comparison: tables.ComparedStudy | None = None, *, own: bool = False) -> str:
     """The page. Equal files give an equal page."""
     comparison = comparison or tables.load(out)
     study, table = comparison.study, comparison.table
-    album = Album()
+    album = Album(own=own)
     groups, cards = collect(study, Results(out), album)
     asked = questions.collect(study, Results(out), comparison.cells, album)
     css, *scripts = (
