@@ -57,7 +57,7 @@ def results_of(
     names = {cell.full_name for cell in mine}
     absent = [escape(name) for name in planned if name not in names]
     last = round == row.rounds
-    limit = f", limited to {study.limit} a benchmark" if study.limit is not None else ""
+    limit = f", limited to {study.limit} images per benchmark" if study.limit is not None else ""
     seeds = (
         ", averaged over the seeds."
         if len(row.seeds) > 1

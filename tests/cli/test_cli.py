@@ -220,7 +220,7 @@ def test_help_says_what_limit_limits() -> None:
         text=True,
         check=True,
     )
-    assert "at most N test images and at most N pool images a round" in " ".join(
+    assert "at most N test images, and at most N pool images per round" in " ".join(
         done.stdout.split()
     )
 

@@ -146,7 +146,7 @@ def test_rows_of_every_kind_stand_in_the_table(run: Call, models: Path, tmp_path
     assert "reused_from" in json.loads(record.read_text())
     # Another family is another model, and the table says so.
     assert (
-        "qwen is qwen2.5-vl, untrained llava-1.5; each is asked the same questions in its own chat"
+        "qwen is qwen2.5-vl, untrained llava-1.5; all get the same questions, each in its own chat"
         " template" in table
     )
     assert "Families of models" in " ".join(out.split())

@@ -53,8 +53,8 @@ def test_full_training_of_7b_is_placed_by_memory(model: Any) -> None:
     with pytest.raises(
         UserError,
         match=(
-            r"needs about 1\d\d\.\d GiB per device .*, but only 79\.0 GiB are available; use a recipe"
-            r" with LoRA"
+            r"needs about 1\d\d\.\d GiB per device .*, but only 79\.0 GiB are"
+            r" available; use a recipe with LoRA"
         ),
     ):
         fit(Placement(memory=79 * GIB), model, trained, pairs(8), **asked)

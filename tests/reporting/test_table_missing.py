@@ -66,7 +66,7 @@ def test_a_row_that_lacks_a_seed_is_marked(tmp_path: Path) -> None:
 
 def test_one_seed_and_few_images_are_said(tmp_path: Path) -> None:
     text = re.sub(r"\s+", " ", tables.write(write_study(tmp_path, seeds=(0,), images=30, limit=30)))
-    assert "One training seed (sena, sima): the interval is for this checkpoint only" in text
+    assert "One training seed (sena, sima): the interval is valid for this checkpoint only" in text
     assert "limited to 30 images per benchmark; images answered: synthetic CHAIR 30" in text
     assert "Fewer than 50 images" in text
     assert "Training seeds apart" not in text
