@@ -137,7 +137,7 @@ class Benchmark(Protocol):
         """
         ...
 
-    def estimate(self, answers: Mapping[str, str]) -> Cost | None:
+    def estimate(self, answers: Mapping[str, str]) -> Cost | None:  # noqa: ARG002 - a default
         """What grading these answers would ask of a judging model; None: no model judges. Sends
         nothing."""
         return None
