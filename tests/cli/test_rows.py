@@ -203,7 +203,7 @@ def test_what_is_not_what_it_seems_is_one_sentence_before_any_work(
     save_adapter(tmp_path / "wide", models / "qwen")
     assert "is of a base of another size" in refused(run, f"a={tmp_path / 'wide'}")
     save_adapter(tmp_path / "self", tmp_path / "self")
-    assert "is no folder" in refused(run, f"a={tmp_path / 'self'}")
+    assert "is its own base" in refused(run, f"a={tmp_path / 'self'}")
 
     broken = shutil.copytree(models / "base", tmp_path / "broken")
     config = json.loads((broken / "config.json").read_text())
