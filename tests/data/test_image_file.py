@@ -13,7 +13,7 @@ from PIL import Image
 from harness.data.image_file import UnreadableImage, read_image, treatments
 from harness.data.open_pool import open_pool
 from harness.data.pool import pixels_sha
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 
 def grey(values: list[list[float]], dtype: str) -> Image.Image:

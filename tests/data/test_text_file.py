@@ -12,8 +12,8 @@ import pytest
 
 from harness.data.open_pool import open_pool
 from harness.errors import UserError
-from tests.tiny import picture
-from tests.toys import save_pictures
+from tests.tiny_models import picture
+from tests.toy_method import save_pictures
 
 
 def manifest(folder: Path, content: bytes) -> str:

@@ -306,7 +306,7 @@ def test_a_model_that_is_not_asked_as_its_family_does_is_refused(family: str) ->
 def test_a_qwen_with_llavas_template_is_refused() -> None:
     model, processor = tiny_qwen()
     processor.chat_template = tiny_llava()[1].chat_template
-    with pytest.raises(UserError, match="chat template renders"):
+    with pytest.raises(UserError, match="chat template gives"):
         check_model(model, processor)
 
 

@@ -19,7 +19,7 @@ from harness.models.qwen import load_qwen_processor
 from harness.reporting.page import images as page_images
 from tests.engine.test_clip_scorer import tiny_clip
 from tests.models.twins import tiny_qwen
-from tests.toys import card_of, save_base
+from tests.toy_method import card_of, save_base
 
 CODE = """
 from pathlib import Path

@@ -20,7 +20,7 @@ from harness.models.base_cards import find_base
 from methods.interface import Decoding, Prompt
 from tests.models.test_checkpoints import save, save_adapter
 from tests.models.twins import TWINS
-from tests.tiny import tiny_llava
+from tests.tiny_models import tiny_llava
 
 ADAPTER = "adapter_model.safetensors"
 

@@ -17,7 +17,7 @@ from harness.errors import UserError, plain
 from harness.reporting.page import images
 from harness.reporting.results import load_results
 from tests.reporting.page_study import page_study
-from tests.tiny import picture
+from tests.tiny_models import picture
 
 COMMANDS = ("table", "figures", "page", "pack", "compare")
 
