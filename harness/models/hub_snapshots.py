@@ -12,6 +12,7 @@ import errno
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError  # raised for a torch file that holds more than tensors
 
 from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
@@ -56,6 +57,9 @@ REASONS: Mapping[type[BaseException], str] = {
     EntryNotFoundError: (
         "it lacks a file that is needed (config.json, or safetensors weights): give another"
         " checkpoint"
+    ),
+    UnpicklingError: (
+        "its torch file holds more than tensors and was not run; give a model with safetensors"
     ),
     SafetensorError: "a weight file is cut or damaged: delete it and download it again",
     httpx.TransportError: (
@@ -206,6 +210,7 @@ def load_error(what: str, source: str, revision: str | None, error: BaseExceptio
     for kind, reason in REASONS.items():
         if any(isinstance(each, kind) for each in chain):
             return UserError(f"{start} {reason.format(revision=revision)}.")
-    return UserError(
-        f"{start} {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-    )
+    reason = " ".join(str(error).split("\n")[0].split())[:300]
+    if not isinstance(error, (OSError, ValueError)):
+        reason = f"{type(error).__name__}: {reason}"  # such as KeyError, whose text is a name
+    return UserError(f"{start} {reason or type(error).__name__}")
