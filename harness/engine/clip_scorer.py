@@ -29,7 +29,7 @@ from harness.errors import UserError, unknown
 from harness.models import hub_snapshots
 from harness.models.alignment import align, aligned
 from harness.models.base_cards import BaseCard
-from harness.models.checkpoints import label_of, weights_fingerprint
+from harness.models.checkpoints import check_files, label_of, weight_files, weights_fingerprint
 from harness.models.llava import rgb
 from harness.models.load_base import check_weights
 from harness.models.loaded_files import WEIGHTS, loaded_files
@@ -134,6 +134,8 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
             what, card.source, card.revision, torch_file=not card.safetensors
         )
     check_small_files(source)
+    if card.safetensors or weight_files(source):
+        check_files(source)
     torch_file = not card.safetensors
     with one_sentence(what, str(card.source), card.revision), without_own_code(str(source)):
         processor = AutoProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)

@@ -70,8 +70,9 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
     model = model.to(device).eval()
     align(model)
     for adapter in card.adapters if weights is None else ():
-        # Merged on the device, as in training, so that the sums are the same.
-        model = merge_adapter(model, adapter)
+        with one_sentence("The adapter", str(adapter)):
+            # Merged on the device, as in training, so that the sums are the same.
+            model = merge_adapter(model, adapter)
     return model, processor
 
 
