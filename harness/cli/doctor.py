@@ -214,13 +214,11 @@ def load_state(name: str) -> Check:
 
 def _base(card: Any, *, load: bool) -> Check:
     """The state of a base card; ``load``: by loading it, where its files are here."""
-    import torch
-
     from harness.engine.load import load_model
     from harness.models.checkpoints import check_files
-    from harness.models.load_base import check_machine
+    from harness.models.load_base import check_machine, default_device
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     folder, mend = _folder_or_cache(card.source, card.revision), _get(card)
     ready, stored = folder is not None, None
     if folder is None:

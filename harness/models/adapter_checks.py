@@ -48,20 +48,22 @@ MAX_RANK = 8192
 
 def check_settings(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise UserError for a setting of adapter_config.json that merging does not compute."""
-    for name, sound in (
-        ("r", lambda value: type(value) is int and 0 < value <= MAX_RANK),
-        ("lora_alpha", _number),
-        ("use_rslora", lambda value: isinstance(value, bool | None)),
-        ("rank_pattern", lambda value: _pattern(value, int)),
-        ("alpha_pattern", lambda value: _pattern(value, (int, float))),
-        ("modules_to_save", lambda value: isinstance(value, list | None) and _texts(value or [])),
-        ("target_modules", lambda value: isinstance(value, str) or _texts(value)),
-    ):
-        if name in config and not sound(config[name]):
-            raise UserError(
-                f"The adapter in {folder} has {name} {config[name]!r:.40}, which is none that peft"
-                " computes; save the adapter again."
-            )
+    modules, saved = config.get("target_modules"), config.get("modules_to_save")
+    rank = config.get("r", 8)
+    sound = {
+        "r": type(rank) is int and 0 < rank <= MAX_RANK,
+        "lora_alpha": _number(config.get("lora_alpha", 8)),
+        "use_rslora": isinstance(config.get("use_rslora"), bool | None),
+        "rank_pattern": _pattern(config.get("rank_pattern"), int),
+        "alpha_pattern": _pattern(config.get("alpha_pattern"), (int, float)),
+        "modules_to_save": saved is None or _texts(saved),
+        "target_modules": isinstance(modules, str | None) or _texts(modules),
+    }
+    for name in [name for name in sound if not sound[name]]:
+        raise UserError(
+            f"The adapter in {folder} has {name} {config[name]!r:.40}, which is none that peft"
+            " computes; save the adapter again."
+        )
     start = config.get("init_lora_weights", True)
     strange = [name for name, value in config.items() if name not in TAKEN and value not in ABSENT]
     if not (isinstance(start, bool) or start in (None, *STARTS)):
@@ -185,9 +187,10 @@ def _value(pattern: Mapping[str, Any] | None, module: str, plain: Any) -> Any:
     """A pattern's value for a module, as peft finds it; ``plain`` where no key fits."""
     from peft.utils.other import get_pattern_key  # slow to import
 
-    for name in _names(module) if pattern else ():
-        if (key := get_pattern_key(pattern, name)) in pattern:
-            return pattern[key]
+    if pattern:
+        for name in _names(module):
+            if (key := get_pattern_key(list(pattern), name)) in pattern:
+                return pattern[key]
     return plain
 
 

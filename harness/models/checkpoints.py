@@ -210,10 +210,23 @@ def weights_fingerprint(folder: Path) -> str:
         )
     total = hashlib.sha256()
     for file in files:
-        status = file.stat()
-        content = _content_sha(file, status.st_size, status.st_mtime_ns)
-        total.update(f"{file.name}\0{content}\n".encode())
+        total.update(f"{file.name}\0{content_sha(file)}\n".encode())
     return total.hexdigest()
+
+
+def content_sha(file: Path) -> str:
+    """SHA-256 (hex) of a file's content; a process reads an unchanged file once.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        status = file.stat()
+        return _content_sha(file, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read ({error.strerror}); download or save it again."
+        ) from error
 
 
 @lru_cache(maxsize=1024)

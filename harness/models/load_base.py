@@ -158,6 +158,11 @@ def check_weights(what: str, folder: Path, auto_class: Any, *, torch_file: bool 
         )
 
 
+def default_device() -> str:
+    """The device that models are loaded on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def check_machine(
     name: str, device: str, stored_bytes: int | None, parameters: float | None, dtype: str
 ) -> None:
