@@ -34,7 +34,13 @@ from harness.models.llava import rgb
 from harness.models.load_base import check_weights
 from harness.models.loaded_files import WEIGHTS, loaded_files
 from harness.models.own_code import without_own_code
-from harness.models.processor_checks import MAX_SIDE, check_small_files, largest_side, one_sentence
+from harness.models.processor_checks import (
+    MAX_SIDE,
+    check_pixels,
+    check_small_files,
+    largest_side,
+    one_sentence,
+)
 
 MAX_EMBEDDINGS = 4096
 """Image embeddings that are kept (a few kB each); the least recently used leaves first."""
@@ -211,6 +217,7 @@ class ClipScorer:
                 f"The tokenizer in {source} has token {largest} and the scorer's embedding {rows}"
                 " rows; give the tokenizer that was saved with this model."
             )
+        check_pixels(self.image_processor, source)
         sides = [self.image_processor.size, getattr(self.image_processor, "crop_size", None)]
         side = self.model.config.vision_config.image_size
         if max(largest_side(size) for size in sides) > MAX_SIDE * side:

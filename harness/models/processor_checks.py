@@ -20,6 +20,8 @@ from harness.models.hub_snapshots import load_error
 from harness.models.loaded_files import MODEL, PROCESSOR
 
 SAMPLE = "There is a red ball."
+MAX_PIXEL = 1000.0
+"""The largest mean or deviation of pixels."""
 MAX_SIDE = 16
 """An image may be enlarged to this many times the model's own side before it is cut."""
 
@@ -59,6 +61,7 @@ def check_processor(processor: Any, config: Any, source: str) -> None:
     """
     _check_tokenizer(processor, config, source)
     check_template(processor)
+    check_pixels(processor.image_processor, source)
     if hasattr(processor.image_processor, "merge_size"):
         _check_patches(processor.image_processor, config, source)
     else:
@@ -87,6 +90,30 @@ def _check_tokenizer(processor: Any, config: Any, source: str) -> None:
             f"The tokenizer in {source} reads {SAMPLE!r} as {read!r:.80}: a file of it is missing"
             " or damaged; save or download it again."
         )
+
+
+def check_pixels(images: Any, source: str) -> None:
+    """Raise UserError for settings of an image processor that are no numbers or no yes or no: a
+    text in their place would count as yes."""
+    finite = (int, float)
+    for name, value in vars(images).items():
+        sound = True
+        if name.startswith("do_"):
+            sound = isinstance(value, bool | None)
+        elif name in ("image_mean", "image_std"):
+            values = list(value) if isinstance(value, list | tuple) else [None]
+            sound = len(values) == 3 and all(
+                isinstance(each, finite) and type(each) is not bool and abs(each) <= MAX_PIXEL
+                for each in values
+            )
+            sound = sound and (name == "image_mean" or min(values) > 0)
+        elif name == "rescale_factor":
+            sound = isinstance(value, finite) and 0 < value <= 1
+        if not sound:
+            raise UserError(
+                f"The image processor in {source} has {name} {value!r:.60}, which is no setting of"
+                " an image processor; save or download it again."
+            )
 
 
 def _check_square(processor: Any, config: Any, source: str) -> None:
