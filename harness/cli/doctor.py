@@ -202,8 +202,7 @@ def _bases(names: Sequence[str]) -> Iterator[Check]:
 
 
 def load_state(name: str) -> Check:
-    """Whether a base that a user names can be loaded here. Where its files are here and fit the
-    machine, it is loaded and checked."""
+    """The state of a base that a user names; where its files are here, it is loaded and checked."""
     from harness.models.base_cards import find_base
 
     try:
@@ -227,19 +226,17 @@ def _base(card: Any, *, load: bool) -> Check:
     else:
         try:
             stored = check_files(folder)
-            says, mend = f"{stored / 1e6:,.0f} MB of weights here", ""
+            says = f"{stored / 1e6:,.0f} MB of weights here"
         except UserError as error:
             ready, says = False, str(error)
     try:
         check_machine(card.name, device, stored, card.parameters, card.dtype)
-    except UserError as error:
-        ready, mend = False, str(error).rstrip(".") + (f"; there: {mend}" if mend else "")
-    if ready and load:
-        try:
+        if ready and load:
             load_model(card, device)
             says += ", loaded and checked"
-        except UserError as error:
-            ready, says, mend = False, str(error), _get(card)
+    except UserError as error:
+        mend = str(error).rstrip(".") + ("" if ready else f"; there: {mend}")
+        ready = False
     return check("bases", card.name, ready, says, mend)
 
 
@@ -248,9 +245,8 @@ def _scorers() -> Iterator[Check]:
 
     for card in SCORERS.values():
         folder = _folder_or_cache(card.source, card.revision)
-        ready = folder is not None and any(
-            path.exists() for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind)
-        )
+        weights = ("*.safetensors", "*.bin")
+        ready = folder is not None and any(p.exists() for e in weights for p in folder.glob(e))
         says = "its weights are here" if ready else "not here"
         if ready and isinstance(card.source, Path):
             try:

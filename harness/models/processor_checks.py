@@ -95,25 +95,25 @@ def _check_tokenizer(processor: Any, config: Any, source: str) -> None:
 def check_pixels(images: Any, source: str) -> None:
     """Raise UserError for settings of an image processor that are no numbers or no yes or no: a
     text in their place would count as yes."""
-    finite = (int, float)
     for name, value in vars(images).items():
         sound = True
         if name.startswith("do_"):
             sound = isinstance(value, bool | None)
         elif name in ("image_mean", "image_std"):
-            values = list(value) if isinstance(value, list | tuple) else [None]
-            sound = len(values) == 3 and all(
-                isinstance(each, finite) and type(each) is not bool and abs(each) <= MAX_PIXEL
-                for each in values
-            )
-            sound = sound and (name == "image_mean" or min(values) > 0)
+            least = -MAX_PIXEL if name == "image_mean" else 1e-6
+            sound = isinstance(value, list | tuple) and len(value) == 3
+            sound = sound and all(_number(each) and least <= each <= MAX_PIXEL for each in value)
         elif name == "rescale_factor":
-            sound = isinstance(value, finite) and 0 < value <= 1
+            sound = _number(value) and 0 < value <= 1
         if not sound:
             raise UserError(
                 f"The image processor in {source} has {name} {value!r:.60}, which is no setting of"
                 " an image processor; save or download it again."
             )
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool
 
 
 def _check_square(processor: Any, config: Any, source: str) -> None:
