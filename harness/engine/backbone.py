@@ -279,6 +279,7 @@ def backbone(language_model: Any) -> Backbone:
 
 
 def segment_ends(x: Tensor, segments: int, axis: int = 1) -> Tensor:
-    """The last position of each of ``segments`` equal segments of an axis."""
+    """The last position of each of ``segments`` equal segments of an axis, contiguous: CUDA's
+    attention reads a mask by 16 bytes, and a strided view may begin between them."""
     length = x.shape[axis] // segments
-    return x[(slice(None),) * axis + (slice(length - 1, None, length),)]
+    return x[(slice(None),) * axis + (slice(length - 1, None, length),)].contiguous()
