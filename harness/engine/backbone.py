@@ -279,7 +279,8 @@ def backbone(language_model: Any) -> Backbone:
 
 
 def segment_ends(x: Tensor, segments: int, axis: int = 1) -> Tensor:
-    """The last position of each of ``segments`` equal segments of an axis, contiguous: CUDA's
-    attention reads a mask by 16 bytes, and a strided view may begin between them."""
+    """The last position of each of ``segments`` equal segments of an axis, in memory of its own:
+    CUDA's attention reads a mask by 16 bytes, and a view may begin between them."""
     length = x.shape[axis] // segments
-    return x[(slice(None),) * axis + (slice(length - 1, None, length),)].contiguous()
+    ends = x[(slice(None),) * axis + (slice(length - 1, None, length),)]
+    return ends.clone(memory_format=torch.contiguous_format)

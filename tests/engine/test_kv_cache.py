@@ -133,5 +133,6 @@ def test_masks_lie_where_cuda_can_read_them(monkeypatch: pytest.MonkeyPatch) -> 
         return attend(*tensors, **more)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", watching)
-    Engine(model, processor).generate(packs, Decoding(max_new_tokens=3))
+    for prompts in (packs, packs[:1], mixed()):
+        Engine(model, processor).generate(prompts, Decoding(max_new_tokens=3))
     assert seen
