@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from harness.models.adapters import WEIGHTS, Parent, attach_adapter, lora_layers
 from harness.models.base_cards import BASES, LLAMA_LINEARS, find_base, identity_files
 from harness.pipeline import runner
 from harness.pipeline.progress import Display
+from harness.reporting.results import load_results
+from harness.reporting.tables import provenance
 from harness.study.study import Run, Study
 from harness.training.update_kept import adapted_rows, merged_share
 from methods.interface import Decoding, Lora, Prompt
@@ -165,20 +168,40 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load_base, "loaded_dtype", lambda *_: torch.bfloat16)
         patch.setitem(BASES, "tiny", save_base(root / "tiny"))
+        save_pictures(root / "pictures", 12)
         run_study(root, root / "out")
     return root
 
 
 def run_study(root: Path, out: Path, *rows: Run) -> None:
     pictures = str(root / "pictures")
-    if not Path(pictures).exists():
-        save_pictures(root / "pictures", 12)
     baseline = Run(label="untrained", base="tiny", method=Untrained())
     method = Toy(recipe=replace(LOW, projector_lr=1e-2))
     toy = Run(label="toy", base="tiny", method=method, pool=pictures, images=6, rounds=2)
     runs = (baseline, *(rows or (toy,)))
     study = Study(name="unmerged", question="Kept?", runs=runs, benchmarks=(Words(pictures=3),))
     runner.run(study, out, Display(io.StringIO()))
+
+
+def test_a_lost_update_is_named_below_the_table(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Full training is saved in half precision, where a step of 1e-6 is lost."""
+    monkeypatch.setattr(load_base, "loaded_dtype", lambda *_: torch.bfloat16)
+    monkeypatch.setitem(BASES, "tiny", card_of(study / "tiny"))
+    pool = str(study / "pictures")
+    rows = (
+        Run(label=label, base="tiny", method=Toy(recipe=recipe), pool=pool, images=6, rounds=1)
+        for label, recipe in (("small", replace(RECIPE, lr=1e-6)), ("adapted", SMALL))
+    )
+    run_study(study, study / "lost", *rows)
+    [line] = [
+        each
+        for each in provenance.sentences(study / "lost", load_results(study / "lost"))
+        if each.startswith("Updates that")
+    ]
+    assert re.search(r"small keeps \d %.*update, so its answers are nearly.*train with LoRA", line)
+    assert "adapted" not in line
 
 
 def said(folder: Path) -> list[str]:
