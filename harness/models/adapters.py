@@ -126,7 +126,8 @@ def merge_adapter(model: Any, folder: Path) -> Any:
 
 def attach_adapter(model: Any, folder: Path) -> Any:
     """The model with the folder's adapter beside its weights, frozen, in the precision of its file;
-    adapters that the model has stay active. A trained projector keeps its precision, too.
+    adapters that the model has stay active. A trained projector keeps its precision, too; any other
+    fully trained module is rounded to the weights' precision.
 
     Raises:
         UserError: as in :func:`merge_adapter`.
