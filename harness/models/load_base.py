@@ -15,9 +15,9 @@ from transformers.utils import logging
 
 from harness.errors import UserError
 from harness.models import hub_snapshots
-from harness.models.adapters import merge_adapter
+from harness.models.adapters import attach_adapter, merge_adapter
 from harness.models.alignment import align
-from harness.models.base_cards import BaseCard, limit_image_size, source_of
+from harness.models.base_cards import BaseCard, limit_image_size, source_of, stored_model
 from harness.models.checkpoints import BUFFERS, check_files, check_size
 from harness.models.device_memory import free_memory
 from harness.models.find_family import ARCHITECTURES
@@ -39,15 +39,16 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
     """The model, in eval mode on ``device``, and its processor.
 
     Args:
-        weights: a folder with a fine-tuned model of the same architecture, loaded in place of the
-            card's weights; the processor is always the card's.
+        weights: a folder with a fine-tuned model of the same architecture, or with an adapter of
+            this base, loaded in place of the card's weights; the processor is always the card's.
 
     Raises:
         UserError: the model is missing, incomplete, too large for this machine, or of another
             architecture.
     """
+    weights, adapters = stored_model(card, weights)
     source, place = _checked_source(card, device, weights)
-    what, dtype = f"Base {card.name!r}", _dtype(card, device)
+    what, dtype = f"Base {card.name!r}", loaded_dtype(card, device)
     architecture = next(each for each in ARCHITECTURES.values() if each.name == card.family)
     with one_sentence(what, str(source), card.revision), without_own_code(str(source), str(place)):
         # The small files first: they tell most faults before anything large is read.
@@ -69,10 +70,11 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
         check_generation(model, str(place))
     model = model.to(device).eval()
     align(model)
-    for adapter in card.adapters if weights is None else ():
+    add_adapter = merge_adapter if dtype == torch.float32 else attach_adapter
+    for adapter in adapters:
         with one_sentence("The adapter", str(adapter)):
             # Merged on the device, as in training, so that the sums are the same.
-            model = merge_adapter(model, adapter)
+            model = add_adapter(model, adapter)
     return model, processor
 
 
@@ -106,9 +108,9 @@ def _checked_source(card: BaseCard, device: str, weights: Path | None) -> tuple[
     return source, weights or source
 
 
-def _dtype(card: BaseCard, device: str) -> torch.dtype:
-    on_cpu = torch.device(device).type == "cpu"
-    return torch.float32 if on_cpu else getattr(torch, card.dtype)
+def loaded_dtype(card: BaseCard, device: str) -> torch.dtype:
+    """The precision of a base's weights in memory. Adapters keep their own."""
+    return torch.float32 if torch.device(device).type == "cpu" else getattr(torch, card.dtype)
 
 
 def check_weights(what: str, folder: Path, auto_class: Any, *, torch_file: bool = False) -> None:
