@@ -192,48 +192,68 @@ def _programs() -> Iterator[Check]:
 
 
 def _bases(names: Sequence[str]) -> Iterator[Check]:
-    import torch
+    from harness.models.base_cards import BASES
 
-    from harness.models.base_cards import BASES, find_base
-    from harness.models.checkpoints import check_files
-    from harness.models.load_base import check_machine
-
-    cards = list(BASES.values())
+    for card in BASES.values():
+        yield _base(card, load=isinstance(card.source, Path))
     for name in names:
+        if name not in BASES:
+            yield load_state(name)
+
+
+def load_state(name: str) -> Check:
+    """The state of a base that a user names; where its files are here, it is loaded and checked."""
+    from harness.models.base_cards import find_base
+
+    try:
+        return _base(find_base(name), load=True)
+    except UserError as error:
+        return Check("bases", name, False, str(error))
+
+
+def _base(card: Any, *, load: bool) -> Check:
+    """The state of a base card; ``load``: by loading it, where its files are here."""
+    from harness.engine.load import load_model
+    from harness.models.checkpoints import check_files
+    from harness.models.load_base import check_machine, default_device
+
+    device = default_device()
+    folder, mend = _folder_or_cache(card.source, card.revision), _get(card)
+    ready, stored = folder is not None, None
+    if folder is None:
+        size = f" (about {card.parameters * 2 / 1e9:.0f} GB)" if card.parameters else ""
+        says = f"not downloaded{size}"
+    else:
         try:
-            card = find_base(name)
-            cards += [] if card in cards else [card]
+            stored = check_files(folder)
+            says = f"{stored / 1e6:,.0f} MB of weights here"
         except UserError as error:
-            yield Check("bases", name, False, str(error))
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    for card in cards:
-        folder, mend = _folder_or_cache(card.source, card.revision), _get(card)
-        ready, stored = folder is not None, None
-        if folder is None:
-            size = f" (about {card.parameters * 2 / 1e9:.0f} GB)" if card.parameters else ""
-            says = f"not downloaded{size}"
-        else:
-            try:
-                stored = check_files(folder)
-                says, mend = f"{stored / 1e6:,.0f} MB of weights here", ""
-            except UserError as error:
-                ready, says = False, str(error)
-        try:
-            check_machine(card.name, device, stored, card.parameters, card.dtype)
-        except UserError as error:
-            ready, mend = False, str(error).rstrip(".") + (f"; there: {mend}" if mend else "")
-        yield check("bases", card.name, ready, says, mend)
+            ready, says = False, str(error)
+    try:
+        check_machine(card.name, device, stored, card.parameters, card.dtype)
+        if ready and load:
+            load_model(card, device)
+            says += ", loaded and checked"
+    except UserError as error:
+        mend = str(error).rstrip(".") + ("" if ready else f"; there: {mend}")
+        ready = False
+    return check("bases", card.name, ready, says, mend)
 
 
 def _scorers() -> Iterator[Check]:
-    from harness.engine.clip_scorer import SCORERS
+    from harness.engine.clip_scorer import SCORERS, load_scorer
 
     for card in SCORERS.values():
         folder = _folder_or_cache(card.source, card.revision)
-        ready = folder is not None and any(
-            next(folder.glob(kind), None) for kind in ("*.safetensors", "*.bin")
-        )
+        weights = ("*.safetensors", "*.bin")
+        ready = folder is not None and any(p.exists() for e in weights for p in folder.glob(e))
         says = "its weights are here" if ready else "not here"
+        if ready and isinstance(card.source, Path):
+            try:
+                load_scorer(card)
+                says += ", loaded and checked"
+            except UserError as error:
+                ready, says = False, str(error)
         yield check("scorers", card.name, ready, says, _get(card))
 
 

@@ -8,17 +8,18 @@ al., arXiv 2104.08718); the method itself cuts it at zero. Any transformers mode
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from pickle import UnpicklingError  # raised for a torch file that holds more than tensors
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL.Image import Image
+from PIL.Image import new as new_image
 from torch import Tensor
 from transformers import AutoModel, AutoProcessor
 
@@ -28,11 +29,18 @@ from harness.errors import UserError, unknown
 from harness.models import hub_snapshots
 from harness.models.alignment import align, aligned
 from harness.models.base_cards import BaseCard
-from harness.models.checkpoints import label_of, weights_fingerprint
+from harness.models.checkpoints import check_files, label_of, weight_files, weights_fingerprint
 from harness.models.llava import rgb
-from harness.models.load_base import absent_weights, unread_weights
+from harness.models.load_base import check_weights
 from harness.models.loaded_files import WEIGHTS, loaded_files
 from harness.models.own_code import without_own_code
+from harness.models.processor_checks import (
+    MAX_SIDE,
+    check_pixels,
+    check_small_files,
+    largest_side,
+    one_sentence,
+)
 
 MAX_EMBEDDINGS = 4096
 """Image embeddings that are kept (a few kB each); the least recently used leaves first."""
@@ -131,41 +139,24 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
         source = hub_snapshots.fetch(
             what, card.source, card.revision, torch_file=not card.safetensors
         )
-    try:
-        with without_own_code(str(source)):
-            processor = AutoProcessor.from_pretrained(
-                source, backend="pil", trust_remote_code=False
-            )
-            model, loading = AutoModel.from_pretrained(
-                source,
-                dtype=torch.float32,
-                use_safetensors=True if card.safetensors else None,
-                output_loading_info=True,
-                weights_only=True,  # of a torch file, its tensors; anything else is refused
-                trust_remote_code=False,
-            )
-    except UnpicklingError as error:
-        raise UserError(
-            f"{what} could not be loaded from {card.source}: its torch file holds more than tensors"
-            " and was not run; give a scorer with safetensors."
-        ) from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{what} could not be loaded from {card.source}: {str(error).splitlines()[0]}"
-        ) from error
-    if absent := absent_weights(loading):
-        raise UserError(
-            f"The weights of the scorer {card.name!r} do not fit: {len(absent)} absent, such as"
-            f" {absent[0]}."
-        )
-    if left := unread_weights(loading):
-        raise UserError(
-            f"The weights of the scorer {card.name!r} do not fit: its config.json has no place for"
-            f" {len(left)} of them, such as {left[0]}; give the config.json saved with them."
-        )
-    model = model.to(device)
-    align(model)
-    return ClipScorer(model, processor)
+    check_small_files(source)
+    if card.safetensors or weight_files(source):
+        check_files(source)
+    torch_file = not card.safetensors
+    with one_sentence(what, str(card.source), card.revision), without_own_code(str(source)):
+        processor = AutoProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+        check_weights(what, source, AutoModel, torch_file=torch_file)
+        model = AutoModel.from_pretrained(
+            source,
+            dtype=torch.float32,
+            use_safetensors=None if torch_file else True,
+            weights_only=True,  # of a torch file, its tensors; anything else is refused
+            trust_remote_code=False,
+        ).to(device)
+        align(model)
+        scorer = ClipScorer(model, processor)
+        scorer.check(str(card.source))
+    return scorer
 
 
 def _folder(card: ScorerCard) -> Path:
@@ -211,6 +202,37 @@ class ClipScorer:
         self.begin, self.end = ([begin], [end]) if bare else ([], [])
         self.embeddings: OrderedDict[str, Tensor] = OrderedDict()
         self.images_embedded = 0
+
+    def check(self, source: str) -> None:
+        """Score one small image, to find a processor or weights that are not of this model.
+
+        Raises:
+            UserError: a token has no embedding, images have another size, or the score is not
+                finite.
+        """
+        rows = self.model.config.text_config.vocab_size
+        largest = max(self.tokenizer.get_vocab().values(), default=-1)
+        if not 0 <= largest < rows:
+            raise UserError(
+                f"The tokenizer in {source} has token {largest} and the scorer's embedding {rows}"
+                " rows; give the tokenizer that was saved with this model."
+            )
+        check_pixels(self.image_processor, source)
+        sides = [self.image_processor.size, getattr(self.image_processor, "crop_size", None)]
+        side = self.model.config.vision_config.image_size
+        if max(largest_side(size) for size in sides) > MAX_SIDE * side:
+            raise UserError(
+                f"The image processor in {source} makes images of size {self.image_processor.size},"
+                f" the scorer reads {side} x {side}; give the processor saved with this model."
+            )
+        score = self.relevance([new_image("RGB", (96, 64), (30, 60, 200))], ["a blue image"])[0]
+        self.embeddings.clear()
+        self.images_embedded = 0
+        if not math.isfinite(score):
+            raise UserError(
+                f"The scorer in {source} gives a small image the score {score}: its weights or its"
+                " processor are damaged; download or save it again."
+            )
 
     @torch.inference_mode()
     def relevance(self, images: Sequence[Image], sentences: Sequence[str]) -> list[float]:

@@ -36,6 +36,8 @@ LENGTH_BUCKET = 4
 """Suffixes whose lengths differ by less keep the order of their prefixes: padding costs less than
 reading a prefix twice."""
 
+MAX_PROMPT = 32768
+"""Most tokens of a prompt and its answer. The mask of a longer one takes over 2 GiB."""
 EXPECTED_TOKENS = 128
 """New tokens a row that a batch's memory is planned for. Longer answers use what else is free."""
 
@@ -96,7 +98,8 @@ class Engine:
         ends = self.model.generation_config.eos_token_id
         ends = {self.tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
         self.end_ids = frozenset(ends - {None})
-        self.positions: int = self.model.config.get_text_config().max_position_embeddings
+        positions = self.model.config.get_text_config().max_position_embeddings
+        self.positions: int = min(positions, MAX_PROMPT)
         self.tokens_generated = 0
         self.weights_version: tuple[tuple[int, int], ...] = ()
         self.refresh()

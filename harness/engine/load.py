@@ -8,6 +8,7 @@ from typing import Any
 from harness.engine.model_checks import check_model
 from harness.models.base_cards import BaseCard
 from harness.models.load_base import load_base
+from harness.models.processor_checks import one_sentence
 
 
 def load_model(card: BaseCard, device: str = "cpu", weights: Path | None = None) -> tuple[Any, Any]:
@@ -22,5 +23,7 @@ def load_model(card: BaseCard, device: str = "cpu", weights: Path | None = None)
             (:func:`check_model`).
     """
     model, processor = load_base(card, device, weights)
-    check_model(model, processor)
+    # A forward pass shows what the files do not, such as a layer that is not there.
+    with one_sentence(f"Base {card.name!r}", str(weights or card.source), card.revision):
+        check_model(model, processor)
     return model, processor

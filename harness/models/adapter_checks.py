@@ -29,14 +29,41 @@ STARTS = ("gaussian", "orthogonal", "eva")
 EARLIER = (
     (r"^model\.language_model\.", "language_model.model."),
     (r"^model\.language_model\.", "model."),
+    (r"^model\.vision_tower\.", "vision_tower.vision_model."),
     (r"^model\.(vision_tower|multi_modal_projector|visual)\.", r"\1."),
     (r"^lm_head$", "language_model.lm_head"),
 )
 """Names that modules had in earlier versions of transformers, which target_modules may use."""
+NOW = (
+    (r"^language_model\.model\.", "model.language_model."),
+    (r"^language_model\.lm_head\b", "lm_head"),
+    (r"^(vision_tower|multi_modal_projector|visual)\.", r"model.\1."),
+    (r"^model\.vision_tower\.vision_model\.", "model.vision_tower."),
+    (r"^model\.(layers|embed_tokens|norm)\b", r"model.language_model.\1"),
+)
+"""Beginnings of names of earlier versions of transformers, and what they are now: LLaVA's language
+model and tower until 4.51, Qwen2.5-VL's layers and tower until 4.51, the tower's inner model."""
+MAX_RANK = 8192
 
 
 def check_settings(folder: Path, config: Mapping[str, Any]) -> None:
     """Raise UserError for a setting of adapter_config.json that merging does not compute."""
+    modules, saved = config.get("target_modules"), config.get("modules_to_save")
+    rank = config.get("r", 8)
+    sound = {
+        "r": type(rank) is int and 0 < rank <= MAX_RANK,
+        "lora_alpha": _number(config.get("lora_alpha", 8)),
+        "use_rslora": isinstance(config.get("use_rslora"), bool | None),
+        "rank_pattern": _pattern(config.get("rank_pattern"), int),
+        "alpha_pattern": _pattern(config.get("alpha_pattern"), (int, float)),
+        "modules_to_save": saved is None or _texts(saved),
+        "target_modules": isinstance(modules, str | None) or _texts(modules),
+    }
+    for name in [name for name in sound if not sound[name]]:
+        raise UserError(
+            f"The adapter in {folder} has {name} {config[name]!r:.40}, which is none that peft"
+            " computes; save the adapter again."
+        )
     start = config.get("init_lora_weights", True)
     strange = [name for name, value in config.items() if name not in TAKEN and value not in ABSENT]
     if not (isinstance(start, bool) or start in (None, *STARTS)):
@@ -83,13 +110,106 @@ def check_complete(
             " not name; peft would leave them out. Save the adapter again."
         )
     needed = [
-        f"{module}.lora_{side}.weight"
+        f"{module}.lora_embedding_{side}" if embeds(module) else f"{module}.lora_{side}.weight"
         for module in sorted(targets | adapted)
-        if not module.endswith(("embed_tokens", "embedding"))
         for side in "AB"
     ]
     if missing := [name for name in needed if name not in low_rank]:
         raise _half(folder, missing, len(needed), "target_modules")
+
+
+def embeds(module: str) -> bool:
+    """Whether a module is an embedding, whose adapter peft computes otherwise."""
+    return module.endswith(("embed_tokens", "embedding"))
+
+
+def fitting(name: str, weight: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that an adapter's tensor must have for its ``weight``, with its own rank; of a
+    convolution's adapter, as it is."""
+    if ".lora_" not in name:
+        return weight
+    rows, columns = weight[0], weight[-1]
+    rank = shape[0] if re.search(r"lora_(embedding_)?A", name) else shape[-1]
+    if len(weight) != 2:
+        return shape[:1] + weight[1:] if ".lora_A." in name else weight[:1] + shape[1:]
+    if ".lora_embedding_" in name:
+        rows, columns = columns, rows
+    return (rank, columns) if re.search(r"lora_(embedding_)?A", name) else (rows, rank)
+
+
+def check_ranks(
+    folder: Path, config: Mapping[str, Any], tensors: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raise UserError for a tensor of another rank than the settings say: peft scales by the
+    latter."""
+    for name, shape in tensors.items():
+        module, low_rank, side = name.partition(".lora_")
+        if not low_rank:
+            continue
+        rank = shape[0] if side.removeprefix("embedding_").startswith("A") else shape[1]
+        stated = _value(config.get("rank_pattern"), module, config.get("r", 8))
+        if rank != stated:
+            raise UserError(
+                f"The adapter in {folder} has rank {stated} for {module} (r, rank_pattern), and"
+                f" {name} is {list(shape)}; save the adapter again."
+            )
+
+
+def check_tied(folder: Path, named: Mapping[str, Any], weights: Collection[str]) -> None:
+    """Raise UserError for an adapter of a weight that the model uses twice.
+
+    peft changes one use while the adapter is loaded and both when it is merged.
+
+    Args:
+        named: the model's parameters, tied ones under each name.
+        weights: the names of those that the adapter changes.
+    """
+    for weight in sorted(weights):
+        for other, parameter in named.items():
+            if other != weight and parameter is named[weight]:
+                raise UserError(
+                    f"The adapter in {folder} changes {weight}, which is {other} too in this base"
+                    " (tie_word_embeddings); this is not computed here. Merge it into its base"
+                    " with peft (merge_and_unload) and give the merged model."
+                )
+
+
+def set_patterns(config: Any, modules: Collection[str]) -> None:
+    """Replace the patterns of peft's ``config`` by the modules' own names, where they may use names
+    of earlier versions of transformers."""
+    for field, plain in (("rank_pattern", config.r), ("alpha_pattern", config.lora_alpha)):
+        if pattern := getattr(config, field):
+            values = {module: _value(pattern, module, plain) for module in sorted(modules)}
+            setattr(config, field, {f"^{re.escape(name)}": each for name, each in values.items()})
+
+
+def _value(pattern: Mapping[str, Any] | None, module: str, plain: Any) -> Any:
+    """A pattern's value for a module, as peft finds it; ``plain`` where no key fits."""
+    from peft.utils.other import get_pattern_key  # slow to import
+
+    if pattern:
+        for name in _names(module):
+            if (key := get_pattern_key(list(pattern), name)) in pattern:
+                return pattern[key]
+    return plain
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and type(value) is not bool and 0 < abs(value) < 1e9
+
+
+def _pattern(value: Any, kind: Any) -> bool:
+    try:
+        return value is None or all(
+            re.compile(name) and isinstance(each, kind) and _number(each)
+            for name, each in value.items()
+        )
+    except (AttributeError, re.error):
+        return False
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(each, str) for each in value)
 
 
 def _half(folder: Path, missing: list[str], count: int, field: str) -> UserError:

@@ -6,7 +6,7 @@ a sum rounded to half precision loses most of a small update."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.models.adapter_checks import check_complete, check_settings
+from harness.models.adapter_checks import (
+    NOW,
+    check_complete,
+    check_ranks,
+    check_settings,
+    check_tied,
+    fitting,
+    set_patterns,
+)
 from harness.models.alignment import aligned
 from harness.models.checkpoints import check_precision, read_json, tensor_shapes
 from harness.models.find_family import family_of
@@ -64,7 +72,7 @@ def read_adapter(folder: Path) -> dict[str, Any]:
             f"The adapter in {folder} is of type {adapter.get('peft_type')!r}; only LORA adapters"
             " can be merged."
         )
-    if not adapter.get("base_model_name_or_path"):
+    if not isinstance(adapter.get("base_model_name_or_path") or None, str):
         raise UserError(
             f"{folder}/{CONFIG} does not name its base (base_model_name_or_path); add it."
         )
@@ -75,6 +83,10 @@ def read_adapter(folder: Path) -> dict[str, Any]:
     tensor_shapes(folder / WEIGHTS)
     check_precision(folder / WEIGHTS)
     check_settings(folder, adapter)
+    if not isinstance(adapter.get("revision"), str | None):
+        raise UserError(
+            f"{folder}/{CONFIG}: revision is no text; give the commit of its base, or null."
+        )
     return {**adapter, **(read_json(folder / RECORD) if (folder / RECORD).is_file() else {})}
 
 
@@ -87,7 +99,13 @@ def check_adapter(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     Raises:
         UserError: the adapter belongs to another architecture or size.
     """
-    tensors = {renamed(name): shape for name, shape in tensor_shapes(folder / WEIGHTS).items()}
+    stored = tensor_shapes(folder / WEIGHTS)
+    tensors = {renamed(name, shapes): shape for name, shape in stored.items()}
+    if len(tensors) < len(stored):
+        raise UserError(
+            f"The adapter in {folder} holds a tensor twice, under names of two versions of"
+            " transformers; save it again."
+        )
     strange = sorted(name for name in tensors if _weight(name) not in shapes)
     if strange or not any(".lora_" in name for name in tensors):
         raise UserError(
@@ -97,19 +115,16 @@ def check_adapter(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         )
     for name, shape in tensors.items():
         weight = shapes[_weight(name)]
-        if ".lora_A." in name:
-            fits = shape[-1:] == weight[1:]
-        elif ".lora_B." in name:
-            fits = shape[:1] == weight[:1]
-        else:
-            fits = ".lora_" in name or shape == weight
+        fits = shape == fitting(name, weight, shape)
         if not fits:
             raise UserError(
                 f"The adapter in {folder} is of a base of another size: {name} is {list(shape)},"
                 f" the weight it belongs to {list(weight)}; give an adapter of this base, or the"
                 " merged model."
             )
-    check_complete(folder, read_json(folder / CONFIG), tensors, shapes)
+    config = read_json(folder / CONFIG)
+    check_complete(folder, config, tensors, shapes)
+    check_ranks(folder, config, tensors)
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:
@@ -149,8 +164,9 @@ def _add_adapter(model: Any, folder: Path, adapter: str) -> Any:
     }
     check_adapter(folder, {name: tuple(value.shape) for name, value in named.items()})
     stored = load_file(folder / WEIGHTS)
-    tensors = {renamed(name): aligned(tensor) for name, tensor in stored.items()}
+    tensors = {renamed(name, named): aligned(tensor) for name, tensor in stored.items()}
     low_rank = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
+    check_tied(folder, named, {_weight(name) for name in tensors})
     projector = family_of(model).projector
     for name in tensors.keys() - low_rank.keys():
         found = re.match(projector, name)
@@ -162,11 +178,13 @@ def _add_adapter(model: Any, folder: Path, adapter: str) -> Any:
     config = LoraConfig.from_pretrained(folder)
     config.target_modules = "|".join(sorted({re.escape(_module(name)) for name in low_rank}))
     config.modules_to_save, config.inference_mode = None, True
+    set_patterns(config, {_module(name) for name in low_rank})
     wrapped = LoraModel(model, {adapter: config}, adapter)
     del model.peft_config  # with it, peft warns of a second adapter
     for name, parameter in wrapped.named_parameters():
-        tensor = low_rank.get(name.removeprefix("model.").replace(f".{adapter}.", "."))
-        if tensor is not None and f".{adapter}." in name:
+        own = re.sub(rf"\.{adapter}(\.|$)", r"\1", name)
+        tensor = low_rank.get(own.removeprefix("model."))
+        if tensor is not None and own != name:
             # peft creates them in the weights' precision, which would round a float32 adapter.
             parameter.data = parameter.data.to(tensor.dtype)
     loaded = set_peft_model_state_dict(
@@ -228,12 +246,12 @@ def _weight(name: str) -> str:
     return f"{_module(name)}.weight" if ".lora_" in name else name
 
 
-def renamed(name: str) -> str:
-    """A tensor's name in transformers 5, without peft's prefix.
-
-    Earlier versions have ``language_model.model`` for ``model.language_model``, and no ``model.``
-    before the projector.
-    """
-    name = name.removeprefix("base_model.model.")
-    name = re.sub(r"^language_model\.model\.", "model.language_model.", name)
-    return re.sub(r"^(multi_modal_projector|visual)\.", r"model.\1.", name)
+def renamed(name: str, shapes: Collection[str]) -> str:
+    """A tensor's name in a model with parameters of these names (``shapes``), without peft's
+    prefix; earlier versions of transformers have other names (NOW)."""
+    name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+    for before, now in NOW:
+        if _weight(name) in shapes:
+            break
+        name = re.sub(before, now, name)
+    return name

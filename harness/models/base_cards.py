@@ -18,10 +18,12 @@ from harness.models import adapters, checkpoints
 from harness.models.adapters import Parent, saved_model
 from harness.models.checkpoints import label_of, weights_fingerprint
 from harness.models.find_family import ARCHITECTURES
-from harness.models.hub_snapshots import fetch_config, is_hub_id
+from harness.models.hub_snapshots import cached, fetch, fetch_config, is_hub_id
 from harness.models.loaded_files import ADAPTER, MODEL, PROCESSOR, WEIGHTS, loaded_files
 
 SYNTHETIC_WEIGHTS = Path(__file__).parents[1] / "synthetic" / "weights" / "llava"
+NOT_DOWNLOADED = "hub model that is not downloaded"
+"""Stands in an identity for the files of a hub model that are not here."""
 LLAMA_LINEARS = (
     r"model\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 )
@@ -312,28 +314,40 @@ def stored_model(card: BaseCard, weights: Path | None) -> tuple[Path | None, tup
     )
 
 
-def identity_files(card: BaseCard, weights: Path | None = None) -> dict[str, Any]:
+def identity_files(
+    card: BaseCard, weights: Path | None = None, *, download: bool = False
+) -> dict[str, Any]:
     """What loading reads, by file: the weights' fingerprint and the content of the small files.
 
-    Equal for a card, a folder and a copy with the same content. A hub model's own files are left
-    out, because its commit stands for them.
+    Equal for a card, a folder and a hub id with the same content.
 
     Args:
         weights: a folder of fine-tuned weights that are loaded in place of the card's; the
             processor stays the card's.
+        download: bring a hub model's missing files. Else its id and commit stand for them.
     """
     weights, above = stored_model(card, weights)
-    folder = weights or (card.source if isinstance(card.source, Path) else None)
-    files: dict[str, Any] = {}
-    if folder is not None:
-        files = {WEIGHTS: weights_fingerprint(folder), **loaded_files(folder, MODEL)}
-    if isinstance(card.source, Path):
-        files |= loaded_files(card.source, PROCESSOR)
+    source = _files_of(card, weights, download)
+    if source is None:
+        return {NOT_DOWNLOADED: f"{card.source}@{card.revision}"}
+    folder = weights or source
+    files = {WEIGHTS: weights_fingerprint(folder), **loaded_files(folder, MODEL)}
+    files |= loaded_files(source, PROCESSOR)
     for number, adapter in enumerate(above, 1):
         place = f"adapter {number}/"
         files[place + WEIGHTS] = weights_fingerprint(adapter)
         files |= {place + name: each for name, each in loaded_files(adapter, ADAPTER).items()}
     return files
+
+
+def _files_of(card: BaseCard, weights: Path | None, download: bool) -> Path | None:
+    """The card's folder, or a hub model's in the local cache; None where it is not there."""
+    if isinstance(card.source, Path):
+        return card.source
+    if download:
+        whole = weights is None
+        return fetch(f"Base {card.name!r}", card.source, card.revision, weights=whole)
+    return cached(card.source, card.revision)
 
 
 def source_of(card: BaseCard) -> str:

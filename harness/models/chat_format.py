@@ -130,7 +130,13 @@ def renderer(processor: Any) -> Renderer:
                 f" {', '.join(format.needs)}."
             )
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
-    special = {*tokenizer.all_special_tokens, *added, *(token for token in names.values() if token)}
+    # LLaVA's data files hold <image> in questions; for other families it would stay as text.
+    special = {
+        "<image>",
+        *tokenizer.all_special_tokens,
+        *added,
+        *(token for token in names.values() if token),
+    }
     # Longest first, because a token may be the beginning of another.
     ordered = sorted((text for text in special if text.strip()), key=len, reverse=True)
     return Renderer(
@@ -172,7 +178,7 @@ def check_template(processor: Any) -> None:
         ):
             if bare(mine) != bare(theirs):
                 raise UserError(
-                    f"This model's chat template gives {bare(theirs)!r}, but our prompt is"
-                    f" {bare(mine)!r}; choose a base with its family's published template"
+                    f"This model's chat template gives {bare(theirs)!r:.200}, but our prompt is"
+                    f" {bare(mine)!r:.200}; choose a base with its family's published template"
                     " (LLaVA-1.5's, or Qwen2.5-VL's)."
                 )

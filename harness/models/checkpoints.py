@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -25,6 +26,9 @@ from harness.models.own_code import without_own_code
 INDEX = "model.safetensors.index.json"
 """Names the file of each tensor, where the weights are in several files."""
 
+SINGLE = "model.safetensors"
+"""Holds all weights, where there is no index."""
+FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
 PRECISIONS = ("BF16", "F16", "F32", "F64")
 """The precisions of stored weights, as safetensors names them."""
 BUFFERS = ("position_ids", "inv_freq", "num_batches_tracked")
@@ -51,13 +55,28 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path.parent} holds no {path.name}; give the folder of a saved model or of a LoRA"
             " adapter."
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}); save or download the model again."
+            f"{path} cannot be read as JSON ({str(error).splitlines()[0]}){not_the_file(path)};"
+            " save or download the model again."
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} is not a JSON object; save or download the model again.")
     return content
+
+
+def not_the_file(path: Path) -> str:
+    """What lies in a file's place, where it is a known mistake of a download; else empty."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(200).lstrip().lower()
+    except OSError:
+        return ""
+    if start.startswith(b"version https://git-lfs"):
+        return ", because it is a Git LFS pointer (git lfs pull brings the file)"
+    if start.startswith((b"<!doctype", b"<html")):
+        return ", because it is an HTML page"
+    return ""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -67,8 +86,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: it is missing, or its architecture is not supported.
     """
     config = read_json(folder / "config.json")
-    named = ", ".join(config.get("architectures") or ()) or "no architecture"
-    kind = config.get("model_type")
+    classes = config.get("architectures")
+    named = ", ".join(map(str, classes)) if isinstance(classes, list) else ""
+    named, kind = named or "no architecture", str(config.get("model_type"))
     # The original repository's checkpoints also have the type "llava", but another layout.
     if kind in ("llava_llama", "llava") and "LlavaLlamaForCausalLM" in named:
         raise UserError(
@@ -92,6 +112,11 @@ def check_files(folder: Path) -> int:
     """
     if (folder / INDEX).is_file():
         names = indexed_files(folder)
+        if (folder / SINGLE).is_file() and SINGLE not in names:
+            raise UserError(
+                f"{folder} holds {SINGLE} and {INDEX}, which names other files; delete the one that"
+                " is not of this model."
+            )
         if missing := [name for name in names if not (folder / name).is_file()]:
             raise UserError(
                 f"{folder} is half there: {len(missing)} of {len(names)} weight files that its"
@@ -99,13 +124,16 @@ def check_files(folder: Path) -> int:
             )
         files = [folder / name for name in names]
     else:
-        files = sorted(folder.glob("*.safetensors"))
+        files = [path for path in (folder / SINGLE,) if os.path.lexists(path)]
     if not files:
         hint = ""
+        for other in [*folder.glob("*.safetensors")][:1]:
+            hint = f" {other.name} is not read: it must be named {SINGLE}, or {INDEX} must name it."
         for other in [*folder.glob("*.bin"), *folder.glob("*.pth")][:1]:
             hint = f" {other.name} is a torch file, which is not read: convert it to safetensors."
         raise UserError(
-            f"{folder} holds no *.safetensors weights; give the folder of a saved model.{hint}"
+            f"{folder} holds no *.safetensors weights that are read; give the folder of a saved"
+            f" model.{hint}"
         )
     for file in files:
         tensor_shapes(file)
@@ -113,9 +141,29 @@ def check_files(folder: Path) -> int:
     return sum(file.stat().st_size for file in files)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that loading a model or an adapter reads its weights from, sorted by name; files
+    beside them do not count."""
+    if (folder / INDEX).is_file():
+        return [folder / name for name in indexed_files(folder)]
+    single = [folder / name for name in (SINGLE, "adapter_model.safetensors")]
+    return [file for file in single if file.is_file()] or sorted(folder.glob("*.safetensors"))
+
+
 def indexed_files(folder: Path) -> list[str]:
-    """The names of the weight files in the folder's index, sorted."""
-    return sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+    """The names of the weight files in the folder's index, sorted.
+
+    Raises:
+        UserError: the index is broken, or names a file outside of the folder.
+    """
+    files = read_json(folder / INDEX).get("weight_map")
+    names = list(files.values()) if isinstance(files, dict) else []
+    if not names or not all(isinstance(name, str) and FILE_NAME.fullmatch(name) for name in names):
+        raise UserError(
+            f"{folder / INDEX} does not name a safetensors file of its folder for each tensor"
+            " (weight_map); save or download the model again."
+        )
+    return sorted(set(names))
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -129,7 +177,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{file} is cut or damaged ({error}); download or save it again."
+            f"{file} is cut or damaged ({error}){not_the_file(file)}; download or save it again."
         ) from error
 
 
@@ -147,14 +195,14 @@ def check_precision(file: Path) -> None:
 
 
 def weights_fingerprint(folder: Path) -> str:
-    """SHA-256 (hex) of the names and contents of the folder's ``*.safetensors``, sorted by name.
+    """SHA-256 (hex) of the names and contents of the folder's weight files, sorted by name.
 
     A process reads an unchanged file once.
 
     Raises:
         UserError: there are none.
     """
-    files = sorted(folder.resolve().glob("*.safetensors"))
+    files = weight_files(folder.resolve())
     if not files:
         raise UserError(
             f"{folder} holds no *.safetensors files to take a fingerprint of; give the folder of a"
@@ -162,10 +210,23 @@ def weights_fingerprint(folder: Path) -> str:
         )
     total = hashlib.sha256()
     for file in files:
-        status = file.stat()
-        content = _content_sha(file, status.st_size, status.st_mtime_ns)
-        total.update(f"{file.name}\0{content}\n".encode())
+        total.update(f"{file.name}\0{content_sha(file)}\n".encode())
     return total.hexdigest()
+
+
+def content_sha(file: Path) -> str:
+    """SHA-256 (hex) of a file's content; a process reads an unchanged file once.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        status = file.stat()
+        return _content_sha(file, status.st_size, status.st_mtime_ns)
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read ({error.strerror}); download or save it again."
+        ) from error
 
 
 @lru_cache(maxsize=1024)
@@ -192,9 +253,7 @@ def check_size(folder: Path) -> None:
             hold. A few absent weights are found when they are loaded.
     """
     described = count_parameters(folder)
-    shapes = [
-        shape for file in folder.glob("*.safetensors") for shape in tensor_shapes(file).values()
-    ]
+    shapes = [shape for file in weight_files(folder) for shape in tensor_shapes(file).values()]
     stored = float(sum(math.prod(shape) for shape in shapes))
     if described > 2 * stored:
         raise UserError(

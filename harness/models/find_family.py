@@ -30,7 +30,10 @@ class Architecture:
 
 def load_llava_processor(source: str) -> Any:
     # The PIL backend, because another backend's pixels differ by up to 0.015.
-    return AutoProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+    processor = AutoProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
+    if not getattr(processor, "chat_template", None):  # it may lie in tokenizer_config.json alone
+        processor.chat_template = getattr(processor.tokenizer, "chat_template", None)
+    return processor
 
 
 ARCHITECTURES: Mapping[str, Architecture] = {

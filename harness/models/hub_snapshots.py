@@ -12,8 +12,15 @@ import errno
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError  # raised for a torch file that holds more than tensors
 
-from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download
+from huggingface_hub import (
+    HfApi,
+    constants,
+    hf_hub_download,
+    snapshot_download,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -28,12 +35,20 @@ from safetensors import SafetensorError
 
 from harness.errors import UserError
 from harness.models import adapters
-from harness.models.checkpoints import INDEX, check_precision, indexed_files, tensor_shapes
+from harness.models.checkpoints import (
+    INDEX,
+    SINGLE,
+    check_precision,
+    content_sha,
+    indexed_files,
+    tensor_shapes,
+)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 SETTINGS = ["*.json", "*.txt", "*.jinja", "*.model"]
 """File patterns of a model's settings and its tokenizer."""
-SINGLE, TORCH = "model.safetensors", "pytorch_model.bin"
+TORCH = "pytorch_model.bin"
+SHA256 = re.compile(r"[0-9a-f]{64}")
 FAILURES = (OSError, ValueError, HfHubHTTPError, httpx.HTTPError)
 """The exceptions of a failed request; httpx's own, such as a broken connection, are no OSError."""
 
@@ -56,6 +71,9 @@ REASONS: Mapping[type[BaseException], str] = {
     EntryNotFoundError: (
         "it lacks a file that is needed (config.json, or safetensors weights): give another"
         " checkpoint"
+    ),
+    UnpicklingError: (
+        "its torch file holds more than tensors and was not run; give a model with safetensors"
     ),
     SafetensorError: "a weight file is cut or damaged: delete it and download it again",
     httpx.TransportError: (
@@ -104,6 +122,19 @@ def fetch(
     for name in names:
         _check_file(what, id, folder / name)
     return folder
+
+
+def cached(id: str, revision: str | None) -> Path | None:
+    """The folder of a model's commit in the local cache, where settings, tokenizer and weights are
+    all there; asks no network."""
+    path = try_to_load_from_cache(id, "config.json", revision=revision)
+    if not isinstance(path, str):
+        return None
+    folder = Path(path).parent
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return None
+    names = indexed_files(folder) if (folder / INDEX).is_file() else [SINGLE]
+    return folder if all((folder / name).is_file() for name in names) else None
 
 
 def fetch_config(id: str, revision: str | None) -> tuple[Path, str]:
@@ -170,24 +201,29 @@ def _single_file(what: str, id: str, commit: str, torch_file: bool) -> str:
 
 
 def _check_file(what: str, id: str, file: Path) -> None:
-    """Raise UserError unless the weight file exists and has the size that its header states."""
+    """Raise UserError unless the weight file exists and has the content that the hub promised: the
+    size in its header and, of a large file, the SHA-256 that is its name in the cache."""
     if not file.is_file():
         raise UserError(
             f"{what} could not be loaded from {id}: {file.name}, which its index names, is not"
             " there."
         )
-    if file.suffix != ".safetensors":
-        return
+    promised = file.resolve().name
+    sound = not SHA256.fullmatch(promised) or content_sha(file) == promised
     try:
-        tensor_shapes(file)
-    except UserError as error:
+        if file.suffix == ".safetensors":
+            tensor_shapes(file)
+    except UserError:
+        sound = False
+    if not sound:
         # The file behind the cache's link must go; the link alone would be made again.
         raise UserError(
             f"{what} could not be loaded from {id}: {file.name} is cut or damaged in the local"
             f" cache; delete {file.resolve()} and run the same command again: it is downloaded"
             " anew."
-        ) from error
-    check_precision(file)
+        )
+    if file.suffix == ".safetensors":
+        check_precision(file)
 
 
 def load_error(what: str, source: str, revision: str | None, error: BaseException) -> UserError:
@@ -206,6 +242,7 @@ def load_error(what: str, source: str, revision: str | None, error: BaseExceptio
     for kind, reason in REASONS.items():
         if any(isinstance(each, kind) for each in chain):
             return UserError(f"{start} {reason.format(revision=revision)}.")
-    return UserError(
-        f"{start} {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-    )
+    reason = " ".join(str(error).split("\n")[0].split())[:300]
+    if not isinstance(error, (OSError, ValueError)):
+        reason = f"{type(error).__name__}: {reason}"  # such as KeyError, whose text is a name
+    return UserError(f"{start} {reason or type(error).__name__}")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.utils import logging
 
 from harness.errors import UserError
 from harness.models import hub_snapshots
@@ -22,6 +22,12 @@ from harness.models.checkpoints import BUFFERS, check_files, check_size
 from harness.models.device_memory import free_memory
 from harness.models.find_family import ARCHITECTURES
 from harness.models.own_code import without_own_code
+from harness.models.processor_checks import (
+    check_generation,
+    check_processor,
+    check_small_files,
+    one_sentence,
+)
 
 MAX_CPU_PARAMETERS = 1e9
 """Larger models are refused on the CPU."""
@@ -40,8 +46,45 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
         UserError: the model is missing, incomplete, too large for this machine, or of another
             architecture.
     """
-    source = source_of(card)
     weights, adapters = stored_model(card, weights)
+    source, place = _checked_source(card, device, weights)
+    what, dtype = f"Base {card.name!r}", loaded_dtype(card, device)
+    architecture = next(each for each in ARCHITECTURES.values() if each.name == card.family)
+    with one_sentence(what, str(source), card.revision), without_own_code(str(source), str(place)):
+        # The small files first: they tell most faults before anything large is read.
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        if (other := ARCHITECTURES.get(config.model_type)) is not architecture:
+            raise UserError(
+                f"{place} holds a {other.model_class if other else config.model_type}, base"
+                f" {card.name!r} is {architecture.name} ({architecture.model_class}); give weights"
+                " of that family."
+            )
+        processor = architecture.processor(str(source))
+        check_processor(processor, config, str(source))
+        limit_image_size(processor.image_processor, card)
+    with one_sentence(what, str(place), card.revision):
+        check_weights(what, place, AutoModelForImageTextToText)
+        model = AutoModelForImageTextToText.from_pretrained(
+            place, dtype=dtype, use_safetensors=True, trust_remote_code=False
+        )
+        check_generation(model, str(place))
+    model = model.to(device).eval()
+    align(model)
+    add_adapter = merge_adapter if dtype == torch.float32 else attach_adapter
+    for adapter in adapters:
+        with one_sentence("The adapter", str(adapter)):
+            # Merged on the device, as in training, so that the sums are the same.
+            model = add_adapter(model, adapter)
+    return model, processor
+
+
+def _checked_source(card: BaseCard, device: str, weights: Path | None) -> tuple[Path, Path]:
+    """The folders of the processor and of the weights, complete and small enough for the device.
+
+    Raises:
+        UserError: as :func:`load_base`.
+    """
+    source_of(card)
     if weights is not None and not any(weights.glob("*.safetensors")):
         raise UserError(
             f"{weights} holds no *.safetensors weights; give a folder with a saved model of base"
@@ -52,54 +95,17 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
     if folder is not None:
         check_size(folder)
     check_machine(card.name, device, stored_bytes, card.parameters, card.dtype)
-    if isinstance(card.source, str):
-        source = str(
-            hub_snapshots.fetch(
-                f"Base {card.name!r}", card.source, card.revision, weights=weights is None
-            )
+    if isinstance(card.source, Path):
+        source = card.source
+    else:
+        source = hub_snapshots.fetch(
+            f"Base {card.name!r}", card.source, card.revision, weights=weights is None
         )
         if weights is None:
-            check_size(Path(source))
-    dtype = loaded_dtype(card, device)
-    architecture = next(each for each in ARCHITECTURES.values() if each.name == card.family)
-    place = weights or source
-    try:
-        with without_own_code(str(source), str(place)):
-            processor = architecture.processor(source)
-            model, loading = AutoModelForImageTextToText.from_pretrained(
-                place,
-                dtype=dtype,
-                use_safetensors=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-    except (OSError, SafetensorError) as error:
-        raise hub_snapshots.load_error(
-            f"Base {card.name!r}", str(place), card.revision, error
-        ) from error
-    if type(model).__name__ != architecture.model_class:
-        raise UserError(
-            f"{place} holds a {type(model).__name__}, base {card.name!r} is {architecture.name}"
-            f" ({architecture.model_class}); give weights of that family."
-        )
-    if absent := absent_weights(loading):
-        raise UserError(
-            f"The weights in {place} do not fit base {card.name!r}: {len(absent)} absent, such as"
-            f" {absent[0]}."
-        )
-    if left := unread_weights(loading):
-        raise UserError(
-            f"The weights in {place} do not fit base {card.name!r}: its config.json has no place"
-            f" for {len(left)} of them, such as {left[0]}; give the config.json that was saved with"
-            " them."
-        )
-    limit_image_size(processor.image_processor, card)
-    model = model.to(device).eval()
-    align(model)
-    for adapter in adapters:
-        # Merged on the device, as in training, so that the sums are the same.
-        model = (merge_adapter if dtype == torch.float32 else attach_adapter)(model, adapter)
-    return model, processor
+            check_size(source)
+    for each in dict.fromkeys((source, weights or source)):
+        check_small_files(each)
+    return source, weights or source
 
 
 def loaded_dtype(card: BaseCard, device: str) -> torch.dtype:
@@ -107,19 +113,56 @@ def loaded_dtype(card: BaseCard, device: str) -> torch.dtype:
     return torch.float32 if torch.device(device).type == "cpu" else getattr(torch, card.dtype)
 
 
-def absent_weights(loading: Any) -> list[str]:
-    """Weights that a load did not fill; transformers only warns and leaves them random."""
-    return sorted(loading["missing_keys"]) + sorted(map(str, loading["mismatched_keys"]))
+def check_weights(what: str, folder: Path, auto_class: Any, *, torch_file: bool = False) -> None:
+    """Check names and shapes of the stored weights against config.json, without memory.
 
+    transformers leaves absent weights random and others out, with a warning.
 
-def unread_weights(loading: Any) -> list[str]:
-    """Stored weights that a load left out, as with fewer layers in config.json than in the files;
-    transformers only warns."""
-    return sorted(
+    Args:
+        auto_class: the class of transformers that loads the model.
+        torch_file: accept a torch file where there are no safetensors.
+
+    Raises:
+        UserError: weights are absent, have another shape, or have no place in the model.
+    """
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # else transformers prints a table of all of them
+    try:
+        _, loading = auto_class.from_pretrained(
+            folder,
+            device_map="meta",
+            use_safetensors=None if torch_file else True,
+            weights_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=False,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    start = f"The weights in {folder} do not fit {what[:1].lower()}{what[1:]}:"
+    if absent := sorted(loading["missing_keys"]):
+        raise UserError(f"{start} {len(absent)} absent, such as {absent[0]}.")
+    if other := sorted(loading["mismatched_keys"]):
+        name, stored, built = other[0]
+        raise UserError(
+            f"{start} {len(other)} of another shape, such as {name}, which is {list(stored)} and"
+            f" by config.json {list(built)}; give the config.json that was saved with them."
+        )
+    left = sorted(
         name
         for name in loading["unexpected_keys"]
         if not name.endswith((*BUFFERS, "lm_head.weight"))  # a tied one is stored twice
     )
+    if left:
+        raise UserError(
+            f"{start} its config.json has no place for {len(left)} of them, such as {left[0]};"
+            " give the config.json that was saved with them."
+        )
+
+
+def default_device() -> str:
+    """The device that models are loaded on."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_machine(

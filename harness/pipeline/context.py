@@ -27,6 +27,8 @@ class Context:
     study: Study
     results: Results
     placement: Placement = AS_FITS
+    download: bool = True
+    """Whether hub models that are not here may be downloaded, as a run needs them."""
     models: LoadedModel = field(default_factory=LoadedModel)
     images: ImageCache = field(default_factory=ImageCache)
     _pools: dict[str, Pool] = field(default_factory=dict)

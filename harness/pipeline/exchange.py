@@ -77,7 +77,7 @@ def answer(
     logging.disable_progress_bar()  # the stage shows its own
     set_threads([card])
     benchmark = str(exported(questions)["benchmark"])
-    checkpoint = stage_identity.untrained(card, weights)
+    checkpoint = stage_identity.untrained(card, weights, download=True)
     with lock(out):
         stage = Stage(out, stage_identity.answers_identity(checkpoint, benchmark, questions))
         stage.open()

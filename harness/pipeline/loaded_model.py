@@ -16,6 +16,7 @@ from harness.engine.clip_scorer import ClipScorer, ScorerCard, load_scorer
 from harness.engine.engine import Engine
 from harness.engine.load import load_model
 from harness.models.base_cards import BaseCard
+from harness.models.load_base import default_device
 from harness.pipeline.stage_identity import Checkpoint
 
 
@@ -33,7 +34,7 @@ def set_threads(cards: Iterable[BaseCard]) -> None:
 class LoadedModel:
     """A model is loaded in place of the one before, never beside it."""
 
-    device: str = field(default_factory=lambda: "cuda" if torch.cuda.is_available() else "cpu")
+    device: str = field(default_factory=default_device)
     _checkpoint: Checkpoint | None = None
     _loaded: tuple[Any, Any] | None = None
     _engine: Engine | None = None

@@ -91,7 +91,7 @@ def plan(study: Study, out: Path, placement: Placement = AS_FITS) -> str:
         UserError: the folder holds results of other settings, or is a packed one.
     """
     Results(out).check_whole("no stage can be done in it")
-    context = Context(study, Results(out), placement)
+    context = Context(study, Results(out), placement, download=False)
     exports, tasks = export_tasks(context), run_tasks(context)
     todo = [task for task in exports if task.missing()]
     exporting = bool(todo)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.interface import Benchmark
 from harness.artifacts.fingerprint import describe, fingerprint
-from harness.artifacts.results_folder import FORMAT, Stage
+from harness.artifacts.results_folder import FORMAT, Results, Stage, read_json
 from harness.data.pool import Drawn
 from methods.interface import Method, Recipe
 
@@ -45,16 +45,44 @@ class Checkpoint:
         return {"base": self.card.name, "model": self.id, **pinned, **files}
 
 
-def untrained(card: BaseCard, weights: Path | None = None) -> Checkpoint:
+def untrained(
+    card: BaseCard,
+    weights: Path | None = None,
+    *,
+    results: Results | None = None,
+    download: bool = False,
+) -> Checkpoint:
     """A base, or ``weights`` loaded in its place, identified by the content of every file that
-    loading reads; a hub model by its pinned commit."""
-    from harness.models.base_cards import identity_files
+    loading reads.
+
+    Args:
+        results: a folder that may hold the identity of a hub model that is not here.
+        download: bring a hub model's missing files; else its id and commit stand for them.
+    """
+    from harness.models.base_cards import NOT_DOWNLOADED, identity_files
+    from harness.models.load_base import check_machine, default_device
 
     files = identity_files(card, weights)
+    if NOT_DOWNLOADED in files and results is not None and weights is None:
+        # A commit's content never changes, so what an earlier run has read of it holds.
+        files = _stored_files(card, results) or files
+    if NOT_DOWNLOADED in files and download:
+        check_machine(card.name, default_device(), None, card.parameters, card.dtype)
+        files = identity_files(card, weights, download=True)
     parts: dict[str, Any] = {**card.settings, "files": files}
-    if not isinstance(card.source, Path):
-        parts["hub"] = f"{card.source}@{card.revision}"
     return Checkpoint(card=card, id=fingerprint(parts), weights=weights, files=files)
+
+
+def _stored_files(card: BaseCard, results: Results) -> dict[str, Any] | None:
+    """The files of a hub base in a stage of these results; None where no stage has it."""
+    if card.adapters:
+        return None
+    for path in sorted(results.out.glob("runs/*/seed*/round*/answers/*/identity.json")):
+        stored = read_json(path)
+        same = (stored.get("base"), stored.get("revision")) == (card.name, card.revision)
+        if same and stored.get("files"):
+            return dict(stored["files"])
+    return None
 
 
 def trained(stage: Stage, card: BaseCard) -> Checkpoint:

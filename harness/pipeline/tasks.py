@@ -163,7 +163,8 @@ def _copies_wait(tasks: Iterable[Task]) -> list[Task]:
 
 
 def _tasks_of_run(context: Context, run: Run) -> list[Task]:
-    checkpoint, trained_by = stage_identity.untrained(find_base(run.base)), None
+    card, trained_by = find_base(run.base), None
+    checkpoint = stage_identity.untrained(card, results=context.results, download=context.download)
     if not run.last:
         return _evaluation(context, run, 0, checkpoint, None)
     tasks: list[Task] = []

@@ -146,7 +146,7 @@ def test_an_adapter_of_another_base_is_refused(
     ):
         find_base(str(tmp_path / "qwen"))
     for name, words in (
-        ("layers.0.self_attn.q_proj.lora_A.weight", "it holds model.layers.0"),
+        ("blocks.0.self_attn.q_proj.lora_A.weight", "it holds model.blocks.0"),
         ("x", "it holds model.x"),
     ):
         save_file(

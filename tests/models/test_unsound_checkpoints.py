@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,122 @@ def test_an_adapter_that_peft_saved_is_merged_as_peft_merges_it(
         torch.testing.assert_close(ours.get_parameter(name), weight, atol=1e-6, rtol=1e-6)
         changed += not torch.equal(weight, base.get_parameter(name))
     assert changed > 0
+
+
+ERAS: dict[str, tuple[str, tuple[tuple[str, str], ...], list[str]]] = {
+    "LLaVA until 4.51": (
+        "llava-1.5",
+        (
+            (r"model\.language_model\.", "language_model.model."),
+            (r"model\.vision_tower\.", "vision_tower.vision_model."),
+            (r"model\.multi_modal_projector\.", "multi_modal_projector."),
+        ),
+        ["q_proj", "down_proj", "linear_1"],
+    ),
+    "Qwen2.5-VL until 4.51": (
+        "qwen2.5-vl",
+        (
+            (r"model\.language_model\.", "model."),
+            (r"model\.visual\.", "visual."),
+        ),
+        ["q_proj", "qkv", "lm_head", "embed_tokens"],
+    ),
+    "Qwen2.5-VL now": ("qwen2.5-vl", (), ["lm_head", "embed_tokens", "q_proj"]),
+}
+"""The family, its names of today and of then, and the adapted modules."""
+
+
+@pytest.mark.equality
+@pytest.mark.parametrize("era", ERAS)
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+def test_an_adapter_of_another_era_answers_as_peft_computes_it(era: str, tmp_path: Path) -> None:
+    family, names, targets = ERAS[era]
+    parent = save(tmp_path / "parent", family)
+    layer = "model.language_model.layers.0.self_attn.q_proj"
+    config = LoraConfig(
+        r=2,
+        init_lora_weights=False,
+        target_modules=targets,
+        rank_pattern={layer: 3},
+        alpha_pattern={layer: 40},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        wrapped = get_peft_model(TWINS[family]()[0], config)
+    wrapped.save_pretrained(str(tmp_path / "now"))
+    theirs = PeftModel.from_pretrained(TWINS[family]()[0], str(tmp_path / "now"))
+    merged = theirs.merge_and_unload()
+
+    def then(name: str) -> str:
+        for now, before in names:
+            name = re.sub(rf"^(base_model\.model\.)?{now}", rf"\g<1>{before}", name, count=1)
+        return name
+
+    folder = tmp_path / "then"
+    shutil.copytree(tmp_path / "now", folder)
+    tensors = {then(name): tensor for name, tensor in load_file(folder / ADAPTER).items()}
+    assert (tensors.keys() == load_file(folder / ADAPTER).keys()) == (names == ())
+    save_file(tensors, folder / ADAPTER)
+    change(
+        folder / "adapter_config.json",
+        base_model_name_or_path=str(parent),
+        rank_pattern={then(layer): 3},
+        alpha_pattern={then(layer): 40},
+    )
+    ours, processor = load_model(find_base(str(folder)))
+    changed, base = 0, TWINS[family]()[0]
+    for name, weight in merged.named_parameters():
+        torch.testing.assert_close(ours.get_parameter(name), weight, atol=1e-6, rtol=1e-6)
+        changed += not torch.equal(weight, base.get_parameter(name))
+    assert changed > len(targets)
+    prompts = [Prompt(key="a", text="describe the picture .", image=sample_image((64, 64)))]
+    answers = [
+        Engine(model, processor).generate(prompts, Decoding(max_new_tokens=6))[0].text
+        for model in (ours, merged, base)
+    ]
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning")
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings:UserWarning")
+@pytest.mark.parametrize(
+    "options",
+    [{"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["embed_tokens"]}],
+    ids=["target_modules", "modules_to_save"],
+)
+def test_an_adapter_of_a_tied_weight_is_refused(options: Any, tmp_path: Path) -> None:
+    parent = save(tmp_path / "parent", "llava-1.5")
+    config = LoraConfig(r=2, **{"target_modules": ["q_proj"], **options})
+    get_peft_model(tiny_llava()[0], config).save_pretrained(str(tmp_path / "a"))
+    change(tmp_path / "a" / "adapter_config.json", base_model_name_or_path=str(parent))
+    with pytest.raises(UserError, match=r"which is .* too in this base \(tie_word_embeddings\)"):
+        load_model(find_base(str(tmp_path / "a")))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"r": 4},
+        {"r": 0},
+        {"r": "2"},
+        {"r": 10**9},
+        {"r": True},
+        {"rank_pattern": {"q_proj": 3}},
+        {"rank_pattern": {"(": 2}},
+        {"rank_pattern": []},
+        {"alpha_pattern": None, "lora_alpha": None},
+        {"lora_alpha": float("nan")},
+        {"modules_to_save": "x"},
+        {"target_modules": {"a": 1}},
+    ],
+    ids=str,
+)
+def test_a_rank_or_setting_that_is_none_is_named(field: dict[str, Any], adapter: Path) -> None:
+    change(adapter / "adapter_config.json", **field)
+    with pytest.raises(UserError, match=r"has rank \d+ for|which is none that peft computes"):
+        find_base(str(adapter))
 
 
 @pytest.mark.parametrize("family", TWINS)

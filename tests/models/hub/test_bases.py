@@ -6,12 +6,15 @@ from __future__ import annotations
 import errno
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 
-from harness.models.base_cards import BASES, SYNTHETIC_WEIGHTS
+from harness.models.base_cards import BASES, SYNTHETIC_WEIGHTS, find_base
 from harness.models.hub_snapshots import load_error
+from harness.pipeline.stage_identity import untrained
 from tests.models.hub.conftest import TOKEN, Desk
 from tests.models.test_checkpoints import save_adapter
 from tests.models.twins import tiny_qwen
@@ -41,6 +44,77 @@ def done(desk: Desk, llava: str) -> Path:
     assert "untrained" in said.out
     assert TOKEN not in said.out + said.err
     return out
+
+
+def test_a_hub_id_a_card_and_a_folder_are_one_identity(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each small file is changed in turn: the three stay one, and are another than before."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(desk.home / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    folder, seen = desk.work / "one", set[str]()
+    for part in tiny_qwen():
+        part.save_pretrained(folder)
+    files = [None, *(path.name for path in sorted(folder.iterdir()) if path.suffix == ".json")]
+    assert len(files) >= 5
+    for number, file in enumerate(files):
+        version = desk.work / f"one-{number}"
+        shutil.copytree(folder, version)
+        if file is not None:
+            fields = json.loads((version / file).read_text())
+            (version / file).write_text(json.dumps({**fields, "something": number}))
+        commit = f"{number:040x}"
+        snapshot = desk.home / "hub" / "models--org--one" / "snapshots" / commit
+        shutil.copytree(version, snapshot)  # as a download leaves it
+        cards = [
+            find_base(f"org/one@{commit}"),
+            replace(BASES["qwen2.5-vl-3b"], source="org/one", revision=commit, dtype="float32"),
+            find_base(str(version)),
+        ]
+        ids = {untrained(card).id for card in cards}
+        assert len(ids) == 1, file
+        assert seen.isdisjoint(ids), file
+        seen |= ids
+
+
+def test_a_hub_model_that_is_not_here_is_known_from_the_results(
+    desk: Desk, llava: str, done: Path
+) -> None:
+    """A finished folder stays finished where the model was never downloaded."""
+    asked = len(desk.hub.asked)
+    cache = desk.home / "hub" / "models--org--llava"
+    moved = cache.with_name("moved")
+    folder = next((cache / "snapshots").iterdir()).parent / llava
+    kept = {path.name: path.resolve() for path in folder.glob("model-*.safetensors")}
+    for name in kept:
+        (folder / name).rename(folder / f"{name}.away")
+    try:
+        said = desk.harness(
+            "plan", STUDY, "--base", f"org/llava@{llava}", "--only", "toy", "--out", done
+        )
+        assert "stages done, 0 missing" in said.out, said
+        got = desk.hub.asked[asked:]
+        assert not any(path.endswith(".safetensors") for _, path, _ in got)
+        planned = desk.harness("plan", STUDY, "--base", f"org/llava@{llava}", "--out", moved)
+        assert "0 stages done" in planned.out, planned
+    finally:
+        for name in kept:
+            (folder / f"{name}.away").rename(folder / name)
+
+
+def test_a_damaged_file_of_the_cache_is_named(desk: Desk, llava: str, tmp_path: Path) -> None:
+    """One bit of a weight: its size and header are right, its SHA-256 is not."""
+    assert llava
+    copied(desk, "rotten")
+    run = ("run", STUDY, "--base", "org/rotten", "--out", tmp_path / "out")
+    assert desk.harness(*run).code == 0
+    snapshot = next((desk.home / "hub" / "models--org--rotten" / "snapshots").iterdir())
+    blob = (snapshot / "model-00002-of-00006.safetensors").resolve()
+    content = bytearray(blob.read_bytes())
+    content[-1] ^= 1
+    blob.write_bytes(content)
+    shutil.rmtree(tmp_path / "out")
+    assert f"is cut or damaged in the local cache; delete {blob}" in desk.refused(*run)
 
 
 def identity(out: Path, stage: str) -> dict[str, object]:

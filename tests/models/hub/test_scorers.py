@@ -123,7 +123,7 @@ def test_a_torch_file_with_more_than_tensors_is_refused_and_not_run(
     desk.hub.add(str(CLIP.source), bad, commit=CLIP.revision)
     said = desk.refused("run", STUDY, "--base", base, "--only", "csr", "--out", tmp_path / "out")
     assert (
-        "its torch file holds more than tensors and was not run; give a scorer with safetensors."
+        "its torch file holds more than tensors and was not run; give a model with safetensors."
         in said
     )
     assert not mark.exists()
