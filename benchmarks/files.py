@@ -184,7 +184,7 @@ def decode_image(what: str, file: Path | IO[bytes]) -> Image.Image:
         with Image.open(file) as image:
             pixels = image.width * image.height
             # The bounds come first: a small file can hold an image that fills the memory.
-            why = _refused_shape(image.size) if pixels <= LARGEST else TOO_LARGE
+            why = refused_shape(image.size) if pixels <= LARGEST else TOO_LARGE
             if not why:
                 noted = _not_applied(image)
                 rgb = image.convert("RGB")
@@ -204,7 +204,8 @@ def read_as_stored(image: Image.Image) -> tuple[str, ...]:
     return noted
 
 
-def _refused_shape(size: tuple[int, int]) -> str:
+def refused_shape(size: tuple[int, int]) -> str:
+    """Why models do not take an image of this shape; empty: they do."""
     if max(size) <= LONGEST_SHAPE * min(size):
         return ""
     return (
