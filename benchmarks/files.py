@@ -5,7 +5,9 @@ mend it."""
 
 from __future__ import annotations
 
+import errno
 import json
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -61,10 +63,22 @@ class LocalData:
         return sorted(folder.glob(pattern))[0]
 
 
+def plain_bytes(path: Path) -> bytes:
+    """The content of a plain file. The readers of users' files begin here.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file (opening a pipe would wait for ever).
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return path.read_bytes()
+
+
 def read_text(path: Path) -> str:
     """A text file in UTF-8, with or without a byte order mark."""
     try:
-        content = path.read_bytes()
+        content = plain_bytes(path)
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         # error.start does not count the byte order mark, which is no line end.

@@ -35,7 +35,7 @@ def annotations_and_folder(spec: str) -> tuple[Path, Path]:
     """
     kind, _, rest = spec.partition(":")
     file, _, folder = rest.rpartition(":")
-    if not Path(file).is_file() or not Path(folder).is_dir():
+    if not folder.strip() or not Path(file).is_file() or not Path(folder).is_dir():
         raise UserError(
             f"The pool {spec!r} must be {kind}:<json file>:<folder of images>, both there."
         )
