@@ -7,6 +7,7 @@ in grey."""
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -63,12 +64,13 @@ Style = dict[str, Any]
 @contextmanager
 def style() -> Iterator[None]:
     """The style of everything drawn and saved inside; the user's own settings are unchanged."""
+    # It warns of every font without a bold face.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with mpl.rc_context(
         {
             "pdf.fonttype": 42,  # TrueType, so that text in the PDF stays text
             "ps.fonttype": 42,
-            "font.family": "sans-serif",
-            "font.sans-serif": list(SANS + more_fonts()),
+            "font.family": list(SANS + more_fonts()),
             "font.size": 7.5,
             "axes.titlesize": 8,
             "axes.labelsize": 7.5,
