@@ -33,15 +33,15 @@ class LocalData:
     name: str
     """The name in ``--local-data NAME=FOLDER``; several benchmarks may share it."""
     files: tuple[str, ...]
-    """Paths that must exist in the folder, or patterns such as ``labels.json*``."""
+    """Paths that must exist in the folder, or patterns such as ``labels.json*``. Alternatives,
+    such as the place of a file in its own repository, follow after ``|``."""
     get: str
     """Where the files come from."""
 
     def missing(self, data: Path | None) -> tuple[str, ...]:
         """The files that are missing; without a folder, all."""
-        if data is None:
-            return self.files
-        return tuple(file for file in self.files if not any(data.glob(file)))
+        absent = [file for file in self.files if data is None or not _found(data, file)]
+        return tuple(file.partition("|")[0] for file in absent)
 
     def folder(self, benchmark: str, data: Path | None) -> Path:
         """The folder, if all files are in it.
@@ -59,8 +59,14 @@ class LocalData:
         return data
 
     def file(self, folder: Path, pattern: str) -> Path:
-        """The first file that matches the pattern."""
-        return sorted(folder.glob(pattern))[0]
+        """The first file that matches the pattern with this beginning."""
+        return _found(folder, next(file for file in self.files if file.startswith(pattern)))[0]
+
+
+def _found(folder: Path, patterns: str) -> list[Path]:
+    """What matches the first of the alternative patterns that anything matches."""
+    found = (sorted(folder.glob(pattern)) for pattern in patterns.split("|"))
+    return next(filter(None, found), [])
 
 
 def plain_bytes(path: Path) -> bytes:
