@@ -63,7 +63,7 @@ def exported(questions: Path) -> Mapping[str, Any]:
             f"{questions}/identity.json is not that of an export in format {FORMAT}; export again."
         )
     for name, holds in IDENTITY.items():
-        if not holds(identity.get(name)):
+        if name not in identity or not holds(identity[name]):
             raise UserError(
                 f"{questions}/identity.json has no usable {name} ({identity.get(name)!r:.60});"
                 " export again."

@@ -55,6 +55,16 @@ def test_an_identity_without_what_grading_reads_is_named(
         exchange.exported(questions)
 
 
+@pytest.mark.parametrize("name", ["benchmark", "version", "split", "limit"])
+def test_an_identity_that_lacks_a_field_is_named(name: str, questions: Path) -> None:
+    path = questions / "identity.json"
+    identity = json.loads(path.read_text())
+    del identity[name]
+    path.write_text(json.dumps(identity))
+    with pytest.raises(UserError, match=rf"identity.json has no usable {name} \(None\)"):
+        exchange.exported(questions)
+
+
 @pytest.mark.parametrize(
     "change",
     [
