@@ -141,7 +141,7 @@ def text(place: str, row: dict[str, Any], name: str) -> str:
     """A field of a row: text that is not empty and has no control character."""
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{place}: {name} is {value!r}; it must be text that is not empty.")
+        raise ValueError(f"{place}: {name} is {value!r:.60}; it must be text that is not empty.")
     return clean(place, value, name)
 
 
@@ -165,7 +165,7 @@ def one_of(place: str, value: Any, allowed: Iterable[str], name: str) -> str:
     """The value in lower case, if it is allowed."""
     lowered = str(value).strip().lower()
     if lowered not in (known := list(allowed)):
-        raise ValueError(f"{place}: {name} is {value!r}; it must be {' or '.join(known)}.")
+        raise ValueError(f"{place}: {name} is {value!r:.60}; it must be {' or '.join(known)}.")
     return lowered
 
 
@@ -178,11 +178,19 @@ def check_images(benchmark: str, needed: Iterable[tuple[str, Path]]) -> None:
     places: dict[Path, str] = {}
     for place, path in needed:
         places.setdefault(path, place)
-    if missing := [path for path in places if not path.is_file()]:
+    if missing := [path for path in places if not is_file(path)]:
         raise ValueError(
             f"{benchmark}: {len(missing)} of {len(places)} images are missing, such as"
-            f" {missing[0]} ({places[missing[0]]}); unpack the official images there."
+            f" {missing[0]!s:.300} ({places[missing[0]]}); unpack the official images there."
         )
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name, which may be one that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 @lru_cache(maxsize=2)  # consecutive questions share an image

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.data.image_file import is_file, read_image
+from benchmarks.files import is_file
+from harness.data.image_file import read_image
 from harness.data.pool import Pool
 from harness.data.text_file import BadText, checked_text, parse_json, read_text, storable
 from harness.errors import UserError

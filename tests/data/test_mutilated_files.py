@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 
+from benchmarks import coco
 from benchmarks.catalogue import BENCHMARKS, open_benchmarks
 from harness.artifacts.results_folder import read_json
 from harness.data.open_pool import open_pool
@@ -81,6 +82,7 @@ def make_benchmark(name: str, folder: Path) -> tuple[list[Path], Callable[[], Re
     answers = {question.id: "Yes, a dog, B" for question in questions_of(first)}
 
     def read() -> Reading:
+        coco._val2014.cache_clear()  # a process reads 200 MB of JSON once
         benchmark = BENCHMARKS[name].factory("test", None, folder)
         asked = {question.id: question.text for question in questions_of(benchmark)}
         known = {id: text for id, text in answers.items() if id in asked}
