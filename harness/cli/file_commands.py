@@ -73,7 +73,7 @@ def _add_answer(commands: Any) -> None:
         "--weights",
         type=Path,
         metavar="DIR",
-        help="trained weights of that base, such as a round's train/model",
+        help="trained weights of that base, such as a round's train/model or train/adapter",
     )
     _add_out(parser, "where answers.jsonl is written")
 

@@ -1,20 +1,25 @@
-"""LoRA adapters (Hu et al., arXiv 2106.09685) as files in peft's format, and merging them."""
+"""LoRA adapters (Hu et al., arXiv 2106.09685) as files in peft's format, and loading them.
+
+On a float32 base they are merged. On a base in half precision they stay beside the weights, because
+a sum rounded to half precision loses most of a small update."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from harness.errors import UserError
 from harness.models.adapter_checks import check_complete, check_settings
 from harness.models.alignment import aligned
 from harness.models.checkpoints import check_precision, read_json, tensor_shapes
+from harness.models.find_family import family_of
 
 CONFIG, WEIGHTS, RECORD = "adapter_config.json", "adapter_model.safetensors", "selfsight.json"
 """An adapter's files: peft's two, and ours with ``parent_weights``, the fingerprint of the weights
@@ -38,6 +43,13 @@ class Parent:
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter alone, without a model."""
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def saved_model(folder: Path) -> Path:
+    """The folder that holds a round's model: ``train/model`` itself or, where the adapters were not
+    merged, ``train/adapter`` beside it."""
+    beside = folder.parent / "adapter"
+    return beside if folder.name == "model" and not folder.is_dir() and beside.is_dir() else folder
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:
@@ -109,36 +121,102 @@ def merge_adapter(model: Any, folder: Path) -> Any:
     Raises:
         UserError: the adapter does not fit the model, or its file is cut or damaged.
     """
-    # Imported here: peft is slow to import, and few runs merge an adapter.
+    return _add_adapter(model, folder, "default").merge_and_unload()
+
+
+def attach_adapter(model: Any, folder: Path) -> Any:
+    """The model with the folder's adapter beside its weights, frozen, in the precision of its file;
+    adapters that the model has stay active. A trained projector keeps its precision, too; any other
+    fully trained module is rounded to the weights' precision.
+
+    Raises:
+        UserError: as in :func:`merge_adapter`.
+    """
+    _add_adapter(model, folder, f"fixed{len(adapter_names(model))}")
+    activate(model)
+    return model.requires_grad_(False)
+
+
+def _add_adapter(model: Any, folder: Path, adapter: str) -> Any:
+    """peft's LoraModel with the folder's tensors under the name ``adapter``."""
+    # Imported here: peft is slow to import, and few runs load an adapter.
     from peft import LoraConfig, LoraModel, set_peft_model_state_dict
 
-    named = model.named_parameters(remove_duplicate=False)
-    check_adapter(folder, {name: tuple(value.shape) for name, value in named})
+    named = {
+        name.replace(".base_layer.", "."): parameter
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if ".lora_" not in name
+    }
+    check_adapter(folder, {name: tuple(value.shape) for name, value in named.items()})
     stored = load_file(folder / WEIGHTS)
     tensors = {renamed(name): aligned(tensor) for name, tensor in stored.items()}
     low_rank = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
-    with torch.no_grad():
-        for name in tensors.keys() - low_rank.keys():
-            model.get_parameter(name).copy_(tensors[name])
+    projector = family_of(model).projector
+    for name in tensors.keys() - low_rank.keys():
+        found = re.match(projector, name)
+        if found and named[name].dtype.itemsize < tensors[name].dtype.itemsize:
+            _take_any_precision(model.get_submodule(found[0].rstrip(".")))
+            named[name].data = named[name].data.to(tensors[name].dtype)
+        with torch.no_grad():
+            named[name].copy_(tensors[name])
     config = LoraConfig.from_pretrained(folder)
     config.target_modules = "|".join(sorted({re.escape(_module(name)) for name in low_rank}))
     config.modules_to_save, config.inference_mode = None, True
-    wrapped = LoraModel(model, {"default": config}, "default")
+    wrapped = LoraModel(model, {adapter: config}, adapter)
+    del model.peft_config  # with it, peft warns of a second adapter
     for name, parameter in wrapped.named_parameters():
-        tensor = low_rank.get(name.removeprefix("model.").replace(".default.", "."))
-        if tensor is not None:
-            # peft creates them in the weights' precision, which would round a float32 adapter
-            # before it is merged.
+        tensor = low_rank.get(name.removeprefix("model.").replace(f".{adapter}.", "."))
+        if tensor is not None and f".{adapter}." in name:
+            # peft creates them in the weights' precision, which would round a float32 adapter.
             parameter.data = parameter.data.to(tensor.dtype)
     loaded = set_peft_model_state_dict(
-        wrapped, {f"model.{name}": tensor for name, tensor in low_rank.items()}
+        wrapped, {f"model.{name}": tensor for name, tensor in low_rank.items()}, adapter
     )
     if loaded.unexpected_keys:
         raise UserError(
             f"The adapter in {folder} does not fit its base: {loaded.unexpected_keys[0]} has no"
             " place in it."
         )
-    return wrapped.merge_and_unload()
+    return wrapped
+
+
+def _take_any_precision(module: nn.Module) -> None:
+    """Let a module take inputs of another precision than its weights'."""
+
+    def cast(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        precision = next(module.parameters()).dtype
+        return tuple(each.to(precision) for each in inputs)
+
+    if not module._forward_pre_hooks:
+        module.register_forward_pre_hook(cast)
+
+
+def is_adapted(module: Any) -> bool:
+    """Whether the module is peft's plain LoRA layer around a linear map, with all its adapters
+    beside the weights."""
+    return (
+        type(module).__name__ == "Linear"
+        and hasattr(module, "lora_A")
+        and not (module.lora_variant or module.merged or module.disable_adapters)
+        and not any(module.lora_bias.values())
+    )
+
+
+def lora_layers(model: nn.Module) -> Iterator[Any]:
+    """The model's modules with adapters (peft's LoraLayer)."""
+    return (module for module in model.modules() if hasattr(module, "lora_A"))
+
+
+def adapter_names(model: nn.Module) -> list[str]:
+    """The names of the adapters of all modules, in the order in which they were added."""
+    return list(dict.fromkeys(name for layer in lora_layers(model) for name in layer.lora_A))
+
+
+def activate(model: nn.Module) -> None:
+    """Make every adapter of every module count: the weight is W + B1 A1 + B2 A2 + ..."""
+    names = adapter_names(model)
+    for layer in lora_layers(model):
+        layer.set_adapter(names)
 
 
 def _module(name: str) -> str:

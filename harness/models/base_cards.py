@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from harness.errors import UserError, unknown
 from harness.models import adapters, checkpoints
-from harness.models.adapters import Parent
+from harness.models.adapters import Parent, saved_model
 from harness.models.checkpoints import label_of, weights_fingerprint
 from harness.models.find_family import ARCHITECTURES
 from harness.models.hub_snapshots import fetch_config, is_hub_id
@@ -50,7 +50,7 @@ class BaseCard:
     """Bound on an image's size in pixels, for a family that keeps images' own sizes; a lower bound
     of the processor stays."""
     adapters: tuple[Path, ...] = ()
-    """Folders of LoRA adapters, merged in this order when the weights are loaded."""
+    """Folders of LoRA adapters, added in this order when the weights are loaded."""
     parameters: float | None = None
     """The number of parameters, to estimate memory before a hub model is downloaded; None: not
     known."""
@@ -270,6 +270,7 @@ def parent_of(card: BaseCard, weights: Path | None, adapter: Path) -> Parent:
     relative to the adapter and identified by the fingerprint that its training recorded.
     """
     if weights is not None:
+        weights = saved_model(weights)
         record = weights.parent / "record.json"
         recorded = checkpoints.read_json(record).get("weights") if record.is_file() else None
         start = adapter.parent.resolve() / adapter.name
@@ -277,7 +278,7 @@ def parent_of(card: BaseCard, weights: Path | None, adapter: Path) -> Parent:
         return Parent(
             name=Path(os.path.relpath(weights.resolve(), start)).as_posix(),
             weights=recorded or weights_fingerprint(weights),
-            adapter=weights_fingerprint(beside) if beside.is_dir() else None,
+            adapter=weights_fingerprint(beside) if beside.is_dir() and beside != weights else None,
         )
     if card.adapters:
         last = card.adapters[-1]
@@ -286,6 +287,29 @@ def parent_of(card: BaseCard, weights: Path | None, adapter: Path) -> Parent:
         name = card.name if BASES.get(card.name) == card else str(card.source.resolve())
         return Parent(name=name, weights=weights_fingerprint(card.source))
     return Parent(name=card.source, revision=card.revision)
+
+
+def stored_model(card: BaseCard, weights: Path | None) -> tuple[Path | None, tuple[Path, ...]]:
+    """What is loaded for ``weights`` (None: for the card): the folder of full weights (None: the
+    card's own) and the adapters on top of them.
+
+    Raises:
+        UserError: ``weights`` are an adapter of another base.
+    """
+    if weights is None:
+        return None, card.adapters
+    folder = saved_model(weights)
+    if not adapters.is_adapter(folder):
+        return folder, ()
+    found = _adapter_card(folder)
+    if found.source == card.source:
+        return None, found.adapters
+    if isinstance(found.source, Path):
+        return found.source, found.adapters
+    raise UserError(
+        f"The adapter in {folder} is of the base {found.source}, not of {card.name!r}; give an"
+        " adapter of this base."
+    )
 
 
 def identity_files(card: BaseCard, weights: Path | None = None) -> dict[str, Any]:
@@ -298,13 +322,14 @@ def identity_files(card: BaseCard, weights: Path | None = None) -> dict[str, Any
         weights: a folder of fine-tuned weights that are loaded in place of the card's; the
             processor stays the card's.
     """
+    weights, above = stored_model(card, weights)
     folder = weights or (card.source if isinstance(card.source, Path) else None)
     files: dict[str, Any] = {}
     if folder is not None:
         files = {WEIGHTS: weights_fingerprint(folder), **loaded_files(folder, MODEL)}
     if isinstance(card.source, Path):
         files |= loaded_files(card.source, PROCESSOR)
-    for number, adapter in enumerate(card.adapters if weights is None else (), 1):
+    for number, adapter in enumerate(above, 1):
         place = f"adapter {number}/"
         files[place + WEIGHTS] = weights_fingerprint(adapter)
         files |= {place + name: each for name, each in loaded_files(adapter, ADAPTER).items()}

@@ -15,9 +15,9 @@ from transformers import AutoModelForImageTextToText
 
 from harness.errors import UserError
 from harness.models import hub_snapshots
-from harness.models.adapters import merge_adapter
+from harness.models.adapters import attach_adapter, merge_adapter
 from harness.models.alignment import align
-from harness.models.base_cards import BaseCard, limit_image_size, source_of
+from harness.models.base_cards import BaseCard, limit_image_size, source_of, stored_model
 from harness.models.checkpoints import BUFFERS, check_files, check_size
 from harness.models.device_memory import free_memory
 from harness.models.find_family import ARCHITECTURES
@@ -33,14 +33,15 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
     """The model, in eval mode on ``device``, and its processor.
 
     Args:
-        weights: a folder with a fine-tuned model of the same architecture, loaded in place of the
-            card's weights; the processor is always the card's.
+        weights: a folder with a fine-tuned model of the same architecture, or with an adapter of
+            this base, loaded in place of the card's weights; the processor is always the card's.
 
     Raises:
         UserError: the model is missing, incomplete, too large for this machine, or of another
             architecture.
     """
     source = source_of(card)
+    weights, adapters = stored_model(card, weights)
     if weights is not None and not any(weights.glob("*.safetensors")):
         raise UserError(
             f"{weights} holds no *.safetensors weights; give a folder with a saved model of base"
@@ -59,7 +60,7 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
         )
         if weights is None:
             check_size(Path(source))
-    dtype = torch.float32 if torch.device(device).type == "cpu" else getattr(torch, card.dtype)
+    dtype = loaded_dtype(card, device)
     architecture = next(each for each in ARCHITECTURES.values() if each.name == card.family)
     place = weights or source
     try:
@@ -95,10 +96,15 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
     limit_image_size(processor.image_processor, card)
     model = model.to(device).eval()
     align(model)
-    for adapter in card.adapters if weights is None else ():
+    for adapter in adapters:
         # Merged on the device, as in training, so that the sums are the same.
-        model = merge_adapter(model, adapter)
+        model = (merge_adapter if dtype == torch.float32 else attach_adapter)(model, adapter)
     return model, processor
+
+
+def loaded_dtype(card: BaseCard, device: str) -> torch.dtype:
+    """The precision of a base's weights in memory. Adapters keep their own."""
+    return torch.float32 if torch.device(device).type == "cpu" else getattr(torch, card.dtype)
 
 
 def absent_weights(loading: Any) -> list[str]:

@@ -116,7 +116,9 @@ def _facts(
         "pairs (fingerprint)": identity["pairs"],
     }
     if "weights" in record:
-        facts["weights of the merged model (fingerprint)"] = record["weights"]
+        facts["trained weights (fingerprint)"] = record["weights"]
+    if (kept := training.get("update_kept")) is not None:
+        facts["update that is left in the stored precision"] = f"{100 * kept:.1f} %"
     return facts | {
         "pool": f"{pool.get('name', 'unknown')}, fingerprint {pool.get('fingerprint', 'unknown')}",
         "images, pairs made, dropped": ", ".join(map(str, numbers)),
@@ -161,7 +163,12 @@ def _usage(adapter: Mapping[str, Any], round: int) -> list[str]:
         text += f" at commit {_code(str(revision))}."
     else:
         text += ". selfsight.json holds the fingerprint of that model's weights."
-    if round > 1:
+    if Path(parent).name == "adapter":
+        text += (
+            f" That is the adapter of round {round - 1}: with peft, load the base in float32 and"
+            " merge that one first (`merge_and_unload`)."
+        )
+    elif round > 1:
         text += (
             f" That is the model of round {round - 1}; the folder may hold that round's adapter"
             " instead."

@@ -79,6 +79,7 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, share: float =
             memory=answering_memory(card),
             disk=weights(card),
         )
+    beside = unmerged(card, recipe)
     rates = {stage: measured_rate(measured, stage, card.name, name) for stage in ("pairs", "train")}
     images = run.images * run.rounds
     pairs_rate = rates["pairs"]
@@ -98,8 +99,12 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, share: float =
         train=train,
         answers=answers,
         measured=tuple(stage for stage, rate in rates.items() if rate is not None),
-        memory=max(answering_memory(card), training_memory(card, recipe)),
-        disk=run.rounds * weights(card),
+        # Half as much again for the copy in half precision that the engine multiplies with.
+        memory=max(
+            answering_memory(card) + 1.5 * run.rounds * beside,
+            training_memory(card, recipe) + (run.rounds - 1) * beside,
+        ),
+        disk=run.rounds * (beside or weights(card)),
     )
 
 
@@ -133,6 +138,16 @@ def training_memory(card: BaseCard, recipe: Recipe) -> float:
     value = 4 if card.dtype == "float32" else 2
     plan = planned(shape_for(card), recipe, value, rows=AT_ONCE, prompt=PROMPT, side=SIDE)
     return (plan.total + SPARE) / GIB
+
+
+def unmerged(card: BaseCard, recipe: Recipe) -> float:
+    """GiB of a round's adapters and projector in float32, which a base in half precision keeps
+    beside its weights; 0 where they are merged or nothing is adapted."""
+    if recipe.lora is None or card.dtype == "float32":
+        return 0.0
+    shape = shape_for(card)
+    projector = 0 if recipe.projector_lr is None else shape.projector
+    return 4 * (shape.adapters(recipe.lora.r) + projector) / GIB
 
 
 def shape_for(card: BaseCard) -> Shape:

@@ -64,7 +64,8 @@ def shard(policy: Policy, processes: int, *, half: bool, adapted: bool) -> None:
 
     Trained parameters become float32 one layer at a time, just before the layer is sharded, so no
     device holds them all. Of an adapted model only the frozen base weights are sharded. Adapters
-    (and the projector) stay whole on every process, and the training adds up their gradients."""
+    of all rounds (and the projector, if it is or was trained) stay whole on every process, and the
+    training adds up their gradients."""
     device = policy.model.device
     mesh = init_device_mesh(device.type, (processes,))
     # Weights travel and compute in half precision; gradients are reduced in float32.
@@ -77,7 +78,8 @@ def shard(policy: Policy, processes: int, *, half: bool, adapted: bool) -> None:
     ignored = {
         parameter
         for name, parameter in policy.model.named_parameters()
-        if re.match(tower, name) or (adapted and parameter.requires_grad)
+        if re.match(tower, name)
+        or (adapted and (parameter.requires_grad or parameter.dtype != policy.model.dtype))
     }
     for module in [*policy.model.model.language_model.layers, policy]:
         upcast_trainable(

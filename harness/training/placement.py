@@ -74,13 +74,15 @@ def estimate(
         "lora_dropout" in name and getattr(module, "p", 0) > 0
         for name, module in model.named_modules()
     )
-    frozen = (parameter.numel() for parameter in model.parameters() if not parameter.requires_grad)
+    value = 4 if model.dtype == torch.float32 else 2
+    # Adapters of earlier rounds are float32 on any base.
+    frozen = (p.nbytes // value for p in model.parameters() if not p.requires_grad)
     ranks = (parameter.shape[0] for name, parameter in trained.items() if "lora_A" in name)
     answer = max(max(len(each.chosen), len(each.rejected)) for each in longest)
     load = Workload(
         trained=sum(parameter.numel() for parameter in trained.values()),
         frozen=sum(frozen),
-        value=4 if model.dtype == torch.float32 else 2,
+        value=value,
         rank=max(ranks, default=0),
         dropout=dropout,
         rows=len(longest),

@@ -1,5 +1,5 @@
-"""A trained model as files: adapters saved and merged, sharded weights gathered, folders written
-whole or not at all."""
+"""A trained model as files: adapters merged or kept, sharded weights gathered, folders
+written whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,33 +13,70 @@ from safetensors import SafetensorError
 
 from harness.artifacts.results_folder import explain_disk_errors
 from harness.artifacts.safe_files import partial_folder
+from harness.models.adapters import Parent
 from harness.training.fsdp import merge_adapters, reshard
 from harness.training.loop import Loop
-from harness.training.lora import check_merged
+from harness.training.lora import adapter_of, check_merged
 from harness.training.pair_batches import EncodedPair, pack
+from harness.training.policy import recompute_activations
+from harness.training.prepared import Training
 from harness.training.resume import gather, not_written
+from harness.training.update_kept import adapted_rows, full_share, merged_share, unmerged_share
 
 
-def merge(loop: Loop, wrapped: Any, sample: Sequence[EncodedPair]) -> None:
-    """Merge the adapters of peft's ``wrapped`` model into the base weights, in place.
+def save(
+    training: Training, processor: Any, lora_targets: str | None, parent: Parent | None
+) -> float:
+    """Write ``out/model``, ``out/adapter``, or both. Returns the share of the update that is left
+    in them."""
+    loop, model, is_main = training.loop, training.model, training.loop.ranks.is_main
+    model.eval()
+    if training.config.checkpointing:
+        recompute_activations(model, on=False)
+    if training.wrapped is not None:
+        merges = training.dtype == torch.float32
+        if parent is None and not merges:
+            parent = Parent(name=model.config.name_or_path)
+        if parent is not None and loop.recipe.lora and lora_targets:
+            values = {name: parameter.detach() for name, parameter in loop.parameters.items()}
+            full = gather(values, keep=is_main)  # every process must call
+            if is_main:
+                adapter = adapter_of(model, full, loop.recipe.lora, lora_targets, parent)
+                write_folder(training.out / "adapter", adapter)
+        if not merges:
+            return unmerged_share(model, training.dtype)
+        kept = merge(loop, training.wrapped, training.encoded[: loop.device_batch])
+    else:
+        kept = full_share(training.start, loop.parameters, training.dtype)
+    if loop.sharded:
+        model = gathered_model(model, training.dtype, is_main=is_main)
+    else:
+        model = model.to(training.dtype)
+    if is_main:
+        write_folder(training.out / "model", model, processor)
+    return kept
+
+
+def merge(loop: Loop, wrapped: Any, sample: Sequence[EncodedPair]) -> float:
+    """Merge the adapters of peft's ``wrapped`` model into float32 base weights, in place. Returns
+    the share of the update that is left (update_kept.py).
 
     Raises:
         UserError: the logits of the ``sample`` changed by more than rounding.
     """
     batch, policy = pack(sample, sides=loop.sides, pad=loop.pad), loop.policy
     with torch.no_grad():
-        with loop.autocast():
-            before = policy.logits(batch)[batch.mask]
-        # Without autocast, which would round the adapters' product.
+        before = policy.logits(batch)[batch.mask]
+        rows = adapted_rows(policy.model)
         if loop.sharded:
             merge_adapters(policy.model)
             wrapped.unload()
         else:
             wrapped.merge_and_unload()
-        with loop.autocast():
-            after = policy.logits(batch)[batch.mask]
+        after = policy.logits(batch)[batch.mask]
     reshard(policy)
-    check_merged(before.float(), after.float(), policy.model.lm_head.weight.dtype)
+    check_merged(before, after)
+    return merged_share(rows)
 
 
 def gathered_model(model: Any, dtype: torch.dtype, *, is_main: bool) -> Any:

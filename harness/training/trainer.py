@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,12 @@ from torch import Tensor
 
 from harness.artifacts.fingerprint import fingerprint
 from harness.errors import UserError
-from harness.models.adapters import Parent
+from harness.models.adapters import Parent, saved_model
 from harness.training import resume, save_model
 from harness.training.fsdp import Policy, shard, upcast_trainable
 from harness.training.loggers import check_trackers, open_logs
 from harness.training.loop import Loop, find_batch_size, take_step
 from harness.training.lora import (
-    adapter_of,
     add_adapters,
     choose_trainable,
     eval_tower,
@@ -44,9 +43,11 @@ from harness.training.placement import (
     with_device_memory,
 )
 from harness.training.policy import recompute_activations
+from harness.training.prepared import Training, TrainSummary, summary_of
 from harness.training.ranks import ranks
 from harness.training.reference_logps import reference_logps, weights_digest
 from harness.training.schedule import lr_factor, plan
+from harness.training.update_kept import spaced_values
 from methods.interface import PreferencePair, Recipe
 
 CHECKPOINTS = 4
@@ -54,53 +55,6 @@ CHECKPOINTS = 4
 
 Progress = Callable[[str, int, int], None]
 """(what, done, total); ``what`` is "images", "reference" (batches) or "train" (optimiser steps)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainSummary:
-    """What a training used."""
-
-    steps: int
-    """Optimiser steps."""
-    pairs_made: int
-    pairs_used: int
-    visits: int
-    """Pairs, counted as often as they were trained on."""
-    tokens: int
-    """Answer tokens of these visits, end tokens included."""
-    cut: int
-    """Used pairs with an answer that was cut at the model's length."""
-    seconds: float
-    """Of the optimiser steps, over all pieces of a resumed training."""
-    processes: int
-    device_batch: int
-    """Pairs in one forward pass."""
-    checkpointing: bool
-    sharded: bool
-    optimizer: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """A training that is ready to run."""
-
-    out: Path
-    model: Any
-    dtype: torch.dtype
-    """In which the model was loaded and is saved."""
-    wrapped: Any
-    """peft's LoraModel around it; None for full training."""
-    config: Placement
-    loop: Loop
-    optimizer: torch.optim.Optimizer
-    steps: list[list[EncodedPair]]
-    """The pairs of each optimiser step."""
-    encoded: list[EncodedPair]
-    """The pairs used."""
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.out / "checkpoints"
 
 
 def train_pairs(
@@ -120,7 +74,8 @@ def train_pairs(
     progress: Progress | None = None,
 ) -> TrainSummary:
     """Train ``model`` (in place, on its device) on ``pairs``; write ``out/model`` and
-    ``out/log.jsonl``.
+    ``out/log.jsonl``. Adapters of a base in half precision are not merged, which would lose most of
+    a small update: ``out/adapter`` is then written alone.
 
     A killed training continues when called again with the same arguments and the same initial
     model. The weights are bit-identical on the same kind of machine with the same placement, as far
@@ -128,13 +83,14 @@ def train_pairs(
 
     Args:
         images: the image of an item id.
-        recipe: with LoRA, the adapters train, and the projector if ``projector_lr`` is given; the
-            saved model has the adapters merged. Without it all but the vision tower trains.
+        recipe: with LoRA, the adapters train, and the projector if ``projector_lr`` is given.
+            Without it all but the vision tower trains.
         placement: how to use the machine. Gradients are accumulated up to ``recipe.global_batch``
             pairs, over all processes.
         max_steps: the number of optimiser steps (see :func:`plan`).
         lora_targets: a regular expression of the modules with adapters.
-        parent: the model that the adapters are trained on; ``out/adapter`` is then written, too.
+        parent: the model that the adapters are trained on; beside a merged model ``out/adapter``
+            is then written, too.
         checkpoint_every: optimiser steps between two checkpoints.
 
     Raises:
@@ -148,7 +104,9 @@ def train_pairs(
     texts = [(p.key, p.item, p.prompt, p.chosen, p.rejected, p.aligned) for p in pairs]
     optimizer = [] if placement.optimizer == "adamw" else [placement.optimizer]
     identity = fingerprint([policy, recipe, seed, max_steps, lora_targets, texts, *optimizer])
-    if (out / "model").exists() and (done := resume.finished(out / "checkpoints", identity)):
+    if saved_model(out / "model").exists() and (
+        done := resume.finished(out / "checkpoints", identity)
+    ):
         return TrainSummary(**done)
     plans = plan(len(pairs), recipe, seed, max_steps)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
@@ -167,8 +125,8 @@ def train_pairs(
             report=report,
         )
         training, seconds = run_steps(training, identity, checkpoint_every, report)
-    save(training, processor, lora_targets, parent)
-    summary = _summary(training, len(pairs), seconds)
+    kept = save_model.save(training, processor, lora_targets, parent)
+    summary = summary_of(training, len(pairs), seconds, kept)
     ranks().on_main(lambda: resume.finish(training.checkpoints, identity, asdict(summary)))
     return summary
 
@@ -197,6 +155,7 @@ def prepare(
     by_index = dict(zip(used, encoded, strict=True))
     wrapped = add_adapters(model, recipe.lora, lora_targets or "", seed) if recipe.lora else None
     parameters = choose_trainable(model, recipe)
+    start = {} if adapted else spaced_values(parameters)
     asked = with_device_memory(placement, model, ranks())
     sides = 1 if recipe.objective == "sft" else 2
     config = fit(asked, model, parameters, encoded, sides=sides, processes=size, adapted=adapted)
@@ -231,6 +190,7 @@ def prepare(
         optimizer=optimizer,
         steps=[[by_index[index] for index in step] for step in plans],
         encoded=encoded,
+        start=start,
     )
 
 
@@ -318,50 +278,6 @@ def run_steps(
     for tracker in trackers:
         tracker(-1, {})
     return replace(training, loop=loop), seconds
-
-
-def save(
-    training: Training, processor: Any, lora_targets: str | None, parent: Parent | None
-) -> None:
-    """Write ``out/model``, with adapters merged, and ``out/adapter`` if the ``parent`` is known."""
-    loop, model, is_main = training.loop, training.model, training.loop.ranks.is_main
-    model.eval()
-    if training.config.checkpointing:
-        recompute_activations(model, on=False)
-    if training.wrapped is not None:
-        if parent is not None and loop.recipe.lora and lora_targets:
-            values = {name: parameter.detach() for name, parameter in loop.parameters.items()}
-            full = resume.gather(values, keep=is_main)  # every process must call
-            if is_main:
-                adapter = adapter_of(model, full, loop.recipe.lora, lora_targets, parent)
-                save_model.write_folder(training.out / "adapter", adapter)
-        save_model.merge(loop, training.wrapped, training.encoded[: loop.device_batch])
-    if loop.sharded:
-        model = save_model.gathered_model(model, training.dtype, is_main=is_main)
-    else:
-        model = model.to(training.dtype)
-    if is_main:
-        save_model.write_folder(training.out / "model", model, processor)
-
-
-def _summary(training: Training, pairs_made: int, seconds: float) -> TrainSummary:
-    config, loop = training.config, training.loop
-    visited = [pair for step in training.steps for pair in step]
-    answers = (answer for pair in visited for answer in (pair.chosen, pair.rejected)[: loop.sides])
-    return TrainSummary(
-        steps=len(training.steps),
-        pairs_made=pairs_made,
-        pairs_used=len(training.encoded),
-        visits=len(visited),
-        tokens=sum(map(len, answers)),
-        cut=sum(pair.cut for pair in training.encoded),
-        seconds=seconds,
-        processes=loop.ranks.size,
-        device_batch=loop.device_batch,
-        checkpointing=bool(config.checkpointing),
-        sharded=loop.sharded,
-        optimizer=config.optimizer,
-    )
 
 
 def _check(

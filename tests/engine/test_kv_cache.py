@@ -114,3 +114,25 @@ def test_resize_keeps_the_filled_positions(offset: int) -> None:
     cache.resize(None, 2, 4)
     assert cache.capacity == 4
     assert torch.equal(cache.layers[0][:, :, :, : offset + 2], layer[:, [3, 1], :, : offset + 2])
+
+
+def test_masks_lie_where_cuda_can_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's attention reads masks by 16 bytes: each must begin at such an address."""
+    model, processor = tiny_llava()
+    packs = [
+        Prompt(key=f"{place}", text=text, image=picture(place % 2))
+        for place, text in enumerate(("a ?", "the cup", "no", "red"))
+    ]
+    attend, seen = F.scaled_dot_product_attention, []
+
+    def watching(*tensors: torch.Tensor, **more: object) -> torch.Tensor:
+        if isinstance(mask := more.get("attn_mask"), torch.Tensor):
+            seen.append(mask)
+            assert mask.data_ptr() % 16 == 0
+            assert mask.stride(-1) == 1
+        return attend(*tensors, **more)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watching)
+    for prompts in (packs, packs[:1], mixed()):
+        Engine(model, processor).generate(prompts, Decoding(max_new_tokens=3))
+    assert seen

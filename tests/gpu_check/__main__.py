@@ -49,6 +49,12 @@ def main(argv: list[str] | None = None) -> int:
         help="of the model: LLaVA-1.5-7B's; 7B's but for its width; the synthetic base",
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=[part.name for part in PARTS],
+        help="only these parts (default: all)",
+    )
     given = parser.parse_args(argv)
     try:
         check(given)
@@ -59,7 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     if given.device == "cpu":
         about += "; a rehearsal, whose seconds are of processor time and say nothing of a GPU"
     options = ("--shape", given.shape, "--device", given.device)
-    return run(PARTS, given.out, 60 * given.minutes, options, about, surroundings(given.device))
+    parts = [part for part in PARTS if not given.only or part.name in given.only]
+    return run(parts, given.out, 60 * given.minutes, options, about, surroundings(given.device))
 
 
 def check(given: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ def run(asked: Asked) -> None:
     some = ["--only", "sena"] if asked.left < SHORT or asked.shape == "tiny" else []
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "compare"
-        options = ["--limit", str(limit), *some, "--out", str(out)]
+        options = ["--limit", str(limit), "--seeds", "1", *some, "--out", str(out)]
         command = [sys.executable, "-m", "harness", "run", "compare", *options]
         asked.note(f"`python -m harness run compare {' '.join(options[:-2])}`")
         began = time.monotonic()

@@ -1,7 +1,8 @@
 """Part b: the methods' and benchmarks' own calls on 7B's shape, against one prompt at a time.
 
-Each workload runs on as many images as its share of the time allows, then one prompt at a time on
-as many of these as are left time for, one at least. Both sides write the recorded number of tokens.
+Each workload runs on as many images as its share of the time allows. When all are done, each runs
+one prompt at a time on as many of these images as there is time for. Both sides write the recorded
+number of tokens.
 A floor is what this card's measured rates allow at 7B's shape (tests/benches/gpu_work.py).
 """
 
@@ -28,6 +29,8 @@ SHARES = {"sena": 24, "sima": 18, "csr": 26, "clip": 8, "pope": 10, "mme": 5, "c
 """Of this part's time, in the order of the workloads' worth."""
 FIRST = 8
 """Images of a first run, which says how many more the time allows."""
+OURS = 0.6
+"""Of the time: our side. The loops of one prompt at a time take the rest."""
 MOST = {"7b": 96, "slim": 16, "tiny": 24}
 NAMES = {"clip": "CSR's CLIP", "chair": "CHAIR", "pope": "POPE", "mme": "MME"}
 PAIRS = ("sena", "sima", "csr")
@@ -40,6 +43,18 @@ class Sides:
     ours: Callable[[Sequence[Call]], list[Answer]]
     theirs: Callable[[Sequence[Call]], list[Answer]]
     side: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """What our side of a workload answered, and its seconds an image."""
+
+    work: str
+    sides: Sides
+    calls: list[Call]
+    images: Sequence[Image]
+    answers: list[Answer]
+    each: float
 
 
 def run(asked: Asked) -> None:
@@ -69,33 +84,41 @@ def run(asked: Asked) -> None:
         theirs=lambda calls: gpu_replay.one_by_one(alone, processor, calls),
         side=side,
     )
-    seconds: dict[str, float] = {}
+    tokens = (model, processor, engine)
+    ended: list[Ended] = []
     for place, (work, share) in enumerate(SHARES.items()):
-        time_here = asked.left * share / sum(list(SHARES.values())[place:])
+        # Our side of every workload first: the loops take what is left.
+        time_here = OURS * asked.left * share / sum(list(SHARES.values())[place:])
         if time_here < 0.5:
             asked.note(f"Left out: {', '.join(map(name, list(SHARES)[place:]))}; no time was left.")
-            return
+            break
         if work == recorded.CLIP:
-            scorer = build_clip(asked.shape, asked.device)
-
-            def scored(calls: Sequence[Call], scorer: Any = scorer) -> list[Answer]:
-                scorer.embeddings.clear()
-                return gpu_replay.relevance(scorer, calls)
-
-            clip_side = scorer.image_processor.crop_size["height"]
-            clips = Sides(
-                ours=scored,
-                theirs=lambda calls, scorer=scorer: gpu_replay.relevance_alone(scorer, calls),
-                side=clip_side,
-            )
-            seconds[work] = workload(asked, work, clips, time_here, rates, layers, None)
-            del scorer
-            pairs_a_second(asked, "csr", seconds["csr"] + seconds["clip"])
+            clips = clip_sides(asked)
+            ended.append(workload(asked, work, clips, time_here, rates, layers, None))
+            pairs_a_second(asked, "csr", sum(one.each for one in ended[-2:]))
             continue
-        tokens = (model, processor, engine)
-        seconds[work] = workload(asked, work, sides, time_here, rates, layers, tokens)
+        ended.append(workload(asked, work, sides, time_here, rates, layers, tokens))
         if work in PAIRS and work != "csr":
-            pairs_a_second(asked, work, seconds[work])
+            pairs_a_second(asked, work, ended[-1].each)
+    for place, one in enumerate(ended):
+        left = asked.left / (len(ended) - place)
+        if left > 0.5:
+            loop(asked, one, time.monotonic() + left)
+
+
+def clip_sides(asked: Asked) -> Sides:
+    """CSR's CLIP, together and one text at a time."""
+    scorer = build_clip(asked.shape, asked.device)
+
+    def scored(calls: Sequence[Call]) -> list[Answer]:
+        scorer.embeddings.clear()
+        return gpu_replay.relevance(scorer, calls)
+
+    return Sides(
+        ours=scored,
+        theirs=lambda calls: gpu_replay.relevance_alone(scorer, calls),
+        side=scorer.image_processor.crop_size["height"],
+    )
 
 
 def pairs_a_second(asked: Asked, work: str, seconds: float) -> None:
@@ -112,8 +135,8 @@ def workload(
     rates: Rates | None,
     layers: int | None,
     tokens: tuple[Any, Any, Forced] | None,
-) -> float:
-    """Both sides of a workload, each figure recorded at once; our seconds an image."""
+) -> Ended:
+    """Our side of a workload, each figure recorded at once."""
     began, device = time.monotonic(), asked.device
 
     def calls_of(images: Sequence[Image]) -> list[Call]:
@@ -121,7 +144,7 @@ def workload(
 
     most = pictures(MOST[asked.shape], sides.side)
     sides.ours(calls_of(most[:2]))  # kernels are chosen, memory is taken
-    count = min(FIRST, len(most)) if time.monotonic() - began < seconds / 6 else 2
+    count = min(FIRST, len(most)) if time.monotonic() - began < seconds / 2 else 2
     peak_gib(device)
     count, took, answers = grown(calls_of, sides.ours, most, count, seconds, began, device)
     peak = peak_gib(device)
@@ -146,8 +169,7 @@ def workload(
         asked.row(COSTS, name(work), {"largest logit difference": differs})
         rows = tokens[2].batches.size
         asked.row(COSTS, name(work), {"rows a batch (halved where memory ran out)": rows})
-    loop(asked, work, sides, calls, images, answers, each, began + seconds)
-    return each
+    return Ended(work=work, sides=sides, calls=calls, images=images, answers=answers, each=each)
 
 
 def grown(
@@ -159,11 +181,11 @@ def grown(
     began: float,
     device: str,
 ) -> tuple[int, float, list[Answer]]:
-    """So many images, their seconds and answers: ``count``, then what 0.4 of the time allows."""
+    """So many images, their seconds and answers: ``count``, then what the time allows."""
     start = clock(device)
     answers = ours(calls_of(most[:count]))
     took, passed = clock(device) - start, time.monotonic() - began
-    room = 0.5 * seconds - passed
+    room = seconds - passed
     more = min(len(most), int(0.8 * room / max(took / count, 1e-6)))
     if more < 2 * count:
         return count, took, answers
@@ -172,17 +194,10 @@ def grown(
     return more, clock(device) - start, answers
 
 
-def loop(
-    asked: Asked,
-    work: str,
-    sides: Sides,
-    calls: Sequence[Call],
-    images: Sequence[Image],
-    answers: Sequence[Answer],
-    each: float,
-    until: float,
-) -> None:
+def loop(asked: Asked, ended: Ended, until: float) -> None:
     """One prompt at a time, image by image until the time is over; recorded after each image."""
+    work, sides, calls = ended.work, ended.sides, ended.calls
+    images, answers, each = ended.images, ended.answers, ended.each
     prompts = [prompt for call in calls for prompt in call.prompts]
     spent = equal = done = 0.0
     for number, image in enumerate(images, 1):

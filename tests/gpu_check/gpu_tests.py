@@ -11,7 +11,7 @@ from tests.gpu_check.part import Asked, child
 from tests.gpu_check.runner import ROOT, traceback_of
 
 TABLE = "Tests"
-FILES = ("test_texts.py", "test_training.py", "test_memory.py")
+FILES = ("test_texts.py", "test_memory.py", "test_training.py")
 """In the order of their worth; a test holds them to be all."""
 
 

@@ -14,7 +14,7 @@ from harness.models.base_cards import BASES
 from harness.pipeline.estimate import Estimate
 from harness.pipeline.stage_identity import Checkpoint
 from harness.pipeline.tasks import Task
-from harness.study.cost_model import shape_for, training_memory
+from harness.study.cost_model import shape_for, training_memory, unmerged
 from harness.training.memory import GIB, SHAPES, backward_share, forward_flops
 from methods.interface import Lora, Recipe
 
@@ -68,6 +68,11 @@ def test_the_cost_of_a_training_is_that_of_its_base_and_recipe() -> None:
         }
         for whole, bytes in least.items():
             assert 1.0 < found[card.name, whole] * GIB / bytes < 1.35
+    # Adapters that are not merged: in float32, and on the disk nothing but them.
+    count = SHAPES[small.name]
+    beside = 4 * (count.adapters(128) + count.projector) / GIB
+    assert unmerged(small, adapted) == pytest.approx(beside)
+    assert unmerged(small, full) == unmerged(replace(small, dtype="float32"), adapted) == 0
     halved = replace(small, name="other", parameters=3.5e9)
     assert shape_for(halved).parameters == pytest.approx(3.5e9, rel=0.05)
     assert training_memory(halved, full) < found[small.name, True]

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from harness.models.chat_format import renderer
 from harness.training.placement import Placement
-from harness.training.trainer import TrainSummary, train_pairs
+from harness.training.prepared import TrainSummary
+from harness.training.trainer import train_pairs
 from methods.interface import PreferencePair, Recipe
 from methods.objective import token_logps
 from tests.tiny_models import picture, tiny_llava

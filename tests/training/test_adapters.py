@@ -14,12 +14,11 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText
 
 from harness.engine.load import load_model
 from harness.errors import UserError
-from harness.models.adapters import WEIGHTS, Parent, merge_adapter
-from harness.models.base_cards import BASES, LLAMA_LINEARS, find_base, parent_of
+from harness.models.adapters import WEIGHTS
+from harness.models.base_cards import BASES, find_base, parent_of
 from harness.models.checkpoints import weights_fingerprint
 from harness.pipeline import runner
 from harness.pipeline.progress import Display
@@ -29,10 +28,8 @@ from harness.training.pair_batches import encode, image_features, image_spans, p
 from harness.training.policy import packed_logits
 from methods.interface import Lora
 from methods.untrained import Untrained
-from tests.models.twins import TWINS
 from tests.tiny_models import tiny_llava
 from tests.toy_method import RECIPE, Toy, Words, card_of, save_base, save_pictures
-from tests.training import cases
 from tests.training.cases import PAIRS, TARGETS, images, train
 
 LOW = replace(RECIPE, lr=1e-2, lora=Lora(r=4, alpha=8), projector_lr=1e-2)
@@ -139,36 +136,6 @@ def test_peft_reads_it(study: Path, number: int) -> None:
     theirs = PeftModel.from_pretrained(base, str(folder / "adapter")).merge_and_unload()
     torch.testing.assert_close(
         logits(theirs, processor), logits(*load_model(BASES["tiny"], weights=folder / "model"))
-    )
-
-
-@pytest.mark.equality
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("family", list(TWINS))
-def test_merged_into_a_half_precision_base_it_gives_the_saved_weights(
-    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, processor = TWINS[family]()
-    monkeypatch.setattr(cases, "tiny_llava", lambda: (None, processor))
-    parent = Parent(name="org/base", revision="ab")
-    train(
-        tmp_path,
-        LOW,
-        model.to(torch.bfloat16),
-        lora_targets=LLAMA_LINEARS,
-        parent=parent,
-        max_steps=2,
-    )
-    merged = merge_adapter(TWINS[family]()[0].to(torch.bfloat16), tmp_path / "adapter")
-    saved = AutoModelForImageTextToText.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
-    assert all(
-        torch.equal(value, saved.get_parameter(name)) for name, value in merged.named_parameters()
-    )
-    theirs = PeftModel.from_pretrained(
-        TWINS[family]()[0].to(torch.bfloat16), str(tmp_path / "adapter")
-    ).merge_and_unload()
-    assert all(
-        torch.equal(value, theirs.get_parameter(name)) for name, value in merged.named_parameters()
     )
 
 

@@ -20,7 +20,7 @@ from harness.artifacts.results_folder import (
     write_json,
 )
 from harness.errors import NoPairs, UserError
-from harness.models.adapters import Parent
+from harness.models.adapters import Parent, saved_model
 from harness.models.base_cards import parent_of
 from harness.models.checkpoints import weights_fingerprint
 from harness.models.device_memory import out_of_memory
@@ -33,7 +33,7 @@ from harness.training.ranks import ranks
 from methods.interface import PreferencePair, Recipe
 
 if TYPE_CHECKING:  # it imports peft, which takes seconds
-    from harness.training.trainer import TrainSummary
+    from harness.training.prepared import TrainSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +111,8 @@ def _why_no_pairs(method: str, pairs: Path) -> str:
 
 
 def fit(context: Context, task: Task, training: RoundTraining, progress: Progress) -> TrainSummary:
-    """Train; writes ``model/``, and ``adapter/`` where adapters are trained. The model in memory
-    is used up."""
+    """Train; writes ``model/``, and ``adapter/`` where adapters are trained; of a base in half
+    precision ``adapter/`` alone. The model in memory is used up."""
     # It imports peft, which takes seconds; planning and answering go without.
     from harness.training.trainer import train_pairs
 
@@ -144,7 +144,7 @@ def save(stage: Stage, training: RoundTraining, summary: TrainSummary, seconds: 
         **record(stage, run.method.name, visits, Spent(seconds=seconds), counts),
         "training": describe(summary),
         # Read right after they were written: an adapter of the next round names them as its parent.
-        "weights": weights_fingerprint(stage.folder / "model"),
+        "weights": weights_fingerprint(saved_model(stage.folder / "model")),
     }
     model_cards.write(stage.folder, identity=stage.identity, record=content, pairs=training.pairs)
     write_json(stage.folder / "record.json", content)

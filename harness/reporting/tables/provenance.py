@@ -13,6 +13,9 @@ from harness.reporting.display_names import display_name
 from harness.reporting.results import StudyResults
 from harness.reporting.stored import Stored, open_stored
 
+KEPT = 0.9
+"""A training that keeps less of its update is named below the table."""
+
 SHORT = 12
 """Characters of a fingerprint that are printed; identity.json has all of them."""
 
@@ -30,6 +33,7 @@ def sentences(out: Path, study: StudyResults) -> list[str]:
         "Families of models": _families(runs, study.baseline),
         "Training seeds": _grouped(seeds),
         "Training": _recipes(runs),
+        "Updates that the precision of the weights rounds away": _lost(results, stored, study),
         "Prompt sets, with their fingerprints": _prompts(runs),
         "Questions and decoding": _questions(results, stored, study),
         "Graders": ", ".join(graders),
@@ -86,6 +90,25 @@ def _recipes(runs: list[Mapping[str, Any]]) -> str:
             steps = f", {run['steps']} steps a round" if run.get("steps") else ""
             labels.setdefault(_recipe(recipe) + steps, {})[run["label"]] = None
     return "; ".join(f"{', '.join(rows)}: {text}" for text, rows in labels.items())
+
+
+def _lost(results: Results, stored: Stored, study: StudyResults) -> str:
+    """Rows of which some training kept less than KEPT of its update, with the smallest share."""
+    parts = []
+    for row in (row for row in study.rows if row.rounds and row.role != "matched"):
+        folders = [
+            results.train(row.label, seed, n) for seed in row.seeds for n in row.round_numbers
+        ]
+        trainings = [(stored.record(each) or {}).get("training", {}) for each in folders]
+        shares = [each["update_kept"] for each in trainings if each.get("update_kept") is not None]
+        if shares and min(shares) < KEPT:
+            parts.append(f"{row.label} keeps {100 * min(shares):.0f} % of a training's update")
+    if not parts:
+        return ""
+    return (
+        f"{', '.join(parts)}, so its answers are nearly those of the model before; train with LoRA"
+        " (adapters stay in float32), with a larger learning rate, or from a base saved in float32"
+    )
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:
