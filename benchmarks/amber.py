@@ -13,6 +13,9 @@ they expect to be invented (``hallu``). Metrics (section 3.3):
 Discriminative: yes/no questions on existence, attributes and relations. As in the released code,
 "no" is the positive class. The metrics ``..._official`` count only the bare words Yes and No.
 
+The metrics ``..._official`` of the generative part find nouns with NLTK's tagger, as the released
+code does. They are there where NLTK and its data are installed (benchmarks/amber_tagger.py).
+
 Similar words: the released code also takes a noun for an object if spaCy's vectors of the two have
 a cosine above 0.8. Both are words of ``relation.json``, so the similarities form a finite table. A
 file ``similar.json`` in the folder ({word: [similar words]}, see benchmarks/README.md) is used so;
@@ -20,16 +23,16 @@ without it only the words of ``relation.json`` count."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks import files, grading, yes_no
+from benchmarks import amber_tagger, files, grading, yes_no
 from benchmarks.amber_words import Words
 from benchmarks.grading import Item, ItemBenchmark, percent
-from benchmarks.interface import Grade
+from benchmarks.interface import Direction, Grade, Metric
 from benchmarks.spec import Spec
 from benchmarks.yes_no import REQUEST, YesNo
 
@@ -106,20 +109,35 @@ def generative(split: str, limit: int | None, data: Path | None) -> ItemBenchmar
         words.safe,
         words.similar,
     )
+    tagged = not amber_tagger.why_missing()
+    readings = ("", "_official") if tagged else ("",)
     return ItemBenchmark(
         name="amber_g",
         group="hallucination",
         source=source,
-        grader=f"amber-generative-{GENERATIVE_VERSION}",
+        grader=f"amber-generative-{GENERATIVE_VERSION}"
+        + (f"+{amber_tagger.version()}" if tagged else ""),
         items=kept,
-        metrics=(
-            percent("chair", "hallucinated", "nouns", "lower", primary=True),
-            percent("cover", "covered", "truth", primary=True),
-            percent("hal", "unfaithful", "captions", "lower", primary=True),
-            percent("cog", "expected", "hallu", "lower", primary=True),
-        ),
-        grade_one=partial(_grade_caption, words, words.known),
+        metrics=tuple(metric for reading in readings for metric in _metrics(reading)),
+        grade_one=partial(_grade_caption, words, words.known, tagged),
         max_new_tokens=512,
+    )
+
+
+def _metrics(reading: str) -> tuple[Metric, ...]:
+    """The generative part's metrics by a reading of the nouns."""
+    primary = not reading
+    counts: tuple[tuple[str, str, str, Direction], ...] = (
+        ("chair", "hallucinated", "nouns", "lower"),
+        ("cover", "covered", "truth", "higher"),
+        ("hal", "unfaithful", "captions", "lower"),
+        ("cog", "expected", "hallu", "lower"),
+    )
+    return tuple(
+        percent(
+            f"{name}{reading}", f"{over}{reading}", f"{under}{reading}", better, primary=primary
+        )
+        for name, over, under, better in counts
     )
 
 
@@ -168,13 +186,34 @@ def discriminative(split: str, limit: int | None, data: Path | None) -> ItemBenc
 
 
 def _grade_caption(
-    words: Words, known: frozenset[str], item: Item[Annotation], caption: str
+    words: Words, known: frozenset[str], tagged: bool, item: Item[Annotation], caption: str
 ) -> Grade:
-    """``value`` is 1 for a description without hallucinated noun, else 0."""
+    """``value`` is 1 for a description without hallucinated noun, else 0. ``tagged``: whether
+    AMBER's own nouns are counted, too; its script counts an empty description as one without
+    hallucination."""
+    truth, official = item.truth, dict[str, float]()
+    if tagged:
+        counts, _ = _counts(words, truth, amber_tagger.nouns(caption, known))
+        official = {f"{name}_official": count for name, count in counts.items()}
     if not caption.strip():
-        return grading.unscored(item, "empty caption")
-    truth = item.truth
+        return grading.unscored(item, "empty caption", official)
     nouns = words.nouns(caption, known)
+    counts, invented = _counts(words, truth, nouns)
+    return Grade(
+        question=item.id,
+        cluster=item.cluster,
+        value=0.0 if invented else 1.0,
+        read_as=" ".join(nouns),
+        why=f"not there: {', '.join(dict.fromkeys(invented))}" if invented else "",
+        truth=", ".join(truth.truth),
+        counts={**counts, **official},
+    )
+
+
+def _counts(
+    words: Words, truth: Annotation, nouns: Sequence[str]
+) -> tuple[dict[str, float], list[str]]:
+    """The counts of a description's nouns, and those that are hallucinated."""
     present, likely = words.naming(truth.truth), words.naming(truth.hallu)
     covered: set[int] = set()
     expected: set[int] = set()
@@ -191,24 +230,16 @@ def _grade_caption(
             covered.add(place)
         else:
             invented.append(noun)
-    return Grade(
-        question=item.id,
-        cluster=item.cluster,
-        value=0.0 if invented else 1.0,
-        read_as=" ".join(nouns),
-        why=f"not there: {', '.join(dict.fromkeys(invented))}" if invented else "",
-        truth=", ".join(truth.truth),
-        counts={
-            "captions": 1.0,
-            "unfaithful": float(bool(invented)),
-            "nouns": float(len(nouns)),
-            "hallucinated": float(len(invented)),
-            "covered": float(len(covered)),
-            "truth": float(len(truth.truth)),
-            "expected": float(len(expected)),
-            "hallu": float(len(truth.hallu)),
-        },
-    )
+    return {
+        "captions": 1.0,
+        "unfaithful": float(bool(invented)),
+        "nouns": float(len(nouns)),
+        "hallucinated": float(len(invented)),
+        "covered": float(len(covered)),
+        "truth": float(len(truth.truth)),
+        "expected": float(len(expected)),
+        "hallu": float(len(truth.hallu)),
+    }, invented
 
 
 def _grade_question(item: Item[Statement], answer: str) -> Grade:

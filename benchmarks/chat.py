@@ -247,15 +247,24 @@ def read_reply(content: bytes) -> Reply:
     model, finish = value.get("model"), choice.get("finish_reason")
     return Reply(
         text=(text or "").encode("utf-8", "replace").decode(),
-        finish=finish if isinstance(finish, str) else None,
-        model=model if isinstance(model, str) else None,
+        finish=finish if isinstance(finish, str) and storable(finish) else None,
+        model=model if isinstance(model, str) and storable(model) else None,
         tokens_in=_count(counts.get("prompt_tokens")),
         tokens_out=_count(counts.get("completion_tokens")),
     )
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    """A count of tokens; None: it is none."""
+    return value if type(value) is int and storable(value) else None
+
+
+def storable(value: object) -> bool:
+    """Whether a recording may hold it: text that UTF-8 can hold, a whole number that a float
+    holds exactly, or None."""
+    if isinstance(value, str):
+        return not any("\ud800" <= character <= "\udfff" for character in value)
+    return value is None or (type(value) is int and 0 <= value < 2**53)
 
 
 def quoted(text: str, key: str | None = None) -> str:

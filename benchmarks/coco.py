@@ -33,7 +33,7 @@ LIST = "chair_images.txt"
 INSTANCES, CAPTIONS = "annotations/instances_val2014.json", "annotations/captions_val2014.json"
 DATA = files.LocalData(
     name="coco",
-    files=(INSTANCES, CAPTIONS, "val2014", "synonyms.txt"),
+    files=(INSTANCES, CAPTIONS, "val2014", "synonyms.txt|data/synonyms.txt"),
     get=(
         "annotations_trainval2014.zip and val2014.zip: cocodataset.org; data/synonyms.txt:"
         " github.com/LisaAnne/Hallucination"
@@ -140,8 +140,8 @@ def chair(
             such split.
     """
     folder = DATA.folder(name, data)
-    reader = read_synonyms(folder / "synonyms.txt")
-    as_released = read_synonyms(folder / "synonyms.txt", official=True)
+    synonyms = DATA.file(folder, "synonyms.txt")
+    reader, as_released = read_synonyms(synonyms), read_synonyms(synonyms, official=True)
     val = _val2014(folder)
     items: list[Item[frozenset[str]]] = []
     official_truth: dict[str, frozenset[str]] = {}
@@ -153,10 +153,9 @@ def chair(
                 f" them; {files.AGAIN}."
             )
         outlined = val.outlined.get(id, frozenset())
-        if unknown := sorted(outlined - reader.categories.keys()):
+        if unknown := sorted(outlined - (reader.categories.keys() & as_released.categories.keys())):
             raise ValueError(
-                f"{folder / 'synonyms.txt'} has no line with COCO's category {unknown[0]!r};"
-                f" {files.AGAIN}."
+                f"{synonyms} has no line with COCO's category {unknown[0]!r}; {files.AGAIN}."
             )
         truth, official_truth[id] = (
             frozenset(

@@ -5,7 +5,9 @@ mend it."""
 
 from __future__ import annotations
 
+import errno
 import json
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,15 +33,15 @@ class LocalData:
     name: str
     """The name in ``--local-data NAME=FOLDER``; several benchmarks may share it."""
     files: tuple[str, ...]
-    """Paths that must exist in the folder, or patterns such as ``labels.json*``."""
+    """Paths that must exist in the folder, or patterns such as ``labels.json*``. Alternatives,
+    such as the place of a file in its own repository, follow after ``|``."""
     get: str
     """Where the files come from."""
 
     def missing(self, data: Path | None) -> tuple[str, ...]:
         """The files that are missing; without a folder, all."""
-        if data is None:
-            return self.files
-        return tuple(file for file in self.files if not any(data.glob(file)))
+        absent = [file for file in self.files if data is None or not _found(data, file)]
+        return tuple(file.partition("|")[0] for file in absent)
 
     def folder(self, benchmark: str, data: Path | None) -> Path:
         """The folder, if all files are in it.
@@ -57,14 +59,32 @@ class LocalData:
         return data
 
     def file(self, folder: Path, pattern: str) -> Path:
-        """The first file that matches the pattern."""
-        return sorted(folder.glob(pattern))[0]
+        """The first file that matches the pattern with this beginning."""
+        return _found(folder, next(file for file in self.files if file.startswith(pattern)))[0]
+
+
+def _found(folder: Path, patterns: str) -> list[Path]:
+    """What matches the first of the alternative patterns that anything matches."""
+    found = (sorted(folder.glob(pattern)) for pattern in patterns.split("|"))
+    return next(filter(None, found), [])
+
+
+def plain_bytes(path: Path) -> bytes:
+    """The content of a plain file. The readers of users' files begin here.
+
+    Raises:
+        OSError: it cannot be read, or is no plain file (opening a pipe would wait for ever).
+    """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is no plain file", str(path))
+    return path.read_bytes()
 
 
 def read_text(path: Path) -> str:
     """A text file in UTF-8, with or without a byte order mark."""
     try:
-        content = path.read_bytes()
+        content = plain_bytes(path)
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         # error.start does not count the byte order mark, which is no line end.
@@ -121,7 +141,7 @@ def text(place: str, row: dict[str, Any], name: str) -> str:
     """A field of a row: text that is not empty and has no control character."""
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{place}: {name} is {value!r}; it must be text that is not empty.")
+        raise ValueError(f"{place}: {name} is {value!r:.60}; it must be text that is not empty.")
     return clean(place, value, name)
 
 
@@ -145,7 +165,7 @@ def one_of(place: str, value: Any, allowed: Iterable[str], name: str) -> str:
     """The value in lower case, if it is allowed."""
     lowered = str(value).strip().lower()
     if lowered not in (known := list(allowed)):
-        raise ValueError(f"{place}: {name} is {value!r}; it must be {' or '.join(known)}.")
+        raise ValueError(f"{place}: {name} is {value!r:.60}; it must be {' or '.join(known)}.")
     return lowered
 
 
@@ -158,11 +178,19 @@ def check_images(benchmark: str, needed: Iterable[tuple[str, Path]]) -> None:
     places: dict[Path, str] = {}
     for place, path in needed:
         places.setdefault(path, place)
-    if missing := [path for path in places if not path.is_file()]:
+    if missing := [path for path in places if not is_file(path)]:
         raise ValueError(
             f"{benchmark}: {len(missing)} of {len(places)} images are missing, such as"
-            f" {missing[0]} ({places[missing[0]]}); unpack the official images there."
+            f" {missing[0]!s:.300} ({places[missing[0]]}); unpack the official images there."
         )
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name, which may be one that no file can have."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 @lru_cache(maxsize=2)  # consecutive questions share an image
@@ -184,7 +212,7 @@ def decode_image(what: str, file: Path | IO[bytes]) -> Image.Image:
         with Image.open(file) as image:
             pixels = image.width * image.height
             # The bounds come first: a small file can hold an image that fills the memory.
-            why = _refused_shape(image.size) if pixels <= LARGEST else TOO_LARGE
+            why = refused_shape(image.size) if pixels <= LARGEST else TOO_LARGE
             if not why:
                 noted = _not_applied(image)
                 rgb = image.convert("RGB")
@@ -204,7 +232,8 @@ def read_as_stored(image: Image.Image) -> tuple[str, ...]:
     return noted
 
 
-def _refused_shape(size: tuple[int, int]) -> str:
+def refused_shape(size: tuple[int, int]) -> str:
+    """Why models do not take an image of this shape; empty: they do."""
     if max(size) <= LONGEST_SHAPE * min(size):
         return ""
     return (

@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks import judgements
 from benchmarks.chat import Pace, Reply, Stopped, ask, quoted
+from benchmarks.files import read_text
 from benchmarks.interface import Cost
 from benchmarks.judge_settings import JUDGE_VARIABLE, Settings, read_settings
 
@@ -262,8 +263,6 @@ def judge_prompt(judge: Judge | None, benchmark: str, own: Path) -> str:
     named = judge.settings.prompts.get(benchmark) if judge is not None else None
     path = own if judge is None or named is None else judge.folder / named
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"The judge's prompt {path} for {benchmark} cannot be read: {error}."
-        ) from None
+        return read_text(path)
+    except ValueError as error:
+        raise ValueError(f"The judge's prompt for {benchmark} cannot be read: {error}") from None

@@ -12,8 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import files
+
 JUDGE_VARIABLE = "SELFSIGHT_JUDGE"
 """The environment variable with the path of the settings' file."""
+
+
+_WHOLE = {
+    "repeats": (1, 1000),
+    "max_tokens": (1, 1_000_000),
+    "concurrency": (1, 256),
+    "retries": (0, 1000),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,22 +62,23 @@ class Settings:
     """Benchmark -> the file of another prompt than its own."""
 
     def __post_init__(self) -> None:
-        for name, least in (("repeats", 1), ("max_tokens", 1), ("concurrency", 1), ("retries", 0)):
+        for name, (least, most) in _WHOLE.items():
             value = getattr(self, name)
-            if type(value) is not int or value < least:
-                raise _wrong(name, value, f"it must be a whole number, at least {least}")
+            if type(value) is not int or not least <= value <= most:
+                raise _wrong(name, value, f"it must be a whole number from {least} to {most:,}")
         for name in ("requests_per_minute", "backoff", "timeout"):
             value = getattr(self, name)
-            if not _is_number(value) or not 0 < value < float("inf"):
-                raise _wrong(name, value, "it must be a number above 0")
+            if not _is_number(value) or not 0.001 <= value <= 1_000_000:
+                raise _wrong(name, value, "it must be a number from 0.001 to 1,000,000")
         for name in ("price_in", "price_out"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and value >= 0):
+            if value is not None and not (_is_number(value) and 0 <= value <= 1e12):
                 raise _wrong(name, value, "give the price of a million tokens, or leave it out")
         for name in ("base_url", "model", "version", "recording"):
             value = getattr(self, name)
             if not isinstance(value, str) or (not value and name != "version"):
                 raise _wrong(name, value, "it must be a text")
+            files.clean("The judge's settings", value, name)
         self._check_key_variable()
         self._check_base_url()
         prompts: Any = self.prompts
@@ -75,6 +86,8 @@ class Settings:
             isinstance(path, str) for path in prompts.values()
         ):
             raise ValueError('The judge\'s prompts must look like {"mmhal": "path/to/prompt.txt"}.')
+        for path in prompts.values():
+            files.clean("The judge's settings", path, "prompts")
 
     def _check_key_variable(self) -> None:
         variable: Any = self.key_variable
@@ -114,7 +127,11 @@ class Settings:
 
 
 def _wrong(name: str, value: object, rule: str) -> ValueError:
-    return ValueError(f"The judge's {name} is {value!r}; {rule}.")
+    try:
+        shown = f"{value!r:.60}"
+    except ValueError:  # a number of thousands of digits
+        shown = "too long a number"
+    return ValueError(f"The judge's {name} is {shown}; {rule}.")
 
 
 def _is_number(value: object) -> bool:
@@ -128,13 +145,13 @@ def read_settings(path: Path) -> Settings:
             is out of range.
     """
     try:
-        given = json.loads(path.read_text(encoding="utf-8"))
+        given = json.loads(files.plain_bytes(path).decode("utf-8-sig"))
     except OSError as error:
         raise ValueError(
             f"The judge's settings {path} cannot be read ({error.strerror}); {JUDGE_VARIABLE} names"
             " them."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"The judge's settings {path} are no JSON: {error}.") from None
     allowed = [setting.name for setting in dataclasses.fields(Settings)]
     required = ("base_url", "model")

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from benchmarks.chat import Reply
+from benchmarks.chat import Reply, storable
+from benchmarks.files import plain_bytes
 
 _TYPES: Mapping[str, tuple[type, ...]] = {
     "request": (str,),
@@ -38,7 +39,7 @@ def read(path: Path) -> dict[str, Reply]:
         ValueError: a line is no judgement (file and line).
     """
     try:
-        content = path.read_bytes()
+        content = plain_bytes(path)
     except FileNotFoundError:
         return {}
     except OSError as error:
@@ -65,7 +66,8 @@ def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict) or any(
-        not isinstance(row.get(name), kinds) for name, kinds in _TYPES.items()
+        not isinstance(row.get(name), kinds) or not storable(row[name])
+        for name, kinds in _TYPES.items()
     ):
         raise ValueError(
             f"{path}, line {number}, is no recorded judgement; mend or delete that line; the other"

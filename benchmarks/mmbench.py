@@ -27,7 +27,9 @@ from benchmarks.spec import Spec
 
 FILE = "MMBench_DEV_EN.tsv"
 DATA = files.LocalData(
-    name="mmbench", files=(FILE,), get="github.com/open-compass/MMBench, the link of MMBench DEV EN"
+    name="mmbench",
+    files=(f"{FILE}|mmbench_dev_en_20231003.tsv",),
+    get="github.com/open-compass/MMBench, the link of MMBench DEV EN",
 )
 ROUND = 1_000_000
 LONGEST_REFERENCE = 64
@@ -46,7 +48,7 @@ def load(split: str, limit: int | None, data: Path | None) -> ItemBenchmark[Choi
     """
     folder = DATA.folder("mmbench_dev_en", data)
     grading.only_test_split("mmbench_dev_en", split)
-    rows = _rows(folder / FILE)
+    rows = _rows(DATA.file(folder, FILE))
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for index in rows:
         groups[index % ROUND].append(index)

@@ -5,8 +5,8 @@ It asks as many questions about present objects as about absent ones. Absent one
 random, from the most popular categories, or from those that often occur beside a present one
 (adversarial). "Yes" is the positive class. Answers are read at word level
 (``yes_no.read_words``); an unreadable answer is unscored and counted. On the official files the
-metrics ``..._official`` read every answer as POPE's own script does: use them beside published
-numbers.
+metrics ``..._official`` read every answer as POPE's own script does, for RePOPE as RePOPE's own
+script does, which leaves out what it cannot read: use them beside published numbers.
 
 RePOPE (Neuhaus and Hein, arXiv 2504.15707) corrects the labels of the same questions. A question
 that it leaves out as ambiguous is unscored."""
@@ -30,12 +30,25 @@ SETTINGS: tuple[str, ...] = ("random", "popular", "adversarial")
 _GET = "github.com/RUCAIBox/POPE, output/coco; images: COCO's val2014.zip from cocodataset.org"
 DATA = files.LocalData(
     name="coco",
-    files=(*(f"coco_pope_{setting}.json*" for setting in SETTINGS), "val2014"),
+    files=(
+        *(
+            f"coco_pope_{setting}.json*|output/coco/coco_pope_{setting}.json"
+            f"|annotations/coco_pope_{setting}.json"
+            for setting in SETTINGS
+        ),
+        "val2014",
+    ),
     get=_GET,
 )
 REPOPE_DATA = files.LocalData(
     name="coco",
-    files=(*DATA.files, *(f"coco_repope_{setting}.json*" for setting in SETTINGS)),
+    files=(
+        *DATA.files,
+        *(
+            f"coco_repope_{setting}.json*|annotations/coco_repope_{setting}.json"
+            for setting in SETTINGS
+        ),
+    ),
     get=f"{_GET}; labels: github.com/YanNeu/RePOPE, annotations",
 )
 
@@ -54,18 +67,18 @@ def pope_benchmark(
     name: str,
     source: str,
     items: Callable[[], Iterator[Item[Probe]]],
-    official: bool = False,
+    official: Callable[[str], YesNo | None] | None = None,
     max_new_tokens: int = 8,
 ) -> ItemBenchmark[Probe]:
-    """POPE over any source of images with known objects. ``official`` adds POPE's own reading of
-    the answers, and F1 and yes-ratio of each setting."""
+    """POPE over any source of images with known objects. ``official`` adds a released script's
+    reading of the answers, and F1 and yes-ratio of each setting."""
     return ItemBenchmark(
         name=name,
         group="hallucination",
         source=source,
-        grader=f"pope-{POPE_VERSION}",
+        grader="repope-1" if official is yes_no.read_repope else f"pope-{POPE_VERSION}",
         items=items,
-        metrics=_metrics(official),
+        metrics=_metrics(official is not None),
         grade_one=partial(_grade, official),
         max_new_tokens=max_new_tokens,
     )
@@ -83,13 +96,13 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> ItemBen
     grading.only_test_split(name, split)
     labels: dict[tuple[str, str, str], bool] = {}
     for setting in SETTINGS if corrected else ():
-        path = local.file(folder, f"coco_repope_{setting}.json*")
+        path = local.file(folder, f"coco_repope_{setting}.json")
         labels |= {(setting, image, text): present for _, _, image, text, present in _rows(path)}
     items: list[Item[Probe]] = []
     images: list[tuple[str, Path]] = []
     for setting in SETTINGS:
         seen: dict[str, str] = {}
-        rows = _rows(local.file(folder, f"coco_pope_{setting}.json*"))
+        rows = _rows(local.file(folder, f"coco_pope_{setting}.json"))
         for place, id, image, text, present in rows:
             if seen.setdefault(id, place) != place:
                 raise ValueError(
@@ -114,7 +127,10 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> ItemBen
             " own files beside RePOPE's."
         )
     kept, source = grading.fixed(grading.limit_images(items, limit), name)
-    return pope_benchmark(name=name, source=source, items=kept, official=True, max_new_tokens=32)
+    official = yes_no.read_repope if corrected else yes_no.read_official
+    return pope_benchmark(
+        name=name, source=source, items=kept, official=official, max_new_tokens=32
+    )
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str, str, str, bool]]:
@@ -142,7 +158,7 @@ def _metrics(official: bool) -> tuple[Metric, ...]:
     return (*yes_no.metrics(primary=True).values(), yes_no.UNREADABLE, *own, *by_setting)
 
 
-def _grade(official: bool, item: Item[Probe], answer: str) -> Grade:
+def _grade(official: Callable[[str], YesNo | None] | None, item: Item[Probe], answer: str) -> Grade:
     present, setting = item.truth.present, item.truth.setting
     if present is None:
         return grading.unscored(item, "left out of RePOPE as ambiguous")
@@ -150,10 +166,11 @@ def _grade(official: bool, item: Item[Probe], answer: str) -> Grade:
     reading = yes_no.read_words(answer)
     of_setting = yes_no.counts(truth, reading, suffix=f"_{setting}")
     always: dict[str, float] = {}
-    if official:
-        as_pope = yes_no.read_official(answer)
+    if official is not None:
+        as_released = official(answer)
         for suffix in ("_official", f"_{setting}_official"):
-            always |= yes_no.counts(truth, as_pope, suffix=suffix)
+            if as_released is not None:
+                always |= yes_no.counts(truth, as_released, suffix=suffix)
     else:
         of_setting = {name: of_setting[name] for name in (f"read_{setting}", f"correct_{setting}")}
     return yes_no.grade(

@@ -12,7 +12,10 @@ _HALBENCH = (
     "a GPT judge extracts the objects of its 300 responses with the prompts of its own repository,"
     " and no grader for that is here"
 )
-_MEMENTOS = "its questions are about sequences of images, and here a question has one image"
+_MEMENTOS = (
+    "a GPT judge extracts the keywords of its 697 answers, whose synonyms its own graphs join, and"
+    " no grader for that is here; its questions are about one image each, a strip of frames"
+)
 
 
 def _refused(name: str, reason: str) -> Factory:
@@ -46,7 +49,7 @@ SPECS = (
         name="mementos",
         factory=_refused("mementos", _MEMENTOS),
         group="hallucination",
-        size=699,
+        size=697,
         about=(
             "Mementos (Wang et al., arXiv 2401.10529): objects and behaviours in descriptions of"
             " image sequences."
@@ -55,7 +58,7 @@ SPECS = (
         licence="its repository's terms",
         judge="a GPT model that extracts keywords",
         local=LocalData(
-            name="mementos", files=("image", "*description*.csv"), get="github.com/si0wang/Mementos"
+            name="mementos", files=("*_description.csv",), get="github.com/si0wang/Mementos"
         ),
         unavailable=_MEMENTOS,
     ),

@@ -1,9 +1,10 @@
-"""Yes/no questions: two ways to read an answer, and the counts and metrics of the readings.
+"""Yes/no questions: three ways to read an answer, and the counts and metrics of the readings.
 
 - ``read_words``: exactly one of the words yes and no occurs (as VLMEvalKit's ``YOrN_Extraction``);
   otherwise the answer is unreadable.
 - ``read_official``: POPE's own script (Li et al., arXiv 2305.10355). It reads every answer; an
-  empty one is a yes."""
+  empty one is a yes.
+- ``read_repope``: RePOPE's own script (Neuhaus and Hein, arXiv 2504.15707), by letters alone."""
 
 from __future__ import annotations
 
@@ -34,6 +35,13 @@ def read_official(answer: str) -> YesNo:
     not is a word of it, else yes (so "I cannot see one" and "NO" are yes)."""
     words = answer.partition(".")[0].replace(",", "").split(" ")
     return "no" if {"No", "not", "no"} & set(words) else "yes"
+
+
+def read_repope(answer: str) -> YesNo | None:
+    """As RePOPE's script: the letters "yes" anywhere are yes, else the letters "no" are no ("I do
+    not know", "nothing"); anything else is left out of its scores."""
+    lowered = answer.lower()
+    return "yes" if "yes" in lowered else "no" if "no" in lowered else None
 
 
 def label(place: str, value: object, name: str) -> YesNo:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from unicodedata import category
 
 _OBEYED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Categories of characters that a terminal obeys or cannot print."""
+_PROJECT = tuple(
+    str(Path(__file__).parents[1] / name) + os.sep for name in ("harness", "methods", "benchmarks")
+)
+_LIBRARIES = tuple(
+    sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
 
 
 class UserError(Exception):
@@ -31,6 +41,51 @@ def user_errors() -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+@contextmanager
+def user_code(owner: object, call: str, expected: str) -> Iterator[None]:
+    """Turns an error of a user's own study, method or benchmark into a UserError: a sentence with
+    the user's file and what was ``expected`` of ``call``, then the traceback in the user's code.
+
+    ``owner``: the user's object or file. A ValueError of the project's own checks is a sentence
+    already and gets file and line. An error of the project's own benchmarks and methods passes
+    unchanged.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [number for number, frame in enumerate(frames) if _is_users(frame.filename)]
+        file = frames[own[-1]].filename if own else user_file(owner)
+        if file is None:
+            raise
+        if own and isinstance(error, ValueError) and frames[-1].filename.startswith(_PROJECT):
+            raise UserError(f"{file}, line {frames[own[-1]].lineno}: {error}") from error
+        # What stands before the user's first line is the harness's way to it.
+        shown = traceback.TracebackException.from_exception(error)
+        shown.stack[:] = shown.stack[own[0] :] if own else []
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"{file}: {call} raised {what:.300}; {expected}.\n{''.join(shown.format()).rstrip()}"
+        ) from error
+
+
+def user_file(owner: object) -> str | None:
+    """The file of a user's own object, or the path itself; None: it belongs to this project."""
+    if isinstance(owner, Path):
+        return str(owner)
+    module = sys.modules.get(type(owner).__module__)
+    file: str | None = getattr(module, "__file__", None)
+    if file is None:  # of an interactive session
+        return f"The class {type(owner).__name__}"
+    return file if _is_users(file) else None
+
+
+def _is_users(file: str) -> bool:
+    return not file.startswith((*_PROJECT, *_LIBRARIES, "<"))
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:

@@ -74,6 +74,8 @@ def _check_placeholders(where: str, template: str, required: Sequence[str]) -> N
 def _read_object(path: Path) -> dict[str, Any]:
     """The JSON object of a file."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for for ever
+            raise ValueError(f"The prompt file {path} is no plain file; give a JSON file.")
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(
@@ -86,6 +88,8 @@ def _read_object(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"The prompt file {path} is not JSON: {error.msg} in {where}; correct that place."
         ) from error
+    except RecursionError:
+        raise ValueError(f"The prompt file {path} is not JSON: nested too deep.") from None
     if not isinstance(value, dict):
         raise ValueError(
             f"The prompt file {path} holds no JSON object; write {{...}} with one entry per field."

@@ -10,33 +10,50 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
 _ABSENT = object()
 
 
-def describe(value: object) -> Any:
+def describe(value: object, name: str = "settings") -> Any:
     """Settings as JSON: dataclasses become objects, tuples become lists, sets sorted lists.
+
+    ``name`` begins the sentence of an error.
 
     Raises:
         TypeError: a value has no stable text (functions, paths, tensors), so the next run could
             not compare it.
+        ValueError: a number is not finite, or a text has a lone surrogate.
     """
-    if value is None or isinstance(value, str | bool | int | float):
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value!r}; a number must be finite")
+        return value
+    if isinstance(value, str):
+        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(
+                f"{name} holds half of a character (a lone surrogate), which UTF-8 cannot store"
+            )
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
-        return {name: describe(getattr(value, name)) for name in names}
+        return {inner: describe(getattr(value, inner), f"{name}.{inner}") for inner in names}
     if isinstance(value, Mapping):
-        return {str(key): describe(inner) for key, inner in value.items()}
+        return {
+            describe(str(key), f"a key of {name}"): describe(inner, f"{name}.{key}")
+            for key, inner in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [describe(inner) for inner in value]
+        return [describe(inner, f"{name}[{place}]") for place, inner in enumerate(value)]
     if isinstance(value, set | frozenset):
-        return sorted((describe(inner) for inner in value), key=canonical)
+        return sorted((describe(inner, f"{name}[...]") for inner in value), key=canonical)
     raise TypeError(
-        f"settings hold a {type(value).__name__}; use numbers, text, tuples, mappings and"
-        " dataclasses of these."
+        f"{name} is a {type(value).__name__}; use numbers, text, tuples, mappings and dataclasses"
+        " of these"
     )
 
 

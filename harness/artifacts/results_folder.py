@@ -168,7 +168,7 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not readable JSON ({error}); delete its folder and run again."
         ) from error
@@ -183,7 +183,7 @@ def read_jsonl(path: Path) -> list[Any]:
     try:
         # splitlines() would also split at U+2028 and its kin, which an answer may hold.
         return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not readable JSONL ({error}); delete its folder and run again."
         ) from error

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.data.image_file import is_file, read_image
+from benchmarks.files import is_file
+from harness.data.image_file import read_image
 from harness.data.pool import Pool
 from harness.data.text_file import BadText, checked_text, parse_json, read_text, storable
 from harness.errors import UserError
@@ -35,7 +36,7 @@ def annotations_and_folder(spec: str) -> tuple[Path, Path]:
     """
     kind, _, rest = spec.partition(":")
     file, _, folder = rest.rpartition(":")
-    if not Path(file).is_file() or not Path(folder).is_dir():
+    if not folder.strip() or not Path(file).is_file() or not Path(folder).is_dir():
         raise UserError(
             f"The pool {spec!r} must be {kind}:<json file>:<folder of images>, both there."
         )

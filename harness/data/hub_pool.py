@@ -37,6 +37,8 @@ def hub_pool(spec: str) -> Pool:
     """
     name, _, split = spec.removeprefix("hub:").partition(":")
     name, _, revision = name.partition("@")
+    if not name.strip():
+        raise UserError(f"The pool {spec!r} names no data set; give hub:<org>/<name> or a folder.")
     if Path(name).is_dir():
         table = _from_folder(spec, Path(name), split)
     else:

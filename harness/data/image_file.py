@@ -18,6 +18,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from benchmarks.files import is_file
+
 # PIL only warns of an image above its limit on pixels; here such an image is refused as unreadable.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
@@ -37,14 +39,6 @@ _ANIMATED = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
 
 class UnreadableImage(Exception):  # noqa: N818  (such an image is skipped and counted)
     """An image of the pool cannot be used; the message is the reason."""
-
-
-def is_file(path: Path) -> bool:
-    """Whether the path is a file. A name that the file system cannot hold is none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # too long, or with a null byte
-        return False
 
 
 def treatments(image: Image.Image) -> tuple[str, ...]:

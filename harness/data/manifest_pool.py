@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.data.image_file import is_file, read_image
+from benchmarks.files import is_file
+from harness.data.image_file import read_image
 from harness.data.pool import Pool, pixels_sha
 from harness.data.text_file import BadText, checked_text, parse_json, read_text
 from harness.errors import UserError

@@ -10,6 +10,7 @@ from harness.data.llava_pool import llava_pool
 from harness.data.manifest_pool import manifest_pool
 from harness.data.mixture_pool import mixture_pool
 from harness.data.pool import Pool
+from harness.data.text_file import storable
 from harness.errors import UserError
 
 
@@ -20,6 +21,10 @@ def open_pool(spec: str) -> Pool:
     Raises:
         UserError: there is no such pool, or its files are wrong (file and line are named).
     """
+    if not spec.strip():
+        raise UserError("The pool's name is empty; give synthetic, or `.` for the current folder.")
+    if not storable(spec):
+        raise UserError(f"UTF-8 cannot hold the pool's path {spec!a}; rename that file or folder.")
     kind = spec.partition(":")[0]
     if kind == "synthetic":
         # Imported here: it needs the synthetic benchmarks. Answering exported questions needs none.

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.files import plain_bytes
 from harness.errors import UserError
 
 IMAGE_TOKEN = "<image>"
@@ -35,7 +36,7 @@ def read_text(file: Path) -> str:
         UserError: it cannot be read, or is not UTF-8 (the line is named).
     """
     try:
-        content = file.read_bytes()
+        content = plain_bytes(file)
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror}); give a text file.") from None
     try:

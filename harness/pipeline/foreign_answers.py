@@ -6,13 +6,15 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.files import plain_bytes
 from benchmarks.interface import Benchmark
 from harness.artifacts.results_folder import FORMAT, read_json, read_jsonl
+from harness.data.text_file import storable
 from harness.errors import UserError
 
 SHOWN = 5
@@ -26,6 +28,13 @@ FIELDS: Mapping[str, type] = {
     "images": list,
 }
 """Of a question's line."""
+IDENTITY: Mapping[str, Callable[[Any], bool]] = {
+    "benchmark": lambda value: isinstance(value, str) and bool(value) and _utf8(value),
+    "version": lambda value: isinstance(value, str) and bool(value) and _utf8(value),
+    "split": lambda value: value in ("dev", "test"),
+    "limit": lambda value: value is None or (type(value) is int and 1 <= value <= 10**9),
+}
+"""What grading reads of an export's identity."""
 
 
 def exported(questions: Path) -> Mapping[str, Any]:
@@ -53,13 +62,31 @@ def exported(questions: Path) -> Mapping[str, Any]:
         raise UserError(
             f"{questions}/identity.json is not that of an export in format {FORMAT}; export again."
         )
+    for name, holds in IDENTITY.items():
+        if name not in identity or not holds(identity[name]):
+            raise UserError(
+                f"{questions}/identity.json has no usable {name} ({identity.get(name)!r:.60});"
+                " export again."
+            )
+    seen: set[str] = set()
     for number, row in enumerate(read_jsonl(path), start=1):
         if not isinstance(row, dict) or any(
-            not isinstance(row.get(name), kind) for name, kind in FIELDS.items()
+            not isinstance(row.get(name), kind) or not _utf8(row[name])
+            for name, kind in FIELDS.items()
         ):
             raise UserError(
                 f"{path}, line {number}, is no question with {', '.join(FIELDS)}; export again."
             )
+        if isinstance(row["max_new_tokens"], bool) or not 1 <= row["max_new_tokens"] <= 10**6:
+            raise UserError(
+                f"{path}, line {number}: max_new_tokens is {row['max_new_tokens']!r:.60}; it must"
+                " be from 1 to 1,000,000; export again."
+            )
+        if row["id"] in seen:
+            raise UserError(
+                f"{path}, line {number}: the id {row['id']!r:.60} is there already; export again."
+            )
+        seen.add(row["id"])
         # An image's name is a file in images/ and leads nowhere else, whoever wrote the line.
         if any(
             not isinstance(name, str) or name != Path(name).name or name.startswith(".")
@@ -167,7 +194,7 @@ def _read_answers(path: Path, asked: set[str]) -> tuple[dict[str, str], dict[str
         UserError: there is no such file, or lines of it are no answers to these questions.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = plain_bytes(path).decode("utf-8-sig")
     except OSError as error:
         raise UserError(
             f"The answers {path} cannot be read ({error.strerror}); give a folder or a .jsonl file."
@@ -223,11 +250,15 @@ def _parse(line: str) -> tuple[dict[str, Any] | None, str]:
         if not isinstance(row[name], str):
             kind = "no text" if row[name] is None else f"a {type(row[name]).__name__}"
             return None, f"has {kind} as its {name!r}"
-        try:
-            row[name].encode()
-        except UnicodeEncodeError:
+    for name in ("id", "answer", "model"):
+        if not _utf8(row.get(name)):
             return None, f"has half a character (a lone surrogate) in its {name!r}"
     return row, ""
+
+
+def _utf8(value: object) -> bool:
+    """Whether UTF-8 can hold it, if it is a text."""
+    return not isinstance(value, str) or storable(value)
 
 
 def _model_of(path: Path, models: Mapping[str, int], identity: Mapping[str, Any]) -> str:

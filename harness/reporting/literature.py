@@ -37,6 +37,7 @@ READINGS: Mapping[tuple[str, str, str], tuple[str, ...]] = {
     ("SIMA", "chair", "chair_i"): (),
     ("", "pope", "accuracy"): ("accuracy_official",),
     ("", "pope", "f1"): ("f1_official",),
+    ("", "mmhal", "score"): (),
     ("", "mmbench", "accuracy"): ("circular_unread_wrong", "accuracy_circular"),
 }
 """(paper, or "" for all; benchmark; metric) of a number -> the metrics here that count the same,
@@ -45,8 +46,9 @@ the list is empty, the number is shown nowhere.
 
 CHAIR: CSR's numbers are the original script's. SIMA's own script reads "bus" and "ties", as
 ``chair_s`` here does; its CHAIR-i counts a hallucinated word once a caption among all mentions,
-which nothing here does. POPE: by POPE's own reading. MMBench: an answer that names no option is
-wrong."""
+which nothing here does. POPE: by POPE's own reading. MMHal: the papers' judge is not
+stated, and the script counts a verdict that it cannot read as 0. MMBench: an answer that names no
+option is wrong."""
 TOOLKIT = re.compile(r"^(lmms_eval|vlmevalkit)\W")
 
 

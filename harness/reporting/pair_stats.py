@@ -1,6 +1,9 @@
 """Statistics of a round's pairs by kind: lengths of both sides and, where the pool has the exact
 truth, their errors.
 
+The truth counts errors of descriptions: a thing left out is one. It cannot count those of a short
+answer to a question, so pairs of the kind "question" are not judged.
+
 They show two faults before training: pairs whose chosen side has more errors than the rejected one,
 and pairs whose chosen side is merely shorter."""
 
@@ -10,18 +13,23 @@ from collections.abc import Sequence
 
 from methods.interface import JSON, GroundTruth, PreferencePair
 
+SHORT_ANSWERS = "question"
+"""The kind of SENA's pairs whose answers are a single word or phrase."""
+
 
 def pair_stats(
     pairs: Sequence[PreferencePair], judge: GroundTruth | None
 ) -> dict[str, dict[str, JSON]]:
     """The statistics by kind of pair: the number of ``pairs``; mean words of both sides
     (``chosen_words``, ``rejected_words``); the share of pairs whose chosen side is shorter
-    (``chosen_shorter``). With ``judge`` (the exact truth): mean errors of both sides
-    (``chosen_errors``, ``rejected_errors``); the number of pairs whose sides differ in errors
-    (``judged``); the share of these whose chosen side has fewer (``right``; None: none
+    (``chosen_shorter``). With ``judge`` (the exact truth) and for descriptions: mean errors of
+    both sides (``chosen_errors``, ``rejected_errors``); the number of pairs whose sides differ in
+    errors (``judged``); the share of these whose chosen side has fewer (``right``; None: none
     differs)."""
     return {
-        kind: _of_kind([pair for pair in pairs if pair.kind == kind], judge)
+        kind: _of_kind(
+            [pair for pair in pairs if pair.kind == kind], None if kind == SHORT_ANSWERS else judge
+        )
         for kind in sorted({pair.kind for pair in pairs})
     }
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.errors import UserError, unknown
+from harness.errors import UserError, unknown, user_code
 from harness.study import ablate, compare, paper, smoke, tune
 from harness.study.study import Study
 
@@ -24,6 +24,9 @@ STUDIES: Mapping[str, Callable[..., Study]] = {
     "paper": paper.study,
 }
 """The studies that are shipped."""
+
+EXPECTED = "study(**options) must return a harness.study.study.Study"
+"""What a user's file is asked for."""
 
 
 class StudySource(Protocol):
@@ -47,15 +50,18 @@ class StudyReference:
         """
         if self.name.endswith(".py"):
             build = _from_file(Path(self.name))
+            with user_code(Path(self.name), "study()", EXPECTED):
+                self._check_options(build)
+                study = build(**self.options)
         elif self.name in STUDIES:
             build = STUDIES[self.name]
+            self._check_options(build)
+            try:
+                study = build(**self.options)
+            except ValueError as error:  # of a method or a benchmark, in a sentence of its own
+                raise UserError(f"The study {self.name} cannot be built: {error}") from error
         else:
             raise unknown("study", self.name, [*STUDIES, "or a path to a .py file"])
-        self._check_options(build)
-        try:
-            study = build(**self.options)
-        except ValueError as error:  # of a method or a benchmark, in a sentence of its own
-            raise UserError(f"The study {self.name} cannot be built: {error}") from error
         if not isinstance(study, Study):
             raise UserError(
                 f"study() of {self.name} returned a {type(study).__name__}; it must return a"
@@ -119,7 +125,8 @@ def _from_file(path: Path) -> Callable[..., Study]:
     sys.modules[spec.name] = module  # dataclasses look their module up
     # A study's own files lie beside it; they come after everything else.
     sys.path.append(str(path.resolve().parent))
-    spec.loader.exec_module(module)
+    with user_code(path, "the file", f"it must define study(**options), and {EXPECTED}"):
+        spec.loader.exec_module(module)
     build: Callable[..., Study] | None = getattr(module, "study", None)
     if not callable(build):
         raise UserError(

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from benchmarks.interface import Benchmark
+from benchmarks.interface import Benchmark, Group, Metric
 from harness.artifacts.fingerprint import describe
 from harness.artifacts.results_folder import check_name
 from harness.errors import UserError, unknown
 from methods.controls import Control
-from methods.interface import Method
+from methods.interface import Field, Method, Recipe
 
 Role = Literal["baseline", "method", "bound", "control", "derived"]
 """``bound``: uses more than a method may. ``control``: a method with one thing removed.
@@ -66,17 +66,45 @@ class Run:
                 f"The method of {self.label!r} must be a dataclass that extends"
                 " methods.interface.Method, such as Sena(...)."
             )
-        for name, least in (("images", 1), ("rounds", 1), ("seed", 0), ("steps", 1)):
-            if (value := getattr(self, name)) is not None and value < least:
+        for name in ("base", "pool"):
+            if not isinstance(value := getattr(self, name), str) or not value.strip():
                 raise UserError(
-                    f"{name} of {self.label!r} is {getattr(self, name)}; it must be at least"
-                    f" {least}."
+                    f"{name} of {self.label!r} is {value!r:.60}; it must be a text, such as the"
+                    " path of a folder."
                 )
+        for name, least in (("images", 1), ("rounds", 1), ("seed", 0), ("steps", 1)):
+            value = getattr(self, name)
+            if name == "steps" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise UserError(
+                    f"{name} of {self.label!r} is {value!r:.60}; it must be at least {least}, a"
+                    " whole number."
+                )
+        self._check_method()
         if self.method.recipe is None and self.seed:
             raise UserError(
                 f"{self.label!r} trains nothing, so it has no training seed; give it seed 0, as the"
                 " only run of its row."
             )
+
+    def _check_method(self) -> None:
+        """Check what the harness reads of a method beside its settings."""
+        method, known = self.method, get_args(Field)
+        if not isinstance(method.needs, frozenset | set) or not method.needs <= set(known):
+            raise UserError(
+                f"needs of the method of {self.label!r} is {method.needs!r:.60}; it must be a"
+                f" frozenset of {', '.join(known)}."
+            )
+        if not isinstance(method.recipe, Recipe | None):
+            raise UserError(
+                f"recipe of the method of {self.label!r} is {method.recipe!r:.60}; it must be a"
+                " methods.interface.Recipe, or None."
+            )
+        try:
+            describe([method, method.recipe, self.varied], f"the method of {self.label!r}")
+        except (TypeError, ValueError) as error:
+            raise UserError(f"The settings cannot be stored: {error}.") from error
 
     @property
     def last(self) -> int:
@@ -110,13 +138,29 @@ class Study:
 
     def __post_init__(self) -> None:
         check_name("study", self.name)
-        if not self.question.strip():
+        for what, entries, kind in (
+            ("runs", self.runs, Run),
+            ("benchmarks", self.benchmarks, object),
+            ("notes", self.notes, str),
+            ("primary", self.primary, str),
+        ):
+            if not isinstance(entries, tuple | list) or not all(
+                isinstance(entry, kind) for entry in entries
+            ):
+                of = "benchmarks" if kind is object else f"{kind.__name__} entries"
+                raise UserError(
+                    f"{what} of the study {self.name!r} is {entries!r:.60}; it must be a tuple of"
+                    f" {of}."
+                )
+        if not isinstance(self.question, str) or not self.question.strip():
             raise UserError(
                 f"The study {self.name!r} asks no question; say in one sentence what it is to find"
                 " out."
             )
         if not self.benchmarks:
             raise UserError(f"The study {self.name!r} has no benchmark; give at least one.")
+        for benchmark in self.benchmarks:
+            _check_benchmark(benchmark)
         labels = list(dict.fromkeys(run.label for run in self.runs))
         if self.baseline not in labels:
             raise unknown("row to be the baseline", self.baseline, labels)
@@ -129,8 +173,6 @@ class Study:
                     f"The study {self.name!r} holds the {what} {repeated[0]!r} twice; give each a"
                     " name of its own."
                 )
-        for benchmark in self.benchmarks:
-            check_name("benchmark", benchmark.name)
         for label in labels:
             if len({_without_seed(run) for run in self.runs if run.label == label}) > 1:
                 raise UserError(
@@ -216,6 +258,34 @@ class Study:
 
     def is_primary(self, benchmark: str, metric: str, marked: bool) -> bool:
         return f"{benchmark}/{metric}" in self.primary if self.primary else marked
+
+
+def _check_benchmark(benchmark: Any) -> None:
+    """Check what the harness reads of a benchmark; a user's own may lack some of it."""
+    check_name("benchmark", getattr(benchmark, "name", None))
+    rules: dict[str, tuple[str, Callable[[Any], object]]] = {
+        "group": ('"hallucination" or "general"', lambda value: value in get_args(Group)),
+        "version": ("a text that is not empty", lambda value: isinstance(value, str) and value),
+        "metrics": (
+            "a tuple of benchmarks.interface.Metric",
+            lambda value: (
+                isinstance(value, tuple | list)
+                and value
+                and all(isinstance(metric, Metric) for metric in value)
+            ),
+        ),
+    }
+    for name, (rule, holds) in rules.items():
+        value = getattr(benchmark, name, None)
+        if not holds(value):
+            raise UserError(
+                f"{name} of the benchmark {benchmark.name!r} is {value!r:.60}; it must be {rule}"
+                " (benchmarks/interface.py)."
+            )
+        try:
+            describe(value, f"{name} of the benchmark {benchmark.name!r}")
+        except (TypeError, ValueError) as error:
+            raise UserError(f"A benchmark cannot be stored: {error}.") from error
 
 
 def _is_method(value: object) -> bool:

@@ -45,12 +45,12 @@ def test_description_is_plain_json_and_stable() -> None:
 
 @pytest.mark.parametrize("value", [print, Path("a"), {"f": lambda: 0}, object()])
 def test_what_cannot_be_compared_is_refused(value: object) -> None:
-    with pytest.raises(TypeError, match="settings hold a"):
+    with pytest.raises(TypeError, match=r"settings.* is a "):
         describe(value)
 
 
 def test_a_setting_that_is_no_number_is_refused() -> None:
-    with pytest.raises(ValueError, match="JSON compliant"):
+    with pytest.raises(ValueError, match="must be finite"):
         fingerprint(float("nan"))
 
 

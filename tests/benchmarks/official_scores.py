@@ -36,6 +36,16 @@ def pope(labels: list[str], answers: list[str]) -> dict[str, float]:
     return binary([int(label == "yes") for label in labels], said)
 
 
+def repope(labels: list[str], answers: list[str]) -> dict[str, float]:
+    """RePOPE's evaluation: an answer with neither word is left out."""
+    read = [
+        (label, "yes" in answer.lower())
+        for label, answer in zip(labels, answers, strict=True)
+        if "yes" in answer.lower() or "no" in answer.lower()
+    ]
+    return binary([int(label == "yes") for label, _ in read], [int(said) for _, said in read])
+
+
 def chair(
     folder: Path, captions: Mapping[int, str], singular: Mapping[str, str]
 ) -> dict[str, float]:

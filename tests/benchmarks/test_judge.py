@@ -266,6 +266,38 @@ def test_half_a_letter_is_no_reason_to_stop(tmp_path: Path) -> None:
     assert lines[1].endswith("the server did not count 1 of them")
 
 
+def test_a_count_that_no_number_holds_is_no_count_and_spoils_no_recording(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 10**400, "completion_tokens": -1}
+    choices = [{"message": {"content": "good"}, "finish_reason": "\ud83d"}]
+    body = json.dumps({"model": MODEL, "choices": choices, "usage": usage}).encode()
+    with serving(lambda _prompt, _before: Answer(body=body)) as server:
+        judge = judge_of(server.url, tmp_path, price_in=1.0, price_out=1.0)
+        judge.ask(asks("a"))
+    (reply,) = judgements.read(judge.recording).values()
+    assert (reply.tokens_in, reply.tokens_out, reply.finish) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tokens_in": 10**400},
+        {"tokens_in": -1},
+        {"tokens_out": True},
+        {"reply": "\ud83d"},
+        {"model": "\ud83d"},
+    ],
+)
+def test_a_recorded_line_that_spoils_the_grading_is_named(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    line = {"request": "r", "reply": "good", "finish": None, "model": MODEL}
+    line |= {"tokens_in": 1, "tokens_out": 1}
+    path = tmp_path / "judgements.jsonl"
+    path.write_text(json.dumps(line) + "\n" + json.dumps(line | change) + "\n")
+    with pytest.raises(ValueError, match="line 2, is no recorded judgement"):
+        judgements.read(path)
+
+
 def test_without_a_key_nothing_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(echo) as server:
         monkeypatch.delenv("FAKE_KEY")

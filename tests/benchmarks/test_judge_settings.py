@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,17 @@ KEY = "sk-very-secret-0123456789"
         ({"timeout": "long"}, "timeout is 'long'"),
         ({"price_in": -1}, "price_in is -1"),
         ({"model": ""}, "model is ''"),
+        ({"model": "\ud83d"}, "model holds '.*', half of a character"),
+        ({"recording": "a\0b"}, "recording holds the control character"),
+        ({"prompts": {"mmhal": "\ud83d"}}, "prompts holds '.*', half of a character"),
+        ({"max_tokens": 10**400}, "max_tokens is 1000.*from 1 to 1,000,000"),
+        ({"concurrency": 10**6}, "concurrency is 1000000"),
+        ({"requests_per_minute": 10**400}, "requests_per_minute is 1000"),
+        ({"requests_per_minute": 1e-300}, "requests_per_minute is 1e-300"),
+        ({"timeout": float("inf")}, "timeout is inf"),
+        ({"backoff": float("nan")}, "backoff is nan"),
+        ({"price_in": 10**400}, "price_in is 1000"),
+        ({"price_out": float("nan")}, "price_out is nan"),
         ({"key_variable": KEY}, "name the one that holds the key"),
         ({"base_url": "ftp://x/v1"}, "must be an address"),
         ({"base_url": f"https://me:{KEY}@x/v1"}, "holds a name, key or query"),
@@ -70,3 +82,17 @@ def test_the_settings_file_is_found_by_the_environment(
     assert judge_prompt(None, "one", tmp_path / "default.txt") == "default"
     with pytest.raises(ValueError, match="cannot be read"):
         judge_prompt(judge, "two", tmp_path / "nowhere.txt")
+
+
+def test_a_settings_file_of_another_kind_is_one_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "judge.json"
+    for content in (b"[" * 100_000, b"\xff\xfe{}", b'{"repeats": ' + b"1" * 5000 + b"}"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="are no JSON"):
+            read_settings(path)
+    path.unlink()
+    for make in (path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to(path)):
+        make()
+        with pytest.raises(ValueError, match="cannot be read"):
+            read_settings(path)
+        path.rmdir() if path.is_dir() else path.unlink()

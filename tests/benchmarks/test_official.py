@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from benchmarks import coco, mmbench, mme, pope
+from benchmarks import coco, mmbench, mme, pope, yes_no
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.choice import Choice
 from benchmarks.grading import ItemBenchmark
@@ -47,6 +47,7 @@ def test_pope_as_its_released_script_counts(name: str, tmp_path: Path) -> None:
     rng = Random(name)
     answers = {question.id: rng.choice(SAID) for question in benchmark.questions()}
     values = dict(benchmark.grade(answers).values)
+    scores_of = official_scores.repope if name == "repope" else official_scores.pope
     everything: list[tuple[str, str]] = []
     for setting in pope.SETTINGS:
         asked = [
@@ -64,13 +65,13 @@ def test_pope_as_its_released_script_counts(name: str, tmp_path: Path) -> None:
             for row in asked
             if (row["image"], row["text"]) in labels
         ]
-        scores = official_scores.pope(*map(list, zip(*both, strict=True)))
+        scores = scores_of(*map(list, zip(*both, strict=True)))
         close(
             values,
             {f"{metric}_{setting}_official": scores[metric] for metric in ("accuracy", "f1")},
         )
         everything += both
-    scores = official_scores.pope(*map(list, zip(*everything, strict=True)))
+    scores = scores_of(*map(list, zip(*everything, strict=True)))
     scores["yes_ratio"] = scores.pop("ratio")
     close(values, {f"{metric}_official": value for metric, value in scores.items()})
     # At word level: exactly one of the two words.
@@ -85,6 +86,24 @@ def test_pope_as_its_released_script_counts(name: str, tmp_path: Path) -> None:
     ]
     close(values, {"accuracy": 100 * sum(label == said for label, said in read) / len(read)})
     close(values, {"unreadable": 100 - 100 * len(read) / len(everything)})
+
+
+@pytest.mark.parametrize("name", ["pope", "repope"])
+def test_the_places_of_the_files_in_their_repositories_are_taken(name: str, tmp_path: Path) -> None:
+    expected = built(name, tmp_path)
+    for place, pattern in (("output/coco", "coco_pope_*"), ("annotations", "coco_repope_*")):
+        (tmp_path / place).mkdir(parents=True)
+        for path in tmp_path.glob(pattern):
+            path.rename(tmp_path / place / path.name)
+    assert BENCHMARKS[name].factory("test", None, tmp_path).version == expected.version
+
+
+@pytest.mark.parametrize(
+    ("answer", "reading"),
+    [("Yes, no.", "yes"), ("I do not know", "no"), ("Nothing", "no"), ("", None), ("maybe", None)],
+)
+def test_repopes_own_reading(answer: str, reading: str | None) -> None:
+    assert yes_no.read_repope(answer) == reading
 
 
 def test_the_same_answers_are_graded_by_pope_and_by_repope(tmp_path: Path) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import chair, coco
+from benchmarks import amber_tagger, chair, coco
 from benchmarks.amber_words import Words
+from benchmarks.catalogue import BENCHMARKS
 from benchmarks.choice import read_choice
 from benchmarks.grading import Item
 from benchmarks.singular import singular
+from tests.benchmarks import official_files
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 SYNONYMS = Path(__file__).parents[3] / "shared" / "oracles" / "data" / "chair_synonyms.txt"
@@ -256,3 +258,32 @@ def test_nouns_that_the_script_reads_are_read_with_its_own_words_alone() -> None
 def test_ambers_nouns_without_a_tagger(caption: str, nouns: list[str]) -> None:
     known = "bird can TV tree line road paddle watch light orange leave cloth hot".split()
     assert amber_nouns(frozenset(known), caption) == nouns
+
+
+@pytest.mark.skipif(bool(amber_tagger.why_missing()), reason=amber_tagger.why_missing())
+@pytest.mark.skipif(not RELATION.exists(), reason="AMBER's word lists are not here")
+def test_nouns_by_ambers_own_tagger() -> None:
+    lists = json.loads(RELATION.read_text())
+    known = frozenset(lists) | {word for words in lists.values() for word in words}
+    others = [row for row in AMBER if amber_tagger.nouns(row["caption"], known) != row["official"]]
+    assert others == []
+
+
+def test_ambers_official_columns_count_the_taggers_nouns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = official_files.amber(tmp_path)
+    without = BENCHMARKS["amber_g"].factory("test", None, folder)
+    if amber_tagger.why_missing():
+        assert not any(metric.name.endswith("_official") for metric in without.metrics)
+    monkeypatch.setattr(amber_tagger, "why_missing", str)
+    monkeypatch.setattr(amber_tagger, "version", lambda: "nltk-0")
+    monkeypatch.setattr(amber_tagger, "nouns", lambda caption, _known: caption.split()[:1])
+    both = BENCHMARKS["amber_g"].factory("test", None, folder)
+    assert both.version != without.version
+    (first, *rest) = [question.id for question in both.questions()]
+    report = both.grade({first: "unicorn dog", **dict.fromkeys(rest, "")})
+    # An invented noun in one description of ten; empty ones are faithful to the script alone.
+    assert report.values["chair_official"] == pytest.approx(100.0)
+    assert report.values["hal_official"] == pytest.approx(100 / (1 + len(rest)))
+    assert report.unscored == len(rest)

@@ -93,7 +93,8 @@ def test_mistakes_are_one_sentence(
     (tmp_path / "wrong.py").write_text(
         "from methods.interface import Recipe\ndef study():\n    return Recipe(lr=-1)\n"
     )
-    assert "cannot be built: Recipe.lr is -1" in refused(capsys, "plan", str(tmp_path / "wrong.py"))
+    said = refused(capsys, "plan", str(tmp_path / "wrong.py"))
+    assert "wrong.py, line 3: Recipe.lr is -1; it must be a number above 0" in said
     assert "returned a int" in refused(capsys, "plan", str(tmp_path / "odd.py"))
 
 

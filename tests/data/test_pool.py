@@ -2,6 +2,7 @@
 mistakes named."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,18 @@ def test_what_is_no_pool_is_a_problem(tmp_path: Path) -> None:
         open_pool(str(tmp_path / "empty.jsonl"))
     with pytest.raises(UserError, match="known: synthetic"):
         open_pool("synthetic:test")
+    for empty in ("", " ", "mix:=1"):
+        with pytest.raises(UserError, match="The pool's name is empty"):
+            open_pool(empty)
+    for nameless in ("hub:", "hub::train", "hub:@main"):
+        with pytest.raises(UserError, match="names no data set"):
+            open_pool(nameless)
+    (tmp_path / "a.json").write_text("[]")
+    for layout in ("llava", "coco"):
+        with pytest.raises(UserError, match="both there"):
+            open_pool(f"{layout}:{tmp_path / 'a.json'}:")
+    with pytest.raises(UserError, match=r"UTF-8 cannot hold the pool's path '.*caf\\udce9'"):
+        open_pool(os.fsdecode(bytes(tmp_path) + b"/caf\xe9"))
 
 
 def test_too_many_rounds_for_the_pool_are_a_problem(tmp_path: Path) -> None:

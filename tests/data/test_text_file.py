@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from harness.data.open_pool import open_pool
+from harness.data.text_file import read_text
 from harness.errors import UserError
 from tests.tiny_models import picture
 from tests.toy_method import save_pictures
@@ -44,6 +45,12 @@ def test_utf8_is_read_with_or_without_mark_and_with_any_line_end(
 ) -> None:
     line = '{"image": "a.png", "question": " Où? "}'.encode()
     assert open_pool(manifest(tmp_path, start + line + end)).read("a.png").question == "Où?"
+
+
+def test_a_pipe_in_the_place_of_a_pool_s_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(UserError, match=r"cannot be read \(it is no plain file\)"):
+        read_text(tmp_path / "pipe.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ drawn from nothing."""
 from __future__ import annotations
 
 import io
+import itertools
 import shutil
+import warnings
 from pathlib import Path
 
 import matplotlib as mpl
@@ -23,6 +25,8 @@ from harness.artifacts.results_folder import (
 )
 from harness.reporting.comparison import compare
 from harness.reporting.figures import draw as figures
+from harness.reporting.figures import examples as examples_figure
+from harness.reporting.figures import style as figure_style
 from harness.reporting.figures.ablation import ablations, noise
 from harness.reporting.figures.before_after import before_and_after, rounds
 from harness.reporting.figures.captions import against_recall, at_lengths, lengths
@@ -274,6 +278,9 @@ def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> No
     assert marked == ["cat"] * 4  # both captions of "as many", the untrained one of both "fewer"
 
 
+DOG = "\u72d7"
+
+
 def test_words_wrap_and_keep_their_marks() -> None:
     lines = wrapped(Caption(text="a red ball , a cat .", wrong=spans("15-18")), 10)
     assert lines == [
@@ -281,3 +288,28 @@ def test_words_wrap_and_keep_their_marks() -> None:
         [(",", 0, False), ("a", 2, False), ("cat", 4, True), (".", 8, False)],
     ]
     assert spans(None) == ()
+
+
+def test_characters_that_no_font_has_are_escapes_and_nothing_is_drawn_over_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(figure_style, "more_fonts", tuple)  # as on a machine without other fonts
+    monkeypatch.setattr(examples_figure, "more_fonts", tuple)
+    image = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(image)
+    text = f"a {DOG} and a cat \U0001f600 \U0001f9e0 near \u05e2\u05d1 " + DOG * 30
+    caption = {"a": Caption(text=text, wrong=((2, 3),))}
+    with style(), warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of a glyph that is missing
+        figure = examples_figure._figure("base", "mine", caption, caption, {"a": image})
+        rendered(figure, "png")
+        for axes in figure.axes:
+            boxes = [drawn.get_window_extent() for drawn in axes.texts]
+            assert not any(
+                one.x0 < two.x1 - 1 and two.x0 < one.x1 - 1 and abs(one.y0 - two.y0) < 3
+                for one, two in itertools.combinations(boxes, 2)
+            )
+    drawn = [text.get_text() for text in figure.axes[1].texts]
+    assert drawn[:7] == ["a", r"\u72d7", "and", "a", "cat", "\U0001f600", r"\U0001f9e0"]
+    assert drawn.count(r"\u72d7") > 20
+    assert short(f"row {DOG}") == r"row \u72d7"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from benchmarks.synthetic.scene import scene
+from harness.data.open_pool import open_pool
 from harness.reporting.pair_stats import pair_stats
 from methods.interface import PreferencePair
 
@@ -46,12 +49,24 @@ def test_lengths_and_truth_by_kind() -> None:
             "chosen_words": 1.0,
             "rejected_words": 1.0,
             "chosen_shorter": 0.0,
-            "chosen_errors": 0.0,
-            "rejected_errors": 0.0,
-            "judged": 0,
-            "right": None,
         },
     }
+
+
+def test_a_short_answer_leaves_nothing_out() -> None:
+    pool = open_pool("synthetic")
+    item = pool.read(pool.ids[0])
+    assert pool.judge is not None
+    things = len(scene("pool", 0).categories)
+    # To the truth, an answer that names no thing is a description that leaves out all of them.
+    assert pool.judge.errors(item.id, ["red ."]) == [float(things)]
+    pairs = [
+        replace(pair(kind, "red .", "blue ."), kind=kind, item=item.id)
+        for kind in ("description", "question")
+    ]
+    stats = pair_stats(pairs, pool.judge)
+    assert stats["description"]["chosen_errors"] == float(things)
+    assert "chosen_errors" not in stats["question"]
 
 
 def test_without_a_judge_only_lengths_are_told() -> None:

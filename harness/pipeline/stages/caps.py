@@ -8,6 +8,7 @@ import pandas as pd
 
 from benchmarks.interface import Benchmark
 from harness.artifacts.results_folder import Stage, read_jsonl
+from harness.pipeline.checked_results import graded
 from harness.pipeline.context import Context
 from harness.pipeline.matched_baselines import CAPS, first_words, longest
 from harness.pipeline.stages.grade import grades_frame, write_parquet
@@ -35,7 +36,7 @@ def write_caps(
         shortened = {
             id: first_words(caption, cap) if cap else caption for id, caption in captions.items()
         }
-        frame = grades_frame(benchmark.grade(shortened))
+        frame = grades_frame(graded(benchmark, shortened))
         counts = [name for name in frame.columns if name.startswith("count_")]
         parts.append(frame[["question", "cluster", *counts]].assign(cap=cap))
         progress("captions", len(parts) * len(captions), 0)

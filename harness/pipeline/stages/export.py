@@ -5,17 +5,17 @@ from __future__ import annotations
 import io
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
 from benchmarks.files import read_as_stored
-from benchmarks.interface import Benchmark, Question
+from benchmarks.interface import Benchmark
 from harness.artifacts.results_folder import Stage, write_bytes, write_json, write_jsonl
 from harness.data.pool import difference_hash, pixels_sha
 from harness.errors import UserError
+from harness.pipeline.checked_results import questions_of
 from harness.pipeline.stages.shards import Progress, Spent, check_keys, quiet, record
 
 if TYPE_CHECKING:  # they need torch
@@ -53,7 +53,7 @@ def write_questions(stage: Stage, benchmark: Benchmark, progress: Progress) -> N
     rows: list[dict[str, Any]] = []
     hashes: dict[str, str] = {}
     stored: Counter[str] = Counter()
-    for question in _questions(benchmark):
+    for question in questions_of(benchmark):
         names = [_save_image(stage.folder / "images", image) for image in question.images]
         for name, image in zip(names, question.images, strict=True):
             if name not in hashes:
@@ -82,13 +82,6 @@ def write_questions(stage: Stage, benchmark: Benchmark, progress: Progress) -> N
     write_json(
         stage.folder / "record.json", record(stage, benchmark.name, len(rows), spent, counts)
     )
-
-
-def _questions(benchmark: Benchmark) -> Iterator[Question]:
-    try:
-        yield from benchmark.questions()
-    except ValueError as error:
-        raise UserError(f"{benchmark.name} cannot be exported: {error}") from error
 
 
 def _save_image(folder: Path, image: Image) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmarks.interface import Benchmark, Metric, Report
 from harness.artifacts.results_folder import Stage, read_jsonl, write_bytes, write_json
-from harness.errors import UserError
+from harness.pipeline.checked_results import graded
 from harness.pipeline.stages.shards import Progress
 
 if TYPE_CHECKING:  # they need torch
@@ -42,10 +42,7 @@ def write_grades(stage: Stage, benchmark: Benchmark, answers: Path) -> None:
         UserError: the answers are to other questions, or a judge cannot be asked.
     """
     rows = read_jsonl(answers / "answers.jsonl")
-    try:
-        report = benchmark.grade({row["id"]: row["answer"] for row in rows})
-    except ValueError as error:
-        raise UserError(f"{benchmark.name} cannot be graded: {error}") from error
+    report = graded(benchmark, {row["id"]: row["answer"] for row in rows})
     write_parquet(stage.folder / "grades.parquet", grades_frame(report, benchmark.metrics))
     content = {"values": dict(report.values), "unscored": report.unscored}
     write_json(stage.folder / "report.json", content)
@@ -67,7 +64,10 @@ def grades_frame(report: Report, metrics: Sequence[Metric] = ()) -> pd.DataFrame
     columns: dict[str, pd.Series[Any]] = {
         "question": pd.Series([grade.question for grade in grades], dtype="string"),
         "cluster": pd.Series([grade.cluster for grade in grades], dtype="string"),
-        "value": pd.Series([grade.value for grade in grades], dtype="Float64"),
+        "value": pd.Series(
+            [None if grade.value is None else float(grade.value) for grade in grades],
+            dtype="Float64",
+        ),
         "read_as": pd.Series([grade.read_as for grade in grades], dtype="string"),
         "why": pd.Series([grade.why for grade in grades], dtype="string"),
         "truth": pd.Series([grade.truth for grade in grades], dtype="string"),

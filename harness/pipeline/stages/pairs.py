@@ -9,6 +9,7 @@ from typing import Any
 from harness.artifacts.fingerprint import describe
 from harness.artifacts.results_folder import Stage, read_jsonl, write_jsonl
 from harness.data.pool import Drawn, Pool
+from harness.pipeline.checked_results import method_report, pair_rows
 from harness.pipeline.context import Context
 from harness.pipeline.stages.shards import (
     Progress,
@@ -87,10 +88,7 @@ def write_pairs(
         items = pool.items(ids[numbers.start : numbers.stop], method.needs, ids)
         truth = pool.judge if "ground_truth" in method.needs else None
         tools = Tools(vlm=vlm, seed=seed, scorer=scorer, ground_truth=truth)
-        return [
-            {"pair" if isinstance(outcome, PreferencePair) else "dropped": describe(outcome)}
-            for outcome in method.pairs(items, tools)
-        ]
+        return pair_rows(method, items, tools)
 
     write_shard(stage, shard, work, vlm)
 
@@ -107,7 +105,7 @@ def merge_pairs(
     rows, spent = read_shards(stage, shards)
     pairs = [PreferencePair.from_json(row["pair"]) for row in rows if "pair" in row]
     drops = [Dropped(**row["dropped"]) for row in rows if "dropped" in row]
-    report = dict(method.report([*pairs, *drops]))
+    report = method_report(method, [*pairs, *drops])
     if isinstance(method, Control):
         reworked = method.rework(pairs, seed)
         pairs = [outcome for outcome in reworked if isinstance(outcome, PreferencePair)]

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from unicodedata import east_asian_width
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,18 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from harness.artifacts.results_folder import Results, read_jsonl
-from harness.reporting.figures.style import BLACK, GREY, WRONG, Style, canvas, short
+from harness.reporting.figures.style import (
+    BLACK,
+    GREY,
+    MONO,
+    WRONG,
+    Style,
+    canvas,
+    characters,
+    drawable,
+    more_fonts,
+    short,
+)
 from harness.reporting.results import BenchmarkColumns, Row, StudyResults
 from harness.reporting.stored import Stored, image_file, open_stored
 
@@ -138,32 +151,40 @@ def _caption(axes: Axes, name: str, caption: Caption) -> None:
     lines = wrapped(caption, letters)
     if len(lines) > MAX_LINES:
         lines[MAX_LINES - 1 :] = [[("…", 0, False)]]
-    font: Style = {"family": "DejaVu Sans Mono", "fontsize": SIZE, "va": "center"}
+    font: Style = {"family": list(MONO + more_fonts()), "fontsize": SIZE, "va": "center"}
     for number, line in enumerate(lines):
         for text, column, wrong in line:
             style: Style = {"color": WRONG, "fontweight": "bold"} if wrong else {"color": BLACK}
             axes.text(column, number + 0.5, text, **font, **style)
             if wrong:
-                ends, y = [column, column + len(text)], [number + 0.97] * 2
+                ends, y = [column, column + columns(text)], [number + 0.97] * 2
                 axes.plot(ends, y, color=WRONG, linewidth=0.9, solid_capstyle="butt")
 
 
 def wrapped(caption: Caption, letters: int) -> list[list[tuple[str, int, bool]]]:
     """The text in lines of at most ``letters``: each a list of (word, column, whether it is
-    wrong)."""
+    wrong). A word of wide characters, such as Chinese, may be broken anywhere."""
     lines: list[list[tuple[str, int, bool]]] = [[]]
-    column = place = 0
+    column = 0
     text = "".join(char if char.isprintable() else " " for char in caption.text)
-    for word in text.split(" "):
-        start, end = place, place + len(word)
-        place = end + 1
-        if not word:
-            continue
-        if column and column + len(word) > letters:
-            lines.append([])
-            column = 0
-        wrong = any(start < to and since < end for since, to in caption.wrong)
-        cut = word[: letters - 1] + "…" if len(word) > letters else word
-        lines[-1].append((cut, column, wrong))
-        column += len(word) + 1
+    for word in re.finditer("[^ ]+", text):
+        breakable = any(east_asian_width(char) in "WF" for char in word[0])
+        for place, part in enumerate(word[0] if breakable else [word[0]]):
+            shown = drawable(part)
+            if column and column + columns(shown) > letters:
+                lines.append([])
+                column = 0
+            start = word.start() + place
+            end = start + len(part)
+            wrong = any(start < to and since < end for since, to in caption.wrong)
+            cut = shown[: letters - 1] + "…" if columns(shown) > letters else shown
+            lines[-1].append((cut, column, wrong))
+            column += columns(shown)
+        column += 1
     return lines
+
+
+def columns(text: str) -> int:
+    """Columns of a text: a character of another font than the one of fixed width takes two."""
+    known = characters(MONO[0])
+    return sum(1 if ord(char) in known else 2 for char in text)

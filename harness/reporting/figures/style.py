@@ -7,14 +7,18 @@ in grey."""
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
@@ -31,6 +35,27 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<")
 STACK = ("#0072B2", "#E69F00", "#56B4E9", "#D55E00", "#F0E442", "#CC79A7", "#009E73", "#BBBBBB")
 """Of the prompts: pairs first, then drop reasons by size, the last for all others."""
+MONO, SANS = ("DejaVu Sans Mono", "DejaVu Sans"), ("DejaVu Sans",)
+"""Shipped with matplotlib: equal figures everywhere."""
+MORE_FONTS = (
+    "Noto Sans Mono CJK SC",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Noto Sans SC",
+    "Source Han Sans SC",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "Microsoft YaHei",
+    "SimHei",
+    "PingFang SC",
+    "Hiragino Sans",
+    "Arial Unicode MS",
+    "Noto Emoji",
+    "Symbola",
+)
+"""Fonts with Chinese, Japanese or emoji as outlines; used where they are installed, for characters
+that the shipped fonts lack."""
 DASHED = (0, (4, 3))
 Style = dict[str, Any]
 """Keyword arguments of matplotlib."""
@@ -39,12 +64,13 @@ Style = dict[str, Any]
 @contextmanager
 def style() -> Iterator[None]:
     """The style of everything drawn and saved inside; the user's own settings are unchanged."""
+    # It warns of every font without a bold face.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     with mpl.rc_context(
         {
             "pdf.fonttype": 42,  # TrueType, so that text in the PDF stays text
             "ps.fonttype": 42,
-            "font.family": "sans-serif",
-            "font.sans-serif": ["DejaVu Sans"],  # shipped with matplotlib: equal figures everywhere
+            "font.family": list(SANS + more_fonts()),
             "font.size": 7.5,
             "axes.titlesize": 8,
             "axes.labelsize": 7.5,
@@ -65,6 +91,38 @@ def style() -> Iterator[None]:
         }
     ):
         yield
+
+
+@cache
+def more_fonts() -> tuple[str, ...]:
+    """Those of MORE_FONTS that are installed."""
+    installed = {entry.name for entry in font_manager.fontManager.ttflist}
+    return tuple(name for name in MORE_FONTS if name in installed)
+
+
+@cache
+def characters(family: str) -> frozenset[int]:
+    """The characters of a font, in both weights."""
+    files = [
+        font_manager.findfont(FontProperties(family=family, weight=weight))
+        for weight in ("normal", "bold")
+    ]
+    return frozenset.intersection(
+        *(frozenset(font_manager.get_font(file).get_charmap()) for file in files)
+    )
+
+
+def drawable(text: str) -> str:
+    """The text, with an escape such as ``\\u4e2d`` for each character that no font here has."""
+    if text.isascii():
+        return text
+    fonts = [characters(family) for family in (*SANS, *more_fonts())]
+    return "".join(
+        char
+        if any(ord(char) in known for known in fonts)
+        else char.encode("ascii", "backslashreplace").decode()
+        for char in text
+    )
 
 
 def canvas(height: float) -> Figure:
@@ -100,6 +158,7 @@ def row_colours(study: StudyResults) -> dict[str, tuple[str, str]]:
 def short(text: str, length: int = 34) -> str:
     """A label on one line, without control characters, cut with an ellipsis."""
     clean = " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    clean = drawable(clean)
     return clean if len(clean) <= length else clean[: length - 1] + "…"
 
 
