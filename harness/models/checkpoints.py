@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from harness.artifacts.stored_files import file_sha
 from harness.errors import UserError
 from harness.models.find_family import ARCHITECTURES, supported
 from harness.models.own_code import without_own_code
@@ -162,16 +163,8 @@ def weights_fingerprint(folder: Path) -> str:
         )
     total = hashlib.sha256()
     for file in files:
-        status = file.stat()
-        content = _content_sha(file, status.st_size, status.st_mtime_ns)
-        total.update(f"{file.name}\0{content}\n".encode())
+        total.update(f"{file.name}\0{file_sha(file)}\n".encode())
     return total.hexdigest()
-
-
-@lru_cache(maxsize=1024)
-def _content_sha(file: Path, size: int, changed: int) -> str:  # noqa: ARG001  (keys of the cache)
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def count_parameters(folder: Path) -> float:

@@ -116,14 +116,15 @@ def _read(
     rows = read_jsonl(cache)
     if not rows or rows[0] != header:
         raise UserError(
-            f"{cache} was computed under another model or objective; delete it and run again."
+            f"{cache} was computed under another model or objective; move it aside and run again."
         )
     known = {row["key"]: row for row in rows[1:]}
     for each in pairs:
         row = known.get(each.pair.key)
         if row is not None and row["texts"] != texts_digest(each):
             raise UserError(
-                f"{cache} holds other texts under the key {each.pair.key}; delete it and run again."
+                f"{cache} holds other texts under the key {each.pair.key}; move it aside and run"
+                " again."
             )
     keys = {each.pair.key for each in pairs}
     return {key: (row["chosen"], row["rejected"]) for key, row in known.items() if key in keys}

@@ -25,6 +25,7 @@ from harness.artifacts.results_folder import (
 )
 from harness.errors import UserError
 
+FAILING = (errno.EINVAL, errno.EIO, errno.EBUSY, errno.EXDEV, errno.ESTALE, errno.ENAMETOOLONG)
 IDENTITY = {
     "stage": "pairs",
     "format": FORMAT,
@@ -82,6 +83,7 @@ def test_a_cut_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         (errno.ENOSPC, "disk is full"),
         (errno.EDQUOT, "disk is full"),
         (errno.EACCES, "may not write"),
+        *((number, "file system failed") for number in FAILING),
     ],
 )
 def test_full_disk_and_forbidden_folder_are_sentences(
@@ -95,8 +97,8 @@ def test_full_disk_and_forbidden_folder_are_sentences(
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="I/O"), explain_disk_errors(tmp_path):
-        raise OSError(errno.EIO, "I/O error")
+    with pytest.raises(OSError, match="defect"), explain_disk_errors(tmp_path):
+        raise OSError(errno.EBADF, "defect")
 
 
 def test_broken_json_names_its_file(tmp_path: Path) -> None:
@@ -124,7 +126,8 @@ def test_other_settings_are_a_problem_with_every_difference(tmp_path: Path) -> N
     text = str(caught.value)
     assert "method.noise_step: 420 stored, 600 requested; seed: 0 stored, 1 requested" in text
     assert "another --out" in text
-    assert "delete" in text
+    assert "move" in text
+    assert "delete" not in text
     assert read_json(tmp_path / "identity.json") == IDENTITY
 
 
