@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.results_folder import read_jsonl, write_jsonl
+from harness.artifacts.results_folder import lock, read_jsonl, write_jsonl
 from harness.cli.main import main
 from harness.errors import UserError
+from harness.pipeline import runner
+from harness.pipeline.progress import Display
 from harness.pipeline.verify import verify
 from harness.reporting import leakage, pack
 from harness.reporting.tables import build
@@ -243,6 +246,17 @@ def test_verify_of_a_packed_folder(out: Path, tmp_path: Path) -> None:
     flip(tmp_path / "packed/grades.parquet")
     cut(tmp_path / "packed/caps.parquet")
     assert len(verify(tmp_path / "packed")[1]) == 2
+
+
+def test_a_run_draws_while_it_holds_the_folder(out: Path, pool: str) -> None:
+    def draw() -> None:
+        with pytest.raises(UserError, match="Another process is writing"), lock(out):
+            pass
+        drawn.append(out)
+
+    drawn: list[Path] = []
+    runner.run(a_study(pool, rounds=2), out, Display(io.StringIO()), draw=draw)
+    assert drawn == [out]
 
 
 def test_a_cut_study_json_is_written_anew(out: Path, undisturbed: Path, pool: str) -> None:
