@@ -103,12 +103,15 @@ def _parsed(path: Path, _size: int, _changed: int, _inode: int) -> Done:
     if not head[2]:
         return Done(fingerprint=head[1], files=None)
     files = {}
-    for line in rest.decode("utf-8", "replace").splitlines():
-        sha, size, name = line.split(" ", 2)
+    for line in rest.decode("utf-8", "replace").split("\n")[:-1]:
+        try:
+            sha, size, name = line.split(" ", 2)
+            files[name] = (sha, int(size))
+        except ValueError as error:
+            raise UserError(f"{path} is cut or changed; {cure(path.parent)}") from error
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts:
             raise UserError(f"{path} names a file outside its folder; {cure(path.parent)}")
-        files[name] = (sha, int(size))
     return Done(fingerprint=head[1], files=files)
 
 

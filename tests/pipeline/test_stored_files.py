@@ -229,10 +229,17 @@ def test_verify_command(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 def test_verify_reads_nothing_outside_the_folder(out: Path, tmp_path: Path) -> None:
     stage = out / BASE / "answers/words"
     first, lines = (stage / "DONE").read_text().split("\n", 1)
-    lines = lines.replace(" record.json", " ../../../../../../../secret")
-    sha = hashlib.sha256(lines.encode()).hexdigest()
-    (stage / "DONE").write_text(f"{first.split()[0]} {sha}\n{lines}")
-    assert "names a file outside its folder" in verify(out)[1][0]
+    for made, words in (
+        (
+            lines.replace(" record.json", " ../../../../../../../secret"),
+            "a file outside its folder",
+        ),
+        (lines.replace(" record.json", " /etc/passwd"), "a file outside its folder"),
+        (lines.replace(" ", "\t"), "is cut or changed"),
+    ):
+        sha = hashlib.sha256(made.encode()).hexdigest()
+        (stage / "DONE").write_text(f"{first.split()[0]} {sha}\n{made}")
+        assert words in verify(out)[1][0]
     (tmp_path / "secret").write_text("secret")
     (out / "link").symlink_to(tmp_path / "secret")
     assert "symbolic link that leads out" in verify(out)[1][0]
