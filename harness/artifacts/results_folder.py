@@ -18,15 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.artifacts import stored_files
 from harness.artifacts.fingerprint import differences, fingerprint
 from harness.artifacts.safe_files import (
     append_to,
     check_links,
+    flush,
     is_temporary,
     remove,
     replace_file,
     sweep,
 )
+from harness.artifacts.stored_files import check_files, cure, is_stored, read_done, unreadable
 from harness.errors import UserError
 
 FORMAT = 1
@@ -34,6 +37,11 @@ FORMAT = 1
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FILE_SYSTEM = {
+    *(errno.EINVAL, errno.EIO, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP),
+    *(errno.EBUSY, errno.EXDEV, errno.ESTALE, errno.ETIMEDOUT, errno.ENAMETOOLONG, errno.ELOOP),
+}
+"""Of a failing disk, a network file system, or one without flushing, renaming or locks."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._=,+-]*")
 
 
@@ -109,19 +117,29 @@ class Results:
         return self.round(label, seed, round) / "caps" / benchmark
 
     def finished_stage(self, identity: Mapping[str, Any]) -> Path | None:
-        """The folder of a finished stage with this identity, under any label, to be reused."""
-        content = fingerprint(identity) + "\n"
-        done = sorted(self.out.glob("runs/*/seed*/round*/**/DONE"))
-        return next((path.parent for path in done if path.read_text() == content), None)
+        """The folder of a finished stage with this identity, under any label, to be reused; its
+        files are as they were written."""
+        wanted = fingerprint(identity)
+        for path in sorted(self.out.glob("runs/*/seed*/round*/**/DONE")):
+            try:
+                done = read_done(path.parent)
+                if done is not None and done.fingerprint == wanted:
+                    check_files(path.parent)
+                    return path.parent
+            except UserError:
+                continue  # a broken stage is not copied
+        return None
 
 
 @contextmanager
 def explain_disk_errors(path: Path) -> Iterator[None]:
-    """Raise a full disk or a forbidden folder as UserError; finished files stay as they are."""
+    """Raise a full disk, a forbidden folder or a failing file system as UserError; finished files
+    stay as they are."""
     resume = "Nothing finished is lost: run the same command again afterwards."
     try:
         yield
     except OSError as error:
+        where = "" if error.filename is None else f" ({error.filename})"
         if error.errno in _FULL:
             raise UserError(
                 f"The disk is full while writing below {path}; free some space, or give another"
@@ -129,8 +147,13 @@ def explain_disk_errors(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in _FORBIDDEN:
             raise UserError(
-                f"This user may not write below {path}; change its permissions, or give another"
-                f" --out. {resume}"
+                f"This user may not write below {path}{where}; change its permissions, or give"
+                f" another --out. {resume}"
+            ) from error
+        if error.errno in _FILE_SYSTEM:
+            raise UserError(
+                f"The file system failed below {path}{where}: {error.strerror}. Look at the disk,"
+                f" or give an --out on another one, with a short path. {resume}"
             ) from error
         raise
 
@@ -143,11 +166,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     with explain_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, content)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        flush(path.parent)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -156,37 +175,40 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[object]) -> None:
+    write_bytes(path, as_jsonl(rows))
+
+
+def as_jsonl(rows: Iterable[object]) -> bytes:
+    """The content of a JSONL file."""
     lines = [json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows]
-    write_bytes(path, "".join(lines).encode())
+    return "".join(lines).encode()
 
 
 def read_json(path: Path) -> Any:
     """The file's JSON.
 
     Raises:
-        UserError: the file is not JSON: it was edited, or the disk failed.
+        UserError: the file is missing, no JSON, or not the one that its stage wrote.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(stored_files.read_bytes(path).decode())
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not readable JSON ({error}); delete its folder and run again."
-        ) from error
+        raise unreadable(path, "JSON", error) from error
 
 
 def read_jsonl(path: Path) -> list[Any]:
     """The values of a JSONL file, in order.
 
     Raises:
-        UserError: a line is not JSON.
+        UserError: the file is missing, a line is not JSON, or it is not the file that its stage
+            wrote.
     """
     try:
         # splitlines() would also split at U+2028 and its kin, which an answer may hold.
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+        lines = stored_files.read_bytes(path).decode().split("\n")
+        return [json.loads(line) for line in lines if line]
     except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} is not readable JSONL ({error}); delete its folder and run again."
-        ) from error
+        raise unreadable(path, "JSONL", error) from error
 
 
 @contextmanager
@@ -196,14 +218,19 @@ def lock(out: Path) -> Iterator[None]:
     What killed processes left half-written is removed.
 
     Raises:
-        UserError: another process writes there, the folder is packed, it cannot be made, or a
-            link in it leads out of it.
+        UserError: another process writes there, the folder is packed, it cannot be made, its file
+            system has no locks, its name is no UTF-8, or a link in it leads out of it.
     """
-    Results(out).check_whole("no stage can be done in it")
     try:
+        str(out.absolute()).encode()
         with explain_disk_errors(out):
+            Results(out).check_whole("no stage can be done in it")
             out.mkdir(parents=True, exist_ok=True)
             handle = append_to(out / ".lock")
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The name of the folder {out} is not UTF-8; give another --out."
+        ) from error
     except (FileNotFoundError, FileExistsError, NotADirectoryError) as error:
         raise UserError(
             f"{out} cannot be a folder ({error.strerror}); give another --out."
@@ -215,6 +242,11 @@ def lock(out: Path) -> Iterator[None]:
             raise UserError(
                 f"Another process is writing to {out}; wait for it to end, or give another --out."
             ) from None
+        except OSError as error:
+            raise UserError(
+                f"The file system of {out} has no locks ({error.strerror}), so two commands could"
+                " write there at once; give an --out on another one."
+            ) from error
         check_links(out)
         for name in ("questions", "runs"):  # the commands without a lock write elsewhere
             sweep(out / name)
@@ -233,17 +265,23 @@ class Stage:
         return (self.folder / "DONE").exists()
 
     def check(self) -> None:
-        """Compare the identity with the stored one.
+        """Compare the identity with the stored one, and a finished stage's files with ``DONE``:
+        images and weights by their size, all others by their content.
 
         Raises:
             UserError: the folder holds results of other settings (every difference is named) or
-                of another format.
+                of another format, or a file is missing or was changed.
         """
-        path = self.folder / "identity.json"
-        if not path.exists():
+        path, done = self.folder / "identity.json", read_done(self.folder)
+        if not is_stored(path):
+            begun = any(self.folder.glob("shards/*.jsonl"))
+            if begun or (done is not None and done.fingerprint != fingerprint(self.identity)):
+                raise UserError(
+                    f"{path} is missing, so its settings are not known; {cure(self.folder)}"
+                )
             return
         stored = read_json(path)
-        mend = f"Give another --out, or delete {self.folder} and what was made from it."
+        mend = f"Give another --out, or move {self.folder} and what was made from it elsewhere."
         if stored.get("format") != self.identity.get("format"):
             raise UserError(
                 f"{self.folder} was written in results format {stored.get('format')}, this version"
@@ -255,11 +293,15 @@ class Stage:
                 f"{self.folder} holds results of other settings ({'; '.join(lines[:12])}{more})."
                 f" {mend}"
             )
+        if done is not None and done.files is not None:
+            if done.fingerprint != fingerprint(stored):
+                raise UserError(f"{path} is not the one that DONE names; {cure(self.folder)}")
+            check_files(self.folder, every=False)
 
     def differs_only_in(self, field: str) -> bool:
         """Whether the stored identity differs from this one in ``field`` and nothing else."""
         path = self.folder / "identity.json"
-        if not path.exists():
+        if not is_stored(path):
             return False
         lines = differences(read_json(path), self.identity)
         return bool(lines) and all(line.startswith(f"{field}:") for line in lines)
@@ -280,10 +322,11 @@ class Stage:
         return self.folder / "shards" / f"{index:05d}.jsonl"
 
     def finish(self, record: Mapping[str, Any] | None = None) -> None:
-        """Write the record, if there is one, and then ``DONE``."""
+        """Write the record, if there is one, and then ``DONE``, which lists the stage's files."""
         if record is not None:
             write_json(self.folder / "record.json", record)
-        write_bytes(self.folder / "DONE", (fingerprint(self.identity) + "\n").encode())
+        done = stored_files.done_of(self.folder, fingerprint(self.identity))
+        write_bytes(self.folder / "DONE", done)
 
     def reuse(self, source: Path, out: Path) -> None:
         """Copy a finished stage of the same identity from ``source``, a folder below ``out``.
@@ -330,6 +373,6 @@ def records(root: Path) -> list[dict[str, Any]]:
     for path in sorted(root.glob("**/record.json")):
         try:
             loaded.append(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue  # an estimate can do without a broken record
-    return loaded
+    return [record for record in loaded if isinstance(record, dict)]

@@ -52,7 +52,8 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def partial_folder(final: Path) -> Iterator[Path]:
-    """A new, empty folder beside ``final``, which takes its place when the block ends.
+    """A new, empty folder beside ``final``, which takes its place when the block ends, flushed to
+    the disk.
 
     It is removed when the block raises. Leftovers of a killed process are removed first: a folder
     has one writer.
@@ -65,11 +66,23 @@ def partial_folder(final: Path) -> Iterator[Path]:
     partial.mkdir()
     try:
         yield partial
+        for path in [partial, *_entries(partial)]:
+            flush(path)
         remove(final)
         partial.rename(final)
+        flush(final.parent)
     except BaseException:
         remove(partial)
         raise
+
+
+def flush(path: Path) -> None:
+    """Have a file's content, or a folder's names, on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def append_to(path: Path) -> BinaryIO:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.artifacts.results_folder import explain_disk_errors
 from harness.cli import file_commands, results_commands, study_commands
 from harness.errors import UserError, plain, process_name
 
@@ -16,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 a user's mistake (one sentence on stderr),
-    130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 1 a broken results folder (``verify``), 2 a
+    user's mistake (one sentence on stderr), 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         check_resolution()
@@ -27,8 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             train_synthetic(arguments[1:])
             return 0
         given = parser().parse_args(arguments)
-        command: Callable[[argparse.Namespace], None] = given.command
-        command(given)
+        command: Callable[[argparse.Namespace], int | None] = given.command
+        with explain_disk_errors(Path(getattr(given, "out", None) or ".")):
+            return command(given) or 0
     except UserError as problem:
         print(f"{process_name()}: {plain(str(problem))}", file=sys.stderr)
         return 2
@@ -42,7 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    return 0
 
 
 def parser() -> argparse.ArgumentParser:

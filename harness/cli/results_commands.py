@@ -1,5 +1,5 @@
-"""The commands on a results folder: ``table``, ``figures``, ``page``, ``pack``, ``compare`` and
-``cross-check``."""
+"""The commands on a results folder: ``table``, ``figures``, ``page``, ``pack``, ``compare``,
+``verify`` and ``cross-check``."""
 
 from __future__ import annotations
 
@@ -53,6 +53,12 @@ def add(commands: Any) -> None:
         "--out", type=Path, metavar="PACKED", help="the packed folder (default: FOLDER-packed)"
     )
     command.set_defaults(command=pack)
+    help = "compare every file of a results folder with its recorded hash; exit code 1: one differs"
+    command = commands.add_parser("verify", help=help, description=help)
+    command.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="the folder, whole or packed; it is only read"
+    )
+    command.set_defaults(command=verify)
     help = "grade the stored answers again with lmms-eval and VLMEvalKit, if installed"
     command = commands.add_parser("cross-check", help=help, description=help)
     command.add_argument("folder", type=Path, metavar="FOLDER", help="the results folder")
@@ -107,6 +113,15 @@ def compare(given: argparse.Namespace) -> None:
 
     with offline():
         print(plain(difference.between(given.a, given.b)))
+
+
+def verify(given: argparse.Namespace) -> int:
+    from harness.pipeline import verify
+
+    with offline():
+        summary, broken = verify.verify(given.folder)
+    print(plain("\n".join([summary, *(f"  {sentence}" for sentence in broken)])))
+    return 1 if broken else 0
 
 
 def cross_check(given: argparse.Namespace) -> None:

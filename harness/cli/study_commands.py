@@ -167,11 +167,14 @@ def run(given: argparse.Namespace) -> None:
     display = Display(sys.stdout if is_main else io.StringIO())
     for note in study.notes:
         display.say(note)
+
+    def draw() -> None:
+        leave()  # the other ranks need not wait
+        if is_main:
+            results_commands.write_all(out, exclude_leaks=given.exclude_leaks)
+
     with executor(given, reference, study, out, placement) as execute:
-        runner.run(study, out, display, placement, execute)
-    leave()
-    if is_main:
-        results_commands.write_all(out, exclude_leaks=given.exclude_leaks)
+        runner.run(study, out, display, placement, execute, draw)
 
 
 def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) -> Path:

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from harness.artifacts.stored_files import file_sha
 from harness.errors import UserError
 from harness.models.find_family import ARCHITECTURES, supported
 from harness.models.own_code import without_own_code
@@ -221,18 +222,11 @@ def content_sha(file: Path) -> str:
         UserError: it cannot be read.
     """
     try:
-        status = file.stat()
-        return _content_sha(file, status.st_size, status.st_mtime_ns)
+        return file_sha(file)
     except OSError as error:
         raise UserError(
             f"{file} cannot be read ({error.strerror}); download or save it again."
         ) from error
-
-
-@lru_cache(maxsize=1024)
-def _content_sha(file: Path, size: int, changed: int) -> str:  # noqa: ARG001  (keys of the cache)
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def count_parameters(folder: Path) -> float:

@@ -20,7 +20,9 @@ import pandas as pd
 
 from benchmarks.interface import Grade, Report
 from harness.artifacts.results_folder import Results, lock, read_json, read_jsonl, write_json
+from harness.artifacts.stored_files import read_bytes
 from harness.errors import UserError
+from harness.reporting.stored import image_file, read_parquet
 
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 SHOWN = 20
@@ -228,7 +230,7 @@ def _stored(
             answers_file = round / "answers" / name / "answers.jsonl"
             if not questions_file.exists() or not answers_file.exists():
                 continue
-            grades = pd.read_parquet(done.with_name("grades.parquet"))
+            grades = read_parquet(done.with_name("grades.parquet"))
             values: dict[str, float | None] = read_json(done.with_name("report.json"))["values"]
             if "truth" not in grades or "accuracy" not in values:
                 continue  # captions and the like: no single right answer
@@ -245,7 +247,8 @@ def _stored(
 
 
 def _asked(question: Mapping[str, Any], answer: str, grade: Any, folder: Path) -> StoredAnswer:
-    image = folder / "images" / question["images"][0] if question["images"] else None
+    names = question["images"]
+    image = image_file(folder / "images", names[0]) if names else None
     return StoredAnswer(
         id=question["id"],
         text=question["text"],
@@ -288,7 +291,7 @@ def _content(one: StoredAnswer) -> bytes:
         raise ValueError(
             f"the image of question {one.id} is not among the exported ones; run the study again"
         )
-    return one.image.read_bytes()
+    return read_bytes(one.image)
 
 
 def _lmms_eval(asked: Sequence[StoredAnswer], folder: Path) -> tuple[str, Report]:

@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.files import plain_bytes
 from benchmarks.interface import Benchmark
 from harness.artifacts.results_folder import FORMAT, read_json, read_jsonl
+from harness.artifacts.stored_files import check_files, read_bytes
 from harness.data.text_file import storable
 from harness.errors import UserError
 
@@ -118,7 +119,7 @@ def accept(benchmark: Benchmark, questions: Path, answers: Path) -> Given:
     """
     export = exported(questions)
     _check_questions(benchmark, export, questions)
-    content = (questions / "questions.jsonl").read_bytes()
+    content = read_bytes(questions / "questions.jsonl")
     asked = [row["id"] for row in read_jsonl(questions / "questions.jsonl")]
     identity = {
         "stage": "answer",
@@ -170,13 +171,15 @@ def _identity_of(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of a folder of answers.
 
     Raises:
-        UserError: it is not finished, or its answers are to other questions.
+        UserError: it is not finished, a file of it was changed, or its answers are to other
+            questions.
     """
     if not (folder / "DONE").exists() or not (folder / "identity.json").is_file():
         raise UserError(
             f"{folder} holds no finished answers; run the same python -m harness answer again, or"
             " give a .jsonl file."
         )
+    check_files(folder)
     identity = read_json(folder / "identity.json")
     for name, value in asked.items():
         if not isinstance(identity, dict) or identity.get(name) != value:

@@ -5,6 +5,7 @@ is decoded again whenever it is asked for."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any, TypeVar
 
 from PIL.Image import Image
 
-from harness.data.image_file import read_image
+from harness.artifacts.stored_files import read_bytes, unreadable
+from harness.data.image_file import UnreadableImage, read_image
 from harness.errors import UserError
 
 T = TypeVar("T")
@@ -71,17 +73,16 @@ def exported_image(cache: ImageCache, questions: Path, name: str) -> Image:
     """The image of that name in an export's folder.
 
     Raises:
-        UserError: the file is missing or broken.
+        UserError: the file is missing, broken or not the exported one, or its name leads elsewhere.
     """
+    if name != Path(name).name or name.startswith("."):
+        raise UserError(f"{name!r} in {questions / 'questions.jsonl'} is no image's file name.")
     path = questions / "images" / name
 
     def read() -> Image:
         try:
-            return read_image(path)
-        except Exception as error:
-            raise UserError(
-                f"The exported image {path} cannot be read ({error}); delete {questions} and run"
-                " again."
-            ) from None
+            return read_image(io.BytesIO(read_bytes(path)))
+        except UnreadableImage as error:
+            raise unreadable(path, "as an exported image", error) from None
 
     return cache.get((str(questions), name), read, lambda image: image)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from harness.artifacts.environment import cores
+from harness.artifacts.stored_files import check_files
 from harness.engine.clip_scorer import ClipScorer, ScorerCard, load_scorer
 from harness.engine.engine import Engine
 from harness.engine.load import load_model
@@ -41,9 +42,15 @@ class LoadedModel:
     _scorer: tuple[ScorerCard, ClipScorer] | None = None
 
     def load(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
-        """The model and its processor."""
+        """The model and its processor.
+
+        Raises:
+            UserError: a file of a trained model is not the one that its training wrote.
+        """
         if self._loaded is None or self._checkpoint != checkpoint:
             self.forget()
+            if checkpoint.weights is not None:
+                check_files(checkpoint.weights.parent, below=f"{checkpoint.weights.name}/")
             self._loaded = load_model(
                 checkpoint.card, device=self.device, weights=checkpoint.weights
             )

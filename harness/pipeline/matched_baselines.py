@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pandas as pd
-
 from benchmarks.interface import Benchmark, Metric
+from harness.reporting.stored import read_parquet
 from harness.study.study import Run, Study
 
 Match = Literal["length", "yes-ratio"]
@@ -153,7 +152,7 @@ def shift(margins: Mapping[str, float], share: float) -> dict[str, str]:
 
 def unreadable(grades: Path, metric: Metric) -> frozenset[str]:
     """The questions whose answer the matched metric does not count, from the grades' folder."""
-    frame = pd.read_parquet(grades / "grades.parquet")
+    frame = read_parquet(grades / "grades.parquet")
     counted = frame[f"count_{metric.denominator}"].fillna(0) > 0
     return frozenset(map(str, frame.loc[~counted, "question"]))
 
@@ -161,6 +160,6 @@ def unreadable(grades: Path, metric: Metric) -> frozenset[str]:
 def target(grades: Path, metric: Metric) -> float:
     """A method's value of the matched metric, from its folder of grades: words per caption, or the
     share of yes among the readable answers."""
-    frame = pd.read_parquet(grades / "grades.parquet")
+    frame = read_parquet(grades / "grades.parquet")
     below = float(frame[f"count_{metric.denominator}"].sum())
     return float(frame[f"count_{metric.numerator}"].sum()) / below if below else 0.0

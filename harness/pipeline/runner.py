@@ -36,8 +36,10 @@ def run(
     display: Display,
     placement: Placement = AS_FITS,
     execute: Execute = in_process.execute,
+    draw: Callable[[], None] = lambda: None,
 ) -> None:
     """Do what is missing of the study in ``out``. Everything finished is kept, whatever happens.
+    ``draw`` is called at the end on every rank, while the folder is reserved.
 
     Raises:
         UserError: the folder holds results of other settings (before any work), another process
@@ -69,10 +71,11 @@ def run(
             shown.plan(todo)
         ended = execute(context, todo, shown)
         context.models.forget()
-    if ended:
-        raise UserError(
-            f"{' '.join(ended)} All else is done; python -m harness table --out {out} shows it."
-        )
+        if ended:
+            raise UserError(
+                f"{' '.join(ended)} All else is done; python -m harness table --out {out} shows it."
+            )
+        draw()
 
 
 def study_json(study: Study) -> dict[str, object]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.interface import Benchmark
 from harness.artifacts.fingerprint import describe, fingerprint
 from harness.artifacts.results_folder import FORMAT, Results, Stage, read_json
+from harness.artifacts.stored_files import is_stored, read_bytes
 from harness.data.pool import Drawn
 from methods.interface import Method, Recipe
 
@@ -151,7 +152,7 @@ def answers_identity(checkpoint: Checkpoint, benchmark: str, questions: Path) ->
     """The questions count by their content, so a new version of the grader alone asks for new
     grades, not for new answers."""
     path = questions / "questions.jsonl"
-    content = hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+    content = hashlib.sha256(read_bytes(path)).hexdigest() if is_stored(path) else None
     return {
         "stage": "answer",
         "format": FORMAT,

@@ -14,6 +14,7 @@ from typing import Literal
 from benchmarks.interface import Benchmark
 from harness.artifacts.fingerprint import fingerprint
 from harness.artifacts.results_folder import Results, Stage, read_jsonl
+from harness.artifacts.stored_files import is_stored
 from harness.engine.clip_scorer import ScorerCard, find_scorer, scorer_identity
 from harness.models.base_cards import find_base
 from harness.pipeline import matched_baselines, stage_identity
@@ -277,7 +278,7 @@ def _answer(
         round=round,
         benchmark=name,
         checkpoint=checkpoint,
-        items=len(read_jsonl(path)) if path.exists() else None,
+        items=len(read_jsonl(path)) if is_stored(path) else None,
         shard_items=QUESTIONS_A_SHARD,
         depends_on=_known(f"export/{name}", trained_by),
     )

@@ -17,7 +17,7 @@ from harness.pipeline.stages import (
     pairs,
     train_round,
 )
-from harness.pipeline.stages.shards import Progress
+from harness.pipeline.stages.shards import Progress, read_shard
 from harness.pipeline.tasks import Kind, Task
 
 
@@ -50,7 +50,11 @@ UNITS: Mapping[Kind, str] = {"pairs": "images", "answer": "questions", "choices"
 
 def begin(context: Context, task: Task) -> bool:
     """Open the task's folder. True: a finished task of the same identity was copied, and nothing is
-    left to do."""
+    left to do.
+
+    Raises:
+        UserError: a shard that is there was cut or changed.
+    """
     stage, results = task.stage, context.results
     if task.outdated:
         stage.clear()
@@ -60,6 +64,9 @@ def begin(context: Context, task: Task) -> bool:
     stage.open()
     if task.shards_of is not None and (twin := results.finished_stage(task.shards_of)) is not None:
         stage.reuse_shards(twin)
+    if task.shard_items:
+        for shard in set(range(task.shards)).difference(missing_shards(task)):
+            read_shard(stage.shard(shard))  # before any model is loaded
     if task.kind == "pairs":
         pairs.prepare(context, task)
     return False

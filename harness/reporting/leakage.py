@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from harness.artifacts.results_folder import Results, read_jsonl, write_bytes
+from harness.artifacts.stored_files import is_stored
 from harness.data.image_file import read_image
 from harness.data.pool import difference_hash
 from harness.errors import UserError
@@ -177,7 +178,7 @@ def _trained(
             for number in range(1, row.rounds + 1):
                 stage = results.pairs(row.label, seed, number)
                 path = stored.folder(stage) / "items.jsonl"
-                if not stored.done(stage) or not path.exists():
+                if not stored.done(stage) or not is_stored(path):
                     continue
                 for item in read_jsonl(path):
                     sha = str(item["sha256"])
@@ -189,7 +190,7 @@ def _trained(
 def _asked_images(folder: Path) -> list[tuple[str, str]]:
     """(sha256, cluster) of a benchmark's images; an image may be in several clusters."""
     path = folder / "questions.jsonl"
-    rows = read_jsonl(path) if path.exists() else []
+    rows = read_jsonl(path) if is_stored(path) else []
     pairs = (
         (name.removesuffix(".png"), str(row["cluster"])) for row in rows for name in row["images"]
     )
@@ -200,7 +201,7 @@ def _hashes(folder: Path, shas: Sequence[str]) -> dict[str, str]:
     """The images' perceptual hashes, stored or (in an older folder) computed from the images that
     are still there."""
     for name in ("images.jsonl", "pictures.jsonl"):  # the present name, then the old one
-        if (folder / name).exists():
+        if is_stored(folder / name):
             known = {str(row["sha256"]): str(row["dhash"]) for row in read_jsonl(folder / name)}
             return {sha: known[sha] for sha in shas if sha in known}
     files = {sha: image_file(folder / "images", f"{sha}.png") for sha in shas}

@@ -17,6 +17,7 @@ import pandas as pd
 
 from benchmarks.interface import Metric
 from harness.artifacts.results_folder import Results
+from harness.artifacts.stored_files import cure
 from harness.errors import UserError
 from harness.reporting.stored import Stored, bad_study, open_stored
 
@@ -331,9 +332,7 @@ def _trained(
 def _record(stored: Stored, stage: Path) -> dict[str, Any]:
     record = stored.record(stage)
     if record is None:
-        raise UserError(
-            f"{stage} is finished but has no record.json; delete that folder and run again."
-        )
+        raise UserError(f"{stage} is finished but has no record.json; {cure(stage)}")
     return record
 
 

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 
 from harness.artifacts.results_folder import Results, check_name, read_json, read_jsonl
 from harness.artifacts.safe_files import check_links
+from harness.artifacts.stored_files import is_stored, read_bytes, unreadable
 from harness.errors import UserError
 from harness.reporting import old_names
 
@@ -138,27 +139,27 @@ class WholeFolder:
 
     def grades(self, stage: Path) -> pd.DataFrame:
         """Of a stage "grade": question, cluster, value (nan: unscored), ``count_*``."""
-        frame = pd.read_parquet(self.folder(stage) / "grades.parquet")
+        frame = read_parquet(self.folder(stage) / "grades.parquet")
         frame = frame.drop(columns=TEXTS, errors="ignore")
         return frame.assign(value=frame["value"].astype("float64"))
 
     def caps(self, stage: Path) -> pd.DataFrame:
         """Of a stage "caps": question, cluster, cap (words), ``count_*``."""
-        return pd.read_parquet(self.folder(stage) / "caps.parquet")
+        return read_parquet(self.folder(stage) / "caps.parquet")
 
     def log(self, stage: Path) -> list[dict[str, Any]]:
         """Of a stage "train": a dict an optimizer step; empty: nothing was logged."""
         path = self.folder(stage) / "log.jsonl"
-        return read_jsonl(path) if path.exists() else []
+        return read_jsonl(path) if is_stored(path) else []
 
     def questions(self, benchmark: str) -> Mapping[str, Any]:
         """Of the benchmark's questions: ``sha256`` ("": not stored) and ``max_new_tokens``, all
         that occur, sorted."""
         path = self.folder(self._results.questions(benchmark)) / "questions.jsonl"
-        if not path.exists():
+        if not is_stored(path):
             return {"sha256": "", "max_new_tokens": []}
         caps = {row["max_new_tokens"] for row in read_jsonl(path) if "max_new_tokens" in row}
-        sha = hashlib.sha256(path.read_bytes()).hexdigest()
+        sha = hashlib.sha256(read_bytes(path)).hexdigest()
         return {"sha256": sha, "max_new_tokens": sorted(caps)}
 
     def leaks(self) -> Mapping[str, Any] | None:
@@ -167,7 +168,20 @@ class WholeFolder:
 
 
 def _json(path: Path) -> dict[str, Any] | None:
-    return old_names.present(read_json(path)) if path.exists() else None
+    return old_names.present(read_json(path)) if is_stored(path) else None
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """The file as a frame.
+
+    Raises:
+        UserError: it is missing, cut, or not the one that its stage wrote.
+    """
+    content = read_bytes(path)
+    try:
+        return pd.read_parquet(io.BytesIO(content))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise unreadable(path, "Parquet", error) from error
 
 
 class PackedFolder:
@@ -241,6 +255,16 @@ class PackedFolder:
             {OLD_FIELDS.get(name, name): leak[name] for name in leak} for leak in leaks["found"]
         ]
         return {**leaks, "found": fields}
+
+    def broken_files(self) -> list[str]:
+        """A sentence for each packed file that is missing, cut or changed."""
+        sentences = []
+        for name in FILES:
+            try:
+                self._read(name)
+            except UserError as problem:
+                sentences.append(str(problem))
+        return sentences
 
     def _path(self, stage: Path) -> str:
         return stage.relative_to(self._out).as_posix()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from harness.artifacts.fingerprint import fingerprint
-from harness.artifacts.results_folder import read_jsonl, write_jsonl
+from harness.artifacts.results_folder import as_jsonl, read_jsonl, write_bytes
 from harness.errors import UserError
 from harness.training.pair_batches import EncodedPair, pack
 from harness.training.policy import completion_logps
@@ -84,7 +84,9 @@ def reference_logps(
                 {"key": key, "texts": texts[key], "chosen": chosen, "rejected": rejected}
                 for key, (chosen, rejected) in known.items()
             )
-            write_jsonl(cache, [header, *rows])
+            lines = as_jsonl(rows)
+            first = {**header, "sha256": hashlib.sha256(lines).hexdigest()}
+            write_bytes(cache, as_jsonl([first]) + lines)
         progress("reference", min(count * ranks.size, len(missing)), len(missing))
     return {each.pair.key: known[each.pair.key] for each in pairs}
 
@@ -113,17 +115,23 @@ def _read(
 ) -> dict[str, tuple[float, float]]:
     if not cache.exists():
         return {}
-    rows = read_jsonl(cache)
-    if not rows or rows[0] != header:
+    first, *rows = read_jsonl(cache) or [None]
+    sha = first.pop("sha256", None) if isinstance(first, dict) else None
+    if sha is not None and sha != hashlib.sha256(as_jsonl(rows)).hexdigest():
         raise UserError(
-            f"{cache} was computed under another model or objective; delete it and run again."
+            f"{cache} was cut or changed after it was written; move it aside and run again."
         )
-    known = {row["key"]: row for row in rows[1:]}
+    if first != header:
+        raise UserError(
+            f"{cache} was computed under another model or objective; move it aside and run again."
+        )
+    known = {row["key"]: row for row in rows}
     for each in pairs:
         row = known.get(each.pair.key)
         if row is not None and row["texts"] != texts_digest(each):
             raise UserError(
-                f"{cache} holds other texts under the key {each.pair.key}; delete it and run again."
+                f"{cache} holds other texts under the key {each.pair.key}; move it aside and run"
+                " again."
             )
     keys = {each.pair.key for each in pairs}
     return {key: (row["chosen"], row["rejected"]) for key, row in known.items() if key in keys}

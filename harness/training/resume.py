@@ -18,8 +18,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import Parameter
 
-from harness.artifacts.results_folder import explain_disk_errors, read_json, write_json, write_jsonl
-from harness.artifacts.safe_files import append_to, partial_folder, remove
+from harness.artifacts.fingerprint import fingerprint
+from harness.artifacts.results_folder import (
+    explain_disk_errors,
+    read_json,
+    write_bytes,
+    write_json,
+    write_jsonl,
+)
+from harness.artifacts.safe_files import append_to, flush, partial_folder, remove
+from harness.artifacts.stored_files import NAME as DONE
+from harness.artifacts.stored_files import check_files, cure, done_of
 from harness.errors import UserError
 from harness.models.alignment import aligned
 from harness.training.fsdp import full_tensor, like_parameter
@@ -55,6 +64,8 @@ def save(
             save_tensors(weights, partial / "model.safetensors")
             save_tensors(moments, partial / "optimizer.safetensors")
             write_json(partial / "state.json", state)
+            done = done_of(partial, fingerprint(state["identity"]))
+            write_bytes(partial / DONE, done)
         for old in folder.glob(f"{_PREFIX}*"):
             if old != final:
                 remove(old)
@@ -82,11 +93,12 @@ def latest(folder: Path, identity: str) -> tuple[int, Any] | None:
     """(step, state) of the latest complete checkpoint; None if there is none.
 
     Raises:
-        UserError: it belongs to another training.
+        UserError: it belongs to another training, or a file of it was cut or changed.
     """
     complete = sorted(path for path in folder.glob(f"{_PREFIX}*") if _complete(path))
     if not complete:
         return None
+    check_files(complete[-1])
     state = read_json(complete[-1] / "state.json")
     _check_identity(folder, state["identity"], identity)
     return int(complete[-1].name.removeprefix(_PREFIX)), state
@@ -98,14 +110,22 @@ def load(
     """Load the checkpoint of ``step`` into ``parameters`` and ``optimizer``, tensor by tensor.
 
     Raises:
-        UserError: the checkpoint holds other weights than the trained ones.
+        UserError: the checkpoint holds other weights than the trained ones, or is broken.
     """
     chosen = folder / f"{_PREFIX}{step:07d}"
+    try:
+        _load(chosen, parameters, optimizer)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{chosen} cannot be read ({error}); {cure(chosen)}") from error
+
+
+def _load(
+    chosen: Path, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer
+) -> None:
     with safe_open(chosen / "model.safetensors", "pt") as weights, torch.no_grad():
         if set(weights.keys()) != set(parameters):
             raise UserError(
-                f"{chosen} holds other weights than the ones being trained; delete {folder} and run"
-                " again."
+                f"{chosen} holds other weights than the ones being trained; {cure(chosen)}"
             )
         for name, parameter in parameters.items():
             parameter.copy_(like_parameter(parameter, weights.get_tensor(name)))
@@ -122,6 +142,9 @@ def load(
 
 def finish(folder: Path, identity: str, summary: Mapping[str, object]) -> None:
     """Mark the training as done and remove its checkpoints."""
+    if (log := folder.parent / "log.jsonl").exists():
+        with explain_disk_errors(folder):
+            flush(log)
     write_json(folder / _FINISHED, {"identity": identity, "summary": summary})
     with explain_disk_errors(folder):
         for path in [*folder.glob(f"{_PREFIX}*"), *folder.glob(f".{_PREFIX}*")]:
@@ -145,8 +168,8 @@ def finished(folder: Path, identity: str) -> dict[str, Any] | None:
 def _check_identity(folder: Path, stored: str, identity: str) -> None:
     if stored != identity:
         raise UserError(
-            f"{folder.parent} holds another training (settings, pairs or base); delete it and run"
-            " again."
+            f"{folder.parent} holds another training (settings, pairs or base);"
+            f" {cure(folder.parent)}"
         )
 
 

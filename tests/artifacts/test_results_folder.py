@@ -2,9 +2,11 @@
 process."""
 
 import errno
+import fcntl
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -23,8 +25,11 @@ from harness.artifacts.results_folder import (
     read_jsonl,
     records,
 )
+from harness.artifacts.safe_files import partial_folder
+from harness.cli.main import main
 from harness.errors import UserError
 
+FAILING = (errno.EINVAL, errno.EIO, errno.EBUSY, errno.EXDEV, errno.ESTALE, errno.ENAMETOOLONG)
 IDENTITY = {
     "stage": "pairs",
     "format": FORMAT,
@@ -82,6 +87,7 @@ def test_a_cut_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         (errno.ENOSPC, "disk is full"),
         (errno.EDQUOT, "disk is full"),
         (errno.EACCES, "may not write"),
+        *((number, "file system failed") for number in FAILING),
     ],
 )
 def test_full_disk_and_forbidden_folder_are_sentences(
@@ -95,8 +101,63 @@ def test_full_disk_and_forbidden_folder_are_sentences(
 
 
 def test_other_errors_stay_what_they_are(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="I/O"), explain_disk_errors(tmp_path):
-        raise OSError(errno.EIO, "I/O error")
+    with pytest.raises(OSError, match="defect"), explain_disk_errors(tmp_path):
+        raise OSError(errno.EBADF, "defect")
+
+
+@pytest.mark.parametrize("number", FAILING)
+@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace"])
+def test_a_failing_file_system_is_a_sentence_and_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, call: str
+) -> None:
+    path = tmp_path / "a.json"
+    results_folder.write_json(path, {"old": True})
+
+    def fail(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(call, fail)
+        with pytest.raises(UserError, match=re.escape(os.strerror(number))):
+            results_folder.write_json(path, {"new": True})
+    assert read_json(path) == {"old": True}
+    assert [child.name for child in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_file_system_without_locks_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with pytest.raises(UserError, match="has no locks"), lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("name", ["x" * 300, os.fsdecode(b"caf\xe9"), "/".join(["x" * 200] * 30)])
+def test_a_name_that_no_folder_can_have_is_a_sentence(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"give another|give an"), lock(tmp_path / name):
+        pass
+    assert main(["run", "smoke", "--out", str(tmp_path / name)]) == 2
+
+
+def test_a_model_s_files_are_flushed_before_its_folder_appears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed, fsync = list[str](), os.fsync
+
+    def noted(handle: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    with partial_folder(tmp_path / "model") as partial:
+        (partial / "model.safetensors").write_bytes(b"weights")
+        (partial / "config.json").write_bytes(b"{}")
+    assert flushed[0] == partial.name
+    assert sorted(flushed[1:3]) == ["config.json", "model.safetensors"]
+    assert flushed[3:] == [tmp_path.name]
 
 
 def test_broken_json_names_its_file(tmp_path: Path) -> None:
@@ -124,7 +185,8 @@ def test_other_settings_are_a_problem_with_every_difference(tmp_path: Path) -> N
     text = str(caught.value)
     assert "method.noise_step: 420 stored, 600 requested; seed: 0 stored, 1 requested" in text
     assert "another --out" in text
-    assert "delete" in text
+    assert "move" in text
+    assert "delete" not in text
     assert read_json(tmp_path / "identity.json") == IDENTITY
 
 

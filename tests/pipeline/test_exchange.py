@@ -18,6 +18,7 @@ from harness.cli import main as cli
 from harness.errors import UserError
 from harness.models.base_cards import BASES
 from harness.pipeline import exchange
+from tests.edited_files import without_hashes
 from tests.pipeline.answer_files import files, ids, save_answers
 from tests.tiny_models import tiny_llava
 from tests.toy_method import Words, save_base
@@ -269,12 +270,15 @@ def test_answers_are_graded_with_the_questions_they_answer(exported: Path, tmp_p
     path = folder / "answers.jsonl"
     rows = [json.loads(line) for line in path.read_text().split("\n") if line]
     save_answers(path, [rows[0], rows[1] | {"model": "another"}, *rows[2:]])
+    with pytest.raises(UserError, match="was changed after its stage was finished"):
+        grade(exported, folder, tmp_path / "grades")
+    without_hashes(folder)
     with pytest.raises(
         UserError, match=r"line 2: the model is 'another', but identity\.json beside it says 'tiny'"
     ):
         grade(exported, folder, tmp_path / "grades")
     identity = json.loads((exported / "identity.json").read_text())
-    shutil.copytree(exported, tmp_path / "older")
+    without_hashes(shutil.copytree(exported, tmp_path / "older"))
     (tmp_path / "older" / "identity.json").write_text(
         json.dumps(identity | {"version": "world-0.9 pope-1"})
     )
@@ -297,7 +301,7 @@ def test_answers_are_graded_with_the_questions_they_answer(exported: Path, tmp_p
 
 def test_a_picture_s_name_leads_nowhere_else(exported: Path, tmp_path: Path) -> None:
     folder = tmp_path / "strange"
-    shutil.copytree(exported, folder)
+    without_hashes(shutil.copytree(exported, folder))
     row = json.loads((folder / "questions.jsonl").read_text().splitlines()[0])
     for change in (
         {"images": ["../../secret.png"]},

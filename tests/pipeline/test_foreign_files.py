@@ -15,6 +15,7 @@ from benchmarks.catalogue import open_benchmarks
 from harness.cli import main as cli
 from harness.errors import UserError
 from harness.pipeline import exchange
+from tests.edited_files import without_hashes
 from tests.pipeline.answer_files import ids, save_answers
 
 DEEP = "[" * 100_000
@@ -30,6 +31,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def questions(whole: Path, tmp_path: Path) -> Path:
     shutil.copytree(whole, tmp_path / "q")
+    without_hashes(tmp_path / "q")
     return tmp_path / "q"
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 from benchmarks.interface import Grade, Metric, report
 from harness.artifacts.results_folder import Results, Stage, write_bytes, write_json, write_jsonl
 from harness.reporting.comparison import MetricResult
+from tests.edited_files import without_hashes
 
 CAPTIONS = (
     Metric(
@@ -300,6 +301,7 @@ def _finish(
     stage.finish(
         {"seconds": 1.0, "tokens": 0, "counts": {}, **measured, **content.get("record", {})}
     )
+    without_hashes(folder)  # tests change the files
 
 
 def difference(index: int) -> str:

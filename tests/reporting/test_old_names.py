@@ -16,6 +16,7 @@ from harness.reporting.pack import pack
 from harness.reporting.results import VariedSetting
 from harness.reporting.stored import open_stored
 from harness.reporting.tables import build as tables
+from tests.edited_files import OLD_DONE
 from tests.reporting.records import write_study
 
 OLD = {"synthetic_chair": "world_chair", "synthetic_pope": "world_pope"}
@@ -41,7 +42,7 @@ def new(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in OLD:
         folder = Results(out).questions(name)
         write_json(folder / "identity.json", {"stage": "export", "benchmark": name})
-        (folder / "DONE").touch()
+        (folder / "DONE").write_text(OLD_DONE)
     return out
 
 

@@ -20,6 +20,7 @@ from harness.reporting.figures import draw as figures
 from harness.reporting.pack import pack
 from harness.reporting.stored import FILES, FORMAT, FORMAT_KEY, GRADES, open_stored
 from harness.reporting.tables import build as tables
+from tests.edited_files import OLD_DONE
 from tests.reporting.records import write_study
 
 
@@ -41,7 +42,7 @@ def with_caps(out: Path) -> Path:
         folder.mkdir(parents=True)
         pd.concat(parts, ignore_index=True).to_parquet(folder / "caps.parquet", index=False)
         write_json(folder / "identity.json", {"format": 1})
-        (folder / "DONE").touch()
+        (folder / "DONE").write_text(OLD_DONE)
     return out
 
 

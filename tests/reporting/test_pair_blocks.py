@@ -6,9 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from harness.artifacts.results_folder import Results, write_bytes, write_json
+from harness.artifacts.results_folder import Results, write_json
 from harness.reporting.results import StudyResults
 from harness.reporting.tables.pair_blocks import blocks
+from tests.edited_files import OLD_DONE
 
 ONE = {"pairs": 10, "chosen_words": 4.0, "rejected_words": 6.0, "chosen_shorter": 0.5}
 TRUE = {"chosen_errors": 1.0, "rejected_errors": 2.0, "judged": 8, "right": 0.75}
@@ -27,7 +28,7 @@ def study(out: Path, told: dict[int, dict[str, Any]]) -> StudyResults:
     for seed, record in told.items():
         folder = Results(out).pairs("sima", seed, 1)
         write_json(folder / "record.json", record)
-        write_bytes(folder / "DONE", b"")
+        (folder / "DONE").write_text(OLD_DONE)
     row = SimpleNamespace(label="sima", seeds=(0, 1), rounds=1)
     return cast(StudyResults, SimpleNamespace(rows=(row,)))
 

@@ -1,12 +1,14 @@
 """Packed rows give the loss and the gradients of separate rows. Further: image features, reference
 values and token ids."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from harness.artifacts.results_folder import write_jsonl
 from harness.errors import UserError
 from harness.models.chat_format import renderer
 from harness.models.find_family import family_of
@@ -139,8 +141,13 @@ def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Pa
         assert first[pair.key] == pytest.approx(
             (expected[index].item(), expected[index + 6].item()), abs=1e-4
         )
+    header, *lines = cache.read_text().splitlines(keepends=True)
+    cache.write_text(header + lines[0].replace("-", "-1", 1) + "".join(lines[1:]))
+    with pytest.raises(UserError, match="was cut or changed"):
+        reference_logps(model, encoded, features, cache=cache, **settings)
     # A kill leaves the file with fewer lines. The others are computed again, to the last bit.
-    cache.write_text("".join(cache.read_text().splitlines(keepends=True)[:4]))
+    rows = [json.loads(line) for line in lines[:3]]
+    write_jsonl(cache, [{**json.loads(header), "sha256": None}, *rows])
     again = reference_logps(
         model,
         encoded,

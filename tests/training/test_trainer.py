@@ -141,6 +141,27 @@ def test_checkpoints_of_another_training_are_an_error(tmp_path: Path) -> None:
         train(tmp_path, replace(RECIPE, lr=2e-3), checkpoint_every=1)
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_broken_checkpoint_is_named(tmp_path: Path, name: str, hashed: bool) -> None:
+    with pytest.raises(Cut):
+        train(tmp_path, RECIPE, checkpoint_every=1, progress=cut_after(2))
+    checkpoint = tmp_path / "checkpoints" / "step-0000002"
+    content = bytearray((checkpoint / name).read_bytes())
+    if hashed:
+        content[-3] ^= 1  # in the last tensor, or a digit
+        words = "was changed after its stage was finished"
+    else:  # as an earlier version wrote it
+        (checkpoint / "DONE").unlink()
+        content = content[: len(content) // 2]
+        words = "cannot be read|is not readable"
+    (checkpoint / name).write_bytes(content)
+    with pytest.raises(UserError, match=words) as caught:
+        train(tmp_path, RECIPE, checkpoint_every=1)
+    assert str(checkpoint) in str(caught.value)
+    assert "delete" not in str(caught.value)
+
+
 def test_lora_moves_adapters_and_projector_only(tmp_path: Path) -> None:
     model, processor = tiny_llava()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -8,14 +8,17 @@ accelerator a batch is as large as the free memory, which may change a result by
 from __future__ import annotations
 
 import datetime
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from harness.artifacts.environment import arithmetic, hardware, peak_memory_mib, versions
-from harness.artifacts.results_folder import Stage, read_jsonl, write_jsonl
+from harness.artifacts.results_folder import Stage, as_jsonl, read_jsonl, write_bytes
+from harness.artifacts.stored_files import read_bytes
 from harness.errors import UserError
 
 Progress = Callable[[str, int, int], None]
@@ -41,8 +44,8 @@ class Spent:
 
 
 def write_shard(stage: Stage, shard: int, work: Callable[[], Rows], model: Any) -> None:
-    """Write the rows of ``work`` as one shard. Its last row is what it took; ``model`` counts the
-    tokens that it generates, if it counts any."""
+    """Write the rows of ``work`` as one shard. Its last row is what it took, and the SHA-256 of the
+    lines before; ``model`` counts the tokens that it generates, if it counts any."""
     started, before = time.perf_counter(), _tokens(model)
     rows = work()
     spent = {
@@ -50,7 +53,29 @@ def write_shard(stage: Stage, shard: int, work: Callable[[], Rows], model: Any) 
         "tokens": _tokens(model) - before,
         "peak_memory_mib": peak_memory_mib(),
     }
-    write_jsonl(stage.shard(shard), [*rows, {"spent": spent}])
+    lines = as_jsonl(rows)
+    last = {"spent": spent, "sha256": hashlib.sha256(lines).hexdigest()}
+    write_bytes(stage.shard(shard), lines + as_jsonl([last]))
+
+
+def read_shard(path: Path) -> tuple[Rows, dict[str, Any]]:
+    """The rows of a shard, and its last row.
+
+    Raises:
+        UserError: it was cut or changed after it was written.
+    """
+    *rows, last = read_jsonl(path) or [None]
+    lines, _, _ = read_bytes(path).rstrip(b"\n").rpartition(b"\n")
+    content = lines + b"\n" if lines else b""
+    whole = isinstance(last, dict) and isinstance(last.get("spent"), dict)
+    # An earlier version wrote no hash.
+    sha = hashlib.sha256(content).hexdigest()
+    if not whole or last.get("sha256", sha) != sha:
+        raise UserError(
+            f"{path} was cut or changed after it was written; put the original back, or move this"
+            " file out of the results folder and run again: it alone is done again."
+        )
+    return rows, last
 
 
 def read_shards(stage: Stage, shards: int) -> tuple[Rows, Spent]:
@@ -58,7 +83,7 @@ def read_shards(stage: Stage, shards: int) -> tuple[Rows, Spent]:
     rows: Rows = []
     seconds, tokens, peaks = 0.0, 0, Counter[str]()
     for shard in range(shards):
-        *made, last = read_jsonl(stage.shard(shard))
+        made, last = read_shard(stage.shard(shard))
         rows += made
         seconds += last["spent"]["seconds"]
         tokens += int(last["spent"]["tokens"])

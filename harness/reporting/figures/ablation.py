@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from harness.artifacts.results_folder import Results, read_jsonl
+from harness.artifacts.stored_files import read_bytes
 from harness.errors import UserError
 from harness.reporting.comparison import MetricResult
 from harness.reporting.figures.style import (
@@ -241,7 +242,7 @@ def _first_image(results: Results, benchmark: str) -> Image.Image | None:
     for row in read_jsonl(path)[:1] if path.exists() else []:
         image = image_file(folder / "images", row["images"][0]) if row.get("images") else None
         if image is not None and image.exists():
-            with Image.open(io.BytesIO(image.read_bytes())) as opened:
+            with Image.open(io.BytesIO(read_bytes(image))) as opened:
                 return opened.convert("RGB")
     return None
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from unicodedata import east_asian_width
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
 from harness.artifacts.results_folder import Results, read_jsonl
+from harness.artifacts.stored_files import read_bytes
 from harness.reporting.figures.style import (
     BLACK,
     GREY,
@@ -34,7 +34,7 @@ from harness.reporting.figures.style import (
     short,
 )
 from harness.reporting.results import BenchmarkColumns, Row, StudyResults
-from harness.reporting.stored import Stored, image_file, open_stored
+from harness.reporting.stored import Stored, image_file, open_stored, read_parquet
 
 KINDS = {"fewer": 2, "more": 1, "as many": 1}
 """How many wrong objects the method names against the baseline, and the number of examples."""
@@ -97,7 +97,7 @@ def _captions(
     grades = results.grades(*where)
     if not answers.exists() or not stored.done(grades):
         return None
-    frame = pd.read_parquet(stored.folder(grades) / "grades.parquet")
+    frame = read_parquet(stored.folder(grades) / "grades.parquet")
     if "wrong" not in frame:
         return None
     wrong = dict(zip(frame["question"], frame["wrong"], strict=True))
@@ -131,7 +131,7 @@ def _figure(
     figure.suptitle(short(title, 136), fontsize=8, x=0.01, ha="left")
     grid = figure.subplots(len(chosen), 3, squeeze=False, width_ratios=(0.9, 2.6, 2.6))
     for (shot, left, right), (id, kind) in zip(grid, chosen, strict=True):
-        with Image.open(io.BytesIO(images[id].read_bytes())) as opened:
+        with Image.open(io.BytesIO(read_bytes(images[id]))) as opened:
             shot.imshow(np.asarray(opened.convert("RGB")), interpolation="nearest")
         shot.set_title(kind, fontsize=6.5, color=GREY, loc="left")
         _caption(left, short(baseline, 40), base[id])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harness.artifacts.results_folder import Results, read_json, read_jsonl
+from harness.artifacts.stored_files import is_stored
 from harness.reporting.page.images import Album
 from harness.reporting.page.texts import differences, visible
 from harness.reporting.page.traces import corruption_text, steps, tree
@@ -66,7 +67,7 @@ def collect(
             folder = stored.folder(stage)
             counts = read_json(folder / "record.json")["counts"]
             all_pairs, all_drops, items = (
-                read_jsonl(folder / name) if (folder / name).exists() else [] for name in FILES
+                read_jsonl(folder / name) if is_stored(folder / name) else [] for name in FILES
             )
             pairs, drops = (
                 [lines[index] for index in pick(lines, max(1, most // len(stages)), spread=spread)]

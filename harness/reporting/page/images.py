@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from harness.artifacts.stored_files import read_bytes
 from harness.data.image_file import read_image
 from harness.data.open_pool import open_pool
 from harness.data.pool import Pool, pixels_sha
@@ -70,7 +71,7 @@ class Album:
             image = None
             if path.is_file():
                 try:
-                    image = read_image(path)
+                    image = read_image(io.BytesIO(read_bytes(path)))
                 except Exception as error:  # a page without this image is better than none
                     self._note(
                         "exported",

@@ -24,7 +24,7 @@ from harness.reporting.figures.examples import spans
 from harness.reporting.page.images import Album
 from harness.reporting.page.texts import visible
 from harness.reporting.results import BenchmarkColumns, Row, StudyResults
-from harness.reporting.stored import TEXTS, Stored, image_file, open_stored
+from harness.reporting.stored import TEXTS, Stored, image_file, open_stored, read_parquet
 
 IMAGES = 200
 """Images of a benchmark in a page at most."""
@@ -137,7 +137,7 @@ class _Reader(NamedTuple):
         """The texts of the first seed's last round. The answers may not be on this machine."""
         where = (row.label, row.seeds[0], row.rounds, self.benchmark.name)
         grades = self.stored.folder(self.results.grades(*where))
-        frame = pd.read_parquet(grades / "grades.parquet")
+        frame = read_parquet(grades / "grades.parquet")
         names = [name for name in TEXTS if name in frame]
         lines = frame[["question", *names]].fillna("").itertuples(index=False, name=None)
         texts: dict[str, dict[str, Any]] = {

@@ -1,0 +1,90 @@
+"""``python -m harness verify FOLDER``: compares every stored file with its recorded SHA-256.
+
+It reads nothing outside the folder and writes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from harness.artifacts.fingerprint import fingerprint
+from harness.artifacts.results_folder import Results, read_json
+from harness.artifacts.stored_files import cure, problems, read_done
+from harness.errors import UserError
+from harness.pipeline.stages.shards import read_shard
+from harness.reporting.stored import FILES, PackedFolder, open_stored
+
+
+def verify(out: Path) -> tuple[str, list[str]]:
+    """A sentence that sums up the folder, whole or packed, and a sentence for each broken file.
+
+    Raises:
+        UserError: nothing in the folder can be compared, or a link in it leads out of it.
+    """
+    broken: list[str] = []
+    counts = dict.fromkeys(("compared", "stages", "old", "open"), 0)
+    packed = sorted(path.parent for path in (*out.glob("packed.json"), *out.glob("*/packed.json")))
+    for folder in packed:
+        counts["stages"] += 1
+        counts["compared"] += len(FILES)
+        try:
+            stored = open_stored(folder)
+            broken += stored.broken_files() if isinstance(stored, PackedFolder) else []
+        except UserError as problem:
+            broken.append(str(problem))
+    if not packed:
+        try:
+            stored = open_stored(out)  # checks the links
+            if Results(out).study.exists():
+                stored.study()
+        except UserError as problem:
+            broken.append(str(problem))
+        else:
+            for folder in _stages(out):
+                broken += _check_stage(folder, counts)
+    if not any(counts.values()) and not broken:
+        raise UserError(
+            f"There are no results in {out}; give the folder of a study, an export or answers."
+        )
+    kind = "packed studies" if packed else "finished stages"
+    parts = [f"{out}: {counts['compared']:,} files of {counts['stages']:,} {kind} compared"]
+    if counts["old"]:
+        parts.append(f"{counts['old']:,} stages not checked: written before hashes were kept")
+    if counts["open"]:
+        parts.append(f"{counts['open']:,} stages not finished")
+    parts.append(f"{len(broken)} problems" if broken else "no problem")
+    return "; ".join(parts) + ".", broken
+
+
+def _stages(out: Path) -> Iterator[Path]:
+    """Every folder in ``out`` with an identity or a ``DONE``."""
+    yield from sorted(
+        {path.parent for name in ("identity.json", "DONE") for path in out.rglob(name)}
+    )
+
+
+def _check_stage(folder: Path, counts: dict[str, int]) -> Iterator[str]:
+    done = None
+    try:
+        done = read_done(folder)
+        if done is None:
+            counts["open"] += 1
+            read_json(folder / "identity.json")
+        elif done.files is None:
+            counts["old"] += 1
+        else:
+            counts["stages"] += 1
+            counts["compared"] += len(done.files)
+            found = list(problems(folder))
+            yield from (f"{words}; {cure(folder)}" for _, words in found)
+            path = folder / "identity.json"
+            listed = "identity.json" in done.files and path not in dict(found)
+            if listed and fingerprint(read_json(path)) != done.fingerprint:
+                yield f"{path} is not the one that DONE names; {cure(folder)}"
+    except UserError as problem:
+        yield str(problem)
+    for shard in sorted(folder.glob("shards/*.jsonl")) if done is None else ():
+        try:
+            read_shard(shard)
+        except UserError as problem:
+            yield str(problem)
