@@ -196,6 +196,7 @@ def _bases(names: Sequence[str]) -> Iterator[Check]:
 
     from harness.models.base_cards import BASES, find_base
     from harness.models.checkpoints import check_files
+    from harness.models.hub_snapshots import cached_folder
     from harness.models.load_base import check_machine
 
     cards = list(BASES.values())
@@ -207,7 +208,7 @@ def _bases(names: Sequence[str]) -> Iterator[Check]:
             yield Check("bases", name, False, str(error))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for card in cards:
-        folder, mend = _folder_or_cache(card.source, card.revision), _get(card)
+        folder, mend = cached_folder(card.source, card.revision), _get(card)
         ready, stored = folder is not None, None
         if folder is None:
             size = f" (about {card.parameters * 2 / 1e9:.0f} GB)" if card.parameters else ""
@@ -227,24 +228,15 @@ def _bases(names: Sequence[str]) -> Iterator[Check]:
 
 def _scorers() -> Iterator[Check]:
     from harness.engine.clip_scorer import SCORERS
+    from harness.models.hub_snapshots import cached_folder
 
     for card in SCORERS.values():
-        folder = _folder_or_cache(card.source, card.revision)
+        folder = cached_folder(card.source, card.revision)
         ready = folder is not None and any(
             next(folder.glob(kind), None) for kind in ("*.safetensors", "*.bin")
         )
         says = "its weights are here" if ready else "not here"
         yield check("scorers", card.name, ready, says, _get(card))
-
-
-def _folder_or_cache(source: str | Path, revision: str | None) -> Path | None:
-    """The folder, or that of a pinned hub model in the local cache; None where it is not there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if isinstance(source, Path):
-        return source
-    config = try_to_load_from_cache(source, "config.json", revision=revision)
-    return Path(config).parent if isinstance(config, str) else None
 
 
 def _get(card: Any) -> str:

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from harness.cli import file_commands, results_commands, study_commands
+from harness.cli import doctor_command, file_commands, results_commands, study_commands
+from harness.cli.parser import Parser
 from harness.errors import UserError, plain, process_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The parser; each command carries its function as ``command``."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="python -m harness",
         description="Start with these commands: doctor, then plan compare, then run compare.",
     )
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
     study_commands.add(commands)
     results_commands.add(commands)
     file_commands.add(commands)
+    doctor_command.add(commands)
     commands.add_parser(
         "synthetic",
         help="train the synthetic models (its options: python -m harness synthetic --help)",

@@ -16,11 +16,11 @@ from harness.artifacts.results_folder import read_json, read_jsonl
 from harness.data.open_pool import open_pool
 from harness.errors import UserError
 from harness.models.base_cards import BASES, BaseCard
-from harness.pipeline import loaded_model, runner
+from harness.pipeline import loaded_model
 from harness.reporting.tables import build as tables
 from methods.controls import Control
 from methods.interface import Field
-from tests.pipeline.toy_study import a_study, do
+from tests.pipeline.toy_study import a_study, do, planned
 from tests.tiny_models import picture
 from tests.toy_method import RECIPE, Toy, Words, outputs, save_pictures
 
@@ -101,7 +101,7 @@ def test_a_finished_study_does_nothing_and_loads_nothing(
     before = outputs(undisturbed)
     assert "[" not in do(a_study(pool, rounds=2), undisturbed)
     assert outputs(undisturbed) == before
-    assert "0 missing" in runner.plan(a_study(pool, rounds=2), undisturbed)
+    assert "nothing is left to do" in planned(a_study(pool, rounds=2), undisturbed)
 
 
 def test_another_setting_is_refused_before_any_work(undisturbed: Path, pool: str) -> None:
@@ -116,7 +116,7 @@ def test_another_setting_is_refused_before_any_work(undisturbed: Path, pool: str
     with pytest.raises(UserError, match=r"limit: null stored, 5 requested"):
         do(replace(a_study(pool, rounds=2), limit=5), undisturbed)
     with pytest.raises(UserError, match=r"pool: .* requested"):
-        runner.plan(
+        planned(
             replace(
                 a_study(pool), runs=tuple(replace(run, images=7) for run in a_study(pool).runs)
             ),
@@ -172,23 +172,24 @@ def test_a_newer_grader_grades_again_and_keeps_the_answers(
 
 def test_untrained_is_answered_once_for_all_seeds(pool: str, tmp_path: Path) -> None:
     untrained, toy = a_study(pool).runs
-    said = runner.plan(
-        replace(a_study(pool), runs=(untrained, toy, replace(toy, seed=1))), tmp_path / "out"
-    )
+    study = replace(a_study(pool), runs=(untrained, toy, replace(toy, seed=1)))
+    said = planned(study, tmp_path / "out", stages=True)
     assert [line.split(":")[0].strip() for line in said.splitlines() if ": answer" in line] == [
-        "untrained", "toy, seed 0, round 1", "toy, seed 1, round 1",
+        "untrained", "toy, seed 0, round 1",
     ]  # fmt: skip
+    assert "(each of 2 seeds)" in said
+    assert "0 of 11 stages" in said
     assert open_pool(pool).draw(8, 0, 1).ids != open_pool(pool).draw(8, 1, 1).ids
 
 
 def test_a_plan_estimates_from_what_was_measured_and_writes_nothing(
     undisturbed: Path, pool: str, tmp_path: Path
 ) -> None:
-    said = runner.plan(a_study(pool), tmp_path / "new")
-    assert "0 stages done, 7 missing" in said
+    said = planned(a_study(pool), tmp_path / "new", stages=True)
+    assert "0 of 7 stages are done" in said
     assert "unknown" in said
     assert not (tmp_path / "new").exists()
-    said = runner.plan(a_study(pool), undisturbed.parent / "new")
+    said = planned(a_study(pool), undisturbed.parent / "new", stages=True)
     assert [
         line.split()[-3]
         for line in said.splitlines()

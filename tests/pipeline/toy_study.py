@@ -6,7 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from harness.pipeline import runner
+from harness.artifacts.results_folder import Results
+from harness.pipeline import planning, runner
+from harness.pipeline.context import Context
 from harness.pipeline.progress import Display
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
@@ -23,3 +25,8 @@ def do(study: Study, out: Path, display: Display | None = None) -> str:
     stream = io.StringIO()
     runner.run(study, out, display or Display(stream))
     return stream.getvalue()
+
+
+def planned(study: Study, out: Path, *, stages: bool = False) -> str:
+    """What ``plan`` prints."""
+    return "\n".join(planning.plan(Context(study, Results(out)), stages=stages))
