@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 done, 2 a user's mistake (one sentence on stderr),
-    130 interrupted."""
+    """Run one command; returns the exit code: 0 done, 2 a user's mistake (said on stderr), 3 done
+    but for a row that ended early, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         check_resolution()
@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             train_synthetic(arguments[1:])
             return 0
         given = parser().parse_args(arguments)
-        command: Callable[[argparse.Namespace], None] = given.command
-        command(given)
+        command: Callable[[argparse.Namespace], int | None] = given.command
+        code = command(given)
     except UserError as problem:
         print(f"{process_name()}: {plain(str(problem))}", file=sys.stderr)
         return 2
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
-    return 0
+    return code or 0
 
 
 def parser() -> Parser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -86,6 +87,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 """All options of studies. The parameters of a study's function decide which of them it accepts."""
+
+ENDED_EARLY = 3
+"""The exit code where a row ended early and all else is done."""
 
 HELP = {
     "plan": "show what a study still has to do and how long it takes; writes nothing",
@@ -217,7 +221,8 @@ def plan(given: argparse.Namespace) -> None:
     print(plain("\n".join(lines)))
 
 
-def run(given: argparse.Namespace) -> None:
+def run(given: argparse.Namespace) -> int:
+    """0, or 3 where a row ended early."""
     from harness.pipeline import runner
     from harness.pipeline.progress import Display
     from harness.training.ranks import leave, ranks
@@ -231,10 +236,14 @@ def run(given: argparse.Namespace) -> None:
     for note in study.notes:
         display.say(note)
     with executor(given, looked.reference, study, out, context.placement) as execute:
-        runner.run(study, out, display, context.placement, execute, context)
+        ended = runner.run(study, out, display, context.placement, execute, context)
     leave()
     if is_main:
         results_commands.write_all(out, exclude_leaks=given.exclude_leaks)
+        for number, why in enumerate(ended):
+            print("" if number else "\nNot in the table, or not with all seeds and rounds:")
+            print(plain(textwrap.fill(why, 100)))
+    return ENDED_EARLY if ended else 0
 
 
 def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) -> Path:

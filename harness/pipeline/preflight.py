@@ -5,6 +5,7 @@ What is finished already needs nothing: a run is looked at only while answers of
 
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 import textwrap
@@ -91,13 +92,16 @@ def open_study(reference: StudyReference) -> tuple[Study | None, list[Finding]]:
         first = Finding(f"study {reference.name}", str(error))
     if reference.name not in STUDIES:  # the options of a user's own study mean what it says
         return None, [first]
-    findings, right = of_options(reference.name, reference.options)
+    taken = inspect.signature(STUDIES[reference.name]).parameters
+    known = {name: value for name, value in reference.options.items() if name in taken}
+    findings, right = of_options(reference.name, known)
+    if known != reference.options or not findings:  # an option that the study does not take
+        findings = [first, *findings]
     try:
-        study = StudyReference(reference.name, right).load()
+        return StudyReference(reference.name, right).load(), findings
     except UserError as error:
-        second = Finding(f"study {reference.name}", str(error))
-        return None, findings or [second]
-    return study, findings or [first]
+        second = Finding(first.about, str(error))
+        return None, findings if second in findings else [*findings, second]
 
 
 def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], dict[str, Any]]:
@@ -133,6 +137,7 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
 
 def _benchmark_options(right: dict[str, Any]) -> list[Finding]:
     """Open each benchmark alone; what is wrong is taken out of the options ``right``."""
+    synthetic = find_base(right.get("base", "synthetic")).prompts == "synthetic"
     findings, folders = list[Finding](), list[str]()
     for text in right.get("local_data", ()):
         found = attempt("--local-data", partial(_in_words, named_folders, [text]))
@@ -143,7 +148,9 @@ def _benchmark_options(right: dict[str, Any]) -> list[Finding]:
         served = [text for text in folders if _serves(name, text.partition("=")[0])]
         read |= set(served)
         limit = right.get("limit")
-        check = partial(_in_words, open_benchmarks, [name], "test", limit, served)
+        check = partial(
+            _in_words, open_benchmarks, [name], "test", limit, served, synthetic=synthetic
+        )
         found = attempt(f"benchmark {name}", check)
         findings += [*found, *(of_judge([name]) if found else ())]
         names += [] if found else [name]
@@ -161,9 +168,9 @@ def _benchmark_options(right: dict[str, Any]) -> list[Finding]:
     return findings
 
 
-def _in_words(check: Callable[..., object], *arguments: object) -> None:
+def _in_words(check: Callable[..., object], *arguments: object, **more: object) -> None:
     with user_errors():
-        check(*arguments)
+        check(*arguments, **more)
 
 
 def _serves(benchmark: str, name: str) -> bool:

@@ -9,7 +9,6 @@ from pathlib import Path
 from transformers.utils import logging as transformers_logging
 
 from harness.artifacts.results_folder import Results, lock, write_json
-from harness.errors import UserError
 from harness.models.base_cards import find_base
 from harness.pipeline import matched_baselines
 from harness.pipeline.context import Context
@@ -35,14 +34,16 @@ def run(
     placement: Placement = AS_FITS,
     execute: Execute = in_process.execute,
     context: Context | None = None,
-) -> None:
+) -> list[str]:
     """Do what is missing of the study in ``out``. Everything finished is kept, whatever happens.
     ``context``: of this study and folder, with its pools open.
 
+    Returns:
+        A sentence for each row that ended early, because a round could not be trained.
+
     Raises:
         UserError: the folder holds results of other settings (before any work), another process
-            writes there, a stage has met a user's mistake, or a row made no pair to train on (when
-            the other rows are done).
+            writes there, or a stage has met a user's mistake.
     """
     Results(out).check_whole("no stage can be done in it")
     set_threads([find_base(run.base) for run in study.runs])
@@ -69,10 +70,7 @@ def run(
             shown.plan(todo)
         ended = execute(context, todo, shown)
         context.models.forget()
-    if ended:
-        raise UserError(
-            f"{' '.join(ended)} All else is done; python -m harness table --out {out} shows it."
-        )
+    return ended
 
 
 def study_json(study: Study) -> dict[str, object]:

@@ -22,9 +22,10 @@ def a_study(pool: str, *, rounds: int = 1, **method: Any) -> Study:
 
 
 def do(study: Study, out: Path, display: Display | None = None) -> str:
+    """What ``run`` shows, and last the sentences of rows that ended early."""
     stream = io.StringIO()
-    runner.run(study, out, display or Display(stream))
-    return stream.getvalue()
+    ended = runner.run(study, out, display or Display(stream))
+    return "\n".join([stream.getvalue(), *ended])
 
 
 def planned(study: Study, out: Path, *, stages: bool = False) -> str:
