@@ -61,6 +61,6 @@ def plain(text: str) -> str:
 def process_name() -> str:
     """The name before this process's messages on stderr; with several processes it has a number."""
     size, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "0")
-    if size == "1" or not rank.isdecimal():
+    if size in ("0", "1") or not (size.isdecimal() and rank.isdecimal()):
         return "harness"
     return f"harness (process {int(rank) + 1} of {size})"

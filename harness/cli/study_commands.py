@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -168,13 +169,16 @@ class Looked:
 
 def look(given: argparse.Namespace) -> Looked:
     """What the study of a command lacks here: its options, files, models, memory and disk."""
+    from transformers.utils import logging as transformers_logging
+
     from harness.artifacts.results_folder import Results
-    from harness.pipeline import preflight
+    from harness.pipeline import preflight, preflight_options
     from harness.pipeline.context import Context
     from harness.study import paper
 
+    transformers_logging.disable_progress_bar()  # of small files; the findings are the output
     reference, placement = reference_of(given), placement_of(given)
-    study, wrong = preflight.open_study(reference)
+    study, wrong = preflight_options.open_study(reference)
     findings = [*wrong, *_of_command(given, placement)]
     if study is None:
         if given.study == "paper":
@@ -218,7 +222,15 @@ def plan(given: argparse.Namespace) -> None:
     if looked.findings:
         lines += ["", f"Lacking ({len(looked.findings)}); run will not start without:"]
         lines += preflight.listed(looked.findings)
-    print(plain("\n".join(lines)))
+    print(plain("\n".join(_wrapped(lines))))
+
+
+def _wrapped(lines: Sequence[str]) -> Iterator[str]:
+    """Long sentences in lines of the terminal's width, at most 100; tables as they are."""
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    for line in lines:
+        table = not line or line.startswith(" ")
+        yield line if table else textwrap.fill(line, width, break_on_hyphens=False)
 
 
 def run(given: argparse.Namespace) -> int:
@@ -241,7 +253,8 @@ def run(given: argparse.Namespace) -> int:
     if is_main:
         results_commands.write_all(out, exclude_leaks=given.exclude_leaks)
         for number, why in enumerate(ended):
-            print("" if number else "\nNot in the table, or not with all seeds and rounds:")
+            if not number:
+                print("\nNot in the table, or not with all seeds and rounds:")
             print(plain(textwrap.fill(why, 100)))
     return ENDED_EARLY if ended else 0
 

@@ -29,7 +29,7 @@ COLUMNS: Mapping[str, tuple[Kind, ...]] = {
 }
 """A row's columns, and the kinds of stages in each."""
 
-LABEL = 40
+LABEL = 30
 """Characters of a label that the table shows."""
 
 
@@ -214,7 +214,7 @@ def _stages(study: Study, work: Todo, estimate: Estimate) -> list[str]:
 
 
 def _cells(texts: Sequence[str]) -> str:
-    return "".join(f"{text:>12}" for text in texts)
+    return "".join(f"{text:>13}" for text in texts)
 
 
 def _span(seconds: float, unknown: bool) -> str:

@@ -5,11 +5,10 @@ What is finished already needs nothing: a run is looked at only while answers of
 
 from __future__ import annotations
 
-import inspect
 import os
 import shutil
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,10 +17,9 @@ from typing import Any
 import torch
 
 from benchmarks import judgements
-from benchmarks.catalogue import find, named_folders, open_benchmarks
+from benchmarks.catalogue import find
 from benchmarks.judge import Judge, open_judge
 from benchmarks.judge_settings import JUDGE_VARIABLE
-from harness.data.open_pool import open_pool
 from harness.engine.clip_scorer import find_scorer
 from harness.errors import UserError, user_errors
 from harness.models import hub_snapshots
@@ -29,9 +27,8 @@ from harness.models.base_cards import find_base
 from harness.models.checkpoints import check_files
 from harness.models.load_base import check_machine
 from harness.pipeline.context import Context
-from harness.study import compare, cost_model
-from harness.study.reference import STUDIES, StudyReference
-from harness.study.study import Run, Study
+from harness.study import cost_model
+from harness.study.study import Run
 from harness.training.memory import GIB, planned
 from harness.training.placement import SPARE, Placement
 from harness.training.ranks import ranks
@@ -81,105 +78,6 @@ def attempt(about: str, check: Callable[[], object]) -> list[Finding]:
     except UserError as error:
         return [Finding(about, str(error))]
     return []
-
-
-def open_study(reference: StudyReference) -> tuple[Study | None, list[Finding]]:
-    """The study. Where it cannot be built, each option is tried alone, and the study is that of the
-    options that are right (None where there is none)."""
-    try:
-        return reference.load(), []
-    except UserError as error:
-        first = Finding(f"study {reference.name}", str(error))
-    if reference.name not in STUDIES:  # the options of a user's own study mean what it says
-        return None, [first]
-    taken = inspect.signature(STUDIES[reference.name]).parameters
-    known = {name: value for name, value in reference.options.items() if name in taken}
-    findings, right = of_options(reference.name, known)
-    if known != reference.options or not findings:  # an option that the study does not take
-        findings = [first, *findings]
-    try:
-        return StudyReference(reference.name, right).load(), findings
-    except UserError as error:
-        second = Finding(first.about, str(error))
-        return None, findings if second in findings else [*findings, second]
-
-
-def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], dict[str, Any]]:
-    """What is wrong with each option alone, and the options that are right."""
-    right, findings = dict(options), list[Finding]()
-
-    def refuse(name: str, found: list[Finding]) -> bool:
-        findings.extend(found)
-        if found:
-            right.pop(name, None)
-        return bool(found)
-
-    for name in ("seeds", "rounds", "images", "limit"):
-        if name in options:
-            check = partial(compare.at_least_one, **{name: options[name]})
-            refuse(name, attempt(f"--{name}", check))
-    if "base" in options:
-        refuse("base", attempt("base", lambda: find_base(options["base"])))
-    if "pool" in options and study != "paper":  # its pool is the folder of all data
-        refuse("pool", attempt("pool", lambda: open_pool(options["pool"])))
-    rows = {
-        text: attempt("row", partial(compare.ready_made, text)) for text in options.get("rows", ())
-    }
-    findings += [
-        Finding(f"row {text.partition('=')[0]}", each.says) for text in rows for each in rows[text]
-    ]
-    if rows:
-        right["rows"] = [text for text, found in rows.items() if not found]
-    if study != "paper":
-        findings += _benchmark_options(right)
-    return findings, right
-
-
-def _benchmark_options(right: dict[str, Any]) -> list[Finding]:
-    """Open each benchmark alone; what is wrong is taken out of the options ``right``."""
-    synthetic = find_base(right.get("base", "synthetic")).prompts == "synthetic"
-    findings, folders = list[Finding](), list[str]()
-    for text in right.get("local_data", ()):
-        found = attempt("--local-data", partial(_in_words, named_folders, [text]))
-        findings += found
-        folders += [] if found else [text]
-    names, read = list[str](), set[str]()
-    for name in right.get("benchmarks", ()):
-        served = [text for text in folders if _serves(name, text.partition("=")[0])]
-        read |= set(served)
-        limit = right.get("limit")
-        check = partial(
-            _in_words, open_benchmarks, [name], "test", limit, served, synthetic=synthetic
-        )
-        found = attempt(f"benchmark {name}", check)
-        findings += [*found, *(of_judge([name]) if found else ())]
-        names += [] if found else [name]
-    if "benchmarks" in right:
-        right["benchmarks"] = names
-    if "local_data" in right:
-        kept = [
-            text for text in folders if any(_serves(name, text.partition("=")[0]) for name in names)
-        ]
-        unread = [text for text in folders if text not in read]
-        if unread and not findings:
-            check = partial(_in_words, open_benchmarks, names, "test", None, unread)
-            findings += attempt("--local-data", check)
-        right["local_data"] = kept
-    return findings
-
-
-def _in_words(check: Callable[..., object], *arguments: object, **more: object) -> None:
-    with user_errors():
-        check(*arguments, **more)
-
-
-def _serves(benchmark: str, name: str) -> bool:
-    """Whether the benchmark reads the local data of this name."""
-    try:
-        spec = find(benchmark)
-    except KeyError:
-        return False
-    return name in (benchmark, spec.local.name if spec.local else None)
 
 
 def of_study(context: Context) -> list[Finding]:
@@ -244,13 +142,12 @@ def of_models(runs: Sequence[Run]) -> list[Finding]:
     for name, labels in _labels(runs, lambda run: run.base).items():
         card = find_base(name)
         folder = hub_snapshots.cached_folder(card.source, card.revision)
-        stored = None
-        if folder is not None and any(folder.glob("*.safetensors")):
-            found = attempt(_rows(labels), partial(check_files, folder))
-            findings += found
-            stored = None if found else check_files(folder)
-        elif isinstance(card.source, str):
+        absent = [Finding("", "")] if folder is None else attempt("", partial(check_files, folder))
+        stored = None if absent or folder is None else check_files(folder)
+        if absent and isinstance(card.source, str):  # a download that was cut goes on
             findings += _download(_rows(labels), "Base", card)
+        elif absent:
+            findings += [Finding(_rows(labels), each.says) for each in absent]
         check = partial(check_machine, card.name, device, stored, card.parameters, card.dtype)
         findings += attempt(_rows(labels), check)
     return findings

@@ -18,10 +18,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from harness.errors import UserError, process_name
 
@@ -137,14 +138,14 @@ def _number(name: str, default: int | None = None) -> int:
     return int(text)
 
 
-def _meet(rank: int, size: int) -> dist.Store:
+def _meet(rank: int, size: int) -> Any:
     """The store by which the ranks find each other, once all of them are there.
 
     Raises:
         UserError: one does not come within :data:`START`.
     """
     try:
-        store, _, _ = next(iter(dist.rendezvous("env://", rank, size, timeout=START)))
+        store, _, _ = next(iter(rendezvous("env://", rank, size, timeout=START)))
         store.set(f"selfsight/{rank}", "here")
         store.wait([f"selfsight/{other}" for other in range(size)], START)
     except (dist.DistError, RuntimeError, ValueError) as error:
