@@ -29,8 +29,15 @@ class UserError(Exception):
     """
 
 
-class NoPairs(UserError):  # noqa: N818  (a fact about one run)
-    """A round has produced no pair to train on: this run ends, the study's other runs continue."""
+class RowEnded(UserError):  # noqa: N818  (a fact about one row)
+    """A round cannot be trained (no pair, a loss that is not finite, too little memory): this row
+    ends, the study's other rows continue. All ranks of torchrun must meet it alike.
+
+    The text before the first semicolon is the reason, for the table's notes."""
+
+
+class PromptTooLong(UserError):  # noqa: N818  (a fact about one prompt)
+    """A prompt that leaves a model no room for an answer. Its question is left out."""
 
 
 @contextmanager
@@ -108,5 +115,7 @@ def plain(text: str) -> str:
 
 def process_name() -> str:
     """The name before this process's messages on stderr; with several processes it has a number."""
-    size, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
-    return "harness" if size == 1 else f"harness (process {rank + 1} of {size})"
+    size, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "0")
+    if size in ("0", "1") or not (size.isdecimal() and rank.isdecimal()):
+        return "harness"
+    return f"harness (process {int(rank) + 1} of {size})"

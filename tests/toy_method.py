@@ -96,6 +96,11 @@ class Words:
     def grade(self, answers: Mapping[str, str]) -> Report:
         grades = []
         for question in self.questions():
+            if question.id not in answers:
+                grades.append(
+                    Grade(question=question.id, cluster=question.cluster, value=None, read_as="")
+                )
+                continue
             words = answers[question.id].split()
             counts = {"answers": 1.0, "words": float(len(words)), "the": float(words.count("the"))}
             grades.append(

@@ -195,7 +195,7 @@ def _bases(names: Sequence[str]) -> Iterator[Check]:
     from harness.models.base_cards import BASES
 
     for card in BASES.values():
-        yield _base(card, load=isinstance(card.source, Path))
+        yield _base(card, load=isinstance(card.source, Path) or card.name in names)
     for name in names:
         if name not in BASES:
             yield load_state(name)
@@ -215,10 +215,11 @@ def _base(card: Any, *, load: bool) -> Check:
     """The state of a base card; ``load``: by loading it, where its files are here."""
     from harness.engine.load import load_model
     from harness.models.checkpoints import check_files
+    from harness.models.hub_snapshots import cached_folder
     from harness.models.load_base import check_machine, default_device
 
     device = default_device()
-    folder, mend = _folder_or_cache(card.source, card.revision), _get(card)
+    folder, mend = cached_folder(card.source, card.revision), _get(card)
     ready, stored = folder is not None, None
     if folder is None:
         size = f" (about {card.parameters * 2 / 1e9:.0f} GB)" if card.parameters else ""
@@ -242,9 +243,10 @@ def _base(card: Any, *, load: bool) -> Check:
 
 def _scorers() -> Iterator[Check]:
     from harness.engine.clip_scorer import SCORERS, load_scorer
+    from harness.models.hub_snapshots import cached_folder
 
     for card in SCORERS.values():
-        folder = _folder_or_cache(card.source, card.revision)
+        folder = cached_folder(card.source, card.revision)
         weights = ("*.safetensors", "*.bin")
         ready = folder is not None and any(p.exists() for e in weights for p in folder.glob(e))
         says = "its weights are here" if ready else "not here"
@@ -255,16 +257,6 @@ def _scorers() -> Iterator[Check]:
             except UserError as error:
                 ready, says = False, str(error)
         yield check("scorers", card.name, ready, says, _get(card))
-
-
-def _folder_or_cache(source: str | Path, revision: str | None) -> Path | None:
-    """The folder, or that of a pinned hub model in the local cache; None where it is not there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    if isinstance(source, Path):
-        return source
-    config = try_to_load_from_cache(source, "config.json", revision=revision)
-    return Path(config).parent if isinstance(config, str) else None
 
 
 def _get(card: Any) -> str:

@@ -1,4 +1,4 @@
-"""The commands on single files: ``export``, ``answer`` and ``grade`` one benchmark; ``doctor``."""
+"""The commands on single files: ``export``, ``answer`` and ``grade`` one benchmark."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from harness.errors import UserError, user_errors
 
 # Modules that import torch, pandas or a benchmark's code are imported inside the commands: export,
-# grade and doctor must run without torch, and --help must be fast.
+# and grade must run without torch, and --help must be fast.
 
 LOCAL_DATA = (
     "the folder of a benchmark's official files, such as coco=data/coco; may be repeated"
@@ -46,7 +46,6 @@ def add(commands: Any) -> None:
     _add_export(commands)
     _add_answer(commands)
     _add_grade(commands)
-    _add_doctor(commands)
 
 
 def _add_export(commands: Any) -> None:
@@ -97,19 +96,6 @@ def _add_grade(commands: Any) -> None:
     )
 
 
-def _add_doctor(commands: Any) -> None:
-    help = "list what is ready on this machine, what is missing and how to get it; changes nothing"
-    parser = _parser(commands, "doctor", doctor, help)
-    _add_list(parser, "--local-data", "NAME=FOLDER", LOCAL_DATA)
-    _add_list(parser, "--base", "NAME", "also check this folder, LoRA adapter or hub id")
-    parser.add_argument(
-        "--online",
-        action="store_true",
-        help="also check that the pinned revisions exist on the Hugging Face hub",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
 def _parser(
     commands: Any, name: str, function: Callable[[argparse.Namespace], None], help: str
 ) -> argparse.ArgumentParser:
@@ -158,18 +144,6 @@ def grade(args: argparse.Namespace) -> None:
         print(exchange.estimate(benchmark, args.questions, args.answers))
     else:
         print(exchange.grade(benchmark, args.questions, args.answers, args.out))
-
-
-def doctor(args: argparse.Namespace) -> None:
-    from benchmarks.catalogue import BENCHMARKS, named_folders
-    from harness.cli import doctor, doctor_report
-
-    with user_errors():
-        folders = named_folders(args.local_data)
-    checks = doctor.examine(
-        BENCHMARKS, doctor.known_methods(), folders, bases=args.base, online=args.online
-    )
-    print(doctor_report.as_json(checks) if args.json else doctor_report.as_text(checks))
 
 
 def _benchmark(name: str, split: Any, limit: int | None, local_data: list[str]) -> Any:

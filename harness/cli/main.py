@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.artifacts.results_folder import explain_disk_errors
-from harness.cli import file_commands, results_commands, study_commands
+from harness.cli import doctor_command, file_commands, results_commands, study_commands
+from harness.cli.parser import Parser
 from harness.errors import UserError, plain, process_name
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 done, 1 a broken results folder (``verify``), 2 a
-    user's mistake (one sentence on stderr), 130 interrupted."""
+    user's mistake (one sentence on stderr), 3 done but for a row that ended early, 130
+    interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         check_resolution()
@@ -46,9 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The parser; each command carries its function as ``command``."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="python -m harness",
         description="Start with these commands: doctor, then plan compare, then run compare.",
     )
@@ -56,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     study_commands.add(commands)
     results_commands.add(commands)
     file_commands.add(commands)
+    doctor_command.add(commands)
     commands.add_parser(
         "synthetic",
         help="train the synthetic models (its options: python -m harness synthetic --help)",

@@ -6,17 +6,21 @@ import argparse
 import io
 import shutil
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import results_commands
 from harness.cli.file_commands import Listed
-from harness.errors import UserError
+from harness.errors import UserError, plain
 
 if TYPE_CHECKING:  # they need torch, which other commands go without
+    from harness.pipeline.context import Context
+    from harness.pipeline.preflight import Finding
     from harness.pipeline.runner import Execute
     from harness.study.reference import StudyReference
     from harness.study.study import Study
@@ -85,6 +89,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """All options of studies. The parameters of a study's function decide which of them it accepts."""
 
+ENDED_EARLY = 3
+"""The exit code where a row ended early and all else is done."""
+
 HELP = {
     "plan": "show what a study still has to do and how long it takes; writes nothing",
     "run": "run a study and print its table; if interrupted, run it again to continue",
@@ -113,8 +120,11 @@ def add(commands: Any) -> None:
             help="train with 8-bit AdamW (saves memory, gives other weights; needs a CUDA GPU)",
         )
         command.set_defaults(command=function, options=options)
-        if function is run:
-            _add_of_run(command)
+        _add_of_run(command)
+        if function is plan:
+            command.add_argument(
+                "--stages", action="store_true", help="show every missing stage, not only rows"
+            )
 
 
 def _add_of_run(command: argparse.ArgumentParser) -> None:
@@ -140,30 +150,101 @@ def _add_of_run(command: argparse.ArgumentParser) -> None:
     command.add_argument("--exclude-leaks", action="store_true", help=results_commands.LEAKS)
 
 
-def plan(given: argparse.Namespace) -> None:
-    from harness.pipeline import runner
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """A command that was looked at before it does anything."""
+
+    reference: StudyReference
+    context: Context | None
+    """None: the study cannot be built as asked."""
+    findings: list[Finding]
+    """What is lacking."""
+
+    @property
+    def problem(self) -> UserError:
+        from harness.pipeline import preflight
+
+        return preflight.problem(self.findings)
+
+
+def look(given: argparse.Namespace) -> Looked:
+    """What the study of a command lacks here: its options, files, models, memory and disk."""
+    from transformers.utils import logging as transformers_logging
+
+    from harness.artifacts.results_folder import Results
+    from harness.pipeline import preflight, preflight_options
+    from harness.pipeline.context import Context
     from harness.study import paper
 
-    reference = reference_of(given)
-    if given.study == "paper":
-        text, ready = paper.forecast(results_commands.RESULTS, **reference.options)
-        print(text)
-        if not ready:
-            return
-    study = reference.load()
-    out = folder_of(given, study)
-    lines = forecast(study, out, costs=given.study != "paper")
-    print("\n".join([*lines, runner.plan(study, out, placement_of(given))]))
+    transformers_logging.disable_progress_bar()  # of small files; the findings are the output
+    reference, placement = reference_of(given), placement_of(given)
+    study, wrong = preflight_options.open_study(reference)
+    findings = [*wrong, *_of_command(given, placement)]
+    if study is None:
+        if given.study == "paper":
+            runs, missing = paper.needs(**reference.options)
+            files = [preflight.Finding("file", f"{line}.") for line in missing]
+            out = given.out or results_commands.RESULTS
+            findings = [*files, *preflight.of_runs(runs, out, placement)] or findings
+        return Looked(reference=reference, context=None, findings=findings)
+    context = Context(study, Results(folder_of(given, study)), placement, download=False)
+    findings += preflight.of_study(context)
+    # With a wrong option the study is of the other options alone: enough to look, not to plan.
+    return Looked(reference=reference, context=None if wrong else context, findings=findings)
 
 
-def run(given: argparse.Namespace) -> None:
+def _of_command(given: argparse.Namespace, placement: Placement) -> list[Finding]:
+    """What the options of the command itself lack."""
+    from harness.pipeline.executors import processes, ray_cluster
+    from harness.pipeline.preflight import attempt
+    from harness.training.loggers import check_trackers
+    from harness.training.placement import check_optimizer
+    from harness.training.ranks import ranks
+
+    checks: list[tuple[str, Callable[[], object]]] = [
+        ("--eight-bit", partial(check_optimizer, placement.optimizer)),
+        ("--log-to", partial(check_trackers, placement.log_to)),
+        ("--jobs", partial(processes.check_jobs, given.jobs, given.on, ranks().size)),
+    ]
+    if given.on == "ray":
+        checks.append(("--on", ray_cluster.check_installed))
+    return [finding for about, check in checks for finding in attempt(about, check)]
+
+
+def plan(given: argparse.Namespace) -> None:
+    from harness.pipeline import planning, preflight
+
+    looked = look(given)
+    if looked.context is None:
+        raise looked.problem
+    lines = [*looked.context.study.notes]
+    lines += planning.plan(looked.context, jobs=given.jobs, stages=given.stages)
+    if looked.findings:
+        lines += ["", f"Lacking ({len(looked.findings)}); run will not start without:"]
+        lines += preflight.listed(looked.findings)
+    print(plain("\n".join(_wrapped(lines))))
+
+
+def _wrapped(lines: Sequence[str]) -> Iterator[str]:
+    """Long sentences in lines of the terminal's width, at most 100; tables as they are."""
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
+    for line in lines:
+        table = not line or line.startswith(" ")
+        yield line if table else textwrap.fill(line, width, break_on_hyphens=False)
+
+
+def run(given: argparse.Namespace) -> int:
+    """0, or 3 where a row ended early."""
     from harness.pipeline import runner
     from harness.pipeline.progress import Display
     from harness.training.ranks import leave, ranks
 
-    reference, is_main = reference_of(given), ranks().is_main
-    study = reference.load()
-    out, placement = folder_of(given, study), placement_of(given)
+    is_main, looked = ranks().is_main, look(given)
+    if looked.context is None or looked.findings:
+        raise looked.problem
+    context = looked.context
+    context.download = True
+    study, out = context.study, context.results.out
     display = Display(sys.stdout if is_main else io.StringIO())
     for note in study.notes:
         display.say(note)
@@ -173,8 +254,14 @@ def run(given: argparse.Namespace) -> None:
         if is_main:
             results_commands.write_all(out, exclude_leaks=given.exclude_leaks)
 
-    with executor(given, reference, study, out, placement) as execute:
-        runner.run(study, out, display, placement, execute, draw)
+    with executor(given, looked.reference, study, out, context.placement) as execute:
+        ended = runner.run(study, out, display, context.placement, execute, context, draw)
+    if is_main:
+        for number, why in enumerate(ended):
+            if not number:
+                print("\nNot in the table, or not with all seeds and rounds:")
+            print(plain(textwrap.fill(why, 100)))
+    return ENDED_EARLY if ended else 0
 
 
 def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) -> Path:
@@ -209,21 +296,14 @@ def folder_of(given: argparse.Namespace, study: Study) -> Path:
 
 
 def placement_of(given: argparse.Namespace) -> Placement:
-    """The training choices on the command line. All others are made by what fits in memory.
+    """The training choices on the command line. All others are made by what fits in memory."""
+    from harness.training.loggers import DEFAULT
+    from harness.training.placement import Placement
 
-    Raises:
-        UserError: the optimizer or a tracker is not installed.
-    """
-    from harness.training.loggers import DEFAULT, check_trackers
-    from harness.training.placement import Placement, check_optimizer
-
-    placement = Placement(
+    return Placement(
         optimizer="adamw8bit" if given.eight_bit else "adamw",
-        log_to=tuple(getattr(given, "log_to", None) or (DEFAULT,)),
+        log_to=tuple(given.log_to or (DEFAULT,)),
     )
-    check_optimizer(placement.optimizer)
-    check_trackers(placement.log_to)
-    return placement
 
 
 @contextmanager
@@ -238,40 +318,18 @@ def executor(
     several local processes, or on a Ray cluster.
 
     Raises:
-        UserError: ``--jobs`` is invalid here, or Ray or its cluster is missing.
+        UserError: Ray's cluster is missing.
     """
     from harness.pipeline.executors import in_process, pooled, processes, ray_cluster
     from harness.training.ranks import ranks
 
-    size = ranks().size
-    if given.jobs is not None:
-        processes.check_jobs(given.jobs)
-        if given.jobs > 1 and (given.on or size > 1):
-            raise UserError("--jobs is for one machine; leave it out under torchrun and --on ray.")
     if given.on == "ray":
         with ray_cluster.cluster(reference, out, placement) as workers:
             yield partial(pooled.execute, workers=workers)
         return
-    jobs = given.jobs or (processes.default_jobs(study) if size == 1 else 1)
+    jobs = given.jobs or (processes.default_jobs(study) if ranks().size == 1 else 1)
     if jobs == 1:
         yield in_process.execute
         return
     with processes.LocalProcesses(reference, out, jobs, placement) as local:
         yield partial(pooled.execute, workers=local)
-
-
-def forecast(study: Study, out: Path, *, costs: bool) -> list[str]:
-    """What ``plan`` prints before the stages: the study's notes and, on a real base, the free disk
-    and (``costs``) what the study costs."""
-    from harness.models.base_cards import find_base
-    from harness.study import cost_model
-
-    lines = list(study.notes)
-    if all(find_base(run.base).prompts == "synthetic" for run in study.runs):
-        return lines
-    if costs:
-        share = cost_model.share_of(study.limit)
-        lines += ["What it costs:", *cost_model.lines(study.runs, out.parent, share=share)]
-    disk = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(disk).free / 2**30
-    return [*lines, f"{free:,.0f} GiB are free on the disk of {out}."]

@@ -105,20 +105,29 @@ class Pool:
                 ' {"image": ..., "question": ..., "reference": ...}.'
             )
 
+    def check_size(self, n: int, seed: int, rounds: int) -> None:
+        """Check that the pool has ``n`` fresh images for each round.
+
+        Raises:
+            UserError: it is too small.
+        """
+        size = len(self.order(seed) if self.order else self.ids)
+        if n * rounds > size:
+            raise UserError(
+                f"The pool {self.spec} holds {size}"
+                f" images{' in its proportions' if self.order else ''}; {rounds}"
+                f" round{'s' if rounds > 1 else ''} of {n} fresh ones need {n * rounds}. Give fewer"
+                " --images or --rounds, or a larger pool."
+            )
+
     def draw(self, n: int, seed: int, round: int) -> Drawn:
         """The images of a round (from 1): its ``n`` ids in the seed's order, less unreadable ones.
 
         Raises:
             UserError: the pool is too small for so many rounds, or no image can be read.
         """
+        self.check_size(n, seed, round)
         ids = self.order(seed) if self.order else ordered(self.ids, seed)
-        if n * round > len(ids):
-            raise UserError(
-                f"The pool {self.spec} holds {len(ids)}"
-                f" images{' in its proportions' if self.order else ''}; {round}"
-                f" round{'s' if round > 1 else ''} of {n} fresh ones need {n * round}. Give fewer"
-                " --images or --rounds, or a larger pool."
-            )
         ids = ids[n * (round - 1) : n * round]
         with ThreadPoolExecutor(max_workers=min(16, cores())) as threads:
             results = list(threads.map(self._draw_one, ids))

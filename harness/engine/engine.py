@@ -24,7 +24,7 @@ from harness.engine.decode import Stops, decode
 from harness.engine.decode_state import Decoder, DecodeRow
 from harness.engine.prefix_cache import ImagePrefix, PrefixCache, content_hash
 from harness.engine.scoring import MAX_PACKED, Pack, score
-from harness.errors import UserError
+from harness.errors import PromptTooLong, UserError
 from harness.models.chat_format import renderer
 from harness.models.device_memory import free_memory
 from harness.models.find_family import family_of
@@ -344,7 +344,7 @@ class Engine:
                 )
             length = len(tokens) - cut + (0 if prefix is None else prefix.length)
             if length >= self.positions:
-                raise UserError(
+                raise PromptTooLong(
                     f"Prompt {prompt.key!r} takes {length} tokens and the model reads"
                     f" {self.positions}, its answer included; shorten it, or take it out."
                 )

@@ -11,12 +11,14 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from pickle import UnpicklingError  # raised for a torch file that holds more than tensors
 
 from huggingface_hub import (
     HfApi,
     constants,
+    get_session,
     hf_hub_download,
     snapshot_download,
     try_to_load_from_cache,
@@ -49,6 +51,7 @@ SETTINGS = ["*.json", "*.txt", "*.jinja", "*.model"]
 """File patterns of a model's settings and its tokenizer."""
 TORCH = "pytorch_model.bin"
 SHA256 = re.compile(r"[0-9a-f]{64}")
+PROBE_SECONDS = 3.0
 FAILURES = (OSError, ValueError, HfHubHTTPError, httpx.HTTPError)
 """The exceptions of a failed request; httpx's own, such as a broken connection, are no OSError."""
 
@@ -89,6 +92,29 @@ def is_hub_id(name: str) -> bool:
     return bool(HUB_ID.fullmatch(name))
 
 
+def cached_folder(source: str | Path, revision: str | None) -> Path | None:
+    """The folder, or that of a hub model in the local cache; None where it is not there."""
+    if isinstance(source, Path):
+        return source
+    config = try_to_load_from_cache(source, "config.json", revision=revision)
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def reachable() -> bool:
+    """Whether the hub answers within :data:`PROBE_SECONDS`. Asked once: its library would try again
+    for half a minute."""
+    return not constants.HF_HUB_OFFLINE and _answers(constants.ENDPOINT)
+
+
+@cache
+def _answers(endpoint: str) -> bool:
+    try:
+        get_session().head(endpoint, timeout=PROBE_SECONDS)
+    except FAILURES:
+        return False
+    return True
+
+
 def fetch(
     what: str, id: str, revision: str | None, *, weights: bool = True, torch_file: bool = False
 ) -> Path:
@@ -103,10 +129,15 @@ def fetch(
         UserError: the model does not exist, is gated or unreachable; it has no such weights; a
             file is cut; the disk is full.
     """
+    cached = not reachable()
     try:
         folder = Path(
             snapshot_download(
-                id, revision=revision, allow_patterns=SETTINGS, ignore_patterns=["*/*"]
+                id,
+                revision=revision,
+                allow_patterns=SETTINGS,
+                ignore_patterns=["*/*"],
+                local_files_only=cached,
             )
         )
         if not weights:
@@ -114,9 +145,11 @@ def fetch(
         if (folder / INDEX).is_file():
             names = indexed_files(folder)
             if not all((folder / name).is_file() for name in names):
-                snapshot_download(id, revision=folder.name, allow_patterns=names)
+                snapshot_download(
+                    id, revision=folder.name, allow_patterns=names, local_files_only=cached
+                )
         else:
-            names = [_single_file(what, id, folder.name, torch_file)]
+            names = [_single_file(what, id, folder.name, torch_file, cached)]
     except FAILURES as error:
         raise load_error(what, id, revision, error) from error
     for name in names:
@@ -144,9 +177,12 @@ def fetch_config(id: str, revision: str | None) -> tuple[Path, str]:
         UserError: the repository, the revision or both files do not exist, it is gated, or the
             hub cannot be reached.
     """
+    cached = not reachable()
     try:
         try:
-            path = Path(hf_hub_download(id, "config.json", revision=revision))
+            path = Path(
+                hf_hub_download(id, "config.json", revision=revision, local_files_only=cached)
+            )
         except LocalEntryNotFoundError:
             raise
         except EntryNotFoundError:
@@ -177,14 +213,15 @@ def commit_of(what: str, dataset: str, revision: str | None) -> str:
         raise load_error(what, dataset, revision, error) from error
 
 
-def _single_file(what: str, id: str, commit: str, torch_file: bool) -> str:
-    """Download the one file with the weights and return its name."""
+def _single_file(what: str, id: str, commit: str, torch_file: bool, cached: bool) -> str:
+    """Download the one file with the weights and return its name; ``cached``: without the hub."""
     try:
-        hf_hub_download(id, SINGLE, revision=commit)
+        hf_hub_download(id, SINGLE, revision=commit, local_files_only=cached)
     except LocalEntryNotFoundError:
         if not torch_file:
             raise
-        hf_hub_download(id, TORCH, revision=commit)  # offline: an earlier run may have it
+        # Offline: an earlier run may have it.
+        hf_hub_download(id, TORCH, revision=commit, local_files_only=cached)
         return TORCH
     except EntryNotFoundError:
         if torch_file:

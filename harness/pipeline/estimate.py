@@ -1,4 +1,5 @@
-"""How long tasks take: from what this machine measured before, else a rough guess."""
+"""How long tasks take: from what this machine measured before, else by the shipped reference, else
+a rough guess."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from statistics import median
 
 from harness.artifacts.environment import hardware
 from harness.artifacts.results_folder import records
+from harness.pipeline.shipped_rates import shipped_rates
 from harness.pipeline.tasks import Kind, Task
 
 GUESS: Mapping[Kind, float] = {"pairs": 0.04, "train": 0.01, "answer": 0.006, "choices": 0.005}
@@ -31,16 +33,30 @@ class Estimate:
         ]
 
     def rate(self, task: Task) -> float | None:
-        """Seconds an item; None where nothing like it has been measured."""
-        base = None if task.checkpoint is None else task.checkpoint.card.name
+        """Seconds an item: measured here, else by the shipped reference; None where nothing like it
+        is known."""
+        here = self.measured(task)
+        return self.shipped(task) if here is None else here
+
+    def measured(self, task: Task) -> float | None:
+        """Seconds an item on this hardware."""
         alike = [
             record
             for record in self._records
-            if (record.get("stage"), record.get("base")) == (task.kind, base)
+            if (record.get("stage"), record.get("base")) == (task.kind, _base(task))
         ]
         same = [record for record in alike if record.get("name") == task.name]
         rates = [record["seconds"] / record["items"] for record in same or alike]
         return median(rates) if rates else None
+
+    def shipped(self, task: Task) -> float | None:
+        """Seconds an item on the shipped reference's hardware."""
+        rates = {
+            name: rate
+            for (stage, base, name), rate in shipped_rates().rates.items()
+            if (stage, base) == (task.kind, _base(task))
+        }
+        return rates.get(task.name) or (median(rates.values()) if rates else None)
 
     def weight(self, task: Task) -> float:
         """About how many seconds a task takes; a guess where nothing is known."""
@@ -48,3 +64,7 @@ class Estimate:
             return WITHOUT_MODEL
         rate = self.rate(task)
         return (GUESS[task.kind] if rate is None else rate) * (task.items or 100)
+
+
+def _base(task: Task) -> str | None:
+    return None if task.checkpoint is None else task.checkpoint.card.name

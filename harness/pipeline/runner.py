@@ -1,24 +1,21 @@
-"""Run a study: find what is missing and let an executor do it. Plan a study: say what is missing,
-with an estimate."""
+"""Run a study: find what is missing and let an executor do it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cache
 from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
 from harness.artifacts.results_folder import Results, lock, write_json
-from harness.errors import UserError
 from harness.models.base_cards import find_base
 from harness.pipeline import matched_baselines
 from harness.pipeline.context import Context
 from harness.pipeline.estimate import Estimate
 from harness.pipeline.executors import in_process
 from harness.pipeline.loaded_model import set_threads
-from harness.pipeline.progress import Display, span
+from harness.pipeline.progress import Display
 from harness.pipeline.study_progress import StudyProgress
 from harness.pipeline.tasks import FROM_QUESTIONS, Task, export_tasks, run_tasks
 from harness.study.study import Study
@@ -36,20 +33,24 @@ def run(
     display: Display,
     placement: Placement = AS_FITS,
     execute: Execute = in_process.execute,
+    context: Context | None = None,
     draw: Callable[[], None] = lambda: None,
-) -> None:
+) -> list[str]:
     """Do what is missing of the study in ``out``. Everything finished is kept, whatever happens.
-    ``draw`` is called at the end on every rank, while the folder is reserved.
+    ``context``: of this study and folder, with its pools open. ``draw`` is called at the end on
+    every rank, while the folder is reserved.
+
+    Returns:
+        A sentence for each row that ended early, because a round could not be trained.
 
     Raises:
         UserError: the folder holds results of other settings (before any work), another process
-            writes there, a stage has met a user's mistake, or a row made no pair to train on (when
-            the other rows are done).
+            writes there, or a stage has met a user's mistake.
     """
     Results(out).check_whole("no stage can be done in it")
     set_threads([find_base(run.base) for run in study.runs])
     transformers_logging.disable_progress_bar()  # the stages show their own
-    context, group = Context(study, Results(out), placement), ranks()
+    context, group = context or Context(study, Results(out), placement), ranks()
     with lock(out) if group.is_main else nullcontext():
         exports = [task for task in export_tasks(context) if task.missing()]
         tasks = run_tasks(context)
@@ -71,11 +72,8 @@ def run(
             shown.plan(todo)
         ended = execute(context, todo, shown)
         context.models.forget()
-        if ended:
-            raise UserError(
-                f"{' '.join(ended)} All else is done; python -m harness table --out {out} shows it."
-            )
         draw()
+    return ended
 
 
 def study_json(study: Study) -> dict[str, object]:
@@ -84,56 +82,3 @@ def study_json(study: Study) -> dict[str, object]:
     content = matched_baselines.study_json(study)
     rows = [{**row, "family": find_base(row["base"]).family} for row in content["runs"]]
     return {**content, "runs": rows}
-
-
-def plan(study: Study, out: Path, placement: Placement = AS_FITS) -> str:
-    """What ``run`` would do: a line a missing task with an estimate from what this machine measured
-    before. Writes nothing.
-
-    Raises:
-        UserError: the folder holds results of other settings, or is a packed one.
-    """
-    Results(out).check_whole("no stage can be done in it")
-    context = Context(study, Results(out), placement, download=False)
-    exports, tasks = export_tasks(context), run_tasks(context)
-    todo = [task for task in exports if task.missing()]
-    exporting = bool(todo)
-    for task in tasks:
-        # Without its questions, a task has no identity yet that could be compared.
-        unknown = exporting and task.kind in FROM_QUESTIONS
-        if not task.stage.done if unknown else task.missing():
-            todo.append(task)
-    done = len(exports) + len(tasks) - len(todo)
-    return "\n".join(
-        [
-            f"{study.name}: {study.question}",
-            f"{out}: {done} stages done, {len(todo)} missing.",
-            *context.unreadable(),
-            *_estimates(study, todo, Estimate(out.parent)),
-        ]
-    )
-
-
-def _estimates(study: Study, todo: Sequence[Task], estimate: Estimate) -> list[str]:
-    """A line a task that needs a model, and the sum."""
-    questions = {benchmark.name: benchmark.questions for benchmark in study.benchmarks}
-
-    @cache
-    def count(benchmark: str) -> int:
-        return sum(1 for _ in questions[benchmark]())
-
-    lines, known, unknown = list[str](), 0.0, 0
-    for task in (task for task in todo if task.needs_model):
-        rate = estimate.rate(task)
-        if rate is None:
-            unknown += 1
-            lines.append(f"  {task.title:<56} unknown")
-        else:
-            seconds = rate * (count(task.benchmark) if task.items is None else task.items)
-            known += seconds
-            lines.append(f"  {task.title:<56} about {span(seconds)}")
-    if quick := sum(not task.needs_model for task in todo):
-        lines.append(f"  and {quick} exports and gradings, without a model")
-    sums = [f"about {span(known)} in all, one task after the other"] if known else []
-    sums += [f"{unknown} stages of unknown time (none of their kind has run here)"] * bool(unknown)
-    return [*lines, f"{', and '.join(sums).capitalize()}."] if sums else lines

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from harness.artifacts.results_folder import write_json
+from harness.errors import RowEnded
 from harness.pipeline.context import Context
 from harness.pipeline.stages import (
     answer,
@@ -70,6 +72,15 @@ def begin(context: Context, task: Task) -> bool:
     if task.kind == "pairs":
         pairs.prepare(context, task)
     return False
+
+
+def end_row(task: Task, error: RowEnded, *, write: bool = True) -> str:
+    """Note why the row ends in the task's folder, for the table; the sentence that names the
+    row."""
+    if write:
+        reason = str(error).partition(";")[0]
+        write_json(task.stage.folder / "ended.json", {"reason": reason})
+    return f"{task.title.removesuffix(': train')}: {error}"
 
 
 def missing_shards(task: Task) -> list[int]:

@@ -9,12 +9,14 @@ long."""
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.interface import Benchmark
 from harness.artifacts.environment import hardware
 from harness.artifacts.results_folder import records
 from harness.models.base_cards import BASES, BaseCard, find_base
@@ -28,17 +30,21 @@ from methods.interface import Recipe
 REFERENCE = 7.06e9
 """Parameters of the base that the lower bounds are for."""
 
-ANSWER_SECONDS = 180.0
-"""To answer POPE, MME and CHAIR once (9,000, 2,374 and 500 questions)."""
+SHORT_SECONDS, CAPTION_SECONDS = 0.0113, 0.102
+"""To answer a short question, and to describe an image: POPE, MME and CHAIR once (9,000 and 2,374
+short questions, 500 captions) take 180 s, a caption about nine times as long as a short answer."""
 
 PROMPT, SIDE, AT_ONCE, RATE = 600, 100, 8, 0.45 * 790e12
 """Tokens of image and prompt; tokens of an answer; pairs per pass; FLOP/s at 45 % of the peak."""
 
 
-def share_of(limit: int | None) -> float:
-    """The share of the questions that are asked under a limit of images; POPE and CHAIR have 500
-    images each."""
-    return 1.0 if limit is None else min(1.0, limit / 500)
+def answer_seconds(benchmarks: Sequence[Benchmark], counts: Mapping[str, int]) -> float:
+    """Seconds to answer all questions once; ``counts``: questions by benchmark."""
+    captions = {b.name for b in benchmarks if any(metric.name == "words" for metric in b.metrics)}
+    return sum(
+        count * (CAPTION_SECONDS if name in captions else SHORT_SECONDS)
+        for name, count in counts.items()
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +68,14 @@ class Cost:
         return (self.pairs + self.train + self.answers) / 3600
 
 
-def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, share: float = 1.0) -> Cost:
-    """The cost of one run: every round's pairs and training, and the answers to a ``share`` of the
-    questions after each round. ``measured`` are records of this hardware."""
+def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: float = 180.0) -> Cost:
+    """The cost of one run: every round's pairs and training, and ``answering`` seconds (on the base
+    of 7 billion parameters) for the answers after each round. ``measured`` are records of this
+    hardware."""
     card, recipe, name = find_base(run.base), run.method.recipe, run.method.name
     scale = (card.parameters or REFERENCE) / REFERENCE
     known = METHODS.get(name, Entry(published=run.method, synthetic=run.method))
-    answers = ANSWER_SECONDS * scale * share * max(1, run.last)
+    answers = answering * scale * max(1, run.last)
     if recipe is None:
         return Cost(
             label=run.label,
@@ -94,7 +101,7 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, share: float =
         passes = min(visits, pairs) + (1 + backward_share(recipe)) * visits
         train = passes * forward_flops(shape_for(card), prompt=PROMPT, side=SIDE) / RATE
     return Cost(
-        label=f"{run.label}, seed {run.seed}",
+        label=run.label,
         pairs=images * pairs_rate,
         train=train,
         answers=answers,
@@ -169,29 +176,39 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h" if seconds >= 360 else f"{seconds / 60:.1f} min"
 
 
-def lines(runs: Sequence[Run], results: Path, *, share: float = 1.0) -> list[str]:
-    """The costs in words: a line per run, and their sum. ``results`` holds earlier records."""
+def lines(
+    runs: Sequence[Run],
+    benchmarks: Sequence[Benchmark],
+    counts: Mapping[str, int],
+    results: Path,
+) -> list[str]:
+    """The costs in words: a line a row, and their sum. ``counts``: questions by benchmark.
+    ``results`` holds earlier records."""
     here = hardware()
     measured = [record for record in records(results) if record.get("hardware") == here]
-    costs = [cost(run, measured, share=share) for run in runs]
-    text = [f"  {'row':<28}{'pairs':>10}{'train':>10}{'answers':>10}{'memory':>10}{'disk':>10}"]
-    for each in costs:
-        seconds = (each.pairs, each.train, each.answers)
-        times = "".join(f"{_duration(part):>10}" for part in seconds)
-        sizes = f"{math.ceil(each.memory):>6} GiB{math.ceil(each.disk):>6} GiB"
+    answering = answer_seconds(benchmarks, counts)
+    seeds = Counter(run.label for run in runs)
+    rows = {run.label: cost(run, measured, answering=answering) for run in reversed(runs)}
+    width = min(40, max(map(len, rows)))
+    columns = ("pairs", "train", "answers", "memory", "disk")
+    text = [f"  {'row':<{width}} {'seeds':>5}" + "".join(f"{name:>10}" for name in columns)]
+    for label in dict.fromkeys(run.label for run in runs):
+        each, times = rows[label], seeds[label]
+        seconds = (times * each.pairs, times * each.train, times * each.answers)
+        shown = "".join(f"{_duration(part):>10}" for part in seconds)
+        sizes = f"{math.ceil(each.memory):>6} GiB{math.ceil(times * each.disk):>6} GiB"
         note = f"   measured here: {', '.join(each.measured)}" if each.measured else ""
-        text.append(f"  {each.label:<28}{times}{sizes}{note}")
-    total = sum(each.hours for each in costs)
-    memory = max(each.memory for each in costs)
-    disk = sum(each.disk for each in costs) + weights(find_base(runs[0].base))
+        text.append(f"  {label[:width]:<{width}} {times:>5}{shown}{sizes}{note}")
+    total = sum(seeds[label] * each.hours for label, each in rows.items())
+    memory = max(each.memory for each in rows.values())
+    disk = sum(seeds[label] * each.disk for label, each in rows.items())
+    disk += weights(find_base(runs[0].base))
     time = f"{total:.1f} GPU-hours" if total >= 0.1 else f"{60 * total:.1f} GPU-minutes"
-    text.append(
-        f"In all {time}, at most {math.ceil(memory)} GiB of GPU memory (on one GPU; full training"
-        f" is sharded over several), {math.ceil(disk)} GiB of disk with the base."
-    )
-    text.append(
-        "Times that are not measured here are lower bounds by arithmetic for one H200 (45 % of its"
-        " peak in training): expect twice as much to make pairs, and the loading of a model for"
-        " every row and round on top."
-    )
-    return text
+    return [
+        *text,
+        f"In all {time} for {sum(counts.values()):,} questions a round;"
+        f" {math.ceil(disk)} GiB of disk with the base.",
+        f"One GPU needs {math.ceil(memory)} GiB; full training is sharded over several.",
+        "Times that are not measured here are lower bounds by arithmetic for one H200; expect twice"
+        " as much.",
+    ]

@@ -30,7 +30,7 @@ from pathlib import Path
 from benchmarks.catalogue import BENCHMARKS, named_folders, open_benchmarks
 from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
-from harness.study import compare, cost_model
+from harness.study import compare
 from harness.study.study import Run, Study
 from methods.catalogue import METHODS
 
@@ -172,8 +172,7 @@ def study(
     )
 
 
-def forecast(
-    results: Path,
+def needs(
     *,
     base: str = "llava-1.5-7b",
     pool: str = DATA,
@@ -186,17 +185,13 @@ def forecast(
     profile: compare.Profile = "published",
     local_data: Sequence[str] = (),
     **_: object,
-) -> tuple[str, bool]:
-    """The first lines of ``plan paper`` (costs and missing data), and whether all data are there.
-    Takes the options of :func:`study`; needs neither data nor a GPU."""
+) -> tuple[tuple[Run, ...], list[str]]:
+    """The runs and the missing data of :func:`study`, with its options; needs no data.
+
+    Raises:
+        UserError: an unknown row, base or profile, or a wrong number or folder.
+    """
     runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit)
     with user_errors():
         folders = named_folders(local_data)
-    lacking = missing(pool, runs, benchmarks or WANTED, folders)
-    share = cost_model.share_of(limit)
-    lines = [f"paper ({profile}) on {base}:", *cost_model.lines(runs, results, share=share)]
-    if lacking:
-        lines += [f"Missing, {len(lacking)}:", *(f"  {line}" for line in lacking)]
-    else:
-        lines.append("No file is missing.")
-    return "\n".join(lines), not lacking
+    return runs, missing(pool, runs, benchmarks or WANTED, folders)

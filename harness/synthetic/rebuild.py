@@ -196,7 +196,9 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 def main(argv: Sequence[str]) -> None:
     """``python -m harness synthetic``: rebuild the weights; with ``--show`` only draw a sheet of
     images."""
-    parser = argparse.ArgumentParser(prog="python -m harness synthetic", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m harness synthetic", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument(
         "--show",
         type=Path,

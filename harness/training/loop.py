@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from harness.errors import UserError
+from harness.errors import RowEnded, UserError
 from harness.models.device_memory import out_of_memory, release_memory
 from harness.training.fsdp import Policy, full_tensor
 from harness.training.pair_batches import EncodedPair, pack
@@ -131,7 +131,7 @@ def take_step(
     """One optimiser step on the mean loss of ``batch``. Returns its means for the log.
 
     Raises:
-        UserError: the loss or its gradient is not finite; the weights are then unchanged.
+        RowEnded: the loss or its gradient is not finite; the weights are then unchanged.
     """
     optimizer.zero_grad()
     order = sorted(batch, key=lambda each: each.length)  # similar lengths together: less padding
@@ -144,16 +144,29 @@ def take_step(
         if not math.isfinite(row["loss"])
     ]
     if bad or not math.isfinite(norm):
-        raise UserError(
+        raise RowEnded(
             f"The loss or its gradient is not finite at step {step + 1} of {steps} (pairs:"
             f" {', '.join(bad[:3]) or 'any'}); lower the recipe's learning rate and train in a"
             " fresh folder. The checkpoints before it are kept."
         )
     optimizer.step()
+    if step + 1 == steps and not _finite(loop):
+        raise RowEnded(
+            "The weights are not finite after the last step; lower the recipe's learning rate and"
+            " train in a fresh folder."
+        )
     means = {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
     accuracy = sum(row["margin"] > 0 for row in rows) / len(rows) if "margin" in rows[0] else None
     empty = dict.fromkeys(("loss", "dpo", "alignment", "margin"))
     return {**empty, **means, "accuracy": accuracy, "grad_norm": norm}
+
+
+def _finite(loop: Loop) -> bool:
+    """Whether every trained weight is a number, on all processes."""
+    parts = [
+        getattr(each, "to_local", lambda each=each: each)() for each in loop.parameters.values()
+    ]
+    return not loop.ranks.sum_of(sum(not bool(part.isfinite().all()) for part in parts))
 
 
 def find_batch_size(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
@@ -161,8 +174,8 @@ def find_batch_size(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
     lack of memory so shows in the first minute. No weight changes.
 
     Raises:
-        UserError: one pair does not fit; or, with sharded weights, memory ran out on some of the
-            processes only.
+        RowEnded: one pair does not fit.
+        UserError: with sharded weights, memory ran out on some of the processes only.
     """
     longest = sorted(pairs, key=lambda each: -each.length)
     while True:
@@ -176,7 +189,7 @@ def find_batch_size(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
                 " the same command again."
             )
         if loop.device_batch == 1:
-            raise UserError(
+            raise RowEnded(
                 f"The longest pair ({longest[0].length} tokens) does not fit in memory on its own;"
                 " train with LoRA, on more GPUs, or with shorter answers."
             )

@@ -238,6 +238,7 @@ def planned(
     prompt: int,
     side: int,
     processes: int = 1,
+    moments: int = 8,
 ) -> MemoryEstimate:
     """The memory of a recipe on a shape, with checkpointing: ``rows`` pairs in one forward pass, of
     a ``prompt`` (image tokens included) and two answers of ``side`` tokens each. ``value``: bytes
@@ -258,6 +259,7 @@ def planned(
         words=2 * rows * side,
         checkpointing=True,
         processes=processes,
+        moments=moments,
     )
     return estimate_memory(shape, load)
 

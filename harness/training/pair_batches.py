@@ -15,7 +15,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from harness.errors import UserError
+from harness.errors import RowEnded, UserError
 from harness.models.chat_format import renderer
 from harness.models.family import Span
 from harness.models.find_family import family_of
@@ -84,7 +84,7 @@ def encode(
     ``positions`` is the model's length; answers are cut there.
 
     Raises:
-        UserError: a prompt leaves no room for an answer.
+        RowEnded: a prompt leaves no room for an answer.
     """
     chat = renderer(processor)
     image = processor.tokenizer.convert_tokens_to_ids(chat.image)
@@ -101,7 +101,7 @@ def encode(
         behind = torch.arange(len(short) - at - 1) + at + span.steps
         room = positions - len(prompt)
         if room < 1:
-            raise UserError(
+            raise RowEnded(
                 f"The prompt of pair {pair.key} takes {len(prompt)} tokens and the model reads"
                 f" {positions}; shorten the prompt."
             )

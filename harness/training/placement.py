@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import Parameter
 
-from harness.errors import UserError
+from harness.errors import RowEnded, UserError
 from harness.models.device_memory import free_memory
 from harness.models.find_family import family_of
 from harness.training.memory import GIB, MemoryEstimate, Workload, estimate_memory, shape_of
@@ -125,7 +125,8 @@ def fit(
     half as many pairs. If the memory is unknown, as on the CPU, every None becomes False.
 
     Raises:
-        UserError: nothing fits (with the numbers), or the choices cannot be combined.
+        RowEnded: nothing fits (with the numbers).
+        UserError: the choices cannot be combined.
     """
     _check(asked, processes)
     if asked.memory is None:
@@ -161,7 +162,7 @@ def fit(
                     find_batch_size=asked.find_batch_size is not False,
                 )
         if batch == 1:
-            raise UserError(_too_large(needed, asked.memory, adapted, processes, ordered[0].length))
+            raise RowEnded(_too_large(needed, asked.memory, adapted, processes, ordered[0].length))
         batch //= 2
 
 

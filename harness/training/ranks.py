@@ -12,21 +12,31 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
-from harness.errors import UserError
+from harness.errors import UserError, process_name
 
 T = TypeVar("T")
 
 PATIENCE = datetime.timedelta(hours=24)
 """How long a rank waits for the others, which may be answering. torchrun notices a dead one at
 once."""
+
+START = datetime.timedelta(minutes=5)
+"""How long a rank waits for the others to start."""
+
+LOOK_EVERY = 1.0
+"""Seconds after which a rank looks whether its launcher still runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +105,13 @@ def ranks() -> Ranks:
     """The ranks that torchrun's environment names, joined on the first call.
 
     Raises:
-        UserError: there are more processes on this machine than GPUs.
+        UserError: the environment is not torchrun's, there are more processes on this machine than
+            GPUs, or another process does not start.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _number("WORLD_SIZE", 1)
     if size == 1:
         return SINGLE
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    rank, local = _number("RANK"), _number("LOCAL_RANK", 0)
     gpus = torch.cuda.device_count()
     if gpus:
         if local >= gpus:
@@ -109,9 +120,54 @@ def ranks() -> Ranks:
                 " one a GPU."
             )
         torch.cuda.set_device(local)
+    threading.Thread(target=_end_with_launcher, args=(os.getppid(),), daemon=True).start()
+    store = _meet(rank, size)
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    dist.init_process_group(backend, rank=rank, world_size=size, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     return Ranks(rank=rank, size=size, local=local)
+
+
+def _number(name: str, default: int | None = None) -> int:
+    """A number of torchrun's environment."""
+    text = os.environ.get(name, "" if default is None else str(default))
+    if not text.isdecimal() or (name == "WORLD_SIZE" and text == "0"):
+        raise UserError(
+            f"The environment variable {name} is {text!r}; torchrun sets it to a number. Unset it,"
+            " or start with: torchrun --nproc_per_node N -m harness run ..."
+        )
+    return int(text)
+
+
+def _meet(rank: int, size: int) -> Any:
+    """The store by which the ranks find each other, once all of them are there.
+
+    Raises:
+        UserError: one does not come within :data:`START`.
+    """
+    try:
+        store, _, _ = next(iter(rendezvous("env://", rank, size, timeout=START)))
+        store.set(f"selfsight/{rank}", "here")
+        store.wait([f"selfsight/{other}" for other in range(size)], START)
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"Not all {size} processes started within {START.total_seconds() / 60:.0f} minutes"
+            f" ({str(error).splitlines()[0]}); end what is left of them, and run torchrun again."
+        ) from error
+    store.set_timeout(PATIENCE)
+    return store
+
+
+def _end_with_launcher(launcher: int) -> None:
+    """End this process when torchrun dies: the ranks would wait for each other for a day."""
+    while os.getppid() == launcher:
+        time.sleep(LOOK_EVERY)
+    print(
+        f"{process_name()}: torchrun, which started this process, has ended; everything finished"
+        " is kept; run the same command again to continue.",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
 
 
 def leave() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from harness.artifacts.fingerprint import fingerprint
 from harness.artifacts.results_folder import as_jsonl, read_jsonl, write_bytes
-from harness.errors import UserError
+from harness.errors import RowEnded, UserError
 from harness.training.pair_batches import EncodedPair, pack
 from harness.training.policy import completion_logps
 from harness.training.ranks import SINGLE, Ranks
@@ -49,8 +49,8 @@ def reference_logps(
     batches, and the main one writes.
 
     Raises:
-        UserError: ``cache`` belongs to another policy, objective or other texts, or a value is not
-            finite.
+        UserError: ``cache`` belongs to another policy, objective or other texts.
+        RowEnded: a value is not finite.
     """
     header = {"policy": policy, "rejected_argmax": rejected_argmax}
     known = _read(cache, header, pairs)
@@ -73,7 +73,7 @@ def reference_logps(
         new = {key: values for part in ranks.gather(own) for key, values in part.items()}
         for key, (chosen, rejected) in new.items():
             if not math.isfinite(chosen + rejected):
-                raise UserError(
+                raise RowEnded(
                     f"The base gives pair {key} a log-probability that is not finite ({chosen},"
                     f" {rejected}); its weights are damaged or overflow: load it in bfloat16 or"
                     " float32."

@@ -6,12 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
+import torch
 
 from harness.cli import main as cli
 from harness.cli import results_commands
+from harness.errors import UserError
 from harness.models.base_cards import BASES
 from harness.pipeline import runner
+from harness.pipeline.executors import processes
 from tests.reporting.records import write_study
 from tests.toy_method import save_base, save_pictures
 
@@ -58,7 +62,7 @@ def test_plan_run_table_and_figures_of_a_users_own_study(
     own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["plan", *own]) == 0
-    assert "0 stages done, 7 missing" in capsys.readouterr().out
+    assert "0 of 7 stages are done" in capsys.readouterr().out
     assert not (tmp_path / "results").exists()
     assert cli.main(["run", *own]) == 0
     first = capsys.readouterr().out
@@ -115,9 +119,11 @@ def test_unknown_names_of_the_comparison_name_the_nearest(
     assert "did you mean 'synthetic_chair' or" in refused(
         capsys, "plan", "compare", "--benchmarks", "chair"
     )
-    said = refused(
-        capsys, "plan", "compare", "--base", "llava-1.5-7b", "--benchmarks", "pope,chair"
+    assert (
+        cli.main(["plan", "compare", "--base", "llava-1.5-7b", "--benchmarks", "pope,chair"]) == 2
     )
+    said = " ".join(capsys.readouterr().err.split())
+    assert "pope needs" in said
     assert "did you mean 'coco_chair' or 'coco_chair_64' or 'synthetic_chair'" in said
     said = refused(
         capsys, "plan", "compare", "--benchmarks", "synthetic_pope", "--local-data", f"mme={ROOT}"
@@ -165,7 +171,7 @@ def test_what_a_pool_cannot_serve_is_said_and_a_real_base_on_the_world_too(
         )
         == 0
     )
-    said = capsys.readouterr().out
+    said = " ".join(capsys.readouterr().out.split())
     assert "Left out, because the pool" in said
     assert "csr needs question; sima needs question and reference" in said
     assert "What it costs" not in said
@@ -175,6 +181,8 @@ def test_what_a_pool_cannot_serve_is_said_and_a_real_base_on_the_world_too(
     assert "The benchmarks are synthetic" in said
     assert "GPU-minutes" in said
     assert "GiB are free on the disk" in said
+    if not torch.cuda.is_available():
+        assert "this machine has no GPU" in " ".join(said.split())
 
 
 def test_the_shipped_studies_are_what_they_say() -> None:
@@ -262,3 +270,64 @@ def test_a_command_imports_only_what_it_needs(
     head, *loaded = done.stdout.splitlines()[-1].split()
     assert head == "loaded:"
     assert HEAVY & set(loaded) <= needed
+
+
+def test_everything_that_a_command_lacks_is_listed_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.delenv("SELFSIGHT_JUDGE", raising=False)
+    monkeypatch.setattr(processes, "check_jobs", check_without_gpu)
+    command = ["run", "compare", "--base", "llava-1.5-7b", "--pool", str(tmp_path / "nowhere")]
+    command += ["--row", "theirs=/nowhere", "--benchmarks", "pope,mmhal", "--jobs", "0"]
+    assert cli.main(command) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    for lacking in (
+        "There is no pool",
+        "row theirs: There is no folder",
+        "pope needs",
+        "mmhal needs",
+        "No judge is set",
+        "--jobs is 0",
+        "Base 'llava-1.5-7b' is not in the local cache",
+        "row csr: Scorer 'clip-vit-large-patch14-336' is not in the local cache",
+    ):
+        assert lacking in said
+    assert not (tmp_path / "results").exists()
+    assert cli.main(["doctor", *command]) == 2
+    assert " ".join(capsys.readouterr().err.split()) == said
+    assert cli.main(["doctor", "run", "compare", "--limit", "2"]) == 0
+    assert capsys.readouterr().out.startswith("Nothing is lacking for: run compare --limit 2")
+    assert "no command that doctor checks 'rum'; did you mean 'run'" in refused(
+        capsys, "doctor", "rum", "compare"
+    )
+
+
+def check_without_gpu(jobs: int | None, *_: object) -> None:
+    """The check of --jobs, the same on a machine with a GPU."""
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs is {jobs}; it must be at least 1.")
+
+
+def test_a_mistyped_option_or_command_gets_the_nearest_and_none_is_abbreviated(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "--sede: did you mean --seeds?" in refused(capsys, "plan", "compare", "--sede", "3")
+    assert "--seed: did you mean --seeds?" in refused(capsys, "run", "compare", "--seed=3")
+    assert "--o: " in refused(capsys, "plan", "compare", "--o", "ray")
+    assert "no command 'rn'; did you mean 'run'" in refused(capsys, "rn", "compare")
+    assert "no value of --on 'rai'; did you mean 'ray'" in refused(
+        capsys, "plan", "compare", "--on", "rai"
+    )
+    assert "no place for 'extra'" in refused(capsys, "plan", "compare", "extra")
+    assert "Argument --seeds: invalid int value" in refused(
+        capsys, "plan", "compare", "--seeds", "x"
+    )
+
+
+def test_plan_takes_every_option_of_run() -> None:
+    def options(command: str) -> set[str]:
+        given = vars(cli.parser().parse_args([command, "compare"]))
+        return set(given) - {"command"}
+
+    assert options("plan") == options("run") | {"stages"}

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts.results_folder import Results, Stage
-from harness.errors import NoPairs, UserError
+from harness.errors import RowEnded, UserError
 from harness.pipeline import runner
 from harness.pipeline.context import Context
 from harness.pipeline.executors import pooled, processes
@@ -129,7 +129,7 @@ class ScriptedWorkers:
     def submit(self, task: Task, shards: list[int]) -> Future[UserError | None]:
         self.order.append(f"{task.key} {shards}")
         future: Future[UserError | None] = Future()
-        future.set_result(NoPairs("no pair") if task.key == "train/b" else None)
+        future.set_result(RowEnded("no pair") if task.key == "train/b" else None)
         return future
 
 
@@ -172,11 +172,11 @@ def test_the_longest_chain_goes_first_and_a_row_without_pairs_ends_alone(
     shown.plan(tasks)
     context = Context(study, Results(tmp_path))
     schedule = Schedule(context, list(tasks), shown, workers, urgency(tasks))
-    assert schedule.run() == ["no pair"]
+    assert schedule.run() == ["b: no pair"]
     assert workers.order == ["train/b [0]", "answer/a [0]", "train/c [0]", "answer/c [0]"]
     assert not tasks[2].stage.folder.exists()
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "no pair"
+    assert lines[0] == "b: no pair"
     assert lines[-1].startswith("[3/3] c: answer: done in")
 
 

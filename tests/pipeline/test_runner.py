@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks.interface import Question
@@ -16,11 +17,12 @@ from harness.artifacts.results_folder import read_json, read_jsonl
 from harness.data.open_pool import open_pool
 from harness.errors import UserError
 from harness.models.base_cards import BASES, BaseCard
-from harness.pipeline import loaded_model, runner
+from harness.pipeline import loaded_model
 from harness.reporting.tables import build as tables
+from harness.training import placement
 from methods.controls import Control
 from methods.interface import Field
-from tests.pipeline.toy_study import a_study, do
+from tests.pipeline.toy_study import a_study, do, planned
 from tests.tiny_models import picture
 from tests.toy_method import RECIPE, Toy, Words, outputs, save_pictures
 
@@ -101,7 +103,7 @@ def test_a_finished_study_does_nothing_and_loads_nothing(
     before = outputs(undisturbed)
     assert "[" not in do(a_study(pool, rounds=2), undisturbed)
     assert outputs(undisturbed) == before
-    assert "0 missing" in runner.plan(a_study(pool, rounds=2), undisturbed)
+    assert "nothing is left to do" in planned(a_study(pool, rounds=2), undisturbed)
 
 
 def test_another_setting_is_refused_before_any_work(undisturbed: Path, pool: str) -> None:
@@ -116,7 +118,7 @@ def test_another_setting_is_refused_before_any_work(undisturbed: Path, pool: str
     with pytest.raises(UserError, match=r"limit: null stored, 5 requested"):
         do(replace(a_study(pool, rounds=2), limit=5), undisturbed)
     with pytest.raises(UserError, match=r"pool: .* requested"):
-        runner.plan(
+        planned(
             replace(
                 a_study(pool), runs=tuple(replace(run, images=7) for run in a_study(pool).runs)
             ),
@@ -172,23 +174,24 @@ def test_a_newer_grader_grades_again_and_keeps_the_answers(
 
 def test_untrained_is_answered_once_for_all_seeds(pool: str, tmp_path: Path) -> None:
     untrained, toy = a_study(pool).runs
-    said = runner.plan(
-        replace(a_study(pool), runs=(untrained, toy, replace(toy, seed=1))), tmp_path / "out"
-    )
+    study = replace(a_study(pool), runs=(untrained, toy, replace(toy, seed=1)))
+    said = planned(study, tmp_path / "out", stages=True)
     assert [line.split(":")[0].strip() for line in said.splitlines() if ": answer" in line] == [
-        "untrained", "toy, seed 0, round 1", "toy, seed 1, round 1",
+        "untrained", "toy, seed 0, round 1",
     ]  # fmt: skip
+    assert "(each of 2 seeds)" in said
+    assert "0 of 11 stages" in said
     assert open_pool(pool).draw(8, 0, 1).ids != open_pool(pool).draw(8, 1, 1).ids
 
 
 def test_a_plan_estimates_from_what_was_measured_and_writes_nothing(
     undisturbed: Path, pool: str, tmp_path: Path
 ) -> None:
-    said = runner.plan(a_study(pool), tmp_path / "new")
-    assert "0 stages done, 7 missing" in said
+    said = planned(a_study(pool), tmp_path / "new", stages=True)
+    assert "0 of 7 stages are done" in said
     assert "unknown" in said
     assert not (tmp_path / "new").exists()
-    said = runner.plan(a_study(pool), undisturbed.parent / "new")
+    said = planned(a_study(pool), undisturbed.parent / "new", stages=True)
     assert [
         line.split()[-3]
         for line in said.splitlines()
@@ -214,18 +217,47 @@ def test_a_row_without_pairs_says_why_and_the_other_rows_are_finished(
 ) -> None:
     untrained, toy = a_study(pool).runs
     silent = replace(toy, label="silent", method=Silent(), rounds=2)
-    with pytest.raises(
-        UserError,
-        match=r"toy made no pair to train on in .*; dropped: equal \(8\).* All else is done",
-    ):
-        do(replace(a_study(pool), runs=(untrained, silent, toy)), tmp_path)
+    last = do(replace(a_study(pool), runs=(untrained, silent, toy)), tmp_path).splitlines()[-1]
+    assert last.startswith(
+        "silent, seed 0, round 1: toy made no pair to train on; dropped: equal (8)"
+    )
     with_it, alone = outputs(tmp_path), tmp_path / "alone"
     do(a_study(pool), alone)
     assert {name: content for name, content in with_it.items() if "silent" not in name} == outputs(
         alone
     )
     assert not list((tmp_path / "runs" / "silent").rglob("answers"))
-    assert "silent" in tables.write(tmp_path)
+    table = " ".join(tables.write(tmp_path).split())
+    assert "silent, seed 0, round 1: it could not be trained (toy made no pair" in table
+
+
+def test_a_row_whose_training_diverges_ends_alone(pool: str, tmp_path: Path) -> None:
+    untrained, toy = a_study(pool).runs
+    wild = replace(
+        toy, label="wild", method=replace(toy.method, recipe=replace(RECIPE, lr=1e30)), rounds=2
+    )
+    last = do(replace(a_study(pool), runs=(untrained, wild, toy)), tmp_path).splitlines()[-1]
+    assert last.startswith("wild, seed 0, round 1: ")
+    assert "not finite" in last
+    assert (tmp_path / "runs/toy/seed0/round1/grades/words/DONE").exists()
+    assert not (tmp_path / "runs/wild/seed0/round1/answers").exists()
+    table = " ".join(tables.write(tmp_path).split())
+    assert "wild, seed 0, round 1: it could not be trained (" in table
+
+
+def test_a_row_whose_training_runs_out_of_memory_ends_alone(
+    pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device of a GiB: the arithmetic says so before the first step."""
+    whole, (untrained, toy) = placement.device_memory, a_study(pool).runs
+
+    def small(model: Any) -> int | None:
+        return 2**30 if model.dtype == torch.float32 else whole(model)
+
+    monkeypatch.setattr(placement, "device_memory", small)
+    last = do(replace(a_study(pool), runs=(untrained, toy)), tmp_path).splitlines()[-1]
+    assert last.startswith("toy, seed 0, round 1: One pair of up to")
+    assert (tmp_path / "runs/untrained/seed0/round0/grades/words/DONE").exists()
 
 
 def test_a_method_that_needs_more_than_the_pool_has_is_refused_before_any_work(

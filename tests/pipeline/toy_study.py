@@ -6,7 +6,9 @@ import io
 from pathlib import Path
 from typing import Any
 
-from harness.pipeline import runner
+from harness.artifacts.results_folder import Results
+from harness.pipeline import planning, runner
+from harness.pipeline.context import Context
 from harness.pipeline.progress import Display
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
@@ -20,6 +22,12 @@ def a_study(pool: str, *, rounds: int = 1, **method: Any) -> Study:
 
 
 def do(study: Study, out: Path, display: Display | None = None) -> str:
+    """What ``run`` shows, and last the sentences of rows that ended early."""
     stream = io.StringIO()
-    runner.run(study, out, display or Display(stream))
-    return stream.getvalue()
+    ended = runner.run(study, out, display or Display(stream))
+    return "\n".join([stream.getvalue(), *ended])
+
+
+def planned(study: Study, out: Path, *, stages: bool = False) -> str:
+    """What ``plan`` prints."""
+    return "\n".join(planning.plan(Context(study, Results(out)), stages=stages))

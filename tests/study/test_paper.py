@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.catalogue import open_benchmarks
 from harness.data.open_pool import open_pool
 from harness.errors import UserError
 from harness.study import cost_model, paper
@@ -68,23 +69,19 @@ def test_what_is_missing_is_named_and_planning_needs_none_of_it(tmp_path: Path) 
         UserError, match=r"Missing for the study paper \(1\): .*detail_23k\.json is not there"
     ):
         paper.study(pool=folder, benchmarks=["synthetic_pope"])
-    text, ready = paper.forecast(tmp_path, pool=str(tmp_path / "nowhere"), limit=3)
-    assert not ready
-    assert text.count("is not there") >= 7
-    assert "GPU-minutes" in text
-    assert "GPU-hours" in paper.forecast(tmp_path)[0]
-    assert (
-        "vg is not there"
-        not in paper.forecast(tmp_path, pool=str(tmp_path / "nowhere"), only=["sima"])[0]
-    )
+    runs, missing = paper.needs(pool=str(tmp_path / "nowhere"), limit=3)
+    assert [run.label for run in runs] == ["untrained", *paper.ROUNDS]
+    assert sum("is not there" in line for line in missing) >= 7
+    _, of_sima = paper.needs(pool=str(tmp_path / "nowhere"), only=["sima"])
+    assert not any("vg is not there" in line for line in of_sima)
     with pytest.raises(UserError, match="no row 'sine'"):
-        paper.forecast(tmp_path, only=["sine"])
+        paper.needs(only=["sine"])
     official = official_files.pope(tmp_path / "elsewhere")
-    text, _ = paper.forecast(
-        tmp_path, pool=folder, benchmarks=["pope", "mme"], local_data=[f"coco={official}"]
+    _, missing = paper.needs(
+        pool=folder, benchmarks=["pope", "mme"], local_data=[f"coco={official}"]
     )
-    assert "pope:" not in text
-    assert f"mme: {Path(folder) / 'mme' / 'existence'} is not there" in text
+    assert not any(line.startswith("pope:") for line in missing)
+    assert f"mme: {Path(folder) / 'mme' / 'existence'} is not there" in missing
 
 
 def test_a_limit_is_of_pool_images_too_and_numbers_are_held_to_their_range(
@@ -124,10 +121,24 @@ def test_costs_are_lower_bounds_until_something_was_measured() -> None:
         floor.memory > 16 * 7e9 / 2**30 > cost_model.cost(sima).memory
     )  # full training keeps 16 bytes a parameter
     larger = cost_model.cost(Run(label="u", base="llava-1.5-13b", method=Untrained()))
-    assert cost_model.cost(sena, share=cost_model.share_of(50)).answers == pytest.approx(
-        floor.answers / 10
-    )
+    assert cost_model.cost(sena, answering=18.0).answers == pytest.approx(floor.answers / 10)
     assert (
         larger.answers
         > cost_model.cost(Run(label="u", base="llava-1.5-7b", method=Untrained())).answers
     )
+
+
+def test_answers_cost_what_the_asked_questions_cost(tmp_path: Path) -> None:
+    coco = official_files.pope(tmp_path)
+    few, more = (
+        open_benchmarks(["pope"], "test", limit, [f"coco={coco}"], synthetic=False)
+        for limit in (1, None)
+    )
+    costs = [
+        cost_model.answer_seconds(some, {one.name: sum(1 for _ in one.questions()) for one in some})
+        for some in (few, more)
+    ]
+    assert 0 < costs[0] < costs[1]
+    assert cost_model.answer_seconds(
+        more, {"pope": 11_374}
+    ) + 500 * cost_model.CAPTION_SECONDS == pytest.approx(180, rel=0.01)

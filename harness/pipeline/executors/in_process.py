@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from harness.errors import NoPairs
+from harness.errors import RowEnded
 from harness.pipeline import work
 from harness.pipeline.context import Context
 from harness.pipeline.stages.shards import Progress
@@ -15,7 +15,7 @@ from harness.training.ranks import ranks
 
 
 def execute(context: Context, tasks: Sequence[Task], shown: StudyProgress) -> list[str]:
-    """Do the tasks; the sentences of rows that ended early, because a round made no pair.
+    """Do the tasks; the sentences of rows that ended early, because a round could not be trained.
 
     Raises:
         UserError: a stage met a user's mistake.
@@ -25,9 +25,10 @@ def execute(context: Context, tasks: Sequence[Task], shown: StudyProgress) -> li
         task, started = pending[0], time.monotonic()
         try:
             do(context, task, shown.begin(task))
-        except NoPairs as error:  # on every rank alike, for all read the same file
-            pending = shown.drop(pending, without_dependents(pending, task), str(error))
-            ended.append(str(error))
+        except RowEnded as error:  # on every rank alike
+            why = work.end_row(task, error, write=ranks().is_main)
+            pending = shown.drop(pending, without_dependents(pending, task), why)
+            ended.append(why)
         else:
             pending = pending[1:]
             shown.finish(task, time.monotonic() - started)

@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from harness.errors import NoPairs, UserError
+from harness.errors import RowEnded, UserError
 from harness.pipeline import work
 from harness.pipeline.context import Context
 from harness.pipeline.executors import in_process
@@ -75,7 +75,7 @@ def urgency(tasks: Sequence[Task]) -> dict[str, int]:
 def execute(
     context: Context, tasks: Sequence[Task], shown: StudyProgress, *, workers: Workers
 ) -> list[str]:
-    """Do the tasks; the sentences of rows that ended early, because a round made no pair.
+    """Do the tasks; the sentences of rows that ended early, because a round could not be trained.
 
     Raises:
         UserError: a stage met a user's mistake, or a worker was killed. What runs then is stopped.
@@ -111,9 +111,8 @@ class Schedule:
                 running = self.futures.pop(future)
                 running.at_work -= 1
                 problem = future.result()
-                if isinstance(problem, NoPairs):
-                    self.end_row(running.task, str(problem))
-                    ended.append(str(problem))
+                if isinstance(problem, RowEnded):
+                    ended.append(self.end_row(running.task, problem))
                 elif problem is not None:
                     raise problem
                 elif not running.waiting and not running.at_work:
@@ -179,11 +178,13 @@ class Schedule:
         del self.running[running.task.key]
         self.shown.finish(running.task, time.monotonic() - running.started)
 
-    def end_row(self, task: Task, why: str) -> None:
-        """Leave out the tasks that need a training without pairs."""
+    def end_row(self, task: Task, error: RowEnded) -> str:
+        """Leave out the tasks that need this training; why, as a sentence that names the row."""
+        why = work.end_row(task, error)
         del self.running[task.key]
         tasks = [task, *self.pending]
         self.pending = self.shown.drop(tasks, without_dependents(tasks, task), why)
+        return why
 
 
 def _part(task: Task) -> float:

@@ -51,13 +51,18 @@ def _free_memory() -> float:
     return free / 2**30
 
 
-def check_jobs(jobs: int) -> None:
-    """
+def check_jobs(jobs: int | None, on: str | None = None, ranks: int = 1) -> None:
+    """Check ``--jobs`` beside ``--on`` and the number of torchrun's processes; None: not given.
+
     Raises:
-        UserError: so many processes make no sense on this machine.
+        UserError: so many processes make no sense here.
     """
+    if jobs is None:
+        return
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; it must be at least 1.")
+    if jobs > 1 and (on or ranks > 1):
+        raise UserError("--jobs is for one machine; leave it out under torchrun and --on ray.")
     if jobs > 1 and torch.cuda.is_available():
         raise UserError(
             "--jobs is for processors; one process uses a whole GPU. Leave it out, or use several"

@@ -53,6 +53,17 @@ class RayWorkers:
         return future
 
 
+def check_installed() -> None:
+    """
+    Raises:
+        UserError: Ray is not installed.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise UserError(
+            "--on ray needs Ray, which is not installed: pip install ray, or leave --on ray out."
+        )
+
+
 @contextmanager
 def cluster(study: StudySource, out: Path, placement: Placement = AS_FITS) -> Iterator[RayWorkers]:
     """Join the running cluster (``RAY_ADDRESS``, or the one on this machine).
@@ -60,10 +71,7 @@ def cluster(study: StudySource, out: Path, placement: Placement = AS_FITS) -> It
     Raises:
         UserError: Ray is not installed, or no cluster runs.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise UserError(
-            "--on ray needs Ray, which is not installed: pip install ray, or leave --on ray out."
-        )
+    check_installed()
     import ray
 
     joined = ray.is_initialized()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL.Image import Image
 
 from harness.artifacts.results_folder import Stage, read_jsonl, write_jsonl
-from harness.errors import UserError
+from harness.errors import PromptTooLong, UserError
 from harness.pipeline.stages.shards import (
     Progress,
     Rows,
@@ -18,6 +19,7 @@ from harness.pipeline.stages.shards import (
     record,
     write_shard,
 )
+from harness.pipeline.stages.too_long import without_too_long
 from methods.interface import VLM, Completion, Decoding, Prompt
 
 if TYPE_CHECKING:
@@ -51,10 +53,11 @@ def write_answers(
         prompts = dict(
             zip((row["id"] for row in rows), prompts_of(rows, questions, read), strict=True)
         )
-        answers: dict[str, Completion] = {}
+        answers: dict[str, Completion | str] = {}
         for cap in sorted({row["max_new_tokens"] for row in rows}):
             ids = [row["id"] for row in rows if row["max_new_tokens"] == cap]
-            done = vlm.generate([prompts[id] for id in ids], Decoding(max_new_tokens=cap))
+            generate = partial(_generate, vlm, Decoding(max_new_tokens=cap))
+            done = without_too_long([prompts[id] for id in ids], generate, _unanswered)
             answers |= zip(ids, done, strict=True)
         return [_row(row["id"], answers[row["id"]]) for row in rows]
 
@@ -66,6 +69,8 @@ def merge_answers(stage: Stage, benchmark: str, shards: int) -> None:
     rows, spent = read_shards(stage, shards)
     write_jsonl(stage.folder / "answers.jsonl", rows)
     counts = {"questions": len(rows), "unfinished": sum(not row["finished"] for row in rows)}
+    if unanswered := sum("unanswered" in row for row in rows):
+        counts["unanswered"] = unanswered
     stage.finish(record(stage, benchmark, len(rows), spent, counts))
 
 
@@ -94,7 +99,20 @@ def _image(row: Mapping[str, Any], images: Mapping[str, Image]) -> Image | None:
     return images[row["images"][0]] if row["images"] else None
 
 
-def _row(id: str, completion: Completion) -> dict[str, Any]:
+def _generate(vlm: VLM, decoding: Decoding, prompts: Sequence[Prompt]) -> list[Completion | str]:
+    return list(vlm.generate(prompts, decoding))
+
+
+def _unanswered(_prompt: Prompt, error: PromptTooLong) -> str:
+    return str(error)
+
+
+def _row(id: str, completion: Completion | str) -> dict[str, Any]:
+    """An answer's line; of a question that was not answered, the reason stands beside an empty
+    answer."""
+    if isinstance(completion, str):
+        empty = {"answer": "", "logp": None, "n_tokens": 0, "finished": True}
+        return {"id": id, **empty, "unanswered": completion}
     return {
         "id": id,
         "answer": completion.text,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +43,20 @@ def write_grades(stage: Stage, benchmark: Benchmark, answers: Path) -> None:
         UserError: the answers are to other questions, or a judge cannot be asked.
     """
     rows = read_jsonl(answers / "answers.jsonl")
-    report = graded(benchmark, {row["id"]: row["answer"] for row in rows})
+    given = {row["id"]: row["answer"] for row in rows if "unanswered" not in row}
+    report = _with_reasons(graded(benchmark, given), rows)
     write_parquet(stage.folder / "grades.parquet", grades_frame(report, benchmark.metrics))
     content = {"values": dict(report.values), "unscored": report.unscored}
     write_json(stage.folder / "report.json", content)
+
+
+def _with_reasons(report: Report, rows: Sequence[Mapping[str, Any]]) -> Report:
+    """The report with the reason of each question that was not answered."""
+    reasons = {row["id"]: row["unanswered"] for row in rows if "unanswered" in row}
+    if not reasons:
+        return report
+    grades = (replace(one, why=reasons.get(one.question, one.why)) for one in report.grades)
+    return replace(report, grades=tuple(grades))
 
 
 def write_parquet(path: Path, frame: pd.DataFrame) -> None:

@@ -56,7 +56,11 @@ def write_answers(stage: Stage, kind: Match, source: Source, grades: Path, metri
     value of ``metric`` is matched. An answer of the baseline that cannot be read as yes or no is
     kept as it is."""
     value = matched_baselines.target(grades, metric)
-    answers = {row["id"]: row["answer"] for row in read_jsonl(source.answers / "answers.jsonl")}
+    answers = {
+        row["id"]: row["answer"]
+        for row in read_jsonl(source.answers / "answers.jsonl")
+        if "unanswered" not in row
+    }
     if kind == "length":
         answers = matched_baselines.cut(answers, value)
     else:

@@ -9,6 +9,7 @@ from typing import Any
 from harness.artifacts.fingerprint import describe
 from harness.artifacts.results_folder import Stage, read_jsonl, write_jsonl
 from harness.data.pool import Drawn, Pool
+from harness.errors import PromptTooLong
 from harness.pipeline.checked_results import method_report, pair_rows
 from harness.pipeline.context import Context
 from harness.pipeline.stages.shards import (
@@ -19,12 +20,14 @@ from harness.pipeline.stages.shards import (
     record,
     write_shard,
 )
+from harness.pipeline.stages.too_long import without_too_long
 from harness.pipeline.tasks import Task, scorer_of
 from harness.reporting.pair_stats import pair_stats
 from methods.controls import Control
 from methods.interface import (
     VLM,
     Dropped,
+    Item,
     Method,
     PreferencePair,
     Scorer,
@@ -88,9 +91,15 @@ def write_pairs(
         items = pool.items(ids[numbers.start : numbers.stop], method.needs, ids)
         truth = pool.judge if "ground_truth" in method.needs else None
         tools = Tools(vlm=vlm, seed=seed, scorer=scorer, ground_truth=truth)
-        return pair_rows(method, items, tools)
+        return without_too_long(items, lambda some: pair_rows(method, some, tools), _too_long)
 
     write_shard(stage, shard, work, vlm)
+
+
+def _too_long(item: Item, error: PromptTooLong) -> dict[str, Any]:
+    why = {"why": str(error)}
+    dropped = Dropped(key=item.id, item=item.id, reason="prompt too long", trace=why)
+    return {"dropped": describe(dropped)}
 
 
 def merge_pairs(

@@ -19,7 +19,7 @@ from harness.artifacts.results_folder import (
     read_jsonl,
     write_json,
 )
-from harness.errors import NoPairs, UserError
+from harness.errors import RowEnded, UserError
 from harness.models.adapters import Parent, saved_model
 from harness.models.base_cards import parent_of
 from harness.models.checkpoints import weights_fingerprint
@@ -55,8 +55,9 @@ class RoundTraining:
 def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
     """
     Raises:
-        NoPairs: the round made no pair (with the reasons).
-        UserError: memory ran out; or see :func:`harness.training.trainer.train_pairs`.
+        RowEnded: the round made no pair (with the reasons), or memory ran out.
+        UserError: memory ran out on one of several devices; or see
+            :func:`harness.training.trainer.train_pairs`.
     """
     started = time.perf_counter()
     try:
@@ -85,7 +86,7 @@ def prepare(context: Context, task: Task) -> RoundTraining:
     pairs = context.results.pairs(task.label, task.seed, task.round)
     rows = [PreferencePair.from_json(row) for row in read_jsonl(pairs / "pairs.jsonl")]
     if not rows:
-        raise NoPairs(_why_no_pairs(run.method.name, pairs))
+        raise RowEnded(_why_no_pairs(run.method.name, pairs))
     context.images.begin_round((run.pool, pair.item) for pair in rows)
     model, processor = context.models.for_training(checkpoint)
     adapter = task.stage.folder / "adapter"
@@ -105,8 +106,8 @@ def _why_no_pairs(method: str, pairs: Path) -> str:
     reasons = read_json(pairs / "record.json")["counts"]["drops_by_reason"]
     shown = ", ".join(f"{reason} ({count})" for reason, count in list(reasons.items())[:4])
     return (
-        f"{method} made no pair to train on in {pairs}; dropped: {shown or 'nothing'}. Give more"
-        " --images or other settings, or leave the row out with --only."
+        f"{method} made no pair to train on; dropped: {shown or 'nothing'}. Give more --images or"
+        " other settings, or leave the row out with --only."
     )
 
 
@@ -158,8 +159,9 @@ def _out_of_memory_as_sentence(folder: Path) -> Iterator[None]:
     except RuntimeError as error:
         if not out_of_memory(error):
             raise
-        raise UserError(
-            f"Memory ran out in the training below {folder}; end what else runs on the device, or"
-            " take a larger one, and run the same command again: it goes on from its last"
-            " checkpoint."
+        # The other ranks wait for one that ran out of memory alone; torchrun must end them.
+        kind = RowEnded if ranks().size == 1 else UserError
+        raise kind(
+            f"Memory ran out in the training; end what else runs on the device, or take a larger"
+            f" one, and run the same command again: it goes on from its last checkpoint ({folder})."
         ) from error

@@ -78,9 +78,11 @@ class Desk:
         progress."""
         said = self.harness(*arguments)
         assert said.code == 2, said
-        [sentence] = [
+        lines = [
             line for line in said.err.splitlines() if line and not line.startswith("Generating ")
         ]
+        assert len(lines) == 1, said.err
+        sentence = lines[0]
         assert sentence.startswith("harness: "), said.err
         return sentence
 

@@ -1,0 +1,70 @@
+"""The command ``doctor``: what is ready on this machine, or what one command lacks."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from harness.cli import doctor_report, study_commands
+from harness.cli.file_commands import LOCAL_DATA, Listed
+from harness.cli.parser import Parser
+from harness.errors import unknown, user_errors
+
+HELP = "list what is ready on this machine, what is missing and how to get it; changes nothing"
+CHECKED = ("run", "plan")
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser's."""
+    parser = commands.add_parser("doctor", help=HELP, description=HELP)
+    parser.set_defaults(command=doctor)
+    parser.add_argument(
+        "asked",
+        nargs=argparse.REMAINDER,
+        metavar="COMMAND ...",
+        help="check this command only, such as: doctor run compare --base llava-1.5-7b",
+    )
+    for option, metavar, help in (
+        ("--local-data", "NAME=FOLDER", LOCAL_DATA),
+        ("--base", "NAME", "also check this folder, LoRA adapter or hub id"),
+    ):
+        parser.add_argument(
+            option, action=Listed, nargs="+", default=[], metavar=metavar, help=help
+        )
+    parser.add_argument(
+        "--online",
+        action="store_true",
+        help="also check that the pinned revisions exist on the Hugging Face hub",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def doctor(given: argparse.Namespace) -> None:
+    if given.asked:
+        one_command(given.asked)
+        return
+    from benchmarks.catalogue import BENCHMARKS, named_folders
+    from harness.cli import doctor  # needs torch, where it is there
+
+    with user_errors():
+        folders = named_folders(given.local_data)
+    checks = doctor.examine(
+        BENCHMARKS, doctor.known_methods(), folders, bases=given.base, online=given.online
+    )
+    print(doctor_report.as_json(checks) if given.json else doctor_report.as_text(checks))
+
+
+def one_command(words: list[str]) -> None:
+    """The check with which ``run`` begins.
+
+    Raises:
+        UserError: something is lacking, or the command has no such check.
+    """
+    if words[0] not in CHECKED:
+        raise unknown("command that doctor checks", words[0], CHECKED)
+    top = Parser(prog="python -m harness")
+    study_commands.add(top.add_subparsers(required=True, metavar="COMMAND"))
+    ready = study_commands.look(top.parse_args(words))
+    if ready.findings:
+        raise ready.problem
+    print(f"Nothing is lacking for: {' '.join(words)}")

@@ -1,0 +1,45 @@
+"""The parser of all commands: options are written out, and a mistake is one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from harness.errors import UserError, unknown
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse's parser without abbreviated options. A mistake is a UserError with the nearest
+    name, not a page of usage."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def parse_known_args(  # type: ignore[override]  # one of argparse's overloads
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Each command's parser refuses its own unknown words, so that its options are named."""
+        given, left = super().parse_known_args(args, namespace)
+        if left:
+            self._refuse(left)
+        return given, []
+
+    def _refuse(self, words: Sequence[str]) -> NoReturn:
+        word = next((word for word in words if word.startswith("-")), words[0])
+        asked = word.partition("=")[0]
+        if not asked.startswith("-"):
+            raise UserError(f"{self.prog} has no place for {asked!r}; leave it out.")
+        options = sorted(name for name in self._option_string_actions if name.startswith("--"))
+        near = difflib.get_close_matches(asked, options, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"{asked}: {hint}All options: {self.prog} --help")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            kind = f"value of {action.option_strings[0]}" if action.option_strings else "command"
+            raise unknown(kind, str(value), map(str, action.choices))
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")

@@ -1,0 +1,299 @@
+"""What a study lacks on this machine, looked at before its first stage. Each check returns
+findings, so that everything is listed at once. No weights are loaded, and nothing is written.
+
+What is finished already needs nothing: a run is looked at only while answers of it are missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import judgements
+from benchmarks.catalogue import find
+from benchmarks.judge import Judge, open_judge
+from benchmarks.judge_settings import JUDGE_VARIABLE
+from harness.engine.clip_scorer import find_scorer
+from harness.errors import UserError, user_errors
+from harness.models import hub_snapshots
+from harness.models.base_cards import find_base
+from harness.models.checkpoints import check_files
+from harness.models.load_base import check_machine
+from harness.pipeline.context import Context
+from harness.study import cost_model
+from harness.study.study import Run
+from harness.training.memory import GIB, planned
+from harness.training.placement import SPARE, Placement
+from harness.training.ranks import ranks
+
+CHECKPOINTS_GIB = 2.0
+"""Disk that a study needs beside the weights that it writes: images, answers, tables."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is lacking."""
+
+    about: str
+    """What it concerns, in a word or two: ``base``, ``row theirs``, ``disk``."""
+    says: str
+    """A sentence: what is lacking, and how to mend it."""
+
+
+def problem(findings: Sequence[Finding], width: int | None = None) -> UserError:
+    """The findings as one error: a sentence for one, a numbered list for several."""
+    if len(findings) == 1:
+        return UserError(findings[0].says)
+    head = f"{len(findings)} things are lacking, and nothing was computed:"
+    return UserError("\n".join([head, *listed(findings, width)]))
+
+
+def listed(findings: Sequence[Finding], width: int | None = None) -> list[str]:
+    """The findings as a list, in lines of the terminal's width."""
+    width = min(100, width or shutil.get_terminal_size((100, 24)).columns)
+    lines = []
+    for number, finding in enumerate(findings, start=1):
+        head = f"  {number}. {finding.about}: "
+        lines += textwrap.wrap(
+            head + finding.says,
+            width,
+            subsequent_indent="     ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return lines
+
+
+def attempt(about: str, check: Callable[[], object]) -> list[Finding]:
+    """The user's mistake that ``check`` raises, as a finding."""
+    try:
+        check()
+    except UserError as error:
+        return [Finding(about, str(error))]
+    return []
+
+
+def of_study(context: Context) -> list[Finding]:
+    """What the unfinished runs and benchmarks of a study lack on this machine."""
+    study, results = context.study, context.results
+    runs = [run for run in study.runs if not _finished(context, run)]
+    if not runs:
+        return []
+    names = [
+        benchmark.name
+        for benchmark in study.benchmarks
+        if any(
+            not (results.grades(run.label, run.seed, run.last, benchmark.name) / "DONE").exists()
+            for run in study.runs
+        )
+    ]
+    return [
+        *of_pools(context, runs),
+        *of_runs(runs, results.out, context.placement),
+        *of_judge(names),
+    ]
+
+
+def _finished(context: Context, run: Run) -> bool:
+    """Whether the model's part of a run is done: every benchmark is answered after the last
+    round."""
+    folders = (
+        context.results.answers(run.label, run.seed, run.last, benchmark.name)
+        for benchmark in context.study.benchmarks
+    )
+    return all((folder / "DONE").exists() for folder in folders)
+
+
+def of_pools(context: Context, runs: Sequence[Run]) -> list[Finding]:
+    """Pools that cannot be opened, lack a field, or are too small for the rounds."""
+    findings: dict[Finding, None] = {}
+    looked: set[tuple[object, ...]] = set()
+    for run in runs:
+        key = (run.pool, run.images, run.last, run.label)
+        if run.last and key not in looked:
+            looked.add(key)
+            found = attempt(f"pool {run.pool}", partial(_check_pool, context, run))
+            findings |= dict.fromkeys(found)
+    return list(findings)
+
+
+def _check_pool(context: Context, run: Run) -> None:
+    pool = context.pool(run.pool)
+    pool.check(run.method.needs, run.method.name)
+    pool.check_size(run.images, run.seed, run.last)
+
+
+def of_runs(runs: Sequence[Run], out: Path, placement: Placement) -> list[Finding]:
+    """What the models of these runs lack: their files, memory, and disk."""
+    return [*of_models(runs), *of_scorers(runs), *of_training(runs, placement), *of_disk(runs, out)]
+
+
+def of_models(runs: Sequence[Run]) -> list[Finding]:
+    """Bases that are too large for this machine, or whose weights are neither here nor to be
+    downloaded."""
+    device, findings = "cuda" if torch.cuda.is_available() else "cpu", list[Finding]()
+    for name, labels in _labels(runs, lambda run: run.base).items():
+        card = find_base(name)
+        folder = hub_snapshots.cached_folder(card.source, card.revision)
+        absent = [Finding("", "")] if folder is None else attempt("", partial(check_files, folder))
+        stored = None if absent or folder is None else check_files(folder)
+        if absent and isinstance(card.source, str):  # a download that was cut goes on
+            findings += _download(_rows(labels), "Base", card)
+        elif absent:
+            findings += [Finding(_rows(labels), each.says) for each in absent]
+        check = partial(check_machine, card.name, device, stored, card.parameters, card.dtype)
+        findings += attempt(_rows(labels), check)
+    return findings
+
+
+def of_scorers(runs: Sequence[Run]) -> list[Finding]:
+    """Image-text models that are neither here nor to be downloaded."""
+    findings = list[Finding]()
+    asking = [run for run in runs if "scorer" in run.method.needs]
+    for (name, base), labels in _labels(asking, lambda run: (run.method.scorer, run.base)).items():
+        found = attempt(_rows(labels), partial(find_scorer, name, find_base(base)))
+        findings += found
+        if found:
+            continue
+        card = find_scorer(name, find_base(base))
+        folder = hub_snapshots.cached_folder(card.source, card.revision)
+        if folder is not None and any(
+            any(folder.glob(kind)) for kind in ("*.safetensors", "*.bin")
+        ):
+            continue
+        if isinstance(card.source, str):
+            findings += _download(_rows(labels), "Scorer", card)
+        else:
+            says = (
+                f"Scorer {card.name!r} is not at {card.source}; build it with: python -m nox -s"
+                " synthetic"
+            )
+            findings.append(Finding(_rows(labels), says))
+    return findings
+
+
+def _download(about: str, kind: str, card: Any) -> list[Finding]:
+    """A hub model that is not here: nothing is lacking while the hub can be reached."""
+    if hub_snapshots.reachable():
+        return []
+    revision = f" --revision {card.revision}" if card.revision else ""
+    says = (
+        f"{kind} {card.name!r} is not in the local cache, and the hub cannot be reached; go online,"
+        f" or bring it from another machine: hf download {card.source}{revision}"
+    )
+    return [Finding(about, says)]
+
+
+def of_training(
+    runs: Sequence[Run], placement: Placement, memory: int | None = None
+) -> list[Finding]:
+    """Trainings that do not fit on the GPU, one pair at a time and sharded over the processes.
+    ``memory``: the GPU's, in bytes."""
+    if memory is None:
+        if not torch.cuda.is_available():
+            return []
+        memory = torch.cuda.get_device_properties(0).total_memory
+    findings, processes = list[Finding](), ranks().size
+    eight_bit = placement.optimizer == "adamw8bit"
+    for (base, recipe), labels in _labels(runs, lambda run: (run.base, run.method.recipe)).items():
+        card = find_base(base)
+        if recipe is None or card.prompts == "synthetic":
+            continue
+        needed = planned(
+            cost_model.shape_for(card),
+            recipe,
+            4 if card.dtype == "float32" else 2,
+            rows=1,
+            prompt=cost_model.PROMPT,
+            side=cost_model.SIDE,
+            processes=1 if eight_bit else processes,
+            moments=2 if eight_bit else 8,
+        )
+        if needed.total + SPARE > memory:
+            mends = "more GPUs (torchrun --nproc_per_node N)"
+            mends = mends if recipe.lora else f"a recipe with LoRA, {mends}, --eight-bit"
+            says = (
+                f"Training needs about {(needed.total + SPARE) / GIB:.0f} GiB on each GPU, one"
+                f" pair at a time, and the GPU has {memory / GIB:.0f}; take {mends} or a smaller"
+                " base."
+            )
+            findings.append(Finding(_rows(labels), says))
+    return findings
+
+
+def of_disk(runs: Sequence[Run], out: Path) -> list[Finding]:
+    """A disk that is too small for the weights that the runs write."""
+    needed = CHECKPOINTS_GIB + sum(
+        cost_model.weights(find_base(run.base)) * run.last for run in runs
+    )
+    free = free_disk(out)
+    if needed <= free:
+        return []
+    says = (
+        f"The study writes about {needed:,.0f} GiB, and {free:,.0f} GiB are free on the disk of"
+        f" {out}; free some, or give --out on another disk."
+    )
+    return [Finding("disk", says)]
+
+
+def free_disk(out: Path) -> float:
+    """GiB that are free where ``out`` is, or will be."""
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    return shutil.disk_usage(there).free / GIB
+
+
+def of_judge(names: Sequence[str]) -> list[Finding]:
+    """A judge that benchmarks need and that cannot be asked."""
+    judged = [name for name in names if _needs_judge(name)]
+    if not judged:
+        return []
+    about = f"judge of {' and '.join(judged)}"
+    try:
+        judge = open_judge()
+    except ValueError as error:
+        return [Finding(about, str(error))]
+    if judge is None:
+        says = (
+            f"No judge is set; write its settings and set {JUDGE_VARIABLE} to the file"
+            " (benchmarks/README.md), or leave the benchmark out."
+        )
+        return [Finding(about, says)]
+    variable = judge.settings.key_variable
+    if variable and not os.environ.get(variable, "").strip() and not _recorded(judge):
+        says = f"The judge needs a key in the environment variable {variable}; set it."
+        return [Finding(about, says)]
+    return []
+
+
+def _recorded(judge: Judge) -> bool:
+    """Whether there are judgements, which need no key to be used again."""
+    with user_errors():
+        return bool(judgements.read(judge.recording))
+
+
+def _needs_judge(name: str) -> bool:
+    try:
+        return bool(find(name).judge)
+    except KeyError:  # a benchmark of the user's own study
+        return False
+
+
+def _labels(runs: Sequence[Run], key: Callable[[Run], Any]) -> dict[Any, list[str]]:
+    """The rows' labels by a key of their runs, in order."""
+    labels: dict[Any, dict[str, None]] = {}
+    for run in runs:
+        labels.setdefault(key(run), {})[run.label] = None
+    return {value: list(names) for value, names in labels.items()}
+
+
+def _rows(labels: Sequence[str]) -> str:
+    if len(labels) == 1:
+        return f"row {labels[0]}"
+    return f"rows {', '.join(labels[:4])}" + (", ..." if len(labels) > 4 else "")

@@ -1,0 +1,116 @@
+"""The options of a study, each tried alone, so that all that is wrong is listed at once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from benchmarks.catalogue import find, named_folders, open_benchmarks
+from harness.data.open_pool import open_pool
+from harness.errors import UserError, user_errors
+from harness.models.base_cards import find_base
+from harness.pipeline.preflight import Finding, attempt, of_judge
+from harness.study import compare
+from harness.study.reference import STUDIES, StudyReference
+from harness.study.study import Study
+
+
+def open_study(reference: StudyReference) -> tuple[Study | None, list[Finding]]:
+    """The study. Where it cannot be built, each option is tried alone, and the study is that of the
+    options that are right (None where there is none)."""
+    try:
+        return reference.load(), []
+    except UserError as error:
+        first = Finding(f"study {reference.name}", str(error))
+    if reference.name not in STUDIES:  # the options of a user's own study mean what it says
+        return None, [first]
+    taken = inspect.signature(STUDIES[reference.name]).parameters
+    known = {name: value for name, value in reference.options.items() if name in taken}
+    findings, right = of_options(reference.name, known)
+    if known != reference.options or not findings:  # an option that the study does not take
+        findings = [first, *findings]
+    try:
+        return StudyReference(reference.name, right).load(), findings
+    except UserError as error:
+        second = Finding(first.about, str(error))
+        return None, findings if second in findings else [*findings, second]
+
+
+def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], dict[str, Any]]:
+    """What is wrong with each option alone, and the options that are right."""
+    right, findings = dict(options), list[Finding]()
+
+    def refuse(name: str, found: list[Finding]) -> bool:
+        findings.extend(found)
+        if found:
+            right.pop(name, None)
+        return bool(found)
+
+    for name in ("seeds", "rounds", "images", "limit"):
+        if name in options:
+            check = partial(compare.at_least_one, **{name: options[name]})
+            refuse(name, attempt(f"--{name}", check))
+    if "base" in options:
+        refuse("base", attempt("base", lambda: find_base(options["base"])))
+    if "pool" in options and study != "paper":  # its pool is the folder of all data
+        refuse("pool", attempt("pool", lambda: open_pool(options["pool"])))
+    rows = {
+        text: attempt("row", partial(compare.ready_made, text)) for text in options.get("rows", ())
+    }
+    findings += [
+        Finding(f"row {text.partition('=')[0]}", each.says) for text in rows for each in rows[text]
+    ]
+    if rows:
+        right["rows"] = [text for text, found in rows.items() if not found]
+    if study != "paper":
+        findings += _benchmark_options(right)
+    return findings, right
+
+
+def _benchmark_options(right: dict[str, Any]) -> list[Finding]:
+    """Open each benchmark alone; what is wrong is taken out of the options ``right``."""
+    synthetic = find_base(right.get("base", "synthetic")).prompts == "synthetic"
+    findings, folders = list[Finding](), list[str]()
+    for text in right.get("local_data", ()):
+        found = attempt("--local-data", partial(_in_words, named_folders, [text]))
+        findings += found
+        folders += [] if found else [text]
+    names, read = list[str](), set[str]()
+    for name in right.get("benchmarks", ()):
+        served = [text for text in folders if _serves(name, text.partition("=")[0])]
+        read |= set(served)
+        limit = right.get("limit")
+        check = partial(
+            _in_words, open_benchmarks, [name], "test", limit, served, synthetic=synthetic
+        )
+        found = attempt(f"benchmark {name}", check)
+        findings += [*found, *(of_judge([name]) if found else ())]
+        names += [] if found else [name]
+    if "benchmarks" in right:
+        right["benchmarks"] = names
+    if "local_data" in right:
+        kept = [
+            text for text in folders if any(_serves(name, text.partition("=")[0]) for name in names)
+        ]
+        unread = [text for text in folders if text not in read]
+        if unread and not findings:
+            check = partial(_in_words, open_benchmarks, names, "test", None, unread)
+            findings += attempt("--local-data", check)
+        right["local_data"] = kept
+    return findings
+
+
+def _in_words(check: Callable[..., object], *arguments: object, **more: object) -> None:
+    with user_errors():
+        check(*arguments, **more)
+
+
+def _serves(benchmark: str, name: str) -> bool:
+    """Whether the benchmark reads the local data of this name."""
+    try:
+        spec = find(benchmark)
+    except KeyError:
+        return False
+    return name in (benchmark, spec.local.name if spec.local else None)
