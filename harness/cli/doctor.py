@@ -69,6 +69,7 @@ def examine(
         "machine": _machine,
         "programs": _programs,
         "bases": lambda: _bases(bases),
+        "input": lambda: _inputs(bases),
         "scorers": _scorers,
         "benchmarks": lambda: _benchmarks(benchmarks, folders, judge.ready),
         "methods": lambda: _methods(methods),
@@ -223,6 +224,18 @@ def _bases(names: Sequence[str]) -> Iterator[Check]:
         except UserError as error:
             ready, mend = False, str(error).rstrip(".") + (f"; there: {mend}" if mend else "")
         yield check("bases", card.name, ready, says, mend)
+
+
+def _inputs(names: Sequence[str]) -> Iterator[Check]:
+    from harness.cli.doctor_prompt import input_check
+    from harness.models.base_cards import find_base
+
+    for name in names:
+        try:
+            card = find_base(name)
+            yield input_check(card, _folder_or_cache(card.source, card.revision))
+        except UserError as error:
+            yield Check("input", name, False, str(error))
 
 
 def _scorers() -> Iterator[Check]:

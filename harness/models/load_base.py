@@ -17,7 +17,7 @@ from harness.errors import UserError
 from harness.models import hub_snapshots
 from harness.models.adapters import merge_adapter
 from harness.models.alignment import align
-from harness.models.base_cards import BaseCard, limit_image_size, source_of
+from harness.models.base_cards import BaseCard, apply_card, source_of
 from harness.models.checkpoints import BUFFERS, check_files, check_size
 from harness.models.device_memory import free_memory
 from harness.models.find_family import ARCHITECTURES
@@ -92,7 +92,7 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
             f" for {len(left)} of them, such as {left[0]}; give the config.json that was saved with"
             " them."
         )
-    limit_image_size(processor.image_processor, card)
+    apply_card(processor, card)
     model = model.to(device).eval()
     align(model)
     for adapter in card.adapters if weights is None else ():

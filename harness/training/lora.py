@@ -115,7 +115,8 @@ class Adapter:
         save_tensors(self.tensors, folder / WEIGHTS)
         self.config.save_pretrained(str(folder))
         parent = {"parent_weights": self.parent.weights, "parent_adapter": self.parent.adapter}
-        write_json(folder / RECORD, parent)
+        card = {} if self.parent.card is None else {"parent_card": self.parent.card}
+        write_json(folder / RECORD, parent | card)
 
 
 def adapter_of(
