@@ -97,6 +97,9 @@ class Decoding:
     """0: greedy; above 0: sampling."""
     top_p: Annotated[float, above(0), at_most(1)] = 1.0
     """Nucleus sampling: the smallest set of tokens with this probability."""
+    top_k: AtLeastOne | None = None
+    """Sampling takes one of this many most likely tokens; ``top_p`` counts among these. None: any
+    token."""
     seed: int = 0
     """Of sampling, together with each prompt's key."""
     stop: tuple[Annotated[str, not_empty], ...] = ()
@@ -326,6 +329,8 @@ class Tools:
     """Given if the method needs ``scorer``."""
     ground_truth: GroundTruth | None = None
     """Given if the method needs ``ground_truth``."""
+    format_chars: int = 0
+    """Characters of the base's chat format around a question about an image."""
 
 
 @runtime_checkable
