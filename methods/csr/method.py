@@ -86,7 +86,8 @@ class Csr(Method):
     """Characters at which a text is finished; 1,024 in the released code."""
     count_prompt: bool = False
     """Whether ``max_chars`` counts the whole prompt in the base's chat format, as in the released
-    code: with ``vicuna_v1``, 184 characters beside the question."""
+    code: with ``vicuna_v1``, 183 characters beside the question (there 184, as its tokenizer
+    decodes the begin token with a space)."""
     repeats: bool = True
     """Whether a text may repeat a sentence, as published. A true sentence is relevant the second
     time, too."""

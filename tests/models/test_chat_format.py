@@ -121,6 +121,11 @@ def test_a_templates_own_system_text_is_taken_over(
     check_template(processor)
 
 
+def test_the_formats_characters_are_those_that_csrs_search_counts() -> None:
+    # The released code counts 184: it decodes the begin token with a space behind it.
+    assert len(vicuna()[1].render_prompt("", True)) == 183
+
+
 def test_double_wrapped_pairs_to_the_letter() -> None:
     _, words = vicuna()
     system = VICUNA_V1.strip()
