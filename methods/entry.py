@@ -3,7 +3,8 @@ paper ran, and what it costs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from methods.interface import Method, Recipe
 
@@ -26,6 +27,10 @@ class Entry:
     """Images per round of the paper; None: no paper study."""
     rounds: int = 1
     """Rounds of the paper."""
+    same_images: bool = False
+    """Whether the paper's rounds use the same images and prompts (CSR's released prompts)."""
+    published_13b: Recipe | None = None
+    """The paper's recipe for a base of 13 billion parameters, where it differs."""
     seconds_per_image: float = 0.05
     """The least time to make an image's pairs: arithmetic for LLaVA-1.5-7B on one H200."""
     pairs_per_image: float = 1.0
@@ -34,3 +39,32 @@ class Entry:
     @property
     def name(self) -> str:
         return self.published.name
+
+    def recipe(self, parameters: float) -> Recipe | None:
+        """The paper's recipe for a base of this size."""
+        large = parameters > 10e9 and self.published_13b is not None
+        return self.published_13b if large else self.published.recipe
+
+
+def as_released(method: Any, recipe: Recipe | None = None) -> Any:
+    """This row's settings with all that the released code does differently from the method's
+    defaults; a method without released code stays.
+
+    ``recipe``: the training's size (rates, batch, epochs, LoRA); None: the released one. What the
+    released code does beside that (objective, clipping, a frozen projector) is always set."""
+    kind = type(method)
+    if not hasattr(kind, "as_released"):
+        return method
+    default, released = kind(), kind.as_released()
+    changes = {
+        field.name: getattr(released, field.name)
+        for field in fields(method)
+        if getattr(released, field.name) != getattr(default, field.name)
+    }
+    executed = {name: getattr(released.recipe, name) for name in EXECUTED}
+    changes["recipe"] = released.recipe if recipe is None else replace(recipe, **executed)
+    return replace(method, **changes)
+
+
+EXECUTED = ("objective", "projector_lr", "max_grad_norm", "shuffles", "double_wrapped")
+"""Fields of a recipe that are no matter of a training's size."""

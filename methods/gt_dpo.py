@@ -23,7 +23,7 @@ from methods.interface import (
     Tools,
 )
 from methods.settings import AtLeastOne
-from methods.sima.method import PUBLISHED
+from methods.sima.method import PUBLISHED, PUBLISHED_13B
 from methods.sima.responses import EMPTY, same_text
 
 EQUAL = "answer equals the truth"
@@ -79,5 +79,6 @@ class GtDpo(Method):
 ENTRY = Entry(
     published=GtDpo(),
     synthetic=GtDpo(answer_tokens=96, recipe=SYNTHETIC_RECIPE),
+    published_13b=PUBLISHED_13B,
     seconds_per_image=0.020,  # one answer
 )

@@ -97,6 +97,9 @@ class Decoding:
     """0: greedy; above 0: sampling."""
     top_p: Annotated[float, above(0), at_most(1)] = 1.0
     """Nucleus sampling: the smallest set of tokens with this probability."""
+    top_k: AtLeastOne | None = None
+    """Sampling takes one of this many most likely tokens; ``top_p`` counts among these. None: any
+    token."""
     seed: int = 0
     """Of sampling, together with each prompt's key."""
     stop: tuple[Annotated[str, not_empty], ...] = ()
@@ -241,8 +244,20 @@ class Recipe:
     """Share of all steps with a linear warm-up."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """The learning rate after the warm-up."""
-    projector_lr: Annotated[float, above(0)] | None = None
-    """Peak learning rate of the projector; None: ``lr``."""
+    projector_lr: Annotated[float, at_least(0)] | None = None
+    """Peak learning rate of the projector; 0: it is frozen. None: ``lr``, but frozen with LoRA.
+    SIMA's and CSR's scripts ask for 2e-5, but their trainers freeze it: they wrap the model in LoRA
+    twice."""
+    max_grad_norm: Annotated[float, at_least(0)] = 1.0
+    """The gradient's norm is clipped to this; 0: no clipping. SENA's script: 1.0, transformers'
+    default. The DeepSpeed files of SIMA and CSR set none."""
+    shuffles: AtLeastOne = 1
+    """Independent shufflings of the pairs that an epoch mixes. SENA's released code shuffles its
+    list in each of eight processes without a common seed. With 8, about a third of the pairs is
+    not in an epoch, and others are in it twice or more."""
+    double_wrapped: bool = False
+    """Whether the training prompt is put into the chat format twice, and the header of the answer
+    (``ASSISTANT:``) is part of the answer. So in CSR's released pairs."""
     objective: Literal["dpo", "sft", "rejected_from_argmax"] = "dpo"
     """Loss; see :mod:`methods.objective`. "sft" trains on the chosen answers alone."""
     beta: Annotated[float, above(0)] = 0.1
@@ -254,6 +269,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+    @property
+    def trains_projector(self) -> bool:
+        return bool(self.projector_lr) or (self.projector_lr is None and self.lora is None)
 
 
 class VLM(Protocol):
@@ -310,6 +329,8 @@ class Tools:
     """Given if the method needs ``scorer``."""
     ground_truth: GroundTruth | None = None
     """Given if the method needs ``ground_truth``."""
+    format_chars: int = 0
+    """Characters of the base's chat format around a question about an image."""
 
 
 @runtime_checkable

@@ -42,6 +42,8 @@ class Oracle(Method):
     """Sampled responses, each compared with the greedy one."""
     temperature: Annotated[float, above(0)] = 0.8
     top_p: Annotated[float, above(0), at_most(1)] = 0.9
+    top_k: AtLeastOne | None = 50
+    """Of the samples, as SIMA's; None: any token."""
     response_tokens: AtLeastOne = 1024
     """Token limit of a response."""
     recipe: Recipe = PUBLISHED
@@ -63,6 +65,7 @@ class Oracle(Method):
             samples=self.samples,
             temperature=self.temperature,
             top_p=self.top_p,
+            top_k=self.top_k,
             max_new_tokens=self.response_tokens,
         )
         for outcome in outcomes:
@@ -85,4 +88,7 @@ def _pair(responses: Responses, truth: GroundTruth) -> PreferencePair | Dropped:
     return chosen_pair(responses, "greedy" if greedy < sample else "sample", trace)
 
 
-ENTRY = Entry(published=Oracle(), synthetic=Oracle(response_tokens=96, recipe=SYNTHETIC_RECIPE))
+ENTRY = Entry(
+    published=Oracle(),
+    synthetic=Oracle(top_k=None, response_tokens=96, recipe=SYNTHETIC_RECIPE),
+)

@@ -69,6 +69,7 @@ def examine(
         "machine": _machine,
         "programs": _programs,
         "bases": lambda: _bases(bases),
+        "input": lambda: _inputs(bases),
         "scorers": _scorers,
         "benchmarks": lambda: _benchmarks(benchmarks, folders, judge.ready),
         "methods": lambda: _methods(methods),
@@ -239,6 +240,12 @@ def _base(card: Any, *, load: bool) -> Check:
         mend = str(error).rstrip(".") + ("" if ready else f"; there: {mend}")
         ready = False
     return check("bases", card.name, ready, says, mend)
+
+
+def _inputs(names: Sequence[str]) -> Iterator[Check]:
+    from harness.cli.doctor_prompt import input_checks
+
+    return input_checks(names)
 
 
 def _scorers() -> Iterator[Check]:

@@ -83,8 +83,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--profile": {
         "metavar": "NAME",
-        "help": "equal (same images, batch and steps for all methods) or published (each paper's"
-        " own recipe); default: equal, but published for the study paper",
+        "help": "equal (same images, batch and steps for all methods), published (each paper's own"
+        " recipe, as its scripts execute it) or released (the authors' code throughout, with its"
+        " defects); default: equal, but published for the study paper",
+    },
+    "--released": {
+        "action": "store_true",
+        "default": None,
+        "help": "add a row per method that does all that the authors' released code does",
     },
 }
 """All options of studies. The parameters of a study's function decide which of them it accepts."""

@@ -128,9 +128,11 @@ def uniform_draws(
 
 
 def sample(logits: Tensor, decoding: Decoding, draw: Tensor) -> Tensor:
-    """Tokens (B,) drawn from logits (B, V) by nucleus sampling (Holtzman et al., arXiv 1904.09751):
-    the inverse distribution function at ``draw`` (B,) in [0, 1)."""
+    """Tokens (B,) drawn from logits (B, V) by nucleus sampling (Holtzman et al., arXiv 1904.09751)
+    among the ``top_k`` most likely tokens: the inverse distribution function at ``draw`` (B,) in
+    [0, 1)."""
     order = logits.argsort(dim=-1, descending=True, stable=True)
+    order = order[:, : decoding.top_k]
     ranked = (logits.gather(1, order).double() / decoding.temperature).softmax(-1)
     below = ranked.cumsum(-1) - ranked
     ranked = ranked * (below < decoding.top_p)

@@ -17,6 +17,7 @@ from harness.engine.engine import Engine
 from harness.errors import UserError
 from harness.models.chat_format import check_template, renderer
 from harness.models.find_family import family_of
+from harness.models.llava import shape_image
 from methods.interface import Prompt
 
 TOLERANCE, HALF_TOLERANCE = 2e-3, 0.1
@@ -121,7 +122,8 @@ def answer_logp(model: Any, processor: Any, image: Image.Image, text: str) -> fl
     rendered = words.render_prompt(text, True)
     [(_, answer)] = words.encode_pairs([rendered], [words.render_completion(ANSWER)])
     ids = torch.tensor([[*prompt, *answer]], device=model.device)
-    pixels = processor.image_processor(images=[image], return_tensors="pt")
+    shaped = shape_image(image, processor.image_processor)
+    pixels = processor.image_processor(images=[shaped], return_tensors="pt")
     inputs: dict[str, Tensor] = {name: value.to(model.device) for name, value in pixels.items()}
     inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
     if "image_grid_thw" in inputs:

@@ -46,6 +46,8 @@ class Parent:
     """The fingerprint of a folder's weights."""
     adapter: str | None = None
     """The fingerprint of the adapter beside the folder, which can replace the merged model."""
+    card: str | None = None
+    """The name of the card, where several cards have one hub id."""
 
 
 def is_adapter(folder: Path) -> bool:

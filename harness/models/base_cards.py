@@ -16,6 +16,7 @@ from typing import Any, Literal
 from harness.errors import UserError, unknown
 from harness.models import adapters, checkpoints
 from harness.models.adapters import Parent, saved_model
+from harness.models.chat_format import VICUNA_V1
 from harness.models.checkpoints import label_of, weights_fingerprint
 from harness.models.find_family import ARCHITECTURES
 from harness.models.hub_snapshots import cached, fetch, fetch_config, is_hub_id
@@ -51,6 +52,13 @@ class BaseCard:
     max_pixels: int | None = None
     """Bound on an image's size in pixels, for a family that keeps images' own sizes; a lower bound
     of the processor stays."""
+    image_shape: Literal["pad", "crop"] | None = None
+    """How LLaVA-1.5 gets square images: padded with the processor's mean colour, as its authors
+    train and evaluate, or cut to the centre, as the hub's processor does. None: as the processor's
+    own ``image_aspect_ratio`` says ("crop" where it says nothing)."""
+    system: str | None = None
+    """The system text, put in front of the model's own chat template; None: that template's
+    own."""
     adapters: tuple[Path, ...] = ()
     """Folders of LoRA adapters, added in this order when the weights are loaded."""
     parameters: float | None = None
@@ -63,10 +71,12 @@ class BaseCard:
     def settings(self) -> dict[str, Any]:
         """Everything that the answers depend on besides the files of the model."""
         bound = {} if self.max_pixels is None else {"max_pixels": self.max_pixels}
-        return {"dtype": self.dtype, **bound}
+        shape = {"image_shape": "pad"} if self.image_shape == "pad" else {}
+        system = {"system": self.system} if self.system else {}
+        return {"dtype": self.dtype, **bound, **shape, **system}
 
 
-BASES: Mapping[str, BaseCard] = {
+_CARDS: Mapping[str, BaseCard] = {
     "synthetic": BaseCard(
         name="synthetic",
         source=SYNTHETIC_WEIGHTS,
@@ -86,6 +96,8 @@ BASES: Mapping[str, BaseCard] = {
         lora_targets=LLAMA_LINEARS,
         prompts="real",
         dtype="bfloat16",
+        image_shape="pad",
+        system=VICUNA_V1,
         parameters=7.06e9,
         licence="llama2",
     ),
@@ -97,6 +109,8 @@ BASES: Mapping[str, BaseCard] = {
         lora_targets=LLAMA_LINEARS,
         prompts="real",
         dtype="bfloat16",
+        image_shape="pad",
+        system=VICUNA_V1,
         parameters=13.35e9,
         licence="llama2",
     ),
@@ -125,8 +139,16 @@ BASES: Mapping[str, BaseCard] = {
         licence="qwen-research",
     ),
 }
-"""The cards by name. The hub's commits are those that other public repositories pin; nothing was
-downloaded to check them."""
+BASES: Mapping[str, BaseCard] = {
+    **_CARDS,
+    **{
+        f"{name}-hf": replace(_CARDS[name], name=f"{name}-hf", image_shape="crop", system=None)
+        for name in ("llava-1.5-7b", "llava-1.5-13b")
+    },
+}
+"""The cards by name. LLaVA-1.5 is prompted as in the papers (padded images, ``vicuna_v1``); with
+``-hf``, as the hub's own processor and template do. The hub's commits are those that other public
+repositories pin; nothing was downloaded to check them."""
 
 
 def find_base(name: str) -> BaseCard:
@@ -214,7 +236,7 @@ def _adapter_card(folder: Path, above: tuple[Path, ...] = ()) -> BaseCard:
     above = (*above, folder.resolve())
     adapter = adapters.read_adapter(folder)
     parent, revision = str(adapter["base_model_name_or_path"]), adapter.get("revision")
-    card = _parent_card(folder, parent, revision, above)
+    card = _parent_card(folder, parent, revision, adapter.get("parent_card"), above)
     if revision and card.revision and revision != card.revision:
         raise UserError(
             f"The adapter in {folder} was trained on {parent} at commit {revision}, the base card"
@@ -238,16 +260,19 @@ def _adapter_card(folder: Path, above: tuple[Path, ...] = ()) -> BaseCard:
 
 
 def _parent_card(
-    folder: Path, parent: str, revision: str | None, above: tuple[Path, ...]
+    folder: Path, parent: str, revision: str | None, name: str | None, above: tuple[Path, ...]
 ) -> BaseCard:
-    """The card of an adapter's base: a card's name or source, a folder, or a hub id.
+    """The card of an adapter's base: a card's name or source, a folder, or a hub id. ``name``: the
+    card that our own record names.
 
     A folder that begins with a dot is relative to the adapter's. Where a round's merged model was
     deleted, the adapter beside it replaces it.
     """
-    known = next((card for card in BASES.values() if parent in (card.name, str(card.source))), None)
-    if known is not None:
+    # A hub id alone means the hub's own processor.
+    if known := BASES.get(name or parent):
         return known
+    if same := [card for card in BASES.values() if parent == str(card.source)]:
+        return same[-1]
     path = Path(os.path.normpath(folder / parent if parent.startswith(".") else parent))
     if path.is_dir():
         return _folder_card(path, above)
@@ -288,7 +313,8 @@ def parent_of(card: BaseCard, weights: Path | None, adapter: Path) -> Parent:
     if isinstance(card.source, Path):
         name = card.name if BASES.get(card.name) == card else str(card.source.resolve())
         return Parent(name=name, weights=weights_fingerprint(card.source))
-    return Parent(name=card.source, revision=card.revision)
+    known = card.name if BASES.get(card.name) == card else None
+    return Parent(name=card.source, revision=card.revision, card=known)
 
 
 def stored_model(card: BaseCard, weights: Path | None) -> tuple[Path | None, tuple[Path, ...]]:
@@ -362,10 +388,3 @@ def source_of(card: BaseCard) -> str:
             " -m nox -s synthetic"
         )
     return str(card.source)
-
-
-def limit_image_size(image_processor: Any, card: BaseCard) -> None:
-    """Apply the card's ``max_pixels``; a lower bound of the processor stays."""
-    if card.max_pixels is not None:
-        size = image_processor.size
-        size["longest_edge"] = min(size["longest_edge"], card.max_pixels)

@@ -1,17 +1,17 @@
 """Turns prompts into tokens, for generation, training and benchmarks alike.
 
-LLaVA-1.5's format (Liu et al., arXiv 2310.03744) is ``<s>USER: <image>\\n{text} ASSISTANT:
-{answer}</s>``. Qwen2.5-VL's format is ChatML with its default system message. Both are rendered as
-plain strings and tokenised with ``add_special_tokens=False``, so training uses the same begin and
-end tokens as generation. Special tokens inside questions and model texts are replaced by spaces, so
-they cannot break the format.
+LLaVA-1.5's format (Liu et al., arXiv 2310.03744) is ``<s>{system}USER: <image>\\n{text} ASSISTANT:
+{answer}</s>``. Qwen2.5-VL's format is ChatML. The system text is that of the model's own chat
+template; a base card may put another one there. All is rendered as plain strings and tokenised with
+``add_special_tokens=False``, so training uses the same begin and end tokens as generation. Special
+tokens inside questions and model texts are replaced by spaces, so they cannot break the format.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harness.errors import UserError
@@ -19,10 +19,13 @@ from harness.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Format:
-    """A family's chat format: start, image (if there is one), the question's text, the header
-    ``answer``, ``lead``, the answer's text, end."""
+    """A family's chat format: start, system text, the header ``user``, image (if there is one), the
+    question's text, the header ``answer``, ``lead``, the answer's text, end."""
 
     start: str
+    system: str
+    """Where the model's own template is missing or of another format."""
+    user: str
     image: str
     answer: str
     lead: str
@@ -32,7 +35,9 @@ class Format:
 
 
 LLAVA = Format(
-    start="{bos}USER: ",
+    start="{bos}",
+    system="",
+    user="USER: ",
     image="{image}\n",
     answer=" ASSISTANT:",
     lead=" ",
@@ -40,12 +45,19 @@ LLAVA = Format(
     needs=("bos_token", "eos_token", "image_token"),
 )
 CHATML = Format(
-    start="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n",
+    start="",
+    system="<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n",
+    user="<|im_start|>user\n",
     image="<|vision_start|>{image}<|vision_end|>",
     answer="<|im_end|>\n<|im_start|>assistant\n",
     lead="",
     end="{eos}",
 )
+VICUNA_V1 = (
+    "A chat between a curious user and an artificial intelligence assistant. The assistant gives"
+    " helpful, detailed, and polite answers to the user's questions. "
+)
+"""The system text of LLaVA-1.5's conversation ``vicuna_v1``, with the space after it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +65,8 @@ class Renderer:
     """Renders and tokenises texts for one processor; made by :func:`renderer`."""
 
     format: Format
+    system: str
+    """The text before the first turn, with what separates them."""
     bos: str
     eos: str
     image: str
@@ -63,15 +77,27 @@ class Renderer:
     def render_prompt(self, prompt_text: str, has_image: bool, prefix: str = "") -> str:
         """The prompt up to the answer, or up to the end of the answer's given ``prefix``."""
         format, prefix = self.format, self.neutralize(prefix).strip()
-        start = self._fill(format.start + (format.image if has_image else ""))
+        start = self._fill(format.start) + self.system
+        turn = self._fill(format.user + (format.image if has_image else ""))
         lead = format.lead + prefix if prefix else ""
-        return start + self.neutralize(prompt_text) + format.answer + lead
+        return start + turn + self.neutralize(prompt_text) + format.answer + lead
 
     def render_completion(self, answer: str, prefix: str = "") -> str:
         """The text that follows a rendered prompt (and ``prefix``): the answer without outer white
         space, then the end token."""
         lead = " " if self.neutralize(prefix).strip() else self.format.lead
         return lead + self.neutralize(answer).strip() + self._fill(self.format.end)
+
+    def wrap_again(self, prompt_text: str, answers: Sequence[str]) -> tuple[str, list[str]]:
+        """A prompt's text that is in the chat format already (without begin and image tokens), and
+        its answers behind the header of the answer; see ``Recipe.double_wrapped``."""
+        start = self.system + self._fill(self.format.user + self.format.image)
+        header = self.format.answer.strip() + " "
+        return start.replace(self.image, "") + prompt_text, [header + text for text in answers]
+
+    def bare(self, rendered: str) -> str:
+        """A rendered text without begin and end tokens and outer white space."""
+        return rendered.strip().removeprefix(self.bos).removesuffix(self.eos).strip()
 
     def _fill(self, part: str) -> str:
         return part.format(bos=self.bos, eos=self.eos, image=self.image)
@@ -139,14 +165,34 @@ def renderer(processor: Any) -> Renderer:
     }
     # Longest first, because a token may be the beginning of another.
     ordered = sorted((text for text in special if text.strip()), key=len, reverse=True)
-    return Renderer(
+    words = Renderer(
         format=format,
+        system="",
         bos=names["bos_token"] or "",
         eos=names["eos_token"],
         image=names["image_token"],
         specials=re.compile("|".join(map(re.escape, ordered)), re.IGNORECASE),
         tokenizer=tokenizer,
     )
+    return replace(words, system=_system_text(processor, words))
+
+
+def _system_text(processor: Any, words: Renderer) -> str:
+    """What the model's own template writes before the first turn; the family's where the template
+    is missing or of another format, which :func:`check_template` reports."""
+    if getattr(processor, "chat_template", None):
+        theirs = words.bare(
+            processor.apply_chat_template(_user_turn("?", True), add_generation_prompt=True)
+        )
+        ours = words.bare(words.render_prompt("?", True))
+        if theirs.endswith(ours):
+            return theirs.removesuffix(ours)
+    return words.format.system
+
+
+def _user_turn(text: str, has_image: bool) -> list[dict[str, Any]]:
+    content = [{"type": "image"}] * has_image + [{"type": "text", "text": text}]
+    return [{"role": "user", "content": content}]
 
 
 def check_template(processor: Any) -> None:
@@ -163,22 +209,17 @@ def check_template(processor: Any) -> None:
             "The processor has no chat template, so the prompts cannot be checked; save the"
             " processor with the model's own template."
         )
-
-    def bare(rendered: str) -> str:
-        return rendered.strip().removeprefix(ours.bos).removesuffix(ours.eos).strip()
-
     for has_image in (True, False):
-        content = [{"type": "image"}] * has_image + [{"type": "text", "text": text}]
-        user = [{"role": "user", "content": content}]
+        user = _user_turn(text, has_image)
         answered = [*user, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
         prompt = ours.render_prompt(text, has_image)
         for mine, theirs in (
             (prompt, processor.apply_chat_template(user, add_generation_prompt=True)),
             (prompt + ours.render_completion(answer), processor.apply_chat_template(answered)),
         ):
-            if bare(mine) != bare(theirs):
+            if ours.bare(mine) != ours.bare(theirs):
                 raise UserError(
-                    f"This model's chat template gives {bare(theirs)!r:.200}, but our prompt is"
-                    f" {bare(mine)!r:.200}; choose a base with its family's published template"
-                    " (LLaVA-1.5's, or Qwen2.5-VL's)."
+                    f"This model's chat template gives {ours.bare(theirs)!r:.200}, but our prompt"
+                    f" is {ours.bare(mine)!r:.200}; choose a base with its family's published"
+                    " template (LLaVA-1.5's, or Qwen2.5-VL's)."
                 )

@@ -17,7 +17,7 @@ from harness.errors import UserError
 from harness.models import hub_snapshots
 from harness.models.adapters import attach_adapter, merge_adapter
 from harness.models.alignment import align
-from harness.models.base_cards import BaseCard, limit_image_size, source_of, stored_model
+from harness.models.base_cards import BaseCard, source_of, stored_model
 from harness.models.checkpoints import BUFFERS, check_files, check_size
 from harness.models.device_memory import free_memory
 from harness.models.find_family import ARCHITECTURES
@@ -28,6 +28,7 @@ from harness.models.processor_checks import (
     check_small_files,
     one_sentence,
 )
+from harness.models.processor_settings import apply_card
 
 MAX_CPU_PARAMETERS = 1e9
 """Larger models are refused on the CPU."""
@@ -61,7 +62,7 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
             )
         processor = architecture.processor(str(source))
         check_processor(processor, config, str(source))
-        limit_image_size(processor.image_processor, card)
+        apply_card(processor, card)
     with one_sentence(what, str(place), card.revision):
         check_weights(what, place, AutoModelForImageTextToText)
         model = AutoModelForImageTextToText.from_pretrained(

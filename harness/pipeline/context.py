@@ -53,6 +53,7 @@ class Context:
 
     def draw(self, run: Run, round: int) -> Drawn:
         """A round's images, decoded and hashed once for all rows that share them."""
+        round = 1 if run.same_images else round
         key = (run.pool, run.images, run.seed, round)
         if key not in self._draws:
             self._draws[key] = self.pool(run.pool).draw(run.images, run.seed, round)

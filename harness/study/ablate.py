@@ -3,19 +3,24 @@ the method as it is.
 
     python -m harness run ablate --only sena     all ablations of SENA; the plan command says how
                                                  long they take
+    python -m harness run ablate --only recipe --seeds 3     SIMA and CSR with LoRA as their
+                                                 released trainers execute it, and with what their
+                                                 scripts ask for: a trained projector, dropout,
+                                                 clipping
 
 It uses the development split: an ablation explains a method, it does not choose between methods."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from harness.errors import unknown
 from harness.study import compare
 from harness.study.study import Run, Study, vary
-from methods.interface import Method
+from methods.entry import as_released
+from methods.interface import Lora
 
 IMAGES = 500
 """Development images of a row's evaluation."""
@@ -55,9 +60,21 @@ ABLATIONS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
     },
 }
 
-RELEASED = "as released"
-"""End of the label of the row that does all that a method's released code does differently from its
-paper."""
+
+RECIPE = "recipe"
+"""Not a method: the ablations of the training that the published recipes execute."""
+ADAPTED = ("sima", "csr")
+"""The methods whose papers train with LoRA."""
+LORA = Lora(r=16, alpha=32)
+"""Adapters for the synthetic base, a quarter of its width; their rate is ten times that of the
+row's full training. Neither was tuned."""
+ASKED: Mapping[str, tuple[object, ...]] = {
+    "recipe.projector_lr": (2e-4,),
+    "recipe.lora.dropout": (0.05,),
+    "recipe.max_grad_norm": (1.0,),
+}
+"""What the scripts ask for. They give the projector another rate than the adapters; here it is the
+adapters'."""
 
 
 def study(
@@ -72,15 +89,18 @@ def study(
     benchmarks: Sequence[str] = (),
     local_data: Sequence[str] = (),
 ) -> Study:
-    """The ablations of the methods in ``only`` (empty: all that have ablations)."""
+    """The ablations of the methods in ``only`` (empty: all that have ablations), or of the recipe
+    (``only`` "recipe")."""
     for label in only:
-        if label not in ABLATIONS:
-            raise unknown("method with ablations", label, ABLATIONS)
+        if label not in (*ABLATIONS, RECIPE):
+            raise unknown("method with ablations", label, (*ABLATIONS, RECIPE))
+    methods = [label for label in only if label != RECIPE]
+    adapted = ADAPTED if RECIPE in only else ()
     comparison = compare.study(
         base=base,
         pool=pool,
         images=images,
-        only=tuple(only) or tuple(ABLATIONS),
+        only=tuple(dict.fromkeys([*methods, *adapted])) or tuple(ABLATIONS),
         seeds=seeds,
         rounds=rounds,
         limit=IMAGES if limit is None else limit,
@@ -92,31 +112,32 @@ def study(
     runs: list[Run] = []
     for run in comparison.runs:
         whole = compare.at_images(run, images) if limit is None else run
+        if run.label in adapted:
+            lora = _with_lora(whole)
+            runs.append(lora)
+            for setting, values in ASKED.items():
+                runs += vary(lora, setting, values)
+        if run.label in adapted and run.label not in methods:
+            continue
         runs.append(whole)
         if run.label not in ABLATIONS:
             continue
         for setting, values in ABLATIONS[run.label].items():
             current = _setting(whole, setting)
             runs += vary(whole, setting, [value for value in values if value != current])
-        label = f"{run.label} {RELEASED}"
-        runs.append(replace(whole, label=label, method=as_released(run.method)))
+        label = f"{run.label} {compare.RELEASED}"
+        runs.append(replace(whole, label=label, method=as_released(run.method, run.method.recipe)))
     return replace(comparison, question="What does each part of a method do?", runs=tuple(runs))
 
 
-def as_released(method: Any) -> Method:
-    """This row's settings with all that the released code does differently from the method's
-    defaults. Of the recipe only the objective changes, so that the row shows the cost of the
-    released code's flaws, not of another learning rate."""
-    default, released = type(method)(), type(method).as_released()
-    changed = [
-        field.name
-        for field in fields(method)
-        if getattr(released, field.name) != getattr(default, field.name)
-    ]
-    changes = {name: getattr(released, name) for name in changed if name != "recipe"}
-    changes["recipe"] = replace(method.recipe, objective=released.recipe.objective)
-    result: Method = replace(method, **changes)
-    return result
+def _with_lora(run: Run) -> Run:
+    """The row with LoRA, as the released trainers execute it: a frozen projector, no dropout, no
+    clipping."""
+    method: Any = run.method
+    recipe = replace(
+        method.recipe, lr=10 * method.recipe.lr, lora=LORA, projector_lr=0.0, max_grad_norm=0.0
+    )
+    return replace(run, label=f"{run.label} LoRA", method=replace(method, recipe=recipe))
 
 
 def _setting(run: Run, path: str) -> object:

@@ -10,6 +10,8 @@ elsewhere?
     python -m harness run compare --controls      with references and controls
     python -m harness run compare --profile published    each paper's own recipe instead of equal
                                                   batches, steps and trials
+    python -m harness run compare --released      with a row per method that does all that the
+                                                  authors' released code does
 
 The first row is the untrained model. Every other row is compared with it, image by image."""
 
@@ -28,6 +30,7 @@ from harness.models.base_cards import find_base
 from harness.study.study import Run, Study
 from methods.catalogue import METHODS
 from methods.controls import Control, Kind
+from methods.entry import as_released
 from methods.interface import Method, Recipe
 from methods.untrained import Untrained
 
@@ -37,10 +40,16 @@ IMAGES = 600
 SEEDS = 3
 """Trainings of each trained row: one cannot tell a method from the chance of its training."""
 
-Profile = Literal["equal", "published"]
+Profile = Literal["equal", "published", "released"]
 """``equal``: every row has the same images, batch size and number of optimizer steps, and each
 method's learning rate was chosen among the same number of trials. ``published``: each paper's own
-recipe."""
+recipe; where the paper is silent, what the released scripts execute when they run. ``released``:
+the released code throughout, also where it differs from its paper or has a defect: search, prompts,
+objective and recipe. PAPERS.md lists what still differs."""
+
+RELEASED = "as released"
+"""End of the label of a row that does all that a method's released code does differently from its
+paper."""
 
 EQUAL = Recipe(lr=2e-6, epochs=1, global_batch=128)
 """The recipe of all rows on real bases in the profile "equal": SENA's published one, with DPO
@@ -60,20 +69,42 @@ def trained_rows(role: Literal["method", "reference"]) -> list[str]:
     return [name for name, e in entries if e.published.role == role and e.published.recipe]
 
 
-def settings(synthetic: bool, profile: Profile) -> dict[str, Method]:
-    """Each row's method, controls aside. The profile decides how a row is trained, never how its
-    pairs are made."""
+def settings(base: str, profile: Profile) -> dict[str, Method]:
+    """Each row's method, controls aside. The profile decides how a row is trained. Only
+    ``released`` changes how its pairs are made, too."""
+    card = find_base(base)
+    synthetic = card.prompts == "synthetic"
     rows: dict[str, Method] = {}
     for name, entry in METHODS.items():
         method: Any = entry.synthetic if synthetic else entry.published
-        published = entry.published.recipe
-        if published and synthetic and profile == "published":
-            method = replace(method, recipe=published)
-        elif published and not synthetic and profile == "equal":
-            recipe = replace(EQUAL, alignment_weight=published.alignment_weight)
-            method = replace(method, recipe=recipe)
+        if published := entry.recipe(card.parameters or 0):
+            if profile == "equal" and not synthetic:
+                published = replace(EQUAL, alignment_weight=published.alignment_weight)
+            if profile != "equal" or not synthetic:
+                method = replace(method, recipe=published)
+            if profile == "released":
+                method = as_released(method, published)
         rows[name] = method
     return rows
+
+
+def released_run(run: Run) -> Run | None:
+    """The row of the method's released code, beside ``run``; None for a method without one.
+
+    On a real base it has the released recipe whole. On the synthetic base it keeps the row's rates,
+    batch and steps, because the published rates hardly move so small a model."""
+    if not hasattr(type(run.method), "as_released"):
+        return None
+    card, entry = find_base(run.base), METHODS[run.method.name]
+    tuned = card.prompts == "synthetic"
+    recipe = run.method.recipe if tuned else entry.recipe(card.parameters or 0)
+    return replace(
+        run,
+        label=f"{run.label} {RELEASED}",
+        method=as_released(run.method, recipe),
+        same_images=entry.same_images,
+        steps=run.steps if tuned else None,
+    )
 
 
 def controls_of(rows: Mapping[str, Method]) -> dict[str, Control]:
@@ -107,6 +138,7 @@ def study(
     benchmarks: Sequence[str] = (),
     controls: bool = False,
     profile: Profile = "equal",
+    released: bool = False,
     rows: Sequence[str] = (),
     name: str | None = None,
     split: Literal["dev", "test"] = "test",
@@ -127,6 +159,7 @@ def study(
         benchmarks: names; empty: the synthetic ones.
         controls: add the references, and the controls of the methods.
         profile: how rows are trained.
+        released: add a row for each method's released code.
         rows: ``LABEL=CHECKPOINT`` texts; checkpoints (a folder, a LoRA adapter, a hub id) that
             answer beside the others.
         name: the study's name; None: from the options.
@@ -139,7 +172,7 @@ def study(
     """
     synthetic = find_base(base).prompts == "synthetic"
     check_profile(profile)
-    known = settings(synthetic, profile)
+    known = settings(base, profile)
     spoilt = controls_of(known)
     known |= spoilt
     for label in only:
@@ -172,9 +205,16 @@ def study(
             pool=pool,
             images=count,
             rounds=rounds if carried(method) else 1,
+            same_images=profile != "equal" and label in METHODS and METHODS[label].same_images,
             steps=equal_steps(method.recipe, count) if profile == "equal" else None,
         )
-        runs += [replace(run, seed=seed) for seed in range(seeds if method.recipe else 1)]
+        shown = [run, released_run(run) if released else None]
+        runs += [
+            replace(each, seed=seed)
+            for each in shown
+            if each is not None
+            for seed in range(seeds if method.recipe else 1)
+        ]
     stem = "compare" if profile == "equal" else f"compare-{profile}"
     return Study(
         name=name or folder_name(stem, base, limit),

@@ -6,6 +6,7 @@ gains that their papers report.
     python -m harness run paper                           each paper's own pool, rounds and recipe
                                                           (profile published)
     python -m harness run paper --profile equal           the same images, steps and batches for all
+    python -m harness run paper --released                adds the authors' released code as rows
     python -m harness run paper --row "SIMA released=org/name"    adds a released checkpoint
 
 On one H200 a seed takes at least 6 GPU-hours in the published profile and 1 in the equal profile.
@@ -15,11 +16,12 @@ there are any. The data are in ``data/`` (another folder: ``--pool``):
     data/ocr_vqa/  data/textvqa/  data/coco/train2017/  data/gqa/  data/vg/
         images (SENA: 1,200 of each per round, 3 rounds)
     data/llava/detail_23k.json  data/llava/complex_reasoning_77k.json
-        LLaVA-Instruct (SIMA: 17,000 prompts; CSR: 13,000 per round)
+        LLaVA-Instruct (SIMA: 17,000 prompts of both files; CSR: 12,856 of the first, the same
+        in each round)
 
-The papers do not state two things. The ratio of detail to reasoning prompts is 1 : 3 here, about
-the ratio of the sizes of the two files. Each round of CSR draws new prompts, like every method in
-this harness."""
+SIMA's paper does not state the ratio of detail to reasoning prompts: 1 : 3 here, about the ratio of
+the sizes of the two files. CSR's paper names both kinds, but its released file holds requests for
+detailed descriptions alone."""
 
 from __future__ import annotations
 
@@ -62,6 +64,11 @@ def instruct_pool(data: str) -> str:
     )
 
 
+def detail_pool(data: str) -> str:
+    """LLaVA-Instruct's requests for a detailed description."""
+    return f"llava:{data}/llava/{INSTRUCT[0]}:{data}/coco/train2017"
+
+
 def runs_of(
     base: str,
     data: str,
@@ -71,31 +78,37 @@ def runs_of(
     images: int | None,
     rounds: int | None,
     limit: int | None = None,
+    released: bool = False,
 ) -> tuple[Run, ...]:
     """The runs of the untrained row and of the methods; opens no file."""
     compare.check_profile(profile)
     compare.at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
-    methods = compare.settings(find_base(base).prompts == "synthetic", profile)
+    methods, equal = compare.settings(base, profile), profile == "equal"
     for label in only:
         if label not in ROUNDS:
             raise unknown("row", label, ROUNDS)
     runs = [Run(label=compare.BASELINE, base=base, method=methods[compare.BASELINE])]
     for label in only or ROUNDS:
         method = methods[label]
-        published_images, published_rounds = ROUNDS[label] if profile == "published" else EQUAL
+        published_images, published_rounds = EQUAL if equal else ROUNDS[label]
         count = min(images or published_images, limit or published_images)
-        # A method that needs only images (SENA) uses the mixture of its paper.
-        images_alone = method.needs == {"image"} and profile == "published"
+        pool = instruct_pool(data)
+        if not equal and method.needs == {"image"}:  # SENA: the mixture of its paper
+            pool = images_pool(data)
+        elif not equal and "reference" not in method.needs:  # CSR
+            pool = detail_pool(data)
         run = Run(
             label=label,
             base=base,
             method=method,
-            pool=images_pool(data) if images_alone else instruct_pool(data),
+            pool=pool,
             images=count,
             rounds=rounds or published_rounds,
-            steps=compare.equal_steps(method.recipe, count) if profile == "equal" else None,
+            same_images=not equal and METHODS[label].same_images,
+            steps=compare.equal_steps(method.recipe, count) if equal else None,
         )
-        runs += [replace(run, seed=seed) for seed in range(seeds)]
+        shown = [run, compare.released_run(run) if released else None]
+        runs += [replace(each, seed=seed) for each in shown if each for seed in range(seeds)]
     return tuple(runs)
 
 
@@ -105,8 +118,9 @@ def missing(
     """The missing data, one line each. ``folders``: data folders given on the command line."""
     root, pools = Path(data), {run.pool for run in runs if run.method.recipe}
     needed = [root / name for name in SENA_SETS] if images_pool(data) in pools else []
-    if instruct_pool(data) in pools:
-        needed += [root / "coco" / "train2017", *(root / "llava" / name for name in INSTRUCT)]
+    for pool, files in ((instruct_pool(data), INSTRUCT), (detail_pool(data), INSTRUCT[:1])):
+        if pool in pools:
+            needed += [root / "coco" / "train2017", *(root / "llava" / name for name in files)]
     lines = [f"{path} is not there" for path in dict.fromkeys(needed) if not path.exists()]
     for name in benchmarks:
         entry = BENCHMARKS.get(name)
@@ -127,6 +141,7 @@ def study(
     limit: int | None = None,
     benchmarks: Sequence[str] = (),
     profile: compare.Profile = "published",
+    released: bool = False,
     rows: Sequence[str] = (),
     local_data: Sequence[str] = (),
 ) -> Study:
@@ -139,7 +154,7 @@ def study(
     Raises:
         UserError: data are missing (each is named), or an unknown row, base, benchmark or profile.
     """
-    runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit)
+    runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit, released)
     names = list(benchmarks or WANTED)
     with user_errors():
         given = named_folders(local_data)
@@ -183,6 +198,7 @@ def needs(
     limit: int | None = None,
     benchmarks: Sequence[str] = (),
     profile: compare.Profile = "published",
+    released: bool = False,
     local_data: Sequence[str] = (),
     **_: object,
 ) -> tuple[tuple[Run, ...], list[str]]:
@@ -191,7 +207,7 @@ def needs(
     Raises:
         UserError: an unknown row, base or profile, or a wrong number or folder.
     """
-    runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit)
+    runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit, released)
     with user_errors():
         folders = named_folders(local_data)
     return runs, missing(pool, runs, benchmarks or WANTED, folders)

@@ -48,9 +48,11 @@ class Run:
     method: Method
     pool: str = "synthetic"
     images: int = 600
-    """Images drawn from the pool, afresh in each round."""
+    """Images drawn from the pool, afresh in each round unless ``same_images``."""
     rounds: int = 1
     """Each round trains the model of the round before."""
+    same_images: bool = False
+    """Whether all rounds use the images and prompts of the first, as CSR's do."""
     seed: int = 0
     """Of the draw of images, of sampling and of the training."""
     steps: int | None = None
@@ -209,6 +211,7 @@ class Study:
                     "recipe": describe(run.method.recipe),
                     "pool": run.pool,
                     "images": run.images,
+                    **({"same_images": True} if run.same_images else {}),
                     "rounds": run.last,
                     "steps": run.steps,
                     "seed": run.seed,
@@ -328,7 +331,7 @@ def _with(run: Run, field: str, value: object) -> Run:
     )
 
 
-RUN_FIELDS = ("base", "pool", "images", "rounds", "seed", "steps")
+RUN_FIELDS = ("base", "pool", "images", "rounds", "same_images", "seed", "steps")
 
 
 def _text(value: object) -> str:

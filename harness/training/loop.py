@@ -26,8 +26,6 @@ from harness.training.schedule import derived_seed
 from methods.interface import Recipe
 from methods.objective import alignment_loss, dpo_loss, dpo_margin, sft_loss
 
-MAX_GRAD_NORM = 1.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
@@ -136,7 +134,8 @@ def take_step(
     optimizer.zero_grad()
     order = sorted(batch, key=lambda each: each.length)  # similar lengths together: less padding
     rows = gradients(loop, order, step)
-    clipped = torch.nn.utils.clip_grad_norm_(loop.parameters.values(), MAX_GRAD_NORM)
+    limit = loop.recipe.max_grad_norm or math.inf
+    clipped = torch.nn.utils.clip_grad_norm_(loop.parameters.values(), limit)
     norm = float(full_tensor(clipped))
     bad = [
         each.pair.key

@@ -74,16 +74,15 @@ def _lora_config(lora: Lora, targets: str, **options: Any) -> LoraConfig:
 
 def choose_trainable(model: Any, recipe: Recipe) -> dict[str, Parameter]:
     """Freeze all other parameters and return the trained ones, by name. Without LoRA: all but the
-    vision tower's. With it: the adapters, and the projector if the recipe gives it a learning
-    rate."""
+    vision tower's. With it: the adapters. The projector trains if the recipe says so."""
     chosen, family = {}, family_of(model)
     for name, parameter in model.named_parameters():
-        if recipe.lora is None:
+        if re.match(family.projector, name):
+            trains = recipe.trains_projector
+        elif recipe.lora is None:
             trains = not re.match(family.tower, name)
         else:
-            trains = _TRAINED in name or (
-                recipe.projector_lr is not None and bool(re.match(family.projector, name))
-            )
+            trains = _TRAINED in name
         parameter.requires_grad_(trains)
         if trains:
             chosen[name] = parameter
@@ -119,7 +118,8 @@ class Adapter:
         save_tensors(self.tensors, folder / WEIGHTS)
         self.config.save_pretrained(str(folder))
         parent = {"parent_weights": self.parent.weights, "parent_adapter": self.parent.adapter}
-        write_json(folder / RECORD, parent)
+        card = {} if self.parent.card is None else {"parent_card": self.parent.card}
+        write_json(folder / RECORD, parent | card)
 
 
 def adapter_of(

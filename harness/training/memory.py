@@ -244,10 +244,8 @@ def planned(
     a ``prompt`` (image tokens included) and two answers of ``side`` tokens each. ``value``: bytes
     of a value in the forward pass."""
     adapters = 0 if recipe.lora is None else shape.adapters(recipe.lora.r)
-    if recipe.lora is None:
-        trained = shape.language + shape.projector
-    else:
-        trained = adapters + (0 if recipe.projector_lr is None else shape.projector)
+    trained = shape.language if recipe.lora is None else adapters
+    trained += shape.projector if recipe.trains_projector else 0
     load = Workload(
         trained=trained,
         frozen=shape.parameters + adapters - trained,

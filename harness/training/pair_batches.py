@@ -77,21 +77,25 @@ def encode(
     *,
     patches: int | Mapping[str, Span],
     positions: int,
+    double_wrapped: bool = False,
 ) -> list[EncodedPair]:
     """Tokenise pairs in the family's chat format.
 
     ``patches`` says how many tokens an image takes: a number for all images, or a span by item.
-    ``positions`` is the model's length; answers are cut there.
+    ``positions`` is the model's length; answers are cut there. ``double_wrapped`` is the recipe's.
 
     Raises:
         RowEnded: a prompt leaves no room for an answer.
     """
     chat = renderer(processor)
     image = processor.tokenizer.convert_tokens_to_ids(chat.image)
-    prompts = [chat.render_prompt(pair.prompt, True) for pair in pairs]
+    texts = [(pair.prompt, [pair.chosen, pair.rejected]) for pair in pairs]
+    if double_wrapped:
+        texts = [chat.wrap_again(prompt, answers) for prompt, answers in texts]
+    prompts = [chat.render_prompt(prompt, True) for prompt, _ in texts]
     chosen, rejected = (
-        chat.encode_pairs(prompts, [chat.render_completion(text) for text in texts])
-        for texts in ([pair.chosen for pair in pairs], [pair.rejected for pair in pairs])
+        chat.encode_pairs(prompts, [chat.render_completion(answers[side]) for _, answers in texts])
+        for side in (0, 1)
     )
     encoded = []
     for pair, (short, better), (_, worse) in zip(pairs, chosen, rejected, strict=True):

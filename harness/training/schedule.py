@@ -12,7 +12,8 @@ from methods.interface import Recipe
 
 
 def plan(pairs: int, recipe: Recipe, seed: int, max_steps: int | None = None) -> list[list[int]]:
-    """The indices of the pairs of each optimiser step, from one seeded permutation an epoch.
+    """The indices of the pairs of each optimiser step, from one seeded permutation an epoch, or
+    from several (``recipe.shuffles``) that are read in turn.
 
     Without ``max_steps`` every pair is visited ``epochs`` times, and the last step may be smaller.
     With it there are exactly ``max_steps`` full steps, and pairs are subsampled or repeated to
@@ -21,10 +22,19 @@ def plan(pairs: int, recipe: Recipe, seed: int, max_steps: int | None = None) ->
     visits = max(1, round(recipe.epochs * pairs)) if max_steps is None else max_steps * batch
     order: list[int] = []
     while len(order) < visits:
-        generator = torch.Generator().manual_seed(derived_seed(seed, "epoch", len(order) // pairs))
-        order += torch.randperm(pairs, generator=generator).tolist()
+        epoch = len(order) // pairs
+        shuffled = [
+            _permutation(pairs, seed, "epoch", epoch, *([number] if number else []))
+            for number in range(recipe.shuffles)
+        ]
+        order += [shuffled[place % recipe.shuffles][place] for place in range(pairs)]
     order = order[:visits]
     return [order[start : start + batch] for start in range(0, visits, batch)]
+
+
+def _permutation(count: int, *parts: object) -> list[int]:
+    generator = torch.Generator().manual_seed(derived_seed(*parts))
+    return list(torch.randperm(count, generator=generator).tolist())
 
 
 def lr_factor(step: int, steps: int, recipe: Recipe) -> float:

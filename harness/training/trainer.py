@@ -4,8 +4,8 @@ compares the pairs.
 The loop is our own, not a subclass of transformers' Trainer. Trainer pickles its optimiser, its
 checkpoints of a LLaVA come back with old key names (training then silently starts from the initial
 weights), and packed rows with cached references fit none of its hooks. Optimiser, clipping and
-schedules are Trainer's defaults (AdamW 0.9/0.999/1e-8, no weight decay, norm 1.0). A test compares
-the trajectory with trl's DPOTrainer."""
+schedules are Trainer's (AdamW 0.9/0.999/1e-8, no weight decay, norm 1.0). A test compares the
+trajectory with trl's DPOTrainer."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def train_pairs(
 
     Args:
         images: the image of an item id.
-        recipe: with LoRA, the adapters train, and the projector if ``projector_lr`` is given.
-            Without it all but the vision tower trains.
+        recipe: with LoRA, the adapters train, and the projector if ``projector_lr`` is above
+            0. Without it all but the vision tower trains.
         placement: how to use the machine. Gradients are accumulated up to ``recipe.global_batch``
             pairs, over all processes.
         max_steps: the number of optimiser steps (see :func:`plan`).
@@ -151,7 +151,8 @@ def prepare(
     dtype, size, adapted = model.dtype, ranks().size, recipe.lora is not None
     model.eval()
     used = sorted({index for step in plans for index in step})
-    features, encoded = _encode(model, processor, [pairs[i] for i in used], images, report)
+    chosen = [pairs[index] for index in used]
+    features, encoded = _encode(model, processor, chosen, images, recipe, report)
     by_index = dict(zip(used, encoded, strict=True))
     wrapped = add_adapters(model, recipe.lora, lora_targets or "", seed) if recipe.lora else None
     parameters = choose_trainable(model, recipe)
@@ -199,12 +200,13 @@ def _encode(
     processor: Any,
     pairs: Sequence[PreferencePair],
     images: Callable[[str], Image],
+    recipe: Recipe,
     report: Progress,
 ) -> tuple[dict[str, Tensor], list[EncodedPair]]:
     features = image_features(model, processor, pairs, images, progress=report)
     spans = image_spans(model, processor, pairs, images)
-    length = model.config.get_text_config().max_position_embeddings
-    return features, encode(pairs, processor, patches=spans, positions=length)
+    length, twice = model.config.get_text_config().max_position_embeddings, recipe.double_wrapped
+    return features, encode(pairs, processor, patches=spans, positions=length, double_wrapped=twice)
 
 
 def _references(

@@ -96,7 +96,9 @@ class Search:
     keep: Keep
     penalty_in_score: bool
     max_chars: int
-    count_prompt: bool
+    prompt_chars: int | None
+    """Characters of the chat format, which then count beside text and question; None: the text
+    alone counts."""
     repeats: bool
 
     def grow(self, vlm: BeamSearchVLM, prompts: Sequence[Prompt]) -> list[Tree]:
@@ -149,7 +151,9 @@ class Search:
                 continue
             texts.add(branch.text)
             text = before.text + branch.text
-            length = len(text) + (len(prompt.text) if self.count_prompt else 0)
+            length = len(text)
+            if self.prompt_chars is not None:
+                length += len(prompt.text) + self.prompt_chars
             node = Node(
                 parent=parent,
                 text=text,

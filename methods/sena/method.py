@@ -43,13 +43,14 @@ PUBLISHED = Recipe(
     lr=2e-6,
     epochs=1.0,
     global_batch=128,
-    warmup=0.0,
-    schedule="cosine",
+    warmup=0.03,
+    schedule="constant",
     beta=0.1,
     alignment_weight=1.0,
 )
 """The published training: full fine-tuning of LLaVA-1.5-7B. ``alignment_weight`` is the paper's
-lambda."""
+lambda. The released script (``run/run.sh``) asks for cosine without warm-up, but the DeepSpeed
+file's own scheduler replaces it: 3 % warm-up, then a constant rate."""
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,13 @@ class Sena(Method):
     def as_released(cls, **changes: Any) -> Sena:
         """All settings as in the released code (our wording, unless ``prompts`` is changed), then
         ``changes``."""
-        return replace(
-            cls(check="blind", name_filter="substring_drops_image", case="released"), **changes
+        released = cls(
+            check="blind",
+            name_filter="substring_drops_image",
+            case="released",
+            recipe=replace(PUBLISHED, shuffles=8),
         )
+        return replace(released, **changes)
 
     def pairs(self, items: Sequence[Item], tools: Tools) -> Iterator[PreferencePair | Dropped]:
         """One pair or one drop for each prompt of each item, in the items' order.

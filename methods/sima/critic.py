@@ -71,6 +71,7 @@ class Critic:
     examples: bool
     ground_truth: bool
     max_new_tokens: int
+    request_first: bool = False
 
     def opinions(self, vlm: VLM, compared: Sequence[Responses]) -> list[tuple[Opinion, ...]]:
         """The opinions on each comparison, one per order; all are asked in one call.
@@ -112,6 +113,7 @@ class Critic:
             texts[other(first)],
             criteria=self.criteria,
             examples=self.examples,
+            request_first=self.request_first,
         )
 
     def _read(self, vlm: VLM, prompts: Sequence[Prompt]) -> list[tuple[str | None, float | None]]:

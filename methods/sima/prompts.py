@@ -18,7 +18,7 @@ from methods.settings import Text, not_empty
 @dataclass(frozen=True, kw_only=True)
 class SimaPrompts(PromptSet):
     """The critic's sentences. They are sent in this order: examples, task, criteria, request for a
-    verdict."""
+    verdict. As released (``request_first``): request, criteria, examples, task, request again."""
 
     placeholders: ClassVar[Mapping[str, Sequence[str]]] = {
         "critic": ("question", "reference", "first", "second"),
@@ -53,6 +53,7 @@ class SimaPrompts(PromptSet):
         *,
         criteria: bool = True,
         examples: bool = True,
+        request_first: bool = False,
     ) -> str:
         """The critic's prompt; without the ground truth if ``reference`` is None."""
         texts = {"question": question, "first": first, "second": second}
@@ -60,7 +61,12 @@ class SimaPrompts(PromptSet):
             task, points = fill(self.critic_alone, **texts), self.criteria_alone
         else:
             task, points = fill(self.critic, reference=reference, **texts), self.criteria
-        parts = (self.examples * examples, task, points * criteria, self.verdict)
+        shown, points = self.examples * examples, points * criteria
+        parts = (
+            (self.verdict, points, shown, task, self.verdict)
+            if request_first
+            else (shown, task, points, self.verdict)
+        )
         return self.joint.join(part for part in parts if part)
 
 

@@ -42,10 +42,12 @@ def respond(
     samples: int,
     temperature: float,
     top_p: float,
+    top_k: int | None = None,
     max_new_tokens: int,
+    keep_equal: bool = False,
 ) -> list[Responses | Dropped]:
     """The greedy and a sampled response, for each sample of each item in the items' order; a drop
-    where the two cannot be compared.
+    where the two cannot be compared. ``keep_equal`` keeps equal responses.
 
     Raises:
         ValueError: an item has no question.
@@ -65,7 +67,11 @@ def respond(
         for index in range(samples)
     ]
     decoding = Decoding(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
     )
     sampled = iter(tools.vlm.generate(sample_prompts, decoding))
     outcomes: list[Responses | Dropped] = []
@@ -81,6 +87,8 @@ def respond(
                 sample=next(sampled),
             )
             reason = _drop_reason(responses, earlier)
+            if keep_equal and reason == EQUAL:
+                reason = None
             earlier.append(responses.sample.text)
             outcomes.append(
                 responses

@@ -69,11 +69,20 @@ def test_a_base_of_ones_own_is_looked_at_and_a_gpu_that_torch_cannot_use_is_said
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     lines = look(bases=[str(tmp_path / "mine"), str(tmp_path / "nowhere")])
     assert of(lines, "bases", "mine").ready
+    assert "system text: none; example: '<s>USER: <image>\\n" in of(lines, "input", "mine").says
     lacking = of(lines, "bases", str(tmp_path / "nowhere"))
     assert not lacking.ready
     assert "There is no folder" in lacking.says
     assert "torch can use no GPU" in of(lines, "machine", "gpu").says
     assert "llava:" in of(lines, "methods", "sima").says
+
+
+def test_a_papers_input_is_shown_before_the_download() -> None:
+    says = of(look(bases=["llava-1.5-7b"]), "input", "llava-1.5-7b").says
+    assert says.startswith("images padded to a square with the processor's mean colour; system")
+    assert "user's questions. USER: <image>\\nWhat is there? ASSISTANT:" in says
+    hub = of(look(bases=["llava-1.5-7b-hf"]), "input", "llava-1.5-7b-hf").says
+    assert "cut to the centre; the prompt's format is shown when its files are here" in hub
 
 
 def test_what_comes_with_the_repository_is_ready_and_what_does_not_says_how() -> None:

@@ -183,17 +183,16 @@ def engine_logp(engine: Engine, prompt: Prompt, text: str) -> float:
 def test_sample_draws_from_the_nucleus_in_proportion() -> None:
     logits = torch.tensor([0.1, 0.5, 0.15, 0.25]).log().repeat(4000, 1)
     draw = torch.rand(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    for top_p, expected in (
-        (1.0, [0.1, 0.5, 0.15, 0.25]),
-        (0.7, [0, 2 / 3, 0, 1 / 3]),
-        (0.5, [0, 1, 0, 0]),
+    for top_p, top_k, expected in (
+        (1.0, None, [0.1, 0.5, 0.15, 0.25]),
+        (0.7, None, [0, 2 / 3, 0, 1 / 3]),
+        (0.5, None, [0, 1, 0, 0]),
+        (1.0, 50, [0.1, 0.5, 0.15, 0.25]),
+        (1.0, 3, [0, 5 / 9, 1.5 / 9, 2.5 / 9]),
+        (0.6, 2, [0, 1, 0, 0]),  # the shares of two tokens are 2/3 and 1/3
     ):
-        counts = (
-            sample(logits, Decoding(max_new_tokens=1, temperature=1.0, top_p=top_p), draw).bincount(
-                minlength=4
-            )
-            / 4000
-        )
+        decoding = Decoding(max_new_tokens=1, temperature=1.0, top_p=top_p, top_k=top_k)
+        counts = sample(logits, decoding, draw).bincount(minlength=4) / 4000
         assert counts.tolist() == pytest.approx(expected, abs=0.02)
         assert all(
             count == 0 for count, share in zip(counts.tolist(), expected, strict=True) if share == 0

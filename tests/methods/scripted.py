@@ -14,7 +14,8 @@ from tests.tiny_models import picture
 COLOURS = "red green blue yellow".split()
 THINGS = "ball box cup plate house tree boat fish".split()
 _SIDES = re.compile(
-    r"question : .* truth : (?P<truth>.*) first : (?P<first>.*) second : (?P<second>.*?) compare"
+    r"question : .* truth : (?P<truth>.*) first : (?P<first>.*)"
+    r" second : (?P<second>.*?) (?:compare|which)"
 )
 
 

@@ -22,13 +22,14 @@ from tests.tiny_models import picture
 
 
 def grow(script: Script, **changes: Any) -> Tree:
+    prompt_chars = changes.pop("prompt_chars", None)
     csr = Csr(**{"candidates": 4, "groups": 4, **changes})
     search = Search(
         beams=csr.search(0),
         keep=csr.keep,
         penalty_in_score=csr.penalty_in_score,
         max_chars=csr.max_chars,
-        count_prompt=csr.count_prompt,
+        prompt_chars=prompt_chars,
         repeats=csr.repeats,
     )
     return search.grow(ScriptedVLM(script), [Prompt(key="k", text="describe .", image=picture(0))])[
@@ -103,7 +104,8 @@ def test_a_text_is_final_at_its_end_or_at_its_length() -> None:
 
     assert depth(max_chars=21) == 3
     assert depth(max_chars=22) == 4
-    assert depth(max_chars=22, count_prompt=True) == 2  # "describe ." has 10 characters
+    assert depth(max_chars=22, prompt_chars=0) == 2  # "describe ." has 10 characters
+    assert depth(max_chars=22, prompt_chars=5) == 1
 
 
 def test_sentences_are_cleaned_before_they_are_continued() -> None:

@@ -69,7 +69,7 @@ def test_three_calls_serve_all_items() -> None:
     run(SETTINGS["both"], model=model)
     greedy, sample, critic = model.calls
     assert greedy[1] == Decoding(max_new_tokens=1024)
-    assert sample[1] == Decoding(max_new_tokens=1024, temperature=0.8, top_p=0.9, seed=0)
+    assert sample[1] == Decoding(max_new_tokens=1024, temperature=0.8, top_p=0.9, top_k=50, seed=0)
     assert critic[1] == Decoding(max_new_tokens=4096)
     assert [len(prompts) for prompts, _ in model.calls] == [10, 20, 40]
     assert all(prompt.image is not None for prompts, _ in model.calls for prompt in prompts)
@@ -129,8 +129,8 @@ def test_a_trace_has_every_text(name: str) -> None:
         for opinion in trace["critic"]:
             second = "sample" if opinion["first"] == "greedy" else "greedy"
             assert (
-                f"first : {texts[opinion['first']]} second : {texts[second]} compare"
-                in opinion["prompt"]
+                f"first : {texts[opinion['first']]} second : {texts[second]}"
+                f" {'which' if sima.request_first else 'compare'}" in opinion["prompt"]
             )
             assert (
                 opinion["winner"]
@@ -218,6 +218,10 @@ def test_equal_or_empty_responses_are_dropped_without_the_critic() -> None:
     model = ScriptedVLM(script)
     records = run(Sima(prompts=SYNTHETIC, samples=3), ITEMS[:4], model=model)
     found = [record.reason if isinstance(record, Dropped) else "pair" for record in records]
+    keeping = Sima(prompts=SYNTHETIC, samples=3, keep_equal=True)
+    kept = run(keeping, ITEMS[:4], model=ScriptedVLM(script))
+    for record, reason in zip(kept, found, strict=True):  # only equal responses reach the critic
+        assert ("critic" in record.trace) == (reason in (EQUAL, "pair", NO_VERDICT))
     assert found[:3] == [EQUAL] * 3
     assert found[3:6] == [EMPTY] * 3
     assert found[6:9][1:] == [REPEATED, EMPTY]
@@ -299,6 +303,8 @@ def test_as_released_differs_only_where_papers_md_says() -> None:
     }
     assert changed == {
         "order": "fixed",
+        "keep_equal": True,
+        "request_first": True,
         "recipe": replace(ours.recipe, objective="rejected_from_argmax"),
     }
     assert Sima.as_released(order="both", samples=2) == replace(released, order="both", samples=2)
@@ -308,14 +314,15 @@ def test_the_published_recipe() -> None:
     assert Sima().recipe == Recipe(
         lr=1e-7,
         epochs=3,
-        global_batch=8,
+        global_batch=1,
         warmup=0.03,
         schedule="cosine",
-        projector_lr=2e-5,
+        projector_lr=0.0,
+        max_grad_norm=0.0,
         objective="dpo",
         beta=0.1,
         alignment_weight=0,
-        lora=Lora(r=128, alpha=256, dropout=0.05),
+        lora=Lora(r=128, alpha=256, dropout=0.0),
     )
 
 

@@ -130,6 +130,18 @@ def test_a_missing_field_a_missing_file_and_broken_json(tmp_path: Path) -> None:
         SimaPrompts.from_file(path)
 
 
+def test_the_request_first_order_is_the_released_codes() -> None:
+    text = SYNTHETIC.render("q ?", "t .", "a .", "b .", request_first=True)
+    parts = [
+        SYNTHETIC.verdict,
+        SYNTHETIC.criteria,
+        SYNTHETIC.examples,
+        "question : q ? truth : t . first : a . second : b .",
+        SYNTHETIC.verdict,
+    ]
+    assert text == " ".join(parts)
+
+
 def test_braces_in_a_models_text_stay_text() -> None:
     text = SYNTHETIC.render(
         "{first}", "{second} {0}", "{question}", "{", criteria=False, examples=False

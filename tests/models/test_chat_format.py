@@ -3,10 +3,14 @@ family's template."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from harness.errors import UserError
-from harness.models.chat_format import check_template, renderer
+from harness.models.chat_format import VICUNA_V1, Renderer, check_template, renderer
+from tests.models.twins import QWEN_TEMPLATE, tiny_qwen
 from tests.tiny_models import picture, tiny_llava
 
 # LLaVA-1.5's published template: no beginning token (its tokenizer adds one) and a trailing space
@@ -73,6 +77,63 @@ def test_pairs_are_cut_where_the_answer_starts() -> None:
     )
     assert processor.tokenizer.convert_ids_to_tokens(asked)[-2:] == ["assistant", ":"]
     assert processor.tokenizer.convert_ids_to_tokens(answered) == ["a", "ball", ".", "</s>"]
+
+
+def vicuna_v1(question: str, answer: str | None) -> str:
+    """The original's text of one turn, written independently: system and turns are closed by a
+    space, the answer by the end token."""
+    system = (
+        "A chat between a curious user and an artificial intelligence assistant. "
+        "The assistant gives helpful, detailed, and polite answers to the user's questions."
+    )
+    text = " ".join([system, "USER: <image>\n" + question, "ASSISTANT:"])
+    return text if answer is None else text + " " + answer + "</s>"
+
+
+def vicuna() -> tuple[Any, Renderer]:
+    _, processor = tiny_llava()
+    processor.chat_template = VICUNA_V1 + PUBLISHED
+    return processor, renderer(processor)
+
+
+def test_vicuna_v1_to_the_letter() -> None:
+    processor, words = vicuna()
+    prompt = words.render_prompt("What is there?", True)
+    assert prompt == "<s>" + vicuna_v1("What is there?", None)
+    assert prompt + words.render_completion("A ball.") == "<s>" + vicuna_v1(
+        "What is there?", "A ball."
+    )
+    assert words.render_prompt("Why?", False) == f"<s>{VICUNA_V1}USER: Why? ASSISTANT:"
+    check_template(processor)
+
+
+@pytest.mark.parametrize(
+    ("make", "template"), [(tiny_llava, PUBLISHED), (tiny_qwen, QWEN_TEMPLATE)]
+)
+def test_a_templates_own_system_text_is_taken_over(
+    make: Callable[[], tuple[Any, Any]], template: str
+) -> None:
+    _, processor = make()
+    plain = renderer(processor).render_prompt("what?", True)
+    processor.chat_template = "Be brief.\n" + template
+    words = renderer(processor)
+    assert words.bare(words.render_prompt("what?", True)) == "Be brief.\n" + words.bare(plain)
+    check_template(processor)
+
+
+def test_the_formats_characters_are_those_that_csrs_search_counts() -> None:
+    # The released code counts 184: it decodes the begin token with a space behind it.
+    assert len(vicuna()[1].render_prompt("", True)) == 183
+
+
+def test_double_wrapped_pairs_to_the_letter() -> None:
+    _, words = vicuna()
+    system = VICUNA_V1.strip()
+    prompt, [answer] = words.wrap_again("What is there?", ["A ball."])
+    assert words.render_prompt(prompt, True) + words.render_completion(answer) == (
+        f"<s>{system} USER: <image>\n{system} USER: \nWhat is there? ASSISTANT:"
+        " ASSISTANT: A ball.</s>"
+    )
 
 
 @pytest.mark.parametrize("template", [None, PUBLISHED])

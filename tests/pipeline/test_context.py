@@ -53,6 +53,25 @@ def test_a_baseline_that_is_trained_is_weighed_after_its_training(
     assert weighed.depends_on == ("export/synthetic_pope", train.key)
 
 
+def test_a_run_may_use_the_same_images_in_each_round(tmp_path: Path) -> None:
+    pool = str(save_pictures(tmp_path / "pool", 8))
+    fresh = Run(label="fresh", base="tiny", method=Toy(), pool=pool, images=4, rounds=2)
+    same = replace(fresh, label="same", rounds=3, same_images=True)
+    study = Study(
+        name="toys",
+        question="?",
+        runs=(fresh, same),
+        benchmarks=(suite.pope("dev", 2),),
+        baseline="fresh",
+        split="dev",
+        limit=2,
+    )
+    found = Context(study, Results(tmp_path / "out"))
+    first, second = found.draw(fresh, 1), found.draw(fresh, 2)
+    assert not set(first.ids) & set(second.ids)
+    assert all(found.draw(same, round) == first for round in (1, 2, 3))
+
+
 def test_memory_that_runs_out_in_a_training_is_said_and_the_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

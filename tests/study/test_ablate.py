@@ -12,6 +12,7 @@ from harness.study import ablate, compare, tune
 from harness.study.study import Run
 from methods.catalogue import METHODS
 from methods.csr.method import Csr
+from methods.entry import EXECUTED, as_released
 from methods.interface import Method
 from methods.sena.method import Sena
 from methods.sima.method import Sima
@@ -30,7 +31,7 @@ def test_an_ablation_changes_what_its_label_says_alone(method: str) -> None:
     untrained, whole, *others = ablate.study(only=[method]).runs
     assert (untrained.label, whole.label) == ("untrained", method)
     assert whole == replace(compare.at_images(compare.study(only=[method]).runs[1], compare.IMAGES))
-    settings = [run for run in others if not run.label.endswith(ablate.RELEASED)]
+    settings = [run for run in others if not run.label.endswith(compare.RELEASED)]
     assert len(others) == len(settings) + 1
     for run in settings:
         assert run.varied is not None
@@ -55,14 +56,41 @@ def test_the_released_row_has_every_flaw_and_keeps_the_rest(
     kind: type[Sena] | type[Sima] | type[Csr],
 ) -> None:
     row = METHODS[kind.name].synthetic
-    made = ablate.as_released(row)
+    made = as_released(row, row.recipe)
     flaws = changed(kind.as_released(), kind())
     for name in flaws - {"recipe"}:
         assert getattr(made, name) == getattr(kind.as_released(), name)
     assert changed(made, row) <= flaws
     assert made.recipe is not None
     assert row.recipe is not None
-    assert made.recipe == replace(row.recipe, objective=kind.as_released().recipe.objective)
+    executed = {name: getattr(kind.as_released().recipe, name) for name in EXECUTED}
+    assert made.recipe == replace(row.recipe, **executed)
+    assert as_released(kind()) == kind.as_released()
+
+
+def test_the_recipe_is_ablated_on_lora_rows() -> None:
+    runs = {run.label: run for run in ablate.study(only=["recipe"]).runs}
+    assert list(runs) == [
+        "untrained",
+        *(
+            f"{method} LoRA{change}"
+            for method in ("sima", "csr")
+            for change in (
+                "",
+                " recipe.projector_lr=0.0002",
+                " recipe.lora.dropout=0.05",
+                " recipe.max_grad_norm=1.0",
+            )
+        ),
+    ]
+    for method in ("sima", "csr"):
+        executed, published = runs[f"{method} LoRA"].method.recipe, METHODS[method].published.recipe
+        assert executed is not None
+        assert published is not None
+        for name in ("projector_lr", "max_grad_norm"):
+            assert getattr(executed, name) == getattr(published, name) == 0
+        assert executed.lora is not None
+        assert executed.lora.dropout == 0
 
 
 def test_trials_are_as_many_for_each_method_and_never_on_the_test_split() -> None:

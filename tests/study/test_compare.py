@@ -96,6 +96,52 @@ def test_the_profile_published_takes_each_papers_recipe() -> None:
         compare.study(profile="eqal")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("base", ["synthetic", "llava-1.5-7b"])
+def test_released_rows_stand_beside_the_methods(base: str) -> None:
+    plain = {run.label: run for run in compare.study(base=base).runs}
+    runs = {run.label: run for run in compare.study(base=base, released=True).runs}
+    added = [f"{label} as released" for label in METHODS]
+    assert sorted(runs) == sorted([*plain, *added])
+    assert all(runs[label] == run for label, run in plain.items())
+    for name in METHODS:
+        entry, run = CATALOGUE[name], runs[f"{name} as released"]
+        released = type(entry.published).as_released()  # type: ignore[attr-defined]
+        recipe = run.method.recipe
+        assert recipe is not None
+        if base == "synthetic":  # its own rates, batch and steps
+            own = plain[name].method.recipe
+            assert (recipe.lr, recipe.global_batch, run.steps) == (
+                own.lr,  # type: ignore[union-attr]
+                own.global_batch,  # type: ignore[union-attr]
+                plain[name].steps,
+            )
+            assert recipe.objective == released.recipe.objective
+        else:
+            assert run.method == released
+            assert run.steps is None
+    assert runs["csr as released"].same_images
+    assert not runs["csr"].same_images
+
+
+def test_the_profile_released_is_the_released_code_throughout() -> None:
+    rows = {run.label: run for run in compare.study(base="llava-1.5-7b", profile="released").runs}
+    for name in METHODS:
+        released = type(CATALOGUE[name].published).as_released()  # type: ignore[attr-defined]
+        assert rows[name].method == released
+    small = {run.label: run for run in compare.study(profile="released").runs}
+    assert small["sima"].method.recipe == rows["sima"].method.recipe
+    assert small["sima"].method.prompts == CATALOGUE["sima"].synthetic.prompts  # type: ignore[attr-defined]
+
+
+def test_13b_has_its_own_epochs() -> None:
+    def epochs(base: str) -> dict[str, float]:
+        runs = compare.study(base=base, profile="published").runs
+        return {run.label: run.method.recipe.epochs for run in runs if run.method.recipe}
+
+    assert epochs("llava-1.5-7b") == {"sena": 1, "sima": 3, "csr": 1}
+    assert epochs("llava-1.5-13b") == epochs("llava-1.5-13b-hf") == {"sena": 1, "sima": 1, "csr": 1}
+
+
 def test_an_unknown_row_is_told_with_the_nearest() -> None:
     with pytest.raises(UserError, match="did you mean 'oracle'"):
         compare.study(only=["orakle"])

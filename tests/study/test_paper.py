@@ -51,6 +51,14 @@ def test_each_method_has_its_papers_pool_and_settings(tmp_path: Path) -> None:
     asked = open_pool(runs["sima"].pool)
     assert asked.fields == {"image", "question", "reference"}
     assert sum(id.startswith("detail_23k") for id in asked.draw(8, 0, 1).ids) == 2
+    assert "detail_23k" in runs["csr"].pool
+    assert "reasoning" not in runs["csr"].pool
+    assert [label for label, run in runs.items() if run.same_images] == ["csr"]
+    with_released = paper.study(pool=folder, benchmarks=["synthetic_pope"], released=True).runs
+    assert [run.label for run in with_released] == [
+        "untrained",
+        *(f"{name}{end}" for name in paper.ROUNDS for end in ("", " as released")),
+    ]
 
 
 def test_the_profile_equal_gives_all_the_same_images_and_steps(tmp_path: Path) -> None:

@@ -264,3 +264,7 @@ def test_without_a_projector_or_a_parent(tmp_path: Path) -> None:
         ".lora_" in name
         for name in load_file(tmp_path / "some" / "adapter" / "adapter_model.safetensors")
     )
+    # Two cards have this hub id: ours is named in the record, without it the hub's own is meant.
+    assert find_base(str(tmp_path / "some" / "adapter")).image_shape == "pad"
+    (tmp_path / "some" / "adapter" / "selfsight.json").unlink()
+    assert find_base(str(tmp_path / "some" / "adapter")).image_shape == "crop"

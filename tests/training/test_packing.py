@@ -185,6 +185,17 @@ def test_the_digest_notices_a_changed_weight() -> None:
     assert weights_digest(model) != before
 
 
+def test_double_wrapped_pairs_are_encoded_as_their_texts() -> None:
+    _, processor = tiny_llava()
+    words = renderer(processor)
+    [pair] = encode(PAIRS[:1], processor, patches=1, positions=512, double_wrapped=True)
+    asked, chosen, rejected = PAIRS[0].prompt, PAIRS[0].chosen, PAIRS[0].rejected
+    wrapped = f"USER: \n{asked}"  # this base has no system text
+    assert words.encode([words.render_prompt(wrapped, True)]) == [pair.prompt]
+    for ids, text in ((pair.chosen, chosen), (pair.rejected, rejected)):
+        assert words.encode([f" ASSISTANT: {text}</s>"]) == [ids]
+
+
 def test_long_answers_are_cut_and_marked_and_a_long_prompt_is_an_error() -> None:
     _, processor = tiny_llava()
     long = PreferencePair(

@@ -184,11 +184,33 @@ def test_lora_moves_adapters_and_projector_only(tmp_path: Path) -> None:
         )
 
 
-def test_without_its_own_rate_the_projector_stays_under_lora(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        replace(ADAPTED, projector_lr=None),
+        replace(ADAPTED, projector_lr=0.0),
+        replace(RECIPE, projector_lr=0.0),
+    ],
+    ids=["lora", "lora frozen", "full frozen"],
+)
+def test_a_frozen_projector_stays(tmp_path: Path, recipe: Recipe) -> None:
     model, _ = tiny_llava()
-    before = model.model.multi_modal_projector.linear_1.weight.detach().clone()
-    train(tmp_path, replace(ADAPTED, projector_lr=None), model, lora_targets=TARGETS, max_steps=1)
-    assert torch.equal(model.model.multi_modal_projector.linear_1.weight, before)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    train(tmp_path, recipe, model, lora_targets=TARGETS, max_steps=1)
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved
+    assert not any("projector" in name for name in moved)
+
+
+def test_gradients_are_clipped_to_the_recipes_norm(tmp_path: Path) -> None:
+    def after(limit: float) -> dict[str, torch.Tensor]:
+        train(tmp_path / str(limit), replace(RECIPE, max_grad_norm=limit), max_steps=2)
+        return saved(tmp_path / str(limit))
+
+    unclipped, wide, narrow = after(0), after(1e9), after(1e-7)
+    assert all(torch.equal(value, wide[name]) for name, value in unclipped.items())
+    # AdamW is blind to the gradient's scale, except near its epsilon (1e-8).
+    assert not all(torch.equal(value, narrow[name]) for name, value in unclipped.items())
 
 
 def test_the_projector_has_its_own_rate(tmp_path: Path) -> None:
@@ -228,6 +250,15 @@ def test_the_plan_visits_each_pair_once_an_epoch_and_fits_max_steps() -> None:
     assert len(cycled) == 12
     assert all(cycled.count(index) == 4 for index in range(3))
     assert [len(step) for step in plan(5, replace(recipe, epochs=0.5), 0)] == [2]
+
+
+def test_independent_shuffles_miss_a_third_of_the_pairs() -> None:
+    recipe = Recipe(lr=1.0, global_batch=1, shuffles=8)
+    order = [index for [index] in plan(8000, recipe, 0)]
+    assert len(order) == 8000
+    # A pair is missed if none of eight processes has it in its eighth: (7/8)^8 = 0.344.
+    assert 1 - len(set(order)) / 8000 == pytest.approx((7 / 8) ** 8, abs=0.02)
+    assert plan(40, replace(recipe, shuffles=1), 0) == plan(40, Recipe(lr=1.0, global_batch=1), 0)
 
 
 def test_pairs_made_and_used_are_both_counted(tmp_path: Path) -> None:

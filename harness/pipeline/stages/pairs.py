@@ -47,13 +47,14 @@ def run(context: Context, task: Task, shard: int, _progress: Progress) -> None:
     run = context.run(task.label, task.seed)
     ids = [row["id"] for row in read_jsonl(task.stage.folder / "items.jsonl")]
     context.images.begin_round((run.pool, id) for id in ids)
-    card = scorer_of(run, task.checkpoint)
+    card, engine = scorer_of(run, task.checkpoint), context.models.engine(task.checkpoint)
     write_pairs(
         task.stage,
         shard,
         task.shard_range(shard),
         ids,
-        vlm=context.models.engine(task.checkpoint),
+        vlm=engine,
+        format_chars=len(engine.renderer.render_prompt("", True)),
         method=run.method,
         pool=context.pool(run.pool),
         seed=run.seed,
@@ -83,6 +84,7 @@ def write_pairs(
     pool: Pool,
     seed: int,
     scorer: Scorer | None = None,
+    format_chars: int = 0,
 ) -> None:
     """Write the pairs and drops of the images with these ``numbers`` among the round's ``ids`` as
     one shard."""
@@ -90,7 +92,9 @@ def write_pairs(
     def work() -> Rows:
         items = pool.items(ids[numbers.start : numbers.stop], method.needs, ids)
         truth = pool.judge if "ground_truth" in method.needs else None
-        tools = Tools(vlm=vlm, seed=seed, scorer=scorer, ground_truth=truth)
+        tools = Tools(
+            vlm=vlm, seed=seed, scorer=scorer, ground_truth=truth, format_chars=format_chars
+        )
         return without_too_long(items, lambda some: pair_rows(method, some, tools), _too_long)
 
     write_shard(stage, shard, work, vlm)

@@ -22,8 +22,10 @@ from harness.data.image_file import read_image
 from harness.data.open_pool import open_pool
 from harness.data.pool import Pool, pixels_sha
 from harness.errors import UserError
-from harness.models.base_cards import BASES, BaseCard, find_base, limit_image_size, source_of
+from harness.models.base_cards import BASES, BaseCard, find_base, source_of
+from harness.models.llava import shape_image
 from harness.models.own_code import without_own_code
+from harness.models.processor_settings import apply_to_images
 from harness.models.qwen import unpatch
 from methods.sena.corruption import CORRUPTIONS, STEPS, Corruption, corruption
 
@@ -160,7 +162,7 @@ def _smaller(image: Image.Image, how: Image.Resampling) -> Image.Image:
 def corrupted_image(
     image: Image.Image, card: BaseCard, kind: Corruption, step: int, key: str
 ) -> Image.Image:
-    """The image as the model was given it under this corruption, in 8 bits: resized and cropped by
+    """The image as the model was given it under this corruption, in 8 bits: resized and shaped by
     the base's image processor, corrupted in normalised pixels, clipped to the range of colours.
 
     Raises:
@@ -170,7 +172,7 @@ def corrupted_image(
     if kind == "another":
         raise UserError("the corruption replaced the image by another image of the round.")
     processor = image_processor(card)
-    inputs = processor(images=image.convert("RGB"), return_tensors="pt")
+    inputs = processor(images=shape_image(image, processor), return_tensors="pt")
     if "image_grid_thw" in inputs:  # Qwen2.5-VL's patches
         _, rows, columns = inputs["image_grid_thw"][0].tolist()
         pixels = unpatch(inputs["pixel_values"], rows, columns, processor)
@@ -208,5 +210,5 @@ def image_processor(card: BaseCard) -> Any:
         raise UserError(
             f"the image processor of base {card.name!r} is not on this machine; a run fetches it."
         ) from error
-    limit_image_size(processor, card)
+    apply_to_images(processor, card)
     return processor
