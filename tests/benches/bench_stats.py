@@ -258,7 +258,8 @@ def moderated_alarms(spreads: Floats, seeds: int, draws: int) -> Floats:
     prior = np.array([_prior_freedom(value) for value in excess])
     scale = np.exp(logs.mean(axis=1) + special.digamma(prior / 2) - np.log(prior / 2))
     pooled = (prior[:, None] * scale[:, None] + freedom * own) / (prior[:, None] + freedom)
-    half = stats.t.isf(0.025, prior + freedom)[:, None] * np.sqrt(pooled / seeds)
+    quantile = np.asarray(stats.t.isf(0.025, prior + freedom))
+    half = quantile[:, None] * np.sqrt(pooled / seeds)
     alone = stats.t.isf(0.025, freedom) * np.sqrt(own / seeds)
     return np.stack([np.mean(abs(means) > bound, axis=0) for bound in (half, alone)])
 

@@ -179,7 +179,7 @@ def test_stars_are_holms_over_methods_and_primary_metrics(study: SimpleNamespace
     assert [cell.p_holm for cell in tested] == pytest.approx(holm([cell.p for cell in tested]))
     for cell in study.cells:
         assert ("*" in table_cell(cell).text) == (cell in tested and cell.p_holm < 0.05)
-    assert "of all rows of a kind (6 of methods tests)" in re.sub(r"\s+", " ", study.text)
+    assert "their primary metrics (6 tests of methods)" in re.sub(r"\s+", " ", study.text)
 
 
 def test_a_star_says_better_or_worse_by_the_metrics_direction(study: SimpleNamespace) -> None:

@@ -26,7 +26,8 @@ def controls_block(study: StudyResults) -> Block | None:
     return _block(
         contrasts,
         "Beyond its controls",
-        "row minus control after the same round, paired by seed [95 % interval]. exceeds: a gain"
+        "row minus control after the same round [95 % interval], paired by seed where both have the"
+        " same seeds. exceeds: a gain"
         f" with p < {ALPHA}, Holm-corrected over the row's controls and primary metrics. does not"
         f" exceed: the interval holds 0 or a loss, and excludes a gain of {worth} (in the metric's"
         " unit)",

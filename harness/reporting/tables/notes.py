@@ -108,7 +108,7 @@ def footnotes(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
     return [
         f"A cell: value (difference from {study.baseline} [95 % interval]). ↑ higher is better, ↓"
         " lower is better; a metric without an arrow only describes and is never tested."
-        " Bold: truly ahead of the untrained model and of every other method.",
+        f" Bold: truly ahead of {study.baseline} and of every other method.",
         _stars(cells),
         *_one_training(study),
         *_marks(last),
@@ -124,7 +124,7 @@ def footnotes(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
 
 def _stars(cells: Sequence[MetricResult]) -> str:
     families = [
-        f"{len(family)} of {name}"
+        f"{len(family)} {'test' if len(family) == 1 else 'tests'} of {name}"
         for role, name in (
             ("method", "methods"),
             ("reference", "reference rows"),
@@ -135,9 +135,9 @@ def _stars(cells: Sequence[MetricResult]) -> str:
     return (
         f"* better, * worse: about the method, p < {ALPHA}. Interval and test count the variation"
         " between trainings (seeds), between images, and both together: two t-intervals added in"
-        " quadrature, so they cover at least 95 % (harness/reporting/stats.py). Holm-corrected over"
-        f" the primary metrics of all rows of a kind ({', '.join(families) or '0'} tests). A"
-        " primary metric without a star shows no clear change; this does not prove that nothing"
+        " quadrature, so that false alarms stay at or below 5 % (harness/reporting/stats.py)."
+        " Holm-corrected over the rows of a kind and their primary metrics"
+        f" ({', '.join(families) or 'no test'}). A primary metric without a star shows no clear change; this does not prove that nothing"
         " changed. Its interval may exclude 0, because Holm corrects the tests, not the intervals."
         " Other metrics are not tested."
     )
