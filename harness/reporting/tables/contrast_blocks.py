@@ -96,7 +96,10 @@ def order_block(study: StudyResults, contrasts: Sequence[Contrast]) -> Block | N
     rows = [(label, *(_rank(ranges[column].get(label)) for column in columns)) for label in labels]
     return text_block(
         heading="Order of the methods",
-        caption="the ranks that a method may hold, 1 the best, by the differences above",
+        caption=(
+            "the ranks that a method may hold, 1 the best, by the differences above; a bold value"
+            f" (HTML, LaTeX): rank 1 alone, and better than {study.baseline}"
+        ),
         header=("method", *(_name(*column) for column in columns)),
         rows=rows,
     )

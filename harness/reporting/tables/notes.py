@@ -107,8 +107,7 @@ def footnotes(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
     last = [cell for cell in cells if cell.last]
     return [
         f"A cell: value (difference from {study.baseline} [95 % interval]). ↑ higher is better, ↓"
-        " lower is better; a metric without an arrow only describes and is never tested."
-        f" Bold: truly ahead of {study.baseline} and of every other method.",
+        " lower is better; a metric without an arrow only describes and is never tested.",
         _stars(cells),
         *_one_training(study),
         *_marks(last),
@@ -137,8 +136,9 @@ def _stars(cells: Sequence[MetricResult]) -> str:
         " between trainings (seeds), between images, and both together: two t-intervals added in"
         " quadrature, so that false alarms stay at or below 5 % (harness/reporting/stats.py)."
         " Holm-corrected over the rows of a kind and their primary metrics"
-        f" ({', '.join(families) or 'no test'}). A primary metric without a star shows no clear change; this does not prove that nothing"
-        " changed. Its interval may exclude 0, because Holm corrects the tests, not the intervals."
+        f" ({', '.join(families) or 'no test'}). A primary metric without a star shows no clear"
+        " change; this does not prove that nothing changed. Its interval may exclude 0, because"
+        " Holm corrects the tests, not the intervals."
         " Other metrics are not tested."
     )
 
