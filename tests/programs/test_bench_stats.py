@@ -17,7 +17,7 @@ from tests.reporting.records import write_study
 def trainings() -> Trainings:
     """Twelve trainings whose spread is mostly over trainings, as POPE's is."""
     rng = np.random.default_rng(0)
-    counts, base, _ = bench_stats.simulated(rng, 12, 1000, training=0.4, interaction=0.2)
+    counts, base = bench_stats.simulated(rng, 12, 1000, training=0.4, interaction=0.2)
     return Trainings(
         benchmark="b", metric="m", primary=True, scale=100.0, rows={"sena": counts}, base=base
     )
