@@ -230,7 +230,8 @@ def cross_check(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Timings: generation against a one-by-one loop, and the calibration of the statistics."""
+    """Timings: generation against a one-by-one loop; the calibration of the statistics, on the real
+    trainings of results/calibration/ and by simulation."""
     install(session, "test")
     for name in ("bench_generate", "bench_methods", "bench_stats"):
         session.run("python", "-m", f"tests.benches.{name}", env=ENVIRONMENT)

@@ -1,41 +1,33 @@
 """Compares each row with the baseline: for each benchmark and metric a value, its difference, and
 the difference's statistics.
 
-Stars: p of a sign-flip permutation over images, corrected by Holm over all methods and primary
-metrics of the study (last rounds only). With several training seeds, interval and test use each
-image's counts averaged over the seeds. A bootstrap over images cannot say what another training
-would give, so the seeds' own values and their t-interval are kept apart."""
+Two questions are kept apart. *The method* differs: trainings and images vary; it needs two
+training seeds or more; stars, "better" and "worse" belong to it alone. *This training* differs:
+images vary, the trained weights are as they are; nothing is said about another training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.interface import Metric
+from harness.reporting.contrasts import ALPHA, Contrast, control_contrasts
 from harness.reporting.counts import Counts, all_counts
 from harness.reporting.display_names import display_name
+from harness.reporting.power import detectable_difference, spread
 from harness.reporting.results import GRADE_KEYS, BenchmarkColumns, Row, StudyResults
-from harness.reporting.stats import (
-    Interval,
-    McNemar,
-    holm,
-    mcnemar,
-    paired_interval,
-    paired_intervals,
-    ratio,
-    seed_interval,
-    sign_flip,
-    smallest_detectable,
-)
+from harness.reporting.stats import DifferenceEstimate, McNemar, estimate, holm, mcnemar
 
-ALPHA = 0.05
 NAN = float("nan")
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
-CountsByRow = Mapping[tuple[str, int, str], Counts]
-"""Counts by label, round and benchmark."""
+TRAINING_DIFFERS = "this training differs"
+TRAINING_SAME = "this training: no clear change"
+SEED_WITHOUT_VALUE = "a seed has no value"
+UNTOLD = "cannot be told"
+CONTROL_FIELDS = ("exceeds", "reached_by", "untold_by")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,35 +57,42 @@ class MetricResult:
     """``scale * numerator_sum / denominator_sum``, pooled over the seeds; nan: missing."""
     baseline_value: float = NAN
     difference: float = NAN
-    """The row's value minus the baseline's, in the metric's unit; [``lo``, ``hi``] is its paired
-    95 % interval over images, ``interval`` the kind of interval, ``se`` its standard error."""
+    """The row's value minus the baseline's, in the metric's unit; [``lo``, ``hi``] is its 95 %
+    interval."""
     lo: float = NAN
     hi: float = NAN
-    interval: str = "none"
-    se: float = NAN
+    about: str = "none"
+    """What interval, p and verdict are about: "method" (trainings and images vary), "training"
+    (images vary; one training, or trainings that agree in every count), or "none"."""
+    se_training: float = NAN
+    """The part of the standard error from the trainings' seeds; nan: unknown."""
+    se_images: float = NAN
+    """The part from the drawn images."""
     detectable: float = NAN
-    """The smallest true difference that the test finds with 80 % power at 0.05."""
+    """The smallest true difference that this many seeds and images find with 80 % power at 0.05,
+    by the spread found here."""
     p: float = NAN
     p_holm: float = NAN
     verdict: str = "missing"
-    """By ``p_holm``: "better", "worse" or "no clear change". Otherwise "not tested", "other
-    questions" (than the baseline's), "missing" or "baseline"."""
+    """About a method, by ``p_holm``: "better", "worse" or "no clear change"; about one training:
+    "this training differs" or "this training: no clear change". Otherwise "not tested", "cannot be
+    told", "a seed has no value", "other questions" (than the baseline's), "missing" or
+    "baseline"."""
     seed_values: str = ""
     """Each seed's own value, separated by spaces."""
-    seed_mean: float = NAN
-    """Mean difference over the seeds, with its t-interval [``seed_lo``, ``seed_hi``]."""
-    seed_lo: float = NAN
-    seed_hi: float = NAN
     unscored: int = 0
     """Unscored answers of all seeds."""
     questions: int = 0
     images: int = 0
     role: str = "method"
     of: str = ""
+    exceeds: tuple[str, ...] = ()
+    """Where the verdict is "better": the controls (and matched baselines) after the same round that
+    the method truly exceeds."""
     reached_by: tuple[str, ...] = ()
-    """Where the verdict is "better": the controls (and matched baselines) that the row does not
-    clearly beat. The paired 95 % interval of row minus control includes 0, or lies on the worse
-    side."""
+    """Those that it does not exceed: a gain over them that is worth having is excluded."""
+    untold_by: tuple[str, ...] = ()
+    """Those for which it cannot be told yet."""
     matched_by: str = ""
     """The matched baseline: the baseline's answers at the row's caption length or share of yes.
     ``matched_value`` is its value; ``matched_difference`` [``matched_lo``, ``matched_hi``] is the
@@ -139,14 +138,13 @@ def compare(study: StudyResults) -> list[MetricResult]:
     """Every result in the table's order: benchmark, row, round, metric. Earlier rounds are
     included where they were graded."""
     cells: list[MetricResult] = []
-    counts = all_counts(study.grades)
     for benchmark in study.benchmarks:
-        base = counts.get((study.baseline, study.base_row.rounds, benchmark.name))
+        base = study.counts.get((study.baseline, study.base_row.rounds, benchmark.name))
         for row in study.rows:
             if not row.covers(benchmark.name):
                 continue
             for number in row.round_numbers:
-                mine = counts.get((row.label, number, benchmark.name))
+                mine = study.counts.get((row.label, number, benchmark.name))
                 if mine is not None or number == row.rounds:
                     case = _Case(
                         benchmark=benchmark,
@@ -156,8 +154,9 @@ def compare(study: StudyResults) -> list[MetricResult]:
                         base=base,
                         is_base=row.label == study.baseline,
                     )
-                    cells += _row_results(case)
-    return [_against_controls(study, cell, counts) for cell in _with_holm(cells)]
+                    cells += [_result(case, metric) for metric in benchmark.metrics]
+    contrasts = control_contrasts(study)
+    return [_with_controls(cell, contrasts) for cell in _with_holm(cells)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,25 +171,7 @@ class _Case:
     is_base: bool
 
 
-def _row_results(case: _Case) -> list[MetricResult]:
-    """The results of all metrics of a benchmark; they share the bootstrap's resamples."""
-    metrics, counts, base = case.benchmark.metrics, case.counts, case.base
-    intervals: list[Interval | None] = [None] * len(metrics)
-    if counts and base and not case.is_base and base.questions == counts.questions:
-        intervals = [
-            *paired_intervals(
-                [
-                    (base.mean_terms(metric), counts.mean_terms(metric), metric.scale)
-                    for metric in metrics
-                ]
-            )
-        ]
-    return [
-        _result(case, metric, interval) for metric, interval in zip(metrics, intervals, strict=True)
-    ]
-
-
-def _result(case: _Case, metric: Metric, interval: Interval | None) -> MetricResult:
+def _result(case: _Case, metric: Metric) -> MetricResult:
     row, counts, benchmark = case.row, case.counts, case.benchmark
     cell = MetricResult(
         label=row.label,
@@ -212,13 +193,12 @@ def _result(case: _Case, metric: Metric, interval: Interval | None) -> MetricRes
     if counts is None:
         return cell
     totals = counts.terms(metric).sum(axis=(0, 1))
-    seed_values = counts.seed_values(metric)
     cell = replace(
         cell,
         numerator_sum=float(totals[0]),
         denominator_sum=float(totals[1]),
-        value=float(ratio(totals, metric.scale)),
-        seed_values=" ".join(f"{value:.10g}" for value in seed_values),
+        value=counts.pooled(metric),
+        seed_values=" ".join(f"{value:.10g}" for value in counts.seed_values(metric)),
         unscored=counts.unscored,
         questions=len(counts.questions),
         images=len(counts.images),
@@ -226,94 +206,110 @@ def _result(case: _Case, metric: Metric, interval: Interval | None) -> MetricRes
     )
     if case.is_base or case.base is None:
         return cell
-    if interval is None:
+    if case.base.questions != counts.questions:
         return replace(cell, verdict="other questions")
     if not np.isfinite(cell.value):
         return cell
-    return _with_difference(cell, metric, counts, case.base, interval)
+    return _with_difference(cell, metric, counts, case.base)
 
 
 def _with_difference(
-    cell: MetricResult, metric: Metric, counts: Counts, base: Counts, interval: Interval
+    cell: MetricResult, metric: Metric, counts: Counts, base: Counts
 ) -> MetricResult:
-    terms, base_terms = counts.mean_terms(metric), base.mean_terms(metric)
-    baseline_value = float(ratio(base_terms.sum(axis=0), metric.scale))
-    by_seed = [float(value) - baseline_value for value in counts.seed_values(metric)]
-    seed_mean, seed_lo, seed_hi = seed_interval(by_seed)
+    terms, base_terms = counts.terms(metric), base.terms(metric)
+    found = estimate(terms, base_terms, scale=metric.scale)
+    cell = replace(cell, baseline_value=base.pooled(metric), difference=found.difference)
+    if not np.isfinite(counts.seed_values(metric)).all():
+        # Without that seed the others would look better than the method is.
+        return replace(cell, verdict=SEED_WITHOUT_VALUE if cell.tested else cell.verdict)
+    lo, hi = found.interval()
     return replace(
         cell,
-        baseline_value=baseline_value,
-        difference=interval.difference,
-        lo=interval.lo,
-        hi=interval.hi,
-        interval=interval.how,
-        se=interval.se,
-        detectable=smallest_detectable(interval.se),
-        p=sign_flip(base_terms, terms, scale=metric.scale) if cell.tested else NAN,
-        seed_mean=seed_mean,
-        seed_lo=seed_lo,
-        seed_hi=seed_hi,
+        lo=lo,
+        hi=hi,
+        about=found.about,
+        se_training=float(np.sqrt(found.training)),
+        se_images=float(np.sqrt(found.images)),
+        detectable=_detectable(found, counts, metric, base) if cell.tested else NAN,
+        p=found.p if cell.tested else NAN,
+        verdict=UNTOLD if cell.tested else cell.verdict,
     )
 
 
-def holm_family(cells: Sequence[MetricResult]) -> list[MetricResult]:
-    """The family of tests that Holm corrects: rows x primary metrics, missing ones included."""
-    return [cell for cell in cells if cell.tested]
+def _detectable(found: DifferenceEstimate, counts: Counts, metric: Metric, base: Counts) -> float:
+    if found.about != "method":
+        return NAN
+    known = spread(counts.terms(metric), base.terms(metric), metric.scale)
+    return detectable_difference(known, seeds=len(counts.seeds), images=len(counts.images))
+
+
+def holm_family(cells: Sequence[MetricResult], role: str = "method") -> list[MetricResult]:
+    """A family of tests that Holm corrects: the rows of this role x primary metrics, missing ones
+    included. Methods, reference rows and controls are families of their own."""
+    return [cell for cell in cells if cell.tested and cell.role == role]
 
 
 def _with_holm(cells: Sequence[MetricResult]) -> list[MetricResult]:
     """The results with corrected p and verdict."""
-    corrected = iter(holm([cell.p for cell in holm_family(cells)]))
-    return [_verdict(cell, next(corrected)) if cell.tested else cell for cell in cells]
+    corrected = {}
+    for role in dict.fromkeys(cell.role for cell in cells):
+        family = holm_family(cells, role)
+        for cell, p in zip(family, holm([cell.p for cell in family]), strict=True):
+            corrected[cell.key] = p
+    return [_verdict(cell, corrected[cell.key]) if cell.tested else cell for cell in cells]
 
 
 def _verdict(cell: MetricResult, p_holm: float) -> MetricResult:
     if np.isnan(p_holm):
         return cell
-    gain = cell.difference > 0 if cell.better == "higher" else cell.difference < 0
-    verdict = ("better" if gain else "worse") if p_holm < ALPHA else "no clear change"
+    clear = p_holm < ALPHA
+    if cell.about == "training":
+        verdict = TRAINING_DIFFERS if clear else TRAINING_SAME
+    else:
+        gain = cell.difference > 0 if cell.better == "higher" else cell.difference < 0
+        verdict = ("better" if gain else "worse") if clear else "no clear change"
     return replace(cell, p_holm=p_holm, verdict=verdict)
 
 
-def _against_controls(study: StudyResults, cell: MetricResult, counts: CountsByRow) -> MetricResult:
-    """The result with ``reached_by`` and ``matched_*``. Row and control are compared after the
-    same number of rounds; a matched baseline is compared with the row's last round, which it was
-    made for."""
-    if cell.role not in ("method", "reference") or not cell.last:
-        return cell
-    metric = study.benchmark(cell.benchmark).metric(cell.metric)
-    reached = []
-    for control in study.rows:
-        matched = control.role == "matched"
-        if control.of != cell.label or (not matched and cell.verdict != "better"):
-            continue  # a control can only reach a gain
-        number = cell.round if matched else min(cell.round, control.rounds)
-        mine = counts.get((cell.label, number, cell.benchmark))
-        other = counts.get((control.label, control.rounds, cell.benchmark))
-        if mine is None or other is None or other.questions != mine.questions:
-            continue
-        terms = other.mean_terms(metric)
-        interval = paired_interval(terms, mine.mean_terms(metric), scale=metric.scale)
-        if matched:
+def _with_controls(cell: MetricResult, contrasts: Sequence[Contrast]) -> MetricResult:
+    """The result with its controls of the same round: their outcomes where there is a gain, and
+    the matched baseline."""
+    mine = [
+        contrast
+        for contrast in contrasts
+        if (*contrast.key, contrast.round) == (*cell.key, cell.round)
+    ]
+    for contrast in mine:
+        if contrast.matched:
             cell = replace(
                 cell,
-                matched_by=control.label,
-                matched_value=float(ratio(terms.sum(axis=0), metric.scale)),
-                matched_difference=interval.difference,
-                matched_lo=interval.lo,
-                matched_hi=interval.hi,
+                matched_by=contrast.other,
+                matched_value=contrast.other_value,
+                matched_difference=contrast.difference,
+                matched_lo=contrast.lo,
+                matched_hi=contrast.hi,
             )
-        beaten = interval.lo > 0 if cell.better == "higher" else interval.hi < 0
-        if cell.verdict == "better" and not beaten:
-            rounds = f" (both after round {control.rounds})"
-            reached.append(control.label + ("" if control.rounds in (0, cell.round) else rounds))
-    return replace(cell, reached_by=tuple(reached))
+    if cell.verdict != "better":
+        return cell
+    names = {
+        outcome: tuple(contrast.other for contrast in mine if contrast.outcome == outcome)
+        for outcome in ("exceeds", "does not exceed", "cannot be told yet")
+    }
+    return replace(
+        cell,
+        exceeds=names["exceeds"],
+        reached_by=names["does not exceed"],
+        untold_by=names["cannot be told yet"],
+    )
 
 
 def as_frame(cells: Sequence[MetricResult]) -> pd.DataFrame:
     """The content of ``table.csv``: a line a result, every number unrounded."""
     return pd.DataFrame(
-        [{**asdict(cell), "reached_by": "; ".join(cell.reached_by)} for cell in cells]
+        [
+            asdict(cell) | {name: "; ".join(getattr(cell, name)) for name in CONTROL_FIELDS}
+            for cell in cells
+        ]
     )
 
 

@@ -24,6 +24,8 @@ class Counts:
     """Each count summed over an image's questions: ``(S, C)`` by the count's name."""
     values: Floats
     """Each question's own score: ``(S, Q)``, nan where unscored."""
+    left_out: tuple[int, ...] = ()
+    """Seeds that answered other questions than the first one, so their grades are not used."""
 
     def terms(self, metric: Metric) -> Floats:
         """The metric's numerator and denominator ``(S, C, 2)``; a count that no grade has is zero,
@@ -32,9 +34,9 @@ class Counts:
         names = (metric.numerator, metric.denominator)
         return np.stack([self.sums.get(name, zeros) for name in names], axis=-1)
 
-    def mean_terms(self, metric: Metric) -> Floats:
-        """Numerator and denominator averaged over the seeds ``(C, 2)``."""
-        return self.terms(metric).mean(axis=0)  # type: ignore[no-any-return]
+    def pooled(self, metric: Metric) -> float:
+        """The metric's value over all seeds together; nan: the denominator is zero."""
+        return float(ratio(self.terms(metric).sum(axis=(0, 1)), metric.scale))
 
     def seed_values(self, metric: Metric) -> Floats:
         """The metric's value of each seed ``(S,)``."""
@@ -63,7 +65,7 @@ def all_counts(grades: pd.DataFrame) -> dict[tuple[str, int, str], Counts]:
 
 
 def _counts(grades: pd.DataFrame) -> Counts:
-    """Seeds that were asked other questions than the first one are left out."""
+    """Seeds that were asked other questions than the first one are left out, and named so."""
     # Another benchmark's counts are 0 here, and an absent count is taken as 0.
     names = [name for name in grades.columns if name.startswith(PREFIX) and grades[name].any()]
     by_seed = {
@@ -71,7 +73,8 @@ def _counts(grades: pd.DataFrame) -> Counts:
     }
     asked = {seed: part["question"].tolist() for seed, part in by_seed.items()}
     questions = next(iter(asked.values()))
-    by_seed = {seed: part for seed, part in by_seed.items() if asked[seed] == questions}
+    left_out = tuple(seed for seed in by_seed if asked[seed] != questions)
+    by_seed = {seed: part for seed, part in by_seed.items() if seed not in left_out}
     summed = [part.groupby("cluster", sort=True)[names].sum() for part in by_seed.values()]
     return Counts(
         seeds=tuple(by_seed),
@@ -84,4 +87,5 @@ def _counts(grades: pd.DataFrame) -> Counts:
             for name in names
         },
         values=np.stack([part["value"].to_numpy(dtype=np.float64) for part in by_seed.values()]),
+        left_out=left_out,
     )

@@ -19,7 +19,7 @@ from harness.reporting.comparison import MetricResult, compare
 from harness.reporting.counts import row_counts
 from harness.reporting.display_names import display_name
 from harness.reporting.results import StudyResults, load_results
-from harness.reporting.stats import Interval, paired_interval, ratio
+from harness.reporting.stats import DifferenceEstimate, estimate
 from harness.reporting.stored import Stored, open_stored
 from harness.reporting.tables.cells import printed, with_interval
 from harness.reporting.tables.model import MISSING, Table, text_block
@@ -81,7 +81,7 @@ def between(a: Path, b: Path) -> str:
             ),
             blocks=tuple(block for block in tables if block.lines),
             notes=(
-                "Intervals: paired BCa bootstrap over the images of both folders. They are for"
+                "Intervals: t-intervals over the images of both folders, paired. They are for"
                 " these checkpoints, not for another training, and are not corrected for the number"
                 " of comparisons.",
             ),
@@ -221,7 +221,7 @@ def _numbers(a: Side, b: Side) -> tuple[list[tuple[str, ...]], list[str]]:
         interval, remark = _paired(a, b, first, second)
         places = max(first.places, second.places)
         gap = second.value - first.value
-        lo, hi = (interval.lo, interval.hi) if interval else (np.nan, np.nan)
+        lo, hi = interval.interval() if interval else (np.nan, np.nan)
         surety = 0.0
         if interval is not None and np.isfinite(lo):
             surety = abs(interval.difference) / interval.se if interval.se > 0 else 0.0
@@ -266,7 +266,7 @@ def _only(mine: Mapping[Key, MetricResult], other: Mapping[Key, MetricResult]) -
 
 def _paired(
     a: Side, b: Side, first: MetricResult, second: MetricResult
-) -> tuple[Interval | None, str]:
+) -> tuple[DifferenceEstimate | None, str]:
     """The paired interval of B - A and a remark; None where they cannot be paired."""
     counts = [
         row_counts(side.study.grades, cell.label, cell.round, cell.benchmark)
@@ -285,7 +285,7 @@ def _paired(
     remark = ""
     if first.version != second.version:
         remark = f"graders {first.version} / {second.version}"
-    before, after = left.mean_terms(metric), right.mean_terms(metric)
-    if not np.isfinite([ratio(before.sum(axis=0), 1.0), ratio(after.sum(axis=0), 1.0)]).all():
-        return None, remark
-    return paired_interval(before, after, scale=metric.scale), remark
+    # One "training" a side: these checkpoints alone, over images.
+    before, after = (side.terms(metric).mean(axis=0, keepdims=True) for side in (left, right))
+    found = estimate(after, before, scale=metric.scale)
+    return (found if np.isfinite(found.difference) else None), remark

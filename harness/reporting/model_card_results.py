@@ -45,8 +45,8 @@ def results_of(
     study: StudyResults, cells: Sequence[MetricResult], row: Row, seed: int, round: int
 ) -> list[str]:
     """The row's primary metrics after a round, as lines of Markdown: the value of this seed and of
-    all seeds, the difference from the baseline, the sample size, and whether a control does as
-    well."""
+    all seeds, the difference from the baseline, the sample size, and whether it exceeds its
+    controls."""
     primary = [cell for cell in cells if cell.label == row.label and cell.primary]
     mine = [cell for cell in primary if cell.round == round and np.isfinite(cell.value)]
     planned = [cell.full_name for cell in primary if cell.last]
@@ -59,14 +59,14 @@ def results_of(
     last = round == row.rounds
     limit = f", limited to {study.limit} images per benchmark" if study.limit is not None else ""
     seeds = (
-        ", averaged over the seeds."
+        "intervals: about the method, trainings and images vary."
         if len(row.seeds) > 1
-        else "; one training seed: they are for this model only."
+        else "intervals over images: about this training alone."
     )
     lines = [
         f"From the study {escape(study.name)} ({escape(study.question)}), row {escape(row.label)},"
         f" {study.split} split{limit}. Differences are from {escape(study.baseline)}, with 95 %"
-        f" intervals over images{seeds}",
+        f" {seeds}",
         "",
         f"| metric | this model (seed {seed}) | all seeds | difference [95 % interval] | after Holm"
         " | seeds | images, questions |",
@@ -83,7 +83,7 @@ def results_of(
         note = f"This is round {round} of {row.rounds}: only the last round is tested."
         return [*lines, note]
     if row.role in ("method", "reference"):
-        return [*lines, *(_control(study, row, cell, cells) for cell in mine)]
+        return [*lines, *(_control(study, row, cell) for cell in mine)]
     return lines[:-1]
 
 
@@ -101,18 +101,19 @@ def _line(cell: MetricResult, seed: int, last: bool) -> str:
     return f"| {' | '.join(map(escape, texts))} | {cell.images}, {cell.questions} |"
 
 
-def _control(
-    study: StudyResults, row: Row, cell: MetricResult, cells: Sequence[MetricResult]
-) -> str:
-    """A sentence on whether a control does as well."""
+def _control(study: StudyResults, row: Row, cell: MetricResult) -> str:
+    """A sentence on whether the row exceeds its controls."""
     name = escape(cell.full_name)
     if cell.verdict != "better":
-        return f"- {name}: no clear gain, so controls are not compared."
+        return f"- {name}: no clear gain of the method, so controls are not compared."
     if cell.reached_by:
         controls = escape(", ".join(cell.reached_by))
-        return (
-            f"- {name}: a control does as well ({controls}), so the gain is not the method's own."
-        )
+        return f"- {name}: does not exceed {controls}, so the gain is not the method's own."
+    if cell.untold_by:
+        controls = escape(", ".join(cell.untold_by))
+        return f"- {name}: it cannot be told yet whether the method exceeds {controls}."
+    if cell.exceeds:
+        return f"- {name}: truly exceeds its controls ({escape(', '.join(cell.exceeds))})."
     planned = [
         control.label
         for control in study.rows
@@ -120,16 +121,4 @@ def _control(
     ]
     if not planned:
         return f"- {name}: the study has no control of this row, so none was compared."
-    graded = [
-        other.label
-        for other in cells
-        if (other.benchmark, other.metric) == (cell.benchmark, cell.metric)
-        and other.last
-        and other.label in planned
-        and np.isfinite(other.difference)
-    ]
-    if not graded:
-        return f"- {name}: none of its controls is graded yet."
-    later = [label for label in planned if label not in graded]
-    waiting = f"; not graded yet: {escape(', '.join(later))}" if later else ""
-    return f"- {name}: none of its controls does as well ({escape(', '.join(graded))}){waiting}."
+    return f"- {name}: none of its controls is graded after this round."

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from benchmarks.interface import Metric
 from harness.artifacts.results_folder import Results, read_json
 from harness.artifacts.stored_files import cure
 from harness.errors import UserError
+from harness.reporting.counts import Counts, all_counts
 from harness.reporting.stored import Stored, bad_study, open_stored
 
 GRADE_KEYS = ["label", "seed", "round", "benchmark"]
@@ -152,6 +154,11 @@ class StudyResults:
 
     def benchmark(self, name: str) -> BenchmarkColumns:
         return next(benchmark for benchmark in self.benchmarks if benchmark.name == name)
+
+    @cached_property
+    def counts(self) -> dict[tuple[str, int, str], Counts]:
+        """The sums behind every metric, by label, round and benchmark."""
+        return all_counts(self.grades)
 
     @property
     def base_row(self) -> Row:

@@ -1,49 +1,110 @@
-"""Paired statistics over images, as pure functions of per-image counts.
+"""Differences between methods and between trained models, as pure functions of per-image counts.
 
-Every metric is ``scale * sum(numerator) / sum(denominator)`` (benchmarks/interface.py). So a system
-in a metric is an array ``(C, 2)``: numerator and denominator of each of C images (clusters). Two
-systems answer the same images. All questions of an image move together. The ratio is recomputed on
-each resample, never averaged over images.
+A metric is ``scale * sum(numerator) / sum(denominator)`` (benchmarks/interface.py), so a row in a
+metric is an array ``(S, C, 2)``: numerator and denominator of S trainings (seeds) on C images
+(clusters); all questions of an image stay together. Trainings and images are crossed random
+effects. The difference of two rows varies by the trainings' seeds, by the drawn images, and by
+their interaction:
 
-Sources: BCa bootstrap and its acceleration - Efron, "Better bootstrap confidence intervals", JASA
-82 (1987), eqs. 6.4-6.6; sign-flip permutation with the +1 correction - Phipson and Smyth, SAGMB 9
-(2010), art. 39; step-down family correction - Holm, Scand. J. Statist. 6 (1979); exact paired test
-of two yes/no systems - McNemar, Psychometrika 12 (1947)."""
+    var = training / S + image / C + interaction / (S C)
+
+The mean square between the trainings' means estimates ``training + interaction / C``, with S - 1
+degrees of freedom. The variance over images of the mean over trainings, less the interaction that
+is already counted, estimates ``image``, with C - 1. A ratio enters by its linearisation (delta
+method): the influence of each image on it.
+
+With two to five trainings the usual combination of the two parts (Satterthwaite's) gives up to
+12 % false alarms instead of 5 %, and 20 times too many at the levels that Holm's correction needs
+(tests/benches/bench_stats.py). So the halves of the interval are added in quadrature, each with the
+t-quantile of its own part (Banerjee): never too short for normal parts, whatever their sizes. p is
+the level at which the interval ends at 0, so interval and test agree.
+
+Sources: why trainings must count - Bouthillier et al., "Accounting for variance in machine learning
+benchmarks", MLSys 2021; crossed effects of trainings and test cases - Searle, Casella, McCulloch,
+"Variance components", 1992, chapter 5; the interval - Banerjee, Sankhya 22 (1960), 357-358; degrees
+of freedom of two groups of trainings - Welch, Biometrika 34 (1947); step-down family correction -
+Holm, Scand. J. Statist. 6 (1979); exact paired test of yes/no answers - McNemar, Psychometrika 12
+(1947)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, stats
 
 Floats = npt.NDArray[np.float64]
-How = Literal["bca", "percentile", "degenerate", "none"]
-RESAMPLES, FLIPS, EXACT_CLUSTERS = 10_000, 20_000, 14
-CHUNK = 512
-"""Resamples multiplied at a time, so that memory stays small."""
+Design = Literal["fixed", "paired", "independent"]
+About = Literal["method", "training", "none"]
+NAN = float("nan")
+LEVEL = 0.95
+SMALLEST_P = 1e-100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A paired difference (other - base) in the metric's unit, its interval [``lo``, ``hi``], its
-    jackknife standard error ``se``, and ``how`` the interval was computed.
-
-    "bca": the usual case. "percentile": BCa's corrections are undefined, because all resamples are
-    on one side of the difference, or one image has the whole denominator. "degenerate": no image
-    differs; the interval is [0, 0]. "none": fewer than two images, or a denominator of zero; the
-    bounds are nan.
-    """
+class DifferenceEstimate:
+    """A difference in the metric's unit with the two parts of its variance."""
 
     difference: float
-    lo: float
-    hi: float
-    se: float
-    how: How
+    training: float
+    """Variance of the difference from the trainings' seeds, interaction included; nan: unknown,
+    because a row has one training only."""
+    training_df: float
+    images: float
+    """Variance of the difference from the drawn images; nan: fewer than two images."""
+    images_df: float
+
+    @property
+    def about(self) -> About:
+        """What the interval is about: the method, the one training that was measured, or nothing
+        (no value, or one image)."""
+        if not np.isfinite(self.difference) or not np.isfinite(self.images):
+            return "none"
+        return "method" if np.isfinite(self.training) else "training"
+
+    @property
+    def se(self) -> float:
+        """The standard error; for one training: over images alone."""
+        return float(np.sqrt(self.images + np.nan_to_num(self.training)))
+
+    def half(self, level: float = LEVEL) -> float:
+        """Half the width of the interval at this level."""
+        return self._half((1 - level) / 2)
+
+    def _half(self, tail: float) -> float:
+        square = stats.t.isf(tail, self.images_df) ** 2 * self.images
+        if self.about == "method":
+            square += stats.t.isf(tail, self.training_df) ** 2 * self.training
+        return float(np.sqrt(square))
+
+    def interval(self, level: float = LEVEL) -> tuple[float, float]:
+        """The two bounds; nan if there is no interval."""
+        if self.about == "none":
+            return NAN, NAN
+        half = self.half(level)
+        return self.difference - half, self.difference + half
+
+    @property
+    def p(self) -> float:
+        """Two-sided p of no difference: 1 - the level of the interval that ends at 0. nan: no
+        interval, or every image differs by the same amount, so that nothing varies."""
+        if self.about == "none":
+            return NAN
+        if self.difference == 0:
+            return 1.0
+        if self.se == 0:
+            return NAN
+
+        def outside(log_p: float) -> float:
+            return self._half(np.exp(log_p) / 2) - abs(self.difference)
+
+        least = float(np.log(SMALLEST_P))
+        if outside(least) < 0:
+            return SMALLEST_P
+        return float(np.exp(optimize.brentq(outside, least, 0.0, xtol=1e-10)))
 
 
 def ratio(sums: Floats, scale: float) -> Floats:
@@ -54,172 +115,86 @@ def ratio(sums: Floats, scale: float) -> Floats:
         return np.where(denominator != 0, scale * sums[..., 0] / denominator, np.nan)
 
 
-def _checked(base: npt.ArrayLike, other: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """Both systems as float arrays ``(C, 2)``."""
-    first, second = np.asarray(base, dtype=np.float64), np.asarray(other, dtype=np.float64)
-    if first.ndim != 2 or first.shape[1] != 2 or first.shape != second.shape:
-        raise ValueError(
-            f"paired counts have shapes {first.shape} and {second.shape}; both must be (images, 2)"
-            " with the same images in the same order."
+def influences(counts: Floats, scale: float) -> Floats:
+    """A row's value, spread over trainings and images ``(S, C)`` from counts ``(S, C, 2)``.
+
+    The mean of all is the pooled value; the mean of a training is its own value (linearised)."""
+    totals = counts.sum(axis=(0, 1))
+    value = float(ratio(totals, 1.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        residual = (counts[..., 0] - value * counts[..., 1]) / (
+            totals[1] / counts[..., 0].size  # the mean denominator
         )
-    return first, second
+    return np.asarray(scale * (value + residual))
 
 
-@lru_cache(maxsize=2)
-def resampling_weights(clusters: int, resamples: int, seed: int) -> npt.NDArray[np.uint8]:
-    """How often each image is drawn in each bootstrap resample: ``(B, C)``; each row sums to C.
-    Cached for the next metric."""
-    rng = np.random.default_rng(seed)
-    weights = np.empty((resamples, clusters), dtype=np.uint8)  # no image is drawn 255 times
-    for start in range(0, resamples, CHUNK):
-        rows = min(CHUNK, resamples - start)
-        drawn = rng.integers(clusters, size=(rows, clusters)) + clusters * np.arange(rows)[:, None]
-        weights[start : start + rows] = np.bincount(
-            drawn.ravel(), minlength=rows * clusters
-        ).reshape(rows, clusters)
-    weights.flags.writeable = False
-    return weights
+def estimate(
+    other: npt.ArrayLike, base: npt.ArrayLike, *, scale: float = 100.0, design: Design = "fixed"
+) -> DifferenceEstimate:
+    """``metric(other) - metric(base)`` from counts ``(S, C, 2)`` and ``(S', C, 2)`` on the same
+    images.
 
-
-@lru_cache(maxsize=2)
-def random_swaps(clusters: int, flips: int, seed: int) -> npt.NDArray[np.uint8]:
-    """The images whose two systems are swapped in each random flip: ``(B, C)`` of 0 and 1."""
-    swaps = np.random.default_rng(seed).integers(0, 2, size=(flips, clusters), dtype=np.uint8)
-    swaps.flags.writeable = False
-    return swaps
-
-
-def _weighted_sums(weights: npt.NDArray[np.uint8], columns: Floats) -> Floats:
-    """``weights (B, C) @ columns (C, K)`` in chunks: ``(B, K)``."""
-    return np.concatenate(
-        [
-            weights[start : start + CHUNK].astype(np.float64) @ columns
-            for start in range(0, len(weights), CHUNK)
-        ]
+    ``design``: "fixed": the base is one given model, such as the untrained one (S' = 1); "paired":
+    training s of both shares its seed and its data (a method and its control); "independent": two
+    rows trained apart. Trainings that agree in every count are one training."""
+    first, second = np.asarray(other, dtype=np.float64), np.asarray(base, dtype=np.float64)
+    for counts in (first, second):
+        if counts.ndim != 3 or counts.shape[1:] != (first.shape[1], 2):
+            raise ValueError(
+                f"the counts have shapes {first.shape} and {second.shape}; both must be"
+                " (trainings, images, 2) with the same images in the same order."
+            )
+    if (design == "paired" and len(first) != len(second)) or (
+        design == "fixed" and len(second) != 1
+    ):
+        raise ValueError(f"{len(first)} and {len(second)} trainings do not fit design {design!r}.")
+    mine, theirs = influences(first, scale), influences(second, scale)
+    if design == "independent":
+        groups = [mine, theirs]
+    else:
+        groups = [mine - theirs if design == "paired" else mine]
+    change = mine.mean(axis=0) - theirs.mean(axis=0)
+    images = len(change)
+    result = DifferenceEstimate(
+        difference=float(change.mean()),
+        training=NAN,
+        training_df=NAN,
+        images=float(change.var(ddof=1)) / images if images > 1 else NAN,
+        images_df=images - 1,
+    )
+    if result.about == "none" or any(len(group) < 2 or alike(group) for group in groups):
+        return result
+    squares = [mean_squares(group) for group in groups]
+    parts = [max(between, rest / images) / n for between, rest, n in squares]
+    counted_twice = sum(rest / (n * images) for _, rest, n in squares)
+    training = sum(parts)
+    return DifferenceEstimate(
+        difference=result.difference,
+        training=training,
+        training_df=training**2
+        / sum(part**2 / (n - 1) for part, (*_, n) in zip(parts, squares, strict=True)),
+        images=max(result.images - counted_twice, 0.0),
+        images_df=result.images_df,
     )
 
 
-def jackknife(base: Floats, other: Floats, scale: float) -> Floats:
-    """The difference with each image left out in turn ``(C,)``."""
-    return ratio(other.sum(axis=0) - other, scale) - ratio(base.sum(axis=0) - base, scale)
+def alike(trainings: Floats) -> bool:
+    """Whether all trainings ``(S, ...)`` agree on every image: the seed changed nothing, or one
+    model was stored several times."""
+    return bool(
+        np.all(np.ptp(trainings, axis=0) <= 1e-9 * max(1.0, float(np.abs(trainings).max())))
+    )
 
 
-def paired_interval(
-    base: npt.ArrayLike,
-    other: npt.ArrayLike,
-    *,
-    scale: float = 100.0,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Interval:
-    """Paired BCa bootstrap over images of ``metric(other) - metric(base)``, from counts
-    ``(C, 2)``."""
-    return paired_intervals([(base, other, scale)], level=level, resamples=resamples, seed=seed)[0]
-
-
-def paired_intervals(
-    systems: Sequence[tuple[npt.ArrayLike, npt.ArrayLike, float]],
-    *,
-    level: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> list[Interval]:
-    """:func:`paired_interval` of several (base, other, scale) on the same images. They share the
-    resamples, so one pass is enough for all."""
-    checked = [(*_checked(base, other), scale) for base, other, scale in systems]
-    resampled = [
-        place
-        for place, (first, second, scale) in enumerate(checked)
-        if len(first) > 1
-        and not np.array_equal(first, second)
-        and np.isfinite(_difference(first, second, scale))
-    ]
-    sums: dict[int, Floats] = {}
-    if resampled:
-        weights = resampling_weights(len(checked[resampled[0]][0]), resamples, seed)
-        columns = np.hstack([np.hstack(checked[place][:2]) for place in resampled])
-        drawn = _weighted_sums(weights, columns)
-        sums = {place: drawn[:, 4 * n : 4 * n + 4] for n, place in enumerate(resampled)}
-    return [
-        _interval(first, second, scale, level, sums.get(place))
-        for place, (first, second, scale) in enumerate(checked)
-    ]
-
-
-def _difference(first: Floats, second: Floats, scale: float) -> float:
-    return float(ratio(second.sum(axis=0), scale) - ratio(first.sum(axis=0), scale))
-
-
-def _interval(
-    first: Floats, second: Floats, scale: float, level: float, sums: Floats | None
-) -> Interval:
-    """One interval. ``sums``: both systems' counts in each resample ``(B, 4)``; None: no image
-    differs, or the difference is undefined."""
-    clusters = len(first)
-    difference = _difference(first, second, scale)
-    if clusters < 2 or not np.isfinite(difference):
-        return Interval(difference=difference, lo=np.nan, hi=np.nan, se=np.nan, how="none")
-    if sums is None:
-        return Interval(difference=0.0, lo=0.0, hi=0.0, se=0.0, how="degenerate")
-    left_out = jackknife(first, second, scale)
-    spread = left_out.mean() - left_out  # nan where one image has the whole denominator
-    # Rounded, so that printed bounds do not depend on the order in which threads add up.
-    drawn = np.round(ratio(sums[:, 2:], scale) - ratio(sums[:, :2], scale), 9)
-    drawn = drawn[np.isfinite(drawn)]  # not the resamples with a denominator of 0
-    se = float(np.sqrt((clusters - 1) / clusters * np.sum(spread**2)))
-    tails = np.array([(1 - level) / 2, (1 + level) / 2])
-    # Ties count half: counts are small integers, so many resamples equal the difference.
-    near = 1e-9 * max(1.0, abs(difference))
-    below = (np.mean(drawn < difference - near) + np.mean(drawn <= difference + near)) / 2
-    cubes = np.sum(spread**2) ** 1.5
-    how: How = "bca"
-    if not 0 < below < 1 or not np.isfinite(se) or not cubes > 0:
-        how = "percentile"
-        se = se if np.isfinite(se) else float(drawn.std(ddof=1))
-    else:
-        z0 = stats.norm.ppf(below)
-        acceleration = np.sum(spread**3) / (6 * cubes)
-        z = z0 + stats.norm.ppf(tails)
-        tails = np.asarray(stats.norm.cdf(z0 + z / (1 - acceleration * z)))
-    lo, hi = (float(bound) for bound in np.round(np.quantile(drawn, tails), 9))
-    return Interval(difference=difference, lo=lo, hi=hi, se=se, how=how)
-
-
-def sign_flip(
-    base: npt.ArrayLike,
-    other: npt.ArrayLike,
-    *,
-    scale: float = 100.0,
-    flips: int = FLIPS,
-    seed: int = 0,
-) -> float:
-    """Two-sided p of the null hypothesis that the two systems are exchangeable on every image.
-
-    Each flip swaps the two systems' counts on a random half of the images and recomputes both
-    ratios. All flips are enumerated if at most ``EXACT_CLUSTERS`` images differ; otherwise p is
-    (hits + 1) / (flips + 1) of random flips. nan: a denominator is zero."""
-    first, second = _checked(base, other)
-    totals = np.hstack([first.sum(axis=0), second.sum(axis=0)])
-    observed = abs(float(ratio(totals[2:], scale) - ratio(totals[:2], scale)))
-    if not np.isfinite(observed):
-        return float("nan")
-    change = second - first
-    differing = change.any(axis=1)
-    moved = int(differing.sum())
-    if moved == 0:
-        return 1.0
-    exact = moved <= EXACT_CLUSTERS
-    if exact:
-        change = change[differing]
-        swaps = ((np.arange(2**moved)[:, None] >> np.arange(moved)) & 1).astype(np.uint8)
-    else:
-        swaps = random_swaps(len(first), flips, seed)
-    shift = _weighted_sums(swaps, change)
-    drawn = np.abs(ratio(totals[2:] - shift, scale) - ratio(totals[:2] + shift, scale))
-    # Undefined flips and ties (up to rounding) count as hits, which can only make p larger.
-    hits = int(np.sum(~(drawn < observed - 1e-9 * max(1.0, observed))))
-    return hits / len(swaps) if exact else (hits + 1) / (len(swaps) + 1)
+def mean_squares(group: Floats) -> tuple[float, float, int]:
+    """``(between, rest, S)`` of influences ``(S, C)``: the variance between the trainings' means,
+    which estimates training + interaction / C, and the variance of what neither trainings nor
+    images explain, the interaction. S counts the trainings."""
+    trainings, images = group.shape
+    by_training = group.mean(axis=1, keepdims=True)
+    rest = group - by_training - group.mean(axis=0) + group.mean()
+    freedom = (trainings - 1) * (images - 1)
+    return float(by_training.var(ddof=1)), float((rest**2).sum() / freedom), trainings
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -227,13 +202,24 @@ def holm(ps: Sequence[float]) -> list[float]:
 
     A missing test (nan) stays nan but counts in the family's size, because the family was declared
     before the run."""
-    adjusted = [float("nan")] * len(ps)
+    adjusted = [NAN] * len(ps)
     running = 0.0
     known = sorted((p, index) for index, p in enumerate(ps) if not np.isnan(p))
     for rank, (p, index) in enumerate(known):
         running = max(running, min(1.0, (len(ps) - rank) * p))
         adjusted[index] = running
     return adjusted
+
+
+def rank_ranges(ahead: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """The ranks that each of N rows may hold, 1 the best. ``ahead[i, j]``: i is truly ahead of j,
+    at a level that holds for all pairs at once (Al Mohamad, Goeman, van Zwet, Biometrics 78,
+    2022)."""
+    behind_of, ahead_of = ahead.sum(axis=0), ahead.sum(axis=1)
+    return [
+        (1 + int(better), len(ahead) - int(worse))
+        for better, worse in zip(behind_of, ahead_of, strict=True)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,24 +244,3 @@ def mcnemar(base: npt.ArrayLike, other: npt.ArrayLike) -> McNemar:
     gained, lost = int(np.sum(second & ~first)), int(np.sum(first & ~second))
     p = min(1.0, 2 * float(stats.binom.cdf(min(gained, lost), gained + lost, 0.5)))
     return McNemar(gained=gained, lost=lost, p=p)
-
-
-def seed_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float, float]:
-    """``(mean, lo, hi)``: Student's t-interval over training seeds; the bounds are nan for fewer
-    than two seeds."""
-    finite = np.array([value for value in values if np.isfinite(value)], dtype=np.float64)
-    if len(finite) == 0:
-        return float("nan"), float("nan"), float("nan")
-    mean = float(finite.mean())
-    if len(finite) < 2:
-        return mean, float("nan"), float("nan")
-    half = float(
-        stats.t.ppf((1 + level) / 2, len(finite) - 1) * finite.std(ddof=1) / np.sqrt(len(finite))
-    )
-    return mean, mean - half, mean + half
-
-
-def smallest_detectable(se: float, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The true difference that a two-sided test at ``alpha`` finds with this ``power``; ``se`` is
-    the paired standard error."""
-    return float((stats.norm.ppf(1 - alpha / 2) + stats.norm.ppf(power)) * se)

@@ -26,7 +26,7 @@ from harness.engine.engine import Engine
 from harness.engine.load import load_model
 from harness.models.base_cards import BASES
 from harness.models.checkpoints import weights_fingerprint
-from harness.reporting.stats import paired_interval
+from harness.reporting.stats import estimate
 from harness.synthetic.turns import disturb
 from methods.interface import Decoding, Prompt
 from methods.prompt_sets import fill
@@ -40,7 +40,7 @@ SPLIT = "dev"
 
 @dataclass(frozen=True, kw_only=True)
 class Skill:
-    """One measured skill: a ratio of sums over images and its 95 % BCa interval over images, in
+    """One measured skill: a ratio of sums over images and its 95 % interval over images, in
     percent unless its name says otherwise."""
 
     name: str
@@ -57,8 +57,9 @@ def skill(name: str, images: Sequence[Ratio], scale: float = 100.0) -> Skill:
     counts = np.array(images, dtype=np.float64)
     # The difference from a system that scores 0 is the value.
     zero = np.stack([np.zeros(len(counts)), np.ones(len(counts))], axis=1)
-    interval = paired_interval(zero, counts, scale=scale)
-    return Skill(name=name, value=interval.difference, lo=interval.lo, hi=interval.hi)
+    found = estimate(counts[None], zero[None], scale=scale)
+    lo, hi = found.interval()
+    return Skill(name=name, value=found.difference, lo=lo, hi=hi)
 
 
 def measure(engine: Engine, limit: int, say: Callable[[str], None] = print) -> list[Skill]:

@@ -15,7 +15,7 @@ from harness.reporting.comparison import compare
 from harness.reporting.counts import row_counts
 from harness.reporting.difference import between
 from harness.reporting.results import load_results
-from harness.reporting.stats import paired_interval
+from harness.reporting.stats import estimate
 from tests.reporting.records import write_study
 
 
@@ -90,8 +90,9 @@ def test_numbers_differ_by_a_paired_interval_where_the_questions_are_the_same(
     )
     assert first is not None
     assert second is not None
-    found = paired_interval(first.terms(metric)[0], second.terms(metric)[0])
-    assert f"{found.difference:+.1f} [{found.lo:.1f}, {found.hi:.1f}] | 1 / 1 |" in text
+    found = estimate(second.terms(metric), first.terms(metric))
+    lo, hi = found.interval()
+    assert f"{found.difference:+.1f} [{lo:.1f}, {hi:.1f}] | 1 / 1 |" in text
     assert "24 numbers are in both folders: 19 are equal, 5 differ" in text
     assert "| untrained |" not in text  # equal numbers are not listed
 
@@ -125,7 +126,10 @@ def test_a_metric_defined_otherwise_is_said(a: Path, b: Path) -> None:
 def test_another_verdict_is_said(a: Path, b: Path) -> None:
     path = Results(b).grades("sena", 0, 1, "synthetic_chair") / "grades.parquet"
     pd.read_parquet(path).assign(count_hallucinated=0.0).to_parquet(path, index=False)
-    assert "sena, synthetic CHAIR / CHAIR-i: no clear change in A, better in B" in between(a, b)
+    assert (
+        "sena, synthetic CHAIR / CHAIR-i: this training: no clear change in A, this training"
+        " differs in B" in between(a, b)
+    )
 
 
 def test_the_command_prints_and_ends_with_0(

@@ -67,11 +67,11 @@ def test_reported_numbers_have_columns_and_rows_of_their_own(records: StudyResul
     only = [line for line in block.lines if line.group == literature.GROUP]
     assert {"povid", "csr"} <= {line.head for line in only}
     assert not any("lambda" in line.head for line in only)  # ablations of a paper
-    for line in only:  # never in a measured column, never ranked
+    for line in only:  # never in a measured column, never in bold
         assert {
             line.cells[place].value for place in range(len(block.columns)) if place not in reported
         } == {literature.MISSING}
-    assert all(line.cells[place].rank == 0 for line in block.lines for place in reported)
+    assert all(not line.cells[place].ahead for line in block.lines for place in reported)
 
 
 def test_the_notes_give_source_and_verification(records: StudyResults) -> None:

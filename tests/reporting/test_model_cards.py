@@ -213,15 +213,16 @@ def test_a_gain_says_whether_a_control_reaches_it() -> None:
         return "\n".join(results_of(records, cells, toy, seed, 1))
 
     assert "the study has no control of this row" in said(alone, cell_of("toy"))
-    assert "none of its controls is graded yet" in said(beside, cell_of("toy"))
-    assert "none of its controls does as well (con\\|trol)" in said(
-        beside, cell_of("toy"), cell_of("con|trol")
+    assert "none of its controls is graded after this round" in said(beside, cell_of("toy"))
+    named = ("con|trol",)
+    assert "truly exceeds its controls (con\\|trol)" in said(beside, cell_of("toy", exceeds=named))
+    assert "it cannot be told yet whether the method exceeds con\\|trol" in said(
+        beside, cell_of("toy", untold_by=named)
     )
-    reached = cell_of("toy", reached_by=("con|trol",))
-    assert "a control does as well (con\\|trol), so the gain is not the method's own" in said(
-        beside, reached
+    assert "does not exceed con\\|trol, so the gain is not the method's own" in said(
+        beside, cell_of("toy", reached_by=named)
     )
-    assert "no clear gain, so controls are not compared" in said(
+    assert "no clear gain of the method, so controls are not compared" in said(
         beside, cell_of("toy", verdict="worse")
     )
     # What is not there is not made up.

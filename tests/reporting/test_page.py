@@ -82,10 +82,10 @@ def test_the_page_holds_the_table_the_figures_and_every_group(made: SimpleNamesp
     text = " ".join(made.markup.text)
     for words in (
         "CHAIR-s",
-        "sena against untrained",
+        "against untrained: ",
         "What became of the prompts",
         "Is it safe?",
-        "sign-flip permutation",
+        "between trainings (seeds), between images",
     ):
         assert words in text
     images = [value for name, value in made.markup.attributes if name == "src"]

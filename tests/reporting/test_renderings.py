@@ -34,7 +34,7 @@ HOSTILE = (
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> StudyResults:
     """A baseline, a method, its control and a bound."""
-    out = write_study(tmp_path_factory.mktemp("study"), seeds=(0, 1), images=400)
+    out = write_study(tmp_path_factory.mktemp("study"), seeds=range(5), images=400)
     study = read_json(Results(out).study)
     for run in study["runs"]:
         if run["label"] == "sima":
@@ -51,7 +51,12 @@ def cells(records: StudyResults) -> list[MetricResult]:
 def hostile_table() -> Table:
     """Every text of a table is hostile."""
     entry = TableCell(
-        value=HOSTILE, change="-1.0 [-2.0, 0.0]", verdict="worse", mark="†", remark=HOSTILE, rank=2
+        value=HOSTILE,
+        change="-1.0 [-2.0, 0.0]",
+        verdict="worse",
+        mark="†",
+        remark=HOSTILE,
+        ahead=True,
     )
     columns = (Column(heading=HOSTILE, primary=True), Column(heading=HOSTILE, reported=True))
     lines = tuple(
@@ -97,7 +102,7 @@ def test_html_is_escaped_and_well_formed() -> None:
 
 def test_html_marks_verdicts_ranks_and_reported_numbers() -> None:
     html = table_html.block_fragment(hostile_table().blocks[0])
-    assert '<td class="worse"><span class="second">' in html
+    assert '<td class="worse"><b class="best">' in html
     assert '<td class="reported">' in html
     assert '<th class="group" colspan="3" scope="rowgroup">' in html
     document = table_html.document(hostile_table())
@@ -203,24 +208,40 @@ def test_rows_stand_by_role(records: StudyResults, cells: list[MetricResult]) ->
     assert f"| *{tables.GROUPS['control']}* |" in markdown
     assert f"{tables.GROUPS['control']}:" in table_text.terminal(table)
     assert all(
-        entry.rank == 0 for entry in lines[2].cells
+        not entry.ahead for entry in lines[2].cells
     )  # a control is not compared for the best
 
 
-def test_best_and_second_best_by_the_metrics_direction(records: StudyResults) -> None:
-    methods = replace(
-        records,
-        rows=tuple(
-            replace(row, role="method") if row.label == "sima" else row for row in records.rows
-        ),
+def test_bold_is_truly_ahead_of_the_baseline_and_every_method(tmp_path: Path) -> None:
+    study = load_results(write_study(tmp_path, images=200, seeds=range(5)))
+    cells = compare(study)
+
+    def bold(cells: list[MetricResult]) -> set[tuple[str, str]]:
+        made = tables.build(study, cells)
+        return {
+            (line.head, column.heading)
+            for block in made.blocks
+            for line in block.lines
+            for cell, column in zip(line.cells, block.columns, strict=True)
+            if cell.ahead
+        }
+
+    order = next(
+        block
+        for block in tables.build(study, cells).blocks
+        if block.heading == "Order of the methods"
     )
-    cells = compare(methods)
-    block = tables.build(methods, cells).blocks[0]
-    place = [column.heading for column in block.columns].index("CHAIR-i ↓ %")
-    ranks = {line.head: line.cells[place].rank for line in block.lines}
-    assert ranks == {"untrained": 0, "sena": 1, "sima": 2}
-    words = [column.heading for column in block.columns].index("words")
-    assert all(line.cells[words].rank == 0 for line in block.lines)  # descriptive
+    # sena is truly ahead of sima on POPE; which is first on CHAIR-i is open.
+    assert [line.cells[2].value for line in order.lines] == ["1", "2"]
+    assert [line.cells[1].value for line in order.lines] == ["1 to 2", "1 to 2"]
+    assert bold(cells) == set()  # ahead of sima, but not better than the baseline
+    better = [
+        replace(cell, verdict="better") if cell.label == "sena" and cell.primary else cell
+        for cell in cells
+    ]
+    assert bold(better) == {("sena", "accuracy ↑ %")}
+    worse = [replace(cell, verdict="worse") if cell.primary else cell for cell in cells]
+    assert {label for label, _ in bold(worse)} == {"untrained"}
 
 
 def test_a_gain_that_a_control_reaches_is_marked(
@@ -233,8 +254,10 @@ def test_a_gain_that_a_control_reaches_is_marked(
     text = table_cell(reached).text
     assert re.fullmatch(r"\d+\.\d† \(.+\)\* better", text)
     assert "†" not in table_cell(replace(reached, reached_by=())).text
+    assert "§" in table_cell(replace(reached, reached_by=(), untold_by=("sena sft",))).text
     assert any(
-        note.startswith("† a control does as well") for note in footnotes(records, [reached])
+        note.startswith("† the method does not exceed a control")
+        for note in footnotes(records, [reached])
     )
 
 

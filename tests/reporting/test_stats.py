@@ -1,140 +1,171 @@
-"""The statistics against scipy, full enumeration, hand examples and a small calibration."""
+"""The statistics against scipy, restricted maximum likelihood, resampling and hand examples."""
 
 from __future__ import annotations
 
-from itertools import product
-
 import numpy as np
 import pytest
+from scipy import optimize
 from scipy import stats as scipy_stats
 
-from harness.reporting.stats import (
-    Floats,
-    holm,
-    jackknife,
-    mcnemar,
-    paired_interval,
-    ratio,
-    seed_interval,
-    sign_flip,
-    smallest_detectable,
-)
-from tests.benches import bench_stats
+from harness.reporting.stats import Floats, estimate, holm, mcnemar, rank_ranges, ratio
 
 
-def systems(images: int, seed: int = 0) -> tuple[Floats, Floats]:
-    return bench_stats.better_ratio(np.random.default_rng(seed), images)
+def means(values: Floats) -> Floats:
+    """Counts whose ratio is the mean of the values ``(S, C)``."""
+    return np.stack([values, np.ones_like(values)], axis=-1)
 
 
-def mean_counts(values: Floats) -> Floats:
-    return np.stack([values, np.ones_like(values)], axis=1)
+def trainings(seeds: int, images: int, *, seed: int = 0, rate: float = 0.2) -> Floats:
+    """Counts of a corpus ratio such as CHAIR-i: trainings and images vary."""
+    rng = np.random.default_rng(seed)
+    hard = rng.beta(2, 2 / rate - 2, size=images)
+    strength = np.exp(0.1 * rng.normal(size=(seeds, 1)))
+    mentions = 1 + rng.poisson(3, size=(seeds, images))
+    found = rng.binomial(mentions, np.clip(hard * strength, 0, 1))
+    return np.stack([found, mentions], axis=-1).astype(float)
 
 
-def test_bca_equals_scipys_on_a_paired_mean() -> None:
+def test_one_training_is_students_test_over_images() -> None:
     rng = np.random.default_rng(5)
-    base, other = rng.exponential(size=60), rng.exponential(size=60) + 0.2 * rng.normal(size=60)
-    ours = paired_interval(mean_counts(base), mean_counts(other), scale=1.0, resamples=40_000)
-    theirs = scipy_stats.bootstrap(
-        (base, other),
-        lambda a, b, axis: (b - a).mean(axis=axis),
-        paired=True,
-        method="BCa",
-        n_resamples=40_000,
-        batch=2_000,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    # Two independent sets of 40,000 resamples: a 2.5 % quantile moves by about 1 % of the
-    # interval's width.
-    width = theirs.high - theirs.low
-    assert abs(ours.lo - theirs.low) < 0.03 * width
-    assert abs(ours.hi - theirs.high) < 0.03 * width
-    assert ours.how == "bca"
-    assert ours.difference == pytest.approx(float((other - base).mean()))
+    base, other = rng.normal(size=40), rng.normal(0.3, 1.0, size=40)
+    found = estimate(means(other[None]), means(base[None]), scale=1.0)
+    theirs = scipy_stats.ttest_rel(other, base)
+    assert found.about == "training"
+    assert found.p == pytest.approx(theirs.pvalue, rel=1e-6)
+    assert found.interval() == pytest.approx(theirs.confidence_interval(0.95))
 
 
-def test_bca_equals_scipys_on_a_corpus_ratio() -> None:
-    base, other = systems(80)
-
-    def difference(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        return ratio(other[index].sum(axis=axis - 1), 100.0) - ratio(
-            base[index].sum(axis=axis - 1), 100.0
-        )
-
-    theirs = scipy_stats.bootstrap(
-        (np.arange(80),),
-        lambda index, axis: difference(index.astype(int), axis),
-        method="BCa",
-        n_resamples=20_000,
-        batch=2_000,
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    ours = paired_interval(base, other, resamples=20_000)
-    width = theirs.high - theirs.low
-    assert abs(ours.lo - theirs.low) < 0.04 * width
-    assert abs(ours.hi - theirs.high) < 0.04 * width
+def test_where_images_agree_it_is_students_test_over_trainings() -> None:
+    values = np.array([1.0, 2.5, 2.2, 1.4])
+    found = estimate(means(np.repeat(values[:, None], 30, 1)), means(np.zeros((1, 30))), scale=1.0)
+    theirs = scipy_stats.ttest_1samp(values, 0.0)
+    assert found.about == "method"
+    assert found.p == pytest.approx(theirs.pvalue, rel=1e-6)
+    assert found.interval() == pytest.approx(theirs.confidence_interval(0.95))
 
 
-def test_the_closed_form_jackknife_leaves_each_image_out() -> None:
-    base, other = systems(15)
-    for left_out, value in enumerate(jackknife(base, other, 100.0)):
-        kept = np.arange(15) != left_out
-        assert value == pytest.approx(
-            float(ratio(other[kept].sum(0), 100.0) - ratio(base[kept].sum(0), 100.0))
-        )
+def test_two_rows_of_trainings_are_welchs_test() -> None:
+    first, second = np.array([1.0, 2.5, 2.2]), np.array([0.3, 0.2, 0.6, 0.4])
+    sides = [means(np.repeat(values[:, None], 9, 1)) for values in (first, second)]
+    found = estimate(*sides, scale=1.0, design="independent")
+    theirs = scipy_stats.ttest_ind(first, second, equal_var=False)
+    assert found.training_df == pytest.approx(theirs.df)
+    assert found.p == pytest.approx(theirs.pvalue, rel=1e-6)
+    assert found.interval() == pytest.approx(theirs.confidence_interval(0.95))
 
 
-def test_intervals_fall_back_as_stated() -> None:
-    base, other = systems(30)
-    same = paired_interval(base, base)
-    assert (same.difference, same.lo, same.hi, same.how) == (0.0, 0.0, 0.0, "degenerate")
-    assert paired_interval(base[:1], other[:1]).how == "none"
-    empty = paired_interval(base, np.zeros_like(other))
-    assert empty.how == "none"
-    assert np.isnan(empty.difference)
-    lonely = np.array([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]])
-    alone = paired_interval(lonely, lonely * [2.0, 1.0])
-    assert alone.how == "percentile"
-    assert np.isfinite([alone.lo, alone.hi, alone.se]).sum() >= 2
+def test_pairing_by_seed_is_the_test_of_the_differences() -> None:
+    first, second = trainings(4, 60, seed=1), trainings(4, 60, seed=2)
+    first[..., 1] = second[..., 1] = 4  # equal denominators: a ratio's difference is a mean
+    change = (first[..., 0] - second[..., 0]) / 4
+    paired = estimate(first, second, design="paired")
+    alone = estimate(means(change), means(np.zeros((1, 60))))
+    assert paired.difference == pytest.approx(alone.difference)
+    assert (paired.training, paired.images) == pytest.approx((alone.training, alone.images))
+
+
+def test_the_variance_is_that_of_crossed_random_effects() -> None:
+    """Restricted maximum likelihood of trainings x images, written out; on balanced data with
+    positive components it equals the mean squares."""
+    seeds, images = 4, 9
+    rng = np.random.default_rng(3)
+    values = (rng.normal(0, 1.0, (seeds, 1)) + rng.normal(0, 2.0, (1, images))) + rng.normal(
+        0, 0.8, (seeds, images)
+    )
+    by_training, by_image = np.eye(seeds), np.eye(images)
+    blocks = [
+        np.kron(by_training, np.ones((images, images))),
+        np.kron(np.ones((seeds, seeds)), by_image),
+        np.eye(seeds * images),
+    ]
+    y, one = values.ravel(), np.ones((seeds * images, 1))
+
+    def minus_likelihood(logs: Floats) -> float:
+        covariance = sum(np.exp(log) * block for log, block in zip(logs, blocks, strict=True))
+        inverse = np.linalg.inv(covariance)
+        precision = (one.T @ inverse @ one).item()
+        residual = y - (one.T @ inverse @ y).item() / precision
+        logdet = np.linalg.slogdet(covariance)[1]
+        return float(logdet + np.log(precision) + residual @ inverse @ residual)
+
+    fit = optimize.minimize(minus_likelihood, np.zeros(3), tol=1e-10)
+    training, image, rest = np.exp(fit.x)
+    whole = training / seeds + image / images + rest / (seeds * images)
+    found = estimate(means(values), means(np.zeros((1, images))), scale=1.0)
+    assert found.se**2 == pytest.approx(whole, rel=1e-3)
+    assert found.training == pytest.approx(training / seeds + rest / (seeds * images), rel=1e-3)
+
+
+def test_a_ratios_image_part_is_that_of_resampling_images() -> None:
+    base, other = trainings(1, 300, seed=4), trainings(1, 300, seed=5, rate=0.15)
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(300, size=(4000, 300))
+    resampled = ratio(other[0][drawn].sum(1), 100.0) - ratio(base[0][drawn].sum(1), 100.0)
+    found = estimate(other, base)
+    assert found.difference == pytest.approx(
+        float(ratio(other.sum((0, 1)), 100.0) - ratio(base.sum((0, 1)), 100.0))
+    )
+    # 4,000 resamples: a standard deviation is known to about 1.1 %.
+    assert np.sqrt(found.images) == pytest.approx(resampled.std(ddof=1), rel=0.05)
+
+
+def test_the_halves_are_added_in_quadrature_and_p_is_where_the_interval_ends_at_0() -> None:
+    found = estimate(trainings(3, 80, seed=6), trainings(1, 80, seed=7, rate=0.28))
+    lo, hi = found.interval()
+    parts = (
+        scipy_stats.t.ppf(0.975, 2) ** 2 * found.training
+        + scipy_stats.t.ppf(0.975, 79) ** 2 * found.images
+    )
+    assert (hi - lo) / 2 == pytest.approx(np.sqrt(parts))
+    assert 1e-4 < found.p < 0.5
+    ends = found.interval(1 - found.p)
+    assert min(map(abs, ends)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_difference_far_from_0_has_a_small_p_and_no_error() -> None:
+    base = means(np.zeros((1, 500)))
+    base[0, :3, 0] = 1
+    assert 0 <= estimate(1000 + trainings(5, 500), base).p < 1e-6
+
+
+def test_what_cannot_be_told() -> None:
+    base, other = trainings(1, 30, seed=1), trainings(3, 30, seed=2)
+    one_image = estimate(other[:, :1], base[:, :1])
+    assert one_image.about == "none"
+    assert np.isnan([*one_image.interval(), one_image.p]).all()
+    assert np.isnan(estimate(other, np.zeros_like(base)).difference)
+    same = estimate(base, base)
+    assert (same.difference, same.interval(), same.p) == (0.0, (0.0, 0.0), 1.0)
+    # Every image gains exactly the same: nothing varies, so nothing is known about other images.
+    assert np.isnan(estimate(means(np.ones((1, 9))), means(np.zeros((1, 9)))).p)
     with pytest.raises(ValueError, match="same images in the same order"):
-        paired_interval(base, other[:-1])
+        estimate(other, base[:, :-1])
+    with pytest.raises(ValueError, match="do not fit"):
+        estimate(other, base, design="paired")
 
 
-def test_sign_flip_equals_full_enumeration() -> None:
-    base, other = systems(9, seed=3)
-    observed = abs(float(ratio(other.sum(0), 100.0) - ratio(base.sum(0), 100.0)))
-    hits = 0
-    for swaps in product([False, True], repeat=9):
-        swap = np.array(swaps)[:, None]
-        first, second = np.where(swap, other, base), np.where(swap, base, other)
-        hits += (
-            abs(float(ratio(second.sum(0), 100.0) - ratio(first.sum(0), 100.0))) >= observed - 1e-9
-        )
-    assert sign_flip(base, other) == pytest.approx(hits / 2**9)
-    assert 0.01 < hits / 2**9 < 1  # the example says something
+def test_equal_trainings_are_one_training() -> None:
+    base, other = trainings(1, 30, seed=1), trainings(1, 30, seed=2)
+    copied = estimate(np.repeat(other, 4, axis=0), base)
+    single = estimate(other, base)
+    assert copied.about == "training"
+    assert copied.interval() == pytest.approx(single.interval())
 
 
-def test_sign_flip_equals_scipys_permutation_test() -> None:
-    rng = np.random.default_rng(8)
-    base = rng.normal(size=40)
-    other = base + rng.normal(0.3, 1.0, size=40)
-    theirs = scipy_stats.permutation_test(
-        (base, other),
-        lambda a, b, axis: (b - a).mean(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=20_000,
-        batch=2_000,
-        rng=np.random.default_rng(0),
-    ).pvalue
-    ours = sign_flip(mean_counts(base), mean_counts(other), scale=1.0)
-    assert abs(ours - theirs) < 4 * np.sqrt(2 * theirs * (1 - theirs) / 20_000)
+def test_seeds_with_the_same_value_still_have_the_interactions_spread() -> None:
+    """Two trainings may have the same accuracy by chance; their answers still differ."""
+    values = np.zeros((2, 40))
+    values[0, :10] = values[1, 10:20] = 1
+    found = estimate(means(values), means(np.zeros((1, 40))), scale=1.0)
+    assert found.training > 0
+    assert found.about == "method"
 
 
-def test_sign_flip_without_a_difference_or_a_denominator() -> None:
-    base, other = systems(20)
-    assert sign_flip(base, base) == 1.0
-    assert np.isnan(sign_flip(base, np.zeros_like(other)))
-    assert sign_flip(base, other, flips=99) >= 0.01  # the +1 correction: never 0
+def test_ranks_are_those_that_the_differences_leave_open() -> None:
+    ahead = np.zeros((3, 3), dtype=bool)
+    assert rank_ranges(ahead) == [(1, 3)] * 3
+    ahead[0, 1] = ahead[0, 2] = True
+    assert rank_ranges(ahead) == [(1, 1), (2, 3), (2, 3)]
 
 
 def test_holm_by_hand() -> None:
@@ -159,28 +190,3 @@ def test_mcnemar_equals_scipys_binomtest(gained: int, lost: int) -> None:
 
 def test_mcnemar_without_discordant_answers() -> None:
     assert mcnemar([1, 0, 1], [1, 0, 1]).p == 1.0
-
-
-def test_seed_interval_is_students() -> None:
-    values = [1.0, 2.5, 2.2]
-    mean, lo, hi = seed_interval(values)
-    theirs = scipy_stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
-    assert (mean, lo, hi) == pytest.approx((np.mean(values), theirs.low, theirs.high))
-    assert np.isnan(seed_interval([1.0])[1:]).all()
-    assert np.isnan(seed_interval([])[0])
-
-
-def test_smallest_detectable_is_the_textbook_one() -> None:
-    assert smallest_detectable(1.0) == pytest.approx(2.8016, abs=1e-4)
-
-
-def test_false_alarms_stay_near_five_per_cent() -> None:
-    # 400 simulated nulls: 5 % has a standard error of 1.1 points, so 9 % is beyond three of them.
-    assert bench_stats.false_alarms(bench_stats.null_ratio, 60, 400, flips=499) < 0.09
-    assert bench_stats.false_alarms(bench_stats.null_mean, 60, 400, flips=499) < 0.09
-
-
-def test_the_interval_holds_the_truth_and_the_test_finds_an_effect() -> None:
-    held, _, _ = bench_stats.coverage(bench_stats.better_ratio, 150, 300, resamples=800)
-    assert 0.90 < held < 0.99
-    assert bench_stats.false_alarms(bench_stats.better_ratio, 1000, 60, flips=499) > 0.75

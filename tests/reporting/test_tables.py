@@ -44,8 +44,8 @@ def golden_study(out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A finished study of two methods and three seeds, read, compared and written once."""
-    out = write_study(tmp_path_factory.mktemp("study"), images=150)
+    """A finished study of two methods and five seeds, read, compared and written once."""
+    out = write_study(tmp_path_factory.mktemp("study"), images=150, seeds=range(5))
     text = tables.write(out)
     records = load_results(out)
     return SimpleNamespace(
@@ -179,34 +179,34 @@ def test_stars_are_holms_over_methods_and_primary_metrics(study: SimpleNamespace
     assert [cell.p_holm for cell in tested] == pytest.approx(holm([cell.p for cell in tested]))
     for cell in study.cells:
         assert ("*" in table_cell(cell).text) == (cell in tested and cell.p_holm < 0.05)
-    assert "Holm-corrected over 6 tests" in re.sub(r"\s+", " ", study.text)
+    assert "their primary metrics (6 tests of methods)" in re.sub(r"\s+", " ", study.text)
 
 
 def test_a_star_says_better_or_worse_by_the_metrics_direction(study: SimpleNamespace) -> None:
     worse = find(study.cells, "sima", "accuracy")
     assert worse.verdict == "worse"
     assert table_cell(worse).text.endswith("* worse")
-    assert "clearly worse on synthetic POPE / accuracy" in study.text
+    assert "worse on synthetic POPE / accuracy" in re.sub(r"\s+", " ", study.text)
     assert table_cell(replace(worse, verdict="better")).text.endswith("* better")
 
 
 def test_a_lower_hallucination_rate_is_better(tmp_path: Path) -> None:
-    write_study(tmp_path, images=900, labels=("untrained", "sena"))
+    write_study(tmp_path, images=500, labels=("untrained", "sena"), seeds=range(5))
     cell = find(compare(load_results(tmp_path)), "sena", "chair_i")
     assert cell.difference < 0
     assert cell.verdict == "better"
 
 
-def test_several_seeds_are_averaged_by_image_and_shown_apart(study: SimpleNamespace) -> None:
+def test_the_seeds_and_both_parts_of_the_error_are_shown_apart(study: SimpleNamespace) -> None:
     cell = find(study.cells, "sena", "accuracy")
     values = [float(value) for value in cell.seed_values.split()]
-    assert len(values) == 3
-    assert cell.seed_mean == pytest.approx(np.mean(values) - cell.baseline_value)
-    assert cell.seed_lo < cell.seed_mean < cell.seed_hi
-    assert all(
-        f"{value:.1f}" in study.markdown.split("Training seeds apart")[1] for value in values
-    )
-    assert "between trainings see the interval over seeds" in re.sub(r"\s+", " ", study.text)
+    assert len(values) == 5
+    assert cell.about == "method"
+    assert cell.lo < cell.difference < cell.hi
+    shown = study.markdown.split("Training seeds apart")[1]
+    assert all(f"{value:.1f}" in shown for value in values)
+    assert f"| {cell.se_training:.2f} | {cell.se_images:.2f} |" in shown
+    assert "sena (the method, 5 trainings) against untrained: " in study.markdown
 
 
 def test_unscored_answers_are_kept_apart(study: SimpleNamespace) -> None:
@@ -242,7 +242,7 @@ def test_cells_without_a_value_are_said_by_benchmark(study: SimpleNamespace) -> 
 
 
 def test_what_rows_share_is_said_once(study: SimpleNamespace) -> None:
-    assert "- Training seeds: 0 1 2 (sena, sima).\n" in study.markdown
+    assert "- Training seeds: 0 1 2 3 4 (sena, sima).\n" in study.markdown
     assert study.markdown.count("treats questions of one image as independent") == 1
     assert study.markdown.count("Exact McNemar test,") == 2
 

@@ -80,19 +80,20 @@ def before_and_after(
 
 def _legend(figure: Figure, study: StudyResults, cells: Sequence[MetricResult]) -> None:
     mark: Style = {"color": GREY, "marker": "o", "markersize": 4.5}
+    open_mark: Style = mark | {"markerfacecolor": "white"}
     black: Style = {"color": BLACK, "marker": "o", "linestyle": "none"}
     name = short(f"{study.baseline} (baseline)")
     handles = [
         legend_entry(name, markersize=4.5, **black),
-        legend_entry("clear change; 95 % interval", **mark),
-        legend_entry("no clear change, or not tested", markerfacecolor="white", **mark),
+        legend_entry("filled: a clear change of the method; 95 % interval", **mark),
+        legend_entry("open: no clear change, one training, not tested", **open_mark),
     ]
     if any(cell.n_seeds > 1 for cell in cells):
         seed: Style = {"color": GREY, "marker": "|", "markersize": 6, "linestyle": "none"}
         handles.append(legend_entry("one training seed", **seed))
     if any(cell.reached_by for cell in cells):
         ring: Style = {"markersize": 9, "markerfacecolor": "none"}
-        handles.append(legend_entry("ringed: a control does as well", **ring, **black))
+        handles.append(legend_entry("ringed: does not exceed a control", **ring, **black))
     handles.append(legend_entry("grey numbers: the metric's value", linestyle="none"))
     figure.legend(
         handles=handles, loc="outside lower center", ncols=3, handlelength=1.8, columnspacing=1.6

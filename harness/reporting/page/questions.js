@@ -93,7 +93,7 @@
     get("q-count").textContent = `${kept}; ${number(found.length)} ${found.length === 1 ? "matches" : "match"} these filters.`;
     const reached = row.reached[metric] || [];
     get("q-reached").hidden = !reached.length;
-    get("q-reached").textContent = `† A control does as well: ${row.label} is not clearly better than ${reached.join(", ")}.`;
+    get("q-reached").textContent = `† ${row.label} does not exceed ${reached.join(", ")}: the gain is not the method's own.`;
     get("q-cards").replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map(draw));
     get("q-pager").hidden = pages < 2;
     get("q-earlier").disabled = page === 0;

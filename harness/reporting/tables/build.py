@@ -6,7 +6,7 @@ result, numbers unrounded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,12 +15,19 @@ import numpy as np
 from harness.artifacts.results_folder import write_bytes
 from harness.reporting import leakage, literature
 from harness.reporting.comparison import MetricResult, as_frame, compare
+from harness.reporting.contrasts import Key, method_contrasts
 from harness.reporting.display_names import display_name
 from harness.reporting.leakage import Leaks
 from harness.reporting.results import BenchmarkColumns, Row, StudyResults
+from harness.reporting.tables import (
+    contrast_blocks,
+    notes,
+    pair_blocks,
+    provenance,
+    training_blocks,
+)
 from harness.reporting.tables import html as table_html
 from harness.reporting.tables import latex as table_latex
-from harness.reporting.tables import notes, pair_blocks, provenance, training_blocks
 from harness.reporting.tables import text as table_text
 from harness.reporting.tables.cells import number, printed, table_cell, with_interval
 from harness.reporting.tables.model import (
@@ -45,9 +52,6 @@ GROUPS: Mapping[str, str] = {
 MANY_METRICS = 7
 """A benchmark with more directed metrics than this shows only its primary ones against the matched
 baselines; ``table.csv`` has them all. Official benchmarks split theirs by category."""
-
-RANKED_ROLES = ("baseline", "method")
-"""The best and second best are marked among these rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,12 @@ def build(
 ) -> Table:
     """The table; ``about_pairs`` are the blocks of harness/reporting/tables/pair_blocks.py."""
     references = literature.references(study.rows, study.benchmarks)
+    contrasts = method_contrasts(study)
+    ahead = contrast_blocks.truly_ahead(study, cells, contrasts)
     optional = (
+        contrast_blocks.controls_block(study),
+        contrast_blocks.methods_block(contrasts),
+        contrast_blocks.order_block(study, contrasts),
         _matched_block(cells),
         _rounds_block(cells),
         _seeds_block(study, cells),
@@ -113,7 +122,10 @@ def build(
         question=study.question,
         reading=tuple(notes.reading(study, cells)),
         blocks=(
-            *(_benchmark_block(study, cells, columns, references) for columns in study.benchmarks),
+            *(
+                _benchmark_block(study, cells, columns, references, ahead)
+                for columns in study.benchmarks
+            ),
             *(block for block in optional if block is not None),
             *about_pairs,
         ),
@@ -126,34 +138,15 @@ def _in_order(study: StudyResults) -> list[Row]:
     return sorted(study.rows, key=lambda row: [*GROUPS].index(row.role))
 
 
-def _ranks(cells: Sequence[MetricResult]) -> dict[tuple[str, str], int]:
-    """1 and 2 for the best and second best of each directed metric, by (label, metric). Values
-    that print the same share a rank."""
-    ranks: dict[tuple[str, str], int] = {}
-    for metric in {cell.metric for cell in cells if cell.better != "none"}:
-        rounded = {
-            cell.label: float(number(cell.value, cell.places))
-            for cell in cells
-            if cell.metric == metric and cell.role in RANKED_ROLES and np.isfinite(cell.value)
-        }
-        better = next(cell.better for cell in cells if cell.metric == metric)
-        values = sorted(set(rounded.values()), reverse=better != "lower")
-        if len(values) > 1:
-            for label, value in rounded.items():
-                rank = values.index(value) + 1
-                ranks[label, metric] = rank if rank <= 2 else 0
-    return ranks
-
-
 def _benchmark_block(
     study: StudyResults,
     cells: Sequence[MetricResult],
     benchmark: BenchmarkColumns,
     references: Sequence[str],
+    ahead: Collection[Key],
 ) -> Block:
     mine = [cell for cell in cells if cell.benchmark == benchmark.name and cell.last]
     base = [cell for cell in mine if cell.label == study.baseline]
-    ranks = _ranks(mine)
     reported = literature.matching(study.rows, benchmark)
     lines = []
     for run in _in_order(study):
@@ -162,7 +155,7 @@ def _benchmark_block(
             continue  # the study grades this row on other benchmarks only
         asked = row_cells[0].questions * row_cells[0].n_seeds
         unscored = f"{row_cells[0].unscored:,} of {asked:,}" if asked else MISSING
-        row = [table_cell(cell, ranks.get((cell.label, cell.metric), 0)) for cell in row_cells]
+        row = [table_cell(cell, ahead=cell.key in ahead) for cell in row_cells]
         row += [literature.of_row(run, numbers, references) for numbers in reported.values()]
         row.append(TableCell(value=unscored))
         lines.append(TableRow(head=run.label, cells=tuple(row), group=GROUPS[run.role]))
@@ -264,8 +257,8 @@ def _rounds_block(cells: Sequence[MetricResult]) -> Block | None:
 
 
 def _seeds_block(study: StudyResults, cells: Sequence[MetricResult]) -> Block | None:
-    """Each training seed's value, and the t-interval of the difference over seeds; None: no row
-    has more than one seed."""
+    """Each training seed's value, and what trainings and images add to the standard error; None: no
+    row has more than one seed."""
     mine = [cell for cell in cells if cell.primary and cell.last and cell.n_seeds > 1]
     if not mine:
         return None
@@ -273,24 +266,23 @@ def _seeds_block(study: StudyResults, cells: Sequence[MetricResult]) -> Block | 
     rows = []
     for cell in mine:
         values = dict(zip(cell.seeds.split(), map(float, cell.seed_values.split()), strict=True))
-        over_seeds = (
-            with_interval(cell.seed_mean, cell.seed_lo, cell.seed_hi, cell.places)
-            if np.isfinite(cell.seed_lo)
-            else MISSING
-        )
         rows.append(
             (
                 cell.label,
                 display_name(cell.benchmark),
                 cell.heading,
                 *(printed(values.get(seed, np.nan), cell.places) for seed in seeds),
-                over_seeds,
+                printed(cell.se_training, 2),
+                printed(cell.se_images, 2),
             )
         )
     names = (f"seed {seed}" for seed in seeds)
     return text_block(
         heading="Training seeds apart",
-        caption=f"mean difference from {study.baseline} over training seeds, 95 % t-interval",
-        header=("run", "benchmark", "metric", *names, "difference over seeds"),
+        caption=(
+            f"values, and the two parts of the standard error of the difference from"
+            f" {study.baseline}: from the trainings and from the images"
+        ),
+        header=("run", "benchmark", "metric", *names, "s.e. trainings", "s.e. images"),
         rows=rows,
     )

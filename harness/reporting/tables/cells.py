@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Literal
+
 import numpy as np
 
-from harness.reporting.comparison import MetricResult
-from harness.reporting.tables.model import FEWER_SEEDS, MISSING, REACHED, TableCell
+from harness.reporting.comparison import SEED_WITHOUT_VALUE, TRAINING_DIFFERS, MetricResult
+from harness.reporting.tables.model import FEWER_SEEDS, MISSING, REACHED, UNTOLD, TableCell
 
 
 def number(value: float, places: int, *, sign: bool = False) -> str:
@@ -34,21 +37,25 @@ def change(cell: MetricResult) -> str:
     return with_interval(cell.difference, cell.lo, cell.hi, cell.places)
 
 
-def table_cell(cell: MetricResult, rank: int = 0) -> TableCell:
+STAMPS: Mapping[str, Literal["better", "worse", "this training"]] = {
+    "better": "better",
+    "worse": "worse",
+    TRAINING_DIFFERS: "this training",
+}
+REMARKS = ("other questions", SEED_WITHOUT_VALUE)
+
+
+def table_cell(cell: MetricResult, *, ahead: bool = False) -> TableCell:
     """A result as a cell of the table."""
     if not np.isfinite(cell.value):
         return TableCell(value=MISSING)
-    mark = REACHED if cell.reached_by else ""
+    mark = REACHED if cell.reached_by else UNTOLD if cell.untold_by else ""
     mark += FEWER_SEEDS if cell.n_seeds < cell.seeds_planned else ""
     return TableCell(
         value=number(cell.value, cell.places),
         change=change(cell),
-        verdict="better"
-        if cell.verdict == "better"
-        else "worse"
-        if cell.verdict == "worse"
-        else "",
+        verdict=STAMPS.get(cell.verdict, ""),
         mark=mark,
-        remark="other questions" if cell.verdict == "other questions" else "",
-        rank=rank,
+        remark=cell.verdict if cell.verdict in REMARKS else "",
+        ahead=ahead,
     )

@@ -19,7 +19,7 @@ td small{display:block;white-space:nowrap;color:#444}
 td small.remark{white-space:normal;max-width:14rem;margin-left:auto}
 th.group{font-weight:400;font-style:italic;padding-top:.7rem}
 td.better{background:#e6f2ea}td.worse{background:#fbe9e5}
-.reported{color:#5a4a00;background:#fdf8e4}.second{text-decoration:underline}
+.reported{color:#5a4a00;background:#fdf8e4}
 """.strip()
 
 
@@ -43,9 +43,9 @@ def _list(name: str, texts: Sequence[str]) -> str:
 
 
 def block_fragment(block: Block, benchmark: str = "") -> str:
-    """One block. Classes of cells: ``better`` and ``worse`` (starred), ``best`` and ``second``,
-    ``reported`` (from papers). ``benchmark``: the name by which the page's script finds the
-    block."""
+    """One block. Classes of cells: ``better`` and ``worse`` (starred), ``this-training``,
+    ``best``, ``reported`` (from papers). ``benchmark``: the name by which the page's script
+    finds the block."""
     data = f' data-benchmark="{escape(benchmark)}"' if benchmark else ""
     heads = "".join(
         f'<th scope="col"{_class("reported" if column.reported else "")}>{_head(column)}</th>'
@@ -83,16 +83,15 @@ def _head(column: Column) -> str:
 
 def _cell(cell: TableCell, reported: bool) -> str:
     value = escape(cell.value)
-    if cell.rank == 1:
+    if cell.ahead:
         value = f'<b class="best">{value}</b>'
-    elif cell.rank == 2:
-        value = f'<span class="second">{value}</span>'
     value += escape(cell.mark)
     change = f"({cell.change})" if cell.change else ""
-    change += f"* {cell.verdict}" if cell.verdict else ""
+    change += cell.stamp
     small = f" <small>{escape(change)}</small>" if change else ""
     small += f' <small class="remark">{escape(cell.remark)}</small>' if cell.remark else ""
-    return f"<td{_class(cell.verdict, 'reported' if reported else '')}>{value}{small}</td>"
+    names = (cell.verdict.replace(" ", "-"), "reported" if reported else "")
+    return f"<td{_class(*names)}>{value}{small}</td>"
 
 
 def _class(*names: str) -> str:

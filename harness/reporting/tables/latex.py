@@ -1,8 +1,8 @@
 r"""The table as LaTeX: a ``fragment`` to ``\input`` into a paper that loads array and booktabs, or
 a ``document`` to compile alone.
 
-A cell has two lines: the value, then its difference and interval. Bold: the best of the baseline
-and the methods; underlined: the second best."""
+A cell has two lines: the value, then its difference and interval. Bold: truly ahead of
+the baseline and of every other method."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327", "`'^~\"rv
 
 LEGEND = (
     r"Below a value: its difference from the baseline and the 95\,\% interval; $^{*}$: see the"
-    r" notes. "
-    r"Bold: best, underlined: second best of the baseline and the methods."
+    r" notes; $^{\circ}$: about one training. "
+    r"Bold: truly ahead of the baseline and of every other method."
 )
 
 
@@ -181,10 +181,10 @@ def _head(column: Column) -> str:
 
 def _cell(cell: TableCell) -> str:
     value = escape(cell.value)
-    if cell.rank:
-        value = rf"\textbf{{{value}}}" if cell.rank == 1 else rf"\underline{{{value}}}"
+    value = rf"\textbf{{{value}}}" if cell.ahead else value
     if cell.verdict:
-        value = rf"{{\scriptsize {cell.verdict}}} {value}$^{{*}}$"
+        mark = r"\circ" if cell.verdict == "this training" else "*"
+        value = rf"{{\scriptsize {cell.verdict}}} {value}$^{{{mark}}}$"
     value += escape(cell.mark)
     value += rf"\linebreak\mbox{{\scriptsize {escape(cell.change)}}}" if cell.change else ""
     return value + (rf"\linebreak{{\scriptsize {escape(cell.remark)}}}" if cell.remark else "")

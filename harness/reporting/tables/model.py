@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 MISSING = "-"
-REACHED, FEWER_SEEDS = "†", "‡"
+REACHED, FEWER_SEEDS, UNTOLD = "†", "‡", "§"
 """Marks at a value, explained in the notes."""
+ONE_TRAINING = "°"
+"""The mark of a difference that is clear for one training; a star is for methods only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,20 +24,26 @@ class TableCell:
     value: str
     change: str = ""
     """The difference from the baseline with its interval."""
-    verdict: Literal["", "better", "worse"] = ""
-    """Printed with a star."""
+    verdict: Literal["", "better", "worse", "this training"] = ""
+    """Printed with a star; "this training" with the lighter mark ``ONE_TRAINING``."""
     mark: str = ""
     """Marks at the value that the notes explain, such as ``REACHED``."""
     remark: str = ""
     """A remark in words, in brackets."""
-    rank: int = 0
-    """1: the best of the compared rows; 2: the second best; 0: neither."""
+    ahead: bool = False
+    """Whether the row is truly ahead of the baseline and of every other method."""
+
+    @property
+    def stamp(self) -> str:
+        """The verdict with its mark: ``* better``."""
+        mark = ONE_TRAINING if self.verdict == "this training" else "*"
+        return f"{mark} {self.verdict}" if self.verdict else ""
 
     @property
     def text(self) -> str:
         """All of it on one line: ``8.1† (-2.3 [-3.4, -1.2])* better``."""
         text = self.value + self.mark + (f" ({self.change})" if self.change else "")
-        text += f"* {self.verdict}" if self.verdict else ""
+        text += self.stamp
         return text + (f" ({self.remark})" if self.remark else "")
 
 

@@ -6,14 +6,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from harness.reporting.comparison import ALPHA, MetricResult, holm_family, question_tests
+from harness.reporting.comparison import (
+    SEED_WITHOUT_VALUE,
+    TRAINING_DIFFERS,
+    TRAINING_SAME,
+    UNTOLD,
+    MetricResult,
+    holm_family,
+    question_tests,
+)
+from harness.reporting.contrasts import ALPHA, WORTH
 from harness.reporting.display_names import display_name
-from harness.reporting.results import StudyResults
-from harness.reporting.tables.model import FEWER_SEEDS, REACHED
+from harness.reporting.results import Row, StudyResults
+from harness.reporting.tables import model
+from harness.reporting.tables.seed_notes import seed_notes
 
 FEW = 50
-"""With fewer images than this, intervals are too narrow: at 25 images they cover the true value in
-about 90 % of cases (tests/benches/bench_stats.py)."""
+"""With fewer images than this, a study is a trial run: only large differences can be found."""
 
 LISTED = 12
 """At most this many rounds with missing stages are listed in a note; the rest are counted."""
@@ -21,33 +30,71 @@ LISTED = 12
 UNGRADED = " is not graded yet"
 
 VERDICTS = {
-    "better": "clearly better on",
-    "worse": "clearly worse on",
+    "better": "better on",
+    "worse": "worse on",
     "no clear change": "no clear change on",
+    TRAINING_DIFFERS: "this training differs on",
+    TRAINING_SAME: "this training shows no clear change on",
+    UNTOLD: "cannot be told on",
+    SEED_WITHOUT_VALUE: "not tested, because a seed has no value, on",
 }
 
 
 def reading(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
-    """One sentence per method and reference row: primary metrics with and without a clear change,
-    missing ones, and gains that a control reaches too."""
-    family = holm_family(cells)
-    if not family:
+    """One sentence per method and reference row: the primary metrics by verdict, missing ones, and
+    what its controls say about its gains. A row with one training is read as that training."""
+    if not any(cell.tested for cell in cells):
         return ["No primary metric was declared, so nothing is tested and there are no stars."]
-    lines = []
-    for row in (row for row in study.compared if row.role in ("method", "reference")):
-        mine = [cell for cell in family if cell.label == row.label]
-        parts = []
-        for verdict, words in VERDICTS.items():
-            if names := [_change(cell) for cell in mine if cell.verdict == verdict]:
-                parts.append(f"{words} {', '.join(names)}")
-        if missing := [cell.full_name for cell in mine if cell.verdict not in VERDICTS]:
-            parts.append(f"no result yet on {', '.join(missing)}")
-        reached = [cell for cell in mine if cell.reached_by]
-        if reached:
-            names = [f"{cell.full_name} ({', '.join(cell.reached_by)})" for cell in reached]
-            parts.append(f"but a control does as well on {', '.join(names)}")
-        lines.append(f"{row.label} against {study.baseline}: {'; '.join(parts)}.")
-    return lines
+    return [
+        _reading(study, row, [cell for cell in cells if cell.tested and cell.label == row.label])
+        for row in study.compared
+        if row.role in ("method", "reference")
+    ]
+
+
+def _reading(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> str:
+    parts = []
+    for verdict, words in VERDICTS.items():
+        if names := [_change(cell) for cell in mine if cell.verdict == verdict]:
+            parts.append(f"{words} {', '.join(names)}")
+    if missing := [cell.full_name for cell in mine if cell.verdict not in VERDICTS]:
+        parts.append(f"no result yet on {', '.join(missing)}")
+    kinds = {cell.about for cell in mine} - {"none"}
+    name = row.label
+    if kinds == {"method"}:
+        trainings = max(cell.n_seeds for cell in mine)
+        name += f" ({'the method, ' if row.role == 'method' else ''}{trainings} trainings)"
+    elif "training" in kinds and row.rounds:
+        name += " (one training)" if kinds == {"training"} else ""
+        parts.append("one training says nothing about the method, so run two seeds or more")
+    elif "training" in kinds:
+        name += " (one given model)"
+    parts += _controls(study, row, mine)
+    return f"{name} against {study.baseline}: {'; '.join(parts)}."
+
+
+def _controls(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> list[str]:
+    """What the controls say about a method's gains."""
+    parts = []
+    for field, words in (
+        ("exceeds", "truly exceeds"),
+        ("reached_by", "does not exceed"),
+        ("untold_by", "cannot be told yet whether it exceeds"),
+    ):
+        metrics: dict[tuple[str, ...], list[str]] = {}
+        for cell in mine:
+            if names := getattr(cell, field):
+                metrics.setdefault(names, []).append(cell.full_name)
+        texts = [f"{', '.join(names)} on {', '.join(on)}" for names, on in metrics.items()]
+        parts += [f"{words} {' and '.join(texts)}"] if texts else []
+    gains = any(cell.verdict == "better" for cell in mine)
+    rounds = sorted({part.rounds for part in study.rows if part.of == row.label and part.rounds})
+    if gains and rounds and row.rounds not in rounds:
+        parts.append(
+            f"its controls were trained for {' or '.join(map(str, rounds))} of {row.rounds} rounds,"
+            " so they are compared with that round (Beyond its controls), not with the last"
+        )
+    return parts
 
 
 def _change(cell: MetricResult) -> str:
@@ -60,12 +107,12 @@ def footnotes(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
     last = [cell for cell in cells if cell.last]
     return [
         f"A cell: value (difference from {study.baseline} [95 % interval]). ↑ higher is better, ↓"
-        " lower is better; a metric without an arrow only describes and is never tested."
-        " Intervals: paired BCa bootstrap over images; they are not symmetric.",
+        " lower is better; a metric without an arrow only describes and is never tested.",
         _stars(cells),
+        *_one_training(study),
         *_marks(last),
         *_missing(study, last),
-        *_seeds(study),
+        *seed_notes(study, last),
         *_size(study, last),
         *_detectable(last),
         *_unscored(last),
@@ -75,26 +122,70 @@ def footnotes(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
 
 
 def _stars(cells: Sequence[MetricResult]) -> str:
-    tests = len(holm_family(cells))
+    families = [
+        f"{len(family)} {'test' if len(family) == 1 else 'tests'} of {name}"
+        for role, name in (
+            ("method", "methods"),
+            ("reference", "reference rows"),
+            ("control", "controls"),
+        )
+        if (family := holm_family(cells, role))
+    ]
     return (
-        f"* better, * worse: p < {ALPHA} in a sign-flip permutation test over images (all questions"
-        f" of an image move together), Holm-corrected over {tests}"
-        f" {'test' if tests == 1 else 'tests'} (methods x primary metrics). A primary metric"
-        " without a star shows no clear change; this does not prove that nothing changed. Its"
-        " interval may exclude 0, because Holm corrects the tests, not the intervals. Other metrics"
-        " are not tested."
+        f"* better, * worse: about the method, p < {ALPHA}. Interval and test count the variation"
+        " between trainings (seeds), between images, and both together: two t-intervals added in"
+        " quadrature, so that false alarms stay at or below 5 % (harness/reporting/stats.py)."
+        " Holm-corrected over the rows of a kind and their primary metrics"
+        f" ({', '.join(families) or 'no test'}). A primary metric without a star shows no clear"
+        " change; this does not prove that nothing changed. Its interval may exclude 0, because"
+        " Holm corrects the tests, not the intervals."
+        " Other metrics are not tested."
     )
+
+
+def _one_training(study: StudyResults) -> list[str]:
+    single = [row.label for row in study.compared if row.rounds and len(row.seeds) == 1]
+    given = [row.label for row in study.compared if not row.rounds and row.role != "matched"]
+    lines = []
+    if single:
+        lines.append(
+            f"One training seed ({', '.join(single)}): interval and test are about this training"
+            f" alone, over images. {model.ONE_TRAINING} this training: it differs (p < {ALPHA},"
+            " Holm). Another seed can give another result, so there is no star, no better and no"
+            " worse. Run two seeds or more to say something about the method."
+        )
+    if given:
+        lines.append(
+            f"Given models, not trained here ({', '.join(given)}): interval and test are about"
+            " these weights alone, over images."
+        )
+    other = [row.label for row in study.compared if row.base != study.base_row.base]
+    if other:
+        lines.append(
+            f"On another base than {study.baseline} ({', '.join(other)}): the difference holds the"
+            " difference of the bases too. Methods of different bases are not put in order."
+        )
+    return lines
 
 
 def _marks(last: Sequence[MetricResult]) -> list[str]:
     lines = []
     if any(cell.reached_by for cell in last):
         lines.append(
-            f"{REACHED} a control does as well, so the gain is not the method's own. The controls"
-            " are named in the summary above and in table.csv (reached_by)."
+            f"{model.REACHED} the method does not exceed a control of the same round by"
+            f" {WORTH * 100:g} % of the metric's scale, so the gain is not the method's own. The"
+            " controls are named above and in table.csv (reached_by)."
+        )
+    if any(cell.untold_by and not cell.reached_by for cell in last):
+        lines.append(
+            f"{model.UNTOLD} it cannot be told yet whether the method exceeds its controls; more"
+            " seeds would tell."
         )
     if any(0 < cell.n_seeds < cell.seeds_planned for cell in last):
-        lines.append(f"{FEWER_SEEDS} some of the planned training seeds are missing.")
+        lines.append(
+            f"{model.FEWER_SEEDS} some of the planned training seeds are missing; interval and test"
+            " use the others."
+        )
     if any(cell.verdict == "other questions" for cell in last):
         lines.append(
             "(other questions): the row answered other questions than the baseline, so there is no"
@@ -152,25 +243,6 @@ def _empty(last: Sequence[MetricResult]) -> list[str]:
     return texts
 
 
-def _seeds(study: StudyResults) -> list[str]:
-    trained = [row for row in study.compared if row.rounds]
-    single = [row.label for row in trained if len(row.seeds) == 1]
-    several = [row.label for row in trained if len(row.seeds) > 1]
-    lines = []
-    if single:
-        lines.append(
-            f"One training seed ({', '.join(single)}): the interval is valid for this"
-            " checkpoint only; another seed can give another result."
-        )
-    if several:
-        lines.append(
-            f"Several training seeds ({', '.join(several)}): value, interval and test use each"
-            " image's counts averaged over the seeds. They are valid for these checkpoints. For the"
-            " variation between trainings see the interval over seeds."
-        )
-    return lines
-
-
 def _size(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
     lines = []
     sizes = {display_name(cell.benchmark): cell.images for cell in last if cell.images}
@@ -182,9 +254,13 @@ def _size(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
         )
     if few := [name for name, images in sizes.items() if images < FEW]:
         lines.append(
-            f"Fewer than {FEW} images ({', '.join(few)}): the intervals are too narrow (they cover"
-            " the true value in about 90 % of cases, not 95 %), and only large differences can be"
-            " found. This is a trial run, not a result."
+            f"Fewer than {FEW} images ({', '.join(few)}): only large differences can be found."
+            " This is a trial run, not a result."
+        )
+    if single := [name for name, images in sizes.items() if images == 1]:
+        lines.append(
+            f"One image ({', '.join(single)}): there is no interval and no test, because nothing is"
+            " known about other images."
         )
     return lines
 
@@ -202,8 +278,8 @@ def _detectable(last: Sequence[MetricResult]) -> list[str]:
     if not parts:
         return []
     return [
-        "Smallest true difference that a single test at level 0.05 detects with 80 % power (with"
-        f" Holm it is somewhat larger): {', '.join(parts)}."
+        "Smallest true difference of a method that these seeds and images detect with 80 % power in"
+        f" a single test at level 0.05 (with Holm it is larger): {', '.join(parts)}."
     ]
 
 
@@ -233,7 +309,7 @@ def _mcnemar(study: StudyResults) -> list[str]:
         explained = (
             ""
             if lines
-            else " (by training seed; the test treats questions of one image as independent)"
+            else " (about each training; the test treats questions of one image as independent)"
         )
         lines.append(
             f"Exact McNemar test, {display_name(benchmark)}, questions scored 0 or 1{explained}:"

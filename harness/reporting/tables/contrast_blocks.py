@@ -1,0 +1,137 @@
+"""Blocks of the table about differences between trained rows: a method and its controls, two
+methods, and the order of the methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from harness.reporting.comparison import MetricResult
+from harness.reporting.contrasts import ALPHA, Contrast, Key, control_contrasts, ranks
+from harness.reporting.display_names import display_name
+from harness.reporting.results import StudyResults
+from harness.reporting.tables.cells import number, with_interval
+from harness.reporting.tables.model import MISSING, Block, text_block
+
+YET = "cannot be told yet"
+
+
+def controls_block(study: StudyResults) -> Block | None:
+    """Each method against its controls; None: no row has one."""
+    contrasts = [part for part in control_contrasts(study) if part.metric.primary]
+    if not contrasts:
+        return None
+    worth = " or ".join(dict.fromkeys(f"{part.worth:g}" for part in contrasts))
+    return _block(
+        contrasts,
+        "Beyond its controls",
+        "row minus control after the same round [95 % interval], paired by seed where both have the"
+        " same seeds. exceeds: a gain"
+        f" with p < {ALPHA}, Holm-corrected over the row's controls and primary metrics. does not"
+        f" exceed: the interval holds 0 or a loss, and excludes a gain of {worth} (in the metric's"
+        " unit)",
+        "against",
+    )
+
+
+def methods_block(contrasts: Sequence[Contrast]) -> Block | None:
+    """Each pair of methods; None: there is none."""
+    if not contrasts:
+        return None
+    return _block(
+        contrasts,
+        "Method against method",
+        "first minus second [95 % interval]; ahead, behind: p <"
+        f" {ALPHA}, Holm-corrected over {len(contrasts)} tests (pairs x primary metrics)",
+        "minus",
+    )
+
+
+def _block(contrasts: Sequence[Contrast], heading: str, caption: str, word: str) -> Block:
+    columns = list(dict.fromkeys((part.benchmark, part.metric.name) for part in contrasts))
+    texts: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
+    trainings: dict[tuple[str, ...], list[str]] = {}
+    for part in contrasts:
+        name = f"{part.label} {word} {part.other}"
+        key = (name, f"{part.round}")
+        texts.setdefault(key, {})[part.benchmark, part.metric.name] = _text(part)
+        trainings.setdefault(key, []).extend(filter(None, [part.seeds]))
+    rows = [
+        (
+            *key,
+            " / ".join(dict.fromkeys(trainings[key])) or MISSING,
+            *(found.get(column, MISSING) for column in columns),
+        )
+        for key, found in texts.items()
+    ]
+    return text_block(
+        heading=heading,
+        caption=caption,
+        header=("rows", "round", "trainings", *(_name(*column) for column in columns)),
+        rows=rows,
+    )
+
+
+def _text(part: Contrast) -> str:
+    if not np.isfinite(part.difference):
+        return f"{MISSING} {YET}"
+    places = 1 if part.metric.scale >= 100 else 2
+    if part.about != "method":
+        return f"{number(part.difference, places, sign=True)}, {YET}"
+    return f"{with_interval(part.difference, part.lo, part.hi, places)} {part.outcome}"
+
+
+def _name(benchmark: str, metric: str) -> str:
+    return f"{display_name(benchmark)} {display_name(metric)}"
+
+
+def order_block(study: StudyResults, contrasts: Sequence[Contrast]) -> Block | None:
+    """The ranks that each method may hold; None: no two methods can be compared."""
+    columns = list(dict.fromkeys((part.benchmark, part.metric.name) for part in contrasts))
+    if not columns:
+        return None
+    ranges = {column: ranks(contrasts, *column) for column in columns}
+    labels = [row.label for row in study.rows if any(row.label in part for part in ranges.values())]
+    rows = [(label, *(_rank(ranges[column].get(label)) for column in columns)) for label in labels]
+    return text_block(
+        heading="Order of the methods",
+        caption=(
+            "the ranks that a method may hold, 1 the best, by the differences above; a bold value"
+            f" (HTML, LaTeX): rank 1 alone, and better than {study.baseline}"
+        ),
+        header=("method", *(_name(*column) for column in columns)),
+        rows=rows,
+    )
+
+
+def _rank(span: tuple[int, int] | None) -> str:
+    if span is None:
+        return MISSING
+    return str(span[0]) if span[0] == span[1] else f"{span[0]} to {span[1]}"
+
+
+def truly_ahead(
+    study: StudyResults, cells: Sequence[MetricResult], contrasts: Sequence[Contrast]
+) -> set[Key]:
+    """The results to print in bold: a method that is better than the baseline and ahead of every
+    other method, or the baseline where every method is worse."""
+    found: set[Key] = set()
+    methods = [row for row in study.rows if row.role == "method"]
+    for column in dict.fromkeys((part.benchmark, part.metric) for part in cells if part.primary):
+        mine = [
+            cell
+            for cell in cells
+            if cell.last and cell.role == "method" and (cell.benchmark, cell.metric) == column
+        ]
+        if mine and all(cell.verdict == "worse" for cell in mine):
+            found.add((study.baseline, *column))
+        spans = ranks(contrasts, *column)
+        found |= {
+            cell.key
+            for cell in mine
+            if cell.verdict == "better"
+            and len(mine) == len(methods)
+            and (len(methods) == 1 or (len(spans) == len(methods) and spans[cell.label] == (1, 1)))
+        }
+    return found

@@ -1,0 +1,85 @@
+"""Notes about training seeds that need a second look: left out, equal, far away, without a
+value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from harness.reporting.comparison import MetricResult
+from harness.reporting.display_names import display_name
+from harness.reporting.results import StudyResults
+
+FAR = 8.0
+"""A seed is named if it is this many times farther from the median of the other seeds than these
+are from each other."""
+POINTS = 0.05
+"""And if it is this share of the metric's scale away: 5 points of a percentage."""
+
+
+def seed_notes(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
+    """A sentence for each kind of finding; they are counted as they are unless it says not."""
+    mine = [cell for cell in last if cell.primary and cell.role != "matched" and cell.n_seeds]
+    left_out = [
+        f"{label} after round {round} on {display_name(benchmark)}: seed"
+        f" {', '.join(map(str, counts.left_out))}"
+        for (label, round, benchmark), counts in study.counts.items()
+        if counts.left_out
+    ]
+    equal = [
+        f"{cell.label} on {cell.full_name}"
+        for cell in mine
+        if cell.about == "training" and cell.n_seeds > 1
+    ]
+    lonely = [
+        f"{cell.label} on {cell.full_name}"
+        for cell in mine
+        if cell.n_seeds == 1 < cell.seeds_planned
+    ]
+    empty = [
+        f"{cell.label}, seed {seed}, on {cell.full_name}"
+        for cell in mine
+        for seed, value in _by_seed(cell).items()
+        if not np.isfinite(value) and np.isfinite(cell.value)
+    ]
+    far = [text for cell in mine for text in _far(cell)]
+    findings = (
+        (left_out, "Seeds that answered other questions than the row's first seed, left out"),
+        (lonely, "One of the planned seeds only, so it is about this training"),
+        (
+            equal,
+            "All seeds have the same counts on every image, so they are read as one training"
+            " (is the seed used?)",
+        ),
+        (
+            empty,
+            "Seeds without a value, because the denominator is 0 (did the training diverge?);"
+            " the row is not tested there, since without them it would look better than it is",
+        ),
+        (
+            far,
+            "Seeds far from the row's other seeds (did the training diverge? see its log); they"
+            " count",
+        ),
+    )
+    return [f"{words}: {'; '.join(texts)}." for texts, words in findings if texts]
+
+
+def _by_seed(cell: MetricResult) -> dict[str, float]:
+    return dict(zip(cell.seeds.split(), map(float, cell.seed_values.split()), strict=True))
+
+
+def _far(cell: MetricResult) -> Iterator[str]:
+    values = _by_seed(cell)
+    for seed, value in values.items():
+        others = [other for name, other in values.items() if name != seed]
+        if len(others) < 2 or not np.isfinite([value, *others]).all():
+            continue
+        distance = abs(value - float(np.median(others)))
+        if distance > max(FAR * (max(others) - min(others)), POINTS * cell.scale):
+            texts = " ".join(f"{other:.{cell.places}f}" for other in others)
+            yield (
+                f"{cell.label}, seed {seed}, {cell.full_name}"
+                f" {value:.{cell.places}f} (others {texts})"
+            )
