@@ -96,7 +96,7 @@ def test_a_hub_model_that_is_not_here_is_known_from_the_results(
         got = desk.hub.asked[asked:]
         assert not any(path.endswith(".safetensors") for _, path, _ in got)
         planned = desk.harness("plan", STUDY, "--base", f"org/llava@{llava}", "--out", moved)
-        assert "0 of 7 stages are done" in planned.out, planned
+        assert "0 of 3 stages are" in planned.out, planned
     finally:
         for name in kept:
             (folder / f"{name}.away").rename(folder / name)
