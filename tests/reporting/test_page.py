@@ -8,10 +8,11 @@ import io
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -23,9 +24,13 @@ from harness.cli import main as cli
 from harness.engine.engine import Engine
 from harness.models.base_cards import BASES, find_base
 from harness.reporting.page import cards as page_cards
+from harness.reporting.page import head, texts, traces
 from harness.reporting.page import images as page_images
-from harness.reporting.page import texts, traces
 from harness.reporting.page import write as page
+from harness.reporting.results import Row, load_results
+from harness.reporting.tables.model import Block, Column, TableCell, TableRow
+from methods.catalogue import METHODS
+from methods.controls import Kind
 from methods.interface import Decoding, Prompt
 from methods.sena.corruption import corruption
 from tests.models.twins import tiny_qwen
@@ -100,6 +105,54 @@ def test_the_page_holds_the_table_the_figures_and_every_group(made: SimpleNamesp
     assert groups == [("sena", 0, 24, 6), ("sena", 1, 24, 6), ("sima", 0, 1, 1), ("sima", 1, 1, 1)]
     assert dict(made.data["groups"][0]["reasons"]) == {"no question": 3, "equal answers": 3}
     assert len(made.data["cards"]) == 64
+
+
+def test_the_head_has_the_facts_the_legend_and_a_sentence_a_row(made: SimpleNamespace) -> None:
+    study = load_results(made.out)
+    facts = dict(head.facts(study))
+    assert facts["Pool"] == "synthetic"  # as its records name it
+    assert (facts["Training seeds"], facts["Rounds"]) == ("0, 1", "1")
+    assert facts["Test images"].startswith("8 ")
+    assert facts["Versions"]
+    text = " ".join(made.markup.text)
+    for words in (*facts.values(), "after Holm's correction", "every other row is compared"):
+        assert words in text
+    links = {value for name, value in made.markup.attributes if name == "href"}
+    ids = {value for name, value in made.markup.attributes if name == "id"}
+    assert len(links) > 6
+    assert {link.removeprefix("#") for link in links if link} <= ids
+
+
+def test_every_shipped_row_has_its_sentence() -> None:
+    assert set(METHODS) - {"untrained"} == set(head.SENTENCES)
+    assert set(get_args(Kind)) == set(head.CONTROLS)
+    rows = [
+        Row(label=label, base="b", method="m", pool="p", needs=("image",), images=1, rounds=1,
+            seeds=(0,), role="control", of="sena", settings={"kind": "sft"})
+        for label in ("one", "two")
+    ]  # fmt: skip
+    lines = head.rows(SimpleNamespace(rows=rows, baseline="untrained"))  # type: ignore[arg-type]
+    assert [label for label, _ in lines] == ["one", "two"]
+    assert lines[0][1].startswith("supervised training on sena's chosen answers")
+
+
+def test_a_wide_block_becomes_tables_that_fit() -> None:
+    cells = tuple(TableCell(value="91.2", change="-10.5 [-12.2, -10.1]") for _ in range(30))
+    block = Block(
+        heading="many",
+        caption="",
+        corner="run",
+        columns=tuple(Column(heading=f"metric {number}") for number in range(30)),
+        lines=(TableRow(head="sena", cells=cells),),
+    )
+    tight, parts = page.narrow(block)
+    assert tight
+    assert 1 < len(parts) < 5
+    assert [column for part in parts for column in part.columns] == list(block.columns)
+    assert [cell for part in parts for cell in part.lines[0].cells] == list(cells)
+    assert all(sum(page._widths(part, tight=True)) <= page.ROOM for part in parts)
+    few = replace(block, columns=block.columns[:3], lines=(TableRow(head="sena", cells=cells[:3]),))
+    assert page.narrow(few) == (False, [few])
 
 
 def test_a_card_tells_the_whole_way_of_a_pair(made: SimpleNamespace) -> None:
