@@ -3,6 +3,8 @@ the method as it is.
 
     python -m harness run ablate --only sena     all ablations of SENA; the plan command says how
                                                  long they take
+    python -m harness run ablate --vary sena.noise_step=200,400,600
+                                                 these values of one setting
 
 It uses the development split: an ablation explains a method, it does not choose between methods."""
 
@@ -12,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from harness.errors import unknown
+from harness.errors import UserError, unknown
 from harness.study import compare
-from harness.study.study import Run, Study, vary
+from harness.study.study import Run, Study, read_vary
+from harness.study.study import vary as vary_run
 from methods.interface import Method
 
 IMAGES = 500
@@ -71,11 +74,17 @@ def study(
     limit: int | None = None,
     benchmarks: Sequence[str] = (),
     local_data: Sequence[str] = (),
+    vary: Sequence[str] = (),
 ) -> Study:
-    """The ablations of the methods in ``only`` (empty: all that have ablations)."""
-    for label in only:
-        if label not in ABLATIONS:
-            raise unknown("method with ablations", label, ABLATIONS)
+    """The ablations of the methods in ``only`` (empty: all that have ablations). ``vary``:
+    ``ROW.SETTING=VALUE,VALUE`` texts; only these settings are varied, of any trained row."""
+    asked = [varied_setting(text) for text in vary]
+    known = [*ABLATIONS] if not vary else trained_rows()
+    for label in (*only, *(row for row, _, _ in asked)):
+        if label not in known:
+            raise unknown("row to vary" if vary else "method with ablations", label, known)
+    only = [*dict.fromkeys((*only, *(row for row, _, _ in asked)))]
+    names = dict.fromkeys(f"{row}.{field}" for row, field, _ in asked)
     comparison = compare.study(
         base=base,
         pool=pool,
@@ -87,20 +96,44 @@ def study(
         benchmarks=benchmarks,
         local_data=local_data,
         split="dev",
-        name="ablate",
+        name=compare.folder_name("-".join(("ablate", *names)), base, limit, pool),
     )
     runs: list[Run] = []
     for run in comparison.runs:
         whole = compare.at_images(run, images) if limit is None else run
         runs.append(whole)
-        if run.label not in ABLATIONS:
+        if vary or run.label not in ABLATIONS:
+            for row, field, texts in asked:
+                runs += read_vary(whole, field, texts) if row == run.label else ()
             continue
         for setting, values in ABLATIONS[run.label].items():
             current = _setting(whole, setting)
-            runs += vary(whole, setting, [value for value in values if value != current])
+            runs += vary_run(whole, setting, [value for value in values if value != current])
         label = f"{run.label} {RELEASED}"
         runs.append(replace(whole, label=label, method=as_released(run.method)))
     return replace(comparison, question="What does each part of a method do?", runs=tuple(runs))
+
+
+def trained_rows() -> list[str]:
+    """The methods and reference rows of the comparison."""
+    return [*compare.trained_rows("method"), *compare.trained_rows("reference")]
+
+
+def varied_setting(text: str) -> tuple[str, str, list[str]]:
+    """The row, the setting and the values of a ``ROW.SETTING=VALUE,VALUE`` text.
+
+    Raises:
+        UserError: the text has another form.
+    """
+    path, _, listed = text.partition("=")
+    row, _, field = path.strip().partition(".")
+    values = [value.strip() for value in listed.split(",") if value.strip()]
+    if not row or not field or not values:
+        raise UserError(
+            f"--vary {text!r} must be ROW.SETTING=VALUE,VALUE, such as"
+            " sena.noise_step=200,400,600 or sena.recipe.lr=1e-5."
+        )
+    return row, field, values
 
 
 def as_released(method: Any) -> Method:

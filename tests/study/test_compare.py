@@ -106,3 +106,17 @@ def test_an_unknown_row_is_told_with_the_nearest() -> None:
 def test_controls_and_bounds_take_one_round() -> None:
     rounds = {run.label: run.rounds for run in compare.study(rounds=3, controls=True).runs}
     assert {label for label, last in rounds.items() if last == 3} == {"untrained", *METHODS}
+
+
+@pytest.mark.parametrize(
+    ("pool", "name"),
+    [
+        ("synthetic", "compare"),
+        ("data/my images/", "compare-my-images"),
+        ("llava:data/mix.json:data/coco", "compare-llava-mix-coco"),
+        ("pool.jsonl", "compare-pool"),
+    ],
+)
+def test_another_pool_has_its_own_folder(pool: str, name: str) -> None:
+    assert compare.folder_name("compare", "synthetic", None, pool) == name
+    assert compare.folder_name("compare", "synthetic", 5, pool) == f"{name}-limit5"
