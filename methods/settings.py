@@ -81,13 +81,12 @@ def read_setting(settings: Any, name: str, text: str) -> Any:
     Raises:
         ValueError: no reading is allowed; one sentence with what is.
     """
-    annotation = _annotations(type(settings))[name]
+    kind: type = type(settings)
+    annotation = _annotations(kind)[name]
     for value in _readings(text):
         if _allows(annotation, value):
             return value
-    raise ValueError(
-        f"{type(settings).__name__}.{name} is {text!r}; it must be {allowed(annotation)}."
-    )
+    raise ValueError(f"{kind.__name__}.{name} is {text!r}; it must be {allowed(annotation)}.")
 
 
 def _readings(text: str) -> Iterator[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -72,6 +73,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "the folders of the benchmarks' official files, such as coco=data/coco mme=data/mme"
         " (benchmarks/README.md)",
     },
+    "--vary": {
+        "action": Listed,
+        "nargs": "+",
+        "metavar": "ROW.SETTING=VALUES",
+        "help": "for ablate: the values of a setting to compare, such as"
+        " sena.noise_step=200,400,600; + joins the entries of one value",
+    },
     "--controls": {
         "action": "store_true",
         "default": None,
@@ -104,8 +112,8 @@ def add(commands: Any) -> None:
             "--out",
             type=Path,
             metavar="FOLDER",
-            help="the results folder (default: a folder in results/, named after the study, base"
-            " and limit)",
+            help="the results folder (default: a folder in results/, named after the study, base,"
+            " pool and limit)",
         )
         command.add_argument(
             "--eight-bit",
@@ -157,21 +165,25 @@ def plan(given: argparse.Namespace) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    from harness.pipeline import runner
-    from harness.pipeline.progress import Display
-    from harness.training.ranks import leave, ranks
+    from harness.pipeline.progress import Display  # imports no torch, so the first line comes first
 
-    reference, is_main = reference_of(given), ranks().is_main
-    study = reference.load()
-    out, placement = folder_of(given, study), placement_of(given)
+    is_main = os.environ.get("RANK", "0") == "0"
     display = Display(sys.stdout if is_main else io.StringIO())
-    for note in study.notes:
-        display.say(note)
-    with executor(given, reference, study, out, placement) as execute:
-        runner.run(study, out, display, placement, execute)
-    leave()
-    if is_main:
-        results_commands.write_all(out, exclude_leaks=given.exclude_leaks)
+    with display.alive():
+        display.moving(f"{given.study}: loading PyTorch and the study", at_once=True)
+        from harness.pipeline import runner
+        from harness.training.ranks import leave
+
+        reference = reference_of(given)
+        study = reference.load()
+        out, placement = folder_of(given, study), placement_of(given)
+        for note in study.notes:
+            display.say(note)
+        with executor(given, reference, study, out, placement) as execute:
+            runner.run(study, out, display, placement, execute)
+        leave()
+        if is_main:
+            results_commands.write_all(out, display, exclude_leaks=given.exclude_leaks)
 
 
 def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) -> Path:

@@ -314,8 +314,8 @@ def test_a_grid_has_no_holes(count: int) -> None:
 
 
 def test_no_axis_is_zoomed_into_rounding() -> None:
-    assert least_span(88.0, 88.02, 2.0) == pytest.approx((87.01, 89.01))
-    assert least_span(0.0, 50.0, 2.0) == (0.0, 50.0)
+    assert least_span((88.0, 88.02), 2.0) == pytest.approx((87.01, 89.01))
+    assert least_span((0.0, 50.0), 2.0) == (0.0, 50.0)
     assert least_points(1) == pytest.approx(2.0)
     assert least_points(0) == pytest.approx(20.0)
 

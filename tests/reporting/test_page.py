@@ -8,11 +8,10 @@ import io
 import json
 import re
 from collections import Counter
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,14 +26,12 @@ from harness.reporting.page import cards as page_cards
 from harness.reporting.page import head, texts, traces
 from harness.reporting.page import images as page_images
 from harness.reporting.page import write as page
-from harness.reporting.results import Row, load_results
-from harness.reporting.tables.model import Block, Column, TableCell, TableRow
-from methods.catalogue import METHODS
-from methods.controls import Kind
+from harness.reporting.results import load_results
 from methods.interface import Decoding, Prompt
 from methods.sena.corruption import corruption
 from tests.models.twins import tiny_qwen
 from tests.reporting.page_study import HOSTILE, HOSTILE_FILE, STEP, page_study
+from tests.reporting.records import write_study
 from tests.tiny_models import picture, tiny_llava
 from tests.toy_method import save_base
 
@@ -121,38 +118,6 @@ def test_the_head_has_the_facts_the_legend_and_a_sentence_a_row(made: SimpleName
     ids = {value for name, value in made.markup.attributes if name == "id"}
     assert len(links) > 6
     assert {link.removeprefix("#") for link in links if link} <= ids
-
-
-def test_every_shipped_row_has_its_sentence() -> None:
-    assert set(METHODS) - {"untrained"} == set(head.SENTENCES)
-    assert set(get_args(Kind)) == set(head.CONTROLS)
-    rows = [
-        Row(label=label, base="b", method="m", pool="p", needs=("image",), images=1, rounds=1,
-            seeds=(0,), role="control", of="sena", settings={"kind": "sft"})
-        for label in ("one", "two")
-    ]  # fmt: skip
-    lines = head.rows(SimpleNamespace(rows=rows, baseline="untrained"))  # type: ignore[arg-type]
-    assert [label for label, _ in lines] == ["one", "two"]
-    assert lines[0][1].startswith("supervised training on sena's chosen answers")
-
-
-def test_a_wide_block_becomes_tables_that_fit() -> None:
-    cells = tuple(TableCell(value="91.2", change="-10.5 [-12.2, -10.1]") for _ in range(30))
-    block = Block(
-        heading="many",
-        caption="",
-        corner="run",
-        columns=tuple(Column(heading=f"metric {number}") for number in range(30)),
-        lines=(TableRow(head="sena", cells=cells),),
-    )
-    tight, parts = page.narrow(block)
-    assert tight
-    assert 1 < len(parts) < 5
-    assert [column for part in parts for column in part.columns] == list(block.columns)
-    assert [cell for part in parts for cell in part.lines[0].cells] == list(cells)
-    assert all(sum(page._widths(part, tight=True)) <= page.ROOM for part in parts)
-    few = replace(block, columns=block.columns[:3], lines=(TableRow(head="sena", cells=cells[:3]),))
-    assert page.narrow(few) == (False, [few])
 
 
 def test_a_card_tells_the_whole_way_of_a_pair(made: SimpleNamespace) -> None:
@@ -365,8 +330,6 @@ def test_what_cannot_be_shown_is_said(
 
 
 def test_a_study_without_pairs_has_a_page(tmp_path: Path) -> None:
-    from tests.reporting.records import write_study
-
     text = page.build(
         write_study(
             tmp_path,

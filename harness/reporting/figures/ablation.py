@@ -84,7 +84,7 @@ def _panels(study: StudyResults, cells: Mapping[str, MetricResult]) -> Figure:
     grid = list(chain.from_iterable(panels(figure, len(fields), sharey=True)))
     for axes, field in zip(grid, fields, strict=True):
         _panel(axes, study, cells, field, owners)
-    grid[0].set_ylim(least_span(*grid[0].get_ylim(), least_points(base.places)))
+    grid[0].set_ylim(least_span(grid[0].get_ylim(), least_points(base.places)))
     baseline = f"{short(study.baseline, 30)} (baseline)"
     ring: Style = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "linestyle": "none"}
     handles = [

@@ -136,7 +136,7 @@ def _panel(
     right.set_ylim(axes.get_ylim())
     right.set_yticks(range(len(rows)), [printed(cell.value, cell.places) for cell in rows])
     right.tick_params(length=0, labelcolor=GREY)
-    names = [broken(cell.label, 28, 2) if named else "" for cell in rows]
+    names = [broken(cell.label, 30, 2) if named else "" for cell in rows]
     axes.set_yticks(range(len(rows)), names, linespacing=0.9)
     axes.tick_params(axis="y", length=0)
     for spine in (axes.spines["left"], right.spines["left"], right.spines["right"]):
@@ -172,7 +172,7 @@ def _limits(cells: Sequence[MetricResult]) -> tuple[float, float]:
     low, high = min(finite), max(finite)
     width = high - low
     low, high = min(low - 0.06 * width, -0.32 * width), max(high + 0.06 * width, 0.32 * width)
-    return least_span(low, high, least_points(cells[0].places))
+    return least_span((low, high), least_points(cells[0].places))
 
 
 def _seed_differences(cell: MetricResult) -> list[float]:
@@ -205,7 +205,7 @@ def rounds(study: StudyResults, cells: Sequence[MetricResult]) -> Figure | None:
         axes.set_title(f"{name}\n{short(base.heading, 34)}", loc="left")
         axes.set_xlabel(f"round (0: {short(study.baseline, 20)})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylim(least_span(*axes.get_ylim(), least_points(base.places)))
+        axes.set_ylim(least_span(axes.get_ylim(), least_points(base.places)))
     handles, names = grid[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(3, max(1, len(names))))
     return figure

@@ -107,13 +107,16 @@ def against_recall(study: StudyResults, cells: Sequence[MetricResult]) -> Figure
         axes.set_xlabel(recall.heading.replace("↑", "→ better,"))
         axes.set_ylabel(hallucination.heading.replace("↓", "↓ better,"))
         axes.set_title(short(display_name(benchmark.name), 40), loc="left")
-        axes.set_xlim(least_span(*axes.get_xlim(), least_points(recall.places)))
-        axes.set_ylim(least_span(*axes.get_ylim(), least_points(hallucination.places)))
+        axes.set_xlim(least_span(axes.get_xlim(), least_points(recall.places)))
+        axes.set_ylim(least_span(axes.get_ylim(), least_points(hallucination.places)))
         grid_lines(axes)
     named = dict(zip(*reversed(grid[0].get_legend_handles_labels()), strict=True))
     # One panel leaves room beside it.
-    loc, ncols = ("outside right upper", 1) if len(panels) == 1 else ("outside lower center", 3)
-    figure.legend(list(named.values()), list(named), loc=loc, ncols=ncols, numpoints=1)
+    handles, names = list(named.values()), list(named)
+    if len(panels) == 1:
+        figure.legend(handles, names, loc="outside right upper", numpoints=1)
+    else:
+        figure.legend(handles, names, loc="outside lower center", ncols=3, numpoints=1)
     return figure
 
 
@@ -218,8 +221,8 @@ def at_lengths(study: StudyResults, table: pd.DataFrame) -> Figure | None:
                 _curve(axes, part.sort_values("words"), x, y, str(label), *colours[str(label)])
             if x == "words":
                 axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-                axes.set_xlim(least_span(*axes.get_xlim(), 2.0))
-            axes.set_ylim(least_span(*axes.get_ylim(), least_points(1)))
+                axes.set_xlim(least_span(axes.get_xlim(), 2.0))
+            axes.set_ylim(least_span(axes.get_ylim(), least_points(1)))
             axes.set_xlabel(x_label.format(*metrics))
             axes.set_ylabel(y_label.format(*metrics))
             grid_lines(axes)

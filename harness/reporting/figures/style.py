@@ -7,10 +7,11 @@ in grey."""
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -105,19 +106,20 @@ def panels(figure: Figure, count: int, *, sharey: bool = False) -> list[list[Axe
     for line in range(lines):
         size = count // lines + (line < count % lines)
         width = grid.ncols // size
-        shared = drawn[0][0] if sharey and drawn else None
         row: list[Axes] = []
         for place in range(size):
             cell = grid[line, place * width : (place + 1) * width]
-            row.append(figure.add_subplot(cell, sharey=(row or [shared])[0] if sharey else None))
+            first = [*itertools.chain(*drawn), *row][:1]
+            row.append(figure.add_subplot(cell, sharey=first[0] if sharey and first else None))
             if sharey and place:
                 row[-1].tick_params(labelleft=False)
         drawn.append(row)
     return drawn
 
 
-def least_span(low: float, high: float, least: float) -> tuple[float, float]:
+def least_span(limits: Sequence[float], least: float) -> tuple[float, float]:
     """An axis's limits, at least ``least`` apart, so that rounding does not look like a change."""
+    low, high = limits
     more = max(0.0, least - (high - low)) / 2
     return low - more, high + more
 

@@ -106,7 +106,7 @@ def training(study: StudyResults) -> Figure | None:
                 # Rows that share a colour differ in their line.
                 line = LINES[place // len(COLOURS) % len(LINES)]
                 _curve(axes, mine, name, factor, short(label, 40), colour, line)
-        axes.set_ylim(least_span(*axes.get_ylim(), 0.1 * factor))
+        axes.set_ylim(least_span(axes.get_ylim(), 0.1 * factor))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_title(title, loc="left")
         several = log["round"].nunique() > 1

@@ -43,8 +43,8 @@ SENTENCES: Mapping[str, str] = {
 def facts(study: StudyResults) -> list[tuple[str, str]]:
     """The facts of the study as (name, text). Facts that are not stored are left out."""
     trained = [row for row in study.rows if row.rounds and row.role != "matched"]
-    sizes = study.grades.groupby("benchmark")["cluster"].nunique() if len(study.grades) else {}
-    images = sorted({f"{count:,}" for count in dict(sizes).values()})
+    sizes = study.grades.groupby("benchmark")["cluster"].nunique()
+    images = [f"{count:,}" for count in sorted(set(sizes))]
     limit = f", limited to {study.limit:,}" if study.limit is not None else ""
     known = {
         "Base": " / ".join(study.facts.get("base", ())) or study.base_row.base,

@@ -120,7 +120,7 @@ def narrow(block: Block) -> tuple[bool, list[Block]]:
     label, *widths = _widths(block, tight=True)
     count = -(-sum(widths) // (ROOM - label))
     size = -(-len(widths) // count)
-    parts = []
+    parts: list[Block] = []
     for start in range(0, len(widths), size):
         cut = slice(start, start + size)
         lines = tuple(replace(line, cells=line.cells[cut]) for line in block.lines)
