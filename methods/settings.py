@@ -9,7 +9,7 @@ is accepted as a float, and every number must be finite. Entries of other contai
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cache
 from types import NoneType, UnionType
@@ -72,6 +72,35 @@ def check_settings(settings: Any) -> None:
             raise ValueError(
                 f"{kind.__name__}.{name} is {value!r}; it must be {allowed(annotation)}."
             )
+
+
+def read_setting(settings: Any, name: str, text: str) -> Any:
+    """The value that a command line's text gives the field ``name``: the first reading that its
+    annotation allows. ``+`` stands between the entries of a tuple.
+
+    Raises:
+        ValueError: no reading is allowed; one sentence with what is.
+    """
+    kind: type = type(settings)
+    annotation = _annotations(kind)[name]
+    for value in _readings(text):
+        if _allows(annotation, value):
+            return value
+    raise ValueError(f"{kind.__name__}.{name} is {text!r}; it must be {allowed(annotation)}.")
+
+
+def _readings(text: str) -> Iterator[Any]:
+    words: dict[str, Any] = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        yield words[text.lower()]
+    for kind in (int, float, str):
+        for parts in ([text], text.split("+")):
+            try:
+                values = tuple(map(kind, parts))
+            except ValueError:
+                continue
+            yield values[0] if len(values) == 1 else values
+            yield values
 
 
 @cache

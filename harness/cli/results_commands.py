@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.results_folder import Results
 from harness.errors import UserError, plain, unknown
+
+if TYPE_CHECKING:
+    from harness.pipeline.progress import Display
 
 RESULTS = Path("results")
 """The folder of results folders."""
@@ -20,6 +24,11 @@ LEAKS = "exclude benchmark images that are also in the training pool (leaks.csv 
 OWN = (
     "this folder is your own: also show images of the pools, and use the bases, that its study.json"
     " names (otherwise only drawn pools and shipped bases)"
+)
+
+STUDIES = (
+    "a study's name (its folder below results/) or a results folder; several of them, or a folder"
+    " of results folders, also get a common index.html"
 )
 
 HELP = {
@@ -35,7 +44,12 @@ def add(commands: Any) -> None:
     for function in (table, figures, page):
         name, help = function.__name__, HELP[function.__name__]
         command = commands.add_parser(name, help=help, description=help)
-        command.add_argument("study", nargs="?", help="the study's name: its folder below results/")
+        if function is page:
+            command.add_argument("study", nargs="*", metavar="STUDY", help=STUDIES)
+        else:
+            command.add_argument(
+                "study", nargs="?", help="the study's name: its folder below results/"
+            )
         command.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder itself")
         command.add_argument("--exclude-leaks", action="store_true", help=LEAKS)
         if function is page:
@@ -94,11 +108,41 @@ def figures(given: argparse.Namespace) -> None:
 
 
 def page(given: argparse.Namespace) -> None:
-    from harness.reporting.page import write
+    from harness.reporting.page import index, write
 
+    names = given.study or [None]
     with offline():
-        path = write.write(folder(given), exclude_leaks=given.exclude_leaks, own=given.own)
+        if len(names) == 1 and not (found := below(names[0])):
+            given.study = names[0]
+            out = folder(given)
+            path = write.write(out, exclude_leaks=given.exclude_leaks, own=given.own)
+        else:
+            if given.out is not None or given.exclude_leaks:
+                raise UserError("--out and --exclude-leaks are for the page of one study.")
+            found = [study for name in names for study in below(name) or [named(name)]]
+            path = index.write(found, own=given.own)
     print(plain(str(path)))
+
+
+def below(name: str | None) -> list[Path]:
+    """The results folders in a folder that is none itself."""
+    if name is None or (Path(name) / "study.json").exists():
+        return []
+    return sorted(path.parent for path in Path(name).glob("*/study.json"))
+
+
+def named(name: str) -> Path:
+    """A results folder by its path, or by its name below results/.
+
+    Raises:
+        UserError: there is none.
+    """
+    for path in (Path(name), RESULTS / name):
+        if (path / "study.json").exists():
+            return path
+    raise unknown(
+        "results folder", name, sorted(path.parent.name for path in RESULTS.glob("*/study.json"))
+    )
 
 
 def pack(given: argparse.Namespace) -> None:
@@ -143,21 +187,27 @@ def offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def write_all(out: Path, *, exclude_leaks: bool) -> None:
-    """Write and print the table of a study, then write its figures and its page."""
+def write_all(out: Path, display: Display, *, exclude_leaks: bool) -> None:
+    """Write the table, figures and page of a study, and print one screen: the primary metrics,
+    the summary's first sentences, and the paths."""
+    display.moving("computing the statistics", at_once=True)
     from harness.reporting import model_card_results
     from harness.reporting.figures import draw
     from harness.reporting.page import write
-    from harness.reporting.tables import build
+    from harness.reporting.tables import build, primary, text
 
     comparison = build.load(out, exclude_leaks=exclude_leaks)
-    print("\n" + build.write(out, comparison=comparison))
+    build.write(out, comparison=comparison)
     model_card_results.write_results(out, comparison.study, comparison.cells)
-    paths = [
-        *draw.write(out, comparison=comparison),
-        write.write(out, comparison=comparison, own=True),  # the command itself named the pools
-    ]
-    print(*paths, sep="\n")
+    display.moving("drawing the figures", at_once=True)
+    draw.write(out, comparison=comparison)
+    display.moving("writing the page", at_once=True)
+    page = write.write(out, comparison=comparison, own=True)  # the command itself named the pools
+    width = min(120, shutil.get_terminal_size((100, 24)).columns)
+    screen = plain(text.terminal(primary.short(comparison), width)).rstrip()
+    display.end(
+        f"\n{screen}\n\nTable:   {out / 'table.md'}\nFigures: {out / 'figures'}\nPage:    {page}"
+    )
 
 
 def folder(given: argparse.Namespace) -> Path:
@@ -171,10 +221,9 @@ def folder(given: argparse.Namespace) -> Path:
             "Give either the study's name (its folder below results/) or --out with the folder"
             " itself."
         )
-    out: Path = given.out or RESULTS / given.study
+    if given.out is None:
+        return named(given.study)
+    out: Path = given.out
     if not (out / "study.json").exists():
-        if given.out is not None:
-            raise UserError(f"There are no results in {out}; give the --out of an earlier run.")
-        names = sorted(path.parent.name for path in RESULTS.glob("*/study.json"))
-        raise unknown("results folder", given.study, names)
+        raise UserError(f"There are no results in {out}; give the --out of an earlier run.")
     return out

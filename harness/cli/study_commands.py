@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import shutil
 import sys
 import textwrap
@@ -76,6 +77,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "the folders of the benchmarks' official files, such as coco=data/coco mme=data/mme"
         " (benchmarks/README.md)",
     },
+    "--vary": {
+        "action": Listed,
+        "nargs": "+",
+        "metavar": "ROW.SETTING=VALUES",
+        "help": "for ablate: the values of a setting to compare, such as"
+        " sena.noise_step=200,400,600; + joins the entries of one value",
+    },
     "--controls": {
         "action": "store_true",
         "default": None,
@@ -117,8 +125,8 @@ def add(commands: Any) -> None:
             "--out",
             type=Path,
             metavar="FOLDER",
-            help="the results folder (default: a folder in results/, named after the study, base"
-            " and limit)",
+            help="the results folder (default: a folder in results/, named after the study, base,"
+            " pool and limit)",
         )
         command.add_argument(
             "--eight-bit",
@@ -241,27 +249,31 @@ def _wrapped(lines: Sequence[str]) -> Iterator[str]:
 
 def run(given: argparse.Namespace) -> int:
     """0, or 3 where a row ended early."""
-    from harness.pipeline import runner
-    from harness.pipeline.progress import Display
-    from harness.training.ranks import leave, ranks
+    from harness.pipeline.progress import Display  # imports no torch, so the first line comes first
 
-    is_main, looked = ranks().is_main, look(given)
-    if looked.context is None or looked.findings:
-        raise looked.problem
-    context = looked.context
-    context.download = True
-    study, out = context.study, context.results.out
+    is_main = os.environ.get("RANK", "0") == "0"
     display = Display(sys.stdout if is_main else io.StringIO())
-    for note in study.notes:
-        display.say(note)
+    with display.alive():
+        display.moving(f"{given.study}: loading PyTorch and the study", at_once=True)
+        from harness.pipeline import runner
+        from harness.training.ranks import leave
 
-    def draw() -> None:
-        leave()  # the other ranks need not wait
-        if is_main:
-            results_commands.write_all(out, exclude_leaks=given.exclude_leaks)
+        looked = look(given)
+        if looked.context is None or looked.findings:
+            raise looked.problem
+        context = looked.context
+        context.download = True
+        study, out = context.study, context.results.out
+        for note in study.notes:
+            display.say(note)
 
-    with executor(given, looked.reference, study, out, context.placement) as execute:
-        ended = runner.run(study, out, display, context.placement, execute, context, draw)
+        def draw() -> None:
+            leave()  # the other ranks need not wait
+            if is_main:
+                results_commands.write_all(out, display, exclude_leaks=given.exclude_leaks)
+
+        with executor(given, looked.reference, study, out, context.placement) as execute:
+            ended = runner.run(study, out, display, context.placement, execute, context, draw)
     if is_main:
         for number, why in enumerate(ended):
             if not number:

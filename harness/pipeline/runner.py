@@ -52,8 +52,9 @@ def run(
     transformers_logging.disable_progress_bar()  # the stages show their own
     context, group = context or Context(study, Results(out), placement), ranks()
     with lock(out) if group.is_main else nullcontext():
-        exports = [task for task in export_tasks(context) if task.missing()]
-        tasks = run_tasks(context)
+        display.moving("looking at what is done")
+        every_export, tasks = export_tasks(context), run_tasks(context)
+        exports = [task for task in every_export if task.missing()]
         # Where questions are still to be exported, identities that depend on them are checked
         # afterwards, before any model is loaded.
         todo = [
@@ -64,7 +65,13 @@ def run(
         group.on_main(lambda: write_json(context.results.study, study_json(study)))
         for line in (f"{study.name}: {study.question}", *context.unreadable()):
             display.say(line)
-        shown = StudyProgress(display, Estimate(out).weight)
+        total = len(every_export) + len(tasks)
+        done = total - len(exports) - len(todo)
+        if done == total:
+            display.say(f"All {total} stages are done; nothing left to do.")
+        elif done:
+            display.say(f"{done} of {total} stages were done before.")
+        shown = StudyProgress(display, Estimate(out).weight, before=done)
         shown.plan([*exports, *todo])
         if exports:
             execute(context, exports, shown)

@@ -9,17 +9,23 @@ from harness.pipeline.progress import EVERY, Display, span
 from harness.pipeline.stages.shards import Progress
 from harness.pipeline.tasks import Task
 
+LONG = 60.0
+"""Seconds of a task whose end leaves a line."""
+
 EARLY = 0.05
 """The share of the work below which no time left is shown: the start of processes distorts it."""
 
 
 @dataclass
 class StudyProgress:
-    """Shows one line a finished task, and lines that move in between."""
+    """Shows how much of the whole is done. Only a task that took long, and the last one, leave a
+    line; all else is shown by a line that moves."""
 
     display: Display
     weight: Callable[[Task], float]
     """About how many seconds of work a task is."""
+    before: int = 0
+    """Tasks that were done before this run."""
     tasks: list[Task] = field(default_factory=list)
     """Every task that is to be done, or was."""
     done: set[str] = field(default_factory=set)
@@ -35,16 +41,26 @@ class StudyProgress:
         self.tasks = [task for task in self.tasks if task.key in self.done] + list(tasks)
         self._weights |= {task.key: self.weight(task) for task in tasks}
 
+    def place(self, more: int = 0) -> str:
+        """``[20/33]``: finished tasks of all tasks of the study."""
+        return f"[{self.before + len(self.done) + more}/{self.before + len(self.tasks)}]"
+
     def begin(self, task: Task) -> Progress:
-        return self.display.stage(len(self.done) + 1, len(self.tasks), task.title)
+        left = self._left({})
+        title = f"{left} left; {task.title}" if left else task.title
+        return self.display.stage(
+            self.before + len(self.done) + 1, self.before + len(self.tasks), title
+        )
 
     def finish(self, task: Task, seconds: float) -> None:
         self.done.add(task.key)
-        left = self._left({})
-        rest = f"; {left} left" if left and len(self.done) < len(self.tasks) else ""
-        self.display.say(
-            f"[{len(self.done)}/{len(self.tasks)}] {task.title}: done in {span(seconds)}{rest}"
-        )
+        left, last = self._left({}), len(self.done) == len(self.tasks)
+        rest = f"; {left} left" if left and not last else ""
+        text = f"{self.place()} {task.title}: done in {span(seconds)}{rest}"
+        if last or seconds >= LONG:
+            self.display.say(text)
+        else:
+            self.display.moving(text)
 
     def drop(self, pending: Sequence[Task], kept: list[Task], why: str) -> list[Task]:
         """A row has ended: leave out its tasks, and say why; the tasks that are kept."""
@@ -61,9 +77,7 @@ class StudyProgress:
         ]
         left = self._left(parts)
         self.display.moving(
-            f"[{len(self.done)}/{len(self.tasks)}]"
-            + (f" {left} left;" if left else "")
-            + f" running: {'; '.join(shown)}"
+            self.place() + (f" {left} left;" if left else "") + f" running: {'; '.join(shown)}"
         )
 
     def _left(self, parts: Mapping[str, float]) -> str:
@@ -73,6 +87,6 @@ class StudyProgress:
         done = sum(weights[key] for key in self.done)
         done += sum(weights[key] * part for key, part in parts.items())
         passed = self.display.clock() - self.started
-        if passed < EVERY or done < EARLY * total:
+        if passed < EVERY / 2 or done < EARLY * total:
             return ""
         return f"about {span(passed * (total - done) / done)}"

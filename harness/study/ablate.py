@@ -7,6 +7,8 @@ the method as it is.
                                                  released trainers execute it, and with what their
                                                  scripts ask for: a trained projector, dropout,
                                                  clipping
+    python -m harness run ablate --vary sena.noise_step=200,400,600
+                                                 these values of one setting
 
 It uses the development split: an ablation explains a method, it does not choose between methods."""
 
@@ -16,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.errors import unknown
+from harness.errors import UserError, unknown
 from harness.study import compare
-from harness.study.study import Run, Study, vary
+from harness.study.study import Run, Study, read_vary
+from harness.study.study import vary as vary_run
 from methods.entry import as_released
 from methods.interface import Lora
 
@@ -88,12 +91,18 @@ def study(
     limit: int | None = None,
     benchmarks: Sequence[str] = (),
     local_data: Sequence[str] = (),
+    vary: Sequence[str] = (),
 ) -> Study:
     """The ablations of the methods in ``only`` (empty: all that have ablations), or of the recipe
-    (``only`` "recipe")."""
-    for label in only:
-        if label not in (*ABLATIONS, RECIPE):
-            raise unknown("method with ablations", label, (*ABLATIONS, RECIPE))
+    (``only`` "recipe"). ``vary``: ``ROW.SETTING=VALUE,VALUE`` texts; only these settings are
+    varied, of any trained row."""
+    asked = [varied_setting(text) for text in vary]
+    known = trained_rows() if vary else [*ABLATIONS, RECIPE]
+    for label in (*only, *(row for row, _, _ in asked)):
+        if label not in known:
+            raise unknown("row to vary" if vary else "method with ablations", label, known)
+    only = [*dict.fromkeys((*only, *(row for row, _, _ in asked)))]
+    names = dict.fromkeys(f"{row}.{field}" for row, field, _ in asked)
     methods = [label for label in only if label != RECIPE]
     adapted = ADAPTED if RECIPE in only else ()
     comparison = compare.study(
@@ -107,7 +116,7 @@ def study(
         benchmarks=benchmarks,
         local_data=local_data,
         split="dev",
-        name="ablate",
+        name=compare.folder_name("-".join(("ablate", *names)), base, limit, pool),
     )
     runs: list[Run] = []
     for run in comparison.runs:
@@ -116,15 +125,17 @@ def study(
             lora = _with_lora(whole)
             runs.append(lora)
             for setting, values in ASKED.items():
-                runs += vary(lora, setting, values)
+                runs += vary_run(lora, setting, values)
         if run.label in adapted and run.label not in methods:
             continue
         runs.append(whole)
-        if run.label not in ABLATIONS:
+        if vary or run.label not in ABLATIONS:
+            for row, field, texts in asked:
+                runs += read_vary(whole, field, texts) if row == run.label else ()
             continue
         for setting, values in ABLATIONS[run.label].items():
             current = _setting(whole, setting)
-            runs += vary(whole, setting, [value for value in values if value != current])
+            runs += vary_run(whole, setting, [value for value in values if value != current])
         label = f"{run.label} {compare.RELEASED}"
         runs.append(replace(whole, label=label, method=as_released(run.method, run.method.recipe)))
     return replace(comparison, question="What does each part of a method do?", runs=tuple(runs))
@@ -138,6 +149,28 @@ def _with_lora(run: Run) -> Run:
         method.recipe, lr=10 * method.recipe.lr, lora=LORA, projector_lr=0.0, max_grad_norm=0.0
     )
     return replace(run, label=f"{run.label} LoRA", method=replace(method, recipe=recipe))
+
+
+def trained_rows() -> list[str]:
+    """The methods and reference rows of the comparison."""
+    return [*compare.trained_rows("method"), *compare.trained_rows("reference")]
+
+
+def varied_setting(text: str) -> tuple[str, str, list[str]]:
+    """The row, the setting and the values of a ``ROW.SETTING=VALUE,VALUE`` text.
+
+    Raises:
+        UserError: the text has another form.
+    """
+    path, _, listed = text.partition("=")
+    row, _, field = path.strip().partition(".")
+    values = [value.strip() for value in listed.split(",") if value.strip()]
+    if not row or not field or not values:
+        raise UserError(
+            f"--vary {text!r} must be ROW.SETTING=VALUE,VALUE, such as"
+            " sena.noise_step=200,400,600 or sena.recipe.lr=1e-5."
+        )
+    return row, field, values
 
 
 def _setting(run: Run, path: str) -> object:

@@ -18,8 +18,10 @@ The first row is the untrained model. Every other row is compared with it, image
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from benchmarks.catalogue import open_benchmarks
@@ -35,6 +37,7 @@ from methods.interface import Method, Recipe
 from methods.untrained import Untrained
 
 BASELINE = "untrained"
+POOL = "synthetic"
 IMAGES = 600
 """Pool images per round."""
 SEEDS = 3
@@ -129,7 +132,7 @@ def carried(method: Method) -> bool:
 def study(
     *,
     base: str = "synthetic",
-    pool: str = "synthetic",
+    pool: str = POOL,
     images: int = IMAGES,
     only: Sequence[str] = (),
     seeds: int = SEEDS,
@@ -217,7 +220,7 @@ def study(
         ]
     stem = "compare" if profile == "equal" else f"compare-{profile}"
     return Study(
-        name=name or folder_name(stem, base, limit),
+        name=name or folder_name(stem, base, limit, pool),
         question=(
             "Do self-improving vision-language models hallucinate less than the model they"
             " began as?"
@@ -321,7 +324,17 @@ def at_images(run: Run, images: int) -> Run:
     return replace(run, images=images, steps=steps)
 
 
-def folder_name(name: str, base: str, limit: int | None) -> str:
-    """The study's name, which is its folder's. Another base or a limit gets its own folder."""
+def folder_name(name: str, base: str, limit: int | None, pool: str = POOL) -> str:
+    """The study's name, which is its folder's. Another base, another pool and a limit get a folder
+    of their own."""
     suffix = "" if base == "synthetic" else f"-{find_base(base).name}"
+    suffix += "" if pool == POOL else f"-{pool_name(pool)}"
     return name + suffix + ("" if limit is None else f"-limit{limit}")
+
+
+def pool_name(pool: str) -> str:
+    """A pool as a part of a folder's name: ``llava:data/mix.json:data/coco`` is
+    ``llava-mix-coco``."""
+    names = [Path(part).name or Path(part).resolve().name for part in pool.split(":")]
+    text = "-".join(name.removesuffix(".jsonl").removesuffix(".json") for name in names)
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", text).strip("-.")[:48]

@@ -38,6 +38,6 @@ def study(
         limit=limit,
         benchmarks=benchmarks,
         local_data=local_data,
-        name=compare.folder_name("smoke", base, None if limit == IMAGES else limit),
+        name=compare.folder_name("smoke", base, None if limit == IMAGES else limit, pool),
         split="dev",
     )

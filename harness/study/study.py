@@ -18,6 +18,7 @@ from harness.artifacts.results_folder import check_name
 from harness.errors import UserError, unknown
 from methods.controls import Control
 from methods.interface import Field, Method, Recipe
+from methods.settings import read_setting
 
 Role = Literal["baseline", "method", "bound", "control", "derived"]
 """``bound``: uses more than a method may. ``control``: a method with one thing removed.
@@ -313,6 +314,29 @@ def vary(run: Run, field: str, values: Iterable[object]) -> tuple[Run, ...]:
     return tuple(_with(run, field, value) for value in values)
 
 
+def read_vary(run: Run, field: str, texts: Iterable[str]) -> tuple[Run, ...]:
+    """:func:`vary` with values from a command line, read by the field's annotation. The run's own
+    value is left out, because the run itself is that row.
+
+    Raises:
+        UserError: there is no such field (with the nearest one), or a value is not allowed there.
+    """
+    if field in RUN_FIELDS:
+        owner: Any = run
+    elif field in _paths(run.method):
+        owner = run.method
+    else:
+        raise _no_field(run, field)
+    *path, name = field.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    try:
+        values = [read_setting(owner, name, text) for text in texts]
+    except ValueError as error:
+        raise UserError(f"--vary {run.label}.{field}: {error}") from error
+    return vary(run, field, [value for value in values if value != getattr(owner, name)])
+
+
 def _with(run: Run, field: str, value: object) -> Run:
     changes: dict[str, Any] = {}
     if field != "seed":
@@ -326,7 +350,11 @@ def _with(run: Run, field: str, value: object) -> Run:
             return replace(run, **changes)
     except (TypeError, ValueError) as error:
         raise UserError(f"{run.label}: {field} cannot be {value!r}: {error}") from error
-    raise unknown(
+    raise _no_field(run, field)
+
+
+def _no_field(run: Run, field: str) -> UserError:
+    return unknown(
         f"field of {run.method.name} or of a run", field, [*_paths(run.method), *RUN_FIELDS]
     )
 

@@ -80,7 +80,8 @@ Call = Callable[..., tuple[int, str, str]]
 def refused(run: Call, row: str) -> str:
     """The one sentence of a row that must be refused, before anything is answered."""
     code, out, err = run(row)
-    assert (code, out) == (2, "")
+    assert code == 2
+    assert len(out.splitlines()) <= 1  # that the study is loaded
     said = [line for line in err.splitlines() if not line.startswith(("Loading", "Writing"))]
     assert len(said) == 1
     assert "Traceback" not in err
@@ -149,7 +150,7 @@ def test_rows_of_every_kind_stand_in_the_table(run: Call, models: Path, tmp_path
         "qwen is qwen2.5-vl, untrained llava-1.5; all get the same questions, each in its own chat"
         " template" in table
     )
-    assert "Families of models" in " ".join(out.split())
+    assert "Families of models" in table
 
 
 def _fingerprints(table: str) -> dict[str, str]:

@@ -65,7 +65,8 @@ def test_two_processes_write_the_same_bytes_as_one(
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*.jsonl")} == {
         path.relative_to(alone) for path in alone.rglob("*.jsonl")
     }
-    assert shown.count(": done in") == sum(1 for _ in tmp_path.rglob("DONE"))
+    every = sum(1 for _ in tmp_path.rglob("DONE"))
+    assert f"[{every}/{every}] " in shown.splitlines()[-1]
     assert "[" not in run(study, tmp_path)
 
 
@@ -168,7 +169,8 @@ def test_the_longest_chain_goes_first_and_a_row_without_pairs_ends_alone(
         benchmarks=(Words(),),
     )
     stream, workers = io.StringIO(), ScriptedWorkers()
-    shown = StudyProgress(Display(stream), weight=lambda _task: 1.0)
+    display = Display(stream, stamp=lambda: "12:00:00")
+    shown = StudyProgress(display, weight=lambda _task: 1.0)
     shown.plan(tasks)
     context = Context(study, Results(tmp_path))
     schedule = Schedule(context, list(tasks), shown, workers, urgency(tasks))
@@ -176,8 +178,8 @@ def test_the_longest_chain_goes_first_and_a_row_without_pairs_ends_alone(
     assert workers.order == ["train/b [0]", "answer/a [0]", "train/c [0]", "answer/c [0]"]
     assert not tasks[2].stage.folder.exists()
     lines = stream.getvalue().splitlines()
-    assert lines[0] == "b: no pair"
-    assert lines[-1].startswith("[3/3] c: answer: done in")
+    assert "12:00:00 b: no pair" in lines
+    assert lines[-1].startswith("12:00:00 [3/3] c: answer: done in")
 
 
 def test_jobs_are_of_processors_and_of_the_synthetic_base(

@@ -1,30 +1,62 @@
 """Progress: a moving line on a terminal, a line every few seconds in a log."""
 
 import io
+import time
+from types import SimpleNamespace
 
 import pytest
 
 from harness.pipeline.progress import Display, span
+from harness.pipeline.study_progress import StudyProgress
 
 
-def test_progress_is_a_line_every_few_seconds_in_a_log() -> None:
+def test_progress_is_a_line_with_the_time_every_few_seconds_in_a_log() -> None:
     now = 0.0
     stream = io.StringIO()
-    progress = Display(stream, clock=lambda: now).stage(2, 7, "toy: pairs")
-    for second in range(13):
+    display = Display(stream, clock=lambda: now, stamp=lambda: f"12:00:{round(now):02}")
+    progress = display.stage(2, 7, "toy: pairs")
+    for second in range(21):
         now = float(second)
         progress("images", 100 + 10 * second, 300)
     assert stream.getvalue().splitlines() == [
-        "[2/7] toy: pairs: 150/300 images, 10.0/s, 15 s left",
-        "[2/7] toy: pairs: 200/300 images, 10.0/s, 10 s left",
+        "12:00:00 [2/7] toy: pairs: 100/300 images",
+        "12:00:10 [2/7] toy: pairs: 200/300 images, 10.0/s, 10 s left",
+        "12:00:20 [2/7] toy: pairs: 300/300 images, 10.0/s, 0.0 s left",
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_never_silent_while_a_line_stands() -> None:
+    stream = Terminal()
+    display = Display(stream)
+    with display.alive():
+        display.moving("loading")
+        while "loading (" not in stream.getvalue():
+            time.sleep(0.05)
+    assert stream.getvalue().split("\r")[-1] == ""  # no moving line is left behind
+    assert "\n" not in stream.getvalue()
+
+
+def test_the_whole_is_counted_with_what_was_done_before() -> None:
+    now, stream = 0.0, io.StringIO()
+    display = Display(stream, clock=lambda: now, stamp=lambda: "-")
+    shown = StudyProgress(display, weight=lambda _task: 1.0, before=16)
+    tasks = [SimpleNamespace(key=f"{place}", title=f"task {place}") for place in range(17)]
+    shown.plan(tasks)  # type: ignore[arg-type]
+    for now in (20.0, 21.0, 31.0, 100.0):
+        shown.finish(tasks[len(shown.done)], 61.0 if now == 100 else 1.0)  # type: ignore[arg-type]
+    assert stream.getvalue().splitlines() == [
+        "- [17/33] task 0: done in 1.0 s; about 5 min 20 s left",
+        "- [19/33] task 2: done in 1.0 s; about 2 min 25 s left",
+        "- [20/33] task 3: done in 1 min 1 s; about 5 min 25 s left",
     ]
 
 
 def test_progress_is_one_moving_line_on_a_terminal() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     now = 0.0
     stream = Terminal()
     display = Display(stream, clock=lambda: now)

@@ -31,7 +31,19 @@ from harness.reporting.figures.ablation import ablations, noise
 from harness.reporting.figures.before_after import before_and_after, rounds
 from harness.reporting.figures.captions import against_recall, at_lengths, lengths
 from harness.reporting.figures.examples import Caption, examples, spans, wrapped
-from harness.reporting.figures.style import COLOURS, WRONG, rendered, row_colours, short, style
+from harness.reporting.figures.style import (
+    COLOURS,
+    WRONG,
+    broken,
+    canvas,
+    least_points,
+    least_span,
+    panels,
+    rendered,
+    row_colours,
+    short,
+    style,
+)
 from harness.reporting.figures.training_curves import prompts, training
 from harness.reporting.results import load_results
 from tests.reporting.records import NEEDS, ROWS, write_study
@@ -48,9 +60,12 @@ def test_every_figure_is_a_png_and_a_pdf_with_embedded_fonts(tmp_path: Path) -> 
         "before-and-after-synthetic_pope",
         "hallucination-against-recall",
     ]
-    assert sorted({path.stem for path in written}) == [*names, "prompts", "training"]
-    assert sorted(path.suffix for path in written) == [".pdf"] * 6 + [".png"] * 6
-    for path in written:
+    *drawn, captions = written
+    names += ["prompts", "training"]
+    assert sorted({path.stem for path in drawn}) == names
+    assert sorted(path.suffix for path in drawn) == [".pdf"] * 6 + [".png"] * 6
+    assert all(f"- **{name}**: " in captions.read_text() for name in names)
+    for path in drawn:
         if path.suffix == ".png":
             assert np.asarray(Image.open(path).convert("L")).std() > 5  # something is drawn
         else:
@@ -194,7 +209,7 @@ def test_recall_is_drawn_against_hallucination_for_captions_alone(tmp_path: Path
     with style():
         figure = against_recall(records, cells)
     assert figure is not None
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["synthetic CHAIR", ""]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["synthetic CHAIR"]
     value = {cell.metric: cell.value for cell in cells if cell.label == "sima"}
     drawn = [
         (np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist())
@@ -313,3 +328,48 @@ def test_characters_that_no_font_has_are_escapes_and_nothing_is_drawn_over_them(
     assert drawn[:7] == ["a", r"\u72d7", "and", "a", "cat", "\U0001f600", r"\U0001f9e0"]
     assert drawn.count(r"\u72d7") > 20
     assert short(f"row {DOG}") == r"row \u72d7"
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_a_grid_has_no_holes(count: int) -> None:
+    with style():
+        figure = canvas(3)
+        lines = panels(figure, count)
+        figure.draw_without_rendering()
+    assert sum(map(len, lines)) == count
+    assert len(lines) == -(-count // 3)
+    assert max(map(len, lines)) - min(map(len, lines)) <= 1
+    for line in lines:  # from the left edge to the right edge
+        boxes = [axes.get_position() for axes in line]
+        assert boxes[0].x0 < 0.1
+        assert boxes[-1].x1 > 0.95
+
+
+def test_no_axis_is_zoomed_into_rounding() -> None:
+    assert least_span((88.0, 88.02), 2.0) == pytest.approx((87.01, 89.01))
+    assert least_span((0.0, 50.0), 2.0) == (0.0, 50.0)
+    assert least_points(1) == pytest.approx(2.0)
+    assert least_points(0) == pytest.approx(20.0)
+
+
+def test_a_long_label_is_broken_not_cut() -> None:
+    assert broken("untrained at sena yes-ratio", 28) == "untrained at sena yes-ratio"
+    assert broken("description+question", 16) == "description+\nquestion"
+    for text in ("a" * 40, "one two three four five six seven", "x_y+z,w " * 4):
+        lines = broken(text, 16).split("\n")
+        assert max(map(len, lines)) <= 16
+        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
+    assert broken("b" * 100, 16).endswith("…")
+
+
+def test_steps_and_rounds_are_whole_numbers(tmp_path: Path) -> None:
+    records = load_results(
+        write_study(tmp_path, seeds=(0,), rounds=2, images=30, labels=("untrained", "sena"))
+    )
+    with style():
+        for figure in (training(records), rounds(records, compare(records))):
+            assert figure is not None
+            figure.draw_without_rendering()
+            for axes in figure.axes:
+                ticks = np.asarray(axes.get_xticks())
+                assert np.array_equal(ticks, np.round(ticks))

@@ -23,13 +23,15 @@ from harness.cli import main as cli
 from harness.engine.engine import Engine
 from harness.models.base_cards import BASES, find_base
 from harness.reporting.page import cards as page_cards
+from harness.reporting.page import head, texts, traces
 from harness.reporting.page import images as page_images
-from harness.reporting.page import texts, traces
 from harness.reporting.page import write as page
+from harness.reporting.results import load_results
 from methods.interface import Decoding, Prompt
 from methods.sena.corruption import corruption
 from tests.models.twins import tiny_qwen
 from tests.reporting.page_study import HOSTILE, HOSTILE_FILE, STEP, page_study
+from tests.reporting.records import write_study
 from tests.tiny_models import picture, tiny_llava
 from tests.toy_method import save_base
 
@@ -100,6 +102,22 @@ def test_the_page_holds_the_table_the_figures_and_every_group(made: SimpleNamesp
     assert groups == [("sena", 0, 24, 6), ("sena", 1, 24, 6), ("sima", 0, 1, 1), ("sima", 1, 1, 1)]
     assert dict(made.data["groups"][0]["reasons"]) == {"no question": 3, "equal answers": 3}
     assert len(made.data["cards"]) == 64
+
+
+def test_the_head_has_the_facts_the_legend_and_a_sentence_a_row(made: SimpleNamespace) -> None:
+    study = load_results(made.out)
+    facts = dict(head.facts(study))
+    assert facts["Pool"] == "synthetic"  # as its records name it
+    assert (facts["Training seeds"], facts["Rounds"]) == ("0, 1", "1")
+    assert facts["Test images"].startswith("8 ")
+    assert facts["Versions"]
+    text = " ".join(made.markup.text)
+    for words in (*facts.values(), "after Holm's correction", "every other row is compared"):
+        assert words in text
+    links = {value for name, value in made.markup.attributes if name == "href"}
+    ids = {value for name, value in made.markup.attributes if name == "id"}
+    assert len(links) > 6
+    assert {link.removeprefix("#") for link in links if link} <= ids
 
 
 def test_a_card_tells_the_whole_way_of_a_pair(made: SimpleNamespace) -> None:
@@ -312,8 +330,6 @@ def test_what_cannot_be_shown_is_said(
 
 
 def test_a_study_without_pairs_has_a_page(tmp_path: Path) -> None:
-    from tests.reporting.records import write_study
-
     text = page.build(
         write_study(
             tmp_path,

@@ -239,6 +239,78 @@ def test_the_questions_open_on_what_changed_and_are_filtered(shown: Any) -> None
     expect(shown.locator("#q-sum")).to_contain_text("training seed 0, one of 2")
 
 
+def test_an_empty_search_says_why_and_takes_filters_back(shown: Any) -> None:
+    shown.get_by_label("Find").fill("no such words")
+    shown.get_by_label("Change").select_option("w")
+    empty = shown.locator("#q-empty")
+    expect(empty).to_contain_text("No question where sena is better in")
+    expect(empty).to_contain_text("with the words “no such words”")
+    empty.get_by_role("button", name="Remove the words").click()
+    expect(shown.get_by_label("Find")).to_have_value("")
+    expect(shown.get_by_label("Find")).to_be_focused()
+    shown.get_by_label("Search").fill("no such words")
+    shown.get_by_label("Outcome").select_option("dropped")
+    empty = shown.locator("#empty")
+    expect(empty).to_contain_text("all of: sena, dropped, all reasons, the words “no such words”")
+    empty.get_by_role("button", name="Any outcome").click()
+    expect(shown.locator("#outcome")).to_have_value("")
+    empty.get_by_role("button", name="Remove the words").click()
+    expect(empty).to_be_hidden()
+    cards(shown, 20)
+
+
+def test_a_table_is_one_tab_stop_and_the_arrow_keys_move_in_it(shown: Any) -> None:
+    links = shown.locator("section.block").nth(0).locator("td a")
+    expect(shown.locator("section.block").nth(0).locator("[tabindex='0']")).to_have_count(1)
+    links.first.focus()
+    shown.keyboard.press("ArrowRight")
+    expect(links.nth(1)).to_be_focused()
+    shown.keyboard.press("ArrowDown")
+    expect(links.nth(6)).to_be_focused()  # the same metric of the next row
+    shown.keyboard.press("ArrowDown")
+    expect(links.nth(6)).to_be_focused()
+    shown.keyboard.press("Shift+Tab")
+    shown.keyboard.press("Tab")
+    expect(links.nth(6)).to_be_focused()
+
+
+def too_wide(view: Any) -> list[str]:
+    """The tables that are wider than their frames."""
+    found: list[str] = view.locator(".scroll").evaluate_all(
+        "all => all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.ariaLabel)"
+    )
+    return found
+
+
+def test_no_table_scrolls_on_a_screen_or_loses_a_column_in_print(shown: Any) -> None:
+    shown.locator("main > section > details").evaluate_all(
+        "all => all.forEach(one => one.open = true)"
+    )
+    assert shown.locator(".scroll").count() > 4
+    assert too_wide(shown) == []
+    shown.set_viewport_size({"width": 1030, "height": 700})  # A4 landscape without its margins
+    shown.emulate_media(media="print")
+    assert too_wide(shown) == []
+    expect(shown.locator("#filters")).to_be_hidden()
+    shown.emulate_media(media="screen")
+
+
+def test_what_is_folded_is_printed(shown: Any) -> None:
+    note = shown.locator(".notes li").first
+    expect(note).to_be_hidden()
+    shown.emulate_media(media="print")
+    expect(note).to_be_visible()
+    shown.emulate_media(media="screen")
+
+
+def test_light_and_dark_follow_the_reader(shown: Any) -> None:
+    body = shown.locator("body")
+    expect(body).to_have_css("background-color", "rgb(247, 247, 244)")
+    shown.emulate_media(color_scheme="dark")
+    expect(body).to_have_css("background-color", "rgb(21, 23, 26)")
+    shown.emulate_media(color_scheme="light")
+
+
 def test_a_cell_leads_to_its_questions_by_the_keyboard_too(shown: Any) -> None:
     block = shown.locator("section.block").nth(0)
     line = block.locator("tr").filter(has=shown.locator("th", has_text=re.compile("^sima$")))

@@ -118,3 +118,37 @@ def test_at_images_scales_the_steps() -> None:
     run: Run = compare.study(only=["sena"], limit=100).runs[1]
     assert (run.images, run.steps) == (100, 7)
     assert compare.at_images(run, 600) == replace(run, images=600, steps=38)
+
+
+def test_settings_are_varied_from_the_command_line() -> None:
+    given = ("sena.noise_step=200,420,600", "csr.recipe.lora=none", "sena.pair_kinds=question")
+    built = ablate.study(vary=given)
+    varied = [(run.varied.row, run.varied.field, run.varied.value) for run in built.runs
+              if run.varied]  # fmt: skip
+    assert varied == [
+        ("sena", "noise_step", "200"),
+        ("sena", "noise_step", "600"),  # 420 is SENA's own
+        ("sena", "pair_kinds", "question"),
+    ]
+    sena = next(run for run in built.runs if run.label == "sena noise_step=200")
+    assert sena.method == replace(METHODS["sena"].synthetic, noise_step=200)
+    assert {run.label for run in built.runs if not run.varied} == {"untrained", "sena", "csr"}
+    assert built.name == "ablate-sena.noise_step-csr.recipe.lora-sena.pair_kinds"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sena.noise_stp=1", "did you mean 'noise_step'?"),
+        ("sna.noise_step=1", "did you mean 'sena'?"),
+        ("sena.noise_step=many", "it must be a whole number"),
+        ("sena.check=deaf", "'blind'"),
+        ("sena.images=1.5", "it must be a whole number"),
+        ("sena.noise_step", "must be ROW.SETTING=VALUE,VALUE"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(text: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        ablate.study(vary=[text])
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)

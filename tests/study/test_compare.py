@@ -156,3 +156,17 @@ def test_references_and_most_controls_take_one_round() -> None:
         *METHODS,
         *(f"{method} random rejected" for method in METHODS),
     }
+
+
+@pytest.mark.parametrize(
+    ("pool", "name"),
+    [
+        ("synthetic", "compare"),
+        ("data/my images/", "compare-my-images"),
+        ("llava:data/mix.json:data/coco", "compare-llava-mix-coco"),
+        ("pool.jsonl", "compare-pool"),
+    ],
+)
+def test_another_pool_has_its_own_folder(pool: str, name: str) -> None:
+    assert compare.folder_name("compare", "synthetic", None, pool) == name
+    assert compare.folder_name("compare", "synthetic", 5, pool) == f"{name}-limit5"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -25,18 +26,22 @@ from harness.reporting.figures.style import (
     GREY,
     MARKERS,
     Style,
+    broken,
     canvas,
     dot,
+    least_points,
+    least_span,
     legend_entry,
+    panel_lines,
+    panels,
     short,
 )
 from harness.reporting.results import StudyResults
 from harness.reporting.stored import image_file, open_stored
 
-COLUMNS = 3
 NOISE = "noise_step"
 WIDEST = 16
-"""Characters of a value below its point."""
+"""Characters of a line of a value below its point."""
 
 
 class Point(NamedTuple):
@@ -71,19 +76,16 @@ def _panels(study: StudyResults, cells: Mapping[str, MetricResult]) -> Figure:
     varied = [row.varied for row in study.rows if row.varied]
     fields = list(dict.fromkeys(setting.field for setting in varied))
     owners = list(dict.fromkeys(setting.row for setting in varied))
-    columns = min(COLUMNS, len(fields))
-    lines = -(-len(fields) // columns)
-    figure = canvas(0.7 + 1.75 * lines)
+    figure = canvas(0.7 + 1.75 * panel_lines(len(fields)))
     base = cells[study.baseline]
     title = (
         f"{short(base.full_name, 60)} ({short(base.heading, 40)}), one setting changed at a time"
     )
     figure.suptitle(title, fontsize=9)
-    grid = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
-    for axes, field in zip(grid, fields, strict=False):
+    grid = list(chain.from_iterable(panels(figure, len(fields), sharey=True)))
+    for axes, field in zip(grid, fields, strict=True):
         _panel(axes, study, cells, field, owners)
-    for axes in grid[len(fields) :]:
-        axes.set_axis_off()
+    grid[0].set_ylim(least_span(grid[0].get_ylim(), least_points(base.places)))
     baseline = f"{short(study.baseline, 30)} (baseline)"
     ring: Style = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "linestyle": "none"}
     handles = [
@@ -164,8 +166,9 @@ def _panel(
             if point.own:
                 ring: Style = {"markerfacecolor": "none", "markeredgewidth": 1.0}
                 dot(axes, x, point.cell.value, marker="o", markersize=9, color=GREY, **ring)
-    upright = len(values) > 5 or max(map(len, values)) * len(values) > 44
-    names = [short(value, WIDEST) for value in values]
+    names = [broken(value, WIDEST) for value in values]
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    upright = len(values) > 5 or longest * len(values) > 44
     axes.set_xticks(range(len(values)), names, rotation=40 if upright else 0)
     if upright:
         for label in axes.get_xticklabels():

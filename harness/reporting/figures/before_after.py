@@ -4,6 +4,7 @@ the values round by round."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,16 +20,20 @@ from harness.reporting.figures.style import (
     GREY,
     PALE,
     Style,
+    broken,
     canvas,
     dot,
+    least_points,
+    least_span,
     legend_entry,
+    panel_lines,
     row_colours,
     short,
 )
+from harness.reporting.figures.style import panels as grid_of
 from harness.reporting.results import StudyResults
 from harness.reporting.tables.cells import printed
 
-COLUMNS = 3
 ROW = 0.24
 """Inches of a row in a panel."""
 
@@ -55,15 +60,15 @@ def before_and_after(
         return None
     panels = list(dict.fromkeys((cell.benchmark, cell.metric) for cell in mine))
     by_key = {cell.key: cell for cell in mine}
-    columns = min(COLUMNS, len(panels))
-    lines = -(-len(panels) // columns)
+    lines = panel_lines(len(panels))
     most = max(sum((cell.benchmark, cell.metric) == panel for cell in mine) for panel in panels)
     figure = canvas(0.6 + lines * (0.95 + ROW * most))
     if benchmark is not None:
         figure.suptitle(short(display_name(benchmark), 60), fontsize=9, fontweight="bold")
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    grid = grid_of(figure, len(panels))
     colours = row_colours(study)
-    for place, (axes, panel) in enumerate(zip(grid, panels, strict=False)):
+    first = [line[0] for line in grid]
+    for axes, panel in zip(chain.from_iterable(grid), panels, strict=True):
         base = by_key[study.baseline, *panel]
         others = [by_key[label, *panel] for label in labels if (label, *panel) in by_key]
         if benchmark is None:
@@ -71,9 +76,7 @@ def before_and_after(
         else:
             title = short(base.heading + (" (primary)" if base.primary else ""), 40)
         axes.set_title(title, loc="left")
-        _panel(axes, base, others, colours, named=place % columns == 0)
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
+        _panel(axes, base, others, colours, named=axes in first)
     _legend(figure, study, mine)
     return figure
 
@@ -134,8 +137,8 @@ def _panel(
     right.set_ylim(axes.get_ylim())
     right.set_yticks(range(len(rows)), [printed(cell.value, cell.places) for cell in rows])
     right.tick_params(length=0, labelcolor=GREY)
-    names = [short(cell.label, 24) if named else "" for cell in rows]
-    axes.set_yticks(range(len(rows)), names)
+    names = [broken(cell.label, 30, 2) if named else "" for cell in rows]
+    axes.set_yticks(range(len(rows)), names, linespacing=0.9)
     axes.tick_params(axis="y", length=0)
     for spine in (axes.spines["left"], right.spines["left"], right.spines["right"]):
         spine.set_visible(False)
@@ -161,14 +164,16 @@ def _row(axes: Axes, place: int, cell: MetricResult, colour: str, marker: str) -
 
 
 def _limits(cells: Sequence[MetricResult]) -> tuple[float, float]:
-    """The x axis: everything drawn, with 0 at least a fifth of the width away from the edges."""
+    """The x axis: everything drawn, with 0 at least a fifth of the width away from the edges; never
+    so narrow that rounding looks like a change."""
     values = [0.0]
     for cell in cells:
         values += [cell.lo, cell.hi, cell.difference, *_seed_differences(cell)]
     finite = [value for value in values if np.isfinite(value)]
     low, high = min(finite), max(finite)
-    width = max(high - low, 10.0 ** -cells[0].places)
-    return min(low - 0.06 * width, -0.25 * width), max(high + 0.06 * width, 0.25 * width)
+    width = high - low
+    low, high = min(low - 0.06 * width, -0.32 * width), max(high + 0.06 * width, 0.32 * width)
+    return least_span((low, high), least_points(cells[0].places))
 
 
 def _seed_differences(cell: MetricResult) -> list[float]:
@@ -185,12 +190,10 @@ def rounds(study: StudyResults, cells: Sequence[MetricResult]) -> Figure | None:
     if not panels:
         return None
     bases = {cell.key: cell for cell in cells if cell.label == study.baseline}
-    columns = min(COLUMNS, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = canvas(0.5 + 2.1 * lines + 0.05 * len(several))
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    figure = canvas(0.5 + 2.1 * panel_lines(len(panels)) + 0.05 * len(several))
+    grid = list(chain.from_iterable(grid_of(figure, len(panels))))
     colours = {label: mark for label, mark in row_colours(study).items() if label in several}
-    for axes, panel in zip(grid, panels, strict=False):
+    for axes, panel in zip(grid, panels, strict=True):
         base = bases[study.baseline, *panel]
         axes.axhline(base.value, color=GREY, linewidth=0.6, linestyle=DASHED)
         for place, (label, (colour, marker)) in enumerate(colours.items()):
@@ -203,8 +206,7 @@ def rounds(study: StudyResults, cells: Sequence[MetricResult]) -> Figure | None:
         axes.set_title(f"{name}\n{short(base.heading, 34)}", loc="left")
         axes.set_xlabel(f"round (0: {short(study.baseline, 20)})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
+        axes.set_ylim(least_span(axes.get_ylim(), least_points(base.places)))
     handles, names = grid[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(3, max(1, len(names))))
     return figure

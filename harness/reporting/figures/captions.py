@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.interface import Metric
 from harness.artifacts.results_folder import Results
@@ -24,6 +25,8 @@ from harness.reporting.figures.style import (
     canvas,
     dot,
     grid_lines,
+    least_points,
+    least_span,
     row_colours,
     short,
 )
@@ -85,9 +88,9 @@ def against_recall(study: StudyResults, cells: Sequence[MetricResult]) -> Figure
         return None
     unvaried = sum(row.varied is None for row in study.compared)
     figure = canvas(3.1 + 0.12 * unvaried)
-    grid = figure.subplots(1, max(2, len(panels)), squeeze=False)[0]
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
     colours = row_colours(study)
-    for axes, (benchmark, base_results, rows) in zip(grid, panels, strict=False):
+    for axes, (benchmark, base_results, rows) in zip(grid, panels, strict=True):
         for label, results in rows.items():
             _recall_point(axes, base_results, results, *colours[label])
         hallucination, recall = base_results
@@ -104,13 +107,16 @@ def against_recall(study: StudyResults, cells: Sequence[MetricResult]) -> Figure
         axes.set_xlabel(recall.heading.replace("↑", "→ better,"))
         axes.set_ylabel(hallucination.heading.replace("↓", "↓ better,"))
         axes.set_title(short(display_name(benchmark.name), 40), loc="left")
+        axes.set_xlim(least_span(axes.get_xlim(), least_points(recall.places)))
+        axes.set_ylim(least_span(axes.get_ylim(), least_points(hallucination.places)))
         grid_lines(axes)
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
     named = dict(zip(*reversed(grid[0].get_legend_handles_labels()), strict=True))
-    figure.legend(
-        list(named.values()), list(named), loc="outside lower center", ncols=3, numpoints=1
-    )
+    # One panel leaves room beside it.
+    handles, names = list(named.values()), list(named)
+    if len(panels) == 1:
+        figure.legend(handles, names, loc="outside right upper", numpoints=1)
+    else:
+        figure.legend(handles, names, loc="outside lower center", ncols=3, numpoints=1)
     return figure
 
 
@@ -213,6 +219,10 @@ def at_lengths(study: StudyResults, table: pd.DataFrame) -> Figure | None:
         for axes, (x, y, x_label, y_label) in zip(line, PANELS, strict=True):
             for label, part in mine.groupby("label", sort=False):
                 _curve(axes, part.sort_values("words"), x, y, str(label), *colours[str(label)])
+            if x == "words":
+                axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+                axes.set_xlim(least_span(axes.get_xlim(), 2.0))
+            axes.set_ylim(least_span(axes.get_ylim(), least_points(1)))
             axes.set_xlabel(x_label.format(*metrics))
             axes.set_ylabel(y_label.format(*metrics))
             grid_lines(axes)

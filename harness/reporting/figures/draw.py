@@ -3,7 +3,8 @@
 ``before-and-after`` has the primary metrics, ``before-and-after-<benchmark>`` all metrics of a
 benchmark, ``rounds`` each round. ``hallucination-against-recall``, ``at-several-lengths`` (with its
 numbers as CSV) and ``examples-<row>`` are about captions, ``prompts`` and ``training`` about how
-the rows were trained, ``ablation-<metric>`` and ``noise`` about varied settings."""
+the rows were trained, ``ablation-<metric>`` and ``noise`` about varied settings. ``captions.md``
+has their captions."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 from harness.artifacts.results_folder import Results, write_bytes
 from harness.reporting.comparison import MetricResult
+from harness.reporting.figures import describe
 from harness.reporting.figures.ablation import ablations, noise
 from harness.reporting.figures.before_after import before_and_after, rounds
 from harness.reporting.figures.captions import against_recall, at_lengths, lengths
@@ -46,6 +48,10 @@ def write(
                 path = out / "figures" / f"{file_stem(name)}.{kind}"
                 write_bytes(path, rendered(figure, kind))
                 written.append(path)
+    if written:
+        path = out / "figures" / "captions.md"
+        write_bytes(path, describe.captions(one.stem for one in written).encode())
+        written.append(path)
     if not caps.empty:
         path = out / "figures" / "at-several-lengths.csv"
         write_bytes(path, caps.to_csv(index=False).encode())

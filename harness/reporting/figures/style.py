@@ -7,8 +7,12 @@ in grey."""
 from __future__ import annotations
 
 import io
+import itertools
 import logging
-from collections.abc import Iterator
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -141,6 +145,58 @@ def rendered(figure: Figure, kind: str) -> bytes:
     metadata = {"CreationDate": None, "ModDate": None} if kind == "pdf" else {"Software": None}
     figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
+
+
+COLUMNS = 3
+"""Panels in a line at most."""
+
+
+def panel_lines(count: int) -> int:
+    """Lines of ``count`` panels."""
+    return -(-count // COLUMNS)
+
+
+def panels(figure: Figure, count: int, *, sharey: bool = False) -> list[list[Axes]]:
+    """Axes in lines of nearly equal number, each as wide as the figure: a grid without holes."""
+    lines = panel_lines(count)
+    grid = figure.add_gridspec(lines, math.lcm(*range(1, COLUMNS + 1)))
+    drawn: list[list[Axes]] = []
+    for line in range(lines):
+        size = count // lines + (line < count % lines)
+        width = grid.ncols // size
+        row: list[Axes] = []
+        for place in range(size):
+            cell = grid[line, place * width : (place + 1) * width]
+            first = [*itertools.chain(*drawn), *row][:1]
+            row.append(figure.add_subplot(cell, sharey=first[0] if sharey and first else None))
+            if sharey and place:
+                row[-1].tick_params(labelleft=False)
+        drawn.append(row)
+    return drawn
+
+
+def least_span(limits: Sequence[float], least: float) -> tuple[float, float]:
+    """An axis's limits, at least ``least`` apart, so that rounding does not look like a change."""
+    low, high = limits
+    more = max(0.0, least - (high - low)) / 2
+    return low - more, high + more
+
+
+def least_points(places: int) -> float:
+    """The least span of an axis of a metric printed with so many decimals: 2 points with one."""
+    return 20 * 10.0**-places
+
+
+def broken(text: str, width: int, lines: int = 3) -> str:
+    """A label in up to ``lines`` lines of at most ``width`` characters. It breaks after spaces and
+    ``+ , _ - /``, else inside a word; only what is longer still is cut."""
+    rows = [""]
+    for part in re.findall(r"[^ +,_/-]*[ +,_/-]|[^ +,_/-]+", short(text, width * lines)):
+        if rows[-1] and len(rows[-1] + part.rstrip()) > width:
+            rows.append("")
+        rows[-1] += part
+    rows = [line for row in rows for line in textwrap.wrap(row, width, break_on_hyphens=False)]
+    return "\n".join([*rows[: lines - 1], short(" ".join(rows[lines - 1 :]), width)]).rstrip()
 
 
 def row_colours(study: StudyResults) -> dict[str, tuple[str, str]]:

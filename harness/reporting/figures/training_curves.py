@@ -6,14 +6,18 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from harness.reporting.figures.style import (
     BLACK,
+    COLOURS,
     DASHED,
     GREY,
     STACK,
     Style,
+    broken,
     canvas,
+    least_span,
     row_colours,
     short,
 )
@@ -57,7 +61,7 @@ def prompts(study: StudyResults) -> Figure | None:
                 axes.text(start + size / 2, place, f"{count:,.0f}", **text)
         left = left + share
     names = [
-        f"{short(label, 26)} ({total:,.0f} prompts)"
+        f"{broken(label, 28, 2)} ({total:,.0f} prompts)"
         for label, total in zip(labels, prompts, strict=True)
     ]
     axes.set_yticks(range(len(labels)), names)
@@ -81,6 +85,9 @@ CURVES = (
 """Column of the log, title, factor, and the value of an untrained model."""
 
 
+LINES = ("-", "--", "-.", ":")
+
+
 def training(study: StudyResults) -> Figure | None:
     """Loss, accuracy and margin by optimizer step. Thin lines are training seeds, thick lines their
     smoothed mean."""
@@ -93,20 +100,24 @@ def training(study: StudyResults) -> Figure | None:
     for axes, (name, title, factor, untrained) in zip(grid, curves, strict=True):
         if untrained is not None:
             axes.axhline(untrained, color=GREY, linewidth=0.6, linestyle=DASHED)
-        for label, (colour, _) in row_colours(study).items():
+        for place, (label, (colour, _)) in enumerate(row_colours(study).items()):
             mine = _continued(log[log["label"] == label])
             if not mine.empty and mine[name].notna().any():
-                _curve(axes, mine, name, factor, label, colour)
+                # Rows that share a colour differ in their line.
+                line = LINES[place // len(COLOURS) % len(LINES)]
+                _curve(axes, mine, name, factor, short(label, 40), colour, line)
+        axes.set_ylim(least_span(axes.get_ylim(), 0.1 * factor))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_title(title, loc="left")
         several = log["round"].nunique() > 1
         axes.set_xlabel("optimizer step" + (", dotted: a new round" if several else ""))
     handles, names = grid[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(6, max(1, len(names))))
+    figure.legend(handles, names, loc="outside lower center", ncols=min(4, max(1, len(names))))
     return figure
 
 
 def _curve(
-    axes: Axes, log: pd.DataFrame, name: str, factor: float, label: str, colour: str
+    axes: Axes, log: pd.DataFrame, name: str, factor: float, label: str, colour: str, line: str
 ) -> None:
     """One row's curve. Rounds are not connected, because each has its own reference model."""
     for index, (_, part) in enumerate(log.groupby("round")):
@@ -115,8 +126,8 @@ def _curve(
             axes.plot(by_seed.index, by_seed[seed], color=colour, linewidth=0.5, alpha=0.35)
         window = max(1, len(by_seed) // 10)
         mean = by_seed.mean(axis=1).rolling(window, min_periods=1, center=True).mean()
-        name_once = None if index else short(label)
-        axes.plot(mean.index, mean, color=colour, linewidth=1.6, label=name_once)
+        thick: Style = {"color": colour, "linewidth": 1.6, "linestyle": line}
+        axes.plot(mean.index, mean, label=None if index else label, **thick)
         if index:
             axes.axvline(float(part["at"].min()) - 0.5, color=GREY, linewidth=0.6, linestyle=":")
 

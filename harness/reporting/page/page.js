@@ -1,4 +1,12 @@
 "use strict";
+// A table is a stop of the Tab key only while it is wider than its frame.
+(() => {
+  const frames = [...document.querySelectorAll(".scroll")];
+  const look = () => frames.forEach((frame) => (frame.tabIndex = frame.scrollWidth > frame.clientWidth ? 0 : -1));
+  addEventListener("resize", look);
+  document.querySelectorAll("details").forEach((part) => part.addEventListener("toggle", look));
+  look();
+})();
 // The page's pairs: filters, bars and cards, from the embedded JSON. Every text is inserted as text, never as markup.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
@@ -171,6 +179,27 @@
     return make("article", { className: "card" }, top, prompt, body);
   };
 
+  // Why nothing is shown: the filters that are on, and buttons that take them back.
+  const explain = (count) => {
+    get("empty").hidden = count > 0;
+    if (count) return;
+    const set = controls.filter((name) => value(name) && !get(name).parentElement.hidden);
+    const named = set.map((name) => (name === "search" ? `the words “${value(name).trim()}”` : get(name).selectedOptions[0].textContent));
+    const buttons = set.filter((name) => name !== "run" || get("run").options[get("run").options.length - 1].value === "").map((name) => {
+      const node = make("button", { type: "button", textContent: name === "search" ? "Remove the words" : `Any ${name}` });
+      node.addEventListener("click", () => {
+        get(name).value = "";
+        if (name === "run") refill();
+        update();
+        get(name).focus();
+      });
+      return node;
+    });
+    get("empty").replaceChildren(
+      `No pair and no dropped prompt in this page has all of: ${named.join(", ") || "no filter"}. The page holds a sample; the bars above count all. `,
+      make("br", {}), ...buttons);
+  };
+
   const update = (turned = false) => {
     const found = data.cards.filter(matches);
     const pages = Math.max(1, Math.ceil(found.length / PAGE));
@@ -184,6 +213,7 @@
     const kept = `${number(sum("shown_pairs"))} of ${plural(sum("pairs"), "pair")}`;
     const dropped = `${number(sum("shown_drops"))} of ${plural(sum("dropped"), "dropped prompt")}`;
     const text = shown.length ? range : "Nothing matches these filters";
+    explain(found.length);
     get("count").textContent = `${text}. In this page: ${kept} and ${dropped}.`;
     get("cards").replaceChildren(...shown.map(draw));
     get("pager").hidden = pages < 2;

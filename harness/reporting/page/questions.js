@@ -68,6 +68,29 @@
         benchmark.rows.length > 1 ? make("details", {}, make("summary", { textContent: "Answers of the other rows" }), others) : null)));
   };
 
+  // Why nothing is shown, and a button for each filter that can be taken back.
+  const explain = (count, change, [up, down]) => {
+    const { benchmark, metric, row } = chosen();
+    get("q-empty").hidden = count > 0;
+    if (count) return;
+    const looked = get("q-find").value.trim();
+    const kind = { wl: `${up} or ${down}`, w: up, l: down, s: "equal", "?": "unscored in one" }[change];
+    const parts = [kind && `where ${row.label} is ${kind} in ${benchmark.metrics[metric].heading}`, looked && `with the words “${looked}”`];
+    const sampled = benchmark.images[0] < benchmark.images[1] ? " This page holds a sample of the images; the counts above are of all." : "";
+    const button = (name, text, empty) => {
+      const node = make("button", { type: "button", textContent: text });
+      node.addEventListener("click", () => {
+        get(name).value = empty;
+        get(name).dispatchEvent(new Event("input"));
+        get(name).focus();
+      });
+      return node;
+    };
+    get("q-empty").replaceChildren(
+      `No question ${parts.filter(Boolean).join(" and ") || "is here"}.${sampled} `, make("br", {}),
+      ...[looked && button("q-find", "Remove the words", ""), kind && button("q-change", "Show all changes", "")].filter(Boolean));
+  };
+
   const update = (turned = false) => {
     const { benchmark, metric, row } = chosen();
     const change = value("q-change");
@@ -94,6 +117,7 @@
     const reached = row.reached[metric] || [];
     get("q-reached").hidden = !reached.length;
     get("q-reached").textContent = `† ${row.label} does not exceed ${reached.join(", ")}: the gain is not the method's own.`;
+    explain(found.length, change, words(benchmark.metrics[metric]));
     get("q-cards").replaceChildren(...found.slice(page * PAGE, (page + 1) * PAGE).map(draw));
     get("q-pager").hidden = pages < 2;
     get("q-earlier").disabled = page === 0;
@@ -116,23 +140,40 @@
     return true;
   };
 
-  // Each measured cell of a benchmark's table links to its questions.
+  // Each measured cell of a benchmark's tables links to its questions. Tab stops once a table; the arrow keys move on.
+  const before = new Map();
   document.querySelectorAll("section.block[data-benchmark]").forEach((block) => {
     const place = all.findIndex((one) => one.name === block.dataset.benchmark);
+    const first = before.get(place) || 0; // A wide block is several tables, whose columns count on.
+    before.set(place, first + block.querySelectorAll("thead th").length - 1);
     if (place < 0) return;
+    const links = [];
     for (const line of block.querySelectorAll("tbody tr")) {
       const label = line.querySelector("th[scope=row]")?.textContent;
       const row = all[place].rows.findIndex((one) => one.label === label);
       if (row < 0) continue;
-      [...line.querySelectorAll("td")].slice(0, all[place].metrics.length).forEach((cell, metric) => {
-        const link = make("a", { href: `#q/${place}/${metric}/${row}/wl`, className: "cell", title: "The questions with another outcome" });
-        const first = cell.firstChild;
-        first.textContent = first.textContent.trim();
-        link.append(first);
-        cell.prepend(link, " ");
-      });
+      links.push([...line.querySelectorAll("td")].slice(0, Math.max(0, all[place].metrics.length - first)).map((cell, column) => {
+        const link = make("a", { href: `#q/${place}/${first + column}/${row}/wl`, className: "cell", title: "The questions with another outcome" });
+        const text = cell.firstChild;
+        text.textContent = text.textContent.trim();
+        link.append(text);
+        cell.prepend(link);
+        return link;
+      }));
     }
+    const rest = (link) => links.flat().forEach((one) => (one.tabIndex = one === link ? 0 : -1));
+    rest(links[0]?.[0]);
+    block.addEventListener("focusin", (event) => event.target.classList.contains("cell") && rest(event.target));
+    block.addEventListener("keydown", (event) => {
+      const [down, right] = { ArrowDown: [1, 0], ArrowUp: [-1, 0], ArrowRight: [0, 1], ArrowLeft: [0, -1] }[event.key] || [0, 0];
+      const line = links.findIndex((each) => each.includes(event.target));
+      if (line < 0 || (!down && !right)) return;
+      const next = links[line + down]?.[links[line].indexOf(event.target) + right];
+      event.preventDefault();
+      next?.focus();
+    });
   });
+  get("keys").hidden = !before.size;
 
   fill("q-benchmark", all.map((one) => one.name), 0);
   refill(Math.max(0, all[0].metrics.findIndex((one) => one.primary)), 0, "wl");

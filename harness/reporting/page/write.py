@@ -10,6 +10,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +20,19 @@ from markupsafe import Markup
 
 from harness.artifacts.results_folder import Results, write_bytes
 from harness.reporting.display_names import display_name
-from harness.reporting.page import questions
+from harness.reporting.figures.describe import caption
+from harness.reporting.page import head, questions
 from harness.reporting.page.cards import collect, limits
 from harness.reporting.page.images import Album, data_uri
 from harness.reporting.page.texts import visible
 from harness.reporting.tables import build as tables
 from harness.reporting.tables.html import block_fragment
+from harness.reporting.tables.model import Block
 
 HERE = Path(__file__).parent
 FIGURE = "before-and-after"
+ROOM = 1150
+"""Pixels for a table, so that it fits a window of 1280 pixels and a printed page."""
 
 
 def write(
@@ -64,13 +70,20 @@ def build(out: Path, comparison: tables.ComparedStudy | None = None, *, own: boo
     )
     script = "\n".join(scripts)
     names = [visible(display_name(benchmark.name), 200) for benchmark in study.benchmarks]
+    names += [""] * (len(table.blocks) - len(names))
+    blocks = []
+    for block, name in zip(table.blocks, names, strict=True):
+        tight, parts = narrow(block)
+        texts = [Markup(block_fragment(part, name)) for part in parts]
+        blocks.append({"heading": block.heading, "tight": tight, "parts": texts})
+    graded = len(study.benchmarks)
     context: dict[str, Any] = {
         "table": table,
-        "blocks": [
-            Markup(block_fragment(block, name))
-            for block, name in zip(table.blocks, names, strict=False)
-        ],
-        "more": [Markup(block_fragment(block)) for block in table.blocks[len(names) :]],
+        "facts": head.facts(study),
+        "legend": head.legend(study, table, comparison.cells),
+        "rows": head.rows(study),
+        "blocks": blocks[:graded],
+        "more": blocks[graded:],
         "figures": figures(out),
         "questions": asked,
         "groups": groups,
@@ -83,6 +96,11 @@ def build(out: Path, comparison: tables.ComparedStudy | None = None, *, own: boo
             {"groups": groups, "cards": cards, "images": album.uris, "questions": asked}
         ),
     }
+    return render("page.html.jinja", context)
+
+
+def render(template: str, context: Mapping[str, Any]) -> str:
+    """A template of this folder, filled in; every text is escaped."""
     environment = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,
@@ -91,16 +109,52 @@ def build(out: Path, comparison: tables.ComparedStudy | None = None, *, own: boo
         lstrip_blocks=True,
     )
     environment.filters |= {"visible": visible}
-    return environment.get_template("page.html.jinja").render(context)
+    return environment.get_template(template).render(context)
 
 
-def figures(out: Path) -> list[tuple[str, str]]:
-    """The study's figures as (name, data URI), "before and after" first."""
+def narrow(block: Block) -> tuple[bool, list[Block]]:
+    """Whether the block's intervals go below their differences, and the block in as many parts as
+    fit into ``ROOM``."""
+    if sum(_widths(block, tight=False)) <= ROOM:
+        return False, [block]
+    label, *widths = _widths(block, tight=True)
+    count = -(-sum(widths) // (ROOM - label))
+    size = -(-len(widths) // count)
+    parts: list[Block] = []
+    for start in range(0, len(widths), size):
+        cut = slice(start, start + size)
+        lines = tuple(replace(line, cells=line.cells[cut]) for line in block.lines)
+        heading = block.heading + (f", part {len(parts) + 1} of {count}" if count > 1 else "")
+        parts.append(replace(block, heading=heading, columns=block.columns[cut], lines=lines))
+    return True, parts
+
+
+def _widths(block: Block, *, tight: bool) -> list[int]:
+    """About how many pixels the row's names and each column need: 8 a letter of a number, 7 of a
+    heading's longest word, 6 of a difference with its interval."""
+    names = [*block.corner.split(), *(word for line in block.lines for word in line.head.split())]
+    widths = [max(8 * max(map(len, names)), 8 * 16) + 24]
+    for column, heading in enumerate(block.columns):
+        need = 7 * max(map(len, heading.text.split()))
+        for cell in (line.cells[column] for line in block.lines):
+            words = cell.value.split() if len(cell.value) > 12 else [cell.value]
+            changes = cell.change.split(" ", 1) if tight else [cell.change]
+            need = max(need, 8 * max(map(len, words), default=0), 6 * max(map(len, changes)))
+        widths.append(need + 24)
+    return widths
+
+
+def figures(out: Path) -> list[tuple[str, str, str]]:
+    """The study's figures as (name, data URI, caption), "before and after" first."""
     paths = sorted(
         (out / "figures").glob("*.png"), key=lambda path: (path.stem != FIGURE, path.stem)
     )
     return [
-        (path.stem.replace("-", " ").replace("_", " "), data_uri("image/png", path.read_bytes()))
+        (
+            path.stem.replace("-", " ").replace("_", " "),
+            data_uri("image/png", path.read_bytes()),
+            caption(path.stem),
+        )
         for path in paths
     ]
 

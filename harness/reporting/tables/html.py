@@ -15,7 +15,7 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;text-align:right;vertical-align:top}th:first-child{text-align:left}
 thead th{border-bottom:1px solid #555;vertical-align:bottom}
 tbody tr{border-bottom:1px solid #e3e3e3}
-td small{display:block;white-space:nowrap;color:#444}
+td small{display:block;color:#444}td small span{white-space:nowrap}
 td small.remark{white-space:normal;max-width:14rem;margin-left:auto}
 th.group{font-weight:400;font-style:italic;padding-top:.7rem}
 td.better{background:#e6f2ea}td.worse{background:#fbe9e5}
@@ -86,9 +86,10 @@ def _cell(cell: TableCell, reported: bool) -> str:
     if cell.ahead:
         value = f'<b class="best">{value}</b>'
     value += escape(cell.mark)
-    change = f"({cell.change})" if cell.change else ""
-    change += cell.stamp
-    small = f" <small>{escape(change)}</small>" if change else ""
+    # An interval stays on one line; the page puts it below its difference where columns are narrow.
+    difference, bracket, interval = escape(cell.change).partition("[")
+    small = difference + (f"<span>[{interval}</span>" if bracket else "") + escape(cell.stamp)
+    small = f" <small>{small}</small>" if small else ""
     small += f' <small class="remark">{escape(cell.remark)}</small>' if cell.remark else ""
     names = (cell.verdict.replace(" ", "-"), "reported" if reported else "")
     return f"<td{_class(*names)}>{value}{small}</td>"
