@@ -78,7 +78,8 @@ def stored_cells(path: Path) -> list[MetricResult]:
     cells = []
     for line in frame.to_dict("records"):
         given: dict[str, Any] = {str(name): value for name, value in line.items()}
-        reached = given.get("reached_by")
-        given["reached_by"] = tuple(reached.split("; ")) if isinstance(reached, str) else ()
+        for name in ("exceeds", "reached_by", "untold_by"):
+            listed = given.get(name)
+            given[name] = tuple(listed.split("; ")) if isinstance(listed, str) else ()
         cells.append(MetricResult(**given))
     return cells
