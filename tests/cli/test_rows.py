@@ -96,7 +96,7 @@ def test_rows_of_every_kind_stand_in_the_table(run: Call, models: Path, tmp_path
         "itself": "base",
         "theirs + LoRA": "adapter",
     }
-    code, out, _ = run(*(f"{label}={models / name}" for label, name in rows.items()))
+    code, *_ = run(*(f"{label}={models / name}" for label, name in rows.items()))
     assert code == 0
     cells = pd.read_csv(tmp_path / "out" / "table.csv")
     assert list(dict.fromkeys(cells["label"])) == ["untrained", *rows]
