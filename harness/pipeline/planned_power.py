@@ -7,7 +7,7 @@ import csv
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ MORE_IMAGES = "more images, not only seeds"
 """Where even 100 seeds do not find it."""
 
 
-def lines(study: Study, root: Path, images: Mapping[str, int]) -> list[str]:
+def lines(study: Study, root: Path, images: Callable[[str], int]) -> list[str]:
     """What the study can show, a line a primary metric.
 
-    ``root``: the folder that holds results folders. ``images``: the images of each benchmark."""
+    ``root``: the folder that holds results folders. ``images``: counts a benchmark's images."""
     trained = [run for run in study.runs if run.last and study.role(run) == "method"]
     if not trained:
         return []
@@ -40,7 +40,7 @@ def lines(study: Study, root: Path, images: Mapping[str, int]) -> list[str]:
     smallest: list[float] = []
     bases = tuple(dict.fromkeys(run.base for run in trained))
     for base in bases:
-        spreads = [*stored_spreads(root, base, images), *shipped_spreads()]
+        spreads = [*stored_spreads(root, base), *shipped_spreads()]
         for benchmark, metric in _primary(study):
             name = f"{display_name(benchmark)} / {display_name(metric.name)}"
             name += f" on {base}" if len(bases) > 1 else ""
@@ -49,7 +49,8 @@ def lines(study: Study, root: Path, images: Mapping[str, int]) -> list[str]:
                 unknown.append(name)
                 continue
             known += mine
-            whole, count = pooled([one.spread for one in mine]), images[benchmark]
+            count = images(benchmark)
+            whole = pooled([one.at(count) for one in mine])
             difference = detectable_difference(whole, seeds=seeds, images=count)
             smallest.append(difference / metric.scale)
             text = _text(metric, difference, seeds_needed(_two(metric), whole, images=count))
@@ -77,13 +78,10 @@ def nearest(
     return [one for one in alike if abs(one.round - round) == distance]
 
 
-def stored_spreads(root: Path, base: str, images: Mapping[str, int]) -> Iterator[MethodSpread]:
+def stored_spreads(root: Path, base: str) -> Iterator[MethodSpread]:
     """The spreads in the tables of the results folders in ``root``: methods on this base with two
     seeds or more. Packed folders are copies, so they are left out, as are tables that cannot be
-    read.
-
-    A table does not tell trainings from their interaction with images. Where a benchmark has fewer
-    ``images`` now, all is taken for interaction, else none: the plan never promises too much."""
+    read. A table does not tell trainings from their interaction with images."""
     for path in sorted(root.glob("*/table.csv")):
         if (path.parent / "packed.json").exists():
             continue
@@ -93,27 +91,28 @@ def stored_spreads(root: Path, base: str, images: Mapping[str, int]) -> Iterator
             with path.open(encoding="utf-8", newline="") as file:
                 cells = list(csv.DictReader(file))
             for cell in cells:
-                if bases.get(cell["label"]) == base and cell["benchmark"] in images:
-                    yield from _of_cell(cell, base, images[cell["benchmark"]], str(path.parent))
+                if bases.get(cell["label"]) == base:
+                    yield from _of_cell(cell, base, str(path.parent))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # of an earlier version, or broken; a plan can do without
 
 
-def _of_cell(
-    cell: Mapping[str, Any], base: str, images: int, origin: str
-) -> Iterator[MethodSpread]:
+def _of_cell(cell: Mapping[str, Any], base: str, origin: str) -> Iterator[MethodSpread]:
     if cell["role"] != "method" or cell["about"] != "method":
         return
-    seeds, measured = len(cell["seeds"].split()), int(cell["images"])
-    training, over_images = float(cell["se_training"]), float(cell["se_images"])
-    training *= math.sqrt(seeds * max(1.0, measured / max(images, 1)))
+    seeds, images = len(cell["seeds"].split()), int(cell["images"])
     yield MethodSpread(
         base=base,
         benchmark=cell["benchmark"],
         metric=cell["metric"],
         round=int(cell["round"]),
-        spread=Spread(training=training, images=over_images * math.sqrt(measured), interaction=0.0),
+        spread=Spread(
+            training=float(cell["se_training"]) * math.sqrt(seeds),
+            images=float(cell["se_images"]) * math.sqrt(images),
+            interaction=0.0,
+        ),
         origin=origin,
+        measured=images,
     )
 
 

@@ -82,8 +82,11 @@ def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> 
         lines.append(f"{free_disk(out):,.0f} GiB are free on the disk of {out}.")
     else:
         lines += _table(study, work, estimate, jobs)
-    images = {one.name: len({asked.cluster for asked in _asked(one)}) for one in study.benchmarks}
-    lines += planned_power.lines(study, out.parent, images)
+    lines += planned_power.lines(
+        study,
+        out.parent,
+        cache(lambda name: len({asked.cluster for asked in _asked(_named(study, name))})),
+    )
     if stages:
         lines += ["", *_stages(study, work, estimate)]
     return lines

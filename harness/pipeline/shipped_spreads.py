@@ -10,7 +10,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,14 @@ class MethodSpread:
     spread: Spread
     origin: str
     """Where it was measured: a results folder, or the shipped reference."""
+    measured: int = 0
+    """The number of images where ``spread.training`` holds the interaction too; 0: it does not."""
+
+    def at(self, images: int) -> Spread:
+        """The spread on this many images. With fewer than measured, all of ``training`` is taken
+        for interaction, else none: a plan never promises too much."""
+        more = math.sqrt(max(1.0, self.measured / max(images, 1)))
+        return replace(self.spread, training=self.spread.training * more)
 
 
 @cache

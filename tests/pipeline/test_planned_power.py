@@ -21,7 +21,10 @@ from harness.study.study import Study
 from tests.reporting.records import write_study
 
 ROOT = Path(__file__).parents[2]
-IMAGES = {"synthetic_chair": 1000, "synthetic_pope": 1000, "synthetic_vqa": 1000}
+
+
+def thousand(_benchmark: str) -> int:
+    return 1000
 
 
 def a_study(seeds: int, **options: object) -> Study:
@@ -51,7 +54,7 @@ def test_own_spreads_go_before_shipped_ones_and_near_rounds_before_far_ones() ->
 
 
 def test_a_plan_says_what_the_study_can_show(tmp_path: Path) -> None:
-    said = planned_power.lines(a_study(3), tmp_path, IMAGES)
+    said = planned_power.lines(a_study(3), tmp_path, thousand)
     assert len(said) == 6
     assert said[0].startswith("With 3 seeds the study finds these differences")
     spread = next(
@@ -66,21 +69,20 @@ def test_a_plan_says_what_the_study_can_show(tmp_path: Path) -> None:
 
 
 def test_one_seed_cannot_speak_of_the_method(tmp_path: Path) -> None:
-    said = planned_power.lines(a_study(1), tmp_path, IMAGES)
+    said = planned_power.lines(a_study(1), tmp_path, thousand)
     assert "one training cannot speak of the method" in said[0]
     assert all("points need" in line and "points; " not in line for line in said[1:5])
 
 
 def test_a_study_that_can_show_little_says_so_first(tmp_path: Path) -> None:
-    few = dict.fromkeys(IMAGES, 20)
-    assert "can show little" in planned_power.lines(a_study(2), tmp_path, few)[0]
-    assert "can show little" not in " ".join(planned_power.lines(a_study(3), tmp_path, IMAGES))
+    assert "can show little" in planned_power.lines(a_study(2), tmp_path, lambda _: 20)[0]
+    assert "can show little" not in " ".join(planned_power.lines(a_study(3), tmp_path, thousand))
 
 
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     study = a_study(3)
     other = replace(study, runs=tuple(replace(run, base="llava-1.5-7b") for run in study.runs))
-    said = planned_power.lines(other, tmp_path, IMAGES)
+    said = planned_power.lines(other, tmp_path, thousand)
     assert len(said) == 1
     assert "synthetic CHAIR / CHAIR-i" in said[0]
     assert "is not known" in said[0]
@@ -96,27 +98,26 @@ def test_the_spreads_of_a_stored_table_promise_what_the_table_says(tmp_path: Pat
     assert len(cells)
     stored = json.loads((out / "study.json").read_text())
     base = stored["runs"][0]["base"]
-    names = dict.fromkeys(cells["benchmark"], 40)
-    found = list(stored_spreads(tmp_path, base, names))
+    found = list(stored_spreads(tmp_path, base))
     assert {one.origin for one in found} == {str(out)}
     for _, cell in cells.iterrows():
         promised = {
-            round(detectable_difference(one.spread, seeds=3, images=cell["images"]), 6)
+            detectable_difference(one.at(40), seeds=3, images=40)
             for one in found
             if (one.benchmark, one.metric) == (cell["benchmark"], cell["metric"])
         }
         # The table's own number differs where a part of the spread was cut at zero.
         assert any(value == pytest.approx(cell["detectable"], rel=0.1) for value in promised)
-    wide = list(stored_spreads(tmp_path, base, dict.fromkeys(names, 10)))
-    assert [one.spread.training for one in wide] == pytest.approx(
-        [2 * one.spread.training for one in found]
+    assert [one.at(10).training for one in found] == pytest.approx(
+        [2 * one.at(40).training for one in found]
     )
-    assert list(stored_spreads(tmp_path, "another", names)) == []
+    assert [one.at(400) for one in found] == [one.spread for one in found]
+    assert list(stored_spreads(tmp_path, "another")) == []
     (out / "packed.json").write_text("{}")  # a copy would count the study twice
-    assert list(stored_spreads(tmp_path, base, names)) == []
+    assert list(stored_spreads(tmp_path, base)) == []
     (out / "packed.json").unlink()
     (out / "table.csv").write_text("label,benchmark\nsena,synthetic_chair\n")
-    assert list(stored_spreads(tmp_path, base, names)) == []
+    assert list(stored_spreads(tmp_path, base)) == []
 
 
 def test_the_shipped_spreads_are_those_of_the_reference() -> None:
