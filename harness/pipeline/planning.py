@@ -1,16 +1,18 @@
-"""Plan a study: what is still to do, row by row, and about how long it takes. Writes nothing."""
+"""Plan a study: what is still to do, row by row, about how long it takes, and what it can show.
+Writes nothing."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 
-from benchmarks.interface import Benchmark
+from benchmarks.grading import Item
+from benchmarks.interface import Benchmark, Question
 from harness.artifacts.results_folder import Results
 from harness.models.base_cards import find_base
-from harness.pipeline import matched_baselines
+from harness.pipeline import matched_baselines, planned_power
 from harness.pipeline.context import Context
 from harness.pipeline.estimate import Estimate
 from harness.pipeline.executors import processes
@@ -80,6 +82,11 @@ def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> 
         lines.append(f"{free_disk(out):,.0f} GiB are free on the disk of {out}.")
     else:
         lines += _table(study, work, estimate, jobs)
+    lines += planned_power.lines(
+        study,
+        out.parent,
+        cache(lambda name: len({asked.cluster for asked in _asked(_named(study, name))})),
+    )
     if stages:
         lines += ["", *_stages(study, work, estimate)]
     return lines
@@ -132,9 +139,13 @@ def _counts(study: Study) -> Mapping[str, int]:
 
 
 def count_questions(benchmark: Benchmark) -> int:
-    """The number of questions; opens no image where the benchmark is made of items."""
+    return sum(1 for _ in _asked(benchmark))
+
+
+def _asked(benchmark: Benchmark) -> Iterator[Question | Item[object]]:
+    """The questions; opens no image where the benchmark is made of items."""
     items = getattr(benchmark, "items", None)  # of benchmarks.grading.ItemBenchmark
-    return sum(1 for _ in (items() if callable(items) else benchmark.questions()))
+    yield from items() if callable(items) else benchmark.questions()
 
 
 def _table(study: Study, work: Todo, estimate: Estimate, jobs: int | None) -> list[str]:
