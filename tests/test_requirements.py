@@ -57,3 +57,11 @@ def test_every_requirement_has_a_lowest_version_and_a_pin_in_range() -> None:
             f"{one}: no lowest version"
         )
         assert one.specifier.contains(pinned[canonicalize_name(one.name)]), one
+
+
+def test_the_citation_names_this_version() -> None:
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    cited = dict(line.split(": ", 1) for line in lines if line[:1].isalpha() and ": " in line)
+    project = PROJECT["project"]
+    assert cited["version"] == project["version"]
+    assert cited["license"] == project["license"]

@@ -193,13 +193,12 @@ def save(model: PreTrainedModel, folder: Path) -> None:
     model.save_pretrained(folder, state_dict=state)
 
 
-def main(argv: Sequence[str]) -> None:
-    """``python -m harness synthetic``: rebuild the weights; with ``--show`` only draw a sheet of
-    images."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The options of ``python -m harness synthetic``."""
+    made = argparse.ArgumentParser(
         prog="python -m harness synthetic", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument(
+    made.add_argument(
         "--show",
         type=Path,
         nargs="?",
@@ -207,16 +206,22 @@ def main(argv: Sequence[str]) -> None:
         metavar="PNG",
         help="write a contact sheet",
     )
-    parser.add_argument(
+    made.add_argument(
         "--out", type=Path, default=WEIGHTS, metavar="FOLDER", help="where the weights go"
     )
-    parser.add_argument(
+    made.add_argument(
         "--card",
         type=int,
         metavar="N",
         help="only measure the skills of the weights on N development images",
     )
-    given = parser.parse_args(argv)
+    return made
+
+
+def main(argv: Sequence[str]) -> None:
+    """``python -m harness synthetic``: rebuild the weights; with ``--show`` only draw a sheet of
+    images."""
+    given = parser().parse_args(argv)
     logging.disable_progress_bar()  # the trainings print their own progress
     if given.show:
         given.show.parent.mkdir(parents=True, exist_ok=True)

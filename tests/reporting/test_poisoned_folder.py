@@ -168,6 +168,21 @@ def test_links_out_of_the_folder_are_refused(
     assert files(root) == before
 
 
+@pytest.mark.parametrize("edit", EDITS)
+def test_verify_writes_and_asks_nothing(
+    edit: Callable[[Any], None], root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(root, edit)
+    before = files(root)
+    main(["verify", str(root / "study")])
+    assert "\x1b" not in "".join(capsys.readouterr())
+    (root / "study" / "figures").symlink_to(root / "home")
+    assert main(["verify", str(root / "study")]) == 1
+    assert "is a symbolic link that leads out" in capsys.readouterr().out
+    (root / "study" / "figures").unlink()
+    assert files(root) == before
+
+
 def test_a_guessed_temporary_name_is_not_written_through(root: Path) -> None:
     before = files(root / "home")
     for name in ("table.md", "page.html", "leaks.csv"):
