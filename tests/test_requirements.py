@@ -16,7 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ASKED = [Requirement(text) for text in PROJECT["project"]["dependencies"]]
 MODULES = {"pillow": "PIL"}
 """The module of a package, where it has another name."""
-OPTIONAL = {"bitsandbytes", "ray", "tensorboard", "trackio", "wandb"}
+OPTIONAL = {"bitsandbytes", "nltk", "ray", "tensorboard", "trackio", "wandb"}
 """Imported only where the user asks for them; a sentence names the package that is missing."""
 UNSEEN = {"pyarrow", "trl"}
 """Required though no file need import it: pandas reads Parquet with pyarrow, and training is
