@@ -1,4 +1,5 @@
-"""The commands on single files: ``export``, ``answer`` and ``grade`` one benchmark."""
+"""The commands on single files: ``export``, ``answer`` and ``grade`` one benchmark, and ``convert``
+a checkpoint."""
 
 from __future__ import annotations
 
@@ -46,6 +47,7 @@ def add(commands: Any) -> None:
     _add_export(commands)
     _add_answer(commands)
     _add_grade(commands)
+    _add_convert(commands)
 
 
 def _add_export(commands: Any) -> None:
@@ -93,6 +95,19 @@ def _add_grade(commands: Any) -> None:
         "--estimate",
         action="store_true",
         help="for a benchmark with a judge: only print what the judge will cost",
+    )
+
+
+def _add_convert(commands: Any) -> None:
+    help = "convert a LLaVA-1.5 (or its LoRA) from the original repository's format"
+    parser = _parser(commands, "convert", convert, help)
+    parser.add_argument("checkpoint", type=Path, metavar="FOLDER", help="the folder as released")
+    _add_out(parser, "a new folder, which this harness loads")
+    parser.add_argument(
+        "--base",
+        metavar="NAME",
+        help="a card, a folder or a hub id of a LLaVA-1.5, which gives tower, tokenizer and"
+        " processor, or that the LoRA was trained on; default: the card of its size",
     )
 
 
@@ -144,6 +159,12 @@ def grade(args: argparse.Namespace) -> None:
         print(exchange.estimate(benchmark, args.questions, args.answers))
     else:
         print(exchange.grade(benchmark, args.questions, args.answers, args.out))
+
+
+def convert(args: argparse.Namespace) -> None:
+    from harness.models import convert_llava
+
+    print(convert_llava.convert(args.checkpoint, args.out, args.base))
 
 
 def _benchmark(name: str, split: Any, limit: int | None, local_data: list[str]) -> Any:

@@ -93,9 +93,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     # The original repository's checkpoints also have the type "llava", but another layout.
     if kind in ("llava_llama", "llava") and "LlavaLlamaForCausalLM" in named:
         raise UserError(
-            f"{folder} holds a LLaVA in the original repository's format ({named}); convert it to"
-            " transformers' format with transformers' convert_llava_weights_to_hf.py and give the"
-            " folder it writes."
+            f"{folder} holds a LLaVA in the original repository's format ({named}); convert it with"
+            f" python -m harness convert {folder} --out NEW and give the folder it writes."
         )
     if kind not in ARCHITECTURES:
         raise UserError(

@@ -1,0 +1,295 @@
+"""Converts checkpoints of the original LLaVA repository to folders that this harness loads.
+
+A full checkpoint becomes a model in transformers' layout. A LoRA becomes an adapter beside its
+base: nothing is merged, so nothing is rounded. Tower, tokenizer and processor are the base's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from harness.artifacts.results_folder import write_json
+from harness.artifacts.safe_files import partial_folder, replace_file, sweep, temporary
+from harness.errors import UserError
+from harness.models import hub_snapshots
+from harness.models.adapters import CONFIG, RECORD, WEIGHTS, check_adapter, read_adapter, renamed
+from harness.models.base_cards import BaseCard, find_base, parent_of, source_of
+from harness.models.chat_format import VICUNA_V1, check_template
+from harness.models.checkpoints import (
+    INDEX,
+    check_files,
+    content_sha,
+    parameter_shapes,
+    read_json,
+    weight_files,
+    weights_fingerprint,
+)
+from harness.models.find_family import load_llava_processor
+from harness.models.load_base import check_weights
+from harness.models.original_llava import (
+    OTHERS,
+    check_settings_of,
+    check_tower,
+    named_tensors,
+    weights_of,
+)
+
+ORIGIN = "converted.json"
+"""What a folder was converted from: name and SHA-256 of each file, the base and its fingerprint."""
+TOWER = "model.vision_tower."
+EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")
+SHARD_BYTES = 2 * 10**9
+BY_WIDTH = {4096: "llava-1.5-7b", 5120: "llava-1.5-13b"}
+"""The base by the language model's hidden size, where none is given."""
+
+
+def convert(folder: Path, out: Path, base: str | None = None) -> str:
+    """Convert an original checkpoint or LoRA to the new folder ``out``; returns a sentence.
+
+    A full conversion that was interrupted continues with its missing files.
+
+    Args:
+        base: a card's name, folder or hub id of a LLaVA-1.5; None: the card of this size.
+
+    Raises:
+        UserError: the checkpoint is incomplete, or is not of this base.
+    """
+    if not folder.is_dir():
+        raise UserError(f"There is no folder {folder}; give the folder of the checkpoint.")
+    config = read_json(folder / "config.json")
+    card = find_base(base or _default(folder, config))
+    if card.family != "llava-1.5" or card.adapters:
+        raise UserError(
+            f"The base {card.name!r} is no whole LLaVA-1.5; give one with --base (a card's name, a"
+            " folder or a hub id)."
+        )
+    lora = (folder / CONFIG).is_file()
+    source = Path(source_of(card))
+    if not isinstance(card.source, Path):
+        what = f"Base {card.name!r}"
+        source = hub_snapshots.fetch(what, card.source, card.revision, weights=not lora)
+    check_settings_of(folder, config, AutoConfig.from_pretrained(source, trust_remote_code=False))
+    if lora:
+        return _convert_lora(folder, out, card, source)
+    return _convert_full(folder, config, out, card, source)
+
+
+def _default(folder: Path, config: Mapping[str, Any]) -> str:
+    width = config.get("hidden_size")
+    if width not in BY_WIDTH:
+        raise UserError(
+            f"{folder}/config.json has the hidden_size {width!r}, LLaVA-1.5's are 4096 (7B) and"
+            " 5120 (13B); give its base with --base."
+        )
+    return BY_WIDTH[width]
+
+
+def _convert_full(
+    folder: Path, config: Mapping[str, Any], out: Path, card: BaseCard, source: Path
+) -> str:
+    stored, files = weights_of(folder)
+    _check_fit(folder, stored, source)
+    base = read_json(source / "config.json")
+    has_tower = any(name.startswith(TOWER) for name in stored)
+    if not has_tower:
+        vision = AutoConfig.from_pretrained(source, trust_remote_code=False).vision_config
+        check_tower(folder, config, vision)
+    _open_out(out, _origin(folder, files, card, source))
+    processor = load_llava_processor(str(source))
+    padded = config.get("image_aspect_ratio") == "pad"
+    processor.image_processor.image_aspect_ratio = "pad" if padded else "crop"
+    if VICUNA_V1 not in processor.chat_template:
+        processor.chat_template = VICUNA_V1 + processor.chat_template
+    check_template(processor)
+    processor.save_pretrained(out)
+    placed: dict[str, str] = {}
+    plan = list(_shards(stored, source))
+    for number, shard in enumerate(plan, 1):
+        file = out / f"model-{number:05}-of-{len(plan):05}.safetensors"
+        placed |= dict.fromkeys(shard, file.name)
+        if not file.is_file():
+            partial = temporary(file)
+            tensors = {
+                name: _tensor(stored.get(own), own, name, place)
+                for name, (own, place) in shard.items()
+            }
+            save_file(tensors, partial, metadata={"format": "pt"})
+            partial.replace(file)
+    if (source / "generation_config.json").is_file():
+        content = (source / "generation_config.json").read_bytes()
+        replace_file(out / "generation_config.json", content)
+    write_json(out / INDEX, {"metadata": {}, "weight_map": placed})
+    base.pop("torch_dtype", None)
+    kind = str(next(iter(stored.values())).dtype).removeprefix("torch.")
+    write_json(out / "config.json", {**base, "dtype": kind})  # last: without it nothing is loaded
+    check_files(out)
+    check_weights("The converted model", out, AutoModelForImageTextToText)
+    return (
+        f"{out} holds {folder.name} in transformers' layout ({kind}); its vision tower is"
+        f" {'its own' if has_tower else f'that of {card.name}'}, its images are"
+        f" {'padded' if padded else 'cut to the centre'}, its prompts are vicuna_v1's."
+    )
+
+
+def _check_fit(folder: Path, stored: Mapping[str, Tensor], source: Path) -> None:
+    """Raise UserError unless the checkpoint has the base's tensors, with or without a tower."""
+    shapes = dict(parameter_shapes(source))
+    base = read_json(source / "config.json")
+    image = base.get("image_token_index", base.get("image_token_id"))
+    tower = any(name.startswith(TOWER) for name in stored)
+    needed = {name for name in shapes if tower or not name.startswith(TOWER)}
+    if strange := sorted(stored.keys() - shapes.keys()):
+        raise UserError(
+            f"{folder} holds {strange[0]}, which the base has not ({len(strange)} such tensors); it"
+            " is of another model. Give its own base with --base."
+        )
+    if missing := sorted(needed - stored.keys()):
+        raise UserError(
+            f"{folder} lacks {len(missing)} of the base's tensors, such as {missing[0]}; finish"
+            " the download, or give its own base with --base."
+        )
+    for name, tensor in stored.items():
+        own, rows = tuple(tensor.shape), shapes[name]
+        # The hub's vocabulary goes on with the image token and padding; both have no text.
+        if own != rows and not (name in EMBEDDINGS and own == (image, *rows[1:])):
+            raise UserError(
+                f"{folder} has {name} as {list(own)}, the base as {list(rows)}; it is of another"
+                " language model, size or vocabulary. Give its own base with --base."
+            )
+
+
+def _shards(stored: Mapping[str, Tensor], source: Path) -> Iterator[dict[str, tuple[str, Path]]]:
+    """The new files, in the order of the base's: by the base's stored name, the parameter's name
+    and the base's file."""
+    shapes, shard, size = parameter_shapes(source), dict[str, tuple[str, Path]](), 0
+    for place in weight_files(source):
+        with safe_open(place, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                own = renamed(name, shapes)
+                if own not in shapes:
+                    continue  # a buffer of an earlier version
+                width = stored[own].element_size() if own in stored else 4
+                new = math.prod(shapes[own]) * width
+                if shard and size + new > SHARD_BYTES:
+                    yield shard
+                    shard, size = {}, 0
+                shard[name], size = (own, place), size + new
+    yield shard
+
+
+def _tensor(tensor: Tensor | None, own: str, name: str, place: Path) -> Tensor:
+    """The checkpoint's ``tensor``, with the base's extra rows of the vocabulary; None: the base's.
+
+    Args:
+        own: the parameter's name.
+        name: its name in the base's file ``place``.
+    """
+    if tensor is not None and own not in EMBEDDINGS:
+        return tensor.clone(memory_format=torch.contiguous_format)
+    with safe_open(place, framework="pt") as tensors:
+        theirs: Tensor = tensors.get_tensor(name)
+    if tensor is None:
+        return theirs
+    return torch.cat([tensor, theirs[len(tensor) :].to(tensor.dtype)])
+
+
+def _convert_lora(folder: Path, out: Path, card: BaseCard, source: Path) -> str:
+    if out.exists():
+        raise UserError(f"{out} exists already; give a new folder with --out.")
+    config = read_json(folder / CONFIG)
+    stated = str(config.get("base_model_name_or_path"))
+    if _plain(stated) not in _known_as(card):
+        raise UserError(
+            f"The LoRA in {folder} was trained on {stated!r}, not on the base {card.name!r}; give"
+            " its base with --base, or correct base_model_name_or_path in its adapter_config.json"
+            f" (of {card.name} it would be {sorted(_known_as(card))[0]!r})."
+        )
+    found = [folder / WEIGHTS, folder / "adapter_model.bin"]
+    files = [*[file for file in found if file.is_file()][:1], folder / OTHERS]
+    if len(files) == 1 or not files[1].is_file():
+        raise UserError(
+            f"{folder} is half there: a LoRA of the original LLaVA has adapter_model.safetensors or"
+            f" adapter_model.bin, and {OTHERS}; finish the download."
+        )
+    tensors = {**named_tensors(folder, files[:1]), **named_tensors(folder, files[1:])}
+    modules = sorted({name.partition(".lora_")[0] for name in tensors if ".lora_" in name})
+    numbered = {re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in modules}
+    plain = [name for name in tensors if ".lora_" not in name]
+    with partial_folder(out) as new:
+        parent = parent_of(card, None, out)
+        settings = {
+            **config,
+            "base_model_name_or_path": parent.name,
+            "revision": parent.revision,
+            "target_modules": "|".join(sorted(numbered)),
+            "modules_to_save": sorted({name.rpartition(".")[0] for name in plain}) or None,
+        }
+        save_file(
+            {f"base_model.model.{name}": each.contiguous() for name, each in tensors.items()},
+            new / WEIGHTS,
+            metadata={"format": "pt"},
+        )
+        write_json(new / CONFIG, settings)
+        record = {"parent_weights": parent.weights, "parent_card": parent.card}
+        write_json(
+            new / RECORD, {name: value for name, value in record.items() if value is not None}
+        )
+        write_json(new / ORIGIN, _origin(folder, files, card, source))
+        read_adapter(new)
+        check_adapter(new, parameter_shapes(source))
+    return (
+        f"{out} holds the LoRA {folder.name} ({len(modules)} modules, {len(plain)} other weights)"
+        f" with its base {parent.name}; nothing is merged."
+    )
+
+
+def _plain(name: str) -> str:
+    """A base's name without owner, in the spelling of its card."""
+    return Path(name).name.lower().replace("llava-v1.5", "llava-1.5").removesuffix("-hf")
+
+
+def _known_as(card: BaseCard) -> set[str]:
+    """The names that a LoRA may give its base; of a converted folder, also the original's."""
+    names = {_plain(card.name), _plain(str(card.source))}
+    if isinstance(card.source, Path) and (card.source / ORIGIN).is_file():
+        names.add(_plain(str(read_json(card.source / ORIGIN).get("checkpoint"))))
+    return names
+
+
+def _origin(folder: Path, files: list[Path], card: BaseCard, source: Path) -> dict[str, Any]:
+    lora = (folder / CONFIG).is_file()
+    return {
+        "checkpoint": folder.resolve().name,
+        "files": {file.name: content_sha(file) for file in [folder / "config.json", *files]},
+        "base": card.name if isinstance(card.source, Path) else card.source,
+        "base_revision": card.revision,
+        # A LoRA's hub base need not be here; its commit identifies it.
+        "base_weights": None if lora and card.revision else weights_fingerprint(source),
+    }
+
+
+def _open_out(out: Path, origin: Mapping[str, Any]) -> None:
+    """Create the folder, or go on with the same conversion.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    if (out / ORIGIN).is_file() and read_json(out / ORIGIN) == origin:
+        sweep(out)
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(
+            f"{out} exists already and holds something other than this conversion; give a new"
+            " folder with --out."
+        )
+    write_json(out / ORIGIN, origin)
