@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from harness.reporting.comparison import MetricResult
 from harness.reporting.display_names import base_name, display_name, row_name
 from harness.reporting.results import Row, StudyResults
-from harness.reporting.tables.cells import STAMPS, printed
+from harness.reporting.tables.cells import table_cell
 from harness.reporting.tables.model import (
+    FEWER_SEEDS,
     MISSING,
     ONE_TRAINING,
     REACHED,
@@ -134,11 +135,10 @@ def _label(row: Row, round: int, marked: bool) -> str:
 def _cell(cell: MetricResult | None) -> TableCell:
     if cell is None:
         return TableCell(value=MISSING)
-    verdict = STAMPS.get(cell.verdict, "")
-    mark = {"": "", "this training": ONE_TRAINING}.get(verdict, STAR)
-    mark += REACHED if cell.reached_by else UNTOLD if cell.untold_by else ""
-    value = printed(cell.value, cell.places)
-    return TableCell(value=value, verdict=verdict, mark=mark, brief=True)
+    whole = table_cell(cell)
+    mark = {"": "", "this training": ONE_TRAINING}.get(whole.verdict, STAR)
+    mark += whole.mark.replace(FEWER_SEEDS, "")
+    return TableCell(value=whole.value, verdict=whole.verdict, mark=mark, brief=True)
 
 
 def _facts(study: StudyResults, shown: Sequence[Line]) -> Iterable[str]:
