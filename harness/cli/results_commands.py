@@ -84,12 +84,14 @@ def add(commands: Any) -> None:
 
 def table(given: argparse.Namespace) -> None:
     from harness.reporting import model_card_results
-    from harness.reporting.tables import build
+    from harness.reporting.tables import build, text
 
     out = folder(given)
     with offline():
         comparison = build.load(out, exclude_leaks=given.exclude_leaks)
-        print(plain(build.write(out, comparison=comparison)))
+        build.write(out, comparison=comparison)
+        width = shutil.get_terminal_size((text.WIDTH, 24)).columns
+        print(plain(text.terminal(comparison.table, width)))
         model_card_results.write_results(out, comparison.study, comparison.cells)
 
 
@@ -188,13 +190,13 @@ def offline() -> Iterator[None]:
 
 
 def write_all(out: Path, display: Display, *, exclude_leaks: bool) -> None:
-    """Write the table, figures and page of a study, and print one screen: the primary metrics,
-    the summary's first sentences, and the paths."""
+    """Write the table, figures and page of a study, and print one screen: the summary,
+    its first sentences, and the paths."""
     display.moving("computing the statistics", at_once=True)
     from harness.reporting import model_card_results
     from harness.reporting.figures import draw
     from harness.reporting.page import write
-    from harness.reporting.tables import build, primary, text
+    from harness.reporting.tables import build, text
 
     comparison = build.load(out, exclude_leaks=exclude_leaks)
     build.write(out, comparison=comparison)
@@ -204,7 +206,7 @@ def write_all(out: Path, display: Display, *, exclude_leaks: bool) -> None:
     display.moving("writing the page", at_once=True)
     page = write.write(out, comparison=comparison, own=True)  # the command itself named the pools
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
-    screen = plain(text.terminal(primary.short(comparison), width)).rstrip()
+    screen = plain(text.terminal(build.screen(comparison), width)).rstrip()
     display.end(
         f"\n{screen}\n\nTable:   {out / 'table.md'}\nFigures: {out / 'figures'}\nPage:    {page}"
     )

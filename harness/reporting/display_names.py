@@ -1,6 +1,8 @@
-"""Names of metrics and benchmarks as the field writes them."""
+"""Names of metrics, benchmarks, methods and bases as the field writes them."""
 
 from __future__ import annotations
+
+import re
 
 WORDS = {
     "amber_d": "AMBER-d",
@@ -24,3 +26,22 @@ def display_name(name: str) -> str:
     """``yes_ratio`` becomes "yes ratio", ``chair_s`` "CHAIR-s", ``synthetic_pope`` "synthetic
     POPE"."""
     return WORDS.get(name) or " ".join(WORDS.get(word, word) for word in name.split("_"))
+
+
+METHODS = {"csr": "CSR", "gt_dpo": "GT-DPO", "sena": "SENA", "sima": "SIMA"}
+BASES = {"llava": "LLaVA", "qwen2.5": "Qwen2.5", "vl": "VL"}
+
+
+def row_name(label: str) -> str:
+    """``sena as released`` becomes "SENA as released"; other labels stay."""
+    first, *rest = label.split(" ")
+    return " ".join([METHODS.get(first, first), *rest])
+
+
+def base_name(name: str) -> str:
+    """``llava-1.5-7b`` becomes "LLaVA-1.5-7B"; folders, hub ids and other names stay."""
+    first, *rest = name.split("-")
+    if first not in BASES:
+        return name
+    words = (part.upper() if re.fullmatch(r"\d+b", part) else part for part in rest)
+    return "-".join([BASES[first], *(BASES.get(word, word) for word in words)])

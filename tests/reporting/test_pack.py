@@ -73,7 +73,7 @@ def test_the_table_and_figures_are_those_of_the_whole_folder(whole: Path, packed
         assert (packed / name).read_bytes() == (whole / name).read_bytes()
         (packed / name).unlink()
     tables.write(packed)
-    for name in ("table.md", "table.csv", "table.tex", "table.html", "leaks.csv"):
+    for name in ("table.md", "table.csv", "table.tex", "table.html", "summary.tex", "leaks.csv"):
         assert (packed / name).read_bytes() == (whole / name).read_bytes(), name
     shutil.rmtree(packed / "figures")
     again = {path.name: path.read_bytes() for path in figures.write(packed)}

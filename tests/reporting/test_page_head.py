@@ -15,7 +15,7 @@ from harness.reporting.page import head, index
 from harness.reporting.page import write as page
 from harness.reporting.results import Row
 from harness.reporting.tables import build as tables
-from harness.reporting.tables import primary
+from harness.reporting.tables import summary
 from harness.reporting.tables.model import Block, Column, TableCell, TableRow
 from methods.catalogue import METHODS
 from methods.controls import Kind
@@ -68,7 +68,7 @@ def test_an_index_leads_to_several_studies(
     cells = index.stored_cells(tmp_path / "first" / "table.csv")
     assert [cell.key for cell in cells] == [cell.key for cell in comparison.cells]
     assert [cell.reached_by for cell in cells] == [cell.reached_by for cell in comparison.cells]
-    assert primary.block(comparison.study, cells) == primary.short(comparison).blocks[0]
+    assert summary.block(comparison.study, cells) == comparison.table.summary
     assert cli.main(["page", str(tmp_path)]) == 0  # the folder that holds them
     assert capsys.readouterr().out.strip() == str(tmp_path / "index.html")
     text = (tmp_path / "index.html").read_text(encoding="utf-8")

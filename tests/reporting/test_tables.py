@@ -34,7 +34,7 @@ from tests.reporting.records import BENCHMARKS, find, write_study
 from tests.reporting.records import grades as synthetic_grades
 
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_FILES = ("table.md", "table.tex", "table.html")
+GOLDEN_FILES = ("table.md", "table.tex", "table.html", "summary.tex", "summary.csv")
 GOLDEN_ABSENT = ("sima/seed1/round1/grades/synthetic_chair", "sima/seed1/round1/train")
 
 

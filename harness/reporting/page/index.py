@@ -14,11 +14,11 @@ import pandas as pd
 from markupsafe import Markup
 
 from harness.artifacts.results_folder import Results, write_bytes
-from harness.reporting.comparison import MetricResult
+from harness.reporting.comparison import CONTROL_FIELDS, MetricResult
 from harness.reporting.page import head
 from harness.reporting.page import write as page
 from harness.reporting.results import load_results
-from harness.reporting.tables import primary
+from harness.reporting.tables import summary
 from harness.reporting.tables.html import block_fragment
 
 FACTS = ("Base", "Pool", "Training seeds", "Rounds", "Test images")
@@ -62,7 +62,7 @@ def _study(folder: Path, root: Path) -> dict[str, Any]:
         "question": study.question,
         "facts": facts,
         "links": links,
-        "block": Markup(block_fragment(primary.block(study, cells))) if cells else None,
+        "block": Markup(block_fragment(summary.block(study, cells))) if cells else None,
     }
 
 
@@ -78,8 +78,8 @@ def stored_cells(path: Path) -> list[MetricResult]:
     cells = []
     for line in frame.to_dict("records"):
         given: dict[str, Any] = {str(name): value for name, value in line.items()}
-        for name in ("exceeds", "reached_by", "untold_by"):
-            listed = given.get(name)
-            given[name] = tuple(listed.split("; ")) if isinstance(listed, str) else ()
+        for name in CONTROL_FIELDS:
+            text = given.get(name)
+            given[name] = tuple(text.split("; ")) if isinstance(text, str) else ()
         cells.append(MetricResult(**given))
     return cells

@@ -79,6 +79,7 @@ def build(out: Path, comparison: tables.ComparedStudy | None = None, *, own: boo
     graded = len(study.benchmarks)
     context: dict[str, Any] = {
         "table": table,
+        "summary": Markup(block_fragment(table.summary)) if table.summary else "",
         "facts": head.facts(study),
         "legend": head.legend(study, table, comparison.cells),
         "rows": head.rows(study),

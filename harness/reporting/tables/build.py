@@ -24,6 +24,7 @@ from harness.reporting.tables import (
     notes,
     pair_blocks,
     provenance,
+    summary,
     training_blocks,
 )
 from harness.reporting.tables import html as table_html
@@ -49,6 +50,8 @@ GROUPS: Mapping[str, str] = {
 }
 """The headings of the rows by role, in the table's order."""
 
+SENTENCES = 3
+"""How many sentences of the summary end a run."""
 MANY_METRICS = 7
 """A benchmark with more directed metrics than this shows only its primary ones against the matched
 baselines; ``table.csv`` has them all. Official benchmarks split theirs by category."""
@@ -82,8 +85,9 @@ def load(out: Path, *, exclude_leaks: bool = False) -> ComparedStudy:
 def write(
     out: Path, *, exclude_leaks: bool = False, comparison: ComparedStudy | None = None
 ) -> str:
-    """Write ``table.md``, ``.tex``, ``.html``, ``.csv`` and ``leaks.csv`` into a results folder;
-    return the table for a terminal. ``comparison``: what ``load`` returned, to save its time.
+    """Write ``table.md``, ``.tex``, ``.html``, ``.csv``, ``summary.tex``, ``.csv`` and
+    ``leaks.csv`` into a results folder; return the table for a terminal. ``comparison``: what
+    ``load`` returned, to save its time.
 
     Raises:
         UserError: as in ``load``.
@@ -94,10 +98,23 @@ def write(
         ("table.tex", table_latex.fragment(comparison.table)),
         ("table.html", table_html.document(comparison.table)),
         ("table.csv", as_frame(comparison.cells).to_csv(index=False)),
+        ("summary.tex", table_latex.summary(summary.block(comparison.study, comparison.cells))),
+        ("summary.csv", summary.as_csv(comparison.study, comparison.cells)),
     ):
         write_bytes(out / name, text.encode())
     leakage.write(out, comparison.leaks)
     return table_text.terminal(comparison.table)
+
+
+def screen(comparison: ComparedStudy) -> Table:
+    """The end of a run: the summary and its first sentences."""
+    return replace(
+        comparison.table,
+        summary=summary.block(comparison.study, comparison.cells, summary.SCREEN_ROWS),
+        reading=comparison.table.reading[:SENTENCES],
+        blocks=(),
+        notes=(),
+    )
 
 
 def build(
@@ -121,6 +138,7 @@ def build(
         title=study.name,
         question=study.question,
         reading=tuple(notes.reading(study, cells)),
+        summary=summary.block(study, cells),
         blocks=(
             *(
                 _benchmark_block(study, cells, columns, references, ahead)

@@ -30,9 +30,10 @@ def escape(text: str) -> str:
 def fragment(table: Table) -> str:
     """Headings from ``h2`` down, a ``section.block`` a block; without style and script."""
     blocks = "\n".join(map(block_fragment, table.blocks))
+    summary = f"{block_fragment(table.summary)}\n" if table.summary else ""
     return (
         f"<h2>{escape(table.title)}</h2>\n<p>{escape(table.question)}</p>\n"
-        f"{_list('reading', table.reading)}\n{blocks}\n"
+        f"{summary}{_list('reading', table.reading)}\n{blocks}\n"
         f"<h3>Notes</h3>\n{_list('notes', table.notes)}\n"
     )
 

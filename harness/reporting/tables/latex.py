@@ -21,6 +21,8 @@ from harness.reporting.tables.model import (
     printable,
 )
 
+TEXT, COLUMN = 410, 230
+"""The text width and the width of a column, in points, of a page in two columns."""
 WIDTH, WIDEST = 480, 110
 """The width in points of a table (the text width of A4 paper) and of one column. A wider block is
 continued in another table."""
@@ -33,11 +35,12 @@ SIGNS = {
     "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\textasciigrave{}",
     '"': "''", "[": "{[}", "]": "{]}", "*": "{*}", "↑": r"$\uparrow$", "↓": r"$\downarrow$",
     "†": r"$\dagger$", "‡": r"$\ddagger$", "×": r"$\times$", "–": "--", "—": "---",
-    "…": r"\ldots{}", "‘": "`", "’": "'", "“": "``", "”": "''",
+    "§": r"\S{}", "°": r"$^{\circ}$", "…": r"\ldots{}", "‘": "`", "’": "'", "“": "``", "”": "''",
     "ß": r"{\ss}", "ø": r"{\o}", "Ø": r"{\O}", "æ": r"{\ae}", "Æ": r"{\AE}",
 }  # fmt: skip
 ACCENTS = dict(zip("\u0300\u0301\u0302\u0303\u0308\u030a\u030c\u0327", "`'^~\"rvc", strict=True))
 
+PACKAGES = r"% \usepackage{array,booktabs}"
 LEGEND = (
     r"Below a value: its difference from the baseline and the 95\,\% interval; $^{*}$: see the"
     r" notes; $^{\circ}$: about one training. "
@@ -66,13 +69,58 @@ def _sign(char: str) -> str:
 def fragment(table: Table) -> str:
     """One or more floats a block, then the notes as a list."""
     parts = [
-        r"% \usepackage{array,booktabs}",
+        PACKAGES,
+        *([summary_float(table.summary)] if table.summary else []),
         *(part for block in table.blocks for part in _floats(block)),
     ]
     notes = "\n".join(rf"\item[$\bullet$] {escape(text)}" for text in table.notes)
     return (
         "\n\n".join([*parts, f"\\begin{{itemize}}\\footnotesize\n{notes}\n\\end{{itemize}}"]) + "\n"
     )
+
+
+def summary(block: Block) -> str:
+    """``summary.tex``: the summary alone."""
+    return f"{PACKAGES}\n\n{summary_float(block)}\n"
+
+
+def summary_float(block: Block) -> str:
+    """One float for a page in two columns. Columns that do not fit beside the others go below
+    them."""
+    names = min(150, 3 + max(round(4.6 * len(line.head)) for line in block.lines))
+    widths = [
+        _points([*head, *(line.cells[place].text for line in block.lines)], []) + 3
+        for place, head in enumerate(block.stacked[1:])
+    ]
+    parts = _parts(widths, TEXT - names)
+    whole = names + max((sum(widths[place] for place in part) for part in parts), default=0)
+    name = "table" if whole <= COLUMN else "table*"
+    rows = [
+        rf"\begin{{{name}}}[tbp]\centering\small\setlength{{\tabcolsep}}{{3pt}}",
+        rf"\caption{{{escape(block.heading)}: {escape(block.caption)}.}}",
+    ]
+    for part in parts:
+        heads = (r" \\ ".join(map(escape, block.stacked[place + 1])) for place in part)
+        stacks = (rf"\shortstack[r]{{{head}}}" for head in heads)
+        rows += [
+            rf"\par\medskip\begin{{tabular}}{{@{{}}>{{\raggedright\arraybackslash}}p{{{names}pt}}"
+            rf"*{{{len(part)}}}{{r}}@{{}}}}",
+            r"\toprule",
+            " & ".join([escape(block.corner), *stacks]) + r" \\",
+        ]
+        for group, lines in block.grouped:
+            title = rf"\multicolumn{{{len(part) + 1}}}{{@{{}}l}}{{\emph{{{escape(group)}}}}} \\"
+            rows += [r"\midrule", *([title] if group else [])]
+            for line in lines:
+                cells = (_brief(line.cells[place]) for place in part)
+                rows.append(" & ".join([escape(line.head), *cells]) + r" \\")
+        rows += [r"\bottomrule", r"\end{tabular}"]
+    return "\n".join([*rows, rf"\end{{{name}}}"])
+
+
+def _brief(cell: TableCell) -> str:
+    mark = rf"\textsuperscript{{{escape(cell.mark)}}}" if cell.mark else ""
+    return escape(cell.value) + mark
 
 
 def document(table: Table) -> str:

@@ -6,6 +6,7 @@ Texts are raw (they come from models, users and data); each renderer escapes the
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -32,10 +33,14 @@ class TableCell:
     """A remark in words, in brackets."""
     ahead: bool = False
     """Whether the row is truly ahead of the baseline and of every other method."""
+    brief: bool = False
+    """Whether the marks say all that is printed of the verdict (the summary)."""
 
     @property
     def stamp(self) -> str:
         """The verdict with its mark: ``* better``."""
+        if self.brief:
+            return ""
         mark = ONE_TRAINING if self.verdict == "this training" else "*"
         return f"{mark} {self.verdict}" if self.verdict else ""
 
@@ -91,6 +96,16 @@ class Block:
         return tuple((line.head, *(cell.text for cell in line.cells)) for line in self.lines)
 
     @property
+    def stacked(self) -> list[list[str]]:
+        """Each heading in lines, broken between words, not much wider than its column's cells."""
+        heads = []
+        for place, heading in enumerate(map(printable, self.header)):
+            cells = (len(row[place]) for row in self.rows) if place else (len(heading),)
+            room = max(1, *map(len, heading.split()), *cells)
+            heads.append(textwrap.wrap(heading, room, break_on_hyphens=False) or [""])
+        return heads
+
+    @property
     def grouped(self) -> tuple[tuple[str, tuple[TableRow, ...]], ...]:
         """The rows by group, in order."""
         groups: dict[str, list[TableRow]] = {}
@@ -101,13 +116,15 @@ class Block:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The whole table: title, the study's question, a summary in sentences, blocks, notes."""
+    """The whole table: title, the study's question, a summary in sentences, blocks, notes.
+    ``summary``: the table that stands first."""
 
     title: str
     question: str
     reading: tuple[str, ...]
     blocks: tuple[Block, ...]
     notes: tuple[str, ...]
+    summary: Block | None = None
 
 
 def text_block(

@@ -20,17 +20,23 @@ def escape(text: str) -> str:
 
 def markdown(table: Table) -> str:
     lines = [f"# {escape(table.title)}", "", escape(table.question), ""]
+    lines += [*_section(table.summary), ""] if table.summary else []
     lines += [f"- {escape(text)}" for text in table.reading]
     for block in table.blocks:
-        lines += ["", f"## {escape(block.heading)}", "", f"{escape(block.caption)}", ""]
-        lines += [_row(block.header), "| :-- |" + " --: |" * len(block.columns)]
-        for group, members in block.grouped:
-            if group:
-                lines.append("| *" + escape(group) + "* |" + " |" * len(block.columns))
-            for line in members:
-                lines.append(_row((line.head, *(cell.text for cell in line.cells))))
+        lines += ["", *_section(block)]
     lines += ["", "## Notes", "", *(f"- {escape(text)}" for text in table.notes)]
     return "\n".join(lines) + "\n"
+
+
+def _section(block: Block) -> list[str]:
+    lines = [f"## {escape(block.heading)}", "", f"{escape(block.caption)}", ""]
+    lines += [_row(block.header), "| :-- |" + " --: |" * len(block.columns)]
+    for group, members in block.grouped:
+        if group:
+            lines.append("| *" + escape(group) + "* |" + " |" * len(block.columns))
+        for line in members:
+            lines.append(_row((line.head, *(cell.text for cell in line.cells))))
+    return lines
 
 
 def _row(texts: Sequence[str]) -> str:
@@ -39,17 +45,22 @@ def _row(texts: Sequence[str]) -> str:
 
 def terminal(table: Table, width: int = WIDTH) -> str:
     lines = [printable(table.title), *textwrap.wrap(printable(table.question), width), ""]
+    if table.summary:
+        heads = table.summary.stacked
+        height = max(map(len, heads))
+        stacked = zip(*([""] * (height - len(head)) + head for head in heads), strict=True)
+        lines += [*_terminal_block(table.summary, width, [list(row) for row in stacked]), ""]
     lines += _bullets(table.reading, width)
     for block in table.blocks:
-        lines += ["", *textwrap.wrap(printable(f"{block.heading}: {block.caption}"), width)]
-        lines += _columns(block, width)
+        lines += ["", *_terminal_block(block, width, [list(block.header)])]
     return "\n".join([*lines, "", *_bullets(table.notes, width)]) + "\n"
 
 
-def _columns(block: Block, width: int) -> list[str]:
-    rows = [[printable(text) for text in row] for row in (block.header, *block.rows)]
-    groups = ["", *(line.group for line in block.lines)]
-    lines: list[str] = []
+def _terminal_block(block: Block, width: int, head: Sequence[Sequence[str]]) -> list[str]:
+    """Caption and columns; ``head`` is the header in one or more lines."""
+    rows = [[printable(text) for text in row] for row in (*head, *block.rows)]
+    groups = [*[""] * len(head), *(line.group for line in block.lines)]
+    lines = textwrap.wrap(printable(f"{block.heading}: {block.caption}"), width)
     for columns in _fit(rows, width):
         part = [[row[column] for column in columns] for row in rows]
         sizes = [max(len(row[place]) for row in part) for place in range(len(columns))]
@@ -61,7 +72,7 @@ def _columns(block: Block, width: int) -> list[str]:
                 *(text.rjust(size) for text, size in zip(row[1:], sizes[1:], strict=True)),
             ]
             lines.append("  ".join(texts).rstrip())
-            if index == 0:
+            if index == len(head) - 1:
                 lines.append("  ".join("-" * size for size in sizes))
         lines.append("")
     return lines[:-1]
