@@ -139,7 +139,8 @@ def test_exporting_and_grading_need_no_torch(exported: Path, tmp_path: Path) -> 
     done = child(
         WITHOUT_TORCH, "export", "synthetic_pope", "--limit", "2", "--out", tmp_path / "questions"
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert all("export" in line for line in done.stderr.splitlines())  # its progress
     assert files(tmp_path / "questions")["questions.jsonl"] == files(exported)["questions.jsonl"]
     answers = save_answers(
         tmp_path / "answers.jsonl", [{"id": id, "answer": "yes"} for id in ids(exported)]
