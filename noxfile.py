@@ -50,8 +50,8 @@ def ablate(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def reference(session: nox.Session) -> None:
-    """results/reference: five seeds with all controls, three rounds, ablations (three hours on two
-    cores; continues where cut).
+    """results/reference: five seeds with all controls, three rounds, ablations (hours; continues
+    where cut).
 
     The whole folders, with page, PDFs, answers, pairs and logs, lie in results/reference-full,
     which git ignores; results/reference is packed from them."""

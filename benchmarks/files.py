@@ -81,17 +81,18 @@ def plain_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def read_text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark."""
+def read_text(path: Path, cure: str = AGAIN) -> str:
+    """A text file in UTF-8, with or without a byte order mark; ``cure`` ends the sentence of an
+    error."""
     try:
         content = plain_bytes(path)
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         # error.start does not count the byte order mark, which is no line end.
         line = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: not UTF-8 text; {AGAIN}.") from None
+        raise ValueError(f"{path}, line {line}: not UTF-8 text; {cure}.") from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be read ({error.strerror}); {AGAIN}.") from None
+        raise ValueError(f"{path} cannot be read ({error.strerror}); {cure}.") from None
 
 
 def read_json(path: Path) -> Any:
@@ -145,19 +146,13 @@ def text(place: str, row: dict[str, Any], name: str) -> str:
     return clean(place, value, name)
 
 
-def clean(place: str, value: str, name: str) -> str:
+def clean(place: str, value: str, name: str, cure: str = f"{AGAIN}, or take it out") -> str:
     """The text, if its only control characters are line ends and tabs, and UTF-8 can hold it."""
     for character in value:
         if "\ud800" <= character <= "\udfff":
-            raise ValueError(
-                f"{place}: {name} holds {character!r}, half of a character; {AGAIN}, or take it"
-                " out."
-            )
+            raise ValueError(f"{place}: {name} holds {character!r}, half of a character; {cure}.")
         if ord(character) < 32 and character not in "\n\r\t":
-            raise ValueError(
-                f"{place}: {name} holds the control character {character!r}; {AGAIN}, or take it"
-                " out."
-            )
+            raise ValueError(f"{place}: {name} holds the control character {character!r}; {cure}.")
     return value
 
 

@@ -263,6 +263,6 @@ def judge_prompt(judge: Judge | None, benchmark: str, own: Path) -> str:
     named = judge.settings.prompts.get(benchmark) if judge is not None else None
     path = own if judge is None or named is None else judge.folder / named
     try:
-        return read_text(path)
+        return read_text(path, "give a text file in UTF-8")
     except ValueError as error:
         raise ValueError(f"The judge's prompt for {benchmark} cannot be read: {error}") from None

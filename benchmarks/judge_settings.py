@@ -78,7 +78,7 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, str) or (not value and name != "version"):
                 raise _wrong(name, value, "it must be a text")
-            files.clean("The judge's settings", value, name)
+            files.clean("The judge's settings", value, name, "take it out")
         self._check_key_variable()
         self._check_base_url()
         prompts: Any = self.prompts
@@ -87,7 +87,7 @@ class Settings:
         ):
             raise ValueError('The judge\'s prompts must look like {"mmhal": "path/to/prompt.txt"}.')
         for path in prompts.values():
-            files.clean("The judge's settings", path, "prompts")
+            files.clean("The judge's settings", path, "prompts", "take it out")
 
     def _check_key_variable(self) -> None:
         variable: Any = self.key_variable

@@ -23,7 +23,7 @@ from methods.interface import (
     Tools,
 )
 from methods.settings import AtLeastOne, above, at_most
-from methods.sima.method import PUBLISHED, chosen_pair
+from methods.sima.method import PUBLISHED, PUBLISHED_13B, chosen_pair
 from methods.sima.responses import Responses, respond
 
 TIE = "equally wrong"
@@ -90,5 +90,6 @@ def _pair(responses: Responses, truth: GroundTruth) -> PreferencePair | Dropped:
 
 ENTRY = Entry(
     published=Oracle(),
+    published_13b=PUBLISHED_13B,
     synthetic=Oracle(top_k=None, response_tokens=96, recipe=SYNTHETIC_RECIPE),
 )

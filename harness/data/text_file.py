@@ -12,8 +12,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.files import plain_bytes
-from harness.errors import UserError
+from benchmarks import files
+from harness.errors import UserError, user_errors
 
 IMAGE_TOKEN = "<image>"
 """LLaVA's place of the image in a question."""
@@ -35,16 +35,8 @@ def read_text(file: Path) -> str:
     Raises:
         UserError: it cannot be read, or is not UTF-8 (the line is named).
     """
-    try:
-        content = plain_bytes(file)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror}); give a text file.") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(f"{file}, line {line}: not UTF-8 text; save the file as UTF-8.") from None
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    with user_errors():
+        return files.read_text(file, "give a text file in UTF-8")
 
 
 def parse_json(text: str, where: str, cure: str) -> Any:

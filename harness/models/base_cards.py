@@ -273,11 +273,10 @@ def _parent_card(
         return known
     if same := [card for card in BASES.values() if parent == str(card.source)]:
         return same[-1]
-    path = Path(os.path.normpath(folder / parent if parent.startswith(".") else parent))
+    named = folder / parent if parent.startswith(".") else Path(parent)
+    path = saved_model(Path(os.path.normpath(named)))
     if path.is_dir():
         return _folder_card(path, above)
-    if path.name == "model" and (path.parent / "adapter").is_dir():
-        return _adapter_card(path.parent / "adapter", above)
     reason = f"{path} is no folder"
     if is_hub_id(parent):
         try:

@@ -43,6 +43,7 @@ from harness.models.original_llava import (
     named_tensors,
     weights_of,
 )
+from harness.models.processor_settings import apply_card
 
 ORIGIN = "converted.json"
 """What a folder was converted from: name and SHA-256 of each file, the base and its fingerprint."""
@@ -80,6 +81,7 @@ def convert(folder: Path, out: Path, base: str | None = None) -> str:
         source = hub_snapshots.fetch(what, card.source, card.revision, weights=not lora)
     check_settings_of(folder, config, AutoConfig.from_pretrained(source, trust_remote_code=False))
     if lora:
+        _check_input(folder, config, card, source)
         return _convert_lora(folder, out, card, source)
     return _convert_full(folder, config, out, card, source)
 
@@ -201,6 +203,25 @@ def _tensor(tensor: Tensor | None, own: str, name: str, place: Path) -> Tensor:
     if tensor is None:
         return theirs
     return torch.cat([tensor, theirs[len(tensor) :].to(tensor.dtype)])
+
+
+def _check_input(folder: Path, config: Mapping[str, Any], card: BaseCard, source: Path) -> None:
+    """A LoRA's images and prompts are its base's: both must be those that it was trained with.
+
+    Raises:
+        UserError: they are not.
+    """
+    processor = load_llava_processor(str(source))
+    apply_card(processor, card)
+    asked = "pad" if config.get("image_aspect_ratio") == "pad" else "crop"
+    given = getattr(processor.image_processor, "image_aspect_ratio", None) or "crop"
+    if asked != given or VICUNA_V1 not in (processor.chat_template or ""):
+        input_ = f"{asked} images and the system text of vicuna_v1"
+        raise UserError(
+            f"The LoRA in {folder} was trained with {input_}, and the base {card.name!r} has"
+            " another input; give --base llava-1.5-7b or llava-1.5-13b, or a base converted from"
+            " the original format."
+        )
 
 
 def _convert_lora(folder: Path, out: Path, card: BaseCard, source: Path) -> str:

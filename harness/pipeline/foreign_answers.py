@@ -209,6 +209,7 @@ def _read_answers(path: Path, asked: set[str]) -> tuple[dict[str, str], dict[str
     rows: dict[str, str] = {}
     lines: dict[str, int] = {}
     models: dict[str, int] = {}
+    unanswered: set[str] = set()
     wrong: list[str] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
@@ -224,6 +225,8 @@ def _read_answers(path: Path, asked: set[str]) -> tuple[dict[str, str], dict[str
             wrong.append(f"line {number} answers {row['id']!r}, which is none of these questions")
         else:
             rows[row["id"]], lines[row["id"]] = row["answer"], number
+            if "unanswered" in row:  # its prompt was too long: unscored, not a wrong answer
+                unanswered.add(row["id"])
             if row.get("model") is not None:
                 models.setdefault(str(row["model"]), number)
     if wrong:
@@ -236,7 +239,7 @@ def _read_answers(path: Path, asked: set[str]) -> tuple[dict[str, str], dict[str
         raise UserError(
             f'{path} holds no answer; each line must look like {{"id": "...", "answer": "..."}}.'
         )
-    return rows, models
+    return {id: text for id, text in rows.items() if id not in unanswered}, models
 
 
 def _parse(line: str) -> tuple[dict[str, Any] | None, str]:

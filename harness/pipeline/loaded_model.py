@@ -16,6 +16,7 @@ from harness.artifacts.stored_files import check_files
 from harness.engine.clip_scorer import ClipScorer, ScorerCard, load_scorer
 from harness.engine.engine import Engine
 from harness.engine.load import load_model
+from harness.models.adapters import saved_model
 from harness.models.base_cards import BaseCard
 from harness.models.load_base import default_device
 from harness.pipeline.stage_identity import Checkpoint
@@ -50,7 +51,8 @@ class LoadedModel:
         if self._loaded is None or self._checkpoint != checkpoint:
             self.forget()
             if checkpoint.weights is not None:
-                check_files(checkpoint.weights.parent, below=f"{checkpoint.weights.name}/")
+                folder = saved_model(checkpoint.weights)  # the model, or the adapter beside it
+                check_files(folder.parent, below=f"{folder.name}/")
             self._loaded = load_model(
                 checkpoint.card, device=self.device, weights=checkpoint.weights
             )

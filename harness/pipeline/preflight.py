@@ -25,7 +25,7 @@ from harness.errors import UserError, user_errors
 from harness.models import hub_snapshots
 from harness.models.base_cards import find_base
 from harness.models.checkpoints import check_files
-from harness.models.load_base import check_machine
+from harness.models.load_base import check_machine, default_device
 from harness.pipeline.context import Context
 from harness.study import cost_model
 from harness.study.study import Run
@@ -47,17 +47,17 @@ class Finding:
     """A sentence: what is lacking, and how to mend it."""
 
 
-def problem(findings: Sequence[Finding], width: int | None = None) -> UserError:
+def problem(findings: Sequence[Finding]) -> UserError:
     """The findings as one error: a sentence for one, a numbered list for several."""
     if len(findings) == 1:
         return UserError(findings[0].says)
     head = f"{len(findings)} things are lacking, and nothing was computed:"
-    return UserError("\n".join([head, *listed(findings, width)]))
+    return UserError("\n".join([head, *listed(findings)]))
 
 
-def listed(findings: Sequence[Finding], width: int | None = None) -> list[str]:
+def listed(findings: Sequence[Finding]) -> list[str]:
     """The findings as a list, in lines of the terminal's width."""
-    width = min(100, width or shutil.get_terminal_size((100, 24)).columns)
+    width = min(100, shutil.get_terminal_size((100, 24)).columns)
     lines = []
     for number, finding in enumerate(findings, start=1):
         head = f"  {number}. {finding.about}: "
@@ -84,8 +84,6 @@ def of_study(context: Context) -> list[Finding]:
     """What the unfinished runs and benchmarks of a study lack on this machine."""
     study, results = context.study, context.results
     runs = [run for run in study.runs if not _finished(context, run)]
-    if not runs:
-        return []
     names = [
         benchmark.name
         for benchmark in study.benchmarks
@@ -96,9 +94,19 @@ def of_study(context: Context) -> list[Finding]:
     ]
     return [
         *of_pools(context, runs),
-        *of_runs(runs, results.out, context.placement),
+        *of_models(runs),
+        *of_scorers(runs),
+        *of_training(runs, context.placement),
+        *of_disk([(run, _untrained_rounds(context, run)) for run in runs], results.out),
         *of_judge(names),
     ]
+
+
+def _untrained_rounds(context: Context, run: Run) -> int:
+    """The rounds whose training is still to be done."""
+    rounds = range(1, run.last + 1)
+    trained = (context.results.train(run.label, run.seed, number) for number in rounds)
+    return sum(not (folder / "DONE").exists() for folder in trained)
 
 
 def _finished(context: Context, run: Run) -> bool:
@@ -127,18 +135,23 @@ def of_pools(context: Context, runs: Sequence[Run]) -> list[Finding]:
 def _check_pool(context: Context, run: Run) -> None:
     pool = context.pool(run.pool)
     pool.check(run.method.needs, run.method.name)
-    pool.check_size(run.images, run.seed, run.last)
+    pool.check_size(run.images, run.seed, 1 if run.same_images else run.last)
 
 
 def of_runs(runs: Sequence[Run], out: Path, placement: Placement) -> list[Finding]:
     """What the models of these runs lack: their files, memory, and disk."""
-    return [*of_models(runs), *of_scorers(runs), *of_training(runs, placement), *of_disk(runs, out)]
+    return [
+        *of_models(runs),
+        *of_scorers(runs),
+        *of_training(runs, placement),
+        *of_disk([(run, run.last) for run in runs], out),
+    ]
 
 
 def of_models(runs: Sequence[Run]) -> list[Finding]:
     """Bases that are too large for this machine, or whose weights are neither here nor to be
     downloaded."""
-    device, findings = "cuda" if torch.cuda.is_available() else "cpu", list[Finding]()
+    device, findings = default_device(), list[Finding]()
     for name, labels in _labels(runs, lambda run: run.base).items():
         card = find_base(name)
         folder = hub_snapshots.cached_folder(card.source, card.revision)
@@ -228,13 +241,12 @@ def of_training(
     return findings
 
 
-def of_disk(runs: Sequence[Run], out: Path) -> list[Finding]:
-    """A disk that is too small for the weights that the runs write."""
-    needed = CHECKPOINTS_GIB + sum(
-        cost_model.weights(find_base(run.base)) * run.last for run in runs
-    )
-    free = free_disk(out)
-    if needed <= free:
+def of_disk(rounds: Sequence[tuple[Run, int]], out: Path) -> list[Finding]:
+    """A disk that is too small for the weights that the runs still write; ``rounds``: how many
+    rounds of each are to be trained."""
+    written = sum(count * cost_model.round_disk(run) for run, count in rounds)
+    needed, free = CHECKPOINTS_GIB + written, free_disk(out)
+    if not written or needed <= free:
         return []
     says = (
         f"The study writes about {needed:,.0f} GiB, and {free:,.0f} GiB are free on the disk of"

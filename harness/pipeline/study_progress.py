@@ -41,9 +41,9 @@ class StudyProgress:
         self.tasks = [task for task in self.tasks if task.key in self.done] + list(tasks)
         self._weights |= {task.key: self.weight(task) for task in tasks}
 
-    def place(self, more: int = 0) -> str:
+    def place(self) -> str:
         """``[20/33]``: finished tasks of all tasks of the study."""
-        return f"[{self.before + len(self.done) + more}/{self.before + len(self.tasks)}]"
+        return f"[{self.before + len(self.done)}/{self.before + len(self.tasks)}]"
 
     def begin(self, task: Task) -> Progress:
         left = self._left({})

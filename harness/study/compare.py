@@ -1,7 +1,7 @@
 """Do self-improving models hallucinate less than the model they began as, and what does it cost
 elsewhere?
 
-    python -m harness run compare                 about 10 minutes on two cores: three training
+    python -m harness run compare                 13 minutes on two cores: three training
                                                   seeds, with the synthetic base
     python -m harness run compare --seeds 1       one training of each method: it speaks of these
                                                   trainings, not of the methods
@@ -55,8 +55,9 @@ RELEASED = "as released"
 paper."""
 
 EQUAL = Recipe(lr=2e-6, epochs=1, global_batch=128)
-"""The recipe of all rows on real bases in the profile "equal": SENA's published one, with DPO
-alone. Its learning rate was tuned for no row; on the synthetic base each method had its trials."""
+"""The recipe of all rows on real bases in the profile "equal": SENA's rate, epochs and batch, with
+cosine decay and DPO alone. Its learning rate was tuned for no row; on the synthetic base each
+method had its trials."""
 
 TUNED = (
     "twelve trials per method on the development split chose its settings (results/LOG.md);"
@@ -127,6 +128,12 @@ def carried(method: Method) -> bool:
     if isinstance(method, Control):
         return method.kind == "random_rejected"
     return method.role != "reference"
+
+
+def _same_images(method: Method) -> bool:
+    """Whether each published round has the same images; a control's as its method's."""
+    name = method.inner.name if isinstance(method, Control) else method.name
+    return name in METHODS and METHODS[name].same_images
 
 
 def study(
@@ -208,7 +215,7 @@ def study(
             pool=pool,
             images=count,
             rounds=rounds if carried(method) else 1,
-            same_images=profile != "equal" and label in METHODS and METHODS[label].same_images,
+            same_images=profile != "equal" and _same_images(method),
             steps=equal_steps(method.recipe, count) if profile == "equal" else None,
         )
         shown = [run, released_run(run) if released else None]

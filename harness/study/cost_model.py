@@ -68,6 +68,12 @@ class Cost:
         return (self.pairs + self.train + self.answers) / 3600
 
 
+def round_disk(run: Run) -> float:
+    """GiB that a round's training keeps: adapters alone, or whole weights; 0 without training."""
+    card, recipe = find_base(run.base), run.method.recipe
+    return 0.0 if recipe is None else unmerged(card, recipe) or weights(card)
+
+
 def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: float = 180.0) -> Cost:
     """The cost of one run: every round's pairs and training, and ``answering`` seconds (on the base
     of 7 billion parameters) for the answers after each round. ``measured`` are records of this
@@ -111,7 +117,7 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: flo
             answering_memory(card) + 1.5 * run.rounds * beside,
             training_memory(card, recipe) + (run.rounds - 1) * beside,
         ),
-        disk=run.rounds * (beside or weights(card)),
+        disk=run.rounds * round_disk(run),
     )
 
 
@@ -153,7 +159,7 @@ def unmerged(card: BaseCard, recipe: Recipe) -> float:
     if recipe.lora is None or card.dtype == "float32":
         return 0.0
     shape = shape_for(card)
-    projector = 0 if recipe.projector_lr is None else shape.projector
+    projector = shape.projector if recipe.trains_projector else 0
     return 4 * (shape.adapters(recipe.lora.r) + projector) / GIB
 
 

@@ -12,10 +12,8 @@ import torch
 
 from harness.cli import main as cli
 from harness.cli import results_commands
-from harness.errors import UserError
 from harness.models.base_cards import BASES
 from harness.pipeline import runner
-from harness.pipeline.executors import processes
 from tests.reporting.records import write_study
 from tests.toy_method import save_base, save_pictures
 
@@ -282,7 +280,6 @@ def test_everything_that_a_command_lacks_is_listed_at_once(
 ) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.delenv("SELFSIGHT_JUDGE", raising=False)
-    monkeypatch.setattr(processes, "check_jobs", check_without_gpu)
     command = ["run", "compare", "--base", "llava-1.5-7b", "--pool", str(tmp_path / "nowhere")]
     command += ["--row", "theirs=/nowhere", "--benchmarks", "pope,mmhal", "--jobs", "0"]
     assert cli.main(command) == 2
@@ -306,12 +303,6 @@ def test_everything_that_a_command_lacks_is_listed_at_once(
     assert "no command that doctor checks 'rum'; did you mean 'run'" in refused(
         capsys, "doctor", "rum", "compare"
     )
-
-
-def check_without_gpu(jobs: int | None, *_: object) -> None:
-    """The check of --jobs, the same on a machine with a GPU."""
-    if jobs is not None and jobs < 1:
-        raise UserError(f"--jobs is {jobs}; it must be at least 1.")
 
 
 def test_a_mistyped_option_or_command_gets_the_nearest_and_none_is_abbreviated(

@@ -63,6 +63,18 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def papers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same base with the papers' input: padded images, and their system text."""
+    folder = tmp_path_factory.mktemp("papers") / "llava-v1.5-tiny"
+    model, processor = tiny(0)
+    processor.image_processor.image_aspect_ratio = "pad"
+    processor.chat_template = VICUNA_V1 + processor.chat_template
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
 def settings(**changes: Any) -> dict[str, Any]:
     return {
         "architectures": ["LlavaLlamaForCausalLM"],
@@ -326,10 +338,10 @@ def save_lora(folder: Path, stated: str, form: str = "bin") -> Any:
 
 @pytest.mark.parametrize("form", ["bin", "safetensors"])
 @pytest.mark.equality
-def test_a_lora_computes_w_plus_ba(tmp_path: Path, base: Path, form: str) -> None:
+def test_a_lora_computes_w_plus_ba(tmp_path: Path, papers: Path, form: str) -> None:
     expected = save_lora(tmp_path / "lora", "liuhaotian/llava-v1.5-tiny", form)
     out = tmp_path / "out"
-    print(convert(tmp_path / "lora", out, str(base)))
+    print(convert(tmp_path / "lora", out, str(papers)))
     model, processor = load_model(find_base(str(out)))
     torch.testing.assert_close(
         logits(model, processor), logits(expected, processor), rtol=1e-5, atol=1e-5
@@ -341,10 +353,12 @@ def test_a_lora_computes_w_plus_ba(tmp_path: Path, base: Path, form: str) -> Non
     torch.testing.assert_close(weight, theirs, rtol=1e-6, atol=1e-6)
 
 
-def test_a_lora_wrapped_twice_and_one_that_is_not_of_this_base(tmp_path: Path, base: Path) -> None:
+def test_a_lora_wrapped_twice_and_one_that_is_not_of_this_base(
+    tmp_path: Path, papers: Path
+) -> None:
     lora = tmp_path / "lora"
     save_lora(lora, "liuhaotian/llava-v1.5-tiny")
-    convert(lora, tmp_path / "once", str(base))
+    convert(lora, tmp_path / "once", str(papers))
     twice = shutil.copytree(lora, tmp_path / "twice")
     for file in twice.glob("*.bin"):
         tensors = torch.load(file)
@@ -355,7 +369,7 @@ def test_a_lora_wrapped_twice_and_one_that_is_not_of_this_base(tmp_path: Path, b
             for name, each in tensors.items()
         }
         torch.save(renamed, file)
-    convert(twice, tmp_path / "two", str(base))
+    convert(twice, tmp_path / "two", str(papers))
     first, second = (
         load_file(tmp_path / name / "adapter_model.safetensors") for name in ("once", "two")
     )
@@ -364,21 +378,28 @@ def test_a_lora_wrapped_twice_and_one_that_is_not_of_this_base(tmp_path: Path, b
 
     save_lora(tmp_path / "vicuna", "lmsys/vicuna-7b-v1.5")
     with pytest.raises(UserError, match=r"trained on 'lmsys/vicuna-7b-v1\.5', not on the base"):
-        convert(tmp_path / "vicuna", tmp_path / "out", str(base))
+        convert(tmp_path / "vicuna", tmp_path / "out", str(papers))
     (twice / "non_lora_trainables.bin").unlink()
     with pytest.raises(UserError, match=r"half there.*non_lora_trainables"):
-        convert(twice, tmp_path / "out", str(base))
+        convert(twice, tmp_path / "out", str(papers))
     tensors = torch.load(lora / "adapter_model.bin")
     short = dict(list(tensors.items())[:-2])
     torch.save(short, lora / "adapter_model.bin")
     with pytest.raises(UserError, match="half there"):
-        convert(lora, tmp_path / "out", str(base))
+        convert(lora, tmp_path / "out", str(papers))
     torch.save(
         {name: each[:, :8] if "lora_A" in name else each for name, each in tensors.items()},
         lora / "adapter_model.bin",
     )
     with pytest.raises(UserError, match="of another size"):
-        convert(lora, tmp_path / "out", str(base))
+        convert(lora, tmp_path / "out", str(papers))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lora_keeps_the_input_that_it_was_trained_with(tmp_path: Path, base: Path) -> None:
+    save_lora(tmp_path / "lora", "liuhaotian/llava-v1.5-tiny")
+    with pytest.raises(UserError, match=r"trained with pad images .* has another input"):
+        convert(tmp_path / "lora", tmp_path / "out", str(base))
     assert not (tmp_path / "out").exists()
 
 

@@ -18,7 +18,7 @@ from harness.data.open_pool import open_pool
 from harness.data.pool import Pool
 from harness.engine.engine import Engine
 from harness.models.base_cards import BASES
-from harness.pipeline import context, loaded_model, runner
+from harness.pipeline import context, loaded_model, preflight, runner
 from harness.pipeline.context import Context
 from harness.pipeline.image_cache import ImageCache
 from harness.pipeline.progress import Display
@@ -70,6 +70,7 @@ def test_a_run_may_use_the_same_images_in_each_round(tmp_path: Path) -> None:
     first, second = found.draw(fresh, 1), found.draw(fresh, 2)
     assert not set(first.ids) & set(second.ids)
     assert all(found.draw(same, round) == first for round in (1, 2, 3))
+    assert preflight.of_pools(found, study.runs) == []  # three rounds of four images, of eight
 
 
 def test_memory_that_runs_out_in_a_training_is_said_and_the_training_goes_on(

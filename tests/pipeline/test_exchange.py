@@ -17,7 +17,7 @@ from benchmarks.catalogue import open_benchmarks
 from harness.cli import main as cli
 from harness.errors import UserError
 from harness.models.base_cards import BASES
-from harness.pipeline import exchange
+from harness.pipeline import exchange, foreign_answers
 from tests.edited_files import without_hashes
 from tests.pipeline.answer_files import files, ids, save_answers
 from tests.tiny_models import tiny_llava
@@ -332,3 +332,17 @@ def test_an_export_of_other_settings_is_refused(
         == 2
     )
     assert "no benchmark 'words'" in capsys.readouterr().err
+
+
+def test_a_prompt_that_was_too_long_is_a_missing_answer(exported: Path, tmp_path: Path) -> None:
+    first, *others = ids(exported)
+    rows: list[dict[str, str]] = [{"id": id, "answer": "yes"} for id in others]
+    rows.append({"id": first, "answer": "", "unanswered": "the prompt is too long"})
+    given = foreign_answers.accept(
+        open_benchmarks(["synthetic_pope"], "test", 2)[0],
+        exported,
+        save_answers(tmp_path / "answers.jsonl", rows),
+    )
+    assert given.counts["missing"] == 1
+    assert given.counts["empty"] == 0
+    assert first not in {row["id"] for row in given.rows}

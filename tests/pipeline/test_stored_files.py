@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.results_folder import lock, read_jsonl, write_jsonl
+from harness.artifacts.results_folder import Stage, lock, read_jsonl, write_jsonl
 from harness.cli.main import main
 from harness.errors import UserError
+from harness.models.base_cards import BASES
 from harness.pipeline import runner
+from harness.pipeline.loaded_model import LoadedModel
 from harness.pipeline.progress import Display
+from harness.pipeline.stage_identity import Checkpoint
 from harness.pipeline.verify import verify
 from harness.reporting import leakage, pack
 from harness.reporting.tables import build
@@ -274,3 +277,17 @@ def test_a_cut_study_json_is_written_anew(out: Path, undisturbed: Path, pool: st
     assert f"move {out / 'study.json'} aside and run again" in str(caught.value)
     do(a_study(pool, rounds=2), out)
     assert (out / "study.json").read_bytes() == (undisturbed / "study.json").read_bytes()
+
+
+def test_an_adapter_beside_no_model_is_compared_when_it_is_read(tmp_path: Path) -> None:
+    stage = Stage(tmp_path / "train", {"stage": "train"})
+    stage.open()
+    weights = stage.folder / "adapter" / "adapter_model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(bytes(64))
+    (weights.parent / "adapter_config.json").write_text("{}")
+    stage.finish({})
+    flip(weights)
+    checkpoint = Checkpoint(card=BASES["synthetic"], id="", weights=stage.folder / "model")
+    with pytest.raises(UserError, match=r"adapter_model\.safetensors was changed"):
+        LoadedModel().load(checkpoint)

@@ -72,7 +72,7 @@ def test_a_cell_is_one_number_and_at_most_two_marks(reference: tables.ComparedSt
     reached = replace(known, reached_by=("sima sft",), untold_by=())
     again = summary.block(reference.study, [*reference.cells, reached])
     assert next(line for line in again.lines if line.head == "SIMA, round 3").cells[1].mark == "*†"
-    assert "† a control does as well" in again.caption
+    assert "† does not exceed a control" in again.caption
 
 
 def test_controls_are_left_out_first(reference: tables.ComparedStudy) -> None:

@@ -170,3 +170,18 @@ def test_references_and_most_controls_take_one_round() -> None:
 def test_another_pool_has_its_own_folder(pool: str, name: str) -> None:
     assert compare.folder_name("compare", "synthetic", None, pool) == name
     assert compare.folder_name("compare", "synthetic", 5, pool) == f"{name}-limit5"
+
+
+def test_a_large_base_has_its_published_recipe_in_all_rows_that_share_it() -> None:
+    runs = compare.study(
+        base="llava-1.5-13b", profile="published", only=["sima", "gt_dpo", "oracle"], limit=2
+    ).runs
+    epochs = {run.label: run.method.recipe.epochs for run in runs if run.method.recipe}
+    assert epochs == {"sima": 1, "gt_dpo": 1, "oracle": 1}
+
+
+def test_a_control_sees_the_images_of_its_method() -> None:
+    only = ["csr", "csr random rejected", "sima"]
+    runs = compare.study(profile="published", only=only, rounds=2, seeds=1, limit=2).runs
+    same = {run.label: run.same_images for run in runs if run.method.recipe}
+    assert same == {"csr": True, "csr random rejected": True, "sima": False}

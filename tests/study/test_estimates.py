@@ -93,3 +93,12 @@ def test_a_forward_pass_takes_the_flops_that_are_counted() -> None:
             assert row["step_tflop"] / row["reference_tflop"] == pytest.approx(
                 1 + backward_share(lora), rel=0.02
             )
+
+
+def test_a_frozen_projector_is_not_kept_beside_the_adapters() -> None:
+    card, lora = BASES["llava-1.5-7b"], Lora(r=128, alpha=256)
+    kept = [
+        unmerged(card, Recipe(lr=1e-6, lora=lora, projector_lr=rate)) for rate in (None, 0.0, 2e-5)
+    ]
+    projector = 4 * SHAPES[card.name].projector / GIB
+    assert kept[0] == kept[1] == pytest.approx(kept[2] - projector)

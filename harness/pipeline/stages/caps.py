@@ -30,7 +30,8 @@ def write_caps(
 ) -> None:
     """Write ``caps.parquet``: a row a caption and cap, with the counts of its grade. ``cap`` 0 is
     the caption as it was written; a cap longer than every caption is left out."""
-    captions = {row["id"]: row["answer"] for row in read_jsonl(answers / "answers.jsonl")}
+    rows = read_jsonl(answers / "answers.jsonl")
+    captions = {row["id"]: row["answer"] for row in rows if "unanswered" not in row}
     parts = []
     for cap in (*(cap for cap in CAPS if cap < longest(captions)), 0):
         shortened = {

@@ -99,7 +99,7 @@ def _legend(figure: Figure, study: StudyResults, cells: Sequence[MetricResult]) 
         handles.append(legend_entry("ringed: does not exceed a control", **ring, **black))
     handles.append(legend_entry("grey numbers: the metric's value", linestyle="none"))
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=3, handlelength=1.8, columnspacing=1.6
+        handles=handles, loc="outside lower center", ncols=2, handlelength=1.8, columnspacing=1.6
     )
 
 

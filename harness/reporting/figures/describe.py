@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 CAPTIONS = {
     "before-and-after": (
-        "Each row's difference from the baseline, one panel a metric, with the paired 95 % interval"
-        " over images. A filled marker is a clear change after Holm's correction; a ring means that"
-        " a control does as well. Ticks below a marker are training seeds; grey numbers are the"
-        " metric's values."
+        "Each row's difference from the baseline, one panel a metric, with the 95 % interval."
+        " A filled marker is a clear change of the method after Holm's correction; a ring means"
+        " that it does not exceed a control. Ticks below a marker are training seeds; grey numbers"
+        " are the metric's values."
     ),
     "rounds": (
         "The primary metrics after each round of training, from the baseline (round 0) on. Vertical"

@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from harness.reporting.comparison import MetricResult
 from harness.reporting.results import Row, StudyResults
-from harness.reporting.tables.model import FEWER_SEEDS, MISSING, REACHED, Table
+from harness.reporting.tables.model import (
+    FEWER_SEEDS,
+    MISSING,
+    ONE_TRAINING,
+    REACHED,
+    UNTOLD,
+    Table,
+)
 
 CONTROLS: Mapping[str, str] = {
     "shuffled": (
@@ -82,12 +89,16 @@ def legend(study: StudyResults, table: Table, cells: Sequence[MetricResult]) -> 
         ["small", "-4.7 [-5.6, -3.8]", f"difference from {study.baseline} [95 % interval]"],
         ["better", "* better", "a clear gain, after Holm's correction"],
         ["worse", "* worse", "a clear loss, after Holm's correction"],
-        ["best", "9.1", f"the best of {study.baseline} and the methods"],
-        ["second", "9.1", "the second best of them"],
         ["", MISSING, "missing or not defined; never a zero"],
     ]
+    if any(line.ahead for block in table.blocks for row in block.lines for line in row.cells):
+        lines.append(["best", "9.1", "the best method, truly ahead of the next"])
+    if any(cell.about == "training" for cell in cells):
+        lines.append(["", ONE_TRAINING, "clear for this training, not for the method"])
     if any(cell.reached_by for cell in cells):
-        lines.append(["", REACHED, "a control does as well, so the gain is not the method's own"])
+        lines.append(["", REACHED, "does not exceed a control: the gain is not the method's own"])
+    if any(cell.untold_by for cell in cells):
+        lines.append(["", UNTOLD, "whether it exceeds its controls cannot be told yet"])
     if any(0 < cell.n_seeds < cell.seeds_planned for cell in cells):
         lines.append(["", FEWER_SEEDS, "some of the planned training seeds are missing"])
     if any(column.reported for column in columns):

@@ -32,7 +32,7 @@ STAR = "*"
 MEANINGS = {
     STAR: "clear difference from {baseline}, for better or worse",
     ONE_TRAINING: "clear for one training, not for the method",
-    REACHED: "a control does as well, so the gain is not the method's own",
+    REACHED: "does not exceed a control, so the gain is not the method's own",
     UNTOLD: "whether it exceeds its controls cannot be told yet",
 }
 
