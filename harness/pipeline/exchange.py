@@ -60,7 +60,7 @@ def answer(
     questions: Path, card: BaseCard, weights: Path | None, out: Path, *, progress: Progress = quiet
 ) -> str:
     """Answer exported questions with the base, or with ``weights`` of its architecture (a trained
-    round's ``model/``).
+    round's ``model/`` or ``adapter/``).
 
     Raises:
         UserError: there are no questions, the weights do not fit, or the folder holds answers of

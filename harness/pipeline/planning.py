@@ -167,18 +167,22 @@ def _table(study: Study, work: Todo, estimate: Estimate, jobs: int | None) -> li
         places = jobs or (processes.default_jobs(study) if ranks().size == 1 else 1)
         together = "" if places == 1 else f"; with {places} processes about {span(total / places)}"
         lines.append(f"About {span(total)} of work, one stage after the other{together}.")
-        origin = shipped_rates().origin if shipped else "measured on this machine"
+        partly = "partly " if shipped == {True, False} else ""
+        origin = partly + (
+            shipped_rates().origin if True in shipped else "measured on this machine"
+        )
         lines.append(f"Speeds: {origin}. Not counted: questions, grades, tables, figures.")
     if any(time.unknown for time in rows.values()):
         lines.append("?: the speed of some stages is not known; none of their kind has run here.")
     return lines
 
 
-def _times(study: Study, work: Todo, estimate: Estimate) -> tuple[dict[str, RowTime], bool]:
-    """The time of each row's missing stages, and whether a speed is the shipped reference's."""
+def _times(study: Study, work: Todo, estimate: Estimate) -> tuple[dict[str, RowTime], set[bool]]:
+    """The time of each row's missing stages, and whose the speeds are (True: the shipped
+    reference's)."""
     seconds_of = _seconds(study, estimate)
     rows: dict[str, RowTime] = {}
-    shipped = False
+    shipped = set[bool]()
     for task in work.tasks:
         if not task.needs_model:
             continue
@@ -189,7 +193,7 @@ def _times(study: Study, work: Todo, estimate: Estimate) -> tuple[dict[str, RowT
             row.unknown = True
             continue
         row.seconds[column] += seconds * work.times[task.key]
-        shipped |= estimate.measured(task) is None
+        shipped.add(estimate.measured(task) is None)
     return rows, shipped
 
 

@@ -2,8 +2,8 @@
 much.
 
 Numbers of the same row, benchmark and metric are compared. Where both folders asked the same
-questions, the difference has the paired interval over images that the table uses, seeds averaged.
-Only stored results are read."""
+questions, the difference has an interval over images, seeds averaged: it speaks of these
+checkpoints, not of methods. Only stored results are read."""
 
 from __future__ import annotations
 

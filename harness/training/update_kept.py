@@ -32,8 +32,8 @@ class AdaptedRows:
 
 
 def spaced_values(parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
-    """Up to VALUES evenly spaced values of each parameter. With sharded parameters every process
-    must call."""
+    """At most twice VALUES evenly spaced values of each parameter. With sharded parameters every
+    process must call."""
     return {
         name: _spaced(full_tensor(parameter.detach()).flatten(), VALUES).double().cpu()
         for name, parameter in parameters.items()
