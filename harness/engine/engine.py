@@ -116,7 +116,8 @@ class Engine:
         with torch.inference_mode():
             language_model = self.model.model.language_model
             embed, text = language_model.get_input_embeddings(), backbone(language_model)
-            self.prefix_cache = PrefixCache(self.model, self.family, embed, self.prefix_bytes)
+            limits = (self.prefix_bytes, self.batches.memory)
+            self.prefix_cache = PrefixCache(self.model, self.family, embed, *limits)
             self.decoder = Decoder(
                 embed=embed,
                 text=text,

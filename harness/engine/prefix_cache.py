@@ -51,10 +51,16 @@ class PrefixCache:
     """Features and prefixes of images under one model.
 
     ``limit`` bounds the bytes of prefixes. A sixteenth of it bounds features, which are needed
-    again only if their prefix was dropped, and half of it suffixes."""
+    again only if their prefix was dropped, and half of it suffixes. Half of
+    ``batch_bytes``, a batch's (None: no limit), bounds what one pass reads and then copies."""
 
     def __init__(
-        self, model: Any, family: Family, embed: Callable[[Tensor], Tensor], limit: int
+        self,
+        model: Any,
+        family: Family,
+        embed: Callable[[Tensor], Tensor],
+        limit: int,
+        batch_bytes: int | None,
     ) -> None:
         self.family, self.embed = family, embed
         self.device: torch.device = next(model.parameters()).device
@@ -64,7 +70,7 @@ class PrefixCache:
         self.continuations = ContinuationCache(limit // 2)
         self.pixels = PixelLoader(family, self.device)
         # In tokens. Halved apart from the decoding batches, which may fit where this does not.
-        self.batches = Batches(READ_TOKENS)
+        self.batches = Batches(READ_TOKENS, None if batch_bytes is None else batch_bytes // 2)
         self.images_encoded = 0
 
     def clear(self) -> None:
@@ -102,7 +108,14 @@ class PrefixCache:
 
         longest = max((each.length for each in missing), default=1)
         rows = max(longest, READ_TOKENS // max_rows)
-        values = self.batches.run(missing, read, batch_key, rows=rows)
+        each_position = sum(layer.nbytes for layer in text.allocate(1, 1))
+        values = self.batches.run(
+            missing,
+            read,
+            batch_key,
+            rows=rows,
+            cache_bytes=lambda prefix: prefix.length * each_position,
+        )
         for each, value in zip(missing, values, strict=True):
             found[each] = value
             if each.corruption_key is None:
