@@ -1,5 +1,5 @@
-"""Fixed decoding steps, the ones that a GPU captures as graphs, give what plain steps give. They run
-here without being captured."""
+"""Fixed decoding steps, the ones that a GPU captures as graphs, give what plain steps give. They
+run here without being captured."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_logits_of_every_step_equal_those_of_plain_steps(shared: bool) -> None:
     assert made[0].step_graphs.steps > 80
 
 
-class NoTransfer(TorchDispatchMode):
+class NoTransfer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses what a capture refuses: values that the host reads, tensors that it makes."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -157,7 +157,7 @@ def test_a_fixed_step_reads_and_writes_the_same_places_without_the_host(
     def watched(step: FixedStep) -> Tensor:
         fixed = (step.x, step.place, step.mask, step.lengths, *step.cache.layers)
         before = [tensor.data_ptr() for tensor in fixed]
-        with NoTransfer():
+        with NoTransfer():  # type: ignore[no-untyped-call]
             hidden = forward(step)
         fixed = (step.x, step.place, step.mask, step.lengths, *step.cache.layers)
         assert [tensor.data_ptr() for tensor in fixed] == before
