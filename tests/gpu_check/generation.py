@@ -1,8 +1,10 @@
 """Part b: the methods' and benchmarks' own calls on 7B's shape, against one prompt at a time.
 
-Each workload runs on as many images as its share of the time allows. When all are done, each runs
-one prompt at a time on as many of these images as there is time for. Both sides write the recorded
-number of tokens.
+Each workload runs on as many images as its share of the time allows: first with answers of a few
+tokens, which chooses kernels and takes memory; then with whole ones of some images; then of more,
+if there is time. Decoding steps take nearly as long for 2 images as for 32. When all are done, each
+runs one prompt at a time on as many of these images as there is time for. Both sides write the
+recorded number of tokens.
 A floor is what this card's measured rates allow at 7B's shape (tests/benches/gpu_work.py).
 """
 
@@ -15,6 +17,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from harness.engine.step_graph import StepGraphs
 from harness.models.device_memory import free_memory
 from harness.training.memory import GIB
 from tests.benches import gpu_replay, recorded
@@ -27,8 +30,10 @@ from tests.gpu_check.part import Asked, child
 SPEED, COSTS = "Speed", "Right, and in memory"
 SHARES = {"sena": 24, "sima": 18, "csr": 26, "clip": 8, "pope": 10, "mme": 5, "chair": 9}
 """Of this part's time, in the order of the workloads' worth."""
-FIRST = 8
+FIRST = {"7b": 16, "slim": 8, "tiny": 8}
 """Images of a first run, which says how many more the time allows."""
+SHORT = 14
+"""Tokens an answer to warm up with: enough that a batch's steps become a graph."""
 OURS = 0.6
 """Of the time: our side. The loops of one prompt at a time take the rest."""
 MOST = {"7b": 96, "slim": 16, "tiny": 24}
@@ -100,6 +105,9 @@ def run(asked: Asked) -> None:
         ended.append(workload(asked, work, sides, time_here, rates, layers, tokens))
         if work in PAIRS and work != "csr":
             pairs_a_second(asked, work, ended[-1].each)
+    graphs = engine.step_graphs
+    failed = f" A capture failed: {StepGraphs.failure}" if StepGraphs.failure else ""
+    asked.note(f"{graphs.captured} graphs were captured and {graphs.steps} steps taken so.{failed}")
     for place, one in enumerate(ended):
         left = asked.left / (len(ended) - place)
         if left > 0.5:
@@ -143,8 +151,12 @@ def workload(
         return recorded.calls(work, images, asked.shape)
 
     most = pictures(MOST[asked.shape], sides.side)
-    sides.ours(calls_of(most[:2]))  # kernels are chosen, memory is taken
-    count = min(FIRST, len(most)) if time.monotonic() - began < seconds / 2 else 2
+    count = min(FIRST[asked.shape], len(most))
+    if device == "cuda":
+        sides.ours(shortened(calls_of(most[:count])))  # kernels are chosen, memory is taken
+    else:
+        sides.ours(calls_of(most[:2]))
+        count = count if time.monotonic() - began < seconds / 2 else 2
     peak_gib(device)
     count, took, answers = grown(calls_of, sides.ours, most, count, seconds, began, device)
     peak = peak_gib(device)
@@ -219,6 +231,14 @@ def loop(asked: Asked, ended: Ended, until: float) -> None:
         asked.row(COSTS, name(work), {"equal texts or scores": equal / done})
         if time.monotonic() + spent / number > until:
             return
+
+
+def shortened(calls: Sequence[Call]) -> list[Call]:
+    """The calls with answers of at most :data:`SHORT` tokens."""
+    return [
+        replace(call, lengths=[[min(length, SHORT) for length in each] for each in call.lengths])
+        for call in calls
+    ]
 
 
 def only(calls: Sequence[Call], image: Image) -> list[Call]:
