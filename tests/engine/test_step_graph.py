@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -87,6 +88,31 @@ def test_rows_of_their_own_prefixes_equal_those_of_plain_steps() -> None:
         answers = ours.generate(same_image(), GREEDY, corrupt=corrupt)
         equal(answers, plain.generate(same_image(), GREEDY, corrupt=corrupt))
     assert ours.step_graphs.steps > 20
+
+
+def test_adapters_work_in_fixed_steps() -> None:
+    model, processor = tiny_llava()
+    names = r".*language_model.*(q_proj|v_proj|down_proj)"
+    config = LoraConfig(r=4, target_modules=names, init_lora_weights=False)
+    parts = inject_adapter_in_model(config, model).eval(), processor
+    ours, plain = engine(parts, fixed=True), engine(parts, fixed=False)
+    answers = ours.generate(mixed(), GREEDY)
+    equal(answers, plain.generate(mixed(), GREEDY))
+    assert [one.text for one in answers] != [
+        one.text for one in Engine(*tiny_llava()).generate(mixed(), GREEDY)
+    ]
+    assert ours.step_graphs.steps > 20
+
+
+def test_a_hook_or_another_architecture_keeps_plain_steps() -> None:
+    model, processor = tiny_llava()
+    model.model.language_model.layers[0].register_forward_hook(lambda *_: None)
+    some = engine((model, processor), fixed=True)
+    equal(
+        some.generate(mixed(), GREEDY),
+        engine(tiny_llava(), fixed=False).generate(mixed(), GREEDY),
+    )
+    assert some.step_graphs.steps == 0
 
 
 @pytest.mark.equality
