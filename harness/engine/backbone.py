@@ -208,21 +208,34 @@ class LeanLlama:
         x: Tensor,
         positions: Tensor,
         cache: KVCache,
-        start: int,
+        start: int | Tensor,
         mask: Tensor | None,
         *,
         segments: int,
     ) -> Tensor:
+        """As a :class:`Backbone`. With ``start`` as a tensor (1,) on the device, one token a row is
+        written there, and all of the capacity is attended to, (B, 1, 1, capacity) in ``mask``: no
+        shape or address depends on the position."""
         rows, length, width = x.shape
-        begin, end = cache.offset + start, cache.offset + start + length
         shared = cache.shared
-        full = mask if shared is not None else cache.full_mask(mask, rows, length, start, x)
-        cos, sin = self.rotation(positions, cache.prefix_len + start + length)
+        if isinstance(start, Tensor):
+            place, stop = start + cache.offset, cache.capacity
+            full = mask if shared is not None else cache.full_mask(mask, rows, length, 0, x)
+        else:
+            place, stop = None, start + length
+            begin = cache.offset + start
+            full = mask if shared is not None else cache.full_mask(mask, rows, length, start, x)
+        end = cache.offset + stop
+        cos, sin = self.rotation(positions, cache.prefix_len + stop)
         for index, (layer, kept) in enumerate(zip(self.layers, cache.layers, strict=True)):
             h = F.rms_norm(x, (width,), layer.norm_in, self.eps)
             queries, keys, values = self.project(h, layer, cos, sin)
-            kept[0, :, :, begin:end] = keys.transpose(1, 2)
-            kept[1, :, :, begin:end] = values.transpose(1, 2)
+            if place is None:
+                kept[0, :, :, begin:end] = keys.transpose(1, 2)
+                kept[1, :, :, begin:end] = values.transpose(1, 2)
+            else:
+                kept[0].index_copy_(2, place, keys.transpose(1, 2))
+                kept[1].index_copy_(2, place, values.transpose(1, 2))
             if index + 1 == len(self.layers) and 0 < segments < length:
                 if full is None and segments > 1:
                     full = causal_mask(rows, length, length, x)

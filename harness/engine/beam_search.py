@@ -143,8 +143,8 @@ def beam_search(
         left = [at for at, group in enumerate(active) if not group.done]
         if not left or step + 1 == search.max_new_tokens:
             break
-        # Copying the cache costs about a step, so a few finished groups stay, as unused rows.
-        keep = left if len(left) <= len(active) * 7 // 8 else list(range(len(active)))
+        # Finished groups that stay are unused rows.
+        keep = left if decoder.shrinks(len(left), len(active)) else list(range(len(active)))
         unused = [min(beam, width - 1) for beam in range(size)]
         sources = [places[at] + source for at in keep for source in taken.get(at, unused)]
         tokens = [beam.ids[-1] for at in keep for beam in active[at].beams]

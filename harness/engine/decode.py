@@ -99,8 +99,7 @@ def decode(
         left = [place for place, row in enumerate(active) if not answers[row].done]
         if not left or step + 1 == decoding.max_new_tokens:
             break
-        # Copying the cache costs about a step, so a few finished rows stay in the batch.
-        shrink = len(left) <= len(active) * 7 // 8
+        shrink = decoder.shrinks(len(left), len(active))
         if shrink:
             active = [active[place] for place in left]
             keep = torch.tensor(left, device=decoder.device)

@@ -11,14 +11,24 @@ from dataclasses import dataclass, replace
 from itertools import takewhile
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from harness.engine.backbone import Backbone
+from harness.engine.backbone import Backbone, LeanLlama
 from harness.engine.kv_cache import KVCache, LruCache, SharedPrefixes, additive_mask
+from harness.engine.step_graph import FixedStep, StepGraphs
 
 GROWTH = 64
 """Positions by which a full cache grows. A cache is not sized for ``max_new_tokens``, as most
 answers are far shorter."""
+
+EXPECTED_TOKENS = 128
+"""New tokens a row that a batch's memory is planned for. Longer answers use what else is free.
+Where steps are CUDA graphs, a cache grows by so many positions: each growth needs a new graph."""
+
+ALIGNMENT = 16
+"""Prefixes and caches have multiples of so many positions on CUDA: matrix products of odd lengths
+(577 patches and tokens) take several times as long there."""
 
 READ_TOKENS = 8192
 """Most prompt tokens in one forward pass: enough to be compute-bound, few enough to save memory."""
@@ -71,9 +81,31 @@ class Decoder:
         lm_head: Callable[[Tensor], Tensor],
         device: torch.device,
         continuations: LruCache[tuple[Hashable, tuple[int, ...]]] | None = None,
+        graphs: StepGraphs | None = None,
     ):
         self.embed, self.text, self.lm_head, self.device = embed, text, lm_head, device
         self.continuations = LruCache(0) if continuations is None else continuations
+        self.graphs = StepGraphs(device) if graphs is None else graphs
+        self.alignment = ALIGNMENT if device.type == "cuda" else 1
+
+    @property
+    def uses_graphs(self) -> bool:
+        return self.graphs.used and isinstance(self.text, LeanLlama)
+
+    @property
+    def growth(self) -> int:
+        return EXPECTED_TOKENS if self.uses_graphs else GROWTH
+
+    def aligned(self, positions: int) -> int:
+        return -(-positions // self.alignment) * self.alignment
+
+    def shrinks(self, left: int, rows: int) -> bool:
+        """Whether the finished rows leave a batch of which so many rows are left.
+
+        Copying the cache costs about a step, so a few finished rows stay. With a graph more stay,
+        up to half of the batch: a step reads all weights for any number of rows (most of its time),
+        and each change costs a capture and some steps without a graph, about four steps."""
+        return left <= (rows // 2 if self.uses_graphs else rows * 7 // 8)
 
     def new_cache(self, rows: Sequence[DecodeRow], capacity: int, copies: int = 1) -> KVCache:
         """A cache with each row's prefix and ``capacity`` positions behind it. A prefix of several
@@ -81,22 +113,23 @@ class Decoder:
         make of each."""
         prefixes = [row.prefix for row in rows if row.prefix is not None]
         if not prefixes:
-            return KVCache(self.text.allocate(len(rows), capacity))
+            return KVCache(self.text.allocate(len(rows), self.aligned(capacity)))
         distinct = list({id(prefix): prefix for prefix in prefixes}.values())
         if not self.text.shares_prefixes or 2 * len(distinct) > copies * len(rows):
             return self.copied_prefixes(prefixes, capacity)
         number = {id(prefix): place for place, prefix in enumerate(distinct)}
-        layers = [
-            torch.stack([prefix[index] for prefix in distinct], 1)
-            for index in range(len(distinct[0]))
-        ]
-        shared = SharedPrefixes(layers, [number[id(prefix)] for prefix in prefixes])
-        return KVCache(self.text.allocate(len(rows), capacity), shared=shared)
+        filled = self.copied_prefixes(distinct, 0)
+        for layer in filled.layers:
+            layer[:, :, :, filled.offset :] = 0
+        owners = [number[id(prefix)] for prefix in prefixes]
+        shared = SharedPrefixes(filled.layers, owners, filled.offset)
+        return KVCache(self.text.allocate(len(rows), self.aligned(capacity)), shared=shared)
 
     def copied_prefixes(self, prefixes: Sequence[Tensor], capacity: int) -> KVCache:
-        """A cache with a copy of its prefix in each row, and ``capacity`` positions behind it."""
+        """A cache with a copy of its prefix in each row, and ``capacity`` positions or a few more
+        behind it."""
         length = int(prefixes[0].shape[3])
-        layers = self.text.allocate(len(prefixes), length + capacity)
+        layers = self.text.allocate(len(prefixes), self.aligned(length + capacity))
         for index, layer in enumerate(layers):
             torch.stack([prefix[index] for prefix in prefixes], 1, out=layer[:, :, :, :length])
         return KVCache(layers, offset=length)
@@ -114,7 +147,10 @@ class DecodeState:
         self.decoder, device = decoder, decoder.device
         self.used = longest = max(len(row.suffix) for row in rows)
         self.lengths = torch.tensor([row.start + len(row.suffix) for row in rows], device=device)
-        self.cache = decoder.new_cache(rows, longest + min(GROWTH, new_tokens), copies)
+        self.cache = decoder.new_cache(rows, longest + min(decoder.growth, new_tokens), copies)
+        self.last = longest + new_tokens - 1
+        self.fixed: FixedStep | None = None
+        self.plain_steps = 0  # since rows left or the cache grew
         entries = decoder.continuations.entries
         cached = [entries.get((row.cache_key, row.suffix[: row.cached_len])) for row in rows]
         # An entry may have been dropped since it was looked up: its tokens are read again.
@@ -232,7 +268,8 @@ class DecodeState:
         hidden = self.decoder.text(x, positions, cache, 0, mask, segments=size)
         picked, targets = torch.tensor(slots, device=device), torch.tensor(places, device=device)
         for layer, read in zip(self.cache.layers, cache.layers, strict=True):
-            suffixes = read[:, :, :, cache.offset :].view(2, count, read.shape[2], size, length, -1)
+            suffixes = read[:, :, :, cache.offset : cache.offset + size * length]
+            suffixes = suffixes.view(2, count, read.shape[2], size, length, -1)
             suffixes = suffixes.transpose(2, 3).flatten(1, 2)
             layer[:, targets, :, start : start + length] = suffixes[:, picked]
             if start:
@@ -246,21 +283,31 @@ class DecodeState:
     def advance(self, tokens: Tensor, rows: Sequence[int] | None = None) -> None:
         """Append a token (B,) to each row. ``rows`` first selects the batch's new rows; a row may
         be selected several times or not at all."""
-        used, capacity = self.used, self.cache.capacity
+        decoder, cache, used, capacity = self.decoder, self.cache, self.used, self.cache.capacity
         if rows is not None or used == capacity:
-            grown = capacity if used < capacity else used + max(GROWTH, used // 4)
-            self.cache.resize(rows, used, grown)
+            self.fixed, self.plain_steps = None, 0  # a graph reads the old cache
+            grown = capacity if used < capacity else used + max(decoder.growth, used // 4)
+            cache.resize(rows, used, decoder.aligned(cache.offset + grown) - cache.offset)
         if rows is not None:
             keep = torch.tensor(rows, device=self.decoder.device)
             self.lengths = self.lengths[keep]
             self.mask = None if self.mask is None else self.mask[keep]
+        x = decoder.embed(tokens[:, None])
+        self.used = used + 1
+        if not decoder.uses_graphs:
+            self.fixed = None
+        elif self.fixed is None and isinstance(decoder.text, LeanLlama):
+            left = min(self.last, cache.capacity) - used
+            if decoder.graphs.pays(self.plain_steps, left):
+                self.fixed = FixedStep(decoder.text, cache, x, self.lengths, self.mask, used)
+        if self.fixed is not None:
+            self.hidden = decoder.graphs.run(self.fixed, x)
+            return
         if self.mask is not None:
-            self.mask = torch.cat([self.mask, self.mask.new_zeros(len(self.mask), 1, 1, 1)], -1)
-        x = self.decoder.embed(tokens[:, None])
-        self.hidden = self.decoder.text(
-            x, self.lengths[:, None], self.cache, used, self.mask, segments=1
-        )
-        self.lengths, self.used = self.lengths + 1, used + 1
+            self.mask = F.pad(self.mask, (0, used + 1 - self.mask.shape[-1]))
+        self.hidden = decoder.text(x, self.lengths[:, None], cache, used, self.mask, segments=1)
+        self.lengths = self.lengths + 1
+        self.plain_steps += 1
 
 
 def read_parts(rows: Sequence[DecodeRow], *, packed: bool) -> list[list[list[int]]]:

@@ -21,9 +21,10 @@ from harness.engine.backbone import backbone
 from harness.engine.batching import Batches, windows
 from harness.engine.beam_search import Beam, beam_search
 from harness.engine.decode import Stops, decode
-from harness.engine.decode_state import Decoder, DecodeRow
+from harness.engine.decode_state import EXPECTED_TOKENS, Decoder, DecodeRow
 from harness.engine.prefix_cache import ImagePrefix, PrefixCache, content_hash
 from harness.engine.scoring import MAX_PACKED, Pack, score
+from harness.engine.step_graph import StepGraphs
 from harness.errors import PromptTooLong, UserError
 from harness.models.chat_format import renderer
 from harness.models.device_memory import free_memory
@@ -38,8 +39,6 @@ reading a prefix twice."""
 
 MAX_PROMPT = 32768
 """Most tokens of a prompt and its answer. The mask of a longer one takes over 2 GiB."""
-EXPECTED_TOKENS = 128
-"""New tokens a row that a batch's memory is planned for. Longer answers use what else is free."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +91,7 @@ class Engine:
         memory = free_memory(self.device) if memory is None else memory
         share = None if memory is None else 3 * memory // 10
         default_size = 64 if self.device.type == "cpu" else 256
+        self.step_graphs = StepGraphs(self.device)
         self.batches = Batches(default_size if batch_size is None else batch_size, share)
         default_bytes = 2**29 if share is None else share
         self.prefix_bytes = default_bytes if shared_bytes is None else shared_bytes
@@ -124,6 +124,7 @@ class Engine:
                 lm_head=self.model.lm_head,
                 device=self.device,
                 continuations=self.prefix_cache.continuations,
+                graphs=self.step_graphs,
             )
             self.position_bytes = sum(layer.nbytes for layer in text.allocate(1, 1))
 
@@ -310,8 +311,9 @@ class Engine:
         def bytes_of(row: DecodeRow) -> float:
             sharing = readers[id(row.prefix)]
             copied = sharing * copies == 1 or not self.decoder.text.shares_prefixes
-            prefix = row.prefix_len * copies if copied else row.prefix_len / sharing
-            return (prefix + copies * (len(row.suffix) + expected)) * self.position_bytes
+            aligned = self.decoder.aligned
+            prefix = row.prefix_len * copies if copied else aligned(row.prefix_len) / sharing
+            return (prefix + copies * aligned(len(row.suffix) + expected)) * self.position_bytes
 
         return bytes_of
 

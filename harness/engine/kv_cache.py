@@ -46,10 +46,13 @@ class SharedPrefixes:
 
     ``layers`` holds a tensor (2, G, H, P, D) a layer, ``owners`` the prefix's number for each of B
     rows. The queries of a prefix's rows are grouped, so each prefix is read once a step, not once
-    a row."""
+    a row. ``length``: positions of the prefixes where zeros fill them up to P; None: P."""
 
-    def __init__(self, layers: list[Tensor], owners: Sequence[int]) -> None:
+    def __init__(
+        self, layers: list[Tensor], owners: Sequence[int], length: int | None = None
+    ) -> None:
         self.layers, self.owners = layers, list(owners)
+        self.length = layers[0].shape[3] if length is None else length
         counts = [0] * layers[0].shape[1]
         ranks = []
         for owner in self.owners:
@@ -60,20 +63,16 @@ class SharedPrefixes:
         self.owner = torch.tensor(self.owners, device=device)
         self.slot = self.max_rows * self.owner + torch.tensor(ranks, device=device)
 
-    @property
-    def length(self) -> int:
-        return self.layers[0].shape[3]
-
     def of_rows(self, rows: Sequence[int]) -> SharedPrefixes:
         """The prefixes of some rows. Prefixes without a row are dropped once they are half of all,
         so that a copy is never larger than what it frees."""
         owners = [self.owners[row] for row in rows]
         used = sorted(set(owners))
         if 2 * len(used) > self.layers[0].shape[1]:
-            return SharedPrefixes(self.layers, owners)
+            return SharedPrefixes(self.layers, owners, self.length)
         chosen = torch.tensor(used, device=self.owner.device)
         layers = [layer.index_select(1, chosen) for layer in self.layers]
-        return SharedPrefixes(layers, [used.index(owner) for owner in owners])
+        return SharedPrefixes(layers, [used.index(owner) for owner in owners], self.length)
 
     def attend(self, layer: int, query: Tensor, suffix: Tensor, mask: Tensor | None) -> Tensor:
         """Attention of S new positions a row over prefix and suffix, with one softmax over both.
@@ -91,6 +90,8 @@ class SharedPrefixes:
             grid = near.view(rows, key_heads, -1, new, near.shape[-1])
             near = (grid + mask[:, :, None]).view(near.shape)
         far = self.ungroup(self.group(query) @ prefix[0].transpose(-1, -2), per)  # (B, H, per, P)
+        if self.length < length:
+            far[..., self.length :].fill_(-torch.inf)
         weights = torch.cat([far, near], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
         of_prefix = self.ungroup(self.group(weights[..., :length]) @ prefix[1], per)
         attended = weights[..., length:] @ suffix[1] + of_prefix

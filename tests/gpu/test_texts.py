@@ -1,4 +1,5 @@
-"""Texts on CUDA: in float32 the CPU's, in bfloat16 as near as half precision is."""
+"""Texts on CUDA: in float32 the CPU's, in bfloat16 as near as half precision is; the same with CUDA
+graphs as without."""
 
 from __future__ import annotations
 
@@ -13,16 +14,21 @@ from benchmarks.synthetic import suite
 from harness.engine.decode_state import DecodeRow, DecodeState
 from harness.engine.engine import Engine
 from harness.engine.load import load_model
+from harness.engine.step_graph import StepGraphs
 from harness.models.base_cards import BASES
 from harness.models.chat_format import renderer
 from methods.interface import BeamSearch, Decoding, Prompt
+from tests.benches.gpu_models import build
 from tests.benches.gpu_replay import inputs
+from tests.benches.gpu_work import pictures
+from tests.gpu.conftest import Allocator
 
 pytestmark = pytest.mark.gpu
 
 IMAGES = 8
 TOKENS = 48
 GREEDY = Decoding(max_new_tokens=TOKENS)
+MIB = 2**20
 
 
 def prompts() -> list[Prompt]:
@@ -124,3 +130,124 @@ def alone(model: Any, processor: Any, asked: Sequence[Prompt]) -> list[Tensor]:
 
 def farthest(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
     return max(float((a - b).abs().max()) for a, b in zip(ours, theirs, strict=True))
+
+
+def graphs(model: Any, processor: Any, enabled: bool = True, **settings: Any) -> Engine:
+    """An engine with or without graphs. On the CPU fixed steps stand for them."""
+    engine = Engine(model, processor, **settings)
+    engine.step_graphs.enabled = enabled
+    return engine
+
+
+def check(engine: Engine, device: str, record_property: Any) -> None:
+    """Steps were taken as graphs, and no capture failed."""
+    record_property("captures", engine.step_graphs.captured)
+    record_property("steps as graphs", engine.step_graphs.steps)
+    assert StepGraphs.failure == ""
+    assert engine.step_graphs.steps > 8
+    assert (engine.step_graphs.captured > 0) == (device == "cuda")
+
+
+def noise(pixels: Tensor, key: str) -> Tensor:
+    return pixels + torch.randn(pixels.shape, generator=torch.Generator().manual_seed(len(key))).to(
+        pixels
+    )
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", ["tiny", "slim"])
+def test_graphs_change_no_text(device: str, half: bool, shape: Any, record_property: Any) -> None:
+    """Shared and own prefixes, samples, branches; each once more, so that graphs are dropped and
+    captured again."""
+    model, processor = build(shape, device)
+    model = model.bfloat16() if half else model
+    if shape == "tiny":
+        asked = prompts()
+    else:
+        texts = ("what is there ?", "describe this image .", "yes or no", "colours")
+        asked = [
+            Prompt(key=f"{at} {text}", text=text, image=image)
+            for at, image in enumerate(pictures(2, 336))
+            for text in texts
+        ]
+    drawn = Decoding(max_new_tokens=TOKENS, temperature=0.8, top_p=0.9)
+    search = BeamSearch(
+        num_beams=4, num_beam_groups=4, diversity_penalty=2.0, max_new_tokens=32, stop=()
+    )
+    ours, plain = graphs(model, processor), graphs(model, processor, False)
+    texts_of, logps = {}, {}
+    for engine in (ours, plain):
+        for _ in range(2):
+            answers = engine.generate(asked, GREEDY)
+            own = engine.generate(asked[:6], GREEDY, corrupt=noise)
+            samples = engine.generate(asked, drawn)
+            branches = engine.branch(asked[:4], search)
+        texts_of[engine] = (
+            [one.text for one in answers],
+            [one.text for one in own],
+            [one.text for one in samples],
+            [[one.text for one in some] for some in branches],
+        )
+        logps[engine] = [one.logp for one in (*answers, *own)]
+    names = ("answers", "own prefixes", "samples", "branches")
+    shares = [equal_share(*both) for both in zip(texts_of[ours], texts_of[plain], strict=True)]
+    apart = max(abs(a - b) for a, b in zip(logps[ours], logps[plain], strict=True))
+    for name, share in zip(names, shares, strict=True):
+        record_property(f"equal {name}", share)
+    record_property("largest difference of log-probability", apart)
+    check(ours, device, record_property)
+    assert plain.step_graphs.steps == 0
+    if half:
+        assert min(shares[:2]) > 0.5 or shape == "slim"  # random weights: near ties
+        return
+    assert shares[:2] == [1.0, 1.0]
+    assert min(shares) > 0.8  # a draw may fall on an edge, and beams may be as likely
+    assert apart < 1e-2
+
+
+def test_graphs_keep_within_memory_that_halves_batches(
+    device: str, allocator: Allocator, record_property: Any
+) -> None:
+    rows, tokens = (256, 40) if allocator.cuda else (16, 20)
+    model, processor = build("slim", device)
+    images, decoding = pictures(4, 336), Decoding(max_new_tokens=tokens)
+    asked = [
+        Prompt(key=f"{number}", text=f"what is there {'and one ' * (number % 5)}?", image=image)
+        for number, image in enumerate(images * (rows // 4))
+    ]
+    graphs(model, processor, batch_size=4).generate(asked[:8], decoding)
+    allocator.clear()
+    held = allocator.reserved
+    plenty = graphs(model, processor, batch_size=rows)
+    wanted = [one.text for one in plenty.generate(asked, decoding)]
+    whole = allocator.peak_reserved - held
+    check(plenty, device, record_property)
+    del plenty
+    allocator.clear()
+    allowed = allocator.reserved + whole // 2
+    allocator.limit(allowed)
+    tight = graphs(model, processor, batch_size=rows)
+    texts = [one.text for one in tight.generate(asked, decoding)]
+    record_property("rows at once", f"{rows}, then {tight.batches.size}")
+    record_property("limit, MiB", allowed / MIB)
+    check(tight, device, record_property)
+    assert equal_share(texts, wanted) > 0.98
+    allocator.needed()
+    assert tight.batches.size < rows
+    assert torch.cuda.max_memory_reserved() <= allowed + MIB
+
+
+def test_graphs_of_many_batches_take_no_more_memory(
+    device: str, allocator: Allocator, record_property: Any
+) -> None:
+    engine, asked = graphs(*base(device), batch_size=2), prompts()[:IMAGES]
+    held = []
+    for _ in range(6):
+        engine.generate(asked, GREEDY)
+        allocator.clear()  # what stays now is held by someone
+        held.append(allocator.reserved)
+    record_property("held after each call, MiB", [round(each / MIB) for each in held])
+    check(engine, device, record_property)
+    allocator.needed()
+    assert engine.step_graphs.captured > 6
+    assert max(held[2:]) <= max(held[:2]) + 4 * MIB

@@ -1,10 +1,14 @@
-"""Part e: a profile of one prefill and one decoding step at 7B's shape: kernels, launches, gaps."""
+"""Part e: a profile of one prefill and of decoding steps at 7B's shape: kernels, launches, gaps.
+
+A decoding step is taken three ways: plain, behind prefixes of their own odd length; plain, behind
+aligned ones; and as a CUDA graph. On the CPU a fixed step stands for the graph."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from harness.engine.decode_state import DecodeRow, DecodeState
 from harness.engine.engine import Engine
+from harness.engine.step_graph import PATIENCE, StepGraphs
 from methods.interface import Prompt
 from tests.benches.gpu_models import build
 from tests.benches.gpu_work import pictures
@@ -24,6 +29,8 @@ SIZES = {"7b": (8, 64), "slim": (2, 8), "tiny": (4, 16)}
 """Images whose prompts are read at once, and rows that write at once."""
 TEXT = "Describe this image in detail."
 STEPS = 20
+WAYS = {"plain, not aligned": (False, 1), "plain": (False, 16), "graph": (True, 16)}
+"""Decoding steps: as a graph or not, and the multiple of positions of prefixes and caches."""
 TOP = 12
 
 
@@ -65,21 +72,34 @@ def prefill(asked: Asked, engine: Engine, images: Sequence[Any]) -> None:
 
 
 def decoding(asked: Asked, engine: Engine, images: Sequence[Any], count: int) -> None:
-    """One decoding step of ``count`` rows behind these images' prefixes."""
+    """One decoding step of ``count`` rows behind these images' prefixes, each way."""
     places = [n % len(images) for n in range(count)]
     prompts = [Prompt(key=f"{n}", text=TEXT, image=images[at]) for n, at in enumerate(places)]
 
-    def steps(rows: Sequence[DecodeRow]) -> list[None]:
+    def steps(way: str, rows: Sequence[DecodeRow]) -> list[None]:
         state = DecodeState(engine.decoder, rows, 4 * STEPS)
 
         def step() -> None:
             state.advance(state.logits().argmax(-1))
 
-        profiled(asked, f"decoding step of {len(rows)} rows", step, STEPS)
+        took = []
+        for _ in range(PATIENCE + 2):
+            began = time.perf_counter()
+            step()
+            wait(asked.device)
+            took.append(1e3 * (time.perf_counter() - began))
+        title = f"decoding step of {len(rows)} rows, {way}"
+        if engine.step_graphs.enabled:
+            asked.row(TABLE, title, {"ms with the capture": took[PATIENCE]})
+        profiled(asked, title, step, STEPS)
         return [None] * len(rows)
 
-    with torch.inference_mode():
-        engine.run_rows(prompts, steps, None, new_tokens=4 * STEPS)
+    graphs = engine.step_graphs
+    for way, (graphs.enabled, engine.decoder.alignment) in WAYS.items():
+        with torch.inference_mode():
+            engine.run_rows(prompts, partial(steps, way), None, new_tokens=4 * STEPS)
+    failed = f" A capture failed: {StepGraphs.failure}" if StepGraphs.failure else ""
+    asked.note(f"{graphs.captured} graphs were captured and {graphs.steps} steps taken so.{failed}")
 
 
 def profiled(asked: Asked, title: str, call: Callable[[], None], times: int) -> None:
