@@ -1,5 +1,5 @@
-"""What ``doctor --base`` says of a base's input: how its images are shaped, its system text, and a
-rendered example."""
+"""What ``doctor --base`` says of a base's precision and input: how its images are shaped, its
+system text, and a rendered example."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ SYNTHETIC_EXAMPLE, EXAMPLE = "what is there ?", "What is there?"
 def input_check(card: BaseCard, folder: Path | None) -> Check:
     """``folder``: where the base's files are; None where they are not on this machine. Then the
     card alone is read."""
+    precision = f"{card.dtype} on a GPU, float32 on the CPU"
     shape, words = SHAPES[card.image_shape], None
     if folder is not None:
         architecture = next(each for each in ARCHITECTURES.values() if each.name == card.family)
@@ -50,12 +51,12 @@ def input_check(card: BaseCard, folder: Path | None) -> Check:
             tokenizer=None,
         )
     if words is None:
-        says = f"images {shape}; the prompt's format is shown when its files are here"
+        says = f"{precision}; images {shape}; the prompt's format is shown when its files are here"
         return Check("input", card.name, True, says)
     text = SYNTHETIC_EXAMPLE if card.prompts == "synthetic" else EXAMPLE
     system = repr(words.system.strip()) if words.system else "none"
     example = repr(words.render_prompt(text, True))
-    says = f"images {shape}; system text: {system}; example: {example}"
+    says = f"{precision}; images {shape}; system text: {system}; example: {example}"
     return Check("input", card.name, True, says)
 
 

@@ -48,7 +48,8 @@ class BaseCard:
     prompts: Literal["synthetic", "real"]
     """The prompt set that the base understands."""
     dtype: Literal["float32", "bfloat16", "float16"]
-    """The precision on an accelerator; on the CPU everything runs in float32."""
+    """The precision on an accelerator, for a checkpoint the one in which it is stored: a small
+    update that was merged in float16 is lost in bfloat16. On the CPU everything runs in float32."""
     max_pixels: int | None = None
     """Bound on an image's size in pixels, for a family that keeps images' own sizes; a lower bound
     of the processor stays."""
@@ -208,7 +209,7 @@ def _card(
     """A checkpoint's card; settings that config.json lacks come from a card of its family."""
     family = ARCHITECTURES[config["model_type"]].name
     relative = next(card for card in BASES.values() if card.family == family)
-    stored = config.get("dtype") or config.get("torch_dtype") or "bfloat16"
+    stored = config.get("dtype") or config.get("torch_dtype")
     return BaseCard(
         name=name,
         source=source,
@@ -216,7 +217,7 @@ def _card(
         family=family,
         lora_targets=relative.lora_targets,
         prompts=prompts,
-        dtype="float32" if stored == "float32" else "bfloat16",
+        dtype=stored if stored in ("float32", "float16") else "bfloat16",
         max_pixels=relative.max_pixels,
     )
 

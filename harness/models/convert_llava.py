@@ -1,7 +1,8 @@
 """Converts checkpoints of the original LLaVA repository to folders that this harness loads.
 
 A full checkpoint becomes a model in transformers' layout. A LoRA becomes an adapter beside its
-base: nothing is merged, so nothing is rounded. Tower, tokenizer and processor are the base's.
+base: nothing is merged, so nothing is rounded. Tower, tokenizer and processor are the base's. A
+padding token that a checkpoint added takes the row of the base's own padding.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -34,6 +34,15 @@ from harness.models.checkpoints import (
     weight_files,
     weights_fingerprint,
 )
+from harness.models.convert_vocabulary import (
+    EMBEDDINGS,
+    Padding,
+    added_padding,
+    image_token,
+    padding_sentence,
+    whole_tables,
+    whole_tensor,
+)
 from harness.models.find_family import load_llava_processor
 from harness.models.load_base import check_weights
 from harness.models.original_llava import (
@@ -48,7 +57,6 @@ from harness.models.processor_settings import apply_card
 ORIGIN = "converted.json"
 """What a folder was converted from: name and SHA-256 of each file, the base and its fingerprint."""
 TOWER = "model.vision_tower."
-EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")
 SHARD_BYTES = 2 * 10**9
 BY_WIDTH = {4096: "llava-1.5-7b", 5120: "llava-1.5-13b"}
 """The base by the language model's hidden size, where none is given."""
@@ -81,8 +89,7 @@ def convert(folder: Path, out: Path, base: str | None = None) -> str:
         source = hub_snapshots.fetch(what, card.source, card.revision, weights=not lora)
     check_settings_of(folder, config, AutoConfig.from_pretrained(source, trust_remote_code=False))
     if lora:
-        _check_input(folder, config, card, source)
-        return _convert_lora(folder, out, card, source)
+        return _convert_lora(folder, config, out, card, source)
     return _convert_full(folder, config, out, card, source)
 
 
@@ -100,14 +107,15 @@ def _convert_full(
     folder: Path, config: Mapping[str, Any], out: Path, card: BaseCard, source: Path
 ) -> str:
     stored, files = weights_of(folder)
-    _check_fit(folder, stored, source)
+    processor = load_llava_processor(str(source))
+    padding = added_padding(folder, config, stored, processor, source)
+    _check_fit(folder, stored, source, padding)
     base = read_json(source / "config.json")
     has_tower = any(name.startswith(TOWER) for name in stored)
     if not has_tower:
         vision = AutoConfig.from_pretrained(source, trust_remote_code=False).vision_config
         check_tower(folder, config, vision)
-    _open_out(out, _origin(folder, files, card, source))
-    processor = load_llava_processor(str(source))
+    _open_out(out, _origin(folder, files, card, source, padding))
     padded = config.get("image_aspect_ratio") == "pad"
     processor.image_processor.image_aspect_ratio = "pad" if padded else "crop"
     if VICUNA_V1 not in processor.chat_template:
@@ -122,7 +130,7 @@ def _convert_full(
         if not file.is_file():
             partial = temporary(file)
             tensors = {
-                name: _tensor(stored.get(own), own, name, place)
+                name: whole_tensor(stored.get(own), own, name, place, padding)
                 for name, (own, place) in shard.items()
             }
             save_file(tensors, partial, metadata={"format": "pt"})
@@ -140,14 +148,16 @@ def _convert_full(
         f"{out} holds {folder.name} in transformers' layout ({kind}); its vision tower is"
         f" {'its own' if has_tower else f'that of {card.name}'}, its images are"
         f" {'padded' if padded else 'cut to the centre'}, its prompts are vicuna_v1's."
+        f"{padding_sentence(padding)}"
     )
 
 
-def _check_fit(folder: Path, stored: Mapping[str, Tensor], source: Path) -> None:
+def _check_fit(
+    folder: Path, stored: Mapping[str, Tensor], source: Path, padding: Padding | None
+) -> None:
     """Raise UserError unless the checkpoint has the base's tensors, with or without a tower."""
     shapes = dict(parameter_shapes(source))
-    base = read_json(source / "config.json")
-    image = base.get("image_token_index", base.get("image_token_id"))
+    words = image_token(source) + (padding is not None)
     tower = any(name.startswith(TOWER) for name in stored)
     needed = {name for name in shapes if tower or not name.startswith(TOWER)}
     if strange := sorted(stored.keys() - shapes.keys()):
@@ -163,7 +173,7 @@ def _check_fit(folder: Path, stored: Mapping[str, Tensor], source: Path) -> None
     for name, tensor in stored.items():
         own, rows = tuple(tensor.shape), shapes[name]
         # The hub's vocabulary goes on with the image token and padding; both have no text.
-        if own != rows and not (name in EMBEDDINGS and own == (image, *rows[1:])):
+        if own != rows and not (name in EMBEDDINGS and own == (words, *rows[1:])):
             raise UserError(
                 f"{folder} has {name} as {list(own)}, the base as {list(rows)}; it is of another"
                 " language model, size or vocabulary. Give its own base with --base."
@@ -189,24 +199,9 @@ def _shards(stored: Mapping[str, Tensor], source: Path) -> Iterator[dict[str, tu
     yield shard
 
 
-def _tensor(tensor: Tensor | None, own: str, name: str, place: Path) -> Tensor:
-    """The checkpoint's ``tensor``, with the base's extra rows of the vocabulary; None: the base's.
-
-    Args:
-        own: the parameter's name.
-        name: its name in the base's file ``place``.
-    """
-    if tensor is not None and own not in EMBEDDINGS:
-        return tensor.clone(memory_format=torch.contiguous_format)
-    with safe_open(place, framework="pt") as tensors:
-        theirs: Tensor = tensors.get_tensor(name)
-    if tensor is None:
-        return theirs
-    return torch.cat([tensor, theirs[len(tensor) :].to(tensor.dtype)])
-
-
-def _check_input(folder: Path, config: Mapping[str, Any], card: BaseCard, source: Path) -> None:
+def _check_input(folder: Path, config: Mapping[str, Any], card: BaseCard, source: Path) -> Any:
     """A LoRA's images and prompts are its base's: both must be those that it was trained with.
+    Returns the base's processor.
 
     Raises:
         UserError: they are not.
@@ -222,11 +217,15 @@ def _check_input(folder: Path, config: Mapping[str, Any], card: BaseCard, source
             " another input; give --base llava-1.5-7b or llava-1.5-13b, or a base converted from"
             " the original format."
         )
+    return processor
 
 
-def _convert_lora(folder: Path, out: Path, card: BaseCard, source: Path) -> str:
+def _convert_lora(
+    folder: Path, original: Mapping[str, Any], out: Path, card: BaseCard, source: Path
+) -> str:
     if out.exists():
         raise UserError(f"{out} exists already; give a new folder with --out.")
+    processor = _check_input(folder, original, card, source)
     config = read_json(folder / CONFIG)
     stated = str(config.get("base_model_name_or_path"))
     if _plain(stated) not in _known_as(card):
@@ -243,6 +242,8 @@ def _convert_lora(folder: Path, out: Path, card: BaseCard, source: Path) -> str:
             f" adapter_model.bin, and {OTHERS}; finish the download."
         )
     tensors = {**named_tensors(folder, files[:1]), **named_tensors(folder, files[1:])}
+    padding = added_padding(folder, original, tensors, processor, source)
+    tensors |= whole_tables(tensors, card, source, padding)
     modules = sorted({name.partition(".lora_")[0] for name in tensors if ".lora_" in name})
     numbered = {re.sub(r"\\\.\d+\\\.", r"\\.\\d+\\.", re.escape(name)) for name in modules}
     plain = [name for name in tensors if ".lora_" not in name]
@@ -265,12 +266,12 @@ def _convert_lora(folder: Path, out: Path, card: BaseCard, source: Path) -> str:
         write_json(
             new / RECORD, {name: value for name, value in record.items() if value is not None}
         )
-        write_json(new / ORIGIN, _origin(folder, files, card, source))
+        write_json(new / ORIGIN, _origin(folder, files, card, source, padding))
         read_adapter(new)
         check_adapter(new, parameter_shapes(source))
     return (
         f"{out} holds the LoRA {folder.name} ({len(modules)} modules, {len(plain)} other weights)"
-        f" with its base {parent.name}; nothing is merged."
+        f" with its base {parent.name}; nothing is merged.{padding_sentence(padding)}"
     )
 
 
@@ -287,7 +288,9 @@ def _known_as(card: BaseCard) -> set[str]:
     return names
 
 
-def _origin(folder: Path, files: list[Path], card: BaseCard, source: Path) -> dict[str, Any]:
+def _origin(
+    folder: Path, files: list[Path], card: BaseCard, source: Path, padding: Padding | None
+) -> dict[str, Any]:
     lora = (folder / CONFIG).is_file()
     return {
         "checkpoint": folder.resolve().name,
@@ -296,6 +299,7 @@ def _origin(folder: Path, files: list[Path], card: BaseCard, source: Path) -> di
         "base_revision": card.revision,
         # A LoRA's hub base need not be here; its commit identifies it.
         "base_weights": None if lora and card.revision else weights_fingerprint(source),
+        **({} if padding is None else {"padding": [padding.token, padding.row, padding.place]}),
     }
 
 

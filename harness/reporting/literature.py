@@ -1,7 +1,7 @@
 """Numbers from papers (``published.csv``, each with its source), shown in columns of their own.
 
 A number is shown where its base, benchmark and metric are in the study. None was measured by this
-harness; most are quoted from other papers than the method's own, and the notes say which."""
+harness; many are quoted from other papers than the method's own, and the notes say which."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "textvqa": ("textvqa_val",),
     "vizwiz": ("vizwiz_vqa_val",),
     "gqa": ("gqa_testdev_balanced",),
+    "hallusionbench": ("hallusion_bench_image",),
 }
 """The papers' benchmarks, with their names here and in the toolkits."""
 READINGS: Mapping[tuple[str, str, str], tuple[str, ...]] = {
@@ -38,6 +39,9 @@ READINGS: Mapping[tuple[str, str, str], tuple[str, ...]] = {
     ("", "pope", "accuracy"): ("accuracy_official",),
     ("", "pope", "f1"): ("f1_official",),
     ("", "mmhal", "score"): (),
+    ("", "mmhal", "hallucination_rate"): (),
+    **{("", "amber_g", name): (f"{name}_official",) for name in ("chair", "cover", "hal", "cog")},
+    **{("", "amber_d", name): (f"{name}_official",) for name in ("accuracy", "f1")},
     ("", "mmbench", "accuracy"): ("circular_unread_wrong", "accuracy_circular"),
 }
 """(paper, or "" for all; benchmark; metric) of a number -> the metrics here that count the same,
@@ -46,26 +50,34 @@ the list is empty, the number is shown nowhere.
 
 CHAIR: CSR's numbers are the original script's. SIMA's own script reads "bus" and "ties", as
 ``chair_s`` here does; its CHAIR-i counts a hallucinated word once a caption among all mentions,
-which nothing here does. POPE: by POPE's own reading. MMHal: the papers' judge is not
-stated, and the script counts a verdict that it cannot read as 0. MMBench: an answer that names no
-option is wrong."""
+which nothing here does. POPE, AMBER: by the benchmark's own reading. MMHal: the papers' judges
+differ or are not stated, and the script counts a verdict that it cannot read as 0. MMBench: an
+answer that names no option is wrong."""
 TOOLKIT = re.compile(r"^(lmms_eval|vlmevalkit)\W")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One line of ``published.csv``. ``value``: the text as printed. ``verified``: how far it was
-    checked."""
+    """One line of ``published.csv``."""
 
     paper: str
+    """The paper that prints the number."""
     row: str
     base: str
     benchmark: str
     metric: str
     better: str
     value: str
+    """As printed; rates in percent, also where the paper prints a fraction."""
     verified: str
+    """``first-hand``: read in the paper's own text, measured by its authors. ``first-hand rerun``:
+    the same, with the weights that others released. ``origin not stated``: read in the paper's own
+    text, which does not say who measured it. ``second-hand``: quoted from another paper, or read in
+    a note about the paper."""
     source: str
+    """The paper and its table."""
+    reading: str
+    """What is counted, as far as the source says."""
 
     @property
     def reference(self) -> str:

@@ -56,7 +56,7 @@ ABLATIONS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
         "lam": (0.0, 0.1, 0.5, 0.9, 1.0),
         "reward": ("ranks", "scores"),
         "candidates": (8,),
-        "keep": ("best_and_worst", "best"),
+        "keep": ("best_and_worst", "best", "best_and_worst_by_reward"),
         "temperature": (0.0, 0.2, 1.0),
         "repeats": (True,),
         "rounds": (5,),

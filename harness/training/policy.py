@@ -22,12 +22,17 @@ def packed_logits(model: Any, batch: Packed, features: Mapping[str, Tensor]) -> 
     device = model.device
     ids = batch.ids.to(device)
     embeds = model.get_input_embeddings()(ids)
-    patches = torch.cat(family_of(model).project([features[item] for item in batch.items]))
-    is_image = (ids == model.config.image_token_id).unsqueeze(-1)
-    embeds = embeds.masked_scatter(is_image, patches.to(embeds.dtype))
     kind = embeds.device.type
     autocast = torch.is_autocast_enabled(kind)
     dtype = torch.get_autocast_dtype(kind) if autocast else embeds.dtype
+    seen = [features[item] for item in batch.items]
+    if model.dtype == torch.float16:
+        # Autocast's bfloat16 and float16 have no common precision but float32.
+        seen = [each.to(dtype) for each in seen]
+        embeds = embeds.to(dtype) if embeds.dtype == torch.float16 else embeds
+    patches = torch.cat(family_of(model).project(seen))
+    is_image = (ids == model.config.image_token_id).unsqueeze(-1)
+    embeds = embeds.masked_scatter(is_image, patches.to(embeds.dtype))
     hidden = model.model.language_model(
         inputs_embeds=embeds,
         attention_mask=aligned_mask(batch.allowed[:, None].to(device), dtype),

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
-from methods.csr.reward import Reward, best_and_worst, finished_texts, set_relevance
+from methods.csr.reward import Reward, best_and_worst, finished_texts, path_costs, set_relevance
 from methods.csr.search import Keep, Search, Tree
 from methods.entry import SYNTHETIC_RECIPE, Entry
 from methods.interface import (
@@ -76,8 +76,9 @@ class Csr(Method):
     temperature: Annotated[float, at_least(0)] = 0.0
     """Above 0, candidates are sampled instead of searched for."""
     keep: Keep = "best_and_worst"
-    """Which open nodes of a level are continued: the best and the worst, as published, or as many
-    of the best."""
+    """Which open nodes of a level are continued: the best and the worst by the model's own score
+    (released code), as many of the best, or the best and the worst by the reward of the text so far
+    (paper; ``reward`` and ``lam`` say which)."""
     sentence_ends: Annotated[tuple[Annotated[str, not_empty], ...], not_empty] = (".",)
     """The texts that end a sentence."""
     sentence_tokens: AtLeastOne = 74
@@ -149,6 +150,16 @@ class Csr(Method):
             Prompt(key=f"{tools.seed}/{item.id}", text=item.required("question"), image=item.image)
             for item in items
         ]
+        images, scorer = [item.image for item in items], tools.scorer
+
+        def costs(trees: Sequence[Tree], first: Sequence[int]) -> list[list[float]]:
+            set_relevance(trees, images, scorer, first)
+            return [
+                [round(cost, 6) for cost in path_costs(tree, self.reward, self.lam)]
+                for tree in trees
+            ]
+
+        by_reward = self.keep == "best_and_worst_by_reward"
         search = Search(
             beams=self.search(tools.seed),
             keep=self.keep,
@@ -156,9 +167,11 @@ class Csr(Method):
             max_chars=self.max_chars,
             prompt_chars=tools.format_chars if self.count_prompt else None,
             repeats=self.repeats,
+            costs=costs if by_reward else None,
         )
         trees = search.grow(tools.vlm, prompts)
-        set_relevance(trees, [item.image for item in items], tools.scorer)
+        if not by_reward:
+            set_relevance(trees, images, scorer)
         for item, prompt, tree in zip(items, prompts, trees, strict=True):
             yield self._pair(item, prompt, tree, tools.seed)
 

@@ -32,15 +32,25 @@ class FinishedText:
     """Rounded to six digits; lower is better."""
 
 
-def set_relevance(trees: Sequence[Tree], images: Sequence[Image], scorer: Scorer) -> None:
-    """Set the relevance R_I of every node to its tree's image. All sentences are scored together.
+def set_relevance(
+    trees: Sequence[Tree],
+    images: Sequence[Image],
+    scorer: Scorer,
+    first: Sequence[int] | None = None,
+) -> None:
+    """Set the relevance R_I of nodes to their tree's image. All sentences are scored together.
+
+    Args:
+        first: the first node of each tree to score; those before it have their relevance. None:
+            all nodes are scored.
 
     The end of a text has no words to compare with the image. Its relevance is the mean over the
     sentences of the text, so it ranks above sentences below this mean and under those above it."""
+    first = first or [1] * len(trees)
     scored = [
         (node, image)
-        for tree, image in zip(trees, images, strict=True)
-        for node in tree.nodes[1:]
+        for tree, image, start in zip(trees, images, first, strict=True)
+        for node in tree.nodes[start:]
         if plain_text(node.sentence)
     ]
     values: Sequence[float] = []
@@ -50,8 +60,8 @@ def set_relevance(trees: Sequence[Tree], images: Sequence[Image], scorer: Scorer
     for (node, _), value in zip(scored, values, strict=True):
         # Rounded: batches differ by rounding errors, and equal relevances must stay equal.
         node.relevance = round(max(value, 0.0), 3)
-    for tree in trees:
-        for node in tree.nodes[1:]:
+    for tree, start in zip(trees, first, strict=True):
+        for node in tree.nodes[start:]:
             if not plain_text(node.sentence):
                 steps = [tree.nodes[place].relevance for place in tree.path(node.parent)]
                 node.relevance = round(sum(steps) / len(steps), 3) if steps else 0.0
@@ -86,12 +96,20 @@ def step_costs(tree: Tree, reward: Reward, lam: float) -> list[float]:
     return costs
 
 
+def path_costs(tree: Tree, reward: Reward, lam: float) -> list[float]:
+    """The summed cost of the steps from the root to each node (lower is better)."""
+    costs = step_costs(tree, reward, lam)
+    for place, node in enumerate(tree.nodes[1:], 1):
+        costs[place] += costs[node.parent]
+    return costs
+
+
 def finished_texts(tree: Tree, reward: Reward, lam: float) -> list[FinishedText]:
     """The tree's finished texts in depth-first order; of equal texts, only the first.
 
     The cost of a text is the mean cost of its steps; with "ranks" the root counts as a step too. A
     sum would favour long texts with "scores", because relevance is never negative."""
-    children, costs = tree.children(), step_costs(tree, reward, lam)
+    children, costs = tree.children(), path_costs(tree, reward, lam)
     texts: dict[str, FinishedText] = {}
     stack = [0]
     while stack:
@@ -99,8 +117,7 @@ def finished_texts(tree: Tree, reward: Reward, lam: float) -> list[FinishedText]
         node = tree.nodes[place]
         stack += reversed(children[place])
         if node.final:
-            steps = tree.path(place)
-            cost = sum(costs[step] for step in steps) / (len(steps) + (reward == "ranks"))
+            cost = costs[place] / (len(tree.path(place)) + (reward == "ranks"))
             text = FinishedText(leaf=place, text=node.text, cost=round(cost, 6))
             texts.setdefault(node.text, text)
     return list(texts.values())

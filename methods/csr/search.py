@@ -3,19 +3,20 @@ item, grown level by level for all items together.
 
 A node is a text that ends with a sentence. Its children add candidates for the next sentence. A
 node's score is its parent's score plus its candidate's. Of a level's open nodes the best and the
-worst are continued, so that chosen and rejected texts differ clearly."""
+worst are continued, so that chosen and rejected texts differ clearly. The order is that of the
+score, as in the released code, or of the reward, as in the paper."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from methods.csr.cleaning import drop_reason
 from methods.interface import JSON, BeamSearch, BeamSearchVLM, Branch, Prompt
 
-Keep = Literal["best_and_worst", "best"]
+Keep = Literal["best_and_worst", "best", "best_and_worst_by_reward"]
 How = Literal["root", "sentence", "end", "cut"]
 
 EQUAL = "equal sentence"
@@ -87,6 +88,11 @@ class Tree:
         }
 
 
+Costs = Callable[[Sequence[Tree], Sequence[int]], list[list[float]]]
+"""The costs (lower is better) of the texts that end at each node of each tree. Its arguments are
+the trees after a level and the number of nodes that each had before it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """How trees grow; the fields are those of :class:`methods.csr.method.Csr`."""
@@ -100,6 +106,8 @@ class Search:
     """Characters of the chat format, which then count beside text and question; None: the text
     alone counts."""
     repeats: bool
+    costs: Costs | None = None
+    """Orders the open nodes of a level; None: their scores do."""
 
     def grow(self, vlm: BeamSearchVLM, prompts: Sequence[Prompt]) -> list[Tree]:
         """A tree for each prompt; a level of all trees is one call of the model."""
@@ -116,7 +124,7 @@ class Search:
         trees = [Tree(nodes=[replace(root)]) for _ in prompts]
         level = [(number, 0) for number in range(len(trees))]
         while level:
-            requests = []
+            requests, before = [], [len(tree.nodes) for tree in trees]
             for number, place in level:
                 node, prompt = trees[number].nodes[place], prompts[number]
                 node.kept = True
@@ -127,10 +135,14 @@ class Search:
                 opened.setdefault(number, []).extend(
                     self.add(trees[number], place, branches, prompts[number])
                 )
+            if self.costs is None:
+                costs = [[-node.score for node in tree.nodes] for tree in trees]
+            else:
+                costs = self.costs(trees, before)
             level = [
                 (number, place)
                 for number, places in opened.items()
-                for place in self.prune(trees[number], places)
+                for place in self.prune(costs[number], places)
             ]
         return trees
 
@@ -189,15 +201,15 @@ class Search:
             return sentences
         return [*(sentence for sentence in sentences if sentence is not worst), end]
 
-    def prune(self, tree: Tree, opened: Sequence[int]) -> list[int]:
-        """The nodes of a level that are continued.
+    def prune(self, costs: Sequence[float], opened: Sequence[int]) -> list[int]:
+        """The nodes of a level that are continued, from the costs of all nodes.
 
         With n candidates per node and fewer than n open nodes: all. Else the best n/2 - 1 (at least
         one) and the worst n/2, rounded down; with ``keep`` "best", as many of the best."""
         many = self.beams.num_beams
         if len(opened) < many:
             return list(opened)
-        ranked = sorted(opened, key=lambda place: -tree.nodes[place].score)
+        ranked = sorted(opened, key=lambda place: costs[place])
         top, bottom = max(1, many // 2 - 1), many // 2
         if self.keep == "best" or len(ranked) <= top + bottom:
             return ranked[: top + bottom]

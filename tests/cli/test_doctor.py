@@ -79,7 +79,10 @@ def test_a_base_of_ones_own_is_looked_at_and_a_gpu_that_torch_cannot_use_is_said
 
 def test_a_papers_input_is_shown_before_the_download() -> None:
     says = of(look(bases=["llava-1.5-7b"]), "input", "llava-1.5-7b").says
-    assert says.startswith("images padded to a square with the processor's mean colour; system")
+    assert says.startswith(
+        "bfloat16 on a GPU, float32 on the CPU; images padded to a square with the processor's mean"
+        " colour; system"
+    )
     assert "user's questions. USER: <image>\\nWhat is there? ASSISTANT:" in says
     hub = of(look(bases=["llava-1.5-7b-hf"]), "input", "llava-1.5-7b-hf").says
     assert "cut to the centre; the prompt's format is shown when its files are here" in hub

@@ -4,6 +4,7 @@ image."""
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
@@ -43,6 +44,7 @@ SETTINGS: dict[str, Csr] = {
     "default": Csr(max_chars=120),
     "released": Csr.as_released(max_chars=120),
     "scores": Csr(max_chars=120, reward="scores", lam=0.5),
+    "by reward": Csr(max_chars=120, keep="best_and_worst_by_reward"),
     "plain": Csr(max_chars=100, penalty_in_score=False, keep="best"),
     "sampled": Csr(max_chars=100, temperature=0.7, candidates=4, groups=4),
 }
@@ -113,6 +115,56 @@ def test_a_level_is_one_call_and_relevance_one_for_all() -> None:
     assert [prompt.prefix for prompt in first] == [""] * len(ITEMS)
     assert [prompt.key for prompt in first[:2]] == ["3/picture/0/0", "3/picture/1/0"]
     assert all(prompt.prefix for prompt in model.calls[1][0])
+
+
+def reward_so_far(tree: list[dict[str, Any]], place: int, csr: Csr) -> float:
+    """The paper's cumulative reward of the text that ends at a node, or the negative ranks."""
+    total = 0.0
+    while place > 0:
+        node = tree[place]
+        if csr.reward == "scores":
+            total += csr.lam * node["relevance"] + (1 - csr.lam) * math.exp(node["logp"])
+        else:
+            siblings = [n for n, each in enumerate(tree) if each["parent"] == node["parent"]]
+            for name, weight in (("relevance", csr.lam), ("score", 1 - csr.lam)):
+                before = [n for n in siblings if n < place and tree[n][name] == node[name]]
+                above = [n for n in siblings if tree[n][name] > node[name]]
+                total -= weight * (1 + len(before) + len(above)) / len(siblings)
+        place = node["parent"]
+    return round(total, 5)
+
+
+@pytest.mark.parametrize("reward", ["ranks", "scores"])
+def test_the_papers_order_continues_the_best_and_worst_by_the_reward_so_far(reward: Any) -> None:
+    csr = Csr(max_chars=120, keep="best_and_worst_by_reward", reward=reward, lam=0.5)
+    crowded = Counter[int]()
+    for record in run(csr):
+        tree, level = tree_of(record), [0]
+        for node in tree[1:]:
+            level.append(level[node["parent"]] + 1)
+        for depth in range(1, max(level) + 1):
+            opened = [n for n, at in enumerate(level) if at == depth and not tree[n]["final"]]
+            values = sorted(reward_so_far(tree, n, csr) for n in opened)
+            kept = sorted(reward_so_far(tree, n, csr) for n in opened if tree[n]["kept"])
+            crowded[depth] += len(opened) >= csr.candidates
+            best_and_worst = [*values[:2], values[-1]] if len(opened) >= csr.candidates else values
+            assert kept == pytest.approx(best_and_worst, abs=2e-5)
+    assert crowded[1]
+    assert crowded[2]  # later levels differ by the sum, not by the last step
+    assert run(csr) != run(replace(csr, keep="best_and_worst"))
+
+
+def test_in_the_papers_order_relevance_is_one_call_a_level() -> None:
+    model, scorer = ScriptedVLM(), ScriptedScorer()
+    by_reward = list(SETTINGS["by reward"].pairs(ITEMS, Tools(vlm=model, seed=3, scorer=scorer)))
+    assert scorer.calls == len(model.calls)
+    for record in by_reward:  # each node has the relevance that one call for all would give
+        item = next(item for item in ITEMS if item.id == record.item)
+        said = [node for node in tree_of(record)[1:] if node["text"]]
+        alone = ScriptedScorer().relevance([item.image] * len(said), [n["text"] for n in said])
+        assert [node["relevance"] for node in said] == [
+            round(max(0.0, value), 3) for value in alone
+        ]
 
 
 def outcome(root: list[Branch], later: list[Branch], **changes: Any) -> PreferencePair | Dropped:
@@ -229,7 +281,7 @@ def test_the_catalogue_has_it() -> None:
     ("changes", "words"),
     [
         ({"reward": "both"}, "reward is 'both'; it must be 'ranks' or 'scores'"),
-        ({"keep": "worst"}, "must be 'best_and_worst' or 'best'"),
+        ({"keep": "worst"}, "must be 'best_and_worst', 'best' or 'best_and_worst_by_reward'"),
         ({"ending": "never"}, "must be 'scored' or 'released'"),
         ({"lam": 1.1}, "Csr.lam is 1.1; it must be a number from 0 to 1"),
         (

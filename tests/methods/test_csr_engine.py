@@ -69,6 +69,7 @@ def comparable(records: Sequence[PreferencePair | Dropped]) -> list[tuple[Any, .
         CSR,
         replace(CSR, groups=2, reward="scores"),
         replace(CSR, ending="released"),
+        replace(CSR, keep="best_and_worst_by_reward"),
         replace(CSR, temperature=1.0),
     ],
 )

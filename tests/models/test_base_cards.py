@@ -10,8 +10,10 @@ import pytest
 import torch
 from transformers import CLIPImageProcessorPil, LlavaConfig, Qwen2_5_VLConfig
 
+from harness.cli.doctor_prompt import input_check
 from harness.engine.load import load_model
 from harness.errors import UserError
+from harness.models import load_base
 from harness.models.base_cards import BASES, LLAMA_LINEARS, SYNTHETIC_WEIGHTS, BaseCard, find_base
 from harness.models.checkpoints import count_parameters, parameter_shapes, weights_fingerprint
 from harness.study import cost_model
@@ -45,6 +47,26 @@ def test_load_is_exact_pinned_to_pil_and_float32_on_the_cpu(tmp_path: Path) -> N
         loaded = model.get_parameter(name)
         assert loaded.dtype == torch.float32
         assert torch.equal(loaded, parameter.bfloat16().float())
+
+
+@pytest.mark.equality
+def test_a_checkpoint_keeps_its_stored_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for stored in ("float32", "bfloat16", "float16"):
+        saved(tmp_path / stored, dtype=getattr(torch, stored))
+        card = find_base(str(tmp_path / stored))
+        assert card.dtype == card.settings["dtype"] == stored
+        assert load_base.loaded_dtype(card, "cuda") == getattr(torch, stored)
+    assert "float16 on a GPU" in input_check(card, Path(card.source)).says
+    monkeypatch.setattr(load_base, "loaded_dtype", lambda *_: torch.float16)  # as on a GPU
+    model, _ = load_model(card)  # checked against transformers in float16
+    for name, parameter in tiny_llava()[0].named_parameters():
+        assert torch.equal(model.get_parameter(name), parameter.half())
+    table = model.lm_head.weight  # in bfloat16 most of a float16 update is lost
+    updated = table + table.abs() * 2**-10
+    assert float((updated != table).half().mean()) > 0.9
+    assert float((updated.bfloat16() != table.bfloat16()).half().mean()) < 0.3
 
 
 @pytest.mark.equality

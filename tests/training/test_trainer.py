@@ -227,13 +227,19 @@ def test_the_projector_has_its_own_rate(tmp_path: Path) -> None:
         assert (parameter - start).abs().max().item() == pytest.approx(rate, rel=0.02)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_bases_train_in_float32_and_are_saved_in_half_precision(
-    tmp_path: Path,
+    tmp_path: Path, dtype: torch.dtype
 ) -> None:
-    model, _ = tiny_llava()
-    train(tmp_path, replace(RECIPE, lr=1e-4), model.bfloat16(), max_steps=2)
-    assert {value.dtype for value in saved(tmp_path).values()} == {torch.bfloat16}
-    assert log(tmp_path)[0]["dpo"] == pytest.approx(math.log(2), abs=0.05)
+    recipe = replace(RECIPE, lr=1e-3)
+    model, exact = tiny_llava()[0].to(dtype), tiny_llava()[0].to(dtype).float()
+    train(tmp_path / "half", recipe, model, max_steps=6)
+    train(tmp_path / "float", recipe, exact, max_steps=6)
+    assert {value.dtype for value in saved(tmp_path / "half").values()} == {dtype}
+    losses = [[row["dpo"] for row in log(tmp_path / kind)] for kind in ("half", "float")]
+    assert losses[0][0] == pytest.approx(math.log(2), abs=0.05)
+    assert losses[1][-1] < losses[1][0] - 0.04
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
 
 
 def test_the_plan_visits_each_pair_once_an_epoch_and_fits_max_steps() -> None:

@@ -78,6 +78,24 @@ def prompts() -> list[Prompt]:
     return [Prompt(key=str(n), text=text, image=picture(n % 3)) for n, text in enumerate(texts)]
 
 
+def test_a_float16_base_trains_as_its_float32_twin(family: str, tmp_path: Path) -> None:
+    """Its frozen weights stay in float16, and autocast computes in bfloat16."""
+    losses, updates = {}, {}
+    for dtype in (torch.float16, torch.float32):
+        model, out = TWINS[family]()[0].half().to(dtype).eval(), tmp_path / str(dtype)
+        train(out, family, LOW, model, max_steps=4)
+        assert model.model.language_model.layers[0].mlp.down_proj.weight.dtype == dtype
+        rows = (out / "log.jsonl").read_text().splitlines()
+        losses[dtype] = [json.loads(row)["dpo"] for row in rows]
+        low = load_file(out / "adapter" / WEIGHTS)
+        updates[dtype] = torch.cat([each.flatten() for name, each in low.items() if "_B" in name])
+    assert losses[torch.float16] == pytest.approx(losses[torch.float32], abs=0.01)
+    assert torch.cosine_similarity(*updates.values(), dim=0) > 0.95
+    fresh, processor = TWINS[family]()
+    model = attach_adapter(fresh.half().eval(), tmp_path / "torch.float16" / "adapter")
+    check_model(model, processor)  # the engine's log-probabilities are transformers' in float16
+
+
 @pytest.mark.filterwarnings("ignore")  # peft's wrapper touches deprecated attributes of the base
 def test_answers_are_those_of_pefts_own_model(family: str, tmp_path: Path) -> None:
     train(tmp_path, family)
