@@ -231,7 +231,7 @@ def of_training(
         )
         if needed.total + SPARE > memory:
             mends = "more GPUs (torchrun --nproc_per_node N)"
-            mends = mends if recipe.lora else f"a recipe with LoRA, {mends}, --eight-bit"
+            mends = mends if recipe.lora else f"LoRA (--lora), {mends}, --eight-bit"
             says = (
                 f"Training needs about {(needed.total + SPARE) / GIB:.0f} GiB on each GPU, one"
                 f" pair at a time, and the GPU has {memory / GIB:.0f}; take {mends} or a smaller"

@@ -29,6 +29,7 @@ from harness.data.open_pool import open_pool
 from harness.data.pool import Pool
 from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
+from harness.study import training_kind
 from harness.study.study import Run, Study
 from methods.catalogue import METHODS
 from methods.controls import Control, Kind
@@ -73,9 +74,15 @@ def trained_rows(role: Literal["method", "reference"]) -> list[str]:
     return [name for name, e in entries if e.published.role == role and e.published.recipe]
 
 
-def settings(base: str, profile: Profile) -> dict[str, Method]:
+def settings(
+    base: str, profile: Profile, *, lora: bool = False, full: bool = False
+) -> dict[str, Method]:
     """Each row's method, controls aside. The profile decides how a row is trained. Only
-    ``released`` changes how its pairs are made, too."""
+    ``released`` changes how its pairs are made, too. ``lora``, ``full``: for all rows.
+
+    Raises:
+        UserError: the profile does not train so.
+    """
     card = find_base(base)
     synthetic = card.prompts == "synthetic"
     rows: dict[str, Method] = {}
@@ -89,14 +96,15 @@ def settings(base: str, profile: Profile) -> dict[str, Method]:
             if profile == "released":
                 method = as_released(method, published)
         rows[name] = method
-    return rows
+    return training_kind.all_alike(rows, profile, lora=lora, full=full, synthetic=synthetic)
 
 
 def released_run(run: Run) -> Run | None:
     """The row of the method's released code, beside ``run``; None for a method without one.
 
-    On a real base it has the released recipe whole. On the synthetic base it keeps the row's rates,
-    batch and steps, because the published rates hardly move so small a model."""
+    On a real base it has the released recipe whole, whatever ``--lora`` says. On the synthetic base
+    it keeps the row's rates, batch and steps, because the published rates hardly move so small a
+    model."""
     if not hasattr(type(run.method), "as_released"):
         return None
     card, entry = find_base(run.base), METHODS[run.method.name]
@@ -149,6 +157,8 @@ def study(
     controls: bool = False,
     profile: Profile = "equal",
     released: bool = False,
+    lora: bool = False,
+    full: bool = False,
     rows: Sequence[str] = (),
     name: str | None = None,
     split: Literal["dev", "test"] = "test",
@@ -170,6 +180,8 @@ def study(
         controls: add the references, and the controls of the methods.
         profile: how rows are trained.
         released: add a row for each method's released code.
+        lora: train all rows with LoRA.
+        full: train all rows in full, which is also the default.
         rows: ``LABEL=CHECKPOINT`` texts; checkpoints (a folder, a LoRA adapter, a hub id) that
             answer beside the others.
         name: the study's name; None: from the options.
@@ -182,7 +194,7 @@ def study(
     """
     synthetic = find_base(base).prompts == "synthetic"
     check_profile(profile)
-    known = settings(base, profile)
+    known = settings(base, profile, lora=lora, full=full)
     spoilt = controls_of(known)
     known |= spoilt
     for label in only:
@@ -199,6 +211,8 @@ def study(
         for label, method in known.items()
         if label in only or (label in asked and method.needs <= opened.fields | {"scorer"})
     ]
+    before, shown = settings(base, profile), {name: known[name] for name in chosen}
+    adapted = training_kind.note(before | controls_of(before), shown)
     count = images if limit is None else min(images, limit)
     asked_benchmarks = list(benchmarks or DEFAULT_BENCHMARKS)
     with user_errors():
@@ -218,16 +232,16 @@ def study(
             same_images=profile != "equal" and _same_images(method),
             steps=equal_steps(method.recipe, count) if profile == "equal" else None,
         )
-        shown = [run, released_run(run) if released else None]
+        both = [run, released_run(run) if released else None]
         runs += [
             replace(each, seed=seed)
-            for each in shown
+            for each in both
             if each is not None
             for seed in range(seeds if method.recipe else 1)
         ]
     stem = "compare" if profile == "equal" else f"compare-{profile}"
     return Study(
-        name=name or folder_name(stem, base, limit, pool),
+        name=name or folder_name(stem, base, limit, pool, lora),
         question=(
             "Do self-improving vision-language models hallucinate less than the model they"
             " began as?"
@@ -244,16 +258,23 @@ def study(
                 opened,
                 asked_benchmarks,
                 {label: known[label].needs for label in asked.difference(chosen)},
+                adapted,
             )
         ),
     )
 
 
 def _notes(
-    synthetic: bool, pool: Pool, benchmarks: Sequence[str], left_out: Mapping[str, Set[str]]
+    synthetic: bool,
+    pool: Pool,
+    benchmarks: Sequence[str],
+    left_out: Mapping[str, Set[str]],
+    adapted: str,
 ) -> Iterator[str]:
-    """What the reader may not expect: rows that the pool cannot serve, and a real base on synthetic
-    images."""
+    """What the reader may not expect: rows that the pool cannot serve, LoRA in place of full
+    training (``adapted``), and a real base on synthetic images."""
+    if adapted:
+        yield adapted
     if left_out:
         lacking = "; ".join(
             f"{label} needs {' and '.join(sorted(needs - pool.fields - {'scorer'}))}"
@@ -331,12 +352,19 @@ def at_images(run: Run, images: int) -> Run:
     return replace(run, images=images, steps=steps)
 
 
-def folder_name(name: str, base: str, limit: int | None, pool: str = POOL) -> str:
-    """The study's name, which is its folder's. Another base, another pool and a limit get a folder
-    of their own."""
+LORA_END = "-lora"
+"""End of the name of a study whose rows all train with LoRA."""
+
+
+def folder_name(
+    name: str, base: str, limit: int | None, pool: str = POOL, lora: bool = False
+) -> str:
+    """The study's name, which is its folder's. Another base, another pool, a limit and LoRA get a
+    folder of their own."""
     suffix = "" if base == "synthetic" else f"-{find_base(base).name}"
     suffix += "" if pool == POOL else f"-{pool_name(pool)}"
-    return name + suffix + ("" if limit is None else f"-limit{limit}")
+    suffix += "" if limit is None else f"-limit{limit}"
+    return name + suffix + (LORA_END if lora else "")
 
 
 def pool_name(pool: str) -> str:

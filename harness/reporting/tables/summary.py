@@ -152,8 +152,18 @@ def _facts(study: StudyResults, shown: Sequence[Line]) -> Iterable[str]:
     yield f"training seed{'s' * any(',' in text for text in seeds)} {' or '.join(seeds)}"
     rounds = " or ".join(map(str, sorted({round for _, round in shown if round})))
     yield f"rounds {rounds}"
+    yield from _adapters([row for row in trained if row.role == "method"])
     if study.missing:
         yield "some stages are missing (see the notes)"
+
+
+def _adapters(methods: Sequence[Row]) -> Iterable[str]:
+    """The rank of the methods' LoRA, and which methods it is of where others train in full."""
+    ranks = {row.label: row.value_of("recipe.lora.r") for row in methods}
+    adapted = {label: rank for label, rank in ranks.items() if rank is not None}
+    if adapted:
+        whom = "" if len(adapted) == len(ranks) else f" ({', '.join(map(row_name, adapted))})"
+        yield f"LoRA r {' or '.join(dict.fromkeys(adapted.values()))}{whom}"
 
 
 def _legend(study: StudyResults, made: Sequence[TableRow], left_out: int) -> Iterable[str]:
