@@ -57,7 +57,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "dest": "rows",
         "metavar": "LABEL=CHECKPOINT",
         "help": "add trained models, which are only evaluated: a folder with a model or a LoRA"
-        " adapter, or a hub id",
+        " adapter, or a hub id; LABEL=answers:FOLDER: another program's answers, which are only"
+        " graded",
     },
     "--pool": {
         "metavar": "POOL",
@@ -186,6 +187,14 @@ class Looked:
     """What is lacking."""
     chosen: str = ""
     """Which training was chosen, and why; empty: the options say it."""
+    answers: Sequence[str] = ()
+    """Sentences about other programs' answers that are missing or unused."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user is told first."""
+        study = () if self.context is None else self.context.study.notes
+        return [*filter(None, [self.chosen]), *study, *self.answers]
 
     @property
     def problem(self) -> UserError:
@@ -228,6 +237,7 @@ def look(given: argparse.Namespace) -> Looked:
         context=None if wrong else context,
         findings=findings,
         chosen=chosen,
+        answers=preflight.of_answers(context, [run for run in study.runs if run.answers])[1],
     )
 
 
@@ -255,7 +265,7 @@ def plan(given: argparse.Namespace) -> None:
     looked = look(given)
     if looked.context is None:
         raise looked.problem
-    lines = [*filter(None, [looked.chosen]), *looked.context.study.notes]
+    lines = looked.notes
     lines += planning.plan(looked.context, jobs=given.jobs, stages=given.stages)
     if looked.findings:
         lines += ["", f"Lacking ({len(looked.findings)}); run will not start without:"]
@@ -294,7 +304,7 @@ def _run(given: argparse.Namespace) -> tuple[int, Path]:
         context = looked.context
         context.download = True
         study, out = context.study, context.results.out
-        for note in filter(None, (looked.chosen, *study.notes)):
+        for note in looked.notes:
             display.say(note)
 
         def draw() -> None:

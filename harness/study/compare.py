@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from benchmarks.catalogue import open_benchmarks
+from harness.artifacts.results_folder import GIVEN
 from harness.data.open_pool import open_pool
 from harness.data.pool import Pool
 from harness.errors import UserError, unknown, user_errors
@@ -183,7 +184,7 @@ def study(
         lora: train all rows with LoRA.
         full: train all rows in full, which is also the default.
         rows: ``LABEL=CHECKPOINT`` texts; checkpoints (a folder, a LoRA adapter, a hub id) that
-            answer beside the others.
+            answer beside the others. ``LABEL=answers:FOLDER``: another program's answers.
         name: the study's name; None: from the options.
         split: of the benchmarks.
         local_data: ``NAME=FOLDER`` texts; the folders of benchmarks' official files.
@@ -317,20 +318,28 @@ def check_profile(profile: str) -> None:
 
 
 def ready_made(text: str) -> Run:
-    """The row of a ``LABEL=CHECKPOINT`` text: other weights, evaluated without training. A hub id
-    is pinned to its commit.
+    """The row of a ``LABEL=CHECKPOINT`` text: other weights, evaluated without training; or of
+    ``LABEL=answers:FOLDER``: another program's answers. A hub id is pinned to its commit.
 
     Raises:
-        UserError: the text has another form, or the checkpoint is missing or of no supported
-            family.
+        UserError: the text has another form, the checkpoint is missing or of no supported family,
+            or there is no such folder.
     """
     label, equals, checkpoint = text.partition("=")
     if not equals or not label.strip() or not checkpoint.strip():
         raise UserError(
             f'--row {text!r} must be LABEL=CHECKPOINT, such as "SIMA released=path/to/model" or'
-            ' "mine=org/name".'
+            ' "mine=org/name", or LABEL=answers:FOLDER.'
         )
-    base, card = checkpoint.strip(), find_base(checkpoint.strip())
+    base = checkpoint.strip()
+    if base.startswith(GIVEN):
+        if not Path(base.removeprefix(GIVEN)).is_dir():
+            raise UserError(
+                f"--row {label.strip()}: there is no folder {base.removeprefix(GIVEN)!r}; give one"
+                " with a file of answers to each benchmark (benchmarks/README.md)."
+            )
+        return Run(label=label.strip(), base=base, method=Untrained())
+    card = find_base(base)
     if base != card.name and isinstance(card.source, str) and not card.adapters:
         base = f"{card.source}@{card.revision}"
     return Run(label=label.strip(), base=base, method=Untrained())

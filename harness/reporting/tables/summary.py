@@ -128,6 +128,8 @@ def _label(row: Row, round: int, marked: bool) -> str:
         return f"{base_name(row.base)} ({row.label})"
     if row.role == "control":  # it stands below its method, after the same round
         return f"control: {row.label.removeprefix(f'{row.of} ')}"
+    if row.given:
+        return f"{row.label} (not trained here)"
     name = row_name(row.label) + (f", round {round}" if round and marked else "")
     return name + (" (not tested)" if round < row.rounds else "")
 
@@ -144,7 +146,8 @@ def _cell(cell: MetricResult | None) -> TableCell:
 def _facts(study: StudyResults, shown: Sequence[Line]) -> Iterable[str]:
     """What the rows share: base, pool, seeds, rounds."""
     trained = [row for row, round in shown if round]
-    yield f"Base {' or '.join(dict.fromkeys(base_name(row.base) for row, _ in shown))}"
+    bases = (base_name(row.base) for row, _ in shown if not row.given)
+    yield f"Base {' or '.join(dict.fromkeys(bases))}"
     if not trained:
         return
     yield f"pool {' or '.join(dict.fromkeys(row.pool for row in trained))}"
