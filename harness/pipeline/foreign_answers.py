@@ -189,11 +189,7 @@ def of_row(
     counts = _counts(found.rows, asked) | {"extra": found.extra}
     return Given(
         rows=_in_order(found.rows, asked),
-        identity={
-            "said_by": model or None,
-            "model": hashlib.sha256(content).hexdigest(),
-            **({"server": known["server"]} if "server" in known else {}),
-        },
+        identity={"said_by": model or None, "model": hashlib.sha256(content).hexdigest()},
         counts=counts,
     )
 
