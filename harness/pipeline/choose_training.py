@@ -20,8 +20,8 @@ from harness.models.load_base import MAX_CPU_PARAMETERS
 from harness.study import compare, cost_model
 from harness.study.reference import STUDIES, StudyReference
 from harness.study.study import Study
-from harness.training.memory import GIB, planned
-from harness.training.placement import SPARE, Placement
+from harness.training.memory import GIB
+from harness.training.placement import Placement
 from harness.training.ranks import ranks
 
 DECIDE = "Give --lora or --full to decide yourself."
@@ -44,12 +44,15 @@ def by_memory(
             f" {DECIDE}"
         )
         return reference, why if large else ""
-    needed = full_training_bytes(card, placement)
-    lora, gpus = needed > memory, ranks().size
+    gpus, eight_bit = ranks().size, placement.optimizer == "adamw8bit"
+    needed = cost_model.training_memory(
+        card, compare.EQUAL, rows=1, processes=gpus, eight_bit=eight_bit
+    )
+    lora = needed > memory / GIB
     where = "one GPU, which has" if gpus == 1 else f"each of {gpus} GPUs, which have"
     why = (
         f"Training: {'LoRA' if lora else 'full'}, because full training needs about"
-        f" {needed / GIB:.0f} GiB on {where} {memory / GIB:.0f}. {DECIDE}"
+        f" {needed:.0f} GiB on {where} {memory / GIB:.0f}. {DECIDE}"
     )
     return _with(reference, lora=lora), why
 
@@ -78,22 +81,6 @@ def gpu_memory() -> int | None:
     own = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
     known = [each for each in ranks().gather(own) if each is not None]
     return min(known, default=None)
-
-
-def full_training_bytes(card: BaseCard, placement: Placement) -> int:
-    """Bytes of each GPU that the profile's full training takes, one pair at a time."""
-    eight_bit = placement.optimizer == "adamw8bit"
-    plan = planned(
-        cost_model.shape_for(card),
-        compare.EQUAL,
-        4 if card.dtype == "float32" else 2,
-        rows=1,
-        prompt=cost_model.PROMPT,
-        side=cost_model.SIDE,
-        processes=1 if eight_bit else ranks().size,
-        moments=2 if eight_bit else 8,
-    )
-    return int(plan.total + SPARE)
 
 
 def _chooses(reference: StudyReference) -> BaseCard | None:

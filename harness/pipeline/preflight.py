@@ -30,8 +30,8 @@ from harness.pipeline import given_answers
 from harness.pipeline.context import Context
 from harness.study import cost_model
 from harness.study.study import Run
-from harness.training.memory import GIB, planned
-from harness.training.placement import SPARE, Placement
+from harness.training.memory import GIB
+from harness.training.placement import Placement
 from harness.training.ranks import ranks
 
 CHECKPOINTS_GIB = 2.0
@@ -236,21 +236,14 @@ def of_training(
         card = find_base(base)
         if recipe is None or card.prompts == "synthetic":
             continue
-        needed = planned(
-            cost_model.shape_for(card),
-            recipe,
-            4 if card.dtype == "float32" else 2,
-            rows=1,
-            prompt=cost_model.PROMPT,
-            side=cost_model.SIDE,
-            processes=1 if eight_bit else processes,
-            moments=2 if eight_bit else 8,
+        needed = cost_model.training_memory(
+            card, recipe, rows=1, processes=processes, eight_bit=eight_bit
         )
-        if needed.total + SPARE > memory:
+        if needed > memory / GIB:
             mends = "more GPUs (torchrun --nproc_per_node N)"
             mends = mends if recipe.lora else f"LoRA (--lora), {mends}, --eight-bit"
             says = (
-                f"Training needs about {(needed.total + SPARE) / GIB:.0f} GiB on each GPU, one"
+                f"Training needs about {needed:.0f} GiB on each GPU, one"
                 f" pair at a time, and the GPU has {memory / GIB:.0f}; take {mends} or a smaller"
                 " base."
             )
