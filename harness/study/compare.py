@@ -252,7 +252,7 @@ def study(
         baseline=BASELINE,
         split=split,
         limit=limit,
-        tuning=TUNED if synthetic and profile == "equal" and split == "test" else "",
+        tuning=TUNED if synthetic and profile == "equal" and split == "test" and not lora else "",
         notes=tuple(
             _notes(
                 synthetic,

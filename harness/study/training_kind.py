@@ -66,8 +66,8 @@ def note(before: Mapping[str, Method], after: Mapping[str, Method]) -> str:
     ]
     if not changed:
         return ""
-    lora = changed[0][1]
+    lora, rows = changed[0][1], ", ".join(name for name, _ in changed)
     return (
         f"Trained with LoRA (r {lora.r}, alpha {lora.alpha}, projector frozen, {RATE:g} times the"
-        f" learning rate) in place of full training: {', '.join(name for name, _ in changed)}."
+        f" learning rate, not tuned) in place of full training: {rows}."
     )

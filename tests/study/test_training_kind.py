@@ -34,9 +34,11 @@ def test_the_studys_name_and_notes_say_lora_and_a_full_study_is_the_usual_one() 
     study = compare.study(limit=2, seeds=1, lora=True)
     assert (usual.name, study.name) == ("compare-limit2", "compare-limit2-lora")
     assert study.notes == (
-        "Trained with LoRA (r 16, alpha 32, projector frozen, 10 times the learning rate) in place"
-        " of full training: sena, sima, csr.",
+        "Trained with LoRA (r 16, alpha 32, projector frozen, 10 times the learning rate, not"
+        " tuned) in place of full training: sena, sima, csr.",
     )
+    assert usual.tuning
+    assert not study.tuning  # its rates were chosen for full training
     assert compare.study(limit=2, seeds=1, full=True).as_json() == usual.as_json()
 
 

@@ -56,6 +56,8 @@ def _reading(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> str
     parts = []
     for verdict, words in VERDICTS.items():
         if names := [_change(cell) for cell in mine if cell.verdict == verdict]:
+            if not row.rounds:  # a given model or given answers
+                words = words.replace("training", "row")
             parts.append(f"{words} {', '.join(names)}")
     if missing := [cell.full_name for cell in mine if cell.verdict not in VERDICTS]:
         parts.append(f"no result yet on {', '.join(missing)}")
