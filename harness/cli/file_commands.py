@@ -149,12 +149,18 @@ def export(args: argparse.Namespace) -> None:
 def answer(args: argparse.Namespace) -> None:
     if args.server is not None:
         from harness.pipeline import server_answers
+        from harness.pipeline.progress import Display
 
         if args.weights is not None:
             raise UserError("--weights is for a model on this machine; leave it out with --server.")
         settings = server_answers.settings_of(args.server, args.base)
-        progress = _progress("answer")
-        print(server_answers.answer(args.questions, settings, args.out, progress=progress))
+        display = Display(sys.stderr)
+        with display.alive():
+            progress, tell = display.stage(1, 1, "answer"), display.say
+            done = server_answers.answer(
+                args.questions, settings, args.out, progress=progress, tell=tell
+            )
+        print(done)
         return
     if args.base is None:
         raise UserError("Give the model that is to answer: --base NAME, with --server or without.")

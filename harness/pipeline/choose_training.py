@@ -17,7 +17,7 @@ from harness.artifacts.results_folder import Results, read_json
 from harness.errors import UserError
 from harness.models.base_cards import BaseCard, find_base
 from harness.models.load_base import MAX_CPU_PARAMETERS
-from harness.study import compare, cost_model
+from harness.study import ablate, compare, cost_model
 from harness.study.reference import STUDIES, StudyReference
 from harness.study.study import Study
 from harness.training.memory import GIB
@@ -90,6 +90,8 @@ def _chooses(reference: StudyReference) -> BaseCard | None:
         return None
     if asked.get("lora") or asked.get("full"):
         return None
+    if ablate.RECIPE in asked.get("only", ()):  # it compares the two
+        return None
     default = taken["profile"].default if "profile" in taken else "equal"
     if asked.get("profile", default) != "equal":
         return None
@@ -111,5 +113,9 @@ def _trains_lora(folder: Path) -> bool | None:
     path = Results(folder).study
     if not path.is_file():
         return None
-    recipes = [run["recipe"] for run in read_json(path)["runs"] if run.get("recipe")]
+    recipes = [
+        run["recipe"]
+        for run in read_json(path)["runs"]
+        if run.get("recipe") and not run["label"].endswith(compare.RELEASED)
+    ]
     return any(recipe.get("lora") for recipe in recipes) if recipes else None

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.chat import FILTERED, Reply
-from benchmarks.judge import Judge, JudgeRequest, SentImage
+from benchmarks.judge import Judge, JudgeRequest, SentImage, to_stderr
 from benchmarks.judge_settings import Settings, read_settings
 from harness.artifacts.results_folder import FORMAT, Stage, lock, read_jsonl, write_jsonl
 from harness.artifacts.stored_files import read_bytes
@@ -49,8 +49,16 @@ def settings_of(server: str, model: str | None) -> Settings:
         return read_settings(Path(server))
 
 
-def answer(questions: Path, settings: Settings, out: Path, *, progress: Progress = quiet) -> str:
-    """Ask the server all questions; returns what was done, in a sentence.
+def answer(
+    questions: Path,
+    settings: Settings,
+    out: Path,
+    *,
+    progress: Progress = quiet,
+    tell: Callable[[str], None] = to_stderr,
+) -> str:
+    """Ask the server all questions; returns what was done, in a sentence. ``tell`` gets a line
+    about the cost before and after asking.
 
     Raises:
         UserError: there are no questions, the folder holds answers of other settings, or the server
@@ -58,7 +66,7 @@ def answer(questions: Path, settings: Settings, out: Path, *, progress: Progress
     """
     benchmark = str(exported(questions)["benchmark"])
     settings = replace(settings, repeats=1, recording=RECORDING)
-    server = Judge(settings=settings, folder=out, who="server", progress=progress)
+    server = Judge(settings=settings, folder=out, tell=tell, who="server", progress=progress)
     rows = read_jsonl(questions / "questions.jsonl")
     content = hashlib.sha256(read_bytes(questions / "questions.jsonl")).hexdigest()
     identity = {

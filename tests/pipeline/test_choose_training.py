@@ -47,6 +47,7 @@ def test_nothing_is_chosen_where_the_options_say_it(options: dict[str, object]) 
     assert chosen(int(24 * GIB), **options) == ({}, "")
     assert chosen(int(24 * GIB), "paper") == ({}, "")  # its profile is published
     assert chosen(int(24 * GIB), "tune") == ({}, "")
+    assert chosen(int(24 * GIB), "ablate", only=["recipe"]) == ({}, "")
 
 
 def test_without_a_gpu_the_study_stays_and_a_large_base_is_told(
@@ -66,7 +67,7 @@ def test_results_that_were_begun_keep_their_training_on_another_machine(
     first, second = int(80 * GIB), int(141 * GIB)
     if not begun_with_lora:
         first, second = second, first
-    options = {**SEVEN, "limit": 2, "seeds": 1}
+    options = {**SEVEN, "limit": 2, "seeds": 1, "released": True}
 
     def begin(memory: int) -> tuple[StudyReference, str]:
         asked, _ = choose_training.by_memory(
