@@ -30,10 +30,18 @@ LARGEST_REPLY = 4 * 2**20
 """Bytes; a verdict has a few thousand."""
 RETRIED = frozenset({408, 409, 425, 429})
 """Status codes below 500 that are tried again."""
+FILTERED = "content_filter"
+"""The reason of a reply that the server's filter withheld."""
+FILTER_CODES = frozenset({FILTERED, "content_policy_violation"})
+"""The codes of an error that means the same."""
 
 
 class Stopped(Exception):  # noqa: N818  (no error: another request failed, or Ctrl-C was pressed)
     """The request was not sent, because the judging has ended."""
+
+
+class Declined(Exception):  # noqa: N818  (an answer, caught by ``ask``)
+    """The server's filter refuses this prompt for good."""
 
 
 class TryAgain(Exception):  # noqa: N818  (a reason, caught by ``ask``)
@@ -47,8 +55,9 @@ class TryAgain(Exception):  # noqa: N818  (a reason, caught by ``ask``)
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """A judge's reply: its text, the reason it ended, the model that the server names, and the
-    tokens that the server counted (None: not counted)."""
+    """A model's reply: its text, the reason it ended, the model that the server names, and the
+    tokens that the server counted (None: not counted). A filtered prompt has an empty text and an
+    empty model."""
 
     text: str
     finish: str | None
@@ -96,9 +105,10 @@ def ask(
     backoff: float,
     timeout: float,
     stop: threading.Event,
+    who: str = "judge",
 ) -> Reply:
     """Send the request until it is answered. ``timeout``: seconds for a whole try, from connecting
-    to the last byte.
+    to the last byte. ``who``: as errors name the server.
 
     Raises:
         ValueError: the server refuses, or gave no answer after all retries; without the key.
@@ -107,12 +117,14 @@ def ask(
     for attempt in range(retries + 1):
         pace.turn(stop)
         try:
-            return read_reply(_send(url, body, key, timeout))
+            return read_reply(_send(url, body, key, timeout, f"The {who} at {url}"))
+        except Declined:
+            return Reply(text="", finish=FILTERED, model="", tokens_in=None, tokens_out=None)
         except TryAgain as error:
             why, wait = str(error), waiting(attempt, backoff, error.wait)
             if wait > LONGEST_REQUESTED_WAIT:
                 raise ValueError(
-                    f"The judge at {url} asks to wait {wait:.0f} seconds ({why}); run again after"
+                    f"The {who} at {url} asks to wait {wait:.0f} seconds ({why}); run again after"
                     " that."
                 ) from None
             if attempt < retries:
@@ -121,7 +133,7 @@ def ask(
                 elif stop.wait(wait):
                     raise Stopped from None
     raise ValueError(
-        f"The judge at {url} gave no usable answer in {retries + 1} tries; the last: {why}."
+        f"The {who} at {url} gave no usable answer in {retries + 1} tries; the last: {why}."
     )
 
 
@@ -157,11 +169,12 @@ def _certificates() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
-def _send(url: str, body: Mapping[str, Any], key: str | None, timeout: float) -> bytes:
+def _send(url: str, body: Mapping[str, Any], key: str | None, timeout: float, who: str) -> bytes:
     """The body of the reply.
 
     Raises:
         TryAgain: the connection broke, the time is over, or the server is busy.
+        Declined: the server's filter refuses the prompt.
         ValueError: the server refuses.
     """
     # Imported here: commands that ask no judge need no HTTP client.
@@ -195,25 +208,25 @@ def _send(url: str, body: Mapping[str, Any], key: str | None, timeout: float) ->
         raise TryAgain(quoted(f"{type(error).__name__}: {error}", key)) from None
     if response.is_success:
         return content
-    raise _refusal(url, response, content, key)
+    raise _refusal(who, response, content, key)
 
 
-def _refusal(url: str, response: httpx2.Response, content: bytes, key: str | None) -> Exception:
+def _refusal(who: str, response: httpx2.Response, content: bytes, key: str | None) -> Exception:
     """What a status other than success means: another try, or the end."""
     message, code = _message(content, key)
     status = response.status_code
     if status in (401, 403):  # the message may show a part of the key
         return ValueError(
-            f"The judge at {url} refuses the key (status {status}); check the environment variable."
+            f"{who} refuses the key (status {status}); check the environment variable."
         )
     if code == "insufficient_quota":
-        return ValueError(
-            f"The judge at {url} says that the quota is spent; top it up and run again."
-        )
+        return ValueError(f"{who} says that the quota is spent; top it up and run again.")
+    if status == 400 and code in FILTER_CODES:
+        return Declined()
     if status in RETRIED or status >= 500:
         wait = retry_after(response.headers.get("Retry-After"))
         return TryAgain(f"status {status}: {message}", wait, busy=status == 429 or wait is not None)
-    return ValueError(f"The judge at {url} refuses the request (status {status}): {message}.")
+    return ValueError(f"{who} refuses the request (status {status}): {message}.")
 
 
 def _message(content: bytes, key: str | None) -> tuple[str, str | None]:

@@ -1,5 +1,5 @@
 """A judge: a language model with OpenAI's chat interface that reads answers, asked at temperature 0
-and recorded.
+and recorded. A model that answers a benchmark's questions is asked in the same way.
 
 Every judgement is written to a recording as it arrives and replayed later: grading again, here or
 elsewhere, sends nothing. Without a key, a server or a usable reply, grading stops with one sentence
@@ -8,6 +8,7 @@ variable and is written nowhere."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import judgements
-from benchmarks.chat import Pace, Reply, Stopped, ask, quoted
+from benchmarks.chat import FILTERED, Pace, Reply, Stopped, ask, quoted
 from benchmarks.files import read_text
 from benchmarks.interface import Cost
 from benchmarks.judge_settings import JUDGE_VARIABLE, Settings, read_settings
@@ -31,24 +32,46 @@ CHARACTERS_A_TOKEN = 4
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeRequest:
-    """One prompt for the judge; ``about`` is the question's id, for the recording."""
+    """One prompt; ``about`` is the question's id, for the recording."""
 
     about: str
     prompt: str
+    images: tuple[SentImage, ...] = ()
+    """Sent in front of the prompt."""
+    max_tokens: int | None = None
+    """Of the reply; None: the settings'."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentImage:
+    """A PNG image; ``name`` is made of its content, so it stands for it in the fingerprint."""
+
+    name: str
+    read: Callable[[], bytes]
+
+    @property
+    def url(self) -> str:
+        return "data:image/png;base64," + base64.b64encode(self.read()).decode()
 
 
 def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def silent(_unit: str, _done: int, _total: int) -> None:
+    """No progress shown."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judge:
     """A judge. Paths of its settings are relative to ``folder``. ``tell`` gets a line before and
-    after asking."""
+    after asking, ``progress`` the number of replies. ``who``: as sentences name it."""
 
     settings: Settings
     folder: Path
     tell: Callable[[str], None] = to_stderr
+    progress: Callable[[str, int, int], None] = silent
+    who: str = "judge"
 
     @property
     def recording(self) -> Path:
@@ -63,7 +86,7 @@ class Judge:
             requests=len(missing),
             recorded=len(every) - len(missing),
             tokens_in=sum(len(request.prompt) for request in missing) // CHARACTERS_A_TOKEN,
-            tokens_out=len(missing) * self.settings.max_tokens,
+            tokens_out=sum(self._max_tokens(request) for request in missing),
         )
 
     def ask(self, requests: Sequence[JudgeRequest]) -> list[list[Reply]]:
@@ -82,11 +105,12 @@ class Judge:
                 known = judgements.read(self.recording)
                 missing = {key: sent for key, sent in every.items() if key not in known}
                 cost = cost_in_words(self.estimate(requests), "about", "at most")
-                self.tell(f"judge {name}: {cost}")
+                images = ", images not counted" if any(each.images for each in requests) else ""
+                self.tell(f"{self.who} {name}: {cost}{images}")
                 replies = self._send(missing, secret, writer)
                 known |= replies
                 spent = cost_in_words(self._spent(list(replies.values())))
-                self.tell(f"judge {name}: asked {spent}")
+                self.tell(f"{self.who} {name}: asked {spent}")
         for key in every:
             self._check_model(known[key])  # anybody can write a recording
         repeats = range(self.settings.repeats)
@@ -100,8 +124,8 @@ class Judge:
         secret = os.environ.get(variable, "").strip()
         if not secret:
             raise ValueError(
-                f"The judge {self.settings.name} needs a key in the environment variable"
-                f" {variable}; set it, or grade with a recording that holds these judgements"
+                f"The {self.who} {self.settings.name} needs a key in the environment variable"
+                f" {variable}; set it, or use a recording that holds all these replies"
                 f" ({self.recording} lacks some)."
             )
         if not secret.isascii() or not secret.isprintable():
@@ -110,19 +134,30 @@ class Judge:
             )
         return secret
 
-    def _body(self, prompt: str) -> dict[str, Any]:
+    def _max_tokens(self, request: JudgeRequest) -> int:
+        return self.settings.max_tokens if request.max_tokens is None else request.max_tokens
+
+    def _body(self, request: JudgeRequest, *, whole: bool) -> dict[str, Any]:
+        """What is sent; not ``whole``: with the images' names in place of their content."""
+        content: str | list[dict[str, Any]] = request.prompt
+        if request.images:
+            content = [
+                {"type": "image_url", "image_url": {"url": image.url if whole else image.name}}
+                for image in request.images
+            ]
+            content.append({"type": "text", "text": request.prompt})
         return {
             "model": self.settings.model,
-            "messages": [{"role": "user", "content": prompt}],
+            "messages": [{"role": "user", "content": content}],
             "temperature": 0,
-            "max_tokens": self.settings.max_tokens,
+            "max_tokens": self._max_tokens(request),
         }
 
     def _key(self, request: JudgeRequest, repeat: int) -> str:
         """The fingerprint of a request: all that is sent, the model that must reply, and the number
         of the repeat. The address is left out, so a recording is valid on another machine."""
         sent = {
-            **self._body(request.prompt),
+            **self._body(request, whole=False),
             "version": self.settings.pinned_model,
             "repeat": repeat,
         }
@@ -150,13 +185,14 @@ class Judge:
             try:
                 reply = ask(
                     settings.url,
-                    self._body(request.prompt),
+                    self._body(request, whole=True),
                     key=secret,
                     pace=pace,
                     retries=settings.retries,
                     backoff=settings.backoff,
                     timeout=settings.timeout,
                     stop=stop,
+                    who=self.who,
                 )
                 self._check_model(reply)
                 writer.add(key, request.about, repeat, reply)
@@ -173,6 +209,7 @@ class Judge:
                 for future in as_completed(futures):
                     try:
                         replies[futures[future]] = future.result()
+                        self.progress("replies", len(replies), len(missing))
                     except Stopped:
                         continue
                     except ValueError as error:
@@ -181,20 +218,19 @@ class Judge:
                 stop.set()
         if failure is not None:
             raise ValueError(
-                f"{failure} {len(replies)} judgements of this run are kept in {self.recording};"
+                f"{failure} {len(replies)} replies of this run are kept in {self.recording};"
                 " run again to continue."
             ) from failure
         return replies
 
     def _check_model(self, reply: Reply) -> None:
         pinned = self.settings.pinned_model
-        if reply.model != pinned:
+        if reply.model != pinned and not (reply.model == "" and reply.finish == FILTERED):
             named = (
                 "names no model" if reply.model is None else f"answers as {quoted(reply.model)!r}"
             )
             raise ValueError(
-                f"The judge is pinned to {pinned!r}, but the server {named}; put the right one into"
-                " the judge's settings."
+                f"The {self.who} is pinned to {pinned!r}, but it {named}; give the right name."
             )
 
     def _spent(self, replies: Sequence[Reply]) -> Cost:

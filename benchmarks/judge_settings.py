@@ -1,5 +1,5 @@
 """The settings of a judge: a JSON file, named by the environment variable SELFSIGHT_JUDGE, whose
-keys are the fields of :class:`Settings`."""
+keys are the fields of :class:`Settings`. ``answer --server`` takes such a file, too."""
 
 from __future__ import annotations
 
@@ -78,16 +78,16 @@ class Settings:
             value = getattr(self, name)
             if not isinstance(value, str) or (not value and name != "version"):
                 raise _wrong(name, value, "it must be a text")
-            files.clean("The judge's settings", value, name, "take it out")
+            files.clean("The settings", value, name, "take it out")
         self._check_key_variable()
         self._check_base_url()
         prompts: Any = self.prompts
         if not isinstance(prompts, Mapping) or not all(
             isinstance(path, str) for path in prompts.values()
         ):
-            raise ValueError('The judge\'s prompts must look like {"mmhal": "path/to/prompt.txt"}.')
+            raise ValueError('The setting prompts must look like {"mmhal": "path/to/prompt.txt"}.')
         for path in prompts.values():
-            files.clean("The judge's settings", path, "prompts", "take it out")
+            files.clean("The settings", path, "prompts", "take it out")
 
     def _check_key_variable(self) -> None:
         variable: Any = self.key_variable
@@ -95,7 +95,7 @@ class Settings:
             isinstance(variable, str) and re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", variable)
         ):  # perhaps the key itself: it is not repeated
             raise ValueError(
-                "The judge's key_variable is no name of an environment variable; name the one that"
+                "The setting key_variable is no name of an environment variable; name the one that"
                 " holds the key."
             )
 
@@ -103,11 +103,11 @@ class Settings:
         parts = urllib.parse.urlsplit(self.base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(
-                "The judge's base_url must be an address such as https://api.openai.com/v1."
+                "The setting base_url must be an address such as https://api.openai.com/v1."
             )
         if parts.username or parts.password or parts.query or parts.fragment:
             raise ValueError(  # perhaps with the key: it is not repeated
-                "The judge's base_url holds a name, key or query; put the key into an environment"
+                "The setting base_url holds a name, key or query; put the key into an environment"
                 " variable."
             )
 
@@ -131,7 +131,7 @@ def _wrong(name: str, value: object, rule: str) -> ValueError:
         shown = f"{value!r:.60}"
     except ValueError:  # a number of thousands of digits
         shown = "too long a number"
-    return ValueError(f"The judge's {name} is {shown}; {rule}.")
+    return ValueError(f"The setting {name} is {shown}; {rule}.")
 
 
 def _is_number(value: object) -> bool:
@@ -148,21 +148,19 @@ def read_settings(path: Path) -> Settings:
         given = json.loads(files.plain_bytes(path).decode("utf-8-sig"))
     except OSError as error:
         raise ValueError(
-            f"The judge's settings {path} cannot be read ({error.strerror}); {JUDGE_VARIABLE} names"
-            " them."
+            f"The settings {path} cannot be read ({error.strerror}); give the path of a JSON file."
         ) from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"The judge's settings {path} are no JSON: {error}.") from None
+        raise ValueError(f"The settings {path} are no JSON: {error}.") from None
     allowed = [setting.name for setting in dataclasses.fields(Settings)]
     required = ("base_url", "model")
     if not isinstance(given, dict) or any(name not in given for name in required):
         raise ValueError(
-            f"The judge's settings {path} must be a JSON object with {' and '.join(required)}."
+            f"The settings {path} must be a JSON object with {' and '.join(required)}."
         )
     if unknown := sorted(set(given) - set(allowed)):  # a value may be a key: it is not repeated
         raise ValueError(
-            f"The judge's settings {path} hold {unknown[0]!r}, which is none of:"
-            f" {', '.join(allowed)}."
+            f"The settings {path} hold {unknown[0]!r}, which is none of: {', '.join(allowed)}."
         )
     try:
         return Settings(**given)

@@ -9,20 +9,41 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks.catalogue import open_benchmarks
 from benchmarks.synthetic.suite import synthetic_item
+from harness.pipeline import exchange, foreign_answers
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def test_the_tutorials_files_make_a_table(tmp_path: Path) -> None:
-    blocks = re.findall(
-        r"```python\n# (\w+\.py)\n(.*?)```",
-        (ROOT / "TUTORIAL.md").read_text(encoding="utf-8"),
-        re.DOTALL,
+def blocks() -> dict[str, str]:
+    """The page's files by name."""
+    page = (ROOT / "TUTORIAL.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"```python\n# (\w+\.py)(.*?)```", page, re.DOTALL))
+
+
+def test_llavas_question_file_has_our_ids_and_its_answers_are_read(tmp_path: Path) -> None:
+    questions = tmp_path / "q"
+    benchmark = open_benchmarks(["synthetic_pope"], "test", 1)[0]
+    exchange.export(benchmark, questions, split="test", limit=1)
+    program = tmp_path / "llava_questions.py"
+    program.write_text("#" + blocks()[program.name], encoding="utf-8")
+    made = subprocess.run(
+        [sys.executable, str(program), str(questions)], capture_output=True, text=True, check=True
     )
-    assert [name for name, _ in blocks] == ["my_method.py", "my_benchmark.py", "my_study.py"]
-    for name, code in blocks:
-        (tmp_path / name).write_text(code, encoding="utf-8")
+    asked = [json.loads(line) for line in made.stdout.splitlines()]
+    assert all((questions / "images" / row["image"]).is_file() for row in asked)
+    answered = ({"question_id": row["question_id"], "text": "yes"} for row in asked)
+    (tmp_path / "synthetic_pope.jsonl").write_text("\n".join(map(json.dumps, answered)))
+    ids = [question.id for question in benchmark.questions()]
+    given = foreign_answers.of_row(tmp_path, "synthetic_pope", ids)
+    assert [row["id"] for row in given.rows] == ids
+
+
+def test_the_tutorials_files_make_a_table(tmp_path: Path) -> None:
+    assert list(blocks())[:3] == ["my_method.py", "my_benchmark.py", "my_study.py"]
+    for name, code in list(blocks().items())[:3]:
+        (tmp_path / name).write_text("#" + code, encoding="utf-8")
     own = tmp_path / "mine"
     own.mkdir()
     rows = []

@@ -67,4 +67,4 @@ def one_command(words: list[str]) -> None:
     ready = study_commands.look(top.parse_args(words))
     if ready.findings:
         raise ready.problem
-    print(f"Nothing is lacking for: {' '.join(words)}")
+    print("\n".join(filter(None, (f"Nothing is lacking for: {' '.join(words)}", ready.chosen))))

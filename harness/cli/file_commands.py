@@ -66,9 +66,16 @@ def _add_answer(commands: Any) -> None:
     parser.add_argument("questions", type=Path, metavar="FOLDER", help="an export's folder")
     parser.add_argument(
         "--base",
-        required=True,
         metavar="NAME",
-        help="a card (see doctor), a folder, a LoRA adapter's folder or a hub id",
+        help="a card (see doctor), a folder, a LoRA adapter's folder or a hub id; with --server:"
+        " the name of the model there",
+    )
+    parser.add_argument(
+        "--server",
+        metavar="URL",
+        help="ask this server with OpenAI's chat interface, such as https://api.openai.com/v1 (key:"
+        " the environment variable OPENAI_API_KEY), or as a JSON file of settings says"
+        " (benchmarks/README.md)",
     )
     parser.add_argument(
         "--weights",
@@ -140,6 +147,23 @@ def export(args: argparse.Namespace) -> None:
 
 
 def answer(args: argparse.Namespace) -> None:
+    if args.server is not None:
+        from harness.pipeline import server_answers
+        from harness.pipeline.progress import Display
+
+        if args.weights is not None:
+            raise UserError("--weights is for a model on this machine; leave it out with --server.")
+        settings = server_answers.settings_of(args.server, args.base)
+        display = Display(sys.stderr)
+        with display.alive():
+            progress, tell = display.stage(1, 1, "answer"), display.say
+            done = server_answers.answer(
+                args.questions, settings, args.out, progress=progress, tell=tell
+            )
+        print(done)
+        return
+    if args.base is None:
+        raise UserError("Give the model that is to answer: --base NAME, with --server or without.")
     from harness.models.base_cards import find_base
     from harness.pipeline import exchange, foreign_answers
 

@@ -57,7 +57,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "dest": "rows",
         "metavar": "LABEL=CHECKPOINT",
         "help": "add trained models, which are only evaluated: a folder with a model or a LoRA"
-        " adapter, or a hub id",
+        " adapter, or a hub id; LABEL=answers:FOLDER: another program's answers, which are only"
+        " graded",
     },
     "--pool": {
         "metavar": "POOL",
@@ -99,6 +100,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "action": "store_true",
         "default": None,
         "help": "add a row per method that does all that the authors' released code does",
+    },
+    "--lora": {
+        "action": "store_true",
+        "default": None,
+        "help": "train all rows with LoRA (real bases: r 128); default for a real base in the"
+        " profile equal: full training where it fits the GPUs, else LoRA, and the run says which",
+    },
+    "--full": {
+        "action": "store_true",
+        "default": None,
+        "help": "train all rows in full",
     },
 }
 """All options of studies. The parameters of a study's function decide which of them it accepts."""
@@ -173,6 +185,16 @@ class Looked:
     """None: the study cannot be built as asked."""
     findings: list[Finding]
     """What is lacking."""
+    chosen: str = ""
+    """Which training was chosen, and why; empty: the options say it."""
+    answers: Sequence[str] = ()
+    """Sentences about other programs' answers that are missing or unused."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user is told first."""
+        study = () if self.context is None else self.context.study.notes
+        return [*filter(None, [self.chosen]), *study, *self.answers]
 
     @property
     def problem(self) -> UserError:
@@ -186,13 +208,19 @@ def look(given: argparse.Namespace) -> Looked:
     from transformers.utils import logging as transformers_logging
 
     from harness.artifacts.results_folder import Results
-    from harness.pipeline import preflight, preflight_options
+    from harness.pipeline import choose_training, preflight, preflight_options
     from harness.pipeline.context import Context
     from harness.study import paper
 
     transformers_logging.disable_progress_bar()  # of small files; the findings are the output
-    reference, placement = reference_of(given), placement_of(given)
+    placement = placement_of(given)
+    reference, chosen = choose_training.by_memory(reference_of(given), placement)
     study, wrong = preflight_options.open_study(reference)
+    if study is not None and chosen and not wrong:
+        root = results_commands.RESULTS
+        reference, kept = choose_training.as_begun(reference, study, given.out, root)
+        if kept:
+            chosen, study = kept, reference.load()
     findings = [*wrong, *_of_command(given, placement)]
     if study is None:
         if given.study == "paper":
@@ -200,11 +228,17 @@ def look(given: argparse.Namespace) -> Looked:
             files = [preflight.Finding("file", f"{line}.") for line in missing]
             out = given.out or results_commands.RESULTS
             findings = [*files, *preflight.of_runs(runs, out, placement)] or findings
-        return Looked(reference=reference, context=None, findings=findings)
+        return Looked(reference=reference, context=None, findings=findings, chosen=chosen)
     context = Context(study, Results(folder_of(given, study)), placement, download=False)
     findings += preflight.of_study(context)
     # With a wrong option the study is of the other options alone: enough to look, not to plan.
-    return Looked(reference=reference, context=None if wrong else context, findings=findings)
+    return Looked(
+        reference=reference,
+        context=None if wrong else context,
+        findings=findings,
+        chosen=chosen,
+        answers=preflight.of_answers(context, [run for run in study.runs if run.answers])[1],
+    )
 
 
 def _of_command(given: argparse.Namespace, placement: Placement) -> list[Finding]:
@@ -231,7 +265,7 @@ def plan(given: argparse.Namespace) -> None:
     looked = look(given)
     if looked.context is None:
         raise looked.problem
-    lines = [*looked.context.study.notes]
+    lines = looked.notes
     lines += planning.plan(looked.context, jobs=given.jobs, stages=given.stages)
     if looked.findings:
         lines += ["", f"Lacking ({len(looked.findings)}); run will not start without:"]
@@ -249,6 +283,12 @@ def _wrapped(lines: Sequence[str]) -> Iterator[str]:
 
 def run(given: argparse.Namespace) -> int:
     """0, or 3 where a row ended early."""
+    code, _ = _run(given)
+    return code
+
+
+def _run(given: argparse.Namespace) -> tuple[int, Path]:
+    """The exit code and the results folder."""
     from harness.pipeline.progress import Display  # imports no torch, so the first line comes first
 
     is_main = os.environ.get("RANK", "0") == "0"
@@ -264,7 +304,7 @@ def run(given: argparse.Namespace) -> int:
         context = looked.context
         context.download = True
         study, out = context.study, context.results.out
-        for note in study.notes:
+        for note in looked.notes:
             display.say(note)
 
         def draw() -> None:
@@ -279,7 +319,7 @@ def run(given: argparse.Namespace) -> int:
             if not number:
                 print("\nNot in the table, or not with all seeds and rounds:")
             print(plain(textwrap.fill(why, 100)))
-    return ENDED_EARLY if ended else 0
+    return ENDED_EARLY if ended else 0, out
 
 
 def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) -> Path:
@@ -294,8 +334,8 @@ def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) ->
     given.options = list(options)
     for name, value in options.items():
         setattr(given, name, value)
-    run(given)
-    return folder_of(given, reference_of(given).load())
+    _, folder = _run(given)
+    return folder
 
 
 def reference_of(given: argparse.Namespace) -> StudyReference:

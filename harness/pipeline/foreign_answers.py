@@ -17,6 +17,7 @@ from harness.artifacts.results_folder import FORMAT, read_json, read_jsonl
 from harness.artifacts.stored_files import check_files, read_bytes
 from harness.data.text_file import storable
 from harness.errors import UserError
+from harness.pipeline import answer_formats
 
 SHOWN = 5
 """Problems of a file that are shown at once; the others are counted."""
@@ -131,11 +132,20 @@ def accept(benchmark: Benchmark, questions: Path, answers: Path) -> Given:
     if answers.is_dir():
         identity = _identity_of(answers, identity)
         path = answers / "answers.jsonl"
-    rows, models = _read_answers(path, set(asked))
+    found = read_file(path, set(asked))
+    rows, models = found.rows, found.models
     identity |= {"answers": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()}
     if models:
         identity |= {"said_by": _model_of(path, models, identity)}
-    counts = {
+    return Given(rows=_in_order(rows, asked), identity=identity, counts=_counts(rows, asked))
+
+
+def _in_order(rows: Mapping[str, str], asked: Sequence[str]) -> list[Mapping[str, Any]]:
+    return [{"id": id, "answer": rows[id]} for id in asked if id in rows]
+
+
+def _counts(rows: Mapping[str, str], asked: Sequence[str]) -> dict[str, int]:
+    return {
         "questions": len(asked),
         "missing": len(asked) - len(rows),
         "empty": sum(not text.strip() for text in rows.values()),
@@ -143,9 +153,43 @@ def accept(benchmark: Benchmark, questions: Path, answers: Path) -> Given:
             any(_is_control(sign) for sign in text) for text in rows.values()
         ),
     }
+
+
+def of_row(
+    folder: Path,
+    benchmark: str,
+    asked: Sequence[str],
+    questions: str | None = None,
+    *,
+    limited: bool = False,
+) -> Given:
+    """Another program's answers to a study's questions, matched by id. ``identity`` holds the model
+    that the file names and the content.
+
+    Args:
+        folder: the row's folder, with answers to each benchmark.
+        asked: the ids of the questions.
+        questions: the SHA-256 of the exported questions; None: they are not exported yet.
+        limited: whether the study asks a part of the questions. Then answers to others are left
+            out and counted.
+
+    Raises:
+        UserError: the answers are not there, or lines of them are no answers to these questions.
+    """
+    path, known = answer_formats.find(folder, benchmark), dict[str, Any]()
+    if path.is_dir():
+        other = {} if questions is None or limited else {"questions": questions}
+        known = _identity_of(path, {"stage": "answer", "benchmark": benchmark, **other})
+        path = path / "answers.jsonl"
+    found = read_file(path, set(asked), extras=limited)
+    model = str(known.get("base") or next(iter(found.models), ""))
+    if found.models and not known:
+        model = _model_of(path, found.models, {})
+    content = json.dumps(found.rows, sort_keys=True).encode()
+    counts = _counts(found.rows, asked) | {"extra": found.extra}
     return Given(
-        rows=[{"id": id, "answer": rows[id]} for id in asked if id in rows],
-        identity=identity,
+        rows=_in_order(found.rows, asked),
+        identity={"said_by": model or None, "model": hashlib.sha256(content).hexdigest()},
         counts=counts,
     )
 
@@ -190,8 +234,20 @@ def _identity_of(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     return dict(identity)
 
 
-def _read_answers(path: Path, asked: set[str]) -> tuple[dict[str, str], dict[str, int]]:
-    """Answers by id, and the first line of each model that lines name (``"model"``, optional).
+@dataclass(frozen=True, kw_only=True)
+class FileAnswers:
+    """The answers of a file, in its order."""
+
+    rows: Mapping[str, str]
+    """By question id; unscored ones (``unanswered``) are left out."""
+    models: Mapping[str, int]
+    """The first line of each model that lines name."""
+    extra: int
+    """Answers to questions that are not asked."""
+
+
+def read_file(path: Path, asked: set[str], *, extras: bool = False) -> FileAnswers:
+    """The answers in a file. ``extras``: leave out answers to other questions, and count them.
 
     Raises:
         UserError: there is no such file, or lines of it are no answers to these questions.
@@ -211,23 +267,26 @@ def _read_answers(path: Path, asked: set[str]) -> tuple[dict[str, str], dict[str
     models: dict[str, int] = {}
     unanswered: set[str] = set()
     wrong: list[str] = []
+    extra = 0
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        row, why = _parse(line)
+        row, why = answer_formats.parse(line)
         if row is None:
             wrong.append(f"line {number} {why}")
-        elif row["id"] in rows:
-            wrong.append(
-                f"line {number} answers {row['id']!r} again, after line {lines[row['id']]}"
-            )
-        elif row["id"] not in asked:
-            wrong.append(f"line {number} answers {row['id']!r}, which is none of these questions")
+            continue
+        id = next((id for id in row["ids"] if id in asked), row["ids"][0])
+        if id in rows:
+            wrong.append(f"line {number} answers {id!r} again, after line {lines[id]}")
+        elif id not in asked and extras:
+            extra += 1
+        elif id not in asked:
+            wrong.append(f"line {number} answers {id!r}, which is none of these questions")
         else:
-            rows[row["id"]], lines[row["id"]] = row["answer"], number
-            if "unanswered" in row:  # its prompt was too long: unscored, not a wrong answer
-                unanswered.add(row["id"])
-            if row.get("model") is not None:
+            rows[id], lines[id] = row["answer"], number
+            if row["unanswered"]:  # its prompt was too long: unscored, not a wrong answer
+                unanswered.add(id)
+            if row["model"] is not None:
                 models.setdefault(str(row["model"]), number)
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
@@ -239,27 +298,8 @@ def _read_answers(path: Path, asked: set[str]) -> tuple[dict[str, str], dict[str
         raise UserError(
             f'{path} holds no answer; each line must look like {{"id": "...", "answer": "..."}}.'
         )
-    return {id: text for id, text in rows.items() if id not in unanswered}, models
-
-
-def _parse(line: str) -> tuple[dict[str, Any] | None, str]:
-    """The line's object, or None and what is wrong with it."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None, "is not JSON"
-    if not isinstance(row, dict):
-        return None, "is not an object"
-    for name in ("id", "answer"):
-        if name not in row:
-            return None, f"has no {name!r}"
-        if not isinstance(row[name], str):
-            kind = "no text" if row[name] is None else f"a {type(row[name]).__name__}"
-            return None, f"has {kind} as its {name!r}"
-    for name in ("id", "answer", "model"):
-        if not _utf8(row.get(name)):
-            return None, f"has half a character (a lone surrogate) in its {name!r}"
-    return row, ""
+    kept = {id: text for id, text in rows.items() if id not in unanswered}
+    return FileAnswers(rows=kept, models=models, extra=extra)
 
 
 def _utf8(value: object) -> bool:

@@ -12,7 +12,7 @@ from benchmarks.grading import Item
 from benchmarks.interface import Benchmark, Question
 from harness.artifacts.results_folder import Results
 from harness.models.base_cards import find_base
-from harness.pipeline import matched_baselines, planned_power
+from harness.pipeline import given_answers, matched_baselines, planned_power
 from harness.pipeline.context import Context
 from harness.pipeline.estimate import Estimate
 from harness.pipeline.executors import processes
@@ -77,8 +77,9 @@ def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> 
     head.append(f"{out}: {work.done} of {every} stages are done.")
     estimate = Estimate(out.parent)
     lines = [*head, *context.unreadable()]
-    if any(find_base(run.base).prompts != "synthetic" for run in study.runs):
-        lines += cost_model.lines(study.runs, study.benchmarks, _counts(study), out.parent)
+    asked = given_answers.asked(study)
+    if any(find_base(run.base).prompts != "synthetic" for run in asked):
+        lines += cost_model.lines(asked, study.benchmarks, _counts(study), out.parent)
         lines.append(f"{free_disk(out):,.0f} GiB are free on the disk of {out}.")
     else:
         lines += _table(study, work, estimate, jobs)

@@ -26,11 +26,12 @@ from harness.models import hub_snapshots
 from harness.models.base_cards import find_base
 from harness.models.checkpoints import check_files
 from harness.models.load_base import check_machine, default_device
+from harness.pipeline import given_answers
 from harness.pipeline.context import Context
 from harness.study import cost_model
 from harness.study.study import Run
-from harness.training.memory import GIB, planned
-from harness.training.placement import SPARE, Placement
+from harness.training.memory import GIB
+from harness.training.placement import Placement
 from harness.training.ranks import ranks
 
 CHECKPOINTS_GIB = 2.0
@@ -83,7 +84,8 @@ def attempt(about: str, check: Callable[[], object]) -> list[Finding]:
 def of_study(context: Context) -> list[Finding]:
     """What the unfinished runs and benchmarks of a study lack on this machine."""
     study, results = context.study, context.results
-    runs = [run for run in study.runs if not _finished(context, run)]
+    every = [run for run in study.runs if not _finished(context, run)]
+    runs = [run for run in every if run.answers is None]
     names = [
         benchmark.name
         for benchmark in study.benchmarks
@@ -99,7 +101,22 @@ def of_study(context: Context) -> list[Finding]:
         *of_training(runs, context.placement),
         *of_disk([(run, _untrained_rounds(context, run)) for run in runs], results.out),
         *of_judge(names),
+        *of_answers(context, [run for run in every if run.answers is not None])[0],
     ]
+
+
+def of_answers(context: Context, runs: Sequence[Run]) -> tuple[list[Finding], list[str]]:
+    """Answers of other programs that are not there or do not belong to the questions; and sentences
+    about those that are missing or left out."""
+    findings, notes = list[Finding](), list[str]()
+    for run in runs:
+        for benchmark in context.study.benchmarks:
+            try:
+                limited = context.study.limit is not None
+                notes.append(given_answers.look(run, benchmark, limited=limited))
+            except UserError as error:
+                findings.append(Finding(f"row {run.label}", str(error)))
+    return findings, [note for note in notes if note]
 
 
 def _untrained_rounds(context: Context, run: Run) -> int:
@@ -219,21 +236,14 @@ def of_training(
         card = find_base(base)
         if recipe is None or card.prompts == "synthetic":
             continue
-        needed = planned(
-            cost_model.shape_for(card),
-            recipe,
-            4 if card.dtype == "float32" else 2,
-            rows=1,
-            prompt=cost_model.PROMPT,
-            side=cost_model.SIDE,
-            processes=1 if eight_bit else processes,
-            moments=2 if eight_bit else 8,
+        needed = cost_model.training_memory(
+            card, recipe, rows=1, processes=processes, eight_bit=eight_bit
         )
-        if needed.total + SPARE > memory:
+        if needed > memory / GIB:
             mends = "more GPUs (torchrun --nproc_per_node N)"
-            mends = mends if recipe.lora else f"a recipe with LoRA, {mends}, --eight-bit"
+            mends = mends if recipe.lora else f"LoRA (--lora), {mends}, --eight-bit"
             says = (
-                f"Training needs about {(needed.total + SPARE) / GIB:.0f} GiB on each GPU, one"
+                f"Training needs about {needed:.0f} GiB on each GPU, one"
                 f" pair at a time, and the GPU has {memory / GIB:.0f}; take {mends} or a smaller"
                 " base."
             )

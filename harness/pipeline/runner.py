@@ -8,9 +8,9 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from harness.artifacts.results_folder import Results, lock, write_json
+from harness.artifacts.results_folder import GIVEN, Results, lock, write_json
 from harness.models.base_cards import find_base
-from harness.pipeline import matched_baselines
+from harness.pipeline import given_answers, matched_baselines
 from harness.pipeline.context import Context
 from harness.pipeline.estimate import Estimate
 from harness.pipeline.executors import in_process
@@ -48,7 +48,7 @@ def run(
             writes there, or a stage has met a user's mistake.
     """
     Results(out).check_whole("no stage can be done in it")
-    set_threads([find_base(run.base) for run in study.runs])
+    set_threads([find_base(run.base) for run in given_answers.asked(study)])
     transformers_logging.disable_progress_bar()  # the stages show their own
     context, group = context or Context(study, Results(out), placement), ranks()
     with lock(out) if group.is_main else nullcontext():
@@ -87,5 +87,8 @@ def study_json(study: Study) -> dict[str, object]:
     """The content of ``study.json``: the study with its matched baselines, and the family of each
     base."""
     content = matched_baselines.study_json(study)
-    rows = [{**row, "family": find_base(row["base"]).family} for row in content["runs"]]
+    rows = [
+        row if row["base"].startswith(GIVEN) else {**row, "family": find_base(row["base"]).family}
+        for row in content["runs"]
+    ]
     return {**content, "runs": rows}

@@ -17,18 +17,21 @@ from harness.artifacts.results_folder import Results, Stage, read_jsonl
 from harness.artifacts.stored_files import is_stored
 from harness.engine.clip_scorer import ScorerCard, find_scorer, scorer_identity
 from harness.models.base_cards import find_base
-from harness.pipeline import matched_baselines, stage_identity
+from harness.pipeline import given_answers, matched_baselines, stage_identity
 from harness.pipeline.context import Context
 from harness.pipeline.matched_baselines import CAPS, YES_NO, MatchedBaseline, matched_metric
 from harness.pipeline.stage_identity import Checkpoint, Identity
 from harness.study.study import Run
 from methods.controls import Control
 
-Kind = Literal["export", "pairs", "train", "answer", "choices", "grade", "caps", "derive"]
-"""As in a stage's identity. ``choices``: the baseline's log-probabilities of yes and no. ``caps``:
-captions graded again, cut at several lengths. ``derive``: the answers of a matched baseline."""
+Kind = Literal["export", "pairs", "train", "answer", "given", "choices", "grade", "caps", "derive"]
+"""As in a stage's identity. ``given``: another program's answers, from a file. ``choices``: the
+baseline's log-probabilities of yes and no. ``caps``: captions graded again, cut at several lengths.
+``derive``: the answers of a matched baseline."""
 
-FROM_QUESTIONS: frozenset[Kind] = frozenset({"answer", "choices", "grade", "caps", "derive"})
+FROM_QUESTIONS: frozenset[Kind] = frozenset(
+    {"answer", "given", "choices", "grade", "caps", "derive"}
+)
 """Kinds whose identity is known once the questions are exported."""
 
 ITEMS_A_SHARD = 64
@@ -164,6 +167,8 @@ def _copies_wait(tasks: Iterable[Task]) -> list[Task]:
 
 
 def _tasks_of_run(context: Context, run: Run) -> list[Task]:
+    if run.answers is not None:
+        return _evaluation(context, run, 0, None, None)
     card, trained_by = find_base(run.base), None
     checkpoint = stage_identity.untrained(card, results=context.results, download=context.download)
     if not run.last:
@@ -237,15 +242,19 @@ def _train(context: Context, run: Run, round: int, checkpoint: Checkpoint, pairs
 
 
 def _evaluation(
-    context: Context, run: Run, round: int, checkpoint: Checkpoint, trained_by: str | None
+    context: Context, run: Run, round: int, checkpoint: Checkpoint | None, trained_by: str | None
 ) -> list[Task]:
+    """``checkpoint`` None: the answers are given."""
     results, subject, last = context.results, _subject(run, round), round == run.last
     weighed = (
         matched_baselines.weighed(context.study) if run.label == context.study.baseline else ()
     )
     tasks = []
     for benchmark in context.study.benchmarks:
-        answer = _answer(context, run, round, checkpoint, benchmark, trained_by)
+        if checkpoint is None:
+            answer = _given(context, run, benchmark)
+        else:
+            answer = _answer(context, run, round, checkpoint, benchmark, trained_by)
         tasks += [answer, _grade(results, answer, benchmark, subject)]
         if last and run.varied is None and matched_metric(benchmark, "length"):
             tasks.append(_caps(results, answer, benchmark, subject))
@@ -281,6 +290,22 @@ def _answer(
         items=len(read_jsonl(path)) if is_stored(path) else None,
         shard_items=QUESTIONS_A_SHARD,
         depends_on=_known(f"export/{name}", trained_by),
+    )
+
+
+def _given(context: Context, run: Run, benchmark: Benchmark) -> Task:
+    name, results = benchmark.name, context.results
+    identity = given_answers.identity(context.study, results, run, name)
+    return Task(
+        key=_key("answer", run.label, run.seed, 0, name),
+        kind="given",
+        title=f"{run.label}: read the answers to {name}",
+        name=name,
+        stage=Stage(results.answers(run.label, run.seed, 0, name), identity),
+        label=run.label,
+        seed=run.seed,
+        benchmark=name,
+        depends_on=(f"export/{name}",),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from benchmarks.interface import Metric
-from harness.artifacts.results_folder import Results, read_json
+from harness.artifacts.results_folder import GIVEN, Results, read_json
 from harness.artifacts.stored_files import cure
 from harness.errors import UserError
 from harness.reporting.counts import Counts, all_counts
@@ -105,10 +105,15 @@ class Row:
         return tuple(range(1, self.rounds + 1)) or (0,)
 
     @property
+    def given(self) -> bool:
+        """Whether another program answered, and its answers were read from files."""
+        return self.base.startswith(GIVEN)
+
+    @property
     def supervision(self) -> str:
         """What the method sees beside the model itself."""
         if self.rounds == 0:
-            return "none (not trained)"
+            return "not known (answers of another program)" if self.given else "none (not trained)"
         words = dict.fromkeys(word for need, word in SUPERVISION.items() if need in self.needs)
         return f"{next(iter(words))} only" if len(words) == 1 else " + ".join(words) or "none"
 

@@ -19,11 +19,12 @@ from dataclasses import replace
 from typing import Any
 
 from harness.errors import UserError, unknown
+from harness.models.base_cards import find_base
 from harness.study import compare
 from harness.study.study import Run, Study, read_vary
 from harness.study.study import vary as vary_run
+from harness.study.training_kind import with_lora
 from methods.entry import as_released
-from methods.interface import Lora
 
 IMAGES = 500
 """Development images of a row's evaluation."""
@@ -68,9 +69,6 @@ RECIPE = "recipe"
 """Not a method: the ablations of the training that the published recipes execute."""
 ADAPTED = ("sima", "csr")
 """The methods whose papers train with LoRA."""
-LORA = Lora(r=16, alpha=32)
-"""Adapters for the synthetic base, a quarter of its width; their rate is ten times that of the
-row's full training. Neither was tuned."""
 ASKED: Mapping[str, tuple[object, ...]] = {
     "recipe.projector_lr": (2e-4,),
     "recipe.lora.dropout": (0.05,),
@@ -92,10 +90,14 @@ def study(
     benchmarks: Sequence[str] = (),
     local_data: Sequence[str] = (),
     vary: Sequence[str] = (),
+    lora: bool = False,
+    full: bool = False,
 ) -> Study:
     """The ablations of the methods in ``only`` (empty: all that have ablations), or of the recipe
     (``only`` "recipe"). ``vary``: ``ROW.SETTING=VALUE,VALUE`` texts; only these settings are
-    varied, of any trained row."""
+    varied, of any trained row. ``lora``, ``full``: as in the comparison."""
+    if lora and RECIPE in only:
+        raise UserError("--only recipe compares LoRA with full training; leave --lora out.")
     asked = [varied_setting(text) for text in vary]
     known = trained_rows() if vary else [*ABLATIONS, RECIPE]
     for label in (*only, *(row for row, _, _ in asked)):
@@ -115,17 +117,19 @@ def study(
         limit=IMAGES if limit is None else limit,
         benchmarks=benchmarks,
         local_data=local_data,
+        lora=lora,
+        full=full,
         split="dev",
-        name=compare.folder_name("-".join(("ablate", *names)), base, limit, pool),
+        name=compare.folder_name("-".join(("ablate", *names)), base, limit, pool, lora),
     )
     runs: list[Run] = []
     for run in comparison.runs:
         whole = compare.at_images(run, images) if limit is None else run
         if run.label in adapted:
-            lora = _with_lora(whole)
-            runs.append(lora)
+            with_adapters = _with_lora(whole)
+            runs.append(with_adapters)
             for setting, values in ASKED.items():
-                runs += vary_run(lora, setting, values)
+                runs += vary_run(with_adapters, setting, values)
         if run.label in adapted and run.label not in methods:
             continue
         runs.append(whole)
@@ -145,9 +149,8 @@ def _with_lora(run: Run) -> Run:
     """The row with LoRA, as the released trainers execute it: a frozen projector, no dropout, no
     clipping."""
     method: Any = run.method
-    recipe = replace(
-        method.recipe, lr=10 * method.recipe.lr, lora=LORA, projector_lr=0.0, max_grad_norm=0.0
-    )
+    synthetic = find_base(run.base).prompts == "synthetic"
+    recipe = replace(with_lora(method.recipe, synthetic=synthetic), max_grad_norm=0.0)
     return replace(run, label=f"{run.label} LoRA", method=replace(method, recipe=recipe))
 
 

@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from benchmarks.catalogue import open_benchmarks
+from harness.artifacts.results_folder import GIVEN
 from harness.data.open_pool import open_pool
 from harness.data.pool import Pool
 from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
+from harness.study import training_kind
 from harness.study.study import Run, Study
 from methods.catalogue import METHODS
 from methods.controls import Control, Kind
@@ -73,9 +75,15 @@ def trained_rows(role: Literal["method", "reference"]) -> list[str]:
     return [name for name, e in entries if e.published.role == role and e.published.recipe]
 
 
-def settings(base: str, profile: Profile) -> dict[str, Method]:
+def settings(
+    base: str, profile: Profile, *, lora: bool = False, full: bool = False
+) -> dict[str, Method]:
     """Each row's method, controls aside. The profile decides how a row is trained. Only
-    ``released`` changes how its pairs are made, too."""
+    ``released`` changes how its pairs are made, too. ``lora``, ``full``: for all rows.
+
+    Raises:
+        UserError: the profile does not train so.
+    """
     card = find_base(base)
     synthetic = card.prompts == "synthetic"
     rows: dict[str, Method] = {}
@@ -89,14 +97,15 @@ def settings(base: str, profile: Profile) -> dict[str, Method]:
             if profile == "released":
                 method = as_released(method, published)
         rows[name] = method
-    return rows
+    return training_kind.all_alike(rows, profile, lora=lora, full=full, synthetic=synthetic)
 
 
 def released_run(run: Run) -> Run | None:
     """The row of the method's released code, beside ``run``; None for a method without one.
 
-    On a real base it has the released recipe whole. On the synthetic base it keeps the row's rates,
-    batch and steps, because the published rates hardly move so small a model."""
+    On a real base it has the released recipe whole, whatever ``--lora`` says. On the synthetic base
+    it keeps the row's rates, batch and steps, because the published rates hardly move so small a
+    model."""
     if not hasattr(type(run.method), "as_released"):
         return None
     card, entry = find_base(run.base), METHODS[run.method.name]
@@ -149,6 +158,8 @@ def study(
     controls: bool = False,
     profile: Profile = "equal",
     released: bool = False,
+    lora: bool = False,
+    full: bool = False,
     rows: Sequence[str] = (),
     name: str | None = None,
     split: Literal["dev", "test"] = "test",
@@ -170,8 +181,10 @@ def study(
         controls: add the references, and the controls of the methods.
         profile: how rows are trained.
         released: add a row for each method's released code.
+        lora: train all rows with LoRA.
+        full: train all rows in full, which is also the default.
         rows: ``LABEL=CHECKPOINT`` texts; checkpoints (a folder, a LoRA adapter, a hub id) that
-            answer beside the others.
+            answer beside the others. ``LABEL=answers:FOLDER``: another program's answers.
         name: the study's name; None: from the options.
         split: of the benchmarks.
         local_data: ``NAME=FOLDER`` texts; the folders of benchmarks' official files.
@@ -182,7 +195,7 @@ def study(
     """
     synthetic = find_base(base).prompts == "synthetic"
     check_profile(profile)
-    known = settings(base, profile)
+    known = settings(base, profile, lora=lora, full=full)
     spoilt = controls_of(known)
     known |= spoilt
     for label in only:
@@ -199,6 +212,8 @@ def study(
         for label, method in known.items()
         if label in only or (label in asked and method.needs <= opened.fields | {"scorer"})
     ]
+    before, shown = settings(base, profile), {name: known[name] for name in chosen}
+    adapted = training_kind.note(before | controls_of(before), shown)
     count = images if limit is None else min(images, limit)
     asked_benchmarks = list(benchmarks or DEFAULT_BENCHMARKS)
     with user_errors():
@@ -218,16 +233,16 @@ def study(
             same_images=profile != "equal" and _same_images(method),
             steps=equal_steps(method.recipe, count) if profile == "equal" else None,
         )
-        shown = [run, released_run(run) if released else None]
+        both = [run, released_run(run) if released else None]
         runs += [
             replace(each, seed=seed)
-            for each in shown
+            for each in both
             if each is not None
             for seed in range(seeds if method.recipe else 1)
         ]
     stem = "compare" if profile == "equal" else f"compare-{profile}"
     return Study(
-        name=name or folder_name(stem, base, limit, pool),
+        name=name or folder_name(stem, base, limit, pool, lora),
         question=(
             "Do self-improving vision-language models hallucinate less than the model they"
             " began as?"
@@ -237,23 +252,30 @@ def study(
         baseline=BASELINE,
         split=split,
         limit=limit,
-        tuning=TUNED if synthetic and profile == "equal" and split == "test" else "",
+        tuning=TUNED if synthetic and profile == "equal" and split == "test" and not lora else "",
         notes=tuple(
             _notes(
                 synthetic,
                 opened,
                 asked_benchmarks,
                 {label: known[label].needs for label in asked.difference(chosen)},
+                adapted,
             )
         ),
     )
 
 
 def _notes(
-    synthetic: bool, pool: Pool, benchmarks: Sequence[str], left_out: Mapping[str, Set[str]]
+    synthetic: bool,
+    pool: Pool,
+    benchmarks: Sequence[str],
+    left_out: Mapping[str, Set[str]],
+    adapted: str,
 ) -> Iterator[str]:
-    """What the reader may not expect: rows that the pool cannot serve, and a real base on synthetic
-    images."""
+    """What the reader may not expect: rows that the pool cannot serve, LoRA in place of full
+    training (``adapted``), and a real base on synthetic images."""
+    if adapted:
+        yield adapted
     if left_out:
         lacking = "; ".join(
             f"{label} needs {' and '.join(sorted(needs - pool.fields - {'scorer'}))}"
@@ -296,20 +318,28 @@ def check_profile(profile: str) -> None:
 
 
 def ready_made(text: str) -> Run:
-    """The row of a ``LABEL=CHECKPOINT`` text: other weights, evaluated without training. A hub id
-    is pinned to its commit.
+    """The row of a ``LABEL=CHECKPOINT`` text: other weights, evaluated without training; or of
+    ``LABEL=answers:FOLDER``: another program's answers. A hub id is pinned to its commit.
 
     Raises:
-        UserError: the text has another form, or the checkpoint is missing or of no supported
-            family.
+        UserError: the text has another form, the checkpoint is missing or of no supported family,
+            or there is no such folder.
     """
     label, equals, checkpoint = text.partition("=")
     if not equals or not label.strip() or not checkpoint.strip():
         raise UserError(
             f'--row {text!r} must be LABEL=CHECKPOINT, such as "SIMA released=path/to/model" or'
-            ' "mine=org/name".'
+            ' "mine=org/name", or LABEL=answers:FOLDER.'
         )
-    base, card = checkpoint.strip(), find_base(checkpoint.strip())
+    base = checkpoint.strip()
+    if base.startswith(GIVEN):
+        if not Path(base.removeprefix(GIVEN)).is_dir():
+            raise UserError(
+                f"--row {label.strip()}: there is no folder {base.removeprefix(GIVEN)!r}; give one"
+                " with a file of answers to each benchmark (benchmarks/README.md)."
+            )
+        return Run(label=label.strip(), base=base, method=Untrained())
+    card = find_base(base)
     if base != card.name and isinstance(card.source, str) and not card.adapters:
         base = f"{card.source}@{card.revision}"
     return Run(label=label.strip(), base=base, method=Untrained())
@@ -331,12 +361,19 @@ def at_images(run: Run, images: int) -> Run:
     return replace(run, images=images, steps=steps)
 
 
-def folder_name(name: str, base: str, limit: int | None, pool: str = POOL) -> str:
-    """The study's name, which is its folder's. Another base, another pool and a limit get a folder
-    of their own."""
+LORA_END = "-lora"
+"""End of the name of a study whose rows all train with LoRA."""
+
+
+def folder_name(
+    name: str, base: str, limit: int | None, pool: str = POOL, lora: bool = False
+) -> str:
+    """The study's name, which is its folder's. Another base, another pool, a limit and LoRA get a
+    folder of their own."""
     suffix = "" if base == "synthetic" else f"-{find_base(base).name}"
     suffix += "" if pool == POOL else f"-{pool_name(pool)}"
-    return name + suffix + ("" if limit is None else f"-limit{limit}")
+    suffix += "" if limit is None else f"-limit{limit}"
+    return name + suffix + (LORA_END if lora else "")
 
 
 def pool_name(pool: str) -> str:

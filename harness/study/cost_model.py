@@ -20,6 +20,7 @@ from benchmarks.interface import Benchmark
 from harness.artifacts.environment import hardware
 from harness.artifacts.results_folder import records
 from harness.models.base_cards import BASES, BaseCard, find_base
+from harness.models.load_base import WORKING_GIB
 from harness.study.study import Run
 from harness.training.memory import GIB, SHAPES, Shape, backward_share, forward_flops, planned
 from harness.training.placement import SPARE
@@ -59,7 +60,9 @@ class Cost:
     measured: tuple[str, ...]
     """The stages whose seconds come from records."""
     memory: float
-    """GiB of GPU memory."""
+    """GiB of GPU memory for full speed."""
+    least: float
+    """GiB of GPU memory with one pair at a time and small batches of answers."""
     disk: float
     """GiB of weights that the run writes."""
 
@@ -90,6 +93,7 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: flo
             answers=answers,
             measured=(),
             memory=answering_memory(card),
+            least=answering_memory(card, WORKING_GIB),
             disk=weights(card),
         )
     beside = unmerged(card, recipe)
@@ -117,6 +121,10 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: flo
             answering_memory(card) + 1.5 * run.rounds * beside,
             training_memory(card, recipe) + (run.rounds - 1) * beside,
         ),
+        least=max(
+            answering_memory(card, WORKING_GIB) + 1.5 * run.rounds * beside,
+            training_memory(card, recipe, rows=1) + (run.rounds - 1) * beside,
+        ),
         disk=run.rounds * round_disk(run),
     )
 
@@ -139,17 +147,33 @@ def weights(card: BaseCard) -> float:
     return (card.parameters or REFERENCE) * (4 if card.dtype == "float32" else 2) / GIB
 
 
-def answering_memory(card: BaseCard) -> float:
-    """GiB to generate: the weights, 8 GiB for the keys and values of shared images and 8 GiB for a
-    batch of answers."""
-    return weights(card) + 16
+def answering_memory(card: BaseCard, working: float = 16.0) -> float:
+    """GiB to generate: the weights, and ``working`` for shared images and a batch of answers, each
+    half of it. With less the engine takes smaller batches."""
+    return weights(card) + working
 
 
-def training_memory(card: BaseCard, recipe: Recipe) -> float:
-    """GiB to train on one device with recomputed activations and ``AT_ONCE`` pairs per pass, by the
-    arithmetic that places a training (harness/training/memory.py)."""
-    value = 4 if card.dtype == "float32" else 2
-    plan = planned(shape_for(card), recipe, value, rows=AT_ONCE, prompt=PROMPT, side=SIDE)
+def training_memory(
+    card: BaseCard,
+    recipe: Recipe,
+    *,
+    rows: int = AT_ONCE,
+    processes: int = 1,
+    eight_bit: bool = False,
+) -> float:
+    """GiB a device to train with recomputed activations and ``rows`` pairs per pass, by the
+    arithmetic that places a training (harness/training/memory.py). ``processes``: the GPUs over
+    which it is sharded; with the 8-bit optimiser it is not."""
+    plan = planned(
+        shape_for(card),
+        recipe,
+        4 if card.dtype == "float32" else 2,
+        rows=rows,
+        prompt=PROMPT,
+        side=SIDE,
+        processes=1 if eight_bit else processes,
+        moments=2 if eight_bit else 8,
+    )
     return (plan.total + SPARE) / GIB
 
 
@@ -207,6 +231,7 @@ def lines(
         text.append(f"  {label[:width]:<{width}} {times:>5}{shown}{sizes}{note}")
     total = sum(seeds[label] * each.hours for label, each in rows.items())
     memory = max(each.memory for each in rows.values())
+    least = max(each.least for each in rows.values())
     disk = sum(seeds[label] * each.disk for label, each in rows.items())
     disk += weights(find_base(runs[0].base))
     time = f"{total:.1f} GPU-hours" if total >= 0.1 else f"{60 * total:.1f} GPU-minutes"
@@ -214,7 +239,8 @@ def lines(
         *text,
         f"In all {time} for {sum(counts.values()):,} questions a round;"
         f" {math.ceil(disk)} GiB of disk with the base.",
-        f"One GPU needs {math.ceil(memory)} GiB; full training is sharded over several.",
+        f"One GPU needs {math.ceil(least)} GiB at least and {math.ceil(memory)} for full speed;"
+        " full training is sharded over several.",
         "Times that are not measured here are lower bounds by arithmetic for one H200; expect twice"
         " as much.",
     ]

@@ -32,7 +32,7 @@ from pathlib import Path
 from benchmarks.catalogue import BENCHMARKS, named_folders, open_benchmarks
 from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
-from harness.study import compare
+from harness.study import compare, training_kind
 from harness.study.study import Run, Study
 from methods.catalogue import METHODS
 
@@ -79,11 +79,14 @@ def runs_of(
     rounds: int | None,
     limit: int | None = None,
     released: bool = False,
+    lora: bool = False,
+    full: bool = False,
 ) -> tuple[Run, ...]:
     """The runs of the untrained row and of the methods; opens no file."""
     compare.check_profile(profile)
     compare.at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
-    methods, equal = compare.settings(base, profile), profile == "equal"
+    methods = compare.settings(base, profile, lora=lora, full=full)
+    equal = profile == "equal"
     for label in only:
         if label not in ROUNDS:
             raise unknown("row", label, ROUNDS)
@@ -142,6 +145,8 @@ def study(
     benchmarks: Sequence[str] = (),
     profile: compare.Profile = "published",
     released: bool = False,
+    lora: bool = False,
+    full: bool = False,
     rows: Sequence[str] = (),
     local_data: Sequence[str] = (),
 ) -> Study:
@@ -154,7 +159,11 @@ def study(
     Raises:
         UserError: data are missing (each is named), or an unknown row, base, benchmark or profile.
     """
-    runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit, released)
+    numbers = (seeds, images, rounds, limit)
+    runs = runs_of(base, pool, profile, only, *numbers, released, lora, full)
+    before = compare.settings(base, profile)
+    shown = {run.label: run.method for run in runs if run.label in before}
+    adapted = training_kind.note(before, shown)
     names = list(benchmarks or WANTED)
     with user_errors():
         given = named_folders(local_data)
@@ -175,7 +184,7 @@ def study(
     with user_errors():
         opened = open_benchmarks(names, "test", limit, [*local_data, *folders], synthetic=False)
     return Study(
-        name=compare.folder_name(f"paper-{profile}", base, limit),
+        name=compare.folder_name(f"paper-{profile}", base, limit, lora=lora),
         question=(
             f"Do SENA, SIMA and CSR on {find_base(base).name} do what their papers report, when all"
             " are measured in the same way?"
@@ -184,6 +193,7 @@ def study(
         benchmarks=opened,
         baseline=compare.BASELINE,
         limit=limit,
+        notes=tuple(filter(None, [adapted])),
     )
 
 
@@ -199,6 +209,8 @@ def needs(
     benchmarks: Sequence[str] = (),
     profile: compare.Profile = "published",
     released: bool = False,
+    lora: bool = False,
+    full: bool = False,
     local_data: Sequence[str] = (),
     **_: object,
 ) -> tuple[tuple[Run, ...], list[str]]:
@@ -207,7 +219,8 @@ def needs(
     Raises:
         UserError: an unknown row, base or profile, or a wrong number or folder.
     """
-    runs = runs_of(base, pool, profile, only, seeds, images, rounds, limit, released)
+    numbers = (seeds, images, rounds, limit)
+    runs = runs_of(base, pool, profile, only, *numbers, released, lora, full)
     with user_errors():
         folders = named_folders(local_data)
     return runs, missing(pool, runs, benchmarks or WANTED, folders)

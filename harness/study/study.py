@@ -10,11 +10,12 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from benchmarks.interface import Benchmark, Group, Metric
 from harness.artifacts.fingerprint import describe
-from harness.artifacts.results_folder import check_name
+from harness.artifacts.results_folder import GIVEN, check_name
 from harness.errors import UserError, unknown
 from methods.controls import Control
 from methods.interface import Field, Method, Recipe
@@ -45,7 +46,7 @@ class Run:
     label: str
     """The row's name. Runs with one label differ in their seed alone."""
     base: str
-    """A base card's name, or a checkpoint (:func:`harness.models.base_cards.find_base`)."""
+    """A base card's name, a checkpoint (harness/models/base_cards.py), or ``answers:FOLDER``."""
     method: Method
     pool: str = "synthetic"
     images: int = 600
@@ -108,6 +109,11 @@ class Run:
             describe([method, method.recipe, self.varied], f"the method of {self.label!r}")
         except (TypeError, ValueError) as error:
             raise UserError(f"The settings cannot be stored: {error}.") from error
+
+    @property
+    def answers(self) -> Path | None:
+        """The folder of another program's answers; None: the row's own model answers."""
+        return Path(self.base.removeprefix(GIVEN)) if self.base.startswith(GIVEN) else None
 
     @property
     def last(self) -> int:

@@ -190,7 +190,7 @@ def find_batch_size(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
         if loop.device_batch == 1:
             raise RowEnded(
                 f"The longest pair ({longest[0].length} tokens) does not fit in memory on its own;"
-                " train with LoRA, on more GPUs, or with shorter answers."
+                " train with LoRA (--lora), on more GPUs, or with shorter answers."
             )
         loop = replace(loop, device_batch=loop.device_batch // 2)
 

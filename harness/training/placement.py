@@ -174,7 +174,7 @@ def _too_large(
         for name in ("weights", "gradients", "optimizer", "activations")
     )
     mends = [f"more than {processes} GPUs (torchrun --nproc_per_node N)"]
-    mends = mends if adapted else ["a recipe with LoRA", *mends, "--eight-bit"]
+    mends = mends if adapted else ["LoRA (--lora)", *mends, "--eight-bit"]
     mends += ["shorter answers", "a smaller base"]
     return (
         f"One pair of up to {length} tokens at a time needs about"

@@ -156,9 +156,9 @@ def test_what_passes_is_tried_again(first: Answer, tmp_path: Path) -> None:
         (refused(307, Location="http://127.0.0.1:9/elsewhere"), "status 307"),
         (
             said("yes", model="another-model"),
-            "pinned to 'fake-judge-1', but the server answers as 'another-model'",
+            "pinned to 'fake-judge-1', but it answers as 'another-model'",
         ),
-        (said("yes", model=None), "the server names no model"),
+        (said("yes", model=None), "but it names no model"),
     ],
     ids=["key", "request", "model", "quota", "tomorrow", "redirect", "another", "nameless"],
 )
@@ -182,7 +182,7 @@ def test_what_was_judged_is_kept_when_it_stops_and_not_asked_again(tmp_path: Pat
 
     with serving(script) as server:
         judge = judge_of(server.url, tmp_path, concurrency=1)
-        with pytest.raises(ValueError, match="2 judgements of this run are kept"):
+        with pytest.raises(ValueError, match="2 replies of this run are kept"):
             judge.ask(asks("a", "b", "c", "d"))
         assert server.prompts() == ["judge a", "judge b", "judge c"]
         server.script = echo

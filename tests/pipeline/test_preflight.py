@@ -68,7 +68,7 @@ def test_a_training_that_does_not_fit_on_the_gpu_is_found() -> None:
     gib = 2**30
     found = preflight.of_training(runs, Placement(), memory=80 * gib)
     assert [finding.about for finding in found] == ["row sena", "rows sima, csr"]
-    assert "the GPU has 80; take a recipe with LoRA" in says(found)
+    assert "the GPU has 80; take LoRA (--lora)" in says(found)
     assert preflight.of_training(runs, Placement(), memory=141 * gib) == []
     assert preflight.of_training(runs, Placement(optimizer="adamw8bit"), memory=80 * gib) == []
     published = compare.study(base="llava-1.5-7b", limit=2, profile="published", only=["csr"]).runs

@@ -54,7 +54,7 @@ def test_full_training_of_7b_is_placed_by_memory(model: Any) -> None:
         UserError,
         match=(
             r"needs about 1\d\d\.\d GiB per device .*, but only 79\.0 GiB are"
-            r" available; use a recipe with LoRA"
+            r" available; use LoRA"
         ),
     ):
         fit(Placement(memory=79 * GIB), model, trained, pairs(8), **asked)

@@ -73,10 +73,7 @@ def test_the_fastest_way_that_fits_is_chosen() -> None:
 def test_what_does_not_fit_or_is_contradictory_is_an_error_before_training() -> None:
     with pytest.raises(
         UserError,
-        match=(
-            r"One pair of up to \d+ tokens .*\(weights 0\.0, .* are available; use a recipe"
-            r" with LoRA"
-        ),
+        match=r"One pair of up to \d+ tokens .*\(weights 0\.0, .* are available; use LoRA",
     ):
         decided(Placement(), 1000)
     with pytest.raises(UserError, match=r"start them with: torchrun"):

@@ -17,6 +17,7 @@ import torch
 from harness.artifacts.environment import cores
 from harness.errors import UserError
 from harness.models.base_cards import find_base
+from harness.pipeline import given_answers
 from harness.pipeline.executors import worker
 from harness.pipeline.executors.worker import Job
 from harness.pipeline.tasks import Task
@@ -33,7 +34,7 @@ def default_jobs(study: Study) -> int:
     uses the whole device."""
     if torch.cuda.is_available():
         return 1
-    if any(find_base(run.base).prompts != "synthetic" for run in study.runs):
+    if any(find_base(run.base).prompts != "synthetic" for run in given_answers.asked(study)):
         return 1
     return max(1, min(cores(), int(_free_memory() / MEMORY_A_JOB)))
 

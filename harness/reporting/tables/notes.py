@@ -56,6 +56,8 @@ def _reading(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> str
     parts = []
     for verdict, words in VERDICTS.items():
         if names := [_change(cell) for cell in mine if cell.verdict == verdict]:
+            if not row.rounds:  # a given model or given answers
+                words = words.replace("training", "row")
             parts.append(f"{words} {', '.join(names)}")
     if missing := [cell.full_name for cell in mine if cell.verdict not in VERDICTS]:
         parts.append(f"no result yet on {', '.join(missing)}")
@@ -68,7 +70,7 @@ def _reading(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> str
         name += " (one training)" if kinds == {"training"} else ""
         parts.append("one training says nothing about the method, so run two seeds or more")
     elif "training" in kinds:
-        name += " (one given model)"
+        name += " (given answers)" if row.given else " (one given model)"
     parts += _controls(study, row, mine)
     return f"{name} against {study.baseline}: {'; '.join(parts)}."
 
@@ -145,7 +147,11 @@ def _stars(cells: Sequence[MetricResult]) -> str:
 
 def _one_training(study: StudyResults) -> list[str]:
     single = [row.label for row in study.compared if row.rounds and len(row.seeds) == 1]
-    given = [row.label for row in study.compared if not row.rounds and row.role != "matched"]
+    given = [
+        row.label
+        for row in study.compared
+        if not row.rounds and row.role != "matched" and not row.given
+    ]
     lines = []
     if single:
         lines.append(
@@ -159,7 +165,15 @@ def _one_training(study: StudyResults) -> list[str]:
             f"Given models, not trained here ({', '.join(given)}): interval and test are about"
             " these weights alone, over images."
         )
-    other = [row.label for row in study.compared if row.base != study.base_row.base]
+    if read := [row.label for row in study.compared if row.given]:
+        lines.append(
+            f"Answers of other programs, read from files ({', '.join(read)}): not trained and not"
+            " asked here, so how they were prompted and decoded is not checked. Interval and test"
+            " are about these answers alone, over images."
+        )
+    other = [
+        row.label for row in study.compared if row.base != study.base_row.base and not row.given
+    ]
     if other:
         lines.append(
             f"On another base than {study.baseline} ({', '.join(other)}): the difference holds the"

@@ -31,6 +31,7 @@ def sentences(out: Path, study: StudyResults) -> list[str]:
     subjects = {
         "Checkpoints, by fingerprint": _checkpoints(results, stored, study),
         "Families of models": _families(runs, study.baseline),
+        "Answers read from files": _given(results, stored, study),
         "Training seeds": _grouped(seeds),
         "Training": _recipes(runs),
         "Updates that the precision of the weights rounds away": _lost(results, stored, study),
@@ -65,6 +66,26 @@ def _checkpoints(results: Results, stored: Stored, study: StudyResults) -> str:
             models += sorted(set(names))
         if models:
             parts.append(f"{row.label} {' '.join(models)}")
+    return "; ".join(parts)
+
+
+def _given(results: Results, stored: Stored, study: StudyResults) -> str:
+    """How many questions the given answers answer, and the model that their files name."""
+    parts = []
+    for row in (row for row in study.rows if row.given):
+        for benchmark in study.benchmarks:
+            stage = results.answers(row.label, 0, 0, benchmark.name)
+            record, identity = stored.record(stage), stored.identity(stage) or {}
+            if record is None:
+                continue
+            counts = record["counts"]
+            there = counts["questions"] - counts["missing"]
+            by = f" by {identity['said_by']}" if identity.get("said_by") else ""
+            unused = f", {counts['extra']:,} beyond --limit unused" if counts["extra"] else ""
+            parts.append(
+                f"{row.label} {display_name(benchmark.name)} {there:,} of"
+                f" {counts['questions']:,}{by}{unused}"
+            )
     return "; ".join(parts)
 
 

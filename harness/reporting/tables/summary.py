@@ -128,6 +128,8 @@ def _label(row: Row, round: int, marked: bool) -> str:
         return f"{base_name(row.base)} ({row.label})"
     if row.role == "control":  # it stands below its method, after the same round
         return f"control: {row.label.removeprefix(f'{row.of} ')}"
+    if row.given:
+        return f"{row.label} (not trained here)"
     name = row_name(row.label) + (f", round {round}" if round and marked else "")
     return name + (" (not tested)" if round < row.rounds else "")
 
@@ -144,7 +146,8 @@ def _cell(cell: MetricResult | None) -> TableCell:
 def _facts(study: StudyResults, shown: Sequence[Line]) -> Iterable[str]:
     """What the rows share: base, pool, seeds, rounds."""
     trained = [row for row, round in shown if round]
-    yield f"Base {' or '.join(dict.fromkeys(base_name(row.base) for row, _ in shown))}"
+    bases = (base_name(row.base) for row, _ in shown if not row.given)
+    yield f"Base {' or '.join(dict.fromkeys(bases))}"
     if not trained:
         return
     yield f"pool {' or '.join(dict.fromkeys(row.pool for row in trained))}"
@@ -152,8 +155,18 @@ def _facts(study: StudyResults, shown: Sequence[Line]) -> Iterable[str]:
     yield f"training seed{'s' * any(',' in text for text in seeds)} {' or '.join(seeds)}"
     rounds = " or ".join(map(str, sorted({round for _, round in shown if round})))
     yield f"rounds {rounds}"
+    yield from _adapters([row for row in trained if row.role == "method"])
     if study.missing:
         yield "some stages are missing (see the notes)"
+
+
+def _adapters(methods: Sequence[Row]) -> Iterable[str]:
+    """The rank of the methods' LoRA, and which methods it is of where others train in full."""
+    ranks = {row.label: row.value_of("recipe.lora.r") for row in methods}
+    adapted = {label: rank for label, rank in ranks.items() if rank is not None}
+    if adapted:
+        whom = "" if len(adapted) == len(ranks) else f" ({', '.join(map(row_name, adapted))})"
+        yield f"LoRA r {' or '.join(dict.fromkeys(adapted.values()))}{whom}"
 
 
 def _legend(study: StudyResults, made: Sequence[TableRow], left_out: int) -> Iterable[str]:
