@@ -42,6 +42,7 @@ SENTENCES: Mapping[str, str] = {
     "gt_dpo": (
         "a reference row: the reference answer is chosen, the model's own answer is rejected."
     ),
+    "released": "weights that authors released; only evaluated here.",
     "oracle": "a reference row: SIMA's answers, but the exact truth decides which one is chosen.",
 }
 """What a row does, by the name of its method."""
