@@ -136,13 +136,6 @@ def add(commands: Any) -> None:
         )
         command.set_defaults(command=function, options=options)
         _add_of_run(command)
-        if function is run:
-            command.add_argument(
-                "--stop-on-mismatch",
-                action="store_true",
-                help="stop before any training if the untrained base does not have its published"
-                " values (default: say so and go on)",
-            )
         if function is plan:
             command.add_argument(
                 "--stages", action="store_true", help="show every missing stage, not only rows"
@@ -170,6 +163,12 @@ def _add_of_run(command: argparse.ArgumentParser) -> None:
         help="run the stages on a running Ray cluster with a shared file system",
     )
     command.add_argument("--exclude-leaks", action="store_true", help=results_commands.LEAKS)
+    command.add_argument(
+        "--stop-on-mismatch",
+        action="store_true",
+        help="stop before any training if the untrained base does not have its published values"
+        " (default: say so and go on)",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

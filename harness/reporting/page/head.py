@@ -42,7 +42,6 @@ SENTENCES: Mapping[str, str] = {
     "gt_dpo": (
         "a reference row: the reference answer is chosen, the model's own answer is rejected."
     ),
-    "released": "weights that authors released; only evaluated here.",
     "oracle": "a reference row: SIMA's answers, but the exact truth decides which one is chosen.",
 }
 """What a row does, by the name of its method."""
@@ -122,6 +121,9 @@ def rows(study: StudyResults) -> list[tuple[str, str]]:
 def _sentence(row: Row) -> str:
     if row.role == "baseline":
         return "the base model as it is; every other row is compared with it."
+    if row.method == "released":
+        source = row.settings.get("source", "source not stored")
+        return f"weights that authors released ({source}); only evaluated here."
     if row.varied is not None:
         return f"{row.varied.row} with {row.varied.field} = {row.varied.value}; all else equal."
     if row.role == "control":
