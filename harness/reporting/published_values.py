@@ -19,9 +19,8 @@ from harness.reporting.display_names import display_name
 from harness.reporting.literature import Number
 from harness.reporting.results import BenchmarkColumns, Row, StudyResults
 from harness.reporting.stats import estimate
-from harness.reporting.tables.cells import number as printed_number
 from harness.reporting.tables.cells import printed, with_interval
-from harness.reporting.tables.model import Block, text_block
+from harness.reporting.tables.model import MISSING, Block, text_block
 
 HEADING = "Against published values"
 HEADER = (
@@ -73,6 +72,8 @@ class PublishedValue:
 
     @property
     def change(self) -> str:
+        if not np.isfinite(self.difference):
+            return MISSING
         return with_interval(self.difference, self.lo, self.hi, self.places)
 
 
@@ -95,29 +96,28 @@ def _of_row(study: StudyResults, row: Row, benchmark: BenchmarkColumns) -> list[
     for name, numbers in literature.matching((row,), benchmark).items():
         metric = benchmark.metric(name)
         terms = counts.terms(metric)
-        for number in numbers:
-            if literature.same_row(row, number):
-                # A row that has the published value on every image.
-                constant = np.tile(
-                    [float(number.value) / metric.scale, 1.0], (1, terms.shape[1], 1)
+        # A paper may print a number in two of its tables.
+        mine = {(one.paper, one.value): one for one in numbers if literature.same_row(row, one)}
+        for number in mine.values():
+            # A row that has the published value on every image.
+            constant = np.tile([float(number.value) / metric.scale, 1.0], (1, terms.shape[1], 1))
+            difference = estimate(terms, constant, scale=metric.scale)
+            half = difference.half() if difference.about != "none" else np.nan
+            half *= np.sqrt(2) if number.benchmark in DRAWN else 1
+            half += 0.5 * 10.0 ** -len(number.value.partition(".")[2])
+            found.append(
+                PublishedValue(
+                    row=row,
+                    benchmark=benchmark.name,
+                    metric=metric,
+                    number=number,
+                    value=counts.pooled(metric),
+                    difference=difference.difference,
+                    lo=difference.difference - half,
+                    hi=difference.difference + half,
+                    images=len(counts.images),
                 )
-                difference = estimate(terms, constant, scale=metric.scale)
-                half = difference.half() if difference.about != "none" else np.nan
-                half *= np.sqrt(2) if number.benchmark in DRAWN else 1
-                half += 0.5 * 10.0 ** -len(number.value.partition(".")[2])
-                found.append(
-                    PublishedValue(
-                        row=row,
-                        benchmark=benchmark.name,
-                        metric=metric,
-                        number=number,
-                        value=counts.pooled(metric),
-                        difference=difference.difference,
-                        lo=difference.difference - half,
-                        hi=difference.difference + half,
-                        images=len(counts.images),
-                    )
-                )
+            )
     return found
 
 
@@ -180,8 +180,8 @@ def base_sentences(study: StudyResults, found: Sequence[PublishedValue]) -> list
         )
     if untold := [metric for metric in metrics if outcomes[metric] == {"cannot be told"}]:
         said.append(
-            f"With fewer than {MIN_IMAGES} images it cannot be told whether the untrained base"
-            f" {name} has its published values: {', '.join(untold)}."
+            f"It cannot be told whether the untrained base {name} has its published values in"
+            f" {', '.join(untold)}: fewer than {MIN_IMAGES} images, or no value."
         )
     return said
 
@@ -192,12 +192,12 @@ def differing(study: StudyResults, found: Sequence[PublishedValue]) -> bool:
 
 
 def _told(group: Sequence[PublishedValue]) -> str:
-    """``POPE / accuracy 81.2 (85.9 in CSR: -4.7 [-5.6, -3.8], differs)``."""
-    each = group[0]
-    parts = [
-        f"{one.number.value} in {one.number.paper}: {one.change}, {one.verdict}" for one in group
-    ]
-    return f"{each.full_name} {printed_number(each.value, each.places)} ({'; '.join(parts)})"
+    """``POPE / accuracy 81.2 (published: 85.9 in A, 86.1 in B; nearest -4.7 [-5.6, -3.8])``."""
+    near = min(group, key=lambda one: abs(one.difference))
+    numbers = dict.fromkeys(f"{one.number.value} in {one.number.paper}" for one in group)
+    value = printed(near.value, near.places)
+    nearest = "difference" if len(group) == 1 else "nearest"
+    return f"{near.full_name} {value} (published: {', '.join(numbers)}; {nearest} {near.change})"
 
 
 def _other_input(study: StudyResults, name: str) -> list[str]:
