@@ -49,6 +49,14 @@ def ablate(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def audit(session: nox.Session) -> None:
+    """LLaVA-1.5 and released checkpoints on the official files, without training; published values
+    beside."""
+    install(session)
+    session.run("python", "-m", "harness", "run", "audit", *session.posargs, env=ENVIRONMENT)
+
+
+@nox.session(default=False)
 def reference(session: nox.Session) -> None:
     """results/reference: five seeds with all controls, three rounds, ablations (hours; continues
     where cut).

@@ -8,7 +8,7 @@ from typing import Any
 from harness.cli import doctor_report, study_commands
 from harness.cli.file_commands import LOCAL_DATA, Listed
 from harness.cli.parser import Parser
-from harness.errors import unknown, user_errors
+from harness.errors import plain, unknown, user_errors
 
 HELP = "list what is ready on this machine, what is missing and how to get it; changes nothing"
 CHECKED = ("run", "plan")
@@ -67,4 +67,6 @@ def one_command(words: list[str]) -> None:
     ready = study_commands.look(top.parse_args(words))
     if ready.findings:
         raise ready.problem
-    print("\n".join(filter(None, (f"Nothing is lacking for: {' '.join(words)}", ready.chosen))))
+    print(f"Nothing is lacking for: {' '.join(words)}")
+    for note in ready.notes:
+        print(plain(note))

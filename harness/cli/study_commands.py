@@ -130,7 +130,8 @@ def add(commands: Any) -> None:
         name, help = function.__name__, HELP[function.__name__]
         command = commands.add_parser(name, help=help, description=help)
         command.add_argument(
-            "study", help="compare, ablate, paper, smoke, tune, or a .py file with study(**options)"
+            "study",
+            help="compare, ablate, paper, audit, smoke, tune, or a .py file with study(**options)",
         )
         options = [command.add_argument(option, **more).dest for option, more in OPTIONS.items()]
         command.add_argument(
@@ -174,6 +175,12 @@ def _add_of_run(command: argparse.ArgumentParser) -> None:
         help="run the stages on a running Ray cluster with a shared file system",
     )
     command.add_argument("--exclude-leaks", action="store_true", help=results_commands.LEAKS)
+    command.add_argument(
+        "--stop-on-mismatch",
+        action="store_true",
+        help="stop before any training if the untrained base does not have its published values"
+        " (default: say so and go on)",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,7 +217,6 @@ def look(given: argparse.Namespace) -> Looked:
     from harness.artifacts.results_folder import Results
     from harness.pipeline import choose_training, preflight, preflight_options
     from harness.pipeline.context import Context
-    from harness.study import paper
 
     transformers_logging.disable_progress_bar()  # of small files; the findings are the output
     placement = placement_of(given)
@@ -223,11 +229,10 @@ def look(given: argparse.Namespace) -> Looked:
             chosen, study = kept, reference.load()
     findings = [*wrong, *_of_command(given, placement)]
     if study is None:
-        if given.study == "paper":
-            runs, missing = paper.needs(**reference.options)
-            files = [preflight.Finding("file", f"{line}.") for line in missing]
+        if given.study in preflight_options.DATA_STUDIES:
             out = given.out or results_commands.RESULTS
-            findings = [*files, *preflight.of_runs(runs, out, placement)] or findings
+            of_data = preflight_options.of_data(given.study, reference.options, out, placement)
+            findings = of_data or findings
         return Looked(reference=reference, context=None, findings=findings, chosen=chosen)
     context = Context(study, Results(folder_of(given, study)), placement, download=False)
     findings += preflight.of_study(context)
@@ -261,14 +266,21 @@ def _of_command(given: argparse.Namespace, placement: Placement) -> list[Finding
 
 def plan(given: argparse.Namespace) -> None:
     from harness.pipeline import planning, preflight
+    from harness.study import audit
 
     looked = look(given)
-    if looked.context is None:
+    # The audit is planned whole, also what is not there yet.
+    lines = audit.lines(**looked.reference.options) if given.study == "audit" else []
+    if looked.context is None and not lines:
         raise looked.problem
-    lines = looked.notes
-    lines += planning.plan(looked.context, jobs=given.jobs, stages=given.stages)
+    if looked.context is not None:
+        lines += ["", *looked.notes] if lines else looked.notes
+        lines += planning.plan(looked.context, jobs=given.jobs, stages=given.stages)
     if looked.findings:
-        lines += ["", f"Lacking ({len(looked.findings)}); run will not start without:"]
+        left_out = given.study == "audit" and looked.context is None
+        needs = "leaves these out, but needs" if left_out else "will not start without"
+        what = " the base and one benchmark" if left_out else ""
+        lines += ["", f"Lacking ({len(looked.findings)}); run {needs}{what}:"]
         lines += preflight.listed(looked.findings)
     print(plain("\n".join(_wrapped(lines))))
 
@@ -313,7 +325,10 @@ def _run(given: argparse.Namespace) -> tuple[int, Path]:
                 results_commands.write_all(out, display, exclude_leaks=given.exclude_leaks)
 
         with executor(given, looked.reference, study, out, context.placement) as execute:
-            ended = runner.run(study, out, display, context.placement, execute, context, draw)
+            ended = runner.run(
+                *(study, out, display, context.placement, execute, context, draw),
+                stop_on_mismatch=given.stop_on_mismatch,
+            )
     if is_main:
         for number, why in enumerate(ended):
             if not number:
@@ -331,6 +346,7 @@ def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) ->
     given = argparse.Namespace(
         study=study, out=out, jobs=jobs, on=None, log_to=None, eight_bit=False, exclude_leaks=False
     )
+    given.stop_on_mismatch = False
     given.options = list(options)
     for name, value in options.items():
         setattr(given, name, value)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from benchmarks.catalogue import find, named_folders, open_benchmarks
 from harness.data.open_pool import open_pool
 from harness.errors import UserError, user_errors
 from harness.models.base_cards import find_base
-from harness.pipeline.preflight import Finding, attempt, of_judge
-from harness.study import compare
+from harness.pipeline.preflight import Finding, attempt, of_judge, of_models, of_runs
+from harness.study import audit, compare, paper
 from harness.study.reference import STUDIES, StudyReference
 from harness.study.study import Study
+from harness.training.placement import Placement
+
+DATA_STUDIES = ("paper", "audit")
+"""Studies whose pool is the folder of all data, and which name what is missing themselves."""
 
 
 def open_study(reference: StudyReference) -> tuple[Study | None, list[Finding]]:
@@ -54,7 +59,7 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
             refuse(name, attempt(f"--{name}", check))
     if "base" in options:
         refuse("base", attempt("base", lambda: find_base(options["base"])))
-    if "pool" in options and study != "paper":  # its pool is the folder of all data
+    if "pool" in options and study not in DATA_STUDIES:
         refuse("pool", attempt("pool", lambda: open_pool(options["pool"])))
     rows = {
         text: attempt("row", partial(compare.ready_made, text)) for text in options.get("rows", ())
@@ -64,9 +69,25 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
     ]
     if rows:
         right["rows"] = [text for text, found in rows.items() if not found]
-    if study != "paper":
+    if study not in DATA_STUDIES:
         findings += _benchmark_options(right)
     return findings, right
+
+
+def of_data(
+    study: str, options: Mapping[str, Any], out: Path, placement: Placement
+) -> list[Finding]:
+    """What a study of :data:`DATA_STUDIES` lacks that cannot be built for want of data.
+
+    Raises:
+        UserError: an option is wrong.
+    """
+    if study == "audit":
+        baseline, lacking = audit.needs(**options)
+        return [*(Finding(one.about, f"{one.says}.") for one in lacking), *of_models([baseline])]
+    runs, missing = paper.needs(**options)
+    files = [Finding("file", f"{line}.") for line in missing]
+    return [*files, *of_runs(runs, out, placement)]
 
 
 def _benchmark_options(right: dict[str, Any]) -> list[Finding]:

@@ -10,7 +10,7 @@ from transformers.utils import logging as transformers_logging
 
 from harness.artifacts.results_folder import GIVEN, Results, lock, write_json
 from harness.models.base_cards import find_base
-from harness.pipeline import given_answers, matched_baselines
+from harness.pipeline import base_values, given_answers, matched_baselines
 from harness.pipeline.context import Context
 from harness.pipeline.estimate import Estimate
 from harness.pipeline.executors import in_process
@@ -35,17 +35,22 @@ def run(
     execute: Execute = in_process.execute,
     context: Context | None = None,
     draw: Callable[[], None] = lambda: None,
+    *,
+    stop_on_mismatch: bool = False,
 ) -> list[str]:
     """Do what is missing of the study in ``out``. Everything finished is kept, whatever happens.
     ``context``: of this study and folder, with its pools open. ``draw`` is called at the end on
     every rank, while the folder is reserved.
+
+    Where papers print values of the baseline, it is answered and compared with them first.
+    ``stop_on_mismatch`` ends the run where it does not have them.
 
     Returns:
         A sentence for each row that ended early, because a round could not be trained.
 
     Raises:
         UserError: the folder holds results of other settings (before any work), another process
-            writes there, or a stage has met a user's mistake.
+            writes there, a stage has met a user's mistake, or ``stop_on_mismatch``.
     """
     Results(out).check_whole("no stage can be done in it")
     set_threads([find_base(run.base) for run in given_answers.asked(study)])
@@ -77,6 +82,15 @@ def run(
             execute(context, exports, shown)
             todo = [task for task in run_tasks(context) if task.missing()]
             shown.plan(todo)
+        if base_values.are_published(study):
+            first = base_values.first(study, todo)
+            execute(context, first, shown)
+            todo = [task for task in todo if task not in first]
+            sentences, differs = group.on_main(lambda: base_values.told(out))
+            for line in sentences:
+                display.say(line)
+            if differs and stop_on_mismatch:
+                raise base_values.stopped()
         ended = execute(context, todo, shown)
         context.models.forget()
         draw()

@@ -6,7 +6,7 @@ harness; many are quoted from other papers than the method's own, and the notes 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -95,7 +95,7 @@ def published() -> tuple[Number, ...]:
 
 def matching(rows: Sequence[Row], benchmark: BenchmarkColumns) -> dict[str, list[Number]]:
     """The reported numbers of a benchmark by the study's metric, in the metrics' order."""
-    bases = {row.base for row in rows}
+    bases = {published_as(row)[0] for row in rows}
     numbers: dict[str, list[Number]] = {}
     for metric in benchmark.metrics:
         for number in published():
@@ -128,11 +128,17 @@ def _readings(number: Number, benchmark: str) -> tuple[str, ...]:
     return READINGS.get(("", benchmark, number.metric), (number.metric,)) if own is None else own
 
 
+def published_as(row: Row) -> tuple[str, Set[str]]:
+    """Base and names of the papers' row for this row: that of released weights, else the same base
+    and method, and the same round where a paper names one."""
+    if row.method == "released":  # methods/released.py
+        return str(row.settings["published_base"]), set(row.settings["published_rows"])
+    return row.base, {row.method, f"{row.method}_round{row.rounds}"}
+
+
 def same_row(row: Row, number: Number) -> bool:
-    """Whether the paper's row has the same base and method, and the same round where it names
-    one."""
-    names = {row.method, f"{row.method}_round{row.rounds}"}
-    return number.base == row.base and number.row in names
+    base, names = published_as(row)
+    return number.base == base and number.row in names
 
 
 def others(rows: Sequence[Row], numbers: Mapping[str, list[Number]]) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.errors import UserError, unknown, user_code
-from harness.study import ablate, compare, paper, smoke, tune
+from harness.study import ablate, audit, compare, paper, smoke, tune
 from harness.study.study import Study
 
 STUDIES: Mapping[str, Callable[..., Study]] = {
@@ -22,6 +22,7 @@ STUDIES: Mapping[str, Callable[..., Study]] = {
     "tune": tune.study,
     "smoke": smoke.study,
     "paper": paper.study,
+    "audit": audit.study,
 }
 """The studies that are shipped."""
 

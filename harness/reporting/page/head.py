@@ -121,6 +121,9 @@ def rows(study: StudyResults) -> list[tuple[str, str]]:
 def _sentence(row: Row) -> str:
     if row.role == "baseline":
         return "the base model as it is; every other row is compared with it."
+    if row.method == "released":
+        source = row.settings.get("source", "source not stored")
+        return f"weights that authors released ({source}); only evaluated here."
     if row.varied is not None:
         return f"{row.varied.row} with {row.varied.field} = {row.varied.value}; all else equal."
     if row.role == "control":

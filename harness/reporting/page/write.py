@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.artifacts.results_folder import Results, write_bytes
+from harness.reporting import published_values
 from harness.reporting.display_names import display_name
 from harness.reporting.figures.describe import caption
 from harness.reporting.page import head, questions
@@ -77,6 +78,7 @@ def build(out: Path, comparison: tables.ComparedStudy | None = None, *, own: boo
         texts = [Markup(block_fragment(part, name)) for part in parts]
         blocks.append({"heading": block.heading, "tight": tight, "parts": texts})
     graded = len(study.benchmarks)
+    graded += sum(block.heading == published_values.HEADING for block in table.blocks)
     context: dict[str, Any] = {
         "table": table,
         "summary": Markup(block_fragment(table.summary)) if table.summary else "",

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.artifacts.results_folder import write_bytes
-from harness.reporting import leakage, literature
+from harness.reporting import leakage, literature, published_values
 from harness.reporting.comparison import MetricResult, as_frame, compare
 from harness.reporting.contrasts import Key, method_contrasts
 from harness.reporting.display_names import display_name
@@ -111,7 +111,7 @@ def screen(comparison: ComparedStudy) -> Table:
     return replace(
         comparison.table,
         summary=summary.block(comparison.study, comparison.cells, summary.SCREEN_ROWS),
-        reading=comparison.table.reading[:SENTENCES],
+        reading=comparison.table.reading[: SENTENCES + len(_about_base(comparison.study))],
         blocks=(),
         notes=(),
     )
@@ -125,6 +125,7 @@ def build(
     contrasts = method_contrasts(study)
     ahead = contrast_blocks.truly_ahead(study, cells, contrasts)
     optional = (
+        published_values.block(published_values.values(study)),
         contrast_blocks.controls_block(study),
         contrast_blocks.methods_block(contrasts),
         contrast_blocks.order_block(study, contrasts),
@@ -137,7 +138,7 @@ def build(
     return Table(
         title=study.name,
         question=study.question,
-        reading=tuple(notes.reading(study, cells)),
+        reading=(*_about_base(study), *notes.reading(study, cells)),
         summary=summary.block(study, cells),
         blocks=(
             *(
@@ -149,6 +150,10 @@ def build(
         ),
         notes=(*notes.footnotes(study, cells), *notes.reported(references)),
     )
+
+
+def _about_base(study: StudyResults) -> list[str]:
+    return published_values.base_sentences(study, published_values.values(study))
 
 
 def _in_order(study: StudyResults) -> list[Row]:

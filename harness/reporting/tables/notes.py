@@ -372,6 +372,7 @@ def reported(references: Sequence[str]) -> list[str]:
     sources = " ".join(f"[{place}] {text}." for place, text in enumerate(references, start=1))
     return [
         'Columns named "reported" show numbers printed in papers. They are not measured here and'
-        " are neither compared nor ranked with measured numbers. Sources, and how each was checked:"
+        " are not ranked with measured numbers; those of rows that are not trained here are"
+        " compared in the block of published values. Sources, and how each was checked:"
         f" {sources}"
     ]

@@ -1,0 +1,218 @@
+"""Rows that are not trained here against the values that papers print for them: the untrained base,
+and released weights.
+
+The base comes first: if it does not have its published values, no row can be held against a paper.
+The interval decides. It covers the images, and the rounding of the printed number. Where the papers
+draw images of their own (CHAIR), it covers their draw, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from benchmarks.interface import Metric
+from harness.reporting import literature
+from harness.reporting.display_names import display_name
+from harness.reporting.literature import Number
+from harness.reporting.results import BenchmarkColumns, Row, StudyResults
+from harness.reporting.stats import estimate
+from harness.reporting.tables.cells import printed, with_interval
+from harness.reporting.tables.model import MISSING, Block, text_block
+
+HEADING = "Against published values"
+HEADER = (
+    *("run", "benchmark", "metric", "measured", "published", "difference", "verdict"),
+    "published by",
+)
+MIN_IMAGES = 50
+"""With fewer images an interval is so wide that nearly every value agrees."""
+DRAWN = ("chair",)
+"""The papers' benchmarks whose images each paper draws for itself, about as many as here."""
+WARNING = "WARNING: "
+CAUSES = (
+    "Usual causes: images cut to the centre where the authors pad them, another system text or"
+    " prompt format (`python -m harness doctor --base NAME` shows both), another question, another"
+    " decoding (the papers: greedy), a shorter limit of tokens, other images, another reading of"
+    " answers."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedValue:
+    """A row's value in one metric beside the number that one paper prints for it."""
+
+    row: Row
+    benchmark: str
+    metric: Metric
+    number: Number
+    value: float
+    """Measured here."""
+    difference: float
+    """Measured minus published; [``lo``, ``hi``] is its 95 % interval."""
+    lo: float
+    hi: float
+    images: int
+
+    @property
+    def verdict(self) -> Literal["agrees", "differs", "cannot be told"]:
+        if self.images < MIN_IMAGES or not np.isfinite(self.lo):
+            return "cannot be told"
+        return "agrees" if self.lo <= 0 <= self.hi else "differs"
+
+    @property
+    def places(self) -> int:
+        return 1 if self.metric.scale >= 100 else 2
+
+    @property
+    def full_name(self) -> str:
+        return f"{display_name(self.benchmark)} / {display_name(self.metric.name)}"
+
+    @property
+    def change(self) -> str:
+        if not np.isfinite(self.difference):
+            return MISSING
+        return with_interval(self.difference, self.lo, self.hi, self.places)
+
+
+def values(study: StudyResults) -> list[PublishedValue]:
+    """Every published number of the rows that are not trained here and are graded, in the table's
+    order."""
+    found = []
+    for benchmark in study.benchmarks:
+        for row in study.rows:
+            if row.rounds == 0 and row.role != "matched":
+                found += _of_row(study, row, benchmark)
+    return found
+
+
+def _of_row(study: StudyResults, row: Row, benchmark: BenchmarkColumns) -> list[PublishedValue]:
+    counts = study.counts.get((row.label, 0, benchmark.name))
+    if counts is None:
+        return []
+    found = []
+    for name, numbers in literature.matching((row,), benchmark).items():
+        metric = benchmark.metric(name)
+        terms = counts.terms(metric)
+        # A paper may print a number in two of its tables.
+        mine = {(one.paper, one.value): one for one in numbers if literature.same_row(row, one)}
+        for number in mine.values():
+            # A row that has the published value on every image.
+            constant = np.tile([float(number.value) / metric.scale, 1.0], (1, terms.shape[1], 1))
+            difference = estimate(terms, constant, scale=metric.scale)
+            half = difference.half() if difference.about != "none" else np.nan
+            half *= np.sqrt(2) if number.benchmark in DRAWN else 1
+            half += 0.5 * 10.0 ** -len(number.value.partition(".")[2])
+            found.append(
+                PublishedValue(
+                    row=row,
+                    benchmark=benchmark.name,
+                    metric=metric,
+                    number=number,
+                    value=counts.pooled(metric),
+                    difference=difference.difference,
+                    lo=difference.difference - half,
+                    hi=difference.difference + half,
+                    images=len(counts.images),
+                )
+            )
+    return found
+
+
+def block(found: Sequence[PublishedValue]) -> Block | None:
+    """The table's block; None: no paper has a number for these rows."""
+    if not found:
+        return None
+    rows = [
+        (
+            each.row.label,
+            display_name(each.benchmark),
+            display_name(each.metric.name),
+            printed(each.value, each.places),
+            each.number.value,
+            each.change,
+            each.verdict,
+            f"{each.number.paper} ({each.number.verified})",
+        )
+        for each in found
+    ]
+    return text_block(
+        heading=HEADING,
+        caption=(
+            "rows that are not trained here; measured minus published with its 95 % interval over"
+            " images and the rounding of the printed number (CHAIR: also over the paper's own draw"
+            " of images). On the same images an exact repetition differs by far less than the"
+            " interval, so an agreement is no proof of equal procedures"
+        ),
+        header=HEADER,
+        rows=rows,
+    )
+
+
+def base_sentences(study: StudyResults, found: Sequence[PublishedValue]) -> list[str]:
+    """Whether the untrained base has its published values: sentences for terminal, table and page.
+    Empty where no paper has a number for it."""
+    mine = [each for each in found if each.row.label == study.baseline]
+    name = study.base_row.base
+    if not mine:
+        return _other_input(study, name)
+    metrics = list(dict.fromkeys(each.full_name for each in mine))
+    groups = {metric: [each for each in mine if each.full_name == metric] for metric in metrics}
+    outcomes = {metric: {each.verdict for each in group} for metric, group in groups.items()}
+    said = []
+    if differs := [metric for metric in metrics if outcomes[metric] == {"differs"}]:
+        said.append(
+            f"{WARNING}the untrained base {name} does not have its published values:"
+            f" {'; '.join(_told(groups[metric]) for metric in differs)}. Rows that start from it"
+            f" cannot be held against the papers' tables in these metrics. {CAUSES}"
+        )
+    if split := [metric for metric in metrics if {"agrees", "differs"} <= outcomes[metric]]:
+        said.append(
+            f"Papers differ about the untrained base {name}, and it agrees with some:"
+            f" {'; '.join(_told(groups[metric]) for metric in split)}."
+        )
+    if agrees := [metric for metric in metrics if outcomes[metric] == {"agrees"}]:
+        said.append(
+            f"The untrained base {name} has its published values:"
+            f" {'; '.join(_told(groups[metric]) for metric in agrees)}."
+        )
+    if untold := [metric for metric in metrics if outcomes[metric] == {"cannot be told"}]:
+        said.append(
+            f"It cannot be told whether the untrained base {name} has its published values in"
+            f" {', '.join(untold)}: fewer than {MIN_IMAGES} images, or no value."
+        )
+    return said
+
+
+def differing(study: StudyResults, found: Sequence[PublishedValue]) -> bool:
+    """Whether some metric of the base agrees with no paper."""
+    return any(text.startswith(WARNING) for text in base_sentences(study, found))
+
+
+def _told(group: Sequence[PublishedValue]) -> str:
+    """``POPE / accuracy 81.2 (published: 85.9 in A, 86.1 in B; nearest -4.7 [-5.6, -3.8])``."""
+    near = min(group, key=lambda one: abs(one.difference))
+    numbers = dict.fromkeys(f"{one.number.value} in {one.number.paper}" for one in group)
+    value = printed(near.value, near.places)
+    nearest = "difference" if len(group) == 1 else "nearest"
+    return f"{near.full_name} {value} (published: {', '.join(numbers)}; {nearest} {near.change})"
+
+
+def _other_input(study: StudyResults, name: str) -> list[str]:
+    """A base with published values that gets another input than in the papers."""
+    papers = name.removesuffix("-hf")
+    as_papers = [replace(study.base_row, base=papers)]
+    known = papers != name and any(
+        literature.same_row(as_papers[0], number)
+        for benchmark in study.benchmarks
+        for numbers in literature.matching(as_papers, benchmark).values()
+        for number in numbers
+    )
+    if not known:
+        return []
+    return [
+        f"The published values of {papers} are not compared with {name}: the papers pad images and"
+        f" use the system text of vicuna_v1, and {name} does neither; take --base {papers}."
+    ]

@@ -1,0 +1,261 @@
+"""The audit: the untrained base and the weights that authors released, on the benchmarks' official
+files. Nothing is trained; published values stand beside the measured ones.
+
+    python -m harness plan audit                  downloads, hours, disk; needs no GPU and no data
+    python -m harness run audit                   LLaVA-1.5-7B, and what is in data/released
+    python -m harness run audit --base llava-1.5-13b
+    python -m harness run audit --only sima-7b csr-round3-7b --row "mine=path/to/model"
+
+The data are in ``data/`` (another folder: ``--pool``): benchmarks as for the study paper,
+downloaded checkpoints in ``data/original/NAME``, converted ones in ``data/released/NAME``. Rows
+whose weights and benchmarks whose files are not there are left out, each with the command that
+brings them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.catalogue import BENCHMARKS, named_folders, open_benchmarks
+from harness.errors import UserError, unknown, user_errors
+from harness.models.base_cards import find_base
+from harness.models.hub_snapshots import cached
+from harness.models.released_cards import ReleasedCard, cards_of
+from harness.study import compare, cost_model
+from harness.study.paper import DATA
+from harness.study.study import Run, Study
+from harness.training.memory import GIB
+from methods.released import Released
+from methods.untrained import Untrained
+
+QUESTIONS: Mapping[str, tuple[int, bool]] = {
+    "pope": (9000, False),
+    "coco_chair": (500, True),
+    "amber_g": (1004, True),
+    "amber_d": (14216, False),
+    "mme": (2374, False),
+}
+"""The audit's benchmarks: the number of their questions, and whether the answers are captions."""
+
+TO_DOWNLOAD = "to download and convert"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lacking:
+    """A row or benchmark that is left out."""
+
+    about: str
+    """``row LABEL`` or ``benchmark NAME``."""
+    says: str
+    """What is lacking, and its cure."""
+
+    @property
+    def note(self) -> str:
+        return f"Left out: {self.about}: {self.says}."
+
+
+def chosen(base: str, only: Sequence[str]) -> tuple[ReleasedCard, ...]:
+    """The released checkpoints of the base, or those named in ``only``.
+
+    Raises:
+        UserError: there is no such checkpoint of this base.
+    """
+    cards = {card.name: card for card in cards_of(base)}
+    for name in only:
+        if name not in (*cards, compare.BASELINE):
+            raise unknown(f"released checkpoint of {base}", name, cards)
+    return tuple(card for card in cards.values() if not only or card.name in only)
+
+
+def row_of(card: ReleasedCard, data: Path) -> Run:
+    revision = f"@{card.revision}" if card.revision else ""
+    method = Released(
+        published_base=card.base, published_rows=card.rows, source=card.source + revision
+    )
+    return Run(label=card.label, base=str(card.converted(data)), method=method)
+
+
+def data_folders(data: Path, given: Mapping[str, Path]) -> dict[str, Path]:
+    """The folders of the benchmarks' files by name: those given, else those in the data folder."""
+    names = {spec.local.name for name in QUESTIONS if (spec := BENCHMARKS[name]).local}
+    return {name: data / name for name in sorted(names)} | dict(given)
+
+
+def lacking(
+    base: str, data: Path, only: Sequence[str], folders: Mapping[str, Path]
+) -> tuple[list[Lacking], list[Lacking]]:
+    """The released rows, and the benchmarks, that are not there."""
+    rows = [
+        Lacking(about=f"row {card.label}", says=says)
+        for card in chosen(base, only)
+        if (says := card.lacking(data))
+    ]
+    benchmarks = []
+    for name in QUESTIONS:
+        spec = BENCHMARKS[name]
+        folder = spec.folder(folders)
+        if spec.local and (absent := spec.missing(folder)):
+            more = f" and {len(absent) - 4} more" if len(absent) > 4 else ""
+            says = (
+                f"{folder} lacks {', '.join(absent[:4])}{more}; get {spec.local.get}"
+                " (benchmarks/README.md)"
+            )
+            benchmarks.append(Lacking(about=f"benchmark {name}", says=says))
+    return rows, benchmarks
+
+
+def needs(
+    *,
+    base: str = "llava-1.5-7b",
+    pool: str = DATA,
+    only: Sequence[str] = (),
+    local_data: Sequence[str] = (),
+    **_: object,
+) -> tuple[Run, list[Lacking]]:
+    """The baseline, and all rows and benchmarks that are not there; needs no data.
+
+    Raises:
+        UserError: an unknown checkpoint, or a wrong folder.
+    """
+    with user_errors():
+        folders = data_folders(Path(pool), named_folders(local_data))
+    rows, benchmarks = lacking(base, Path(pool), only, folders)
+    return Run(label=compare.BASELINE, base=base, method=Untrained()), [*rows, *benchmarks]
+
+
+def study(
+    *,
+    base: str = "llava-1.5-7b",
+    pool: str = DATA,
+    only: Sequence[str] = (),
+    limit: int | None = None,
+    benchmarks: Sequence[str] = (),
+    rows: Sequence[str] = (),
+    local_data: Sequence[str] = (),
+) -> Study:
+    """The audit.
+
+    Args:
+        base: the untrained base, and that of the released checkpoints.
+        pool: the data folder.
+        only: names of released checkpoints; empty: all of this base. ``untrained``: none.
+        limit: most test images of a benchmark.
+        benchmarks: names; empty: those of :data:`QUESTIONS` whose files are there.
+        rows: ``LABEL=CHECKPOINT`` texts; more checkpoints.
+        local_data: ``NAME=FOLDER`` texts; the folders of benchmarks' official files.
+
+    Raises:
+        UserError: an unknown base, checkpoint or benchmark; a checkpoint named in ``only`` is not
+            there; or no benchmark's files are.
+    """
+    compare.at_least_one(limit=limit)
+    with user_errors():
+        given = named_folders(local_data)
+    data, name = Path(pool), find_base(base).name
+    folders = data_folders(data, given)
+    absent_rows, absent_benchmarks = lacking(base, data, only, folders)
+    if only and absent_rows:
+        raise UserError(" ".join(one.note for one in absent_rows))
+    left_out = {one.about.removeprefix("benchmark ") for one in absent_benchmarks}
+    names = list(benchmarks or [known for known in QUESTIONS if known not in left_out])
+    if not names:
+        raise UserError(" ".join(one.note for one in absent_benchmarks))
+    served = {spec.local.name for one in names if (spec := BENCHMARKS.get(one)) and spec.local}
+    found = [f"{key}={folder}" for key, folder in folders.items() if key in served - set(given)]
+    with user_errors():
+        opened = open_benchmarks(
+            names,
+            "test",
+            limit,
+            [*local_data, *(text for text in found if Path(text.partition("=")[2]).is_dir())],
+            synthetic=False,
+        )
+    cards = [card for card in chosen(base, only) if not card.lacking(data)]
+    return Study(
+        name=compare.folder_name("audit", base, limit),
+        question=(
+            f"Do {name} and the weights that authors trained from it have their published values?"
+        ),
+        runs=(
+            Run(label=compare.BASELINE, base=base, method=Untrained()),
+            *(row_of(card, data) for card in cards),
+            *(compare.ready_made(text) for text in rows),
+        ),
+        benchmarks=opened,
+        baseline=compare.BASELINE,
+        limit=limit,
+        notes=tuple(one.note for one in (*absent_rows, *(() if benchmarks else absent_benchmarks))),
+    )
+
+
+def lines(
+    *,
+    base: str = "llava-1.5-7b",
+    pool: str = DATA,
+    only: Sequence[str] = (),
+    benchmarks: Sequence[str] = (),
+    limit: int | None = None,
+    **_: object,
+) -> list[str]:
+    """Downloads, time and disk of the whole audit, with the rows and files that are not there yet.
+
+    Raises:
+        UserError: an unknown base or checkpoint.
+    """
+    data, card = Path(pool), find_base(base)
+    names = [name for name in benchmarks or QUESTIONS if name in QUESTIONS]
+    counts = {name: _count(name, limit) for name in names}
+    seconds = sum(
+        count * (cost_model.CAPTION_SECONDS if QUESTIONS[name][1] else cost_model.SHORT_SECONDS)
+        for name, count in counts.items()
+    ) * ((card.parameters or cost_model.REFERENCE) / cost_model.REFERENCE)
+    whole = cost_model.weights(card) * GIB / 1e9
+    here = isinstance(card.source, Path) or cached(card.source, card.revision) is not None
+    shown = [_Line(compare.BASELINE, "here" if here else "to download", whole, whole)]
+    for one in chosen(base, only):
+        state = one.lacking(data)
+        state = state and ("to convert" if "not converted" in state else TO_DOWNLOAD)
+        kept = 2 * whole if one.form == "full" else None
+        shown.append(_Line(one.label, state or "here", one.gigabytes, kept))
+    width = max(len(one.label) for one in shown)
+    text = [f"  {'row':<{width}}  {'weights':<24}{'download':>10}{'disk':>10}{'answers':>10}"]
+    for one_line in shown:
+        sizes = "".join(
+            f"{'not known' if size is None else f'{size:.1f} GB':>10}"
+            for size in (one_line.download, one_line.disk)
+        )
+        text.append(
+            f"  {one_line.label:<{width}}  {one_line.state:<24}{sizes}{seconds / 3600:>8.2f} h"
+        )
+    away = [one_line for one_line in shown if "download" in one_line.state]
+    sizes_known = [one_line.download for one_line in away if one_line.download is not None]
+    unknown_sizes = len(away) - len(sizes_known)
+    more = f", and {unknown_sizes} checkpoints of unknown size" if unknown_sizes else ""
+    disk = sum(one_line.disk or 0.0 for one_line in shown)
+    return [
+        f"The audit of {card.name}: {len(shown)} rows, nothing is trained.",
+        *text,
+        f"In all at least {len(shown) * seconds / 3600:.1f} GPU-hours for"
+        f" {sum(counts.values()):,} questions a row ({', '.join(counts)}): a lower bound by"
+        " arithmetic for one H200; expect twice as much.",
+        f"To download: about {sum(sizes_known):.0f} GB{more}. Disk: about {disk:.0f} GB, a whole"
+        " checkpoint as downloaded and as converted (data/original can be deleted after the"
+        f" conversion). One GPU needs {cost_model.answering_memory(card):.0f} GiB.",
+    ]
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A row of the plan. ``download`` and ``disk`` in 10^9 bytes; None: not known."""
+
+    label: str
+    state: str
+    download: float | None
+    disk: float | None
+
+
+def _count(name: str, limit: int | None) -> int:
+    """The questions of a benchmark on at most ``limit`` images."""
+    count, size = QUESTIONS[name][0], BENCHMARKS[name].size
+    return count if limit is None else count * min(limit, size) // size
