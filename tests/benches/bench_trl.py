@@ -85,11 +85,11 @@ CASES = {
 
 def trained(
     case: Case, recipe: Recipe, trainer: Trainer, out: Path
-) -> tuple[list[dict[str, Any]], Mapping[str, torch.Tensor], float]:
-    """The log, each weight's update, and seconds of the steps."""
+) -> tuple[list[dict[str, Any]], Mapping[str, torch.Tensor]]:
+    """The log, and each weight's update."""
     model, processor = case.load()
     start = {name: value.detach().clone() for name, value in model.named_parameters()}
-    summary = train_pairs(
+    train_pairs(
         model=model,
         processor=processor,
         pairs=case.pairs,
@@ -102,13 +102,13 @@ def trained(
         checkpoint_every=10**9,
     )
     updates = {name: model.get_parameter(name).detach() - value for name, value in start.items()}
-    return read_jsonl(out / "log.jsonl"), updates, summary.seconds
+    return read_jsonl(out / "log.jsonl"), updates
 
 
 def line(name: str, case: Case, title: str, recipe: Recipe) -> str:
     with tempfile.TemporaryDirectory() as folder:
-        own, ours, mine = trained(case, recipe, "own", Path(folder) / "own")
-        trl, theirs, their = trained(case, recipe, "trl", Path(folder) / "trl")
+        own, ours = trained(case, recipe, "own", Path(folder) / "own")
+        trl, theirs = trained(case, recipe, "trl", Path(folder) / "trl")
     both = list(zip(own, trl, strict=True))
 
     def apart(field: str) -> str:
@@ -119,16 +119,16 @@ def line(name: str, case: Case, title: str, recipe: Recipe) -> str:
     size = max(float(value.abs().max()) for value in ours.values())
     away = max(float((value - theirs[key]).abs().max()) for key, value in ours.items())
     cells = (name, title, str(len(own)), apart("loss"), apart("margin"), apart("grad_norm"))
-    return f"| {' | '.join(cells)} | {size:.0e} | {away:.0e} | {mine:.1f} | {their:.1f} |"
+    return f"| {' | '.join(cells)} | {size:.0e} | {away:.0e} |"
 
 
 def main() -> None:
     torch.set_num_threads(1)
     print(
         "| base | trained | steps | loss apart | margin apart | gradient norm apart | largest"
-        " update of a weight | weights apart | seconds | seconds with trl |"
+        " update of a weight | weights apart |"
     )
-    print("|:--|:--|--:|--:|--:|--:|--:|--:|--:|--:|")
+    print("|:--|:--|--:|--:|--:|--:|--:|--:|")
     for name, make in CASES.items():
         for title, recipe in RECIPES.items():
             print(line(name, make(), title, recipe), flush=True)
