@@ -40,8 +40,13 @@ def rejected_from_argmax(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor
     carries no gradient; its log-probability does. The reference model's logits go through the same
     function, so the loss still starts at ln 2."""
     _same_shape(logits, labels, mask)
+    return token_logps(logits, likeliest_other(logits, labels), mask)
+
+
+def likeliest_other(logits: Tensor, labels: Tensor) -> Tensor:
+    """The most likely token other than the label. logits (B, T, V); labels and result (B, T)."""
     first, second = logits.detach().topk(2, dim=-1).indices.unbind(-1)
-    return token_logps(logits, torch.where(first == labels, second, first), mask)
+    return torch.where(first == labels, second, first)
 
 
 def dpo_margin(

@@ -18,9 +18,8 @@ MODULES = {"pillow": "PIL"}
 """The module of a package, where it has another name."""
 OPTIONAL = {"bitsandbytes", "nltk", "ray", "tensorboard", "trackio", "wandb"}
 """Imported only where the user asks for them; a sentence names the package that is missing."""
-UNSEEN = {"pyarrow", "trl"}
-"""Required though no file need import it: pandas reads Parquet with pyarrow, and training is
-compared with trl's trainer."""
+UNSEEN = {"pyarrow"}
+"""Required though no file need import it: pandas reads Parquet with pyarrow."""
 
 
 def imported() -> set[str]:

@@ -28,12 +28,16 @@ PATTERNS = (
     "*.jsonl",
     "*.parquet",
     "*.safetensors",
+    "*.pt",
+    "*.pth",
+    "trainer_state.json",
     "shards/*.jsonl",
     "images/*",
     "model/**/*",
     "adapter/**/*",
 )
-"""The files that later stages, tables and figures read, relative to the stage's folder."""
+"""The files that later stages, tables, figures and resumed trainings read, relative to the stage's
+folder."""
 UNLISTED = ("README.md", "reference.jsonl")
 """A model card gets its results later; the cache serves the unfinished training alone."""
 

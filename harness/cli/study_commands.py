@@ -146,6 +146,13 @@ def add(commands: Any) -> None:
             action="store_true",
             help="train with 8-bit AdamW (saves memory, gives other weights; needs a CUDA GPU)",
         )
+        command.add_argument(
+            "--trainer",
+            choices=["own", "trl"],
+            default="own",
+            help="who trains: own (default), this harness's loop; or trl, the DPOTrainer of trl on"
+            " the same pairs in the same order, which is slower and checks that loop",
+        )
         command.set_defaults(command=function, options=options)
         _add_of_run(command)
         if function is plan:
@@ -251,11 +258,12 @@ def _of_command(given: argparse.Namespace, placement: Placement) -> list[Finding
     from harness.pipeline.executors import processes, ray_cluster
     from harness.pipeline.preflight import attempt
     from harness.training.loggers import check_trackers
-    from harness.training.placement import check_optimizer
+    from harness.training.placement import check_optimizer, check_trainer
     from harness.training.ranks import ranks
 
     checks: list[tuple[str, Callable[[], object]]] = [
         ("--eight-bit", partial(check_optimizer, placement.optimizer)),
+        ("--trainer", partial(check_trainer, placement, ranks().size, given.on)),
         ("--log-to", partial(check_trackers, placement.log_to)),
         ("--jobs", partial(processes.check_jobs, given.jobs, given.on, ranks().size)),
     ]
@@ -346,7 +354,7 @@ def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) ->
     given = argparse.Namespace(
         study=study, out=out, jobs=jobs, on=None, log_to=None, eight_bit=False, exclude_leaks=False
     )
-    given.stop_on_mismatch = False
+    given.stop_on_mismatch, given.trainer = False, "own"
     given.options = list(options)
     for name, value in options.items():
         setattr(given, name, value)
@@ -376,6 +384,7 @@ def placement_of(given: argparse.Namespace) -> Placement:
 
     return Placement(
         optimizer="adamw8bit" if given.eight_bit else "adamw",
+        trainer=given.trainer,
         log_to=tuple(given.log_to or (DEFAULT,)),
     )
 

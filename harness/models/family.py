@@ -62,6 +62,11 @@ class Family(Protocol):
         """Normalised images (C, H, W); image corruptions act on these."""
         ...
 
+    def forward_inputs(self, ids: Tensor, pixels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What transformers' own forward pass takes beside token ids and attention mask. ``ids``:
+        (rows, length); ``pixels``: the image of each row."""
+        ...
+
     def encode(self, pixels: Sequence[Tensor]) -> list[Tensor]:
         """The tower's features (tokens, width) of each image, without gradients."""
         ...

@@ -40,6 +40,9 @@ class Llava:
         batch = self.image_processor(images=shaped, return_tensors="pt")
         return list(batch["pixel_values"])
 
+    def forward_inputs(self, ids: Tensor, pixels: Sequence[Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
+        return {"pixel_values": torch.stack(list(pixels))}
+
     def encode(self, pixels: Sequence[Tensor]) -> list[Tensor]:
         return list(tower_features(self.model, torch.stack(list(pixels))))
 

@@ -73,12 +73,21 @@ class Qwen:
             pixels.append(unpatch(inputs["pixel_values"], rows, columns, self.image_processor))
         return pixels
 
+    def forward_inputs(self, ids: Tensor, pixels: Sequence[Tensor]) -> dict[str, Tensor]:
+        return {
+            "pixel_values": torch.cat([self.patches(image) for image in pixels]),
+            "image_grid_thw": torch.tensor(self._grids(pixels)),
+            "mm_token_type_ids": (ids == self.model.config.image_token_id).int(),
+        }
+
+    def _grids(self, pixels: Sequence[Tensor]) -> list[list[int]]:
+        """(times, rows, columns) of each image's patches."""
+        size = self.patch
+        return [[1, image.shape[1] // size, image.shape[2] // size] for image in pixels]
+
     @torch.no_grad()
     def encode(self, pixels: Sequence[Tensor]) -> list[Tensor]:
-        tower = self.model.model.visual
-        grids = [
-            [1, image.shape[1] // self.patch, image.shape[2] // self.patch] for image in pixels
-        ]
+        tower, grids = self.model.model.visual, self._grids(pixels)
         grid = torch.tensor(grids, device=tower.device)
         rows = torch.cat([self.patches(image.to(tower.device, tower.dtype)) for image in pixels])
         states = tower(rows, grid_thw=grid, return_dict=True).last_hidden_state

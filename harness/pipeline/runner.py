@@ -67,7 +67,9 @@ def run(
             for task in tasks
             if (not task.stage.done if exports and task.kind in FROM_QUESTIONS else task.missing())
         ]
-        group.on_main(lambda: write_json(context.results.study, study_json(study)))
+        group.on_main(
+            lambda: write_json(context.results.study, study_json(study, context.placement))
+        )
         for line in (f"{study.name}: {study.question}", *context.unreadable()):
             display.say(line)
         total = len(every_export) + len(tasks)
@@ -97,12 +99,14 @@ def run(
     return ended
 
 
-def study_json(study: Study) -> dict[str, object]:
-    """The content of ``study.json``: the study with its matched baselines, and the family of each
-    base."""
-    content = matched_baselines.study_json(study)
+def study_json(study: Study, placement: Placement) -> dict[str, object]:
+    """The content of ``study.json``: the study with its matched baselines, the family of each base,
+    and who trained the rows if it was not our own loop."""
+    content, trainer = matched_baselines.study_json(study), placement.trainer
     rows = [
         row if row["base"].startswith(GIVEN) else {**row, "family": find_base(row["base"]).family}
         for row in content["runs"]
     ]
+    if trainer != "own":
+        rows = [{**row, "trainer": trainer} if row["rounds"] else row for row in rows]
     return {**content, "runs": rows}

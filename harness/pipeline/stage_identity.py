@@ -130,10 +130,11 @@ def train_identity(
     checkpoint: Checkpoint,
     pairs: Identity,
     recipe: Recipe,
-    steps: int | None = None,
-    optimizer: str = "adamw",
+    steps: int | None,
+    placement: Identity,
 ) -> Identity:
-    """``steps``: the round's optimizer steps where they are fixed; None: the recipe's epochs."""
+    """``steps``: the round's optimizer steps where they are fixed; None: the recipe's epochs.
+    ``placement``: what of the placement gives other weights."""
     return {
         "stage": "train",
         "format": FORMAT,
@@ -144,7 +145,7 @@ def train_identity(
         "steps": steps,
         "seed": pairs["seed"],
         "round": pairs["round"],
-        **({} if optimizer == "adamw" else {"optimizer": optimizer}),
+        **placement,
     }
 
 

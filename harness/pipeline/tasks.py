@@ -223,7 +223,7 @@ def _train(context: Context, run: Run, round: int, checkpoint: Checkpoint, pairs
     assert recipe is not None  # a run without a recipe has no rounds
     assert images is not None
     identity = stage_identity.train_identity(
-        checkpoint, pairs.stage.identity, recipe, run.steps, context.placement.optimizer
+        checkpoint, pairs.stage.identity, recipe, run.steps, context.placement.identity
     )
     visits = images * recipe.epochs if run.steps is None else run.steps * recipe.global_batch
     return Task(

@@ -38,6 +38,11 @@ def row_name(label: str) -> str:
     return " ".join([METHODS.get(first, first), *rest])
 
 
+def with_trainer(name: str, trainer: str) -> str:
+    """The row's name, and who trained it if that was not the harness's own loop."""
+    return name if trainer == "own" else f"{name} (trained by {trainer})"
+
+
 def base_name(name: str) -> str:
     """``llava-1.5-7b`` becomes "LLaVA-1.5-7B"; folders, hub ids and other names stay."""
     first, *rest = name.split("-")

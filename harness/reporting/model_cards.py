@@ -119,6 +119,8 @@ def _facts(
         facts["trained weights (fingerprint)"] = record["weights"]
     if (kept := training.get("update_kept")) is not None:
         facts["update that is left in the stored precision"] = f"{100 * kept:.1f} %"
+    if training.get("trainer") == "trl":
+        facts["trained by"] = "trl's DPOTrainer"
     return facts | {
         "pool": f"{pool.get('name', 'unknown')}, fingerprint {pool.get('fingerprint', 'unknown')}",
         "images, pairs made, dropped": ", ".join(map(str, numbers)),

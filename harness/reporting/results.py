@@ -70,7 +70,7 @@ class Row:
     than a method may); "control" (a method with one part removed); "matched" (the baseline's own
     answers, cut to a row's caption length or shifted to its share of yes). ``of``: the row that a
     control or matched row is compared with. ``benchmarks``: those it is graded on; empty: all.
-    ``varied``: in an ablation, the setting that was changed."""
+    ``varied``: in an ablation, the setting that was changed. ``trainer``: "own" or "trl"."""
 
     label: str
     base: str
@@ -85,6 +85,7 @@ class Row:
     benchmarks: tuple[str, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     varied: VariedSetting | None = None
+    trainer: str = "own"
 
     def value_of(self, path: str) -> str | None:
         """The row's value of a setting such as ``recipe.lr``, as text; None: not stored."""
@@ -241,6 +242,7 @@ def _rows(runs: list[Mapping[str, Any]], baseline: str) -> tuple[Row, ...]:
             seeds=tuple(sorted(seeds)),
             role=role,
             of=run.get("of"),
+            trainer=run.get("trainer", "own"),
             benchmarks=tuple(run.get("benchmarks") or ()),
             settings={
                 **(run.get("settings") or {}),

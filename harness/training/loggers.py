@@ -8,6 +8,7 @@ continues."""
 from __future__ import annotations
 
 import importlib.util
+import json
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,14 @@ from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from harness.artifacts.results_folder import read_json, read_jsonl, write_json
+from harness.artifacts.results_folder import (
+    explain_disk_errors,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
+from harness.artifacts.safe_files import append_to
 from harness.errors import UserError, process_name, unknown
 
 TRACKERS = ("tensorboard", "trackio", "wandb", "none")
@@ -87,6 +95,51 @@ def _import(name: str) -> None:
         import wandb  # noqa: F401
     else:
         from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+
+
+class StepLog:
+    """``folder/log.jsonl`` with a line a step, and the trackers ``names`` beside it, of a training
+    of ``steps`` steps that has ``done`` of them."""
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        settings: Mapping[str, object],
+        steps: int,
+        done: int,
+    ) -> None:
+        self.path, self.steps = folder / "log.jsonl", steps
+        truncate_log(self.path, done)
+        title = folder.resolve().parent.as_posix()[-120:]
+        self.trackers = open_logs(names, folder, title=title, settings=settings, done=done)
+
+    def write(self, step: int, row: Mapping[str, float | None], seconds: float) -> None:
+        line = {"step": step, "steps": self.steps, **row, "seconds": round(seconds, 3)}
+        append_log(self.path, line)
+        values = {name: value for name, value in row.items() if value is not None}
+        for tracker in self.trackers:
+            tracker(step, values)
+
+    def close(self) -> None:
+        for tracker in self.trackers:
+            tracker(-1, {})
+
+
+def truncate_log(path: Path, step: int) -> None:
+    """Keep the first ``step`` lines of a training log; the steps of later lines are done again."""
+    kept: list[object] = []
+    for line in path.read_text(encoding="utf-8").split("\n")[:step] if path.exists() else []:
+        try:
+            kept.append(json.loads(line))
+        except ValueError:
+            break  # a killed run's last line is half-written
+    write_jsonl(path, kept)
+
+
+def append_log(path: Path, row: Mapping[str, object]) -> None:
+    with explain_disk_errors(path.parent), append_to(path) as file:
+        file.write((json.dumps(row, allow_nan=False) + "\n").encode())
 
 
 def open_logs(

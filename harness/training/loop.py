@@ -143,29 +143,38 @@ def take_step(
         if not math.isfinite(row["loss"])
     ]
     if bad or not math.isfinite(norm):
-        raise RowEnded(
-            f"The loss or its gradient is not finite at step {step + 1} of {steps} (pairs:"
-            f" {', '.join(bad[:3]) or 'any'}); lower the recipe's learning rate and train in a"
-            " fresh folder. The checkpoints before it are kept."
-        )
+        raise not_finite(step, steps, bad)
     optimizer.step()
-    if step + 1 == steps and not _finite(loop):
-        raise RowEnded(
-            "The weights are not finite after the last step; lower the recipe's learning rate and"
-            " train in a fresh folder."
-        )
+    if step + 1 == steps:
+        check_finite(loop)
     means = {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
     accuracy = sum(row["margin"] > 0 for row in rows) / len(rows) if "margin" in rows[0] else None
     empty = dict.fromkeys(("loss", "dpo", "alignment", "margin"))
     return {**empty, **means, "accuracy": accuracy, "grad_norm": norm}
 
 
-def _finite(loop: Loop) -> bool:
-    """Whether every trained weight is a number, on all processes."""
+def not_finite(step: int, steps: int, pairs: Sequence[str] = ()) -> RowEnded:
+    """The end of a training whose loss is not a number at ``step`` (from 0)."""
+    return RowEnded(
+        f"The loss or its gradient is not finite at step {step + 1} of {steps} (pairs:"
+        f" {', '.join(pairs[:3]) or 'any'}); lower the recipe's learning rate and train in a"
+        " fresh folder. The checkpoints before it are kept."
+    )
+
+
+def check_finite(loop: Loop) -> None:
+    """
+    Raises:
+        RowEnded: a trained weight is not a number, on some process.
+    """
     parts = [
         getattr(each, "to_local", lambda each=each: each)() for each in loop.parameters.values()
     ]
-    return not loop.ranks.sum_of(sum(not bool(part.isfinite().all()) for part in parts))
+    if loop.ranks.sum_of(sum(not bool(part.isfinite().all()) for part in parts)):
+        raise RowEnded(
+            "The weights are not finite after the last step; lower the recipe's learning rate and"
+            " train in a fresh folder."
+        )
 
 
 def find_batch_size(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:

@@ -1,8 +1,8 @@
 """How training uses the machine: batch size, checkpointing, sharding, optimiser.
 
-Except for the optimiser, these choices change results only by rounding, so they are not part of the
-training's identity. The 8-bit optimiser (Dettmers et al., arXiv 2110.02861) gives other weights, so
-its name is part of the identity."""
+Except for the optimiser and the trainer, these choices change results only by rounding, so they are
+not part of the training's identity. The 8-bit optimiser (Dettmers et al., arXiv 2110.02861) gives
+other weights, so its name is part of the identity. So is trl, which is there to be compared."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ SPARE = 1.5 * GIB
 """Bytes of a device kept free for its context, library workspaces and fragmentation."""
 
 Optimizer = Literal["adamw", "adamw8bit"]
+Trainer = Literal["own", "trl"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class Placement:
     """Shard weights, gradients and optimiser state over the processes (FSDP2). With adapters, only
     the frozen weights are sharded."""
     optimizer: Optimizer = "adamw"
+    trainer: Trainer = "own"
+    """Who takes the steps: the loop of this folder, or trl's DPOTrainer (trl_training.py)."""
     memory: int | None = None
     """Memory per device to plan for, in bytes. None: the device's own memory."""
     find_batch_size: bool | None = None
@@ -51,6 +54,12 @@ class Placement:
     def __post_init__(self) -> None:
         if self.device_batch < 1:
             raise UserError(f"device_batch is {self.device_batch}; it must be at least 1.")
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """The choices that give other weights, where they are not the default ones."""
+        named = {"optimizer": (self.optimizer, "adamw"), "trainer": (self.trainer, "own")}
+        return {name: value for name, (value, default) in named.items() if value != default}
 
 
 AS_FITS = Placement()
@@ -207,6 +216,29 @@ def check_optimizer(optimizer: Optimizer) -> None:
         raise UserError(
             "The 8-bit optimiser needs bitsandbytes, which is not installed: pip install"
             " bitsandbytes, or leave --eight-bit out."
+        )
+
+
+def check_trainer(asked: Placement, processes: int, on: str | None = None) -> None:
+    """Check that trl can train as asked. ``on``: the cluster that runs the stages.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if asked.trainer == "own":
+        return
+    if processes > 1:
+        raise UserError(
+            "trl trains in one process here; start without torchrun, or leave --trainer out."
+        )
+    if on is not None:
+        raise UserError(
+            f"Training by trl has not been tried on a {on.title()} cluster; leave --on or"
+            " --trainer out."
+        )
+    if asked.optimizer != "adamw":
+        raise UserError(
+            "trl trains with AdamW in 32 bits here; leave --eight-bit or --trainer out."
         )
 
 

@@ -37,6 +37,7 @@ class TrainSummary:
     checkpointing: bool
     sharded: bool
     optimizer: str
+    trainer: str = "own"
     update_kept: float | None = None
     """The share of the update that is left in the precision of the model that answers."""
 
@@ -84,5 +85,6 @@ def summary_of(training: Training, pairs_made: int, seconds: float, kept: float)
         checkpointing=bool(config.checkpointing),
         sharded=loop.sharded,
         optimizer=config.optimizer,
+        trainer=config.trainer,
         update_kept=kept,
     )

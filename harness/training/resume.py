@@ -7,8 +7,8 @@ and removed. No random state is stored, as all randomness comes from (seed, step
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,8 @@ from harness.artifacts.results_folder import (
     read_json,
     write_bytes,
     write_json,
-    write_jsonl,
 )
-from harness.artifacts.safe_files import append_to, flush, partial_folder, remove
+from harness.artifacts.safe_files import flush, partial_folder, remove
 from harness.artifacts.stored_files import NAME as DONE
 from harness.artifacts.stored_files import check_files, cure, done_of
 from harness.errors import UserError
@@ -34,8 +33,9 @@ from harness.models.alignment import aligned
 from harness.training.fsdp import full_tensor, like_parameter
 
 _PREFIX = "step-"
-_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 _FINISHED = "finished.json"
+WEIGHTS = "model.safetensors"
+"""A checkpoint's file of the trained weights."""
 
 
 def save(
@@ -58,17 +58,29 @@ def save(
     moments = gather(moments, keep=is_main)
     if not is_main:
         return
-    final = folder / f"{_PREFIX}{step:07d}"
+    with new_checkpoint(folder, step, state) as partial:
+        save_tensors(weights, partial / WEIGHTS)
+        save_tensors(moments, partial / "optimizer.safetensors")
+
+
+@contextmanager
+def new_checkpoint(folder: Path, step: int, state: Mapping[str, object]) -> Iterator[Path]:
+    """A folder to fill, which becomes ``folder/step-<step>`` with ``state`` at the end. Earlier
+    checkpoints are then removed."""
+    final = checkpoint_path(folder, step)
     with explain_disk_errors(folder):
         with partial_folder(final) as partial:
-            save_tensors(weights, partial / "model.safetensors")
-            save_tensors(moments, partial / "optimizer.safetensors")
+            yield partial
             write_json(partial / "state.json", state)
             done = done_of(partial, fingerprint(state["identity"]))
             write_bytes(partial / DONE, done)
         for old in folder.glob(f"{_PREFIX}*"):
             if old != final:
                 remove(old)
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"{_PREFIX}{step:07d}"
 
 
 def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
@@ -112,23 +124,42 @@ def load(
     Raises:
         UserError: the checkpoint holds other weights than the trained ones, or is broken.
     """
-    chosen = folder / f"{_PREFIX}{step:07d}"
+    chosen = checkpoint_path(folder, step)
+    load_weights(chosen, parameters)
+    with _broken_as_sentence(chosen):
+        _load_moments(chosen, parameters, optimizer)
+
+
+@contextmanager
+def _broken_as_sentence(chosen: Path) -> Iterator[None]:
     try:
-        _load(chosen, parameters, optimizer)
+        yield
     except (SafetensorError, OSError) as error:
         raise UserError(f"{chosen} cannot be read ({error}); {cure(chosen)}") from error
 
 
-def _load(
-    chosen: Path, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer
-) -> None:
-    with safe_open(chosen / "model.safetensors", "pt") as weights, torch.no_grad():
+def load_weights(chosen: Path, parameters: Mapping[str, Parameter]) -> None:
+    """Load the trained weights of the checkpoint ``chosen``, in place.
+
+    Raises:
+        UserError: as :func:`load`.
+    """
+    with (
+        _broken_as_sentence(chosen),
+        safe_open(chosen / WEIGHTS, "pt") as weights,
+        torch.no_grad(),
+    ):
         if set(weights.keys()) != set(parameters):
             raise UserError(
                 f"{chosen} holds other weights than the ones being trained; {cure(chosen)}"
             )
         for name, parameter in parameters.items():
             parameter.copy_(like_parameter(parameter, weights.get_tensor(name)))
+
+
+def _load_moments(
+    chosen: Path, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer
+) -> None:
     with safe_open(chosen / "optimizer.safetensors", "pt") as moments:
         for key in moments.keys():  # noqa: SIM118  (it is no mapping)
             name, part = key.rsplit("/", 1)
@@ -199,21 +230,6 @@ def not_written(path: Path, error: Exception) -> UserError:
     )
 
 
-def truncate_log(path: Path, step: int) -> None:
-    """Keep the first ``step`` lines of a training log; the steps of later lines are done again."""
-    kept: list[object] = []
-    for line in path.read_text(encoding="utf-8").split("\n")[:step] if path.exists() else []:
-        try:
-            kept.append(json.loads(line))
-        except ValueError:
-            break  # a killed run's last line is half-written
-    write_jsonl(path, kept)
-
-
-def append_log(path: Path, row: Mapping[str, object]) -> None:
-    with explain_disk_errors(path.parent), append_to(path) as file:
-        file.write((json.dumps(row, allow_nan=False) + "\n").encode())
-
-
 def _complete(path: Path) -> bool:
-    return all((path / name).exists() for name in _FILES)
+    whole = all((path / name).exists() for name in (WEIGHTS, "state.json"))
+    return whole and any(path.glob("optimizer.*"))

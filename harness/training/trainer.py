@@ -4,8 +4,8 @@ compares the pairs.
 The loop is our own, not a subclass of transformers' Trainer. Trainer pickles its optimiser, its
 checkpoints of a LLaVA come back with old key names (training then silently starts from the initial
 weights), and packed rows with cached references fit none of its hooks. Optimiser, clipping and
-schedules are Trainer's (AdamW 0.9/0.999/1e-8, no weight decay, norm 1.0). A test compares the
-trajectory with trl's DPOTrainer."""
+schedules are Trainer's (AdamW 0.9/0.999/1e-8, no weight decay, norm 1.0). trl's
+DPOTrainer can take the steps in its place (``Placement.trainer``), as a check."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from typing import Any
 
 import torch
 from PIL.Image import Image
-from torch import Tensor
 
 from harness.artifacts.fingerprint import fingerprint
 from harness.errors import UserError
 from harness.models.adapters import Parent, saved_model
 from harness.training import resume, save_model
 from harness.training.fsdp import Policy, shard, upcast_trainable
-from harness.training.loggers import check_trackers, open_logs
+from harness.training.loggers import StepLog, check_trackers
 from harness.training.loop import Loop, find_batch_size, take_step
 from harness.training.lora import (
     add_adapters,
@@ -38,6 +37,7 @@ from harness.training.pair_batches import EncodedPair, encode, image_features, i
 from harness.training.placement import (
     AS_FITS,
     Placement,
+    check_trainer,
     fit,
     make_optimizer,
     with_device_memory,
@@ -100,10 +100,11 @@ def train_pairs(
     report = progress or (lambda _what, _done, _total: None)
     _check(pairs, recipe, max_steps, lora_targets)
     check_trackers(placement.log_to)
+    check_trainer(placement, ranks().size)
     policy = weights_digest(model)
     texts = [(p.key, p.item, p.prompt, p.chosen, p.rejected, p.aligned) for p in pairs]
-    optimizer = [] if placement.optimizer == "adamw" else [placement.optimizer]
-    identity = fingerprint([policy, recipe, seed, max_steps, lora_targets, texts, *optimizer])
+    choices = placement.identity.values()
+    identity = fingerprint([policy, recipe, seed, max_steps, lora_targets, texts, *choices])
     if saved_model(out / "model").exists() and (
         done := resume.finished(out / "checkpoints", identity)
     ):
@@ -124,7 +125,15 @@ def train_pairs(
             policy=policy,
             report=report,
         )
-        training, seconds = run_steps(training, identity, checkpoint_every, report)
+        every = checkpoint_every or math.ceil(len(plans) / CHECKPOINTS)
+        if placement.trainer == "own":
+            training, seconds = run_steps(training, identity, every, report)
+        else:
+            from harness.training import trl_training  # it imports trl, which takes seconds
+
+            training, seconds = trl_training.run_steps(
+                training, processor, images, identity, every, report
+            )
     kept = save_model.save(training, processor, lora_targets, parent)
     summary = summary_of(training, len(pairs), seconds, kept)
     ranks().on_main(lambda: resume.finish(training.checkpoints, identity, asdict(summary)))
@@ -152,14 +161,19 @@ def prepare(
     model.eval()
     used = sorted({index for step in plans for index in step})
     chosen = [pairs[index] for index in used]
-    features, encoded = _encode(model, processor, chosen, images, recipe, report)
+    own = placement.trainer == "own"
+    # trl reads pixels; features then serve to check merged adapters alone.
+    seen = chosen if own else chosen[: placement.device_batch]
+    features = image_features(model, processor, seen, images, progress=report)
+    encoded = _encode(model, processor, chosen, images, recipe)
     by_index = dict(zip(used, encoded, strict=True))
     wrapped = add_adapters(model, recipe.lora, lora_targets or "", seed) if recipe.lora else None
     parameters = choose_trainable(model, recipe)
     start = {} if adapted else spaced_values(parameters)
     asked = with_device_memory(placement, model, ranks())
     sides = 1 if recipe.objective == "sft" else 2
-    config = fit(asked, model, parameters, encoded, sides=sides, processes=size, adapted=adapted)
+    rows = encoded if own else trl_rows(encoded)
+    config = fit(asked, model, parameters, rows, sides=sides, processes=size, adapted=adapted)
     if adapted or not config.sharded:  # else each layer is converted as it is sharded
         upcast_trainable(parameters.values())
     loop = Loop(
@@ -174,7 +188,7 @@ def prepare(
         ranks=ranks(),
         autocast=_autocast(model, config),
     )
-    if recipe.objective != "sft":
+    if own and recipe.objective != "sft":
         # New adapters add exactly 0: the model is still the policy at the round's start.
         loop = replace(loop, references=_references(loop, encoded, policy, out, report))
     if config.sharded:
@@ -201,12 +215,15 @@ def _encode(
     pairs: Sequence[PreferencePair],
     images: Callable[[str], Image],
     recipe: Recipe,
-    report: Progress,
-) -> tuple[dict[str, Tensor], list[EncodedPair]]:
-    features = image_features(model, processor, pairs, images, progress=report)
+) -> list[EncodedPair]:
     spans = image_spans(model, processor, pairs, images)
     length, twice = model.config.get_text_config().max_position_embeddings, recipe.double_wrapped
-    return features, encode(pairs, processor, patches=spans, positions=length, double_wrapped=twice)
+    return encode(pairs, processor, patches=spans, positions=length, double_wrapped=twice)
+
+
+def trl_rows(encoded: Sequence[EncodedPair]) -> list[EncodedPair]:
+    """The pairs as long as their rows with trl, whose two rows hold the prompt each."""
+    return [replace(each, prompt=each.prompt * 2) for each in encoded]
 
 
 def _references(
@@ -228,10 +245,10 @@ def _references(
 
 
 def run_steps(
-    training: Training, identity: str, checkpoint_every: int | None, report: Progress
+    training: Training, identity: str, every: int, report: Progress
 ) -> tuple[Training, float]:
-    """Take the optimiser steps that are left. Returns the training with the batch size that it ran
-    with, and its seconds over all pieces."""
+    """Take the optimiser steps that are left, with a checkpoint after ``every`` steps. Returns the
+    training with the batch size that it ran with, and its seconds over all pieces."""
     loop, optimizer, checkpoints = training.loop, training.optimizer, training.checkpoints
     config, model, total = training.config, training.model, len(training.steps)
     loop.ranks.on_main(lambda: resume.remove_partial(checkpoints))
@@ -246,16 +263,10 @@ def run_steps(
         loop = replace(loop, device_batch=min(loop.device_batch, state["device_batch"]))
     elif config.find_batch_size:
         loop = find_batch_size(loop, training.encoded)
-    log = training.out / "log.jsonl"
     loop.ranks.barrier()
-    trackers = []
+    log = None
     if loop.ranks.is_main:
-        resume.truncate_log(log, start)
-        title = training.out.resolve().parent.as_posix()[-120:]
-        trackers = open_logs(
-            config.log_to, training.out, title=title, settings=asdict(loop.recipe), done=start
-        )
-    every = checkpoint_every or math.ceil(total / CHECKPOINTS)
+        log = StepLog(training.out, config.log_to, asdict(loop.recipe), total, start)
     began = time.perf_counter() - state["seconds"]
     for step in range(start, total):
         factor = lr_factor(step, total, loop.recipe)
@@ -264,12 +275,8 @@ def run_steps(
         row = take_step(loop, optimizer, training.steps[step], step, total)
         row["lr"] = loop.recipe.lr * factor
         seconds = time.perf_counter() - began
-        if loop.ranks.is_main:
-            line = {"step": step + 1, "steps": total, **row, "seconds": round(seconds, 3)}
-            resume.append_log(log, line)
-            values = {name: value for name, value in row.items() if value is not None}
-            for tracker in trackers:
-                tracker(step + 1, values)
+        if log:
+            log.write(step + 1, row, seconds)
         if (step + 1) % every == 0 and step + 1 < total:
             state = {"identity": identity, "seconds": seconds, "device_batch": loop.device_batch}
             main = loop.ranks.is_main
@@ -277,8 +284,8 @@ def run_steps(
         report("train", step + 1, total)
     seconds = time.perf_counter() - began
     optimizer.zero_grad()
-    for tracker in trackers:
-        tracker(-1, {})
+    if log:
+        log.close()
     return replace(training, loop=loop), seconds
 
 

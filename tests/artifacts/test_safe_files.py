@@ -10,7 +10,7 @@ from benchmarks import judgements
 from harness.artifacts import safe_files
 from harness.artifacts.results_folder import Stage, lock, write_bytes
 from harness.errors import UserError
-from harness.training.resume import append_log
+from harness.training.loggers import append_log
 from harness.training.save_model import write_folder
 
 

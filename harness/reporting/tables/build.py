@@ -16,7 +16,7 @@ from harness.artifacts.results_folder import write_bytes
 from harness.reporting import leakage, literature, published_values
 from harness.reporting.comparison import MetricResult, as_frame, compare
 from harness.reporting.contrasts import Key, method_contrasts
-from harness.reporting.display_names import display_name
+from harness.reporting.display_names import display_name, with_trainer
 from harness.reporting.leakage import Leaks
 from harness.reporting.results import BenchmarkColumns, Row, StudyResults
 from harness.reporting.tables import (
@@ -181,7 +181,11 @@ def _benchmark_block(
         row = [table_cell(cell, ahead=cell.key in ahead) for cell in row_cells]
         row += [literature.of_row(run, numbers, references) for numbers in reported.values()]
         row.append(TableCell(value=unscored))
-        lines.append(TableRow(head=run.label, cells=tuple(row), group=GROUPS[run.role]))
+        lines.append(
+            TableRow(
+                head=with_trainer(run.label, run.trainer), cells=tuple(row), group=GROUPS[run.role]
+            )
+        )
     for model, name in literature.others(study.rows, reported):
         row = [TableCell(value=MISSING)] * len(base)
         row += [

@@ -109,7 +109,8 @@ def _recipes(runs: list[Mapping[str, Any]]) -> str:
     for run in runs:
         if recipe := run.get("recipe"):
             steps = f", {run['steps']} steps a round" if run.get("steps") else ""
-            labels.setdefault(_recipe(recipe) + steps, {})[run["label"]] = None
+            by = ", by trl's DPOTrainer" if run.get("trainer") == "trl" else ""
+            labels.setdefault(_recipe(recipe) + steps + by, {})[run["label"]] = None
     return "; ".join(f"{', '.join(rows)}: {text}" for text, rows in labels.items())
 
 

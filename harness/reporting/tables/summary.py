@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 from harness.reporting.comparison import MetricResult
-from harness.reporting.display_names import base_name, display_name, row_name
+from harness.reporting.display_names import base_name, display_name, row_name, with_trainer
 from harness.reporting.results import Row, StudyResults
 from harness.reporting.tables.cells import table_cell
 from harness.reporting.tables.model import (
@@ -127,10 +127,13 @@ def _label(row: Row, round: int, marked: bool) -> str:
     if row.role == "baseline":
         return f"{base_name(row.base)} ({row.label})"
     if row.role == "control":  # it stands below its method, after the same round
-        return f"control: {row.label.removeprefix(f'{row.of} ')}"
+        name = f"control: {row.label.removeprefix(f'{row.of} ')}"
+        return with_trainer(name, row.trainer)
     if row.given:
         return f"{row.label} (not trained here)"
-    name = row_name(row.label) + (f", round {round}" if round and marked else "")
+    name = with_trainer(row_name(row.label), row.trainer) + (
+        f", round {round}" if round and marked else ""
+    )
     return name + (" (not tested)" if round < row.rounds else "")
 
 
