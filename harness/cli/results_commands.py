@@ -1,5 +1,5 @@
-"""The commands on a results folder: ``table``, ``figures``, ``page``, ``pack``, ``compare``,
-``verify`` and ``cross-check``."""
+"""The commands on a results folder: ``table``, ``figures``, ``page``, ``pack``, ``export-pairs``,
+``compare``, ``verify`` and ``cross-check``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ LEAKS = "exclude benchmark images that are also in the training pool (leaks.csv 
 OWN = (
     "this folder is your own: also show images of the pools, and use the bases, that its study.json"
     " names (otherwise only drawn pools and shipped bases)"
+)
+
+OWN_POOL = (
+    "this folder is your own: read the pool that it names (otherwise only drawn pools are read)"
 )
 
 STUDIES = (
@@ -67,6 +71,17 @@ def add(commands: Any) -> None:
         "--out", type=Path, metavar="PACKED", help="the packed folder (default: FOLDER-packed)"
     )
     command.set_defaults(command=pack)
+    help = "write the pairs of one training as a data set folder for the hub, in trl's format"
+    command = commands.add_parser("export-pairs", help=help, description=help)
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="the results folder")
+    command.add_argument("row", metavar="ROW", help="the trained row, such as sena")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="NEW", help="the data set's folder, a new one"
+    )
+    command.add_argument("--seed", type=int, metavar="K", help="training seed (default: the first)")
+    command.add_argument("--round", type=int, default=1, metavar="R", help="default: 1")
+    command.add_argument("--own", action="store_true", help=OWN_POOL)
+    command.set_defaults(command=export_pairs)
     help = "compare every file of a results folder with its recorded hash; exit code 1: one differs"
     command = commands.add_parser("verify", help=help, description=help)
     command.add_argument(
@@ -152,6 +167,16 @@ def pack(given: argparse.Namespace) -> None:
 
     with offline():
         print(plain("\n".join(pack.pack(given.folder, given.out))))
+
+
+def export_pairs(given: argparse.Namespace) -> None:
+    from harness.reporting import hub_pairs
+
+    with offline():
+        sentence = hub_pairs.export_pairs(
+            given.folder, given.row, given.out, seed=given.seed, round=given.round, own=given.own
+        )
+        print(plain(sentence))
 
 
 def compare(given: argparse.Namespace) -> None:
