@@ -11,6 +11,7 @@ import numpy as np
 
 from harness.artifacts.results_folder import Results, write_bytes
 from harness.reporting.comparison import MetricResult
+from harness.reporting.display_names import metric_name
 from harness.reporting.results import Row, StudyResults
 from harness.reporting.tables.cells import change, number
 from harness.reporting.tables.model import MISSING
@@ -91,7 +92,7 @@ def _line(cell: MetricResult, seed: int, last: bool) -> str:
     values = dict(zip(cell.seeds.split(), map(float, cell.seed_values.split()), strict=True))
     own = values.get(str(seed))
     texts = (
-        f"{cell.full_name.split(' / ')[0]}, {cell.heading}",
+        metric_name(cell.benchmark, cell.heading),
         "not graded yet" if own is None else number(own, cell.places),
         number(cell.value, cell.places),
         change(cell) or (cell.verdict if cell.verdict == "other questions" else MISSING),

@@ -130,7 +130,7 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(
         texts = [text.strip() for text in line.strip("|").split(" | ")]
         change = f"{cell.difference:+.2f} [{cell.lo:.2f}, {cell.hi:.2f}]"
         assert texts == [
-            "words, words ↓",
+            "words ↓",
             f"{float(own):.2f}",
             f"{cell.value:.2f}",
             change,
