@@ -8,13 +8,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.artifacts.results_folder import Results
 from harness.errors import UserError, plain, unknown
-
-if TYPE_CHECKING:
-    from harness.pipeline.progress import Display
+from harness.pipeline.progress import Display, busy
 
 RESULTS = Path("results")
 """The folder of results folders."""
@@ -98,23 +96,24 @@ def add(commands: Any) -> None:
 
 
 def table(given: argparse.Namespace) -> None:
-    from harness.reporting import model_card_results
-    from harness.reporting.tables import build, text
-
     out = folder(given)
-    with offline():
+    with working(f"{out}: computing the statistics"):
+        from harness.reporting import model_card_results
+        from harness.reporting.tables import build, text
+
         comparison = build.load(out, exclude_leaks=given.exclude_leaks)
         build.write(out, comparison=comparison)
         width = shutil.get_terminal_size((text.WIDTH, 24)).columns
-        print(plain(text.terminal(comparison.table, width)))
+        printed = plain(text.terminal(comparison.table, width))
         model_card_results.write_results(out, comparison.study, comparison.cells)
+    print(printed)
 
 
 def figures(given: argparse.Namespace) -> None:
-    from harness.reporting.figures import draw
-
     out = folder(given)
-    with offline():
+    with working(f"{out}: drawing the figures"):
+        from harness.reporting.figures import draw
+
         paths = draw.write(out, exclude_leaks=given.exclude_leaks)
     print(*(plain(str(path)) for path in paths), sep="\n")
     if Results(out).packed.exists():
@@ -125,10 +124,10 @@ def figures(given: argparse.Namespace) -> None:
 
 
 def page(given: argparse.Namespace) -> None:
-    from harness.reporting.page import index, write
-
     names = given.study or [None]
-    with offline():
+    with working("writing the page"):
+        from harness.reporting.page import index, write
+
         if len(names) == 1 and not (found := below(names[0])):
             given.study = names[0]
             out = folder(given)
@@ -163,33 +162,35 @@ def named(name: str) -> Path:
 
 
 def pack(given: argparse.Namespace) -> None:
-    from harness.reporting import pack
+    with working(f"{given.folder}: packing"):
+        from harness.reporting import pack
 
-    with offline():
-        print(plain("\n".join(pack.pack(given.folder, given.out))))
+        sentences = pack.pack(given.folder, given.out)
+    print(plain("\n".join(sentences)))
 
 
 def export_pairs(given: argparse.Namespace) -> None:
-    from harness.reporting import hub_pairs
+    with working(f"{given.folder}: reading the pairs and their images"):
+        from harness.reporting import hub_pairs
 
-    with offline():
         sentence = hub_pairs.export_pairs(
             given.folder, given.row, given.out, seed=given.seed, round=given.round, own=given.own
         )
-        print(plain(sentence))
+    print(plain(sentence))
 
 
 def compare(given: argparse.Namespace) -> None:
-    from harness.reporting import difference
+    with working(f"comparing {given.a} and {given.b}"):
+        from harness.reporting import difference
 
-    with offline():
-        print(plain(difference.between(given.a, given.b)))
+        text = difference.between(given.a, given.b)
+    print(plain(text))
 
 
 def verify(given: argparse.Namespace) -> int:
-    from harness.pipeline import verify
+    with working(f"{given.folder}: reading every file"):
+        from harness.pipeline import verify
 
-    with offline():
         summary, broken = verify.verify(given.folder)
     print(plain("\n".join([summary, *(f"  {sentence}" for sentence in broken)])))
     return 1 if broken else 0
@@ -199,6 +200,13 @@ def cross_check(given: argparse.Namespace) -> None:
     from harness.pipeline import cross_check
 
     cross_check.check(given.folder)
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Offline, and on a terminal a moving line: importing and computing take seconds."""
+    with offline(), busy(text):
+        yield
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from harness.cli import results_commands
 from harness.cli.file_commands import Listed
 from harness.errors import UserError, plain
+from harness.pipeline.progress import Display, busy
 
 if TYPE_CHECKING:  # they need torch, which other commands go without
     from harness.pipeline.context import Context
@@ -226,16 +227,17 @@ def _of_command(given: argparse.Namespace, placement: Placement) -> list[Finding
 
 
 def plan(given: argparse.Namespace) -> None:
-    from harness.pipeline import planning, preflight
+    with busy(f"{given.study}: loading PyTorch and the study"):
+        from harness.pipeline import planning, preflight
 
-    looked = look(given)
-    if looked.context is None:
-        raise looked.problem
-    lines = [*looked.context.study.notes]
-    lines += planning.plan(looked.context, jobs=given.jobs, stages=given.stages)
-    if looked.findings:
-        lines += ["", f"Lacking ({len(looked.findings)}); run will not start without:"]
-        lines += preflight.listed(looked.findings)
+        looked = look(given)
+        if looked.context is None:
+            raise looked.problem
+        lines = [*looked.context.study.notes]
+        lines += planning.plan(looked.context, jobs=given.jobs, stages=given.stages)
+        if looked.findings:
+            lines += ["", f"Lacking ({len(looked.findings)}); run will not start without:"]
+            lines += preflight.listed(looked.findings)
     print(plain("\n".join(_wrapped(lines))))
 
 
@@ -249,8 +251,6 @@ def _wrapped(lines: Sequence[str]) -> Iterator[str]:
 
 def run(given: argparse.Namespace) -> int:
     """0, or 3 where a row ended early."""
-    from harness.pipeline.progress import Display  # imports no torch, so the first line comes first
-
     is_main = os.environ.get("RANK", "0") == "0"
     display = Display(sys.stdout if is_main else io.StringIO())
     with display.alive():
