@@ -51,7 +51,7 @@ def reading(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
     tested = [cell for cell in cells if cell.tested]
     if not tested:
         return ["No primary metric was declared, so nothing is tested and there are no stars."]
-    lone = any(cell.about == "training" and study.row(cell.label).rounds for cell in tested)
+    lone = any(_about(cell) == "training" and study.row(cell.label).rounds for cell in tested)
     return [
         *([ONE_TRAINING] if lone else []),
         *(
@@ -62,8 +62,18 @@ def reading(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
     ]
 
 
+def _about(cell: MetricResult) -> str:
+    """What the result is about; trainings that agree in every count are still several."""
+    return "method" if cell.n_seeds > 1 and cell.about == "training" else cell.about
+
+
+def _verdict(cell: MetricResult) -> str:
+    same = cell.verdict == TRAINING_SAME and cell.n_seeds > 1
+    return "no clear change" if same else cell.verdict
+
+
 def _reading(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> str:
-    kinds = {cell.about for cell in mine} - {"none"}
+    kinds = {_about(cell) for cell in mine} - {"none"}
     count = ""
     if kinds == {"method"}:
         count = f" ({max(cell.n_seeds for cell in mine)} trainings)"
@@ -71,7 +81,7 @@ def _reading(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> str
         count = " (one training)" if row.rounds else " (one given model)"
     parts = []
     for verdict, words in VERDICTS.items():
-        some = [cell for cell in mine if cell.verdict == verdict]
+        some = [cell for cell in mine if _verdict(cell) == verdict]
         if count.startswith(" (one"):
             words = words.removeprefix("this training: ").removeprefix("this training ")
         if some:
