@@ -38,8 +38,9 @@ PATTERNS = (
 )
 """The files that later stages, tables, figures and resumed trainings read, relative to the stage's
 folder."""
-UNLISTED = ("README.md", "reference.jsonl")
-"""A model card gets its results later; the cache serves the unfinished training alone."""
+UNLISTED = ("README.md", "selfsight.yaml", "reference.jsonl")
+"""A model card and the results beside it are written later; the cache serves the unfinished
+training alone."""
 
 _FIRST = re.compile(r"([0-9a-f]{64})(?: ([0-9a-f]{64}))?")
 _DEPTH = 3

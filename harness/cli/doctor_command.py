@@ -9,6 +9,7 @@ from harness.cli import doctor_report, study_commands
 from harness.cli.file_commands import LOCAL_DATA, Listed
 from harness.cli.parser import Parser
 from harness.errors import plain, unknown, user_errors
+from harness.pipeline.progress import busy
 
 HELP = "list what is ready on this machine, what is missing and how to get it; changes nothing"
 CHECKED = ("run", "plan")
@@ -43,14 +44,15 @@ def doctor(given: argparse.Namespace) -> None:
     if given.asked:
         one_command(given.asked)
         return
-    from benchmarks.catalogue import BENCHMARKS, named_folders
-    from harness.cli import doctor  # needs torch, where it is there
+    with busy("looking at this machine"):
+        from benchmarks.catalogue import BENCHMARKS, named_folders
+        from harness.cli import doctor  # needs torch, where it is there
 
-    with user_errors():
-        folders = named_folders(given.local_data)
-    checks = doctor.examine(
-        BENCHMARKS, doctor.known_methods(), folders, bases=given.base, online=given.online
-    )
+        with user_errors():
+            folders = named_folders(given.local_data)
+        checks = doctor.examine(
+            BENCHMARKS, doctor.known_methods(), folders, bases=given.base, online=given.online
+        )
     print(doctor_report.as_json(checks) if given.json else doctor_report.as_text(checks))
 
 
@@ -64,7 +66,9 @@ def one_command(words: list[str]) -> None:
         raise unknown("command that doctor checks", words[0], CHECKED)
     top = Parser(prog="python -m harness")
     study_commands.add(top.add_subparsers(required=True, metavar="COMMAND"))
-    ready = study_commands.look(top.parse_args(words))
+    asked = top.parse_args(words)
+    with busy(f"{' '.join(words)}: loading PyTorch and the study"):
+        ready = study_commands.look(asked)
     if ready.findings:
         raise ready.problem
     print(f"Nothing is lacking for: {' '.join(words)}")

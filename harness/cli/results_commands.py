@@ -1,5 +1,5 @@
-"""The commands on a results folder: ``table``, ``figures``, ``page``, ``pack``, ``compare``,
-``verify`` and ``cross-check``."""
+"""The commands on a results folder: ``table``, ``figures``, ``page``, ``pack``, ``export-pairs``,
+``compare``, ``verify`` and ``cross-check``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.artifacts.results_folder import Results
 from harness.errors import UserError, plain, unknown
-
-if TYPE_CHECKING:
-    from harness.pipeline.progress import Display
+from harness.pipeline.progress import Display, busy
 
 RESULTS = Path("results")
 """The folder of results folders."""
@@ -24,6 +22,10 @@ LEAKS = "exclude benchmark images that are also in the training pool (leaks.csv 
 OWN = (
     "this folder is your own: also show images of the pools, and use the bases, that its study.json"
     " names (otherwise only drawn pools and shipped bases)"
+)
+
+OWN_POOL = (
+    "this folder is your own: read the pool that it names (otherwise only drawn pools are read)"
 )
 
 STUDIES = (
@@ -67,6 +69,17 @@ def add(commands: Any) -> None:
         "--out", type=Path, metavar="PACKED", help="the packed folder (default: FOLDER-packed)"
     )
     command.set_defaults(command=pack)
+    help = "write the pairs of one training as a data set folder for the hub, in trl's format"
+    command = commands.add_parser("export-pairs", help=help, description=help)
+    command.add_argument("folder", type=Path, metavar="FOLDER", help="the results folder")
+    command.add_argument("row", metavar="ROW", help="the trained row, such as sena")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="NEW", help="the data set's folder, a new one"
+    )
+    command.add_argument("--seed", type=int, metavar="K", help="training seed (default: the first)")
+    command.add_argument("--round", type=int, default=1, metavar="R", help="default: 1")
+    command.add_argument("--own", action="store_true", help=OWN_POOL)
+    command.set_defaults(command=export_pairs)
     help = "compare every file of a results folder with its recorded hash; exit code 1: one differs"
     command = commands.add_parser("verify", help=help, description=help)
     command.add_argument(
@@ -83,23 +96,24 @@ def add(commands: Any) -> None:
 
 
 def table(given: argparse.Namespace) -> None:
-    from harness.reporting import model_card_results
-    from harness.reporting.tables import build, text
-
     out = folder(given)
-    with offline():
+    with working(f"{out}: computing the statistics"):
+        from harness.reporting import model_card_results
+        from harness.reporting.tables import build, text
+
         comparison = build.load(out, exclude_leaks=given.exclude_leaks)
         build.write(out, comparison=comparison)
         width = shutil.get_terminal_size((text.WIDTH, 24)).columns
-        print(plain(text.terminal(comparison.table, width)))
+        printed = plain(text.terminal(comparison.table, width))
         model_card_results.write_results(out, comparison.study, comparison.cells)
+    print(printed)
 
 
 def figures(given: argparse.Namespace) -> None:
-    from harness.reporting.figures import draw
-
     out = folder(given)
-    with offline():
+    with working(f"{out}: drawing the figures"):
+        from harness.reporting.figures import draw
+
         paths = draw.write(out, exclude_leaks=given.exclude_leaks)
     print(*(plain(str(path)) for path in paths), sep="\n")
     if Results(out).packed.exists():
@@ -110,10 +124,10 @@ def figures(given: argparse.Namespace) -> None:
 
 
 def page(given: argparse.Namespace) -> None:
-    from harness.reporting.page import index, write
-
     names = given.study or [None]
-    with offline():
+    with working("writing the page"):
+        from harness.reporting.page import index, write
+
         if len(names) == 1 and not (found := below(names[0])):
             given.study = names[0]
             out = folder(given)
@@ -148,23 +162,35 @@ def named(name: str) -> Path:
 
 
 def pack(given: argparse.Namespace) -> None:
-    from harness.reporting import pack
+    with working(f"{given.folder}: packing"):
+        from harness.reporting import pack
 
-    with offline():
-        print(plain("\n".join(pack.pack(given.folder, given.out))))
+        sentences = pack.pack(given.folder, given.out)
+    print(plain("\n".join(sentences)))
+
+
+def export_pairs(given: argparse.Namespace) -> None:
+    with working(f"{given.folder}: reading the pairs and their images"):
+        from harness.reporting import hub_pairs
+
+        sentence = hub_pairs.export_pairs(
+            given.folder, given.row, given.out, seed=given.seed, round=given.round, own=given.own
+        )
+    print(plain(sentence))
 
 
 def compare(given: argparse.Namespace) -> None:
-    from harness.reporting import difference
+    with working(f"comparing {given.a} and {given.b}"):
+        from harness.reporting import difference
 
-    with offline():
-        print(plain(difference.between(given.a, given.b)))
+        text = difference.between(given.a, given.b)
+    print(plain(text))
 
 
 def verify(given: argparse.Namespace) -> int:
-    from harness.pipeline import verify
+    with working(f"{given.folder}: reading every file"):
+        from harness.pipeline import verify
 
-    with offline():
         summary, broken = verify.verify(given.folder)
     print(plain("\n".join([summary, *(f"  {sentence}" for sentence in broken)])))
     return 1 if broken else 0
@@ -174,6 +200,13 @@ def cross_check(given: argparse.Namespace) -> None:
     from harness.pipeline import cross_check
 
     cross_check.check(given.folder)
+
+
+@contextmanager
+def working(text: str) -> Iterator[None]:
+    """Offline, and on a terminal a moving line: importing and computing take seconds."""
+    with offline(), busy(text):
+        yield
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from harness.cli import results_commands
 from harness.cli.file_commands import Listed
 from harness.errors import UserError, plain
+from harness.pipeline.progress import Display, busy
 
 if TYPE_CHECKING:  # they need torch, which other commands go without
     from harness.pipeline.context import Context
@@ -273,23 +274,24 @@ def _of_command(given: argparse.Namespace, placement: Placement) -> list[Finding
 
 
 def plan(given: argparse.Namespace) -> None:
-    from harness.pipeline import planning, preflight
-    from harness.study import audit
+    with busy(f"{given.study}: loading PyTorch and the study"):
+        from harness.pipeline import planning, preflight
+        from harness.study import audit
 
-    looked = look(given)
-    # The audit is planned whole, also what is not there yet.
-    lines = audit.lines(**looked.reference.options) if given.study == "audit" else []
-    if looked.context is None and not lines:
-        raise looked.problem
-    if looked.context is not None:
-        lines += ["", *looked.notes] if lines else looked.notes
-        lines += planning.plan(looked.context, jobs=given.jobs, stages=given.stages)
-    if looked.findings:
-        left_out = given.study == "audit" and looked.context is None
-        needs = "leaves these out, but needs" if left_out else "will not start without"
-        what = " the base and one benchmark" if left_out else ""
-        lines += ["", f"Lacking ({len(looked.findings)}); run {needs}{what}:"]
-        lines += preflight.listed(looked.findings)
+        looked = look(given)
+        # The audit is planned whole, also what is not there yet.
+        lines = audit.lines(**looked.reference.options) if given.study == "audit" else []
+        if looked.context is None and not lines:
+            raise looked.problem
+        if looked.context is not None:
+            lines += ["", *looked.notes] if lines else looked.notes
+            lines += planning.plan(looked.context, jobs=given.jobs, stages=given.stages)
+        if looked.findings:
+            left_out = given.study == "audit" and looked.context is None
+            needs = "leaves these out, but needs" if left_out else "will not start without"
+            what = " the base and one benchmark" if left_out else ""
+            lines += ["", f"Lacking ({len(looked.findings)}); run {needs}{what}:"]
+            lines += preflight.listed(looked.findings)
     print(plain("\n".join(_wrapped(lines))))
 
 
@@ -309,8 +311,6 @@ def run(given: argparse.Namespace) -> int:
 
 def _run(given: argparse.Namespace) -> tuple[int, Path]:
     """The exit code and the results folder."""
-    from harness.pipeline.progress import Display  # imports no torch, so the first line comes first
-
     is_main = os.environ.get("RANK", "0") == "0"
     display = Display(sys.stdout if is_main else io.StringIO())
     with display.alive():

@@ -4,6 +4,7 @@ seconds): how far, how fast, how long."""
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -136,3 +137,14 @@ class Display:
             else:
                 self.stream.write(f"{self.stamp()} {text}\n")
             self.stream.flush()
+
+
+@contextmanager
+def busy(text: str, stream: TextIO | None = None) -> Iterator[None]:
+    """On a terminal, a moving line on stderr while a command imports and computes; nothing of it is
+    left. In a log or a pipe nothing is written: there stderr is for mistakes, and nobody waits."""
+    display = Display(stream or sys.stderr)
+    with display.alive():
+        if display.stream.isatty():
+            display.moving(text, at_once=True)
+        yield

@@ -16,7 +16,7 @@ import pandas as pd
 from benchmarks.interface import Metric
 from harness.reporting.contrasts import ALPHA, Contrast, control_contrasts
 from harness.reporting.counts import Counts, all_counts
-from harness.reporting.display_names import display_name
+from harness.reporting.display_names import display_name, metric_name
 from harness.reporting.power import detectable_difference, spread
 from harness.reporting.results import GRADE_KEYS, BenchmarkColumns, Row, StudyResults
 from harness.reporting.stats import DifferenceEstimate, McNemar, estimate, holm, mcnemar
@@ -114,7 +114,7 @@ class MetricResult:
 
     @property
     def full_name(self) -> str:
-        return f"{display_name(self.benchmark)} / {display_name(self.metric)}"
+        return metric_name(self.benchmark, display_name(self.metric))
 
     @property
     def places(self) -> int:

@@ -28,6 +28,13 @@ def display_name(name: str) -> str:
     return WORDS.get(name) or " ".join(WORDS.get(word, word) for word in name.split("_"))
 
 
+def metric_name(benchmark: str, heading: str) -> str:
+    """A metric's display name (or its column's heading) with its benchmark's: "POPE accuracy", but
+    "CHAIR-s" where the metric already names the benchmark."""
+    *words, last = display_name(benchmark).removeprefix("synthetic ").split()
+    return " ".join([*words, heading] if heading.startswith(last) else [*words, last, heading])
+
+
 METHODS = {"csr": "CSR", "gt_dpo": "GT-DPO", "sena": "SENA", "sima": "SIMA"}
 BASES = {"llava": "LLaVA", "qwen2.5": "Qwen2.5", "vl": "VL"}
 

@@ -1,4 +1,5 @@
-"""Writes a study's results onto the cards of its trained models and adapters.
+"""Writes a study's results onto the cards of its trained models and adapters, as text and as the
+hub's metadata (harness/reporting/hub_results.py).
 
 It reads the results and no model, so that `python -m harness table` needs no torch."""
 
@@ -8,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from huggingface_hub import ModelCard, ModelCardData
 
 from harness.artifacts.results_folder import Results, write_bytes
 from harness.reporting.comparison import MetricResult
+from harness.reporting.display_names import metric_name
+from harness.reporting.hub_results import own_value, with_model_index, write_eval_results
 from harness.reporting.results import Row, StudyResults
 from harness.reporting.tables.cells import change, number
 from harness.reporting.tables.model import MISSING
@@ -38,7 +42,36 @@ def write_results(out: Path, study: StudyResults, cells: Sequence[MetricResult])
                     if (train / "DONE").exists() and path.is_file():
                         before = path.read_text(encoding="utf-8").partition(RESULTS)[0]
                         text = "\n".join(results_of(study, cells, row, seed, round))
+                        mine = [cell for cell in _graded(cells, row, round) if cell.primary]
+                        name = f"{row.label}, seed {seed}, round {round}"
+                        before = _with_index(before, name, study, mine, seed)
                         write_bytes(path, f"{before}{RESULTS}\n{text}\n".encode())
+                        write_eval_results(path.parent, study, mine, seed)
+
+
+def _graded(cells: Sequence[MetricResult], row: Row, round: int) -> list[MetricResult]:
+    return [
+        cell
+        for cell in cells
+        if (cell.label, cell.round) == (row.label, round) and np.isfinite(cell.value)
+    ]
+
+
+def _with_index(
+    text: str, name: str, study: StudyResults, cells: Sequence[MetricResult], seed: int
+) -> str:
+    """The card with these results in its metadata. Metadata that the owner took out or wrote in
+    another form stay as they are."""
+    head, mark, front = text.partition("---\n")
+    _, end, rest = front.partition("\n---\n")
+    if head or not mark or not end:
+        return text
+    try:
+        data = ModelCard(text).data
+    except Exception:  # whatever the parser of YAML raises
+        return text
+    assert isinstance(data, ModelCardData)
+    return f"{mark}{with_model_index(data, name, study, cells, seed)}{end}{rest}"
 
 
 def results_of(
@@ -48,7 +81,7 @@ def results_of(
     all seeds, the difference from the baseline, the sample size, and whether it exceeds its
     controls."""
     primary = [cell for cell in cells if cell.label == row.label and cell.primary]
-    mine = [cell for cell in primary if cell.round == round and np.isfinite(cell.value)]
+    mine = [cell for cell in _graded(cells, row, round) if cell.primary]
     planned = [cell.full_name for cell in primary if cell.last]
     if not planned:
         return ["The study names no primary metric for this row; see its table."]
@@ -88,11 +121,10 @@ def results_of(
 
 
 def _line(cell: MetricResult, seed: int, last: bool) -> str:
-    values = dict(zip(cell.seeds.split(), map(float, cell.seed_values.split()), strict=True))
-    own = values.get(str(seed))
+    own = own_value(cell, seed)
     texts = (
-        f"{cell.full_name.split(' / ')[0]}, {cell.heading}",
-        "not graded yet" if own is None else number(own, cell.places),
+        metric_name(cell.benchmark, cell.heading),
+        number(own, cell.places) if np.isfinite(own) else "not graded yet",
         number(cell.value, cell.places),
         change(cell) or (cell.verdict if cell.verdict == "other questions" else MISSING),
         cell.verdict if last else "not tested",

@@ -86,11 +86,11 @@ def card(
         "",
         "Making the pairs:",
         "",
-        *_json_block(settings),
+        *json_block(settings),
         "",
         "Training on them:",
         "",
-        *_json_block(identity["recipe"]),
+        *json_block(identity["recipe"]),
         "",
         "## Licences",
         "",
@@ -190,7 +190,8 @@ def _usage(adapter: Mapping[str, Any], round: int) -> list[str]:
     ]
 
 
-def _json_block(settings: object) -> list[str]:
+def json_block(settings: object) -> list[str]:
+    """The settings as a fenced block of JSON, which they cannot end."""
     text = json.dumps(settings, indent=1, ensure_ascii=False)
     fence = "```"
     while fence in text:  # settings may hold a user's prompts

@@ -28,6 +28,7 @@ from harness.artifacts.safe_files import check_links
 from harness.artifacts.stored_files import is_stored, read_bytes, unreadable
 from harness.errors import UserError
 from harness.reporting import old_names
+from methods.text import repeats_sentence
 
 FORMAT = 1
 """Version of the packed layout: in packed.json, and in the metadata of each Parquet file."""
@@ -39,6 +40,8 @@ STAGES, QUESTIONS, GRADES, CAPS, LOG = (
     f"{name}.parquet" for name in ("stages", "questions", "grades", "caps", "log")
 )
 FILES = (STAGES, QUESTIONS, GRADES, CAPS, LOG)
+REPEATS = "repeats"
+"""A column of packed captions; packs of earlier versions lack it."""
 TEXTS = ["read_as", "why", "truth", "wrong"]
 """Columns of ``grades.parquet`` that no table and no packed figure reads."""
 
@@ -144,8 +147,16 @@ class WholeFolder:
         return frame.assign(value=frame["value"].astype("float64"))
 
     def caps(self, stage: Path) -> pd.DataFrame:
-        """Of a stage "caps": question, cluster, cap (words), ``count_*``."""
-        return read_parquet(self.folder(stage) / "caps.parquet")
+        """Of a stage "caps": question, cluster, cap (words), ``count_*``, and for uncut captions
+        (cap 0) ``repeats``: whether a sentence occurs twice. The stage does not store it: it is
+        read in the answers, where these are kept, and packed with the captions' counts."""
+        frame = read_parquet(self.folder(stage) / "caps.parquet")
+        answers = self.folder(stage.parent.parent / "answers" / stage.name) / "answers.jsonl"
+        if is_stored(answers):
+            rows = read_jsonl(answers)
+            repeats = {row["id"]: float(repeats_sentence(row["answer"])) for row in rows}
+            frame[REPEATS] = frame["question"].map(repeats).where(frame["cap"] == 0)
+        return frame
 
     def log(self, stage: Path) -> list[dict[str, Any]]:
         """Of a stage "train": a dict an optimizer step; empty: nothing was logged."""
@@ -325,7 +336,7 @@ class PackedFolder:
         ids = self._questions[["question", "cluster"]].iloc[columns["question"]]
         kept = {"cap": columns["cap"]} if "cap" in columns else {}
         for name, values in columns.items():
-            if name.startswith("count_") or name == "value":
+            if name.startswith("count_") or name in ("value", REPEATS):
                 numbers = values.astype("float64")
                 if name == "value" or not np.isnan(numbers).all():
                     kept[name] = numbers

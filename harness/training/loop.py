@@ -26,6 +26,9 @@ from harness.training.schedule import derived_seed
 from methods.interface import Recipe
 from methods.objective import alignment_loss, dpo_loss, dpo_margin, sft_loss
 
+LOGGED = ("loss", "dpo", "alignment", "margin", "reward_chosen", "reward_rejected")
+"""Means over a step's pairs in ``log.jsonl``; null where the objective has no such value."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
@@ -72,7 +75,7 @@ def pair_losses(
     recipe: Recipe, logps: Tensor, mask: Tensor, references: Tensor, aligned: Tensor
 ) -> dict[str, Tensor]:
     """The objective a pair, each value (B,): ``loss`` and, unless it is supervised fine-tuning,
-    ``dpo``, ``alignment`` and ``margin``.
+    ``dpo``, ``alignment``, ``margin``, and the two rewards of which ``margin`` is the difference.
 
     logps, mask (2B, T): chosen rows, then rejected ones; for ``sft`` chosen ones alone, (B, T).
     references (B, 2). aligned (B,) of bool: pairs with the alignment term."""
@@ -82,9 +85,15 @@ def pair_losses(
     sums = (logps[:n].sum(-1), logps[n:].sum(-1), references[:, 0], references[:, 1])
     dpo = dpo_loss(*sums, recipe.beta)
     alignment = alignment_loss(logps[:n], mask[:n], aligned)
-    margin = dpo_margin(*sums, recipe.beta)
     loss = dpo + recipe.alignment_weight * alignment
-    return {"loss": loss, "dpo": dpo, "alignment": alignment, "margin": margin}
+    return {
+        "loss": loss,
+        "dpo": dpo,
+        "alignment": alignment,
+        "margin": dpo_margin(*sums, recipe.beta),
+        "reward_chosen": recipe.beta * (sums[0] - sums[2]),
+        "reward_rejected": recipe.beta * (sums[1] - sums[3]),
+    }
 
 
 def gradients(loop: Loop, order: Sequence[EncodedPair], step: int) -> list[dict[str, float]]:
@@ -149,8 +158,7 @@ def take_step(
         check_finite(loop)
     means = {name: math.fsum(row[name] for row in rows) / len(rows) for name in rows[0]}
     accuracy = sum(row["margin"] > 0 for row in rows) / len(rows) if "margin" in rows[0] else None
-    empty = dict.fromkeys(("loss", "dpo", "alignment", "margin"))
-    return {**empty, **means, "accuracy": accuracy, "grad_norm": norm}
+    return {**dict.fromkeys(LOGGED), **means, "accuracy": accuracy, "grad_norm": norm}
 
 
 def not_finite(step: int, steps: int, pairs: Sequence[str] = ()) -> RowEnded:

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.pipeline.progress import Display, span
+from harness.pipeline.progress import Display, busy, span
 from harness.pipeline.study_progress import StudyProgress
 
 
@@ -73,3 +73,13 @@ def test_progress_is_one_moving_line_on_a_terminal() -> None:
 )
 def test_durations_are_for_people(seconds: float, said: str) -> None:
     assert span(seconds) == said
+
+
+def test_a_command_that_computes_says_so_on_a_terminal_alone() -> None:
+    terminal, log = Terminal(), io.StringIO()
+    for stream in (terminal, log):
+        with pytest.raises(ValueError, match="end"), busy("computing", stream):
+            raise ValueError("end")
+    assert "computing" in terminal.getvalue()
+    assert terminal.getvalue().split("\r")[-1] == ""
+    assert log.getvalue() == ""

@@ -127,7 +127,7 @@ def test_another_verdict_is_said(a: Path, b: Path) -> None:
     path = Results(b).grades("sena", 0, 1, "synthetic_chair") / "grades.parquet"
     pd.read_parquet(path).assign(count_hallucinated=0.0).to_parquet(path, index=False)
     assert (
-        "sena, synthetic CHAIR / CHAIR-i: this training: no clear change in A, this training"
+        "sena, CHAIR-i: this training: no clear change in A, this training"
         " differs in B" in between(a, b)
     )
 

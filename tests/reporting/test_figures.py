@@ -7,6 +7,7 @@ import io
 import itertools
 import shutil
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -117,6 +118,22 @@ def test_rounds_follow_one_another_in_the_curves(tmp_path: Path) -> None:
         == 120
     )
     assert figure.axes[0].get_xlabel().endswith("a new round")
+
+
+def test_rewards_are_drawn_where_they_were_logged(tmp_path: Path) -> None:
+    out = write_study(tmp_path, seeds=(0,), images=20, labels=("untrained", "sena"))
+    old = load_results(out)
+    margin = old.log["margin"]
+    new = replace(old, log=old.log.assign(reward_chosen=margin - 1, reward_rejected=-1.0))
+    with style():
+        drawn = [training(records) for records in (old, new)]
+    titles = [
+        [axes.get_title(loc="left") for axes in figure.axes if axes.axison]
+        for figure in drawn
+        if figure is not None
+    ]
+    assert len(titles[0]) == 3
+    assert titles[1][3:] == ["reward of the chosen answers", "reward of the rejected answers"]
 
 
 def test_nothing_is_drawn_from_nothing(tmp_path: Path) -> None:

@@ -11,12 +11,17 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
+from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
 
+from benchmarks.catalogue import BENCHMARKS
 from benchmarks.interface import Metric
+from harness.artifacts.results_folder import Results
 from harness.models.base_cards import BASES, find_base
 from harness.pipeline import runner
 from harness.pipeline.progress import Display
 from harness.reporting.comparison import MetricResult
+from harness.reporting.hub_results import with_model_index, write_eval_results
 from harness.reporting.model_card_results import UNGRADED, results_of, write_results
 from harness.reporting.model_cards import card
 from harness.reporting.results import BenchmarkColumns, Row, StudyResults
@@ -130,7 +135,7 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(
         texts = [text.strip() for text in line.strip("|").split(" | ")]
         change = f"{cell.difference:+.2f} [{cell.lo:.2f}, {cell.hi:.2f}]"
         assert texts == [
-            "words, words ↓",
+            "words ↓",
             f"{float(own):.2f}",
             f"{cell.value:.2f}",
             change,
@@ -139,7 +144,12 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(
             "4, 8",
         ]
         assert "&lt;b&gt;Does\\|it?" in said
-        assert "- words / words: " in said
+        assert "- words: " in said
+        (result,) = ModelCard.load(last / kind / "README.md").data.eval_results
+        assert (result.dataset_type, result.metric_type) == ("words", "words")
+        assert result.metric_value == pytest.approx(float(own), abs=1e-4)
+        assert result.dataset_args == {"version": "1", "images": 4}
+        assert not (last / kind / ".eval_results").exists()  # no benchmark of the hub
     # An earlier round's model is not tested, a control's card says what it is, and the untrained
     # row has no card.
     early = results_on(
@@ -160,6 +170,49 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(
     made = tables.load(out)
     write_results(out, made.study, made.cells)
     assert (last / "model" / "README.md").read_bytes() == before
+
+
+def test_whole_benchmarks_of_the_hub_are_eval_results(tmp_path: Path) -> None:
+    toy = row_of('a"\n---\n- b: [')
+    study = replace(records_of(toy), name="s", limit=None)
+    pope = cell_of(
+        toy.label,
+        benchmark="pope",
+        metric="accuracy",
+        unit="%",
+        images=BENCHMARKS["pope"].size,
+        version="1: x\n- dataset",
+        seed_values="85.12346",
+    )
+    second = replace(pope, metric="f1", seed_values="80")
+    other = replace(pope, benchmark="synthetic_pope")
+    path = tmp_path / ".eval_results" / "selfsight.yaml"
+    write_eval_results(tmp_path, study, [pope, second, other], seed=0)
+    (entry,) = parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("lmms-lab/POPE", "default", 85.1235)
+    assert entry.notes == f"POPE accuracy (%), graded by SelfSight ({pope.version})"
+    for part in (replace(pope, images=100), replace(pope, seed_values="nan")):
+        write_eval_results(tmp_path, study, [pope], seed=0)
+        write_eval_results(tmp_path, study, [part], seed=0)
+        assert not path.exists()
+    # The hub's parser reads back a name that tries to end the metadata.
+    text = with_model_index(ModelCardData(tags=["x"]), toy.label, study, [pope], seed=0)
+    data = ModelCard(f"---\n{text}\n---\n# card").data
+    assert (data.model_name, data.tags) == (toy.label, ["x"])
+    assert data.eval_results[0].dataset_args["version"] == pope.version
+
+
+def test_metadata_that_the_owner_changed_stay(tmp_path: Path) -> None:
+    toy = row_of("toy")
+    train = Results(tmp_path).train("toy", 0, 1)
+    (train / "model").mkdir(parents=True)
+    (train / "DONE").write_text("")
+    for start in ("---\nlicense: [\n---\n", "# mine\n"):
+        (train / "model" / "README.md").write_text(f"{start}\n## Results\nold")
+        write_results(tmp_path, records_of(toy), [cell_of("toy")])
+        text = (train / "model" / "README.md").read_text()
+        assert text.startswith(start)
+        assert "old" not in text
 
 
 def records_of(*rows: Row) -> StudyResults:

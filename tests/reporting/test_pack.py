@@ -3,6 +3,7 @@ sentence."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,21 +12,24 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from harness.artifacts.results_folder import Results, read_json, write_json
+from harness.artifacts.results_folder import Results, read_json, write_json, write_jsonl
 from harness.cli.main import main
 from harness.errors import UserError
 from harness.pipeline.matched_baselines import CAPS as LENGTHS
 from harness.reporting import difference
 from harness.reporting.figures import draw as figures
 from harness.reporting.pack import pack
-from harness.reporting.stored import FILES, FORMAT, FORMAT_KEY, GRADES, open_stored
+from harness.reporting.results import load_results
+from harness.reporting.stored import CAPS, FILES, FORMAT, FORMAT_KEY, GRADES, REPEATS, open_stored
+from harness.reporting.tables import answer_blocks
 from harness.reporting.tables import build as tables
 from tests.edited_files import OLD_DONE
 from tests.reporting.records import write_study
 
 
 def with_caps(out: Path) -> Path:
-    """The study with a stage "caps" for two rows: the words cut at each length."""
+    """The study with a stage "caps" for two rows: the words cut at each length, and answers, of
+    which sena's first fifteen repeat a sentence."""
     results = Results(out)
     for label, seed, number in (("untrained", 0, 0), ("sena", 0, 1), ("sena", 1, 1)):
         grades = pd.read_parquet(
@@ -43,6 +47,16 @@ def with_caps(out: Path) -> Path:
         pd.concat(parts, ignore_index=True).to_parquet(folder / "caps.parquet", index=False)
         write_json(folder / "identity.json", {"format": 1})
         (folder / "DONE").write_text(OLD_DONE)
+        answers = results.answers(label, seed, number, "synthetic_chair")
+        texts = ["a cup. a cup." if label == "sena" else "a cup. a plate."] * 15
+        texts += ["a cup."] * (len(counts) - 15)
+        lines = [
+            {"id": id, "answer": text} for id, text in zip(counts["question"], texts, strict=True)
+        ]
+        write_jsonl(answers / "answers.jsonl", lines)
+        record = read_json(answers / "record.json")
+        record["counts"] = {"questions": 62, "unfinished": 3, "unanswered": 2}
+        write_json(answers / "record.json", record)
     return out
 
 
@@ -80,6 +94,31 @@ def test_the_table_and_figures_are_those_of_the_whole_folder(whole: Path, packed
     there = {path.name: path.read_bytes() for path in (whole / "figures").iterdir()}
     assert again == there
     assert {"at-several-lengths.csv", "at-several-lengths.png", "training.pdf"} <= set(there)
+
+
+def test_repeated_sentences_and_unfinished_answers_are_packed(whole: Path, packed: Path) -> None:
+    for out in (whole, packed):
+        (block,) = answer_blocks.blocks(out, load_results(out))
+        texts: dict[str, list[str]] = {heading: [] for heading in block.header}
+        for row in block.rows:
+            for heading, text in zip(block.header, row, strict=True):
+                texts[heading].append(text)
+        assert texts["run"] == ["untrained", "sena"]
+        assert texts["CHAIR repeated %"] == ["0.0", "25.0"]  # 15 of 60
+        assert texts["CHAIR unfinished %"] == ["5.0", "5.0"]  # 3 of 60 that were answered
+        assert texts["POPE unfinished %"] == ["not recorded", "not recorded"]
+
+
+def test_a_pack_of_an_earlier_version_opens_without_repeated_sentences(packed: Path) -> None:
+    table = pq.read_table(packed / CAPS)
+    assert REPEATS in table.column_names
+    pq.write_table(table.drop_columns([REPEATS]), packed / CAPS)
+    manifest = read_json(packed / "packed.json")
+    manifest["files"][CAPS] = hashlib.sha256((packed / CAPS).read_bytes()).hexdigest()
+    write_json(packed / "packed.json", manifest)
+    (block,) = answer_blocks.blocks(packed, load_results(packed))
+    place = block.header.index("CHAIR repeated %")
+    assert {row[place] for row in block.rows} == {"not recorded"}
 
 
 def test_leaked_images_can_be_left_out_of_a_packed_folder(whole: Path, packed: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_page_holds_the_table_the_figures_and_every_group(made: SimpleNamesp
     text = " ".join(made.markup.text)
     for words in (
         "CHAIR-s",
-        "against untrained: ",
+        "against untrained (2 trainings): ",
         "What became of the prompts",
         "Is it safe?",
         "between trainings (seeds), between images",

@@ -42,9 +42,7 @@ def test_seeds_that_agree_in_every_count_are_one_training(tmp_path: Path) -> Non
     assert cell.about == "training"
     assert cell.verdict.startswith("this training")
     assert np.isnan(cell.se_training)
-    assert "read as one training (is the seed used?): sena on synthetic POPE / accuracy." in flat(
-        out
-    )
+    assert "read as one training (is the seed used?): sena on POPE accuracy." in flat(out)
 
 
 def test_a_seed_without_a_value_stops_the_test(tmp_path: Path) -> None:
@@ -56,8 +54,8 @@ def test_a_seed_without_a_value_stops_the_test(tmp_path: Path) -> None:
     assert table_cell(cell).remark == "a seed has no value"
     text = flat(out)
     assert "Seeds without a value" in text
-    assert "sena, seed 1, on synthetic POPE / accuracy" in text
-    assert "not tested, because a seed has no value, on synthetic POPE / accuracy" in text
+    assert "sena, seed 1, on POPE accuracy" in text
+    assert "not tested, because a seed has no value, on POPE accuracy" in text
 
 
 def test_a_seed_far_from_the_others_is_named_and_counts(tmp_path: Path) -> None:
@@ -68,9 +66,7 @@ def test_a_seed_far_from_the_others_is_named_and_counts(tmp_path: Path) -> None:
     after = result(out, "sena", "accuracy")
     assert after.hi - after.lo > 5 * (before.hi - before.lo)
     assert after.verdict == "no clear change"
-    assert re.search(
-        r"they count: sena, seed 2, synthetic POPE / accuracy 0\.0 \(others", flat(out)
-    )
+    assert re.search(r"they count: sena, seed 2, POPE accuracy 0\.0 \(others", flat(out))
 
 
 def test_seeds_with_other_questions_are_left_out_by_name(tmp_path: Path) -> None:
@@ -91,9 +87,9 @@ def test_a_benchmark_answered_by_one_seed_is_about_that_training(tmp_path: Path)
     assert result(out, "sena", "accuracy").about == "training"
     assert result(out, "sena", "chair_i").about == "method"
     text = flat(out)
-    assert "so it is about this training: sena on synthetic POPE / accuracy." in text
+    assert "so it is about this training: sena on POPE accuracy." in text
     assert "sena, seed 1, round 1: synthetic POPE is not graded yet" in text
-    assert "one training says nothing about the method" in text
+    assert "One training says nothing about its method" in text
 
 
 def test_one_image_tells_nothing(tmp_path: Path) -> None:

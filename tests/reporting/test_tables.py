@@ -186,7 +186,7 @@ def test_a_star_says_better_or_worse_by_the_metrics_direction(study: SimpleNames
     worse = find(study.cells, "sima", "accuracy")
     assert worse.verdict == "worse"
     assert table_cell(worse).text.endswith("* worse")
-    assert "worse on synthetic POPE / accuracy" in re.sub(r"\s+", " ", study.text)
+    assert "worse on POPE accuracy" in re.sub(r"\s+", " ", study.text)
     assert table_cell(replace(worse, verdict="better")).text.endswith("* better")
 
 
@@ -206,7 +206,7 @@ def test_the_seeds_and_both_parts_of_the_error_are_shown_apart(study: SimpleName
     shown = study.markdown.split("Training seeds apart")[1]
     assert all(f"{value:.1f}" in shown for value in values)
     assert f"| {cell.se_training:.2f} | {cell.se_images:.2f} |" in shown
-    assert "sena (the method, 5 trainings) against untrained: " in study.markdown
+    assert "SENA against untrained (5 trainings): " in study.markdown
 
 
 def test_unscored_answers_are_kept_apart(study: SimpleNamespace) -> None:

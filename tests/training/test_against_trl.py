@@ -31,6 +31,9 @@ def test_the_trajectory_is_that_of_trls_dpo_trainer(tmp_path: Path) -> None:
     for mine, row in zip(ours, theirs, strict=True):
         assert mine["loss"] == pytest.approx(row["loss"], abs=1e-5)
         assert mine["margin"] == pytest.approx(row["rewards/margins"], abs=1e-4)
+        for side in ("chosen", "rejected"):
+            theirs_too = row[f"rewards/{side}"]
+            assert mine[f"reward_{side}"] == pytest.approx(theirs_too, abs=1e-4)
         assert mine["grad_norm"] == pytest.approx(row["grad_norm"], rel=1e-4)
         assert mine["lr"] == pytest.approx(row["learning_rate"], abs=1e-9)
     assert ours[-1]["loss"] < ours[0]["loss"] - 0.05  # so that equal trajectories mean something

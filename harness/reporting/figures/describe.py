@@ -27,8 +27,9 @@ CAPTIONS = {
     ),
     "prompts": "What became of each row's prompts: a preference pair, or a reason for dropping.",
     "training": (
-        "Loss, pairs ranked right, and reward margin during training. Thin lines are training"
-        " seeds, thick lines their smoothed mean; the dashed line is an untrained model."
+        "Loss, pairs ranked right, reward margin, and the rewards of chosen and rejected answers"
+        " (studies of earlier versions: not recorded). Thin lines are training seeds, thick lines"
+        " their smoothed mean; the dashed line is an untrained model."
     ),
     "ablation": (
         "One setting changed at a time, with the paired 95 % interval. The ring marks the row's own"

@@ -81,23 +81,31 @@ CURVES = (
     ("loss", "training loss", 1.0, None),
     ("accuracy", "pairs ranked right (%)", 100.0, 50.0),
     ("margin", "reward margin, chosen − rejected", 1.0, 0.0),
+    ("reward_chosen", "reward of the chosen answers", 1.0, 0.0),
+    ("reward_rejected", "reward of the rejected answers", 1.0, 0.0),
 )
-"""Column of the log, title, factor, and the value of an untrained model."""
+"""Column of the log, title, factor, and the value of an untrained model. Logs of earlier versions
+lack the last two."""
+ACROSS = 3
+"""Panels beside each other."""
+IN_A_PANEL = 14
+"""So many names of rows fit in a panel."""
 
 
 LINES = ("-", "--", "-.", ":")
 
 
 def training(study: StudyResults) -> Figure | None:
-    """Loss, accuracy and margin by optimizer step. Thin lines are training seeds, thick lines their
-    smoothed mean."""
+    """Loss, accuracy, margin and rewards by optimizer step. Thin lines are training seeds, thick
+    lines their smoothed mean."""
     log = study.log
     if log.empty:
         return None
     curves = [curve for curve in CURVES if curve[0] in log and log[curve[0]].notna().any()]
-    figure = canvas(2.5)
-    grid = figure.subplots(1, len(curves), squeeze=False)[0]
-    for axes, (name, title, factor, untrained) in zip(grid, curves, strict=True):
+    rows = -(-len(curves) // ACROSS)
+    figure = canvas(2.5 * rows)
+    grid = figure.subplots(rows, min(len(curves), ACROSS), squeeze=False).flatten()
+    for axes, (name, title, factor, untrained) in zip(grid, curves, strict=False):
         if untrained is not None:
             axes.axhline(untrained, color=GREY, linewidth=0.6, linestyle=DASHED)
         for place, (label, (colour, _)) in enumerate(row_colours(study).items()):
@@ -112,7 +120,13 @@ def training(study: StudyResults) -> Figure | None:
         several = log["round"].nunique() > 1
         axes.set_xlabel("optimizer step" + (", dotted: a new round" if several else ""))
     handles, names = grid[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(4, max(1, len(names))))
+    free = list(grid[len(curves) :])
+    for axes in free:
+        axes.set_axis_off()
+    if free and len(names) <= IN_A_PANEL:
+        free[0].legend(handles, names, loc="upper left", title="rows")
+    else:
+        figure.legend(handles, names, loc="outside lower center", ncols=min(4, max(1, len(names))))
     return figure
 
 

@@ -16,10 +16,11 @@ from harness.artifacts.results_folder import write_bytes
 from harness.reporting import leakage, literature, published_values
 from harness.reporting.comparison import MetricResult, as_frame, compare
 from harness.reporting.contrasts import Key, method_contrasts
-from harness.reporting.display_names import display_name, with_trainer
+from harness.reporting.display_names import display_name, metric_name, with_trainer
 from harness.reporting.leakage import Leaks
 from harness.reporting.results import BenchmarkColumns, Row, StudyResults
 from harness.reporting.tables import (
+    answer_blocks,
     contrast_blocks,
     notes,
     pair_blocks,
@@ -50,7 +51,7 @@ GROUPS: Mapping[str, str] = {
 }
 """The headings of the rows by role, in the table's order."""
 
-SENTENCES = 3
+SENTENCES = 4
 """How many sentences of the summary end a run."""
 MANY_METRICS = 7
 """A benchmark with more directed metrics than this shows only its primary ones against the matched
@@ -78,7 +79,8 @@ def load(out: Path, *, exclude_leaks: bool = False) -> ComparedStudy:
     facts = {**study.facts, "provenance": tuple(provenance.sentences(out, study))}
     study = replace(study, facts=facts)
     cells = tuple(compare(study))
-    table = build(study, cells, pair_blocks.blocks(out, study))
+    from_stages = (*answer_blocks.blocks(out, study), *pair_blocks.blocks(out, study))
+    table = build(study, cells, from_stages)
     return ComparedStudy(study=study, cells=cells, table=table, leaks=leaks)
 
 
@@ -118,9 +120,9 @@ def screen(comparison: ComparedStudy) -> Table:
 
 
 def build(
-    study: StudyResults, cells: Sequence[MetricResult], about_pairs: Sequence[Block] = ()
+    study: StudyResults, cells: Sequence[MetricResult], from_stages: Sequence[Block] = ()
 ) -> Table:
-    """The table; ``about_pairs`` are the blocks of harness/reporting/tables/pair_blocks.py."""
+    """The table; ``from_stages`` are the blocks of answer_blocks.py and pair_blocks.py."""
     references = literature.references(study.rows, study.benchmarks)
     contrasts = method_contrasts(study)
     ahead = contrast_blocks.truly_ahead(study, cells, contrasts)
@@ -146,7 +148,7 @@ def build(
                 for columns in study.benchmarks
             ),
             *(block for block in optional if block is not None),
-            *about_pairs,
+            *from_stages,
         ),
         notes=(*notes.footnotes(study, cells), *notes.reported(references)),
     )
@@ -274,7 +276,7 @@ def _rounds_block(cells: Sequence[MetricResult]) -> Block | None:
         )
         for label, round in dict.fromkeys((cell.label, cell.round) for cell in mine)
     ]
-    names = (f"{display_name(benchmark)} {display_name(metric)}" for benchmark, metric in columns)
+    names = (metric_name(benchmark, display_name(metric)) for benchmark, metric in columns)
     return text_block(
         heading="Round by round",
         caption="primary metrics; only a row's last round is tested",

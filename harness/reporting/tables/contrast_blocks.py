@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.reporting.comparison import MetricResult
 from harness.reporting.contrasts import ALPHA, Contrast, Key, control_contrasts, ranks
-from harness.reporting.display_names import display_name
+from harness.reporting.display_names import display_name, metric_name
 from harness.reporting.results import StudyResults
 from harness.reporting.tables.cells import number, with_interval
 from harness.reporting.tables.model import MISSING, Block, text_block
@@ -83,7 +83,7 @@ def _text(part: Contrast) -> str:
 
 
 def _name(benchmark: str, metric: str) -> str:
-    return f"{display_name(benchmark)} {display_name(metric)}"
+    return metric_name(benchmark, display_name(metric))
 
 
 def order_block(study: StudyResults, contrasts: Sequence[Contrast]) -> Block | None:

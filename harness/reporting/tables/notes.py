@@ -16,7 +16,7 @@ from harness.reporting.comparison import (
     question_tests,
 )
 from harness.reporting.contrasts import ALPHA, WORTH
-from harness.reporting.display_names import display_name
+from harness.reporting.display_names import display_name, row_name
 from harness.reporting.results import Row, StudyResults
 from harness.reporting.tables import model
 from harness.reporting.tables.seed_notes import seed_notes
@@ -29,74 +29,96 @@ LISTED = 12
 
 UNGRADED = " is not graded yet"
 
+ONE_TRAINING = "One training says nothing about its method; run two seeds or more."
+
+CHANGES = ("better", "worse", TRAINING_DIFFERS)
+"""Verdicts that are said with the values before and after."""
+
 VERDICTS = {
     "better": "better on",
     "worse": "worse on",
-    "no clear change": "no clear change on",
     TRAINING_DIFFERS: "this training differs on",
-    TRAINING_SAME: "this training shows no clear change on",
+    "no clear change": "no clear change on",
+    TRAINING_SAME: "this training: no clear change on",
     UNTOLD: "cannot be told on",
     SEED_WITHOUT_VALUE: "not tested, because a seed has no value, on",
 }
 
 
 def reading(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
-    """One sentence per method and reference row: the primary metrics by verdict, missing ones, and
-    what its controls say about its gains. A row with one training is read as that training."""
-    if not any(cell.tested for cell in cells):
+    """For each method and reference row the primary metrics by verdict, missing ones, and what its
+    controls say about its gains. A row with one training is read as that training."""
+    tested = [cell for cell in cells if cell.tested]
+    if not tested:
         return ["No primary metric was declared, so nothing is tested and there are no stars."]
+    lone = any(_about(cell) == "training" and study.row(cell.label).rounds for cell in tested)
     return [
-        _reading(study, row, [cell for cell in cells if cell.tested and cell.label == row.label])
-        for row in study.compared
-        if row.role in ("method", "reference")
+        *([ONE_TRAINING] if lone else []),
+        *(
+            _reading(study, row, [cell for cell in tested if cell.label == row.label])
+            for row in study.compared
+            if row.role in ("method", "reference")
+        ),
     ]
 
 
+def _about(cell: MetricResult) -> str:
+    """What the result is about; trainings that agree in every count are still several."""
+    return "method" if cell.n_seeds > 1 and cell.about == "training" else cell.about
+
+
+def _verdict(cell: MetricResult) -> str:
+    same = cell.verdict == TRAINING_SAME and cell.n_seeds > 1
+    return "no clear change" if same else cell.verdict
+
+
 def _reading(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> str:
+    kinds = {_about(cell) for cell in mine} - {"none"}
+    count = ""
+    if kinds == {"method"}:
+        count = f" ({max(cell.n_seeds for cell in mine)} trainings)"
+    elif kinds == {"training"}:
+        given = " (given answers)" if row.given else " (one given model)"
+        count = " (one training)" if row.rounds else given
     parts = []
     for verdict, words in VERDICTS.items():
-        if names := [_change(cell) for cell in mine if cell.verdict == verdict]:
-            if not row.rounds:  # a given model or given answers
-                words = words.replace("training", "row")
+        some = [cell for cell in mine if _verdict(cell) == verdict]
+        if kinds == {"training"}:
+            words = words.removeprefix("this training: ").removeprefix("this training ")
+        if some:
+            with_change = verdict in CHANGES
+            names = [_change(cell) if with_change else cell.full_name for cell in some]
             parts.append(f"{words} {', '.join(names)}")
     if missing := [cell.full_name for cell in mine if cell.verdict not in VERDICTS]:
         parts.append(f"no result yet on {', '.join(missing)}")
-    kinds = {cell.about for cell in mine} - {"none"}
-    name = row.label
-    if kinds == {"method"}:
-        trainings = max(cell.n_seeds for cell in mine)
-        name += f" ({'the method, ' if row.role == 'method' else ''}{trainings} trainings)"
-    elif "training" in kinds and row.rounds:
-        name += " (one training)" if kinds == {"training"} else ""
-        parts.append("one training says nothing about the method, so run two seeds or more")
-    elif "training" in kinds:
-        name += " (given answers)" if row.given else " (one given model)"
-    parts += _controls(study, row, mine)
-    return f"{name} against {study.baseline}: {'; '.join(parts)}."
+    sentence = f"{row_name(row.label)} against {study.baseline}{count}: {'; '.join(parts)}."
+    return " ".join([sentence, *_controls(study, row, mine)])
 
 
 def _controls(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> list[str]:
-    """What the controls say about a method's gains."""
-    parts = []
+    """What the controls say about a method's gains, in sentences."""
+    sentences = []
     for field, words in (
-        ("exceeds", "truly exceeds"),
-        ("reached_by", "does not exceed"),
-        ("untold_by", "cannot be told yet whether it exceeds"),
+        ("exceeds", "It exceeds {} on {}."),
+        ("reached_by", "It does not exceed {} on {}."),
+        ("untold_by", "Whether it exceeds {} on {} cannot be told yet."),
     ):
         metrics: dict[tuple[str, ...], list[str]] = {}
         for cell in mine:
             if names := getattr(cell, field):
                 metrics.setdefault(names, []).append(cell.full_name)
-        texts = [f"{', '.join(names)} on {', '.join(on)}" for names, on in metrics.items()]
-        parts += [f"{words} {' and '.join(texts)}"] if texts else []
+        sentences += [
+            words.format(" and ".join(map(row_name, names)), " and ".join(on))
+            for names, on in metrics.items()
+        ]
     gains = any(cell.verdict == "better" for cell in mine)
     rounds = sorted({part.rounds for part in study.rows if part.of == row.label and part.rounds})
     if gains and rounds and row.rounds not in rounds:
-        parts.append(
-            f"its controls were trained for {' or '.join(map(str, rounds))} of {row.rounds} rounds,"
-            " so they are compared with that round (Beyond its controls), not with the last"
+        sentences.append(
+            f"Its controls ended after round {' or '.join(map(str, rounds))}; they are compared"
+            ' there ("Beyond its controls").'
         )
-    return parts
+    return sentences
 
 
 def _change(cell: MetricResult) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.artifacts.fingerprint import canonical, fingerprint
 from harness.artifacts.results_folder import Results
-from harness.reporting.display_names import display_name
+from harness.reporting.display_names import display_name, metric_name
 from harness.reporting.results import StudyResults
 from harness.reporting.stored import Stored, open_stored
 
@@ -175,7 +175,7 @@ def _questions(results: Results, stored: Stored, study: StudyResults) -> str:
 
 def _primary(study: StudyResults) -> str:
     return ", ".join(
-        f"{display_name(benchmark.name)} / {display_name(metric.name)}"
+        metric_name(benchmark.name, display_name(metric.name))
         for benchmark in study.benchmarks
         for metric in benchmark.metrics
         if metric.primary

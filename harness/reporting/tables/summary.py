@@ -8,7 +8,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 from harness.reporting.comparison import MetricResult
-from harness.reporting.display_names import base_name, display_name, row_name, with_trainer
+from harness.reporting.display_names import base_name, metric_name, row_name, with_trainer
 from harness.reporting.results import Row, StudyResults
 from harness.reporting.tables.cells import table_cell
 from harness.reporting.tables.model import (
@@ -113,13 +113,7 @@ def _columns(
         names += [name for name in COMPANIONS if names and name in there][:1]
         for name in names:
             if cell := known.get((benchmark.name, name)):
-                yield (benchmark.name, name), _heading(benchmark.name, cell.heading)
-
-
-def _heading(benchmark: str, heading: str) -> str:
-    """``POPE accuracy``, but ``CHAIR-s`` where the metric already names the benchmark."""
-    *words, last = display_name(benchmark).removeprefix("synthetic ").split()
-    return " ".join([*words, heading] if heading.startswith(last) else [*words, last, heading])
+                yield (benchmark.name, name), metric_name(benchmark.name, cell.heading)
 
 
 def _label(row: Row, round: int, marked: bool) -> str:
