@@ -34,7 +34,7 @@ def describe(value: object, name: str = "settings") -> Any:
             raise ValueError(f"{name} is {value!r}; a number must be finite")
         return value
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        if not storable(value):
             raise ValueError(
                 f"{name} holds half of a character (a lone surrogate), which UTF-8 cannot store"
             )
@@ -55,6 +55,11 @@ def describe(value: object, name: str = "settings") -> Any:
         f"{name} is a {type(value).__name__}; use numbers, text, tuples, mappings and dataclasses"
         " of these"
     )
+
+
+def storable(text: str) -> bool:
+    """Whether UTF-8 can hold the text: it has no lone surrogate."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def canonical(value: object) -> str:

@@ -12,9 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from benchmarks.files import is_file
+from harness.artifacts.fingerprint import storable
 from harness.data.image_file import read_image
 from harness.data.pool import Pool
-from harness.data.text_file import BadText, checked_text, parse_json, read_text, storable
+from harness.data.text_file import BadText, checked_text, parse_json, read_text
 from harness.errors import UserError
 from methods.interface import Field, Item
 

@@ -136,7 +136,6 @@ def check_files(folder: Path) -> int:
             f" model.{hint}"
         )
     for file in files:
-        tensor_shapes(file)
         check_precision(file)
     return sum(file.stat().st_size for file in files)
 
@@ -172,26 +171,38 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         UserError: the file is cut or damaged: its size is not what its header states.
     """
+    return {name: shape for name, (_, shape) in _header(file).items()}
+
+
+def check_precision(file: Path) -> None:
+    """Raise UserError for a file that is cut, or whose weights are integers or quantised."""
+    for name, (kind, _) in _header(file).items():
+        # Early versions of transformers saved positions and tables with the weights.
+        if kind not in PRECISIONS and not name.endswith(BUFFERS):
+            raise UserError(
+                f"{file} holds {name} as {kind}; only {', '.join(PRECISIONS)} are read, no"
+                " quantised weights. Give the model in one of these."
+            )
+
+
+def _header(file: Path) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+    """The precision and shape of each tensor; a process reads an unchanged file once."""
     try:
-        with safe_open(file, framework="np") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        seen = file.stat()
+        return _read_header(file, seen.st_ino, seen.st_size, seen.st_mtime_ns)
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{file} is cut or damaged ({error}){not_the_file(file)}; download or save it again."
         ) from error
 
 
-def check_precision(file: Path) -> None:
-    """Raise UserError for a file whose weights are integers or quantised."""
+@lru_cache(maxsize=256)
+def _read_header(
+    file: Path, _inode: int, _size: int, _changed: int
+) -> Mapping[str, tuple[str, tuple[int, ...]]]:
     with safe_open(file, framework="np") as tensors:
-        for name in tensors.keys():  # noqa: SIM118
-            kind = tensors.get_slice(name).get_dtype()
-            # Early versions of transformers saved positions and tables with the weights.
-            if kind not in PRECISIONS and not name.endswith(BUFFERS):
-                raise UserError(
-                    f"{file} holds {name} as {kind}; only {', '.join(PRECISIONS)} are read, no"
-                    " quantised weights. Give the model in one of these."
-                )
+        slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+        return {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
 
 
 def weights_fingerprint(folder: Path) -> str:
