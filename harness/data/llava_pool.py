@@ -50,7 +50,7 @@ def llava_pool(spec: str) -> Pool:
         images[id] = AnnotatedImage(
             path=image_path(folder, name, where), question=question, reference=reference
         )
-    return annotated_pool(spec, images, {"image", "question", "reference"})
+    return annotated_pool(spec, images)
 
 
 def _texts(entry: Any, where: str) -> tuple[str, str, str] | None:

@@ -30,6 +30,7 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 """Holds all weights, where there is no index."""
 FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
+TORCH_NAME = re.compile(r"[\w.-]+\.bin")
 PRECISIONS = ("BF16", "F16", "F32", "F64")
 """The precisions of stored weights, as safetensors names them."""
 BUFFERS = ("position_ids", "inv_freq", "num_batches_tracked")
@@ -111,18 +112,12 @@ def check_files(folder: Path) -> int:
             cut or damaged.
     """
     if (folder / INDEX).is_file():
-        names = indexed_files(folder)
-        if (folder / SINGLE).is_file() and SINGLE not in names:
+        if (folder / SINGLE).is_file() and SINGLE not in indexed_files(folder):
             raise UserError(
                 f"{folder} holds {SINGLE} and {INDEX}, which names other files; delete the one that"
                 " is not of this model."
             )
-        if missing := [name for name in names if not (folder / name).is_file()]:
-            raise UserError(
-                f"{folder} is half there: {len(missing)} of {len(names)} weight files that its"
-                f" index names are missing, such as {missing[0]}; finish the download."
-            )
-        files = [folder / name for name in names]
+        files = complete_index(folder)
     else:
         files = [path for path in (folder / SINGLE,) if os.path.lexists(path)]
     if not files:
@@ -149,20 +144,37 @@ def weight_files(folder: Path) -> list[Path]:
     return [file for file in single if file.is_file()] or sorted(folder.glob("*.safetensors"))
 
 
-def indexed_files(folder: Path) -> list[str]:
-    """The names of the weight files in the folder's index, sorted.
+def indexed_files(folder: Path, index: str = INDEX) -> list[str]:
+    """The names of the weight files in the folder's index, sorted. The index of torch files, which
+    only a conversion reads, names torch files.
 
     Raises:
         UserError: the index is broken, or names a file outside of the folder.
     """
-    files = read_json(folder / INDEX).get("weight_map")
+    kind, form = ("safetensors", FILE_NAME) if index == INDEX else ("torch", TORCH_NAME)
+    files = read_json(folder / index).get("weight_map")
     names = list(files.values()) if isinstance(files, dict) else []
-    if not names or not all(isinstance(name, str) and FILE_NAME.fullmatch(name) for name in names):
+    if not names or not all(isinstance(name, str) and form.fullmatch(name) for name in names):
         raise UserError(
-            f"{folder / INDEX} does not name a safetensors file of its folder for each tensor"
+            f"{folder / index} does not name a {kind} file of its folder for each tensor"
             " (weight_map); save or download the model again."
         )
     return sorted(set(names))
+
+
+def complete_index(folder: Path, index: str = INDEX) -> list[Path]:
+    """The weight files of the folder's index, all there.
+
+    Raises:
+        UserError: the index is broken, or a file is missing.
+    """
+    files = [folder / name for name in indexed_files(folder, index)]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise UserError(
+            f"{folder} is half there: {len(missing)} of {len(files)} weight files that its index"
+            f" names are missing, such as {missing[0]}; finish the download."
+        )
+    return files
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:

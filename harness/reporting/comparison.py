@@ -107,6 +107,11 @@ class MetricResult:
         return len(self.seeds.split())
 
     @property
+    def by_seed(self) -> dict[str, float]:
+        """Each seed's own value; nan: it has none."""
+        return dict(zip(self.seeds.split(), map(float, self.seed_values.split()), strict=True))
+
+    @property
     def heading(self) -> str:
         """The column's heading: metric, direction, unit."""
         unit = "" if self.unit == self.metric else self.unit

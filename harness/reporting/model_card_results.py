@@ -88,8 +88,7 @@ def results_of(
 
 
 def _line(cell: MetricResult, seed: int, last: bool) -> str:
-    values = dict(zip(cell.seeds.split(), map(float, cell.seed_values.split()), strict=True))
-    own = values.get(str(seed))
+    own = cell.by_seed.get(str(seed))
     texts = (
         f"{cell.full_name.split(' / ')[0]}, {cell.heading}",
         "not graded yet" if own is None else number(own, cell.places),

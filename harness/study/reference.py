@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import pickle
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -78,29 +77,6 @@ class StudyReference:
                 raise unknown(
                     f"option of the study {self.name}", _flag(name), map(_flag, parameters)
                 )
-
-
-@dataclass(frozen=True)
-class StudyValue:
-    """A study that was built in Python.
-
-    Raises:
-        UserError: it cannot be pickled, so no other process can have it.
-    """
-
-    study: Study
-
-    def __post_init__(self) -> None:
-        try:
-            pickle.dumps(self.study)
-        except Exception as error:  # pickle raises what it likes
-            raise UserError(
-                f"The study {self.study.name!r} cannot be sent to other processes ({error}); put"
-                " it into a .py file with study(), or run it in one process."
-            ) from error
-
-    def load(self) -> Study:
-        return self.study
 
 
 def _flag(name: str) -> str:

@@ -1,10 +1,28 @@
-"""Small files of answers, and what lies in a folder: for the tests of export, answer and grade."""
+"""Whole stages, small files of answers, and what lies in a folder: for the tests of export, answer
+and grade."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+
+from benchmarks.interface import Benchmark
+from harness.artifacts.results_folder import Stage
+from harness.pipeline.stages.export import write_questions
+from harness.pipeline.stages.grade import write_grades
+
+
+def export(stage: Stage, benchmark: Benchmark) -> None:
+    stage.open()
+    write_questions(stage, benchmark)
+    stage.finish()
+
+
+def grade(stage: Stage, benchmark: Benchmark, answers: Path) -> None:
+    stage.open()
+    write_grades(stage, benchmark, answers)
+    stage.finish()
 
 
 def ids(exported: Path) -> list[str]:

@@ -25,7 +25,7 @@ from harness.pipeline.executors.processes import LocalProcesses
 from harness.pipeline.progress import Display
 from harness.pipeline.study_progress import StudyProgress
 from harness.pipeline.tasks import Kind, Task
-from harness.study.reference import StudyReference, StudyValue
+from harness.study.reference import StudyReference
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
 from tests.distributed.studies import write_study
@@ -199,14 +199,3 @@ def test_jobs_are_of_processors_and_of_the_synthetic_base(
     assert processes.default_jobs(study) == 1
     with pytest.raises(UserError, match="--jobs is for processors"):
         processes.check_jobs(2)
-
-
-def test_a_study_that_cannot_be_pickled_is_one_sentence() -> None:
-    class Local(Words):
-        pass
-
-    untrained = Run(label="untrained", base="synthetic", method=Untrained())
-    study = Study(name="s", question="?", runs=(untrained,), benchmarks=(Local(),))
-    with pytest.raises(UserError, match="'s' cannot be sent to other processes"):
-        StudyValue(study)
-    assert StudyValue(Study(name="s", question="?", runs=(untrained,), benchmarks=(Words(),)))

@@ -91,6 +91,11 @@ def read_shards(stage: Stage, shards: int) -> tuple[Rows, Spent]:
     return rows, Spent(seconds=seconds, tokens=tokens, peak_memory_mib=dict(peaks) or None)
 
 
+def answered(rows: Rows) -> dict[str, str]:
+    """Answers by their question's id, without the questions that a model could not read."""
+    return {row["id"]: row["answer"] for row in rows if "unanswered" not in row}
+
+
 def _tokens(model: Any) -> int:
     return int(getattr(model, "tokens_generated", 0))
 
