@@ -273,7 +273,7 @@ def run(given: argparse.Namespace) -> int:
                 results_commands.write_all(out, display, exclude_leaks=given.exclude_leaks)
 
         with executor(given, looked.reference, study, out, context.placement) as execute:
-            ended = runner.run(study, out, display, context.placement, execute, context, draw)
+            ended = runner.run(context, display, execute, draw)
     if is_main:
         for number, why in enumerate(ended):
             if not number:

@@ -29,6 +29,7 @@ from harness.study.reference import StudyReference
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
 from tests.distributed.studies import write_study
+from tests.running import run_study
 from tests.toy_method import Words, outputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,8 @@ def run(study: Path, out: Path, jobs: int = 2) -> str:
     reference, stream = StudyReference(str(study)), io.StringIO()
     with LocalProcesses(reference, out, jobs) as workers:
         execute = partial(pooled.execute, workers=workers)
-        runner.run(reference.load(), out, Display(stream), execute=execute)
+        context = Context(reference.load(), Results(out))
+        runner.run(context, Display(stream), execute=execute)
     return stream.getvalue()
 
 
@@ -52,7 +54,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that one process made."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    runner.run(StudyReference(str(study)).load(), out, Display(io.StringIO()))
+    run_study(StudyReference(str(study)).load(), out)
     return out
 
 

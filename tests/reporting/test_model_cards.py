@@ -3,7 +3,6 @@ measured."""
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +13,6 @@ import pytest
 
 from benchmarks.interface import Metric
 from harness.models.base_cards import BASES, find_base
-from harness.pipeline import runner
-from harness.pipeline.progress import Display
 from harness.reporting.comparison import MetricResult
 from harness.reporting.model_card_results import UNGRADED, results_of, write_results
 from harness.reporting.model_cards import card
@@ -25,6 +22,7 @@ from harness.study.study import Run, Study
 from methods.controls import Control
 from methods.interface import Lora
 from methods.untrained import Untrained
+from tests.running import run_study
 from tests.toy_method import RECIPE, Toy, Words, save_base, save_pictures
 
 
@@ -41,7 +39,7 @@ def test_a_run_writes_a_card_and_its_model_is_a_row(
         runs=(baseline, toy),
         benchmarks=(Words(pictures=1),),
     )
-    runner.run(study, tmp_path / "out", Display(io.StringIO()))
+    run_study(study, tmp_path / "out")
     train = tmp_path / "out" / "runs" / "toy" / "seed0" / "round1" / "train"
     text = (train / "model" / "README.md").read_text(encoding="utf-8")
     pairs = json.loads((train.parent / "pairs" / "record.json").read_text())
@@ -56,10 +54,9 @@ def test_a_run_writes_a_card_and_its_model_is_a_row(
     # The model's folder is a base of its own: as a ready-made row it answers as it did in its run.
     found = find_base(str(train / "model"))
     rows = (baseline, Run(label="ready made", base=str(train / "model"), method=Untrained()))
-    runner.run(
+    run_study(
         Study(name="rows", question="?", runs=rows, benchmarks=(Words(pictures=1),)),
         tmp_path / "rows",
-        Display(io.StringIO()),
     )
     mine, its = (
         [
@@ -114,7 +111,7 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(
         benchmarks=(Brief(pictures=4),),
     )
     out = tmp_path / "out"
-    runner.run(study, out, Display(io.StringIO()))
+    run_study(study, out)
     last = out / "runs" / "toy" / "seed1" / "round2" / "train"
     assert UNGRADED in results_on(last / "model" / "README.md")
     before = (last / "model" / "README.md").read_bytes()
