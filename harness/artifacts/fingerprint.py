@@ -86,7 +86,7 @@ def _integers(value: Any) -> Any:
 
 def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """One line per field that differs, such as ``method.noise_step: 420 stored, 600 requested``."""
-    a, b = _flat(stored), _flat(requested)
+    a, b = flat(stored), flat(requested)
     lines = []
     for key in [*a, *(key for key in b if key not in a)]:
         left, right = a.get(key, _ABSENT), b.get(key, _ABSENT)
@@ -96,13 +96,13 @@ def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list
     return lines
 
 
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
+def flat(value: object, prefix: str = "") -> dict[str, object]:
     """Nested mappings as one, with keys joined by dots."""
     if isinstance(value, Mapping) and (value or not prefix):
-        flat: dict[str, object] = {}
+        found: dict[str, object] = {}
         for key, inner in value.items():
-            flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-        return flat
+            found |= flat(inner, f"{prefix}.{key}" if prefix else str(key))
+        return found
     return {prefix: value}
 
 

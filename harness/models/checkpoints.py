@@ -30,6 +30,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 """Holds all weights, where there is no index."""
 FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+"""The name of a large file in the hub's cache: its content's."""
 TORCH_NAME = re.compile(r"[\w.-]+\.bin")
 PRECISIONS = ("BF16", "F16", "F32", "F64")
 """The precisions of stored weights, as safetensors names them."""
@@ -217,10 +219,15 @@ def _read_header(
         return {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
 
 
-def weights_fingerprint(folder: Path) -> str:
+def weights_fingerprint(folder: Path, *, downloaded: bool = False) -> str:
     """SHA-256 (hex) of the names and contents of the folder's weight files, sorted by name.
 
     A process reads an unchanged file once.
+
+    Args:
+        downloaded: the folder is a hub model's in the local cache. There a large file is named by
+            its SHA-256. The name is taken if the file's size is what its header states; loading
+            compares the content (:func:`harness.models.hub_snapshots.fetch`).
 
     Raises:
         UserError: there are none.
@@ -233,8 +240,19 @@ def weights_fingerprint(folder: Path) -> str:
         )
     total = hashlib.sha256()
     for file in files:
-        total.update(f"{file.name}\0{content_sha(file)}\n".encode())
+        sha = (downloaded and _sha_in_cache(file)) or content_sha(file)
+        total.update(f"{file.name}\0{sha}\n".encode())
     return total.hexdigest()
+
+
+def _sha_in_cache(file: Path) -> str | None:
+    """The SHA-256 that names the file in the hub's cache; None: it has another name, or is cut."""
+    name = file.resolve().name
+    try:
+        tensor_shapes(file)
+    except UserError:
+        return None
+    return name if SHA256.fullmatch(name) else None
 
 
 def content_sha(file: Path) -> str:

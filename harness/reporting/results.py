@@ -105,6 +105,11 @@ class Row:
         return tuple(range(1, self.rounds + 1)) or (0,)
 
     @property
+    def trainings(self) -> list[tuple[int, int]]:
+        """(seed, round) of each training; none for a row that is not trained."""
+        return [(seed, number) for seed in self.seeds for number in range(1, self.rounds + 1)]
+
+    @property
     def supervision(self) -> str:
         """What the method sees beside the model itself."""
         if self.rounds == 0:

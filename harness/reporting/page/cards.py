@@ -58,9 +58,7 @@ def collect(
     most_pairs, most_drops = limits(study)
     for row in study.rows:
         stages = [
-            (seed, number, results.pairs(row.label, seed, number))
-            for seed in row.seeds
-            for number in range(1, row.rounds + 1)
+            (seed, number, results.pairs(row.label, seed, number)) for seed, number in row.trainings
         ]
         stages = [stage for stage in stages if stored.done(stage[2])]
         for seed, number, stage in stages:
