@@ -32,9 +32,9 @@ from harness.errors import UserError
 from harness.models.base_cards import BASES
 from harness.study.study import Run, Study
 from harness.synthetic.architecture import build_processor, build_tokenizer, clip_config
-from methods.csr.method import Csr
-from methods.interface import Recipe, Scorer
+from methods.interface import Scorer
 from methods.untrained import Untrained
+from tests.models.hub.study import CSR
 from tests.running import run_study
 from tests.tiny_models import SIZES, WORDS, picture
 from tests.toy_method import Words, save_base, save_pictures
@@ -250,16 +250,7 @@ def test_a_run_scores_with_the_bases_scorer_and_refuses_another(
         for path in sorted(pictures.iterdir())
     ]
     (pictures / "pool.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    csr = Csr(
-        candidates=4,
-        groups=4,
-        penalty=1.0,
-        sentence_tokens=4,
-        max_chars=30,
-        sentence_ends=(".", "a", "is", "the"),
-        recipe=Recipe(lr=1e-3, global_batch=4),
-    )
-    run = Run(label="csr", base="tiny", method=csr, pool=str(pictures / "pool.jsonl"), images=4)
+    run = Run(label="csr", base="tiny", method=CSR, pool=str(pictures / "pool.jsonl"), images=4)
     study = Study(
         name="scored",
         question="Does it run?",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.interface import Benchmark
-from harness.artifacts.results_folder import Stage
+from harness.artifacts.results_folder import Stage, read_jsonl
 from harness.pipeline.stages.export import write_questions
 from harness.pipeline.stages.grade import write_grades
 
@@ -26,9 +26,7 @@ def grade(stage: Stage, benchmark: Benchmark, answers: Path) -> None:
 
 
 def ids(exported: Path) -> list[str]:
-    return [
-        json.loads(line)["id"] for line in (exported / "questions.jsonl").read_text().splitlines()
-    ]
+    return [row["id"] for row in read_jsonl(exported / "questions.jsonl")]
 
 
 def save_answers(path: Path, rows: list[Any]) -> Path:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.interface import Metric
+from harness.artifacts.results_folder import read_jsonl
 from harness.models.base_cards import BASES, find_base
 from harness.reporting.comparison import MetricResult
 from harness.reporting.model_card_results import UNGRADED, results_of, write_results
@@ -59,10 +60,7 @@ def test_a_run_writes_a_card_and_its_model_is_a_row(
         tmp_path / "rows",
     )
     mine, its = (
-        [
-            json.loads(line)["answer"]
-            for line in (folder / "answers" / "words" / "answers.jsonl").read_text().splitlines()
-        ]
+        [row["answer"] for row in read_jsonl(folder / "answers" / "words" / "answers.jsonl")]
         for folder in (tmp_path / "rows" / "runs" / "ready made" / "seed0" / "round0", train.parent)
     )
     assert mine == its

@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from harness.artifacts.results_folder import read_jsonl
 from harness.engine.load import load_model
 from harness.errors import UserError
 from harness.models.adapters import WEIGHTS
@@ -114,10 +115,7 @@ def test_as_a_base_it_gives_the_same_answers(study: Path, tmp_path: Path) -> Non
     )
     run_study(rows_study, tmp_path)
     model, adapter, base = (
-        [
-            json.loads(line)["answer"]
-            for line in (tmp_path / "runs" / label / where).read_text().splitlines()
-        ]
+        [row["answer"] for row in read_jsonl(tmp_path / "runs" / label / where)]
         for label in ("model", "adapter", "untrained")
         for where in ("seed0/round0/answers/words/answers.jsonl",)
     )
