@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from harness.errors import UserError, unknown, user_code
 from harness.study import ablate, compare, paper, smoke, tune
@@ -28,16 +28,10 @@ EXPECTED = "study(**options) must return a harness.study.study.Study"
 """What a user's file is asked for."""
 
 
-class StudySource(Protocol):
-    """What a worker process builds its study from. It is pickled."""
-
-    def load(self) -> Study: ...
-
-
 @dataclass(frozen=True)
 class StudyReference:
     """``name`` of a shipped study, or the path of a ``.py`` file that defines
-    ``study(**options)``; ``options`` are plain data."""
+    ``study(**options)``; ``options`` are plain data. It is pickled for worker processes."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
