@@ -76,13 +76,7 @@ class ItemBenchmark(Generic[T]):
             ValueError: an answer belongs to no item.
         """
         items = list(self.items())
-        known = {item.id for item in items}
-        for id in answers:
-            if id not in known:
-                raise ValueError(
-                    f"There is no question {id!r} for an answer; grade the answers of this"
-                    " benchmark, split and limit."
-                )
+        check_answers(answers, [item.id for item in items])
         grades = [
             self.grade_one(item, answers[item.id])
             if item.id in answers
@@ -93,6 +87,20 @@ class ItemBenchmark(Generic[T]):
 
     def estimate(self, answers: Mapping[str, str]) -> None:
         """No model judges these answers."""
+
+
+def check_answers(answers: Iterable[str], questions: Iterable[str]) -> None:
+    """``answers``: the questions' ids.
+
+    Raises:
+        ValueError: an answer belongs to none of these questions.
+    """
+    known = set(questions)
+    if unknown := [id for id in answers if id not in known]:
+        raise ValueError(
+            f"There is no question {unknown[0]!r} for an answer ({len(unknown)} such answers);"
+            " grade the answers of this benchmark, split and limit."
+        )
 
 
 def unscored(

@@ -67,16 +67,17 @@ def pope_benchmark(
     name: str,
     source: str,
     items: Callable[[], Iterator[Item[Probe]]],
+    grader: str = f"pope-{POPE_VERSION}",
     official: Callable[[str], YesNo | None] | None = None,
     max_new_tokens: int = 8,
 ) -> ItemBenchmark[Probe]:
     """POPE over any source of images with known objects. ``official`` adds a released script's
-    reading of the answers, and F1 and yes-ratio of each setting."""
+    reading of the answers, and F1 and yes-ratio of each setting; ``grader`` is its version."""
     return ItemBenchmark(
         name=name,
         group="hallucination",
         source=source,
-        grader="repope-1" if official is yes_no.read_repope else f"pope-{POPE_VERSION}",
+        grader=grader,
         items=items,
         metrics=_metrics(official is not None),
         grade_one=partial(_grade, official),
@@ -127,9 +128,13 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> ItemBen
             " own files beside RePOPE's."
         )
     kept, source = grading.fixed(grading.limit_images(items, limit), name)
-    official = yes_no.read_repope if corrected else yes_no.read_official
     return pope_benchmark(
-        name=name, source=source, items=kept, official=official, max_new_tokens=32
+        name=name,
+        source=source,
+        items=kept,
+        grader="repope-1" if corrected else f"pope-{POPE_VERSION}",
+        official=yes_no.read_repope if corrected else yes_no.read_official,
+        max_new_tokens=32,
     )
 
 

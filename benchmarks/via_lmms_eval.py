@@ -171,12 +171,7 @@ class ViaLmmsEval:
                 kit cannot grade.
         """
         rows = self.exported.rows
-        known = {_id(row) for row in rows}
-        if unknown := [id for id in answers if id not in known]:
-            raise ValueError(
-                f"There is no question {unknown[0]!r} for an answer ({len(unknown)} such); grade"
-                " the answers of this benchmark, split and limit."
-            )
+        grading.check_answers(answers, map(_id, rows))
         environment = run.judge_environment(self.task)
         given = [cut(answers.get(_id(row), ""), row["until"]) for row in rows]
         request = {

@@ -205,12 +205,7 @@ class ViaVlmevalkit:
             ValueError: an answer belongs to no question, the kit fails, or its totals do not equal
                 those of its rows.
         """
-        asked = {row.index for row in self.rows}
-        if unknown := [index for index in answers if index not in asked]:
-            raise ValueError(
-                f"There is no question {unknown[0]!r} for an answer ({len(unknown)} such answers);"
-                " grade the answers of this benchmark, split and limit."
-            )
+        grading.check_answers(answers, [row.index for row in self.rows])
         left_out = _left_out(self.rows, answers, self.family.circular)
         graded = [row for row in self.rows if row.index not in left_out]
         sent = {row.index: tame(answers[row.index]) for row in graded}

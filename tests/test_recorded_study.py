@@ -8,7 +8,6 @@ Log-probabilities and weights are not compared: they differ in their last digits
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import sys
 import tempfile
@@ -21,9 +20,8 @@ import pytest
 
 from harness.artifacts.fingerprint import canonical
 from harness.artifacts.results_folder import read_jsonl
-from harness.pipeline import runner
-from harness.pipeline.progress import Display
 from harness.study import compare
+from tests.running import run_study
 
 RECORD = Path(__file__).with_name("recorded_study.json")
 COUNT = 8
@@ -54,7 +52,7 @@ def small_study(out: Path) -> dict[str, list[Any]]:
     """The default comparison, all three methods, trained, answered and graded, on the development
     split."""
     study = compare.study(images=COUNT, limit=COUNT, seeds=1, split="dev", name="recorded")
-    runner.run(study, out, Display(io.StringIO()))
+    run_study(study, out)
     return results(out)
 
 

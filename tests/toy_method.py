@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from benchmarks.grading import percent, ratio
 from benchmarks.interface import Grade, Metric, Question, Report, report
 from harness.models.base_cards import LLAMA_LINEARS, BaseCard
 from methods.interface import (
@@ -69,16 +70,8 @@ class Words:
     pictures: int = 3
     group: Literal["hallucination", "general"] = "general"
     metrics: tuple[Metric, ...] = (
-        Metric(
-            name="words",
-            better="none",
-            unit="words",
-            numerator="words",
-            denominator="answers",
-            scale=1.0,
-            primary=True,
-        ),
-        Metric(name="the", better="lower", unit="%", numerator="the", denominator="words"),
+        ratio("words", "words", "answers", "none", unit="words", primary=True),
+        percent("the", "the", "words", "lower"),
     )
 
     def questions(self) -> Iterator[Question]:
@@ -96,22 +89,13 @@ class Words:
     def grade(self, answers: Mapping[str, str]) -> Report:
         grades = []
         for question in self.questions():
+            where = {"question": question.id, "cluster": question.cluster}
             if question.id not in answers:
-                grades.append(
-                    Grade(question=question.id, cluster=question.cluster, value=None, read_as="")
-                )
+                grades.append(Grade(**where, value=None, read_as=""))
                 continue
             words = answers[question.id].split()
             counts = {"answers": 1.0, "words": float(len(words)), "the": float(words.count("the"))}
-            grades.append(
-                Grade(
-                    question=question.id,
-                    cluster=question.cluster,
-                    value=float(len(words)),
-                    read_as="words",
-                    counts=counts,
-                )
-            )
+            grades.append(Grade(**where, value=float(len(words)), read_as="words", counts=counts))
         return report(self.metrics, grades)
 
 

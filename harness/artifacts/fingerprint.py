@@ -34,7 +34,7 @@ def describe(value: object, name: str = "settings") -> Any:
             raise ValueError(f"{name} is {value!r}; a number must be finite")
         return value
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        if not storable(value):
             raise ValueError(
                 f"{name} holds half of a character (a lone surrogate), which UTF-8 cannot store"
             )
@@ -55,6 +55,11 @@ def describe(value: object, name: str = "settings") -> Any:
         f"{name} is a {type(value).__name__}; use numbers, text, tuples, mappings and dataclasses"
         " of these"
     )
+
+
+def storable(text: str) -> bool:
+    """Whether UTF-8 can hold the text: it has no lone surrogate."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def canonical(value: object) -> str:
@@ -81,7 +86,7 @@ def _integers(value: Any) -> Any:
 
 def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """One line per field that differs, such as ``method.noise_step: 420 stored, 600 requested``."""
-    a, b = _flat(stored), _flat(requested)
+    a, b = flat(stored), flat(requested)
     lines = []
     for key in [*a, *(key for key in b if key not in a)]:
         left, right = a.get(key, _ABSENT), b.get(key, _ABSENT)
@@ -91,13 +96,13 @@ def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list
     return lines
 
 
-def _flat(value: object, prefix: str = "") -> dict[str, object]:
+def flat(value: object, prefix: str = "") -> dict[str, object]:
     """Nested mappings as one, with keys joined by dots."""
     if isinstance(value, Mapping) and (value or not prefix):
-        flat: dict[str, object] = {}
+        found: dict[str, object] = {}
         for key, inner in value.items():
-            flat |= _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-        return flat
+            found |= flat(inner, f"{prefix}.{key}" if prefix else str(key))
+        return found
     return {prefix: value}
 
 

@@ -205,9 +205,18 @@ def read_jsonl(path: Path) -> list[Any]:
         UserError: the file is missing, a line is not JSON, or it is not the file that its stage
             wrote.
     """
+    return parse_jsonl(path, stored_files.read_bytes(path))
+
+
+def parse_jsonl(path: Path, content: bytes) -> list[Any]:
+    """The values of a JSONL file's ``content``; ``path`` names it in an error.
+
+    Raises:
+        UserError: a line is not JSON.
+    """
     try:
         # splitlines() would also split at U+2028 and its kin, which an answer may hold.
-        lines = stored_files.read_bytes(path).decode().split("\n")
+        lines = content.decode().split("\n")
         return [json.loads(line) for line in lines if line]
     except (ValueError, RecursionError) as error:
         raise unreadable(path, "JSONL", error) from error

@@ -249,13 +249,10 @@ def _inputs(names: Sequence[str]) -> Iterator[Check]:
 
 
 def _scorers() -> Iterator[Check]:
-    from harness.engine.clip_scorer import SCORERS, load_scorer
-    from harness.models.hub_snapshots import cached_folder
+    from harness.engine.clip_scorer import SCORERS, load_scorer, stored_scorer
 
     for card in SCORERS.values():
-        folder = cached_folder(card.source, card.revision)
-        weights = ("*.safetensors", "*.bin")
-        ready = folder is not None and any(p.exists() for e in weights for p in folder.glob(e))
+        ready = stored_scorer(card) is not None
         says = "its weights are here" if ready else "not here"
         if ready and isinstance(card.source, Path):
             try:

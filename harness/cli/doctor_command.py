@@ -7,6 +7,7 @@ from typing import Any
 
 from harness.cli import doctor_report, study_commands
 from harness.cli.file_commands import LOCAL_DATA, Listed
+from harness.cli.looked import look
 from harness.cli.parser import Parser
 from harness.errors import plain, unknown, user_errors
 from harness.pipeline.progress import busy
@@ -68,7 +69,7 @@ def one_command(words: list[str]) -> None:
     study_commands.add(top.add_subparsers(required=True, metavar="COMMAND"))
     asked = top.parse_args(words)
     with busy(f"{' '.join(words)}: loading PyTorch and the study"):
-        ready = study_commands.look(asked)
+        ready = look(asked)
     if ready.findings:
         raise ready.problem
     print(f"Nothing is lacking for: {' '.join(words)}")

@@ -8,21 +8,19 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import results_commands
 from harness.cli.file_commands import Listed
-from harness.errors import UserError, plain
+from harness.cli.looked import look
+from harness.errors import plain
 from harness.pipeline.progress import Display, busy
 
 if TYPE_CHECKING:  # they need torch, which other commands go without
-    from harness.pipeline.context import Context
-    from harness.pipeline.preflight import Finding
     from harness.pipeline.runner import Execute
     from harness.study.reference import StudyReference
     from harness.study.study import Study
@@ -191,88 +189,6 @@ def _add_of_run(command: argparse.ArgumentParser) -> None:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Looked:
-    """A command that was looked at before it does anything."""
-
-    reference: StudyReference
-    context: Context | None
-    """None: the study cannot be built as asked."""
-    findings: list[Finding]
-    """What is lacking."""
-    chosen: str = ""
-    """Which training was chosen, and why; empty: the options say it."""
-    answers: Sequence[str] = ()
-    """Sentences about other programs' answers that are missing or unused."""
-
-    @property
-    def notes(self) -> list[str]:
-        """What the user is told first."""
-        study = () if self.context is None else self.context.study.notes
-        return [*filter(None, [self.chosen]), *study, *self.answers]
-
-    @property
-    def problem(self) -> UserError:
-        from harness.pipeline import preflight
-
-        return preflight.problem(self.findings)
-
-
-def look(given: argparse.Namespace) -> Looked:
-    """What the study of a command lacks here: its options, files, models, memory and disk."""
-    from transformers.utils import logging as transformers_logging
-
-    from harness.artifacts.results_folder import Results
-    from harness.pipeline import choose_training, preflight, preflight_options
-    from harness.pipeline.context import Context
-
-    transformers_logging.disable_progress_bar()  # of small files; the findings are the output
-    placement = placement_of(given)
-    reference, chosen = choose_training.by_memory(reference_of(given), placement)
-    study, wrong = preflight_options.open_study(reference)
-    if study is not None and chosen and not wrong:
-        root = results_commands.RESULTS
-        reference, kept = choose_training.as_begun(reference, study, given.out, root)
-        if kept:
-            chosen, study = kept, reference.load()
-    findings = [*wrong, *_of_command(given, placement)]
-    if study is None:
-        if given.study in preflight_options.DATA_STUDIES:
-            out = given.out or results_commands.RESULTS
-            of_data = preflight_options.of_data(given.study, reference.options, out, placement)
-            findings = of_data or findings
-        return Looked(reference=reference, context=None, findings=findings, chosen=chosen)
-    context = Context(study, Results(folder_of(given, study)), placement, download=False)
-    findings += preflight.of_study(context)
-    # With a wrong option the study is of the other options alone: enough to look, not to plan.
-    return Looked(
-        reference=reference,
-        context=None if wrong else context,
-        findings=findings,
-        chosen=chosen,
-        answers=preflight.of_answers(context, [run for run in study.runs if run.answers])[1],
-    )
-
-
-def _of_command(given: argparse.Namespace, placement: Placement) -> list[Finding]:
-    """What the options of the command itself lack."""
-    from harness.pipeline.executors import processes, ray_cluster
-    from harness.pipeline.preflight import attempt
-    from harness.training.loggers import check_trackers
-    from harness.training.placement import check_optimizer, check_trainer
-    from harness.training.ranks import ranks
-
-    checks: list[tuple[str, Callable[[], object]]] = [
-        ("--eight-bit", partial(check_optimizer, placement.optimizer)),
-        ("--trainer", partial(check_trainer, placement, ranks().size, given.on)),
-        ("--log-to", partial(check_trackers, placement.log_to)),
-        ("--jobs", partial(processes.check_jobs, given.jobs, given.on, ranks().size)),
-    ]
-    if given.on == "ray":
-        checks.append(("--on", ray_cluster.check_installed))
-    return [finding for about, check in checks for finding in attempt(about, check)]
-
-
 def plan(given: argparse.Namespace) -> None:
     with busy(f"{given.study}: loading PyTorch and the study"):
         from harness.pipeline import planning, preflight
@@ -334,8 +250,7 @@ def _run(given: argparse.Namespace) -> tuple[int, Path]:
 
         with executor(given, looked.reference, study, out, context.placement) as execute:
             ended = runner.run(
-                *(study, out, display, context.placement, execute, context, draw),
-                stop_on_mismatch=given.stop_on_mismatch,
+                context, display, execute, draw, stop_on_mismatch=given.stop_on_mismatch
             )
     if is_main:
         for number, why in enumerate(ended):
@@ -360,33 +275,6 @@ def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) ->
         setattr(given, name, value)
     _, folder = _run(given)
     return folder
-
-
-def reference_of(given: argparse.Namespace) -> StudyReference:
-    """A reference to the study, with the options given on the command line."""
-    from harness.study.reference import StudyReference
-
-    values = {name: getattr(given, name) for name in given.options}
-    return StudyReference(
-        given.study, {name: value for name, value in values.items() if value is not None}
-    )
-
-
-def folder_of(given: argparse.Namespace, study: Study) -> Path:
-    out: Path | None = given.out
-    return out or results_commands.RESULTS / study.name
-
-
-def placement_of(given: argparse.Namespace) -> Placement:
-    """The training choices on the command line. All others are made by what fits in memory."""
-    from harness.training.loggers import DEFAULT
-    from harness.training.placement import Placement
-
-    return Placement(
-        optimizer="adamw8bit" if given.eight_bit else "adamw",
-        trainer=given.trainer,
-        log_to=tuple(given.log_to or (DEFAULT,)),
-    )
 
 
 @contextmanager

@@ -12,9 +12,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from benchmarks.files import is_file
+from harness.artifacts.fingerprint import storable
 from harness.data.image_file import read_image
 from harness.data.pool import Pool
-from harness.data.text_file import BadText, checked_text, parse_json, read_text, storable
+from harness.data.text_file import BadText, checked_text, parse_json, read_text
 from harness.errors import UserError
 from methods.interface import Field, Item
 
@@ -81,8 +82,8 @@ def image_path(folder: Path, name: str, where: str) -> Path:
     return folder / name
 
 
-def annotated_pool(spec: str, images: Mapping[str, AnnotatedImage], fields: set[Field]) -> Pool:
-    """The pool of these images, by id.
+def annotated_pool(spec: str, images: Mapping[str, AnnotatedImage]) -> Pool:
+    """The pool of these images, by id. It has a field where every image has the text.
 
     Raises:
         UserError: there are none, or files are missing.
@@ -105,4 +106,7 @@ def annotated_pool(spec: str, images: Mapping[str, AnnotatedImage], fields: set[
             reference=image.reference,
         )
 
+    fields: set[Field] = {"image"}
+    fields |= {"question"} if all(image.question for image in images.values()) else set()
+    fields |= {"reference"} if all(image.reference for image in images.values()) else set()
     return Pool(spec=spec, ids=tuple(images), fields=frozenset(fields), read=read)

@@ -64,5 +64,4 @@ def coco_pool(spec: str) -> Pool:
         )
         for id, name in names.items()
     }
-    complete = all(image.reference for image in images.values())
-    return annotated_pool(spec, images, {"image", "reference"} if complete else {"image"})
+    return annotated_pool(spec, images)

@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.artifacts.fingerprint import storable
 from harness.data.image_file import UnreadableImage, read_image
 from harness.data.pool import Pool
-from harness.data.text_file import storable
 from harness.errors import UserError
 from methods.interface import Item
 

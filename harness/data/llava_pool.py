@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.artifacts.fingerprint import storable
 from harness.data.annotated_images import (
     AnnotatedImage,
     annotated_pool,
@@ -18,7 +19,7 @@ from harness.data.annotated_images import (
     read_annotations,
 )
 from harness.data.pool import Pool
-from harness.data.text_file import IMAGE_TOKEN, storable
+from harness.data.text_file import IMAGE_TOKEN
 from harness.errors import UserError
 
 
@@ -49,7 +50,7 @@ def llava_pool(spec: str) -> Pool:
         images[id] = AnnotatedImage(
             path=image_path(folder, name, where), question=question, reference=reference
         )
-    return annotated_pool(spec, images, {"image", "question", "reference"})
+    return annotated_pool(spec, images)
 
 
 def _texts(entry: Any, where: str) -> tuple[str, str, str] | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from harness.artifacts.fingerprint import storable
 from harness.data.coco_pool import coco_pool
 from harness.data.folder_pool import folder_pool
 from harness.data.llava_pool import llava_pool
 from harness.data.manifest_pool import manifest_pool
 from harness.data.mixture_pool import mixture_pool
 from harness.data.pool import Pool
-from harness.data.text_file import storable
 from harness.errors import UserError
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import files
+from harness.artifacts.fingerprint import storable
 from harness.errors import UserError, user_errors
 
 IMAGE_TOKEN = "<image>"
@@ -68,8 +69,3 @@ def checked_text(value: object) -> str:
             " image always comes first)"
         )
     return text
-
-
-def storable(text: str) -> bool:
-    """Whether UTF-8 can hold the text: it has no lone surrogate."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -106,6 +106,13 @@ def find_scorer(name: str | None, base: BaseCard) -> ScorerCard:
     )
 
 
+def stored_scorer(card: ScorerCard) -> Path | None:
+    """The folder with the scorer's weights; None where they are not on this machine."""
+    folder = hub_snapshots.cached_folder(card.source, card.revision)
+    files = () if folder is None else (*folder.glob("*.safetensors"), *folder.glob("*.bin"))
+    return folder if any(file.exists() for file in files) else None
+
+
 @cache
 def _hub_scorer(name: str) -> ScorerCard:
     id, _, revision = name.partition("@")

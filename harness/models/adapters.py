@@ -82,7 +82,6 @@ def read_adapter(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"{folder} holds no {WEIGHTS}; save the adapter as safetensors (a .bin is not read)."
         )
-    tensor_shapes(folder / WEIGHTS)
     check_precision(folder / WEIGHTS)
     check_settings(folder, adapter)
     if not isinstance(adapter.get("revision"), str | None):

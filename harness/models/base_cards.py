@@ -357,7 +357,8 @@ def identity_files(
     if source is None:
         return {NOT_DOWNLOADED: f"{card.source}@{card.revision}"}
     folder = weights or source
-    files = {WEIGHTS: weights_fingerprint(folder), **loaded_files(folder, MODEL)}
+    pinned = weights is None and card.revision is not None  # a hub model in the local cache
+    files = {WEIGHTS: weights_fingerprint(folder, downloaded=pinned), **loaded_files(folder, MODEL)}
     files |= loaded_files(source, PROCESSOR)
     for number, adapter in enumerate(above, 1):
         place = f"adapter {number}/"

@@ -30,6 +30,9 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 """Holds all weights, where there is no index."""
 FILE_NAME = re.compile(r"[^/\\\0]+\.safetensors")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+"""The name of a large file in the hub's cache: its content's."""
+TORCH_NAME = re.compile(r"[\w.-]+\.bin")
 PRECISIONS = ("BF16", "F16", "F32", "F64")
 """The precisions of stored weights, as safetensors names them."""
 BUFFERS = ("position_ids", "inv_freq", "num_batches_tracked")
@@ -111,18 +114,12 @@ def check_files(folder: Path) -> int:
             cut or damaged.
     """
     if (folder / INDEX).is_file():
-        names = indexed_files(folder)
-        if (folder / SINGLE).is_file() and SINGLE not in names:
+        if (folder / SINGLE).is_file() and SINGLE not in indexed_files(folder):
             raise UserError(
                 f"{folder} holds {SINGLE} and {INDEX}, which names other files; delete the one that"
                 " is not of this model."
             )
-        if missing := [name for name in names if not (folder / name).is_file()]:
-            raise UserError(
-                f"{folder} is half there: {len(missing)} of {len(names)} weight files that its"
-                f" index names are missing, such as {missing[0]}; finish the download."
-            )
-        files = [folder / name for name in names]
+        files = complete_index(folder)
     else:
         files = [path for path in (folder / SINGLE,) if os.path.lexists(path)]
     if not files:
@@ -136,7 +133,6 @@ def check_files(folder: Path) -> int:
             f" model.{hint}"
         )
     for file in files:
-        tensor_shapes(file)
         check_precision(file)
     return sum(file.stat().st_size for file in files)
 
@@ -150,20 +146,37 @@ def weight_files(folder: Path) -> list[Path]:
     return [file for file in single if file.is_file()] or sorted(folder.glob("*.safetensors"))
 
 
-def indexed_files(folder: Path) -> list[str]:
-    """The names of the weight files in the folder's index, sorted.
+def indexed_files(folder: Path, index: str = INDEX) -> list[str]:
+    """The names of the weight files in the folder's index, sorted. The index of torch files, which
+    only a conversion reads, names torch files.
 
     Raises:
         UserError: the index is broken, or names a file outside of the folder.
     """
-    files = read_json(folder / INDEX).get("weight_map")
+    kind, form = ("safetensors", FILE_NAME) if index == INDEX else ("torch", TORCH_NAME)
+    files = read_json(folder / index).get("weight_map")
     names = list(files.values()) if isinstance(files, dict) else []
-    if not names or not all(isinstance(name, str) and FILE_NAME.fullmatch(name) for name in names):
+    if not names or not all(isinstance(name, str) and form.fullmatch(name) for name in names):
         raise UserError(
-            f"{folder / INDEX} does not name a safetensors file of its folder for each tensor"
+            f"{folder / index} does not name a {kind} file of its folder for each tensor"
             " (weight_map); save or download the model again."
         )
     return sorted(set(names))
+
+
+def complete_index(folder: Path, index: str = INDEX) -> list[Path]:
+    """The weight files of the folder's index, all there.
+
+    Raises:
+        UserError: the index is broken, or a file is missing.
+    """
+    files = [folder / name for name in indexed_files(folder, index)]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise UserError(
+            f"{folder} is half there: {len(missing)} of {len(files)} weight files that its index"
+            f" names are missing, such as {missing[0]}; finish the download."
+        )
+    return files
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
@@ -172,32 +185,49 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     Raises:
         UserError: the file is cut or damaged: its size is not what its header states.
     """
+    return {name: shape for name, (_, shape) in _header(file).items()}
+
+
+def check_precision(file: Path) -> None:
+    """Raise UserError for a file that is cut, or whose weights are integers or quantised."""
+    for name, (kind, _) in _header(file).items():
+        # Early versions of transformers saved positions and tables with the weights.
+        if kind not in PRECISIONS and not name.endswith(BUFFERS):
+            raise UserError(
+                f"{file} holds {name} as {kind}; only {', '.join(PRECISIONS)} are read, no"
+                " quantised weights. Give the model in one of these."
+            )
+
+
+def _header(file: Path) -> Mapping[str, tuple[str, tuple[int, ...]]]:
+    """The precision and shape of each tensor; a process reads an unchanged file once."""
     try:
-        with safe_open(file, framework="np") as tensors:
-            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        seen = file.stat()
+        return _read_header(file, seen.st_ino, seen.st_size, seen.st_mtime_ns)
     except (SafetensorError, OSError) as error:
         raise UserError(
             f"{file} is cut or damaged ({error}){not_the_file(file)}; download or save it again."
         ) from error
 
 
-def check_precision(file: Path) -> None:
-    """Raise UserError for a file whose weights are integers or quantised."""
+@lru_cache(maxsize=256)
+def _read_header(
+    file: Path, _inode: int, _size: int, _changed: int
+) -> Mapping[str, tuple[str, tuple[int, ...]]]:
     with safe_open(file, framework="np") as tensors:
-        for name in tensors.keys():  # noqa: SIM118
-            kind = tensors.get_slice(name).get_dtype()
-            # Early versions of transformers saved positions and tables with the weights.
-            if kind not in PRECISIONS and not name.endswith(BUFFERS):
-                raise UserError(
-                    f"{file} holds {name} as {kind}; only {', '.join(PRECISIONS)} are read, no"
-                    " quantised weights. Give the model in one of these."
-                )
+        slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
+        return {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
 
 
-def weights_fingerprint(folder: Path) -> str:
+def weights_fingerprint(folder: Path, *, downloaded: bool = False) -> str:
     """SHA-256 (hex) of the names and contents of the folder's weight files, sorted by name.
 
     A process reads an unchanged file once.
+
+    Args:
+        downloaded: the folder is a hub model's in the local cache. There a large file is named by
+            its SHA-256. The name is taken if the file's size is what its header states; loading
+            compares the content (:func:`harness.models.hub_snapshots.fetch`).
 
     Raises:
         UserError: there are none.
@@ -210,8 +240,19 @@ def weights_fingerprint(folder: Path) -> str:
         )
     total = hashlib.sha256()
     for file in files:
-        total.update(f"{file.name}\0{content_sha(file)}\n".encode())
+        sha = (downloaded and _sha_in_cache(file)) or content_sha(file)
+        total.update(f"{file.name}\0{sha}\n".encode())
     return total.hexdigest()
+
+
+def _sha_in_cache(file: Path) -> str | None:
+    """The SHA-256 that names the file in the hub's cache; None: it has another name, or is cut."""
+    name = file.resolve().name
+    try:
+        tensor_shapes(file)
+    except UserError:
+        return None
+    return name if SHA256.fullmatch(name) else None
 
 
 def content_sha(file: Path) -> str:

@@ -39,6 +39,7 @@ from harness.errors import UserError
 from harness.models import adapters
 from harness.models.checkpoints import (
     INDEX,
+    SHA256,
     SINGLE,
     check_precision,
     content_sha,
@@ -50,7 +51,6 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?")
 SETTINGS = ["*.json", "*.txt", "*.jinja", "*.model"]
 """File patterns of a model's settings and its tokenizer."""
 TORCH = "pytorch_model.bin"
-SHA256 = re.compile(r"[0-9a-f]{64}")
 PROBE_SECONDS = 3.0
 FAILURES = (OSError, ValueError, HfHubHTTPError, httpx.HTTPError)
 """The exceptions of a failed request; httpx's own, such as a broken connection, are no OSError."""

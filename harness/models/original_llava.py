@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.models.checkpoints import BUFFERS, not_the_file, read_json
+from harness.models.checkpoints import BUFFERS, complete_index, not_the_file
 
 CLASS = "LlavaLlamaForCausalLM"
 """The original's class, as its config.json names it."""
@@ -128,22 +128,7 @@ def weights_of(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
     """
     for single in ("model.safetensors", "pytorch_model.bin"):
         if (folder / f"{single}.index.json").is_file():
-            index = read_json(folder / f"{single}.index.json").get("weight_map")
-            stored: list[Any] = list(index.values()) if isinstance(index, dict) else []
-            if not stored or not all(
-                isinstance(name, str) and re.fullmatch(r"[\w.-]+\.(bin|safetensors)", name)
-                for name in stored
-            ):
-                raise UserError(
-                    f"{folder}/{single}.index.json names no file of its folder for each tensor"
-                    " (weight_map); download the checkpoint again."
-                )
-            files = [folder / name for name in sorted(set(stored))]
-            if missing := [file.name for file in files if not file.is_file()]:
-                raise UserError(
-                    f"{folder} is half there: {len(missing)} of {len(files)} weight files that its"
-                    f" index names are missing, such as {missing[0]}; finish the download."
-                )
+            files = complete_index(folder, f"{single}.index.json")
             break
         if (folder / single).is_file():
             files = [folder / single]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.data.text_file import storable
+from harness.artifacts.fingerprint import storable
 from harness.errors import UserError
 
 TEXTS = {"id": "answer", "question_id": "text", "doc_id": "filtered_resps"}

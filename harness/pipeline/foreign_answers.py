@@ -13,9 +13,9 @@ from typing import Any
 
 from benchmarks.files import plain_bytes
 from benchmarks.interface import Benchmark
+from harness.artifacts.fingerprint import storable
 from harness.artifacts.results_folder import FORMAT, read_json, read_jsonl
 from harness.artifacts.stored_files import check_files, read_bytes
-from harness.data.text_file import storable
 from harness.errors import UserError
 from harness.pipeline import answer_formats
 

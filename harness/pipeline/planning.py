@@ -4,12 +4,10 @@ Writes nothing."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 
-from benchmarks.grading import Item
-from benchmarks.interface import Benchmark, Question
 from harness.artifacts.results_folder import Results
 from harness.models.base_cards import find_base
 from harness.pipeline import given_answers, matched_baselines, planned_power
@@ -30,6 +28,9 @@ COLUMNS: Mapping[str, tuple[Kind, ...]] = {
     "answers": ("answer", "choices"),
 }
 """A row's columns, and the kinds of stages in each."""
+
+Asked = Callable[[str], Counter[str]]
+"""The number of questions about each image, by a benchmark's name; each benchmark is read once."""
 
 LABEL = 30
 """Characters of a label that the table shows."""
@@ -75,21 +76,19 @@ def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> 
     if not work.missing:
         return [*head, f"{out}: all {every} stages are done; nothing is left to do."]
     head.append(f"{out}: {work.done} of {every} stages are done.")
+    asked: Asked = cache(partial(_asked, study))
     estimate = Estimate(out.parent)
     lines = [*head, *context.unreadable()]
-    asked = given_answers.asked(study)
-    if any(find_base(run.base).prompts != "synthetic" for run in asked):
-        lines += cost_model.lines(asked, study.benchmarks, _counts(study), out.parent)
+    trained = given_answers.asked(study)
+    if any(find_base(run.base).prompts != "synthetic" for run in trained):
+        counts = {benchmark.name: asked(benchmark.name).total() for benchmark in study.benchmarks}
+        lines += cost_model.lines(trained, study.benchmarks, counts, out.parent)
         lines.append(f"{free_disk(out):,.0f} GiB are free on the disk of {out}.")
     else:
-        lines += _table(study, work, estimate, jobs)
-    lines += planned_power.lines(
-        study,
-        out.parent,
-        cache(lambda name: len({asked.cluster for asked in _asked(_named(study, name))})),
-    )
+        lines += _table(study, work, estimate, asked, jobs)
+    lines += planned_power.lines(study, out.parent, lambda name: len(asked(name)))
     if stages:
-        lines += ["", *_stages(study, work, estimate)]
+        lines += ["", *_stages(work, estimate, asked)]
     return lines
 
 
@@ -135,23 +134,20 @@ def _sampled(study: Study, results: Results) -> tuple[Study, dict[tuple[str, int
     return replace(study, runs=tuple(runs)), times
 
 
-def _counts(study: Study) -> Mapping[str, int]:
-    return {benchmark.name: count_questions(benchmark) for benchmark in study.benchmarks}
-
-
-def count_questions(benchmark: Benchmark) -> int:
-    return sum(1 for _ in _asked(benchmark))
-
-
-def _asked(benchmark: Benchmark) -> Iterator[Question | Item[object]]:
-    """The questions; opens no image where the benchmark is made of items."""
+def _asked(study: Study, name: str) -> Counter[str]:
+    """The number of questions about each image of a benchmark; opens no image where the benchmark
+    is made of items."""
+    benchmark = next(benchmark for benchmark in study.benchmarks if benchmark.name == name)
     items = getattr(benchmark, "items", None)  # of benchmarks.grading.ItemBenchmark
-    yield from items() if callable(items) else benchmark.questions()
+    questions = items() if callable(items) else benchmark.questions()
+    return Counter(question.cluster for question in questions)
 
 
-def _table(study: Study, work: Todo, estimate: Estimate, jobs: int | None) -> list[str]:
+def _table(
+    study: Study, work: Todo, estimate: Estimate, asked: Asked, jobs: int | None
+) -> list[str]:
     """A line a row with missing stages, and the sum."""
-    rows, shipped = _times(study, work, estimate)
+    rows, shipped = _times(work, estimate, asked)
     shape = Counter(run.label for run in study.runs)
     images = {run.label: run.images * run.last for run in study.runs}
     width = min(LABEL, max(map(len, rows), default=3))
@@ -178,10 +174,9 @@ def _table(study: Study, work: Todo, estimate: Estimate, jobs: int | None) -> li
     return lines
 
 
-def _times(study: Study, work: Todo, estimate: Estimate) -> tuple[dict[str, RowTime], set[bool]]:
+def _times(work: Todo, estimate: Estimate, asked: Asked) -> tuple[dict[str, RowTime], set[bool]]:
     """The time of each row's missing stages, and whose the speeds are (True: the shipped
     reference's)."""
-    seconds_of = _seconds(study, estimate)
     rows: dict[str, RowTime] = {}
     shipped = set[bool]()
     for task in work.tasks:
@@ -189,7 +184,7 @@ def _times(study: Study, work: Todo, estimate: Estimate) -> tuple[dict[str, RowT
             continue
         row = rows.setdefault(task.label, RowTime())
         column = next(name for name, kinds in COLUMNS.items() if task.kind in kinds)
-        seconds = seconds_of(task)
+        seconds = _seconds(task, estimate, asked)
         if seconds is None:
             row.unknown = True
             continue
@@ -198,31 +193,22 @@ def _times(study: Study, work: Todo, estimate: Estimate) -> tuple[dict[str, RowT
     return rows, shipped
 
 
-def _seconds(study: Study, estimate: Estimate) -> Callable[[Task], float | None]:
+def _seconds(task: Task, estimate: Estimate, asked: Asked) -> float | None:
     """A task's seconds; None where nothing of its kind was measured."""
-    counts = cache(lambda name: count_questions(_named(study, name)))
-
-    def seconds(task: Task) -> float | None:
-        rate = estimate.rate(task)
-        if rate is None:
-            return None
-        return rate * (counts(task.benchmark) if task.items is None else task.items)
-
-    return seconds
+    rate = estimate.rate(task)
+    if rate is None:
+        return None
+    return rate * (asked(task.benchmark).total() if task.items is None else task.items)
 
 
-def _named(study: Study, name: str) -> Benchmark:
-    return next(benchmark for benchmark in study.benchmarks if benchmark.name == name)
-
-
-def _stages(study: Study, work: Todo, estimate: Estimate) -> list[str]:
+def _stages(work: Todo, estimate: Estimate, asked: Asked) -> list[str]:
     """A line a missing stage that needs a model, and the number of the others."""
-    seconds_of, lines, quick = _seconds(study, estimate), list[str](), 0
+    lines, quick = list[str](), 0
     for task in work.tasks:
         if not task.needs_model:
             quick += work.times[task.key]
             continue
-        seconds, times = seconds_of(task), work.times[task.key]
+        seconds, times = _seconds(task, estimate, asked), work.times[task.key]
         time = "unknown" if seconds is None else f"about {span(seconds)}"
         more = f" (each of {times} seeds)" if times > 1 else ""
         lines.append(f"  {task.title:<56} {time}{more}")

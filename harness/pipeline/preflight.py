@@ -20,7 +20,7 @@ from benchmarks import judgements
 from benchmarks.catalogue import find
 from benchmarks.judge import Judge, open_judge
 from benchmarks.judge_settings import JUDGE_VARIABLE
-from harness.engine.clip_scorer import find_scorer
+from harness.engine.clip_scorer import find_scorer, stored_scorer
 from harness.errors import UserError, user_errors
 from harness.models import hub_snapshots
 from harness.models.base_cards import find_base
@@ -193,10 +193,7 @@ def of_scorers(runs: Sequence[Run]) -> list[Finding]:
         if found:
             continue
         card = find_scorer(name, find_base(base))
-        folder = hub_snapshots.cached_folder(card.source, card.revision)
-        if folder is not None and any(
-            any(folder.glob(kind)) for kind in ("*.safetensors", "*.bin")
-        ):
+        if stored_scorer(card) is not None:
             continue
         if isinstance(card.source, str):
             findings += _download(_rows(labels), "Scorer", card)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from harness.artifacts.results_folder import GIVEN, Results, lock, write_json
+from harness.artifacts.results_folder import GIVEN, lock, write_json
 from harness.models.base_cards import find_base
 from harness.pipeline import base_values, given_answers, matched_baselines
 from harness.pipeline.context import Context
@@ -19,7 +18,7 @@ from harness.pipeline.progress import Display
 from harness.pipeline.study_progress import StudyProgress
 from harness.pipeline.tasks import FROM_QUESTIONS, Task, export_tasks, run_tasks
 from harness.study.study import Study
-from harness.training.placement import AS_FITS, Placement
+from harness.training.placement import Placement
 from harness.training.ranks import ranks
 
 Execute = Callable[[Context, Sequence[Task], StudyProgress], list[str]]
@@ -28,19 +27,15 @@ Execute = Callable[[Context, Sequence[Task], StudyProgress], list[str]]
 
 
 def run(
-    study: Study,
-    out: Path,
+    context: Context,
     display: Display,
-    placement: Placement = AS_FITS,
     execute: Execute = in_process.execute,
-    context: Context | None = None,
     draw: Callable[[], None] = lambda: None,
     *,
     stop_on_mismatch: bool = False,
 ) -> list[str]:
-    """Do what is missing of the study in ``out``. Everything finished is kept, whatever happens.
-    ``context``: of this study and folder, with its pools open. ``draw`` is called at the end on
-    every rank, while the folder is reserved.
+    """Do what is missing of the context's study in its folder. Everything finished is kept,
+    whatever happens. ``draw`` is called at the end on every rank, while the folder is reserved.
 
     Where papers print values of the baseline, it is answered and compared with them first.
     ``stop_on_mismatch`` ends the run where it does not have them.
@@ -52,10 +47,11 @@ def run(
         UserError: the folder holds results of other settings (before any work), another process
             writes there, a stage has met a user's mistake, or ``stop_on_mismatch``.
     """
-    Results(out).check_whole("no stage can be done in it")
+    study, out = context.study, context.results.out
+    context.results.check_whole("no stage can be done in it")
     set_threads([find_base(run.base) for run in given_answers.asked(study)])
     transformers_logging.disable_progress_bar()  # the stages show their own
-    context, group = context or Context(study, Results(out), placement), ranks()
+    group = ranks()
     with lock(out) if group.is_main else nullcontext():
         display.moving("looking at what is done")
         every_export, tasks = export_tasks(context), run_tasks(context)

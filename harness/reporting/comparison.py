@@ -18,8 +18,9 @@ from harness.reporting.contrasts import ALPHA, Contrast, control_contrasts
 from harness.reporting.counts import Counts, all_counts
 from harness.reporting.display_names import display_name, metric_name
 from harness.reporting.power import detectable_difference, spread
-from harness.reporting.results import GRADE_KEYS, BenchmarkColumns, Row, StudyResults
+from harness.reporting.results import GRADE_KEYS, BenchmarkColumns, StudyResults
 from harness.reporting.stats import DifferenceEstimate, McNemar, estimate, holm, mcnemar
+from harness.reporting.study_row import Row
 
 NAN = float("nan")
 ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
@@ -105,6 +106,11 @@ class MetricResult:
     @property
     def n_seeds(self) -> int:
         return len(self.seeds.split())
+
+    @property
+    def by_seed(self) -> dict[str, float]:
+        """Each seed's own value; nan: it has none."""
+        return dict(zip(self.seeds.split(), map(float, self.seed_values.split()), strict=True))
 
     @property
     def heading(self) -> str:

@@ -13,8 +13,9 @@ import numpy as np
 
 from benchmarks.interface import Metric
 from harness.reporting.counts import Counts
-from harness.reporting.results import Row, StudyResults
+from harness.reporting.results import StudyResults
 from harness.reporting.stats import Design, estimate, holm, rank_ranges
+from harness.reporting.study_row import Row
 
 ALPHA = 0.05
 NAN = float("nan")

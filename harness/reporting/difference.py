@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from harness.artifacts.fingerprint import flat
 from harness.reporting.comparison import MetricResult, compare
 from harness.reporting.counts import row_counts
 from harness.reporting.display_names import display_name
@@ -89,15 +90,15 @@ def between(a: Path, b: Path) -> str:
     )
 
 
-def _flat(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every leaf as (dotted path, text)."""
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        # 1 and 1.0 are the same setting.
-        whole = int(value) if isinstance(value, float) and value.is_integer() else value
-        yield prefix, json.dumps(whole, ensure_ascii=False)
+def _texts(value: object) -> dict[str, str]:
+    """Every leaf as text, by its dotted path."""
+    return {path: _text(leaf) for path, leaf in flat(value).items()}
+
+
+def _text(value: object) -> str:
+    # 1 and 1.0 are the same setting.
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    return json.dumps(whole, ensure_ascii=False)
 
 
 def _short(text: str) -> str:
@@ -148,13 +149,14 @@ def _study_fields(side: Side) -> dict[tuple[str, str], str]:
         seeds.setdefault(part, []).append(str(run.pop("seed")))
         run.pop("varied")  # the settings show it
         run.get("settings", {}).pop("recipe", None)  # the run has it too
-        fields |= {(part, name): text for name, text in _flat(run)}
+        fields |= {(part, name): text for name, text in _texts(run).items()}
     for entry in content.pop("benchmarks"):
         part = f"benchmark {entry.pop('name')}"
         metrics = {metric.pop("name"): metric for metric in entry.pop("metrics")}
-        fields |= {(part, name): text for name, text in _flat({**entry, "metric": metrics})}
+        texts = _texts({**entry, "metric": metrics})
+        fields |= {(part, name): text for name, text in texts.items()}
     fields |= {(part, "seeds"): " ".join(numbers) for part, numbers in seeds.items()}
-    return fields | {("", name): text for name, text in _flat(content)}
+    return fields | {("", name): text for name, text in _texts(content).items()}
 
 
 def _identity_lines(a: Side, b: Side) -> Iterator[tuple[str, ...]]:
@@ -184,7 +186,7 @@ def _identities(side: Side) -> dict[str, dict[str, str]]:
     for stage in side.stored.stages():
         identity = side.stored.identity(stage) if side.stored.done(stage) else None
         if identity is not None:
-            identities[stage.relative_to(side.out).as_posix()] = dict(_flat(identity))
+            identities[stage.relative_to(side.out).as_posix()] = _texts(identity)
     return identities
 
 

@@ -174,16 +174,15 @@ def _trained(
     drawn: dict[str, tuple[str, str]] = {}
     labels: dict[str, set[str]] = {}
     for row in study.rows:
-        for seed in row.seeds:
-            for number in range(1, row.rounds + 1):
-                stage = results.pairs(row.label, seed, number)
-                path = stored.folder(stage) / "items.jsonl"
-                if not stored.done(stage) or not is_stored(path):
-                    continue
-                for item in read_jsonl(path):
-                    sha = str(item["sha256"])
-                    drawn.setdefault(sha, (str(item["id"]), str(item.get("dhash", ""))))
-                    labels.setdefault(sha, set()).add(row.label)
+        for seed, number in row.trainings:
+            stage = results.pairs(row.label, seed, number)
+            path = stored.folder(stage) / "items.jsonl"
+            if not stored.done(stage) or not is_stored(path):
+                continue
+            for item in read_jsonl(path):
+                sha = str(item["sha256"])
+                drawn.setdefault(sha, (str(item["id"]), str(item.get("dhash", ""))))
+                labels.setdefault(sha, set()).add(row.label)
     return drawn, labels
 
 

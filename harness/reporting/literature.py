@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from harness.reporting.results import BenchmarkColumns, Row
+from harness.reporting.results import BenchmarkColumns
+from harness.reporting.study_row import Row
 from harness.reporting.tables.model import MISSING, Column, TableCell
 
 PUBLISHED = Path(__file__).with_name("published.csv")

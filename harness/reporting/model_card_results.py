@@ -15,7 +15,8 @@ from harness.artifacts.results_folder import Results, write_bytes
 from harness.reporting.comparison import MetricResult
 from harness.reporting.display_names import metric_name
 from harness.reporting.hub_results import own_value, with_model_index, write_eval_results
-from harness.reporting.results import Row, StudyResults
+from harness.reporting.results import StudyResults
+from harness.reporting.study_row import Row
 from harness.reporting.tables.cells import change, number
 from harness.reporting.tables.model import MISSING
 from harness.reporting.tables.text import escape

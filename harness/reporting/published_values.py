@@ -17,8 +17,9 @@ from benchmarks.interface import Metric
 from harness.reporting import literature
 from harness.reporting.display_names import display_name
 from harness.reporting.literature import Number
-from harness.reporting.results import BenchmarkColumns, Row, StudyResults
+from harness.reporting.results import BenchmarkColumns, StudyResults
 from harness.reporting.stats import estimate
+from harness.reporting.study_row import Row
 from harness.reporting.tables.cells import printed, with_interval
 from harness.reporting.tables.model import MISSING, Block, text_block
 

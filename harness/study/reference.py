@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-import pickle
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from harness.errors import UserError, unknown, user_code
 from harness.study import ablate, audit, compare, paper, smoke, tune
@@ -30,16 +29,10 @@ EXPECTED = "study(**options) must return a harness.study.study.Study"
 """What a user's file is asked for."""
 
 
-class StudySource(Protocol):
-    """What a worker process builds its study from. It is pickled."""
-
-    def load(self) -> Study: ...
-
-
 @dataclass(frozen=True)
 class StudyReference:
     """``name`` of a shipped study, or the path of a ``.py`` file that defines
-    ``study(**options)``; ``options`` are plain data."""
+    ``study(**options)``; ``options`` are plain data. It is pickled for worker processes."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -79,29 +72,6 @@ class StudyReference:
                 raise unknown(
                     f"option of the study {self.name}", _flag(name), map(_flag, parameters)
                 )
-
-
-@dataclass(frozen=True)
-class StudyValue:
-    """A study that was built in Python.
-
-    Raises:
-        UserError: it cannot be pickled, so no other process can have it.
-    """
-
-    study: Study
-
-    def __post_init__(self) -> None:
-        try:
-            pickle.dumps(self.study)
-        except Exception as error:  # pickle raises what it likes
-            raise UserError(
-                f"The study {self.study.name!r} cannot be sent to other processes ({error}); put"
-                " it into a .py file with study(), or run it in one process."
-            ) from error
-
-    def load(self) -> Study:
-        return self.study
 
 
 def _flag(name: str) -> str:

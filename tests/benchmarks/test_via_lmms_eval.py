@@ -179,7 +179,7 @@ def test_answers_are_cut_at_stops_and_cleaned_for_the_kit(monkeypatch: pytest.Mo
 
 
 def test_an_answer_to_no_question_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match=r"no question '000099' for an answer \(2 such\)"):
+    with pytest.raises(ValueError, match=r"no question '000099' for an answer \(2 such answers\)"):
         replayed("pope", monkeypatch).grade({"000000": "yes", "000099": "yes", "x": "no"})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from harness.artifacts.results_folder import read_jsonl
-from tests.toy_method import save_base, save_pictures
+from tests.toy_method import OUTPUTS, save_base, save_pictures
 
 STUDY = '''
 """Written by a test."""
@@ -64,19 +64,10 @@ def exact(out: Path) -> dict[str, bytes]:
         *out.glob("runs/toy/seed0/round1/pairs/*"),
         *out.glob("questions/**/*"),
     ]
-    names = (
-        "pairs.jsonl",
-        "drops.jsonl",
-        "items.jsonl",
-        "answers.jsonl",
-        "questions.jsonl",
-        "grades.parquet",
-        "report.json",
-    )
     return {
         path.relative_to(out).as_posix(): path.read_bytes()
         for path in sorted(first)
-        if path.name in names
+        if path.name in OUTPUTS
     }
 
 

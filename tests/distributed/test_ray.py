@@ -4,7 +4,6 @@ process."""
 from __future__ import annotations
 
 import importlib.util
-import io
 import threading
 import time
 from functools import partial
@@ -15,11 +14,10 @@ import pytest
 
 from harness.artifacts.results_folder import read_json
 from harness.errors import UserError
-from harness.pipeline import runner
 from harness.pipeline.executors import pooled, ray_cluster
-from harness.pipeline.progress import Display
 from harness.study.reference import StudyReference
 from tests.distributed.studies import exact, told, write_study
+from tests.running import run_study
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own
@@ -56,7 +54,7 @@ def test_a_cluster_that_loses_a_node_ends_as_one_process_ends(
 
     study = StudyReference(str(write_study(tmp_path)))
     alone, out = tmp_path / "alone", tmp_path / "out"
-    runner.run(study.load(), alone, Display(io.StringIO()))
+    run_study(study.load(), alone)
 
     monkeypatch.setenv("SLOW", "1.5")  # so that the node dies in the middle of a stage
     cluster: Any = Cluster(
@@ -82,7 +80,7 @@ def test_a_cluster_that_loses_a_node_ends_as_one_process_ends(
     try:
         with ray_cluster.cluster(study, out) as workers:
             execute = partial(pooled.execute, workers=workers)
-            runner.run(study.load(), out, Display(io.StringIO()), execute=execute)
+            run_study(study.load(), out, execute=execute)
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -3,7 +3,6 @@ ends it."""
 
 from __future__ import annotations
 
-import io
 import os
 import signal
 from pathlib import Path
@@ -12,12 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.pipeline import runner
-from harness.pipeline.progress import Display
 from harness.study.reference import StudyReference
 from harness.training.ranks import SINGLE, Ranks, ranks
 from tests.distributed.studies import exact, told, write_study
 from tests.distributed.test_training import torchrun
+from tests.running import run_study
 
 
 def test_ranks_cover_everything_once_and_a_process_is_single_by_default() -> None:
@@ -36,7 +34,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that one process made."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    runner.run(StudyReference(str(study)).load(), out, Display(io.StringIO()))
+    run_study(StudyReference(str(study)).load(), out)
     return out
 
 

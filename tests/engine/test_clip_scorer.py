@@ -3,7 +3,6 @@ SigLIP; problems; a run."""
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -31,13 +30,12 @@ from harness.engine.clip_scorer import (
 )
 from harness.errors import UserError
 from harness.models.base_cards import BASES
-from harness.pipeline import runner
-from harness.pipeline.progress import Display
 from harness.study.study import Run, Study
 from harness.synthetic.architecture import build_processor, build_tokenizer, clip_config
-from methods.csr.method import Csr
-from methods.interface import Recipe, Scorer
+from methods.interface import Scorer
 from methods.untrained import Untrained
+from tests.models.hub.study import CSR
+from tests.running import run_study
 from tests.tiny_models import SIZES, WORDS, picture
 from tests.toy_method import Words, save_base, save_pictures
 
@@ -252,23 +250,14 @@ def test_a_run_scores_with_the_bases_scorer_and_refuses_another(
         for path in sorted(pictures.iterdir())
     ]
     (pictures / "pool.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    csr = Csr(
-        candidates=4,
-        groups=4,
-        penalty=1.0,
-        sentence_tokens=4,
-        max_chars=30,
-        sentence_ends=(".", "a", "is", "the"),
-        recipe=Recipe(lr=1e-3, global_batch=4),
-    )
-    run = Run(label="csr", base="tiny", method=csr, pool=str(pictures / "pool.jsonl"), images=4)
+    run = Run(label="csr", base="tiny", method=CSR, pool=str(pictures / "pool.jsonl"), images=4)
     study = Study(
         name="scored",
         question="Does it run?",
         runs=(Run(label="untrained", base="tiny", method=Untrained()), run),
         benchmarks=(Words(pictures=1),),
     )
-    runner.run(study, tmp_path / "out", Display(io.StringIO()))
+    run_study(study, tmp_path / "out")
     folder = tmp_path / "out" / "runs" / "csr" / "seed0" / "round1" / "pairs"
     assert json.loads((folder / "identity.json").read_text())["scorer"] == scorer_identity(
         SCORERS["synthetic-clip"]
@@ -278,4 +267,4 @@ def test_a_run_scores_with_the_bases_scorer_and_refuses_another(
     assert any(value > 0 for pair in pairs for value in pair["trace"]["tree"]["relevance"])
     monkeypatch.setitem(SCORERS, "synthetic-clip", saved(tmp_path / "other", seed=1))
     with pytest.raises(UserError, match=r"scorer\.\*\.safetensors: "):
-        runner.run(study, tmp_path / "out", Display(io.StringIO()))
+        run_study(study, tmp_path / "out")

@@ -24,12 +24,11 @@ from harness.engine.load import load_model
 from harness.models.alignment import ALIGNMENT, align
 from harness.models.base_cards import find_base
 from harness.training import resume as checkpoint
-from methods.csr.method import Csr
 from methods.interface import Completion, Decoding, Item, Lora, Prompt, Recipe, Tools
 from tests.edited_files import without_hashes
 from tests.engine.test_clip_scorer import tiny_clip
 from tests.models.test_checkpoints import save, save_adapter
-from tests.models.twins import TWINS
+from tests.models.twins import CSR, TWINS
 from tests.tiny_models import picture, tiny_llava
 from tests.training.cases import TARGETS, saved, train
 
@@ -48,14 +47,6 @@ ITEMS = [
     Item(id=str(number), image=picture(number), question="what is in the picture ?")
     for number in range(3)
 ]
-CSR = Csr(
-    candidates=2,
-    groups=2,
-    penalty=2.0,
-    sentence_tokens=4,
-    max_chars=30,
-    sentence_ends=(".", "is", "a", "e"),
-)
 SENTENCES = ["a red ball .", "there is a blue cup at the top left ."]
 
 

@@ -3,8 +3,10 @@ one is not what it seems."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,31 @@ def test_another_architecture_is_named(tmp_path: Path) -> None:
         find_base(str(tmp_path))
     with pytest.raises(UserError, match=r"no folder '\./nowhere'"):
         find_base("./nowhere")
+
+
+def test_the_name_in_the_hubs_cache_stands_for_whole_weights(tmp_path: Path) -> None:
+    """Planning with a model of 14 GB need not read it; a cut file is read, so its identity
+    differs."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "commit"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    save_file({"a": torch.arange(6.0)}, tmp_path / "weights")
+    sha = hashlib.sha256((tmp_path / "weights").read_bytes()).hexdigest()
+    blob = (tmp_path / "weights").rename(blobs / sha)
+    (snapshot / "model.safetensors").symlink_to(blob)
+    whole = weights_fingerprint(snapshot)
+    assert weights_fingerprint(snapshot, downloaded=True) == whole
+    content = blob.read_bytes()
+    blob.write_bytes(content[:-1] + b"?")  # loading finds it
+    os.utime(blob, (1, 1))  # a process reads an unchanged file once
+    assert weights_fingerprint(snapshot, downloaded=True) == whole != weights_fingerprint(snapshot)
+    blob.write_bytes(content[:-1])
+    assert weights_fingerprint(snapshot, downloaded=True) == weights_fingerprint(snapshot) != whole
+    named_otherwise = blob.rename(blobs / "etag")
+    (snapshot / "model.safetensors").unlink()
+    (snapshot / "model.safetensors").symlink_to(named_otherwise)
+    named_otherwise.write_bytes(content)
+    assert weights_fingerprint(snapshot, downloaded=True) == whole
 
 
 def test_half_downloaded_weights_are_named(tmp_path: Path) -> None:

@@ -21,14 +21,13 @@ from harness.training.pair_batches import encode, image_features, image_spans, p
 from harness.training.placement import Placement
 from harness.training.policy import completion_logps
 from harness.training.trainer import train_pairs
-from methods.csr.method import Csr
 from methods.interface import Decoding, Item, Lora, Method, PreferencePair, Prompt, Recipe, Tools
 from methods.sena import prompts as sena_prompts
 from methods.sena.method import Sena
 from methods.sima import prompts as sima_prompts
 from methods.sima.method import Sima
 from tests.engine.test_clip_scorer import tiny_clip
-from tests.models.twins import TWINS
+from tests.models.twins import CSR, TWINS
 from tests.tiny_models import picture
 
 SHAPES = ((60, 60), (40, 64), (72, 30))
@@ -51,14 +50,7 @@ METHODS: dict[str, Method] = {
         response_tokens=6,
         critic_tokens=4,
     ),
-    "csr": Csr(
-        candidates=2,
-        groups=2,
-        penalty=2.0,
-        sentence_tokens=4,
-        max_chars=30,
-        sentence_ends=(".", "is", "a", "e"),
-    ),
+    "csr": CSR,
 }
 PAIRS = [
     PreferencePair(

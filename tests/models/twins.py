@@ -11,7 +11,18 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from harness.models.qwen import QwenProcessor
+from methods.csr.method import Csr
 from tests.tiny_models import WORDS, tiny_llava
+
+CSR = Csr(
+    candidates=2,
+    groups=2,
+    penalty=2.0,
+    sentence_tokens=4,
+    max_chars=30,
+    sentence_ends=(".", "is", "a", "e"),
+)
+"""Settings whose texts the twins finish."""
 
 SPECIALS = (
     "<|endoftext|>",

@@ -64,7 +64,9 @@ def recorded(order: list[str]) -> runner.Execute:
 def test_a_mismatch_is_said_first_and_stops_only_where_asked(study: Study, tmp_path: Path) -> None:
     out, said, order = tmp_path / "out", io.StringIO(), list[str]()
     with pytest.raises(UserError, match=r"^Stopped before any training, .* --stop-on-mismatch"):
-        runner.run(study, out, Display(said), execute=recorded(order), stop_on_mismatch=True)
+        runner.run(
+            Context(study, Results(out)), Display(said), recorded(order), stop_on_mismatch=True
+        )
     assert "WARNING: the untrained base tiny does not have its published values" in said.getvalue()
     assert "99.5 in A" in said.getvalue()
     assert [key.rpartition("/")[0] for key in order] == [
@@ -73,7 +75,7 @@ def test_a_mismatch_is_said_first_and_stops_only_where_asked(study: Study, tmp_p
         "grade/untrained/seed0/round0",
     ]
     said = io.StringIO()
-    assert runner.run(study, out, Display(said), execute=recorded(order)) == []
+    assert runner.run(Context(study, Results(out)), Display(said), recorded(order)) == []
     text = said.getvalue()
     assert text.index("WARNING: the untrained base tiny") < text.index("done in")
     assert (Results(out).grades("toy", 0, 1, "words") / "DONE").exists()

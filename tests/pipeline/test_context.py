@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import weakref
 from collections import Counter
 from dataclasses import replace
@@ -18,16 +17,16 @@ from harness.data.open_pool import open_pool
 from harness.data.pool import Pool
 from harness.engine.engine import Engine
 from harness.models.base_cards import BASES
-from harness.pipeline import context, loaded_model, preflight, runner
+from harness.pipeline import context, loaded_model, preflight
 from harness.pipeline.context import Context
 from harness.pipeline.image_cache import ImageCache
-from harness.pipeline.progress import Display
 from harness.pipeline.stages import train_round
 from harness.pipeline.tasks import run_tasks
 from harness.study.study import Run, Study
 from harness.training import trainer
 from methods.interface import Item
 from methods.untrained import Untrained
+from tests.running import run_study
 from tests.tiny_models import picture
 from tests.toy_method import Toy, Words, save_base, save_pictures
 
@@ -90,10 +89,10 @@ def test_memory_that_runs_out_in_a_training_is_said_and_the_training_goes_on(
     study = Study(name="toys", question="?", runs=(toy,), benchmarks=(Words(),), baseline="toy")
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "take_step", full)
-        (ended,) = runner.run(study, tmp_path / "out", Display(io.StringIO()))
+        (ended,) = run_study(study, tmp_path / "out")
         assert "Memory ran out in the training" in ended
         assert "toy" in ended
-    assert not runner.run(study, tmp_path / "out", Display(io.StringIO()))
+    assert not run_study(study, tmp_path / "out")
     assert list((tmp_path / "out").rglob("train/DONE"))
 
 
@@ -122,7 +121,7 @@ def test_no_engine_and_no_kept_picture_takes_memory_while_a_model_trains(
         Run(label="toy", base="tiny", method=Toy(), pool=pool, images=4, rounds=2),
     )
     study = Study(name="toys", question="Does it make room?", runs=runs, benchmarks=(Words(),))
-    runner.run(study, tmp_path / "out", Display(io.StringIO()))
+    run_study(study, tmp_path / "out")
     assert len(engines) >= 2
     assert alive == [0, 0]
 
@@ -152,7 +151,7 @@ def test_an_image_is_decoded_once_a_round_and_a_pool_opened_once(
         Run(label="other", base="tiny", method=Toy(tokens=5), pool=pool, images=4, rounds=2),
     )
     study = Study(name="toys", question="?", runs=runs, benchmarks=(Words(),))
-    runner.run(study, tmp_path / "out", Display(io.StringIO()))
+    run_study(study, tmp_path / "out")
     assert opened == {pool: 1}
     assert len(decoded) == 8
     assert set(decoded.values()) == {1}

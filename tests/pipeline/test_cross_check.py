@@ -15,8 +15,7 @@ from harness.artifacts.results_folder import Results, Stage, write_json, write_j
 from harness.errors import UserError
 from harness.pipeline import cross_check
 from harness.pipeline.cross_check import StoredAnswer, check
-from harness.pipeline.stages.export import export
-from harness.pipeline.stages.grade import grade
+from tests.pipeline.answer_files import export, grade
 
 ANSWERS = ("yes", "no", "Yes.", "no, there is none", "maybe", "")
 

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.catalogue import open_benchmarks
+from harness.artifacts.results_folder import read_jsonl
 from harness.cli import main as cli
 from harness.errors import UserError
 from harness.models.base_cards import BASES
@@ -187,11 +188,7 @@ def test_answers_of_another_model_are_taken_and_what_is_strange_is_counted(
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
     told = grade(exported, path, tmp_path / "grades")
     assert "2 unscored (1 without an answer, 1 empty, 1 with control characters)." in told
-    kept = [
-        json.loads(line)
-        for line in (tmp_path / "grades" / "answers" / "answers.jsonl").read_text().split("\n")
-        if line
-    ]
+    kept = read_jsonl(tmp_path / "grades" / "answers" / "answers.jsonl")
     assert [row["id"] for row in kept] == [id for id in ids(exported) if id != rest[1]]
     assert kept[0]["answer"] == "yes\u2028\x07"
     assert (
@@ -269,7 +266,7 @@ def test_answers_are_graded_with_the_questions_they_answer(exported: Path, tmp_p
             open_benchmarks(["synthetic_pope"], "test", 1)[0], other, folder, tmp_path / "grades"
         )
     path = folder / "answers.jsonl"
-    rows = [json.loads(line) for line in path.read_text().split("\n") if line]
+    rows = read_jsonl(path)
     save_answers(path, [rows[0], rows[1] | {"model": "another"}, *rows[2:]])
     with pytest.raises(UserError, match="was changed after its stage was finished"):
         grade(exported, folder, tmp_path / "grades")

@@ -25,10 +25,11 @@ from harness.pipeline.executors.processes import LocalProcesses
 from harness.pipeline.progress import Display
 from harness.pipeline.study_progress import StudyProgress
 from harness.pipeline.tasks import Kind, Task
-from harness.study.reference import StudyReference, StudyValue
+from harness.study.reference import StudyReference
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
 from tests.distributed.studies import write_study
+from tests.running import run_study
 from tests.toy_method import Words, outputs
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +40,8 @@ def run(study: Path, out: Path, jobs: int = 2) -> str:
     reference, stream = StudyReference(str(study)), io.StringIO()
     with LocalProcesses(reference, out, jobs) as workers:
         execute = partial(pooled.execute, workers=workers)
-        runner.run(reference.load(), out, Display(stream), execute=execute)
+        context = Context(reference.load(), Results(out))
+        runner.run(context, Display(stream), execute=execute)
     return stream.getvalue()
 
 
@@ -52,7 +54,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that one process made."""
     out = tmp_path_factory.mktemp("alone") / "out"
-    runner.run(StudyReference(str(study)).load(), out, Display(io.StringIO()))
+    run_study(StudyReference(str(study)).load(), out)
     return out
 
 
@@ -199,14 +201,3 @@ def test_jobs_are_of_processors_and_of_the_synthetic_base(
     assert processes.default_jobs(study) == 1
     with pytest.raises(UserError, match="--jobs is for processors"):
         processes.check_jobs(2)
-
-
-def test_a_study_that_cannot_be_pickled_is_one_sentence() -> None:
-    class Local(Words):
-        pass
-
-    untrained = Run(label="untrained", base="synthetic", method=Untrained())
-    study = Study(name="s", question="?", runs=(untrained,), benchmarks=(Local(),))
-    with pytest.raises(UserError, match="'s' cannot be sent to other processes"):
-        StudyValue(study)
-    assert StudyValue(Study(name="s", question="?", runs=(untrained,), benchmarks=(Words(),)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -14,13 +13,13 @@ from benchmarks.mmhal import MMHal
 from harness.cli import main as cli
 from harness.errors import UserError
 from harness.models.base_cards import BASES
-from harness.pipeline import exchange, runner
-from harness.pipeline.progress import Display
+from harness.pipeline import exchange
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
 from tests.benchmarks.fake_judge import MODEL, said, serving
 from tests.benchmarks.test_mmhal import save_data
 from tests.pipeline.answer_files import files, ids, save_answers
+from tests.running import run_study
 from tests.toy_method import save_base
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -110,7 +109,7 @@ def test_a_study_with_a_judge_keeps_its_answers_while_it_waits_for_the_key(
         study = Study(
             name="judged", question="Does it wait?", runs=(untrained,), benchmarks=benchmarks
         )
-        runner.run(study, out, Display(io.StringIO()))
+        run_study(study, out)
 
     with pytest.raises(UserError, match="mmhal cannot be graded: mmhal is graded by a judge"):
         do()

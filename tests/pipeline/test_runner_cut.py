@@ -99,7 +99,9 @@ def test_only_the_cut_shard_is_made_again(pool: str, tmp_path: Path) -> None:
 SCRIPT = """
 import io, os, random, signal, sys, threading
 from pathlib import Path
+from harness.artifacts.results_folder import Results
 from harness.pipeline import progress, runner, tasks
+from harness.pipeline.context import Context
 from harness.models.base_cards import BASES
 from tests.pipeline.toy_study import a_study
 from tests.toy_method import card_of
@@ -116,7 +118,9 @@ class Killing(io.StringIO):
             threading.Timer(random.uniform(0.0, 0.3), os.kill, end).start()
         return super().write(text)
 
-runner.run(a_study(pool, rounds=2), Path(out), progress.Display(Killing()))
+runner.run(
+    Context(a_study(pool, rounds=2), Results(Path(out))), progress.Display(Killing())
+)
 """
 
 

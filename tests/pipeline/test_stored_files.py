@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import shutil
 from collections.abc import Callable
@@ -15,15 +14,14 @@ from harness.artifacts.results_folder import Stage, lock, read_jsonl, write_json
 from harness.cli.main import main
 from harness.errors import UserError
 from harness.models.base_cards import BASES
-from harness.pipeline import runner
 from harness.pipeline.loaded_model import LoadedModel
-from harness.pipeline.progress import Display
 from harness.pipeline.stage_identity import Checkpoint
 from harness.pipeline.verify import verify
 from harness.reporting import leakage, pack
 from harness.reporting.tables import build
 from tests.edited_files import without_hashes
 from tests.pipeline.toy_study import a_study, do
+from tests.running import run_study
 from tests.toy_method import outputs
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -265,7 +263,7 @@ def test_a_run_draws_while_it_holds_the_folder(out: Path, pool: str) -> None:
         drawn.append(out)
 
     drawn: list[Path] = []
-    runner.run(a_study(pool, rounds=2), out, Display(io.StringIO()), draw=draw)
+    run_study(a_study(pool, rounds=2), out, draw=draw)
     assert drawn == [out]
 
 

@@ -11,9 +11,9 @@ import pytest
 from harness.artifacts.results_folder import Stage
 from harness.errors import UserError
 from harness.pipeline.checked_results import graded, method_report, pair_rows
-from harness.pipeline.stages.export import export
 from harness.study.reference import StudyReference
 from methods.interface import Item, Tools
+from tests.pipeline.answer_files import export
 from tests.tiny_models import picture
 
 HEAD = """

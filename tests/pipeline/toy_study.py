@@ -24,7 +24,7 @@ def a_study(pool: str, *, rounds: int = 1, **method: Any) -> Study:
 def do(study: Study, out: Path, display: Display | None = None) -> str:
     """What ``run`` shows, and last the sentences of rows that ended early."""
     stream = io.StringIO()
-    ended = runner.run(study, out, display or Display(stream))
+    ended = runner.run(Context(study, Results(out)), display or Display(stream))
     return "\n".join([stream.getvalue(), *ended])
 
 

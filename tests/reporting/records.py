@@ -16,59 +16,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from benchmarks.grading import percent, ratio
 from benchmarks.interface import Grade, Metric, report
 from harness.artifacts.results_folder import Results, Stage, write_bytes, write_json, write_jsonl
 from harness.reporting.comparison import MetricResult
 from tests.edited_files import without_hashes
 
 CAPTIONS = (
-    Metric(
-        name="chair_s",
-        better="lower",
-        unit="%",
-        numerator="bad_captions",
-        denominator="captions",
-        primary=True,
-    ),
-    Metric(
-        name="chair_i",
-        better="lower",
-        unit="%",
-        numerator="hallucinated",
-        denominator="mentions",
-        primary=True,
-    ),
-    Metric(name="recall", better="higher", unit="%", numerator="found", denominator="truth"),
-    Metric(
-        name="objects",
-        better="none",
-        unit="objects",
-        numerator="mentions",
-        denominator="captions",
-        scale=1.0,
-    ),
-    Metric(
-        name="words",
-        better="none",
-        unit="words",
-        numerator="words",
-        denominator="captions",
-        scale=1.0,
-    ),
+    percent("chair_s", "bad_captions", "captions", "lower", primary=True),
+    percent("chair_i", "hallucinated", "mentions", "lower", primary=True),
+    percent("recall", "found", "truth"),
+    ratio("objects", "mentions", "captions", "none", unit="objects"),
+    ratio("words", "words", "captions", "none", unit="words"),
 )
 EXISTENCE = (
-    Metric(
-        name="accuracy",
-        better="higher",
-        unit="%",
-        numerator="right",
-        denominator="read",
-        primary=True,
-    ),
-    Metric(
-        name="f1", better="higher", unit="%", numerator="twice_tp", denominator="twice_tp_fp_fn"
-    ),
-    Metric(name="yes_ratio", better="none", unit="%", numerator="said_yes", denominator="read"),
+    percent("accuracy", "right", "read", primary=True),
+    percent("f1", "twice_tp", "twice_tp_fp_fn"),
+    percent("yes_ratio", "said_yes", "read", "none"),
 )
 BENCHMARKS: Mapping[str, tuple[str, tuple[Metric, ...]]] = {
     "synthetic_chair": ("hallucination", CAPTIONS),
@@ -93,81 +57,65 @@ REASONS = (
 
 def grades(name: str, label: str, seed: int, round: int, images: int) -> list[Grade]:
     """A row's grades: every image has a difficulty of its own that all rows share."""
-    factor, recall, wrong, bias = ROWS[label]
     strength = 0.5 * round if round else 1.0  # the second round is the full effect
+    factor, recall, wrong, bias = ROWS[label]
     factor, wrong = 1 + strength * (factor - 1), 1 + strength * (wrong - 1)
     hard = np.random.default_rng(7).beta(0.6, 3.0, size=images)
     rng = np.random.default_rng([SEEDS[name], sum(map(ord, label)), seed, round])
-    made = []
-    for image, h in enumerate(hard):
-        if name == "synthetic_chair":
-            mentions, truth = 1 + int(rng.poisson(2.2)), 1 + int(rng.poisson(2.0))
-            hallucinated, found = (
-                int(rng.binomial(mentions, 0.6 * h * factor)),
-                int(rng.binomial(truth, recall)),
-            )
-            counts: dict[str, float] = {
-                "captions": 1,
-                "mentions": mentions,
-                "hallucinated": hallucinated,
-                "truth": truth,
-            }
-            counts |= {
-                "found": found,
-                "words": 6 * mentions + 1,
-                "bad_captions": float(hallucinated > 0),
-            }
-            read = "ball, cup"
-            made.append(
-                Grade(
-                    question=f"c{image}",
-                    cluster=f"p{image}",
-                    value=float(not hallucinated),
-                    read_as=read,
-                    counts=counts,
-                )
-            )
-            continue
-        for index in range(4):
-            truth_is_yes = index % 2 == 0
-            key = f"e{image}-{index}"
-            if rng.random() < 0.01:
-                made.append(
-                    Grade(
-                        question=key,
-                        cluster=f"p{image}",
-                        value=None,
-                        read_as="unreadable",
-                        why="neither yes nor no",
-                    )
-                )
-                continue
-            right = rng.random() > min(0.9, h * wrong)
-            says_yes = (truth_is_yes == right) or rng.random() < bias
-            right = says_yes == truth_is_yes
-            hit, alarm, miss = (
-                truth_is_yes and says_yes,
-                says_yes and not truth_is_yes,
-                truth_is_yes and not says_yes,
-            )
-            counts = {
-                "read": 1,
-                "right": float(right),
-                "said_yes": float(says_yes),
-                "twice_tp": 2.0 * hit,
-            }
-            counts |= {"twice_tp_fp_fn": 2.0 * hit + alarm + miss}
-            read = "yes" if says_yes else "no"
-            made.append(
-                Grade(
-                    question=key,
-                    cluster=f"p{image}",
-                    value=float(right),
-                    read_as=read,
-                    counts=counts,
-                )
-            )
-    return made
+    if name == "synthetic_chair":
+        return [_caption(rng, image, h * factor, recall) for image, h in enumerate(hard)]
+    return [
+        _existence(rng, f"e{image}-{index}", image, index % 2 == 0, h * wrong, bias)
+        for image, h in enumerate(hard)
+        for index in range(4)
+    ]
+
+
+def _caption(rng: np.random.Generator, image: int, hallucinates: float, recall: float) -> Grade:
+    mentions, truth = 1 + int(rng.poisson(2.2)), 1 + int(rng.poisson(2.0))
+    hallucinated, found = (
+        int(rng.binomial(mentions, 0.6 * hallucinates)),
+        int(rng.binomial(truth, recall)),
+    )
+    return Grade(
+        question=f"c{image}",
+        cluster=f"p{image}",
+        value=float(not hallucinated),
+        read_as="ball, cup",
+        counts={
+            "captions": 1,
+            "mentions": mentions,
+            "hallucinated": hallucinated,
+            "truth": truth,
+            "found": found,
+            "words": 6 * mentions + 1,
+            "bad_captions": float(hallucinated > 0),
+        },
+    )
+
+
+def _existence(
+    rng: np.random.Generator, key: str, image: int, truth: bool, errs: float, bias: float
+) -> Grade:
+    where = {"question": key, "cluster": f"p{image}"}
+    if rng.random() < 0.01:
+        return Grade(**where, value=None, read_as="unreadable", why="neither yes nor no")
+    right = rng.random() > min(0.9, errs)
+    yes = (truth == right) or rng.random() < bias
+    right = yes == truth
+    hit = truth and yes
+    return Grade(
+        **where,
+        value=float(right),
+        read_as="yes" if yes else "no",
+        counts={
+            "read": 1,
+            "right": float(right),
+            "said_yes": float(yes),
+            "twice_tp": 2.0 * hit,
+            "twice_tp_fp_fn": 2.0 * hit + (yes and not truth) + (truth and not yes),
+        },
+    )
 
 
 def write_study(
@@ -192,8 +140,6 @@ def write_study(
             "needs": list(NEEDS[label]),
             "settings": {},
             "recipe": None,
-        }
-        | {
             "pool": "synthetic",
             "images": 600,
             "rounds": 0 if label == "untrained" else rounds,
@@ -203,11 +149,13 @@ def write_study(
         for seed in ((0,) if label == "untrained" else seeds)
     ]
     benchmarks = [
-        {"name": name, "group": group, "version": "1"}
-        | {
+        {
+            "name": name,
+            "group": group,
+            "version": "1",
             "metrics": [
                 asdict(replace(metric, primary=metric.primary and primary)) for metric in metrics
-            ]
+            ],
         }
         for name, (group, metrics) in BENCHMARKS.items()
     ]
@@ -215,11 +163,12 @@ def write_study(
         "name": "compare",
         "question": "Do the methods make the base hallucinate less?",
         "baseline": "untrained",
+        "split": "test",
+        "limit": limit,
+        "runs": runs,
+        "benchmarks": benchmarks,
     }
-    write_json(
-        results.study,
-        study | {"split": "test", "limit": limit, "runs": runs, "benchmarks": benchmarks},
-    )
+    write_json(results.study, study)
     for name in BENCHMARKS:
         asked = [
             {"id": str(i), "cluster": f"p{i}", "max_new_tokens": 8, "images": [f"{i:064x}.png"]}
@@ -233,38 +182,24 @@ def write_study(
     for run in runs:
         label, seed = str(run["label"]), int(str(run["seed"]))
         for number in range(1, rounds + 1) if label != "untrained" else (0,):
+            where = (label, seed, number)
+            stages: list[tuple[Path, dict[str, Any], str]] = []
             if number:
-                _finish(
-                    results.pairs(label, seed, number), out, absent, _pairs(label, seed, number)
-                )
-                _finish(
-                    results.train(label, seed, number), out, absent, _train(label, seed, number)
-                )
+                stages.append((results.pairs(*where), _pairs(*where), ""))
+                stages.append((results.train(*where), _train(*where), ""))
             for name, (_, metrics) in BENCHMARKS.items():
-                _finish(
-                    results.answers(label, seed, number, name),
-                    out,
-                    absent,
-                    {"model": "c0ffee" * 10},
-                    name,
-                )
-                made = report(metrics, grades(name, label, seed, number, images))
-                _finish(
-                    results.grades(label, seed, number, name),
-                    out,
-                    absent,
-                    {"grades": made.grades, "values": made.values},
-                    name,
-                )
+                made = report(metrics, grades(name, *where, images))
+                graded = {"grades": made.grades, "values": made.values}
+                stages.append((results.answers(*where, name), {"model": "c0ffee" * 10}, name))
+                stages.append((results.grades(*where, name), graded, name))
+            for folder, content, name in stages:
+                if folder.relative_to(out / "runs").as_posix() not in absent:
+                    _finish(folder, content, name)
     return out
 
 
-def _finish(
-    folder: Path, out: Path, absent: Sequence[str], content: Mapping[str, Any], name: str = ""
-) -> None:
+def _finish(folder: Path, content: Mapping[str, Any], name: str) -> None:
     """One finished stage: identity, the files the reports read, record, DONE."""
-    if folder.relative_to(out / "runs").as_posix() in absent:
-        return
     stage = Stage(
         folder, {"format": 1, "version": "1", "benchmark": name, "model": content.get("model")}
     )
@@ -345,9 +280,10 @@ def _train(label: str, seed: int, round: int) -> dict[str, Any]:
             "step": step + 1,
             "steps": steps,
             "loss": float(0.69 * np.exp(-0.9 * done[step]) + noise[0, step]),
+            "accuracy": float(np.clip(0.5 + 0.4 * done[step] ** 0.5 + 2 * noise[1, step], 0, 1)),
+            "margin": float(0.8 * done[step] + noise[2, step]),
+            "lr": 5e-5,
         }
-        | {"accuracy": float(np.clip(0.5 + 0.4 * done[step] ** 0.5 + 2 * noise[1, step], 0, 1))}
-        | {"margin": float(0.8 * done[step] + noise[2, step]), "lr": 5e-5}
         for step in range(steps)
     ]
     training = {

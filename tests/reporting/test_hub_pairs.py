@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from harness.data.pool import pixels_sha
 from harness.errors import UserError
 from harness.models.base_cards import BASES
 from harness.models.chat_format import renderer
-from harness.pipeline import runner
-from harness.pipeline.progress import Display
 from harness.reporting.hub_pairs import export_pairs
 from harness.study.study import Run, Study
 from methods.untrained import Untrained
+from tests.running import run_study
 from tests.tiny_models import tiny_llava
 from tests.toy_method import Toy, Words, save_base, save_pictures
 
@@ -39,7 +37,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         words = (Words(pictures=1),)
         whole = Study(name="pairs", question="?", runs=rows, benchmarks=words)
-        runner.run(whole, root / "out", Display(io.StringIO()))
+        run_study(whole, root / "out")
     return root / "out"
 
 

@@ -18,12 +18,12 @@ from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_j
 from harness.data.open_pool import open_pool
 from harness.data.pool import difference_hash, pixels_sha
 from harness.errors import UserError
-from harness.pipeline.stages.export import export
 from harness.reporting import leakage
 from harness.reporting.comparison import compare
 from harness.reporting.figures import draw as figures
 from harness.reporting.results import load_results
 from harness.reporting.tables import build as tables
+from tests.pipeline.answer_files import export
 from tests.reporting.records import write_study
 
 

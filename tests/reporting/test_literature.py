@@ -11,7 +11,8 @@ import pytest
 from benchmarks.interface import Metric
 from harness.artifacts.results_folder import Results, read_json, write_json
 from harness.reporting import literature
-from harness.reporting.results import BenchmarkColumns, Row, StudyResults, load_results
+from harness.reporting.results import BenchmarkColumns, StudyResults, load_results
+from harness.reporting.study_row import Row
 from harness.reporting.tables import build as tables
 from harness.reporting.tables.model import Block
 from tests.reporting.records import write_study

@@ -3,7 +3,6 @@ measured."""
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,20 +15,20 @@ from huggingface_hub import ModelCard, ModelCardData, parse_eval_result_entries
 
 from benchmarks.catalogue import BENCHMARKS
 from benchmarks.interface import Metric
-from harness.artifacts.results_folder import Results
+from harness.artifacts.results_folder import Results, read_jsonl
 from harness.models.base_cards import BASES, find_base
-from harness.pipeline import runner
-from harness.pipeline.progress import Display
 from harness.reporting.comparison import MetricResult
 from harness.reporting.hub_results import with_model_index, write_eval_results
 from harness.reporting.model_card_results import UNGRADED, results_of, write_results
 from harness.reporting.model_cards import card
-from harness.reporting.results import BenchmarkColumns, Row, StudyResults
+from harness.reporting.results import BenchmarkColumns, StudyResults
+from harness.reporting.study_row import Row
 from harness.reporting.tables import build as tables
 from harness.study.study import Run, Study
 from methods.controls import Control
 from methods.interface import Lora
 from methods.untrained import Untrained
+from tests.running import run_study
 from tests.toy_method import RECIPE, Toy, Words, save_base, save_pictures
 
 
@@ -46,7 +45,7 @@ def test_a_run_writes_a_card_and_its_model_is_a_row(
         runs=(baseline, toy),
         benchmarks=(Words(pictures=1),),
     )
-    runner.run(study, tmp_path / "out", Display(io.StringIO()))
+    run_study(study, tmp_path / "out")
     train = tmp_path / "out" / "runs" / "toy" / "seed0" / "round1" / "train"
     text = (train / "model" / "README.md").read_text(encoding="utf-8")
     pairs = json.loads((train.parent / "pairs" / "record.json").read_text())
@@ -61,16 +60,12 @@ def test_a_run_writes_a_card_and_its_model_is_a_row(
     # The model's folder is a base of its own: as a ready-made row it answers as it did in its run.
     found = find_base(str(train / "model"))
     rows = (baseline, Run(label="ready made", base=str(train / "model"), method=Untrained()))
-    runner.run(
+    run_study(
         Study(name="rows", question="?", runs=rows, benchmarks=(Words(pictures=1),)),
         tmp_path / "rows",
-        Display(io.StringIO()),
     )
     mine, its = (
-        [
-            json.loads(line)["answer"]
-            for line in (folder / "answers" / "words" / "answers.jsonl").read_text().splitlines()
-        ]
+        [row["answer"] for row in read_jsonl(folder / "answers" / "words" / "answers.jsonl")]
         for folder in (tmp_path / "rows" / "runs" / "ready made" / "seed0" / "round0", train.parent)
     )
     assert mine == its
@@ -119,7 +114,7 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(
         benchmarks=(Brief(pictures=4),),
     )
     out = tmp_path / "out"
-    runner.run(study, out, Display(io.StringIO()))
+    run_study(study, out)
     last = out / "runs" / "toy" / "seed1" / "round2" / "train"
     assert UNGRADED in results_on(last / "model" / "README.md")
     before = (last / "model" / "README.md").read_bytes()

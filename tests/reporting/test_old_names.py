@@ -13,8 +13,8 @@ from harness.artifacts.results_folder import Results, read_json, write_json
 from harness.reporting import old_names
 from harness.reporting.difference import between
 from harness.reporting.pack import pack
-from harness.reporting.results import VariedSetting
 from harness.reporting.stored import open_stored
+from harness.reporting.study_row import VariedSetting
 from harness.reporting.tables import build as tables
 from tests.edited_files import OLD_DONE
 from tests.reporting.records import write_study

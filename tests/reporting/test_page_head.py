@@ -13,7 +13,7 @@ from harness.artifacts.results_folder import Results, read_json, write_json
 from harness.cli import main as cli
 from harness.reporting.page import head, index
 from harness.reporting.page import write as page
-from harness.reporting.results import Row
+from harness.reporting.study_row import Row
 from harness.reporting.tables import build as tables
 from harness.reporting.tables import summary
 from harness.reporting.tables.model import Block, Column, TableCell, TableRow

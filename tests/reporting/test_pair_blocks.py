@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from harness.artifacts.results_folder import Results, write_json
 from harness.reporting.results import StudyResults
+from harness.reporting.study_row import Row
 from harness.reporting.tables.pair_blocks import blocks
 from tests.edited_files import OLD_DONE
 
@@ -29,7 +30,9 @@ def study(out: Path, told: dict[int, dict[str, Any]]) -> StudyResults:
         folder = Results(out).pairs("sima", seed, 1)
         write_json(folder / "record.json", record)
         (folder / "DONE").write_text(OLD_DONE)
-    row = SimpleNamespace(label="sima", seeds=(0, 1), rounds=1)
+    row = Row(
+        label="sima", base="b", method="sima", pool="p", needs=(), images=1, rounds=1, seeds=(0, 1)
+    )
     return cast(StudyResults, SimpleNamespace(rows=(row,)))
 
 

@@ -15,7 +15,8 @@ from scipy import stats
 from benchmarks.interface import Metric
 from harness.reporting import literature, published_values
 from harness.reporting.counts import Counts
-from harness.reporting.results import BenchmarkColumns, Row, StudyResults, load_results
+from harness.reporting.results import BenchmarkColumns, StudyResults, load_results
+from harness.reporting.study_row import Row
 from tests.reporting.records import write_study
 
 IMAGES = 100

@@ -20,7 +20,6 @@ import pytest
 from benchmarks.interface import report
 from benchmarks.synthetic import suite
 from harness.artifacts.results_folder import Results, Stage, read_json, write_json, write_jsonl
-from harness.pipeline.stages.grade import grade
 from harness.reporting.comparison import MetricResult, compare, holm_family, question_tests
 from harness.reporting.counts import row_counts
 from harness.reporting.display_names import display_name
@@ -30,6 +29,7 @@ from harness.reporting.tables import build as tables
 from harness.reporting.tables import notes, training_blocks
 from harness.reporting.tables import text as table_text
 from harness.reporting.tables.cells import number, table_cell
+from tests.pipeline.answer_files import grade
 from tests.reporting.records import BENCHMARKS, find, write_study
 from tests.reporting.records import grades as synthetic_grades
 

@@ -13,6 +13,7 @@ import huggingface_hub.constants
 import pandas as pd
 import pytest
 
+from harness.artifacts.results_folder import Results
 from harness.cli.main import main
 from harness.errors import UserError
 from harness.models import convert_llava
@@ -20,6 +21,7 @@ from harness.models.base_cards import BASES
 from harness.models.chat_format import VICUNA_V1
 from harness.models.released_cards import CARDS, cards_of
 from harness.pipeline import runner
+from harness.pipeline.context import Context
 from harness.pipeline.progress import Display
 from harness.reporting import literature
 from harness.reporting.page import write as page
@@ -86,7 +88,7 @@ def test_an_audit_from_download_to_table(data: Path, capsys: pytest.CaptureFixtu
     assert re.search(r"CSR released, round 3 +to download and convert +14\.1 GB", planned)
     assert "nothing is trained" in planned
     said, out = io.StringIO(), Path("results") / "audit-llava-1.5-7b"
-    assert runner.run(audit.study(), out, Display(said)) == []
+    assert runner.run(Context(audit.study(), Results(out)), Display(said)) == []
     warning = "WARNING: the untrained base llava-1.5-7b does not have its published values: POPE"
     assert warning in said.getvalue()
     assert "images cut to the centre where the authors pad them" in said.getvalue()

@@ -3,7 +3,6 @@ trained on, and give the same model when they are merged."""
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from dataclasses import replace
@@ -15,19 +14,19 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from harness.artifacts.results_folder import read_jsonl
 from harness.engine.load import load_model
 from harness.errors import UserError
 from harness.models.adapters import WEIGHTS
 from harness.models.base_cards import BASES, find_base, parent_of
 from harness.models.checkpoints import weights_fingerprint
-from harness.pipeline import runner
-from harness.pipeline.progress import Display
 from harness.study.study import Run, Study
 from harness.training import save_model
 from harness.training.pair_batches import encode, image_features, image_spans, pack
 from harness.training.policy import packed_logits
 from methods.interface import Lora
 from methods.untrained import Untrained
+from tests.running import run_study
 from tests.tiny_models import tiny_llava
 from tests.toy_method import RECIPE, Toy, Words, card_of, save_base, save_pictures
 from tests.training.cases import PAIRS, TARGETS, images, train
@@ -58,7 +57,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         trained_study = Study(
             name="adapters", question="Kept?", runs=(baseline, toy), benchmarks=(Words(pictures=1),)
         )
-        runner.run(trained_study, root / "out", Display(io.StringIO()))
+        run_study(trained_study, root / "out")
     return root
 
 
@@ -114,12 +113,9 @@ def test_as_a_base_it_gives_the_same_answers(study: Path, tmp_path: Path) -> Non
     rows_study = Study(
         name="rows", question="?", runs=(baseline, *rows), benchmarks=(Words(pictures=2),)
     )
-    runner.run(rows_study, tmp_path, Display(io.StringIO()))
+    run_study(rows_study, tmp_path)
     model, adapter, base = (
-        [
-            json.loads(line)["answer"]
-            for line in (tmp_path / "runs" / label / where).read_text().splitlines()
-        ]
+        [row["answer"] for row in read_jsonl(tmp_path / "runs" / label / where)]
         for label in ("model", "adapter", "untrained")
         for where in ("seed0/round0/answers/words/answers.jsonl",)
     )

@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from harness.artifacts.results_folder import Results
 from harness.cli.main import main
 from harness.errors import RowEnded, UserError
 from harness.models.adapters import WEIGHTS
 from harness.models.base_cards import BASES
 from harness.pipeline import runner
+from harness.pipeline.context import Context
 from harness.pipeline.progress import Display
 from harness.reporting.results import load_results
 from harness.reporting.tables import build
@@ -181,8 +183,9 @@ def test_a_study_says_who_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     )
     made = Study(name="toys", question="?", runs=runs, benchmarks=(Words(pictures=1),))
     out = tmp_path / "out"
-    display = Display(io.StringIO())
-    assert runner.run(made, out, display, Placement(trainer="trl", log_to=())) == []
+    display, results = Display(io.StringIO()), Results(out)
+    by_trl = Context(made, results, Placement(trainer="trl", log_to=()))
+    assert runner.run(by_trl, display) == []
     folder = out / "runs" / "toy" / "seed0" / "round1" / "train"
     assert json.loads((folder / "identity.json").read_text())["trainer"] == "trl"
     assert json.loads((folder / "record.json").read_text())["training"]["trainer"] == "trl"
@@ -192,4 +195,4 @@ def test_a_study_says_who_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "toy (trained by trl)" in {row[0] for row in shown.blocks[0].rows}
     assert any("Training: toy: " in note and "by trl's DPOTrainer" in note for note in shown.notes)
     with pytest.raises(UserError, match=r'trainer: "trl" stored, absent requested'):
-        runner.run(made, out, display, Placement(log_to=()))
+        runner.run(Context(made, results, Placement(log_to=())), display)

@@ -3,7 +3,6 @@ answers are those of peft's own model, and the next round starts from what was t
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from dataclasses import replace
@@ -23,8 +22,6 @@ from harness.errors import UserError
 from harness.models import load_base
 from harness.models.adapters import WEIGHTS, Parent, attach_adapter, lora_layers
 from harness.models.base_cards import BASES, LLAMA_LINEARS, find_base, identity_files
-from harness.pipeline import runner
-from harness.pipeline.progress import Display
 from harness.reporting.results import load_results
 from harness.reporting.tables import provenance
 from harness.study.study import Run, Study
@@ -32,6 +29,7 @@ from harness.training.update_kept import adapted_rows, merged_share
 from methods.interface import Decoding, Lora, Prompt
 from methods.untrained import Untrained
 from tests.models.twins import TWINS
+from tests.running import run_study
 from tests.tiny_models import picture
 from tests.toy_method import RECIPE, Toy, Words, card_of, save_base, save_pictures
 from tests.training import cases
@@ -187,18 +185,18 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(load_base, "loaded_dtype", lambda *_: torch.bfloat16)
         patch.setitem(BASES, "tiny", save_base(root / "tiny"))
         save_pictures(root / "pictures", 12)
-        run_study(root, root / "out")
+        run_rows(root, root / "out")
     return root
 
 
-def run_study(root: Path, out: Path, *rows: Run) -> None:
+def run_rows(root: Path, out: Path, *rows: Run) -> None:
     pictures = str(root / "pictures")
     baseline = Run(label="untrained", base="tiny", method=Untrained())
     method = Toy(recipe=replace(LOW, projector_lr=1e-2))
     toy = Run(label="toy", base="tiny", method=method, pool=pictures, images=6, rounds=2)
     runs = (baseline, *(rows or (toy,)))
     study = Study(name="unmerged", question="Kept?", runs=runs, benchmarks=(Words(pictures=3),))
-    runner.run(study, out, Display(io.StringIO()))
+    run_study(study, out)
 
 
 def test_a_lost_update_is_named_below_the_table(
@@ -212,7 +210,7 @@ def test_a_lost_update_is_named_below_the_table(
         Run(label=label, base="tiny", method=Toy(recipe=recipe), pool=pool, images=6, rounds=1)
         for label, recipe in (("small", replace(RECIPE, lr=1e-6)), ("adapted", SMALL))
     )
-    run_study(study, study / "lost", *rows)
+    run_rows(study, study / "lost", *rows)
     [line] = [
         each
         for each in provenance.sentences(study / "lost", load_results(study / "lost"))
@@ -244,7 +242,7 @@ def test_rounds_of_a_half_precision_base(study: Path, monkeypatch: pytest.Monkey
     model, _ = load_model(BASES["tiny"], weights=last / "model")
     assert next(iter(lora_layers(model))).active_adapters == ["fixed0", "fixed1"]
     row = Run(label="row", base=str(last / "adapter"), method=Untrained())
-    run_study(study, study / "rows", row)
+    run_rows(study, study / "rows", row)
     answers = said(study / "rows" / "runs" / "row" / "seed0" / "round0")
     assert answers == said(rounds[1]) != said(rounds[0])
 

@@ -21,7 +21,7 @@ from harness.pipeline import given_answers
 from harness.pipeline.executors import worker
 from harness.pipeline.executors.worker import Job
 from harness.pipeline.tasks import Task
-from harness.study.reference import StudySource
+from harness.study.reference import StudyReference
 from harness.study.study import Study
 from harness.training.placement import AS_FITS, Placement
 
@@ -79,7 +79,7 @@ class LocalProcesses:
     only_models = False
 
     def __init__(
-        self, study: StudySource, out: Path, jobs: int, placement: Placement = AS_FITS
+        self, study: StudyReference, out: Path, jobs: int, placement: Placement = AS_FITS
     ) -> None:
         self.places = jobs
         self._study, self._out, self._placement = study, out, placement

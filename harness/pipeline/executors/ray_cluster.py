@@ -19,7 +19,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.pipeline.executors.worker import Job, write_shards
 from harness.pipeline.tasks import Task
-from harness.study.reference import StudySource
+from harness.study.reference import StudyReference
 from harness.training.placement import AS_FITS, Placement
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,7 +65,9 @@ def check_installed() -> None:
 
 
 @contextmanager
-def cluster(study: StudySource, out: Path, placement: Placement = AS_FITS) -> Iterator[RayWorkers]:
+def cluster(
+    study: StudyReference, out: Path, placement: Placement = AS_FITS
+) -> Iterator[RayWorkers]:
     """Join the running cluster (``RAY_ADDRESS``, or the one on this machine).
 
     Raises:

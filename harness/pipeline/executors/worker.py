@@ -20,7 +20,7 @@ from harness.pipeline import work
 from harness.pipeline.context import Context
 from harness.pipeline.stages.shards import quiet
 from harness.pipeline.tasks import Task
-from harness.study.reference import StudySource
+from harness.study.reference import StudyReference
 from harness.training.placement import Placement
 
 
@@ -28,7 +28,7 @@ from harness.training.placement import Placement
 class Job:
     """What a worker needs to know once."""
 
-    study: StudySource
+    study: StudyReference
     out: Path
     placement: Placement
     threads: int | None

@@ -12,7 +12,7 @@ from harness.pipeline.checked_results import graded
 from harness.pipeline.context import Context
 from harness.pipeline.matched_baselines import CAPS, first_words, longest
 from harness.pipeline.stages.grade import grades_frame, write_parquet
-from harness.pipeline.stages.shards import Progress, quiet
+from harness.pipeline.stages.shards import Progress, answered, quiet
 from harness.pipeline.tasks import Task
 
 
@@ -30,8 +30,7 @@ def write_caps(
 ) -> None:
     """Write ``caps.parquet``: a row a caption and cap, with the counts of its grade. ``cap`` 0 is
     the caption as it was written; a cap longer than every caption is left out."""
-    rows = read_jsonl(answers / "answers.jsonl")
-    captions = {row["id"]: row["answer"] for row in rows if "unanswered" not in row}
+    captions = answered(read_jsonl(answers / "answers.jsonl"))
     parts = []
     for cap in (*(cap for cap in CAPS if cap < longest(captions)), 0):
         shortened = {

@@ -35,14 +35,7 @@ def merge(_context: Context, task: Task) -> None:
     task.stage.finish()
 
 
-def export(stage: Stage, benchmark: Benchmark, progress: Progress = quiet) -> None:
-    """The whole stage."""
-    stage.open()
-    write_questions(stage, benchmark, progress)
-    stage.finish()
-
-
-def write_questions(stage: Stage, benchmark: Benchmark, progress: Progress) -> None:
+def write_questions(stage: Stage, benchmark: Benchmark, progress: Progress = quiet) -> None:
     """Write ``questions.jsonl``, ``images.jsonl``, the images as PNG named by the sha256 of their
     pixels, and the record.
 

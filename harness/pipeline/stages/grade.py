@@ -13,7 +13,7 @@ import pandas as pd
 from benchmarks.interface import Benchmark, Metric, Report
 from harness.artifacts.results_folder import Stage, read_jsonl, write_bytes, write_json
 from harness.pipeline.checked_results import graded
-from harness.pipeline.stages.shards import Progress
+from harness.pipeline.stages.shards import Progress, answered
 
 if TYPE_CHECKING:  # they need torch
     from harness.pipeline.context import Context
@@ -29,22 +29,15 @@ def merge(_context: Context, task: Task) -> None:
     task.stage.finish()
 
 
-def grade(stage: Stage, benchmark: Benchmark, answers: Path) -> None:
-    """The whole stage; ``answers`` is the folder of ``answers.jsonl``."""
-    stage.open()
-    write_grades(stage, benchmark, answers)
-    stage.finish()
-
-
 def write_grades(stage: Stage, benchmark: Benchmark, answers: Path) -> None:
-    """Write ``grades.parquet`` and ``report.json``.
+    """Write ``grades.parquet`` and ``report.json``; ``answers`` is the folder of
+    ``answers.jsonl``.
 
     Raises:
         UserError: the answers are to other questions, or a judge cannot be asked.
     """
     rows = read_jsonl(answers / "answers.jsonl")
-    given = {row["id"]: row["answer"] for row in rows if "unanswered" not in row}
-    report = _with_reasons(graded(benchmark, given), rows)
+    report = _with_reasons(graded(benchmark, answered(rows)), rows)
     write_parquet(stage.folder / "grades.parquet", grades_frame(report, benchmark.metrics))
     content = {"values": dict(report.values), "unscored": report.unscored}
     write_json(stage.folder / "report.json", content)

@@ -10,7 +10,7 @@ from harness.artifacts.results_folder import Stage, read_jsonl, write_json, writ
 from harness.pipeline import matched_baselines
 from harness.pipeline.context import Context
 from harness.pipeline.matched_baselines import Match, matched_metric
-from harness.pipeline.stages.shards import Progress
+from harness.pipeline.stages.shards import Progress, answered
 from harness.pipeline.tasks import Task
 
 
@@ -56,11 +56,7 @@ def write_answers(stage: Stage, kind: Match, source: Source, grades: Path, metri
     value of ``metric`` is matched. An answer of the baseline that cannot be read as yes or no is
     kept as it is."""
     value = matched_baselines.target(grades, metric)
-    answers = {
-        row["id"]: row["answer"]
-        for row in read_jsonl(source.answers / "answers.jsonl")
-        if "unanswered" not in row
-    }
+    answers = answered(read_jsonl(source.answers / "answers.jsonl"))
     if kind == "length":
         answers = matched_baselines.cut(answers, value)
     else:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.artifacts.environment import arithmetic, hardware, peak_memory_mib, versions
-from harness.artifacts.results_folder import Stage, as_jsonl, read_jsonl, write_bytes
+from harness.artifacts.results_folder import Stage, as_jsonl, parse_jsonl, write_bytes
 from harness.artifacts.stored_files import read_bytes
 from harness.errors import UserError
 
@@ -64,12 +64,12 @@ def read_shard(path: Path) -> tuple[Rows, dict[str, Any]]:
     Raises:
         UserError: it was cut or changed after it was written.
     """
-    *rows, last = read_jsonl(path) or [None]
-    lines, _, _ = read_bytes(path).rstrip(b"\n").rpartition(b"\n")
-    content = lines + b"\n" if lines else b""
+    content = read_bytes(path)
+    *rows, last = parse_jsonl(path, content) or [None]
+    lines, _, _ = content.rstrip(b"\n").rpartition(b"\n")
     whole = isinstance(last, dict) and isinstance(last.get("spent"), dict)
     # An earlier version wrote no hash.
-    sha = hashlib.sha256(content).hexdigest()
+    sha = hashlib.sha256(lines + b"\n" if lines else b"").hexdigest()
     if not whole or last.get("sha256", sha) != sha:
         raise UserError(
             f"{path} was cut or changed after it was written; put the original back, or move this"
@@ -89,6 +89,11 @@ def read_shards(stage: Stage, shards: int) -> tuple[Rows, Spent]:
         tokens += int(last["spent"]["tokens"])
         peaks |= Counter(last["spent"].get("peak_memory_mib", {}))
     return rows, Spent(seconds=seconds, tokens=tokens, peak_memory_mib=dict(peaks) or None)
+
+
+def answered(rows: Rows) -> dict[str, str]:
+    """Answers by their question's id, without the questions that a model could not read."""
+    return {row["id"]: row["answer"] for row in rows if "unanswered" not in row}
 
 
 def _tokens(model: Any) -> int:

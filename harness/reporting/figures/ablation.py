@@ -29,6 +29,7 @@ from harness.reporting.figures.style import (
     broken,
     canvas,
     dot,
+    interval,
     least_points,
     least_span,
     legend_entry,
@@ -130,12 +131,6 @@ def _is_number(value: str) -> bool:
         return False
 
 
-def _interval(axes: Axes, x: float, cell: MetricResult, colour: str, width: float) -> None:
-    if np.isfinite(cell.lo):
-        ends = [cell.baseline_value + cell.lo, cell.baseline_value + cell.hi]
-        axes.plot([x, x], ends, color=colour, linewidth=width)
-
-
 def _panel(
     axes: Axes,
     study: StudyResults,
@@ -161,7 +156,7 @@ def _panel(
         for x, point in zip(xs, points, strict=True):
             if not np.isfinite(point.cell.value):
                 continue
-            _interval(axes, x, point.cell, mark["color"], 1.0)
+            interval(axes, x, point.cell, mark["color"], 1.0)
             dot(axes, x, point.cell.value, markersize=4, **mark)
             if point.own:
                 ring: Style = {"markerfacecolor": "none", "markeredgewidth": 1.0}
@@ -214,7 +209,7 @@ def noise(study: StudyResults, cells: Sequence[MetricResult], results: Results) 
     heights = [point.cell.value for point in points]
     axes.plot(range(len(points)), heights, color=COLOURS[0], linewidth=0.9)
     for x, point in enumerate(points):
-        _interval(axes, x, point.cell, COLOURS[0], 1.3)
+        interval(axes, x, point.cell, COLOURS[0], 1.3)
         face = BLACK if point.own else COLOURS[0]
         style: Style = {
             "marker": "o",

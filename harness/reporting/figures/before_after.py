@@ -23,6 +23,7 @@ from harness.reporting.figures.style import (
     broken,
     canvas,
     dot,
+    interval,
     least_points,
     least_span,
     legend_entry,
@@ -177,7 +178,7 @@ def _limits(cells: Sequence[MetricResult]) -> tuple[float, float]:
 
 
 def _seed_differences(cell: MetricResult) -> list[float]:
-    values = [float(value) - cell.baseline_value for value in cell.seed_values.split()]
+    values = (value - cell.baseline_value for value in cell.by_seed.values())
     return [value for value in values if np.isfinite(value)]
 
 
@@ -228,7 +229,5 @@ def _rounds_line(
     mark: Style = {"color": colour, "marker": marker, "markersize": 4.5}
     axes.plot([], [], linewidth=1.1, label=short(label, 36), **mark)
     for x, cell in zip(xs, row, strict=True):
-        if np.isfinite(cell.lo):
-            ends = [base.value + cell.lo, base.value + cell.hi]
-            axes.plot([x, x], ends, color=colour, linewidth=0.9)
+        interval(axes, x, cell, colour, 0.9)
         dot(axes, x, cell.value, **mark)

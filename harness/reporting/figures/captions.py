@@ -30,9 +30,10 @@ from harness.reporting.figures.style import (
     row_colours,
     short,
 )
-from harness.reporting.results import BenchmarkColumns, Row, StudyResults
+from harness.reporting.results import BenchmarkColumns, StudyResults
 from harness.reporting.stats import ratio
 from harness.reporting.stored import Stored, open_stored
+from harness.reporting.study_row import Row
 
 RECALLS = ("recall", "cover")
 """Names of the share of the true objects that a caption mentions."""

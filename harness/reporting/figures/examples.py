@@ -33,8 +33,9 @@ from harness.reporting.figures.style import (
     more_fonts,
     short,
 )
-from harness.reporting.results import BenchmarkColumns, Row, StudyResults
+from harness.reporting.results import BenchmarkColumns, StudyResults
 from harness.reporting.stored import Stored, image_file, open_stored, read_parquet
+from harness.reporting.study_row import Row
 
 KINDS = {"fewer": 2, "more": 1, "as many": 1}
 """How many wrong objects the method names against the baseline, and the number of examples."""

@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,6 +27,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
+from harness.reporting.comparison import MetricResult
 from harness.reporting.results import StudyResults
 
 WIDTH = 7.2
@@ -221,6 +223,13 @@ def short(text: str, length: int = 34) -> str:
 def dot(axes: Axes, x: float, y: float, **style: Any) -> None:
     """One marker."""
     axes.plot([x], [y], linestyle="none", **style)
+
+
+def interval(axes: Axes, x: float, cell: MetricResult, colour: str, width: float) -> None:
+    """A result's interval as a vertical line around its baseline's value; nothing: it has none."""
+    if np.isfinite(cell.lo):
+        ends = [cell.baseline_value + cell.lo, cell.baseline_value + cell.hi]
+        axes.plot([x, x], ends, color=colour, linewidth=width)
 
 
 def legend_entry(label: str, **style: Any) -> Line2D:

@@ -11,8 +11,9 @@ from harness.artifacts.stored_files import is_stored
 from harness.reporting.page.images import Album
 from harness.reporting.page.texts import differences, visible
 from harness.reporting.page.traces import corruption_text, steps, tree
-from harness.reporting.results import Row, StudyResults
+from harness.reporting.results import StudyResults
 from harness.reporting.stored import open_stored
+from harness.reporting.study_row import Row
 
 PAIRS, DROPS = 300, 200
 """Cards of a row at most, divided equally among its seeds and rounds."""
@@ -58,9 +59,7 @@ def collect(
     most_pairs, most_drops = limits(study)
     for row in study.rows:
         stages = [
-            (seed, number, results.pairs(row.label, seed, number))
-            for seed in row.seeds
-            for number in range(1, row.rounds + 1)
+            (seed, number, results.pairs(row.label, seed, number)) for seed, number in row.trainings
         ]
         stages = [stage for stage in stages if stored.done(stage[2])]
         for seed, number, stage in stages:

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.reporting.comparison import MetricResult
-from harness.reporting.results import Row, StudyResults
+from harness.reporting.results import StudyResults
+from harness.reporting.study_row import Row
 from harness.reporting.tables.model import (
     FEWER_SEEDS,
     MISSING,

@@ -23,8 +23,9 @@ from harness.reporting.display_names import display_name
 from harness.reporting.figures.examples import spans
 from harness.reporting.page.images import Album
 from harness.reporting.page.texts import visible
-from harness.reporting.results import BenchmarkColumns, Row, StudyResults
+from harness.reporting.results import BenchmarkColumns, StudyResults
 from harness.reporting.stored import TEXTS, Stored, image_file, open_stored, read_parquet
+from harness.reporting.study_row import Row
 
 IMAGES = 200
 """Images of a benchmark in a page at most."""

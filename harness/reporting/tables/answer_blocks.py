@@ -10,8 +10,9 @@ import numpy as np
 
 from harness.artifacts.results_folder import Results
 from harness.reporting.display_names import display_name
-from harness.reporting.results import Row, StudyResults
+from harness.reporting.results import StudyResults
 from harness.reporting.stored import REPEATS, Stored, open_stored
+from harness.reporting.study_row import Row
 from harness.reporting.tables.cells import printed
 from harness.reporting.tables.model import Block, text_block
 

@@ -18,7 +18,8 @@ from harness.reporting.comparison import MetricResult, as_frame, compare
 from harness.reporting.contrasts import Key, method_contrasts
 from harness.reporting.display_names import display_name, metric_name, with_trainer
 from harness.reporting.leakage import Leaks
-from harness.reporting.results import BenchmarkColumns, Row, StudyResults
+from harness.reporting.results import BenchmarkColumns, StudyResults
+from harness.reporting.study_row import Row
 from harness.reporting.tables import (
     answer_blocks,
     contrast_blocks,
@@ -291,20 +292,18 @@ def _seeds_block(study: StudyResults, cells: Sequence[MetricResult]) -> Block | 
     mine = [cell for cell in cells if cell.primary and cell.last and cell.n_seeds > 1]
     if not mine:
         return None
-    seeds = sorted({seed for cell in mine for seed in cell.seeds.split()}, key=int)
-    rows = []
-    for cell in mine:
-        values = dict(zip(cell.seeds.split(), map(float, cell.seed_values.split()), strict=True))
-        rows.append(
-            (
-                cell.label,
-                display_name(cell.benchmark),
-                cell.heading,
-                *(printed(values.get(seed, np.nan), cell.places) for seed in seeds),
-                printed(cell.se_training, 2),
-                printed(cell.se_images, 2),
-            )
+    seeds = sorted({seed for cell in mine for seed in cell.by_seed}, key=int)
+    rows = [
+        (
+            cell.label,
+            display_name(cell.benchmark),
+            cell.heading,
+            *(printed(cell.by_seed.get(seed, np.nan), cell.places) for seed in seeds),
+            printed(cell.se_training, 2),
+            printed(cell.se_images, 2),
         )
+        for cell in mine
+    ]
     names = (f"seed {seed}" for seed in seeds)
     return text_block(
         heading="Training seeds apart",

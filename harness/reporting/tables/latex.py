@@ -106,16 +106,24 @@ def summary_float(block: Block) -> str:
             rf"\par\medskip\begin{{tabular}}{{@{{}}>{{\raggedright\arraybackslash}}p{{{names}pt}}"
             rf"*{{{len(part)}}}{{r}}@{{}}}}",
             r"\toprule",
-            " & ".join([escape(block.corner), *stacks]) + r" \\",
+            _line([escape(block.corner), *stacks]),
         ]
         for group, lines in block.grouped:
-            title = rf"\multicolumn{{{len(part) + 1}}}{{@{{}}l}}{{\emph{{{escape(group)}}}}} \\"
-            rows += [r"\midrule", *([title] if group else [])]
+            rows += [r"\midrule", *([_group(group, len(part))] if group else [])]
             for line in lines:
                 cells = (_brief(line.cells[place]) for place in part)
-                rows.append(" & ".join([escape(line.head), *cells]) + r" \\")
+                rows.append(_line([escape(line.head), *cells]))
         rows += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*rows, rf"\end{{{name}}}"])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _group(name: str, columns: int) -> str:
+    """The heading of a group of rows, over the rows' names and these columns."""
+    return rf"\multicolumn{{{columns + 1}}}{{@{{}}l}}{{\emph{{{escape(name)}}}}} \\"
 
 
 def _brief(cell: TableCell) -> str:
@@ -197,22 +205,16 @@ def _float(
         rf"\caption{{{caption}}}\medskip",
         rf"\begin{{tabular}}{{@{{}}>{{\raggedright\arraybackslash}}p{{{widths[0]}pt}}{shape}@{{}}}}",
         r"\toprule",
-        " & ".join([escape(block.corner), *(_head(block.columns[place]) for place in columns)])
-        + r" \\",
+        _line([escape(block.corner), *(_head(block.columns[place]) for place in columns)]),
         r"\midrule",
     ]
     group = ""
     for place, line in enumerate(lines):
         if line.group != group:
             rows += [r"\midrule"] if place else []
-            rows.append(
-                rf"\multicolumn{{{len(columns) + 1}}}{{@{{}}l}}{{\emph{{{escape(line.group)}}}}} \\"
-            )
+            rows.append(_group(line.group, len(columns)))
             group = line.group
-        rows.append(
-            " & ".join([escape(line.head), *(_cell(line.cells[column]) for column in columns)])
-            + r" \\"
-        )
+        rows.append(_line([escape(line.head), *(_cell(line.cells[column]) for column in columns)]))
         rows += [r"\addlinespace"] if measured and place < len(lines) - 1 else []
     return "\n".join([*rows, r"\bottomrule", r"\end{tabular}", r"\end{table*}"])
 

@@ -17,7 +17,8 @@ from harness.reporting.comparison import (
 )
 from harness.reporting.contrasts import ALPHA, WORTH
 from harness.reporting.display_names import display_name, row_name
-from harness.reporting.results import Row, StudyResults
+from harness.reporting.results import StudyResults
+from harness.reporting.study_row import Row
 from harness.reporting.tables import model
 from harness.reporting.tables.seed_notes import seed_notes
 

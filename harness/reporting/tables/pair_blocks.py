@@ -47,17 +47,16 @@ def blocks(out: Path, study: StudyResults) -> tuple[Block, ...]:
     critics: list[dict[str, Any]] = []
     stored = open_stored(out)
     for row in study.rows:
-        for seed in row.seeds:
-            for number in range(1, row.rounds + 1):
-                stage = Results(out).pairs(row.label, seed, number)
-                record = stored.record(stage) if stored.done(stage) else None
-                if record is None:
-                    continue
-                run = row.label if row.rounds == 1 else f"{row.label}, round {number}"
-                stats = record.get("pair_stats") or record.get("quality") or {}
-                pairs += [{"run": run, "kind": kind, **fields} for kind, fields in stats.items()]
-                if record.get("report"):
-                    critics.append({"run": run, **record["report"]})
+        for seed, number in row.trainings:
+            stage = Results(out).pairs(row.label, seed, number)
+            record = stored.record(stage) if stored.done(stage) else None
+            if record is None:
+                continue
+            run = row.label if row.rounds == 1 else f"{row.label}, round {number}"
+            stats = record.get("pair_stats") or record.get("quality") or {}
+            pairs += [{"run": run, "kind": kind, **fields} for kind, fields in stats.items()]
+            if record.get("report"):
+                critics.append({"run": run, **record["report"]})
     optional = (
         _block(
             "What the pairs were like",

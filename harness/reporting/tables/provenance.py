@@ -118,9 +118,7 @@ def _lost(results: Results, stored: Stored, study: StudyResults) -> str:
     """Rows of which some training kept less than KEPT of its update, with the smallest share."""
     parts = []
     for row in (row for row in study.rows if row.rounds and row.role != "matched"):
-        folders = [
-            results.train(row.label, seed, n) for seed in row.seeds for n in row.round_numbers
-        ]
+        folders = [results.train(row.label, *training) for training in row.trainings]
         trainings = [(stored.record(each) or {}).get("training", {}) for each in folders]
         shares = [each["update_kept"] for each in trainings if each.get("update_kept") is not None]
         if shares and min(shares) < KEPT:

@@ -40,7 +40,7 @@ def seed_notes(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
     empty = [
         f"{cell.label}, seed {seed}, on {cell.full_name}"
         for cell in mine
-        for seed, value in _by_seed(cell).items()
+        for seed, value in cell.by_seed.items()
         if not np.isfinite(value) and np.isfinite(cell.value)
     ]
     far = [text for cell in mine for text in _far(cell)]
@@ -66,12 +66,8 @@ def seed_notes(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
     return [f"{words}: {'; '.join(texts)}." for texts, words in findings if texts]
 
 
-def _by_seed(cell: MetricResult) -> dict[str, float]:
-    return dict(zip(cell.seeds.split(), map(float, cell.seed_values.split()), strict=True))
-
-
 def _far(cell: MetricResult) -> Iterator[str]:
-    values = _by_seed(cell)
+    values = cell.by_seed
     for seed, value in values.items():
         others = [other for name, other in values.items() if name != seed]
         if len(others) < 2 or not np.isfinite([value, *others]).all():

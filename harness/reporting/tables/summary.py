@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 
 from harness.reporting.comparison import MetricResult
 from harness.reporting.display_names import base_name, metric_name, row_name, with_trainer
-from harness.reporting.results import Row, StudyResults
+from harness.reporting.results import StudyResults
+from harness.reporting.study_row import Row
 from harness.reporting.tables.cells import table_cell
 from harness.reporting.tables.model import (
     FEWER_SEEDS,

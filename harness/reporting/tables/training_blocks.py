@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from harness.reporting.results import Row, StudyResults
+from harness.reporting.results import StudyResults
+from harness.reporting.study_row import Row
 from harness.reporting.tables.model import MISSING, Block, text_block
 
 COUNTS = ("pairs", "dropped", "used", "steps", "tokens_generated", "tokens_trained")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.models.hub.fake_hub import Hub, serving
+from tests.tiny_models import tiny_llava
 
 ROOT = Path(__file__).resolve().parents[3]
 TOKEN = "hf_neverToBeSeenAnywhere"
@@ -107,3 +108,12 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         warm.stdin.close()
         warm.wait()
         warm.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def base(desk: Desk) -> Path:
+    """The folder of a tiny LLaVA."""
+    folder = desk.work / "base"
+    for part in tiny_llava():
+        part.save_pretrained(folder)
+    return folder

@@ -14,18 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.models.hub.conftest import TOKEN, Desk
-from tests.tiny_models import picture, tiny_llava
+from tests.tiny_models import picture
 from tests.toy_method import save_pictures
 
 STUDY = "tests/models/hub/study.py"
-
-
-@pytest.fixture(scope="module")
-def base(desk: Desk) -> Path:
-    folder = desk.work / "base-for-pools"
-    for part in tiny_llava():
-        part.save_pretrained(folder)
-    return folder
 
 
 def data_set(folder: Path, count: int = 6, broken: int = -1, **columns: list[Any]) -> Path:

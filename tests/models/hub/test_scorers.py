@@ -14,18 +14,9 @@ import torch
 from harness.engine.clip_scorer import SCORERS
 from tests.engine.test_clip_scorer import Evil, tiny_clip
 from tests.models.hub.conftest import Desk
-from tests.tiny_models import tiny_llava
 
 STUDY = "tests/models/hub/study.py"
 CLIP = SCORERS["clip-vit-large-patch14-336"]
-
-
-@pytest.fixture(scope="module")
-def base(desk: Desk) -> Path:
-    folder = desk.work / "base-for-csr"
-    for part in tiny_llava():
-        part.save_pretrained(folder)
-    return folder
 
 
 def clip(desk: Desk, name: str, state: dict[str, Any] | None) -> Path:
