@@ -246,6 +246,7 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
         if "loss" not in logs:  # the summary at the end
             return
         names = {"dpo": "dpo", "alignment": "alignment", "margin": "rewards/margins"}
+        names |= {"reward_chosen": "rewards/chosen", "reward_rejected": "rewards/rejected"}
         names["accuracy"] = "rewards/accuracies"
         pairwise = self.recipe.objective != "sft"
         row = {name: logs[theirs] if pairwise else None for name, theirs in names.items()}

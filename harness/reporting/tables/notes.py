@@ -79,16 +79,15 @@ def _reading(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> str
     if kinds == {"method"}:
         count = f" ({max(cell.n_seeds for cell in mine)} trainings)"
     elif kinds == {"training"}:
-        given = " (given answers)" if row.given else " (one given model)"
-        count = " (one training)" if row.rounds else given
+        given = "given answers" if row.given else "one given model"
+        count = " (one training)" if row.rounds else f" ({given})"
     parts = []
     for verdict, words in VERDICTS.items():
         some = [cell for cell in mine if _verdict(cell) == verdict]
         if kinds == {"training"}:
             words = words.removeprefix("this training: ").removeprefix("this training ")
         if some:
-            with_change = verdict in CHANGES
-            names = [_change(cell) if with_change else cell.full_name for cell in some]
+            names = [_change(cell) if verdict in CHANGES else cell.full_name for cell in some]
             parts.append(f"{words} {', '.join(names)}")
     if missing := [cell.full_name for cell in mine if cell.verdict not in VERDICTS]:
         parts.append(f"no result yet on {', '.join(missing)}")
