@@ -163,7 +163,7 @@ def regenerate(session: nox.Session) -> None:
     session.run("python", "-m", "tests.reporting.test_tables")
     session.run("python", "-m", "tests.cli.test_commands_page")
     session.run("python", "-m", "tests.test_recorded_study", env=ENVIRONMENT)
-    for folder in ("results/reference", "results/reference/ablations"):
+    for folder in ("results/reference", "results/reference/rounds", "results/reference/ablations"):
         session.run("python", "-m", "harness", "table", "--out", folder, silent=True)
 
 

@@ -1,6 +1,6 @@
-"""The speeds of the shipped reference (results/reference), so that a fresh clone can estimate.
+"""The speeds of the shipped reference (results/reference/rounds), so that a fresh clone can estimate.
 
-    python -m harness.pipeline.shipped_rates results/reference     writes them again
+    python -m harness.pipeline.shipped_rates results/reference/rounds     writes them again
 
 They are of the synthetic base alone; a machine's own records replace them."""
 

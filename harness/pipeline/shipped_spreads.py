@@ -1,6 +1,6 @@
-"""The spreads of the shipped reference (results/reference), so that a fresh clone can plan.
+"""The spreads of the shipped reference (results/reference/rounds), so that a fresh clone can plan.
 
-    python -m harness.pipeline.shipped_spreads results/reference     writes them again
+    python -m harness.pipeline.shipped_spreads results/reference/rounds     writes them again
 
 They are of the synthetic base alone; the tables of your own studies replace them."""
 

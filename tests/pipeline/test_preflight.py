@@ -103,10 +103,10 @@ def test_a_list_of_findings_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_shipped_rates_are_those_of_the_reference() -> None:
-    """Write them again with: python -m harness.pipeline.shipped_rates results/reference."""
+    """Write them again with: python -m harness.pipeline.shipped_rates results/reference/rounds."""
     import pandas as pd
 
-    stages = pd.read_parquet("results/reference/stages.parquet")
+    stages = pd.read_parquet("results/reference/rounds/stages.parquet")
     records = [json.loads(text) for text in stages["record"].dropna()]
     stored = json.loads(shipped_rates.PATH.read_text(encoding="utf-8"))
     assert stored == shipped_rates.summarize(records)
