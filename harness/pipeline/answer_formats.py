@@ -45,7 +45,8 @@ def parse(line: str) -> tuple[dict[str, Any] | None, str]:
     for field, value in ((name, ids[0]), (TEXTS[name], answer), ("model", model)):
         if isinstance(value, str) and not storable(value):
             return None, f"has half a character (a lone surrogate) in its {field!r}"
-    return {"ids": ids, "answer": answer, "model": model, "unanswered": "unanswered" in row}, ""
+    unanswered = bool(row.get("unanswered"))
+    return {"ids": ids, "answer": answer, "model": model, "unanswered": unanswered}, ""
 
 
 def _ids(row: Mapping[str, Any], name: str) -> list[str]:
@@ -58,7 +59,9 @@ def _ids(row: Mapping[str, Any], name: str) -> list[str]:
     if type(value) is not int:
         return []
     document = row["doc"] if isinstance(row.get("doc"), dict) else dict[str, Any]()
+    # One of the two alone: the other may be the number of another question.
     own = [str(document[key]) for key in ("question_id", "id") if document.get(key) is not None]
+    del own[1:]
     # POPE's questions have one number in each of three settings.
     own += [f"{document['category']}/{id}" for id in own if document.get("category")]
     return [f"{value:06d}", *own]

@@ -21,6 +21,9 @@ from harness.training.placement import Placement
 DATA_STUDIES = ("paper", "audit")
 """Studies whose pool is the folder of all data, and which name what is missing themselves."""
 
+NUMBERS = ("seeds", "rounds", "images", "limit")
+"""Options that are at least 1."""
+
 
 def open_study(reference: StudyReference) -> tuple[Study | None, list[Finding]]:
     """The study. Where it cannot be built, each option is tried alone, and the study is that of the
@@ -53,7 +56,7 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
             right.pop(name, None)
         return bool(found)
 
-    for name in ("seeds", "rounds", "images", "limit"):
+    for name in NUMBERS:
         if name in options:
             check = partial(compare.at_least_one, **{name: options[name]})
             refuse(name, attempt(f"--{name}", check))
@@ -82,6 +85,8 @@ def of_data(
     Raises:
         UserError: an option is wrong.
     """
+    StudyReference(study, options).check_options(STUDIES[study])
+    compare.at_least_one(**{name: options[name] for name in NUMBERS if name in options})
     if study == "audit":
         baseline, lacking = audit.needs(**options)
         return [*(Finding(one.about, f"{one.says}.") for one in lacking), *of_models([baseline])]

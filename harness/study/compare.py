@@ -333,7 +333,7 @@ def ready_made(text: str) -> Run:
         )
     base = checkpoint.strip()
     if base.startswith(GIVEN):
-        if not Path(base.removeprefix(GIVEN)).is_dir():
+        if base == GIVEN or not Path(base.removeprefix(GIVEN)).is_dir():
             raise UserError(
                 f"--row {label.strip()}: there is no folder {base.removeprefix(GIVEN)!r}; give one"
                 " with a file of answers to each benchmark (benchmarks/README.md)."

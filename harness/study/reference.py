@@ -45,11 +45,11 @@ class StudyReference:
         if self.name.endswith(".py"):
             build = _from_file(Path(self.name))
             with user_code(Path(self.name), "study()", EXPECTED):
-                self._check_options(build)
+                self.check_options(build)
                 study = build(**self.options)
         elif self.name in STUDIES:
             build = STUDIES[self.name]
-            self._check_options(build)
+            self.check_options(build)
             try:
                 study = build(**self.options)
             except ValueError as error:  # of a method or a benchmark, in a sentence of its own
@@ -63,7 +63,11 @@ class StudyReference:
             )
         return study
 
-    def _check_options(self, build: Callable[..., Study]) -> None:
+    def check_options(self, build: Callable[..., Study]) -> None:
+        """
+        Raises:
+            UserError: the study takes no such option.
+        """
         parameters = inspect.signature(build).parameters
         if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
             return

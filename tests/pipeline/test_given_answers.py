@@ -139,6 +139,7 @@ def test_what_cannot_be_matched_is_one_sentence_before_any_work(
         return err
 
     assert "there is no folder" in refused(str(tmp_path / "nowhere"))
+    assert "there is no folder ''" in refused("")
     empty = save(tmp_path / "empty", "mme.jsonl", [])
     assert f"has no answers to {POPE}; it must hold {POPE}/" in refused(str(empty))
     lines = in_lines("llava", dict.fromkeys(asked, "yes"))
@@ -198,3 +199,19 @@ def test_the_ids_that_a_line_may_mean(line: dict[str, Any], expected: list[str])
 )
 def test_a_line_that_is_no_answer(line: dict[str, Any], why: str) -> None:
     assert answer_formats.parse(json.dumps(line))[1].startswith(why)
+
+
+def test_a_question_that_is_not_asked_takes_no_other_questions_place(tmp_path: Path) -> None:
+    lines = [
+        {"doc_id": number, "doc": {"question_id": number, "id": number - 1}, "filtered_resps": text}
+        for number, text in ((7, "yes"), (9, "no"))
+    ]
+    path = save(tmp_path / "theirs", "a.jsonl", lines) / "a.jsonl"
+    read = foreign_answers.read_file(path, {"7", "8"}, extras=True)
+    assert (dict(read.rows), read.extra) == ({"7": "yes"}, 1)
+
+
+def test_an_answer_that_says_it_is_not_unanswered_counts(tmp_path: Path) -> None:
+    lines = [{"id": "a", "answer": "yes", "unanswered": False}]
+    path = save(tmp_path / "theirs", "a.jsonl", lines) / "a.jsonl"
+    assert dict(foreign_answers.read_file(path, {"a"}).rows) == {"a": "yes"}

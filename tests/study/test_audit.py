@@ -160,6 +160,17 @@ def test_mistakes_are_sentences() -> None:
         audit.study(pool="nowhere")
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [(["--lora"], "no option of the study audit '--lora'"), (["--limit", "0"], "--limit is 0")],
+)
+def test_a_wrong_option_is_said_where_the_data_are_missing_too(
+    option: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "audit", "--pool", str(tmp_path), *option]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_the_cards_are_whole() -> None:
     """No name, folder or row twice; commits are whole; each paper's row exists where it is of a
     paper in published.csv."""
