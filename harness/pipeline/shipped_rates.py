@@ -1,4 +1,5 @@
-"""The speeds of the shipped reference (results/reference/rounds), so that a fresh clone can estimate.
+"""The speeds of the shipped reference (results/reference/rounds, whose machine had nothing else to
+do), so that a fresh clone can estimate.
 
     python -m harness.pipeline.shipped_rates results/reference/rounds     writes them again
 

@@ -121,7 +121,7 @@ def test_the_spreads_of_a_stored_table_promise_what_the_table_says(tmp_path: Pat
 
 
 def test_the_shipped_spreads_are_those_of_the_reference() -> None:
-    """Write them again with: python -m harness.pipeline.shipped_spreads results/reference/rounds."""
+    """Write them again: python -m harness.pipeline.shipped_spreads results/reference/rounds"""
     study = load_results(ROOT / "results" / "reference" / "rounds")
     wanted = {row.label for row in study.rows if row.role in ("method", "baseline")}
     study = replace(study, grades=study.grades[study.grades["label"].isin(wanted)])

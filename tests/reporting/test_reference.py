@@ -12,7 +12,7 @@ import pytest
 
 from harness.artifacts.fingerprint import fingerprint
 from harness.artifacts.results_folder import Results
-from harness.models.base_cards import find_base
+from harness.models.base_cards import find_base, identity_files
 from harness.models.checkpoints import weights_fingerprint
 from harness.reporting.stored import open_stored
 from harness.reporting.tables import build as tables
@@ -39,18 +39,21 @@ def test_the_table_is_recomputed_from_the_packed_numbers(kept: Path, tmp_path: P
 
 
 def test_the_reference_was_made_with_the_shipped_base() -> None:
-    for out in (REFERENCE, REFERENCE / "ablations"):
+    for out in (REFERENCE, REFERENCE / "rounds", REFERENCE / "ablations"):
         stored, answers = (
             open_stored(out),
             Results(out).answers("untrained", 0, 0, "synthetic_chair").parent,
         )
         known = [stored.identity(folder) for folder in stored.stages() if folder.parent == answers]
         assert len(known) == 4
-        # The reference was made when an identity held the weights and the settings alone.
         card = find_base("synthetic")
         assert isinstance(card.source, Path)
-        earlier = fingerprint({"weights": weights_fingerprint(card.source), **card.settings})
-        assert {identity["model"] for identity in known if identity} == {earlier}
+        # Earlier, an identity held the weights and the settings alone.
+        parts: dict[str, object] = {"files": identity_files(card)}
+        if out != REFERENCE:
+            parts = {"weights": weights_fingerprint(card.source)}
+        expected = fingerprint({**card.settings, **parts})
+        assert {identity["model"] for identity in known if identity} == {expected}
 
 
 def test_the_readme_shows_the_reference_numbers() -> None:
