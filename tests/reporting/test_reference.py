@@ -19,11 +19,12 @@ from harness.reporting.tables import build as tables
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "results" / "reference"
+ROUNDS = REFERENCE / "rounds"
 
 
 BOTH = (
     pytest.param(REFERENCE, id="comparison"),
-    pytest.param(REFERENCE / "rounds", id="rounds", marks=pytest.mark.slow),
+    pytest.param(ROUNDS, id="rounds", marks=pytest.mark.slow),
     pytest.param(REFERENCE / "ablations", id="ablations", marks=pytest.mark.slow),
 )
 
@@ -39,7 +40,7 @@ def test_the_table_is_recomputed_from_the_packed_numbers(kept: Path, tmp_path: P
 
 
 def test_the_reference_was_made_with_the_shipped_base() -> None:
-    for out in (REFERENCE, REFERENCE / "rounds", REFERENCE / "ablations"):
+    for out in (REFERENCE, ROUNDS, REFERENCE / "ablations"):
         stored, answers = (
             open_stored(out),
             Results(out).answers("untrained", 0, 0, "synthetic_chair").parent,

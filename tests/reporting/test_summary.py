@@ -18,7 +18,7 @@ from harness.reporting.tables import summary
 from harness.reporting.tables import text as table_text
 from harness.reporting.tables.model import Block
 from tests.reporting.records import write_study
-from tests.reporting.test_reference import REFERENCE
+from tests.reporting.test_reference import ROUNDS
 from tests.reporting.test_renderings import compiles, hostile_table
 
 LATEX = pytest.mark.skipif(
@@ -29,7 +29,7 @@ LATEX = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def reference() -> tables.ComparedStudy:
     """Methods of three rounds, controls and reference rows of one."""
-    return tables.load(REFERENCE)
+    return tables.load(ROUNDS)
 
 
 def shown(comparison: tables.ComparedStudy) -> Block:
