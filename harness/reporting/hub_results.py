@@ -37,8 +37,7 @@ benchmark with such a task."""
 
 def own_value(cell: MetricResult, seed: int) -> float:
     """The value of the model with this training seed; nan: it has none."""
-    values = dict(zip(cell.seeds.split(), map(float, cell.seed_values.split()), strict=True))
-    return values.get(str(seed), math.nan)
+    return cell.by_seed.get(str(seed), math.nan)
 
 
 def with_model_index(
