@@ -15,7 +15,16 @@ from typing import Generic, TypeVar
 
 from PIL.Image import Image
 
-from benchmarks.interface import Direction, Grade, Group, Metric, Question, Report, report
+from benchmarks.interface import (
+    Benchmark,
+    Direction,
+    Grade,
+    Group,
+    Metric,
+    Question,
+    Report,
+    report,
+)
 
 T = TypeVar("T")
 
@@ -34,6 +43,13 @@ class Item(Generic[T]):
 def ungrouped(_items: Sequence[Item[T]], grades: list[Grade]) -> list[Grade]:
     """The grades as they are: no question depends on another."""
     return grades
+
+
+def without_images(benchmark: Benchmark) -> Iterable[Question | Item[object]]:
+    """The questions, for their ids and clusters; opens no image where the benchmark is made of
+    items."""
+    items = getattr(benchmark, "items", None)  # of ItemBenchmark
+    return items() if callable(items) else benchmark.questions()
 
 
 @dataclass(frozen=True, kw_only=True)

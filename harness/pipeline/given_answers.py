@@ -4,10 +4,10 @@ answer is found by its id. Nothing is trained or asked here."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.grading import without_images
 from benchmarks.interface import Benchmark
 from harness.artifacts.results_folder import FORMAT, Results, read_jsonl
 from harness.artifacts.stored_files import is_stored, read_bytes
@@ -68,9 +68,8 @@ def look(run: Run, benchmark: Benchmark, *, limited: bool) -> str:
         UserError: as :func:`read`.
     """
     name = benchmark.name
-    counts = foreign_answers.of_row(
-        folder_of(run), name, _ids(benchmark), None, limited=limited
-    ).counts
+    ids = [question.id for question in without_images(benchmark)]
+    counts = foreign_answers.of_row(folder_of(run), name, ids, None, limited=limited).counts
     parts = []
     if counts["missing"]:
         parts.append(
@@ -80,9 +79,3 @@ def look(run: Run, benchmark: Benchmark, *, limited: bool) -> str:
     if counts["extra"]:
         parts.append(f"{counts['extra']:,} answers to {name} are beyond --limit and unused")
     return f"Row {run.label}: {'; '.join(parts)}." if parts else ""
-
-
-def _ids(benchmark: Any) -> Sequence[str]:
-    """The ids of a benchmark's questions; opens no image where it is made of items."""
-    items = getattr(benchmark, "items", None)  # of benchmarks.grading.ItemBenchmark
-    return [one.id for one in (items() if callable(items) else benchmark.questions())]

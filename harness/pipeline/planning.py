@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 
+from benchmarks.grading import without_images
 from harness.artifacts.results_folder import Results
 from harness.models.base_cards import find_base
 from harness.pipeline import given_answers, matched_baselines, planned_power
@@ -135,12 +136,9 @@ def _sampled(study: Study, results: Results) -> tuple[Study, dict[tuple[str, int
 
 
 def _asked(study: Study, name: str) -> Counter[str]:
-    """The number of questions about each image of a benchmark; opens no image where the benchmark
-    is made of items."""
+    """The number of questions about each image of a benchmark."""
     benchmark = next(benchmark for benchmark in study.benchmarks if benchmark.name == name)
-    items = getattr(benchmark, "items", None)  # of benchmarks.grading.ItemBenchmark
-    questions = items() if callable(items) else benchmark.questions()
-    return Counter(question.cluster for question in questions)
+    return Counter(question.cluster for question in without_images(benchmark))
 
 
 def _table(
