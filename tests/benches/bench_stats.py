@@ -15,6 +15,7 @@ import argparse
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -284,7 +285,33 @@ REFERENCE_SPREADS: Floats = np.array(
 after round 1."""
 
 
+def sparse_coverage(seeds: int, share: float, images: int, draws: int) -> tuple[float, float]:
+    """Coverage where each training changes this share of the answers: of the interval used, and
+    without the count more and the count fewer that it adds."""
+    rng = np.random.default_rng([9, seeds, images])
+    base = np.stack([np.zeros((1, images)), np.ones((1, images))], axis=-1)
+    truth = 100 * (share - share**2 * 2 / 9)
+    held = np.zeros(2)
+    for _ in range(draws):
+        always = rng.random((1, images)) < share / 3  # by every training
+        own = rng.random((seeds, images)) < share * 2 / 3
+        right = always | own
+        found = estimate(np.stack([right, np.ones_like(right)], axis=-1), base)
+        for place, part in enumerate((found, replace(found, one_count=0.0))):
+            held[place] += not outside(part, truth=truth)
+    used, without = held / draws
+    return float(used), float(without)
+
+
 def print_simulated(draws: int) -> None:
+    print("\nFew changed answers: coverage in % of the interval used (without the added counts)")
+    for share in (0.0002, 0.001, 0.005, 0.02):
+        for images in (100, 1000):
+            texts = []
+            for seeds in SEEDS:
+                used, without = sparse_coverage(seeds, share, images, draws)
+                texts.append(f"{100 * used:5.1f} ({100 * without:5.1f})")
+            print(f"    {share:6} of {images:4}: {'  '.join(texts)}  (2, 3, 5 seeds)")
     print("\nSimulated CHAIR-i, nothing differs: false alarms in %, at 0.05")
     print("  (s.d. of the log rate over trainings, and over trainings x images)")
     for training, both in ((0.0, 0.0), (0.0, 0.5), (0.05, 0.3), (0.2, 0.3), (0.5, 0.5)):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from scipy import optimize
 from scipy import stats as scipy_stats
 
 from harness.reporting.stats import Floats, estimate, holm, mcnemar, rank_ranges, ratio
 
+FINE = 1e-6
+"""The scale of ``means``."""
+
 
 def means(values: Floats) -> Floats:
-    """Counts whose ratio is the mean of the values ``(S, C)``."""
-    return np.stack([values, np.ones_like(values)], axis=-1)
+    """Counts whose ratio, times ``FINE``, is the mean of the values ``(S, C)``: one count is so
+    little there that what the interval adds for it does not matter."""
+    return np.stack([values / FINE, np.ones_like(values)], axis=-1)
 
 
 def trainings(seeds: int, images: int, *, seed: int = 0, rate: float = 0.2) -> Floats:
@@ -28,7 +33,7 @@ def trainings(seeds: int, images: int, *, seed: int = 0, rate: float = 0.2) -> F
 def test_one_training_is_students_test_over_images() -> None:
     rng = np.random.default_rng(5)
     base, other = rng.normal(size=40), rng.normal(0.3, 1.0, size=40)
-    found = estimate(means(other[None]), means(base[None]), scale=1.0)
+    found = estimate(means(other[None]), means(base[None]), scale=FINE)
     theirs = scipy_stats.ttest_rel(other, base)
     assert found.about == "training"
     assert found.p == pytest.approx(theirs.pvalue, rel=1e-6)
@@ -37,7 +42,7 @@ def test_one_training_is_students_test_over_images() -> None:
 
 def test_where_images_agree_it_is_students_test_over_trainings() -> None:
     values = np.array([1.0, 2.5, 2.2, 1.4])
-    found = estimate(means(np.repeat(values[:, None], 30, 1)), means(np.zeros((1, 30))), scale=1.0)
+    found = estimate(means(np.repeat(values[:, None], 30, 1)), means(np.zeros((1, 30))), scale=FINE)
     theirs = scipy_stats.ttest_1samp(values, 0.0)
     assert found.about == "method"
     assert found.p == pytest.approx(theirs.pvalue, rel=1e-6)
@@ -47,7 +52,7 @@ def test_where_images_agree_it_is_students_test_over_trainings() -> None:
 def test_two_rows_of_trainings_are_welchs_test() -> None:
     first, second = np.array([1.0, 2.5, 2.2]), np.array([0.3, 0.2, 0.6, 0.4])
     sides = [means(np.repeat(values[:, None], 9, 1)) for values in (first, second)]
-    found = estimate(*sides, scale=1.0, design="independent")
+    found = estimate(*sides, scale=FINE, design="independent")
     theirs = scipy_stats.ttest_ind(first, second, equal_var=False)
     assert found.training_df == pytest.approx(theirs.df)
     assert found.p == pytest.approx(theirs.pvalue, rel=1e-6)
@@ -59,7 +64,7 @@ def test_pairing_by_seed_is_the_test_of_the_differences() -> None:
     first[..., 1] = second[..., 1] = 4  # equal denominators: a ratio's difference is a mean
     change = (first[..., 0] - second[..., 0]) / 4
     paired = estimate(first, second, design="paired")
-    alone = estimate(means(change), means(np.zeros((1, 60))))
+    alone = estimate(means(change), means(np.zeros((1, 60))), scale=100 * FINE)
     assert paired.difference == pytest.approx(alone.difference)
     assert (paired.training, paired.images) == pytest.approx((alone.training, alone.images))
 
@@ -91,7 +96,7 @@ def test_the_variance_is_that_of_crossed_random_effects() -> None:
     fit = optimize.minimize(minus_likelihood, np.zeros(3), tol=1e-10)
     training, image, rest = np.exp(fit.x)
     whole = training / seeds + image / images + rest / (seeds * images)
-    found = estimate(means(values), means(np.zeros((1, images))), scale=1.0)
+    found = estimate(means(values), means(np.zeros((1, images))), scale=FINE)
     assert found.se**2 == pytest.approx(whole, rel=1e-3)
     assert found.training == pytest.approx(training / seeds + rest / (seeds * images), rel=1e-3)
 
@@ -112,10 +117,9 @@ def test_a_ratios_image_part_is_that_of_resampling_images() -> None:
 def test_the_halves_are_added_in_quadrature_and_p_is_where_the_interval_ends_at_0() -> None:
     found = estimate(trainings(3, 80, seed=6), trainings(1, 80, seed=7, rate=0.28))
     lo, hi = found.interval()
-    parts = (
-        scipy_stats.t.ppf(0.975, 2) ** 2 * found.training
-        + scipy_stats.t.ppf(0.975, 79) ** 2 * found.images
-    )
+    parts = scipy_stats.t.ppf(0.975, 2) ** 2 * found.training + scipy_stats.t.ppf(
+        0.975, 79
+    ) ** 2 * (found.images + found.one_count)
     assert (hi - lo) / 2 == pytest.approx(np.sqrt(parts))
     assert 1e-4 < found.p < 0.5
     ends = found.interval(1 - found.p)
@@ -134,14 +138,44 @@ def test_what_cannot_be_told() -> None:
     assert one_image.about == "none"
     assert np.isnan([*one_image.interval(), one_image.p]).all()
     assert np.isnan(estimate(other, np.zeros_like(base)).difference)
-    same = estimate(base, base)
-    assert (same.difference, same.interval(), same.p) == (0.0, (0.0, 0.0), 1.0)
-    # Every image gains exactly the same: nothing varies, so nothing is known about other images.
-    assert np.isnan(estimate(means(np.ones((1, 9))), means(np.zeros((1, 9)))).p)
     with pytest.raises(ValueError, match="same images in the same order"):
         estimate(other, base[:, :-1])
     with pytest.raises(ValueError, match="do not fit"):
         estimate(other, base, design="paired")
+
+
+def answers(right: npt.NDArray[np.bool_]) -> Floats:
+    """Counts of yes/no answers ``(S, C)``, one question an image."""
+    return np.stack([right, np.ones_like(right)], axis=-1).astype(float)
+
+
+def test_no_changed_answer_does_not_show_that_none_ever_will() -> None:
+    """The interval of 0 changes of C lies between the rule of three (one-sided 95 %) and the exact
+    two-sided bound of Clopper and Pearson, or just below."""
+    for images in (100, 1000, 5000):
+        right = np.arange(images)[None] % 3 > 0
+        for seeds in (1, 3):
+            same = estimate(answers(np.repeat(right, seeds, axis=0)), answers(right))
+            assert (same.difference, same.p) == (0.0, 1.0)
+            exact = scipy_stats.binomtest(0, images).proportion_ci().high
+            assert 0.75 * exact < same.interval()[1] / 100 < exact
+
+
+@pytest.mark.parametrize("share", [0.0005, 0.002, 0.01])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_interval_holds_the_truth_where_few_answers_change(share: float, seeds: int) -> None:
+    """Each training changes this share of 1,000 answers from wrong to right, and one in three of
+    the questions is changed by every training."""
+    rng, images, draws = np.random.default_rng(11), 1000, 400
+    base = answers(np.zeros((1, images), dtype=bool))
+    held = 0
+    for _ in range(draws):
+        always = rng.random((1, images)) < share / 3
+        own = rng.random((seeds, images)) < share * 2 / 3
+        lo, hi = estimate(answers(always | own), base).interval()
+        held += lo <= 100 * (share - share**2 * 2 / 9) <= hi
+    # Below 0.92 in less than one of 500 seeds where the truth is 0.95.
+    assert held / draws >= 0.92
 
 
 def test_equal_trainings_are_one_training() -> None:
@@ -156,7 +190,7 @@ def test_seeds_with_the_same_value_still_have_the_interactions_spread() -> None:
     """Two trainings may have the same accuracy by chance; their answers still differ."""
     values = np.zeros((2, 40))
     values[0, :10] = values[1, 10:20] = 1
-    found = estimate(means(values), means(np.zeros((1, 40))), scale=1.0)
+    found = estimate(means(values), means(np.zeros((1, 40))), scale=FINE)
     assert found.training > 0
     assert found.about == "method"
 

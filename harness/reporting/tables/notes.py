@@ -158,12 +158,12 @@ def _stars(cells: Sequence[MetricResult]) -> str:
     return (
         f"* better, * worse: about the method, p < {ALPHA}. Interval and test count the variation"
         " between trainings (seeds), between images, and both together: two t-intervals added in"
-        " quadrature, so that false alarms stay at or below 5 % (harness/reporting/stats.py)."
+        " quadrature, with one count more and one fewer than seen, so that false alarms stay at or"
+        " below 5 % and a few changed answers are not too sure (harness/reporting/stats.py)."
         " Holm-corrected over the rows of a kind and their primary metrics"
         f" ({', '.join(families) or 'no test'}). A primary metric without a star shows no clear"
         " change; this does not prove that nothing changed. Its interval may exclude 0, because"
-        " Holm corrects the tests, not the intervals."
-        " Other metrics are not tested."
+        " Holm corrects the tests, not the intervals. Other metrics are not tested."
     )
 
 
