@@ -1,9 +1,10 @@
-"""The speeds of the shipped reference (results/reference/rounds, whose machine had nothing else to
-do), so that a fresh clone can estimate.
+"""Speeds of the synthetic base, so that a fresh clone can estimate; a machine's own records replace
+them.
 
-    python -m harness.pipeline.shipped_rates results/reference/rounds     writes them again
+    python -m harness.pipeline.shipped_rates FOLDER     writes them again from a packed folder
 
-They are of the synthetic base alone; a machine's own records replace them."""
+They come from three rounds with controls on a machine that had nothing else to do (November 2026).
+The machine of today's results/reference/rounds was shared, so its speeds are not shipped."""
 
 from __future__ import annotations
 

@@ -8,9 +8,12 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from harness.reporting.comparison import compare
 from harness.reporting.display_names import base_name, row_name
+from harness.reporting.results import load_results
 from harness.reporting.tables import build as tables
 from harness.reporting.tables import html as table_html
 from harness.reporting.tables import latex as table_latex
@@ -18,7 +21,7 @@ from harness.reporting.tables import summary
 from harness.reporting.tables import text as table_text
 from harness.reporting.tables.model import Block
 from tests.reporting.records import write_study
-from tests.reporting.test_reference import ROUNDS
+from tests.reporting.test_reference import REFERENCE, ROUNDS
 from tests.reporting.test_renderings import compiles, hostile_table
 
 LATEX = pytest.mark.skipif(
@@ -28,8 +31,25 @@ LATEX = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def reference() -> tables.ComparedStudy:
-    """Methods of three rounds, controls and reference rows of one."""
-    return tables.load(ROUNDS)
+    """The two committed comparisons as one: methods of three rounds, controls and reference rows
+    of one, three seeds."""
+    whole, one = tables.load(ROUNDS), load_results(REFERENCE)
+    rounds = whole.study
+    rows = [
+        *(row for row in rounds.rows if row.role != "control"),
+        *(
+            replace(row, seeds=(0, 1, 2))
+            for row in one.rows
+            if row.role in ("control", "reference")
+        ),
+    ]
+    first = rounds.grades["label"].isin([row.label for row in rows])
+    second = one.grades["label"].isin([row.label for row in rows if row.role != "method"])
+    second &= (one.grades["seed"] < 3) & ~one.grades["label"].isin(rounds.grades["label"][first])
+    grades = pd.concat([rounds.grades[first], one.grades[second]], ignore_index=True)
+    study = replace(rounds, rows=tuple(rows), grades=grades)
+    cells = tuple(compare(study))
+    return replace(whole, study=study, cells=cells, table=tables.build(study, cells))
 
 
 def shown(comparison: tables.ComparedStudy) -> Block:
