@@ -97,15 +97,16 @@ def smoke(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The fast suite; `-- -m ""` adds the slow tests."""
+    """The fast suite, about two minutes on two cores; `-- -m thorough -n auto` runs what it leaves
+    out: whole runs, sweeps, the page in a browser (minutes)."""
     install(session, "test")
-    run_tests(session)
+    run_tests(session, "not thorough and not slow and not gpu")
 
 
-def run_tests(session: nox.Session) -> None:
-    """pytest with the session's own arguments, or the fast suite."""
+def run_tests(session: nox.Session, markers: str) -> None:
+    """pytest with the session's own arguments, or the tests with these markers."""
     # A process a core, each with one thread: the models are tiny.
-    alone = ["-m", "not slow and not gpu", "-n", "auto", "--maxprocesses", "4"]
+    alone = ["-m", markers, "-n", "auto", "--maxprocesses", "4"]
     session.run(
         "python",
         "-m",
@@ -141,7 +142,7 @@ def tests_portable(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def tests_lowest(session: nox.Session) -> None:
-    """The fast suite with the lowest version of each requirement of pyproject.toml.
+    """The fast and thorough tests with the lowest version of each requirement of pyproject.toml.
 
     torch alone stays at the version of constraints.txt: PyPI's older builds for Linux bring CUDA's
     libraries (3 GB). With SELFSIGHT_LOWEST_TORCH=1 it is the lowest one too.
@@ -152,7 +153,7 @@ def tests_lowest(session: nox.Session) -> None:
         torch = next(line for line in pinned if line.startswith("torch=="))
         lowest = [torch if one.startswith("torch==") else one for one in lowest]
     session.install(*lowest, *PROJECT["dependency-groups"]["test"])
-    run_tests(session)
+    run_tests(session, "not slow and not gpu")
 
 
 @nox.session(default=False)
