@@ -147,9 +147,8 @@ def check_data(task: str, data: Path) -> None:
             try:
                 pyarrow.parquet.ParquetFile(path)
             except (pyarrow.ArrowException, OSError) as error:
-                raise ValueError(
-                    f"{path} is cut off or no Parquet file ({' '.join(str(error).split())[:120]});"
-                    f" {files.AGAIN}."
+                raise files.broken(
+                    f"{path} is cut off or no Parquet file ({' '.join(str(error).split())[:120]})"
                 ) from None
         elif path.suffix == ".jsonl":
             _ = list(files.read_rows(path))

@@ -30,7 +30,6 @@ from harness.reporting.stats import estimate
 from harness.synthetic.turns import disturb
 from methods.interface import Decoding, Prompt
 from methods.prompt_sets import fill
-from methods.sena.enhancement import enhanced_answer, enhancement_text
 from methods.sena.prompts import SYNTHETIC as SENA
 from methods.sena.prompts import with_request
 from methods.sima.prompts import SYNTHETIC as SIMA
@@ -186,11 +185,11 @@ def _enhance(
     answers: Sequence[str],
 ) -> list[str]:
     texts = [
-        enhancement_text(SENA, description=description, prompt=prompt, answer=answer)
+        SENA.enhancement(description=description, prompt=prompt, answer=answer)
         for description, prompt, answer in zip(descriptions, prompts, answers, strict=True)
     ]
     replies = _ask(engine, images, texts, 72)
-    refined = [enhanced_answer(reply, SENA.enhance_lead) for reply in replies]
+    refined = [SENA.enhanced(reply) for reply in replies]
     return [new or old for new, old in zip(refined, answers, strict=True)]
 
 
