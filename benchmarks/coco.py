@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -290,31 +290,27 @@ def _fields(path: Path, *names: str) -> dict[str, Any]:
     return dict(content)
 
 
-_METRICS = ("chair_s", "chair_i", "recall")
-_LICENCE = (
-    "annotations CC BY 4.0; images under their Flickr licences; synonyms.txt under its repository's"
-    " terms"
+_CHAIR = Spec(
+    name="coco_chair",
+    factory=partial(chair, "coco_chair", 512),
+    group="hallucination",
+    size=IMAGES,
+    about="CHAIR on 500 fixed images of COCO val2014; captions of at most 512 tokens.",
+    metrics=("chair_s", "chair_i", "recall"),
+    licence=(
+        "annotations CC BY 4.0; images under their Flickr licences; synonyms.txt under its"
+        " repository's terms"
+    ),
+    twins=("lmms_eval:coco_cap_chair",),
+    local=DATA,
 )
 SPECS = (
-    Spec(
-        name="coco_chair",
-        factory=partial(chair, "coco_chair", 512),
-        group="hallucination",
-        size=IMAGES,
-        about="CHAIR on 500 fixed images of COCO val2014; captions of at most 512 tokens.",
-        metrics=_METRICS,
-        licence=_LICENCE,
-        twins=("lmms_eval:coco_cap_chair",),
-        local=DATA,
-    ),
-    Spec(
+    _CHAIR,
+    replace(
+        _CHAIR,
         name="coco_chair_64",
         factory=partial(chair, "coco_chair_64", 64),
-        group="hallucination",
-        size=IMAGES,
         about="CHAIR on the same images; captions of at most 64 tokens.",
-        metrics=_METRICS,
-        licence=_LICENCE,
-        local=DATA,
+        twins=(),
     ),
 )

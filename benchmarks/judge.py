@@ -264,17 +264,15 @@ def cost_in_words(cost: Cost, about: str = "", most: str = "") -> str:
     return " ".join(words.split()).replace(" ,", ",")
 
 
-def open_judge(path: Path | None = None) -> Judge | None:
-    """The judge of the settings' file ``path``, else of the file that SELFSIGHT_JUDGE names; None:
-    neither is given.
+def open_judge() -> Judge | None:
+    """The judge of the settings' file that SELFSIGHT_JUDGE names; None: it names none.
 
     Raises:
         ValueError: the file is missing, or a setting is wrong.
     """
-    if path is None:
-        if not (named := os.environ.get(JUDGE_VARIABLE)):
-            return None
-        path = Path(named)
+    if not (named := os.environ.get(JUDGE_VARIABLE)):
+        return None
+    path = Path(named)
     return Judge(settings=read_settings(path), folder=path.parent)
 
 

@@ -14,7 +14,7 @@ import hashlib
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -52,9 +52,11 @@ def load(split: str, limit: int | None, data: Path | None) -> ItemBenchmark[Choi
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for index in rows:
         groups[index % ROUND].append(index)
-    has_rotations = any(index >= ROUND for index in rows)
-    rotations = _given_rotations if has_rotations else _made_rotations
-    items = [item for indices in groups.values() for item in rotations(indices, rows)]
+    make_all = all(index < ROUND for index in rows)
+    items: list[Item[Choice]] = []
+    for indices in groups.values():
+        for index in sorted(indices):
+            items += _rotations(index, rows, make_all)
     kept, source = grading.fixed(items, limit, "mmbench-dev-en")
     categories = tuple(sorted({item.truth.category for item in items}))
     return choice_benchmark(name="mmbench_dev_en", source=source, items=kept, categories=categories)
@@ -101,26 +103,12 @@ def _row(place: str, header: Sequence[str], values: Sequence[str]) -> tuple[int,
     return int(index[1]), row
 
 
-def _given_rotations(indices: Iterable[int], rows: Mapping[int, Row]) -> list[Item[Choice]]:
-    """The rotations that the file holds."""
-    items = []
-    for index in sorted(indices):
-        options, answer = _options(*rows[index])
-        lettered = tuple(zip(LETTERS, options, strict=False))
-        items.append(
-            _item(index % ROUND, index // ROUND, lettered, LETTERS[answer], rows[index], rows)
-        )
-    return items
-
-
-def _made_rotations(indices: Iterable[int], rows: Mapping[int, Row]) -> list[Item[Choice]]:
-    """All rotations of a question that the file holds once."""
-    (index,) = indices
+def _rotations(index: int, rows: Mapping[int, Row], make_all: bool) -> Iterator[Item[Choice]]:
+    """The rotation in this row; ``make_all``: all rotations of the question, made from it."""
     options, answer = _options(*rows[index])
-    return [
-        _item(index, by, *rotated(options, answer, by), rows[index], rows)
-        for by in range(len(options))
-    ]
+    for by in range(len(options) if make_all else 1):
+        rotation = index // ROUND + by
+        yield _item(index % ROUND, rotation, *rotated(options, answer, by), rows[index], rows)
 
 
 def _options(place: str, row: Mapping[str, str]) -> tuple[list[str], int]:

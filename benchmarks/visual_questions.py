@@ -28,11 +28,7 @@ class Expected:
 
 
 def question_benchmark(
-    *,
-    name: str,
-    source: str,
-    items: Callable[[], Iterator[Item[Expected]]],
-    kinds: tuple[str, ...],
+    *, name: str, source: str, items: Callable[[], Iterator[Item[Expected]]], kinds: tuple[str, ...]
 ) -> ItemBenchmark[Expected]:
     """Questions of the given ``kinds`` over any source."""
     accuracy = percent("accuracy", "correct", "answered")

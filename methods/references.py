@@ -21,13 +21,12 @@ from methods.interface import (
     Item,
     Method,
     PreferencePair,
-    Prompt,
     Recipe,
     Tools,
 )
 from methods.settings import AtLeastOne, above, at_most
 from methods.sima.method import PUBLISHED, PUBLISHED_13B, chosen_pair
-from methods.sima.responses import EMPTY, Responses, respond, same_text
+from methods.sima.responses import EMPTY, Responses, greedy_answers, respond, same_text
 
 EQUAL = "answer equals the truth"
 TIE = "equally wrong"
@@ -53,12 +52,7 @@ class GtDpo(Method):
         """
         questions = [item.required("question") for item in items]
         truths = [item.required("reference").strip() for item in items]
-        prompts = [
-            Prompt(key=f"{tools.seed}/{item.id}/greedy", text=question, image=item.image)
-            for item, question in zip(items, questions, strict=True)
-        ]
-        decoding = Decoding(max_new_tokens=self.answer_tokens)
-        answers = tools.vlm.generate(prompts, decoding) if prompts else []
+        answers = greedy_answers(items, tools.vlm, tools.seed, self.answer_tokens)
         for item, question, truth, answer in zip(items, questions, truths, answers, strict=True):
             key, own = f"{tools.seed}/{item.id}/truth", answer.text.strip()
             trace: dict[str, JSON] = {
@@ -71,12 +65,7 @@ class GtDpo(Method):
                 yield Dropped(key=key, item=item.id, reason=EQUAL if own else EMPTY, trace=trace)
             else:
                 yield PreferencePair(
-                    key=key,
-                    item=item.id,
-                    prompt=question,
-                    chosen=truth,
-                    rejected=own,
-                    trace=trace,
+                    key=key, item=item.id, prompt=question, chosen=truth, rejected=own, trace=trace
                 )
 
 

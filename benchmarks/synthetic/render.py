@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from benchmarks.synthetic.scene import Scene, Thing
 
@@ -103,11 +103,7 @@ def _blob(draw: ImageDraw.ImageDraw, rng: Random, ground: Colour) -> None:
 
 
 def _place(
-    draw: ImageDraw.ImageDraw,
-    thing: Thing,
-    rng: Random,
-    ground: Colour,
-    difficulty: Difficulty,
+    draw: ImageDraw.ImageDraw, thing: Thing, rng: Random, ground: Colour, difficulty: Difficulty
 ) -> None:
     half = CELL * rng.uniform(difficulty.smallest, difficulty.largest) / 2
     slack = CELL / 2 - half
@@ -117,18 +113,12 @@ def _place(
     fill = _mix(RGB[thing.colour], ground, share)
     dark = _mix((30, 30, 30), ground, share * 0.7)
     for stroke in _SHAPES[thing.category]:
-        _draw(draw, stroke, x, y, half, dark if stroke.dark else fill)
-
-
-def _draw(
-    draw: ImageDraw.ImageDraw, stroke: Stroke, x: float, y: float, half: float, fill: Colour
-) -> None:
-    """A stroke of a thing whose frame has its centre at (x, y)."""
-    points = [(x + px * half, y + py * half) for px, py in stroke.points]
-    if stroke.round:
-        draw.ellipse([points[0], points[1]], fill=fill)
-    else:
-        draw.polygon(points, fill=fill)
+        points = [(x + px * half, y + py * half) for px, py in stroke.points]
+        colour = dark if stroke.dark else fill
+        if stroke.round:
+            draw.ellipse([points[0], points[1]], fill=colour)
+        else:
+            draw.polygon(points, fill=colour)
 
 
 def _polygon(*points: Point, dark: bool = False) -> Stroke:
@@ -170,10 +160,7 @@ _SHAPES: dict[str, tuple[Stroke, ...]] = {
         _polygon((-1, -0.1), (0, -1), (1, -0.1)),
         _box(-0.2, 0.4, 0.2, 1, dark=True),
     ),
-    "tree": (
-        _box(-0.18, 0.3, 0.18, 1, dark=True),
-        _polygon((-0.85, 0.4), (0, -1), (0.85, 0.4)),
-    ),
+    "tree": (_box(-0.18, 0.3, 0.18, 1, dark=True), _polygon((-0.85, 0.4), (0, -1), (0.85, 0.4))),
     "car": (
         _box(-1, -0.1, 1, 0.55),
         _box(-0.55, -0.6, 0.55, 0),
@@ -204,10 +191,7 @@ _SHAPES: dict[str, tuple[Stroke, ...]] = {
     "star": (_star(5, 0.42),),
     "ball": (_disc(0, 0, 0.9), _disc(-0.25, -0.3, 0.22, dark=True)),
     "box": (_box(-0.85, -0.85, 0.85, 0.85), _box(-0.85, -0.3, 0.85, -0.12, dark=True)),
-    "flower": (
-        *(_petal(2 * math.pi * k / 5) for k in range(5)),
-        _disc(0, -0.1, 0.28, dark=True),
-    ),
+    "flower": (*(_petal(2 * math.pi * k / 5) for k in range(5)), _disc(0, -0.1, 0.28, dark=True)),
     "sun": (_star(9, 0.68),),
     "key": (
         _disc(-0.55, 0, 0.45),
@@ -223,20 +207,3 @@ _SHAPES: dict[str, tuple[Stroke, ...]] = {
     ),
 }
 """The strokes of each category, in the order of drawing."""
-
-
-def contact_sheet(
-    images: list[Image.Image], texts: list[str], columns: int = 2, zoom: int = 4
-) -> Image.Image:
-    """Enlarged images beside their texts."""
-    width, height = 860, SIDE * zoom + 16
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * width, rows * height), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=14)
-    for place, (image, text) in enumerate(zip(images, texts, strict=True)):
-        x, y = place % columns * width, place // columns * height
-        enlarged = image.resize((SIDE * zoom, SIDE * zoom), Image.Resampling.NEAREST)
-        sheet.paste(enlarged, (x + 8, y + 8))
-        draw.multiline_text((x + SIDE * zoom + 20, y + 8), text, fill="black", font=font, spacing=3)
-    return sheet

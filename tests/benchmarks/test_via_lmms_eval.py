@@ -46,7 +46,7 @@ def test_recorded_replies_give_the_recorded_report(
     task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     benchmark = replayed(task, monkeypatch)
-    report = benchmark.grade(answered(task, benchmark.exported.rows))
+    report = benchmark.grade(answered(task, benchmark.rows))
     assert {
         name: value if value is None else round(value, 6) for name, value in report.values.items()
     } == HEARD[task]["values"]
@@ -73,7 +73,7 @@ def test_a_metric_with_the_kits_name_is_its_total(
     """Said by the counts alone, over all rows (pope's case lacks an answer, which the kit calls
     wrong: it is given here)."""
     benchmark = replayed(task, monkeypatch)
-    rows = benchmark.exported.rows
+    rows = benchmark.rows
     report = benchmark.grade({f"{row['doc']:06d}": "" for row in rows} | answered(task, rows))
     for name in shared(task):
         total = report.values[f"lmms_eval:{name}"]
@@ -87,7 +87,7 @@ def test_an_answer_that_is_missing_or_unreadable_is_unscored_and_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     benchmark = replayed("pope", monkeypatch)
-    report = benchmark.grade(answered("pope", benchmark.exported.rows))
+    report = benchmark.grade(answered("pope", benchmark.rows))
     whys = {grade.question: grade.why for grade in report.grades if grade.value is None}
     assert whys == {
         "000002": "lmms-eval reads the words yes and no alone, and calls this a mistake",
@@ -110,7 +110,7 @@ def test_totals_that_are_no_ratios_are_checked_and_stand_apart(
     """MME's case by hand: existence has acc (100 + 50) / 2 and acc+ 50, count acc 0 and acc+ 0;
     code reasoning 100 and 100."""
     benchmark = replayed("mme", monkeypatch)
-    report = benchmark.grade(answered("mme", benchmark.exported.rows))
+    report = benchmark.grade(answered("mme", benchmark.rows))
     assert report.values["lmms_eval:mme_perception_score"] == pytest.approx(75 + 50 + 0)
     assert report.values["lmms_eval:mme_cognition_score"] == pytest.approx(200)
     assert report.values["perception_accuracy"] == pytest.approx(100 * 3 / 6)
@@ -119,7 +119,7 @@ def test_totals_that_are_no_ratios_are_checked_and_stand_apart(
 
 def test_a_image_with_one_answer_missing_has_no_acc_plus(monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = replayed("mme", monkeypatch)
-    answers = answered("mme", benchmark.exported.rows)
+    answers = answered("mme", benchmark.rows)
     del answers["000001"]
     report = benchmark.grade(answers)
     assert report.values["perception_accuracy_plus"] == pytest.approx(0)
@@ -133,7 +133,7 @@ def test_a_total_that_is_not_that_of_the_rows_stops_the_grading(
     reply["totals"]["exact_match"] += 0.1
     benchmark = replayed("gqa", monkeypatch, {"grade": reply})
     with pytest.raises(ValueError, match="this version of the kit counts differently"):
-        benchmark.grade(answered("gqa", benchmark.exported.rows))
+        benchmark.grade(answered("gqa", benchmark.rows))
 
 
 def test_rows_in_another_order_stop_the_grading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +141,7 @@ def test_rows_in_another_order_stop_the_grading(monkeypatch: pytest.MonkeyPatch)
     reply["rows"].reverse()
     benchmark = replayed("gqa", monkeypatch, {"grade": reply})
     with pytest.raises(ValueError, match="in another order"):
-        benchmark.grade(answered("gqa", benchmark.exported.rows))
+        benchmark.grade(answered("gqa", benchmark.rows))
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_judgement_that_failed_stops_the_grading(
     reply["rows"][1]["metrics"][metric].update(broken)
     benchmark = replayed(task, monkeypatch, {"grade": reply})
     with pytest.raises(ValueError, match=r"gave no judgement on 1 of . answers"):
-        benchmark.grade(answered(task, benchmark.exported.rows))
+        benchmark.grade(answered(task, benchmark.rows))
 
 
 def test_a_random_option_of_the_kit_stops_the_grading(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def test_a_random_option_of_the_kit_stops_the_grading(monkeypatch: pytest.Monkey
     reply["choices"]["judged"][row][1] = "Failed to predict, thus randomly generate one. "
     benchmark = replayed("mmbench_en_dev", monkeypatch, {"grade": reply})
     with pytest.raises(ValueError, match=f"row {row}: the kit took a random option"):
-        benchmark.grade(answered("mmbench_en_dev", benchmark.exported.rows))
+        benchmark.grade(answered("mmbench_en_dev", benchmark.rows))
 
 
 def test_answers_are_cut_at_stops_and_cleaned_for_the_kit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ def test_answers_are_cut_at_stops_and_cleaned_for_the_kit(monkeypatch: pytest.Mo
     assert via.cut("one\n\ntwo", []) == "one\n\ntwo"
     assert via.without_controls("a\x00b\nc\x07") == ("a b\nc ", 2)
     benchmark = replayed("mmbench_en_dev", monkeypatch)
-    report = benchmark.grade(answered("mmbench_en_dev", benchmark.exported.rows))
+    report = benchmark.grade(answered("mmbench_en_dev", benchmark.rows))
     assert report.grades[1].why == "1 control characters taken out for the kit"
 
 
