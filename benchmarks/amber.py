@@ -24,7 +24,7 @@ without it only the words of ``relation.json`` count."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from typing import Any
 from benchmarks import amber_tagger, files, grading, yes_no
 from benchmarks.amber_words import Words
 from benchmarks.grading import Item, ItemBenchmark, percent
-from benchmarks.interface import Direction, Grade, Metric
+from benchmarks.interface import Grade, Metric
 from benchmarks.spec import Spec
 from benchmarks.yes_no import REQUEST, YesNo
 
@@ -63,6 +63,15 @@ def _local(*more: str) -> files.LocalData:
 
 GENERATIVE_DATA = _local(_GENERATIVE, _RELATION, _SAFE)
 DISCRIMINATIVE_DATA = _local(_DISCRIMINATIVE)
+
+
+GENERATIVE: tuple[Metric, ...] = (
+    percent("chair", "hallucinated", "nouns", "lower", primary=True),
+    percent("cover", "covered", "truth", primary=True),
+    percent("hal", "unfaithful", "captions", "lower", primary=True),
+    percent("cog", "expected", "hallu", "lower", primary=True),
+)
+"""The generative part's metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +112,17 @@ def generative(split: str, limit: int | None, data: Path | None) -> ItemBenchmar
         for place, id, image, text, about in _questions("amber_g", split, folder, _GENERATIVE)
     ]
     kept, source = grading.fixed(
-        grading.limit_images(items, limit),
+        items,
+        limit,
         "amber-similar" if words.similar else "amber",
         words.relation,
         words.safe,
         words.similar,
     )
     tagged = not amber_tagger.why_missing()
-    readings = ("", "_official") if tagged else ("",)
+    official = [
+        replace(grading.suffixed(metric, "_official"), primary=False) for metric in GENERATIVE
+    ]
     return ItemBenchmark(
         name="amber_g",
         group="hallucination",
@@ -118,26 +130,9 @@ def generative(split: str, limit: int | None, data: Path | None) -> ItemBenchmar
         grader=f"amber-generative-{GENERATIVE_VERSION}"
         + (f"+{amber_tagger.version()}" if tagged else ""),
         items=kept,
-        metrics=tuple(metric for reading in readings for metric in _metrics(reading)),
+        metrics=(*GENERATIVE, *(official if tagged else ())),
         grade_one=partial(_grade_caption, words, words.known, tagged),
         max_new_tokens=512,
-    )
-
-
-def _metrics(reading: str) -> tuple[Metric, ...]:
-    """The generative part's metrics by a reading of the nouns."""
-    primary = not reading
-    counts: tuple[tuple[str, str, str, Direction], ...] = (
-        ("chair", "hallucinated", "nouns", "lower"),
-        ("cover", "covered", "truth", "higher"),
-        ("hal", "unfaithful", "captions", "lower"),
-        ("cog", "expected", "hallu", "lower"),
-    )
-    return tuple(
-        percent(
-            f"{name}{reading}", f"{over}{reading}", f"{under}{reading}", better, primary=primary
-        )
-        for name, over, under, better in counts
     )
 
 
@@ -161,7 +156,7 @@ def discriminative(split: str, limit: int | None, data: Path | None) -> ItemBenc
                 load_image=partial(files.open_image, image),
             )
         )
-    kept, source = grading.fixed(grading.limit_images(items, limit), "amber")
+    kept, source = grading.fixed(items, limit, "amber")
     by_kind = (
         yes_no.metrics(positive="no", suffix=f"_{kind}{reading}")[name]
         for reading in ("", "_official")
@@ -194,7 +189,7 @@ def _grade_caption(
     truth, official = item.truth, dict[str, float]()
     if tagged:
         counts, _ = _counts(words, truth, amber_tagger.nouns(caption, known))
-        official = {f"{name}_official": count for name, count in counts.items()}
+        official = grading.suffixed_counts(counts, "_official")
     if not caption.strip():
         return grading.unscored(item, "empty caption", official)
     nouns = words.nouns(caption, known)
@@ -273,18 +268,14 @@ def _questions(
     annotations: dict[str, dict[str, Any]] = {}
     for place, row in files.read_rows(folder / _ANNOTATIONS):
         if annotations.setdefault(str(row.get("id")), row) is not row:
-            raise ValueError(f"{place}: the id {row.get('id')} is a duplicate; {files.AGAIN}.")
+            raise files.broken(f"{place}: the id {row.get('id')} is a duplicate")
     questions: dict[str, tuple[str, str, Path, str, Mapping[str, Any]]] = {}
     for place, row in files.read_rows(folder / query):
         id = str(row.get("id"))
         if id not in annotations:
-            raise ValueError(
-                f"{place}: the id {id} has no annotation in {folder / _ANNOTATIONS}; {files.AGAIN}."
-            )
+            raise files.broken(f"{place}: the id {id} has no annotation in {folder / _ANNOTATIONS}")
         if id in questions:
-            raise ValueError(
-                f"{place}: the id {id} is a duplicate of {questions[id][0]}; {files.AGAIN}."
-            )
+            raise files.broken(f"{place}: the id {id} is a duplicate of {questions[id][0]}")
         image = folder / "image" / files.text(place, row, "image")
         questions[id] = (place, id, image, files.text(place, row, "query"), annotations[id])
     files.check_images(name, [(place, image) for place, _, image, _, _ in questions.values()])
@@ -305,18 +296,16 @@ def _words(folder: Path) -> Words:
 def _word_lists(path: Path) -> dict[str, tuple[str, ...]]:
     table = files.read_json(path)
     if not isinstance(table, dict) or not all(isinstance(words, list) for words in table.values()):
-        raise ValueError(f"{path} must be a JSON object of word lists; {files.AGAIN}.")
+        raise files.broken(f"{path} must be a JSON object of word lists")
     return {word: tuple(map(str, words)) for word, words in table.items()}
 
 
 def _names(place: str, about: Mapping[str, Any], field: str, words: Words) -> tuple[str, ...]:
     names = about.get(field)
     if not isinstance(names, list):
-        raise ValueError(f"{place}: its annotation has no list {field!r}; {files.AGAIN}.")
+        raise files.broken(f"{place}: its annotation has no list {field!r}")
     if unknown := [name for name in names if name not in words.relation]:
-        raise ValueError(
-            f"{place}: {unknown[0]!r} of its {field!r} is not in {_RELATION}; {files.AGAIN}."
-        )
+        raise files.broken(f"{place}: {unknown[0]!r} of its {field!r} is not in {_RELATION}")
     return tuple(names)
 
 

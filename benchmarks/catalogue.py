@@ -94,9 +94,7 @@ def open_benchmarks(
             specs[name] = find(name)
         except KeyError:
             raise ValueError(_no_benchmark(name, synthetic)) from None
-    served: dict[str, None] = {}
-    for name, spec in specs.items():
-        served |= dict.fromkeys((name, *((spec.local.name,) if spec.local else ())))
+    served = list(dict.fromkeys(name for spec in specs.values() for name in spec.data_names))
     for name in folders:
         if name not in served:
             raise ValueError(_unread(name, names, served))
@@ -137,20 +135,15 @@ def _no_benchmark(name: str, synthetic: bool) -> str:
     return f"There is no benchmark {name!r}; {hint}Known: {', '.join([*BENCHMARKS, *kits])}."
 
 
-def _unread(name: str, benchmarks: Sequence[str], served: Iterable[str]) -> str:
+def _unread(name: str, benchmarks: Sequence[str], served: Sequence[str]) -> str:
     """The message for a folder that none of the benchmarks asked for reads."""
-    readers = [
-        spec.name
-        for spec in BENCHMARKS.values()
-        if name in (spec.name, spec.local.name if spec.local else "")
-    ]
+    readers = [spec.name for spec in BENCHMARKS.values() if name in spec.data_names]
     if readers:
         return (
             f"--local-data {name} is read by {' and '.join(readers)}, and only"
             f" {' and '.join(benchmarks)} {'is' if len(benchmarks) == 1 else 'are'} asked for;"
             " leave it out, or add such a benchmark."
         )
-    known = list(served)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, served, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"There is no local data {name!r}; {hint}Known: {', '.join(known) or 'none'}."
+    return f"There is no local data {name!r}; {hint}Known: {', '.join(served) or 'none'}."

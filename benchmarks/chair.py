@@ -14,8 +14,8 @@ the authors' code counts it as a caption without hallucination, and so do the me
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -47,18 +47,22 @@ class Official:
 
     def counts(self, item: Item[frozenset[str]], caption: str) -> dict[str, float]:
         mentions = [category for category, _, _ in self.table.places(caption)]
-        invented = [category for category in mentions if category not in self.truth[item.id]]
-        return {
-            "captions_official": 1.0,
-            "unfaithful_official": float(bool(invented)),
-            "mentions_official": float(len(mentions)),
-            "hallucinated_official": float(len(invented)),
-        }
+        return grading.suffixed_counts(_counts(mentions, self.truth[item.id]), "_official")
 
 
-OFFICIAL: tuple[Metric, ...] = (
-    percent("chair_s_official", "unfaithful_official", "captions_official", "lower"),
-    percent("chair_i_official", "hallucinated_official", "mentions_official", "lower"),
+def _counts(mentions: Sequence[str], truth: frozenset[str]) -> dict[str, float]:
+    invented = sum(category not in truth for category in mentions)
+    return {
+        "captions": 1.0,
+        "unfaithful": float(invented > 0),
+        "mentions": float(len(mentions)),
+        "hallucinated": float(invented),
+    }
+
+
+CHAIR: tuple[Metric, ...] = (
+    percent("chair_s", "unfaithful", "captions", "lower"),
+    percent("chair_i", "hallucinated", "mentions", "lower"),
 )
 
 
@@ -81,12 +85,11 @@ def chair_benchmark(
         grader=f"chair-{OFFICIAL_VERSION if official else CHAIR_VERSION}",
         items=items,
         metrics=(
-            percent("chair_s", "unfaithful", "captions", "lower", primary=primary),
-            percent("chair_i", "hallucinated", "mentions", "lower", primary=primary),
+            *(replace(metric, primary=primary) for metric in CHAIR),
             percent("recall", "found", "truth"),
             ratio("words", "words", "captions", "none", unit="words"),
             ratio("objects", "objects", "captions", "none", unit="objects"),
-            *(OFFICIAL if official else ()),
+            *(grading.suffixed(metric, "_official") for metric in CHAIR if official),
         ),
         grade_one=partial(_grade, table, official),
         max_new_tokens=max_new_tokens,
@@ -116,10 +119,7 @@ def _grade(
         truth=", ".join(sorted(item.truth)),
         wrong=tuple((start, end) for _, start, end in invented) if same_length else (),
         counts={
-            "captions": 1.0,
-            "unfaithful": float(bool(invented)),
-            "mentions": float(len(mentions)),
-            "hallucinated": float(len(invented)),
+            **_counts(mentions, item.truth),
             "found": float(len(distinct & item.truth)),
             "truth": float(len(item.truth)),
             "words": float(len(_WORD.findall(caption))),

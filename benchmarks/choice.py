@@ -8,12 +8,11 @@ the accuracy of the first rotation alone."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from benchmarks import grading
-from benchmarks.grading import Item, ItemBenchmark, percent
+from benchmarks.grading import Item, ItemBenchmark, by_kind, percent
 from benchmarks.interface import Grade
 from benchmarks.yes_no import UNREADABLE
 
@@ -68,14 +67,12 @@ def choice_benchmark(
             percent("circular_unread_wrong", "right", "questions"),
             percent("vanilla", "first_right", "first_read"),
             UNREADABLE,
-            *(
-                percent(f"circular_{category}", f"right_{category}", f"known_{category}")
-                for category in categories
-            ),
+            *by_kind(percent("circular", "right", "known"), categories),
         ),
         grade_one=_grade,
         max_new_tokens=32,
-        grade_groups=_grade_rotations,
+        group_of=lambda item: item.truth.question,
+        group_counts=_count_rotations,
     )
 
 
@@ -132,20 +129,16 @@ def _grade(item: Item[Choice], answer: str) -> Grade:
     )
 
 
-def _grade_rotations(items: Sequence[Item[Choice]], grades: list[Grade]) -> list[Grade]:
-    """Adds the counts of a question to its last rotation. A question with an unanswered rotation
-    is not counted."""
-    questions: defaultdict[str, list[int]] = defaultdict(list)
-    for place, item in enumerate(items):
-        questions[item.truth.question].append(place)
-    whole = list(grades)
-    for places in questions.values():
-        if any("answered" not in grades[place].counts for place in places):
-            continue
-        values = [grades[place].value for place in places]
-        right, known = float(all(values)), float(None not in values or 0.0 in values)
-        category, last = items[places[0]].truth.category, grades[places[-1]]
-        more = {"questions": 1.0, "right": right, "known": known}
-        more |= {f"right_{category}": right, f"known_{category}": known}
-        whole[places[-1]] = replace(last, counts={**last.counts, **more})
-    return whole
+def _count_rotations(last: Item[Choice], grades: Sequence[Grade]) -> dict[str, float]:
+    """The counts of a question. A question with an unanswered rotation is not counted."""
+    if any("answered" not in grade.counts for grade in grades):
+        return {}
+    values, category = [grade.value for grade in grades], last.truth.category
+    right, known = float(all(values)), float(None not in values or 0.0 in values)
+    return {
+        "questions": 1.0,
+        "right": right,
+        "known": known,
+        f"right_{category}": right,
+        f"known_{category}": known,
+    }

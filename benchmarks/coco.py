@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -148,15 +148,13 @@ def chair(
     images: list[tuple[str, Path]] = []
     for place, id in _chosen(folder, split, list(val.images)):
         if not (captions := val.captions.get(id)):
-            raise ValueError(
+            raise files.broken(
                 f"{folder / CAPTIONS} has no caption of the image {id}, and CHAIR's truth needs"
-                f" them; {files.AGAIN}."
+                " them"
             )
         outlined = val.outlined.get(id, frozenset())
         if unknown := sorted(outlined - (reader.categories.keys() & as_released.categories.keys())):
-            raise ValueError(
-                f"{synonyms} has no line with COCO's category {unknown[0]!r}; {files.AGAIN}."
-            )
+            raise files.broken(f"{synonyms} has no line with COCO's category {unknown[0]!r}")
         truth, official_truth[id] = (
             frozenset(
                 {reading.categories[category] for category in outlined}
@@ -176,9 +174,7 @@ def chair(
             )
         )
     files.check_images(name, images)
-    kept, source = grading.fixed(
-        grading.limit_images(items, limit), "coco-val2014", reader.categories
-    )
+    kept, source = grading.fixed(items, limit, "coco-val2014", reader.categories)
     return chair_benchmark(
         name=name,
         source=source,
@@ -205,7 +201,7 @@ def read_synonyms(path: Path, official: bool = False) -> CaptionReader:
             )
         categories |= dict.fromkeys(words, words[0])
     if not categories:
-        raise ValueError(f"{path} is empty; {files.AGAIN}.")
+        raise files.broken(f"{path} is empty")
     return CaptionReader(categories, official)
 
 
@@ -252,7 +248,7 @@ def _val2014(folder: Path) -> _Val2014:
     try:
         images = {_id(image["id"]): str(image["file_name"]) for image in content["images"]}
         if len(images) < len(content["images"]):
-            raise ValueError(f"{instances}: an image id occurs twice; {files.AGAIN}.")
+            raise files.broken(f"{instances}: an image id occurs twice")
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
         for outline in content["annotations"]:
             id = _id_among(images, outline["image_id"], f"{instances}: an outline")
@@ -261,14 +257,10 @@ def _val2014(folder: Path) -> _Val2014:
         for caption in _fields(captions, "annotations")["annotations"]:
             id = _id_among(images, caption["image_id"], f"{captions}: a caption")
             if not isinstance(text := caption["caption"], str):
-                raise ValueError(
-                    f"{captions}: a caption of the image {id} is {text!r}, no text; {files.AGAIN}."
-                )
+                raise files.broken(f"{captions}: a caption of the image {id} is {text!r}, no text")
             references.setdefault(id, []).append(text)
     except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{instances} or {captions}: an entry lacks {error}; {files.AGAIN}."
-        ) from None
+        raise files.broken(f"{instances} or {captions}: an entry lacks {error}") from None
     return _Val2014(
         images=images,
         outlined={id: frozenset(categories) for id, categories in outlined.items()},
@@ -286,9 +278,7 @@ def _id(value: object) -> str:
 def _id_among(images: Mapping[str, str], value: object, what: str) -> str:
     """The image id of an outline or caption; what belongs to no image would lower the truth."""
     if (id := _id(value)) not in images:
-        raise ValueError(
-            f"{what} is of the image {id}, which is not among the images of val2014; {files.AGAIN}."
-        )
+        raise files.broken(f"{what} is of the image {id}, which is not among the images of val2014")
     return id
 
 
@@ -296,35 +286,31 @@ def _fields(path: Path, *names: str) -> dict[str, Any]:
     content = files.read_json(path)
     for name in names:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise ValueError(f"{path} has no list {name!r}; {files.AGAIN}.")
+            raise files.broken(f"{path} has no list {name!r}")
     return dict(content)
 
 
-_METRICS = ("chair_s", "chair_i", "recall")
-_LICENCE = (
-    "annotations CC BY 4.0; images under their Flickr licences; synonyms.txt under its repository's"
-    " terms"
+_CHAIR = Spec(
+    name="coco_chair",
+    factory=partial(chair, "coco_chair", 512),
+    group="hallucination",
+    size=IMAGES,
+    about="CHAIR on 500 fixed images of COCO val2014; captions of at most 512 tokens.",
+    metrics=("chair_s", "chair_i", "recall"),
+    licence=(
+        "annotations CC BY 4.0; images under their Flickr licences; synonyms.txt under its"
+        " repository's terms"
+    ),
+    twins=("lmms_eval:coco_cap_chair",),
+    local=DATA,
 )
 SPECS = (
-    Spec(
-        name="coco_chair",
-        factory=partial(chair, "coco_chair", 512),
-        group="hallucination",
-        size=IMAGES,
-        about="CHAIR on 500 fixed images of COCO val2014; captions of at most 512 tokens.",
-        metrics=_METRICS,
-        licence=_LICENCE,
-        twins=("lmms_eval:coco_cap_chair",),
-        local=DATA,
-    ),
-    Spec(
+    _CHAIR,
+    replace(
+        _CHAIR,
         name="coco_chair_64",
         factory=partial(chair, "coco_chair_64", 64),
-        group="hallucination",
-        size=IMAGES,
         about="CHAIR on the same images; captions of at most 64 tokens.",
-        metrics=_METRICS,
-        licence=_LICENCE,
-        local=DATA,
+        twins=(),
     ),
 )

@@ -26,6 +26,11 @@ gigabytes for it."""
 _NOTE = "selfsight_read_as_stored"
 
 
+def broken(what: str) -> ValueError:
+    """The error for a damaged official file: ``what`` is wrong, and how to mend it."""
+    return ValueError(f"{what}; {AGAIN}.")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LocalData:
     """The files of a benchmark in a folder of the user's."""
@@ -101,11 +106,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(content)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}, line {error.lineno}: not JSON, or cut off ({error.msg}); {AGAIN}."
-        ) from None
+        raise broken(f"{path}, line {error.lineno}: not JSON, or cut off ({error.msg})") from None
     except (ValueError, RecursionError) as error:  # a number too long, lists nested too deep
-        raise ValueError(f"{path}: not readable JSON ({error}); {AGAIN}.") from None
+        raise broken(f"{path}: not readable JSON ({error})") from None
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -124,10 +127,10 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         rows = [(place, _parsed(place, line)) for place, line in read_lines(path)]
     for place, row in rows:
         if not isinstance(row, dict):
-            raise ValueError(f"{place}: not a JSON object; {AGAIN}.")
+            raise broken(f"{place}: not a JSON object")
         yield place, row
     if not rows:
-        raise ValueError(f"{path} is empty; {AGAIN}.")
+        raise broken(f"{path} is empty")
 
 
 def _parsed(place: str, line: str) -> Any:
@@ -135,7 +138,7 @@ def _parsed(place: str, line: str) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
         why = error.msg if isinstance(error, json.JSONDecodeError) else error
-        raise ValueError(f"{place}: not JSON, or cut off ({why}); {AGAIN}.") from None
+        raise broken(f"{place}: not JSON, or cut off ({why})") from None
 
 
 def text(place: str, row: dict[str, Any], name: str) -> str:
@@ -216,7 +219,7 @@ def decode_image(what: str, file: Path | IO[bytes]) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         why = TOO_LARGE
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"{what} cannot be read ({error}); {AGAIN}.") from None
+        raise broken(f"{what} cannot be read ({error})") from None
     raise ValueError(f"{what} {why}; {AGAIN}, or make it smaller.")
 
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
 
@@ -17,6 +18,7 @@ from PIL.Image import Image
 
 from benchmarks.interface import (
     Benchmark,
+    Cost,
     Direction,
     Grade,
     Group,
@@ -24,6 +26,7 @@ from benchmarks.interface import (
     Question,
     Report,
     report,
+    summed,
 )
 
 T = TypeVar("T")
@@ -38,11 +41,6 @@ class Item(Generic[T]):
     text: str
     truth: T
     load_image: Callable[[], Image]
-
-
-def ungrouped(_items: Sequence[Item[T]], grades: list[Grade]) -> list[Grade]:
-    """The grades as they are: no question depends on another."""
-    return grades
 
 
 def without_images(benchmark: Benchmark) -> Iterable[Question | Item[object]]:
@@ -67,9 +65,11 @@ class ItemBenchmark(Generic[T]):
     grade_one: Callable[[Item[T], str], Grade]
     """The grade of one answer."""
     max_new_tokens: int
-    grade_groups: Callable[[Sequence[Item[T]], list[Grade]], list[Grade]] = ungrouped
-    """Sees all grades and adds the counts of questions that count together: both questions of an
-    image (MME), all rotations of a choice (MMBench)."""
+    group_of: Callable[[Item[T]], str] | None = None
+    """Names the group of an item where questions count together: both questions of an image (MME),
+    all rotations of a choice (MMBench). None: none do."""
+    group_counts: Callable[[Item[T], Sequence[Grade]], Mapping[str, float]] | None = None
+    """The counts of a group, from its last item and its grades; added to the last grade."""
 
     @property
     def version(self) -> str:
@@ -99,10 +99,20 @@ class ItemBenchmark(Generic[T]):
             else unscored(item, "no answer")
             for item in items
         ]
-        return report(self.metrics, self.grade_groups(items, grades))
+        if self.group_of and self.group_counts:
+            groups: defaultdict[str, list[int]] = defaultdict(list)
+            for place, item in enumerate(items):
+                groups[self.group_of(item)].append(place)
+            for places in groups.values():
+                last = places[-1]
+                more = self.group_counts(items[last], [grades[place] for place in places])
+                counts = summed([grades[last].counts, more])
+                grades[last] = replace(grades[last], counts=counts)
+        return report(self.metrics, grades)
 
-    def estimate(self, answers: Mapping[str, str]) -> None:
+    def estimate(self, answers: Mapping[str, str]) -> Cost | None:  # noqa: ARG002 - the protocol's
         """No model judges these answers."""
+        return None
 
 
 def check_answers(answers: Iterable[str], questions: Iterable[str]) -> None:
@@ -146,6 +156,24 @@ def percent(
     return ratio(name, numerator, denominator, better, unit="%", scale=100.0, primary=primary)
 
 
+def suffixed(metric: Metric, suffix: str) -> Metric:
+    """The metric whose name and counts end in ``suffix``."""
+    name, numerator = f"{metric.name}{suffix}", f"{metric.numerator}{suffix}"
+    return replace(
+        metric, name=name, numerator=numerator, denominator=f"{metric.denominator}{suffix}"
+    )
+
+
+def suffixed_counts(counts: Mapping[str, float], suffix: str) -> dict[str, float]:
+    """The counts for :func:`suffixed` metrics."""
+    return {f"{name}{suffix}": count for name, count in counts.items()}
+
+
+def by_kind(metric: Metric, kinds: Iterable[str]) -> tuple[Metric, ...]:
+    """The metric of each kind, whose name and counts end in ``_<kind>``."""
+    return tuple(suffixed(metric, f"_{kind}") for kind in kinds)
+
+
 def ratio(
     name: str,
     numerator: str,
@@ -169,24 +197,26 @@ def ratio(
 
 
 def fixed(
-    items: Sequence[Item[T]], name: str, *grading_data: object
+    items: Sequence[Item[T]], limit: int | None, name: str, *grading_data: object
 ) -> tuple[Callable[[], Iterator[Item[T]]], str]:
-    """Loaded items as ``items`` and ``source`` of a benchmark. The source is the name and a
-    fingerprint of questions, truth and ``grading_data`` (such as a synonym list).
+    """Loaded items of at most ``limit`` images as ``items`` and ``source`` of a benchmark. The
+    source is the name and a fingerprint of questions, truth and ``grading_data`` (such as a synonym
+    list).
 
     Raises:
-        ValueError: an id occurs twice.
+        ValueError: an id occurs twice, or ``limit`` is below 1.
     """
+    kept = limit_images(items, limit)
     seen: set[str] = set()
     digest = hashlib.sha256(_as_json(grading_data))
-    for item in items:
+    for item in kept:
         if item.id in seen:
             raise ValueError(
                 f"{name}: the question {item.id!r} occurs twice; give each question its own id."
             )
         seen.add(item.id)
         digest.update(_as_json([item.id, item.cluster, item.text, item.truth]))
-    return partial(iter, tuple(items)), f"{name}-{digest.hexdigest()[:12]}"
+    return partial(iter, kept), f"{name}-{digest.hexdigest()[:12]}"
 
 
 def _as_json(value: object) -> bytes:

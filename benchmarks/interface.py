@@ -5,7 +5,7 @@ the harness, and graded (``grade``). Grading again is free."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -93,11 +93,11 @@ class Cost:
     """What a judging model is asked, or was asked."""
 
     requests: int
-    recorded: int
+    recorded: int = 0
     """Judgements that are in the recording already and need no request."""
     tokens_in: int
     tokens_out: int
-    uncounted: int
+    uncounted: int = 0
     """Replies without a count of tokens."""
     price: float | None
     """None: no prices are given, or a count is missing."""
@@ -149,12 +149,18 @@ def metric_value(metric: Metric, sums: Mapping[str, float]) -> float | None:
     return metric.scale * sums.get(metric.numerator, 0.0) / denominator if denominator else None
 
 
+def summed(counts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """The sum of each count."""
+    sums: dict[str, float] = {}
+    for row in counts:
+        for name, count in row.items():
+            sums[name] = sums.get(name, 0.0) + count
+    return sums
+
+
 def report(metrics: Sequence[Metric], grades: Sequence[Grade]) -> Report:
     """Every metric over these grades. The counts of an unscored grade are summed too."""
-    sums: dict[str, float] = {}
-    for grade in grades:
-        for name, count in grade.counts.items():
-            sums[name] = sums.get(name, 0.0) + count
+    sums = summed(grade.counts for grade in grades)
     values = {metric.name: metric_value(metric, sums) for metric in metrics}
     unscored = sum(grade.value is None for grade in grades)
     return Report(values=values, grades=tuple(grades), unscored=unscored)

@@ -82,11 +82,14 @@ class Judge:
         most."""
         known, every = judgements.read(self.recording), self._keyed(requests)
         missing = [request for key, (request, _) in every.items() if key not in known]
-        return self._cost(
+        tokens_in = sum(len(request.prompt) for request in missing) // CHARACTERS_A_TOKEN
+        tokens_out = sum(self._max_tokens(request) for request in missing)
+        return Cost(
             requests=len(missing),
             recorded=len(every) - len(missing),
-            tokens_in=sum(len(request.prompt) for request in missing) // CHARACTERS_A_TOKEN,
-            tokens_out=sum(self._max_tokens(request) for request in missing),
+            tokens_in=tokens_in,
+            tokens_out=tokens_out,
+            price=self._price(tokens_in, tokens_out),
         )
 
     def ask(self, requests: Sequence[JudgeRequest]) -> list[list[Reply]]:
@@ -141,10 +144,8 @@ class Judge:
         """What is sent; not ``whole``: with the images' names in place of their content."""
         content: str | list[dict[str, Any]] = request.prompt
         if request.images:
-            content = [
-                {"type": "image_url", "image_url": {"url": image.url if whole else image.name}}
-                for image in request.images
-            ]
+            urls = [image.url if whole else image.name for image in request.images]
+            content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
             content.append({"type": "text", "text": request.prompt})
         return {
             "model": self.settings.model,
@@ -156,11 +157,8 @@ class Judge:
     def _key(self, request: JudgeRequest, repeat: int) -> str:
         """The fingerprint of a request: all that is sent, the model that must reply, and the number
         of the repeat. The address is left out, so a recording is valid on another machine."""
-        sent = {
-            **self._body(request, whole=False),
-            "version": self.settings.pinned_model,
-            "repeat": repeat,
-        }
+        pinned = self.settings.pinned_model
+        sent = {**self._body(request, whole=False), "version": pinned, "repeat": repeat}
         return hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
 
     def _keyed(self, requests: Sequence[JudgeRequest]) -> dict[str, tuple[JudgeRequest, int]]:
@@ -226,41 +224,31 @@ class Judge:
     def _check_model(self, reply: Reply) -> None:
         pinned = self.settings.pinned_model
         if reply.model != pinned and not (reply.model == "" and reply.finish == FILTERED):
-            named = (
-                "names no model" if reply.model is None else f"answers as {quoted(reply.model)!r}"
-            )
+            nameless = reply.model is None
+            named = "names no model" if nameless else f"answers as {quoted(reply.model or '')!r}"
             raise ValueError(
                 f"The {self.who} is pinned to {pinned!r}, but it {named}; give the right name."
             )
 
     def _spent(self, replies: Sequence[Reply]) -> Cost:
         """The cost of these replies, as the server counted."""
-        return self._cost(
-            requests=len(replies),
-            tokens_in=sum(reply.tokens_in or 0 for reply in replies),
-            tokens_out=sum(reply.tokens_out or 0 for reply in replies),
-            uncounted=sum(None in (reply.tokens_in, reply.tokens_out) for reply in replies),
-        )
-
-    def _cost(
-        self,
-        *,
-        requests: int,
-        tokens_in: int,
-        tokens_out: int,
-        recorded: int = 0,
-        uncounted: int = 0,
-    ) -> Cost:
-        a, b = self.settings.price_in, self.settings.price_out
-        unknown = a is None or b is None or uncounted
+        tokens_in = sum(reply.tokens_in or 0 for reply in replies)
+        tokens_out = sum(reply.tokens_out or 0 for reply in replies)
+        uncounted = sum(None in (reply.tokens_in, reply.tokens_out) for reply in replies)
         return Cost(
-            requests=requests,
-            recorded=recorded,
+            requests=len(replies),
             tokens_in=tokens_in,
             tokens_out=tokens_out,
             uncounted=uncounted,
-            price=None if unknown else (tokens_in * (a or 0) + tokens_out * (b or 0)) / 1e6,
+            price=None if uncounted else self._price(tokens_in, tokens_out),
         )
+
+    def _price(self, tokens_in: int, tokens_out: int) -> float | None:
+        """None: the settings give no prices."""
+        price_in, price_out = self.settings.price_in, self.settings.price_out
+        if price_in is None or price_out is None:
+            return None
+        return (tokens_in * price_in + tokens_out * price_out) / 1e6
 
 
 def cost_in_words(cost: Cost, about: str = "", most: str = "") -> str:
@@ -276,17 +264,15 @@ def cost_in_words(cost: Cost, about: str = "", most: str = "") -> str:
     return " ".join(words.split()).replace(" ,", ",")
 
 
-def open_judge(path: Path | None = None) -> Judge | None:
-    """The judge of the settings' file ``path``, else of the file that SELFSIGHT_JUDGE names; None:
-    neither is given.
+def open_judge() -> Judge | None:
+    """The judge of the settings' file that SELFSIGHT_JUDGE names; None: it names none.
 
     Raises:
         ValueError: the file is missing, or a setting is wrong.
     """
-    if path is None:
-        if not (named := os.environ.get(JUDGE_VARIABLE)):
-            return None
-        path = Path(named)
+    if not (named := os.environ.get(JUDGE_VARIABLE)):
+        return None
+    path = Path(named)
     return Judge(settings=read_settings(path), folder=path.parent)
 
 

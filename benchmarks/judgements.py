@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,14 +49,8 @@ def read(path: Path) -> dict[str, Reply]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             row = _row(path, number, line)
-            reply = Reply(
-                text=row["reply"],
-                finish=row["finish"],
-                model=row["model"],
-                tokens_in=row["tokens_in"],
-                tokens_out=row["tokens_out"],
-            )
-            replies.setdefault(row["request"], reply)
+            named = {name: row[name] for name in ("finish", "model", "tokens_in", "tokens_out")}
+            replies.setdefault(row["request"], Reply(text=row["reply"], **named))
     return replies
 
 
@@ -90,17 +84,10 @@ class Writer:
         Raises:
             ValueError: it cannot be written.
         """
-        row = {
-            "request": request,
-            "about": about,
-            "repeat": repeat,
-            "reply": reply.text,
-            "finish": reply.finish,
-            "model": reply.model,
-            "tokens_in": reply.tokens_in,
-            "tokens_out": reply.tokens_out,
-            "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
+        asked = {"request": request, "about": about, "repeat": repeat, "reply": reply.text}
+        named = {name: value for name, value in asdict(reply).items() if name != "text"}
+        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        row = {**asked, **named, "at": at}
         with self._lock:
             try:
                 if self._failed:  # no line may follow one that may be cut

@@ -14,7 +14,7 @@ import hashlib
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -52,10 +52,12 @@ def load(split: str, limit: int | None, data: Path | None) -> ItemBenchmark[Choi
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for index in rows:
         groups[index % ROUND].append(index)
-    has_rotations = any(index >= ROUND for index in rows)
-    rotations = _given_rotations if has_rotations else _made_rotations
-    items = [item for indices in groups.values() for item in rotations(indices, rows)]
-    kept, source = grading.fixed(grading.limit_images(items, limit), "mmbench-dev-en")
+    make_all = all(index < ROUND for index in rows)
+    items: list[Item[Choice]] = []
+    for indices in groups.values():
+        for index in sorted(indices):
+            items += _rotations(index, rows, make_all)
+    kept, source = grading.fixed(items, limit, "mmbench-dev-en")
     categories = tuple(sorted({item.truth.category for item in items}))
     return choice_benchmark(name="mmbench_dev_en", source=source, items=kept, categories=categories)
 
@@ -71,62 +73,42 @@ def _rows(path: Path) -> dict[int, Row]:
             if header:
                 index, row = _row(place, header, values)
                 if index in rows:
-                    raise ValueError(
-                        f"{place}: the index {index} is a duplicate of {rows[index][0]};"
-                        f" {files.AGAIN}."
+                    raise files.broken(
+                        f"{place}: the index {index} is a duplicate of {rows[index][0]}"
                     )
                 rows[index] = (place, row)
                 continue
             header = values
             if missing := [name for name in _COLUMNS if name not in header]:
-                raise ValueError(f"{place}: there is no column {missing[0]!r}; {files.AGAIN}.")
+                raise files.broken(f"{place}: there is no column {missing[0]!r}")
     except csv.Error as error:
-        raise ValueError(
-            f"{path}, line {reader.line_num}: cut off or no TSV ({error}); {files.AGAIN}."
-        ) from None
+        raise files.broken(f"{path}, line {reader.line_num}: cut off or no TSV ({error})") from None
     if not rows:
-        raise ValueError(f"{path} is empty; {files.AGAIN}.")
+        raise files.broken(f"{path} is empty")
     return rows
 
 
 def _row(place: str, header: Sequence[str], values: Sequence[str]) -> tuple[int, dict[str, str]]:
     """The row's index and cells."""
     if len(values) != len(header):
-        raise ValueError(
-            f"{place}: {len(values)} fields, not {len(header)}; the file is cut off or no TSV;"
-            f" {files.AGAIN}."
+        raise files.broken(
+            f"{place}: {len(values)} fields, not {len(header)}; the file is cut off or no TSV"
         )
     row = dict(zip(header, values, strict=True))
     index = re.fullmatch(r"(\d+)(?:\.0)?", row["index"])
     if index is None:
-        raise ValueError(
-            f"{place}: the index is {row['index']!r}; it must be a number; {files.AGAIN}."
-        )
+        raise files.broken(f"{place}: the index is {row['index']!r}; it must be a number")
     for name in set(header) - {"image"}:
         files.clean(place, row[name], name)
     return int(index[1]), row
 
 
-def _given_rotations(indices: Iterable[int], rows: Mapping[int, Row]) -> list[Item[Choice]]:
-    """The rotations that the file holds."""
-    items = []
-    for index in sorted(indices):
-        options, answer = _options(*rows[index])
-        lettered = tuple(zip(LETTERS, options, strict=False))
-        items.append(
-            _item(index % ROUND, index // ROUND, lettered, LETTERS[answer], rows[index], rows)
-        )
-    return items
-
-
-def _made_rotations(indices: Iterable[int], rows: Mapping[int, Row]) -> list[Item[Choice]]:
-    """All rotations of a question that the file holds once."""
-    (index,) = indices
+def _rotations(index: int, rows: Mapping[int, Row], make_all: bool) -> Iterator[Item[Choice]]:
+    """The rotation in this row; ``make_all``: all rotations of the question, made from it."""
     options, answer = _options(*rows[index])
-    return [
-        _item(index, by, *rotated(options, answer, by), rows[index], rows)
-        for by in range(len(options))
-    ]
+    for by in range(len(options) if make_all else 1):
+        rotation = index // ROUND + by
+        yield _item(index % ROUND, rotation, *rotated(options, answer, by), rows[index], rows)
 
 
 def _options(place: str, row: Mapping[str, str]) -> tuple[list[str], int]:
@@ -155,7 +137,7 @@ def _item(
 ) -> Item[Choice]:
     place, cells = row
     if not cells["question"].strip():
-        raise ValueError(f"{place}: there is no question; {files.AGAIN}.")
+        raise files.broken(f"{place}: there is no question")
     image = _image_cell(place, cells["image"], rows)
     category = cells.get("l2-category") or cells.get("category") or "all"
     parts = (part.strip() for part in (cells.get("hint", ""), cells["question"]))
@@ -192,7 +174,7 @@ def _load_image(place: str, image: str) -> Image.Image:
     try:
         content = base64.b64decode(image, validate=True)
     except binascii.Error as error:
-        raise ValueError(f"{place}: the image cannot be read ({error}); {files.AGAIN}.") from None
+        raise files.broken(f"{place}: the image cannot be read ({error})") from None
     return files.decode_image(f"{place}: the image", io.BytesIO(content))
 
 

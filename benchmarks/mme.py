@@ -16,9 +16,9 @@ unscored."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -66,9 +66,8 @@ def load(split: str, limit: int | None, data: Path | None) -> ItemBenchmark[Task
     folder = DATA.folder("mme", data)
     grading.only_test_split("mme", split)
     every = [item for task in PART for item in _subtask(task, folder / task)]
-    items = grading.limit_images(every, limit)
-    kept, source = grading.fixed(items, "mme")
-    sizes = Counter(item.truth.task for item in items)
+    kept, source = grading.fixed(every, limit, "mme")
+    sizes = Counter(item.truth.task for item in kept())
     return ItemBenchmark(
         name="mme",
         group="general",
@@ -86,7 +85,8 @@ def load(split: str, limit: int | None, data: Path | None) -> ItemBenchmark[Task
         ),
         grade_one=partial(_grade, sizes),
         max_new_tokens=32,
-        grade_groups=partial(_grade_pairs, sizes),
+        group_of=lambda item: item.cluster,
+        group_counts=partial(_count_pair, sizes),
     )
 
 
@@ -100,20 +100,16 @@ def _subtask(task: str, folder: Path) -> Iterator[Item[TaskTruth]]:
     split = (folder / "questions_answers_YN").is_dir()
     texts = sorted((folder / "questions_answers_YN" if split else folder).glob("*.txt"))
     if not texts:
-        raise ValueError(f"{folder} holds no question; {files.AGAIN}.")
+        raise files.broken(f"{folder} holds no question")
     for path in texts:
         image = _image(path, folder / "images" if split else folder)
         lines = list(files.read_lines(path))
         if len(lines) != 2:
-            raise ValueError(
-                f"{path} holds {len(lines)} questions; it must be two lines; {files.AGAIN}."
-            )
+            raise files.broken(f"{path} holds {len(lines)} questions; it must be two lines")
         for number, (place, line) in enumerate(lines, start=1):
             question, tab, answer = files.clean(place, line, "the line").rpartition("\t")
             if not tab or not question.strip():
-                raise ValueError(
-                    f"{place}: must be a question, a tab, and Yes or No; {files.AGAIN}."
-                )
+                raise files.broken(f"{place}: must be a question, a tab, and Yes or No")
             yield Item(
                 id=f"{task}/{path.stem}/{number}",
                 cluster=f"{task}/{path.stem}",
@@ -127,9 +123,7 @@ def _image(path: Path, folder: Path) -> Path:
     for suffix in (".jpg", ".png", ".jpeg"):
         if (image := folder / f"{path.stem}{suffix}").is_file():
             return image
-    raise ValueError(
-        f"mme: the image of {path} is missing ({path.stem}.jpg or .png in {folder}); {files.AGAIN}."
-    )
+    raise files.broken(f"mme: the image of {path} is missing ({path.stem}.jpg or .png in {folder})")
 
 
 def _points(name: str, of: str, *, primary: bool = False) -> Metric:
@@ -164,28 +158,17 @@ def _grade(sizes: Mapping[str, int], item: Item[TaskTruth], answer: str) -> Grad
     )
 
 
-def _grade_pairs(
-    sizes: Mapping[str, int], items: Sequence[Item[TaskTruth]], grades: list[Grade]
-) -> list[Grade]:
-    """Adds the counts of an image to its last question."""
-    images: defaultdict[str, list[int]] = defaultdict(list)
-    for place, item in enumerate(items):
-        images[item.cluster].append(place)
-    whole = list(grades)
-    for places in images.values():
-        task, pair = items[places[-1]].truth.task, [grades[place] for place in places]
-        more: dict[str, float] = {}
-        if all("answered" in grade.counts for grade in pair):
-            both = all(grade.counts[f"points_{task}"] for grade in pair)
-            more = _scored(sizes, task, 2.0 * both, 1.0)
-        if all(grade.value is not None for grade in pair):
-            more |= {"pairs": 1.0, "both": float(all(grade.value for grade in pair))}
-        last = grades[places[-1]]
-        counts = dict(last.counts)
-        for name, count in more.items():
-            counts[name] = counts.get(name, 0.0) + count
-        whole[places[-1]] = replace(last, counts=counts)
-    return whole
+def _count_pair(
+    sizes: Mapping[str, int], last: Item[TaskTruth], grades: Sequence[Grade]
+) -> dict[str, float]:
+    """The counts of an image."""
+    task, more = last.truth.task, dict[str, float]()
+    if all("answered" in grade.counts for grade in grades):
+        both = all(grade.counts[f"points_{task}"] for grade in grades)
+        more = _scored(sizes, task, 2.0 * both, 1.0)
+    if all(grade.value is not None for grade in grades):
+        more |= {"pairs": 1.0, "both": float(all(grade.value for grade in grades))}
+    return more
 
 
 SPEC = Spec(

@@ -16,17 +16,17 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, Literal
+from typing import Any
 
 from benchmarks import files, grading
 from benchmarks.chat import Reply
 from benchmarks.files import LocalData
-from benchmarks.grading import Item, ItemBenchmark, ratio
-from benchmarks.interface import Cost, Grade, Metric, Question, Report
+from benchmarks.grading import Item, ItemBenchmark, percent, ratio
+from benchmarks.interface import Cost, Grade, Metric, Report
 from benchmarks.judge import Judge, JudgeRequest, judge_prompt, open_judge
 from benchmarks.judge_settings import JUDGE_VARIABLE
 from benchmarks.spec import Spec
@@ -61,19 +61,25 @@ class Reference:
     answer: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class MMHal:
-    """MMHal-Bench."""
+METRICS: tuple[Metric, ...] = (
+    ratio("score", "rating", "rated", unit="of 6", primary=True),
+    percent("hallucination_rate", "hallucinated", "rated", "lower", primary=True),
+    *grading.by_kind(ratio("score", "rating", "rated", unit="of 6"), TYPES),
+    # The mean standard deviation of the ratings of one answer.
+    ratio("judge_spread", "spread", "repeated", "none", unit="points"),
+    percent("unreadable", "unreadable", "verdicts", "none"),
+)
 
-    source: str
-    items: Callable[[], Iterator[Item[Reference]]]
+
+@dataclass(frozen=True, kw_only=True)
+class MMHal(ItemBenchmark[Reference]):
+    """MMHal-Bench; ``grade_one`` holds the replies of the judge."""
+
     prompt: str
     """The judge's prompt, with the places {contents}, {question}, {reference} and {answer}, or
     four times {} in this order, as the authors' prompt has them."""
-    judge: Judge | None = None
+    judge: Judge | None
     """None: it can be exported and answered, not graded."""
-    name: str = "mmhal"
-    group: Literal["hallucination"] = "hallucination"
 
     def __post_init__(self) -> None:
         places = [place.group(1) for place in _PLACE.finditer(self.prompt)]
@@ -83,33 +89,6 @@ class MMHal:
                 " {reference} and {answer}, or four times {} in this order."
             )
 
-    @property
-    def grader(self) -> str:
-        prompt = hashlib.sha256(self.prompt.encode()).hexdigest()[:8]
-        judge = f"judge {self.judge.settings.name} prompt {prompt}" if self.judge else "no judge"
-        return f"mmhal-{MMHAL_VERSION} {judge}"
-
-    @property
-    def version(self) -> str:
-        return f"{self.source} {self.grader}"
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        return (
-            ratio("score", "rating", "rated", unit="of 6", primary=True),
-            grading.percent("hallucination_rate", "hallucinated", "rated", "lower", primary=True),
-            *(
-                ratio(f"score_{type}", f"rating_{type}", f"rated_{type}", unit="of 6")
-                for type in TYPES
-            ),
-            # The mean standard deviation of the ratings of one answer.
-            ratio("judge_spread", "spread", "repeated", "none", unit="points"),
-            grading.percent("unreadable", "unreadable", "verdicts", "none"),
-        )
-
-    def questions(self) -> Iterator[Question]:
-        return self._graded(_unjudged).questions()
-
     def grade(self, answers: Mapping[str, str]) -> Report:
         """
         Raises:
@@ -117,10 +96,11 @@ class MMHal:
         """
         requests = self._requests(answers)
         verdicts = self._judge().ask(requests)
-        by_question = {
-            request.about: replies for request, replies in zip(requests, verdicts, strict=True)
+        replies = {
+            request.about: verdict for request, verdict in zip(requests, verdicts, strict=True)
         }
-        return self._graded(partial(_grade, by_question)).grade(answers)
+        judged = replace(self, grade_one=partial(_grade, replies))
+        return super(MMHal, judged).grade(answers)
 
     def estimate(self, answers: Mapping[str, str]) -> Cost:
         """What grading these answers would still ask of the judge; sends nothing."""
@@ -135,35 +115,34 @@ class MMHal:
         return self.judge
 
     def _requests(self, answers: Mapping[str, str]) -> list[JudgeRequest]:
-        requests: list[JudgeRequest] = []
-
-        def collect(item: Item[Reference], answer: str) -> Grade:
-            if answer.strip():
-                prompt = filled(self.prompt, item, answer)
-                requests.append(JudgeRequest(about=item.id, prompt=prompt))
-            return _unjudged(item, answer)
-
-        # This also finds an answer to no question before anything is sent.
-        self._graded(collect).grade(answers)
-        return requests
-
-    def _graded(
-        self, grade_one: Callable[[Item[Reference], str], Grade]
-    ) -> ItemBenchmark[Reference]:
-        return ItemBenchmark(
-            name=self.name,
-            group=self.group,
-            source=self.source,
-            grader=self.grader,
-            items=self.items,
-            metrics=self.metrics,
-            grade_one=grade_one,
-            max_new_tokens=MAX_NEW_TOKENS,
-        )
+        items = list(self.items())
+        # Before anything is sent.
+        grading.check_answers(answers, [item.id for item in items])
+        return [
+            JudgeRequest(about=item.id, prompt=filled(self.prompt, item, answers[item.id]))
+            for item in items
+            if answers.get(item.id, "").strip()
+        ]
 
 
-def _unjudged(item: Item[Reference], _answer: str) -> Grade:
-    return grading.unscored(item, "not judged")
+def mmhal_benchmark(
+    source: str, items: Callable[[], Iterator[Item[Reference]]], prompt: str, judge: Judge | None
+) -> MMHal:
+    """MMHal-Bench with the judge's prompt; without a judge it can be exported and answered."""
+    digest = hashlib.sha256(prompt.encode()).hexdigest()[:8]
+    asked = f"judge {judge.settings.name} prompt {digest}" if judge else "no judge"
+    return MMHal(
+        name="mmhal",
+        group="hallucination",
+        source=source,
+        grader=f"mmhal-{MMHAL_VERSION} {asked}",
+        items=items,
+        metrics=METRICS,
+        grade_one=partial(_grade, {}),
+        max_new_tokens=MAX_NEW_TOKENS,
+        prompt=prompt,
+        judge=judge,
+    )
 
 
 def filled(prompt: str, item: Item[Reference], answer: str) -> str:
@@ -233,10 +212,10 @@ def load(split: str, limit: int | None, data: Path | None) -> MMHal:
     folder = DATA.folder("mmhal", data)
     rows = enumerate(files.read_rows(folder / FILE))
     every = [_item(folder / "images", number, place, row) for number, (place, row) in rows]
-    items, source = grading.fixed(grading.limit_images(every, limit), "mmhal-bench")
+    items, source = grading.fixed(every, limit, "mmhal-bench")
     judge = open_judge()
     prompt = judge_prompt(judge, "mmhal", _PROMPT)
-    return MMHal(source=source, items=items, prompt=prompt, judge=judge)
+    return mmhal_benchmark(source, items, prompt, judge)
 
 
 def _item(images: Path, number: int, place: str, row: dict[str, Any]) -> Item[Reference]:
@@ -244,7 +223,7 @@ def _item(images: Path, number: int, place: str, row: dict[str, Any]) -> Item[Re
     of its address."""
     contents = row.get("image_content")
     if not isinstance(contents, list) or not all(isinstance(name, str) for name in contents):
-        raise ValueError(f"{place}: image_content must be a list of texts; {files.AGAIN}.")
+        raise files.broken(f"{place}: image_content must be a list of texts")
     file = Path(files.text(place, row, "image_src")).name
     return Item(
         id=f"{number:02d}-{Path(file).stem}",

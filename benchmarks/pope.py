@@ -106,9 +106,7 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> ItemBen
         rows = _rows(local.file(folder, f"coco_pope_{setting}.json"))
         for place, id, image, text, present in rows:
             if seen.setdefault(id, place) != place:
-                raise ValueError(
-                    f"{place}: question_id {id} is a duplicate of {seen[id]}; {files.AGAIN}."
-                )
+                raise files.broken(f"{place}: question_id {id} is a duplicate of {seen[id]}")
             path = folder / "val2014" / image
             images.append((place, path))
             known = labels.get((setting, image, text)) if corrected else present
@@ -127,7 +125,7 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> ItemBen
             f"None of RePOPE's questions in {folder} is one of POPE's in that folder; put POPE's"
             " own files beside RePOPE's."
         )
-    kept, source = grading.fixed(grading.limit_images(items, limit), name)
+    kept, source = grading.fixed(items, limit, name)
     return pope_benchmark(
         name=name,
         source=source,
@@ -143,7 +141,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str, str, bool]]:
     for place, row in files.read_rows(path):
         id = row.get("question_id")
         if not isinstance(id, int | str):
-            raise ValueError(f"{place}: question_id is {id!r}; it must be a number; {files.AGAIN}.")
+            raise files.broken(f"{place}: question_id is {id!r}; it must be a number")
         present = yes_no.label(place, row.get("label"), "label") == "yes"
         image, text = files.text(place, row, "image"), files.text(place, row, "text")
         yield place, str(id), image, text, present

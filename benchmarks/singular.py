@@ -49,6 +49,8 @@ _ENDINGS: tuple[tuple[tuple[str, ...], str, str], ...] = (
 )
 """(ends of a plural, what is cut, what is added); the first that fits is used."""
 _VES: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("deaves",), "ve"),
+    (("eaves",), "f"),
     (("alves", "elves", "olves"), "f"),
     (("arves",), "f"),
     (("erves",), "ve"),
@@ -56,7 +58,9 @@ _VES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("lves", "rves"), "f"),
     (("aves", "eves", "oves"), "ve"),
     (("sives", "tives", "hives"), "ve"),
+    (("ves",), "fe"),
 )
+"""(ends of a plural in -ves, what is added in place of it); the first that fits is used."""
 
 
 def singular(word: str) -> str:
@@ -76,11 +80,6 @@ def singular(word: str) -> str:
     if word.endswith("ies") and word[-4:-3] not in _VOWELS and len(word) > 3:
         return word.removesuffix("ies") + "y"
     if word.endswith("ves"):
-        return word.removesuffix("ves") + _f_or_ve(word)
+        added = next(single for ends, single in _VES if word.endswith(ends))
+        return word.removesuffix("ves") + added
     return word.removesuffix("s")
-
-
-def _f_or_ve(word: str) -> str:
-    if word.endswith("eaves") and not word.endswith("deaves"):
-        return "f"
-    return next((single for ends, single in _VES if word.endswith(ends)), "fe")

@@ -45,20 +45,23 @@ class Spec:
             return (self.unavailable,)
         return self.local.missing(data) if self.local else ()
 
+    @property
+    def data_names(self) -> tuple[str, ...]:
+        """The names for a folder of its data: its own, and that of its data, which several
+        benchmarks may share."""
+        return (self.name, self.local.name) if self.local else (self.name,)
+
     def folder(self, folders: Mapping[str, Path]) -> Path | None:
-        """The folder given for this benchmark: under its own name, or under the name of its data,
-        which several benchmarks may share."""
-        return folders.get(self.name) or (folders.get(self.local.name) if self.local else None)
+        """The folder given for this benchmark."""
+        return next((folders[name] for name in self.data_names if name in folders), None)
 
 
-def in_memory(make: Callable[[str, int | None], Benchmark]) -> Factory:
-    """The factory of a benchmark that draws its own images; it refuses a data folder."""
-
-    def factory(split: str, limit: int | None, data: Path | None) -> Benchmark:
-        if data is not None:
-            raise ValueError(
-                f"This benchmark draws its own images and reads no file; leave out {data}."
-            )
-        return make(split, limit)
-
-    return factory
+def in_memory(
+    make: Callable[[str, int | None], Benchmark], split: str, limit: int | None, data: Path | None
+) -> Benchmark:
+    """A benchmark that draws its own images; it refuses a data folder."""
+    if data is not None:
+        raise ValueError(
+            f"This benchmark draws its own images and reads no file; leave out {data}."
+        )
+    return make(split, limit)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 
 from benchmarks.files import LocalData
 from benchmarks.interface import Benchmark
-from benchmarks.spec import Factory, Spec
+from benchmarks.spec import Spec
 
 _HALBENCH = (
     "a GPT judge extracts the objects of its 300 responses with the prompts of its own repository,"
@@ -18,17 +18,14 @@ _MEMENTOS = (
 )
 
 
-def _refused(name: str, reason: str) -> Factory:
-    def factory(_split: str, _limit: int | None, _data: Path | None) -> Benchmark:
-        raise ValueError(f"{name} cannot be run here: {reason}.")
-
-    return factory
+def _refuse(name: str, reason: str, *_asked: object) -> Benchmark:
+    raise ValueError(f"{name} cannot be run here: {reason}.")
 
 
 SPECS = (
     Spec(
         name="object_halbench",
-        factory=_refused("object_halbench", _HALBENCH),
+        factory=partial(_refuse, "object_halbench", _HALBENCH),
         group="hallucination",
         size=300,
         about=(
@@ -47,7 +44,7 @@ SPECS = (
     ),
     Spec(
         name="mementos",
-        factory=_refused("mementos", _MEMENTOS),
+        factory=partial(_refuse, "mementos", _MEMENTOS),
         group="hallucination",
         size=697,
         about=(

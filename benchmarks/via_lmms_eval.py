@@ -30,14 +30,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from PIL import Image
-
 from benchmarks import files, grading
 from benchmarks import via_lmms_eval_run as run
 from benchmarks.interface import Grade, Group, Metric, Question, Report, report
 from benchmarks.synthetic import suite
 from benchmarks.via_lmms_eval_counts import Counting, Reading, check
-from benchmarks.via_lmms_eval_run import JUDGE, JUDGED, SYNTHETIC, Row
+from benchmarks.via_lmms_eval_run import JUDGE, JUDGED, Row
 from benchmarks.via_lmms_eval_tasks import counting
 
 RULES_VERSION = "1"
@@ -59,7 +57,7 @@ def benchmark(task: str, split: str, limit: int | None, data: Path | None = None
         ValueError: no such task, no task with written answers, a split other than test, unusable
             data, or the kit is not installed.
     """
-    drawn = (SYNTHETIC / f"{task}.yaml").is_file()
+    drawn = run.is_drawn(task)
     if not drawn:
         grading.only_test_split(f"lmms_eval:{task}", split)
     grading.check_limit(limit)
@@ -78,18 +76,6 @@ def benchmark(task: str, split: str, limit: int | None, data: Path | None = None
         data = inner if inner.is_dir() else data
         run.check_data(task, data)
     return ViaLmmsEval(task=task, split=split, limit=limit, data=data, about=about)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exported:
-    """Questions as the kit asks them; their images lie in ``folder`` as long as the benchmark
-    exists."""
-
-    folder: Path
-    rows: tuple[Row, ...]
-
-    def image(self, name: str) -> Image.Image:
-        return files.open_image(self.folder / "images" / name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +112,7 @@ class ViaLmmsEval:
         """Versions of kit, task and our counting, a hash of the task's files, the local data's
         content, the judge."""
         data = f"data-{run.fingerprint(self.data)}" if self.data else self.about["dataset_path"]
-        if self._drawn:
+        if run.is_drawn(self.task):
             data = f"{suite.SOURCE}-{self.split}"
         judge = f" judge-{os.environ.get('MODEL_VERSION', JUDGE)}" if self.task in JUDGED else ""
         own = f"{self.about['task'] or 'none'}-{self.about['fingerprint']}"
@@ -134,19 +120,20 @@ class ViaLmmsEval:
             f"lmms-eval-{self.about['kit']} {self.task}-{own} {data} rules-{RULES_VERSION}{judge}"
         )
 
-    @property
-    def _drawn(self) -> bool:
-        return (SYNTHETIC / f"{self.task}.yaml").is_file()
-
     @cached_property
-    def exported(self) -> Exported:
-        """The questions; the kit is asked for them once."""
+    def _folder(self) -> Path:
+        """The folder of the questions' images, as long as the benchmark exists."""
         folder = Path(tempfile.mkdtemp(prefix="selfsight-"))
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        reply = self._run(folder, {"do": "export", "limit": self.limit})
+        return folder
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """The questions as the kit asks them; it is asked for them once."""
+        reply = self._run(self._folder, {"do": "export", "limit": self.limit})
         if not reply["rows"]:
             raise ValueError(f"lmms_eval:{self.task} gave no question.")
-        return Exported(folder=folder, rows=tuple(reply["rows"]))
+        return tuple(reply["rows"])
 
     def questions(self) -> Iterator[Question]:
         """The kit's own prompts and images, in the order of its documents.
@@ -154,10 +141,11 @@ class ViaLmmsEval:
         Raises:
             ValueError: rows of the data cannot be asked; each is named by its number.
         """
-        for row in self.exported.rows:
+        for row in self.rows:
+            paths = [self._folder / "images" / name for name in row["images"]]
             yield Question(
                 id=_id(row),
-                images=tuple(self.exported.image(name) for name in row["images"]),
+                images=tuple(map(files.open_image, paths)),
                 text=row["text"],
                 max_new_tokens=row["max_new_tokens"] or MAX_NEW_TOKENS,
                 cluster=row["cluster"],
@@ -170,13 +158,12 @@ class ViaLmmsEval:
             ValueError: an answer belongs to no question, a judge cannot be asked or failed, or the
                 kit cannot grade.
         """
-        rows = self.exported.rows
-        grading.check_answers(answers, map(_id, rows))
+        grading.check_answers(answers, map(_id, self.rows))
         environment = run.judge_environment(self.task)
-        given = [cut(answers.get(_id(row), ""), row["until"]) for row in rows]
+        given = [cut(answers.get(_id(row), ""), row["until"]) for row in self.rows]
         request = {
             "do": "grade",
-            "docs": [row["doc"] for row in rows],
+            "docs": [row["doc"] for row in self.rows],
             "answers": [without_controls(text)[0] for text in given],
         }
         with tempfile.TemporaryDirectory(prefix="selfsight-") as folder:
@@ -190,7 +177,7 @@ class ViaLmmsEval:
 
     def _grades(self, answers: Mapping[str, str], given: Sequence[str], reply: Row) -> list[Grade]:
         """Grades in the questions' order, after a check that the counts give the kit's totals."""
-        rows, counts = self.exported.rows, self.counting
+        rows, counts = self.rows, self.counting
         results = [row["metrics"] for row in reply["rows"]]
         if [row["doc"] for row in reply["rows"]] != [row["doc"] for row in rows]:
             raise ValueError(
@@ -221,7 +208,7 @@ class ViaLmmsEval:
     def _run(self, folder: Path, request: Row, environment: Mapping[str, str] | None = None) -> Row:
         """Ask the kit, with the data in ``folder`` under the name that the task asks for."""
         local = self.data
-        if self._drawn:
+        if run.is_drawn(self.task):
             # Imported here: it needs pyarrow, which is large.
             from benchmarks.synthetic.lmms_eval.data import write
 

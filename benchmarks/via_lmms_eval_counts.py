@@ -16,11 +16,11 @@ and it adds to ``unreadable``. In the kit's own metrics it counts as in the kit,
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.grading import ratio
-from benchmarks.interface import Metric, metric_value
+from benchmarks.interface import Direction, Metric, metric_value, summed
 
 Result = Mapping[str, Any]
 """The kit's result for one answer, by metric: the return value of the task's
@@ -45,25 +45,19 @@ Choices = Mapping[str, Any]
 """The choices read for MMBench, from ``via_lmms_eval_child.Watched.choices``."""
 
 
-def separate(_results: Sequence[Result], readings: Readings, _choices: Choices) -> Readings:
-    return readings
-
-
-def no_totals(_sums: Mapping[str, float]) -> Mapping[str, float]:
-    return {}
-
-
 @dataclass(frozen=True, kw_only=True)
 class Counting:
     """How the results of a task are counted."""
 
     metrics: tuple[Metric, ...]
     read: Callable[[Result], Reading]
-    kit: Mapping[str, float] = field(default_factory=dict)
-    """Name of each metric that we share with the kit -> the kit's total / our value."""
-    together: Callable[[Sequence[Result], Readings, Choices], Readings] = separate
+    scale: float = 1.0
+    """The kit's total / our value, for the metrics that have the kit's name."""
+    together: Callable[[Sequence[Result], Readings, Choices], Readings] = (
+        lambda _results, readings, _choices: readings
+    )
     """Adds counts that belong to a group of questions, not to a single one."""
-    totals: Callable[[Mapping[str, float]], Mapping[str, float]] = no_totals
+    totals: Callable[[Mapping[str, float]], Mapping[str, float]] = lambda _sums: {}
     """Computes the kit's totals that are not ratios from the sums of counts."""
     within: float = 1e-6
     """The tolerance of ``check``: relative for totals above 1, absolute below."""
@@ -74,27 +68,15 @@ def means(metrics: Sequence[Mapping[str, Any]]) -> Counting:
     task's YAML says ``aggregation: mean``."""
     shown: dict[str, str] = {}
     ours: list[Metric] = []
-    kit: dict[str, float] = {}
     for entry in metrics:
         name = str(entry["metric"])
         if "submission" in name:  # a file for a server that scores
             continue
         is_mean = entry.get("aggregation", "mean") == "mean"
-        column = plain(name) if is_mean else f"{plain(name)}_mean"
-        shown[name] = column
-        better = "higher" if entry.get("higher_is_better", True) else "lower"
-        ours.append(
-            ratio(
-                column,
-                f"sum_{column}",
-                f"n_{column}",
-                "higher" if better == "higher" else "lower",
-                unit="",
-                primary=not ours,
-            )
-        )
-        if is_mean:
-            kit[name] = 1.0
+        column = shown[name] = plain(name) if is_mean else f"{plain(name)}_mean"
+        better: Direction = "higher" if entry.get("higher_is_better", True) else "lower"
+        first = not ours
+        ours.append(ratio(column, f"sum_{column}", f"n_{column}", better, unit="", primary=first))
 
     def read(result: Result) -> Reading:
         scores = {name: score(result.get(name)) for name in shown}
@@ -106,7 +88,7 @@ def means(metrics: Sequence[Mapping[str, Any]]) -> Counting:
         why = "" if whole is not None else "the task gives no score of one answer"
         return Reading(value=whole, counts=counts, why=why)
 
-    return Counting(metrics=tuple(ours), read=read, kit=kit)
+    return Counting(metrics=tuple(ours), read=read)
 
 
 def score(result: Any) -> float | None:
@@ -126,18 +108,12 @@ def check(
         ValueError: the counts over all rows do not give one of the kit's totals (the kit has
             changed, or our counting is wrong).
     """
-    sums: dict[str, float] = {}
-    for row in counts:
-        for name, count in row.items():
-            sums[name] = sums.get(name, 0.0) + count
-    metrics = {metric.name: metric for metric in counting.metrics}
-    ours = {name: metric_value(metrics[plain(name)], sums) for name in counting.kit}
-    ours = {
-        name: None if value is None else value * counting.kit[name] for name, value in ours.items()
-    }
-    ours |= counting.totals(sums)
+    sums = summed(counts)
+    ours = {metric.name: metric_value(metric, sums) for metric in counting.metrics}
+    others = counting.totals(sums)
     for name, total in totals.items():
-        value = ours.get(name)
+        ratio_of_sums = ours.get(plain(name))
+        value = others.get(name) if ratio_of_sums is None else ratio_of_sums * counting.scale
         if value is not None and abs(value - total) > counting.within * max(1.0, abs(total)):
             raise ValueError(
                 f"lmms-eval's {name} is {total:.6g}, but our counts give {value:.6g}: this version"

@@ -39,6 +39,11 @@ def python() -> Path:
     return kit_process.find_python("lmms-eval", "toolkit_lmms_eval", VARIABLE)
 
 
+def is_drawn(task: str) -> bool:
+    """Whether it is one of our own tasks, which draw their images."""
+    return (SYNTHETIC / f"{task}.yaml").is_file()
+
+
 @lru_cache
 def describe(task: str, interpreter: Path) -> Row:
     """The task's settings and fingerprint; the kit is not imported for this."""
@@ -147,9 +152,8 @@ def check_data(task: str, data: Path) -> None:
             try:
                 pyarrow.parquet.ParquetFile(path)
             except (pyarrow.ArrowException, OSError) as error:
-                raise ValueError(
-                    f"{path} is cut off or no Parquet file ({' '.join(str(error).split())[:120]});"
-                    f" {files.AGAIN}."
+                raise files.broken(
+                    f"{path} is cut off or no Parquet file ({' '.join(str(error).split())[:120]})"
                 ) from None
         elif path.suffix == ".jsonl":
             _ = list(files.read_rows(path))

@@ -8,7 +8,7 @@ LLaVA-in-the-wild rounds. A failed judge counts as 0 points (MM-Vet), -1 (LLaVA)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,358 +16,322 @@ from benchmarks.grading import percent
 from benchmarks.via_lmms_eval_counts import Choices, Counting, Reading, Readings, Result, means
 
 
-def pope() -> Counting:
-    def read(result: Result) -> Reading:
-        parts = result["pope_accuracy"]
-        reading, truth = str(parts["prediction"]), str(parts["ground_truth"])
-        yes, no, real = (
-            float(flag) for flag in (reading == "yes", reading == "no", truth == "yes")
-        )
-        correct, unread = float(reading == truth), 1.0 - yes - no
-        tp, fp, fn = yes * real, yes * (1 - real), no * real
-        counts = {
-            "asked": 1.0,
-            "correct": correct,
-            "tp": tp,
-            "claimed": tp + fp,
-            "recalled_of": tp + fn,
-            "f1_num": 2 * tp,
-            "f1_den": 2 * tp + fp + fn,
-            "true_yes": real,
-            "read": yes + no,
-            "said_yes": yes,
-            "unread": unread,
-        }
-        why = "lmms-eval reads the words yes and no alone, and calls this a mistake"
-        return Reading(
-            value=None if unread else correct,
-            counts=counts,
-            read_as=reading[:80],
-            why=why if unread else "",
-            truth=truth,
-        )
+def _read_pope(result: Result) -> Reading:
+    parts = result["pope_accuracy"]
+    reading, truth = str(parts["prediction"]), str(parts["ground_truth"])
+    yes, no, real = float(reading == "yes"), float(reading == "no"), float(truth == "yes")
+    correct, unread = float(reading == truth), 1.0 - yes - no
+    tp, fp, fn = yes * real, yes * (1 - real), no * real
+    counts = {
+        "asked": 1.0,
+        "correct": correct,
+        "tp": tp,
+        "claimed": tp + fp,
+        "recalled_of": tp + fn,
+        "f1_num": 2 * tp,
+        "f1_den": 2 * tp + fp + fn,
+        "true_yes": real,
+        "read": yes + no,
+        "said_yes": yes,
+        "unread": unread,
+    }
+    why = "lmms-eval reads the words yes and no alone, and calls this a mistake" if unread else ""
+    value = None if unread else correct
+    return Reading(value=value, counts=counts, read_as=reading[:80], why=why, truth=truth)
 
-    return Counting(
-        metrics=(
-            percent("accuracy", "correct", "read", primary=True),
-            percent("pope_accuracy", "correct", "asked"),
-            percent("pope_precision", "tp", "claimed"),
-            percent("pope_recall", "tp", "recalled_of"),
-            percent("pope_f1_score", "f1_num", "f1_den"),
-            percent("pope_yes_ratio", "true_yes", "asked", "none"),
-            percent("yes_ratio", "said_yes", "read", "none"),
-            percent("unreadable", "unread", "asked", "none"),
-        ),
-        read=read,
-        kit={
-            f"pope_{name}": 0.01
-            for name in ("accuracy", "precision", "recall", "f1_score", "yes_ratio")
-        },
-    )
+
+POPE = Counting(
+    metrics=(
+        percent("accuracy", "correct", "read", primary=True),
+        percent("pope_accuracy", "correct", "asked"),
+        percent("pope_precision", "tp", "claimed"),
+        percent("pope_recall", "tp", "recalled_of"),
+        percent("pope_f1_score", "f1_num", "f1_den"),
+        percent("pope_yes_ratio", "true_yes", "asked", "none"),
+        percent("yes_ratio", "said_yes", "read", "none"),
+        percent("unreadable", "unread", "asked", "none"),
+    ),
+    read=_read_pope,
+    scale=0.01,
+)
 
 
 HALVES = ("perception", "cognition")
 
 
-def mme() -> Counting:
+def _half_of(result: Result) -> tuple[str, Mapping[str, Any]]:
+    """The half of MME that a question belongs to, and the kit's result."""
+    half = next(half for half in HALVES if f"mme_{half}_score" in result)
+    return half, result[f"mme_{half}_score"]
+
+
+def _read_mme(result: Result) -> Reading:
+    half, parts = _half_of(result)
+    correct = float(parts["score"])
+    counts = {f"asked_{half}": 1.0, f"correct_{half}": correct}
+    return Reading(value=correct, counts=counts, read_as="right" if correct else "wrong")
+
+
+def _pair_mme(results: Sequence[Result], readings: Readings, _choices: Choices) -> Readings:
     """acc+ counts images with both questions right; it is counted on the first question."""
+    images: dict[tuple[str, str, str], list[int]] = {}
+    for place, result in enumerate(results):
+        half, parts = _half_of(result)
+        image = half, str(parts["category"]), str(parts["question_id"])
+        images.setdefault(image, []).append(place)
+    whole = list(readings)
+    for (half, category, _), places in images.items():
+        if len(places) != 2 or any(not readings[place].counts for place in places):
+            continue
+        first = places[0]
+        correct = [readings[place].counts[f"correct_{half}"] for place in places]
+        both = float(all(correct))
+        more = {
+            f"pictures_{half}": 1.0,
+            f"both_{half}": both,
+            f"points:{half}:{category}": 50.0 * sum(correct) + 100.0 * both,
+            f"of:{half}:{category}": 1.0,
+        }
+        whole[first] = replace(whole[first], counts={**whole[first].counts, **more})
+    return whole
 
-    def half_of(result: Result) -> tuple[str, Mapping[str, Any]]:
-        half = next(half for half in HALVES if f"mme_{half}_score" in result)
-        return half, result[f"mme_{half}_score"]
 
-    def read(result: Result) -> Reading:
-        half, parts = half_of(result)
-        correct = float(parts["score"])
-        counts = {f"asked_{half}": 1.0, f"correct_{half}": correct}
-        return Reading(value=correct, counts=counts, read_as="right" if correct else "wrong")
+def _total_mme(sums: Mapping[str, float]) -> Mapping[str, float]:
+    scores: dict[str, float] = {}
+    for name, points in sums.items():
+        if name.startswith("points:"):
+            metric = f"mme_{name.split(':')[1]}_score"
+            mean = points / sums[name.replace("points:", "of:", 1)]
+            scores[metric] = scores.get(metric, 0.0) + mean
+    return scores
 
-    def pairs(results: Sequence[Result], readings: Readings, _choices: Choices) -> Readings:
-        images: dict[tuple[str, str], list[int]] = {}
-        for place, result in enumerate(results):
-            _, parts = half_of(result)
-            image = str(parts["category"]), str(parts["question_id"])
-            images.setdefault(image, []).append(place)
-        whole = list(readings)
-        for (category, _), places in images.items():
-            if len(places) != 2 or any(not readings[place].counts for place in places):
-                continue
-            first = places[0]
-            half, _ = half_of(results[first])
-            correct = [readings[place].counts[f"correct_{half}"] for place in places]
-            both = float(all(correct))
-            more = {
-                f"pictures_{half}": 1.0,
-                f"both_{half}": both,
-                f"points:{half}:{category}": 50.0 * sum(correct) + 100.0 * both,
-                f"of:{half}:{category}": 1.0,
-            }
-            whole[first] = replace(whole[first], counts={**whole[first].counts, **more})
-        return whole
 
-    def totals(sums: Mapping[str, float]) -> Mapping[str, float]:
-        scores: dict[str, float] = {}
-        for name, points in sums.items():
-            if name.startswith("points:"):
-                metric = f"mme_{name.split(':')[1]}_score"
-                mean = points / sums[name.replace("points:", "of:", 1)]
-                scores[metric] = scores.get(metric, 0.0) + mean
-        return scores
-
-    accuracy = [
-        percent(
-            f"{half}_accuracy", f"correct_{half}", f"asked_{half}", primary=half == "perception"
-        )
-        for half in HALVES
-    ]
-    plus = [percent(f"{half}_accuracy_plus", f"both_{half}", f"pictures_{half}") for half in HALVES]
-    return Counting(metrics=(*accuracy, *plus), read=read, together=pairs, totals=totals)
+MME = Counting(
+    metrics=(
+        percent("perception_accuracy", "correct_perception", "asked_perception", primary=True),
+        percent("cognition_accuracy", "correct_cognition", "asked_cognition"),
+        percent("perception_accuracy_plus", "both_perception", "pictures_perception"),
+        percent("cognition_accuracy_plus", "both_cognition", "pictures_cognition"),
+    ),
+    read=_read_mme,
+    together=_pair_mme,
+    totals=_total_mme,
+)
 
 
 CIRCLE = 1_000_000
 """MMBench numbers the rotations of question i as i + 10^6, i + 2 * 10^6, ..."""
 
 
-def mmbench() -> Counting:
+def _read_mmbench(result: Result) -> Reading:
+    truth = str(result["gpt_eval_score"]["answer"])
+    return Reading(value=None, counts={"asked": 1.0}, truth=truth)
+
+
+def _rotations(results: Sequence[Result], readings: Readings, choices: Choices) -> Readings:
     """Each row as the kit reads it, and circular evaluation: a group is right if all its rotations
     are. The kit stops at a group's first mistake, so it does not ask the judge about every row."""
-
-    def read(result: Result) -> Reading:
-        truth = str(result["gpt_eval_score"]["answer"])
-        return Reading(value=None, counts={"asked": 1.0}, truth=truth)
-
-    def groups(results: Sequence[Result], readings: Readings, choices: Choices) -> Readings:
-        rows = [int(result["gpt_eval_score"]["index"]) for result in results]
-        missing = {
-            row % CIRCLE for row, reading in zip(rows, readings, strict=True) if not reading.counts
-        }
-        return [
-            rotation(row, reading, choices, row % CIRCLE in missing)
-            for row, reading in zip(rows, readings, strict=True)
-        ]
-
-    def rotation(row: int, reading: Reading, choices: Choices, incomplete: bool) -> Reading:
+    rows = [int(result["gpt_eval_score"]["index"]) for result in results]
+    missing = {
+        row % CIRCLE for row, reading in zip(rows, readings, strict=True) if not reading.counts
+    }
+    whole = []
+    for row, reading in zip(rows, readings, strict=True):
         option, judged = choices["read"].get(str(row), ""), choices["judged"].get(str(row))
         if judged and "Failed to predict" in str(judged[1]):
             reading = replace(reading, failed=f"row {row}: the kit took a random option")
         option = option or (str(judged[0]) if judged else "")
-        if not reading.counts:
-            return reading
-        value = float(option == reading.truth) if option else None
-        counts = {
-            **reading.counts,
-            "read": float(bool(option)),
-            "right": value or 0.0,
-            "unread": float(not option),
-        }
-        if row < CIRCLE and not incomplete and str(row) in choices["groups"]:
-            counts |= {"groups": 1.0, "hits": float(choices["groups"][str(row)])}
-        why = "" if option else "it names no option, and the kit asked no judge about it"
-        return replace(reading, value=value, counts=counts, read_as=option, why=why)
+        if reading.counts:
+            value = float(option == reading.truth) if option else None
+            counts = {
+                **reading.counts,
+                "read": float(bool(option)),
+                "right": value or 0.0,
+                "unread": float(not option),
+            }
+            if row < CIRCLE and row not in missing and str(row) in choices["groups"]:
+                counts |= {"groups": 1.0, "hits": float(choices["groups"][str(row)])}
+            why = "" if option else "it names no option, and the kit asked no judge about it"
+            reading = replace(reading, value=value, counts=counts, read_as=option, why=why)
+        whole.append(reading)
+    return whole
 
-    return Counting(
-        metrics=(
-            percent("gpt_eval_score", "hits", "groups", primary=True),
-            percent("accuracy", "right", "read"),
-            percent("unreadable", "unread", "asked", "none"),
+
+MMBENCH = Counting(
+    metrics=(
+        percent("gpt_eval_score", "hits", "groups", primary=True),
+        percent("accuracy", "right", "read"),
+        percent("unreadable", "unread", "asked", "none"),
+    ),
+    read=_read_mmbench,
+    together=_rotations,
+)
+
+
+def _read_seed(result: Result) -> Reading:
+    parts = result["seed_all"]
+    letter, truth = (str(parts[name]).strip().lower() for name in ("pred", "answer"))
+    known, correct = letter in tuple("abcd"), letter == truth
+    counts: dict[str, float] = {}
+    for name in result:
+        counts |= {f"asked_{name}": 1.0, f"correct_{name}": float(correct)}
+    counts |= {"read": float(known), "right": float(known and correct), "unread": float(not known)}
+    why = "" if known else "its first letter is no option, which the kit calls a mistake"
+    value = float(correct) if known else None
+    return Reading(value=value, counts=counts, read_as=letter, why=why, truth=truth)
+
+
+SEED = Counting(
+    metrics=(
+        percent("seed_all", "correct_seed_all", "asked_seed_all", primary=True),
+        percent("seed_image", "correct_seed_image", "asked_seed_image"),
+        percent("seed_video", "correct_seed_video", "asked_seed_video"),
+        percent("accuracy", "right", "read"),
+        percent("unreadable", "unread", "asked_seed_all", "none"),
+    ),
+    read=_read_seed,
+    scale=0.01,
+)
+
+
+def _read_mmvet(result: Result) -> Reading:
+    parts = result["gpt_eval_score"]
+    points = float(parts["score"])
+    counts = {"points": points, "asked": 1.0}
+    for skill in str(parts["capabilities"]).split(","):
+        counts |= {f"points_{skill}": points, f"asked_{skill}": 1.0}
+    why = f"question {parts['question_id']}: the judge said nothing, and the kit gave 0 points"
+    return Reading(
+        value=points,
+        counts=counts,
+        read_as=f"{points:g}",
+        truth=str(parts["gt_answer"]),
+        failed="" if parts["eval_model"] else why,
+    )
+
+
+MMVET = Counting(
+    metrics=(
+        percent("gpt_eval_score", "points", "asked", primary=True),
+        *(
+            percent(skill, f"points_{skill}", f"asked_{skill}")
+            for skill in ("rec", "ocr", "know", "gen", "spat", "math")
         ),
-        read=read,
-        kit={"gpt_eval_score": 1.0},
-        together=groups,
-    )
+    ),
+    read=_read_mmvet,
+)
 
 
-def seed() -> Counting:
-    names = ("seed_all", "seed_image", "seed_video")
-
-    def read(result: Result) -> Reading:
-        parts = result["seed_all"]
-        letter, truth = (str(parts[name]).strip().lower() for name in ("pred", "answer"))
-        known, correct = letter in tuple("abcd"), letter == truth
-        counts: dict[str, float] = {}
-        for name in result:
-            counts |= {f"asked_{name}": 1.0, f"correct_{name}": float(correct)}
-        counts |= {
-            "read": float(known),
-            "right": float(known and correct),
-            "unread": float(not known),
-        }
-        return Reading(
-            value=float(correct) if known else None,
-            counts=counts,
-            read_as=letter,
-            why="" if known else "its first letter is no option, which the kit calls a mistake",
-            truth=truth,
-        )
-
-    return Counting(
-        metrics=(
-            *(
-                percent(name, f"correct_{name}", f"asked_{name}", primary=name == "seed_all")
-                for name in names
-            ),
-            percent("accuracy", "right", "read"),
-            percent("unreadable", "unread", "asked_seed_all", "none"),
-        ),
-        read=read,
-        kit=dict.fromkeys(names, 0.01),
-    )
+LLAVA_KINDS = ("all", "conv", "detail", "complex")
 
 
-def mmvet() -> Counting:
-    def read(result: Result) -> Reading:
-        parts = result["gpt_eval_score"]
-        points = float(parts["score"])
-        counts = {"points": points, "asked": 1.0}
-        for skill in str(parts["capabilities"]).split(","):
-            counts |= {f"points_{skill}": points, f"asked_{skill}": 1.0}
-        why = f"question {parts['question_id']}: the judge said nothing, and the kit gave 0 points"
-        return Reading(
-            value=points,
-            counts=counts,
-            read_as=f"{points:g}",
-            truth=str(parts["gt_answer"]),
-            failed="" if parts["eval_model"] else why,
-        )
-
-    skills = (
-        percent(skill, f"points_{skill}", f"asked_{skill}")
-        for skill in ("rec", "ocr", "know", "gen", "spat", "math")
-    )
-    return Counting(
-        metrics=(percent("gpt_eval_score", "points", "asked", primary=True), *skills),
-        read=read,
-        kit={"gpt_eval_score": 1.0},
-    )
-
-
-def llava_wild() -> Counting:
+def _read_llava(result: Result) -> Reading:
     """The judge's points for our answer over its points for the reference, as a ratio of sums."""
-    kinds = ("all", "conv", "detail", "complex")
-
-    def read(result: Result) -> Reading:
-        review = result["gpt_eval_llava_all"]
-        theirs, ours = (float(points) for points in review["scores"])
-        failed = unread = ""
-        if theirs < 0 or ours < 0:
-            text = str(review["review"])
-            if text.startswith("error:") or text == "Failed to Get a Proper Review.":
-                failed = text[:120]
-            unread = (
-                f"the judge's reply has no two scores, which the kit counts as -1: {text[:80]!r}"
-            )
-        counts: dict[str, float] = {}
-        for kind in kinds:
-            if -999 not in (scores := result[f"gpt_eval_llava_{kind}"]["scores"]):
-                counts |= {f"ours_{kind}": float(scores[1]), f"theirs_{kind}": float(scores[0])}
-        return Reading(
-            value=None if unread else ours / 10,
-            counts=counts,
-            read_as=f"{ours:g}:{theirs:g}",
-            why=unread,
-            failed=failed,
-        )
-
-    return Counting(
-        metrics=tuple(
-            percent(
-                f"gpt_eval_llava_{kind}", f"ours_{kind}", f"theirs_{kind}", primary=kind == "all"
-            )
-            for kind in kinds
-        ),
-        read=read,
-        kit={f"gpt_eval_llava_{kind}": 1.0 for kind in kinds},
-        within=0.11,  # it rounds to three places, divides, and rounds to one
+    review = result["gpt_eval_llava_all"]
+    theirs, ours = (float(points) for points in review["scores"])
+    failed = unread = ""
+    if theirs < 0 or ours < 0:
+        text = str(review["review"])
+        if text.startswith("error:") or text == "Failed to Get a Proper Review.":
+            failed = text[:120]
+        unread = f"the judge's reply has no two scores, which the kit counts as -1: {text[:80]!r}"
+    counts: dict[str, float] = {}
+    for kind in LLAVA_KINDS:
+        if -999 not in (scores := result[f"gpt_eval_llava_{kind}"]["scores"]):
+            counts |= {f"ours_{kind}": float(scores[1]), f"theirs_{kind}": float(scores[0])}
+    return Reading(
+        value=None if unread else ours / 10,
+        counts=counts,
+        read_as=f"{ours:g}:{theirs:g}",
+        why=unread,
+        failed=failed,
     )
 
 
-def amber() -> Counting:
+LLAVA_WILD = Counting(
+    metrics=tuple(
+        percent(f"gpt_eval_llava_{kind}", f"ours_{kind}", f"theirs_{kind}", primary=kind == "all")
+        for kind in LLAVA_KINDS
+    ),
+    read=_read_llava,
+    within=0.11,  # it rounds to three places, divides, and rounds to one
+)
+
+
+AMBER_COUNTS = (
+    "chair_score chair_num safe_cover_score safe_cover_num hallu_cover_score hallu_cover_num"
+).split()
+
+
+def _read_amber(result: Result) -> Reading:
     """For each answer, the kit starts the counts at AMBER's own initial values (0.001 in its
     denominators)."""
+    parts = {name: float(value) for name, value in result["amber_chair"].items()}
+    faithful = parts["non_hallu_score"] > 0.5
+    counts = {name: parts[name] for name in AMBER_COUNTS}
+    counts["hallucinating"] = parts["non_hallu_num"] - parts["non_hallu_score"]
+    counts["captions"] = parts["non_hallu_num"]
+    read_as = "no hallucination" if faithful else "hallucination"
+    return Reading(value=float(faithful), counts=counts, read_as=read_as)
 
-    def read(result: Result) -> Reading:
-        parts = {name: float(value) for name, value in result["amber_chair"].items()}
-        faithful = parts["non_hallu_score"] > 0.5
-        parts["hallucinating"] = parts["non_hallu_num"] - parts["non_hallu_score"]
-        parts["captions"] = parts["non_hallu_num"]
-        names = (
-            "chair_score",
-            "chair_num",
-            "safe_cover_score",
-            "safe_cover_num",
-            "hallu_cover_score",
-            "hallu_cover_num",
-            "hallucinating",
-            "captions",
-        )
-        return Reading(
-            value=float(faithful),
-            counts={name: parts[name] for name in names},
-            read_as="no hallucination" if faithful else "hallucination",
-        )
 
-    return Counting(
-        metrics=(
-            percent("amber_chair", "chair_score", "chair_num", "lower", primary=True),
-            percent("amber_cover", "safe_cover_score", "safe_cover_num"),
-            percent("amber_hal", "hallucinating", "captions", "lower"),
-            percent("amber_cog", "hallu_cover_score", "hallu_cover_num", "lower"),
-        ),
-        read=read,
-        kit=dict.fromkeys(("amber_chair", "amber_cover", "amber_hal", "amber_cog"), 1.0),
+AMBER = Counting(
+    metrics=(
+        percent("amber_chair", "chair_score", "chair_num", "lower", primary=True),
+        percent("amber_cover", "safe_cover_score", "safe_cover_num"),
+        percent("amber_hal", "hallucinating", "captions", "lower"),
+        percent("amber_cog", "hallu_cover_score", "hallu_cover_num", "lower"),
+    ),
+    read=_read_amber,
+)
+
+
+def _read_chair(result: Result) -> Reading:
+    parts = result["coco_cap_chair_i"]
+    mentions = [str(name) for name in parts["pred"]]
+    present = {str(name) for name in parts["answer"]}
+    invented = [name for name in mentions if name not in present]
+    counts = {
+        "mentions": float(len(mentions)),
+        "hallucinated": float(len(invented)),
+        "captions": 1.0,
+        "bad": float(bool(invented)),
+        "found": float(len(present & set(mentions))),
+        "there": float(len(present)),
+    }
+    return Reading(
+        value=float(not invented),
+        counts=counts,
+        read_as=" ".join(mentions),
+        why=f"not there: {', '.join(sorted(set(invented)))}" if invented else "",
+        truth=" ".join(sorted(present)),
     )
 
 
-def chair() -> Counting:
-    def read(result: Result) -> Reading:
-        parts = result["coco_cap_chair_i"]
-        mentions = [str(name) for name in parts["pred"]]
-        present = {str(name) for name in parts["answer"]}
-        invented = [name for name in mentions if name not in present]
-        counts = {
-            "mentions": float(len(mentions)),
-            "hallucinated": float(len(invented)),
-            "captions": 1.0,
-            "bad": float(bool(invented)),
-            "found": float(len(present & set(mentions))),
-            "there": float(len(present)),
-        }
-        return Reading(
-            value=float(not invented),
-            counts=counts,
-            read_as=" ".join(mentions),
-            why=f"not there: {', '.join(sorted(set(invented)))}" if invented else "",
-            truth=" ".join(sorted(present)),
-        )
-
-    return Counting(
-        metrics=(
-            percent("coco_cap_chair_i", "hallucinated", "mentions", "lower", primary=True),
-            percent("coco_cap_chair_s", "bad", "captions", "lower"),
-            percent("coco_cap_recall", "found", "there"),
-        ),
-        read=read,
-        kit=dict.fromkeys(("coco_cap_chair_i", "coco_cap_chair_s", "coco_cap_recall"), 1.0),
-    )
+CHAIR = Counting(
+    metrics=(
+        percent("coco_cap_chair_i", "hallucinated", "mentions", "lower", primary=True),
+        percent("coco_cap_chair_s", "bad", "captions", "lower"),
+        percent("coco_cap_recall", "found", "there"),
+    ),
+    read=_read_chair,
+)
 
 
-KNOWN: Mapping[str, Callable[[], Counting]] = {
-    "pope": pope,
-    "pope_*": pope,
-    "mme": mme,
-    "mmbench_en_dev": mmbench,
-    "mmbench_en_dev_static": mmbench,
-    "seedbench": seed,
-    "mmvet": mmvet,
-    "llava_in_the_wild": llava_wild,
-    "amber_g": amber,
-    "coco_cap_chair": chair,
+KNOWN: Mapping[str, Counting] = {
+    "pope": POPE,
+    "mme": MME,
+    "mmbench_en_dev": MMBENCH,
+    "mmbench_en_dev_static": MMBENCH,
+    "seedbench": SEED,
+    "mmvet": MMVET,
+    "llava_in_the_wild": LLAVA_WILD,
+    "amber_g": AMBER,
+    "coco_cap_chair": CHAIR,
 }
 
 
 def counting(task: str, metrics: Sequence[Mapping[str, Any]]) -> Counting:
-    """The counting of a task, by its name, or from the ``metric_list`` of its YAML."""
-    for name, make in KNOWN.items():
-        if task == name or (name.endswith("*") and task.startswith(name[:-1])):
-            return make()
-    return means(metrics)
+    """The counting of a task, by its name (``pope_full`` counts as ``pope``), or from the
+    ``metric_list`` of its YAML."""
+    return KNOWN.get("pope" if task.startswith("pope_") else task) or means(metrics)

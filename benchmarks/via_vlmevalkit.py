@@ -21,10 +21,10 @@ import hashlib
 import os
 import tempfile
 import warnings
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -161,10 +161,11 @@ class ViaVlmevalkit:
         if self.limit is None:
             return tuple(rows)
         kept = set(grading.shuffled({row.cluster for row in rows}, "limit")[: self.limit])
-        groups = {_group(row) for row in rows if row.cluster in kept} if circular else set()
-        return tuple(
-            row for row in rows if row.cluster in kept or (circular and _group(row) in groups)
-        )
+        chosen = [row for row in rows if row.cluster in kept]
+        if circular:
+            groups = {_group(row) for row in chosen}
+            chosen = [row for row in rows if _group(row) in groups]
+        return tuple(chosen)
 
     def questions(self) -> Iterator[Question]:
         """The kit's own prompts.
@@ -185,13 +186,13 @@ class ViaVlmevalkit:
                 values: dict[str, list[str]] = {"image": [], "text": []}
                 for part in row["parts"]:
                     values[part["type"]].append(part["value"])
+                # Each folder has its own paths, so nothing is gained by a cache.
+                opened = (
+                    files.decode_image(f"The image {path}", Path(path)) for path in values["image"]
+                )
                 yield Question(
                     id=row["index"],
-                    # Each folder has its own paths, so nothing is gained by a cache.
-                    images=tuple(
-                        files.decode_image(f"The image {path}", Path(path))
-                        for path in values["image"]
-                    ),
+                    images=tuple(opened),
                     text="\n".join(values["text"]),
                     max_new_tokens=MAX_NEW_TOKENS,
                     cluster=clusters[row["index"]],
@@ -211,14 +212,9 @@ class ViaVlmevalkit:
         sent = {row.index: tame(answers[row.index]) for row in graded}
         reply: dict[str, Any] = {"rows": {}, "totals": None, "seen": {}, "trouble": ""}
         if sent:
+            request = {"answers": sent, "judge": self.judge, "family": self.family.reader}
             with _folder(self.file) as folder:
-                request = {
-                    "dataset": self.dataset,
-                    "answers": sent,
-                    "judge": self.judge,
-                    "family": self.family.reader,
-                }
-                reply = _ask(folder, "grade", request)
+                reply = _ask(folder, "grade", {"dataset": self.dataset, **request})
         readings: Mapping[str, Reading] = reply["rows"]
         if lost := [index for index in sent if index not in readings]:
             raise ValueError(
@@ -238,7 +234,7 @@ class ViaVlmevalkit:
             grades.append(grade)
         ours = report(self.metrics, grades)
         theirs = self._totals(reply, ours, whole=self.limit is None and not left_out)
-        return Report(values={**ours.values, **theirs}, grades=ours.grades, unscored=ours.unscored)
+        return replace(ours, values={**ours.values, **theirs})
 
     def estimate(self, answers: Mapping[str, str]) -> None:
         """None: requests to a judge are the kit's own and are not counted here."""
@@ -312,15 +308,14 @@ def _left_out(rows: Sequence[Row], answers: Mapping[str, str], circular: bool) -
     missing = {row.index: "no answer" for row in rows if row.index not in answers}
     if not circular:
         return missing
-    short = Counter(_group(row) for row in rows if row.index in missing)
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
         groups[_group(row)].append(row.index)
-    incomplete = {
-        index: f"no answer to {count} of the {len(groups[group])} rotations of its question"
-        for group, count in short.items()
-        for index in groups[group]
-    }
+    incomplete: dict[str, str] = {}
+    for indices in groups.values():
+        if count := sum(index in missing for index in indices):
+            why = f"no answer to {count} of the {len(indices)} rotations of its question"
+            incomplete |= dict.fromkeys(indices, why)
     return {**incomplete, **missing}
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from benchmarks.grading import percent, ratio
+from benchmarks.grading import by_kind, percent, ratio
 from benchmarks.interface import Group, Metric
 from benchmarks.via_vlmevalkit_tsv import Row
 
@@ -163,7 +163,8 @@ def words(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
 
 
 _UNREADABLE = percent("unreadable", "unreadable", "asked", "none")
-_ACCURACY = percent("accuracy", "correct", "asked", primary=True)
+_ACCURACY_OF = percent("accuracy", "correct", "asked")
+_ACCURACY = replace(_ACCURACY_OF, primary=True)
 _POPE = Family(
     reader="yes_no",
     group="hallucination",
@@ -175,10 +176,7 @@ _POPE = Family(
         percent("f1", "f1_num", "f1_den"),
         percent("yes_ratio", "yes", "asked", "none"),
         _UNREADABLE,
-        *(
-            percent(f"accuracy_{setting}", f"correct_{setting}", f"asked_{setting}")
-            for setting in POPE_SETTINGS
-        ),
+        *by_kind(_ACCURACY_OF, POPE_SETTINGS),
     ),
     answers=("Yes", "No"),
     count=pope,
@@ -221,10 +219,7 @@ _AMBER = Family(
     metrics=(
         percent("average_accuracy", "average_num", "average_den", primary=True),
         percent("accuracy", "correct", "asked"),
-        *(
-            percent(f"accuracy_{kind}", f"correct_{kind}", f"asked_{kind}")
-            for kind in AMBER_CATEGORIES
-        ),
+        *by_kind(_ACCURACY_OF, AMBER_CATEGORIES),
         percent("yes_ratio", "yes", "asked", "none"),
         _UNREADABLE,
     ),
@@ -234,7 +229,6 @@ _AMBER = Family(
         **{f"accuracy_{kind}": (kind, None, 1.0) for kind in AMBER_CATEGORIES},
     },
 )
-_NO_OPTION = frozenset({"", "Z"})
 _CHOICE = Family(
     reader="choice",
     group="general",
@@ -243,22 +237,17 @@ _CHOICE = Family(
     count=choice,
     totals={"accuracy": ("Overall", None, 100.0)},
     judge=True,
-    unread=_NO_OPTION,
+    unread=frozenset({"", "Z"}),
 )
-_CIRCULAR = Family(
-    reader="choice",
-    group="general",
-    needed=_CHOICE.needed,
+_CIRCULAR = replace(
+    _CHOICE,
     metrics=(
         percent("accuracy_circular", "all_right", "groups", primary=True),
         percent("accuracy", "correct", "asked"),
         _UNREADABLE,
     ),
-    count=choice,
     totals={"accuracy_circular": ("Overall", None, 100.0)},
-    judge=True,
     circular=True,
-    unread=_NO_OPTION,
 )
 _WORDS = Family(
     reader="words",

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import base64
-import binascii
 import csv
 import hashlib
 import io
@@ -24,6 +23,8 @@ from PIL import Image
 SHOWN = 5
 REFERENCE = 64
 """An image cell of at most so many characters is the index of the row that holds the image."""
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+"""Of too many pixels; the warning is an error where pools are read."""
 _INDEX = re.compile(r"[\w.-]+")
 _RUNS = (
     ast.Call,
@@ -187,14 +188,7 @@ def _image_fault(cell: str) -> str:
         for text in images_of(cell):
             with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as image:
                 image.load()
-    except (
-        ValueError,
-        SyntaxError,
-        binascii.Error,
-        OSError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,  # an error where pools are read
-    ) as error:
+    except (ValueError, SyntaxError, OSError, *BOMBS) as error:
         return f"the image cannot be decoded ({type(error).__name__}; cut off?)"
     return ""
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks import grading
-from benchmarks.grading import Item, ItemBenchmark, percent
+from benchmarks.grading import Item, ItemBenchmark, by_kind, percent
 from benchmarks.interface import Grade
 
 VISUAL_QUESTIONS_VERSION = "1"
@@ -28,24 +28,19 @@ class Expected:
 
 
 def question_benchmark(
-    *,
-    name: str,
-    source: str,
-    items: Callable[[], Iterator[Item[Expected]]],
-    kinds: tuple[str, ...],
-    max_new_tokens: int = 8,
+    *, name: str, source: str, items: Callable[[], Iterator[Item[Expected]]], kinds: tuple[str, ...]
 ) -> ItemBenchmark[Expected]:
     """Questions of the given ``kinds`` over any source."""
-    by_kind = (percent(f"accuracy_{kind}", f"correct_{kind}", f"answered_{kind}") for kind in kinds)
+    accuracy = percent("accuracy", "correct", "answered")
     return ItemBenchmark(
         name=name,
         group="general",
         source=source,
         grader=f"visual-questions-{VISUAL_QUESTIONS_VERSION}",
         items=items,
-        metrics=(percent("accuracy", "correct", "answered", primary=True), *by_kind),
+        metrics=(replace(accuracy, primary=True), *by_kind(accuracy, kinds)),
         grade_one=_grade,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=8,
     )
 
 

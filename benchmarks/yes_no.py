@@ -70,7 +70,7 @@ def counts(
         "f1_num": 2 * tp,
         "f1_den": 2 * tp + fp + fn,
     }
-    return {f"{name}{suffix}": count for name, count in own.items()}
+    return grading.suffixed_counts(own, suffix)
 
 
 def metrics(
@@ -78,15 +78,14 @@ def metrics(
 ) -> dict[str, Metric]:
     """By name without suffix: accuracy, precision, recall and F1 of the positive class, and the
     share of answers that are yes. F1 is the ratio 2tp / (2tp + fp + fn)."""
-    return {
-        "accuracy": percent(
-            f"accuracy{suffix}", f"correct{suffix}", f"read{suffix}", primary=primary
-        ),
-        "precision": percent(f"precision{suffix}", f"tp{suffix}", f"{positive}{suffix}"),
-        "recall": percent(f"recall{suffix}", f"tp{suffix}", f"{_IN_TRUTH[positive]}{suffix}"),
-        "f1": percent(f"f1{suffix}", f"f1_num{suffix}", f"f1_den{suffix}"),
-        "yes_ratio": percent(f"yes_ratio{suffix}", f"yes{suffix}", f"read{suffix}", "none"),
-    }
+    own = (
+        percent("accuracy", "correct", "read", primary=primary),
+        percent("precision", "tp", positive),
+        percent("recall", "tp", _IN_TRUTH[positive]),
+        percent("f1", "f1_num", "f1_den"),
+        percent("yes_ratio", "yes", "read", "none"),
+    )
+    return {metric.name: grading.suffixed(metric, suffix) for metric in own}
 
 
 UNREADABLE = percent("unreadable", "unreadable", "answered", "none")

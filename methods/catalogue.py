@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from methods import gt_dpo, oracle, untrained
+from methods import references, untrained
 from methods.csr import method as csr
 from methods.entry import Entry
 from methods.sena import method as sena
@@ -18,7 +18,7 @@ METHODS: Mapping[str, Entry] = {
         sena.ENTRY,
         sima.ENTRY,
         csr.ENTRY,
-        gt_dpo.ENTRY,
-        oracle.ENTRY,
+        references.GT_DPO,
+        references.ORACLE,
     )
 }

@@ -5,6 +5,7 @@ another pair. ``sft`` removes the contrast: it imitates the chosen answers alone
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
@@ -45,9 +46,8 @@ class Control(Method):
     def recipe(self) -> Recipe:
         """The inner method's; with the objective "sft" for that control."""
         assert self.inner.recipe is not None  # refused above
-        return (
-            replace(self.inner.recipe, objective="sft") if self.kind == "sft" else self.inner.recipe
-        )
+        recipe = self.inner.recipe
+        return replace(recipe, objective="sft") if self.kind == "sft" else recipe
 
     @property
     def scorer(self) -> str | None:
@@ -74,7 +74,8 @@ def _shuffled(pair: PreferencePair, seed: int) -> PreferencePair:
     pair then acts on the answer that is chosen now."""
     swapped = coin(f"{seed}/shuffled/{pair.key}")
     chosen, rejected = (pair.rejected, pair.chosen) if swapped else (pair.chosen, pair.rejected)
-    trace = _with_note(pair, {"kind": "shuffled", "swapped": swapped})
+    note: JSON = {"kind": "shuffled", "swapped": swapped}
+    trace = {**pair.trace, "control": note}
     return replace(pair, chosen=chosen, rejected=rejected, trace=trace)
 
 
@@ -84,20 +85,18 @@ def random_rejected(pairs: Sequence[PreferencePair], seed: int) -> list[Preferen
     The pairs of a kind form a circle, in an order drawn from the seed. Each pair takes the rejected
     answer of the next pair that is about another item and whose answer differs from its own chosen
     one; so nearly every answer is used once. A pair without such a partner is dropped."""
-    circles: dict[str, list[PreferencePair]] = {}
+    circles: defaultdict[str, list[PreferencePair]] = defaultdict(list)
     for pair in sorted(pairs, key=lambda pair: number(f"{seed}/random rejected/{pair.key}")):
-        circles.setdefault(pair.kind, []).append(pair)
-    partners: dict[str, PreferencePair | None] = {}
+        circles[pair.kind].append(pair)
+    partners: dict[str, PreferencePair] = {}
     for circle in circles.values():
         for place, pair in enumerate(circle):
             others = (circle[(place + step) % len(circle)] for step in range(1, len(circle)))
-            fitting = (
-                other
-                for other in others
-                if other.item != pair.item and other.rejected != pair.chosen
-            )
-            partners[pair.key] = next(fitting, None)
-    return [_with_rejected(pair, partners[pair.key]) for pair in pairs]
+            for other in others:
+                if other.item != pair.item and other.rejected != pair.chosen:
+                    partners[pair.key] = other
+                    break
+    return [_with_rejected(pair, partners.get(pair.key)) for pair in pairs]
 
 
 def _with_rejected(pair: PreferencePair, other: PreferencePair | None) -> PreferencePair | Dropped:
@@ -106,8 +105,4 @@ def _with_rejected(pair: PreferencePair, other: PreferencePair | None) -> Prefer
             key=pair.key, item=pair.item, reason=NO_OTHER, kind=pair.kind, trace=pair.trace
         )
     note: JSON = {"kind": "random_rejected", "from": other.key, "own_rejected": pair.rejected}
-    return replace(pair, rejected=other.rejected, trace=_with_note(pair, note))
-
-
-def _with_note(pair: PreferencePair, note: JSON) -> Mapping[str, JSON]:
-    return {**pair.trace, "control": note}
+    return replace(pair, rejected=other.rejected, trace={**pair.trace, "control": note})

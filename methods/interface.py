@@ -13,15 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, r
 
 from PIL.Image import Image
 
-from methods.settings import (
-    AtLeastOne,
-    above,
-    at_least,
-    at_most,
-    below,
-    check_settings,
-    not_empty,
-)
+from methods.settings import AtLeastOne, above, at_least, at_most, below, check_settings, not_empty
 
 if TYPE_CHECKING:  # without torch, files can still be exported and graded
     import torch

@@ -1,4 +1,5 @@
-"""The base model itself, as a row of the table: it makes no pairs and trains nothing."""
+"""Rows that make no pairs and train nothing: the base model itself, and weights that authors
+released."""
 
 from __future__ import annotations
 
@@ -29,6 +30,19 @@ class Untrained(Method):
     ) -> Iterator[PreferencePair | Dropped]:
         """No pairs."""
         return iter(())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released(Untrained):
+    """Weights that authors released: where they come from, and which rows of papers they are."""
+
+    name: ClassVar[str] = "released"
+    published_base: str
+    """The base in published.csv."""
+    published_rows: tuple[str, ...]
+    """Their rows in published.csv; empty: no paper's number is known."""
+    source: str
+    """The hub id, with the commit where it is known."""
 
 
 ENTRY = Entry(published=Untrained(), synthetic=Untrained())

@@ -7,15 +7,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from random import Random
 
-from benchmarks.synthetic.scene import Scene, Thing, telling_order
+from benchmarks.synthetic.scene import Scene, Thing, place_name, telling_order, thing_in
 from benchmarks.synthetic.words import (
     CATEGORIES,
     COLOURS,
-    COLUMNS,
     COMPANION,
     NUMBERS,
     PRIOR,
-    ROWS,
     TYPICAL_COLOUR,
 )
 
@@ -59,7 +57,7 @@ def noisy_scene(scene: Scene, strength: float = 1.0) -> Scene:
     Absent companions of lone things are added at ``strength`` times their prior. Untypical colours
     become typical ones at ``strength`` times ``COLOUR_NOISE``. Strength 0 is the truth."""
     rng = Random(f"told {scene.id}")
-    free = [cell for cell in range(9) if scene.at(cell // 3, cell % 3) is None]
+    free = scene.free()
     things = [
         replace(thing, colour=_noisy_colour(thing, rng.random(), strength))
         for thing in scene.things
@@ -74,11 +72,7 @@ def noisy_scene(scene: Scene, strength: float = 1.0) -> Scene:
         )[:2]
         cell = near[int(spot * len(near))]
         free.remove(cell)
-        things.append(
-            Thing(
-                category=companion, colour=TYPICAL_COLOUR[companion], row=cell // 3, column=cell % 3
-            )
-        )
+        things.append(thing_in(cell, companion, TYPICAL_COLOUR[companion]))
     return replace(scene, things=telling_order(things))
 
 
@@ -205,9 +199,7 @@ def unanswerable(scene: Scene, rng: Random) -> str:
     row, column = rng.randrange(3), rng.randrange(3)
     kind = rng.choice(("colour", "place", "relation", "what"))
     if kind == "what":
-        empty = [cell for cell in range(9) if scene.at(cell // 3, cell % 3) is None]
-        cell = rng.choice(empty)
-        place = f"{ROWS[cell // 3]} {COLUMNS[cell % 3]}"
+        place = place_name(rng.choice(scene.free()))
         return rng.choice((f"what is at the {place} ?", f"which thing is at the {place} ?"))
     if kind == "relation":
         other = rng.choice(scene.things).category

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from benchmarks.synthetic.scene import Scene, Thing
 
@@ -19,7 +19,10 @@ SIDE = 60
 SCALE = 3
 CELL = SIDE * SCALE // 3
 
-RGB: dict[str, tuple[int, int, int]] = {
+Point = tuple[float, float]
+Colour = tuple[int, int, int]
+
+RGB: dict[str, Colour] = {
     "red": (214, 48, 44),
     "green": (52, 160, 64),
     "blue": (50, 92, 214),
@@ -28,7 +31,7 @@ RGB: dict[str, tuple[int, int, int]] = {
     "orange": (242, 140, 40),
     "brown": (132, 86, 48),
 }
-BACKGROUND: dict[str, tuple[int, int, int]] = {
+BACKGROUND: dict[str, Colour] = {
     "town": (188, 186, 180),
     "sea": (150, 190, 206),
     "kitchen": (222, 210, 190),
@@ -57,6 +60,18 @@ class Difficulty:
 NORMAL = Difficulty()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stroke:
+    """A filled polygon in a thing's own frame: (-1, -1) is its top left corner, (1, 1) its bottom
+    right."""
+
+    points: tuple[Point, ...]
+    dark: bool = False
+    """Drawn in a dark shade, not in the thing's colour."""
+    round: bool = False
+    """An ellipse; ``points`` are two corners of the box around it."""
+
+
 def render(scene: Scene, difficulty: Difficulty = NORMAL) -> Image.Image:
     """The scene's image, RGB, 60 x 60; the same for the same scene and difficulty."""
     rng = Random(f"picture {scene.id}")
@@ -74,27 +89,21 @@ def render(scene: Scene, difficulty: Difficulty = NORMAL) -> Image.Image:
     return Image.fromarray(np.clip(small + 255 * difficulty.noise * noise, 0, 255).astype(np.uint8))
 
 
-def _mix(
-    colour: tuple[int, int, int], ground: tuple[int, int, int], share: float
-) -> tuple[int, int, int]:
+def _mix(colour: Colour, ground: Colour, share: float) -> Colour:
     red, green, blue = (
         round(share * c + (1 - share) * g) for c, g in zip(colour, ground, strict=True)
     )
     return red, green, blue
 
 
-def _blob(draw: ImageDraw.ImageDraw, rng: Random, ground: tuple[int, int, int]) -> None:
+def _blob(draw: ImageDraw.ImageDraw, rng: Random, ground: Colour) -> None:
     x, y, r = rng.uniform(0, SIDE * SCALE), rng.uniform(0, SIDE * SCALE), rng.uniform(4, 14)
     colour = _mix(RGB[rng.choice(tuple(RGB))], ground, rng.uniform(0.12, 0.3))
     draw.ellipse((x - r, y - r * rng.uniform(0.4, 1), x + r, y + r), fill=colour)
 
 
 def _place(
-    draw: ImageDraw.ImageDraw,
-    thing: Thing,
-    rng: Random,
-    ground: tuple[int, int, int],
-    difficulty: Difficulty,
+    draw: ImageDraw.ImageDraw, thing: Thing, rng: Random, ground: Colour, difficulty: Difficulty
 ) -> None:
     half = CELL * rng.uniform(difficulty.smallest, difficulty.largest) / 2
     slack = CELL / 2 - half
@@ -103,176 +112,98 @@ def _place(
     share = min(1.0, difficulty.contrast * rng.uniform(0.8, 1.2))
     fill = _mix(RGB[thing.colour], ground, share)
     dark = _mix((30, 30, 30), ground, share * 0.7)
-    _SHAPES[thing.category](Pen(draw, x, y, half, fill, dark))
+    for stroke in _SHAPES[thing.category]:
+        points = [(x + px * half, y + py * half) for px, py in stroke.points]
+        colour = dark if stroke.dark else fill
+        if stroke.round:
+            draw.ellipse([points[0], points[1]], fill=colour)
+        else:
+            draw.polygon(points, fill=colour)
 
 
-class Pen:
-    """Draws in a thing's own frame: (-1, -1) is its top left corner, (1, 1) its bottom right."""
-
-    def __init__(
-        self,
-        draw: ImageDraw.ImageDraw,
-        x: float,
-        y: float,
-        half: float,
-        fill: tuple[int, int, int],
-        dark: tuple[int, int, int],
-    ):
-        self._draw, self._x, self._y, self._half = draw, x, y, half
-        self.fill, self.dark = fill, dark
-
-    def _at(self, *points: tuple[float, float]) -> list[tuple[float, float]]:
-        return [(self._x + px * self._half, self._y + py * self._half) for px, py in points]
-
-    def polygon(self, *points: tuple[float, float], dark: bool = False) -> None:
-        self._draw.polygon(self._at(*points), fill=self.dark if dark else self.fill)
-
-    def box(self, left: float, top: float, right: float, bottom: float, dark: bool = False) -> None:
-        self.polygon((left, top), (right, top), (right, bottom), (left, bottom), dark=dark)
-
-    def disc(
-        self, x: float, y: float, rx: float, ry: float | None = None, dark: bool = False
-    ) -> None:
-        ry = rx if ry is None else ry
-        corners = self._at((x - rx, y - ry), (x + rx, y + ry))
-        self._draw.ellipse([corners[0], corners[1]], fill=self.dark if dark else self.fill)
-
-    def star(self, points: int, inner: float) -> None:
-        radii = [1.0 if k % 2 == 0 else inner for k in range(2 * points)]
-        turn = [math.pi * k / points - math.pi / 2 for k in range(2 * points)]
-        self.polygon(
-            *((r * math.cos(t), r * math.sin(t)) for r, t in zip(radii, turn, strict=True))
-        )
+def _polygon(*points: Point, dark: bool = False) -> Stroke:
+    return Stroke(points=points, dark=dark)
 
 
-def _house(p: Pen) -> None:
-    p.box(-0.75, -0.1, 0.75, 1)
-    p.polygon((-1, -0.1), (0, -1), (1, -0.1))
-    p.box(-0.2, 0.4, 0.2, 1, dark=True)
+def _box(left: float, top: float, right: float, bottom: float, dark: bool = False) -> Stroke:
+    return _polygon((left, top), (right, top), (right, bottom), (left, bottom), dark=dark)
 
 
-def _tree(p: Pen) -> None:
-    p.box(-0.18, 0.3, 0.18, 1, dark=True)
-    p.polygon((-0.85, 0.4), (0, -1), (0.85, 0.4))
+def _disc(x: float, y: float, rx: float, ry: float | None = None, dark: bool = False) -> Stroke:
+    ry = rx if ry is None else ry
+    return Stroke(points=((x - rx, y - ry), (x + rx, y + ry)), dark=dark, round=True)
 
 
-def _car(p: Pen) -> None:
-    p.box(-1, -0.1, 1, 0.55)
-    p.box(-0.55, -0.6, 0.55, 0)
-    p.disc(-0.55, 0.6, 0.28, dark=True)
-    p.disc(0.55, 0.6, 0.28, dark=True)
+def _star(points: int, inner: float) -> Stroke:
+    radii = [1.0 if k % 2 == 0 else inner for k in range(2 * points)]
+    turns = [math.pi * k / points - math.pi / 2 for k in range(2 * points)]
+    corners = zip(radii, turns, strict=True)
+    return _polygon(*((radius * math.cos(t), radius * math.sin(t)) for radius, t in corners))
 
 
-def _flag(p: Pen) -> None:
-    p.box(-0.8, -1, -0.6, 1, dark=True)
-    p.polygon((-0.6, -0.95), (0.95, -0.45), (-0.6, 0.1))
+def _crescent() -> Stroke:
+    edge = [math.pi * (0.35 + 1.3 * k / 14) for k in range(15)]
+    bay = [math.pi * (1.62 - 1.24 * k / 12) for k in range(13)]
+    return _polygon(
+        *((math.cos(t), math.sin(t)) for t in edge),
+        *((0.45 + 0.75 * math.cos(t), 0.8 * math.sin(t)) for t in bay),
+    )
 
 
-def _boat(p: Pen) -> None:
-    p.polygon((-1, 0.3), (1, 0.3), (0.6, 0.95), (-0.6, 0.95))
-    p.polygon((-0.05, -1), (0.7, 0.15), (-0.05, 0.15))
-    p.box(-0.15, -1, 0, 0.3, dark=True)
+def _petal(turn: float) -> Stroke:
+    return _disc(0.55 * math.cos(turn), 0.55 * math.sin(turn) - 0.1, 0.42)
 
 
-def _fish(p: Pen) -> None:
-    p.disc(-0.2, 0, 0.75, 0.5)
-    p.polygon((0.4, 0), (1, -0.55), (1, 0.55))
-    p.disc(-0.6, -0.1, 0.12, dark=True)
-
-
-def _cup(p: Pen) -> None:
-    p.polygon((-0.75, -0.8), (0.55, -0.8), (0.4, 0.9), (-0.6, 0.9))
-    p.disc(0.7, -0.05, 0.32, 0.42)
-    p.disc(0.66, -0.05, 0.14, 0.22, dark=True)
-
-
-def _plate(p: Pen) -> None:
-    p.disc(0, 0.1, 1, 0.55)
-    p.disc(0, 0.1, 0.5, 0.24, dark=True)
-
-
-def _moon(p: Pen) -> None:
-    edge = [
-        (math.cos(t), math.sin(t)) for t in (math.pi * (0.35 + 1.3 * k / 14) for k in range(15))
-    ]
-    bay = [
-        (0.45 + 0.75 * math.cos(t), 0.8 * math.sin(t))
-        for t in (math.pi * (1.62 - 1.24 * k / 12) for k in range(13))
-    ]
-    p.polygon(*edge, *bay)
-
-
-def _star(p: Pen) -> None:
-    p.star(5, 0.42)
-
-
-def _ball(p: Pen) -> None:
-    p.disc(0, 0, 0.9)
-    p.disc(-0.25, -0.3, 0.22, dark=True)
-
-
-def _box(p: Pen) -> None:
-    p.box(-0.85, -0.85, 0.85, 0.85)
-    p.box(-0.85, -0.3, 0.85, -0.12, dark=True)
-
-
-def _flower(p: Pen) -> None:
-    for k in range(5):
-        turn = 2 * math.pi * k / 5
-        p.disc(0.55 * math.cos(turn), 0.55 * math.sin(turn) - 0.1, 0.42)
-    p.disc(0, -0.1, 0.28, dark=True)
-
-
-def _sun(p: Pen) -> None:
-    p.star(9, 0.68)
-
-
-def _key(p: Pen) -> None:
-    p.disc(-0.55, 0, 0.45)
-    p.disc(-0.55, 0, 0.18, dark=True)
-    p.box(-0.2, -0.14, 1, 0.14)
-    p.box(0.55, 0.1, 0.75, 0.5)
-    p.box(0.85, 0.1, 1, 0.45)
-
-
-def _heart(p: Pen) -> None:
-    p.disc(-0.42, -0.3, 0.5)
-    p.disc(0.42, -0.3, 0.5)
-    p.polygon((-0.88, -0.1), (0.88, -0.1), (0, 1))
-
-
-_SHAPES = {
-    "house": _house,
-    "tree": _tree,
-    "car": _car,
-    "flag": _flag,
-    "boat": _boat,
-    "fish": _fish,
-    "cup": _cup,
-    "plate": _plate,
-    "moon": _moon,
-    "star": _star,
-    "ball": _ball,
-    "box": _box,
-    "flower": _flower,
-    "sun": _sun,
-    "key": _key,
-    "heart": _heart,
+_SHAPES: dict[str, tuple[Stroke, ...]] = {
+    "house": (
+        _box(-0.75, -0.1, 0.75, 1),
+        _polygon((-1, -0.1), (0, -1), (1, -0.1)),
+        _box(-0.2, 0.4, 0.2, 1, dark=True),
+    ),
+    "tree": (_box(-0.18, 0.3, 0.18, 1, dark=True), _polygon((-0.85, 0.4), (0, -1), (0.85, 0.4))),
+    "car": (
+        _box(-1, -0.1, 1, 0.55),
+        _box(-0.55, -0.6, 0.55, 0),
+        _disc(-0.55, 0.6, 0.28, dark=True),
+        _disc(0.55, 0.6, 0.28, dark=True),
+    ),
+    "flag": (
+        _box(-0.8, -1, -0.6, 1, dark=True),
+        _polygon((-0.6, -0.95), (0.95, -0.45), (-0.6, 0.1)),
+    ),
+    "boat": (
+        _polygon((-1, 0.3), (1, 0.3), (0.6, 0.95), (-0.6, 0.95)),
+        _polygon((-0.05, -1), (0.7, 0.15), (-0.05, 0.15)),
+        _box(-0.15, -1, 0, 0.3, dark=True),
+    ),
+    "fish": (
+        _disc(-0.2, 0, 0.75, 0.5),
+        _polygon((0.4, 0), (1, -0.55), (1, 0.55)),
+        _disc(-0.6, -0.1, 0.12, dark=True),
+    ),
+    "cup": (
+        _polygon((-0.75, -0.8), (0.55, -0.8), (0.4, 0.9), (-0.6, 0.9)),
+        _disc(0.7, -0.05, 0.32, 0.42),
+        _disc(0.66, -0.05, 0.14, 0.22, dark=True),
+    ),
+    "plate": (_disc(0, 0.1, 1, 0.55), _disc(0, 0.1, 0.5, 0.24, dark=True)),
+    "moon": (_crescent(),),
+    "star": (_star(5, 0.42),),
+    "ball": (_disc(0, 0, 0.9), _disc(-0.25, -0.3, 0.22, dark=True)),
+    "box": (_box(-0.85, -0.85, 0.85, 0.85), _box(-0.85, -0.3, 0.85, -0.12, dark=True)),
+    "flower": (*(_petal(2 * math.pi * k / 5) for k in range(5)), _disc(0, -0.1, 0.28, dark=True)),
+    "sun": (_star(9, 0.68),),
+    "key": (
+        _disc(-0.55, 0, 0.45),
+        _disc(-0.55, 0, 0.18, dark=True),
+        _box(-0.2, -0.14, 1, 0.14),
+        _box(0.55, 0.1, 0.75, 0.5),
+        _box(0.85, 0.1, 1, 0.45),
+    ),
+    "heart": (
+        _disc(-0.42, -0.3, 0.5),
+        _disc(0.42, -0.3, 0.5),
+        _polygon((-0.88, -0.1), (0.88, -0.1), (0, 1)),
+    ),
 }
-
-
-def contact_sheet(
-    images: list[Image.Image], texts: list[str], columns: int = 2, zoom: int = 4
-) -> Image.Image:
-    """Enlarged images beside their texts."""
-    width, height = 860, SIDE * zoom + 16
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * width, rows * height), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(size=14)
-    for place, (image, text) in enumerate(zip(images, texts, strict=True)):
-        x, y = place % columns * width, place // columns * height
-        enlarged = image.resize((SIDE * zoom, SIDE * zoom), Image.Resampling.NEAREST)
-        sheet.paste(enlarged, (x + 8, y + 8))
-        draw.multiline_text((x + SIDE * zoom + 20, y + 8), text, fill="black", font=font, spacing=3)
-    return sheet
+"""The strokes of each category, in the order of drawing."""

@@ -42,8 +42,22 @@ class Thing:
     column: int
 
     @property
+    def cell(self) -> int:
+        """The cell's number: 0 to 8, row by row."""
+        return 3 * self.row + self.column
+
+    @property
     def place(self) -> str:
-        return f"{ROWS[self.row]} {COLUMNS[self.column]}"
+        return place_name(self.cell)
+
+
+def place_name(cell: int) -> str:
+    """ "top left" for cell 0."""
+    return f"{ROWS[cell // 3]} {COLUMNS[cell % 3]}"
+
+
+def thing_in(cell: int, category: str, colour: str) -> Thing:
+    return Thing(category=category, colour=colour, row=cell // 3, column=cell % 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +74,12 @@ class Scene:
     def find(self, category: str) -> Thing | None:
         return next((thing for thing in self.things if thing.category == category), None)
 
-    def at(self, row: int, column: int) -> Thing | None:
-        return next(
-            (thing for thing in self.things if (thing.row, thing.column) == (row, column)), None
-        )
+    def at(self, cell: int) -> Thing | None:
+        return next((thing for thing in self.things if thing.cell == cell), None)
+
+    def free(self) -> list[int]:
+        """The cells without a thing."""
+        return [cell for cell in range(9) if self.at(cell) is None]
 
     @property
     def categories(self) -> frozenset[str]:
@@ -101,7 +117,7 @@ def scene(split: str, index: int) -> Scene:
             chosen.append(COMPANION[category])
     cells = rng.sample(range(9), len(chosen))
     things = [
-        Thing(category=category, colour=_colour(category, rng), row=cell // 3, column=cell % 3)
+        thing_in(cell, category, _colour(category, rng))
         for category, cell in zip(chosen, cells, strict=True)
     ]
     return Scene(id=name, theme=theme, things=telling_order(things))

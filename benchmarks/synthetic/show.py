@@ -7,29 +7,39 @@ from functools import cache
 from pathlib import Path
 from random import Random
 
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.synthetic import language
-from benchmarks.synthetic.render import contact_sheet, render
+from benchmarks.synthetic.render import SIDE, render
 from benchmarks.synthetic.scene import Scene, scene
 
 ZOOM = 6
-FONT_SIZE = 14  # contact_sheet's own
-TEXT_WIDTH = 860 - 60 * ZOOM - 36  # pixels: contact_sheet's column less the image and the margins
+FONT_SIZE = 14
+COLUMNS = 2
+WIDTH, HEIGHT = 860, SIDE * ZOOM + 16
+"""Of an image and its text, in pixels."""
+TEXT_WIDTH = WIDTH - SIDE * ZOOM - 36
+"""Pixels: the width less the image and the margins."""
 
 
-def write_contact_sheet(path: Path, split: str = "dev", count: int = 12) -> None:
-    """Write the split's first ``count`` scenes as a PNG.
+def write_contact_sheet(path: Path, count: int = 12) -> None:
+    """Write the first ``count`` scenes of the development split as a PNG: enlarged images beside
+    their texts.
 
     Raises:
-        ValueError: there is no such split, or ``count`` is below 1.
+        ValueError: ``count`` is below 1.
     """
     if count < 1:
         raise ValueError(f"A contact sheet of {count} images cannot be drawn; ask for at least 1.")
-    scenes = [scene(split, index) for index in range(count)]
-    sheet = contact_sheet(
-        [render(true) for true in scenes], [describe(true) for true in scenes], zoom=ZOOM
-    )
+    sheet = Image.new("RGB", (COLUMNS * WIDTH, -(-count // COLUMNS) * HEIGHT), "white")
+    draw = ImageDraw.Draw(sheet)
+    for place in range(count):
+        true = scene("dev", place)
+        x, y = place % COLUMNS * WIDTH, place // COLUMNS * HEIGHT
+        enlarged = render(true).resize((SIDE * ZOOM, SIDE * ZOOM), Image.Resampling.NEAREST)
+        sheet.paste(enlarged, (x + 8, y + 8))
+        beside = x + SIDE * ZOOM + 20, y + 8
+        draw.multiline_text(beside, describe(true), fill="black", font=_font(), spacing=3)
     sheet.save(path, format="PNG")
 
 

@@ -178,7 +178,7 @@ def _spec(
 ) -> Spec:
     return Spec(
         name=name,
-        factory=in_memory(make),
+        factory=partial(in_memory, make),
         group=group,
         size=SIZE,
         about=about,

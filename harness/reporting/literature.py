@@ -132,7 +132,7 @@ def _readings(number: Number, benchmark: str) -> tuple[str, ...]:
 def published_as(row: Row) -> tuple[str, Set[str]]:
     """Base and names of the papers' row for this row: that of released weights, else the same base
     and method, and the same round where a paper names one."""
-    if row.method == "released":  # methods/released.py
+    if row.method == "released":  # methods/untrained.py
         return str(row.settings["published_base"]), set(row.settings["published_rows"])
     return row.base, {row.method, f"{row.method}_round{row.rounds}"}
 

@@ -26,8 +26,7 @@ from harness.study import compare, cost_model
 from harness.study.paper import DATA
 from harness.study.study import Run, Study
 from harness.training.memory import GIB
-from methods.released import Released
-from methods.untrained import Untrained
+from methods.untrained import Released, Untrained
 
 QUESTIONS: Mapping[str, tuple[int, bool]] = {
     "pope": (9000, False),

@@ -8,15 +8,18 @@ verdict is right where two accounts differ."""
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 from PIL.Image import Image
 
-from benchmarks.interface import Benchmark, Grade, Metric
+from benchmarks.grading import ItemBenchmark
+from benchmarks.interface import Grade, Metric, summed
 from benchmarks.synthetic import language, suite
 from benchmarks.synthetic.render import render
 from benchmarks.synthetic.scene import Scene, scene
@@ -30,7 +33,6 @@ from harness.reporting.stats import estimate
 from harness.synthetic.turns import disturb
 from methods.interface import Decoding, Prompt
 from methods.prompt_sets import fill
-from methods.sena.enhancement import enhanced_answer, enhancement_text
 from methods.sena.prompts import SYNTHETIC as SENA
 from methods.sena.prompts import with_request
 from methods.sima.prompts import SYNTHETIC as SIMA
@@ -76,15 +78,11 @@ def measure(engine: Engine, limit: int, say: Callable[[str], None] = print) -> l
     return skills
 
 
-def _benchmark(engine: Engine, benchmark: Benchmark) -> list[Skill]:
-    questions = list(benchmark.questions())
-    answers: dict[str, str] = {}
-    for length in sorted({question.max_new_tokens for question in questions}):
-        part = [question for question in questions if question.max_new_tokens == length]
-        images = [question.images[0] for question in part]
-        texts = _ask(engine, images, [question.text for question in part], length)
-        answers |= dict(zip((question.id for question in part), texts, strict=True))
-    report = benchmark.grade(answers)
+def _benchmark(engine: Engine, benchmark: ItemBenchmark[Any]) -> list[Skill]:
+    items = list(benchmark.items())
+    images, texts = [item.load_image() for item in items], [item.text for item in items]
+    replies = _ask(engine, images, texts, benchmark.max_new_tokens)
+    report = benchmark.grade({item.id: reply for item, reply in zip(items, replies, strict=True)})
     return [
         skill(f"{benchmark.name} {metric.name}", _by_image(report.grades, metric), metric.scale)
         for metric in benchmark.metrics
@@ -92,14 +90,11 @@ def _benchmark(engine: Engine, benchmark: Benchmark) -> list[Skill]:
 
 
 def _by_image(grades: Sequence[Grade], metric: Metric) -> list[Ratio]:
-    sums: dict[str, Ratio] = {}
+    counts: defaultdict[str, list[Mapping[str, float]]] = defaultdict(list)
     for grade in grades:
-        numerator, denominator = sums.get(grade.cluster, (0.0, 0.0))
-        sums[grade.cluster] = (
-            numerator + grade.counts.get(metric.numerator, 0),
-            denominator + grade.counts.get(metric.denominator, 0),
-        )
-    return list(sums.values())
+        counts[grade.cluster].append(grade.counts)
+    sums = [summed(rows) for rows in counts.values()]
+    return [(each.get(metric.numerator, 0), each.get(metric.denominator, 0)) for each in sums]
 
 
 def _ask(engine: Engine, images: Sequence[Image], texts: Sequence[str], tokens: int) -> list[str]:
@@ -186,11 +181,11 @@ def _enhance(
     answers: Sequence[str],
 ) -> list[str]:
     texts = [
-        enhancement_text(SENA, description=description, prompt=prompt, answer=answer)
+        SENA.enhancement(description=description, prompt=prompt, answer=answer)
         for description, prompt, answer in zip(descriptions, prompts, answers, strict=True)
     ]
     replies = _ask(engine, images, texts, 72)
-    refined = [enhanced_answer(reply, SENA.enhance_lead) for reply in replies]
+    refined = [SENA.enhanced(reply) for reply in replies]
     return [new or old for new, old in zip(refined, answers, strict=True)]
 
 

@@ -133,7 +133,7 @@ def _numbers(words: Mapping[str, int], names: Sequence[str]) -> torch.Tensor:
 
 
 def _in_cell(scene: Scene, cell: int) -> int:
-    thing = scene.at(cell // 3, cell % 3)
+    thing = scene.at(cell)
     return len(CATEGORIES) if thing is None else CATEGORIES.index(thing.category)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from benchmarks.synthetic import language
-from benchmarks.synthetic.scene import Scene, Thing, scene, telling_order
+from benchmarks.synthetic.scene import Scene, scene, telling_order, thing_in
 from benchmarks.synthetic.words import CATEGORIES, COLOURS, COMPANION, TYPICAL_COLOUR
 from methods.prompt_sets import fill
 from methods.sena.prompts import SYNTHETIC as SENA
@@ -70,14 +70,8 @@ def turns(index: int, visit: int, budget: int, mix: Mix) -> list[Turn]:
     noisy = language.noisy_scene(true)
     if rng.random() < 0.03:
         asked = _ask(noisy, rng, mix)
-        return [
-            Turn(
-                kind="check",
-                prompt=fill(SENA.check, question=asked),
-                answer=f"{SENA.check_leads[0]} {asked}",
-                blind=True,
-            )
-        ]
+        prompt, answer = fill(SENA.check, question=asked), f"{SENA.check_leads[0]} {asked}"
+        return [Turn(kind="check", prompt=prompt, answer=answer, blind=True)]
     chosen: list[Turn] = []
     words, full = 0, False
     while True:
@@ -150,13 +144,11 @@ def _check(true: Scene, _noisy: Scene, rng: Random, mix: Mix) -> Turn:
             kind = rng.choice(("colour", "place", "relation", "what"))
             hard = language.question(true, kind, rng)
         asked = hard.text if hard else _ask(true, rng, mix)
-        return Turn(kind="check", prompt=fill(SENA.check, question=asked), answer=f"{keep} {asked}")
-    asked = language.unanswerable(true, rng)
-    return Turn(
-        kind="check",
-        prompt=fill(SENA.check, question=asked),
-        answer=f"{again} {_ask(true, rng, mix)}",
-    )
+        answer = f"{keep} {asked}"
+    else:
+        asked = language.unanswerable(true, rng)
+        answer = f"{again} {_ask(true, rng, mix)}"
+    return Turn(kind="check", prompt=fill(SENA.check, question=asked), answer=answer)
 
 
 def _refine(true: Scene, noisy: Scene, rng: Random, mix: Mix) -> Turn:
@@ -228,22 +220,18 @@ def disturb(scene: Scene, rng: Random, edits: int) -> Scene:
         absent = [name for name in CATEGORIES if name not in present]
         companions = (COMPANION[thing.category] for thing in things)
         expected = [name for name in companions if name in absent]
-        occupied = {3 * thing.row + thing.column for thing in things}
+        occupied = {thing.cell for thing in things}
         free = [cell for cell in range(9) if cell not in occupied]
         edit = rng.choice(("add", "add", "drop", "colour", "place", "category"))
         at = rng.randrange(len(things))
         thing = things[at]
         if edit == "add" and free:
             name = rng.choice(expected) if expected and rng.random() < 0.7 else rng.choice(absent)
-            cell = rng.choice(free)
-            things.append(
-                Thing(category=name, colour=TYPICAL_COLOUR[name], row=cell // 3, column=cell % 3)
-            )
+            things.append(thing_in(rng.choice(free), name, TYPICAL_COLOUR[name]))
         elif edit == "drop" and len(things) > 1:
             things.pop(at)
         elif edit == "place" and free:
-            cell = rng.choice(free)
-            things[at] = replace(thing, row=cell // 3, column=cell % 3)
+            things[at] = thing_in(rng.choice(free), thing.category, thing.colour)
         elif edit == "category":
             things[at] = replace(thing, category=rng.choice(absent))
         else:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from methods.csr.reward import Reward, best_and_worst, finished_texts, path_costs, set_relevance
-from methods.csr.search import Keep, Search, Tree
+from methods.csr.search import Keep, Search, Tree, by_score
 from methods.entry import SYNTHETIC_RECIPE, Entry
 from methods.interface import (
     JSON,
@@ -167,7 +167,7 @@ class Csr(Method):
             max_chars=self.max_chars,
             prompt_chars=tools.format_chars if self.count_prompt else None,
             repeats=self.repeats,
-            costs=costs if by_reward else None,
+            costs=costs if by_reward else by_score,
         )
         trees = search.grow(tools.vlm, prompts)
         if not by_reward:

@@ -26,22 +26,22 @@ UNLIKELY = "unlikely end"
 
 @dataclass(kw_only=True)
 class Node:
-    """A text and its last step."""
+    """A text and its last step; without arguments, the root."""
 
-    parent: int
+    parent: int = -1
     """The parent's index in the tree; -1 for the root."""
-    text: str
-    sentence: str
+    text: str = ""
+    sentence: str = ""
     """What the step adds, with the white space before it."""
-    how: How
+    how: How = "root"
     """How the step ended: with the sentence, with the text, or cut at the token limit."""
-    score: float
+    score: float = 0.0
     """Sum of the beam scores from the root on."""
-    logp: float
+    logp: float = 0.0
     """Log-probability (nats) of the step alone."""
-    n_tokens: int
+    n_tokens: int = 0
     """Tokens of the step alone."""
-    final: bool
+    final: bool = False
     """Whether the text is finished."""
     kept: bool = False
     """Whether it was continued."""
@@ -93,6 +93,11 @@ Costs = Callable[[Sequence[Tree], Sequence[int]], list[list[float]]]
 the trees after a level and the number of nodes that each had before it."""
 
 
+def by_score(trees: Sequence[Tree], _before: Sequence[int]) -> list[list[float]]:
+    """The text with the highest score costs least."""
+    return [[-node.score for node in tree.nodes] for tree in trees]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """How trees grow; the fields are those of :class:`methods.csr.method.Csr`."""
@@ -106,22 +111,12 @@ class Search:
     """Characters of the chat format, which then count beside text and question; None: the text
     alone counts."""
     repeats: bool
-    costs: Costs | None = None
-    """Orders the open nodes of a level; None: their scores do."""
+    costs: Costs = by_score
+    """Orders the open nodes of a level."""
 
     def grow(self, vlm: BeamSearchVLM, prompts: Sequence[Prompt]) -> list[Tree]:
         """A tree for each prompt; a level of all trees is one call of the model."""
-        root = Node(
-            parent=-1,
-            text="",
-            sentence="",
-            how="root",
-            score=0.0,
-            logp=0.0,
-            n_tokens=0,
-            final=False,
-        )
-        trees = [Tree(nodes=[replace(root)]) for _ in prompts]
+        trees = [Tree(nodes=[Node()]) for _ in prompts]
         level = [(number, 0) for number in range(len(trees))]
         while level:
             requests, before = [], [len(tree.nodes) for tree in trees]
@@ -135,10 +130,7 @@ class Search:
                 opened.setdefault(number, []).extend(
                     self.add(trees[number], place, branches, prompts[number])
                 )
-            if self.costs is None:
-                costs = [[-node.score for node in tree.nodes] for tree in trees]
-            else:
-                costs = self.costs(trees, before)
+            costs = self.costs(trees, before)
             level = [
                 (number, place)
                 for number, places in opened.items()
@@ -163,9 +155,7 @@ class Search:
                 continue
             texts.add(branch.text)
             text = before.text + branch.text
-            length = len(text)
-            if self.prompt_chars is not None:
-                length += len(prompt.text) + self.prompt_chars
+            around = 0 if self.prompt_chars is None else len(prompt.text) + self.prompt_chars
             node = Node(
                 parent=parent,
                 text=text,
@@ -174,7 +164,7 @@ class Search:
                 score=before.score + self.score(branch),
                 logp=branch.logp,
                 n_tokens=branch.n_tokens,
-                final=branch.ended or length >= self.max_chars,
+                final=branch.ended or around + len(text) >= self.max_chars,
             )
             if not node.final:
                 opened.append(len(tree.nodes))

@@ -29,13 +29,13 @@ from methods.interface import (
     Tools,
 )
 from methods.keys import torch_seed
+from methods.prompt_sets import fill
 from methods.sena.corruption import STEPS, Corruption, corruption
-from methods.sena.enhancement import enhanced_answer, enhancement_text
 from methods.sena.filters import NAME, NO_QUESTION, Case, NameFilter, asks_for_name, drop_reason
 from methods.sena.prompts import REAL, SYNTHETIC, SenaPrompts, with_request
-from methods.sena.questions import Asked, Check, ask_questions
 from methods.settings import AtLeastOne, between, distinct, not_empty
 
+Check = Literal["seen", "blind", "none"]
 Kind = Literal["description", "question"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -53,29 +53,38 @@ lambda. The released script (``run/run.sh``) asks for cosine without warm-up, bu
 file's own scheduler replaces it: 3 % warm-up, then a constant rate."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """The questions about one item."""
+
+    item: Item
+    asked: str
+    """The model's first text."""
+    checked: str | None
+    """Its text after the check; None without a check."""
+
+    @property
+    def last(self) -> str:
+        """The text that questions are read from."""
+        return self.asked if self.checked is None else self.checked
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Request:
     """One prompt of an item, which becomes a pair or a drop."""
 
     key: str
     """The key of the pair."""
-    item: Item
+    asked: _Asked
     kind: Kind
     prompt: str
-    asked: Asked
     question: str
     description_key: str
     """The key of the description prompt of the same question."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Answers:
-    """All answers of a call, by the key of their request."""
-
-    first: Mapping[str, Completion]
-    enhanced: Mapping[str, Completion]
-    """Empty without the enhancement."""
-    rejected: Mapping[str, Completion]
+    @property
+    def item(self) -> Item:
+        return self.asked.item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,44 +146,61 @@ class Sena(Method):
         """
         if not items:
             return
-        asked = ask_questions(
-            tools.vlm,
-            items,
-            tools.seed,
-            prompts=self.prompts,
-            check=self.check,
-            question_tokens=self.question_tokens,
-            check_tokens=self.check_tokens,
-        )
-        records = [record for each in asked for record in self._requests(each, tools.seed)]
-        answers = self._answers(tools.vlm, [r for r in records if isinstance(r, _Request)])
+        vlm, seed = tools.vlm, tools.seed
+        records = [r for asked in self._ask(vlm, items, seed) for r in self._requests(asked, seed)]
+        requests = [record for record in records if isinstance(record, _Request)]
+        used = [request for request in requests if request.kind in self.pair_kinds]
+        # The enhancement reads the description, even where it becomes no pair.
+        kinds = {*self.pair_kinds, *(["description"] if self.enhance else [])}
+        first = self._generate(vlm, [r for r in requests if r.kind in kinds], "answer")
+        enhanced = self._enhanced(vlm, used, first) if self.enhance else {}
+        rejected = self._generate(vlm, used, "reject")
         for record in records:
             if isinstance(record, Dropped):
                 yield record
             elif record.kind in self.pair_kinds:
-                yield self._pair(record, tools.seed, answers)
+                yield self._pair(
+                    record, seed, first, enhanced.get(record.key), rejected[record.key]
+                )
 
-    def _requests(self, asked: Asked, seed: int) -> Iterator[_Request | Dropped]:
+    def _ask(self, vlm: VLM, items: Sequence[Item], seed: int) -> list[_Asked]:
+        """Ask for a question about each image, then let the model keep or replace it."""
+        asks = [
+            Prompt(key=f"{seed}/{item.id}/ask", text=self.prompts.ask, image=item.image)
+            for item in items
+        ]
+        answers = vlm.generate(asks, Decoding(max_new_tokens=self.question_tokens))
+        asked = [answer.text.strip() for answer in answers]
+        checked: Sequence[str | None] = [None] * len(items)
+        if self.check != "none":
+            checks = [
+                Prompt(
+                    key=f"{seed}/{item.id}/check",
+                    text=fill(self.prompts.check, question=text),
+                    image=item.image if self.check == "seen" else None,
+                )
+                for item, text in zip(items, asked, strict=True)
+            ]
+            answers = vlm.generate(checks, Decoding(max_new_tokens=self.check_tokens))
+            checked = [answer.text.strip() for answer in answers]
+        return [
+            _Asked(item=item, asked=first, checked=second)
+            for item, first, second in zip(items, asked, checked, strict=True)
+        ]
+
+    def _requests(self, asked: _Asked, seed: int) -> Iterator[_Request | Dropped]:
         """The two prompts of each question, or a drop for each prompt that is lost with its
         question."""
         item = asked.item
         # An item without a question loses one prompt of each kind.
-        for index, question in enumerate(asked.questions or (None,)):
+        for index, question in enumerate(self.prompts.questions(asked.last) or (None,)):
             keys = {kind: f"{seed}/{item.id}/{kind}/{index}" for kind in KINDS}
             # The released code looks for "name" in the whole text of the check and drops the image.
-            named_in = (
-                (asked.checked or asked.asked)
-                if self.name_filter == "substring_drops_image"
-                else question or ""
-            )
+            released = self.name_filter == "substring_drops_image"
+            named_in = (asked.checked or asked.asked) if released else question or ""
             if question is None or asks_for_name(named_in, self.name_filter):
                 reason = NO_QUESTION if question is None else NAME
-                trace: dict[str, JSON] = {
-                    "seed": seed,
-                    "asked": asked.asked,
-                    "checked": asked.checked,
-                    "question": question,
-                }
+                trace = _trace(asked, question, seed)
                 for kind in self.pair_kinds:
                     yield Dropped(
                         key=keys[kind], item=item.id, reason=reason, kind=kind, trace=trace
@@ -188,34 +214,27 @@ class Sena(Method):
             }
             for kind in KINDS:
                 yield _Request(
-                    keys[kind], item, kind, texts[kind], asked, question, keys["description"]
+                    key=keys[kind],
+                    asked=asked,
+                    kind=kind,
+                    prompt=texts[kind],
+                    question=question,
+                    description_key=keys["description"],
                 )
 
-    def _answers(self, vlm: VLM, requests: Sequence[_Request]) -> _Answers:
-        """The first, the enhanced and the rejected answers, a call of the model each."""
-        used = [request for request in requests if request.kind in self.pair_kinds]
-        # The enhancement reads the description, even where it becomes no pair.
-        answered = [
-            r
-            for r in requests
-            if r.kind in self.pair_kinds or (self.enhance and r.kind == "description")
-        ]
-        first = self._generate(vlm, answered, "answer")
-        enhanced: Mapping[str, Completion] = {}
-        if self.enhance:
-            texts = {
-                request.key: enhancement_text(
-                    self.prompts,
-                    description=first[request.description_key].text.strip(),
-                    prompt=request.prompt,
-                    answer=first[request.key].text.strip(),
-                )
-                for request in used
-            }
-            enhanced = self._generate(vlm, used, "enhance", texts)
-        return _Answers(
-            first=first, enhanced=enhanced, rejected=self._generate(vlm, used, "reject")
-        )
+    def _enhanced(
+        self, vlm: VLM, requests: Sequence[_Request], first: Mapping[str, Completion]
+    ) -> dict[str, Completion]:
+        """The replies to the request for a more precise answer than the first."""
+        texts = {
+            request.key: self.prompts.enhancement(
+                description=first[request.description_key].text.strip(),
+                prompt=request.prompt,
+                answer=first[request.key].text.strip(),
+            )
+            for request in requests
+        }
+        return self._generate(vlm, requests, "enhance", texts)
 
     def _generate(
         self,
@@ -246,18 +265,23 @@ class Sena(Method):
         answers = vlm.generate(prompts, decoding, corrupt=corrupt)
         return {request.key: answer for request, answer in zip(requests, answers, strict=True)}
 
-    def _pair(self, request: _Request, seed: int, answers: _Answers) -> PreferencePair | Dropped:
-        """The pair of a request, or its drop; the trace holds every text on the way."""
-        first, wrong = answers.first[request.key], answers.rejected[request.key]
-        description = answers.first.get(request.description_key)
-        second = answers.enhanced.get(request.key)
-        enhanced = enhanced_answer(second.text, self.prompts.enhance_lead) if second else None
+    def _pair(
+        self,
+        request: _Request,
+        seed: int,
+        answers: Mapping[str, Completion],
+        second: Completion | None,
+        wrong: Completion,
+    ) -> PreferencePair | Dropped:
+        """The pair of a request, or its drop; the trace holds every text on the way.
+
+        ``answers``: the first ones, by key; ``second``: the enhanced one; ``wrong``: that to the
+        corrupted image."""
+        first, description = answers[request.key], answers.get(request.description_key)
+        enhanced = self.prompts.enhanced(second.text) if second else None
         chosen, rejected = enhanced or first.text.strip(), wrong.text.strip()
         trace: dict[str, JSON] = {
-            "seed": seed,
-            "asked": request.asked.asked,
-            "checked": request.asked.checked,
-            "question": request.question,
+            **_trace(request.asked, request.question, seed),
             "description": description.text.strip() if description else None,
             "first": first.as_json(),
             "enhanced": second.as_json() if second else None,
@@ -283,6 +307,11 @@ class Sena(Method):
             kind=request.kind,
             trace=trace,
         )
+
+
+def _trace(asked: _Asked, question: str | None, seed: int) -> dict[str, JSON]:
+    """The first entries of a pair's or drop's trace."""
+    return {"seed": seed, "asked": asked.asked, "checked": asked.checked, "question": question}
 
 
 def _other_images(requests: Sequence[_Request]) -> dict[str, Image]:

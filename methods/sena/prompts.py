@@ -1,4 +1,4 @@
-"""SENA's prompts as data (Tan et al., arXiv 2412.15650).
+"""SENA's prompts as data, and the reading of their answers (Tan et al., arXiv 2412.15650).
 
 ``REAL`` is our own wording for real models. ``SYNTHETIC`` is the wording for the synthetic base,
 which was trained on exactly these sentences. :meth:`SenaPrompts.from_file` reads other sentences,
@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from methods.prompt_sets import PromptSet
+from methods.prompt_sets import PromptSet, fill
 from methods.settings import Text, not_empty
+from methods.text import after_lead, sentences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,27 @@ class SenaPrompts(PromptSet):
     enhance_plain: Text
     """The same without a description."""
     enhance_lead: Text
+
+    def enhancement(self, *, description: str, prompt: str, answer: str) -> str:
+        """The request for a more precise answer. A description that is only "yes" is left out, as
+        in the released code."""
+        if description.strip().lower() == "yes":
+            return fill(self.enhance_plain, prompt=prompt, answer=answer)
+        return fill(self.enhance, description=description, prompt=prompt, answer=answer)
+
+    def enhanced(self, reply: str) -> str | None:
+        """The answer behind the lead; None if the lead is missing or nothing follows it. The first
+        answer then stays."""
+        return after_lead(reply.strip(), self.enhance_lead) or None
+
+    def questions(self, text: str) -> tuple[str, ...]:
+        """The sentences that end in "?", without the leads that begin the check's answer."""
+        questions = (self._without_lead(each) for each in sentences(text) if each.endswith("?"))
+        return tuple(question for question in questions if question.strip(" ?"))
+
+    def _without_lead(self, sentence: str) -> str:
+        rests = (after_lead(sentence, lead) for lead in self.check_leads)
+        return next((rest for rest in rests if rest is not None), sentence)
 
 
 def with_request(text: str, request: str) -> str:

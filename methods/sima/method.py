@@ -14,19 +14,22 @@ from typing import Annotated, Any, ClassVar
 from methods.entry import SYNTHETIC_RECIPE, Entry
 from methods.interface import (
     JSON,
+    VLM,
+    Decoding,
     Dropped,
     Field,
     Item,
     Lora,
     Method,
     PreferencePair,
+    Prompt,
     Recipe,
     Tools,
 )
 from methods.settings import AtLeastOne, above, at_least, at_most
-from methods.sima.critic import Critic, Opinion, Order, Side, Verdict, decide, mean_margin, other
+from methods.sima import critic
+from methods.sima.critic import Opinion, Order, Side, Verdict, other
 from methods.sima.prompts import REAL, SYNTHETIC, SimaPrompts
-from methods.sima.report import critic_report
 from methods.sima.responses import Responses, respond
 
 PUBLISHED = Recipe(
@@ -118,50 +121,82 @@ class Sima(Method):
         Raises:
             ValueError: an item has no question or no reference answer.
         """
-        outcomes = respond(
-            items,
-            tools,
-            samples=self.samples,
+        decoding = Decoding(
+            max_new_tokens=self.response_tokens,
             temperature=self.temperature,
             top_p=self.top_p,
             top_k=self.top_k,
-            max_new_tokens=self.response_tokens,
-            keep_equal=self.keep_equal,
+            seed=tools.seed,
         )
-        critic = Critic(
-            prompts=self.prompts,
-            order=self.order,
-            verdict=self.verdict,
-            criteria=self.criteria,
-            examples=self.examples,
-            ground_truth=self.ground_truth,
-            max_new_tokens=self.critic_tokens,
-            request_first=self.request_first,
-        )
+        outcomes = respond(items, tools.vlm, self.samples, decoding, keep_equal=self.keep_equal)
         compared = [outcome for outcome in outcomes if isinstance(outcome, Responses)]
-        opinions = iter(critic.opinions(tools.vlm, compared))
+        opinions = self._opinions(tools.vlm, compared)
         for outcome in outcomes:
             if isinstance(outcome, Responses):
-                yield self._pair(outcome, next(opinions))
+                yield self._pair(outcome, opinions[outcome.key])
             else:
                 yield outcome
 
+    def _opinions(self, vlm: VLM, compared: Sequence[Responses]) -> dict[str, list[Opinion]]:
+        """The critic's opinions on each comparison by its key, one per order; all are asked in one
+        call."""
+        scored = self.verdict == "margin"
+        asked = [
+            (each, first) for each in compared for first in critic.orders(each.key, self.order)
+        ]
+        prompts = [
+            Prompt(
+                key=f"{responses.key}/critic/{first}",
+                text=self._critic_prompt(responses, first),
+                image=responses.item.image,
+                prefix=self.prompts.verdict_lead if scored else "",
+            )
+            for responses, first in asked
+        ]
+        if not prompts:
+            return {}
+        answers: Sequence[str | float]
+        if scored:
+            twice = [prompt for prompt in prompts for _ in range(2)]
+            logps = vlm.logps(twice, [critic.FIRST, critic.SECOND] * len(prompts))
+            answers = [one - two for one, two in zip(logps[::2], logps[1::2], strict=True)]
+        else:
+            written = vlm.generate(prompts, Decoding(max_new_tokens=self.critic_tokens))
+            answers = [answer.text for answer in written]
+        opinions: dict[str, list[Opinion]] = {}
+        for (responses, first), prompt, answer in zip(asked, prompts, answers, strict=True):
+            opinions.setdefault(responses.key, []).append(
+                critic.opinion(first, prompt.text, answer)
+            )
+        return opinions
+
+    def _critic_prompt(self, responses: Responses, first: Side) -> str:
+        """The critic's prompt; the ``first`` response is number 1."""
+        texts = {"greedy": responses.greedy.text, "sample": responses.sample.text}
+        return self.prompts.render(
+            responses.question,
+            responses.item.required("reference") if self.ground_truth else None,
+            texts[first],
+            texts[other(first)],
+            criteria=self.criteria,
+            examples=self.examples,
+            request_first=self.request_first,
+        )
+
     def report(self, records: Sequence[PreferencePair | Dropped]) -> Mapping[str, JSON]:
-        """What the critic did in a round; see :class:`methods.sima.report.CriticReport`."""
-        return asdict(critic_report(records))
+        """What the critic did in a round; see :class:`methods.sima.critic.CriticReport`."""
+        return asdict(critic.critic_report(records))
 
     def _pair(self, responses: Responses, opinions: Sequence[Opinion]) -> PreferencePair | Dropped:
         """The pair of a comparison, or its drop; the trace holds every text and score."""
-        decision = decide(opinions, self.least_margin)
-        winner: Side | None = (
-            "greedy" if decision == "greedy" else "sample" if decision == "sample" else None
-        )
+        decision = critic.decide(opinions, self.least_margin)
+        winner = next((side for side in critic.SIDES if side == decision), None)
         trace: dict[str, JSON] = {
             **responses.trace(),
             "reference": responses.item.reference if self.ground_truth else None,
             "order": self.order,
-            "critic": [opinion.as_json() for opinion in opinions],
-            "margin": mean_margin(opinions),
+            "critic": [each.as_json() for each in opinions],
+            "margin": critic.mean_margin(opinions),
             "greedy_won": None if winner is None else winner == "greedy",
         }
         if winner is None:

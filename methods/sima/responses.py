@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from methods.interface import JSON, Completion, Decoding, Dropped, Item, Prompt, Tools
+from methods.interface import JSON, VLM, Completion, Decoding, Dropped, Item, Prompt
 from methods.text import tokens
 
 EQUAL = "equal responses"
@@ -36,44 +36,26 @@ class Responses:
 
 
 def respond(
-    items: Sequence[Item],
-    tools: Tools,
-    *,
-    samples: int,
-    temperature: float,
-    top_p: float,
-    top_k: int | None = None,
-    max_new_tokens: int,
-    keep_equal: bool = False,
+    items: Sequence[Item], vlm: VLM, samples: int, decoding: Decoding, *, keep_equal: bool = False
 ) -> list[Responses | Dropped]:
     """The greedy and a sampled response, for each sample of each item in the items' order; a drop
-    where the two cannot be compared. ``keep_equal`` keeps equal responses.
+    where the two cannot be compared. ``decoding`` draws the samples; its seed is part of every key.
+    ``keep_equal`` keeps equal responses.
 
     Raises:
         ValueError: an item has no question.
     """
     if not items:
         return []
-    seed = tools.seed
+    seed = decoding.seed
     questions = [item.required("question") for item in items]
-    greedy_prompts = [
-        Prompt(key=f"{seed}/{item.id}/greedy", text=question, image=item.image)
-        for item, question in zip(items, questions, strict=True)
-    ]
-    greedy = tools.vlm.generate(greedy_prompts, Decoding(max_new_tokens=max_new_tokens))
+    greedy = greedy_answers(items, vlm, seed, decoding.max_new_tokens)
     sample_prompts = [
         Prompt(key=f"{seed}/{item.id}/sample/{index}", text=question, image=item.image)
         for item, question in zip(items, questions, strict=True)
         for index in range(samples)
     ]
-    decoding = Decoding(
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        top_k=top_k,
-        seed=seed,
-    )
-    sampled = iter(tools.vlm.generate(sample_prompts, decoding))
+    sampled = iter(vlm.generate(sample_prompts, decoding))
     outcomes: list[Responses | Dropped] = []
     for item, question, answer in zip(items, questions, greedy, strict=True):
         earlier: list[str] = []
@@ -87,17 +69,24 @@ def respond(
                 sample=next(sampled),
             )
             reason = _drop_reason(responses, earlier)
-            if keep_equal and reason == EQUAL:
-                reason = None
             earlier.append(responses.sample.text)
-            outcomes.append(
-                responses
-                if reason is None
-                else Dropped(
-                    key=responses.key, item=item.id, reason=reason, trace=responses.trace()
-                )
-            )
+            if reason is None or (keep_equal and reason == EQUAL):
+                outcomes.append(responses)
+            else:
+                key, trace = responses.key, responses.trace()
+                outcomes.append(Dropped(key=key, item=item.id, reason=reason, trace=trace))
     return outcomes
+
+
+def greedy_answers(
+    items: Sequence[Item], vlm: VLM, seed: int, max_new_tokens: int
+) -> list[Completion]:
+    """The greedy answer to each item's question."""
+    prompts = [
+        Prompt(key=f"{seed}/{item.id}/greedy", text=item.required("question"), image=item.image)
+        for item in items
+    ]
+    return vlm.generate(prompts, Decoding(max_new_tokens=max_new_tokens)) if prompts else []
 
 
 def _drop_reason(responses: Responses, earlier: Sequence[str]) -> str | None:

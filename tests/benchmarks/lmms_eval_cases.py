@@ -145,7 +145,7 @@ def record(task: str, through: Callable[..., Any]) -> dict[str, Any]:
     try:
         run.describe.cache_clear()
         with opened(task) as benchmark:
-            report = benchmark.grade(answered(task, benchmark.exported.rows))
+            report = benchmark.grade(answered(task, benchmark.rows))
     finally:
         run.ask = kept
     replies["describe"] = {**replies["describe"], "folder": ""}

@@ -55,7 +55,7 @@ def judged(data: Path, url: str, folder: Path, **settings: Any) -> MMHal:
         "backoff": 0.001,
     } | settings
     judge = Judge(settings=Settings(base_url=url, **given), folder=folder, tell=lambda _line: None)
-    return MMHal(source=plain.source, items=plain.items, prompt=plain.prompt, judge=judge)
+    return mmhal.mmhal_benchmark(plain.source, plain.items, plain.prompt, judge)
 
 
 def test_the_authors_folder_is_read(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_rows_that_cannot_be_asked_are_named(
 ) -> None:
     monkeypatch.setattr(run, "ask", kit)
     with pytest.raises(ValueError, match=why) as caught:
-        _ = via.benchmark("pope", "test", None, rows(tmp_path, **changed)).exported
+        _ = via.benchmark("pope", "test", None, rows(tmp_path, **changed)).rows
     assert "test.parquet" in str(caught.value)
 
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from methods.gt_dpo import EQUAL as EQUALS_TRUTH
-from methods.gt_dpo import GtDpo
 from methods.interface import Completion, Decoding, Dropped, PreferencePair, Prompt, Tools
-from methods.oracle import TIE, Oracle
+from methods.references import EQUAL as EQUALS_TRUTH
+from methods.references import TIE, GtDpo, Oracle
 from methods.sima.method import PUBLISHED, Sima
 from methods.sima.prompts import SYNTHETIC
 from methods.sima.responses import EMPTY, EQUAL

@@ -11,10 +11,17 @@ from typing import Any
 import pytest
 
 from methods.interface import Decoding, Dropped, Item, Lora, PreferencePair, Prompt, Recipe, Tools
-from methods.sima.critic import INCONSISTENT, NO_VERDICT, UNCERTAIN, Opinion, decide, read_verdict
+from methods.sima.critic import (
+    INCONSISTENT,
+    NO_VERDICT,
+    UNCERTAIN,
+    Opinion,
+    critic_report,
+    decide,
+    read_verdict,
+)
 from methods.sima.method import Sima
 from methods.sima.prompts import SYNTHETIC
-from methods.sima.report import critic_report
 from methods.sima.responses import EMPTY, EQUAL, REPEATED
 from tests.methods.scripted import ITEMS, ScriptedVLM
 from tests.tiny_models import picture

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from harness.engine.engine import Engine
-from methods.gt_dpo import GtDpo
 from methods.interface import Dropped, Item, Method, PreferencePair, Prompt, Tools
-from methods.oracle import Oracle
+from methods.references import GtDpo, Oracle
 from methods.sima.critic import FIRST, SECOND
 from methods.sima.method import Sima
 from methods.sima.prompts import SYNTHETIC

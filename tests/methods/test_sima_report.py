@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from methods.interface import JSON, Dropped, PreferencePair
-from methods.sima.report import CriticReport, critic_report
+from methods.sima.critic import CriticReport, critic_report
 
 
 def asked(first: str, verdict: int | None) -> JSON:

@@ -28,7 +28,7 @@ from harness.reporting.results import load_results
 from harness.study.study import Run, Study, vary
 from methods.controls import Control
 from methods.interface import Prompt
-from methods.oracle import Oracle
+from methods.references import Oracle
 from methods.sena.method import Sena
 from methods.untrained import Untrained
 

@@ -35,7 +35,7 @@ def write(task: str, folder: Path, split: str, limit: int | None) -> Path:
     """
     if task not in TASKS:
         raise ValueError(f"There is no task {task!r}; there are {' and '.join(TASKS)}.")
-    rows = list(_pope(split, limit) if task == "synthetic_pope" else _questions(split, limit))
+    rows = list(_rows(task, split, limit))
     schema = pyarrow.schema(
         [*((name, pyarrow.string()) for name in _TEXTS), ("image", _IMAGE)],
         metadata={"huggingface": json.dumps({"info": {"features": _COLUMNS}})},
@@ -48,14 +48,13 @@ def write(task: str, folder: Path, split: str, limit: int | None) -> Path:
     return place
 
 
-def _pope(split: str, limit: int | None) -> Iterator[dict[str, Any]]:
-    for item in suite.pope(split, limit).items():
-        yield _row(item, "yes" if item.truth.present else "no", item.truth.setting)
-
-
-def _questions(split: str, limit: int | None) -> Iterator[dict[str, Any]]:
-    for item in suite.visual_questions(split, limit).items():
-        yield _row(item, item.truth.answer, item.truth.kind)
+def _rows(task: str, split: str, limit: int | None) -> Iterator[dict[str, Any]]:
+    if task == "synthetic_pope":
+        for probe in suite.pope(split, limit).items():
+            yield _row(probe, "yes" if probe.truth.present else "no", probe.truth.setting)
+    else:
+        for item in suite.visual_questions(split, limit).items():
+            yield _row(item, item.truth.answer, item.truth.kind)
 
 
 def _row(item: Any, answer: str, kind: str) -> dict[str, Any]:
