@@ -15,7 +15,7 @@ import pandas as pd
 
 from harness.reporting.results import BenchmarkColumns
 from harness.reporting.study_row import Row
-from harness.reporting.tables.model import MISSING, Column, TableCell
+from harness.reporting.tables.cells import MISSING, Column, TableCell
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 GROUP = "reported only: rows from papers, not measured here"

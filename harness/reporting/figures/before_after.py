@@ -40,7 +40,7 @@ ROW = 0.24
 
 
 def before_and_after(
-    study: StudyResults, cells: Sequence[MetricResult], *, benchmark: str | None = None
+    study: StudyResults, cells: Sequence[MetricResult], benchmark: str | None = None
 ) -> Figure | None:
     """A panel a metric: each row's difference from the baseline with its paired interval. All
     metrics of one ``benchmark``, or the primary metrics of all. None: nothing can be compared."""

@@ -11,8 +11,7 @@ from harness.reporting.comparison import MetricResult
 from harness.reporting.display_names import base_name, metric_name, row_name, with_trainer
 from harness.reporting.results import StudyResults
 from harness.reporting.study_row import Row
-from harness.reporting.tables.cells import table_cell
-from harness.reporting.tables.model import (
+from harness.reporting.tables.cells import (
     FEWER_SEEDS,
     MISSING,
     ONE_TRAINING,
@@ -22,6 +21,7 @@ from harness.reporting.tables.model import (
     Column,
     TableCell,
     TableRow,
+    table_cell,
 )
 
 COMPANIONS = ("yes_ratio", "recall", "cover")
