@@ -107,10 +107,8 @@ def _find(
 
 
 def _parquet(pairs: Sequence[PreferencePair], pool: Pool, hashes: Mapping[str, str]) -> bytes:
-    encoded: dict[str, bytes] = {}
-    for pair in pairs:
-        if pair.item not in encoded:
-            encoded[pair.item] = _png(pool, pair.item, hashes.get(pair.item))
+    items = dict.fromkeys(pair.item for pair in pairs)
+    encoded = {item: _png(pool, item, hashes.get(item)) for item in items}
     rows = [
         {
             "images": [{"bytes": encoded[pair.item], "path": None}],

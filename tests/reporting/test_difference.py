@@ -85,8 +85,6 @@ def test_numbers_differ_by_a_paired_interval_where_the_questions_are_the_same(
     before, after = load_results(a), load_results(b)
     metric = next(one for one in before.benchmarks[0].metrics if one.name == "chair_i")
     first, second = (records.counts["sena", 1, "synthetic_chair"] for records in (before, after))
-    assert first is not None
-    assert second is not None
     found = estimate(second.terms(metric), first.terms(metric))
     lo, hi = found.interval()
     assert f"{found.difference:+.1f} [{lo:.1f}, {hi:.1f}] | 1 / 1 |" in text

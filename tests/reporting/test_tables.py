@@ -211,7 +211,6 @@ def test_the_seeds_and_both_parts_of_the_error_are_shown_apart(study: SimpleName
 def test_unscored_answers_are_kept_apart(study: SimpleNamespace) -> None:
     cell = find(study.cells, "untrained", "accuracy")
     mine = study.records.counts["untrained", 0, "synthetic_pope"]
-    assert mine is not None
     assert cell.unscored == int(np.isnan(mine.values).sum()) > 0
     assert (
         cell.denominator_sum == cell.questions - cell.unscored

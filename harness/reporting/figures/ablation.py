@@ -66,11 +66,7 @@ def ablations(study: StudyResults, cells: Sequence[MetricResult]) -> Iterator[tu
 
 def _last(cells: Sequence[MetricResult], benchmark: str, metric: str) -> dict[str, MetricResult]:
     """The results of all rows in one metric, last rounds, by label."""
-    return {
-        cell.label: cell
-        for cell in cells
-        if (cell.benchmark, cell.metric) == (benchmark, metric) and cell.last
-    }
+    return {cell.label: cell for cell in cells if cell.column == (benchmark, metric) and cell.last}
 
 
 def _panels(study: StudyResults, cells: Mapping[str, MetricResult]) -> Figure:

@@ -16,7 +16,7 @@ from harness.artifacts.results_folder import write_bytes
 from harness.reporting import leakage, literature, published_values
 from harness.reporting.comparison import MetricResult, as_frame, compare
 from harness.reporting.contrasts import Key, method_contrasts
-from harness.reporting.display_names import display_name, metric_name, with_trainer
+from harness.reporting.display_names import display_name, grouped, metric_name, with_trainer
 from harness.reporting.leakage import Leaks
 from harness.reporting.results import BenchmarkColumns, StudyResults
 from harness.reporting.study_row import Row
@@ -206,20 +206,12 @@ def _benchmark_block(
 
 def _matched_block(cells: Sequence[MetricResult]) -> Block | None:
     """Each row against the baseline at the row's caption length or share of yes."""
-    mine = [
-        cell
-        for cell in cells
-        if cell.matched_by
-        and cell.better != "none"
-        and np.isfinite(cell.value)
-        and np.isfinite(cell.matched_value)
-    ]
+    matched = (cell for cell in cells if cell.matched_by and cell.better != "none")
+    mine = [cell for cell in matched if np.isfinite([cell.value, cell.matched_value]).all()]
     if not mine:
         return None
-    metrics: dict[str, set[str]] = {}
-    for cell in mine:
-        metrics.setdefault(cell.benchmark, set()).add(cell.metric)
-    shortened = [name for name, directed in metrics.items() if len(directed) > MANY_METRICS]
+    directed = grouped(dict.fromkeys(cell.column for cell in mine))
+    shortened = [name for name, metrics in directed.items() if len(metrics) > MANY_METRICS]
     caption = (
         "the row against the baseline's own answers, cut to the row's mean length or shifted to its"
         " share of yes; paired intervals"
@@ -254,18 +246,13 @@ def _rounds_block(cells: Sequence[MetricResult]) -> Block | None:
     mine = [cell for cell in cells if cell.label in several and cell.primary]
     if not mine:
         return None
-    columns = list(dict.fromkeys((cell.benchmark, cell.metric) for cell in mine))
-    texts = {
-        (cell.label, cell.round, cell.benchmark, cell.metric): table_cell(cell).text
-        for cell in mine
-    }
-    rows = [
-        (
-            f"{label}, round {round}",
-            *(texts.get((label, round, *column), MISSING) for column in columns),
-        )
-        for label, round in dict.fromkeys((cell.label, cell.round) for cell in mine)
-    ]
+    columns = list(dict.fromkeys(cell.column for cell in mine))
+    rows = []
+    for (label, round), cells_of in grouped(
+        ((cell.label, cell.round), cell) for cell in mine
+    ).items():
+        texts = {cell.column: table_cell(cell).text for cell in cells_of}
+        rows.append((f"{label}, round {round}", *(texts.get(each, MISSING) for each in columns)))
     names = (metric_name(benchmark, display_name(metric)) for benchmark, metric in columns)
     return text_block(
         heading="Round by round",

@@ -30,6 +30,8 @@ LISTED = 12
 
 UNGRADED = " is not graded yet"
 
+UNSCORED = "Unscored answers (unreadable or missing) have their own column; they never count as 0."
+
 LONE = "One training says nothing about its method; run two seeds or more."
 
 CHANGES = ("better", "worse", TRAINING_DIFFERS)
@@ -137,7 +139,7 @@ def footnotes(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
         *seed_notes(study, last),
         *_size(study, last),
         *_detectable(last),
-        *_unscored(last),
+        *([UNSCORED] if any(cell.unscored for cell in last) else []),
         *_mcnemar(study),
         *_facts(study),
     ]
@@ -308,14 +310,6 @@ def _detectable(last: Sequence[MetricResult]) -> list[str]:
     return [
         "Smallest true difference of a method that these seeds and images detect with 80 % power in"
         f" a single test at level 0.05 (with Holm it is larger): {', '.join(parts)}."
-    ]
-
-
-def _unscored(last: Sequence[MetricResult]) -> list[str]:
-    if not any(cell.unscored for cell in last):
-        return []
-    return [
-        "Unscored answers (unreadable or missing) have their own column; they never count as 0."
     ]
 
 

@@ -43,7 +43,7 @@ Line = tuple[Row, int]
 
 def block(study: StudyResults, cells: Iterable[MetricResult], most: int = MOST_ROWS) -> Block:
     """The summary with at most ``most`` rows."""
-    found = {(cell.label, cell.round, cell.benchmark, cell.metric): cell for cell in cells}
+    found = {(cell.label, cell.round, *cell.column): cell for cell in cells}
     columns = list(dict.fromkeys(_columns(study, found.values())))
     shown = lines(study, {key[:2] for key in found}, most)
     marked = len({row.rounds for row in study.rows if row.rounds}) > 1
@@ -107,7 +107,7 @@ def _columns(
     study: StudyResults, cells: Iterable[MetricResult]
 ) -> Iterable[tuple[tuple[str, str], str]]:
     """((benchmark, metric), heading) of each primary metric, and a companion a benchmark."""
-    known = {(cell.benchmark, cell.metric): cell for cell in cells}
+    known = {cell.column: cell for cell in cells}
     for benchmark in study.benchmarks:
         names = [metric.name for metric in benchmark.metrics if metric.primary]
         there = [metric.name for metric in benchmark.metrics]
