@@ -126,7 +126,7 @@ def figures(given: argparse.Namespace) -> None:
 def page(given: argparse.Namespace) -> None:
     names = given.study or [None]
     with working("writing the page"):
-        from harness.reporting.page import index, write
+        from harness.reporting.page import write
 
         if len(names) == 1 and not (found := below(names[0])):
             given.study = names[0]
@@ -136,7 +136,7 @@ def page(given: argparse.Namespace) -> None:
             if given.out is not None or given.exclude_leaks:
                 raise UserError("--out and --exclude-leaks are for the page of one study.")
             found = [study for name in names for study in below(name) or [named(name)]]
-            path = index.write(found, own=given.own)
+            path = write.write_index(found, own=given.own)
     print(plain(str(path)))
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.interface import Metric
 from harness.reporting.contrasts import ALPHA, Contrast, control_contrasts
-from harness.reporting.counts import Counts, all_counts
+from harness.reporting.counts import Counts
 from harness.reporting.display_names import display_name, metric_name
 from harness.reporting.power import detectable_difference, spread
-from harness.reporting.results import GRADE_KEYS, BenchmarkColumns, StudyResults
-from harness.reporting.stats import DifferenceEstimate, McNemar, estimate, holm, mcnemar
+from harness.reporting.results import BenchmarkColumns, StudyResults
+from harness.reporting.stats import McNemar, estimate, holm, mcnemar
 from harness.reporting.study_row import Row
 
 NAN = float("nan")
@@ -27,8 +28,13 @@ ARROWS = {"higher": "↑", "lower": "↓", "none": ""}
 TRAINING_DIFFERS = "this training differs"
 TRAINING_SAME = "this training: no clear change"
 SEED_WITHOUT_VALUE = "a seed has no value"
-UNTOLD = "cannot be told"
-CONTROL_FIELDS = ("exceeds", "reached_by", "untold_by")
+UNTOLD_VERDICT = "cannot be told"
+CONTROL_FIELDS = {
+    "exceeds": "exceeds",
+    "reached_by": "does not exceed",
+    "untold_by": "cannot be told yet",
+}
+"""Fields of a result that name controls, by the contrast's outcome."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +141,11 @@ class MetricResult:
         return self.primary and self.last and directed
 
     @property
+    def column(self) -> tuple[str, str]:
+        """Benchmark and metric."""
+        return self.benchmark, self.metric
+
+    @property
     def key(self) -> tuple[str, str, str]:
         """Label, benchmark and metric."""
         return self.label, self.benchmark, self.metric
@@ -152,37 +163,27 @@ def compare(study: StudyResults) -> list[MetricResult]:
             for number in row.round_numbers:
                 mine = study.counts.get((row.label, number, benchmark.name))
                 if mine is not None or number == row.rounds:
-                    case = _Case(
-                        benchmark=benchmark,
-                        row=row,
-                        round=number,
-                        counts=mine,
-                        base=base,
-                        is_base=row.label == study.baseline,
-                    )
-                    cells += [_result(case, metric) for metric in benchmark.metrics]
+                    cells += [
+                        _result(benchmark, metric, row, number, mine, base)
+                        for metric in benchmark.metrics
+                    ]
     contrasts = control_contrasts(study)
     return [_with_controls(cell, contrasts) for cell in _with_holm(cells)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Case:
-    """A row after one round on one benchmark, with its counts and the baseline's."""
-
-    benchmark: BenchmarkColumns
-    row: Row
-    round: int
-    counts: Counts | None
-    base: Counts | None
-    is_base: bool
-
-
-def _result(case: _Case, metric: Metric) -> MetricResult:
-    row, counts, benchmark = case.row, case.counts, case.benchmark
+def _result(
+    benchmark: BenchmarkColumns,
+    metric: Metric,
+    row: Row,
+    number: int,
+    counts: Counts | None,
+    base: Counts | None,
+) -> MetricResult:
+    """The row's result after round ``number``; ``base``: the baseline's counts."""
     cell = MetricResult(
         label=row.label,
-        round=case.round,
-        last=case.round == row.rounds,
+        round=number,
+        last=number == row.rounds,
         seeds=" ".join(map(str, counts.seeds)) if counts else "",
         seeds_planned=len(row.seeds),
         benchmark=benchmark.name,
@@ -198,25 +199,23 @@ def _result(case: _Case, metric: Metric) -> MetricResult:
     )
     if counts is None:
         return cell
-    totals = counts.terms(metric).sum(axis=(0, 1))
+    numerator_sum, denominator_sum = counts.terms(metric).sum(axis=(0, 1)).tolist()
     cell = replace(
         cell,
-        numerator_sum=float(totals[0]),
-        denominator_sum=float(totals[1]),
+        numerator_sum=numerator_sum,
+        denominator_sum=denominator_sum,
         value=counts.pooled(metric),
         seed_values=" ".join(f"{value:.10g}" for value in counts.seed_values(metric)),
         unscored=counts.unscored,
         questions=len(counts.questions),
         images=len(counts.images),
-        verdict="baseline" if case.is_base else "not tested",
+        verdict="baseline" if row.role == "baseline" else "not tested",
     )
-    if case.is_base or case.base is None:
+    if row.role == "baseline" or base is None:
         return cell
-    if case.base.questions != counts.questions:
+    if base.questions != counts.questions:
         return replace(cell, verdict="other questions")
-    if not np.isfinite(cell.value):
-        return cell
-    return _with_difference(cell, metric, counts, case.base)
+    return _with_difference(cell, metric, counts, base) if np.isfinite(cell.value) else cell
 
 
 def _with_difference(
@@ -229,24 +228,22 @@ def _with_difference(
         # Without that seed the others would look better than the method is.
         return replace(cell, verdict=SEED_WITHOUT_VALUE if cell.tested else cell.verdict)
     lo, hi = found.interval()
-    return replace(
+    cell = replace(
         cell,
         lo=lo,
         hi=hi,
         about=found.about,
         se_training=float(np.sqrt(found.training)),
         se_images=float(np.sqrt(found.images)),
-        detectable=_detectable(found, counts, metric, base) if cell.tested else NAN,
-        p=found.p if cell.tested else NAN,
-        verdict=UNTOLD if cell.tested else cell.verdict,
     )
-
-
-def _detectable(found: DifferenceEstimate, counts: Counts, metric: Metric, base: Counts) -> float:
+    if not cell.tested:
+        return cell
+    cell = replace(cell, p=found.p, verdict=UNTOLD_VERDICT)
     if found.about != "method":
-        return NAN
-    known = spread(counts.terms(metric), base.terms(metric), metric.scale)
-    return detectable_difference(known, seeds=len(counts.seeds), images=len(counts.images))
+        return cell
+    size = {"seeds": len(counts.seeds), "images": len(counts.images)}
+    known = spread(terms, base_terms, metric.scale)
+    return replace(cell, detectable=detectable_difference(known, **size))
 
 
 def holm_family(cells: Sequence[MetricResult], role: str = "method") -> list[MetricResult]:
@@ -280,59 +277,44 @@ def _verdict(cell: MetricResult, p_holm: float) -> MetricResult:
 def _with_controls(cell: MetricResult, contrasts: Sequence[Contrast]) -> MetricResult:
     """The result with its controls of the same round: their outcomes where there is a gain, and
     the matched baseline."""
-    mine = [
-        contrast
-        for contrast in contrasts
-        if (*contrast.key, contrast.round) == (*cell.key, cell.round)
-    ]
-    for contrast in mine:
-        if contrast.matched:
-            cell = replace(
-                cell,
-                matched_by=contrast.other,
-                matched_value=contrast.other_value,
-                matched_difference=contrast.difference,
-                matched_lo=contrast.lo,
-                matched_hi=contrast.hi,
-            )
+    where = (*cell.key, cell.round)
+    mine = [contrast for contrast in contrasts if (*contrast.key, contrast.round) == where]
+    for contrast in (contrast for contrast in mine if contrast.matched):
+        cell = replace(
+            cell,
+            matched_by=contrast.other,
+            matched_value=contrast.other_value,
+            matched_difference=contrast.difference,
+            matched_lo=contrast.lo,
+            matched_hi=contrast.hi,
+        )
     if cell.verdict != "better":
         return cell
-    names = {
-        outcome: tuple(contrast.other for contrast in mine if contrast.outcome == outcome)
-        for outcome in ("exceeds", "does not exceed", "cannot be told yet")
+    names: dict[str, Any] = {
+        field: tuple(contrast.other for contrast in mine if contrast.outcome == outcome)
+        for field, outcome in CONTROL_FIELDS.items()
     }
-    return replace(
-        cell,
-        exceeds=names["exceeds"],
-        reached_by=names["does not exceed"],
-        untold_by=names["cannot be told yet"],
-    )
+    return replace(cell, **names)
 
 
 def as_frame(cells: Sequence[MetricResult]) -> pd.DataFrame:
     """The content of ``table.csv``: a line a result, every number unrounded."""
-    return pd.DataFrame(
-        [
-            asdict(cell) | {name: "; ".join(getattr(cell, name)) for name in CONTROL_FIELDS}
-            for cell in cells
-        ]
-    )
+    lines = [
+        asdict(cell) | {name: "; ".join(getattr(cell, name)) for name in CONTROL_FIELDS}
+        for cell in cells
+    ]
+    return pd.DataFrame(lines)
 
 
 def question_tests(study: StudyResults) -> list[tuple[str, str, int, McNemar]]:
     """(benchmark, label, seed, exact McNemar test) of each row's last round, for benchmarks whose
     questions are scored 0 or 1. Questions unscored in either row are left out."""
-    last = {row.label: row.rounds for row in study.rows}
-    grades = study.grades[[*GRADE_KEYS, "question", "cluster", "value"]]
-    counts = all_counts(grades[grades["round"] == grades["label"].map(last)])
     tests = []
     for benchmark in study.benchmarks:
-        base = counts.get((study.baseline, study.base_row.rounds, benchmark.name))
-        for row in study.compared:
-            mine = counts.get((row.label, row.rounds, benchmark.name))
-            if row.role == "matched" or base is None or mine is None:
-                continue
-            if base.questions != mine.questions:
+        base = study.counts.get((study.baseline, study.base_row.rounds, benchmark.name))
+        for row in (row for row in study.compared if row.role != "matched"):
+            mine = study.counts.get((row.label, row.rounds, benchmark.name))
+            if base is None or mine is None or base.questions != mine.questions:
                 continue
             for seed, values in zip(mine.seeds, mine.values, strict=True):
                 both = np.isfinite(values) & np.isfinite(base.values[0])

@@ -47,14 +47,6 @@ class Counts:
         return int(np.isnan(self.values).sum())
 
 
-def row_counts(grades: pd.DataFrame, label: str, round: int, benchmark: str) -> Counts | None:
-    """The counts of one row after one round; None: nothing is graded."""
-    mine = grades[
-        (grades["label"] == label) & (grades["round"] == round) & (grades["benchmark"] == benchmark)
-    ]
-    return None if mine.empty else _counts(mine)
-
-
 def all_counts(grades: pd.DataFrame) -> dict[tuple[str, int, str], Counts]:
     """The counts of every row, by label, round and benchmark."""
     groups = grades.groupby(["label", "round", "benchmark"], sort=False)

@@ -11,19 +11,15 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from harness.artifacts.fingerprint import flat
 from harness.reporting.comparison import MetricResult, compare
-from harness.reporting.counts import row_counts
 from harness.reporting.display_names import display_name
 from harness.reporting.results import StudyResults, load_results
 from harness.reporting.stats import DifferenceEstimate, estimate
-from harness.reporting.stored import Stored, open_stored
-from harness.reporting.tables.cells import printed, with_interval
-from harness.reporting.tables.model import MISSING, Table, text_block
+from harness.reporting.tables.cells import MISSING, Table, printed, text_block, with_interval
 from harness.reporting.tables.text import markdown
 
 ABSENT = "absent"
@@ -34,21 +30,13 @@ Key = tuple[str, str, str]
 """Row, benchmark, metric."""
 
 
-class Side(NamedTuple):
-    """One of the two folders."""
-
-    out: Path
-    stored: Stored
-    study: StudyResults
-
-
 def between(a: Path, b: Path) -> str:
     """The differences from ``a`` to ``b``, as Markdown.
 
     Raises:
         UserError: one of them holds no study, or a file is broken.
     """
-    first, second = (Side(out, open_stored(out), load_results(out)) for out in (a, b))
+    first, second = load_results(a), load_results(b)
     settings = [*_study_lines(first, second), *_identity_lines(first, second)]
     machines = [*_unequal(_machines(first), _machines(second))]
     numbers, summary = _numbers(first, second)
@@ -68,9 +56,9 @@ def between(a: Path, b: Path) -> str:
             numbers,
         ),
     )
-    question = first.study.question
-    if second.study.question != question:
-        question = f"A asks: {question} B asks: {second.study.question}"
+    question = first.question
+    if second.question != question:
+        question = f"A asks: {question} B asks: {second.question}"
     return markdown(
         Table(
             title=f"{a} (A) against {b} (B)",
@@ -116,32 +104,28 @@ def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[tuple[str, 
             yield name, _short(left), _short(right)
 
 
-def _study_lines(a: Side, b: Side) -> Iterator[tuple[str, ...]]:
+def _study_lines(a: StudyResults, b: StudyResults) -> Iterator[tuple[str, ...]]:
     """Fields of the study and of the rows and benchmarks in both; a row or benchmark that one side
     lacks is one line."""
     left, right = _study_fields(a), _study_fields(b)
-    parts = [dict.fromkeys(part for part, _ in fields) for fields in (left, right)]
-    for part in parts[0]:
-        if part not in parts[1]:
-            yield part, "present", ABSENT
-    for part in parts[1]:
-        if part not in parts[0]:
-            yield part, ABSENT, "present"
+    first, second = (dict.fromkeys(part for part, _ in fields) for fields in (left, right))
+    yield from ((part, "present", ABSENT) for part in first if part not in second)
+    yield from ((part, ABSENT, "present") for part in second if part not in first)
     shared = [
         {
             f"{part}.{name}" if part else name: text
             for (part, name), text in fields.items()
-            if part in parts[0] and part in parts[1]
+            if part in first and part in second
         }
         for fields in (left, right)
     ]
     yield from _unequal(*shared)
 
 
-def _study_fields(side: Side) -> dict[tuple[str, str], str]:
+def _study_fields(study: StudyResults) -> dict[tuple[str, str], str]:
     """``study.json`` as text by (part, field). A part is a row with its seeds together, or a
     benchmark, or "" for the rest."""
-    content = side.stored.study()
+    content = study.stored.study()
     fields: dict[tuple[str, str], str] = {}
     seeds: dict[str, list[str]] = {}
     for run in content.pop("runs"):
@@ -159,7 +143,7 @@ def _study_fields(side: Side) -> dict[tuple[str, str], str]:
     return fields | {("", name): text for name, text in _texts(content).items()}
 
 
-def _identity_lines(a: Side, b: Side) -> Iterator[tuple[str, ...]]:
+def _identity_lines(a: StudyResults, b: StudyResults) -> Iterator[tuple[str, ...]]:
     """The stages' identities, field by field. The same difference in several stages is one line
     with their number."""
     left, right = _identities(a), _identities(b)
@@ -180,30 +164,28 @@ def _identity_lines(a: Side, b: Side) -> Iterator[tuple[str, ...]]:
         yield f"stage {kind}: {name} ({times} of {stages[kind]})", *texts
 
 
-def _identities(side: Side) -> dict[str, dict[str, str]]:
+def _identities(study: StudyResults) -> dict[str, dict[str, str]]:
     """The identity of every finished stage, by its path below the folder."""
-    identities = {}
-    for stage in side.stored.stages():
-        identity = side.stored.identity(stage) if side.stored.done(stage) else None
-        if identity is not None:
-            identities[stage.relative_to(side.out).as_posix()] = _texts(identity)
+    stored, identities = study.stored, {}
+    for stage in filter(stored.done, stored.stages()):
+        if (identity := stored.identity(stage)) is not None:
+            identities[stage.relative_to(stored.results.out).as_posix()] = _texts(identity)
     return identities
 
 
-def _machines(side: Side) -> dict[str, str]:
+def _machines(study: StudyResults) -> dict[str, str]:
     """Versions and hardware of the finished stages; several where stages differ."""
     values: dict[str, set[str]] = {}
-    for stage in side.stored.stages():
-        record = side.stored.record(stage) if side.stored.done(stage) else None
+    for record in map(study.stored.finished, study.stored.stages()):
         for part in ("versions", "hardware", "arithmetic"):
             for name, value in (record or {}).get(part, {}).items():
                 values.setdefault(name.replace("_", " "), set()).add(str(value))
     return {name: " / ".join(sorted(texts)) for name, texts in values.items()}
 
 
-def _numbers(a: Side, b: Side) -> tuple[list[tuple[str, ...]], list[str]]:
+def _numbers(a: StudyResults, b: StudyResults) -> tuple[list[tuple[str, ...]], list[str]]:
     """The results that differ as lines of the table, and sentences about all."""
-    left, right = ({cell.key: cell for cell in compare(side.study) if cell.last} for side in (a, b))
+    left, right = ({cell.key: cell for cell in compare(study) if cell.last} for study in (a, b))
     lines: list[tuple[float, tuple[str, ...]]] = []
     equal = clear = 0
     verdicts = []
@@ -267,27 +249,25 @@ def _only(mine: Mapping[Key, MetricResult], other: Mapping[Key, MetricResult]) -
 
 
 def _paired(
-    a: Side, b: Side, first: MetricResult, second: MetricResult
+    a: StudyResults, b: StudyResults, first: MetricResult, second: MetricResult
 ) -> tuple[DifferenceEstimate | None, str]:
     """The paired interval of B - A and a remark; None where they cannot be paired."""
-    counts = [
-        row_counts(side.study.grades, cell.label, cell.round, cell.benchmark)
-        for side, cell in ((a, first), (b, second))
-    ]
-    metric, other = (side.study.benchmark(first.benchmark).metric(first.metric) for side in (a, b))
-    left, right = counts
+    left = a.counts.get((first.label, first.round, first.benchmark))
+    right = b.counts.get((second.label, second.round, second.benchmark))
+    metric, other = (study.benchmark(first.benchmark).metric(first.metric) for study in (a, b))
     if left is None or right is None:
         return None, "missing in one"
-    definitions = [(part.numerator, part.denominator, part.scale) for part in (metric, other)]
-    if definitions[0] != definitions[1]:
+    definition, another = (
+        (each.numerator, each.denominator, each.scale) for each in (metric, other)
+    )
+    if definition != another:
         return None, "the metric is defined otherwise"
-    asked = [side.stored.questions(first.benchmark)["sha256"] for side in (a, b)]
-    if asked[0] != asked[1] or (left.questions, left.images) != (right.questions, right.images):
+    asked = {study.stored.questions(first.benchmark)["sha256"] for study in (a, b)}
+    if len(asked) > 1 or (left.questions, left.images) != (right.questions, right.images):
         return None, "other questions, so not paired"
-    remark = ""
-    if first.version != second.version:
-        remark = f"graders {first.version} / {second.version}"
     # One "training" a side: these checkpoints alone, over images.
-    before, after = (side.terms(metric).mean(axis=0, keepdims=True) for side in (left, right))
+    before, after = (each.terms(metric).mean(axis=0, keepdims=True) for each in (left, right))
     found = estimate(after, before, scale=metric.scale)
+    same = first.version == second.version
+    remark = "" if same else f"graders {first.version} / {second.version}"
     return (found if np.isfinite(found.difference) else None), remark

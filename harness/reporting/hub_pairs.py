@@ -23,9 +23,8 @@ from harness.artifacts.results_folder import Results, read_jsonl, write_bytes
 from harness.data.open_pool import open_pool
 from harness.data.pool import Pool, pixels_sha
 from harness.errors import UserError, unknown
-from harness.reporting.model_cards import json_block
+from harness.reporting.model_cards import fill, listed
 from harness.reporting.stored import open_stored
-from harness.reporting.tables.text import escape
 from methods.interface import PreferencePair
 
 PAIRS_A_FILE = 500
@@ -108,10 +107,8 @@ def _find(
 
 
 def _parquet(pairs: Sequence[PreferencePair], pool: Pool, hashes: Mapping[str, str]) -> bytes:
-    encoded: dict[str, bytes] = {}
-    for pair in pairs:
-        if pair.item not in encoded:
-            encoded[pair.item] = _png(pool, pair.item, hashes.get(pair.item))
+    items = dict.fromkeys(pair.item for pair in pairs)
+    encoded = {item: _png(pool, item, hashes.get(item)) for item in items}
     rows = [
         {
             "images": [{"bytes": encoded[pair.item], "path": None}],
@@ -180,80 +177,38 @@ def card(
     stage's that made the pairs."""
     settings = dict(identity["method"])
     method, counts = str(settings.pop("name")), record["counts"]
-    reasons = counts.get("drops_by_reason", {})
     facts = {
         "base": identity.get("base", "unknown"),
         "model that made the pairs (fingerprint)": identity["model"],
         "pool": f"{record['pool']['name']}, fingerprint {record['pool']['fingerprint']}",
         "images drawn": counts["images"],
         "pairs": len(pairs),
-        "pairs by kind": _listed(counts.get("pairs_by_kind", {})),
+        "pairs by kind": listed(counts.get("pairs_by_kind", {})),
         "prompts dropped": counts["dropped"],
-        "drops by reason": _listed(reasons) or "none",
+        "drops by reason": listed(counts.get("drops_by_reason", {})) or "none",
         "pairs with an image alignment term in training": sum(pair.aligned for pair in pairs),
-        "versions": _listed(record.get("versions", {})),
+        "versions": listed(record.get("versions", {})),
     }
+    files = {"split": "train", "path": "data/train-*.parquet"}
     data = DatasetCardData(
         license=LICENCE,
         task_categories=["image-text-to-text"],
         tags=["selfsight", method, "dpo", "preference", "trl"],
         size_categories=[_size(len(pairs))],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": "train", "path": "data/train-*.parquet"}],
-            }
-        ],
+        configs=[{"config_name": "default", "data_files": [files]}],
     )
-    lines = [
-        "---",
-        data.to_yaml(),
-        "---",
-        "",
-        f"# Preference pairs: {escape(str(chosen))}",
-        "",
-        f"Made by SelfSight with the method {escape(method)}: a vision-language model wrote the"
-        " chosen and the rejected answers itself. Columns, in trl's conversational vision format:"
-        " `images`, `prompt`, `chosen`, `rejected`.",
-        "",
-        "```python",
-        "from datasets import load_dataset",
-        "",
-        'pairs = load_dataset("this folder", split="train")  # for trl.DPOTrainer',
-        "```",
-        "",
-        "trl's default loss is plain DPO. Where the recipe below has an alignment weight or another"
-        " objective, training with trl is not the training of the study.",
-        "",
-        "| | |",
-        "| :-- | :-- |",
-        *(f"| {name} | {escape(str(value))} |" for name, value in facts.items()),
-        "",
-        "## Settings",
-        "",
-        "Making the pairs:",
-        "",
-        *json_block(settings),
-        "",
-        "The study's recipe for training on them:",
-        "",
-        *json_block(run.get("recipe")),
-        "",
-        "## Licence",
-        "",
-        "Unknown. The images have the licence of their pool and the texts that of the model that"
-        " wrote them; neither is recorded here. Find both before you publish this folder.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())
+    return fill(
+        "data_card.md.jinja",
+        front=data.to_yaml(),
+        training=str(chosen),
+        method=method,
+        facts=facts,
+        settings=settings,
+        recipe=run.get("recipe"),
+    )
 
 
 def _size(count: int) -> str:
     """The hub's size category."""
-    for limit, name in ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K")):
-        if count < limit:
-            return name
-    return "100K<n<1M"
+    limits = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
+    return next((name for limit, name in limits.items() if count < limit), "100K<n<1M")

@@ -7,7 +7,6 @@ every leak for inspection."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -16,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from harness.artifacts.results_folder import Results, read_jsonl, write_bytes
+from harness.artifacts.results_folder import read_jsonl, write_bytes
 from harness.artifacts.stored_files import is_stored
 from harness.data.image_file import read_image
 from harness.data.pool import difference_hash
 from harness.errors import UserError
 from harness.reporting.display_names import display_name
 from harness.reporting.results import StudyResults, load_results
-from harness.reporting.stored import Stored, image_file, open_stored
+from harness.reporting.stored import image_file
 
 NEAR = 8
 """Two images are near duplicates if at most this many of the 64 bits of their hashes differ.
@@ -73,9 +72,6 @@ class Leaks:
     trained: int
     """Number of images drawn for training."""
 
-    def clusters(self, benchmark: str) -> set[str]:
-        return {leak.cluster for leak in self.found if leak.benchmark == benchmark}
-
     def count(self, benchmark: str, kind: str) -> int:
         """The benchmark's leaked images of this kind."""
         leaks = (leak for leak in self.found if leak.kind == kind)
@@ -84,9 +80,7 @@ class Leaks:
     def csv(self) -> bytes:
         names = [field.name for field in fields(Leak)]
         frame = pd.DataFrame([asdict(leak) for leak in self.found], columns=names)
-        buffer = io.StringIO()
-        frame.to_csv(buffer, index=False)
-        return buffer.getvalue().encode()
+        return frame.to_csv(index=False).encode()
 
 
 def load_with_leaks(out: Path, *, exclude_leaks: bool = False) -> tuple[StudyResults, Leaks]:
@@ -97,15 +91,13 @@ def load_with_leaks(out: Path, *, exclude_leaks: bool = False) -> tuple[StudyRes
         UserError: the folder holds no study, a file is broken, or every image leaked.
     """
     study = load_results(out)
-    leaks = find(Results(out), study)
+    leaks = find(study)
     facts = {**study.facts, "leaks": sentences(leaks, excluded=exclude_leaks)}
     if not exclude_leaks or not leaks.found:
         return replace(study, facts=facts), leaks
     grades = study.grades
-    leaked = pd.Series(False, index=grades.index)
-    for benchmark in leaks.asked:
-        clusters = leaks.clusters(benchmark)
-        leaked |= (grades["benchmark"] == benchmark) & grades["cluster"].isin(clusters)
+    asked = pd.MultiIndex.from_frame(grades[["benchmark", "cluster"]])
+    leaked = asked.isin([(leak.benchmark, leak.cluster) for leak in leaks.found])
     if len(grades) and bool(leaked.all()):
         raise UserError(
             f"All benchmark images of {out} are in its training pool too; nothing is left without"
@@ -119,25 +111,21 @@ def write(out: Path, leaks: Leaks) -> None:
     write_bytes(out / "leaks.csv", leaks.csv())
 
 
-def find(results: Results, study: StudyResults) -> Leaks:
+def find(study: StudyResults) -> Leaks:
     """All benchmark images that a finished round of any row drew from its pool. A packed folder
     stores this list; otherwise it is computed."""
-    stored = open_stored(results.out)
+    stored = study.stored
     if (known := stored.leaks()) is not None:
-        return Leaks(
-            found=tuple(Leak(**leak) for leak in known["found"]),
-            asked=known["asked"],
-            unhashed=tuple(known["unhashed"]),
-            trained=known["trained"],
-        )
-    trained, labels = _trained(results, stored, study)
+        found = tuple(Leak(**leak) for leak in known["found"])
+        return Leaks(**{**known, "found": found, "unhashed": tuple(known["unhashed"])})
+    trained, labels = _trained(study)
     hashes = {sha: dhash for sha, (_, dhash) in trained.items() if dhash}
     pool_shas, pool_bits = list(hashes), _bits(list(hashes.values()))
     leaks: list[Leak] = []
     asked: dict[str, int] = {}
     unhashed = [POOL] if len(hashes) < len(trained) else []
     for benchmark in study.benchmarks:
-        folder = stored.folder(results.questions(benchmark.name))
+        folder = stored.folder(stored.results.questions(benchmark.name))
         asked_images = _asked_images(folder)
         shas = list(dict.fromkeys(sha for sha, _ in asked_images))
         hashed = _hashes(folder, shas)
@@ -167,19 +155,15 @@ def find(results: Results, study: StudyResults) -> Leaks:
     return Leaks(found=tuple(leaks), asked=asked, unhashed=tuple(unhashed), trained=len(trained))
 
 
-def _trained(
-    results: Results, stored: Stored, study: StudyResults
-) -> tuple[dict[str, tuple[str, str]], dict[str, set[str]]]:
+def _trained(study: StudyResults) -> tuple[dict[str, tuple[str, str]], dict[str, set[str]]]:
     """(item, perceptual hash) of every drawn image by its sha256, and the rows that drew it."""
     drawn: dict[str, tuple[str, str]] = {}
     labels: dict[str, set[str]] = {}
     for row in study.rows:
         for seed, number in row.trainings:
-            stage = results.pairs(row.label, seed, number)
-            path = stored.folder(stage) / "items.jsonl"
-            if not stored.done(stage) or not is_stored(path):
-                continue
-            for item in read_jsonl(path):
+            stage = study.stored.results.pairs(row.label, seed, number)
+            done = study.stored.done(stage)
+            for item in study.stored.lines(stage, "items.jsonl") if done else []:
                 sha = str(item["sha256"])
                 drawn.setdefault(sha, (str(item["id"]), str(item.get("dhash", ""))))
                 labels.setdefault(sha, set()).add(row.label)
@@ -216,18 +200,14 @@ def _nearest(asked: Sequence[str], pool: npt.NDArray[np.uint64]) -> list[tuple[i
     nearest: list[tuple[int, int]] = []
     bits = _bits(asked)
     textured = np.flatnonzero(_textured(pool))
+    if not len(textured):
+        return [(NEAR + 1, -1)] * len(bits)
     for start in range(0, len(bits), CHUNK):
         chunk = bits[start : start + CHUNK]
-        if not len(textured):
-            nearest += [(NEAR + 1, -1)] * len(chunk)
-            continue
-        distances = np.bitwise_count(chunk[:, None] ^ pool[textured][None, :])
-        places = distances.argmin(axis=1)
-        least = np.where(_textured(chunk), distances[np.arange(len(chunk)), places], NEAR + 1)
-        nearest += [
-            (int(distance), int(textured[place]))
-            for distance, place in zip(least, places, strict=True)
-        ]
+        distances = np.bitwise_count(chunk[:, None] ^ pool[textured])
+        least = np.where(_textured(chunk), distances.min(axis=1), NEAR + 1)
+        places = textured[distances.argmin(axis=1)]
+        nearest += zip(least.tolist(), places.tolist(), strict=True)
     return nearest
 
 
@@ -240,17 +220,13 @@ def sentences(leaks: Leaks, *, excluded: bool) -> tuple[str, ...]:
     """For the notes: leaks by benchmark, missing hashes, and excluded images."""
     if not leaks.trained:
         return ()
-    counts = []
-    left_out = []
-    for name in (name for name in leaks.asked if leaks.asked[name]):
+    counts, left_out = [], []
+    for name, asked in ((name, asked) for name, asked in leaks.asked.items() if asked):
         exact, near = leaks.count(name, "exact"), leaks.count(name, "near")
-        unknown = {display_name(name), POOL} & set(leaks.unhashed)
-        shown = f"{display_name(name)}"
-        counts.append(
-            f"{shown} {exact:,} exact, {'unknown' if unknown else f'{near:,}'} near, of"
-            f" {leaks.asked[name]:,} images"
-        )
-        left_out.append(f"{shown} {exact + near:,} of {leaks.asked[name]:,}")
+        shown = display_name(name)
+        known = f"{near:,}" if {shown, POOL}.isdisjoint(leaks.unhashed) else "unknown"
+        counts.append(f"{shown} {exact:,} exact, {known} near, of {asked:,} images")
+        left_out.append(f"{shown} {exact + near:,} of {asked:,}")
     lines = [
         f"Leaks: benchmark images that are also among the {leaks.trained:,} images drawn for"
         f" training. Exact: the same pixels. Near: difference hashes differ in at most {NEAR} of 64"

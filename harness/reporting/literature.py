@@ -5,17 +5,17 @@ harness; many are quoted from other papers than the method's own, and the notes 
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import pandas as pd
-
+from harness.reporting.display_names import grouped
 from harness.reporting.results import BenchmarkColumns
 from harness.reporting.study_row import Row
-from harness.reporting.tables.model import MISSING, Column, TableCell
+from harness.reporting.tables.cells import MISSING, Column, TableCell
 
 PUBLISHED = Path(__file__).with_name("published.csv")
 GROUP = "reported only: rows from papers, not measured here"
@@ -87,22 +87,20 @@ class Number:
 
 @cache
 def published() -> tuple[Number, ...]:
-    frame = pd.read_csv(PUBLISHED, dtype=str, keep_default_na=False)
-    return tuple(
-        Number(**{str(name): str(text) for name, text in line.items()})
-        for line in frame.to_dict("records")
-    )
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        return tuple(Number(**line) for line in csv.DictReader(file))
 
 
 def matching(rows: Sequence[Row], benchmark: BenchmarkColumns) -> dict[str, list[Number]]:
     """The reported numbers of a benchmark by the study's metric, in the metrics' order."""
     bases = {published_as(row)[0] for row in rows}
-    numbers: dict[str, list[Number]] = {}
-    for metric in benchmark.metrics:
-        for number in published():
-            if number.base in bases and belongs(number, benchmark.name, metric.name):
-                numbers.setdefault(metric.name, []).append(number)
-    return numbers
+    numbers = [number for number in published() if number.base in bases]
+    return grouped(
+        (metric.name, number)
+        for metric in benchmark.metrics
+        for number in numbers
+        if belongs(number, benchmark.name, metric.name)
+    )
 
 
 def belongs(number: Number, benchmark: str, metric: str) -> bool:
@@ -145,9 +143,7 @@ def same_row(row: Row, number: Number) -> bool:
 def others(rows: Sequence[Row], numbers: Mapping[str, list[Number]]) -> list[tuple[str, str]]:
     """(base, name) of the papers' rows that the study does not have. A paper's ablations
     (``csr_lambda=0.1`` beside ``csr``) are left out."""
-    names: dict[str, set[str]] = {}
-    for number in published():
-        names.setdefault(number.paper, set()).add(number.row)
+    names = grouped((number.paper, number.row) for number in published())
     pairs = [
         (number.base, number.row)
         for metric_numbers in numbers.values()

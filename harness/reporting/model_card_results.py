@@ -1,24 +1,35 @@
-"""Writes a study's results onto the cards of its trained models and adapters, as text and as the
-hub's metadata (harness/reporting/hub_results.py).
+"""Writes a study's results onto the cards of its trained models and adapters: as text, as the hub's
+``model-index`` in the card's metadata, and as ``.eval_results/*.yaml`` beside the card
+(https://huggingface.co/docs/hub/eval-results).
 
-It reads the results and no model, so that `python -m harness table` needs no torch."""
+The hub's two forms hold this model's own values, not the mean over seeds. YAML is written by a
+library: names of rows and metrics are texts of users, and cannot end a value. It reads the results
+and no model, so that `python -m harness table` needs no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import (
+    EvalResult,
+    EvalResultEntry,
+    ModelCard,
+    ModelCardData,
+    eval_result_entries_to_yaml,
+)
+from huggingface_hub.utils import yaml_dump  # type: ignore[attr-defined]  # not in __all__
 
+from benchmarks.catalogue import BENCHMARKS
 from harness.artifacts.results_folder import Results, write_bytes
+from harness.artifacts.safe_files import remove
 from harness.reporting.comparison import MetricResult
-from harness.reporting.display_names import metric_name
-from harness.reporting.hub_results import own_value, with_model_index, write_eval_results
+from harness.reporting.display_names import display_name, metric_name
 from harness.reporting.results import StudyResults
 from harness.reporting.study_row import Row
-from harness.reporting.tables.cells import change, number
-from harness.reporting.tables.model import MISSING
+from harness.reporting.tables.cells import MISSING, change, number
 from harness.reporting.tables.text import escape
 
 RESULTS = "\n## Results\n"
@@ -31,31 +42,37 @@ ROLES = {
     "control": "This row is a control of {of}, with one part removed, kept for comparison.",
 }
 
+FILE = Path(".eval_results") / "selfsight.yaml"
+
+HUB_DATA: Mapping[str, str] = {"pope": "lmms-lab/POPE", "mme": "lmms-lab/MME"}
+"""The hub's data set with a benchmark's questions. ``.eval_results`` takes no other benchmark."""
+
+TASK_ID = "default"
+"""The task in the data set's eval.yaml. The hub shows a result once the data set is registered as a
+benchmark with such a task."""
+
 
 def write_results(out: Path, study: StudyResults, cells: Sequence[MetricResult]) -> None:
     """Write each trained row's results onto its cards, in place of earlier ones. Folders without
     models are left as they are."""
     for row in study.compared:
-        for seed in row.seeds:
-            for round in range(1, row.rounds + 1):
-                train = Results(out).train(row.label, seed, round)
-                for path in (train / "model" / "README.md", train / "adapter" / "README.md"):
-                    if (train / "DONE").exists() and path.is_file():
-                        before = path.read_text(encoding="utf-8").partition(RESULTS)[0]
-                        text = "\n".join(results_of(study, cells, row, seed, round))
-                        mine = [cell for cell in _graded(cells, row, round) if cell.primary]
-                        name = f"{row.label}, seed {seed}, round {round}"
-                        before = _with_index(before, name, study, mine, seed)
-                        write_bytes(path, f"{before}{RESULTS}\n{text}\n".encode())
-                        write_eval_results(path.parent, study, mine, seed)
+        for seed, round in row.trainings:
+            train = Results(out).train(row.label, seed, round)
+            for path in (train / "model" / "README.md", train / "adapter" / "README.md"):
+                if (train / "DONE").exists() and path.is_file():
+                    before = path.read_text(encoding="utf-8").partition(RESULTS)[0]
+                    text = "\n".join(results_of(study, cells, row, seed, round))
+                    mine = _graded(cells, row, round)
+                    name = f"{row.label}, seed {seed}, round {round}"
+                    before = _with_index(before, name, study, mine, seed)
+                    write_bytes(path, f"{before}{RESULTS}\n{text}\n".encode())
+                    write_eval_results(path.parent, study, mine, seed)
 
 
 def _graded(cells: Sequence[MetricResult], row: Row, round: int) -> list[MetricResult]:
-    return [
-        cell
-        for cell in cells
-        if (cell.label, cell.round) == (row.label, round) and np.isfinite(cell.value)
-    ]
+    """The primary metrics that have a value after this round."""
+    mine = (cell for cell in cells if (cell.label, cell.round) == (row.label, round))
+    return [cell for cell in mine if cell.primary and np.isfinite(cell.value)]
 
 
 def _with_index(
@@ -81,9 +98,9 @@ def results_of(
     """The row's primary metrics after a round, as lines of Markdown: the value of this seed and of
     all seeds, the difference from the baseline, the sample size, and whether it exceeds its
     controls."""
-    primary = [cell for cell in cells if cell.label == row.label and cell.primary]
-    mine = [cell for cell in _graded(cells, row, round) if cell.primary]
-    planned = [cell.full_name for cell in primary if cell.last]
+    mine = _graded(cells, row, round)
+    lasts = (cell for cell in cells if cell.label == row.label and cell.last)
+    planned = [cell.full_name for cell in lasts if cell.primary]
     if not planned:
         return ["The study names no primary metric for this row; see its table."]
     if not mine:
@@ -139,19 +156,69 @@ def _control(study: StudyResults, row: Row, cell: MetricResult) -> str:
     name = escape(cell.full_name)
     if cell.verdict != "better":
         return f"- {name}: no clear gain of the method, so controls are not compared."
-    if cell.reached_by:
-        controls = escape(", ".join(cell.reached_by))
-        return f"- {name}: does not exceed {controls}, so the gain is not the method's own."
-    if cell.untold_by:
-        controls = escape(", ".join(cell.untold_by))
-        return f"- {name}: it cannot be told yet whether the method exceeds {controls}."
-    if cell.exceeds:
-        return f"- {name}: truly exceeds its controls ({escape(', '.join(cell.exceeds))})."
-    planned = [
-        control.label
-        for control in study.rows
-        if control.of == row.label and control.covers(cell.benchmark)
-    ]
-    if not planned:
+    for controls, sentence in (
+        (cell.reached_by, "does not exceed {}, so the gain is not the method's own."),
+        (cell.untold_by, "it cannot be told yet whether the method exceeds {}."),
+        (cell.exceeds, "truly exceeds its controls ({})."),
+    ):
+        if controls:
+            return f"- {name}: {sentence.format(escape(', '.join(controls)))}"
+    planned = [control for control in study.rows if control.of == row.label]
+    if not any(control.covers(cell.benchmark) for control in planned):
         return f"- {name}: the study has no control of this row, so none was compared."
     return f"- {name}: none of its controls is graded after this round."
+
+
+def own_value(cell: MetricResult, seed: int) -> float:
+    """The value of the model with this training seed; nan: it has none."""
+    return cell.by_seed.get(str(seed), math.nan)
+
+
+def with_model_index(
+    front: ModelCardData, name: str, study: StudyResults, cells: Sequence[MetricResult], seed: int
+) -> str:
+    """The card's metadata as YAML, with the results in place of earlier ones. ``name``: the
+    model's. ``cells``: its results after one round."""
+    results = [
+        EvalResult(
+            task_type="image-text-to-text",
+            dataset_type=HUB_DATA.get(cell.benchmark, cell.benchmark),
+            dataset_name=display_name(cell.benchmark),
+            dataset_split=study.split,
+            dataset_args={"version": cell.version, "images": cell.images},
+            metric_type=cell.metric,
+            metric_name=f"{cell.full_name} ({cell.unit})",
+            metric_value=round(own_value(cell, seed), 4),
+        )
+        for cell in cells
+        if math.isfinite(own_value(cell, seed))
+    ]
+    front.eval_results = results or None
+    front.model_name = name if results else None
+    return front.to_yaml()
+
+
+def write_eval_results(
+    folder: Path, study: StudyResults, cells: Sequence[MetricResult], seed: int
+) -> None:
+    """Write ``.eval_results/selfsight.yaml`` into a model's folder, or remove it where nothing may
+    stand in it. It has the first primary metric of each benchmark whose questions are a data set of
+    the hub, graded on all of its images: a leaderboard compares whole benchmarks only."""
+    first = {cell.benchmark: cell for cell in reversed(cells) if cell.benchmark in HUB_DATA}
+    entries = [
+        EvalResultEntry(
+            dataset_id=HUB_DATA[benchmark],
+            task_id=TASK_ID,
+            value=round(own_value(cell, seed), 4),
+            notes=f"{cell.full_name} ({cell.unit}), graded by SelfSight ({cell.version})",
+        )
+        for benchmark, cell in first.items()
+        if math.isfinite(own_value(cell, seed))
+        and study.split == "test"
+        and cell.images == BENCHMARKS[benchmark].size
+    ]
+    if entries:
+        text = yaml_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
+        write_bytes(folder / FILE, text.encode())
+    else:
+        remove(folder / FILE)

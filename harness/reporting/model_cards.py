@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCardData
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.artifacts.results_folder import read_json, write_bytes
 from harness.models.base_cards import BASES
@@ -49,55 +50,42 @@ def card(
     """The card's text. ``identity`` and ``record`` are the training's; ``adapter`` is the adapter's
     adapter_config.json, None for a merged model."""
     base = BASES.get(str(identity["base"]))
-    source = str(identity["base"] if base is None else base.source)
-    if base is not None and not isinstance(base.source, str):
-        source = str(identity["base"])
-    commit = base.revision if base is not None else None
+    on_hub = base is not None and isinstance(base.source, str)
+    source = str(base.source if base and on_hub else identity["base"])
     licence = base.licence if base is not None else None
     settings = dict(pairs_identity["method"])
     method = str(settings.pop("name"))
-    adapters = "Low-rank adapters" if adapter else "A model"
-    licensed = (
-        f", licensed {escape(licence)}: its terms hold here too."
-        if licence
-        else "; its licence holds here too."
+    text = fill(
+        "model_card.md.jinja",
+        identity=identity,
+        adapter=adapter,
+        base=base,
+        source=source,
+        method=method,
+        settings=settings,
+        front=_front_matter(source, method, licence, adapter),
+        facts=_facts(identity, record, pairs_record),
     )
-    lines = [
-        "---",
-        _front_matter(source, method, licence, adapter),
-        "---",
-        "",
-        f"# {escape(method)}, round {identity['round']}, seed {identity['seed']}"
-        f"{', LoRA adapter' if adapter else ''}",
-        "",
-        f"{adapters} trained by SelfSight from {_code(source)}"
-        f"{f' (commit {_code(commit)})' if commit else ''} with the method {escape(method)}, on"
-        " preference pairs made by the model of the round before.",
-        "",
-        *(_usage(adapter, identity["round"]) if adapter else ()),
-        "| | |",
-        "| :-- | :-- |",
-        *(
-            f"| {name} | {escape(str(value))} |"
-            for name, value in _facts(identity, record, pairs_record).items()
-        ),
-        "",
-        "## Settings",
-        "",
-        "Making the pairs:",
-        "",
-        *json_block(settings),
-        "",
-        "Training on them:",
-        "",
-        *json_block(identity["recipe"]),
-        "",
-        "## Licences",
-        "",
-        f"The weights derive from {_code(source)}{licensed} The images of the pool have licences of"
-        " their own, which are not recorded here.",
-    ]
-    return "\n".join(lines) + f"\n{RESULTS}\n{UNGRADED}\n"
+    return f"{text}{RESULTS}\n{UNGRADED}\n"
+
+
+def fill(template: str, **values: Any) -> str:
+    """A template of this folder, filled in; it marks which texts are escaped, and how."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters = {"md": escape, "code": _code, "json": json.dumps, "json_block": _json_block}
+    environment.filters |= filters
+    return environment.get_template(template).render(values)
+
+
+def listed(values: Mapping[str, Any]) -> str:
+    """``torch 2.13.0, numpy 2.3.0``."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
 def _facts(
@@ -107,10 +95,6 @@ def _facts(
     counts, training = pairs_record["counts"], record.get("training", {})
     numbers = (counts["images"], counts["pairs"], counts["dropped"])
     pool = pairs_record.get("pool", {})
-
-    def listed(values: Mapping[str, Any]) -> str:
-        return ", ".join(f"{name} {value}" for name, value in values.items())
-
     facts: dict[str, object] = {
         "started from (fingerprint)": identity["model"],
         "pairs (fingerprint)": identity["pairs"],
@@ -153,50 +137,13 @@ def _front_matter(
     ).to_yaml()
 
 
-def _usage(adapter: Mapping[str, Any], round: int) -> list[str]:
-    """What the adapter belongs to, and how it is loaded."""
-    parent, revision = str(adapter["base_model_name_or_path"]), adapter.get("revision")
-    load = (
-        f"AutoModelForImageTextToText.from_pretrained({json.dumps(parent)},"
-        f" revision={json.dumps(revision)})"
-    )
-    text = f"It belongs to {_code(parent)}"
-    if revision:
-        text += f" at commit {_code(str(revision))}."
-    else:
-        text += ". selfsight.json holds the fingerprint of that model's weights."
-    if Path(parent).name == "adapter":
-        text += (
-            f" That is the adapter of round {round - 1}: with peft, load the base in float32 and"
-            " merge that one first (`merge_and_unload`)."
-        )
-    elif round > 1:
-        text += (
-            f" That is the model of round {round - 1}; the folder may hold that round's adapter"
-            " instead."
-        )
-    return [
-        f'{text} As a row of a comparison: `python -m harness run compare --row "mine=this'
-        ' folder"`. With peft:',
-        "",
-        "```python",
-        "from peft import PeftModel",
-        "from transformers import AutoModelForImageTextToText",
-        "",
-        f"base = {load if revision else '...  # the model named above'}",
-        'model = PeftModel.from_pretrained(base, "this folder")',
-        "```",
-        "",
-    ]
-
-
-def json_block(settings: object) -> list[str]:
+def _json_block(settings: object) -> str:
     """The settings as a fenced block of JSON, which they cannot end."""
     text = json.dumps(settings, indent=1, ensure_ascii=False)
     fence = "```"
     while fence in text:  # settings may hold a user's prompts
         fence += "`"
-    return [f"{fence}json", *text.split("\n"), fence]
+    return f"{fence}json\n{text}\n{fence}"
 
 
 def _code(text: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -41,7 +41,6 @@ from harness.reporting.stored import (
     QUESTIONS,
     STAGES,
     Stored,
-    open_stored,
 )
 from harness.reporting.tables import build as tables
 from harness.reporting.tables import text as table_text
@@ -52,6 +51,9 @@ KEPT_FIGURES = ("ablation-", "rounds", "hallucination-against-recall", "before-a
 MAX_FIGURES = 3
 COLOURS = 64
 """Colours of a kept figure. More are not visible, and the file is a third of the size."""
+
+Places = dict[tuple[str, str, str], int]
+"""Each (benchmark, question, cluster) once; other files refer to it by its place."""
 
 
 def pack(folder: Path, out: Path | None = None) -> list[str]:
@@ -90,27 +92,24 @@ def _pack(folder: Path, out: Path) -> str:
         raise UserError(
             f"Nothing in {folder} is graded yet, so there is nothing to pack; run the study first."
         )
-    stored = open_stored(folder)
+    stored = whole.stored
     Results(out).packed.unlink(missing_ok=True)
-    stages = stored.stages()
-    questions = _Questions()
+    places: Places = {}
     files = {
-        STAGES: _parquet(_stages(stored, folder, stages)),
-        GRADES: _parquet(_rows(stored, stages, "grades", stored.grades, questions)),
-        CAPS: _parquet(_rows(stored, stages, "caps", stored.caps, questions)),
-        LOG: _parquet(_log(stored, stages)),
-        QUESTIONS: _parquet(questions.frame(), ids=True),
+        STAGES: _parquet(_stages(stored)),
+        GRADES: _parquet(_rows(stored, "grades", stored.grades, places)),
+        CAPS: _parquet(_rows(stored, "caps", stored.caps, places)),
+        LOG: _parquet(_log(stored)),
     }
+    questions = pd.DataFrame([*places], columns=["benchmark", "question", "cluster"], dtype="str")
+    files[QUESTIONS] = _parquet(questions, ids=True)
     for name, content in files.items():
         write_bytes(out / name, content)
     write_json(Results(out).study, stored.study())
-    sizes = questions.frame()["benchmark"].value_counts()
+    sizes = questions["benchmark"].value_counts()
+    names = [benchmark.name for benchmark in whole.benchmarks]
     benchmarks = {
-        benchmark.name: {
-            "questions": int(sizes.get(benchmark.name, 0)),
-            **stored.questions(benchmark.name),
-        }
-        for benchmark in whole.benchmarks
+        name: {"questions": int(sizes.get(name, 0)), **stored.questions(name)} for name in names
     }
     manifest = {
         "format": FORMAT,
@@ -120,16 +119,16 @@ def _pack(folder: Path, out: Path) -> str:
     }
     write_json(Results(out).packed, manifest)
     try:
-        _check(whole, load_results(out))
-        before, after = (lengths(Results(path), whole) for path in (folder, out))
-        pd.testing.assert_frame_equal(before, after)
+        packed = load_results(out)
+        _check(whole, packed)
+        pd.testing.assert_frame_equal(lengths(whole), lengths(packed))
         figures_kept = write_outputs(out)
     except BaseException:
         Results(out).packed.unlink(missing_ok=True)
         raise
     size = sum(path.stat().st_size for path in (*out.glob("*.*"), *out.glob("figures/*"))) / 2**20
-    names = ", ".join(figures_kept) or "none"
-    sentence = f"{out}: {whole.name} packed, figures {names}; {size:.1f} MiB."
+    drawn = ", ".join(figures_kept) or "none"
+    sentence = f"{out}: {whole.name} packed, figures {drawn}; {size:.1f} MiB."
     if whole.missing:
         more = ", ..." if len(whole.missing) > 1 else ""
         sentence += (
@@ -139,23 +138,7 @@ def _pack(folder: Path, out: Path) -> str:
     return sentence
 
 
-class _Questions:
-    """Each (benchmark, question, cluster) once; other files refer to it by its place."""
-
-    def __init__(self) -> None:
-        self._places: dict[tuple[str, str, str], int] = {}
-
-    def places(self, benchmark: str, frame: pd.DataFrame) -> list[int]:
-        keys = zip(frame["question"].map(str), frame["cluster"].map(str), strict=True)
-        return [self._places.setdefault((benchmark, *key), len(self._places)) for key in keys]
-
-    def frame(self) -> pd.DataFrame:
-        return pd.DataFrame(
-            [*self._places], columns=["benchmark", "question", "cluster"], dtype="str"
-        )
-
-
-def _stages(stored: Stored, folder: Path, stages: Sequence[Path]) -> pd.DataFrame:
+def _stages(stored: Stored) -> pd.DataFrame:
     """Every stage: its path, whether it is done, identity and record as JSON text."""
 
     def text(value: dict[str, Any] | None) -> str | None:
@@ -163,9 +146,10 @@ def _stages(stored: Stored, folder: Path, stages: Sequence[Path]) -> pd.DataFram
             return None
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
+    stages = stored.stages()
     return pd.DataFrame(
         {
-            "stage": [stage.relative_to(folder).as_posix() for stage in stages],
+            "stage": [stage.relative_to(stored.results.out).as_posix() for stage in stages],
             "done": [stored.done(stage) for stage in stages],
             "identity": [text(stored.identity(stage)) for stage in stages],
             "record": [text(stored.record(stage)) for stage in stages],
@@ -174,22 +158,19 @@ def _stages(stored: Stored, folder: Path, stages: Sequence[Path]) -> pd.DataFram
 
 
 def _rows(
-    stored: Stored,
-    stages: Sequence[Path],
-    kind: str,
-    load: Callable[[Path], pd.DataFrame],
-    questions: _Questions,
+    stored: Stored, kind: str, load: Callable[[Path], pd.DataFrame], places: Places
 ) -> pd.DataFrame:
     """The rows of all finished stages of a kind, sorted by question. Most models answer a question
     alike, so the columns have long runs of equal values and compress well. Counts are small
     integers."""
     parts = []
-    for number, stage in enumerate(stages):
+    for number, stage in enumerate(stored.stages()):
         if stage.parent.name == kind and stored.done(stage):
             frame = load(stage)
+            keys = zip(frame["question"].map(str), frame["cluster"].map(str), strict=True)
+            asked = [places.setdefault((stage.name, *key), len(places)) for key in keys]
             numbers = frame.drop(columns=["question", "cluster"])
-            places = questions.places(stage.name, frame)
-            parts.append(numbers.assign(stage=number, question=places))
+            parts.append(numbers.assign(stage=number, question=asked))
     if not parts:
         return pd.DataFrame({"stage": np.array([], "int32"), "question": np.array([], "int32")})
     joined = pd.concat(parts, ignore_index=True)
@@ -204,12 +185,12 @@ def _as_integers(column: pd.Series[Any]) -> pd.Series[Any]:
     return column
 
 
-def _log(stored: Stored, stages: Sequence[Path]) -> pd.DataFrame:
+def _log(stored: Stored) -> pd.DataFrame:
     """The columns that figures draw of each optimizer step."""
     names = ("step", *(curve[0] for curve in CURVES))
     lines = [
         {"stage": number, **{name: line[name] for name in names if name in line}}
-        for number, stage in enumerate(stages)
+        for number, stage in enumerate(stored.stages())
         if stage.name == "train" and stored.done(stage)
         for line in stored.log(stage)
     ]
@@ -257,12 +238,11 @@ def write_outputs(out: Path) -> list[str]:
     comparison = tables.load(out)
     write_bytes(out / "table.md", table_text.markdown(comparison.table).encode())
     write_bytes(out / "table.csv", as_frame(comparison.cells).to_csv(index=False).encode())
-    results = Results(out)
     for path in (out / "figures").glob("*.png"):
         path.unlink()
     with style():
-        caps = lengths(results, comparison.study)
-        drawn = dict(figures.draw(comparison.study, comparison.cells, results, caps))
+        caps = lengths(comparison.study)
+        drawn = dict(figures.draw(comparison.study, comparison.cells, caps))
         by_priority = (name for start in KEPT_FIGURES for name in drawn if name.startswith(start))
         kept = [*islice(dict.fromkeys(by_priority), MAX_FIGURES)]
         for name in kept:

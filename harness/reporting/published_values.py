@@ -20,8 +20,7 @@ from harness.reporting.literature import Number
 from harness.reporting.results import BenchmarkColumns, StudyResults
 from harness.reporting.stats import estimate
 from harness.reporting.study_row import Row
-from harness.reporting.tables.cells import printed, with_interval
-from harness.reporting.tables.model import MISSING, Block, text_block
+from harness.reporting.tables.cells import MISSING, Block, printed, text_block, with_interval
 
 HEADING = "Against published values"
 HEADER = (

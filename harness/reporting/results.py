@@ -7,7 +7,7 @@ zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.interface import Metric
-from harness.artifacts.results_folder import Results, read_json
+from harness.artifacts.results_folder import read_json
 from harness.artifacts.stored_files import cure
 from harness.errors import UserError
 from harness.reporting.counts import Counts, all_counts
@@ -58,6 +58,8 @@ class StudyResults:
     label, seed, round. ``missing``: sentences about stages that are not finished. ``facts``: texts
     for the notes by subject (versions, hardware, fingerprints, leaks)."""
 
+    stored: Stored
+    """The folder that they were read from."""
     name: str
     question: str
     baseline: str
@@ -101,17 +103,18 @@ def load_results(out: Path) -> StudyResults:
         UserError: there is no ``study.json``, it lacks a field, or a file is broken.
     """
     stored = open_stored(out)
-    study, results = stored.study(), Results(out)
+    study = stored.study()
     try:
         name, question, baseline = (str(study[key]) for key in ("name", "question", "baseline"))
         benchmarks = tuple(_benchmark(entry) for entry in study["benchmarks"])
         rows = _rows(study["runs"], baseline)
     except (KeyError, TypeError) as error:
-        raise bad_study(results, error) from error
+        raise bad_study(stored.results, error) from error
     missing: list[str] = []
-    grades = _grades(results, stored, rows, benchmarks, missing)
-    rounds, drops, log = _trained(results, stored, rows, missing)
+    grades = _grades(stored, rows, benchmarks, missing)
+    rounds, drops, log = _trained(stored, rows, missing)
     return StudyResults(
+        stored=stored,
         name=name,
         question=question,
         baseline=baseline,
@@ -124,17 +127,13 @@ def load_results(out: Path) -> StudyResults:
         drops=drops,
         log=log,
         missing=tuple(missing),
-        facts=_facts(results, stored, rows, benchmarks, baseline),
+        facts=_facts(stored, rows, benchmarks, baseline),
     )
 
 
 def _benchmark(entry: Mapping[str, Any]) -> BenchmarkColumns:
-    return BenchmarkColumns(
-        name=entry["name"],
-        group=entry["group"],
-        version=entry["version"],
-        metrics=tuple(Metric(**metric) for metric in entry["metrics"]),
-    )
+    fields = {name: entry[name] for name in ("name", "group", "version")}
+    return BenchmarkColumns(**fields, metrics=tuple(Metric(**each) for each in entry["metrics"]))
 
 
 def _rows(runs: list[Mapping[str, Any]], baseline: str) -> tuple[Row, ...]:
@@ -149,10 +148,7 @@ def _rows(runs: list[Mapping[str, Any]], baseline: str) -> tuple[Row, ...]:
         seeds = {*(rows[label].seeds if label in rows else ()), seed}
         varied = run.get("varied")
         rows[label] = Row(
-            label=label,
-            base=run["base"],
-            method=run["method"],
-            pool=run["pool"],
+            **{name: run[name] for name in ("label", "base", "method", "pool")},
             needs=tuple(run["needs"]),
             images=int(run["images"]),
             rounds=int(run["rounds"]),
@@ -180,38 +176,29 @@ def _planned(rows: tuple[Row, ...]) -> Iterator[tuple[Row, int, int]]:
 
 
 def _grades(
-    results: Results,
     stored: Stored,
     rows: tuple[Row, ...],
-    benchmarks: tuple[BenchmarkColumns, ...],
+    benchmarks: Sequence[BenchmarkColumns],
     missing: list[str],
 ) -> pd.DataFrame:
     parts = []
     for row, seed, number in _planned(rows):
-        for benchmark in benchmarks:
-            if not row.covers(benchmark.name):
-                continue
-            stage = results.grades(row.label, seed, number, benchmark.name)
+        for benchmark in (each for each in benchmarks if row.covers(each.name)):
+            keys = (row.label, seed, number, benchmark.name)
+            stage = stored.results.grades(*keys)
             where = f"{row.label}, seed {seed}, round {number}: {benchmark.name}"
             if not stored.done(stage):
                 if number == row.rounds:  # grading earlier rounds is optional
                     missing.append(f"{where} is not graded yet")
-                continue
-            version = (stored.identity(stage) or {}).get("version")
-            if version != benchmark.version:
+            elif (version := (stored.identity(stage) or {}).get("version")) != benchmark.version:
                 # A column never mixes two versions of a grader.
                 missing.append(
                     f"{where} was graded by version {version}, the study asks for"
                     f" {benchmark.version}"
                 )
-                continue
-            keys: dict[str, Any] = {
-                "label": row.label,
-                "seed": seed,
-                "round": number,
-                "benchmark": benchmark.name,
-            }
-            parts.append(stored.grades(stage).assign(**keys))
+            else:
+                named: dict[str, Any] = dict(zip(GRADE_KEYS, keys, strict=True))
+                parts.append(stored.grades(stage).assign(**named))
     if not parts:
         return pd.DataFrame(columns=[*GRADE_KEYS, "question", "cluster", "value"])
     joined = pd.concat(parts, ignore_index=True)
@@ -228,7 +215,7 @@ def _ended(train: Path) -> str:
 
 
 def _trained(
-    results: Results, stored: Stored, rows: tuple[Row, ...], missing: list[str]
+    stored: Stored, rows: tuple[Row, ...], missing: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     rounds, drops, log = [], [], []
     for row, seed, number in _planned(rows):
@@ -237,10 +224,10 @@ def _trained(
         keys: dict[str, Any] = dict(zip(ROUND_KEYS, (row.label, seed, number), strict=True))
         line = dict(keys)
         where = f"{row.label}, seed {seed}, round {number}:"
-        pairs = results.pairs(row.label, seed, number)
-        train = results.train(row.label, seed, number)
+        pairs = stored.results.pairs(row.label, seed, number)
+        train = stored.results.train(row.label, seed, number)
         if stored.done(pairs):
-            record = _record(stored, pairs)
+            record = finished_record(stored, pairs)
             counts = record["counts"]
             line |= {name: counts[name] for name in ("images", "pairs", "dropped")}
             line["tokens_generated"] = record["tokens"] or None
@@ -250,7 +237,7 @@ def _trained(
         else:
             missing.append(f"{where} its pairs are not made yet")
         if stored.done(train):
-            record = _record(stored, train)
+            record = finished_record(stored, train)
             training = record["training"]
             line |= {"used": training["pairs_used"], "steps": training["steps"]}
             line |= {"tokens_trained": training["tokens"], "seconds_train": record["seconds"]}
@@ -269,7 +256,12 @@ def _trained(
     )
 
 
-def _record(stored: Stored, stage: Path) -> dict[str, Any]:
+def finished_record(stored: Stored, stage: Path) -> dict[str, Any]:
+    """The record of a finished stage.
+
+    Raises:
+        UserError: it has none.
+    """
     record = stored.record(stage)
     if record is None:
         raise UserError(f"{stage} is finished but has no record.json; {cure(stage)}")
@@ -277,31 +269,25 @@ def _record(stored: Stored, stage: Path) -> dict[str, Any]:
 
 
 def _facts(
-    results: Results,
-    stored: Stored,
-    rows: tuple[Row, ...],
-    benchmarks: tuple[BenchmarkColumns, ...],
-    baseline: str,
+    stored: Stored, rows: tuple[Row, ...], benchmarks: Sequence[BenchmarkColumns], baseline: str
 ) -> dict[str, tuple[str, ...]]:
     """Versions, hardware, pools, fingerprints of bases, and odd images; each once."""
-    facts: dict[str, list[str]] = {
-        name: []
-        for name in ("base", "versions", "hardware", "pool", "unreadable", "treated", "as stored")
-    }
+    names = ("base", "versions", "hardware", "pool", "unreadable", "treated", "as stored")
+    facts: dict[str, list[str]] = {name: [] for name in names}
     base = next(row.base for row in rows if row.label == baseline)
     for row in rows:
         # A row on other weights than the baseline's is named with them.
         for benchmark in benchmarks if row.label == baseline or row.base != base else ():
-            identity = stored.identity(results.answers(row.label, 0, 0, benchmark.name))
+            identity = stored.identity(stored.results.answers(row.label, 0, 0, benchmark.name))
             if identity is not None:
                 owner = "" if row.label == baseline else f"{row.label}: "
                 sha = str(identity.get("model", "unknown"))[:12]
                 facts["base"].append(f"{owner}{row.base}, fingerprint {sha}")
     for stage in stored.stages():
-        record = stored.record(stage) if stored.done(stage) else None
+        record = stored.finished(stage)
         if record is None:
             continue
-        if stage.is_relative_to(results.out / "questions"):
+        if stage.is_relative_to(stored.results.out / "questions"):
             images = record["counts"].get("images_read_as_stored", {})
             if kinds := ", ".join(f"{kind} {images[kind]}" for kind in images):
                 facts["as stored"].append(f"{stage.name} ({kinds})")

@@ -56,20 +56,6 @@ _StageColumns = dict[str, dict[str, npt.NDArray[Any]]]
 """The columns of each stage's rows, by the stage's path below the results folder."""
 
 
-def _study(results: Results) -> dict[str, Any]:
-    if not results.study.is_file():
-        raise UserError(
-            f"{results.out} holds no study.json; give the folder of a study, as `python -m harness"
-            " run` prints it."
-        )
-    try:
-        content: dict[str, Any] = old_names.study(read_json(results.study))
-        _check_names(content)
-    except (KeyError, TypeError) as error:
-        raise bad_study(results, error) from error
-    return content
-
-
 def _check_names(study: Mapping[str, Any]) -> None:
     """Check every name of study.json that becomes a part of a path.
 
@@ -93,12 +79,12 @@ def bad_study(results: Results, error: Exception) -> UserError:
     )
 
 
-class WholeFolder:
-    """A results folder as a run writes it. A stage is named by the folder that :class:`Results`
-    gives it."""
+class Stored:
+    """A results folder as a run writes it. A stage is named by the folder that ``results`` gives
+    it. The packed form is a :class:`PackedFolder`."""
 
     def __init__(self, out: Path) -> None:
-        self._results = Results(out)
+        self.results = Results(out)
 
     def study(self) -> dict[str, Any]:
         """The content of study.json, with the present names.
@@ -106,7 +92,18 @@ class WholeFolder:
         Raises:
             UserError: there is no study.json, or it lacks a field.
         """
-        return _study(self._results)
+        results = self.results
+        if not results.study.is_file():
+            raise UserError(
+                f"{results.out} holds no study.json; give the folder of a study, as `python -m"
+                " harness run` prints it."
+            )
+        try:
+            content: dict[str, Any] = old_names.study(read_json(results.study))
+            _check_names(content)
+        except (KeyError, TypeError) as error:
+            raise bad_study(results, error) from error
+        return content
 
     def stages(self) -> tuple[Path, ...]:
         """The folders of all stages that have an identity or a record, sorted by path."""
@@ -119,7 +116,7 @@ class WholeFolder:
     @cached_property
     def _folders(self) -> dict[Path, Path]:
         """Each stage's folder by its present name."""
-        out = self._results.out
+        out = self.results.out
         paths = {
             path.parent
             for stages in ("questions/*", "runs/*/seed*/round*/**")
@@ -140,6 +137,15 @@ class WholeFolder:
         """The stage's measurements; None: it has no record."""
         return _json(self.folder(stage) / "record.json")
 
+    def finished(self, stage: Path) -> dict[str, Any] | None:
+        """The stage's record; None: the stage is not finished, or has none."""
+        return self.record(stage) if self.done(stage) else None
+
+    def lines(self, stage: Path, name: str) -> list[dict[str, Any]]:
+        """The lines of a JSONL file of the stage; empty: it has none."""
+        path = self.folder(stage) / name
+        return read_jsonl(path) if is_stored(path) else []
+
     def grades(self, stage: Path) -> pd.DataFrame:
         """Of a stage "grade": question, cluster, value (nan: unscored), ``count_*``."""
         frame = read_parquet(self.folder(stage) / "grades.parquet")
@@ -151,22 +157,19 @@ class WholeFolder:
         (cap 0) ``repeats``: whether a sentence occurs twice. The stage does not store it: it is
         read in the answers, where these are kept, and packed with the captions' counts."""
         frame = read_parquet(self.folder(stage) / "caps.parquet")
-        answers = self.folder(stage.parent.parent / "answers" / stage.name) / "answers.jsonl"
-        if is_stored(answers):
-            rows = read_jsonl(answers)
+        if rows := self.lines(stage.parent.parent / "answers" / stage.name, "answers.jsonl"):
             repeats = {row["id"]: float(repeats_sentence(row["answer"])) for row in rows}
             frame[REPEATS] = frame["question"].map(repeats).where(frame["cap"] == 0)
         return frame
 
     def log(self, stage: Path) -> list[dict[str, Any]]:
         """Of a stage "train": a dict an optimizer step; empty: nothing was logged."""
-        path = self.folder(stage) / "log.jsonl"
-        return read_jsonl(path) if is_stored(path) else []
+        return self.lines(stage, "log.jsonl")
 
     def questions(self, benchmark: str) -> Mapping[str, Any]:
         """Of the benchmark's questions: ``sha256`` ("": not stored) and ``max_new_tokens``, all
         that occur, sorted."""
-        path = self.folder(self._results.questions(benchmark)) / "questions.jsonl"
+        path = self.folder(self.results.questions(benchmark)) / "questions.jsonl"
         if not is_stored(path):
             return {"sha256": "", "max_new_tokens": []}
         caps = {row["max_new_tokens"] for row in read_jsonl(path) if "max_new_tokens" in row}
@@ -195,17 +198,17 @@ def read_parquet(path: Path) -> pd.DataFrame:
         raise unreadable(path, "Parquet", error) from error
 
 
-class PackedFolder:
-    """A packed folder, with the methods of :class:`WholeFolder`. Each file is read when it is first
-    needed, and checked against packed.json.
+class PackedFolder(Stored):
+    """A packed folder: stages are rows of its files, named as in a whole folder. Each file is read
+    when it is first needed, and checked against packed.json.
 
     Raises:
         UserError: another format, a missing or changed file, or other benchmarks than study.json.
     """
 
     def __init__(self, out: Path) -> None:
-        self._out, self._results = out, Results(out)
-        manifest = read_json(self._results.packed)
+        super().__init__(out)
+        manifest = read_json(self.results.packed)
         version = manifest.get("format") if isinstance(manifest, dict) else None
         if version != FORMAT:
             raise UserError(
@@ -215,8 +218,9 @@ class PackedFolder:
             )
         absent = [name for name in ("benchmarks", "files", "leaks") if name not in manifest]
         if absent:
-            raise UserError(f"{self._results.packed} lacks {', '.join(absent)}; {REPACK}")
+            raise UserError(f"{self.results.packed} lacks {', '.join(absent)}; {REPACK}")
         self._manifest = old_names.present(manifest)
+        self._columns: dict[str, _StageColumns] = {}
         planned = [entry["name"] for entry in self.study()["benchmarks"]]
         packed = self._manifest["benchmarks"]
         for names, others, words in (
@@ -226,14 +230,8 @@ class PackedFolder:
             if apart := [name for name in names if name not in others]:
                 raise UserError(f"In {out} {words.format(', '.join(apart))}; {REPACK}")
 
-    def study(self) -> dict[str, Any]:
-        return _study(self._results)
-
     def stages(self) -> tuple[Path, ...]:
-        return tuple(self._out / path for path in self._stages)
-
-    def folder(self, stage: Path) -> Path:
-        return stage
+        return tuple(self.results.out / path for path in self._stages)
 
     def done(self, stage: Path) -> bool:
         row = self._stages.get(self._path(stage))
@@ -246,13 +244,13 @@ class PackedFolder:
         return self._parsed(stage, "record")
 
     def grades(self, stage: Path) -> pd.DataFrame:
-        return self._rows(self._grades, stage)
+        return self._rows(GRADES, stage)
 
     def caps(self, stage: Path) -> pd.DataFrame:
-        return self._rows(self._caps, stage)
+        return self._rows(CAPS, stage)
 
     def log(self, stage: Path) -> list[dict[str, Any]]:
-        columns = self._log.get(self._path(stage), {})
+        columns = self._by_stage(LOG).get(self._path(stage), {})
         steps = zip(*(values.tolist() for values in columns.values()), strict=True)
         return [dict(zip(columns, step, strict=True)) for step in steps]
 
@@ -278,7 +276,7 @@ class PackedFolder:
         return sentences
 
     def _path(self, stage: Path) -> str:
-        return stage.relative_to(self._out).as_posix()
+        return stage.relative_to(self.results.out).as_posix()
 
     def _parsed(self, stage: Path, part: str) -> dict[str, Any] | None:
         row = self._stages.get(self._path(stage))
@@ -299,25 +297,15 @@ class PackedFolder:
         for name, entry in self._manifest["benchmarks"].items():
             if entry["questions"] != int(sizes.get(name, 0)):
                 raise UserError(
-                    f"{self._out / QUESTIONS} holds {int(sizes.get(name, 0))} questions of {name},"
-                    f" packed.json names {entry['questions']}; {REPACK}"
+                    f"{self.results.out / QUESTIONS} holds {int(sizes.get(name, 0))} questions of"
+                    f" {name}, packed.json names {entry['questions']}; {REPACK}"
                 )
         return frame
 
-    @cached_property
-    def _grades(self) -> _StageColumns:
-        return self._by_stage(GRADES)
-
-    @cached_property
-    def _caps(self) -> _StageColumns:
-        return self._by_stage(CAPS)
-
-    @cached_property
-    def _log(self) -> _StageColumns:
-        return self._by_stage(LOG)
-
     def _by_stage(self, name: str) -> _StageColumns:
         """The file's rows by stage. The file holds them by question, which compresses better."""
+        if name in self._columns:
+            return self._columns[name]
         table = self._read(name)
         columns = {column: table[column].to_numpy() for column in table.column_names}
         order = np.argsort(columns["stage"], kind="stable")
@@ -325,25 +313,26 @@ class PackedFolder:
         stages = columns.pop("stage")
         starts = np.flatnonzero(np.diff(stages, prepend=-1))
         paths = list(self._stages)
-        return {
-            paths[int(stages[start])]: {name: values[start:end] for name, values in columns.items()}
+        self._columns[name] = {
+            paths[int(stages[start])]: {each: values[start:end] for each, values in columns.items()}
             for start, end in zip(starts, [*starts[1:], len(stages)], strict=True)
         }
+        return self._columns[name]
 
-    def _rows(self, by_stage: _StageColumns, stage: Path) -> pd.DataFrame:
+    def _rows(self, name: str, stage: Path) -> pd.DataFrame:
         """A stage's rows: its questions' ids and the counts that it has, as float64."""
-        columns = by_stage[self._path(stage)]
+        columns = self._by_stage(name)[self._path(stage)]
         ids = self._questions[["question", "cluster"]].iloc[columns["question"]]
         kept = {"cap": columns["cap"]} if "cap" in columns else {}
-        for name, values in columns.items():
-            if name.startswith("count_") or name in ("value", REPEATS):
+        for column, values in columns.items():
+            if column.startswith("count_") or column in ("value", REPEATS):
                 numbers = values.astype("float64")
-                if name == "value" or not np.isnan(numbers).all():
-                    kept[name] = numbers
+                if column == "value" or not np.isnan(numbers).all():
+                    kept[column] = numbers
         return pd.concat([ids.reset_index(drop=True), pd.DataFrame(kept)], axis=1)
 
     def _read(self, name: str) -> pa.Table:
-        path = self._out / name
+        path = self.results.out / name
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -353,10 +342,6 @@ class PackedFolder:
                 f"{path} is cut or changed: it is not the file that packed.json names; {REPACK}"
             )
         return pq.read_table(io.BytesIO(content))
-
-
-Stored = WholeFolder | PackedFolder
-"""A study's stored results."""
 
 
 def image_file(folder: Path, name: object) -> Path:
@@ -378,4 +363,4 @@ def open_stored(out: Path) -> Stored:
             leads out of it.
     """
     check_links(out)
-    return PackedFolder(out) if Results(out).packed.exists() else WholeFolder(out)
+    return PackedFolder(out) if Results(out).packed.exists() else Stored(out)

@@ -12,7 +12,6 @@ import pytest
 from harness.artifacts.results_folder import Results, read_json, write_json
 from harness.cli.main import main
 from harness.reporting.comparison import compare
-from harness.reporting.counts import row_counts
 from harness.reporting.difference import between
 from harness.reporting.results import load_results
 from harness.reporting.stats import estimate
@@ -85,11 +84,7 @@ def test_numbers_differ_by_a_paired_interval_where_the_questions_are_the_same(
     text = between(a, b)
     before, after = load_results(a), load_results(b)
     metric = next(one for one in before.benchmarks[0].metrics if one.name == "chair_i")
-    first, second = (
-        row_counts(records.grades, "sena", 1, "synthetic_chair") for records in (before, after)
-    )
-    assert first is not None
-    assert second is not None
+    first, second = (records.counts["sena", 1, "synthetic_chair"] for records in (before, after))
     found = estimate(second.terms(metric), first.terms(metric))
     lo, hi = found.interval()
     assert f"{found.difference:+.1f} [{lo:.1f}, {hi:.1f}] | 1 / 1 |" in text

@@ -183,7 +183,7 @@ def test_an_ablation_has_a_panel_a_field_and_marks_the_rows_own_value(
             axes.get_title(loc="left"): axes
             for axes in made["ablation-synthetic_chair-chair_i"].axes
         }
-        assert noise(records, cells, Results(out)) is None  # no image at hand
+        assert noise(records, cells) is None  # no image at hand
         overview = before_and_after(records, cells)
     steps = panels["noise_step"]
     assert [label.get_text() for label in steps.get_xticklabels()] == ["100", "420", "600"]
@@ -266,16 +266,14 @@ def test_lengths_are_the_caps_ratios(tmp_path: Path) -> None:
         write_bytes(folder / "caps.parquet", content.getvalue())
         Stage(folder, {}).finish()
     records = load_results(out)
-    found = lengths(Results(out), records).sort_values(["label", "words"])
+    found = lengths(records).sort_values(["label", "words"])
     names = ["words", "hallucination", "recall"]
     assert (
         found[names].to_numpy()[:, :].tolist()
         == [[8, 25, 50], [25, pytest.approx(100 / 3), 100]] * 2
     )
     with style():
-        assert (
-            at_lengths(records, lengths(Results(out), records)) is None
-        )  # two points are no curve
+        assert at_lengths(records, lengths(records)) is None  # two points are no curve
 
 
 def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> None:
@@ -297,11 +295,11 @@ def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> No
         write_bytes(path, content.getvalue())
     records = load_results(out)
     with style():
-        assert list(examples(records, results)) == []  # the images are not there
+        assert list(examples(records)) == []  # the images are not there
         content = io.BytesIO()
         Image.new("RGB", (8, 8)).save(content, format="PNG")
         write_bytes(results.questions("synthetic_chair") / "images" / "a.png", content.getvalue())
-        ((name, figure),) = examples(records, results)
+        ((name, figure),) = examples(records)
     assert name == "examples-sena"
     assert "fewer in 2, more in 0, as many in 1 captions" in figure.get_suptitle()
     marked = [

@@ -14,7 +14,7 @@ from harness.reporting import literature
 from harness.reporting.results import BenchmarkColumns, StudyResults, load_results
 from harness.reporting.study_row import Row
 from harness.reporting.tables import build as tables
-from harness.reporting.tables.model import Block
+from harness.reporting.tables.cells import Block
 from tests.reporting.records import write_study
 
 

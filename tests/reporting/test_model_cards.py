@@ -18,10 +18,16 @@ from benchmarks.interface import Metric
 from harness.artifacts.results_folder import Results, read_jsonl
 from harness.models.base_cards import BASES, find_base
 from harness.reporting.comparison import MetricResult
-from harness.reporting.hub_results import with_model_index, write_eval_results
-from harness.reporting.model_card_results import UNGRADED, results_of, write_results
+from harness.reporting.model_card_results import (
+    UNGRADED,
+    results_of,
+    with_model_index,
+    write_eval_results,
+    write_results,
+)
 from harness.reporting.model_cards import card
 from harness.reporting.results import BenchmarkColumns, StudyResults
+from harness.reporting.stored import Stored
 from harness.reporting.study_row import Row
 from harness.reporting.tables import build as tables
 from harness.study.study import Run, Study
@@ -222,7 +228,8 @@ def records_of(*rows: Row) -> StudyResults:
     columns = BenchmarkColumns(name="words", group="general", version="1", metrics=(metric,))
     empty = pd.DataFrame()
     return StudyResults(
-        name="s", question="?", baseline="untrained", split="test", limit=3, rows=rows,
+        stored=Stored(Path("s")), name="s", question="?", baseline="untrained", split="test",
+        limit=3, rows=rows,
         benchmarks=(columns,), grades=empty, rounds=empty, drops=empty, log=empty, missing=(),
         facts={"leaks": ("2 images <leaked>.",)},
     )  # fmt: skip

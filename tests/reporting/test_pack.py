@@ -21,8 +21,8 @@ from harness.reporting.figures import draw as figures
 from harness.reporting.pack import pack
 from harness.reporting.results import load_results
 from harness.reporting.stored import CAPS, FILES, FORMAT, FORMAT_KEY, GRADES, REPEATS, open_stored
-from harness.reporting.tables import answer_blocks
 from harness.reporting.tables import build as tables
+from harness.reporting.tables import stage_blocks
 from tests.edited_files import OLD_DONE
 from tests.reporting.records import write_study
 
@@ -98,7 +98,7 @@ def test_the_table_and_figures_are_those_of_the_whole_folder(whole: Path, packed
 
 def test_repeated_sentences_and_unfinished_answers_are_packed(whole: Path, packed: Path) -> None:
     for out in (whole, packed):
-        (block,) = answer_blocks.blocks(out, load_results(out))
+        block = stage_blocks.answers_block(load_results(out))
         texts: dict[str, list[str]] = {heading: [] for heading in block.header}
         for row in block.rows:
             for heading, text in zip(block.header, row, strict=True):
@@ -116,7 +116,7 @@ def test_a_pack_of_an_earlier_version_opens_without_repeated_sentences(packed: P
     manifest = read_json(packed / "packed.json")
     manifest["files"][CAPS] = hashlib.sha256((packed / CAPS).read_bytes()).hexdigest()
     write_json(packed / "packed.json", manifest)
-    (block,) = answer_blocks.blocks(packed, load_results(packed))
+    block = stage_blocks.answers_block(load_results(packed))
     place = block.header.index("CHAIR repeated %")
     assert {row[place] for row in block.rows} == {"not recorded"}
 

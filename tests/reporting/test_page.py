@@ -195,15 +195,11 @@ def test_a_sample_is_the_same_images_for_every_run_and_holds_every_reason() -> N
         {"item": f"i{index}", "reason": "rare" if index == 77 else "common"} for index in range(100)
     ]
     some = page_cards.pick(records, 10)
-    assert some == sorted(some)
-    assert {records[index]["item"] for index in some} == {
-        reversed_[index]["item"]
-        for reversed_ in (records[::-1],)
-        for index in page_cards.pick(reversed_, 10)
-    }
-    assert set(page_cards.pick(records, 10)) < set(page_cards.pick(records, 20))
-    assert 77 in page_cards.pick(records, 2, spread="reason")
-    assert page_cards.pick(records, 200) == list(range(100))
+    assert some == sorted(some, key=records.index)
+    assert page_cards.pick(records[::-1], 10) == some[::-1]
+    assert all(record in page_cards.pick(records, 20) for record in some)
+    assert records[77] in page_cards.pick(records, 2, spread="reason")
+    assert page_cards.pick(records, 200) == records
 
 
 def test_a_sampled_page_counts_all_and_says_how_many_it_shows(

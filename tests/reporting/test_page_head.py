@@ -11,12 +11,12 @@ import pytest
 
 from harness.artifacts.results_folder import Results, read_json, write_json
 from harness.cli import main as cli
-from harness.reporting.page import head, index
+from harness.reporting.page import head
 from harness.reporting.page import write as page
 from harness.reporting.study_row import Row
 from harness.reporting.tables import build as tables
 from harness.reporting.tables import summary
-from harness.reporting.tables.model import Block, Column, TableCell, TableRow
+from harness.reporting.tables.cells import Block, Column, TableCell, TableRow
 from methods.catalogue import METHODS
 from methods.controls import Kind
 from tests.reporting.page_study import HOSTILE
@@ -65,7 +65,7 @@ def test_an_index_leads_to_several_studies(
         write_json(Results(out).study, {**study, "question": HOSTILE})
     comparison = tables.load(tmp_path / "first")
     tables.write(tmp_path / "first", comparison=comparison)
-    cells = index.stored_cells(tmp_path / "first" / "table.csv")
+    cells = page.stored_cells(tmp_path / "first" / "table.csv")
     assert [cell.key for cell in cells] == [cell.key for cell in comparison.cells]
     assert [cell.reached_by for cell in cells] == [cell.reached_by for cell in comparison.cells]
     assert summary.block(comparison.study, cells) == comparison.table.summary

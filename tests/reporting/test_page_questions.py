@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.interface import Metric
-from harness.artifacts.results_folder import Results, read_json, write_json
+from harness.artifacts.results_folder import read_json, write_json
 from harness.reporting.comparison import compare
 from harness.reporting.page import questions as browser
 from harness.reporting.page.images import Album
@@ -44,7 +44,7 @@ def test_counts_are_over_all_questions_and_cards_of_some_images(
     records = load_results(write_study(tmp_path, seeds=(0,), images=60))
     cells = compare(records)
     monkeypatch.setattr(browser, "IMAGES", 12)
-    chair, pope = browser.collect(records, Results(tmp_path), cells, Album())
+    chair, pope = browser.collect(records, cells, Album())
     assert chair["images"] == [12, 60]
     assert (pope["total"], len(pope["questions"]), len(pope["base"])) == (240, 48, 48)
     assert {row[0] for row in chair["questions"]} == {
@@ -67,7 +67,7 @@ def test_counts_are_over_all_questions_and_cards_of_some_images(
 def test_answers_truth_and_marks_are_there_and_visible(tmp_path: Path) -> None:
     records = load_results(page_study(tmp_path / "study", tmp_path / "pool"))
     album = Album()
-    chair, pope = browser.collect(records, Results(tmp_path / "study"), compare(records), album)
+    chair, pope = browser.collect(records, compare(records), album)
     place = [question[0] for question in chair["questions"]].index("c3")
     assert chair["questions"][place] == ["c3", "describe 3 .", 0, "cup <b>"]
     assert chair["base"][place][0] == [["a ", False], ["dog", True], [" , says untrained", False]]
@@ -92,7 +92,7 @@ def test_a_control_that_reaches_a_gain_is_named(tmp_path: Path) -> None:
     write_json(out / "study.json", study)
     records = load_results(out)
     cells = compare(records)
-    chair = browser.collect(records, Results(out), cells, Album())[0]
+    chair = browser.collect(records, cells, Album())[0]
     sena = next(row for row in chair["rows"] if row["label"] == "sena")
     assert sena["reached"] == [
         list(cell.reached_by)
@@ -104,7 +104,7 @@ def test_a_control_that_reaches_a_gain_is_named(tmp_path: Path) -> None:
 def test_many_rows_mean_fewer_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     records = load_results(write_study(tmp_path, seeds=(0,), images=60))
     monkeypatch.setattr(browser, "IMAGES_TIMES_ROWS", 60)
-    assert browser.collect(records, Results(tmp_path), compare(records), Album())[0]["images"] == [
+    assert browser.collect(records, compare(records), Album())[0]["images"] == [
         20,
         60,
     ]

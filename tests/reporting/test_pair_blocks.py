@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from harness.artifacts.results_folder import Results, write_json
 from harness.reporting.results import StudyResults
+from harness.reporting.stored import Stored
 from harness.reporting.study_row import Row
-from harness.reporting.tables.pair_blocks import blocks
+from harness.reporting.tables.stage_blocks import pair_blocks
 from tests.edited_files import OLD_DONE
 
 ONE = {"pairs": 10, "chosen_words": 4.0, "rejected_words": 6.0, "chosen_shorter": 0.5}
@@ -33,7 +34,7 @@ def study(out: Path, told: dict[int, dict[str, Any]]) -> StudyResults:
     row = Row(
         label="sima", base="b", method="sima", pool="p", needs=(), images=1, rounds=1, seeds=(0, 1)
     )
-    return cast(StudyResults, SimpleNamespace(rows=(row,)))
+    return cast(StudyResults, SimpleNamespace(rows=(row,), stored=Stored(out)))
 
 
 def test_means_over_seeds_and_what_is_unknown(tmp_path: Path) -> None:
@@ -44,10 +45,10 @@ def test_means_over_seeds_and_what_is_unknown(tmp_path: Path) -> None:
             "report": {**CRITIC, "greedy_wins": 0.8},
         },
     }
-    quality, critic = blocks(tmp_path, study(tmp_path, told))
+    quality, critic = pair_blocks(study(tmp_path, told))
     assert quality.rows == (("sima", "answer", "20", "4.0", "6.0", "50.0", "1.00", "2.00", "75.0"),)
     assert critic.rows == (("sima", "20", "100.0", "70.0", "50.0", "-"),)
 
 
 def test_records_that_tell_nothing_make_no_block(tmp_path: Path) -> None:
-    assert blocks(tmp_path, study(tmp_path, {0: {}})) == ()
+    assert pair_blocks(study(tmp_path, {0: {}})) == ()

@@ -21,8 +21,7 @@ from harness.reporting.tables import build as tables
 from harness.reporting.tables import html as table_html
 from harness.reporting.tables import latex as table_latex
 from harness.reporting.tables import text as table_text
-from harness.reporting.tables.cells import table_cell
-from harness.reporting.tables.model import Block, Column, Table, TableCell, TableRow
+from harness.reporting.tables.cells import Block, Column, Table, TableCell, TableRow, table_cell
 from harness.reporting.tables.notes import footnotes
 from tests.reporting.records import write_study
 

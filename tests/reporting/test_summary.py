@@ -19,7 +19,7 @@ from harness.reporting.tables import html as table_html
 from harness.reporting.tables import latex as table_latex
 from harness.reporting.tables import summary
 from harness.reporting.tables import text as table_text
-from harness.reporting.tables.model import Block
+from harness.reporting.tables.cells import Block
 from tests.reporting.records import write_study
 from tests.reporting.test_reference import REFERENCE, ROUNDS
 from tests.reporting.test_renderings import compiles, hostile_table

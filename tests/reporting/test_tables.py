@@ -21,12 +21,11 @@ from benchmarks.interface import report
 from benchmarks.synthetic import suite
 from harness.artifacts.results_folder import Results, Stage, read_json, write_json, write_jsonl
 from harness.reporting.comparison import MetricResult, compare, holm_family, question_tests
-from harness.reporting.counts import row_counts
 from harness.reporting.display_names import display_name
 from harness.reporting.results import load_results
 from harness.reporting.stats import holm
 from harness.reporting.tables import build as tables
-from harness.reporting.tables import notes, training_blocks
+from harness.reporting.tables import notes, stage_blocks
 from harness.reporting.tables import text as table_text
 from harness.reporting.tables.cells import number, table_cell
 from tests.pipeline.answer_files import grade
@@ -211,8 +210,7 @@ def test_the_seeds_and_both_parts_of_the_error_are_shown_apart(study: SimpleName
 
 def test_unscored_answers_are_kept_apart(study: SimpleNamespace) -> None:
     cell = find(study.cells, "untrained", "accuracy")
-    mine = row_counts(study.records.grades, "untrained", 0, "synthetic_pope")
-    assert mine is not None
+    mine = study.records.counts["untrained", 0, "synthetic_pope"]
     assert cell.unscored == int(np.isnan(mine.values).sum()) > 0
     assert (
         cell.denominator_sum == cell.questions - cell.unscored
@@ -293,13 +291,13 @@ def test_earlier_rounds_are_shown_and_not_tested(tmp_path: Path) -> None:
 
 
 def test_the_funnel_adds_up(study: SimpleNamespace) -> None:
-    sums = training_blocks.totals(study.records, "sima")
+    sums = stage_blocks.totals(study.records, "sima")
     reasons = study.records.drops["reason"].unique()
     assert sum(
-        training_blocks.mean_drops(study.records, "sima", reason) for reason in reasons
+        stage_blocks.mean_drops(study.records, "sima", reason) for reason in reasons
     ) == pytest.approx(sums["dropped"])
-    prompts = training_blocks.totals(study.records, "sena")[["pairs", "dropped"]].sum()
-    assert f"| prompts made | {training_blocks._count(prompts)} |" in study.markdown
+    prompts = stage_blocks.totals(study.records, "sena")[["pairs", "dropped"]].sum()
+    assert f"| prompts made | {stage_blocks._count(prompts)} |" in study.markdown
 
 
 def test_markdown_cells_hold_whatever_models_and_users_write(study: SimpleNamespace) -> None:
@@ -361,7 +359,7 @@ def test_names_are_shown_as_the_field_writes_them() -> None:
         "F1",
     ]
     assert [number(-0.04, 1, sign=True), number(0.26, 1, sign=True)] == ["0.0", "+0.3"]
-    durations = [training_blocks.duration(seconds) for seconds in (59.7, 600, 9000)]
+    durations = [stage_blocks.duration(seconds) for seconds in (59.7, 600, 9000)]
     assert durations == ["60 s", "10 min", "2.5 h"]
 
 

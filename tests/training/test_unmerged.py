@@ -213,7 +213,7 @@ def test_a_lost_update_is_named_below_the_table(
     run_rows(study, study / "lost", *rows)
     [line] = [
         each
-        for each in provenance.sentences(study / "lost", load_results(study / "lost"))
+        for each in provenance.sentences(load_results(study / "lost"))
         if each.startswith("Updates that")
     ]
     assert re.search(r"small keeps \d %.*update, so its answers are nearly.*train with LoRA", line)

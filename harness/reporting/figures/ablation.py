@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from harness.artifacts.results_folder import Results, read_jsonl
+from harness.artifacts.results_folder import read_jsonl
 from harness.artifacts.stored_files import read_bytes
 from harness.errors import UserError
 from harness.reporting.comparison import MetricResult
@@ -38,7 +38,7 @@ from harness.reporting.figures.style import (
     short,
 )
 from harness.reporting.results import StudyResults
-from harness.reporting.stored import image_file, open_stored
+from harness.reporting.stored import image_file
 
 NOISE = "noise_step"
 WIDEST = 16
@@ -66,11 +66,7 @@ def ablations(study: StudyResults, cells: Sequence[MetricResult]) -> Iterator[tu
 
 def _last(cells: Sequence[MetricResult], benchmark: str, metric: str) -> dict[str, MetricResult]:
     """The results of all rows in one metric, last rounds, by label."""
-    return {
-        cell.label: cell
-        for cell in cells
-        if (cell.benchmark, cell.metric) == (benchmark, metric) and cell.last
-    }
+    return {cell.label: cell for cell in cells if cell.column == (benchmark, metric) and cell.last}
 
 
 def _panels(study: StudyResults, cells: Mapping[str, MetricResult]) -> Figure:
@@ -174,7 +170,7 @@ def _panel(
     axes.tick_params(axis="x", length=2)
 
 
-def noise(study: StudyResults, cells: Sequence[MetricResult], results: Results) -> Figure | None:
+def noise(study: StudyResults, cells: Sequence[MetricResult]) -> Figure | None:
     """The first primary lower-is-better metric against the noise step, above one image corrupted
     at each step. None: the study varies no noise step, or the image is not available."""
     rows = [
@@ -195,7 +191,7 @@ def noise(study: StudyResults, cells: Sequence[MetricResult], results: Results) 
     points = [
         point for point in _points(study, mine, NOISE, owner) if np.isfinite(point.cell.value)
     ]
-    image = _first_image(results, metrics[0][0])
+    image = _first_image(study, metrics[0][0])
     if len(points) < 2 or image is None:
         return None
     corrupted = _corrupted(image, rows[0].base, [int(float(point.value)) for point in points])
@@ -211,13 +207,8 @@ def noise(study: StudyResults, cells: Sequence[MetricResult], results: Results) 
     for x, point in enumerate(points):
         interval(axes, x, point.cell, COLOURS[0], 1.3)
         face = BLACK if point.own else COLOURS[0]
-        style: Style = {
-            "marker": "o",
-            "markersize": 5,
-            "color": COLOURS[0],
-            "markerfacecolor": face,
-        }
-        dot(axes, x, point.cell.value, **style)
+        mark: Style = {"marker": "o", "markersize": 5, "markerfacecolor": face}
+        dot(axes, x, point.cell.value, color=COLOURS[0], **mark)
     axes.set_xlim(-0.5, len(points) - 0.5)
     axes.set_xticks([])
     axes.set_ylabel(short(base.heading, 30))
@@ -233,9 +224,9 @@ def noise(study: StudyResults, cells: Sequence[MetricResult], results: Results) 
     return figure
 
 
-def _first_image(results: Results, benchmark: str) -> Image.Image | None:
+def _first_image(study: StudyResults, benchmark: str) -> Image.Image | None:
     """The benchmark's first exported image; None: it is not on this machine."""
-    folder = open_stored(results.out).folder(results.questions(benchmark))
+    folder = study.stored.folder(study.stored.results.questions(benchmark))
     path = folder / "questions.jsonl"
     for row in read_jsonl(path)[:1] if path.exists() else []:
         image = image_file(folder / "images", row["images"][0]) if row.get("images") else None

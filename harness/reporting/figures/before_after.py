@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harness.reporting.comparison import MetricResult
-from harness.reporting.display_names import display_name
+from harness.reporting.display_names import display_name, grouped
 from harness.reporting.figures.style import (
     BLACK,
     DASHED,
@@ -40,7 +40,7 @@ ROW = 0.24
 
 
 def before_and_after(
-    study: StudyResults, cells: Sequence[MetricResult], *, benchmark: str | None = None
+    study: StudyResults, cells: Sequence[MetricResult], benchmark: str | None = None
 ) -> Figure | None:
     """A panel a metric: each row's difference from the baseline with its paired interval. All
     metrics of one ``benchmark``, or the primary metrics of all. None: nothing can be compared."""
@@ -59,11 +59,10 @@ def before_and_after(
     ]
     if not any(np.isfinite(cell.difference) for cell in mine):
         return None
-    panels = list(dict.fromkeys((cell.benchmark, cell.metric) for cell in mine))
+    panels = grouped((cell.column, cell) for cell in mine)
     by_key = {cell.key: cell for cell in mine}
-    lines = panel_lines(len(panels))
-    most = max(sum((cell.benchmark, cell.metric) == panel for cell in mine) for panel in panels)
-    figure = canvas(0.6 + lines * (0.95 + ROW * most))
+    most = max(map(len, panels.values()))
+    figure = canvas(0.6 + panel_lines(len(panels)) * (0.95 + ROW * most))
     if benchmark is not None:
         figure.suptitle(short(display_name(benchmark), 60), fontsize=9, fontweight="bold")
     grid = grid_of(figure, len(panels))
@@ -187,7 +186,7 @@ def rounds(study: StudyResults, cells: Sequence[MetricResult]) -> Figure | None:
     interval of the difference. None: no row has more than one graded round."""
     several = {cell.label for cell in cells if not cell.last}
     mine = [cell for cell in cells if cell.primary and cell.label in several]
-    panels = list(dict.fromkeys((cell.benchmark, cell.metric) for cell in mine))
+    panels = dict.fromkeys(cell.column for cell in mine)
     if not panels:
         return None
     bases = {cell.key: cell for cell in cells if cell.label == study.baseline}

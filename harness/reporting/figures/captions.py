@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from benchmarks.interface import Metric
-from harness.artifacts.results_folder import Results
 from harness.reporting.comparison import MetricResult
 from harness.reporting.display_names import display_name
 from harness.reporting.figures.style import (
@@ -32,7 +31,6 @@ from harness.reporting.figures.style import (
 )
 from harness.reporting.results import BenchmarkColumns, StudyResults
 from harness.reporting.stats import ratio
-from harness.reporting.stored import Stored, open_stored
 from harness.reporting.study_row import Row
 
 RECALLS = ("recall", "cover")
@@ -54,15 +52,10 @@ class CaptionResults(NamedTuple):
 def _metrics(benchmark: BenchmarkColumns) -> CaptionMetrics | None:
     """The metrics of a caption benchmark; None for another benchmark. Hallucination is CHAIR-i,
     else the first lower-is-better metric."""
-    lower = sorted(
-        (metric for metric in benchmark.metrics if metric.better == "lower"),
-        key=lambda metric: metric.name not in ("chair_i", "chair"),
-    )
-    recall = [
-        metric
-        for metric in benchmark.metrics
-        if metric.name in RECALLS and metric.better == "higher"
-    ]
+    lower = [metric for metric in benchmark.metrics if metric.better == "lower"]
+    lower.sort(key=lambda metric: metric.name not in ("chair_i", "chair"))
+    higher = (metric for metric in benchmark.metrics if metric.better == "higher")
+    recall = [metric for metric in higher if metric.name in RECALLS]
     return CaptionMetrics(lower[0], recall[0]) if lower and recall else None
 
 
@@ -95,16 +88,9 @@ def against_recall(study: StudyResults, cells: Sequence[MetricResult]) -> Figure
         for label, results in rows.items():
             _recall_point(axes, base_results, results, *colours[label])
         hallucination, recall = base_results
+        mark: Style = {"marker": "o", "markersize": 6, "color": BLACK}
         name = short(f"{study.baseline} (baseline)")
-        dot(
-            axes,
-            recall.value,
-            hallucination.value,
-            marker="o",
-            markersize=6,
-            color=BLACK,
-            label=name,
-        )
+        dot(axes, recall.value, hallucination.value, label=name, **mark)
         axes.set_xlabel(recall.heading.replace("↑", "→ better,"))
         axes.set_ylabel(hallucination.heading.replace("↓", "↓ better,"))
         axes.set_title(short(display_name(benchmark.name), 40), loc="left")
@@ -141,19 +127,18 @@ def _recall_point(
     dot(axes, x.value, y.value, label=short(y.label, 40), **mark)
 
 
-def lengths(results: Results, study: StudyResults) -> pd.DataFrame:
+def lengths(study: StudyResults) -> pd.DataFrame:
     """The captions' metrics, cut at each length and uncut (cap 0): a line a row, benchmark and cap
     with ``words``, ``hallucination``, ``recall``, the metrics' names and jackknife standard errors
     over images."""
     lines = []
-    stored = open_stored(results.out)
     for benchmark in study.benchmarks:
         metrics = _metrics(benchmark)
         if metrics is None:
             continue
         images = set(study.grades.loc[study.grades["benchmark"] == benchmark.name, "cluster"])
         for row in study.rows:
-            frame = _caps(results, stored, row, benchmark)
+            frame = _caps(study, row, benchmark)
             if frame is None:
                 continue
             for cap, part in frame[frame["cluster"].isin(images)].groupby("cap"):
@@ -166,11 +151,11 @@ def lengths(results: Results, study: StudyResults) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def _caps(
-    results: Results, stored: Stored, row: Row, benchmark: BenchmarkColumns
-) -> pd.DataFrame | None:
+def _caps(study: StudyResults, row: Row, benchmark: BenchmarkColumns) -> pd.DataFrame | None:
     """The row's grades at every cap, all seeds; None: a seed has none."""
-    stages = [results.caps(row.label, seed, row.rounds, benchmark.name) for seed in row.seeds]
+    stored = study.stored
+    where = ((row.label, seed, row.rounds, benchmark.name) for seed in row.seeds)
+    stages = [stored.results.caps(*each) for each in where]
     if not all(map(stored.done, stages)):
         return None
     return pd.concat([stored.caps(stage) for stage in stages], ignore_index=True)
@@ -213,10 +198,8 @@ def at_lengths(study: StudyResults, table: pd.DataFrame) -> Figure | None:
     grid = figure.subplots(len(names), len(PANELS), squeeze=False)
     for line, name in zip(grid, names, strict=True):
         mine = table[table["benchmark"] == name]
-        metrics = [
-            display_name(str(mine[f"{kind}_metric"].iloc[0]))
-            for kind in ("hallucination", "recall")
-        ]
+        columns = mine[["hallucination_metric", "recall_metric"]]
+        metrics = [display_name(str(name)) for name in columns.iloc[0]]
         for axes, (x, y, x_label, y_label) in zip(line, PANELS, strict=True):
             for label, part in mine.groupby("label", sort=False):
                 _curve(axes, part.sort_values("words"), x, y, str(label), *colours[str(label)])

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from harness.artifacts.results_folder import Results, read_jsonl
+from harness.artifacts.results_folder import read_jsonl
 from harness.artifacts.stored_files import read_bytes
 from harness.reporting.figures.style import (
     BLACK,
@@ -34,7 +34,7 @@ from harness.reporting.figures.style import (
     short,
 )
 from harness.reporting.results import BenchmarkColumns, StudyResults
-from harness.reporting.stored import Stored, image_file, open_stored, read_parquet
+from harness.reporting.stored import image_file, read_parquet
 from harness.reporting.study_row import Row
 
 KINDS = {"fewer": 2, "more": 1, "as many": 1}
@@ -65,15 +65,14 @@ def spans(column: object) -> tuple[tuple[int, int], ...]:
     return tuple((int(start), int(end)) for start, _, end in pairs)
 
 
-def examples(study: StudyResults, results: Results) -> Iterator[tuple[str, Figure]]:
+def examples(study: StudyResults) -> Iterator[tuple[str, Figure]]:
     """(name, figure) for each of the first methods, on the first benchmark whose grades mark wrong
     words. None if the answers or images are not on this machine."""
-    stored = open_stored(results.out)
     for benchmark in study.benchmarks:
-        base = _captions(results, stored, study.base_row, benchmark)
+        base = _captions(study, study.base_row, benchmark)
         if base is None or not any(caption.wrong for caption in base.values()):
             continue
-        folder = stored.folder(results.questions(benchmark.name))
+        folder = study.stored.folder(study.stored.results.questions(benchmark.name))
         images = {
             row["id"]: image_file(folder / "images", row["images"][0])
             for row in read_jsonl(folder / "questions.jsonl")
@@ -81,7 +80,7 @@ def examples(study: StudyResults, results: Results) -> Iterator[tuple[str, Figur
         }
         methods = [row for row in study.compared if row.role == "method" and row.varied is None]
         for row in methods[:MAX_FIGURES]:
-            mine = _captions(results, stored, row, benchmark)
+            mine = _captions(study, row, benchmark)
             if mine is not None and all(path.exists() for path in images.values()):
                 figure = _figure(study.baseline, row.label, base, mine, images)
                 yield f"examples-{row.label}", figure
@@ -89,13 +88,13 @@ def examples(study: StudyResults, results: Results) -> Iterator[tuple[str, Figur
 
 
 def _captions(
-    results: Results, stored: Stored, row: Row, benchmark: BenchmarkColumns
+    study: StudyResults, row: Row, benchmark: BenchmarkColumns
 ) -> dict[str, Caption] | None:
     """The captions of the first seed's last round, by question; None: they are not on this
     machine."""
-    where = (row.label, row.seeds[0], row.rounds, benchmark.name)
-    answers = stored.folder(results.answers(*where)) / "answers.jsonl"
-    grades = results.grades(*where)
+    stored, where = study.stored, (row.label, row.seeds[0], row.rounds, benchmark.name)
+    answers = stored.folder(stored.results.answers(*where)) / "answers.jsonl"
+    grades = stored.results.grades(*where)
     if not answers.exists() or not stored.done(grades):
         return None
     frame = read_parquet(stored.folder(grades) / "grades.parquet")

@@ -22,7 +22,7 @@ from harness.reporting.figures.style import (
     short,
 )
 from harness.reporting.results import StudyResults
-from harness.reporting.tables.training_blocks import mean_drops, reasons, totals
+from harness.reporting.tables.stage_blocks import mean_drops, reasons, totals
 
 DARK = ("#0072B2", "#D55E00", "#009E73")
 """Bars with white text."""

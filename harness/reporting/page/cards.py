@@ -6,13 +6,10 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.artifacts.results_folder import Results, read_json, read_jsonl
-from harness.artifacts.stored_files import is_stored
 from harness.reporting.page.images import Album
 from harness.reporting.page.texts import differences, visible
 from harness.reporting.page.traces import corruption_text, steps, tree
-from harness.reporting.results import StudyResults
-from harness.reporting.stored import open_stored
+from harness.reporting.results import StudyResults, finished_record
 from harness.reporting.study_row import Row
 
 PAIRS, DROPS = 300, 200
@@ -23,9 +20,9 @@ FILES = ("pairs.jsonl", "drops.jsonl", "items.jsonl")
 
 
 def pick(
-    records: Sequence[Mapping[str, Any]], most: int, *, spread: str | None = None
-) -> list[int]:
-    """Indices of at most ``most`` records, in order. Records whose item's id hashes lowest come
+    records: Sequence[dict[str, Any]], most: int, *, spread: str | None = None
+) -> list[dict[str, Any]]:
+    """At most ``most`` of the records, in order. Records whose item's id hashes lowest come
     first, so that all rows show the same images. ``spread``: a field whose values take turns, so
     that rare ones are included."""
     order = sorted(
@@ -39,7 +36,7 @@ def pick(
             value = str(records[index][spread])
             turns[index] = counts[value] = counts.get(value, -1) + 1
         order.sort(key=lambda index: turns[index])
-    return sorted(order[:most])
+    return [records[index] for index in sorted(order[:most])]
 
 
 def limits(study: StudyResults) -> tuple[int, int]:
@@ -48,52 +45,37 @@ def limits(study: StudyResults) -> tuple[int, int]:
     return PAIRS * ROWS // rows, DROPS * ROWS // rows
 
 
-def collect(
-    study: StudyResults, results: Results, album: Album
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def collect(study: StudyResults, album: Album) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Groups (a row, seed and round whose pairs are made, with all its counts) and their cards, in
     the order in which images were drawn."""
     groups: list[dict[str, Any]] = []
     cards: list[dict[str, Any]] = []
-    stored = open_stored(results.out)
+    stored = study.stored
     most_pairs, most_drops = limits(study)
     for row in study.rows:
-        stages = [
-            (seed, number, results.pairs(row.label, seed, number)) for seed, number in row.trainings
-        ]
-        stages = [stage for stage in stages if stored.done(stage[2])]
-        for seed, number, stage in stages:
-            folder = stored.folder(stage)
-            counts = read_json(folder / "record.json")["counts"]
-            all_pairs, all_drops, items = (
-                read_jsonl(folder / name) if is_stored(folder / name) else [] for name in FILES
-            )
-            pairs, drops = (
-                [lines[index] for index in pick(lines, max(1, most // len(stages)), spread=spread)]
-                for lines, most, spread in (
-                    (all_pairs, most_pairs, None),
-                    (all_drops, most_drops, "reason"),
-                )
-            )
-            drawn = {
-                str(item["id"]): (place, str(item["sha256"])) for place, item in enumerate(items)
-            }
-            absent = (len(drawn), None)
-            for line in sorted(
+        stages = {where: stored.results.pairs(row.label, *where) for where in row.trainings}
+        stages = {where: stage for where, stage in stages.items() if stored.done(stage)}
+        for (seed, number), stage in stages.items():
+            counts = finished_record(stored, stage)["counts"]
+            all_pairs, all_drops, items = (stored.lines(stage, name) for name in FILES)
+            pairs = pick(all_pairs, max(1, most_pairs // len(stages)))
+            drops = pick(all_drops, max(1, most_drops // len(stages)), spread="reason")
+            places = {str(item["id"]): place for place, item in enumerate(items)}
+            shas = {str(item["id"]): str(item["sha256"]) for item in items}
+            lines = sorted(
                 [*pairs, *drops],
-                key=lambda line: (drawn.get(line["item"], absent)[0], str(line["key"])),
-            ):
-                sha = drawn.get(line["item"], absent)[1]
-                cards.append(_card(line, len(groups), row, sha, album))
+                key=lambda line: (places.get(line["item"], len(places)), str(line["key"])),
+            )
+            cards += [
+                _card(line, len(groups), row, shas.get(line["item"]), album) for line in lines
+            ]
             reasons = counts["drops_by_reason"].items()
             groups.append(
                 {
                     "run": row.label,
                     "seed": seed,
                     "round": number,
-                    "images": counts["images"],
-                    "pairs": counts["pairs"],
-                    "dropped": counts["dropped"],
+                    **{name: counts[name] for name in ("images", "pairs", "dropped")},
                     "reasons": [[visible(reason, 200), count] for reason, count in reasons],
                     "shown_pairs": len(pairs),
                     "shown_drops": len(drops),

@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.reporting.comparison import MetricResult
+from harness.reporting.display_names import grouped
 from harness.reporting.results import StudyResults
 from harness.reporting.study_row import Row
-from harness.reporting.tables.model import (
+from harness.reporting.tables.cells import (
     FEWER_SEEDS,
     MISSING,
     ONE_TRAINING,
@@ -71,11 +72,11 @@ def facts(study: StudyResults) -> list[tuple[str, str]]:
 
 def _grouped(rows: Sequence[Row], field: str) -> str:
     """A field's values; with the rows' names where rows differ: ``3 (sena, csr); 1 (gt_dpo)``."""
-    labels: dict[str, list[str]] = {}
-    for row in rows:
-        value = getattr(row, field)
-        text = ", ".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
-        labels.setdefault(text, []).append(row.label)
+    values = ((getattr(row, field), row.label) for row in rows)
+    labels = grouped(
+        (", ".join(map(str, value)) if isinstance(value, tuple) else f"{value}", label)
+        for value, label in values
+    )
     if len(labels) < 2:
         return "".join(labels)
     return "; ".join(f"{text} ({', '.join(names)})" for text, names in labels.items())

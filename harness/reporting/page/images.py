@@ -57,13 +57,13 @@ class Album:
         if (pool, id) not in self._kept:
             image = self._image(pool, id)
             if image is not None and sha is not None and pixels_sha(image) != sha:
-                self._note(
-                    pool,
+                sentence = (
                     f"Images of the pool {pool} have changed since the run, such as {id}; they are"
-                    " left out.",
+                    " left out."
                 )
+                self.notes.setdefault(pool, sentence)
                 image, self._last = None, None
-            self._kept[pool, id] = self._add_smaller(image)
+            self._kept[pool, id] = self._add(image)
         return self._kept[pool, id]
 
     def exported(self, path: Path) -> int | None:
@@ -75,11 +75,9 @@ class Album:
                 try:
                     image = read_image(io.BytesIO(read_bytes(path)))
                 except Exception as error:  # a page without this image is better than none
-                    self._note(
-                        "exported",
-                        f"Images of questions are left out, such as {path.name}: {error}",
-                    )
-            self._kept[key] = self._add_smaller(image)
+                    sentence = f"Images of questions are left out, such as {path.name}: {error}"
+                    self.notes.setdefault("exported", sentence)
+            self._kept[key] = self._add(image)
         return self._kept[key]
 
     def corrupted(self, pool: str, id: str, base: str, trace: Mapping[str, Any]) -> int | None:
@@ -97,11 +95,11 @@ class Album:
                 raise UserError(f"the base {base} is not one of the shipped cards. {OWN}")
             corrupted = corrupted_image(image, find_base(base), kind, step or 1, key)
         except UserError as problem:
-            self._note(base, f"Corrupted images are left out: {problem}")
+            self.notes.setdefault(base, f"Corrupted images are left out: {problem}")
             return None
         if kind == "diffusion":  # averaging pixels would weaken the noise
-            return self._add_smaller(corrupted, Image.Resampling.NEAREST)
-        return self._add_smaller(corrupted)
+            return self._add(corrupted, Image.Resampling.NEAREST)
+        return self._add(corrupted)
 
     def _image(self, spec: str, id: str) -> Image.Image | None:
         if self._last is not None and self._last[0] == (spec, id):
@@ -120,20 +118,18 @@ class Album:
                 raise UserError(f"the pool {spec} no longer has all images, such as {id!r}.")
             image = opened[0].image(id)
         except UserError as problem:
-            self._note(spec, f"Images are left out: {problem}")
+            self.notes.setdefault(spec, f"Images are left out: {problem}")
             return None
         self._last = ((spec, id), image)
         return image
 
-    def _note(self, about: str, sentence: str) -> None:
-        self.notes.setdefault(about, sentence)
-
-    def _add_smaller(
+    def _add(
         self, image: Image.Image | None, how: Image.Resampling = Image.Resampling.LANCZOS
     ) -> int | None:
-        return None if image is None else self._add(_smaller(image, how))
-
-    def _add(self, image: Image.Image) -> int:
+        """The index of the image, made smaller ``how``."""
+        if image is None:
+            return None
+        image = _smaller(image, how)
         content = io.BytesIO()
         quality = {"quality": 75, "subsampling": 2}
         if max(image.size) <= SMALL:

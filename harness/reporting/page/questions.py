@@ -17,14 +17,15 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.interface import Metric
-from harness.artifacts.results_folder import Results, read_jsonl
+from harness.artifacts.results_folder import read_jsonl
 from harness.reporting.comparison import MetricResult
 from harness.reporting.display_names import display_name
 from harness.reporting.figures.examples import spans
 from harness.reporting.page.images import Album
 from harness.reporting.page.texts import visible
-from harness.reporting.results import BenchmarkColumns, StudyResults
-from harness.reporting.stored import TEXTS, Stored, image_file, open_stored, read_parquet
+from harness.reporting.results import GRADE_KEYS, BenchmarkColumns, StudyResults
+from harness.reporting.stats import Floats, ratio
+from harness.reporting.stored import TEXTS, image_file, read_parquet
 from harness.reporting.study_row import Row
 
 IMAGES = 200
@@ -42,16 +43,11 @@ Texts = Mapping[str, Mapping[str, Any]]
 
 
 def collect(
-    study: StudyResults, results: Results, cells: Sequence[MetricResult], album: Album
+    study: StudyResults, cells: Sequence[MetricResult], album: Album
 ) -> list[dict[str, Any]]:
     """One entry a graded benchmark, as JSON for the page."""
-    most = max(10, min(IMAGES, IMAGES_TIMES_ROWS // max(1, len(study.rows))))
-    stored = open_stored(results.out)
-    entries = []
-    for benchmark in study.benchmarks:
-        mine = [cell for cell in cells if cell.benchmark == benchmark.name and cell.last]
-        reader = _Reader(study, results, stored, benchmark, mine)
-        entries.append(reader.entry(album, most))
+    last = [cell for cell in cells if cell.last]
+    entries = (_Reader(study, benchmark, last).entry(album) for benchmark in study.benchmarks)
     return [entry for entry in entries if entry is not None]
 
 
@@ -59,17 +55,17 @@ class _Reader(NamedTuple):
     """Reads one benchmark's questions, answers and grades."""
 
     study: StudyResults
-    results: Results
-    stored: Stored
     benchmark: BenchmarkColumns
     cells: Sequence[MetricResult]
+    """The results of the last rounds, of all benchmarks."""
 
-    def entry(self, album: Album, most: int) -> dict[str, Any] | None:
-        """The benchmark with the questions of at most ``most`` images; None: not graded."""
-        study, benchmark = self.study, self.benchmark
+    def entry(self, album: Album) -> dict[str, Any] | None:
+        """The benchmark with the questions of a sample of its images; None: not graded."""
+        study, benchmark, stored = self.study, self.benchmark, self.study.stored
         base = self.graded(study.base_row)
         if base is None:
             return None
+        most = max(10, min(IMAGES, IMAGES_TIMES_ROWS // len(study.rows)))
         clusters = sorted(
             set(base["cluster"]), key=lambda id: hashlib.sha256(str(id).encode()).digest()
         )
@@ -79,11 +75,10 @@ class _Reader(NamedTuple):
         rows = [entry for row in covered if (entry := self.row(row, base, ids)) is not None]
         if not rows:
             return None
-        folder = self.stored.folder(self.results.questions(benchmark.name))
-        path = folder / "questions.jsonl"
-        asked = {str(row["id"]): row for row in read_jsonl(path)} if path.exists() else {}
+        folder = stored.folder(stored.results.questions(benchmark.name))
+        asked = {str(row["id"]): row for row in _lines(folder / "questions.jsonl")}
         texts = self.texts(study.base_row)
-        headings = {cell.metric: cell.heading for cell in self.cells}
+        headings = {cell.metric: cell.heading for cell in self.mine()}
         return {
             "name": visible(display_name(benchmark.name), 200),
             "baseline": visible(study.baseline, 200),
@@ -104,6 +99,9 @@ class _Reader(NamedTuple):
             "rows": rows,
         }
 
+    def mine(self) -> list[MetricResult]:
+        return [cell for cell in self.cells if cell.benchmark == self.benchmark.name]
+
     def row(self, row: Row, base: pd.DataFrame, ids: Sequence[str]) -> dict[str, Any] | None:
         """A row's answers and outcomes; None: it answered other questions than the baseline."""
         mine = self.graded(row)
@@ -111,7 +109,7 @@ class _Reader(NamedTuple):
             return None
         codes = [outcomes(metric, base, mine) for metric in self.benchmark.metrics]
         places = base.index.get_indexer(pd.Index(ids))
-        reached = [cell.reached_by for cell in self.cells if cell.label == row.label]
+        reached = [cell.reached_by for cell in self.mine() if cell.label == row.label]
         kinds = (WIN, LOSS, SAME, UNSCORED)
         return {
             "label": visible(row.label, 200),
@@ -125,46 +123,42 @@ class _Reader(NamedTuple):
 
     def graded(self, row: Row) -> pd.DataFrame | None:
         """The grades of the first seed's last round, by question; None: there are none."""
-        grades = self.study.grades
-        mine = grades[
-            (grades["label"] == row.label)
-            & (grades["round"] == row.rounds)
-            & (grades["benchmark"] == self.benchmark.name)
-            & (grades["seed"] == row.seeds[0])
-        ]
+        keys = self.study.grades[GRADE_KEYS] == [*self._where(row)]
+        mine = self.study.grades[keys.all(axis=1)]
         return None if mine.empty else mine.set_index("question").sort_index()
 
     def texts(self, row: Row) -> Texts:
         """The texts of the first seed's last round. The answers may not be on this machine."""
-        where = (row.label, row.seeds[0], row.rounds, self.benchmark.name)
-        grades = self.stored.folder(self.results.grades(*where))
-        frame = read_parquet(grades / "grades.parquet")
+        stored, where = self.study.stored, self._where(row)
+        frame = read_parquet(stored.folder(stored.results.grades(*where)) / "grades.parquet")
         names = [name for name in TEXTS if name in frame]
         lines = frame[["question", *names]].fillna("").itertuples(index=False, name=None)
         texts: dict[str, dict[str, Any]] = {
             str(id): dict(zip(names, values, strict=True)) for id, *values in lines
         }
-        path = self.stored.folder(self.results.answers(*where)) / "answers.jsonl"
-        for line in read_jsonl(path) if path.exists() else []:
+        for line in _lines(stored.folder(stored.results.answers(*where)) / "answers.jsonl"):
             texts.setdefault(str(line["id"]), {})["answer"] = line["answer"]
         return texts
+
+    def _where(self, row: Row) -> tuple[str, int, int, str]:
+        return row.label, row.seeds[0], row.rounds, self.benchmark.name
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return read_jsonl(path) if path.exists() else []
 
 
 def outcomes(metric: Metric, base: pd.DataFrame, mine: pd.DataFrame) -> str:
     """One letter a question: ``mine`` against ``base``, by the question's own ratio. Where only one
     side has a ratio (a caption without objects, an answer that is not "yes"), the question's own
     score decides."""
-    ratios = []
-    for frame in (base, mine):
-        above, below = (_column(frame, name) for name in (metric.numerator, metric.denominator))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratios.append(np.where(below != 0, above / below, np.nan))
+    before, after = (_own_ratio(metric, frame) for frame in (base, mine))
     values = [frame["value"].to_numpy(dtype=np.float64) for frame in (base, mine)]
     unscored = np.isnan(values[0]) != np.isnan(values[1])
-    both = np.isfinite(ratios[0]) & np.isfinite(ratios[1])
-    neither = np.isnan(ratios[0]) & np.isnan(ratios[1])
-    change = ratios[1] - ratios[0]
-    change = np.where(both, -change if metric.better == "lower" else change, values[1] - values[0])
+    both = np.isfinite(before) & np.isfinite(after)
+    neither = np.isnan(before) & np.isnan(after)
+    change = before - after if metric.better == "lower" else after - before
+    change = np.where(both, change, values[1] - values[0])
     letters = np.select(
         [unscored, neither, change > 1e-12, change < -1e-12, np.isnan(change)],
         [UNSCORED, NOTHING, WIN, LOSS, UNSCORED],
@@ -173,9 +167,11 @@ def outcomes(metric: Metric, base: pd.DataFrame, mine: pd.DataFrame) -> str:
     return "".join(letters.tolist())
 
 
-def _column(frame: pd.DataFrame, name: str) -> Any:
-    column = f"count_{name}"
-    return frame[column].to_numpy(dtype=np.float64) if column in frame else np.zeros(len(frame))
+def _own_ratio(metric: Metric, frame: pd.DataFrame) -> Floats:
+    """Each question's own value; nan where the denominator is zero."""
+    zeros = np.zeros(len(frame))
+    counts = (frame.get(f"count_{name}", zeros) for name in (metric.numerator, metric.denominator))
+    return ratio(np.stack([np.asarray(each, np.float64) for each in counts], axis=-1), 1.0)
 
 
 def _answers(ids: Sequence[str], texts: Texts) -> list[list[Any]]:

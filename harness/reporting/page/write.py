@@ -1,5 +1,6 @@
 """Writes page.html: a study's table, figures, pairs, drops and questions with their images, in one
-HTML file.
+HTML file; and index.html: several studies, each with its facts, primary metrics and a link to its
+own page.
 
 It needs no network and no weights. Texts of models and data are untrusted: jinja2 escapes them, the
 script inserts them as text, and the page's content security policy allows only its own style,
@@ -10,30 +11,38 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from harness.artifacts.results_folder import Results, write_bytes
 from harness.reporting import published_values
+from harness.reporting.comparison import CONTROL_FIELDS, MetricResult
 from harness.reporting.display_names import display_name
-from harness.reporting.figures.describe import caption
+from harness.reporting.figures.draw import caption
 from harness.reporting.page import head, questions
 from harness.reporting.page.cards import collect, limits
 from harness.reporting.page.images import Album, data_uri
 from harness.reporting.page.texts import visible
+from harness.reporting.results import load_results
 from harness.reporting.tables import build as tables
+from harness.reporting.tables import summary
+from harness.reporting.tables.cells import Block
 from harness.reporting.tables.html import block_fragment
-from harness.reporting.tables.model import Block
 
 HERE = Path(__file__).parent
 FIGURE = "before-and-after"
 ROOM = 1150
 """Pixels for a table, so that it fits a window of 1280 pixels and a printed page."""
+FACTS = ("Base", "Pool", "Training seeds", "Rounds", "Test images")
+"""The facts of a study in the index."""
 
 
 def write(
@@ -63,8 +72,8 @@ def build(out: Path, comparison: tables.ComparedStudy | None = None, *, own: boo
     comparison = comparison or tables.load(out)
     study, table = comparison.study, comparison.table
     album = Album(own=own)
-    groups, cards = collect(study, Results(out), album)
-    asked = questions.collect(study, Results(out), comparison.cells, album)
+    groups, cards = collect(study, album)
+    asked = questions.collect(study, comparison.cells, album)
     css, *scripts = (
         (HERE / name).read_text(encoding="utf-8")
         for name in ("page.css", "page.js", "questions.js")
@@ -179,3 +188,63 @@ def policy(css: str, script: str) -> str:
         f"default-src 'none'; img-src data:; style-src 'sha256-{hashes[0]}'; script-src"
         f" 'sha256-{hashes[1]}'; base-uri 'none'; form-action 'none'"
     )
+
+
+def write_index(folders: Sequence[Path], *, own: bool = False) -> Path:
+    """Write ``index.html`` into the folder that holds all these results folders; return its path.
+    Studies without a page get one first; a packed study has none. ``own``: as in :func:`write`.
+
+    Raises:
+        UserError: a folder holds no study, or a file is broken.
+    """
+    root = Path(os.path.commonpath([folder.absolute() for folder in folders]))
+    root = root.parent if root in [folder.absolute() for folder in folders] else root
+    studies = []
+    for folder in folders:
+        if not Results(folder).packed.exists() and not (folder / "page.html").exists():
+            write(folder, own=own)
+        studies.append(_study(folder, root))
+    css = (HERE / "page.css").read_text(encoding="utf-8")
+    context = {"studies": studies, "css": Markup(css), "policy": policy(css, "")}
+    path = root / "index.html"
+    write_bytes(path, render("index.html.jinja", context).encode())
+    return path
+
+
+def _study(folder: Path, root: Path) -> dict[str, Any]:
+    """What the page shows of a study."""
+    study = load_results(folder)
+    facts = [(name, text) for name, text in head.facts(study) if name in FACTS]
+    place = folder.absolute().relative_to(root)
+    links = [
+        (text, quote(str(place / name)))
+        for name, text in (("page.html", "its page"), ("table.md", "table"), ("figures", "figures"))
+        if (folder / name).exists()
+    ]
+    cells = stored_cells(folder / "table.csv")
+    return {
+        "name": study.name if study.name == place.name else f"{study.name} ({place})",
+        "question": study.question,
+        "facts": facts,
+        "links": links,
+        "block": Markup(block_fragment(summary.block(study, cells))) if cells else None,
+    }
+
+
+def stored_cells(path: Path) -> list[MetricResult]:
+    """The results of a ``table.csv``; empty where there is none."""
+    if not path.exists():
+        return []
+    names = {field.name: field.type for field in fields(MetricResult)}
+    texts = {name: str for name, kind in names.items() if kind == "str"}
+    frame = pd.read_csv(path, dtype=texts)
+    frame = frame[[name for name in names if name in frame]]
+    frame[[*texts]] = frame[[*texts]].fillna("")
+    cells = []
+    for line in frame.to_dict("records"):
+        given: dict[str, Any] = {str(name): value for name, value in line.items()}
+        for name in CONTROL_FIELDS:
+            text = given.get(name)
+            given[name] = tuple(text.split("; ")) if isinstance(text, str) else ()
+        cells.append(MetricResult(**given))
+    return cells

@@ -16,31 +16,26 @@ from harness.artifacts.results_folder import write_bytes
 from harness.reporting import leakage, literature, published_values
 from harness.reporting.comparison import MetricResult, as_frame, compare
 from harness.reporting.contrasts import Key, method_contrasts
-from harness.reporting.display_names import display_name, metric_name, with_trainer
+from harness.reporting.display_names import display_name, grouped, metric_name, with_trainer
 from harness.reporting.leakage import Leaks
 from harness.reporting.results import BenchmarkColumns, StudyResults
 from harness.reporting.study_row import Row
-from harness.reporting.tables import (
-    answer_blocks,
-    contrast_blocks,
-    notes,
-    pair_blocks,
-    provenance,
-    summary,
-    training_blocks,
-)
+from harness.reporting.tables import contrast_blocks, notes, provenance, stage_blocks, summary
 from harness.reporting.tables import html as table_html
 from harness.reporting.tables import latex as table_latex
 from harness.reporting.tables import text as table_text
-from harness.reporting.tables.cells import number, printed, table_cell, with_interval
-from harness.reporting.tables.model import (
+from harness.reporting.tables.cells import (
     MISSING,
     Block,
     Column,
     Table,
     TableCell,
     TableRow,
+    number,
+    printed,
+    table_cell,
     text_block,
+    with_interval,
 )
 
 GROUPS: Mapping[str, str] = {
@@ -77,11 +72,10 @@ def load(out: Path, *, exclude_leaks: bool = False) -> ComparedStudy:
         UserError: the folder holds no study, a file is broken, or every image leaked.
     """
     study, leaks = leakage.load_with_leaks(out, exclude_leaks=exclude_leaks)
-    facts = {**study.facts, "provenance": tuple(provenance.sentences(out, study))}
+    facts = {**study.facts, "provenance": tuple(provenance.sentences(study))}
     study = replace(study, facts=facts)
     cells = tuple(compare(study))
-    from_stages = (*answer_blocks.blocks(out, study), *pair_blocks.blocks(out, study))
-    table = build(study, cells, from_stages)
+    table = build(study, cells)
     return ComparedStudy(study=study, cells=cells, table=table, leaks=leaks)
 
 
@@ -120,10 +114,7 @@ def screen(comparison: ComparedStudy) -> Table:
     )
 
 
-def build(
-    study: StudyResults, cells: Sequence[MetricResult], from_stages: Sequence[Block] = ()
-) -> Table:
-    """The table; ``from_stages`` are the blocks of answer_blocks.py and pair_blocks.py."""
+def build(study: StudyResults, cells: Sequence[MetricResult]) -> Table:
     references = literature.references(study.rows, study.benchmarks)
     contrasts = method_contrasts(study)
     ahead = contrast_blocks.truly_ahead(study, cells, contrasts)
@@ -135,8 +126,10 @@ def build(
         _matched_block(cells),
         _rounds_block(cells),
         _seeds_block(study, cells),
-        training_blocks.cost_block(study, _in_order(study)),
-        training_blocks.prompts_block(study),
+        stage_blocks.cost_block(study, _in_order(study)),
+        stage_blocks.prompts_block(study),
+        stage_blocks.answers_block(study),
+        *stage_blocks.pair_blocks(study),
     )
     return Table(
         title=study.name,
@@ -144,12 +137,8 @@ def build(
         reading=(*_about_base(study), *notes.reading(study, cells)),
         summary=summary.block(study, cells),
         blocks=(
-            *(
-                _benchmark_block(study, cells, columns, references, ahead)
-                for columns in study.benchmarks
-            ),
-            *(block for block in optional if block is not None),
-            *from_stages,
+            *(_benchmark_block(study, cells, each, references, ahead) for each in study.benchmarks),
+            *filter(None, optional),
         ),
         notes=(*notes.footnotes(study, cells), *notes.reported(references)),
     )
@@ -217,20 +206,12 @@ def _benchmark_block(
 
 def _matched_block(cells: Sequence[MetricResult]) -> Block | None:
     """Each row against the baseline at the row's caption length or share of yes."""
-    mine = [
-        cell
-        for cell in cells
-        if cell.matched_by
-        and cell.better != "none"
-        and np.isfinite(cell.value)
-        and np.isfinite(cell.matched_value)
-    ]
+    matched = (cell for cell in cells if cell.matched_by and cell.better != "none")
+    mine = [cell for cell in matched if np.isfinite([cell.value, cell.matched_value]).all()]
     if not mine:
         return None
-    metrics: dict[str, set[str]] = {}
-    for cell in mine:
-        metrics.setdefault(cell.benchmark, set()).add(cell.metric)
-    shortened = [name for name, directed in metrics.items() if len(directed) > MANY_METRICS]
+    directed = grouped(dict.fromkeys(cell.column for cell in mine))
+    shortened = [name for name, metrics in directed.items() if len(metrics) > MANY_METRICS]
     caption = (
         "the row against the baseline's own answers, cut to the row's mean length or shifted to its"
         " share of yes; paired intervals"
@@ -265,18 +246,13 @@ def _rounds_block(cells: Sequence[MetricResult]) -> Block | None:
     mine = [cell for cell in cells if cell.label in several and cell.primary]
     if not mine:
         return None
-    columns = list(dict.fromkeys((cell.benchmark, cell.metric) for cell in mine))
-    texts = {
-        (cell.label, cell.round, cell.benchmark, cell.metric): table_cell(cell).text
-        for cell in mine
-    }
-    rows = [
-        (
-            f"{label}, round {round}",
-            *(texts.get((label, round, *column), MISSING) for column in columns),
-        )
-        for label, round in dict.fromkeys((cell.label, cell.round) for cell in mine)
-    ]
+    columns = list(dict.fromkeys(cell.column for cell in mine))
+    rows = []
+    for (label, round), cells_of in grouped(
+        ((cell.label, cell.round), cell) for cell in mine
+    ).items():
+        texts = {cell.column: table_cell(cell).text for cell in cells_of}
+        rows.append((f"{label}, round {round}", *(texts.get(each, MISSING) for each in columns)))
     names = (metric_name(benchmark, display_name(metric)) for benchmark, metric in columns)
     return text_block(
         heading="Round by round",

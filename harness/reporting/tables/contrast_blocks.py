@@ -9,10 +9,9 @@ import numpy as np
 
 from harness.reporting.comparison import MetricResult
 from harness.reporting.contrasts import ALPHA, Contrast, Key, control_contrasts, ranks
-from harness.reporting.display_names import display_name, metric_name
+from harness.reporting.display_names import display_name, grouped, metric_name
 from harness.reporting.results import StudyResults
-from harness.reporting.tables.cells import number, with_interval
-from harness.reporting.tables.model import MISSING, Block, text_block
+from harness.reporting.tables.cells import MISSING, Block, number, text_block, with_interval
 
 YET = "cannot be told yet"
 
@@ -49,28 +48,25 @@ def methods_block(contrasts: Sequence[Contrast]) -> Block | None:
 
 
 def _block(contrasts: Sequence[Contrast], heading: str, caption: str, word: str) -> Block:
-    columns = list(dict.fromkeys((part.benchmark, part.metric.name) for part in contrasts))
-    texts: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
-    trainings: dict[tuple[str, ...], list[str]] = {}
-    for part in contrasts:
-        name = f"{part.label} {word} {part.other}"
-        key = (name, f"{part.round}")
-        texts.setdefault(key, {})[part.benchmark, part.metric.name] = _text(part)
-        trainings.setdefault(key, []).extend(filter(None, [part.seeds]))
-    rows = [
-        (
-            *key,
-            " / ".join(dict.fromkeys(trainings[key])) or MISSING,
-            *(found.get(column, MISSING) for column in columns),
-        )
-        for key, found in texts.items()
-    ]
+    columns = _columns(contrasts)
+    pairs = grouped(((part.label, part.other, part.round), part) for part in contrasts)
+    rows = []
+    for (label, other, round), parts in pairs.items():
+        texts = {part.key[1:]: _text(part) for part in parts}
+        trainings = " / ".join(dict.fromkeys(part.seeds for part in parts if part.seeds))
+        cells = (texts.get(column, MISSING) for column in columns)
+        rows.append((f"{label} {word} {other}", f"{round}", trainings or MISSING, *cells))
     return text_block(
         heading=heading,
         caption=caption,
         header=("rows", "round", "trainings", *(_name(*column) for column in columns)),
         rows=rows,
     )
+
+
+def _columns(contrasts: Sequence[Contrast]) -> list[tuple[str, str]]:
+    """Benchmark and metric of each."""
+    return list(dict.fromkeys(part.key[1:] for part in contrasts))
 
 
 def _text(part: Contrast) -> str:
@@ -88,7 +84,7 @@ def _name(benchmark: str, metric: str) -> str:
 
 def order_block(study: StudyResults, contrasts: Sequence[Contrast]) -> Block | None:
     """The ranks that each method may hold; None: no two methods can be compared."""
-    columns = list(dict.fromkeys((part.benchmark, part.metric.name) for part in contrasts))
+    columns = _columns(contrasts)
     if not columns:
         return None
     ranges = {column: ranks(contrasts, *column) for column in columns}
@@ -118,12 +114,9 @@ def truly_ahead(
     other method, or the baseline where every method is worse."""
     found: set[Key] = set()
     methods = [row for row in study.rows if row.role == "method"]
-    for column in dict.fromkeys((part.benchmark, part.metric) for part in cells if part.primary):
-        mine = [
-            cell
-            for cell in cells
-            if cell.last and cell.role == "method" and (cell.benchmark, cell.metric) == column
-        ]
+    lasts = [cell for cell in cells if cell.last and cell.role == "method"]
+    for column in dict.fromkeys(part.column for part in cells if part.primary):
+        mine = [cell for cell in lasts if cell.column == column]
         if mine and all(cell.verdict == "worse" for cell in mine):
             found.add((study.baseline, *column))
         spans = ranks(contrasts, *column)

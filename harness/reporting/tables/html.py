@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape as html_escape
 
-from harness.reporting.tables.model import Block, Column, Table, TableCell, printable
+from harness.reporting.tables.cells import Block, Column, Table, TableCell, printable
 
 STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;max-width:75rem;margin:2rem auto;padding:0 1rem}

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from harness.reporting.tables.model import (
+from harness.reporting.tables.cells import (
     MISSING,
     Block,
     Column,

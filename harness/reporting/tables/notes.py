@@ -10,16 +10,16 @@ from harness.reporting.comparison import (
     SEED_WITHOUT_VALUE,
     TRAINING_DIFFERS,
     TRAINING_SAME,
-    UNTOLD,
+    UNTOLD_VERDICT,
     MetricResult,
     holm_family,
     question_tests,
 )
 from harness.reporting.contrasts import ALPHA, WORTH
-from harness.reporting.display_names import display_name, row_name
+from harness.reporting.display_names import display_name, grouped, row_name
 from harness.reporting.results import StudyResults
 from harness.reporting.study_row import Row
-from harness.reporting.tables import model
+from harness.reporting.tables.cells import FEWER_SEEDS, ONE_TRAINING, REACHED, UNTOLD
 from harness.reporting.tables.seed_notes import seed_notes
 
 FEW = 50
@@ -30,7 +30,9 @@ LISTED = 12
 
 UNGRADED = " is not graded yet"
 
-ONE_TRAINING = "One training says nothing about its method; run two seeds or more."
+UNSCORED = "Unscored answers (unreadable or missing) have their own column; they never count as 0."
+
+LONE = "One training says nothing about its method; run two seeds or more."
 
 CHANGES = ("better", "worse", TRAINING_DIFFERS)
 """Verdicts that are said with the values before and after."""
@@ -41,7 +43,7 @@ VERDICTS = {
     TRAINING_DIFFERS: "this training differs on",
     "no clear change": "no clear change on",
     TRAINING_SAME: "this training: no clear change on",
-    UNTOLD: "cannot be told on",
+    UNTOLD_VERDICT: "cannot be told on",
     SEED_WITHOUT_VALUE: "not tested, because a seed has no value, on",
 }
 
@@ -54,7 +56,7 @@ def reading(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
         return ["No primary metric was declared, so nothing is tested and there are no stars."]
     lone = any(_about(cell) == "training" and study.row(cell.label).rounds for cell in tested)
     return [
-        *([ONE_TRAINING] if lone else []),
+        *([LONE] if lone else []),
         *(
             _reading(study, row, [cell for cell in tested if cell.label == row.label])
             for row in study.compared
@@ -103,13 +105,11 @@ def _controls(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> li
         ("reached_by", "It does not exceed {} on {}."),
         ("untold_by", "Whether it exceeds {} on {} cannot be told yet."),
     ):
-        metrics: dict[tuple[str, ...], list[str]] = {}
-        for cell in mine:
-            if names := getattr(cell, field):
-                metrics.setdefault(names, []).append(cell.full_name)
+        metrics = grouped((getattr(cell, field), cell.full_name) for cell in mine)
         sentences += [
             words.format(" and ".join(map(row_name, names)), " and ".join(on))
             for names, on in metrics.items()
+            if names
         ]
     gains = any(cell.verdict == "better" for cell in mine)
     rounds = sorted({part.rounds for part in study.rows if part.of == row.label and part.rounds})
@@ -139,7 +139,7 @@ def footnotes(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
         *seed_notes(study, last),
         *_size(study, last),
         *_detectable(last),
-        *_unscored(last),
+        *([UNSCORED] if any(cell.unscored for cell in last) else []),
         *_mcnemar(study),
         *_facts(study),
     ]
@@ -168,72 +168,69 @@ def _stars(cells: Sequence[MetricResult]) -> str:
 
 
 def _one_training(study: StudyResults) -> list[str]:
-    single = [row.label for row in study.compared if row.rounds and len(row.seeds) == 1]
-    given = [
-        row.label
-        for row in study.compared
-        if not row.rounds and row.role != "matched" and not row.given
+    given = [row for row in study.compared if not row.rounds and row.role != "matched"]
+    findings = (
+        (
+            [row for row in study.compared if row.rounds and len(row.seeds) == 1],
+            "One training seed ({}): interval and test are about this training alone, over images."
+            f" {ONE_TRAINING} this training: it differs (p < {ALPHA}, Holm). Another seed can give"
+            " another result, so there is no star, no better and no worse. Run two seeds or more to"
+            " say something about the method.",
+        ),
+        (
+            [row for row in given if not row.given],
+            "Given models, not trained here ({}): interval and test are about these weights alone,"
+            " over images.",
+        ),
+        (
+            [row for row in study.compared if row.given],
+            "Answers of other programs, read from files ({}): not trained and not asked here, so"
+            " how they were prompted and decoded is not checked. Interval and test are about these"
+            " answers alone, over images.",
+        ),
+        (
+            [row for row in study.compared if row.base != study.base_row.base and not row.given],
+            f"On another base than {study.baseline} ({{}}): the difference holds the difference of"
+            " the bases too. Methods of different bases are not put in order.",
+        ),
+    )
+    return [
+        sentence.replace("{}", ", ".join(row.label for row in rows), 1)
+        for rows, sentence in findings
+        if rows
     ]
-    lines = []
-    if single:
-        lines.append(
-            f"One training seed ({', '.join(single)}): interval and test are about this training"
-            f" alone, over images. {model.ONE_TRAINING} this training: it differs (p < {ALPHA},"
-            " Holm). Another seed can give another result, so there is no star, no better and no"
-            " worse. Run two seeds or more to say something about the method."
-        )
-    if given:
-        lines.append(
-            f"Given models, not trained here ({', '.join(given)}): interval and test are about"
-            " these weights alone, over images."
-        )
-    if read := [row.label for row in study.compared if row.given]:
-        lines.append(
-            f"Answers of other programs, read from files ({', '.join(read)}): not trained and not"
-            " asked here, so how they were prompted and decoded is not checked. Interval and test"
-            " are about these answers alone, over images."
-        )
-    other = [
-        row.label for row in study.compared if row.base != study.base_row.base and not row.given
-    ]
-    if other:
-        lines.append(
-            f"On another base than {study.baseline} ({', '.join(other)}): the difference holds the"
-            " difference of the bases too. Methods of different bases are not put in order."
-        )
-    return lines
 
 
 def _marks(last: Sequence[MetricResult]) -> list[str]:
-    lines = []
-    if any(cell.reached_by for cell in last):
-        lines.append(
-            f"{model.REACHED} the method does not exceed a control of the same round by"
+    findings = (
+        (
+            any(cell.reached_by for cell in last),
+            f"{REACHED} the method does not exceed a control of the same round by"
             f" {WORTH * 100:g} % of the metric's scale, so the gain is not the method's own. The"
-            " controls are named above and in table.csv (reached_by)."
-        )
-    if any(cell.untold_by and not cell.reached_by for cell in last):
-        lines.append(
-            f"{model.UNTOLD} it cannot be told yet whether the method exceeds its controls; more"
-            " seeds would tell."
-        )
-    if any(0 < cell.n_seeds < cell.seeds_planned for cell in last):
-        lines.append(
-            f"{model.FEWER_SEEDS} some of the planned training seeds are missing; interval and test"
-            " use the others."
-        )
-    if any(cell.verdict == "other questions" for cell in last):
-        lines.append(
+            " controls are named above and in table.csv (reached_by).",
+        ),
+        (
+            any(cell.untold_by and not cell.reached_by for cell in last),
+            f"{UNTOLD} it cannot be told yet whether the method exceeds its controls; more seeds"
+            " would tell.",
+        ),
+        (
+            any(0 < cell.n_seeds < cell.seeds_planned for cell in last),
+            f"{FEWER_SEEDS} some of the planned training seeds are missing; interval and test use"
+            " the others.",
+        ),
+        (
+            any(cell.verdict == "other questions" for cell in last),
             "(other questions): the row answered other questions than the baseline, so there is no"
-            " difference; answer both again."
-        )
-    return lines
+            " difference; answer both again.",
+        ),
+    )
+    return [sentence for found, sentence in findings if found]
 
 
 def _missing(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
     lines = []
-    if study.missing:
-        gathered = _by_round(study.missing)
+    if gathered := _by_round(study.missing):
         more = len(gathered) - LISTED
         text = "; ".join(gathered[:LISTED]) + (f"; and {more} more" if more > 0 else "")
         lines.append(f"Missing (shown as -, never as 0): {text}.")
@@ -246,11 +243,9 @@ def _missing(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
 
 def _by_round(missing: Sequence[str]) -> list[str]:
     """Sentences ``row, seed, round: what is missing``, joined for each row, seed and round."""
-    rounds: dict[str, list[str]] = {}
-    for where, _, what in (text.partition(": ") for text in missing):
-        rounds.setdefault(where, []).append(what)
     lines = []
-    for where, parts in rounds.items():
+    pairs = ((where, what) for where, _, what in (text.partition(": ") for text in missing))
+    for where, parts in grouped(pairs).items():
         ungraded = [part.removesuffix(UNGRADED) for part in parts if part.endswith(UNGRADED)]
         texts = [part for part in parts if not part.endswith(UNGRADED)]
         if ungraded:
@@ -267,13 +262,13 @@ def _empty(last: Sequence[MetricResult]) -> list[str]:
     for benchmark in dict.fromkeys(cell.benchmark for cell in graded):
         mine = [cell for cell in graded if cell.benchmark == benchmark]
         rows = tuple(dict.fromkeys(cell.label for cell in mine))
-        metrics_by_rows: dict[tuple[str, ...], list[str]] = {}
-        for metric in dict.fromkeys(cell.metric for cell in mine):
-            empty = {cell.label for cell in mine if cell.metric == metric and np.isnan(cell.value)}
-            if empty:
-                labels = tuple(row for row in rows if row in empty)
-                metrics_by_rows.setdefault(labels, []).append(display_name(metric))
-        for labels, metrics in metrics_by_rows.items():
+        empty = grouped((cell.metric, cell.label) for cell in mine if np.isnan(cell.value))
+        by_rows = grouped(
+            (tuple(row for row in rows if row in empty[metric]), display_name(metric))
+            for metric in dict.fromkeys(cell.metric for cell in mine)
+            if metric in empty
+        )
+        for labels, metrics in by_rows.items():
             where = "every row" if labels == rows else ", ".join(labels)
             texts.append(f"{display_name(benchmark)} / {', '.join(metrics)} ({where})")
     return texts
@@ -304,8 +299,7 @@ def _size(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
 def _detectable(last: Sequence[MetricResult]) -> list[str]:
     """The smallest detectable difference of each primary metric, as a range over rows."""
     parts = []
-    for key in dict.fromkeys((cell.benchmark, cell.metric) for cell in last if cell.primary):
-        mine = [cell for cell in last if (cell.benchmark, cell.metric) == key]
+    for mine in grouped((cell.column, cell) for cell in last if cell.primary).values():
         smallest = [cell.detectable for cell in mine if cell.detectable > 0]
         if smallest:
             places = mine[0].places
@@ -319,37 +313,21 @@ def _detectable(last: Sequence[MetricResult]) -> list[str]:
     ]
 
 
-def _unscored(last: Sequence[MetricResult]) -> list[str]:
-    if not any(cell.unscored for cell in last):
-        return []
-    return [
-        "Unscored answers (unreadable or missing) have their own column; they never count as 0."
-    ]
-
-
 def _mcnemar(study: StudyResults) -> list[str]:
     """One sentence per benchmark: gained and lost questions and p for each training seed. The
     first sentence explains the test."""
-    tests = question_tests(study)
     lines: list[str] = []
-    for benchmark in dict.fromkeys(name for name, *_ in tests):
-        parts = []
-        for row in study.compared:
-            texts = [
-                f"{test.gained} gained, {test.lost} lost, p {p_text(test.p)}"
-                for name, label, _, test in tests
-                if (name, label) == (benchmark, row.label)
-            ]
-            if texts:
-                parts.append(f"{row.label} {'; '.join(texts)}")
-        explained = (
-            ""
-            if lines
-            else " (about each training; the test treats questions of one image as independent)"
+    explained = " (about each training; the test treats questions of one image as independent)"
+    tests = ((name, (label, test)) for name, label, _, test in question_tests(study))
+    for benchmark, of_benchmark in grouped(tests).items():
+        texts = grouped(
+            (label, f"{test.gained} gained, {test.lost} lost, p {p_text(test.p)}")
+            for label, test in of_benchmark
         )
+        parts = (f"{label} {'; '.join(of_row)}" for label, of_row in texts.items())
         lines.append(
-            f"Exact McNemar test, {display_name(benchmark)}, questions scored 0 or 1{explained}:"
-            f" {' / '.join(parts)}."
+            f"Exact McNemar test, {display_name(benchmark)}, questions scored 0 or 1"
+            f"{'' if lines else explained}: {' / '.join(parts)}."
         )
     return lines
 
@@ -360,14 +338,10 @@ def p_text(p: float) -> str:
 
 def _facts(study: StudyResults) -> list[str]:
     facts = study.facts
-    subjects = {
-        "base": "Base model",
-        "pool": "Training pool",
-        "versions": "Versions",
-        "hardware": "Hardware",
-    }
+    subjects = {"Base model": "base", "Training pool": "pool"}
+    subjects |= {"Versions": "versions", "Hardware": "hardware"}
     lines = [
-        f"{words}: {' / '.join(facts[key])}." for key, words in subjects.items() if facts.get(key)
+        f"{words}: {' / '.join(facts[key])}." for words, key in subjects.items() if facts.get(key)
     ]
     if images := facts.get("unreadable"):
         more = f" and {len(images) - 5} more" if len(images) > 5 else ""

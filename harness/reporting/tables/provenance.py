@@ -4,14 +4,11 @@ graders, tuning."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from harness.artifacts.fingerprint import canonical, fingerprint
-from harness.artifacts.results_folder import Results
-from harness.reporting.display_names import display_name, metric_name
+from harness.reporting.display_names import display_name, grouped, metric_name
 from harness.reporting.results import StudyResults
-from harness.reporting.stored import Stored, open_stored
 
 KEPT = 0.9
 """A training that keeps less of its update is named below the table."""
@@ -20,23 +17,22 @@ SHORT = 12
 """Characters of a fingerprint that are printed; identity.json has all of them."""
 
 
-def sentences(out: Path, study: StudyResults) -> list[str]:
+def sentences(study: StudyResults) -> list[str]:
     """The study's own notes, then one sentence per subject. Subjects without stored data are left
     out."""
-    results, stored = Results(out), open_stored(out)
-    content = stored.study()
+    content = study.stored.study()
     runs = content["runs"]
     graders = [f"{display_name(column.name)} {column.version}" for column in study.benchmarks]
     seeds = {row.label: " ".join(map(str, row.seeds)) for row in study.rows if row.rounds}
     subjects = {
-        "Checkpoints, by fingerprint": _checkpoints(results, stored, study),
+        "Checkpoints, by fingerprint": _checkpoints(study),
         "Families of models": _families(runs, study.baseline),
-        "Answers read from files": _given(results, stored, study),
+        "Answers read from files": _given(study),
         "Training seeds": _grouped(seeds),
         "Training": _recipes(runs),
-        "Updates that the precision of the weights rounds away": _lost(results, stored, study),
+        "Updates that the precision of the weights rounds away": _lost(study),
         "Prompt sets, with their fingerprints": _prompts(runs),
-        "Questions and decoding": _questions(results, stored, study),
+        "Questions and decoding": _questions(study),
         "Graders": ", ".join(graders),
         "Primary metrics, written to study.json before the first stage": _primary(study),
     }
@@ -46,22 +42,20 @@ def sentences(out: Path, study: StudyResults) -> list[str]:
 
 def _grouped(texts: Mapping[str, str]) -> str:
     """Each row's text; rows with the same text share it: ``0 1 2 (sena, sima)``."""
-    rows: dict[str, list[str]] = {}
-    for label, text in texts.items():
-        rows.setdefault(text, []).append(label)
+    rows = grouped((text, label) for label, text in texts.items())
     return "; ".join(f"{text} ({', '.join(labels)})" for text, labels in rows.items())
 
 
-def _checkpoints(results: Results, stored: Stored, study: StudyResults) -> str:
+def _checkpoints(study: StudyResults) -> str:
     """The models of each row's last round, from the identities of its answers."""
-    parts = []
+    stored, parts = study.stored, []
     for row in (row for row in study.rows if row.role != "matched"):
         models: list[str] = []
         for seed in row.seeds:
-            identities = [
-                stored.identity(results.answers(row.label, seed, row.rounds, benchmark.name))
+            identities = (
+                stored.identity(stored.results.answers(row.label, seed, row.rounds, benchmark.name))
                 for benchmark in study.benchmarks
-            ]
+            )
             names = (str(known.get("model", "unknown"))[:SHORT] for known in identities if known)
             models += sorted(set(names))
         if models:
@@ -69,12 +63,12 @@ def _checkpoints(results: Results, stored: Stored, study: StudyResults) -> str:
     return "; ".join(parts)
 
 
-def _given(results: Results, stored: Stored, study: StudyResults) -> str:
+def _given(study: StudyResults) -> str:
     """How many questions the given answers answer, and the model that their files name."""
-    parts = []
+    stored, parts = study.stored, []
     for row in (row for row in study.rows if row.given):
         for benchmark in study.benchmarks:
-            stage = results.answers(row.label, 0, 0, benchmark.name)
+            stage = stored.results.answers(row.label, 0, 0, benchmark.name)
             record, identity = stored.record(stage), stored.identity(stage) or {}
             if record is None:
                 continue
@@ -114,11 +108,11 @@ def _recipes(runs: list[Mapping[str, Any]]) -> str:
     return "; ".join(f"{', '.join(rows)}: {text}" for text, rows in labels.items())
 
 
-def _lost(results: Results, stored: Stored, study: StudyResults) -> str:
+def _lost(study: StudyResults) -> str:
     """Rows of which some training kept less than KEPT of its update, with the smallest share."""
-    parts = []
+    stored, parts = study.stored, []
     for row in (row for row in study.rows if row.rounds and row.role != "matched"):
-        folders = [results.train(row.label, *training) for training in row.trainings]
+        folders = [stored.results.train(row.label, *training) for training in row.trainings]
         trainings = [(stored.record(each) or {}).get("training", {}) for each in folders]
         shares = [each["update_kept"] for each in trainings if each.get("update_kept") is not None]
         if shares and min(shares) < KEPT:
@@ -153,12 +147,12 @@ def _prompts(runs: list[Mapping[str, Any]]) -> str:
     return _grouped(texts)
 
 
-def _questions(results: Results, stored: Stored, study: StudyResults) -> str:
+def _questions(study: StudyResults) -> str:
     """Each benchmark's questions (fingerprint of the file), decoding and limit on tokens."""
-    parts = []
+    stored, parts = study.stored, []
     for benchmark in study.benchmarks:
-        stage = results.answers(study.baseline, 0, study.base_row.rounds, benchmark.name)
-        identity = stored.identity(stage)
+        where = (study.baseline, 0, study.base_row.rounds, benchmark.name)
+        identity = stored.identity(stored.results.answers(*where))
         if identity is None:
             continue
         decoding = identity.get("decoding") or {}

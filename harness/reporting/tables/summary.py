@@ -11,8 +11,7 @@ from harness.reporting.comparison import MetricResult
 from harness.reporting.display_names import base_name, metric_name, row_name, with_trainer
 from harness.reporting.results import StudyResults
 from harness.reporting.study_row import Row
-from harness.reporting.tables.cells import table_cell
-from harness.reporting.tables.model import (
+from harness.reporting.tables.cells import (
     FEWER_SEEDS,
     MISSING,
     ONE_TRAINING,
@@ -22,6 +21,7 @@ from harness.reporting.tables.model import (
     Column,
     TableCell,
     TableRow,
+    table_cell,
 )
 
 COMPANIONS = ("yes_ratio", "recall", "cover")
@@ -43,7 +43,7 @@ Line = tuple[Row, int]
 
 def block(study: StudyResults, cells: Iterable[MetricResult], most: int = MOST_ROWS) -> Block:
     """The summary with at most ``most`` rows."""
-    found = {(cell.label, cell.round, cell.benchmark, cell.metric): cell for cell in cells}
+    found = {(cell.label, cell.round, *cell.column): cell for cell in cells}
     columns = list(dict.fromkeys(_columns(study, found.values())))
     shown = lines(study, {key[:2] for key in found}, most)
     marked = len({row.rounds for row in study.rows if row.rounds}) > 1
@@ -107,7 +107,7 @@ def _columns(
     study: StudyResults, cells: Iterable[MetricResult]
 ) -> Iterable[tuple[tuple[str, str], str]]:
     """((benchmark, metric), heading) of each primary metric, and a companion a benchmark."""
-    known = {(cell.benchmark, cell.metric): cell for cell in cells}
+    known = {cell.column: cell for cell in cells}
     for benchmark in study.benchmarks:
         names = [metric.name for metric in benchmark.metrics if metric.primary]
         there = [metric.name for metric in benchmark.metrics]

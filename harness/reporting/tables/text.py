@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
-from harness.reporting.tables.model import Block, Table, printable
+from harness.reporting.tables.cells import Block, Table, printable
 
 WIDTH = 160
 
