@@ -97,8 +97,8 @@ def smoke(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """The fast suite, about two minutes on two cores; `-- -m thorough -n auto` runs what it leaves
-    out: whole runs, sweeps, the page in a browser (minutes)."""
+    """The fast suite, about two minutes on two cores; `-- -m "thorough and not slow" -n auto` runs
+    what it leaves out: whole runs, sweeps, the page in a browser (minutes)."""
     install(session, "test")
     run_tests(session, "not thorough and not slow and not gpu")
 

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -40,6 +41,7 @@ def imported() -> set[str]:
     return found - set(sys.stdlib_module_names) - {"harness", "methods", "benchmarks"}
 
 
+@pytest.mark.thorough
 def test_every_requirement_is_imported_and_every_import_is_required() -> None:
     asked = {MODULES.get(one.name, one.name) for one in ASKED}
     found = imported()

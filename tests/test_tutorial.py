@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from benchmarks.catalogue import open_benchmarks
 from benchmarks.synthetic.suite import synthetic_item
 from harness.pipeline import exchange, foreign_answers
@@ -40,6 +42,7 @@ def test_llavas_question_file_has_our_ids_and_its_answers_are_read(tmp_path: Pat
     assert [row["id"] for row in given.rows] == ids
 
 
+@pytest.mark.thorough
 def test_the_tutorials_files_make_a_table(tmp_path: Path) -> None:
     assert list(blocks())[:3] == ["my_method.py", "my_benchmark.py", "my_study.py"]
     for name, code in list(blocks().items())[:3]:

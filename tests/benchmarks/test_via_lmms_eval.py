@@ -41,6 +41,7 @@ def replayed(
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("task", list(HEARD))
 def test_recorded_replies_give_the_recorded_report(
     task: str, monkeypatch: pytest.MonkeyPatch
@@ -66,6 +67,7 @@ def shared(task: str) -> list[str]:
     return [name for name in replies["grade"]["totals"] if name.replace(" ", "_") in ours]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("task", [task for task in HEARD if shared(task)])
 def test_a_metric_with_the_kits_name_is_its_total(
     task: str, monkeypatch: pytest.MonkeyPatch

@@ -56,6 +56,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return said.err
 
 
+@pytest.mark.thorough
 def test_plan_run_table_and_figures_of_a_users_own_study(
     own: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -105,6 +106,7 @@ def test_mistakes_are_one_sentence(
     assert "returned a int" in refused(capsys, "plan", str(tmp_path / "odd.py"))
 
 
+@pytest.mark.thorough
 def test_unknown_names_of_the_comparison_name_the_nearest(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -249,6 +251,7 @@ print("loaded:", *sorted({name.split(".")[0] for name in sys.modules}))
 HEAVY = {"torch", "transformers", "peft", "trl", "datasets", "matplotlib", "pandas", "scipy"}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("arguments", "needed"),
     [

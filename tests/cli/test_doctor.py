@@ -126,6 +126,7 @@ def test_what_comes_with_the_repository_is_ready_and_what_does_not_says_how() ->
     )
 
 
+@pytest.mark.thorough
 def test_json_and_text_say_the_same_and_the_exit_is_0(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
@@ -134,6 +135,7 @@ def test_json_and_text_say_the_same_and_the_exit_is_0(capsys: pytest.CaptureFixt
     assert f"lacking  {'pope':<26}" in capsys.readouterr().out
 
 
+@pytest.mark.thorough
 def test_a_base_is_looked_at_file_by_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = save_base(tmp_path / "tiny")
     monkeypatch.setitem(BASES, "tiny", card)
@@ -162,6 +164,7 @@ def test_a_hub_model_is_found_in_the_cache(tmp_path: Path) -> None:
     assert "holds no *.safetensors" in of(look(), "bases", name).says
 
 
+@pytest.mark.thorough
 def test_the_judge_s_key_is_there_or_not_and_is_never_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +189,7 @@ def test_the_judge_s_key_is_there_or_not_and_is_never_shown(
     assert "sk-secret" not in doctor_report.as_text(lines) + doctor_report.as_json(lines)
 
 
+@pytest.mark.thorough
 def test_a_toolkit_is_asked_for_its_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

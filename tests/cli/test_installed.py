@@ -38,6 +38,7 @@ def python(code: list[str], folder: Path, sources: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.thorough
 def test_python_reads_a_results_folder_from_anywhere(tmp_path: Path) -> None:
     """The folder has a package of a generic name, which must not be taken for ours."""
     (tmp_path / "benchmarks").mkdir()
@@ -47,6 +48,7 @@ def test_python_reads_a_results_folder_from_anywhere(tmp_path: Path) -> None:
     assert printed.split() == ["synthetic_chair", "True"]
 
 
+@pytest.mark.thorough
 def test_the_command_exports_from_anywhere(tmp_path: Path) -> None:
     code = "import selfsight, sys; sys.exit(selfsight.main())"
     arguments = ["export", "synthetic_pope", "--limit", "3", "--out", "questions"]

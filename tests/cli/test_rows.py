@@ -88,6 +88,7 @@ def refused(run: Call, row: str) -> str:
     return said[0]
 
 
+@pytest.mark.thorough
 def test_rows_of_every_kind_stand_in_the_table(run: Call, models: Path, tmp_path: Path) -> None:
     rows = {
         "other": "other",
@@ -170,6 +171,7 @@ def test_a_qwen_may_be_the_base_and_a_llava_the_row(
     assert "llava is llava-1.5, untrained qwen2.5-vl" in (tmp_path / "out" / "table.md").read_text()
 
 
+@pytest.mark.thorough
 def test_what_is_not_what_it_seems_is_one_sentence_before_any_work(
     run: Call, models: Path, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def double(batch: Sequence[int], limit: int, calls: list[int]) -> list[int]:
     return [2 * value for value in batch]
 
 
+@pytest.mark.thorough
 def test_out_of_memory_halves_the_batch_and_continues() -> None:
     calls: list[int] = []
     batches = Batches(16)
@@ -44,6 +45,7 @@ def test_out_of_memory_halves_the_batch_and_continues() -> None:
         batches.run([1], lambda batch: double(batch, 0, calls), lambda _: None)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "message",
     [
@@ -102,6 +104,7 @@ def test_engine_survives_a_vision_tower_out_of_memory() -> None:
     assert engine.batches.size == 64  # the decoding batches fit
 
 
+@pytest.mark.thorough
 def test_prefix_batches_that_do_not_fit_are_halved_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model, processor = tiny_llava()
     monkeypatch.setattr(prefix_cache, "READ_TOKENS", 400)

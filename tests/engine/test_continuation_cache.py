@@ -106,6 +106,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("branching", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("model_of", [tiny_llava, ending])
 def test_continued_prompts_equal_prompts_read_in_full(branching: BeamSearch, model_of: Any) -> None:
@@ -129,6 +130,7 @@ def test_branches_do_not_depend_on_how_prompts_are_read(
     same(grown(Engine(*tiny_llava()), BRANCHING), expected()[0])
 
 
+@pytest.mark.thorough
 @pytest.mark.equality
 @pytest.mark.parametrize("batch_size", [4, None])
 @pytest.mark.parametrize("limit", [0, 100_000, 300_000])

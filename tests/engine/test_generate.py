@@ -266,6 +266,7 @@ def test_errors_and_empty_calls() -> None:
         Engine(model, processor, batch_size=0)
 
 
+@pytest.mark.thorough
 def test_long_answers_outgrow_the_first_cache() -> None:
     model, processor = tiny_llava()
     prompts = mixed()[2:6]

@@ -50,6 +50,7 @@ def same_image() -> list[Prompt]:
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.equality
 @pytest.mark.parametrize(("patience", "alignment"), [(0, 1), (4, 16)])
 @pytest.mark.parametrize("model_of", [tiny_llava, ending])
@@ -228,6 +229,7 @@ def test_a_failed_capture_is_told_once_and_decoding_goes_on(
     assert captures.step_graphs.steps == 1
 
 
+@pytest.mark.thorough
 def test_a_capture_out_of_memory_halves_the_batch(
     captures: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

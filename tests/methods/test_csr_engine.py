@@ -62,6 +62,7 @@ def comparable(records: Sequence[PreferencePair | Dropped]) -> list[tuple[Any, .
     return rows
 
 
+@pytest.mark.thorough
 @pytest.mark.equality
 @pytest.mark.parametrize(
     "csr",

@@ -126,6 +126,7 @@ def test_tied_tensors_stay_tied_and_others_are_not_touched() -> None:
     assert torch.equal(one.weight, value)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", TWINS)
 def test_a_loaded_base_answers_as_the_one_in_memory(family: str, tmp_path: Path) -> None:
     save(tmp_path, family)
@@ -262,6 +263,7 @@ def work_adapters(folder: Path) -> None:
 ANSWERING, TRAINING = (work_answers, work_noise, work_search), (work_training, work_adapters)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "work"),
     [(family, work) for family in TWINS for work in ANSWERING]

@@ -251,6 +251,7 @@ def test_an_image_token_in_a_question_is_no_text(family: str) -> None:
     assert first == second
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("family", TWINS)
 @pytest.mark.parametrize("image", [None, picture(0)], ids=["text", "image"])
 def test_a_question_of_a_megabyte_is_one_sentence(family: str, image: Any) -> None:
@@ -315,6 +316,7 @@ def outcomes(count: int) -> set[str]:
 SOUND = {"a sentence", "the same answers", "other answers, another identity"}
 
 
+@pytest.mark.thorough
 def test_mutilated_files_give_a_sentence_or_the_same_answers() -> None:
     found = outcomes(20)
     assert found <= SOUND

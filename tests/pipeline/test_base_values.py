@@ -60,6 +60,7 @@ def recorded(order: list[str]) -> runner.Execute:
     return execute
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("published")
 def test_a_mismatch_is_said_first_and_stops_only_where_asked(study: Study, tmp_path: Path) -> None:
     out, said, order = tmp_path / "out", io.StringIO(), list[str]()

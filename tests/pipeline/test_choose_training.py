@@ -89,6 +89,7 @@ def test_results_that_were_begun_keep_their_training_on_another_machine(
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.thorough
 def test_a_comparison_with_lora_runs_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

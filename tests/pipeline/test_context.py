@@ -72,6 +72,7 @@ def test_a_run_may_use_the_same_images_in_each_round(tmp_path: Path) -> None:
     assert preflight.of_pools(found, study.runs) == []  # three rounds of four images, of eight
 
 
+@pytest.mark.thorough
 def test_memory_that_runs_out_in_a_training_is_said_and_the_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +97,7 @@ def test_memory_that_runs_out_in_a_training_is_said_and_the_training_goes_on(
     assert list((tmp_path / "out").rglob("train/DONE"))
 
 
+@pytest.mark.thorough
 def test_no_engine_and_no_kept_picture_takes_memory_while_a_model_trains(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +128,7 @@ def test_no_engine_and_no_kept_picture_takes_memory_while_a_model_trains(
     assert alive == [0, 0]
 
 
+@pytest.mark.thorough
 def test_an_image_is_decoded_once_a_round_and_a_pool_opened_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

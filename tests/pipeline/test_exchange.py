@@ -136,6 +136,7 @@ def child(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.thorough
 def test_exporting_and_grading_need_no_torch(exported: Path, tmp_path: Path) -> None:
     done = child(
         WITHOUT_TORCH, "export", "synthetic_pope", "--limit", "2", "--out", tmp_path / "questions"

@@ -78,6 +78,7 @@ def in_lines(format: str, answers: dict[str, str]) -> list[dict[str, Any]]:
     return [{"id": id, "answer": text} for id, text in answers.items()]
 
 
+@pytest.mark.thorough
 def test_rows_in_three_formats_have_the_same_numbers_and_are_marked(
     run: Call, asked: list[str], tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_rows_in_three_formats_have_the_same_numbers_and_are_marked(
     assert (code, "holds results of other settings" in err) == (2, True)
 
 
+@pytest.mark.thorough
 def test_missing_answers_are_counted_and_unscored_and_those_beyond_the_limit_left_out(
     run: Call, questions: Path, asked: list[str], tmp_path: Path
 ) -> None:

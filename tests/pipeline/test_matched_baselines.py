@@ -124,6 +124,7 @@ def test_methods_and_bounds_have_derived_rows_where_they_mean_something() -> Non
     }
 
 
+@pytest.mark.thorough
 def test_the_derived_row_has_the_methods_length_in_the_table(tmp_path: Path) -> None:
     """Untrained invents its last object; sena says nothing else but stops before: cutting alone
     reaches its gain."""

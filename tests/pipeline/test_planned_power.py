@@ -120,6 +120,7 @@ def test_the_spreads_of_a_stored_table_promise_what_the_table_says(tmp_path: Pat
     assert list(stored_spreads(tmp_path, base)) == []
 
 
+@pytest.mark.thorough
 def test_the_shipped_spreads_are_those_of_the_reference() -> None:
     """Write them again: python -m harness.pipeline.shipped_spreads results/reference/rounds"""
     study = load_results(ROOT / "results" / "reference" / "rounds")

@@ -29,6 +29,7 @@ from tests.toy_method import RECIPE, Toy, Words, outputs, save_pictures
 pytestmark = pytest.mark.usefixtures("small")
 
 
+@pytest.mark.thorough
 def test_the_files_of_a_run_are_the_contract(undisturbed: Path) -> None:
     study = read_json(undisturbed / "study.json")
     assert [run["label"] for run in study["runs"]] == ["untrained", "toy"]
@@ -212,6 +213,7 @@ class Supervised(Toy):
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "reference"})
 
 
+@pytest.mark.thorough
 def test_a_row_without_pairs_says_why_and_the_other_rows_are_finished(
     pool: str, tmp_path: Path
 ) -> None:
@@ -269,6 +271,7 @@ def test_a_method_that_needs_more_than_the_pool_has_is_refused_before_any_work(
     assert not (tmp_path / "questions").exists()
 
 
+@pytest.mark.thorough
 def test_what_was_done_under_another_label_is_not_done_again(pool: str, tmp_path: Path) -> None:
     untrained, toy = a_study(pool).runs
     slower = replace(

@@ -41,6 +41,7 @@ class CuttingDisplay(Display):
         return progress
 
 
+@pytest.mark.thorough
 @pytest.mark.equality
 def test_cut_at_every_report_of_progress_ends_with_the_same_bytes(
     undisturbed: Path, pool: str, tmp_path: Path
@@ -58,6 +59,7 @@ def test_cut_at_every_report_of_progress_ends_with_the_same_bytes(
     assert outputs(tmp_path) == outputs(undisturbed)
 
 
+@pytest.mark.thorough
 @pytest.mark.equality
 def test_cut_at_writes_ends_with_the_same_bytes(
     undisturbed: Path, pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -83,6 +85,7 @@ def test_cut_at_writes_ends_with_the_same_bytes(
     assert outputs(tmp_path) == outputs(undisturbed)
 
 
+@pytest.mark.thorough
 def test_only_the_cut_shard_is_made_again(pool: str, tmp_path: Path) -> None:
     study = a_study(pool)
     do(study, tmp_path)

@@ -81,6 +81,7 @@ def out(undisturbed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(undisturbed, tmp_path / "out"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -205,6 +206,7 @@ def test_tables_leaks_and_packs_name_what_is_broken(out: Path) -> None:
         build.load(out)
 
 
+@pytest.mark.thorough
 def test_a_folder_without_hashes_still_opens(out: Path, pool: str, tmp_path: Path) -> None:
     for path in out.rglob("DONE"):
         without_hashes(path.parent)
@@ -246,6 +248,7 @@ def test_verify_reads_nothing_outside_the_folder(out: Path, tmp_path: Path) -> N
     assert "symbolic link that leads out" in verify(out)[1][0]
 
 
+@pytest.mark.thorough
 def test_verify_of_a_packed_folder(out: Path, tmp_path: Path) -> None:
     pack.pack(out, tmp_path / "packed")
     summary, broken = verify(tmp_path / "packed")

@@ -51,12 +51,14 @@ def test_the_interval_keeps_its_level_whatever_the_parts_and_satterthwaites_does
     assert max(other) > 0.1
 
 
+@pytest.mark.thorough
 def test_pooling_spreads_over_rows_fails_the_widest_row() -> None:
     moderated, alone = bench_stats.moderated_alarms(bench_stats.REFERENCE_SPREADS, 3, 1500)
     assert moderated[np.argmax(bench_stats.REFERENCE_SPREADS)] > 0.09
     assert alone.max() < 0.07
 
 
+@pytest.mark.thorough
 def test_packed_counts_are_those_of_the_folder(tmp_path: Path) -> None:
     out = write_study(tmp_path / "study", seeds=range(4), images=20)
     pack(out, tmp_path / "counts.parquet")
@@ -78,6 +80,7 @@ def test_packed_counts_are_those_of_the_folder(tmp_path: Path) -> None:
     assert 0 <= shown <= 1
 
 
+@pytest.mark.thorough
 def test_the_bench_prints_all_of_it(
     trainings: Trainings, capsys: pytest.CaptureFixture[str]
 ) -> None:

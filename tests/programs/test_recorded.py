@@ -36,6 +36,7 @@ def test_the_methods_still_make_the_recorded_calls() -> None:
     assert recorded.digests() == stored, AGAIN
 
 
+@pytest.mark.thorough
 def test_the_methods_still_make_the_worlds_calls() -> None:
     """What the synthetic base answers may differ by rounding on another machine; what it is first
     asked, and how, may not."""
@@ -120,6 +121,7 @@ def test_pairs_go_round() -> None:
     assert all(pair.prompt and pair.chosen and pair.rejected for pair in made_pairs)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("shape", ["tiny", "slim"])
 def test_every_answer_has_its_recorded_length_on_both_sides(shape: Shape) -> None:
     model, processor = build(shape, "cpu")
@@ -154,6 +156,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, out: Path) -> None:
     bench_gpu.main()
 
 
+@pytest.mark.thorough
 def test_the_bench_writes_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     bench(monkeypatch, tmp_path)
     rows = json.loads((tmp_path / "bench_gpu.json").read_text())["rows"]
@@ -163,6 +166,7 @@ def test_the_bench_writes_what_it_measured(monkeypatch: pytest.MonkeyPatch, tmp_
     assert "| mme |" in (tmp_path / "bench_gpu.md").read_text()
 
 
+@pytest.mark.thorough
 def test_the_bench_fails_where_a_text_differs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

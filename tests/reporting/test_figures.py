@@ -50,6 +50,7 @@ from harness.reporting.results import load_results
 from tests.reporting.records import NEEDS, ROWS, write_study
 
 
+@pytest.mark.thorough
 def test_every_figure_is_a_png_and_a_pdf_with_embedded_fonts(tmp_path: Path) -> None:
     out = write_study(
         tmp_path / "a", seeds=(0,), images=40, absent=("sima/seed0/round1/grades/synthetic_pope",)
@@ -75,6 +76,7 @@ def test_every_figure_is_a_png_and_a_pdf_with_embedded_fonts(tmp_path: Path) -> 
             assert b"/FontFile2" in content  # TrueType inside
 
 
+@pytest.mark.thorough
 def test_equal_records_give_equal_files(tmp_path: Path) -> None:
     records = load_results(
         write_study(tmp_path, seeds=(0,), images=10, labels=("untrained", "sena"))
@@ -345,6 +347,7 @@ def test_characters_that_no_font_has_are_escapes_and_nothing_is_drawn_over_them(
     assert short(f"row {DOG}") == r"row \u72d7"
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("count", range(1, 12))
 def test_a_grid_has_no_holes(count: int) -> None:
     with style():

@@ -69,6 +69,7 @@ def test_the_data_set_loads_with_the_same_texts_and_pixels(
             assert row[side][0]["content"][0]["text"] == pair[side]
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.* is deprecated:FutureWarning")
 def test_trl_prepares_the_tokens_that_are_trained_on_here(study: Path, tmp_path: Path) -> None:
     from trl import DPOConfig, DPOTrainer

@@ -76,6 +76,7 @@ def test_blank_images_are_not_near_each_other(study: Path) -> None:
     }
 
 
+@pytest.mark.thorough
 def test_without_leaks_everything_is_recomputed_from_the_others(study: Path) -> None:
     whole = compare(load_results(study))
     text = tables.write(study, exclude_leaks=True)

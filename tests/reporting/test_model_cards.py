@@ -38,6 +38,7 @@ from tests.running import run_study
 from tests.toy_method import RECIPE, Toy, Words, save_base, save_pictures
 
 
+@pytest.mark.thorough
 def test_a_run_writes_a_card_and_its_model_is_a_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +105,7 @@ def results_on(card: Path) -> str:
     return card.read_text(encoding="utf-8").partition("\n## Results\n")[2]
 
 
+@pytest.mark.thorough
 def test_once_the_table_is_made_the_cards_say_what_came_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,7 @@ def old(new: Path, tmp_path: Path) -> Path:
     return out
 
 
+@pytest.mark.thorough
 def test_an_old_folder_has_the_table_of_the_new_one(new: Path, old: Path) -> None:
     expected, comparison = tables.load(new), tables.load(old)
     assert comparison.table == expected.table
@@ -89,12 +90,14 @@ def test_an_old_folder_has_the_table_of_the_new_one(new: Path, old: Path) -> Non
     assert "0 differ" in text
 
 
+@pytest.mark.thorough
 def test_an_old_folder_is_packed_with_the_new_names(new: Path, old: Path, tmp_path: Path) -> None:
     pack(old, tmp_path / "packed")
     assert tables.load(tmp_path / "packed").table == tables.load(new).table
     assert "world" not in (tmp_path / "packed" / "study.json").read_text()
 
 
+@pytest.mark.thorough
 def test_an_old_packed_folder_opens(new: Path, tmp_path: Path) -> None:
     """A packed folder with old names in its files, as version 1 of the format wrote them."""
     packed = tmp_path / "packed"

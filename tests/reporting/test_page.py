@@ -80,6 +80,7 @@ def opened(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(content)))
 
 
+@pytest.mark.thorough
 def test_the_page_holds_the_table_the_figures_and_every_group(made: SimpleNamespace) -> None:
     text = " ".join(made.markup.text)
     for words in (

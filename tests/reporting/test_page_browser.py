@@ -24,6 +24,7 @@ expect = playwright.expect
 CHROMIUM = Path("/usr/bin/chromium")
 pytestmark = [
     pytest.mark.browser,
+    pytest.mark.thorough,
     pytest.mark.skipif(
         not CHROMIUM.exists(),
         reason="needs Chromium at /usr/bin/chromium (apt-get install chromium)",

@@ -56,6 +56,7 @@ def test_a_wide_block_becomes_tables_that_fit() -> None:
     assert page.narrow(few) == (False, [few])
 
 
+@pytest.mark.thorough
 def test_an_index_leads_to_several_studies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

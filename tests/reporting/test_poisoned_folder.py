@@ -113,6 +113,7 @@ def test_names_are_checked_when_they_are_read(
     assert files(root) == before
 
 
+@pytest.mark.thorough
 def test_image_names_are_checked(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (root / "study" / "questions").glob("*/questions.jsonl"):
         hostile = {"images": ["../../../../home/secret.png"]}
@@ -122,6 +123,7 @@ def test_image_names_are_checked(root: Path, capsys: pytest.CaptureFixture[str])
         assert "is no image's file name" in capsys.readouterr().err
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("spec", ["POOL", "hub:stranger/set@main:image", "llava:a.json:/"])
 def test_the_page_opens_no_pool_and_no_base_of_a_stranger(
     spec: str, root: Path, clean: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,6 +196,7 @@ def test_a_guessed_temporary_name_is_not_written_through(root: Path) -> None:
     assert files(root / "home") == before
 
 
+@pytest.mark.thorough
 def test_metrics_of_any_name_make_files_within_the_folder(root: Path) -> None:
     def edit(study: Any) -> None:
         study["benchmarks"][0]["metrics"][0]["name"] = "../../../home/a\x1b"

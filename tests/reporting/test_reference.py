@@ -29,6 +29,7 @@ BOTH = (
 )
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kept", BOTH)
 def test_the_table_is_recomputed_from_the_packed_numbers(kept: Path, tmp_path: Path) -> None:
     out = tmp_path / "reference"

@@ -163,6 +163,7 @@ def test_latex_escapes_every_sign() -> None:
     )
 
 
+@pytest.mark.thorough
 def test_latex_has_stars_ranks_and_a_legend(
     records: StudyResults, cells: list[MetricResult]
 ) -> None:
@@ -211,6 +212,7 @@ def test_rows_stand_by_role(records: StudyResults, cells: list[MetricResult]) ->
     )  # a control is not compared for the best
 
 
+@pytest.mark.thorough
 def test_bold_is_truly_ahead_of_the_baseline_and_every_method(tmp_path: Path) -> None:
     study = load_results(write_study(tmp_path, images=200, seeds=range(5)))
     cells = compare(study)
@@ -285,6 +287,7 @@ def test_a_row_stands_beside_the_baseline_at_its_own_length(tmp_path: Path) -> N
     assert row[6].startswith(f"{cell.value - theirs.value:+.1f} [")
 
 
+@pytest.mark.thorough
 def test_the_table_needs_no_model(tmp_path: Path) -> None:
     """Tables come from stored grades: neither torch nor transformers is imported, and nothing but
     reports is written."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from harness.artifacts.results_folder import Results, read_json, write_json
 from harness.reporting.comparison import MetricResult, compare
@@ -45,6 +46,7 @@ def test_seeds_that_agree_in_every_count_are_one_training(tmp_path: Path) -> Non
     assert "read as one training (is the seed used?): sena on POPE accuracy." in flat(out)
 
 
+@pytest.mark.thorough
 def test_a_seed_without_a_value_stops_the_test(tmp_path: Path) -> None:
     out = write_study(tmp_path, seeds=(0, 1, 2), images=60)
     with_grades(out, 1, count_read=0.0, count_right=0.0)
@@ -58,6 +60,7 @@ def test_a_seed_without_a_value_stops_the_test(tmp_path: Path) -> None:
     assert "not tested, because a seed has no value, on POPE accuracy" in text
 
 
+@pytest.mark.thorough
 def test_a_seed_far_from_the_others_is_named_and_counts(tmp_path: Path) -> None:
     out = write_study(tmp_path, seeds=(0, 1, 2), images=200)
     before = result(out, "sena", "accuracy")
@@ -69,6 +72,7 @@ def test_a_seed_far_from_the_others_is_named_and_counts(tmp_path: Path) -> None:
     assert re.search(r"they count: sena, seed 2, POPE accuracy 0\.0 \(others", flat(out))
 
 
+@pytest.mark.thorough
 def test_seeds_with_other_questions_are_left_out_by_name(tmp_path: Path) -> None:
     out = write_study(tmp_path / "all", seeds=(0, 1, 2), images=60)
     fewer = write_study(tmp_path / "few", seeds=(0, 1, 2), images=50)
@@ -81,6 +85,7 @@ def test_seeds_with_other_questions_are_left_out_by_name(tmp_path: Path) -> None
     assert "left out: sena after round 1 on synthetic POPE: seed 2." in flat(out)
 
 
+@pytest.mark.thorough
 def test_a_benchmark_answered_by_one_seed_is_about_that_training(tmp_path: Path) -> None:
     absent = (f"sena/seed1/round1/grades/{POPE}",)
     out = write_study(tmp_path, seeds=(0, 1), images=60, absent=absent)

@@ -57,6 +57,7 @@ def shown(comparison: tables.ComparedStudy) -> Block:
     return comparison.table.summary
 
 
+@pytest.mark.thorough
 def test_controls_stand_below_their_method_after_the_same_round(
     reference: tables.ComparedStudy,
 ) -> None:
@@ -102,6 +103,7 @@ def test_controls_are_left_out_first(reference: tables.ComparedStudy) -> None:
     assert few.caption.endswith("; rows only in the long tables: 9")
 
 
+@pytest.mark.thorough
 def test_the_summary_stands_first_in_every_form(
     reference: tables.ComparedStudy, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_unreadable_images_are_named(tmp_path: Path) -> None:
     assert "composited on white): 3 turned, 1 composited." in table
 
 
+@pytest.mark.thorough
 def test_csv_recomputes_every_cell(study: SimpleNamespace) -> None:
     frame = pd.read_csv(study.out / "table.csv", keep_default_na=True)
     texts = []

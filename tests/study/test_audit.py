@@ -65,6 +65,7 @@ def stand_in(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BASES, "llava-1.5-7b", card)
 
 
+@pytest.mark.thorough
 def test_an_audit_from_download_to_table(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "run", "audit"]) == 0
     said = capsys.readouterr().out

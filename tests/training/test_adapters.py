@@ -70,6 +70,7 @@ def trained(study: Path, number: int) -> Path:
     return study / "out" / "runs" / "toy" / "seed0" / f"round{number}" / "train"
 
 
+@pytest.mark.thorough
 def test_each_rounds_adapter_names_its_parent(study: Path) -> None:
     first, second = (
         json.loads((trained(study, number) / "adapter" / "adapter_config.json").read_text())

@@ -21,6 +21,7 @@ from tests.benches.bench_memory import build
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("which", "least"),
     [("not slow", 6), pytest.param("slow", 10, marks=pytest.mark.slow)],

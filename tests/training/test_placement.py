@@ -125,6 +125,7 @@ def test_checkpointing_and_the_search_for_a_batch_size_change_no_weight(tmp_path
     assert all(torch.equal(value, other[name]) for name, value in plain.items())
 
 
+@pytest.mark.thorough
 def test_the_batch_size_is_halved_until_it_fits(tmp_path: Path) -> None:
     model, _ = tiny_llava()
     seen: list[int] = []

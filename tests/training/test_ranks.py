@@ -70,6 +70,7 @@ def test_a_rank_whose_others_do_not_start_ends_with_a_sentence(
     assert not dist.is_initialized()
 
 
+@pytest.mark.thorough
 def test_ranks_end_when_torchrun_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "waiting.py"
     script.write_text(WAITING)

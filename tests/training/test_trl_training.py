@@ -48,6 +48,7 @@ RELEASED = replace(
 SFT = replace(FULL, objective="sft")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("family", "recipe"),
     [
@@ -89,6 +90,7 @@ def test_losses_and_weights_are_those_of_the_own_loop(
         assert path.suffix == ".safetensors" or path.read_bytes() == other.read_bytes(), path.name
 
 
+@pytest.mark.thorough
 def test_a_base_in_half_precision_trains_alike_and_keeps_its_adapter_apart(tmp_path: Path) -> None:
     for trainer in ("own", "trl"):
         model = TWINS["llava-1.5"]()[0].to(torch.bfloat16)
@@ -103,6 +105,7 @@ def test_a_base_in_half_precision_trains_alike_and_keeps_its_adapter_apart(tmp_p
     assert ours.keys() == others.keys()
 
 
+@pytest.mark.thorough
 @pytest.mark.equality
 @pytest.mark.parametrize(
     "recipe", [FULL, replace(LORA, lora=Lora(r=4, alpha=8, dropout=0.1))], ids=["full", "lora"]
@@ -174,6 +177,7 @@ def test_the_command_refuses_a_cluster_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.thorough
 def test_a_study_says_who_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "tiny"))
     pool = str(save_pictures(tmp_path / "pool", 6))

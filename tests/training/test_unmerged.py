@@ -94,6 +94,7 @@ def test_a_float16_base_trains_as_its_float32_twin(family: str, tmp_path: Path) 
     check_model(model, processor)  # the engine's log-probabilities are transformers' in float16
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # peft's wrapper touches deprecated attributes of the base
 def test_answers_are_those_of_pefts_own_model(family: str, tmp_path: Path) -> None:
     train(tmp_path, family)
@@ -199,6 +200,7 @@ def run_rows(root: Path, out: Path, *rows: Run) -> None:
     run_study(study, out)
 
 
+@pytest.mark.thorough
 def test_a_lost_update_is_named_below_the_table(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +257,7 @@ def test_the_identity_covers_every_adapter(study: Path, monkeypatch: pytest.Monk
     assert {"adapter 1/*.safetensors", "adapter 2/*.safetensors"} < files.keys()
 
 
+@pytest.mark.thorough
 def test_an_adapter_of_another_base_is_an_error(study: Path, tmp_path: Path) -> None:
     cases.train(
         tmp_path,
