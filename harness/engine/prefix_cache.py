@@ -97,11 +97,8 @@ class PrefixCache:
         # Only prefixes of equal lengths are read together.
         missing = sorted((each for each in distinct if each not in found), key=batch_key)
         keys = ((each.image, each.corruption_key) for each in missing)
-        self.pixels.prefetch(
-            (key for key in keys if key[1] is not None or key[0] not in self.features.entries),
-            images,
-            corrupt,
-        )
+        unread = (key for key in keys if key[1] is not None or key[0] not in self.features.entries)
+        self.pixels.prefetch(unread, images, corrupt)
 
         def read(batch: Sequence[ImagePrefix]) -> list[Tensor]:
             return self.prefill(batch, self.features_of(batch, images, corrupt), text)

@@ -116,8 +116,7 @@ def check_adapter(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         )
     for name, shape in tensors.items():
         weight = shapes[_weight(name)]
-        fits = shape == fitting(name, weight, shape)
-        if not fits:
+        if shape != fitting(name, weight, shape):
             raise UserError(
                 f"The adapter in {folder} is of a base of another size: {name} is {list(shape)},"
                 f" the weight it belongs to {list(weight)}; give an adapter of this base, or the"

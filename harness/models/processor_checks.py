@@ -68,15 +68,19 @@ def check_processor(processor: Any, config: Any, source: str) -> None:
         _check_square(processor, config, source)
 
 
-def _check_tokenizer(processor: Any, config: Any, source: str) -> None:
-    tokenizer, words = processor.tokenizer, renderer(processor)
-    rows = config.get_text_config().vocab_size
-    largest = max(tokenizer.get_vocab().values(), default=-1)
+def check_vocabulary(tokenizer: Any, text_config: Any, source: str, reader: str = "model") -> None:
+    """Raise UserError for a tokenizer with a token that the ``reader`` has no embedding for."""
+    rows, largest = text_config.vocab_size, max(tokenizer.get_vocab().values(), default=-1)
     if not 0 <= largest < rows:
         raise UserError(
-            f"The tokenizer in {source} has token {largest} and the model's embedding {rows} rows;"
-            " give the tokenizer that was saved with this model."
+            f"The tokenizer in {source} has token {largest} and the {reader}'s embedding {rows}"
+            " rows; give the tokenizer that was saved with this model."
         )
+
+
+def _check_tokenizer(processor: Any, config: Any, source: str) -> None:
+    tokenizer, words = processor.tokenizer, renderer(processor)
+    check_vocabulary(tokenizer, config.get_text_config(), source)
     theirs, ours = config.image_token_id, tokenizer.convert_tokens_to_ids(words.image)
     if theirs != ours:
         raise UserError(

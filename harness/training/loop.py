@@ -61,14 +61,9 @@ class Loop:
         packed = pack(pairs, sides=self.sides, pad=self.pad)
         with self.autocast():
             logps, mask = self.policy(packed)
-        references = [self.references.get(each.pair.key, (0.0, 0.0)) for each in pairs]
-        return pair_losses(
-            self.recipe,
-            logps,
-            mask,
-            torch.tensor(references, device=device),
-            packed.aligned.to(device),
-        )
+        known = [self.references.get(each.pair.key, (0.0, 0.0)) for each in pairs]
+        references, aligned = torch.tensor(known, device=device), packed.aligned.to(device)
+        return pair_losses(self.recipe, logps, mask, references, aligned)
 
 
 def pair_losses(
@@ -146,11 +141,8 @@ def take_step(
     limit = loop.recipe.max_grad_norm or math.inf
     clipped = torch.nn.utils.clip_grad_norm_(loop.parameters.values(), limit)
     norm = float(full_tensor(clipped))
-    bad = [
-        each.pair.key
-        for each, row in zip(order, rows, strict=True)
-        if not math.isfinite(row["loss"])
-    ]
+    valued = zip(order, rows, strict=True)
+    bad = [each.pair.key for each, row in valued if not math.isfinite(row["loss"])]
     if bad or not math.isfinite(norm):
         raise not_finite(step, steps, bad)
     optimizer.step()
