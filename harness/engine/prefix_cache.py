@@ -1,6 +1,6 @@
 """What prompts about one image share: the image's features (one pass of the vision tower) and the
 keys and values of the prompt up to the image's last patch (one pass of the language model). Both
-are kept between calls, as are suffixes (continuation_cache.py)."""
+are kept between calls, as are suffixes (``ContinuationCache``)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from harness.engine.backbone import Backbone
 from harness.engine.batching import Batches
-from harness.engine.continuation_cache import ContinuationCache
-from harness.engine.decode_state import READ_TOKENS
+from harness.engine.decode_state import READ_TOKENS, ContinuationCache
 from harness.engine.kv_cache import KVCache, LruCache
 from harness.engine.pixels import PixelLoader
 from harness.models.family import Family, Span

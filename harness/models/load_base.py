@@ -89,9 +89,9 @@ def _checked_source(card: BaseCard, device: str, weights: Path | None) -> tuple[
             f"{weights} holds no *.safetensors weights; give a folder with a saved model of base"
             f" {card.name!r}."
         )
-    folder, stored_bytes = weights or (card.source if isinstance(card.source, Path) else None), None
+    folder = weights or (card.source if isinstance(card.source, Path) else None)
+    stored_bytes = None if folder is None else check_files(folder)
     if folder is not None:
-        stored_bytes = check_files(folder)
         check_size(folder)
     check_machine(card.name, device, stored_bytes, card.parameters, card.dtype)
     source = fetched(card, weights=weights is None)

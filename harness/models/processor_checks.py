@@ -2,7 +2,7 @@
 
 A tokenizer, image processor or generation file of another model would give wrong answers, or ask
 for any amount of memory. What only a forward pass can show is checked after loading
-(harness/engine/model_checks.py).
+(harness/engine/load.py).
 """
 
 from __future__ import annotations
@@ -129,14 +129,8 @@ def _check_square(processor: Any, config: Any, source: str) -> None:
             f' add "patch_size": {vision.patch_size} and "vision_feature_select_strategy":'
             f' "{config.vision_feature_select_strategy}" to its processor_config.json.'
         )
-    for name, theirs, ours in (
-        ("patch_size", processor.patch_size, vision.patch_size),
-        (
-            "vision_feature_select_strategy",
-            processor.vision_feature_select_strategy,
-            config.vision_feature_select_strategy,
-        ),
-    ):
+    for name, part in (("patch_size", vision), ("vision_feature_select_strategy", config)):
+        theirs, ours = getattr(processor, name), getattr(part, name)
         if theirs != ours:
             raise UserError(
                 f"The processor in {source} has {name} {theirs!r}, the model {ours!r}; give the"

@@ -15,11 +15,10 @@ from harness.artifacts.results_folder import explain_disk_errors
 from harness.artifacts.safe_files import partial_folder
 from harness.models.adapters import Parent
 from harness.training.fsdp import merge_adapters, reshard
-from harness.training.loop import Loop
+from harness.training.loop import Loop, Training
 from harness.training.lora import Adapter, check_merged
 from harness.training.pair_batches import EncodedPair, pack
 from harness.training.policy import recompute_activations
-from harness.training.prepared import Training
 from harness.training.resume import gather, not_written
 from harness.training.update_kept import adapted_rows, full_share, merged_share, unmerged_share
 

@@ -26,7 +26,14 @@ from harness.models.adapters import Parent, saved_model
 from harness.training import resume, save_model
 from harness.training.fsdp import Policy, shard, upcast_trainable
 from harness.training.loggers import StepLog, check_trackers
-from harness.training.loop import Loop, find_batch_size, take_step
+from harness.training.loop import (
+    Loop,
+    Training,
+    TrainSummary,
+    find_batch_size,
+    summary_of,
+    take_step,
+)
 from harness.training.lora import add_adapters, choose_trainable, eval_tower, parameter_groups
 from harness.training.pair_batches import encode, image_features, image_spans
 from harness.training.placement import (
@@ -38,7 +45,6 @@ from harness.training.placement import (
     with_device_memory,
 )
 from harness.training.policy import recompute_activations
-from harness.training.prepared import Training, TrainSummary, summary_of
 from harness.training.ranks import ranks
 from harness.training.reference_logps import reference_logps, weights_digest
 from harness.training.schedule import lr_factor, plan

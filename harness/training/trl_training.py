@@ -41,9 +41,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from harness.models.find_family import family_of
 from harness.training import resume
 from harness.training.loggers import StepLog
-from harness.training.loop import check_finite, not_finite
+from harness.training.loop import Training, check_finite, not_finite
 from harness.training.lora import eval_tower, parameter_groups
-from harness.training.prepared import Training
 from methods.objective import alignment_loss, likeliest_other
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}

@@ -17,9 +17,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness.engine.backbone import TransformersText, backbone
 from harness.engine.beam_search import Beam, beam_search
 from harness.engine.decode import Stops
-from harness.engine.decode_state import Decoder, DecodeRow
+from harness.engine.decode_state import ContinuationCache, Decoder, DecodeRow
 from harness.engine.engine import Engine
-from harness.engine.kv_cache import LruCache
 from harness.engine.step_graph import StepGraphs
 from methods.interface import BeamSearch, BeamSearchVLM, Branch, Decoding, Prompt
 from tests.engine.oracle import ending, inputs, logp_of, mixed
@@ -40,7 +39,7 @@ def decoder(path: str) -> Decoder:
         text=text,
         lm_head=model.lm_head,
         device=cpu,
-        continuations=LruCache(0),
+        continuations=ContinuationCache(0),
         graphs=StepGraphs(cpu),
     )
 
