@@ -19,6 +19,8 @@ from transformers.models.llama import modeling_llama
 from harness.engine.kv_cache import KVCache, causal_mask
 from harness.models.adapters import is_adapted
 
+ROTATIONS = ("default", "linear", "llama3")
+"""The supported kinds of rotary positions."""
 FUSED_BYTES = 128 * 2**20
 """Models up to this size get fused q-k-v and gate-up matrices. For larger ones the copies cost more
 memory than they save time."""
@@ -145,16 +147,11 @@ class LeanLlama:
             if part is not layer.base_layer
         }
         modules = [module for module in model.modules() if id(module) not in activation | inside]
-        return (
-            all(
-                type(module) in exact
-                and not module._forward_hooks
-                and not module._forward_pre_hooks
-                for module in modules
-            )
-            and all(module.bias is None for module in modules if isinstance(module, nn.Linear))
-            and model.rotary_emb.rope_type in ("default", "linear", "llama3")
-        )
+        if not {type(module) for module in modules} <= exact:
+            return False
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+        biased = any(module.bias is not None for module in modules if isinstance(module, nn.Linear))
+        return not hooked and not biased and model.rotary_emb.rope_type in ROTATIONS
 
     def allocate(self, rows: int, capacity: int) -> list[Tensor]:
         """Uninitialised keys and values: a tensor (2, rows, H, capacity, D) a layer."""
