@@ -15,7 +15,6 @@ from harness.models.find_family import ARCHITECTURES
 from harness.models.hub_snapshots import cached_folder
 from harness.models.llava import shape_of
 from harness.models.own_code import without_own_code
-from harness.models.processor_settings import apply_card
 
 SHAPES = {
     "pad": "padded to a square with the processor's mean colour",
@@ -34,7 +33,7 @@ def input_check(card: BaseCard, folder: Path | None) -> Check:
         architecture = next(each for each in ARCHITECTURES.values() if each.name == card.family)
         with without_own_code(str(folder)):
             processor = architecture.processor(str(folder))
-        apply_card(processor, card)
+        card.apply_to(processor)
         words = renderer(processor)
         shape = SHAPES[shape_of(processor.image_processor)]
         if card.family != "llava-1.5":

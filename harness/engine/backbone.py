@@ -8,7 +8,7 @@ only. :class:`TransformersText` calls any other language model's own modules."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,41 +19,11 @@ from transformers.models.llama import modeling_llama
 from harness.engine.kv_cache import KVCache, causal_mask
 from harness.models.adapters import is_adapted
 
+ROTATIONS = ("default", "linear", "llama3")
+"""The supported kinds of rotary positions."""
 FUSED_BYTES = 128 * 2**20
 """Models up to this size get fused q-k-v and gate-up matrices. For larger ones the copies cost more
 memory than they save time."""
-
-
-class Backbone(Protocol):
-    """A language model over a :class:`harness.engine.kv_cache.KVCache`."""
-
-    shares_prefixes: bool
-    """Whether rows may read one copy of a prefix. If not, each row gets its own copy."""
-
-    def allocate(self, rows: int, capacity: int) -> list[Tensor]:
-        """Uninitialised keys and values: a tensor (2, rows, H, capacity, D) a layer."""
-        ...
-
-    def __call__(
-        self,
-        x: Tensor,
-        positions: Tensor,
-        cache: KVCache,
-        start: int,
-        mask: Tensor | None,
-        *,
-        segments: int,
-    ) -> Tensor:
-        """Hidden states (B, S, width) after the final norm, of embeddings ``x`` (B, S, width).
-
-        ``positions`` are (B, S), or (3, B, S) where image tokens stand on a grid. Keys and values
-        are written to suffix positions ``start`` to ``start + S``. ``mask`` (B, 1, S, start + S) is
-        added to the scores of suffix positions; the prefix is always seen. None means causal.
-
-        With ``segments`` > 0, S is cut into that many equal segments and only the last position of
-        each is returned, (B, segments, width); this saves most of the last layer. Shared prefixes
-        serve one new position a row only."""
-        ...
 
 
 class LinearMaps:
@@ -119,6 +89,7 @@ class LeanLlama:
     """The forward pass of a LlamaModel, on a snapshot of its weights."""
 
     shares_prefixes = True
+    """Whether rows may read one copy of a prefix. If not, each row gets its own copy."""
 
     def __init__(self, model: Any) -> None:
         config = model.config
@@ -176,18 +147,14 @@ class LeanLlama:
             if part is not layer.base_layer
         }
         modules = [module for module in model.modules() if id(module) not in activation | inside]
-        return (
-            all(
-                type(module) in exact
-                and not module._forward_hooks
-                and not module._forward_pre_hooks
-                for module in modules
-            )
-            and all(module.bias is None for module in modules if isinstance(module, nn.Linear))
-            and model.rotary_emb.rope_type in ("default", "linear", "llama3")
-        )
+        if not {type(module) for module in modules} <= exact:
+            return False
+        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+        biased = any(module.bias is not None for module in modules if isinstance(module, nn.Linear))
+        return not hooked and not biased and model.rotary_emb.rope_type in ROTATIONS
 
     def allocate(self, rows: int, capacity: int) -> list[Tensor]:
+        """Uninitialised keys and values: a tensor (2, rows, H, capacity, D) a layer."""
         shape = (2, rows, self.key_heads, capacity, self.size)
         return [self.norm.new_empty(shape) for _ in self.layers]
 
@@ -213,9 +180,19 @@ class LeanLlama:
         *,
         segments: int,
     ) -> Tensor:
-        """As a :class:`Backbone`. With ``start`` as a tensor (1,) on the device, one token a row is
-        written there, and all of the capacity is attended to, (B, 1, 1, capacity) in ``mask``: no
-        shape or address depends on the position."""
+        """Hidden states (B, S, width) after the final norm, of embeddings ``x`` (B, S, width).
+
+        ``positions`` are (B, S), or (3, B, S) where image tokens stand on a grid. Keys and values
+        are written to suffix positions ``start`` to ``start + S``. ``mask`` (B, 1, S, start + S) is
+        added to the scores of suffix positions; the prefix is always seen. None means causal.
+
+        With ``segments`` > 0, S is cut into that many equal segments and only the last position of
+        each is returned, (B, segments, width); this saves most of the last layer. Shared prefixes
+        serve one new position a row only.
+
+        With ``start`` as a tensor (1,) on the device, one token a row is written there, and all of
+        the capacity is attended to, (B, 1, 1, capacity) in ``mask``: no shape or address depends on
+        the position."""
         rows, length, width = x.shape
         shared = cache.shared
         if isinstance(start, Tensor):
@@ -276,7 +253,8 @@ class LeanLlama:
 
 
 class TransformersText:
-    """Any transformers decoder whose layers use a ``Cache`` and accept a 4-D mask."""
+    """Any transformers decoder whose layers use a ``Cache`` and accept a 4-D mask. Its methods are
+    those of :class:`LeanLlama`, with ``start`` as a number only."""
 
     shares_prefixes = False
 
@@ -337,6 +315,10 @@ class InPlaceCache(Cache):  # type: ignore[misc]  # transformers is untyped
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002  (transformers' signature)
         return self.start
+
+
+Backbone = LeanLlama | TransformersText
+"""A language model over a :class:`harness.engine.kv_cache.KVCache`."""
 
 
 def backbone(language_model: Any) -> Backbone:

@@ -66,7 +66,7 @@ class Group:
             self.finished.remove(min(self.finished, key=lambda each: each.score))
 
     def step(
-        self, ranked: Sequence[Candidate], ends: frozenset[int], stops: Stops, *, complete: bool
+        self, ranked: Sequence[Candidate], stops: Stops, *, complete: bool
     ) -> list[int] | None:
         """Extend the beams by the best candidates, best first. Returns the place of the beam that
         each new open beam continues.
@@ -81,7 +81,7 @@ class Group:
                 break
             before = self.beams[source]
             ids, logp = [*before.ids, token], before.logp + gain
-            if token not in ends and not stops.hit(ids):
+            if not stops.hit(ids):
                 opened.append(Beam(ids=tuple(ids), total=total, logp=logp))
                 sources.append(source)
             elif rank < self.size:  # an end counts only among the best ``size`` candidates
@@ -110,16 +110,12 @@ class Group:
 
 
 def beam_search(
-    decoder: Decoder,
-    rows: Sequence[DecodeRow],
-    search: BeamSearch,
-    ends: frozenset[int],
-    stops: Stops,
+    decoder: Decoder, rows: Sequence[DecodeRow], search: BeamSearch, stops: Stops
 ) -> list[list[Beam]]:
     """Each row's beams, best score first. With ``search.end`` "apart" the beam that ends at once
-    comes last, as an extra one. ``ends`` are the end tokens' ids."""
+    comes last, as an extra one; with "token" the caller's ``stops`` have no end tokens."""
     if search.temperature > 0:
-        return sample_beams(decoder, rows, search, ends, stops)
+        return sample_beams(decoder, rows, search, stops)
     size = search.num_beams // search.num_beam_groups
     state = DecodeState(decoder, rows, search.max_new_tokens, copies=search.num_beams)
     groups = [
@@ -129,13 +125,12 @@ def beam_search(
     ]
     logps = state.logits().log_softmax(-1)
     extra: list[list[Beam]] = [[] for _ in rows]
-    if search.end == "apart" and ends:
-        extra, logps = split_end(logps, sorted(ends))
-    ends = frozenset() if search.end == "token" else ends
+    if search.end == "apart" and stops.ends:
+        extra, logps = split_end(logps, sorted(stops.ends))
     # The first step has one row a prompt; later every open beam has its own row, group by group.
     places, width, active = [group.prompt for group in groups], 1, groups
     for step in range(search.max_new_tokens):
-        taken = step_groups(active, places, width, logps, search, ends, stops)
+        taken = step_groups(active, places, width, logps, search, stops)
         for group in active:
             if step + 1 == rows[group.prompt].max_new_tokens:
                 group.close()
@@ -176,11 +171,7 @@ def split_end(logps: Tensor, ends: list[int]) -> tuple[list[list[Beam]], Tensor]
 
 
 def sample_beams(
-    decoder: Decoder,
-    rows: Sequence[DecodeRow],
-    search: BeamSearch,
-    ends: frozenset[int],
-    stops: Stops,
+    decoder: Decoder, rows: Sequence[DecodeRow], search: BeamSearch, stops: Stops
 ) -> list[list[Beam]]:
     """Independent samples instead of beams, each seeded by its row's key and its number."""
     count = search.num_beams
@@ -191,10 +182,9 @@ def sample_beams(
         top_p=search.top_p,
         seed=search.seed,
     )
-    ends = frozenset() if search.end == "token" else ends
     beams = [
         Beam(ids=tuple(each.ids), total=each.logp, logp=each.logp, finished=each.finished)
-        for each in decode(decoder, drawn, decoding, ends, stops)
+        for each in decode(decoder, drawn, decoding, stops)
     ]
     return [
         sorted(beams[at : at + count], key=lambda beam: -beam.score)
@@ -208,7 +198,6 @@ def step_groups(
     width: int,
     logps: Tensor,
     search: BeamSearch,
-    ends: frozenset[int],
     stops: Stops,
 ) -> dict[int, list[int]]:
     """One step of every open group, a prompt's groups in their order. ``logps`` (B, V) holds
@@ -219,33 +208,35 @@ def step_groups(
     among the best unpenalised ones, if as many more are ranked as may be lowered. So the device is
     asked once for all groups; penalties are applied here, to the same float32 numbers."""
     size, vocabulary = search.num_beams // search.num_beam_groups, logps.shape[1]
-    count = size * (2 + len(ends) + 4 * len(stops.stops))
+    count = size * (2 + len(stops.ends) + 4 * len(stops.stops))
     values, tokens = top_tokens(logps, min(vocabulary, count + search.num_beams - size))
     single = np.full(search.num_beams, search.diversity_penalty)
     penalties = np.add.accumulate(np.concatenate([[0], single]).astype(np.float32))
     taken: dict[int, list[int]] = {}
     chosen: dict[int, list[int]] = {group.prompt: [] for group in groups}
+
+    def rank(
+        some: Sequence[Group], gains: Floats, ids: Integers, count: int
+    ) -> list[list[Candidate]]:
+        before = np.array([[beam.total for beam in group.beams] for group in some], np.float32)
+        lowered = penalties[count_chosen(ids, [chosen[group.prompt] for group in some])]
+        return rank_candidates(gains - lowered + before[:, :, None], gains, ids, count)
+
     for number in range(search.num_beam_groups):
         members = [at for at, each in enumerate(groups) if each.number == number and not each.done]
         if not members:
             continue
         rows = np.array([[places[at] + beam for beam in range(width)] for at in members])
-        before = np.array([[beam.total for beam in groups[at].beams] for at in members], np.float32)
-        gains, ids = values[rows], tokens[rows]  # (N, width, K)
-        lowered = penalties[count_chosen(ids, [chosen[groups[at].prompt] for at in members])]
-        totals = gains - lowered + before[:, :, None]
-        ranked = rank_candidates(totals, gains, ids, min(count, width * vocabulary))
+        some, gains, ids = [groups[at] for at in members], values[rows], tokens[rows]
+        ranked = rank(some, gains, ids, min(count, width * vocabulary))
         for at, row, candidates in zip(members, rows, ranked, strict=True):
             group, complete = groups[at], len(candidates) == width * vocabulary
-            sources = group.step(candidates, ends, stops, complete=complete)
+            sources = group.step(candidates, stops, complete=complete)
             if sources is None:  # too many of the best are ends: rank the whole vocabulary
                 gains = logps[torch.from_numpy(row).to(logps.device)].cpu().numpy()[None]
                 ids = np.broadcast_to(np.arange(vocabulary), gains.shape)
-                before = np.array([[beam.total for beam in group.beams]], dtype=np.float32)
-                lowered = penalties[count_chosen(ids, [chosen[group.prompt]])]
-                totals = gains - lowered + before[:, :, None]
-                everything = rank_candidates(totals, gains, ids, width * vocabulary)[0]
-                sources = group.step(everything, ends, stops, complete=True)
+                [everything] = rank([group], gains, ids, width * vocabulary)
+                sources = group.step(everything, stops, complete=True)
             taken[at] = sources or []
         if search.diversity_penalty and number + 1 < search.num_beam_groups:
             for at in members:
@@ -257,9 +248,8 @@ def top_tokens(logps: Tensor, count: int) -> tuple[Floats, Integers]:
     """The log-probabilities and ids of the ``count`` best tokens of each row of (B, V), each
     (B, count), in one transfer."""
     values, tokens = logps.topk(count)
-    both = (
-        torch.stack([values.double(), tokens.double()]).cpu().numpy()
-    )  # float64 holds both exactly
+    # float64 holds both exactly.
+    both = torch.stack([values.double(), tokens.double()]).cpu().numpy()
     return both[0].astype(np.float32), both[1].astype(np.int64)
 
 

@@ -38,6 +38,7 @@ from harness.models.processor_checks import (
     MAX_SIDE,
     check_pixels,
     check_small_files,
+    check_vocabulary,
     largest_side,
     one_sentence,
 )
@@ -91,9 +92,8 @@ def find_scorer(name: str | None, base: BaseCard) -> ScorerCard:
     Raises:
         UserError: there is no such scorer (the nearest name is given), or no such revision.
     """
-    name = name or (
-        "synthetic-clip" if base.prompts == "synthetic" else "clip-vit-large-patch14-336"
-    )
+    own = "synthetic-clip" if base.prompts == "synthetic" else "clip-vit-large-patch14-336"
+    name = name or own
     if name in SCORERS:
         return SCORERS[name]
     if Path(name).is_dir():
@@ -140,16 +140,14 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
         UserError: it is missing, cannot be downloaded, or is no image-text model.
     """
     what = f"The scorer {card.name!r}"
+    torch_file = not card.safetensors
     if isinstance(card.source, Path):
         source = _folder(card)
     else:
-        source = hub_snapshots.fetch(
-            what, card.source, card.revision, torch_file=not card.safetensors
-        )
+        source = hub_snapshots.fetch(what, card.source, card.revision, torch_file=torch_file)
     check_small_files(source)
     if card.safetensors or weight_files(source):
         check_files(source)
-    torch_file = not card.safetensors
     with one_sentence(what, str(card.source), card.revision), without_own_code(str(source)):
         processor = AutoProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
         check_weights(what, source, AutoModel, torch_file=torch_file)
@@ -187,9 +185,8 @@ class ClipScorer:
     """
 
     def __init__(self, model: Any, processor: Any, *, batch_size: int = 256) -> None:
-        parts: list[Any] = [
-            getattr(processor, name, None) for name in ("tokenizer", "image_processor")
-        ]
+        names = ("tokenizer", "image_processor")
+        parts: list[Any] = [getattr(processor, name, None) for name in names]
         embeds = all(hasattr(model, f"get_{kind}_features") for kind in ("image", "text"))
         if None in parts or not embeds:
             raise UserError(
@@ -217,13 +214,7 @@ class ClipScorer:
             UserError: a token has no embedding, images have another size, or the score is not
                 finite.
         """
-        rows = self.model.config.text_config.vocab_size
-        largest = max(self.tokenizer.get_vocab().values(), default=-1)
-        if not 0 <= largest < rows:
-            raise UserError(
-                f"The tokenizer in {source} has token {largest} and the scorer's embedding {rows}"
-                " rows; give the tokenizer that was saved with this model."
-            )
+        check_vocabulary(self.tokenizer, self.model.config.text_config, source, "scorer")
         check_pixels(self.image_processor, source)
         sides = [self.image_processor.size, getattr(self.image_processor, "crop_size", None)]
         side = self.model.config.vision_config.image_size
@@ -284,13 +275,13 @@ class ClipScorer:
         by_object = {id(image): image for image in images}
         keys = {number: content_hash(image) for number, image in by_object.items()}
         by_key = {keys[number]: image for number, image in by_object.items()}
-        absent = [key for key in by_key if key not in self.embeddings]
+        embedded = {key: self.embeddings[key] for key in by_key if key in self.embeddings}
+        absent = [key for key in by_key if key not in embedded]
         self.images_embedded += len(absent)
         rows = self.batches.run([by_key[key] for key in absent], self._image_batch, lambda _: None)
-        fresh = dict(zip(absent, rows, strict=True))
-        embedded = {key: fresh[key] if key in fresh else self.embeddings[key] for key in by_key}
-        for key, row in embedded.items():
-            self.embeddings[key] = row
+        embedded |= zip(absent, rows, strict=True)
+        for key in by_key:
+            self.embeddings[key] = embedded[key]
             self.embeddings.move_to_end(key)
         while len(self.embeddings) > MAX_EMBEDDINGS:
             self.embeddings.popitem(last=False)

@@ -33,10 +33,11 @@ class Generated:
 
 
 class Stops:
-    """Stop strings. A row is decoded to text only if its last token may complete one."""
+    """What ends an answer: stop strings and end tokens (``ends``, their ids). A row is decoded to
+    text only if its last token may complete a stop string."""
 
-    def __init__(self, stops: Sequence[str], tokenizer: Any) -> None:
-        self.stops, self.tokenizer = tuple(stops), tokenizer
+    def __init__(self, stops: Sequence[str], tokenizer: Any, ends: frozenset[int]) -> None:
+        self.stops, self.tokenizer, self.ends = tuple(stops), tokenizer, ends
         self.last_characters = {stop[-1] for stop in stops}
         self.may_close: dict[int, bool] = {}
 
@@ -52,6 +53,9 @@ class Stops:
         return known
 
     def hit(self, ids: list[int]) -> bool:
+        """Whether the last token ends the answer."""
+        if ids[-1] in self.ends:
+            return True
         return bool(self.stops) and self.closes(ids[-1]) and self.cut(self.text(ids)) is not None
 
     def text(self, ids: list[int]) -> str:
@@ -64,13 +68,9 @@ class Stops:
 
 
 def decode(
-    decoder: Decoder,
-    rows: Sequence[DecodeRow],
-    decoding: Decoding,
-    ends: frozenset[int],
-    stops: Stops,
+    decoder: Decoder, rows: Sequence[DecodeRow], decoding: Decoding, stops: Stops
 ) -> list[Generated]:
-    """The answers of one batch, in its order. ``ends`` are the end tokens' ids."""
+    """The answers of one batch, in its order."""
     answers = [Generated(ids=[], max_new_tokens=row.max_new_tokens) for row in rows]
     # Equal prompts (several samples of one) are read once.
     numbers: dict[tuple[int, tuple[int, ...]], int] = {}
@@ -95,7 +95,7 @@ def decode(
             if not answer.done:
                 answer.ids.append(int(token))
                 answer.logp += gain
-                answer.finished = int(token) in ends or stops.hit(answer.ids)
+                answer.finished = stops.hit(answer.ids)
         left = [place for place, row in enumerate(active) if not answers[row].done]
         if not left or step + 1 == decoding.max_new_tokens:
             break

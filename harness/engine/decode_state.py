@@ -2,13 +2,13 @@
 
 A row's prefix (the prompt up to its image) is read before, once an image (prefix_cache.py). Here
 the suffixes are read: rows that share a prefix are packed behind one copy of it, and the beginning
-of a suffix may come from the continuation cache (continuation_cache.py)."""
+of a suffix may come from the continuation cache."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from itertools import takewhile
 
 import torch
 import torch.nn.functional as F
@@ -70,23 +70,54 @@ class DecodeRow:
         return 0 if self.prefix is None else int(self.prefix.shape[3])
 
 
+class ContinuationCache(LruCache[tuple[Hashable, tuple[int, ...]]]):
+    """Keys and values (layers, 2, H, T, D) by prefix and suffix, T the suffix's tokens, kept for
+    later prompts that continue them.
+
+    A search that grows answers sentence by sentence, such as CSR's tree, repeats each answer with
+    one more sentence. With the cache only that sentence is read."""
+
+    def look_up(
+        self, cache_keys: Sequence[Hashable | None], rows: Sequence[DecodeRow]
+    ) -> list[DecodeRow]:
+        """The rows with ``cached_len`` set to their longest cached beginning. ``cache_keys`` name
+        the rows' prefixes; rows with None are not cached."""
+        cached: dict[Hashable, list[tuple[int, ...]]] = {}
+        for cache_key, suffix in self.entries:
+            cached.setdefault(cache_key, []).append(suffix)
+        found = []
+        for cache_key, row in zip(cache_keys, rows, strict=True):
+            lengths = (
+                len(beginning)
+                for beginning in cached.get(cache_key, ())
+                if row.suffix[: len(beginning)] == beginning
+            )
+            if cache_key is not None:
+                row = replace(row, cache_key=cache_key, cached_len=max(lengths, default=0))
+            found.append(row)
+        return found
+
+    def mark_used(self, rows: Sequence[DecodeRow]) -> None:
+        """Mark the entries that these rows continue as used, in the order of the rows, so that the
+        entries needed first are dropped first."""
+        for row in rows:
+            if row.cached_len:
+                self.get((row.cache_key, row.suffix[: row.cached_len]))
+
+
+@dataclass(kw_only=True, eq=False)
 class Decoder:
     """The parts of a model that decoding calls, and the cache of suffixes between calls."""
 
-    def __init__(
-        self,
-        *,
-        embed: Callable[[Tensor], Tensor],
-        text: Backbone,
-        lm_head: Callable[[Tensor], Tensor],
-        device: torch.device,
-        continuations: LruCache[tuple[Hashable, tuple[int, ...]]] | None = None,
-        graphs: StepGraphs | None = None,
-    ):
-        self.embed, self.text, self.lm_head, self.device = embed, text, lm_head, device
-        self.continuations = LruCache(0) if continuations is None else continuations
-        self.graphs = StepGraphs(device) if graphs is None else graphs
-        self.alignment = ALIGNMENT if device.type == "cuda" else 1
+    embed: Callable[[Tensor], Tensor]
+    text: Backbone
+    lm_head: Callable[[Tensor], Tensor]
+    device: torch.device
+    continuations: ContinuationCache
+    graphs: StepGraphs
+
+    def __post_init__(self) -> None:
+        self.alignment = ALIGNMENT if self.device.type == "cuda" else 1
 
     @property
     def uses_graphs(self) -> bool:
@@ -207,7 +238,8 @@ class DecodeState:
         """Read the suffixes of consecutive rows, one row each in the forward pass. Returns the
         hidden states (N, 1, width) of their last tokens.
 
-        Each row reads as many last tokens as the row with the most uncached ones."""
+        Each row reads as many last tokens as the row with the most uncached ones. The positions
+        before them are filled from the cached entries."""
         some = [rows[place] for place in places]
         length = max(row.uncached_len for row in some)
         ids, positions, hidden, pads = self._inputs(some, length)
@@ -216,33 +248,19 @@ class DecodeState:
         if len(places) < len(rows):
             layers = [layer[:, places[0] : places[-1] + 1] for layer in layers]
             shared = None if shared is None else shared.of_rows(places)
-        lengths = [len(row.suffix) for row in some]
-        self._copy_cached(layers, lengths, [cached[place] for place in places], start)
+        begin, end = self.cache.offset, self.cache.offset + start
+        padded = begin + min(start, self.used - min(len(row.suffix) for row in some))
+        for index, layer in enumerate(layers):
+            layer[:, :, :, begin:padded] = 0  # masked positions must be finite all the same
+            for at, (place, row) in enumerate(zip(places, some, strict=True)):
+                entry, first = cached[place], begin + self.used - len(row.suffix)
+                if entry is not None and first < end:
+                    layer[:, at : at + 1, :, first:end] = entry[index, :, None, :, : end - first]
         before = torch.arange(-start, 0, device=self.decoder.device) < pads[:, None]
         before = before[:, None, None].expand(-1, 1, length, -1)
         mask = additive_mask(torch.cat([before, hidden[:, None]], -1), x.dtype)
         cache = KVCache(layers, self.cache.offset, shared)
         return self.decoder.text(x, positions, cache, start, mask, segments=1)
-
-    def _copy_cached(
-        self,
-        layers: Sequence[Tensor],
-        lengths: Sequence[int],
-        cached: Sequence[Tensor | None],
-        count: int,
-    ) -> None:
-        """Fill the first ``count`` suffix positions of rows, whose suffixes have these lengths,
-        from cached entries."""
-        begin, end = self.cache.offset, self.cache.offset + count
-        padded = begin + min(count, self.used - min(lengths))
-        for index, layer in enumerate(layers):
-            layer[:, :, :, begin:padded] = 0  # masked positions must be finite all the same
-            for place, (length, entry) in enumerate(zip(lengths, cached, strict=True)):
-                first = begin + self.used - length
-                if entry is not None and first < end:
-                    layer[:, place : place + 1, :, first:end] = entry[
-                        index, :, None, :, : end - first
-                    ]
 
     def _read_packs(self, rows: Sequence[DecodeRow], packs: Sequence[Sequence[int]]) -> Tensor:
         """Read the suffixes of rows in packs: the suffixes of a pack stand in one row of the
@@ -337,16 +355,10 @@ def pack_rows(rows: Sequence[DecodeRow]) -> list[list[int]]:
     for places in by_prefix.values():
         while places:
             longest = len(rows[places[0]].suffix)
-            near = list(
-                takewhile(
-                    lambda place: longest - len(rows[place].suffix) <= LENGTH_TOLERANCE,  # noqa: B023
-                    places,
-                )
-            )
+            near = [p for p in places if longest - len(rows[p].suffix) <= LENGTH_TOLERANCE]
             limit = max(1, rows[places[0]].prefix_len // longest)
-            size = -(
-                -len(near) // -(-len(near) // limit)
-            )  # as few packs as possible, of equal size
+            count = math.ceil(len(near) / limit)  # as few packs as possible, of equal size
+            size = math.ceil(len(near) / count)
             packs.append(places[:size])
             places = places[size:]
     return sorted(packs, key=lambda pack: (-len(pack), -len(rows[pack[0]].suffix)))

@@ -52,10 +52,8 @@ class TokenizedPrompt:
     def row(self, prefixes: dict[ImagePrefix, Tensor]) -> DecodeRow:
         if self.prefix is None:
             return DecodeRow(key=self.key, suffix=self.suffix, prefix=None)
-        start = self.prefix.next_position
-        return DecodeRow(
-            key=self.key, suffix=self.suffix, prefix=prefixes[self.prefix], start=start
-        )
+        prefix, start = prefixes[self.prefix], self.prefix.next_position
+        return DecodeRow(key=self.key, suffix=self.suffix, prefix=prefix, start=start)
 
 
 class Engine:
@@ -140,8 +138,8 @@ class Engine:
             UserError: two prompts have one key, which seeds sampling and corruption.
         """
         self.refresh()
-        stops = Stops(decoding.stop, self.tokenizer)
-        run = partial(decode, self.decoder, decoding=decoding, ends=self.end_ids, stops=stops)
+        stops = Stops(decoding.stop, self.tokenizer, self.end_ids)
+        run = partial(decode, self.decoder, decoding=decoding, stops=stops)
         answers = []
         for _, answer in self.run_rows(prompts, run, corrupt, new_tokens=decoding.max_new_tokens):
             text = stops.text(answer.ids)
@@ -166,16 +164,11 @@ class Engine:
         self.refresh()
         if not any(prompt.prefix for prompt in prompts):
             self.prefix_cache.continuations.clear()
-        stops = Stops(search.stop, self.tokenizer)
-        run = partial(beam_search, self.decoder, search=search, ends=self.end_ids, stops=stops)
-        found = self.run_rows(
-            prompts,
-            run,
-            None,
-            new_tokens=search.max_new_tokens,
-            copies=search.num_beams,
-            reuse=True,
-        )
+        ends: frozenset[int] = frozenset() if search.end == "token" else self.end_ids
+        stops = Stops(search.stop, self.tokenizer, ends)
+        run = partial(beam_search, self.decoder, search=search, stops=stops)
+        most, copies = search.max_new_tokens, search.num_beams
+        found = self.run_rows(prompts, run, None, new_tokens=most, copies=copies, reuse=True)
         return [
             [self._to_branch(prompt, tokens, beam, stops) for beam in beams]
             for prompt, (tokens, beams) in zip(prompts, found, strict=True)
@@ -222,9 +215,8 @@ class Engine:
                 f"{len(repeated)} prompt keys occur twice in one call, such as {repeated[0]!r};"
                 " give each prompt its own key."
             )
-        tokenized, images = self.tokenize(
-            prompts, self.renderer.encode(self._rendered(prompts)), corrupt
-        )
+        ids = self.renderer.encode(self._rendered(prompts))
+        tokenized, images = self.tokenize(prompts, ids, corrupt)
         results: dict[int, R] = {}
         for places, rows in self.windows(tokenized, images, corrupt):
             if reuse and self.decoder.text.shares_prefixes:
@@ -285,14 +277,12 @@ class Engine:
                 )
                 for at, row in zip(chosen, rows, strict=True)
             ]
-            packs.sort(key=lambda pack: (pack.row.prefix_len, pack.length), reverse=True)
+            packs.sort(key=lambda pack: (pack.row.prefix_len, pack.positions), reverse=True)
             scored = self.batches.run(
                 packs,
                 partial(score, self.decoder),
                 lambda pack: pack.row.prefix_len,
-                cache_bytes=lambda pack: float(
-                    (pack.row.prefix_len + pack.length) * self.position_bytes
-                ),
+                cache_bytes=lambda pack: pack.positions * self.position_bytes,
             )
             for pack, values in zip(packs, scored, strict=True):
                 for place, value in zip(pack.places, values, strict=True):
@@ -366,10 +356,8 @@ class Engine:
         one prefix stay together."""
         prefixes = [tokens.prefix for tokens in tokenized]
         longest = max((each.length for each in prefixes if each is not None), default=1)
-        count, order = (
-            self.prefix_bytes // (longest * self.position_bytes),
-            list(range(len(prefixes))),
-        )
+        count = self.prefix_bytes // (longest * self.position_bytes)
+        order = list(range(len(prefixes)))
         if len(set(prefixes)) > count:
             # Cached prefixes come first, or they would be dropped before their turn. With fewer
             # prefixes the call's order stays: a continued run has other prefixes cached than an

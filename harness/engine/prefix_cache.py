@@ -1,6 +1,6 @@
 """What prompts about one image share: the image's features (one pass of the vision tower) and the
 keys and values of the prompt up to the image's last patch (one pass of the language model). Both
-are kept between calls, as are suffixes (continuation_cache.py)."""
+are kept between calls, as are suffixes (``ContinuationCache``)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from harness.engine.backbone import Backbone
 from harness.engine.batching import Batches
-from harness.engine.continuation_cache import ContinuationCache
-from harness.engine.decode_state import READ_TOKENS
+from harness.engine.decode_state import READ_TOKENS, ContinuationCache
 from harness.engine.kv_cache import KVCache, LruCache
 from harness.engine.pixels import PixelLoader
 from harness.models.family import Family, Span
@@ -97,11 +96,8 @@ class PrefixCache:
         # Only prefixes of equal lengths are read together.
         missing = sorted((each for each in distinct if each not in found), key=batch_key)
         keys = ((each.image, each.corruption_key) for each in missing)
-        self.pixels.prefetch(
-            (key for key in keys if key[1] is not None or key[0] not in self.features.entries),
-            images,
-            corrupt,
-        )
+        unread = (key for key in keys if key[1] is not None or key[0] not in self.features.entries)
+        self.pixels.prefetch(unread, images, corrupt)
 
         def read(batch: Sequence[ImagePrefix]) -> list[Tensor]:
             return self.prefill(batch, self.features_of(batch, images, corrupt), text)

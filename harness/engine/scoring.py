@@ -35,6 +35,11 @@ class Pack:
     def length(self) -> int:
         return len(self.row.suffix) + sum(len(ids) - 1 for ids in self.completions)
 
+    @property
+    def positions(self) -> int:
+        """With the prefix's."""
+        return self.row.prefix_len + self.length
+
 
 def score(decoder: Decoder, packs: Sequence[Pack]) -> list[list[float]]:
     """The summed log-probabilities (nats) of each pack's completions, given only the prompt.

@@ -16,15 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from harness.errors import UserError
-from harness.models.adapter_checks import (
-    NOW,
-    check_complete,
-    check_ranks,
-    check_settings,
-    check_tied,
-    fitting,
-    set_patterns,
-)
+from harness.models import adapter_checks
 from harness.models.alignment import aligned
 from harness.models.checkpoints import check_precision, read_json, tensor_shapes
 from harness.models.find_family import family_of
@@ -83,7 +75,7 @@ def read_adapter(folder: Path) -> dict[str, Any]:
             f"{folder} holds no {WEIGHTS}; save the adapter as safetensors (a .bin is not read)."
         )
     check_precision(folder / WEIGHTS)
-    check_settings(folder, adapter)
+    adapter_checks.check_settings(folder, adapter)
     if not isinstance(adapter.get("revision"), str | None):
         raise UserError(
             f"{folder}/{CONFIG}: revision is no text; give the commit of its base, or null."
@@ -116,16 +108,15 @@ def check_adapter(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         )
     for name, shape in tensors.items():
         weight = shapes[_weight(name)]
-        fits = shape == fitting(name, weight, shape)
-        if not fits:
+        if shape != adapter_checks.fitting(name, weight, shape):
             raise UserError(
                 f"The adapter in {folder} is of a base of another size: {name} is {list(shape)},"
                 f" the weight it belongs to {list(weight)}; give an adapter of this base, or the"
                 " merged model."
             )
     config = read_json(folder / CONFIG)
-    check_complete(folder, config, tensors, shapes)
-    check_ranks(folder, config, tensors)
+    adapter_checks.check_complete(folder, config, tensors, shapes)
+    adapter_checks.check_ranks(folder, config, tensors)
 
 
 def merge_adapter(model: Any, folder: Path) -> Any:
@@ -167,7 +158,7 @@ def _add_adapter(model: Any, folder: Path, adapter: str) -> Any:
     stored = load_file(folder / WEIGHTS)
     tensors = {renamed(name, named): aligned(tensor) for name, tensor in stored.items()}
     low_rank = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
-    check_tied(folder, named, {_weight(name) for name in tensors})
+    adapter_checks.check_tied(folder, named, {_weight(name) for name in tensors})
     projector = family_of(model).projector
     for name in tensors.keys() - low_rank.keys():
         found = re.match(projector, name)
@@ -179,7 +170,7 @@ def _add_adapter(model: Any, folder: Path, adapter: str) -> Any:
     config = LoraConfig.from_pretrained(folder)
     config.target_modules = "|".join(sorted({re.escape(_module(name)) for name in low_rank}))
     config.modules_to_save, config.inference_mode = None, True
-    set_patterns(config, {_module(name) for name in low_rank})
+    adapter_checks.set_patterns(config, {_module(name) for name in low_rank})
     wrapped = LoraModel(model, {adapter: config}, adapter)
     del model.peft_config  # with it, peft warns of a second adapter
     for name, parameter in wrapped.named_parameters():
@@ -249,9 +240,9 @@ def _weight(name: str) -> str:
 
 def renamed(name: str, shapes: Collection[str]) -> str:
     """A tensor's name in a model with parameters of these names (``shapes``), without peft's
-    prefix; earlier versions of transformers have other names (NOW)."""
+    prefix; earlier versions of transformers have other names (adapter_checks.NOW)."""
     name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-    for before, now in NOW:
+    for before, now in adapter_checks.NOW:
         if _weight(name) in shapes:
             break
         name = re.sub(before, now, name)

@@ -76,76 +76,78 @@ class BaseCard:
         system = {"system": self.system} if self.system else {}
         return {"dtype": self.dtype, **bound, **shape, **system}
 
+    def apply_to(self, processor: Any) -> None:
+        """Give a loaded processor the image shape and system text. Both are saved with it."""
+        self.apply_to_images(processor.image_processor)
+        if self.system is not None and getattr(processor, "chat_template", None):
+            processor.chat_template = self.system + processor.chat_template
 
-_CARDS: Mapping[str, BaseCard] = {
-    "synthetic": BaseCard(
-        name="synthetic",
-        source=SYNTHETIC_WEIGHTS,
-        revision=None,
-        family="llava-1.5",
-        lora_targets=LLAMA_LINEARS,
-        prompts="synthetic",
-        dtype="float32",
-        parameters=2.5e6,
-        licence="apache-2.0",
-    ),
-    "llava-1.5-7b": BaseCard(
-        name="llava-1.5-7b",
-        source="llava-hf/llava-1.5-7b-hf",
-        revision="b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
-        family="llava-1.5",
-        lora_targets=LLAMA_LINEARS,
-        prompts="real",
-        dtype="bfloat16",
-        image_shape="pad",
-        system=VICUNA_V1,
-        parameters=7.06e9,
-        licence="llama2",
-    ),
-    "llava-1.5-13b": BaseCard(
-        name="llava-1.5-13b",
-        source="llava-hf/llava-1.5-13b-hf",
-        revision="5dda2880bda009266dda7c4baff660b95ca64540",
-        family="llava-1.5",
-        lora_targets=LLAMA_LINEARS,
-        prompts="real",
-        dtype="bfloat16",
-        image_shape="pad",
-        system=VICUNA_V1,
-        parameters=13.35e9,
-        licence="llama2",
-    ),
-    "qwen2.5-vl-7b": BaseCard(
-        name="qwen2.5-vl-7b",
-        source="Qwen/Qwen2.5-VL-7B-Instruct",
-        revision="cc594898137f460bfe9f0759e9844b3ce807cfb5",
-        family="qwen2.5-vl",
-        lora_targets=LLAMA_LINEARS,
-        prompts="real",
-        dtype="bfloat16",
-        max_pixels=1280 * 28 * 28,  # 1,280 tokens an image; the processor's own bound is 16,384
-        parameters=8.29e9,
-        licence="apache-2.0",
-    ),
-    "qwen2.5-vl-3b": BaseCard(
-        name="qwen2.5-vl-3b",
-        source="Qwen/Qwen2.5-VL-3B-Instruct",
-        revision="66285546d2b821cf421d4f5eb2576359d3770cd3",
-        family="qwen2.5-vl",
-        lora_targets=LLAMA_LINEARS,
-        prompts="real",
-        dtype="bfloat16",
-        max_pixels=1280 * 28 * 28,
-        parameters=3.75e9,
-        licence="qwen-research",
-    ),
-}
+    def apply_to_images(self, image_processor: Any) -> None:
+        """Apply ``image_shape`` and ``max_pixels``; a lower bound of the processor stays."""
+        if self.image_shape is not None:
+            image_processor.image_aspect_ratio = self.image_shape
+        if self.max_pixels is not None:
+            size = image_processor.size
+            size["longest_edge"] = min(size["longest_edge"], self.max_pixels)
+
+
+_LLAVA_7B = BaseCard(
+    name="llava-1.5-7b",
+    source="llava-hf/llava-1.5-7b-hf",
+    revision="b234b804b114d9e37bb655e11cbbb5f5e971b7a9",
+    family="llava-1.5",
+    lora_targets=LLAMA_LINEARS,
+    prompts="real",
+    dtype="bfloat16",
+    image_shape="pad",
+    system=VICUNA_V1,
+    parameters=7.06e9,
+    licence="llama2",
+)
+_LLAVA_13B = replace(
+    _LLAVA_7B,
+    name="llava-1.5-13b",
+    source="llava-hf/llava-1.5-13b-hf",
+    revision="5dda2880bda009266dda7c4baff660b95ca64540",
+    parameters=13.35e9,
+)
+_QWEN_7B = BaseCard(
+    name="qwen2.5-vl-7b",
+    source="Qwen/Qwen2.5-VL-7B-Instruct",
+    revision="cc594898137f460bfe9f0759e9844b3ce807cfb5",
+    family="qwen2.5-vl",
+    lora_targets=LLAMA_LINEARS,
+    prompts="real",
+    dtype="bfloat16",
+    max_pixels=1280 * 28 * 28,  # 1,280 tokens an image; the processor's own bound is 16,384
+    parameters=8.29e9,
+    licence="apache-2.0",
+)
+_QWEN_3B = replace(
+    _QWEN_7B,
+    name="qwen2.5-vl-3b",
+    source="Qwen/Qwen2.5-VL-3B-Instruct",
+    revision="66285546d2b821cf421d4f5eb2576359d3770cd3",
+    parameters=3.75e9,
+    licence="qwen-research",
+)
+_SYNTHETIC = BaseCard(
+    name="synthetic",
+    source=SYNTHETIC_WEIGHTS,
+    revision=None,
+    family="llava-1.5",
+    lora_targets=LLAMA_LINEARS,
+    prompts="synthetic",
+    dtype="float32",
+    parameters=2.5e6,
+    licence="apache-2.0",
+)
+_HUB = [
+    replace(card, name=f"{card.name}-hf", image_shape="crop", system=None)
+    for card in (_LLAVA_7B, _LLAVA_13B)
+]
 BASES: Mapping[str, BaseCard] = {
-    **_CARDS,
-    **{
-        f"{name}-hf": replace(_CARDS[name], name=f"{name}-hf", image_shape="crop", system=None)
-        for name in ("llava-1.5-7b", "llava-1.5-13b")
-    },
+    card.name: card for card in (_SYNTHETIC, _LLAVA_7B, _LLAVA_13B, _QWEN_7B, _QWEN_3B, *_HUB)
 }
 """The cards by name. LLaVA-1.5 is prompted as in the papers (padded images, ``vicuna_v1``); with
 ``-hf``, as the hub's own processor and template do. The hub's commits are those that other public
@@ -178,15 +180,13 @@ def _folder_card(folder: Path, above: tuple[Path, ...] = ()) -> BaseCard:
     """``above``: the adapters whose base the folder is."""
     if adapters.is_adapter(folder):
         return _adapter_card(folder, above)
-    config = checkpoints.read_config(folder)
+    checkpoints.read_config(folder)
     checkpoints.check_files(folder)  # an incomplete folder is an error now, not when it is loaded
     checkpoints.check_size(folder)
     # A model trained from the synthetic base has its tokenizer, and understands its prompts only.
     own, shipped = (path / "tokenizer.json" for path in (folder, SYNTHETIC_WEIGHTS))
     synthetic = own.is_file() and shipped.is_file() and own.read_bytes() == shipped.read_bytes()
-    name = label_of(folder.resolve().name)
-    card = _card(name, folder, None, config, "synthetic" if synthetic else "real")
-    return replace(card, parameters=checkpoints.count_parameters(folder))
+    return _card(folder, label_of(folder.resolve().name), folder, synthetic=synthetic)
 
 
 @cache
@@ -195,30 +195,28 @@ def _hub_card(name: str, above: tuple[Path, ...] = ()) -> BaseCard:
     folder, commit = fetch_config(id, revision or None)
     if adapters.is_adapter(folder):
         return replace(_adapter_card(folder, above), name=label_of(id))
-    card = _card(label_of(id), id, commit, checkpoints.read_config(folder), "real")
-    return replace(card, parameters=checkpoints.count_parameters(folder))
+    return _card(folder, label_of(id), id, commit)
 
 
 def _card(
-    name: str,
-    source: str | Path,
-    revision: str | None,
-    config: Mapping[str, Any],
-    prompts: Literal["synthetic", "real"],
+    folder: Path, name: str, source: str | Path, commit: str | None = None, synthetic: bool = False
 ) -> BaseCard:
-    """A checkpoint's card; settings that config.json lacks come from a card of its family."""
+    """The card of the checkpoint in ``folder``; settings that config.json lacks come from a card of
+    its family."""
+    config = checkpoints.read_config(folder)
     family = ARCHITECTURES[config["model_type"]].name
     relative = next(card for card in BASES.values() if card.family == family)
     stored = config.get("dtype") or config.get("torch_dtype")
     return BaseCard(
         name=name,
         source=source,
-        revision=revision,
+        revision=commit,
         family=family,
         lora_targets=relative.lora_targets,
-        prompts=prompts,
+        prompts="synthetic" if synthetic else "real",
         dtype=stored if stored in ("float32", "float16") else "bfloat16",
         max_pixels=relative.max_pixels,
+        parameters=checkpoints.count_parameters(folder),
     )
 
 
@@ -310,10 +308,10 @@ def parent_of(card: BaseCard, weights: Path | None, adapter: Path) -> Parent:
     if card.adapters:
         last = card.adapters[-1]
         return Parent(name=str(last.resolve()), weights=weights_fingerprint(last))
-    if isinstance(card.source, Path):
-        name = card.name if BASES.get(card.name) == card else str(card.source.resolve())
-        return Parent(name=name, weights=weights_fingerprint(card.source))
     known = card.name if BASES.get(card.name) == card else None
+    if isinstance(card.source, Path):
+        name = known or str(card.source.resolve())
+        return Parent(name=name, weights=weights_fingerprint(card.source))
     return Parent(name=card.source, revision=card.revision, card=known)
 
 
@@ -353,7 +351,13 @@ def identity_files(
         download: bring a hub model's missing files. Else its id and commit stand for them.
     """
     weights, above = stored_model(card, weights)
-    source = _files_of(card, weights, download)
+    source: Path | None  # of a hub model in the local cache: None where it is not there
+    if isinstance(card.source, Path):
+        source = card.source
+    elif download:
+        source = fetched(card, weights=weights is None)
+    else:
+        source = cached(card.source, card.revision)
     if source is None:
         return {NOT_DOWNLOADED: f"{card.source}@{card.revision}"}
     folder = weights or source
@@ -367,14 +371,18 @@ def identity_files(
     return files
 
 
-def _files_of(card: BaseCard, weights: Path | None, download: bool) -> Path | None:
-    """The card's folder, or a hub model's in the local cache; None where it is not there."""
+def fetched(card: BaseCard, *, weights: bool = True) -> Path:
+    """The card's folder; a hub model's missing files are downloaded (without ``weights``: settings
+    and tokenizer only).
+
+    Raises:
+        UserError: the folder does not exist (the message tells how to build it), or the hub model
+            cannot be had (:func:`harness.models.hub_snapshots.fetch`).
+    """
+    source = source_of(card)
     if isinstance(card.source, Path):
         return card.source
-    if download:
-        whole = weights is None
-        return fetch(f"Base {card.name!r}", card.source, card.revision, weights=whole)
-    return cached(card.source, card.revision)
+    return fetch(f"Base {card.name!r}", source, card.revision, weights=weights)
 
 
 def source_of(card: BaseCard) -> str:

@@ -142,12 +142,11 @@ def renderer(processor: Any) -> Renderer:
     """
     tokenizer = processor.tokenizer
     format = CHATML if "Qwen" in type(processor).__name__ else LLAVA
+    images = [getattr(owner, "image_token", None) for owner in (processor, tokenizer)]
     names = {
         "bos_token": tokenizer.bos_token,
         "eos_token": tokenizer.eos_token,
-        "image_token": (
-            getattr(processor, "image_token", None) or getattr(tokenizer, "image_token", None) or ""
-        ),
+        "image_token": images[0] or images[1] or "",
     }
     for name in format.needs:
         if not names[name]:
@@ -157,12 +156,7 @@ def renderer(processor: Any) -> Renderer:
             )
     added = (token.content for token in tokenizer.added_tokens_decoder.values())
     # LLaVA's data files hold <image> in questions; for other families it would stay as text.
-    special = {
-        "<image>",
-        *tokenizer.all_special_tokens,
-        *added,
-        *(token for token in names.values() if token),
-    }
+    special = {"<image>", *tokenizer.all_special_tokens, *added, *filter(None, names.values())}
     # Longest first, because a token may be the beginning of another.
     ordered = sorted((text for text in special if text.strip()), key=len, reverse=True)
     words = Renderer(

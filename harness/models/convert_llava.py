@@ -21,9 +21,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from harness.artifacts.results_folder import write_json
 from harness.artifacts.safe_files import partial_folder, replace_file, sweep, temporary
 from harness.errors import UserError
-from harness.models import hub_snapshots
 from harness.models.adapters import CONFIG, RECORD, WEIGHTS, check_adapter, read_adapter, renamed
-from harness.models.base_cards import BaseCard, find_base, parent_of, source_of
+from harness.models.base_cards import BaseCard, fetched, find_base, parent_of
 from harness.models.chat_format import VICUNA_V1, check_template
 from harness.models.checkpoints import (
     INDEX,
@@ -52,7 +51,6 @@ from harness.models.original_llava import (
     named_tensors,
     weights_of,
 )
-from harness.models.processor_settings import apply_card
 
 ORIGIN = "converted.json"
 """What a folder was converted from: name and SHA-256 of each file, the base and its fingerprint."""
@@ -83,10 +81,7 @@ def convert(folder: Path, out: Path, base: str | None = None) -> str:
             " folder or a hub id)."
         )
     lora = (folder / CONFIG).is_file()
-    source = Path(source_of(card))
-    if not isinstance(card.source, Path):
-        what = f"Base {card.name!r}"
-        source = hub_snapshots.fetch(what, card.source, card.revision, weights=not lora)
+    source = fetched(card, weights=not lora)
     check_settings_of(folder, config, AutoConfig.from_pretrained(source, trust_remote_code=False))
     if lora:
         return _convert_lora(folder, config, out, card, source)
@@ -207,7 +202,7 @@ def _check_input(folder: Path, config: Mapping[str, Any], card: BaseCard, source
         UserError: they are not.
     """
     processor = load_llava_processor(str(source))
-    apply_card(processor, card)
+    card.apply_to(processor)
     asked = "pad" if config.get("image_aspect_ratio") == "pad" else "crop"
     given = getattr(processor.image_processor, "image_aspect_ratio", None) or "crop"
     if asked != given or VICUNA_V1 not in (processor.chat_template or ""):
@@ -256,11 +251,8 @@ def _convert_lora(
             "target_modules": "|".join(sorted(numbered)),
             "modules_to_save": sorted({name.rpartition(".")[0] for name in plain}) or None,
         }
-        save_file(
-            {f"base_model.model.{name}": each.contiguous() for name, each in tensors.items()},
-            new / WEIGHTS,
-            metadata={"format": "pt"},
-        )
+        stored = {f"base_model.model.{name}": each.contiguous() for name, each in tensors.items()}
+        save_file(stored, new / WEIGHTS, metadata={"format": "pt"})
         write_json(new / CONFIG, settings)
         record = {"parent_weights": parent.weights, "parent_card": parent.card}
         write_json(

@@ -18,9 +18,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.models import hub_snapshots
 from harness.models.adapters import renamed
-from harness.models.base_cards import BaseCard
+from harness.models.base_cards import BaseCard, fetched
 from harness.models.checkpoints import parameter_shapes, read_json, weight_files
 
 EMBEDDINGS = ("model.language_model.embed_tokens.weight", "lm_head.weight")
@@ -141,11 +140,8 @@ def whole_tables(
     shapes = parameter_shapes(source)
     words = image_token(source) + (padding is not None)
     wanted = [name for name in EMBEDDINGS if name in tensors and len(tensors[name]) == words]
-    if wanted and not isinstance(card.source, Path):
-        what = f"Base {card.name!r}"
-        source = hub_snapshots.fetch(what, card.source, card.revision, weights=True)
     found = {}
-    for place in weight_files(source) if wanted else ():
+    for place in weight_files(fetched(card)) if wanted else ():
         with safe_open(place, framework="pt") as file:
             names = {renamed(name, shapes): name for name in file.keys()}  # noqa: SIM118
         for own in names.keys() & set(wanted):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from pickle import UnpicklingError  # raised for a torch file that holds more than tensors
 
@@ -131,23 +131,15 @@ def fetch(
     """
     cached = not reachable()
     try:
-        folder = Path(
-            snapshot_download(
-                id,
-                revision=revision,
-                allow_patterns=SETTINGS,
-                ignore_patterns=["*/*"],
-                local_files_only=cached,
-            )
-        )
+        download = partial(snapshot_download, id, local_files_only=cached)
+        settings = {"allow_patterns": SETTINGS, "ignore_patterns": ["*/*"]}
+        folder = Path(download(revision=revision, **settings))
         if not weights:
             return folder
         if (folder / INDEX).is_file():
             names = indexed_files(folder)
             if not all((folder / name).is_file() for name in names):
-                snapshot_download(
-                    id, revision=folder.name, allow_patterns=names, local_files_only=cached
-                )
+                download(revision=folder.name, allow_patterns=names)
         else:
             names = [_single_file(what, id, folder.name, torch_file, cached)]
     except FAILURES as error:
@@ -160,11 +152,8 @@ def fetch(
 def cached(id: str, revision: str | None) -> Path | None:
     """The folder of a model's commit in the local cache, where settings, tokenizer and weights are
     all there; asks no network."""
-    path = try_to_load_from_cache(id, "config.json", revision=revision)
-    if not isinstance(path, str):
-        return None
-    folder = Path(path).parent
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    folder, tokenizers = cached_folder(id, revision), ("tokenizer.json", "tokenizer_config.json")
+    if folder is None or not any((folder / name).is_file() for name in tokenizers):
         return None
     names = indexed_files(folder) if (folder / INDEX).is_file() else [SINGLE]
     return folder if all((folder / name).is_file() for name in names) else None
@@ -180,18 +169,17 @@ def fetch_config(id: str, revision: str | None) -> tuple[Path, str]:
     cached = not reachable()
     try:
         try:
-            path = Path(
-                hf_hub_download(id, "config.json", revision=revision, local_files_only=cached)
-            )
+            found = hf_hub_download(id, "config.json", revision=revision, local_files_only=cached)
         except LocalEntryNotFoundError:
             raise
         except EntryNotFoundError:
-            path = Path(hf_hub_download(id, adapters.CONFIG, revision=revision))
+            found = hf_hub_download(id, adapters.CONFIG, revision=revision)
             files = [adapters.CONFIG, adapters.WEIGHTS, adapters.RECORD]
             snapshot_download(id, revision=revision, allow_patterns=files)
     except FAILURES as error:
         raise load_error(f"The checkpoint {id!r}", id, revision, error) from error
-    return path.parent, path.parent.name  # the cache names a snapshot's folder by its commit
+    folder = Path(found).parent
+    return folder, folder.name  # the cache names a snapshot's folder by its commit
 
 
 def commit_of(what: str, dataset: str, revision: str | None) -> str:
@@ -217,17 +205,12 @@ def _single_file(what: str, id: str, commit: str, torch_file: bool, cached: bool
     """Download the one file with the weights and return its name; ``cached``: without the hub."""
     try:
         hf_hub_download(id, SINGLE, revision=commit, local_files_only=cached)
-    except LocalEntryNotFoundError:
-        if not torch_file:
-            raise
-        # Offline: an earlier run may have it.
-        hf_hub_download(id, TORCH, revision=commit, local_files_only=cached)
-        return TORCH
-    except EntryNotFoundError:
-        if torch_file:
-            hf_hub_download(id, TORCH, revision=commit)
+    except EntryNotFoundError as error:
+        if torch_file:  # offline, an earlier run may have it
+            hf_hub_download(id, TORCH, revision=commit, local_files_only=cached)
             return TORCH
-        if not HfApi().file_exists(id, TORCH, revision=commit):
+        offline = isinstance(error, LocalEntryNotFoundError)
+        if offline or not HfApi().file_exists(id, TORCH, revision=commit):
             raise
         raise UserError(
             f"{what} could not be loaded from {id}: at {commit[:12]} it has {TORCH} alone, a torch"

@@ -14,10 +14,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import logging
 
 from harness.errors import UserError
-from harness.models import hub_snapshots
 from harness.models.adapters import attach_adapter, merge_adapter
 from harness.models.alignment import align
-from harness.models.base_cards import BaseCard, source_of, stored_model
+from harness.models.base_cards import BaseCard, fetched, source_of, stored_model
 from harness.models.checkpoints import BUFFERS, check_files, check_size
 from harness.models.device_memory import free_memory
 from harness.models.find_family import ARCHITECTURES
@@ -28,7 +27,6 @@ from harness.models.processor_checks import (
     check_small_files,
     one_sentence,
 )
-from harness.models.processor_settings import apply_card
 
 MAX_CPU_PARAMETERS = 1e9
 """Larger models are refused on the CPU."""
@@ -62,7 +60,7 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
             )
         processor = architecture.processor(str(source))
         check_processor(processor, config, str(source))
-        apply_card(processor, card)
+        card.apply_to(processor)
     with one_sentence(what, str(place), card.revision):
         check_weights(what, place, AutoModelForImageTextToText)
         model = AutoModelForImageTextToText.from_pretrained(
@@ -96,14 +94,9 @@ def _checked_source(card: BaseCard, device: str, weights: Path | None) -> tuple[
     if folder is not None:
         check_size(folder)
     check_machine(card.name, device, stored_bytes, card.parameters, card.dtype)
-    if isinstance(card.source, Path):
-        source = card.source
-    else:
-        source = hub_snapshots.fetch(
-            f"Base {card.name!r}", card.source, card.revision, weights=weights is None
-        )
-        if weights is None:
-            check_size(source)
+    source = fetched(card, weights=weights is None)
+    if folder is None:
+        check_size(source)
     for each in dict.fromkeys((source, weights or source)):
         check_small_files(each)
     return source, weights or source

@@ -20,40 +20,18 @@ WEIGHTS = "*.safetensors"
 """Stands in an identity for the fingerprint of all weights."""
 MODEL = ("config.json", "generation_config.json", "model.safetensors.index.json")
 """Read with a model's weights."""
-PROCESSOR = (
-    "processor_config.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.json",
-    "chat_template.jinja",
-    "additional_chat_templates/*.jinja",
+PROCESSOR = tuple(
+    "processor_config.json preprocessor_config.json video_preprocessor_config.json tokenizer.json"
+    " tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json vocab.txt"
+    " merges.txt tokenizer.model spiece.model sentencepiece.bpe.model chat_template.json"
+    " chat_template.jinja additional_chat_templates/*.jinja".split()
 )
 """Read by image processors, tokenizers and chat templates of every family and scorer."""
 ADAPTER = ("adapter_config.json",)
 
 IGNORED = frozenset(
-    {
-        "transformers_version",
-        "_name_or_path",
-        "name_or_path",
-        "is_local",
-        "local_files_only",
-        "base_model_name_or_path",
-        "revision",
-        "inference_mode",
-        "peft_version",
-        "metadata",
-    }
+    "transformers_version _name_or_path name_or_path is_local local_files_only"
+    " base_model_name_or_path revision inference_mode peft_version metadata".split()
 )
 """Fields at the top of a file that say where or by what it was written. An adapter's base counts by
 its content."""

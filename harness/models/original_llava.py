@@ -33,19 +33,10 @@ NAMES = (
 )
 """Beginnings of the original's names and of transformers'."""
 SAME = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "rms_norm_eps",
-    "hidden_act",
+    "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads"
+    " rms_norm_eps hidden_act".split()
 )
 """Settings of the language model that must be the base's."""
-
-
-def is_original(config: Mapping[str, Any]) -> bool:
-    return CLASS in str(config.get("architectures"))
 
 
 def check_settings_of(folder: Path, config: Mapping[str, Any], base: Any) -> None:
@@ -58,7 +49,7 @@ def check_settings_of(folder: Path, config: Mapping[str, Any], base: Any) -> Non
     start, classes = f"{folder} cannot be converted:", str(config.get("architectures"))
     if "LlavaForConditionalGeneration" in classes:
         raise UserError(f"{folder} is in transformers' format already; give it as it is.")
-    if not is_original(config):
+    if CLASS not in classes:
         raise UserError(
             f"{start} its config.json names {classes}, another language model; only the original"
             f" LLaVA-1.5's {CLASS} is read."
@@ -74,28 +65,26 @@ def check_settings_of(folder: Path, config: Mapping[str, Any], base: Any) -> Non
             f"{start} its projector is {projector!r}, LLaVA-1.5's has two layers (mlp2x_gelu); give"
             " a LLaVA-1.5."
         )
-    text, vision = base.text_config, base.vision_config
-    heads = config.get("num_attention_heads")
-    ours = {name: config.get(name) for name in SAME}
-    ours["num_key_value_heads"] = config.get("num_key_value_heads") or heads
-    theirs = {name: getattr(text, name) for name in SAME}
-    ours["rope_theta"] = config.get("rope_theta") or 10000.0
-    theirs["rope_theta"] = text.rope_parameters["rope_theta"]
-    ours["rope_scaling"], theirs["rope_scaling"] = config.get("rope_scaling"), None
-    ours["mm_hidden_size"], theirs["mm_hidden_size"] = (
-        config.get("mm_hidden_size"),
-        vision.hidden_size,
-    )
-    ours["mm_vision_select_layer"] = config.get("mm_vision_select_layer")
-    theirs["mm_vision_select_layer"] = base.vision_feature_layer
-    ours["mm_vision_select_feature"] = config.get("mm_vision_select_feature") or "patch"
-    strategy = base.vision_feature_select_strategy
-    theirs["mm_vision_select_feature"] = "patch" if strategy == "default" else "cls_patch"
-    if name := next((name for name in ours if ours[name] != theirs[name]), None):
-        raise UserError(
-            f"{start} its {name} is {ours[name]!r}, the base's {theirs[name]!r}; it is of another"
-            " language model or size. Give its own base with --base."
-        )
+    text, strategy = base.text_config, base.vision_feature_select_strategy
+    theirs = {name: getattr(text, name) for name in SAME} | {
+        "rope_theta": text.rope_parameters["rope_theta"],
+        "rope_scaling": None,
+        "mm_hidden_size": base.vision_config.hidden_size,
+        "mm_vision_select_layer": base.vision_feature_layer,
+        "mm_vision_select_feature": "patch" if strategy == "default" else "cls_patch",
+    }
+    absent = {
+        "num_key_value_heads": config.get("num_attention_heads"),
+        "rope_theta": 10000.0,
+        "mm_vision_select_feature": "patch",
+    }
+    for name, needed in theirs.items():
+        own = config.get(name) or absent.get(name, config.get(name))
+        if own != needed:
+            raise UserError(
+                f"{start} its {name} is {own!r}, the base's {needed!r}; it is of another language"
+                " model or size. Give its own base with --base."
+            )
 
 
 def check_tower(folder: Path, config: Mapping[str, Any], vision: Any) -> None:

@@ -44,21 +44,17 @@ def without_own_code(*sources: str) -> Iterator[None]:
 
 def _kernel(path: Path) -> str | None:
     """The attention that a config.json names by a hub repository; None: there is none."""
+    kernels: list[str] = []
+
+    def collect(fields: dict[str, Any]) -> dict[str, Any]:
+        for name, value in fields.items():
+            if "attn_implementation" in name:
+                named = value.values() if isinstance(value, dict) else [value]
+                kernels.extend(text for text in named if isinstance(text, str) and "/" in text)
+        return fields
+
     try:
-        parts: list[Any] = [json.loads(path.read_text(encoding="utf-8"))]
+        json.loads(path.read_text(encoding="utf-8"), object_hook=collect)
     except (OSError, ValueError, RecursionError):
         return None  # loading it gives the error
-    while parts:
-        part = parts.pop()
-        if isinstance(part, dict):
-            for name, value in part.items():
-                if "attn_implementation" in name:
-                    named = value.values() if isinstance(value, dict) else [value]
-                    for text in named:
-                        if isinstance(text, str) and "/" in text:
-                            return text
-                else:
-                    parts.append(value)
-        elif isinstance(part, list):
-            parts += part
-    return None
+    return kernels[0] if kernels else None

@@ -2,7 +2,7 @@
 
 A tokenizer, image processor or generation file of another model would give wrong answers, or ask
 for any amount of memory. What only a forward pass can show is checked after loading
-(harness/engine/model_checks.py).
+(harness/engine/load.py).
 """
 
 from __future__ import annotations
@@ -68,15 +68,19 @@ def check_processor(processor: Any, config: Any, source: str) -> None:
         _check_square(processor, config, source)
 
 
-def _check_tokenizer(processor: Any, config: Any, source: str) -> None:
-    tokenizer, words = processor.tokenizer, renderer(processor)
-    rows = config.get_text_config().vocab_size
-    largest = max(tokenizer.get_vocab().values(), default=-1)
+def check_vocabulary(tokenizer: Any, text_config: Any, source: str, reader: str = "model") -> None:
+    """Raise UserError for a tokenizer with a token that the ``reader`` has no embedding for."""
+    rows, largest = text_config.vocab_size, max(tokenizer.get_vocab().values(), default=-1)
     if not 0 <= largest < rows:
         raise UserError(
-            f"The tokenizer in {source} has token {largest} and the model's embedding {rows} rows;"
-            " give the tokenizer that was saved with this model."
+            f"The tokenizer in {source} has token {largest} and the {reader}'s embedding {rows}"
+            " rows; give the tokenizer that was saved with this model."
         )
+
+
+def _check_tokenizer(processor: Any, config: Any, source: str) -> None:
+    tokenizer, words = processor.tokenizer, renderer(processor)
+    check_vocabulary(tokenizer, config.get_text_config(), source)
     theirs, ours = config.image_token_id, tokenizer.convert_tokens_to_ids(words.image)
     if theirs != ours:
         raise UserError(
@@ -125,14 +129,8 @@ def _check_square(processor: Any, config: Any, source: str) -> None:
             f' add "patch_size": {vision.patch_size} and "vision_feature_select_strategy":'
             f' "{config.vision_feature_select_strategy}" to its processor_config.json.'
         )
-    for name, theirs, ours in (
-        ("patch_size", processor.patch_size, vision.patch_size),
-        (
-            "vision_feature_select_strategy",
-            processor.vision_feature_select_strategy,
-            config.vision_feature_select_strategy,
-        ),
-    ):
+    for name, part in (("patch_size", vision), ("vision_feature_select_strategy", config)):
+        theirs, ours = getattr(processor, name), getattr(part, name)
         if theirs != ours:
             raise UserError(
                 f"The processor in {source} has {name} {theirs!r}, the model {ours!r}; give the"

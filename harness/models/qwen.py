@@ -124,12 +124,8 @@ class Qwen:
         return x.reshape(height // size * (width // size), -1)
 
 
-def _patch_sizes(image_processor: Any) -> tuple[int, int, int]:
-    return (
-        image_processor.patch_size,
-        image_processor.merge_size,
-        image_processor.temporal_patch_size,
-    )
+def _patch_sizes(images: Any) -> tuple[int, int, int]:
+    return images.patch_size, images.merge_size, images.temporal_patch_size
 
 
 def unpatch(rows: Tensor, high: int, wide: int, image_processor: Any) -> Tensor:
@@ -169,14 +165,13 @@ class QwenProcessor:
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool = False
     ) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self.chat_template,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-            )
+        text: str = self.tokenizer.apply_chat_template(
+            messages,
+            chat_template=self.chat_template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
         )
+        return text
 
     def save_pretrained(self, folder: Path) -> None:
         # AutoProcessor finds the class by this name in the image processor's file.

@@ -69,11 +69,8 @@ def shard(policy: Policy, processes: int, *, half: bool, adapted: bool) -> None:
     device = policy.model.device
     mesh = init_device_mesh(device.type, (processes,))
     # Weights travel and compute in half precision; gradients are reduced in float32.
-    mixed = (
-        MixedPrecisionPolicy(torch.bfloat16, torch.float32)
-        if half and not adapted
-        else MixedPrecisionPolicy()
-    )
+    dtypes = (torch.bfloat16, torch.float32) if half and not adapted else ()
+    mixed = MixedPrecisionPolicy(*dtypes)
     tower = family_of(policy.model).tower
     ignored = {
         parameter
@@ -117,10 +114,6 @@ def like_parameter(parameter: Tensor, value: Tensor) -> Tensor:
     """A full ``value`` on the parameter's device, and sharded if the parameter is."""
     if isinstance(parameter, DTensor) and value.ndim:
         # Every process has read the same file, so no data is sent.
-        return distribute_tensor(
-            value.to(parameter.device),
-            parameter.device_mesh,
-            parameter.placements,
-            src_data_rank=None,
-        )
+        mesh, placements = parameter.device_mesh, parameter.placements
+        return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
     return value.to(parameter.device)

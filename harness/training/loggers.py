@@ -99,7 +99,8 @@ def _import(name: str) -> None:
 
 class StepLog:
     """``folder/log.jsonl`` with a line a step, and the trackers ``names`` beside it, of a training
-    of ``steps`` steps that has ``done`` of them."""
+    of ``steps`` steps that has ``done`` of them, the lines of the log. Steps that a tracker lacks
+    are logged at once; steps that it holds are not repeated."""
 
     def __init__(
         self,
@@ -111,8 +112,16 @@ class StepLog:
     ) -> None:
         self.path, self.steps = folder / "log.jsonl", steps
         truncate_log(self.path, done)
-        title = folder.resolve().parent.as_posix()[-120:]
-        self.trackers = open_logs(names, folder, title=title, settings=settings, done=done)
+        # The last parts of the round's path name the run; the rest is private to this machine.
+        title = "/".join(PurePosixPath(folder.resolve().parent.as_posix()[-120:]).parts[-5:])
+        chosen = [name for name in names if name not in (DEFAULT, "none")]
+        if DEFAULT in names and importlib.util.find_spec("tensorboard") is not None:
+            chosen.append("tensorboard")
+        openers = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}
+        self.trackers = [
+            _guarded_log(name, partial(openers[name], folder, title, settings, done), folder)
+            for name in dict.fromkeys(chosen)
+        ]
 
     def write(self, step: int, row: Mapping[str, float | None], seconds: float) -> None:
         line = {"step": step, "steps": self.steps, **row, "seconds": round(seconds, 3)}
@@ -140,25 +149,6 @@ def truncate_log(path: Path, step: int) -> None:
 def append_log(path: Path, row: Mapping[str, object]) -> None:
     with explain_disk_errors(path.parent), append_to(path) as file:
         file.write((json.dumps(row, allow_nan=False) + "\n").encode())
-
-
-def open_logs(
-    names: Sequence[str], folder: Path, *, title: str, settings: Mapping[str, object], done: int
-) -> list[Log]:
-    """Open trackers for a training that has ``done`` steps, the lines of ``folder/log.jsonl``.
-    Steps that a tracker lacks are logged at once; steps that it holds are not repeated.
-
-    ``title`` is the path of the round's folder. Its last five parts name the run; the rest is
-    private to this machine."""
-    title = "/".join(PurePosixPath(title).parts[-5:])
-    chosen = [name for name in names if name not in (DEFAULT, "none")]
-    if DEFAULT in names and importlib.util.find_spec("tensorboard") is not None:
-        chosen.append("tensorboard")
-    openers = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}
-    return [
-        _guarded_log(name, partial(openers[name], folder, title, settings, done), folder)
-        for name in dict.fromkeys(chosen)
-    ]
 
 
 def _guarded_log(name: str, open_run: Callable[[], TrackerRun], folder: Path) -> Log:
@@ -189,13 +179,10 @@ def _guarded_log(name: str, open_run: Callable[[], TrackerRun], folder: Path) ->
         if run is not None and (step < 0 or step > run.last_step):
             guarded(lambda: run.log(step, values))
 
-    path = folder / "log.jsonl"
+    path, skipped = folder / "log.jsonl", ("step", "steps", "seconds")
     for row in read_jsonl(path) if run is not None and path.exists() else ():
-        step = row["step"]
-        skipped = ("step", "steps", "seconds")
-        log(
-            step, {name: row[name] for name in row if name not in skipped and row[name] is not None}
-        )
+        values = {name: row[name] for name in row if name not in skipped and row[name] is not None}
+        log(row["step"], values)
     return log
 
 

@@ -1,5 +1,5 @@
-"""One optimiser step on a batch of pairs, by one process or shared by several; and the search for a
-batch size that fits in memory.
+"""A training that is ready to run; one optimiser step on a batch of pairs, by one process or shared
+by several; the search for a batch size that fits in memory.
 
 A step's pairs are sorted by length and cut into pieces of ``device_batch`` pairs. Process r of n
 takes every n-th piece. Each piece's loss is divided by the whole batch's size, so the gradients add
@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from harness.errors import RowEnded, UserError
 from harness.models.device_memory import out_of_memory, release_memory
 from harness.training.fsdp import Policy, full_tensor
 from harness.training.pair_batches import EncodedPair, pack
+from harness.training.placement import Placement
 from harness.training.ranks import Ranks
 from harness.training.schedule import derived_seed
 from methods.interface import Recipe
@@ -61,14 +63,84 @@ class Loop:
         packed = pack(pairs, sides=self.sides, pad=self.pad)
         with self.autocast():
             logps, mask = self.policy(packed)
-        references = [self.references.get(each.pair.key, (0.0, 0.0)) for each in pairs]
-        return pair_losses(
-            self.recipe,
-            logps,
-            mask,
-            torch.tensor(references, device=device),
-            packed.aligned.to(device),
-        )
+        known = [self.references.get(each.pair.key, (0.0, 0.0)) for each in pairs]
+        references, aligned = torch.tensor(known, device=device), packed.aligned.to(device)
+        return pair_losses(self.recipe, logps, mask, references, aligned)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """A training that is ready to run."""
+
+    out: Path
+    model: Any
+    dtype: torch.dtype
+    """In which the model was loaded and is saved."""
+    wrapped: Any
+    """peft's LoraModel around it; None for full training."""
+    config: Placement
+    loop: Loop
+    optimizer: torch.optim.Optimizer
+    steps: list[list[EncodedPair]]
+    """The pairs of each optimiser step."""
+    encoded: list[EncodedPair]
+    """The pairs used."""
+    start: Mapping[str, Tensor]
+    """Some of the trained weights' values before training; empty with adapters."""
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / "checkpoints"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSummary:
+    """What a training used."""
+
+    steps: int
+    """Optimiser steps."""
+    pairs_made: int
+    pairs_used: int
+    visits: int
+    """Pairs, counted as often as they were trained on."""
+    tokens: int
+    """Answer tokens of these visits, end tokens included."""
+    cut: int
+    """Used pairs with an answer that was cut at the model's length."""
+    seconds: float
+    """Of the optimiser steps, over all pieces of a resumed training."""
+    processes: int
+    device_batch: int
+    """Pairs in one forward pass."""
+    checkpointing: bool
+    sharded: bool
+    optimizer: str
+    trainer: str = "own"
+    update_kept: float | None = None
+    """The share of the update that is left in the precision of the model that answers."""
+
+
+def summary_of(training: Training, pairs_made: int, seconds: float, kept: float) -> TrainSummary:
+    """``pairs_made``: pairs of the round; ``kept``: see ``update_kept``."""
+    config, loop = training.config, training.loop
+    visited = [pair for step in training.steps for pair in step]
+    answers = (answer for pair in visited for answer in (pair.chosen, pair.rejected)[: loop.sides])
+    return TrainSummary(
+        steps=len(training.steps),
+        pairs_made=pairs_made,
+        pairs_used=len(training.encoded),
+        visits=len(visited),
+        tokens=sum(map(len, answers)),
+        cut=sum(pair.cut for pair in training.encoded),
+        seconds=seconds,
+        processes=loop.ranks.size,
+        device_batch=loop.device_batch,
+        checkpointing=bool(config.checkpointing),
+        sharded=loop.sharded,
+        optimizer=config.optimizer,
+        trainer=config.trainer,
+        update_kept=kept,
+    )
 
 
 def pair_losses(
@@ -146,11 +218,8 @@ def take_step(
     limit = loop.recipe.max_grad_norm or math.inf
     clipped = torch.nn.utils.clip_grad_norm_(loop.parameters.values(), limit)
     norm = float(full_tensor(clipped))
-    bad = [
-        each.pair.key
-        for each, row in zip(order, rows, strict=True)
-        if not math.isfinite(row["loss"])
-    ]
+    valued = zip(order, rows, strict=True)
+    bad = [each.pair.key for each, row in valued if not math.isfinite(row["loss"])]
     if bad or not math.isfinite(norm):
         raise not_finite(step, steps, bad)
     optimizer.step()

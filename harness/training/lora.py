@@ -106,50 +106,42 @@ def parameter_groups(
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """Trained adapters (and projector) as files in peft's layout. ``parent`` names the model that
-    they were trained on; a record beside them holds its weights' fingerprint."""
+    """Trained adapters (and projector) of ``model``, to be saved as files in peft's layout."""
 
-    tensors: Mapping[str, Tensor]
-    config: LoraConfig
+    model: Any
+    parameters: Mapping[str, Tensor]
+    """Full tensors, by their names in the model."""
+    lora: Lora
+    targets: str
     parent: Parent
+    """The model that they were trained on; a record beside the files holds its weights'
+    fingerprint."""
 
     def save_pretrained(self, folder: Path) -> None:
+        """Write the files. Names are peft's: prefixed with ``base_model.model.``, without the
+        adapter's own name. A trained projector is one of its ``modules_to_save``. Tensors stay
+        float32, as trained, so that merging them gives exactly the saved model."""
+        projector, kind, parent = family_of(self.model).projector, type(self.model), self.parent
+        matches = (re.match(projector, name) for name in self.parameters)
+        config = _lora_config(
+            self.lora,
+            self.targets,
+            modules_to_save=sorted({match[0].rstrip(".") for match in matches if match}) or None,
+            base_model_name_or_path=parent.name,
+            revision=parent.revision,
+            inference_mode=True,
+            auto_mapping={"base_model_class": kind.__name__, "parent_library": kind.__module__},
+        )
+        tensors = {
+            f"base_model.model.{name.replace(_TRAINED, '.')}": value.cpu()
+            for name, value in self.parameters.items()
+        }
         folder.mkdir(parents=True, exist_ok=True)
-        save_tensors(self.tensors, folder / WEIGHTS)
-        self.config.save_pretrained(str(folder))
-        parent = {"parent_weights": self.parent.weights, "parent_adapter": self.parent.adapter}
-        card = {} if self.parent.card is None else {"parent_card": self.parent.card}
-        write_json(folder / RECORD, parent | card)
-
-
-def adapter_of(
-    model: Any, parameters: Mapping[str, Tensor], lora: Lora, targets: str, parent: Parent
-) -> Adapter:
-    """The adapter's files of trained ``parameters`` (full tensors, by their names in the model).
-
-    Names are peft's: prefixed with ``base_model.model.``, without the adapter's own name. A trained
-    projector is one of its ``modules_to_save``. Tensors stay float32, as trained, so that merging
-    them gives exactly the saved model."""
-    projector = family_of(model).projector
-    matches = (re.match(projector, name) for name in parameters)
-    saved = sorted({match[0].rstrip(".") for match in matches if match})
-    config = _lora_config(
-        lora,
-        targets,
-        modules_to_save=saved or None,
-        base_model_name_or_path=parent.name,
-        revision=parent.revision,
-        inference_mode=True,
-        auto_mapping={
-            "base_model_class": type(model).__name__,
-            "parent_library": type(model).__module__,
-        },
-    )
-    tensors = {
-        f"base_model.model.{name.replace('.default.', '.')}": value.cpu()
-        for name, value in parameters.items()
-    }
-    return Adapter(tensors=tensors, config=config, parent=parent)
+        save_tensors(tensors, folder / WEIGHTS)
+        config.save_pretrained(str(folder))
+        record = {"parent_weights": parent.weights, "parent_adapter": parent.adapter}
+        card = {} if parent.card is None else {"parent_card": parent.card}
+        write_json(folder / RECORD, record | card)
 
 
 def eval_tower(model: Any) -> None:

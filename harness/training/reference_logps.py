@@ -9,50 +9,42 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from harness.artifacts.fingerprint import fingerprint
 from harness.artifacts.results_folder import as_jsonl, read_jsonl, write_bytes
 from harness.errors import RowEnded, UserError
+from harness.training.loop import Loop
 from harness.training.pair_batches import EncodedPair, pack
-from harness.training.policy import completion_logps
-from harness.training.ranks import SINGLE, Ranks
 
 WRITE_EVERY = 32
 """Batches between two writes of the file: at most so many are lost in a kill."""
 
 
 def reference_logps(
-    model: Any,
+    loop: Loop,
     pairs: Sequence[EncodedPair],
-    features: Mapping[str, Tensor],
     *,
     policy: str,
     cache: Path,
-    batch: int,
-    pad: int = 0,
-    rejected_argmax: bool = False,
-    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
-    ranks: Ranks = SINGLE,
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
 ) -> dict[str, tuple[float, float]]:
-    """(chosen, rejected) by the pair's key, under ``model`` as it is now. Values in ``cache`` are
-    not computed again.
+    """(chosen, rejected) by the pair's key, under the loop's policy as it is now. Values in
+    ``cache`` are not computed again.
 
-    ``policy`` names the policy, for instance by :func:`weights_digest`. With the same ``batch`` the
-    pairs are always batched alike, so a resumed file has the same bits. Processes share the
-    batches, and the main one writes.
+    ``policy`` names the policy, for instance by :func:`weights_digest`. With the same
+    ``device_batch`` the pairs are always batched alike, so a resumed file has the same bits.
+    Processes share the batches, and the main one writes.
 
     Raises:
         UserError: ``cache`` belongs to another policy, objective or other texts.
         RowEnded: a value is not finite.
     """
-    header = {"policy": policy, "rejected_argmax": rejected_argmax}
+    header = {"policy": policy, "rejected_argmax": loop.policy.rejected_argmax}
+    ranks, batch = loop.ranks, 2 * loop.device_batch  # nothing is kept for a backward pass
     known = _read(cache, header, pairs)
     order = sorted(pairs, key=lambda each: (each.length, each.pair.key))
     chunks = [order[start : start + batch] for start in range(0, len(order), batch)]
@@ -60,9 +52,8 @@ def reference_logps(
     texts = {each.pair.key: texts_digest(each) for each in pairs}
 
     def compute(chunk: Sequence[EncodedPair]) -> dict[str, tuple[float, float]]:
-        packed = pack(chunk, pad=pad)
-        with torch.no_grad(), autocast():
-            logps, _ = completion_logps(model, packed, features, rejected_argmax=rejected_argmax)
+        with torch.no_grad(), loop.autocast():
+            logps, _ = loop.policy(pack(chunk, pad=loop.pad))
         sums = logps.sum(-1).tolist()
         values = zip(sums[: len(chunk)], sums[len(chunk) :], strict=True)
         return {each.pair.key: pair for each, pair in zip(chunk, values, strict=True)}

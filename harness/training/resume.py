@@ -126,8 +126,18 @@ def load(
     """
     chosen = checkpoint_path(folder, step)
     load_weights(chosen, parameters)
-    with _broken_as_sentence(chosen):
-        _load_moments(chosen, parameters, optimizer)
+    with (
+        _broken_as_sentence(chosen),
+        safe_open(chosen / "optimizer.safetensors", "pt") as moments,
+    ):
+        for key in moments.keys():  # noqa: SIM118  (it is no mapping)
+            name, part = key.rsplit("/", 1)
+            value = moments.get_tensor(key)
+            # The 8-bit optimiser counts its steps in a plain integer.
+            is_count = value.ndim == 0 and not value.is_floating_point()
+            optimizer.state[parameters[name]][part] = (
+                int(value) if is_count else like_parameter(parameters[name], aligned(value))
+            )
 
 
 @contextmanager
@@ -155,20 +165,6 @@ def load_weights(chosen: Path, parameters: Mapping[str, Parameter]) -> None:
             )
         for name, parameter in parameters.items():
             parameter.copy_(like_parameter(parameter, weights.get_tensor(name)))
-
-
-def _load_moments(
-    chosen: Path, parameters: Mapping[str, Parameter], optimizer: torch.optim.Optimizer
-) -> None:
-    with safe_open(chosen / "optimizer.safetensors", "pt") as moments:
-        for key in moments.keys():  # noqa: SIM118  (it is no mapping)
-            name, part = key.rsplit("/", 1)
-            value = moments.get_tensor(key)
-            # The 8-bit optimiser counts its steps in a plain integer.
-            is_count = value.ndim == 0 and not value.is_floating_point()
-            optimizer.state[parameters[name]][part] = (
-                int(value) if is_count else like_parameter(parameters[name], aligned(value))
-            )
 
 
 def finish(folder: Path, identity: str, summary: Mapping[str, object]) -> None:
@@ -211,11 +207,9 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     separate = {}
     for name, tensor in tensors.items():
         address = tensor.untyped_storage().data_ptr()
-        separate[name] = (
-            tensor.clone(memory_format=torch.contiguous_format)
-            if address in seen
-            else tensor.contiguous()
-        )
+        if address in seen:
+            tensor = tensor.clone(memory_format=torch.contiguous_format)
+        separate[name] = tensor.contiguous()
         seen.add(address)
     try:
         with explain_disk_errors(path.parent):

@@ -15,11 +15,10 @@ from harness.artifacts.results_folder import explain_disk_errors
 from harness.artifacts.safe_files import partial_folder
 from harness.models.adapters import Parent
 from harness.training.fsdp import merge_adapters, reshard
-from harness.training.loop import Loop
-from harness.training.lora import adapter_of, check_merged
+from harness.training.loop import Loop, Training
+from harness.training.lora import Adapter, check_merged
 from harness.training.pair_batches import EncodedPair, pack
 from harness.training.policy import recompute_activations
-from harness.training.prepared import Training
 from harness.training.resume import gather, not_written
 from harness.training.update_kept import adapted_rows, full_share, merged_share, unmerged_share
 
@@ -41,7 +40,13 @@ def save(
             values = {name: parameter.detach() for name, parameter in loop.parameters.items()}
             full = gather(values, keep=is_main)  # every process must call
             if is_main:
-                adapter = adapter_of(model, full, loop.recipe.lora, lora_targets, parent)
+                adapter = Adapter(
+                    model=model,
+                    parameters=full,
+                    lora=loop.recipe.lora,
+                    targets=lora_targets,
+                    parent=parent,
+                )
                 write_folder(training.out / "adapter", adapter)
         if not merges:
             return unmerged_share(model, training.dtype)

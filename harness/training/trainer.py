@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,14 +26,16 @@ from harness.models.adapters import Parent, saved_model
 from harness.training import resume, save_model
 from harness.training.fsdp import Policy, shard, upcast_trainable
 from harness.training.loggers import StepLog, check_trackers
-from harness.training.loop import Loop, find_batch_size, take_step
-from harness.training.lora import (
-    add_adapters,
-    choose_trainable,
-    eval_tower,
-    parameter_groups,
+from harness.training.loop import (
+    Loop,
+    Training,
+    TrainSummary,
+    find_batch_size,
+    summary_of,
+    take_step,
 )
-from harness.training.pair_batches import EncodedPair, encode, image_features, image_spans
+from harness.training.lora import add_adapters, choose_trainable, eval_tower, parameter_groups
+from harness.training.pair_batches import encode, image_features, image_spans
 from harness.training.placement import (
     AS_FITS,
     Placement,
@@ -43,7 +45,6 @@ from harness.training.placement import (
     with_device_memory,
 )
 from harness.training.policy import recompute_activations
-from harness.training.prepared import Training, TrainSummary, summary_of
 from harness.training.ranks import ranks
 from harness.training.reference_logps import reference_logps, weights_digest
 from harness.training.schedule import lr_factor, plan
@@ -165,14 +166,21 @@ def prepare(
     # trl reads pixels; features then serve to check merged adapters alone.
     seen = chosen if own else chosen[: placement.device_batch]
     features = image_features(model, processor, seen, images, progress=report)
-    encoded = _encode(model, processor, chosen, images, recipe)
+    encoded = encode(
+        chosen,
+        processor,
+        patches=image_spans(model, processor, chosen, images),
+        positions=model.config.get_text_config().max_position_embeddings,
+        double_wrapped=recipe.double_wrapped,
+    )
     by_index = dict(zip(used, encoded, strict=True))
     wrapped = add_adapters(model, recipe.lora, lora_targets or "", seed) if recipe.lora else None
     parameters = choose_trainable(model, recipe)
     start = {} if adapted else spaced_values(parameters)
     asked = with_device_memory(placement, model, ranks())
     sides = 1 if recipe.objective == "sft" else 2
-    rows = encoded if own else trl_rows(encoded)
+    # trl's two rows of a pair hold the prompt each.
+    rows = encoded if own else [replace(each, prompt=each.prompt * 2) for each in encoded]
     config = fit(asked, model, parameters, rows, sides=sides, processes=size, adapted=adapted)
     if adapted or not config.sharded:  # else each layer is converted as it is sharded
         upcast_trainable(parameters.values())
@@ -190,7 +198,9 @@ def prepare(
     )
     if own and recipe.objective != "sft":
         # New adapters add exactly 0: the model is still the policy at the round's start.
-        loop = replace(loop, references=_references(loop, encoded, policy, out, report))
+        cache = out / "reference.jsonl"
+        references = reference_logps(loop, encoded, policy=policy, cache=cache, progress=report)
+        loop = replace(loop, references=references)
     if config.sharded:
         shard(loop.policy, size, half=dtype != torch.float32, adapted=adapted)
         loop = replace(loop, parameters={name: model.get_parameter(name) for name in parameters})
@@ -206,41 +216,6 @@ def prepare(
         steps=[[by_index[index] for index in step] for step in plans],
         encoded=encoded,
         start=start,
-    )
-
-
-def _encode(
-    model: Any,
-    processor: Any,
-    pairs: Sequence[PreferencePair],
-    images: Callable[[str], Image],
-    recipe: Recipe,
-) -> list[EncodedPair]:
-    spans = image_spans(model, processor, pairs, images)
-    length, twice = model.config.get_text_config().max_position_embeddings, recipe.double_wrapped
-    return encode(pairs, processor, patches=spans, positions=length, double_wrapped=twice)
-
-
-def trl_rows(encoded: Sequence[EncodedPair]) -> list[EncodedPair]:
-    """The pairs as long as their rows with trl, whose two rows hold the prompt each."""
-    return [replace(each, prompt=each.prompt * 2) for each in encoded]
-
-
-def _references(
-    loop: Loop, encoded: Sequence[EncodedPair], policy: str, out: Path, report: Progress
-) -> Mapping[str, tuple[float, float]]:
-    return reference_logps(
-        loop.policy.model,
-        encoded,
-        loop.policy.features,
-        policy=policy,
-        cache=out / "reference.jsonl",
-        batch=2 * loop.device_batch,  # nothing is kept for a backward pass
-        pad=loop.pad,
-        rejected_argmax=loop.policy.rejected_argmax,
-        autocast=loop.autocast,
-        ranks=loop.ranks,
-        progress=report,
     )
 
 

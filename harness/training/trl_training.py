@@ -23,9 +23,9 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,11 @@ from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
-from harness.models.family import Family
 from harness.models.find_family import family_of
 from harness.training import resume
 from harness.training.loggers import StepLog
-from harness.training.loop import check_finite, not_finite
+from harness.training.loop import Training, check_finite, not_finite
 from harness.training.lora import eval_tower, parameter_groups
-from harness.training.pair_batches import EncodedPair
-from harness.training.prepared import Training
 from methods.objective import alignment_loss, likeliest_other
 
 SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
@@ -69,12 +66,18 @@ def run_steps(
     resume.remove_partial(checkpoints)
     start, state = resume.latest(checkpoints, identity) or (0, {"seconds": 0.0})
     items = dict.fromkeys(each.pair.item for each in training.encoded)
-    collate = Collator(
-        texts=DataCollatorForPreference(pad_token_id=loop.pad),
-        encoded=training.encoded,
-        pixels={item: family.pixels([images(item)])[0] for item in items},
-        family=family,
-    )
+    pixels = {item: family.pixels([images(item)])[0] for item in items}
+    texts = DataCollatorForPreference(pad_token_id=loop.pad)
+
+    def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """A batch for the model's own forward pass: trl's of the token ids, with each row's image
+        and whether its pair has the alignment term."""
+        batch: dict[str, Tensor] = texts(examples)
+        pairs = [training.encoded[example["number"]].pair for example in examples]
+        shown = [pixels[pair.item] for pair in pairs] * 2  # chosen rows, then rejected ones
+        batch |= family.forward_inputs(batch["input_ids"], shown)
+        return {**batch, "aligned": torch.tensor([pair.aligned for pair in pairs])}
+
     log = StepLog(training.out, training.config.log_to, asdict(loop.recipe), total, start)
     batch = rows_at_once(training)
     began: float = time.perf_counter() - state["seconds"]
@@ -122,24 +125,6 @@ def rows_at_once(training: Training) -> int:
     return next(number for number in most if not any(size % number for size in sizes))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Collator:
-    """Batches for the model's own forward pass: trl's of the token ids, with each row's image and
-    whether its pair has the alignment term."""
-
-    texts: DataCollatorForPreference
-    encoded: Sequence[EncodedPair]
-    pixels: Mapping[str, Tensor]
-    family: Family
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        batch: dict[str, Tensor] = self.texts(examples)
-        pairs = [self.encoded[example["number"]].pair for example in examples]
-        images = [self.pixels[pair.item] for pair in pairs] * 2  # chosen rows, then rejected ones
-        batch |= self.family.forward_inputs(batch["input_ids"], images)
-        return {**batch, "aligned": torch.tensor([pair.aligned for pair in pairs])}
-
-
 class PairTrainer(DPOTrainer):  # type: ignore[misc]
     """trl's trainer on pairs that are encoded already, in a given order.
 
@@ -152,7 +137,7 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
         self,
         *,
         training: Training,
-        collate: Collator,
+        collate: Callable[[list[dict[str, Any]]], dict[str, Tensor]],
         settings: DPOConfig,
         tokenizer: Any,
         write: Callable[[int, Mapping[str, float | None]], None],

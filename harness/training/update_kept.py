@@ -45,15 +45,11 @@ def full_share(
 ) -> float:
     """The share after full training, saved in ``dtype``; ``start`` is :func:`spaced_values` from
     before it."""
-    trained = spaced_values(parameters)
-    return _share(
-        (
-            value - start[name],
-            value.to(dtype).double() - start[name],
-            parameters[name].numel() / len(value),
-        )
-        for name, value in trained.items()
-    )
+    parts = []
+    for name, value in spaced_values(parameters).items():
+        left, count = value.to(dtype).double() - start[name], parameters[name].numel() / len(value)
+        parts.append((value - start[name], left, count))
+    return _share(parts)
 
 
 def unmerged_share(model: Any, dtype: torch.dtype) -> float:
@@ -73,21 +69,13 @@ def adapted_rows(model: Any) -> list[AdaptedRows]:
     for layer in _trained(model):
         down, up, count = _factors(layer)
         base = layer.get_base_layer()
-        start = _spaced(full_tensor(base.weight.detach()), ROWS).double()
-        found.append(AdaptedRows(layer=base, start=start, update=up @ down, count=count))
+        found.append(AdaptedRows(layer=base, start=_rows(base), update=up @ down, count=count))
     return found
 
 
 def merged_share(rows: Iterable[AdaptedRows]) -> float:
     """The share that merging left, of rows from before it."""
-    return _share(
-        (
-            each.update,
-            _spaced(full_tensor(each.layer.weight.detach()), ROWS).double() - each.start,
-            each.count,
-        )
-        for each in rows
-    )
+    return _share((each.update, _rows(each.layer) - each.start, each.count) for each in rows)
 
 
 def _trained(model: Any) -> Iterable[Any]:
@@ -99,6 +87,11 @@ def _factors(layer: Any) -> tuple[Tensor, Tensor, int]:
     up = layer.lora_B["default"].weight.detach()
     rows = _spaced(up, ROWS).double() * layer.scaling["default"]
     return layer.lora_A["default"].weight.detach().double(), rows, len(up) // len(rows)
+
+
+def _rows(layer: Any) -> Tensor:
+    """Rows of a layer's weight as it is now."""
+    return _spaced(full_tensor(layer.weight.detach()), ROWS).double()
 
 
 def _spaced(tensor: Tensor, count: int) -> Tensor:

@@ -150,17 +150,10 @@ def count(
     needed = estimate(model, parameters, longest, sides=2, checkpointing=checkpointing)
     autocast = _autocast(model, Placement(device_batch=at_once, checkpointing=checkpointing))
     upcast_trainable(parameters.values())
-    among.peak, flops = among.now, among.flops
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "reference.jsonl"
-        references = reference_logps(
-            model, work, features, policy="", cache=file, batch=2 * at_once, autocast=autocast
-        )
-    reference_peak, reference_flops = among.peak, among.flops - flops
     loop = Loop(
         policy=Policy(model, features, rejected_argmax=False),
         parameters=parameters,
-        references=references,
+        references={},
         recipe=recipe,
         seed=0,
         pad=0,
@@ -169,6 +162,11 @@ def count(
         ranks=SINGLE,
         autocast=autocast,
     )
+    among.peak, flops = among.now, among.flops
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "reference.jsonl"
+        loop = replace(loop, references=reference_logps(loop, work, policy="", cache=file))
+    reference_peak, reference_flops = among.peak, among.flops - flops
     optimizer = make_optimizer(parameter_groups(model, parameters, recipe), "adamw")
     for group in optimizer.param_groups:
         group["lr"] = group["peak"]

@@ -17,15 +17,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness.engine.backbone import TransformersText, backbone
 from harness.engine.beam_search import Beam, beam_search
 from harness.engine.decode import Stops
-from harness.engine.decode_state import Decoder, DecodeRow
+from harness.engine.decode_state import ContinuationCache, Decoder, DecodeRow
 from harness.engine.engine import Engine
+from harness.engine.step_graph import StepGraphs
 from methods.interface import BeamSearch, BeamSearchVLM, Branch, Decoding, Prompt
 from tests.engine.oracle import ending, inputs, logp_of, mixed
 from tests.tiny_models import picture, tiny_llava
 
 ORACLES = Path(__file__).parents[1] / "oracles"
 ORACLE: dict[str, Any] = json.loads((ORACLES / "diverse_beam.json").read_text())
-NONE = Stops((), None)
 
 
 @cache
@@ -33,9 +33,19 @@ def decoder(path: str) -> Decoder:
     model = LlamaForCausalLM(LlamaConfig(**ORACLE["config"])).eval()
     model.load_state_dict(load_file(ORACLES / "diverse_beam_model.safetensors"))
     text = backbone(model.model) if path == "lean" else TransformersText(model.model)
+    cpu = torch.device("cpu")
     return Decoder(
-        embed=model.model.embed_tokens, text=text, lm_head=model.lm_head, device=torch.device("cpu")
+        embed=model.model.embed_tokens,
+        text=text,
+        lm_head=model.lm_head,
+        device=cpu,
+        continuations=ContinuationCache(0),
+        graphs=StepGraphs(cpu),
     )
+
+
+def stops(*ends: int) -> Stops:
+    return Stops((), None, frozenset(ends))
 
 
 def settings(case: dict[str, Any]) -> BeamSearch:
@@ -60,9 +70,7 @@ def test_equals_transformers_one_prompt_at_a_time(path: str) -> None:
     penalised = 0
     for case in ORACLE["cases"]:
         row = DecodeRow(key="", suffix=tuple(case["prompt"]), prefix=None)
-        beams = beam_search(
-            decoder(path), [row], settings(case), frozenset({case["eos_token_id"]}), NONE
-        )[0]
+        beams = beam_search(decoder(path), [row], settings(case), stops(case["eos_token_id"]))[0]
         equal(case, beams)
         penalised += sum(beam.total < beam.logp - 1e-6 for beam in beams)
     assert penalised  # the oracle must contain scores with penalties
@@ -81,7 +89,7 @@ def test_prompts_of_any_length_in_one_batch_equal_transformers() -> None:
             DecodeRow(key="", suffix=tuple(range(5, 5 + length)), prefix=None)
             for length in (3, 9, 17)
         ]
-        found = beam_search(decoder("lean"), [*others, *rows], branching, frozenset({end}), NONE)
+        found = beam_search(decoder("lean"), [*others, *rows], branching, stops(end))
         for case, beams in zip(cases, found[3:], strict=True):
             equal(case, beams)
 
@@ -248,7 +256,7 @@ def test_more_beams_than_tokens_that_stay_open() -> None:
     words = ORACLE["config"]["vocab_size"]
     with torch.inference_mode():
         for count in (0, 2, 10):
-            (beams,) = beam_search(model, [row], branching, frozenset(range(count, words)), NONE)
+            (beams,) = beam_search(model, [row], branching, stops(*range(count, words)))
             assert beams
             assert all(
                 set(beam.ids[:-1]) <= set(range(count)) and beam.score > -100 for beam in beams

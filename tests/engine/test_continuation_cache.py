@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from harness.engine import decode_state
-from harness.engine.continuation_cache import ContinuationCache
-from harness.engine.decode_state import DecodeRow
+from harness.engine.decode_state import ContinuationCache, DecodeRow
 from harness.engine.engine import Engine
 from methods.interface import BeamSearch, Branch, Decoding, Prompt
 from tests.engine.oracle import ending, mixed

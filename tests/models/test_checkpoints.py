@@ -19,8 +19,7 @@ from peft import LoraConfig, LoraModel, get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from harness.engine.engine import Engine
-from harness.engine.load import load_model
-from harness.engine.model_checks import check_batch, check_model, check_tokens
+from harness.engine.load import check_batch, check_model, check_tokens, load_model
 from harness.errors import UserError
 from harness.models import hub_snapshots, load_base
 from harness.models.base_cards import BASES, LLAMA_LINEARS, BaseCard, find_base

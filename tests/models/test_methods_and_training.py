@@ -13,8 +13,7 @@ from PIL import Image
 from harness.artifacts.fingerprint import describe
 from harness.engine.clip_scorer import ClipScorer
 from harness.engine.engine import Engine
-from harness.engine.load import load_model
-from harness.engine.model_checks import prompt_ids
+from harness.engine.load import load_model, prompt_ids
 from harness.models.base_cards import find_base
 from harness.models.chat_format import renderer
 from harness.training.pair_batches import encode, image_features, image_spans, pack

@@ -15,8 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from harness.engine.engine import Engine
-from harness.engine.load import load_model
-from harness.engine.model_checks import sample_image
+from harness.engine.load import load_model, sample_image
 from harness.errors import UserError
 from harness.models.base_cards import find_base
 from methods.interface import Decoding, Prompt

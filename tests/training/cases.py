@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.models.chat_format import renderer
+from harness.training.loop import TrainSummary
 from harness.training.placement import Placement
-from harness.training.prepared import TrainSummary
 from harness.training.trainer import train_pairs
 from methods.interface import PreferencePair, Recipe
 from methods.objective import token_logps

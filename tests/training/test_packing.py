@@ -2,8 +2,10 @@
 values and token ids."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,15 +14,32 @@ from harness.artifacts.results_folder import write_jsonl
 from harness.errors import UserError
 from harness.models.chat_format import renderer
 from harness.models.find_family import family_of
-from harness.training.loop import pair_losses
+from harness.training.fsdp import Policy
+from harness.training.loop import Loop, pair_losses
 from harness.training.pair_batches import encode, image_features, pack
 from harness.training.policy import completion_logps
+from harness.training.ranks import SINGLE
 from harness.training.reference_logps import reference_logps, weights_digest
 from methods.interface import PreferencePair, Recipe
 from tests.tiny_models import picture, tiny_llava
 from tests.training.cases import PAIRS, images, plain_logps
 
 PATCHES = 36
+
+
+def loop_of(model: Any, features: dict[str, torch.Tensor], device_batch: int) -> Loop:
+    return Loop(
+        policy=Policy(model, features, rejected_argmax=False),
+        parameters={},
+        references={},
+        recipe=Recipe(lr=1e-3),
+        seed=0,
+        pad=0,
+        device_batch=device_batch,
+        sharded=False,
+        ranks=SINGLE,
+        autocast=nullcontext,
+    )
 
 
 def test_projected_features_are_the_models_own_image_features() -> None:
@@ -132,9 +151,9 @@ def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Pa
     features = image_features(model, processor, PAIRS, images)
     encoded = encode(PAIRS, processor, patches=PATCHES, positions=512)
     cache = tmp_path / "reference.jsonl"
-    settings = {"policy": weights_digest(model), "batch": 2}
+    loop, policy = loop_of(model, features, device_batch=1), weights_digest(model)
     computed = []
-    first = reference_logps(model, encoded, features, cache=cache, **settings)
+    first = reference_logps(loop, encoded, cache=cache, policy=policy)
     with torch.no_grad():
         expected = plain_logps(model, processor, PAIRS)[0].sum(-1)
     for index, pair in enumerate(PAIRS):
@@ -144,23 +163,17 @@ def test_reference_values_are_cached_reused_and_equal_to_fresh_ones(tmp_path: Pa
     header, *lines = cache.read_text().splitlines(keepends=True)
     cache.write_text(header + lines[0].replace("-", "-1", 1) + "".join(lines[1:]))
     with pytest.raises(UserError, match="was cut or changed"):
-        reference_logps(model, encoded, features, cache=cache, **settings)
+        reference_logps(loop, encoded, cache=cache, policy=policy)
     # A kill leaves the file with fewer lines. The others are computed again, to the last bit.
     rows = [json.loads(line) for line in lines[:3]]
     write_jsonl(cache, [{**json.loads(header), "sha256": None}, *rows])
     again = reference_logps(
-        model,
-        encoded,
-        features,
-        cache=cache,
-        **settings,
-        progress=lambda *done: computed.append(done),
+        loop, encoded, cache=cache, policy=policy, progress=lambda *done: computed.append(done)
     )
     assert again == first
     assert 0 < len(computed) < 3
-    assert (
-        reference_logps(None, encoded, {}, cache=cache, **settings) == first
-    )  # all are cached: no model is needed
+    empty = loop_of(None, {}, device_batch=1)  # all are cached: no model is needed
+    assert reference_logps(empty, encoded, cache=cache, policy=policy) == first
 
 
 def test_a_cache_of_another_policy_or_other_texts_is_an_error(tmp_path: Path) -> None:
@@ -168,12 +181,13 @@ def test_a_cache_of_another_policy_or_other_texts_is_an_error(tmp_path: Path) ->
     features = image_features(model, processor, PAIRS, images)
     cache = tmp_path / "reference.jsonl"
     encoded = encode(PAIRS, processor, patches=PATCHES, positions=512)
-    reference_logps(model, encoded, features, cache=cache, batch=4, policy="a")
+    loop = loop_of(model, features, device_batch=2)
+    reference_logps(loop, encoded, cache=cache, policy="a")
     with pytest.raises(UserError, match="another model or objective"):
-        reference_logps(model, encoded, features, cache=cache, batch=4, policy="b")
+        reference_logps(loop, encoded, cache=cache, policy="b")
     other = encode([replace(PAIRS[0], rejected="no")], processor, patches=PATCHES, positions=512)
     with pytest.raises(UserError, match="other texts under the key k0"):
-        reference_logps(model, other, features, cache=cache, batch=4, policy="a")
+        reference_logps(loop, other, cache=cache, policy="a")
 
 
 def test_the_digest_notices_a_changed_weight() -> None:

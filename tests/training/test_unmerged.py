@@ -16,8 +16,7 @@ from safetensors.torch import load_file
 
 from harness.engine.backbone import LeanLlama, TransformersText
 from harness.engine.engine import Engine
-from harness.engine.load import load_model
-from harness.engine.model_checks import check_model
+from harness.engine.load import check_model, load_model
 from harness.errors import UserError
 from harness.models import load_base
 from harness.models.adapters import WEIGHTS, Parent, attach_adapter, lora_layers

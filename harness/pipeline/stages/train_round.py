@@ -33,7 +33,7 @@ from harness.training.ranks import ranks
 from methods.interface import PreferencePair, Recipe
 
 if TYPE_CHECKING:  # it imports peft, which takes seconds
-    from harness.training.prepared import TrainSummary
+    from harness.training.loop import TrainSummary
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,6 @@ from harness.errors import UserError
 from harness.models.base_cards import BASES, BaseCard, find_base, source_of
 from harness.models.llava import shape_image
 from harness.models.own_code import without_own_code
-from harness.models.processor_settings import apply_to_images
 from harness.models.qwen import unpatch
 from methods.sena.corruption import CORRUPTIONS, STEPS, Corruption, corruption
 
@@ -206,5 +205,5 @@ def image_processor(card: BaseCard) -> Any:
         raise UserError(
             f"the image processor of base {card.name!r} is not on this machine; a run fetches it."
         ) from error
-    apply_to_images(processor, card)
+    card.apply_to_images(processor)
     return processor
