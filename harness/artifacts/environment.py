@@ -23,20 +23,16 @@ def versions() -> dict[str, str]:
     """The versions of Python and of LIBRARIES, and this checkout's commit where git knows it."""
     known = {"python": platform.python_version()}
     for name in LIBRARIES:
-        try:
+        with suppress(importlib.metadata.PackageNotFoundError):
             known[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     if not (ROOT / ".git").exists():  # installed, or a copy without git
         with suppress(importlib.metadata.PackageNotFoundError):
             known["selfsight"] = importlib.metadata.version("selfsight")
         return known
-    try:
-        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    with suppress(OSError, subprocess.SubprocessError):  # no git program
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         known["selfsight"] = done.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        pass  # no git program
     return known
 
 

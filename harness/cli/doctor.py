@@ -22,7 +22,7 @@ from benchmarks.judge import open_judge
 from benchmarks.judge_settings import JUDGE_VARIABLE
 from benchmarks.spec import Spec
 from harness.artifacts.environment import cores
-from harness.cli.doctor_report import Check, check
+from harness.cli.doctor_report import Check, State, check
 from harness.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,8 +64,8 @@ def examine(
         bases: folders, adapters and hub ids to examine besides the cards.
         online: also ask the hub for the pinned revisions.
     """
-    judge = _judge()
-    groups: Mapping[str, Callable[[], Iterator[Check]]] = {
+    judge = check("judge", _judge())
+    groups: Mapping[str, Callable[[], Iterator[State]]] = {
         "machine": _machine,
         "programs": _programs,
         "bases": lambda: _bases(bases),
@@ -76,14 +76,14 @@ def examine(
         "toolkits": _toolkits,
     }
     checks: list[Check] = []
-    for group, examine_group in groups.items():
+    for group, states in groups.items():
         try:
-            checks += list(examine_group())
+            checks += [check(group, state) for state in states()]
         except Exception as error:  # a broken installation can raise anything
             says = f"could not be looked at: {type(error).__name__}: {_first_line(error)}"
             mend = "install the requirements (CONTRIBUTING.md)"
             checks.append(Check(group, group, False, says, mend))
-    return [*checks, judge, *(_hub() if online else ())]
+    return [*checks, judge, *(check("hub", state) for state in (_hub() if online else ()))]
 
 
 def _first_line(error: BaseException) -> str:
@@ -101,35 +101,23 @@ def _requirements() -> list[str]:
     ]
 
 
-def _machine() -> Iterator[Check]:
+def _machine() -> Iterator[State]:
     requirements = _requirements()
     python = platform.python_version()
     recent = tuple(map(int, python.split(".")[:2])) >= (3, 11)
-    yield check("machine", "python", recent, python, "install Python 3.11 or newer")
+    yield State("python", recent, python, "install Python 3.11 or newer")
     wrong = list(_wrong_packages(requirements))
-    yield check(
-        "machine",
-        "packages",
-        not wrong,
-        ", ".join(wrong) or f"all {len(requirements)} requirements",
-        "let nox make the environment, or pip install them with --constraint constraints.txt",
-    )
+    says = ", ".join(wrong) or f"all {len(requirements)} requirements"
+    mend = "let nox make the environment, or pip install them with --constraint constraints.txt"
+    yield State("packages", not wrong, says, mend)
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
-    yield check(
-        "machine",
-        "memory",
-        memory >= MEMORY_GIB,
-        f"{memory:.1f} GiB, {cores()} cores for this process",
-        f"at least {MEMORY_GIB:.0f} GiB: take smaller --images and --limit",
-    )
+    says = f"{memory:.1f} GiB, {cores()} cores for this process"
+    mend = f"at least {MEMORY_GIB:.0f} GiB: take smaller --images and --limit"
+    yield State("memory", memory >= MEMORY_GIB, says, mend)
     disk = shutil.disk_usage(ROOT).free / 2**30
-    yield check(
-        "machine",
-        "disk",
-        disk >= DISK_GIB,
-        f"{disk:.1f} GiB free where the repository is",
-        f"at least {DISK_GIB:.0f} GiB: free some, or give --out on another disk",
-    )
+    says = f"{disk:.1f} GiB free where the repository is"
+    mend = f"at least {DISK_GIB:.0f} GiB: free some, or give --out on another disk"
+    yield State("disk", disk >= DISK_GIB, says, mend)
     yield _gpu()
 
 
@@ -147,14 +135,14 @@ def _wrong_packages(requirements: Sequence[str]) -> Iterator[str]:
             yield f"{requirement.name} is {version}, not {requirement.specifier}"
 
 
-def _gpu() -> Check:
+def _gpu() -> State:
     if importlib.util.find_spec("torch") is not None:
         import torch
 
         if torch.cuda.is_available():
             memory = torch.cuda.get_device_properties(0).total_memory / 2**30
             count, name = torch.cuda.device_count(), torch.cuda.get_device_name(0)
-            return Check("machine", "gpu", True, f"{count} x {name}, {memory:.0f} GiB")
+            return State("gpu", True, f"{count} x {name}, {memory:.0f} GiB")
     if shutil.which("nvidia-smi"):
         says = "nvidia-smi is here, but torch can use no GPU"
         mend = (
@@ -164,35 +152,25 @@ def _gpu() -> Check:
     else:
         says = "none that torch can use: the synthetic base runs without"
         mend = "for LLaVA-1.5 take a machine with a CUDA GPU and a CUDA build of torch"
-    return Check("machine", "gpu", False, says, mend)
+    return State("gpu", False, says, mend)
 
 
-def _programs() -> Iterator[Check]:
+def _programs() -> Iterator[State]:
     missing = [] if CHROMIUM.exists() else [str(CHROMIUM)]
     if importlib.util.find_spec("playwright") is None:
         missing.append("playwright")
-    yield check(
-        "programs",
-        "chromium",
-        not missing,
-        f"without {' and '.join(missing)}: browser tests are skipped"
-        if missing
-        else "the page can be tested in a browser",
-        "apt install chromium, pip install playwright",
-    )
+    says = "the page can be tested in a browser"
+    if missing:
+        says = f"without {' and '.join(missing)}: browser tests are skipped"
+    yield State("chromium", not missing, says, "apt install chromium, pip install playwright")
     latex = next((name for name in LATEX if shutil.which(name)), None)
-    yield check(
-        "programs",
-        "latex",
-        latex is not None,
-        f"{latex} can set the table"
-        if latex
-        else "none: the LaTeX table is written, but cannot be set here",
-        "apt install texlive-latex-recommended",
-    )
+    says = "none: the LaTeX table is written, but cannot be set here"
+    if latex:
+        says = f"{latex} can set the table"
+    yield State("latex", latex is not None, says, "apt install texlive-latex-recommended")
 
 
-def _bases(names: Sequence[str]) -> Iterator[Check]:
+def _bases(names: Sequence[str]) -> Iterator[State]:
     from harness.models.base_cards import BASES
 
     for card in BASES.values():
@@ -202,17 +180,17 @@ def _bases(names: Sequence[str]) -> Iterator[Check]:
             yield load_state(name)
 
 
-def load_state(name: str) -> Check:
+def load_state(name: str) -> State:
     """The state of a base that a user names; where its files are here, it is loaded and checked."""
     from harness.models.base_cards import find_base
 
     try:
         return _base(find_base(name), load=True)
     except UserError as error:
-        return Check("bases", name, False, str(error))
+        return State(name, False, str(error))
 
 
-def _base(card: Any, *, load: bool) -> Check:
+def _base(card: Any, *, load: bool) -> State:
     """The state of a base card; ``load``: by loading it, where its files are here."""
     from harness.engine.load import load_model
     from harness.models.checkpoints import check_files
@@ -239,16 +217,16 @@ def _base(card: Any, *, load: bool) -> Check:
     except UserError as error:
         mend = str(error).rstrip(".") + ("" if ready else f"; there: {mend}")
         ready = False
-    return check("bases", card.name, ready, says, mend)
+    return State(card.name, ready, says, mend)
 
 
-def _inputs(names: Sequence[str]) -> Iterator[Check]:
+def _inputs(names: Sequence[str]) -> Iterator[State]:
     from harness.cli.doctor_prompt import input_checks
 
     return input_checks(names)
 
 
-def _scorers() -> Iterator[Check]:
+def _scorers() -> Iterator[State]:
     from harness.engine.clip_scorer import SCORERS, load_scorer, stored_scorer
 
     for card in SCORERS.values():
@@ -260,7 +238,7 @@ def _scorers() -> Iterator[Check]:
                 says += ", loaded and checked"
             except UserError as error:
                 ready, says = False, str(error)
-        yield check("scorers", card.name, ready, says, _get(card))
+        yield State(card.name, ready, says, _get(card))
 
 
 def _get(card: Any) -> str:
@@ -272,7 +250,7 @@ def _get(card: Any) -> str:
 
 def _benchmarks(
     entries: Mapping[str, Spec], folders: Mapping[str, Path], has_judge: bool
-) -> Iterator[Check]:
+) -> Iterator[State]:
     for name, entry in entries.items():
         missing = entry.missing(entry.folder(folders))
         needs_judge = bool(entry.judge) and not has_judge and not entry.unavailable
@@ -288,22 +266,18 @@ def _benchmarks(
             size = f"{entry.size} images in full" if entry.size else ""
             says = ", ".join(filter(None, ["its files are here" if entry.local else "", size]))
         ready = not missing and not needs_judge and not entry.unavailable
-        yield check("benchmarks", name, ready, says, mend)
+        yield State(name, ready, says, mend)
 
 
-def _methods(methods: Mapping[str, Any]) -> Iterator[Check]:
+def _methods(methods: Mapping[str, Any]) -> Iterator[State]:
     for name, entry in methods.items():
         method = entry.published
         needs = set(method.needs) - {"scorer"}
         pools = [pool for pool, fields in POOLS.items() if needs <= fields]
         scorer = ", and an image-text scorer" if "scorer" in method.needs else ""
-        yield Check(
-            "methods",
-            name,
-            True,
-            f"needs {', '.join(sorted(needs)) or 'no image'}{scorer}; pools that have it:"
-            f" {', '.join(pools)}",
-        )
+        with_each = ", ".join(sorted(needs)) or "no image"
+        says = f"needs {with_each}{scorer}; pools that have it: {', '.join(pools)}"
+        yield State(name, True, says)
 
 
 def known_methods() -> Mapping[str, Any]:
@@ -315,7 +289,7 @@ def known_methods() -> Mapping[str, Any]:
     return METHODS
 
 
-def _toolkits() -> Iterator[Check]:
+def _toolkits() -> Iterator[State]:
     for name, (variable, session, distribution) in TOOLKITS.items():
         named = os.environ.get(variable)
         pattern = f".nox/{session.replace('_', '?')}*/bin/python"
@@ -325,13 +299,13 @@ def _toolkits() -> Iterator[Check]:
             says = "no environment of its own"
             if named:
                 says = f"{variable} names {named}, which is not there"
-            yield Check("toolkits", name, False, says, mend)
+            yield State(name, False, says, mend)
             continue
         version = _version(pythons[0], distribution)
         says = f"version {version} in {pythons[0]}"
         if not version:
             says = f"{pythons[0]} has no {distribution}"
-        yield check("toolkits", name, bool(version), says, mend)
+        yield State(name, bool(version), says, mend)
 
 
 def _version(python: Path, distribution: str) -> str:
@@ -345,30 +319,27 @@ def _version(python: Path, distribution: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def _judge() -> Check:
+def _judge() -> State:
     """Whether a judge can be asked. Of its key it reports presence only."""
-
-    def state(ready: bool, says: str, mend: str = "") -> Check:
-        return Check("judge", JUDGE_VARIABLE, ready, says, mend)
-
     try:
         judge = open_judge()
         if judge is None:
             mend = f"write them and set {JUDGE_VARIABLE} to the file (benchmarks/README.md)"
-            return state(False, "no settings are named", mend)
+            return State(JUDGE_VARIABLE, False, "no settings are named", mend)
         recorded = len(judgements.read(judge.recording))
     except ValueError as error:
-        return state(False, str(error))
+        return State(JUDGE_VARIABLE, False, str(error))
     says = f"{judge.settings.name}, {recorded} judgements recorded"
     variable = judge.settings.key_variable
     if variable is None:
-        return state(True, f"{says}, needs no key")
+        return State(JUDGE_VARIABLE, True, f"{says}, needs no key")
     if os.environ.get(variable, "").strip():
-        return state(True, f"{says}, key present in {variable}")
-    return state(False, f"{says}, no key: what is recorded can be graded again", f"set {variable}")
+        return State(JUDGE_VARIABLE, True, f"{says}, key present in {variable}")
+    says = f"{says}, no key: what is recorded can be graded again"
+    return State(JUDGE_VARIABLE, False, says, f"set {variable}")
 
 
-def _hub() -> Iterator[Check]:
+def _hub() -> Iterator[State]:
     """Whether the hub has the pinned revisions; the only check that uses the network."""
     try:
         from huggingface_hub import HfApi
@@ -377,7 +348,7 @@ def _hub() -> Iterator[Check]:
         from harness.models.base_cards import BASES
     except ImportError as error:
         says = f"cannot be asked: {error}"
-        yield Check("hub", "hub", False, says, "install the requirements")
+        yield State("hub", False, says, "install the requirements")
         return
     cards: list[Any] = [*BASES.values(), *SCORERS.values()]
     for card in cards:
@@ -390,6 +361,6 @@ def _hub() -> Iterator[Check]:
             reason = f"{type(error).__name__}: {_first_line(error)[:160]}"
             says = f"{card.source} at {card.revision}: {reason}"
             mend = "check the network, or give a folder as --base"
-            yield Check("hub", card.name, False, says, mend)
+            yield State(card.name, False, says, mend)
         else:
-            yield Check("hub", card.name, True, f"{card.source} has commit {card.revision}")
+            yield State(card.name, True, f"{card.source} has commit {card.revision}")

@@ -6,9 +6,9 @@ import argparse
 from typing import Any
 
 from harness.cli import doctor_report, study_commands
-from harness.cli.file_commands import LOCAL_DATA, Listed
+from harness.cli.file_commands import DATA
 from harness.cli.looked import look
-from harness.cli.parser import Parser
+from harness.cli.parser import LISTED, SWITCH, Parser, command
 from harness.errors import plain, unknown, user_errors
 from harness.pipeline.progress import busy
 
@@ -18,27 +18,19 @@ CHECKED = ("run", "plan")
 
 def add(commands: Any) -> None:
     """Add the command to the parser's."""
-    parser = commands.add_parser("doctor", help=HELP, description=HELP)
-    parser.set_defaults(command=doctor)
+    parser = command(commands, "doctor", doctor, HELP)
     parser.add_argument(
         "asked",
         nargs=argparse.REMAINDER,
         metavar="COMMAND ...",
         help="check this command only, such as: doctor run compare --base llava-1.5-7b",
     )
-    for option, metavar, help in (
-        ("--local-data", "NAME=FOLDER", LOCAL_DATA),
-        ("--base", "NAME", "also check this folder, LoRA adapter or hub id"),
-    ):
-        parser.add_argument(
-            option, action=Listed, nargs="+", default=[], metavar=metavar, help=help
-        )
-    parser.add_argument(
-        "--online",
-        action="store_true",
-        help="also check that the pinned revisions exist on the Hugging Face hub",
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--local-data", **DATA)
+    help = "also check this folder, LoRA adapter or hub id"
+    parser.add_argument("--base", default=[], metavar="NAME", help=help, **LISTED)
+    help = "also check that the pinned revisions exist on the Hugging Face hub"
+    parser.add_argument("--online", help=help, **SWITCH)
+    parser.add_argument("--json", help="print JSON", **SWITCH)
 
 
 def doctor(given: argparse.Namespace) -> None:

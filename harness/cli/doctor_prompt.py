@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.cli.doctor_report import Check
+from harness.cli.doctor_report import State
 from harness.errors import UserError
 from harness.models.base_cards import BaseCard, find_base
 from harness.models.chat_format import LLAVA, Renderer, renderer
@@ -24,7 +24,7 @@ SHAPES = {
 SYNTHETIC_EXAMPLE, EXAMPLE = "what is there ?", "What is there?"
 
 
-def input_check(card: BaseCard, folder: Path | None) -> Check:
+def input_check(card: BaseCard, folder: Path | None) -> State:
     """``folder``: where the base's files are; None where they are not on this machine. Then the
     card alone is read."""
     precision = f"{card.dtype} on a GPU, float32 on the CPU"
@@ -40,30 +40,23 @@ def input_check(card: BaseCard, folder: Path | None) -> Check:
             shape = "in their own shape"
     elif card.system is not None:  # LLaVA-1.5's special tokens
         never = re.compile("(?!)")
-        words = Renderer(
-            format=LLAVA,
-            system=card.system,
-            bos="<s>",
-            eos="</s>",
-            image="<image>",
-            specials=never,
-            tokenizer=None,
-        )
+        tokens = {"bos": "<s>", "eos": "</s>", "image": "<image>"}
+        words = Renderer(format=LLAVA, system=card.system, **tokens, specials=never, tokenizer=None)
     if words is None:
         says = f"{precision}; images {shape}; the prompt's format is shown when its files are here"
-        return Check("input", card.name, True, says)
+        return State(card.name, True, says)
     text = SYNTHETIC_EXAMPLE if card.prompts == "synthetic" else EXAMPLE
     system = repr(words.system.strip()) if words.system else "none"
     example = repr(words.render_prompt(text, True))
     says = f"{precision}; images {shape}; system text: {system}; example: {example}"
-    return Check("input", card.name, True, says)
+    return State(card.name, True, says)
 
 
-def input_checks(names: Sequence[str]) -> Iterator[Check]:
+def input_checks(names: Sequence[str]) -> Iterator[State]:
     """The input of each base that a user names."""
     for name in names:
         try:
             card = find_base(name)
             yield input_check(card, cached_folder(card.source, card.revision))
         except UserError as error:
-            yield Check("input", name, False, str(error))
+            yield State(name, False, str(error))

@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
+
+
+class State(NamedTuple):
+    """Whether a thing is ready, details, and how to get it where it is not."""
+
+    name: str
+    ready: bool
+    says: str
+    mend: str = ""
 
 
 @dataclass(frozen=True)
 class Check:
-    """The state of one thing: whether it is ready, details, and how to get it where it is not."""
+    """The state of one thing, in its group."""
 
     group: str
     name: str
@@ -18,9 +28,9 @@ class Check:
     mend: str = ""
 
 
-def check(group: str, name: str, ready: bool, says: str, mend: str = "") -> Check:
-    """A check; ``mend`` is left out where the thing is ready."""
-    return Check(group, name, ready, says, "" if ready else mend)
+def check(group: str, state: State) -> Check:
+    """``mend`` is left out where the thing is ready."""
+    return Check(group, *state) if not state.ready else Check(group, *state[:3])
 
 
 def as_text(checks: Sequence[Check]) -> str:

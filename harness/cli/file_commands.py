@@ -4,12 +4,12 @@ a checkpoint."""
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from harness.cli.parser import LISTED, SWITCH, command
 from harness.errors import UserError, user_errors
 
 # Modules that import torch, pandas or a benchmark's code are imported inside the commands: export,
@@ -21,117 +21,58 @@ LOCAL_DATA = (
 )
 
 
-class Listed(argparse.Action):
-    """An option with a list: several words, commas between them, and repetitions all add up."""
-
-    def __call__(
-        self, _parser: Any, args: argparse.Namespace, values: Any, option_string: str | None = None
-    ) -> None:
-        listed = [name for text in values for name in names(text)]
-        if not listed:
-            raise UserError(
-                f"{option_string} is given no name; write names behind it, apart by spaces or"
-                " commas."
-            )
-        setattr(args, self.dest, [*(getattr(args, self.dest) or ()), *listed])
-
-
-def names(text: str) -> Sequence[str]:
-    """The parts between commas. In ``NAME=FOLDER`` texts a comma counts before ``NAME=`` only."""
-    parts = re.split(r",(?=[^,=/]+=)" if "=" in text else ",", text)
-    return [part.strip() for part in parts if part.strip()]
+OUT: dict[str, Any] = {"type": Path, "required": True, "metavar": "FOLDER"}
+DATA = {**LISTED, "default": [], "metavar": "NAME=FOLDER", "help": LOCAL_DATA}
+FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
 
 
 def add(commands: Any) -> None:
-    """Add the commands to the parser; each stores its function as ``command``."""
-    _add_export(commands)
-    _add_answer(commands)
-    _add_grade(commands)
-    _add_convert(commands)
-
-
-def _add_export(commands: Any) -> None:
+    """Add the commands to the parser's."""
     help = "write a benchmark's questions and images to a folder; needs no model"
-    parser = _parser(commands, "export", export, help)
+    parser = command(commands, "export", export, help)
     parser.add_argument("benchmark", metavar="BENCHMARK", help="its name, such as synthetic_pope")
-    _add_out(parser, "where questions.jsonl and images/ are written")
+    parser.add_argument("--out", help="where questions.jsonl and images/ are written", **OUT)
     parser.add_argument("--limit", type=int, metavar="N", help="at most N images")
     parser.add_argument("--split", choices=("dev", "test"), default="test", help="default: test")
-    _add_list(parser, "--local-data", "NAME=FOLDER", LOCAL_DATA)
+    parser.add_argument("--local-data", **DATA)
 
-
-def _add_answer(commands: Any) -> None:
     help = "let a model answer exported questions; needs neither the benchmark's data nor its code"
-    parser = _parser(commands, "answer", answer, help)
-    parser.add_argument("questions", type=Path, metavar="FOLDER", help="an export's folder")
-    parser.add_argument(
-        "--base",
-        metavar="NAME",
-        help="a card (see doctor), a folder, a LoRA adapter's folder or a hub id; with --server:"
-        " the name of the model there",
+    parser = command(commands, "answer", answer, help)
+    parser.add_argument("questions", help="an export's folder", **FOLDER)
+    help = (
+        "a card (see doctor), a folder, a LoRA adapter's folder or a hub id; with --server: the"
+        " name of the model there"
     )
-    parser.add_argument(
-        "--server",
-        metavar="URL",
-        help="ask this server with OpenAI's chat interface, such as https://api.openai.com/v1 (key:"
-        " the environment variable OPENAI_API_KEY), or as a JSON file of settings says"
-        " (benchmarks/README.md)",
+    parser.add_argument("--base", metavar="NAME", help=help)
+    help = (
+        "ask this server with OpenAI's chat interface, such as https://api.openai.com/v1 (key: the"
+        " environment variable OPENAI_API_KEY), or as a JSON file of settings says"
+        " (benchmarks/README.md)"
     )
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        metavar="DIR",
-        help="trained weights of that base, such as a round's train/model or train/adapter",
-    )
-    _add_out(parser, "where answers.jsonl is written")
+    parser.add_argument("--server", metavar="URL", help=help)
+    help = "trained weights of that base, such as a round's train/model or train/adapter"
+    parser.add_argument("--weights", type=Path, metavar="DIR", help=help)
+    parser.add_argument("--out", help="where answers.jsonl is written", **OUT)
 
-
-def _add_grade(commands: Any) -> None:
     help = "grade answers of any model; needs neither a model nor torch"
-    parser = _parser(commands, "grade", grade, help)
-    parser.add_argument("questions", type=Path, metavar="FOLDER", help="the export's folder")
-    parser.add_argument(
-        "answers",
-        type=Path,
-        metavar="ANSWERS",
-        help='answer\'s folder, or a .jsonl file of {"id", "answer"} lines',
-    )
-    _add_out(parser, "where grades.parquet and report.json are written")
-    _add_list(parser, "--local-data", "NAME=FOLDER", LOCAL_DATA)
-    parser.add_argument(
-        "--estimate",
-        action="store_true",
-        help="for a benchmark with a judge: only print what the judge will cost",
-    )
+    parser = command(commands, "grade", grade, help)
+    parser.add_argument("questions", help="the export's folder", **FOLDER)
+    help = 'answer\'s folder, or a .jsonl file of {"id", "answer"} lines'
+    parser.add_argument("answers", type=Path, metavar="ANSWERS", help=help)
+    parser.add_argument("--out", help="where grades.parquet and report.json are written", **OUT)
+    parser.add_argument("--local-data", **DATA)
+    help = "for a benchmark with a judge: only print what the judge will cost"
+    parser.add_argument("--estimate", help=help, **SWITCH)
 
-
-def _add_convert(commands: Any) -> None:
     help = "convert a LLaVA-1.5 (or its LoRA) from the original repository's format"
-    parser = _parser(commands, "convert", convert, help)
-    parser.add_argument("checkpoint", type=Path, metavar="FOLDER", help="the folder as released")
-    _add_out(parser, "a new folder, which this harness loads")
-    parser.add_argument(
-        "--base",
-        metavar="NAME",
-        help="a card, a folder or a hub id of a LLaVA-1.5, which gives tower, tokenizer and"
-        " processor, or that the LoRA was trained on; default: the card of its size",
+    parser = command(commands, "convert", convert, help)
+    parser.add_argument("checkpoint", help="the folder as released", **FOLDER)
+    parser.add_argument("--out", help="a new folder, which this harness loads", **OUT)
+    help = (
+        "a card, a folder or a hub id of a LLaVA-1.5, which gives tower, tokenizer and processor,"
+        " or that the LoRA was trained on; default: the card of its size"
     )
-
-
-def _parser(
-    commands: Any, name: str, function: Callable[[argparse.Namespace], None], help: str
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
-    parser.set_defaults(command=function)
-    return parser
-
-
-def _add_out(parser: argparse.ArgumentParser, help: str) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=help)
-
-
-def _add_list(parser: argparse.ArgumentParser, option: str, metavar: str, help: str) -> None:
-    parser.add_argument(option, action=Listed, nargs="+", default=[], metavar=metavar, help=help)
+    parser.add_argument("--base", metavar="NAME", help=help)
 
 
 def export(args: argparse.Namespace) -> None:
@@ -147,17 +88,18 @@ def export(args: argparse.Namespace) -> None:
 
 
 def answer(args: argparse.Namespace) -> None:
+    from harness.pipeline import exchange, foreign_answers
+
     if args.server is not None:
-        from harness.pipeline import server_answers
         from harness.pipeline.progress import Display
 
         if args.weights is not None:
             raise UserError("--weights is for a model on this machine; leave it out with --server.")
-        settings = server_answers.settings_of(args.server, args.base)
+        settings = exchange.settings_of(args.server, args.base)
         display = Display(sys.stderr)
         with display.alive():
             progress, tell = display.stage(1, 1, "answer"), display.say
-            done = server_answers.answer(
+            done = exchange.answer_by_server(
                 args.questions, settings, args.out, progress=progress, tell=tell
             )
         print(done)
@@ -165,7 +107,6 @@ def answer(args: argparse.Namespace) -> None:
     if args.base is None:
         raise UserError("Give the model that is to answer: --base NAME, with --server or without.")
     from harness.models.base_cards import find_base
-    from harness.pipeline import exchange, foreign_answers
 
     foreign_answers.exported(args.questions)  # a wrong folder is an error before a model is loaded
     base, progress = find_base(args.base), _progress("answer")

@@ -69,8 +69,8 @@ def look(given: argparse.Namespace) -> Looked:
     if study is None:
         if given.study in preflight_options.DATA_STUDIES:
             out = given.out or results_commands.RESULTS
-            of_data = preflight_options.of_data(given.study, reference.options, out, placement)
-            findings = of_data or findings
+            options = reference.options
+            findings = preflight_options.of_data(given.study, options, out, placement) or findings
         return Looked(reference=reference, context=None, findings=findings, chosen=chosen)
     context = Context(study, Results(folder_of(given, study)), placement, download=False)
     findings += preflight.of_study(context)
@@ -108,9 +108,8 @@ def reference_of(given: argparse.Namespace) -> StudyReference:
     from harness.study.reference import StudyReference
 
     values = {name: getattr(given, name) for name in given.options}
-    return StudyReference(
-        given.study, {name: value for name, value in values.items() if value is not None}
-    )
+    asked = {name: value for name, value in values.items() if value is not None}
+    return StudyReference(given.study, asked)
 
 
 def folder_of(given: argparse.Namespace, study: Study) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from harness.errors import UserError, unknown
@@ -43,3 +44,37 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message[:1].upper()}{message[1:]}; see {self.prog} --help.")
+
+
+class Listed(argparse.Action):
+    """An option with a list: several words, commas between them, and repetitions all add up."""
+
+    def __call__(
+        self, _parser: Any, args: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        listed = [name for text in values for name in names(text)]
+        if not listed:
+            raise UserError(
+                f"{option_string} is given no name; write names behind it, apart by spaces or"
+                " commas."
+            )
+        setattr(args, self.dest, [*(getattr(args, self.dest) or ()), *listed])
+
+
+def names(text: str) -> Sequence[str]:
+    """The parts between commas. In ``NAME=FOLDER`` texts a comma counts before ``NAME=`` only."""
+    parts = re.split(r",(?=[^,=/]+=)" if "=" in text else ",", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+LISTED: dict[str, Any] = {"action": Listed, "nargs": "+"}
+SWITCH: dict[str, Any] = {"action": "store_true"}
+
+
+def command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int | None], help: str
+) -> argparse.ArgumentParser:
+    """Add a command; the parser stores its function as ``command``."""
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+    parser.set_defaults(command=function)
+    return parser

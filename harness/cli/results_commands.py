@@ -8,11 +8,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.artifacts.results_folder import Results
+from harness.cli.parser import SWITCH, command
 from harness.errors import UserError, plain, unknown
 from harness.pipeline.progress import Display, busy
+
+if TYPE_CHECKING:
+    from harness.reporting.tables.build import ComparedStudy
 
 RESULTS = Path("results")
 """The folder of results folders."""
@@ -33,63 +37,54 @@ STUDIES = (
     " of results folders, also get a common index.html"
 )
 
-HELP = {
-    "table": "write and print the table of a results folder again, from its stored grades",
-    "figures": "draw the figures of a results folder again, from its stored grades",
-    "page": "write page.html of a results folder: the table, and pairs and dropped prompts with"
-    " their images",
-}
+FOLDER: dict[str, Any] = {"type": Path, "metavar": "FOLDER"}
 
 
 def add(commands: Any) -> None:
     """Add the commands to the parser's."""
-    for function in (table, figures, page):
-        name, help = function.__name__, HELP[function.__name__]
-        command = commands.add_parser(name, help=help, description=help)
+    for function, help in (
+        (table, "write and print the table of a results folder again, from its stored grades"),
+        (figures, "draw the figures of a results folder again, from its stored grades"),
+        (
+            page,
+            "write page.html of a results folder: the table, and pairs and dropped prompts with"
+            " their images",
+        ),
+    ):
+        parser = command(commands, function.__name__, function, help)
         if function is page:
-            command.add_argument("study", nargs="*", metavar="STUDY", help=STUDIES)
+            parser.add_argument("study", nargs="*", metavar="STUDY", help=STUDIES)
         else:
-            command.add_argument(
-                "study", nargs="?", help="the study's name: its folder below results/"
-            )
-        command.add_argument("--out", type=Path, metavar="FOLDER", help="the results folder itself")
-        command.add_argument("--exclude-leaks", action="store_true", help=LEAKS)
+            help = "the study's name: its folder below results/"
+            parser.add_argument("study", nargs="?", help=help)
+        parser.add_argument("--out", help="the results folder itself", **FOLDER)
+        parser.add_argument("--exclude-leaks", help=LEAKS, **SWITCH)
         if function is page:
-            command.add_argument("--own", action="store_true", help=OWN)
-        command.set_defaults(command=function)
+            parser.add_argument("--own", help=OWN, **SWITCH)
     help = "print differing settings, versions and numbers of two results folders, as Markdown"
-    command = commands.add_parser("compare", help=help, description=help)
-    command.add_argument("a", type=Path, metavar="A", help="a results folder")
-    command.add_argument("b", type=Path, metavar="B", help="another")
-    command.set_defaults(command=compare)
+    parser = command(commands, "compare", compare, help)
+    parser.add_argument("a", type=Path, metavar="A", help="a results folder")
+    parser.add_argument("b", type=Path, metavar="B", help="another")
     help = "write a small copy of a results folder: table, three figures and their data"
-    command = commands.add_parser("pack", help=help, description=help)
-    command.add_argument("folder", type=Path, metavar="FOLDER", help="the folder; it is only read")
-    command.add_argument(
-        "--out", type=Path, metavar="PACKED", help="the packed folder (default: FOLDER-packed)"
-    )
-    command.set_defaults(command=pack)
+    parser = command(commands, "pack", pack, help)
+    parser.add_argument("folder", help="the folder; it is only read", **FOLDER)
+    help = "the packed folder (default: FOLDER-packed)"
+    parser.add_argument("--out", type=Path, metavar="PACKED", help=help)
     help = "write the pairs of one training as a data set folder for the hub, in trl's format"
-    command = commands.add_parser("export-pairs", help=help, description=help)
-    command.add_argument("folder", type=Path, metavar="FOLDER", help="the results folder")
-    command.add_argument("row", metavar="ROW", help="the trained row, such as sena")
-    command.add_argument(
-        "--out", type=Path, required=True, metavar="NEW", help="the data set's folder, a new one"
-    )
-    command.add_argument("--seed", type=int, metavar="K", help="training seed (default: the first)")
-    command.add_argument("--round", type=int, default=1, metavar="R", help="default: 1")
-    command.add_argument("--own", action="store_true", help=OWN_POOL)
-    command.set_defaults(command=export_pairs)
+    parser = command(commands, "export-pairs", export_pairs, help)
+    parser.add_argument("folder", help="the results folder", **FOLDER)
+    parser.add_argument("row", metavar="ROW", help="the trained row, such as sena")
+    help = "the data set's folder, a new one"
+    parser.add_argument("--out", type=Path, required=True, metavar="NEW", help=help)
+    parser.add_argument("--seed", type=int, metavar="K", help="training seed (default: the first)")
+    parser.add_argument("--round", type=int, default=1, metavar="R", help="default: 1")
+    parser.add_argument("--own", help=OWN_POOL, **SWITCH)
     help = "compare every file of a results folder with its recorded hash; exit code 1: one differs"
-    command = commands.add_parser("verify", help=help, description=help)
-    command.add_argument(
-        "folder", type=Path, metavar="FOLDER", help="the folder, whole or packed; it is only read"
-    )
-    command.set_defaults(command=verify)
+    parser = command(commands, "verify", verify, help)
+    parser.add_argument("folder", help="the folder, whole or packed; it is only read", **FOLDER)
     help = "grade the stored answers again with lmms-eval and VLMEvalKit, if installed"
-    command = commands.add_parser("cross-check", help=help, description=help)
-    command.add_argument("folder", type=Path, metavar="FOLDER", help="the results folder")
-    command.set_defaults(command=cross_check)
+    parser = command(commands, "cross-check", cross_check, help)
+    parser.add_argument("folder", help="the results folder", **FOLDER)
 
 
 # The commands import what they need: pandas and matplotlib take seconds, and others need neither.
@@ -98,15 +93,23 @@ def add(commands: Any) -> None:
 def table(given: argparse.Namespace) -> None:
     out = folder(given)
     with working(f"{out}: computing the statistics"):
-        from harness.reporting import model_card_results
-        from harness.reporting.tables import build, text
+        from harness.reporting.tables import text
 
-        comparison = build.load(out, exclude_leaks=given.exclude_leaks)
-        build.write(out, comparison=comparison)
+        comparison = write_table(out, exclude_leaks=given.exclude_leaks)
         width = shutil.get_terminal_size((text.WIDTH, 24)).columns
         printed = plain(text.terminal(comparison.table, width))
-        model_card_results.write_results(out, comparison.study, comparison.cells)
     print(printed)
+
+
+def write_table(out: Path, *, exclude_leaks: bool) -> ComparedStudy:
+    """Write the table, in the folder and on the trained models' cards."""
+    from harness.reporting import model_card_results
+    from harness.reporting.tables import build
+
+    comparison = build.load(out, exclude_leaks=exclude_leaks)
+    build.write(out, comparison=comparison)
+    model_card_results.write_results(out, comparison.study, comparison.cells)
+    return comparison
 
 
 def figures(given: argparse.Namespace) -> None:
@@ -226,14 +229,11 @@ def write_all(out: Path, display: Display, *, exclude_leaks: bool) -> None:
     """Write the table, figures and page of a study, and print one screen: the summary,
     its first sentences, and the paths."""
     display.moving("computing the statistics", at_once=True)
-    from harness.reporting import model_card_results
     from harness.reporting.figures import draw
     from harness.reporting.page import write
     from harness.reporting.tables import build, text
 
-    comparison = build.load(out, exclude_leaks=exclude_leaks)
-    build.write(out, comparison=comparison)
-    model_card_results.write_results(out, comparison.study, comparison.cells)
+    comparison = write_table(out, exclude_leaks=exclude_leaks)
     display.moving("drawing the figures", at_once=True)
     draw.write(out, comparison=comparison)
     display.moving("writing the page", at_once=True)

@@ -8,15 +8,15 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import results_commands
-from harness.cli.file_commands import Listed
 from harness.cli.looked import look
+from harness.cli.parser import LISTED, SWITCH, command
 from harness.errors import plain
 from harness.pipeline.progress import Display, busy
 
@@ -26,167 +26,123 @@ if TYPE_CHECKING:  # they need torch, which other commands go without
     from harness.study.study import Study
     from harness.training.placement import Placement
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "--only": {
-        "action": Listed,
-        "nargs": "+",
-        "metavar": "ROW",
-        "help": "compare only these rows with the untrained model",
-    },
-    "--seeds": {"type": int, "metavar": "N", "help": "number of training seeds per row (0 to N-1)"},
-    "--rounds": {
-        "type": int,
-        "metavar": "N",
-        "help": "number of rounds of self-improvement, each on new images",
-    },
-    "--images": {"type": int, "metavar": "N", "help": "number of pool images per round"},
-    "--limit": {
-        "type": int,
-        "metavar": "N",
-        "help": "for a trial: at most N test images, and at most N pool images per round",
-    },
-    "--base": {
-        "metavar": "NAME",
-        "help": "the base model: the name of a card (see doctor), a folder with a model or a LoRA"
-        " adapter, or a hub id",
-    },
-    "--row": {
-        "action": Listed,
-        "nargs": "+",
-        "dest": "rows",
-        "metavar": "LABEL=CHECKPOINT",
-        "help": "add trained models, which are only evaluated: a folder with a model or a LoRA"
-        " adapter, or a hub id; LABEL=answers:FOLDER: another program's answers, which are only"
-        " graded",
-    },
-    "--pool": {
-        "metavar": "POOL",
-        "help": "the training images: synthetic, a folder of images, a .jsonl manifest, llava:...,"
+NUMBER: dict[str, Any] = {"type": int, "metavar": "N"}
+NAME: dict[str, Any] = {"metavar": "NAME"}
+ASKED: dict[str, Any] = {**SWITCH, "default": None}
+
+OPTIONS: dict[str, tuple[Mapping[str, Any], str]] = {
+    "--only": (LISTED | {"metavar": "ROW"}, "compare only these rows with the untrained model"),
+    "--seeds": (NUMBER, "number of training seeds per row (0 to N-1)"),
+    "--rounds": (NUMBER, "number of rounds of self-improvement, each on new images"),
+    "--images": (NUMBER, "number of pool images per round"),
+    "--limit": (NUMBER, "for a trial: at most N test images, and at most N pool images per round"),
+    "--base": (
+        NAME,
+        "the base model: the name of a card (see doctor), a folder with a model or a LoRA adapter,"
+        " or a hub id",
+    ),
+    "--row": (
+        LISTED | {"dest": "rows", "metavar": "LABEL=CHECKPOINT"},
+        "add trained models, which are only evaluated: a folder with a model or a LoRA adapter, or"
+        " a hub id; LABEL=answers:FOLDER: another program's answers, which are only graded",
+    ),
+    "--pool": (
+        {"metavar": "POOL"},
+        "the training images: synthetic, a folder of images, a .jsonl manifest, llava:...,"
         " coco:..., hub:... or mix:... (GPUS.md)",
-    },
-    "--benchmarks": {
-        "action": Listed,
-        "nargs": "+",
-        "metavar": "NAME",
-        "help": "use only these benchmarks, separated by spaces or commas (names: see doctor)",
-    },
-    "--local-data": {
-        "action": Listed,
-        "nargs": "+",
-        "metavar": "NAME=FOLDER",
-        "help": "the folders of the benchmarks' official files, such as coco=data/coco mme=data/mme"
+    ),
+    "--benchmarks": (
+        LISTED | NAME,
+        "use only these benchmarks, separated by spaces or commas (names: see doctor)",
+    ),
+    "--local-data": (
+        LISTED | {"metavar": "NAME=FOLDER"},
+        "the folders of the benchmarks' official files, such as coco=data/coco mme=data/mme"
         " (benchmarks/README.md)",
-    },
-    "--vary": {
-        "action": Listed,
-        "nargs": "+",
-        "metavar": "ROW.SETTING=VALUES",
-        "help": "for ablate: the values of a setting to compare, such as"
-        " sena.noise_step=200,400,600; + joins the entries of one value",
-    },
-    "--controls": {
-        "action": "store_true",
-        "default": None,
-        "help": "add reference rows, and each method with one part removed",
-    },
-    "--profile": {
-        "metavar": "NAME",
-        "help": "equal (same images, batch and steps for all methods), published (each paper's own"
-        " recipe, as its scripts execute it) or released (the authors' code throughout, with its"
-        " defects); default: equal, but published for the study paper",
-    },
-    "--released": {
-        "action": "store_true",
-        "default": None,
-        "help": "add a row per method that does all that the authors' released code does",
-    },
-    "--lora": {
-        "action": "store_true",
-        "default": None,
-        "help": "train all rows with LoRA (real bases: r 128); default for a real base in the"
-        " profile equal: full training where it fits the GPUs, else LoRA, and the run says which",
-    },
-    "--full": {
-        "action": "store_true",
-        "default": None,
-        "help": "train all rows in full",
-    },
+    ),
+    "--vary": (
+        LISTED | {"metavar": "ROW.SETTING=VALUES"},
+        "for ablate: the values of a setting to compare, such as sena.noise_step=200,400,600;"
+        " + joins the entries of one value",
+    ),
+    "--controls": (ASKED, "add reference rows, and each method with one part removed"),
+    "--profile": (
+        NAME,
+        "equal (same images, batch and steps for all methods), published (each paper's own recipe,"
+        " as its scripts execute it) or released (the authors' code throughout, with its defects);"
+        " default: equal, but published for the study paper",
+    ),
+    "--released": (
+        ASKED,
+        "add a row per method that does all that the authors' released code does",
+    ),
+    "--lora": (
+        ASKED,
+        "train all rows with LoRA (real bases: r 128); default for a real base in the profile"
+        " equal: full training where it fits the GPUs, else LoRA, and the run says which",
+    ),
+    "--full": (ASKED, "train all rows in full"),
 }
 """All options of studies. The parameters of a study's function decide which of them it accepts."""
 
 ENDED_EARLY = 3
 """The exit code where a row ended early and all else is done."""
 
-HELP = {
-    "plan": "show what a study still has to do and how long it takes; writes nothing",
-    "run": "run a study and print its table; if interrupted, run it again to continue",
+OF_COMMAND: dict[str, tuple[Mapping[str, Any], str]] = {
+    "--out": (
+        {"type": Path, "metavar": "FOLDER"},
+        "the results folder (default: a folder in results/, named after the study, base, pool and"
+        " limit)",
+    ),
+    "--eight-bit": (
+        SWITCH,
+        "train with 8-bit AdamW (saves memory, gives other weights; needs a CUDA GPU)",
+    ),
+    "--trainer": (
+        {"choices": ["own", "trl"], "default": "own"},
+        "who trains: own (default), this harness's loop; or trl, the DPOTrainer of trl on the same"
+        " pairs in the same order, which is slower and checks that loop",
+    ),
+    "--jobs": (
+        NUMBER,
+        "number of parallel processes on this machine, one thread each (default: as many as cores"
+        " and memory allow for the synthetic base; 1 for other bases)",
+    ),
+    "--log-to": (
+        LISTED | NAME,
+        "where to log training: tensorboard (default), trackio, wandb or none",
+    ),
+    "--on": (
+        {"choices": ["ray"]},
+        "run the stages on a running Ray cluster with a shared file system",
+    ),
+    "--exclude-leaks": (SWITCH, results_commands.LEAKS),
+    "--stop-on-mismatch": (
+        SWITCH,
+        "stop before any training if the untrained base does not have its published values"
+        " (default: say so and go on)",
+    ),
 }
+"""The options that are not the study's own."""
 
 
 def add(commands: Any) -> None:
     """Add the commands to the parser's."""
-    for function in (plan, run):
-        name, help = function.__name__, HELP[function.__name__]
-        command = commands.add_parser(name, help=help, description=help)
-        command.add_argument(
-            "study",
-            help="compare, ablate, paper, audit, smoke, tune, or a .py file with study(**options)",
-        )
-        options = [command.add_argument(option, **more).dest for option, more in OPTIONS.items()]
-        command.add_argument(
-            "--out",
-            type=Path,
-            metavar="FOLDER",
-            help="the results folder (default: a folder in results/, named after the study, base,"
-            " pool and limit)",
-        )
-        command.add_argument(
-            "--eight-bit",
-            action="store_true",
-            help="train with 8-bit AdamW (saves memory, gives other weights; needs a CUDA GPU)",
-        )
-        command.add_argument(
-            "--trainer",
-            choices=["own", "trl"],
-            default="own",
-            help="who trains: own (default), this harness's loop; or trl, the DPOTrainer of trl on"
-            " the same pairs in the same order, which is slower and checks that loop",
-        )
-        command.set_defaults(command=function, options=options)
-        _add_of_run(command)
+    studies = "compare, ablate, paper, audit, smoke, tune, or a .py file with study(**options)"
+    for function, help in (
+        (plan, "show what a study still has to do and how long it takes; writes nothing"),
+        (run, "run a study and print its table; if interrupted, run it again to continue"),
+    ):
+        parser = command(commands, function.__name__, function, help)
+        parser.add_argument("study", help=studies)
+        actions = [
+            parser.add_argument(option, help=text, **settings)
+            for option, (settings, text) in (OPTIONS | OF_COMMAND).items()
+        ]
+        parser.set_defaults(options=[action.dest for action in actions[: len(OPTIONS)]])
         if function is plan:
-            command.add_argument(
-                "--stages", action="store_true", help="show every missing stage, not only rows"
-            )
-
-
-def _add_of_run(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help="number of parallel processes on this machine, one thread each (default: as many as"
-        " cores and memory allow for the synthetic base; 1 for other bases)",
-    )
-    command.add_argument(
-        "--log-to",
-        action=Listed,
-        nargs="+",
-        metavar="NAME",
-        help="where to log training: tensorboard (default), trackio, wandb or none",
-    )
-    command.add_argument(
-        "--on",
-        choices=["ray"],
-        help="run the stages on a running Ray cluster with a shared file system",
-    )
-    command.add_argument("--exclude-leaks", action="store_true", help=results_commands.LEAKS)
-    command.add_argument(
-        "--stop-on-mismatch",
-        action="store_true",
-        help="stop before any training if the untrained base does not have its published values"
-        " (default: say so and go on)",
-    )
+            help = "show every missing stage, not only rows"
+            parser.add_argument("--stages", help=help, **SWITCH)
 
 
 def plan(given: argparse.Namespace) -> None:
@@ -253,9 +209,9 @@ def _run(given: argparse.Namespace) -> tuple[int, Path]:
                 context, display, execute, draw, stop_on_mismatch=given.stop_on_mismatch
             )
     if is_main:
-        for number, why in enumerate(ended):
-            if not number:
-                print("\nNot in the table, or not with all seeds and rounds:")
+        if ended:
+            print("\nNot in the table, or not with all seeds and rounds:")
+        for why in ended:
             print(plain(textwrap.fill(why, 100)))
     return ENDED_EARLY if ended else 0, out
 
@@ -266,13 +222,9 @@ def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) ->
     Raises:
         UserError: as the command's one sentence.
     """
-    given = argparse.Namespace(
-        study=study, out=out, jobs=jobs, on=None, log_to=None, eight_bit=False, exclude_leaks=False
-    )
-    given.stop_on_mismatch, given.trainer = False, "own"
-    given.options = list(options)
-    for name, value in options.items():
-        setattr(given, name, value)
+    settings: dict[str, Any] = {"on": None, "log_to": None, "eight_bit": False, "trainer": "own"}
+    settings |= {"exclude_leaks": False, "stop_on_mismatch": False, "options": list(options)}
+    given = argparse.Namespace(study=study, out=out, jobs=jobs, **settings | options)
     _, folder = _run(given)
     return folder
 

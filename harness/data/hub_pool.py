@@ -18,11 +18,11 @@ from typing import Any
 import datasets
 
 from harness.data.image_file import UnreadableImage, read_image
-from harness.data.pool import Pool
+from harness.data.pool import Pool, fields_of
 from harness.data.text_file import IMAGE_TOKEN, BadText, checked_text
 from harness.errors import UserError
 from harness.models.hub_snapshots import FAILURES, commit_of
-from methods.interface import Field, Item
+from methods.interface import Item
 
 ID = re.compile(r"[\w.-]+/[\w.-]+(/[\w.-]+)?")
 QUESTIONS = ("question", "query", "prompt")
@@ -72,12 +72,10 @@ def hub_pool(spec: str) -> Pool:
         texts = [_text(row[column]) if column else None for column in (question, reference)]
         return Item(id=id, image=read_image(source), question=texts[0], reference=texts[1])
 
-    fields: set[Field] = {"image"}
-    fields |= {"question"} if question else set()
-    fields |= {"reference"} if reference else set()
+    fields = fields_of(question=question is not None, reference=reference is not None)
     digits = len(str(len(table) - 1))
     ids = tuple(f"{number:0{digits}d}" for number in range(len(table)))
-    return Pool(spec=spec, ids=ids, fields=frozenset(fields), read=read)
+    return Pool(spec=spec, ids=ids, fields=fields, read=read)
 
 
 def _from_folder(spec: str, folder: Path, split: str) -> Any:

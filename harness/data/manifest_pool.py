@@ -7,14 +7,14 @@ is the ``pixels_sha`` that the image must have.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.files import is_file
-from harness.data.image_file import read_image
-from harness.data.pool import Pool, pixels_sha
+from harness.data.pool import Pool, PoolFile, pixels_sha, pool_of_files
 from harness.data.text_file import BadText, checked_text, parse_json, read_text
 from harness.errors import UserError
-from methods.interface import Field, Item
+from methods.interface import Item
 
 KEYS = frozenset({"id", "image", "question", "reference", "sha256"})
 TEXTS = ("question", "reference")
@@ -51,24 +51,22 @@ def manifest_pool(path: Path) -> Pool:
             ' "question": "..."}.'
         )
 
+    files = {
+        id: PoolFile(path.parent / row["image"], row.get("question"), row.get("reference"))
+        for id, row in rows.items()
+    }
+    pool = pool_of_files(str(path), files)
+
     def read(id: str) -> Item:
-        row = rows[id]
-        image = read_image(path.parent / row["image"])
-        if (stated := row.get("sha256")) and stated != pixels_sha(image):
+        row, item = rows[id], pool.read(id)
+        if (stated := row.get("sha256")) and stated != pixels_sha(item.image):
             raise UserError(
                 f"{path}: the image {row['image']!r} differs from the sha256 in its line"
                 f" ({stated[:12]}...); restore it, or take sha256 out of the line."
             )
-        return Item(
-            id=id, image=image, question=row.get("question"), reference=row.get("reference")
-        )
+        return item
 
-    # A field counts only where every line has it: a method that needs it could not use the rest.
-    fields: set[Field] = {"image"}
-    fields |= {
-        field for field in ("question", "reference") if all(field in row for row in rows.values())
-    }
-    return Pool(spec=str(path), ids=tuple(rows), fields=frozenset(fields), read=read)
+    return replace(pool, read=read)
 
 
 def _row(line: str, where: str) -> dict[str, str]:

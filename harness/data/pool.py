@@ -1,6 +1,6 @@
 """A pool of images for training: sampling, hashes, and the fields that a method may see.
 
-harness/data/open_pool.py opens pools; each layout has a file of its own. The sample of a round
+harness/data/open_pool.py opens pools; the layouts have files of their own. The sample of a round
 depends on the run's seed and the round, never on the method: all methods learn from the same
 images in the same order, and each round draws new ones.
 """
@@ -8,17 +8,18 @@ images in the same order, and each round draws new ones.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from harness.artifacts.environment import cores
 from harness.artifacts.fingerprint import fingerprint
-from harness.data.image_file import UnreadableImage, treatments
+from harness.data.image_file import UnreadableImage, read_image, treatments
 from harness.errors import UserError
 from methods.interface import Field, GroundTruth, Item
 
@@ -132,9 +133,8 @@ class Pool:
         with ThreadPoolExecutor(max_workers=min(16, cores())) as threads:
             results = list(threads.map(self._draw_one, ids))
         images = tuple(result for result in results if isinstance(result, DrawnImage))
-        skipped = tuple(
-            (id, result) for id, result in zip(ids, results, strict=True) if isinstance(result, str)
-        )
+        each = zip(ids, results, strict=True)
+        skipped = tuple((id, result) for id, result in each if isinstance(result, str))
         if not images:
             raise UserError(
                 f"None of the {n} images drawn from {self.spec} can be read; the first:"
@@ -188,6 +188,39 @@ class Pool:
 
     def image(self, id: str) -> Image.Image:
         return self.items([id], frozenset())[0].image
+
+
+@dataclass(frozen=True)
+class PoolFile:
+    """An image's file and its texts."""
+
+    path: Path
+    question: str | None = None
+    reference: str | None = None
+
+
+def pool_of_files(spec: str, files: Mapping[str, PoolFile]) -> Pool:
+    """The pool of these images, by id."""
+
+    def read(id: str) -> Item:
+        file = files[id]
+        image = read_image(file.path)
+        return Item(id=id, image=image, question=file.question, reference=file.reference)
+
+    # A field counts only where every image has it: a method that needs it could not use the rest.
+    fields = fields_of(
+        question=all(file.question for file in files.values()),
+        reference=all(file.reference for file in files.values()),
+    )
+    return Pool(spec=spec, ids=tuple(files), fields=fields, read=read)
+
+
+def fields_of(*, question: bool, reference: bool) -> frozenset[Field]:
+    """The fields of a pool's images, which may have these texts."""
+    fields: set[Field] = {"image"}
+    fields |= {"question"} if question else set()
+    fields |= {"reference"} if reference else set()
+    return frozenset(fields)
 
 
 def other_id(id: str, among: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from harness.training.memory import GIB
 from harness.training.placement import Placement
 from harness.training.ranks import ranks
 
+KINDS = ("lora", "full")
 DECIDE = "Give --lora or --full to decide yourself."
 
 
@@ -35,15 +36,13 @@ def by_memory(
     card = _chooses(reference)
     if card is None:
         return reference, ""
+    memory = gpu_memory() if memory is None else memory
     if memory is None:
-        memory = gpu_memory()
-    if memory is None:
-        large = (card.parameters or 0) > MAX_CPU_PARAMETERS
         why = (
             "Training: full. No GPU is seen here; on one that cannot hold it, run takes LoRA."
             f" {DECIDE}"
         )
-        return reference, why if large else ""
+        return reference, why if (card.parameters or 0) > MAX_CPU_PARAMETERS else ""
     gpus, eight_bit = ranks().size, placement.optimizer == "adamw8bit"
     needed = cost_model.training_memory(
         card, compare.EQUAL, rows=1, processes=gpus, eight_bit=eight_bit
@@ -71,8 +70,7 @@ def as_begun(
     stored = _trains_lora(folder)
     if stored is None or stored == lora:
         return reference, ""
-    kind = "LoRA" if stored else "full"
-    why = f"Training: {kind}, as {folder} was begun. {DECIDE}"
+    why = f"Training: {'LoRA' if stored else 'full'}, as {folder} was begun. {DECIDE}"
     return _with(reference, lora=stored), why
 
 
@@ -88,12 +86,13 @@ def _chooses(reference: StudyReference) -> BaseCard | None:
     build, asked = STUDIES.get(reference.name), reference.options
     if build is None or "lora" not in (taken := inspect.signature(build).parameters):
         return None
-    if asked.get("lora") or asked.get("full"):
-        return None
-    if ablate.RECIPE in asked.get("only", ()):  # it compares the two
-        return None
     default = taken["profile"].default if "profile" in taken else "equal"
-    if asked.get("profile", default) != "equal":
+    if (
+        asked.get("lora")
+        or asked.get("full")
+        or ablate.RECIPE in asked.get("only", ())  # it compares the two
+        or asked.get("profile", default) != "equal"
+    ):
         return None
     try:
         card = find_base(asked.get("base", taken["base"].default))
@@ -103,8 +102,7 @@ def _chooses(reference: StudyReference) -> BaseCard | None:
 
 
 def _with(reference: StudyReference, *, lora: bool) -> StudyReference:
-    others = {name: reference.options[name] for name in reference.options if name != "full"}
-    others.pop("lora", None)
+    others = {name: value for name, value in reference.options.items() if name not in KINDS}
     return replace(reference, options={**others, "lora" if lora else "full": True})
 
 

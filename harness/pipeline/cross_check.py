@@ -13,6 +13,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,50 @@ Kit = Callable[[Sequence[StoredAnswer], Path], tuple[str, Report]]
 questions are numbered from 0."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredGrades:
+    """One model's answers and grades on a benchmark whose questions have one right answer."""
+
+    model: str
+    benchmark: str
+    asked: Sequence[StoredAnswer]
+    values: Mapping[str, float | None]
+    """By metric."""
+    left_out: int = 0
+    """Questions without truth or answer."""
+
+    def compared(self, kit: str, version: str, report: Report) -> CrossCheck:
+        """A toolkit's report set beside these grades."""
+        theirs = {grade.question: grade for grade in report.grades}
+        pairs = [(stored, theirs[str(number)]) for number, stored in enumerate(self.asked)]
+        differences = tuple(
+            GradeDifference(
+                id=stored.id,
+                answer=stored.answer,
+                truth=stored.truth,
+                native=stored.value,
+                native_read=stored.read_as,
+                kit=grade.value,
+                kit_read=grade.read_as,
+                reason=_reason(stored, grade),
+            )
+            for stored, grade in pairs
+            if grade.value != stored.value
+        )
+        native, both = self.values, report.values.keys() & self.values.keys()
+        return CrossCheck(
+            model=self.model,
+            benchmark=self.benchmark,
+            kit=kit,
+            version=version,
+            questions=len(self.asked),
+            same=len(self.asked) - len(differences),
+            left_out=self.left_out,
+            metrics={name: (native[name], report.values[name]) for name in METRICS if name in both},
+            differences=differences,
+        )
+
+
 def check(out: Path, say: Callable[[str], None] = print) -> list[CrossCheck]:
     """Compare all answers stored in ``out``; prints the result and writes ``cross_check.json``.
 
@@ -90,8 +135,8 @@ def check(out: Path, say: Callable[[str], None] = print) -> list[CrossCheck]:
     if not (out / "study.json").exists():
         raise UserError(f"There are no results in {out}; give the folder of an earlier run.")
     with lock(out):
-        stored = list(_stored(out))
-        if not stored:
+        every = list(_stored(out))
+        if not every:
             raise UserError(
                 f"{out} holds no grades of questions with one right answer and their answers beside"
                 " them; run a study with yes/no or one-word questions first (synthetic_pope,"
@@ -99,18 +144,15 @@ def check(out: Path, say: Callable[[str], None] = print) -> list[CrossCheck]:
             )
         checked: list[CrossCheck] = []
         refusals: Counter[str] = Counter()
-        for model, benchmark, asked, values, left_out in stored:
-            for name, kit in KITS.items():
-                with tempfile.TemporaryDirectory(prefix="selfsight-cross-check-") as folder:
-                    try:
-                        version, report = kit(asked, Path(folder))
-                    except ValueError as error:
-                        refusals[f"{name}: {error}"] += 1
-                        continue
-                checked.append(
-                    compare(model, benchmark, name, version, asked, values, report, left_out)
-                )
-                say("\n".join(lines(checked[-1])))
+        for stored, (name, kit) in product(every, KITS.items()):
+            with tempfile.TemporaryDirectory(prefix="selfsight-cross-check-") as folder:
+                try:
+                    version, report = kit(stored.asked, Path(folder))
+                except ValueError as error:
+                    refusals[f"{name}: {error}"] += 1
+                    continue
+            checked.append(stored.compared(name, version, report))
+            say("\n".join(lines(checked[-1])))
         if not checked:
             raise UserError(f"No toolkit graded anything. {' '.join(refusals)}")
         for refusal, times in refusals.items():
@@ -118,51 +160,6 @@ def check(out: Path, say: Callable[[str], None] = print) -> list[CrossCheck]:
         content = {"comparisons": list(map(asdict, checked)), "refusals": dict(refusals)}
         write_json(out / "cross_check.json", content)
     return checked
-
-
-def compare(
-    model: str,
-    benchmark: str,
-    kit: str,
-    version: str,
-    asked: Sequence[StoredAnswer],
-    native: Mapping[str, float | None],
-    report: Report,
-    left_out: int = 0,
-) -> CrossCheck:
-    """Set a toolkit's report beside the stored grades."""
-    theirs = {grade.question: grade for grade in report.grades}
-    differences = []
-    for number, stored in enumerate(asked):
-        grade = theirs[str(number)]
-        if grade.value != stored.value:
-            differences.append(
-                GradeDifference(
-                    id=stored.id,
-                    answer=stored.answer,
-                    truth=stored.truth,
-                    native=stored.value,
-                    native_read=stored.read_as,
-                    kit=grade.value,
-                    kit_read=grade.read_as,
-                    reason=_reason(stored, grade),
-                )
-            )
-    return CrossCheck(
-        model=model,
-        benchmark=benchmark,
-        kit=kit,
-        version=version,
-        questions=len(asked),
-        same=len(asked) - len(differences),
-        left_out=left_out,
-        metrics={
-            name: (native.get(name), report.values[name])
-            for name in METRICS
-            if name in report.values and name in native
-        },
-        differences=tuple(differences),
-    )
 
 
 def _reason(stored: StoredAnswer, grade: Grade) -> str:
@@ -212,38 +209,36 @@ def _short(text: str, most: int = 60) -> str:
     return shown if len(shown) <= most else shown[: most - 3] + "..."
 
 
-def _stored(
-    out: Path,
-) -> Iterator[tuple[str, str, list[StoredAnswer], dict[str, float | None], int]]:
-    """Every model's answers and grades on benchmarks whose questions have one right answer: model,
-    benchmark, answers, values by metric, and how many were left out."""
+def _stored(out: Path) -> Iterator[StoredGrades]:
+    """Every model's answers and grades on benchmarks whose questions have one right answer."""
     results = Results(out)
-    names = [
-        entry["name"]
-        for entry in read_json(results.study)["benchmarks"]
-        if not entry["name"].startswith(("vlmevalkit.", "lmms_eval."))
-    ]
-    for name in names:
-        questions_file = results.questions(name) / "questions.jsonl"
+    for entry in read_json(results.study)["benchmarks"]:
+        name, folder = entry["name"], results.questions(entry["name"])
+        if name.startswith(("vlmevalkit.", "lmms_eval.")):
+            continue
         for done in sorted(out.glob(f"runs/*/seed*/round*/grades/{name}/DONE")):
             round = done.parents[2]
-            answers_file = round / "answers" / name / "answers.jsonl"
-            if not questions_file.exists() or not answers_file.exists():
+            files = (folder / "questions.jsonl", round / "answers" / name / "answers.jsonl")
+            if not all(file.exists() for file in files):
                 continue
             grades = read_parquet(done.with_name("grades.parquet"))
-            values: dict[str, float | None] = read_json(done.with_name("report.json"))["values"]
+            values = read_json(done.with_name("report.json"))["values"]
             if "truth" not in grades or "accuracy" not in values:
                 continue  # captions and the like: no single right answer
-            questions = {row["id"]: row for row in read_jsonl(questions_file)}
-            answers = {row["id"]: row["answer"] for row in read_jsonl(answers_file)}
+            questions, answers = ({row["id"]: row for row in read_jsonl(file)} for file in files)
             asked = [
-                _asked(questions[row.question], answers[row.question], row, results.questions(name))
+                _asked(questions[row.question], answers[row.question]["answer"], row, folder)
                 for row in grades.itertuples()
                 if row.question in questions and row.question in answers
             ]
-            known = [stored for stored in asked if stored.truth.strip()]
-            if known:
-                yield "/".join(round.parts[-3:]), name, known, values, len(grades) - len(known)
+            if known := [stored for stored in asked if stored.truth.strip()]:
+                yield StoredGrades(
+                    model="/".join(round.parts[-3:]),
+                    benchmark=name,
+                    asked=known,
+                    values=values,
+                    left_out=len(grades) - len(known),
+                )
 
 
 def _asked(question: Mapping[str, Any], answer: str, grade: Any, folder: Path) -> StoredAnswer:

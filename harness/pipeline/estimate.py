@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
-from harness.artifacts.environment import hardware
-from harness.artifacts.results_folder import records
 from harness.pipeline.shipped_rates import shipped_rates
 from harness.pipeline.tasks import Kind, Task
+from harness.study.cost_model import measured_here, measured_rate
 
 GUESS: Mapping[Kind, float] = {"pairs": 0.04, "train": 0.01, "answer": 0.006, "choices": 0.005}
 """Seconds an image or question, as on the synthetic base with one thread: they only weigh tasks
@@ -25,12 +24,7 @@ class Estimate:
     their median. ``root``: the folder that holds results folders."""
 
     def __init__(self, root: Path) -> None:
-        here = hardware()
-        self._records = [
-            record
-            for record in records(root)
-            if record.get("hardware") == here and record.get("items")
-        ]
+        self._records = measured_here(root)
 
     def rate(self, task: Task) -> float | None:
         """Seconds an item: measured here, else by the shipped reference; None where nothing like it
@@ -40,14 +34,7 @@ class Estimate:
 
     def measured(self, task: Task) -> float | None:
         """Seconds an item on this hardware."""
-        alike = [
-            record
-            for record in self._records
-            if (record.get("stage"), record.get("base")) == (task.kind, _base(task))
-        ]
-        same = [record for record in alike if record.get("name") == task.name]
-        rates = [record["seconds"] / record["items"] for record in same or alike]
-        return median(rates) if rates else None
+        return measured_rate(self._records, task.kind, _base(task), task.name, or_any=True)
 
     def shipped(self, task: Task) -> float | None:
         """Seconds an item on the shipped reference's hardware."""

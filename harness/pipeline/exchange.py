@@ -5,19 +5,28 @@
     answer    questions, a model   -> answers.jsonl                  needs a model
     grade     questions, answers   -> grades.parquet, report.json    needs the benchmark's data
 
-Only ``answer`` needs torch. They call the functions of a study's stages, in folders that the user
-names. Each can be cut and run again. ``grade`` also takes answers that another program wrote."""
+A model behind a server with OpenAI's chat interface can answer, too: paced, retried, recorded and
+replayed as a judge's replies are (benchmarks/judge.py). ``replies.jsonl`` in the folder of answers
+holds every reply as it arrives; a command that was cut asks for the missing ones alone. The key
+comes from an environment variable and is written nowhere.
+
+Only ``answer`` by a model on this machine needs torch. The steps call the functions of a study's
+stages, in folders that the user names. Each can be cut and run again. ``grade`` also takes answers
+that another program wrote."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.chat import FILTERED, Reply
 from benchmarks.interface import Benchmark
-from benchmarks.judge import cost_in_words
+from benchmarks.judge import Judge, JudgeRequest, SentImage, cost_in_words, to_stderr
+from benchmarks.judge_settings import Settings, read_settings
 from harness.artifacts.results_folder import (
     Stage,
     lock,
@@ -26,7 +35,8 @@ from harness.artifacts.results_folder import (
     write_json,
     write_jsonl,
 )
-from harness.errors import UserError
+from harness.artifacts.stored_files import read_bytes
+from harness.errors import UserError, user_errors
 from harness.pipeline import stage_identity
 from harness.pipeline.foreign_answers import accept, exported
 from harness.pipeline.stages.export import write_questions
@@ -35,6 +45,10 @@ from harness.pipeline.stages.shards import Progress, quiet
 
 if TYPE_CHECKING:  # it needs torch
     from harness.models.base_cards import BaseCard
+
+
+RECORDING = "replies.jsonl"
+KEY_VARIABLE = "OPENAI_API_KEY"
 
 
 def export(
@@ -69,10 +83,9 @@ def answer(
     # The other two steps run without torch.
     from transformers.utils import logging
 
-    from harness.pipeline.image_cache import ImageCache, exported_image
-    from harness.pipeline.loaded_model import LoadedModel, set_threads
+    from harness.pipeline.context import ImageCache, LoadedModel, exported_image, set_threads
     from harness.pipeline.stages.answer import merge_answers, write_answers
-    from harness.pipeline.tasks import QUESTIONS_A_SHARD
+    from harness.pipeline.tasks import QUESTIONS_A_SHARD, Task
 
     logging.disable_progress_bar()  # the stage shows its own
     set_threads([card])
@@ -83,23 +96,121 @@ def answer(
         stage.open()
         if not stage.done:
             total = len(read_jsonl(questions / "questions.jsonl"))
-            shards, read = (
-                math.ceil(total / QUESTIONS_A_SHARD),
-                partial(exported_image, ImageCache()),
+            task = Task(
+                key="answer",
+                kind="answer",
+                title=f"answer {benchmark}",
+                name=benchmark,
+                stage=stage,
+                items=total,
+                shard_items=QUESTIONS_A_SHARD,
             )
-            vlm = LoadedModel().engine(checkpoint)
-            for shard in range(shards):
-                start = shard * QUESTIONS_A_SHARD
-                numbers = range(start, min(start + QUESTIONS_A_SHARD, total))
+            vlm, read = LoadedModel().engine(checkpoint), partial(exported_image, ImageCache())
+            for shard in range(task.shards):
+                numbers = task.shard_range(shard)
                 if not stage.shard(shard).exists():
                     write_answers(stage, shard, numbers, vlm, questions, read)
                 progress("questions", numbers.stop, total)
-            merge_answers(stage, benchmark, shards)
+            merge_answers(stage, benchmark, task.shards)
         rows = read_jsonl(out / "answers.jsonl")
     cut = sum(not row["finished"] for row in rows)
     return f"{out}: {len(rows)} answers to {benchmark}" + (
         f", {cut} of them cut at their length." if cut else "."
     )
+
+
+def settings_of(server: str, model: str | None) -> Settings:
+    """How the server is asked: ``server`` is its address (then ``model`` is needed), or a JSON file
+    with the settings of a judge.
+
+    Raises:
+        UserError: the file is missing or wrong, or the model is given nowhere or twice.
+    """
+    is_address = server.startswith(("http://", "https://"))
+    if is_address == (model is None):
+        raise UserError(
+            "--server with an address needs the model's name: --base NAME."
+            if is_address
+            else "--server names a settings file, which holds the model's name; leave --base out."
+        )
+    with user_errors():
+        if is_address:
+            key = KEY_VARIABLE if os.environ.get(KEY_VARIABLE, "").strip() else None
+            return Settings(base_url=server, model=model or "", key_variable=key)
+        return read_settings(Path(server))
+
+
+def answer_by_server(
+    questions: Path,
+    settings: Settings,
+    out: Path,
+    *,
+    progress: Progress = quiet,
+    tell: Callable[[str], None] = to_stderr,
+) -> str:
+    """Ask the server all questions; returns what was done, in a sentence. ``tell`` gets a line
+    about the cost before and after asking.
+
+    Raises:
+        UserError: there are no questions, the folder holds answers of other settings, or the server
+            cannot be used. What was answered until then is kept.
+    """
+    benchmark = str(exported(questions)["benchmark"])
+    settings = replace(settings, repeats=1, recording=RECORDING)
+    server = Judge(settings=settings, folder=out, tell=tell, who="server", progress=progress)
+    rows = read_jsonl(questions / "questions.jsonl")
+    model = {"base": settings.pinned_model, "by": "server"}
+    identity = stage_identity.given_identity(model, benchmark, questions) | {
+        "decoding": {"temperature": 0.0}
+    }
+    with lock(out):
+        stage = Stage(out, identity)
+        stage.open()
+        if not stage.done:
+            requests = [_request(questions, row) for row in rows]
+            with user_errors():
+                replies = server.ask(requests)
+            found = [
+                _server_row(row["id"], settings.pinned_model, reply)
+                for row, (reply,) in zip(rows, replies, strict=True)
+            ]
+            write_jsonl(out / "answers.jsonl", found)
+            counts = _counts(found)
+            record = {"stage": "answer", "base": settings.pinned_model, "name": benchmark}
+            stage.finish({**record, "server": settings.base_url, "counts": counts})
+        counts = _counts(read_jsonl(out / "answers.jsonl"))
+    return (
+        f"{out}: {counts['questions']} answers to {benchmark}"
+        + (f", {counts['unfinished']} of them cut at their length" if counts["unfinished"] else "")
+        + (f", {counts['unanswered']} declined." if counts["unanswered"] else ".")
+    )
+
+
+def _request(questions: Path, row: Mapping[str, Any]) -> JudgeRequest:
+    images = tuple(
+        SentImage(name=name, read=partial(read_bytes, questions / "images" / name))
+        for name in row["images"]
+    )
+    cap = row["max_new_tokens"]
+    return JudgeRequest(about=row["id"], prompt=row["text"], images=images, max_tokens=cap)
+
+
+def _server_row(id: str, model: str, reply: Reply) -> dict[str, Any]:
+    """An answer's line; of a question that the model or the server's filter declined, the reason
+    stands beside an empty answer."""
+    row = {"id": id, "answer": reply.text, "model": model, "n_tokens": reply.tokens_out}
+    row["finished"] = reply.finish != "length"
+    if reply.finish == FILTERED:
+        return {**row, "answer": "", "unanswered": "the server's filter withheld the answer"}
+    return row if reply.text else {**row, "unanswered": "the model gave no text"}
+
+
+def _counts(rows: list[Any]) -> dict[str, int]:
+    return {
+        "questions": len(rows),
+        "unfinished": sum(not row["finished"] for row in rows),
+        "unanswered": sum("unanswered" in row for row in rows),
+    }
 
 
 def grade(benchmark: Benchmark, questions: Path, answers: Path, out: Path) -> str:
@@ -128,10 +239,8 @@ def grade(benchmark: Benchmark, questions: Path, answers: Path, out: Path) -> st
             write_grades(stage, benchmark, kept.folder)
             stage.finish()
         report = read_json(out / "report.json")
-    lines = [
-        f"{out}: {given.counts['questions']} questions of {benchmark.name}, {report['unscored']}"
-        " unscored" + _oddities(given.counts)
-    ]
+    head = f"{out}: {given.counts['questions']} questions of {benchmark.name}"
+    lines = [f"{head}, {report['unscored']} unscored{_oddities(given.counts)}"]
     for metric in benchmark.metrics:
         value = report["values"][metric.name]
         shown = "nothing to measure" if value is None else f"{value:.2f} {metric.unit}"

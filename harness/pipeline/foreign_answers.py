@@ -1,5 +1,6 @@
 """Answers that other programs wrote: read, and checked against the exported questions, line by
-line."""
+line. Of a study's row of such answers (``--row "GPT-4o=answers:FOLDER"``) each question's answer is
+found by its id; nothing is trained or asked here."""
 
 from __future__ import annotations
 
@@ -12,12 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.files import plain_bytes
+from benchmarks.grading import without_images
 from benchmarks.interface import Benchmark
 from harness.artifacts.fingerprint import storable
-from harness.artifacts.results_folder import FORMAT, read_json, read_jsonl
-from harness.artifacts.stored_files import check_files, read_bytes
+from harness.artifacts.results_folder import FORMAT, Results, read_json, read_jsonl
+from harness.artifacts.stored_files import check_files
 from harness.errors import UserError
 from harness.pipeline import answer_formats
+from harness.pipeline.stage_identity import Identity, given_identity, questions_sha
+from harness.study.study import Run, Study
 
 SHOWN = 5
 """Problems of a file that are shown at once; the others are counted."""
@@ -45,60 +49,47 @@ def exported(questions: Path) -> Mapping[str, Any]:
     Raises:
         UserError: there is none, or a line of it is no question.
     """
-    path = questions / "questions.jsonl"
-    if (
-        not (questions / "identity.json").is_file()
-        or not path.is_file()
-        or not (questions / "DONE").exists()
-    ):
+    path, stored = questions / "questions.jsonl", questions / "identity.json"
+    if not (stored.is_file() and path.is_file() and (questions / "DONE").exists()):
         raise UserError(
             f"{questions} holds no finished export; make one with: python -m harness export"
             f" BENCHMARK --out {questions}"
         )
-    identity = read_json(questions / "identity.json")
-    if (
-        not isinstance(identity, dict)
-        or identity.get("stage") != "export"
-        or identity.get("format") != FORMAT
-    ):
-        raise UserError(
-            f"{questions}/identity.json is not that of an export in format {FORMAT}; export again."
-        )
+    identity = read_json(stored)
+    kind = (identity.get("stage"), identity.get("format")) if isinstance(identity, dict) else None
+    if kind != ("export", FORMAT):
+        raise UserError(f"{stored} is not that of an export in format {FORMAT}; export again.")
     for name, holds in IDENTITY.items():
         if name not in identity or not holds(identity[name]):
             raise UserError(
-                f"{questions}/identity.json has no usable {name} ({identity.get(name)!r:.60});"
-                " export again."
+                f"{stored} has no usable {name} ({identity.get(name)!r:.60}); export again."
             )
     seen: set[str] = set()
     for number, row in enumerate(read_jsonl(path), start=1):
-        if not isinstance(row, dict) or any(
-            not isinstance(row.get(name), kind) or not _utf8(row[name])
-            for name, kind in FIELDS.items()
-        ):
-            raise UserError(
-                f"{path}, line {number}, is no question with {', '.join(FIELDS)}; export again."
-            )
-        if isinstance(row["max_new_tokens"], bool) or not 1 <= row["max_new_tokens"] <= 10**6:
-            raise UserError(
-                f"{path}, line {number}: max_new_tokens is {row['max_new_tokens']!r:.60}; it must"
-                " be from 1 to 1,000,000; export again."
-            )
-        if row["id"] in seen:
-            raise UserError(
-                f"{path}, line {number}: the id {row['id']!r:.60} is there already; export again."
-            )
+        if wrong := _no_question(row, seen):
+            raise UserError(f"{path}, line {number}{wrong}; export again.")
         seen.add(row["id"])
-        # An image's name is a file in images/ and leads nowhere else, whoever wrote the line.
-        if any(
-            not isinstance(name, str) or name != Path(name).name or name.startswith(".")
-            for name in row["images"]
-        ):
-            raise UserError(
-                f"{path}, line {number}: an image's name must be that of a file in images/; export"
-                " again."
-            )
-    return identity
+    return dict(identity)
+
+
+def _no_question(row: Any, seen: set[str]) -> str:
+    """What is wrong with a question's line, to end a sentence; empty: nothing."""
+    if not isinstance(row, dict) or any(
+        not isinstance(row.get(name), kind) or not _utf8(row[name]) for name, kind in FIELDS.items()
+    ):
+        return f", is no question with {', '.join(FIELDS)}"
+    most = row["max_new_tokens"]
+    if isinstance(most, bool) or not 1 <= most <= 10**6:
+        return f": max_new_tokens is {most!r:.60}; it must be from 1 to 1,000,000"
+    if row["id"] in seen:
+        return f": the id {row['id']!r:.60} is there already"
+    # An image's name is a file in images/ and leads nowhere else, whoever wrote the line.
+    if not all(
+        isinstance(name, str) and name == Path(name).name and not name.startswith(".")
+        for name in row["images"]
+    ):
+        return ": an image's name must be that of a file in images/"
+    return ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,39 +111,16 @@ def accept(benchmark: Benchmark, questions: Path, answers: Path) -> Given:
     """
     export = exported(questions)
     _check_questions(benchmark, export, questions)
-    content = read_bytes(questions / "questions.jsonl")
     asked = [row["id"] for row in read_jsonl(questions / "questions.jsonl")]
-    identity = {
-        "stage": "answer",
-        "format": FORMAT,
-        "benchmark": export["benchmark"],
-        "questions": hashlib.sha256(content).hexdigest(),
-    }
-    path = answers
+    identity, path = given_identity({}, export["benchmark"], questions), answers
     if answers.is_dir():
         identity = _identity_of(answers, identity)
         path = answers / "answers.jsonl"
     found = read_file(path, set(asked))
-    rows, models = found.rows, found.models
-    identity |= {"answers": hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()}
-    if models:
-        identity |= {"said_by": _model_of(path, models, identity)}
-    return Given(rows=_in_order(rows, asked), identity=identity, counts=_counts(rows, asked))
-
-
-def _in_order(rows: Mapping[str, str], asked: Sequence[str]) -> list[Mapping[str, Any]]:
-    return [{"id": id, "answer": rows[id]} for id in asked if id in rows]
-
-
-def _counts(rows: Mapping[str, str], asked: Sequence[str]) -> dict[str, int]:
-    return {
-        "questions": len(asked),
-        "missing": len(asked) - len(rows),
-        "empty": sum(not text.strip() for text in rows.values()),
-        "control_characters": sum(
-            any(_is_control(sign) for sign in text) for text in rows.values()
-        ),
-    }
+    identity |= {"answers": found.sha}
+    if found.models:
+        identity |= {"said_by": _model_of(path, found.models, identity)}
+    return found.given(asked, identity)
 
 
 def of_row(
@@ -185,13 +153,56 @@ def of_row(
     model = str(known.get("base") or next(iter(found.models), ""))
     if found.models and not known:
         model = _model_of(path, found.models, {})
-    content = json.dumps(found.rows, sort_keys=True).encode()
-    counts = _counts(found.rows, asked) | {"extra": found.extra}
-    return Given(
-        rows=_in_order(found.rows, asked),
-        identity={"said_by": model or None, "model": hashlib.sha256(content).hexdigest()},
-        counts=counts,
-    )
+    return found.given(asked, {"said_by": model or None, "model": found.sha}, extra=found.extra)
+
+
+def read_given(study: Study, run: Run, benchmark: str, questions: Path) -> Given:
+    """The answers to exported questions.
+
+    Raises:
+        UserError: they are not there, or lines of them are no answers to these questions.
+    """
+    ids = [row["id"] for row in read_jsonl(questions / "questions.jsonl")]
+    sha, limited = questions_sha(questions), study.limit is not None
+    return of_row(_folder(run), benchmark, ids, sha, limited=limited)
+
+
+def identity_of_given(study: Study, results: Results, run: Run, benchmark: str) -> Identity:
+    """What the row's answers depend on: the questions and the content of the file.
+
+    Raises:
+        UserError: as :func:`read_given`.
+    """
+    questions = results.questions(benchmark)
+    known = given_identity({"base": run.base}, benchmark, questions)
+    if known["questions"] is None:
+        return known
+    return {**known, **read_given(study, run, benchmark, questions).identity}
+
+
+def _folder(run: Run) -> Path:
+    assert run.answers is not None  # asked of such rows alone
+    return run.answers
+
+
+def look_at_given(run: Run, benchmark: Benchmark, *, limited: bool) -> str:
+    """A sentence about what is odd about the row's answers, before any work; empty: nothing.
+
+    Raises:
+        UserError: as :func:`read_given`.
+    """
+    name = benchmark.name
+    ids = [question.id for question in without_images(benchmark)]
+    counts = of_row(_folder(run), name, ids, None, limited=limited).counts
+    parts = []
+    if counts["missing"]:
+        parts.append(
+            f"{counts['missing']:,} of {counts['questions']:,} answers to {name} are missing, which"
+            " count as unscored"
+        )
+    if counts["extra"]:
+        parts.append(f"{counts['extra']:,} answers to {name} are beyond --limit and unused")
+    return f"Row {run.label}: {'; '.join(parts)}." if parts else ""
 
 
 def _check_questions(benchmark: Benchmark, export: Mapping[str, Any], questions: Path) -> None:
@@ -245,6 +256,23 @@ class FileAnswers:
     extra: int
     """Answers to questions that are not asked."""
 
+    @property
+    def sha(self) -> str:
+        """SHA-256 of the answers."""
+        return hashlib.sha256(json.dumps(self.rows, sort_keys=True).encode()).hexdigest()
+
+    def given(self, asked: Sequence[str], identity: Mapping[str, Any], **more: int) -> Given:
+        """The answers to the questions ``asked``; ``more``: further counts."""
+        texts = self.rows.values()
+        counts = {
+            "questions": len(asked),
+            "missing": len(asked) - len(self.rows),
+            "empty": sum(not text.strip() for text in texts),
+            "control_characters": sum(any(map(_is_control, text)) for text in texts),
+        }
+        rows = [{"id": id, "answer": self.rows[id]} for id in asked if id in self.rows]
+        return Given(rows=rows, identity=identity, counts=counts | more)
+
 
 def read_file(path: Path, asked: set[str], *, extras: bool = False) -> FileAnswers:
     """The answers in a file. ``extras``: leave out answers to other questions, and count them.
@@ -262,12 +290,8 @@ def read_file(path: Path, asked: set[str], *, extras: bool = False) -> FileAnswe
         raise UserError(
             f"{path} is not text in UTF-8 (byte {error.start}); save it in that encoding."
         ) from None
-    rows: dict[str, str] = {}
-    lines: dict[str, int] = {}
-    models: dict[str, int] = {}
-    unanswered: set[str] = set()
-    wrong: list[str] = []
-    extra = 0
+    rows, lines, models = dict[str, str](), dict[str, int](), dict[str, int]()
+    unanswered, wrong, extra = set[str](), list[str](), 0
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

@@ -66,17 +66,20 @@ def matched_metric(benchmark: Benchmark, kind: Match) -> Metric | None:
 def planned(study: Study) -> list[MatchedBaseline]:
     """All matched baselines of a study's methods and reference rows, in the order of the rows."""
     baseline = next(run for run in study.runs if run.label == study.baseline)
-    return [
-        MatchedBaseline(run=run, baseline=baseline, kind=kind, benchmarks=benchmarks)
-        for kind in METRICS
-        if (
-            benchmarks := tuple(
-                benchmark for benchmark in study.benchmarks if matched_metric(benchmark, kind)
-            )
-        )
+    runs = [
+        run
         for run in study.runs
         if run.last and study.role(run) in ("method", "bound") and run.varied is None
     ]
+    found = []
+    for kind in METRICS:
+        matching = tuple(each for each in study.benchmarks if matched_metric(each, kind))
+        if matching:
+            found += [
+                MatchedBaseline(run=run, baseline=baseline, kind=kind, benchmarks=matching)
+                for run in runs
+            ]
+    return found
 
 
 def weighed(study: Study) -> frozenset[str]:

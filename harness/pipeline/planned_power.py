@@ -8,6 +8,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +35,35 @@ def lines(study: Study, root: Path, images: Callable[[str], int]) -> list[str]:
         return []
     seeds = min(Counter(run.label for run in trained).values())
     last = max(run.last for run in trained)
-    found: list[str] = []
-    known: list[MethodSpread] = []
-    unknown: list[str] = []
-    smallest: list[float] = []
+    found, smallest, unknown = list[str](), list[float](), list[str]()
+    origins: dict[str, None] = {}
     bases = tuple(dict.fromkeys(run.base for run in trained))
-    for base in bases:
-        spreads = [*stored_spreads(root, base), *shipped_spreads()]
-        for benchmark, metric in _primary(study):
-            name = f"{display_name(benchmark)} / {display_name(metric.name)}"
-            name += f" on {base}" if len(bases) > 1 else ""
-            mine = nearest(spreads, (base, benchmark, metric.name), last)
-            if not mine:
-                unknown.append(name)
-                continue
-            known += mine
-            count = images(benchmark)
-            whole = pooled([one.at(count) for one in mine])
-            difference = detectable_difference(whole, seeds=seeds, images=count)
-            smallest.append(difference / metric.scale)
-            text = _text(metric, difference, seeds_needed(_two(metric), whole, images=count))
-            found.append(f"  {name}, {count:,} images: {text}")
-    return [*_head(seeds, found, smallest), *found, *_origins(known, unknown)]
+    spreads = {base: [*stored_spreads(root, base), *shipped_spreads()] for base in bases}
+    for base, (benchmark, metric) in product(bases, _primary(study)):
+        name = f"{display_name(benchmark)} / {display_name(metric.name)}"
+        name += f" on {base}" if len(bases) > 1 else ""
+        mine = nearest(spreads[base], (base, benchmark, metric.name), last)
+        if not mine:
+            unknown.append(name)
+            continue
+        origins |= dict.fromkeys(one.origin for one in mine)
+        count = images(benchmark)
+        whole = pooled([one.at(count) for one in mine])
+        difference = detectable_difference(whole, seeds=seeds, images=count)
+        smallest.append(difference / metric.scale)
+        text = _text(metric, difference, seeds_needed(_two(metric), whole, images=count))
+        found.append(f"  {name}, {count:,} images: {text}")
+    if origins:
+        found.append(
+            f"Spreads over seeds and images: from {', '.join(origins)}. Other training images or"
+            " steps change them."
+        )
+    if unknown:
+        found.append(
+            f"What it can show in {', '.join(dict.fromkeys(unknown))} is not known: no earlier"
+            " study with two seeds or more on this base."
+        )
+    return [*_head(seeds, smallest), *found]
 
 
 def _primary(study: Study) -> Iterator[tuple[str, Metric]]:
@@ -101,16 +109,14 @@ def _of_cell(cell: Mapping[str, Any], base: str, origin: str) -> Iterator[Method
     if cell["role"] != "method" or cell["about"] != "method":
         return
     seeds, images = len(cell["seeds"].split()), int(cell["images"])
+    training = float(cell["se_training"]) * math.sqrt(seeds)
+    of_images = float(cell["se_images"]) * math.sqrt(images)
     yield MethodSpread(
         base=base,
         benchmark=cell["benchmark"],
         metric=cell["metric"],
         round=int(cell["round"]),
-        spread=Spread(
-            training=float(cell["se_training"]) * math.sqrt(seeds),
-            images=float(cell["se_images"]) * math.sqrt(images),
-            interaction=0.0,
-        ),
+        spread=Spread(training=training, images=of_images, interaction=0.0),
         origin=origin,
         measured=images,
     )
@@ -131,38 +137,21 @@ def _text(metric: Metric, difference: float, needed: int | None) -> str:
     return shown + needs
 
 
-def _head(seeds: int, found: Sequence[str], smallest: Sequence[float]) -> list[str]:
+def _head(seeds: int, smallest: Sequence[float]) -> list[str]:
+    """``smallest``: the smallest differences that are found, as shares of their scales."""
     if seeds < 2:
         return [
             "With one seed this study speaks of single trainings: one training cannot speak of the"
-            f" method.{' To find two points with 80 % power:' if found else ''}"
+            f" method.{' To find two points with 80 % power:' if smallest else ''}"
         ]
-    if not found:
+    if not smallest:
         return []
-    head = []
-    if min(smallest) > LITTLE:
-        head.append(
-            "This study can show little: it finds no difference below 5 points in any primary"
-            " metric. Take more seeds or more images."
-        )
+    little = (
+        "This study can show little: it finds no difference below 5 points in any primary metric."
+        " Take more seeds or more images."
+    )
     return [
-        *head,
+        *([little] if min(smallest) > LITTLE else []),
         f"With {seeds} seeds the study finds these differences from the untrained model with 80 %"
         " power (a single test at 0.05; several methods or metrics need more):",
     ]
-
-
-def _origins(known: Sequence[MethodSpread], unknown: Sequence[str]) -> list[str]:
-    lines = []
-    if known:
-        origins = dict.fromkeys(one.origin for one in known)
-        lines.append(
-            f"Spreads over seeds and images: from {', '.join(origins)}. Other training images or"
-            " steps change them."
-        )
-    if unknown:
-        lines.append(
-            f"What it can show in {', '.join(dict.fromkeys(unknown))} is not known: no earlier"
-            " study with two seeds or more on this base."
-        )
-    return lines

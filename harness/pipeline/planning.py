@@ -5,20 +5,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
 from benchmarks.grading import without_images
 from harness.artifacts.results_folder import Results
 from harness.models.base_cards import find_base
-from harness.pipeline import given_answers, matched_baselines, planned_power
+from harness.pipeline import matched_baselines, planned_power
 from harness.pipeline.context import Context
 from harness.pipeline.estimate import Estimate
 from harness.pipeline.executors import processes
 from harness.pipeline.preflight import free_disk
 from harness.pipeline.progress import span
 from harness.pipeline.shipped_rates import shipped_rates
-from harness.pipeline.tasks import FROM_QUESTIONS, Kind, Task, export_tasks, run_tasks
+from harness.pipeline.tasks import Kind, Task, export_tasks, missing_tasks, run_tasks
 from harness.study import cost_model
 from harness.study.study import Run, Study
 from harness.training.ranks import ranks
@@ -41,25 +41,12 @@ LABEL = 30
 class Todo:
     """What is missing of a study. ``times``: for how many equal runs a task stands, by its key."""
 
-    done: int
     tasks: Sequence[Task]
     times: Mapping[str, int]
 
     @property
     def missing(self) -> int:
         return sum(self.times[task.key] for task in self.tasks)
-
-
-@dataclass
-class RowTime:
-    """Seconds by column, and whether some stage's speed is not known."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COLUMNS, 0.0))
-    unknown: bool = False
-
-    @property
-    def total(self) -> float:
-        return sum(self.seconds.values())
 
 
 def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> list[str]:
@@ -72,15 +59,14 @@ def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> 
     study, out = context.study, context.results.out
     context.results.check_whole("no stage can be done in it")
     work = todo(context)
-    every = work.done + work.missing
-    head = [f"{study.name}: {study.question}"]
-    if not work.missing:
-        return [*head, f"{out}: all {every} stages are done; nothing is left to do."]
-    head.append(f"{out}: {work.done} of {every} stages are done.")
+    every, missing = sum(work.times.values()), work.missing
+    head = f"{study.name}: {study.question}"
+    if not missing:
+        return [head, f"{out}: all {every} stages are done; nothing is left to do."]
+    lines = [head, f"{out}: {every - missing} of {every} stages are done.", *context.unreadable()]
     asked: Asked = cache(partial(_asked, study))
     estimate = Estimate(out.parent)
-    lines = [*head, *context.unreadable()]
-    trained = given_answers.asked(study)
+    trained = study.answering
     if any(find_base(run.base).prompts != "synthetic" for run in trained):
         counts = {benchmark.name: asked(benchmark.name).total() for benchmark in study.benchmarks}
         lines += cost_model.lines(trained, study.benchmarks, counts, out.parent)
@@ -96,26 +82,15 @@ def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> 
 def todo(context: Context) -> Todo:
     """The missing stages. Seeds without a folder differ in nothing that a plan shows, so the first
     one stands for all of a row."""
-    study, times = _sampled(context.study, context.results)
+    study, runs = _sampled(context.study, context.results)
     sample = replace(context, study=study)
     exports, tasks = export_tasks(sample), run_tasks(sample)
-    owners = {
-        (matched.label, matched.run.seed): (matched.run.label, matched.run.seed)
-        for matched in matched_baselines.planned(study)
-    }
-    by_key = {task.key: 1 for task in exports}
-    for task in tasks:
-        owner = (task.label, task.seed)
-        by_key[task.key] = times[owners.get(owner, owner)]
-    missing = [task for task in exports if task.missing()]
-    exporting = bool(missing)
-    for task in tasks:
-        # Without its questions, a task has no identity yet that could be compared.
-        unknown = exporting and task.kind in FROM_QUESTIONS
-        if not task.stage.done if unknown else task.missing():
-            missing.append(task)
-    left = sum(by_key[task.key] for task in missing)
-    return Todo(done=sum(by_key.values()) - left, tasks=missing, times=by_key)
+    for matched in matched_baselines.planned(study):
+        runs[matched.label, matched.run.seed] = runs[matched.run.label, matched.run.seed]
+    exporting, missing = missing_tasks(exports, tasks)
+    times = {task.key: 1 for task in exports}
+    times |= {task.key: runs[task.label, task.seed] for task in tasks}
+    return Todo(tasks=[*exporting, *missing], times=times)
 
 
 def _sampled(study: Study, results: Results) -> tuple[Study, dict[tuple[str, int], int]]:
@@ -125,11 +100,9 @@ def _sampled(study: Study, results: Results) -> tuple[Study, dict[tuple[str, int
     for run in study.runs:
         key = (run.label, run.seed)
         started = (results.out / "runs" / run.label / f"seed{run.seed}").exists()
-        if not started and run.label in first:
+        if not started and first.setdefault(run.label, key) != key:
             times[first[run.label]] += 1
             continue
-        if not started:
-            first[run.label] = key
         runs.append(run)
         times[key] = 1
     return replace(study, runs=tuple(runs)), times
@@ -145,50 +118,49 @@ def _table(
     study: Study, work: Todo, estimate: Estimate, asked: Asked, jobs: int | None
 ) -> list[str]:
     """A line a row with missing stages, and the sum."""
-    rows, shipped = _times(work, estimate, asked)
+    rows, unknown, shipped = _times(work, estimate, asked)
     shape = Counter(run.label for run in study.runs)
     images = {run.label: run.images * run.last for run in study.runs}
     width = min(LABEL, max(map(len, rows), default=3))
     lines = [f"  {'row':<{width}} {'seeds':>5} {'images':>7}" + _cells([*COLUMNS, "in all"])]
-    for label, time in rows.items():
-        cells = [_span(time.seconds[column], time.unknown) for column in COLUMNS]
+    for label, seconds in rows.items():
+        times = [*seconds.values(), sum(seconds.values())]
         shown = label if len(label) <= width else label[: width - 1] + "…"
         lines.append(
             f"  {shown:<{width}} {shape[label] if images[label] else '-':>5}"
-            f" {images[label] or '-':>7}" + _cells([*cells, _span(time.total, time.unknown)])
+            f" {images[label] or '-':>7}"
+            + _cells([_span(time, label in unknown) for time in times])
         )
-    total = sum(time.total for time in rows.values())
+    total = sum(sum(seconds.values()) for seconds in rows.values())
     if total:
         places = jobs or (processes.default_jobs(study) if ranks().size == 1 else 1)
         together = "" if places == 1 else f"; with {places} processes about {span(total / places)}"
         lines.append(f"About {span(total)} of work, one stage after the other{together}.")
-        partly = "partly " if shipped == {True, False} else ""
-        origin = partly + (
-            shipped_rates().origin if True in shipped else "measured on this machine"
-        )
-        lines.append(f"Speeds: {origin}. Not counted: questions, grades, tables, figures.")
-    if any(time.unknown for time in rows.values()):
+        origin = shipped_rates().origin if True in shipped else "measured on this machine"
+        partly = "partly " if len(shipped) == 2 else ""
+        lines.append(f"Speeds: {partly}{origin}. Not counted: questions, grades, tables, figures.")
+    if unknown:
         lines.append("?: the speed of some stages is not known; none of their kind has run here.")
     return lines
 
 
-def _times(work: Todo, estimate: Estimate, asked: Asked) -> tuple[dict[str, RowTime], set[bool]]:
-    """The time of each row's missing stages, and whose the speeds are (True: the shipped
-    reference's)."""
-    rows: dict[str, RowTime] = {}
-    shipped = set[bool]()
+def _times(
+    work: Todo, estimate: Estimate, asked: Asked
+) -> tuple[dict[str, dict[str, float]], set[str], set[bool]]:
+    """Of each row's missing stages the seconds by column; the rows with a stage whose speed is not
+    known; and whose the speeds are (True: the shipped reference's)."""
+    rows, unknown, shipped = dict[str, dict[str, float]](), set[str](), set[bool]()
     for task in work.tasks:
         if not task.needs_model:
             continue
-        row = rows.setdefault(task.label, RowTime())
+        row = rows.setdefault(task.label, dict.fromkeys(COLUMNS, 0.0))
         column = next(name for name, kinds in COLUMNS.items() if task.kind in kinds)
-        seconds = _seconds(task, estimate, asked)
-        if seconds is None:
-            row.unknown = True
+        if (seconds := _seconds(task, estimate, asked)) is None:
+            unknown.add(task.label)
             continue
-        row.seconds[column] += seconds * work.times[task.key]
+        row[column] += seconds * work.times[task.key]
         shipped.add(estimate.measured(task) is None)
-    return rows, shipped
+    return rows, unknown, shipped
 
 
 def _seconds(task: Task, estimate: Estimate, asked: Asked) -> float | None:

@@ -26,7 +26,7 @@ from harness.models import hub_snapshots
 from harness.models.base_cards import find_base
 from harness.models.checkpoints import check_files
 from harness.models.load_base import check_machine, default_device
-from harness.pipeline import given_answers
+from harness.pipeline import foreign_answers
 from harness.pipeline.context import Context
 from harness.study import cost_model
 from harness.study.study import Run
@@ -89,17 +89,14 @@ def of_study(context: Context) -> list[Finding]:
     names = [
         benchmark.name
         for benchmark in study.benchmarks
-        if any(
-            not (results.grades(run.label, run.seed, run.last, benchmark.name) / "DONE").exists()
+        if not all(
+            _done(results.grades(run.label, run.seed, run.last, benchmark.name))
             for run in study.runs
         )
     ]
     return [
         *of_pools(context, runs),
-        *of_models(runs),
-        *of_scorers(runs),
-        *of_training(runs, context.placement),
-        *of_disk([(run, _untrained_rounds(context, run)) for run in runs], results.out),
+        *of_runs(runs, results.out, context.placement, partial(_untrained_rounds, context)),
         *of_judge(names),
         *of_answers(context, [run for run in every if run.answers is not None])[0],
     ]
@@ -113,7 +110,7 @@ def of_answers(context: Context, runs: Sequence[Run]) -> tuple[list[Finding], li
         for benchmark in context.study.benchmarks:
             try:
                 limited = context.study.limit is not None
-                notes.append(given_answers.look(run, benchmark, limited=limited))
+                notes.append(foreign_answers.look_at_given(run, benchmark, limited=limited))
             except UserError as error:
                 findings.append(Finding(f"row {run.label}", str(error)))
     return findings, [note for note in notes if note]
@@ -122,31 +119,34 @@ def of_answers(context: Context, runs: Sequence[Run]) -> tuple[list[Finding], li
 def _untrained_rounds(context: Context, run: Run) -> int:
     """The rounds whose training is still to be done."""
     rounds = range(1, run.last + 1)
-    trained = (context.results.train(run.label, run.seed, number) for number in rounds)
-    return sum(not (folder / "DONE").exists() for folder in trained)
+    return sum(not _done(context.results.train(run.label, run.seed, number)) for number in rounds)
 
 
 def _finished(context: Context, run: Run) -> bool:
     """Whether the model's part of a run is done: every benchmark is answered after the last
     round."""
-    folders = (
-        context.results.answers(run.label, run.seed, run.last, benchmark.name)
+    return all(
+        _done(context.results.answers(run.label, run.seed, run.last, benchmark.name))
         for benchmark in context.study.benchmarks
     )
-    return all((folder / "DONE").exists() for folder in folders)
+
+
+def _done(stage: Path) -> bool:
+    return (stage / "DONE").exists()
 
 
 def of_pools(context: Context, runs: Sequence[Run]) -> list[Finding]:
     """Pools that cannot be opened, lack a field, or are too small for the rounds."""
-    findings: dict[Finding, None] = {}
-    looked: set[tuple[object, ...]] = set()
+    first: dict[tuple[object, ...], Run] = {}
     for run in runs:
-        key = (run.pool, run.images, run.last, run.label)
-        if run.last and key not in looked:
-            looked.add(key)
-            found = attempt(f"pool {run.pool}", partial(_check_pool, context, run))
-            findings |= dict.fromkeys(found)
-    return list(findings)
+        if run.last:
+            first.setdefault((run.pool, run.images, run.last, run.label), run)
+    found = [
+        finding
+        for run in first.values()
+        for finding in attempt(f"pool {run.pool}", partial(_check_pool, context, run))
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _check_pool(context: Context, run: Run) -> None:
@@ -155,13 +155,19 @@ def _check_pool(context: Context, run: Run) -> None:
     pool.check_size(run.images, run.seed, 1 if run.same_images else run.last)
 
 
-def of_runs(runs: Sequence[Run], out: Path, placement: Placement) -> list[Finding]:
-    """What the models of these runs lack: their files, memory, and disk."""
+def of_runs(
+    runs: Sequence[Run],
+    out: Path,
+    placement: Placement,
+    rounds: Callable[[Run], int] = lambda run: run.last,
+) -> list[Finding]:
+    """What the models of these runs lack: their files, memory, and disk. ``rounds``: how many of a
+    run are to be trained."""
     return [
         *of_models(runs),
         *of_scorers(runs),
         *of_training(runs, placement),
-        *of_disk([(run, run.last) for run in runs], out),
+        *of_disk([(run, rounds(run)) for run in runs], out),
     ]
 
 
@@ -170,16 +176,15 @@ def of_models(runs: Sequence[Run]) -> list[Finding]:
     downloaded."""
     device, findings = default_device(), list[Finding]()
     for name, labels in _labels(runs, lambda run: run.base).items():
-        card = find_base(name)
+        card, about = find_base(name), _rows(labels)
         folder = hub_snapshots.cached_folder(card.source, card.revision)
-        absent = [Finding("", "")] if folder is None else attempt("", partial(check_files, folder))
-        stored = None if absent or folder is None else check_files(folder)
-        if absent and isinstance(card.source, str):  # a download that was cut goes on
-            findings += _download(_rows(labels), "Base", card)
-        elif absent:
-            findings += [Finding(_rows(labels), each.says) for each in absent]
+        broken = [] if folder is None else attempt(about, partial(check_files, folder))
+        stored = None if broken or folder is None else check_files(folder)
+        if stored is None and isinstance(card.source, str):  # a download that was cut goes on
+            findings += _download(about, "Base", card)
+        findings += [] if isinstance(card.source, str) else broken
         check = partial(check_machine, card.name, device, stored, card.parameters, card.dtype)
-        findings += attempt(_rows(labels), check)
+        findings += attempt(about, check)
     return findings
 
 
@@ -240,9 +245,8 @@ def of_training(
             mends = "more GPUs (torchrun --nproc_per_node N)"
             mends = mends if recipe.lora else f"LoRA (--lora), {mends}, --eight-bit"
             says = (
-                f"Training needs about {needed:.0f} GiB on each GPU, one"
-                f" pair at a time, and the GPU has {memory / GIB:.0f}; take {mends} or a smaller"
-                " base."
+                f"Training needs about {needed:.0f} GiB on each GPU, one pair at a time, and the"
+                f" GPU has {memory / GIB:.0f}; take {mends} or a smaller base."
             )
             findings.append(Finding(_rows(labels), says))
     return findings

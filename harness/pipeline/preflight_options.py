@@ -64,13 +64,10 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
         refuse("base", attempt("base", lambda: find_base(options["base"])))
     if "pool" in options and study not in DATA_STUDIES:
         refuse("pool", attempt("pool", lambda: open_pool(options["pool"])))
-    rows = {
-        text: attempt("row", partial(compare.ready_made, text)) for text in options.get("rows", ())
-    }
-    findings += [
-        Finding(f"row {text.partition('=')[0]}", each.says) for text in rows for each in rows[text]
-    ]
-    if rows:
+    if texts := list(options.get("rows", ())):
+        about = {text: f"row {text.partition('=')[0]}" for text in texts}
+        rows = {text: attempt(about[text], partial(compare.ready_made, text)) for text in texts}
+        findings += [finding for found in rows.values() for finding in found]
         right["rows"] = [text for text, found in rows.items() if not found]
     if study not in DATA_STUDIES:
         findings += _benchmark_options(right)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
 from harness.artifacts.results_folder import GIVEN, lock, write_json
+from harness.errors import UserError
 from harness.models.base_cards import find_base
-from harness.pipeline import base_values, given_answers, matched_baselines
-from harness.pipeline.context import Context
+from harness.pipeline import matched_baselines
+from harness.pipeline.context import Context, set_threads
 from harness.pipeline.estimate import Estimate
 from harness.pipeline.executors import in_process
-from harness.pipeline.loaded_model import set_threads
-from harness.pipeline.progress import Display
-from harness.pipeline.study_progress import StudyProgress
-from harness.pipeline.tasks import FROM_QUESTIONS, Task, export_tasks, run_tasks
+from harness.pipeline.progress import Display, StudyProgress
+from harness.pipeline.tasks import Task, export_tasks, missing_tasks, run_tasks
+from harness.reporting import literature, published_values
+from harness.reporting.results import load_results
 from harness.study.study import Study
 from harness.training.placement import Placement
 from harness.training.ranks import ranks
@@ -49,20 +51,14 @@ def run(
     """
     study, out = context.study, context.results.out
     context.results.check_whole("no stage can be done in it")
-    set_threads([find_base(run.base) for run in given_answers.asked(study)])
+    set_threads([find_base(run.base) for run in study.answering])
     transformers_logging.disable_progress_bar()  # the stages show their own
     group = ranks()
     with lock(out) if group.is_main else nullcontext():
         display.moving("looking at what is done")
         every_export, tasks = export_tasks(context), run_tasks(context)
-        exports = [task for task in every_export if task.missing()]
-        # Where questions are still to be exported, identities that depend on them are checked
-        # afterwards, before any model is loaded.
-        todo = [
-            task
-            for task in tasks
-            if (not task.stage.done if exports and task.kind in FROM_QUESTIONS else task.missing())
-        ]
+        # What cannot be compared yet is compared after the exports, before any model is loaded.
+        exports, todo = missing_tasks(every_export, tasks)
         group.on_main(
             lambda: write_json(context.results.study, study_json(study, context.placement))
         )
@@ -80,19 +76,48 @@ def run(
             execute(context, exports, shown)
             todo = [task for task in run_tasks(context) if task.missing()]
             shown.plan(todo)
-        if base_values.are_published(study):
-            first = base_values.first(study, todo)
+        if are_published(study):
+            first = [
+                task
+                for task in todo
+                if task.label == study.baseline and task.kind in ("answer", "grade")
+            ]
             execute(context, first, shown)
             todo = [task for task in todo if task not in first]
-            sentences, differs = group.on_main(lambda: base_values.told(out))
+            sentences, differs = group.on_main(lambda: _base_values(out))
             for line in sentences:
                 display.say(line)
             if differs and stop_on_mismatch:
-                raise base_values.stopped()
+                raise UserError(
+                    "Stopped before any training, because the untrained base does not have its"
+                    " published values (named above); what is done is kept. Mend the cause and take"
+                    " a new --out, or run again without --stop-on-mismatch to go on."
+                )
         ended = execute(context, todo, shown)
         context.models.forget()
         draw()
     return ended
+
+
+def are_published(study: Study) -> bool:
+    """Whether papers print values of the study's baseline on one of its benchmarks, or of the same
+    weights with another input."""
+    base = next(run.base for run in study.runs if run.label == study.baseline)
+    metrics = [(each.name, metric.name) for each in study.benchmarks for metric in each.metrics]
+    return any(
+        number.base in (base, base.removesuffix("-hf"))
+        and number.row == "untrained"
+        and any(literature.belongs(number, *metric) for metric in metrics)
+        for number in literature.published()
+    )
+
+
+def _base_values(out: Path) -> tuple[list[str], bool]:
+    """Sentences about the baseline in the results folder, and whether some value of it agrees with
+    no paper."""
+    study = load_results(out)
+    found = published_values.values(study)
+    return published_values.base_sentences(study, found), published_values.differing(study, found)
 
 
 def study_json(study: Study, placement: Placement) -> dict[str, object]:

@@ -82,15 +82,8 @@ def summarize(study: StudyResults) -> list[dict[str, Any]]:
                     if counts is not None and len(counts.seeds) > 1
                 ]
                 whole = {name: round(value, 4) for name, value in asdict(pooled(found)).items()}
-                rows.append(
-                    {
-                        "base": base.base,
-                        "benchmark": benchmark.name,
-                        "metric": metric.name,
-                        "round": number,
-                        "spread": whole,
-                    }
-                )
+                place = {"base": base.base, "benchmark": benchmark.name, "metric": metric.name}
+                rows.append({**place, "round": number, "spread": whole})
     return rows
 
 

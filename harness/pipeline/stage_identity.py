@@ -91,15 +91,16 @@ def trained(stage: Stage, card: BaseCard) -> Checkpoint:
     return Checkpoint(card=card, id=fingerprint(stage.identity), weights=stage.folder / "model")
 
 
+def _identity(stage: str, **fields: Any) -> Identity:
+    return {"stage": stage, "format": FORMAT, **fields}
+
+
+def _of_benchmark(stage: str, benchmark: Benchmark, **fields: Any) -> Identity:
+    return _identity(stage, benchmark=benchmark.name, version=benchmark.version, **fields)
+
+
 def export_identity(benchmark: Benchmark, split: str, limit: int | None) -> Identity:
-    return {
-        "stage": "export",
-        "format": FORMAT,
-        "benchmark": benchmark.name,
-        "version": benchmark.version,
-        "split": split,
-        "limit": limit,
-    }
+    return _of_benchmark("export", benchmark, split=split, limit=limit)
 
 
 def pairs_identity(
@@ -113,17 +114,16 @@ def pairs_identity(
     """``checkpoint`` is the model that answers, ``scorer`` the image-text model where the method
     needs one. The recipe is left out, because it changes the training, not the pairs."""
     settings = {name: value for name, value in describe(method).items() if name != "recipe"}
-    return {
-        "stage": "pairs",
-        "format": FORMAT,
+    return _identity(
+        "pairs",
         **checkpoint.identity,
-        "method": {"name": method.name, **settings},
-        "pool": drawn.fingerprint(method.needs),
-        "images": len(drawn.ids),
-        "seed": seed,
-        "round": round,
+        method={"name": method.name, **settings},
+        pool=drawn.fingerprint(method.needs),
+        images=len(drawn.ids),
+        seed=seed,
+        round=round,
         **({} if scorer is None else {"scorer": scorer}),
-    }
+    )
 
 
 def train_identity(
@@ -135,33 +135,37 @@ def train_identity(
 ) -> Identity:
     """``steps``: the round's optimizer steps where they are fixed; None: the recipe's epochs.
     ``placement``: what of the placement gives other weights."""
-    return {
-        "stage": "train",
-        "format": FORMAT,
+    return _identity(
+        "train",
         **checkpoint.identity,
-        "pairs": fingerprint(pairs),
-        "recipe": describe(recipe),
-        "lora_targets": checkpoint.card.lora_targets if recipe.lora else None,
-        "steps": steps,
-        "seed": pairs["seed"],
-        "round": pairs["round"],
+        pairs=fingerprint(pairs),
+        recipe=describe(recipe),
+        lora_targets=checkpoint.card.lora_targets if recipe.lora else None,
+        steps=steps,
+        seed=pairs["seed"],
+        round=pairs["round"],
         **placement,
-    }
+    )
 
 
 def answers_identity(checkpoint: Checkpoint, benchmark: str, questions: Path) -> Identity:
     """The questions count by their content, so a new version of the grader alone asks for new
     grades, not for new answers."""
-    path = questions / "questions.jsonl"
-    content = hashlib.sha256(read_bytes(path)).hexdigest() if is_stored(path) else None
-    return {
-        "stage": "answer",
-        "format": FORMAT,
-        **checkpoint.identity,
-        "benchmark": benchmark,
-        "questions": content,
-        "decoding": {"temperature": 0.0},
+    return given_identity(checkpoint.identity, benchmark, questions) | {
+        "decoding": {"temperature": 0.0}
     }
+
+
+def given_identity(model: Identity, benchmark: str, questions: Path) -> dict[str, Any]:
+    """Of answers by any program; ``model``: what is known of its model."""
+    content = questions_sha(questions)
+    return {**_identity("answer", **model, benchmark=benchmark, questions=content)}
+
+
+def questions_sha(folder: Path) -> str | None:
+    """SHA-256 of exported questions; None: they are not exported yet."""
+    path = folder / "questions.jsonl"
+    return hashlib.sha256(read_bytes(path)).hexdigest() if is_stored(path) else None
 
 
 def choices_identity(answers: Identity, choices: tuple[str, str]) -> Identity:
@@ -174,16 +178,14 @@ def matched_identity(
 ) -> Identity:
     """``source``: the baseline's answers or choices; ``method``: the answers of the method that is
     matched."""
-    return {
-        "stage": "derive",
-        "format": FORMAT,
-        "benchmark": benchmark.name,
-        "version": benchmark.version,
-        "kind": kind,
-        "rule": {"length": 1, "yes-ratio": 2}[kind],
-        "source": fingerprint(source),
-        "method": fingerprint(method),
-    }
+    return _of_benchmark(
+        "derive",
+        benchmark,
+        kind=kind,
+        rule={"length": 1, "yes-ratio": 2}[kind],
+        source=fingerprint(source),
+        method=fingerprint(method),
+    )
 
 
 def caps_identity(answers: Identity, benchmark: Benchmark, caps: tuple[int, ...]) -> Identity:
@@ -191,10 +193,4 @@ def caps_identity(answers: Identity, benchmark: Benchmark, caps: tuple[int, ...]
 
 
 def grade_identity(answers: Identity, benchmark: Benchmark) -> Identity:
-    return {
-        "stage": "grade",
-        "format": FORMAT,
-        "benchmark": benchmark.name,
-        "version": benchmark.version,
-        "answers": fingerprint(answers),
-    }
+    return _of_benchmark("grade", benchmark, answers=fingerprint(answers))

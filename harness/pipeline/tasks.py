@@ -17,22 +17,43 @@ from harness.artifacts.results_folder import Results, Stage, read_jsonl
 from harness.artifacts.stored_files import is_stored
 from harness.engine.clip_scorer import ScorerCard, find_scorer, scorer_identity
 from harness.models.base_cards import find_base
-from harness.pipeline import given_answers, matched_baselines, stage_identity
+from harness.pipeline import foreign_answers, matched_baselines, stage_identity
 from harness.pipeline.context import Context
 from harness.pipeline.matched_baselines import CAPS, YES_NO, MatchedBaseline, matched_metric
 from harness.pipeline.stage_identity import Checkpoint, Identity
 from harness.study.study import Run
 from methods.controls import Control
+from methods.interface import Method, Recipe
 
 Kind = Literal["export", "pairs", "train", "answer", "given", "choices", "grade", "caps", "derive"]
 """As in a stage's identity. ``given``: another program's answers, from a file. ``choices``: the
 baseline's log-probabilities of yes and no. ``caps``: captions graded again, cut at several lengths.
 ``derive``: the answers of a matched baseline."""
 
-FROM_QUESTIONS: frozenset[Kind] = frozenset(
-    {"answer", "given", "choices", "grade", "caps", "derive"}
-)
-"""Kinds whose identity is known once the questions are exported."""
+FOLDERS: Mapping[Kind, str] = {
+    "pairs": "pairs",
+    "train": "train",
+    **dict.fromkeys(("answer", "given", "derive"), "answers"),
+    "choices": "choices",
+    "grade": "grades",
+    "caps": "caps",
+}
+"""The folder of a kind in that of its round."""
+
+DOES: Mapping[Kind, str] = {
+    "pairs": "pairs",
+    "train": "train",
+    "answer": "answer {}",
+    "given": "read the answers to {}",
+    "choices": f"weigh {' and '.join(YES_NO)} in {{}}",
+    "grade": "grade {}",
+    "caps": "grade {} at several lengths",
+    "derive": "{}",
+}
+"""A task's title behind its subject; the braces take the benchmark."""
+
+Where = tuple[str, int, int, str]
+"""Label, seed, round and benchmark; the last is empty where a task concerns none."""
 
 ITEMS_A_SHARD = 64
 QUESTIONS_A_SHARD = 256
@@ -69,6 +90,10 @@ class Task:
     them."""
     shards_of: Identity | None = None
     """The identity of a stage whose shards hold the rows that this one would write."""
+
+    @property
+    def where(self) -> Where:
+        return (self.label, self.seed, self.round, self.benchmark)
 
     @property
     def needs_model(self) -> bool:
@@ -111,6 +136,25 @@ def without_dependents(tasks: Sequence[Task], failed: Task) -> list[Task]:
         else:
             kept.append(task)
     return kept
+
+
+def missing_tasks(exports: Sequence[Task], tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
+    """The exports, and the tasks after them, that are still to be done. While questions are to be
+    exported, the identities that depend on them are not known, and not compared.
+
+    Raises:
+        UserError: the folder holds results of other settings.
+    """
+    exporting = [task for task in exports if task.missing()]
+    return exporting, [
+        task
+        for task in tasks
+        if (
+            not task.stage.done
+            if exporting and task.kind not in ("pairs", "train")
+            else task.missing()
+        )
+    ]
 
 
 def export_tasks(context: Context) -> list[Task]:
@@ -168,18 +212,44 @@ def _copies_wait(tasks: Iterable[Task]) -> list[Task]:
 
 def _tasks_of_run(context: Context, run: Run) -> list[Task]:
     if run.answers is not None:
-        return _evaluation(context, run, 0, None, None)
-    card, trained_by = find_base(run.base), None
-    checkpoint = stage_identity.untrained(card, results=context.results, download=context.download)
+        return _evaluation(_Round(context, run, 0, None))
+    checkpoint = stage_identity.untrained(
+        find_base(run.base), results=context.results, download=context.download
+    )
     if not run.last:
-        return _evaluation(context, run, 0, checkpoint, None)
+        return _evaluation(_Round(context, run, 0, checkpoint))
     tasks: list[Task] = []
-    for round in range(1, run.last + 1):
-        pairs = _pairs(context, run, round, checkpoint, trained_by)
-        train = _train(context, run, round, checkpoint, pairs)
-        checkpoint, trained_by = stage_identity.trained(train.stage, checkpoint.card), train.key
-        tasks += [pairs, train, *_evaluation(context, run, round, checkpoint, trained_by)]
+    trained_by: tuple[str, ...] = ()
+    for number in range(1, run.last + 1):
+        begun = _Round(context, run, number, checkpoint, trained_by)
+        pairs = _pairs(begun, checkpoint)
+        train = _train(begun, checkpoint, pairs)
+        checkpoint, trained_by = stage_identity.trained(train.stage, checkpoint.card), (train.key,)
+        trained = _Round(context, run, number, checkpoint, trained_by)
+        tasks += [pairs, train, *_evaluation(trained)]
     return tasks
+
+
+@dataclass(frozen=True)
+class _Round:
+    """A round of a run, and the model that works in it."""
+
+    context: Context
+    run: Run
+    number: int
+    """0: nothing is trained."""
+    checkpoint: Checkpoint | None
+    """None: another program's answers are given."""
+    trained_by: tuple[str, ...] = ()
+    """The key of the checkpoint's training, if there is one."""
+
+    @property
+    def subject(self) -> str:
+        run, number = self.run, self.number
+        return f"{run.label}, seed {run.seed}, round {number}" if number else run.label
+
+    def where(self, benchmark: str = "") -> Where:
+        return (self.run.label, self.run.seed, self.number, benchmark)
 
 
 def scorer_of(run: Run, checkpoint: Checkpoint) -> ScorerCard | None:
@@ -189,166 +259,93 @@ def scorer_of(run: Run, checkpoint: Checkpoint) -> ScorerCard | None:
     return find_scorer(run.method.scorer, checkpoint.card)
 
 
-def _pairs(
-    context: Context, run: Run, round: int, checkpoint: Checkpoint, trained_by: str | None
-) -> Task:
-    method, pool = run.method, context.pool(run.pool)
-    pool.check(method.needs, method.name)
+def _pairs(begun: _Round, checkpoint: Checkpoint) -> Task:
+    context, run, method = begun.context, begun.run, begun.run.method
+    context.pool(run.pool).check(method.needs, method.name)
     card = scorer_of(run, checkpoint)
     scorer = None if card is None else scorer_identity(card)
-    drawn = context.draw(run, round)
-    identity, inner = (
-        stage_identity.pairs_identity(checkpoint, made_by, drawn, run.seed, round, scorer)
-        for made_by in (method, method.inner if isinstance(method, Control) else method)
-    )
-    return Task(
-        key=_key("pairs", run.label, run.seed, round),
-        kind="pairs",
-        title=f"{_subject(run, round)}: pairs",
+    drawn = context.draw(run, begun.number)
+
+    def identity(made_by: Method) -> Identity:
+        return stage_identity.pairs_identity(
+            checkpoint, made_by, drawn, run.seed, begun.number, scorer
+        )
+
+    return replace(
+        _task(context.results, "pairs", begun.where(), identity(method), begun.subject),
         name=method.name,
-        stage=Stage(context.results.pairs(run.label, run.seed, round), identity),
-        label=run.label,
-        seed=run.seed,
-        round=round,
         checkpoint=checkpoint,
         items=len(drawn.ids),
         shard_items=ITEMS_A_SHARD,
-        depends_on=_known(trained_by),
-        shards_of=inner if isinstance(method, Control) else None,
+        depends_on=begun.trained_by,
+        shards_of=identity(method.inner) if isinstance(method, Control) else None,
     )
 
 
-def _train(context: Context, run: Run, round: int, checkpoint: Checkpoint, pairs: Task) -> Task:
-    recipe, images = run.method.recipe, pairs.items
+def _train(begun: _Round, checkpoint: Checkpoint, pairs: Task) -> Task:
+    context, run, recipe, images = begun.context, begun.run, begun.run.method.recipe, pairs.items
     assert recipe is not None  # a run without a recipe has no rounds
     assert images is not None
     identity = stage_identity.train_identity(
         checkpoint, pairs.stage.identity, recipe, run.steps, context.placement.identity
     )
-    visits = images * recipe.epochs if run.steps is None else run.steps * recipe.global_batch
-    return Task(
-        key=_key("train", run.label, run.seed, round),
-        kind="train",
-        title=f"{_subject(run, round)}: train",
+    return replace(
+        _task(context.results, "train", begun.where(), identity, begun.subject),
         name=run.method.name,
-        stage=Stage(context.results.train(run.label, run.seed, round), identity),
-        label=run.label,
-        seed=run.seed,
-        round=round,
         checkpoint=checkpoint,
-        items=visits,
+        items=visits(recipe, images, run.steps),
         depends_on=(pairs.key,),
     )
 
 
-def _evaluation(
-    context: Context, run: Run, round: int, checkpoint: Checkpoint | None, trained_by: str | None
-) -> list[Task]:
-    """``checkpoint`` None: the answers are given."""
-    results, subject, last = context.results, _subject(run, round), round == run.last
-    weighed = (
-        matched_baselines.weighed(context.study) if run.label == context.study.baseline else ()
-    )
-    tasks = []
-    for benchmark in context.study.benchmarks:
-        if checkpoint is None:
-            answer = _given(context, run, benchmark)
-        else:
-            answer = _answer(context, run, round, checkpoint, benchmark, trained_by)
+def visits(recipe: Recipe, images: float, steps: int | None) -> float:
+    """What a training's time is proportional to; ``steps``: of its optimizer, where they are
+    fixed."""
+    return images * recipe.epochs if steps is None else steps * recipe.global_batch
+
+
+def _evaluation(trained: _Round) -> list[Task]:
+    """The answers of a round's model, or the given ones, with their grades."""
+    study, run, results = trained.context.study, trained.run, trained.context.results
+    weighed = matched_baselines.weighed(study) if run.label == study.baseline else ()
+    tasks, subject, last = list[Task](), trained.subject, trained.number == run.last
+    for benchmark in study.benchmarks:
+        answer = _answer(trained, benchmark)
         tasks += [answer, _grade(results, answer, benchmark, subject)]
+        where, answers = answer.where, answer.stage.identity
         if last and run.varied is None and matched_metric(benchmark, "length"):
-            tasks.append(_caps(results, answer, benchmark, subject))
+            caps = stage_identity.caps_identity(answers, benchmark, CAPS)
+            tasks.append(_task(results, "caps", where, caps, subject, answer.key))
         if last and benchmark.name in weighed:
-            tasks.append(_choices(results, answer, subject))
+            identity = stage_identity.choices_identity(answers, YES_NO)
+            choices = _task(results, "choices", where, identity, subject)
+            key, title, stage = choices.key, choices.title, choices.stage
+            tasks.append(replace(answer, key=key, kind="choices", title=title, stage=stage))
     return tasks
 
 
-def _answer(
-    context: Context,
-    run: Run,
-    round: int,
-    checkpoint: Checkpoint,
-    benchmark: Benchmark,
-    trained_by: str | None,
-) -> Task:
-    name, questions = benchmark.name, context.results.questions(benchmark.name)
+def _answer(trained: _Round, benchmark: Benchmark) -> Task:
+    name, context, checkpoint = benchmark.name, trained.context, trained.checkpoint
+    results, where = context.results, trained.where(name)
+    if checkpoint is None:
+        given = foreign_answers.identity_of_given(context.study, results, trained.run, name)
+        return _task(results, "given", where, given, trained.subject, f"export/{name}")
+    questions = results.questions(name)
+    identity = stage_identity.answers_identity(checkpoint, name, questions)
     path = questions / "questions.jsonl"
-    return Task(
-        key=_key("answer", run.label, run.seed, round, name),
-        kind="answer",
-        title=f"{_subject(run, round)}: answer {name}",
-        name=name,
-        stage=Stage(
-            context.results.answers(run.label, run.seed, round, name),
-            stage_identity.answers_identity(checkpoint, name, questions),
-        ),
-        label=run.label,
-        seed=run.seed,
-        round=round,
-        benchmark=name,
+    return replace(
+        _task(results, "answer", where, identity, trained.subject),
         checkpoint=checkpoint,
         items=len(read_jsonl(path)) if is_stored(path) else None,
         shard_items=QUESTIONS_A_SHARD,
-        depends_on=_known(f"export/{name}", trained_by),
-    )
-
-
-def _given(context: Context, run: Run, benchmark: Benchmark) -> Task:
-    name, results = benchmark.name, context.results
-    identity = given_answers.identity(context.study, results, run, name)
-    return Task(
-        key=_key("answer", run.label, run.seed, 0, name),
-        kind="given",
-        title=f"{run.label}: read the answers to {name}",
-        name=name,
-        stage=Stage(results.answers(run.label, run.seed, 0, name), identity),
-        label=run.label,
-        seed=run.seed,
-        benchmark=name,
-        depends_on=(f"export/{name}",),
+        depends_on=(f"export/{name}", *trained.trained_by),
     )
 
 
 def _grade(results: Results, answer: Task, benchmark: Benchmark, subject: str) -> Task:
     """The grading of a model's answers, or of a matched baseline's."""
-    where = (answer.label, answer.seed, answer.round, benchmark.name)
     identity = stage_identity.grade_identity(answer.stage.identity, benchmark)
-    return Task(
-        key=_key("grade", *where),
-        kind="grade",
-        title=f"{subject}: grade {benchmark.name}",
-        name=benchmark.name,
-        stage=Stage(results.grades(*where), identity),
-        label=answer.label,
-        seed=answer.seed,
-        round=answer.round,
-        benchmark=benchmark.name,
-        depends_on=(answer.key,),
-    )
-
-
-def _caps(results: Results, answer: Task, benchmark: Benchmark, subject: str) -> Task:
-    where = (answer.label, answer.seed, answer.round, benchmark.name)
-    identity = stage_identity.caps_identity(answer.stage.identity, benchmark, CAPS)
-    return replace(
-        _grade(results, answer, benchmark, subject),
-        key=_key("caps", *where),
-        kind="caps",
-        title=f"{subject}: grade {benchmark.name} at several lengths",
-        stage=Stage(results.caps(*where), identity),
-    )
-
-
-def _choices(results: Results, answer: Task, subject: str) -> Task:
-    where = (answer.label, answer.seed, answer.round, answer.benchmark)
-    identity = stage_identity.choices_identity(answer.stage.identity, YES_NO)
-    return replace(
-        answer,
-        key=_key("choices", *where),
-        kind="choices",
-        title=f"{subject}: weigh {' and '.join(YES_NO)} in {answer.benchmark}",
-        stage=Stage(results.choices(*where), identity),
-    )
+    return _task(results, "grade", answer.where, identity, subject, answer.key)
 
 
 def _matched(
@@ -356,41 +353,40 @@ def _matched(
 ) -> tuple[Task, Task]:
     """A matched baseline's answers and grades on one benchmark."""
     run, base, name = matched.run, matched.baseline, benchmark.name
-    method = (run.label, run.seed, run.last, name)
-    where = (base.label, base.seed, base.last, name)
-    source = tasks[_key(matched.source, *where)]
-    identity = stage_identity.matched_identity(
-        matched.kind,
-        source.stage.identity,
-        tasks[_key("answer", *method)].stage.identity,
-        benchmark,
-    )
-    of_base = [source.key]
+    method: Where = (run.label, run.seed, run.last, name)
+    where: Where = (base.label, base.seed, base.last, name)
+    source, answers = tasks[_key(matched.source, where)], tasks[_key("answer", method)]
+    reads = [_key("grade", method), source.key]
     if matched.kind == "yes-ratio":
-        of_base += [_key("answer", *where), _key("grade", *where)]
-    subject = f"{matched.label}, seed {run.seed}"
-    derive = Task(
-        key=_key("derive", matched.label, run.seed, 0, name),
-        kind="derive",
-        title=f"{subject}: {name}",
-        name=name,
-        stage=Stage(results.answers(matched.label, run.seed, 0, name), identity),
-        label=matched.label,
-        seed=run.seed,
-        benchmark=name,
-        depends_on=(_key("grade", *method), *of_base),
+        reads += [_key("answer", where), _key("grade", where)]
+    identity = stage_identity.matched_identity(
+        matched.kind, source.stage.identity, answers.stage.identity, benchmark
     )
+    subject, own = f"{matched.label}, seed {run.seed}", (matched.label, run.seed, 0, name)
+    derive = _task(results, "derive", own, identity, subject, *reads)
     return derive, _grade(results, derive, benchmark, subject)
 
 
-def _key(kind: Kind, label: str, seed: int, round: int, benchmark: str = "") -> str:
-    key = f"{kind}/{label}/seed{seed}/round{round}"
-    return f"{key}/{benchmark}" if benchmark else key
+def _task(
+    results: Results, kind: Kind, where: Where, identity: Identity, subject: str, *depends_on: str
+) -> Task:
+    """A task without a model; the caller adds what one with a model needs."""
+    label, seed, round, benchmark = where
+    return Task(
+        key=_key(kind, where),
+        kind=kind,
+        title=f"{subject}: {DOES[kind].format(benchmark)}",
+        name=benchmark,
+        stage=Stage(results.round(label, seed, round) / FOLDERS[kind] / benchmark, identity),
+        label=label,
+        seed=seed,
+        round=round,
+        benchmark=benchmark,
+        depends_on=depends_on,
+    )
 
 
-def _known(*keys: str | None) -> tuple[str, ...]:
-    return tuple(key for key in keys if key is not None)
-
-
-def _subject(run: Run, round: int) -> str:
-    return f"{run.label}, seed {run.seed}, round {round}" if round else run.label
+def _key(kind: Kind, where: Where) -> str:
+    label, seed, round, benchmark = where
+    name = "answer" if kind == "given" else kind
+    return f"{name}/{label}/seed{seed}/round{round}/{benchmark}".rstrip("/")

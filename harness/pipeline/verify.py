@@ -4,6 +4,7 @@ It reads nothing outside the folder and writes nothing."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def verify(out: Path) -> tuple[str, list[str]]:
         UserError: nothing in the folder can be compared, or a link in it leads out of it.
     """
     broken: list[str] = []
-    counts = dict.fromkeys(("compared", "stages", "old", "open"), 0)
+    counts: Counter[str] = Counter()
     packed = sorted(path.parent for path in (*out.glob("packed.json"), *out.glob("*/packed.json")))
     for folder in packed:
         counts["stages"] += 1
@@ -40,9 +41,10 @@ def verify(out: Path) -> tuple[str, list[str]]:
         except UserError as problem:
             broken.append(str(problem))
         else:
-            for folder in _stages(out):
+            names = ("identity.json", "DONE")
+            for folder in sorted({path.parent for name in names for path in out.rglob(name)}):
                 broken += _check_stage(folder, counts)
-    if not any(counts.values()) and not broken:
+    if not counts and not broken:
         raise UserError(
             f"There are no results in {out}; give the folder of a study, an export or answers."
         )
@@ -56,14 +58,7 @@ def verify(out: Path) -> tuple[str, list[str]]:
     return "; ".join(parts) + ".", broken
 
 
-def _stages(out: Path) -> Iterator[Path]:
-    """Every folder in ``out`` with an identity or a ``DONE``."""
-    yield from sorted(
-        {path.parent for name in ("identity.json", "DONE") for path in out.rglob(name)}
-    )
-
-
-def _check_stage(folder: Path, counts: dict[str, int]) -> Iterator[str]:
+def _check_stage(folder: Path, counts: Counter[str]) -> Iterator[str]:
     done = None
     try:
         done = read_done(folder)

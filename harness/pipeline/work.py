@@ -1,52 +1,34 @@
 """The four steps of a task, as every executor takes them: begin it, run its shards, merge them; and
-which module holds a kind's stage."""
+which functions do a kind's stage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 from harness.artifacts.results_folder import write_json
 from harness.errors import RowEnded
 from harness.pipeline.context import Context
-from harness.pipeline.stages import (
-    answer,
-    caps,
-    choices,
-    export,
-    given,
-    grade,
-    matched,
-    pairs,
-    train_round,
-)
-from harness.pipeline.stages.shards import Progress, read_shard
+from harness.pipeline.stages import answer, export, grade, pairs, train_round, without_model
+from harness.pipeline.stages.shards import Progress, finish, read_shard
 from harness.pipeline.tasks import Kind, Task
 
+Run = Callable[[Context, Task, int, Progress], None]
+"""Writes one shard, whole."""
+Merge = Callable[[Context, Task], None]
+"""Puts the shards together; writes the record and, last, ``DONE``."""
 
-class StageModule(Protocol):
-    """A stage is two functions."""
-
-    def run(self, context: Context, task: Task, shard: int, progress: Progress, /) -> None:
-        """Write one shard, whole."""
-        ...
-
-    def merge(self, context: Context, task: Task, /) -> None:
-        """Put the shards together; write the record and, last, ``DONE``."""
-        ...
-
-
-STAGES: Mapping[Kind, StageModule] = {
-    "export": export,
-    "pairs": pairs,
-    "train": train_round,
-    "answer": answer,
-    "given": given,
-    "choices": choices,
-    "grade": grade,
-    "caps": caps,
-    "derive": matched,
+STAGES: Mapping[Kind, tuple[Run, Merge]] = {
+    "export": (export.run, finish),
+    "pairs": (pairs.run, pairs.merge),
+    "train": (train_round.run, train_round.merge),
+    "answer": (answer.run, answer.merge),
+    "given": (without_model.run_given, finish),
+    "choices": (answer.run, answer.merge),
+    "grade": (grade.run, finish),
+    "caps": (grade.run, finish),
+    "derive": (without_model.run_matched, finish),
 }
+"""A stage is two functions."""
 
 UNITS: Mapping[Kind, str] = {"pairs": "images", "answer": "questions", "choices": "questions"}
 """What the shards of a kind are counted in."""
@@ -100,8 +82,10 @@ def items_done(task: Task) -> int:
 
 
 def run_shard(context: Context, task: Task, shard: int, progress: Progress) -> None:
-    STAGES[task.kind].run(context, task, shard, progress)
+    write, _ = STAGES[task.kind]
+    write(context, task, shard, progress)
 
 
 def merge(context: Context, task: Task) -> None:
-    STAGES[task.kind].merge(context, task)
+    _, put_together = STAGES[task.kind]
+    put_together(context, task)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 from harness.errors import UserError, unknown
@@ -179,6 +180,5 @@ def varied_setting(text: str) -> tuple[str, str, list[str]]:
 def _setting(run: Run, path: str) -> object:
     """The present value of a setting: of the method, of its recipe, or of the run."""
     part: object = run if path in ("images", "rounds") else run.method
-    for name in path.split("."):
-        part = getattr(part, name)
-    return part
+    value: object = attrgetter(path)(part)
+    return value

@@ -17,13 +17,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.catalogue import BENCHMARKS, named_folders, open_benchmarks
+from benchmarks.catalogue import BENCHMARKS, named_folders
 from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
 from harness.models.hub_snapshots import cached
 from harness.models.released_cards import ReleasedCard, cards_of
 from harness.study import compare, cost_model
-from harness.study.paper import DATA
+from harness.study.paper import DATA, opened
 from harness.study.study import Run, Study
 from harness.training.memory import GIB
 from methods.untrained import Released, Untrained
@@ -160,16 +160,6 @@ def study(
     names = list(benchmarks or [known for known in QUESTIONS if known not in left_out])
     if not names:
         raise UserError(" ".join(one.note for one in absent_benchmarks))
-    served = {spec.local.name for one in names if (spec := BENCHMARKS.get(one)) and spec.local}
-    found = [f"{key}={folder}" for key, folder in folders.items() if key in served - set(given)]
-    with user_errors():
-        opened = open_benchmarks(
-            names,
-            "test",
-            limit,
-            [*local_data, *(text for text in found if Path(text.partition("=")[2]).is_dir())],
-            synthetic=False,
-        )
     cards = [card for card in chosen(base, only) if not card.lacking(data)]
     return Study(
         name=compare.folder_name("audit", base, limit),
@@ -181,7 +171,7 @@ def study(
             *(row_of(card, data) for card in cards),
             *(compare.ready_made(text) for text in rows),
         ),
-        benchmarks=opened,
+        benchmarks=opened(data, names, limit, local_data),
         baseline=compare.BASELINE,
         limit=limit,
         notes=tuple(one.note for one in (*absent_rows, *(() if benchmarks else absent_benchmarks))),
@@ -209,7 +199,7 @@ def lines(
         count * (cost_model.CAPTION_SECONDS if QUESTIONS[name][1] else cost_model.SHORT_SECONDS)
         for name, count in counts.items()
     ) * ((card.parameters or cost_model.REFERENCE) / cost_model.REFERENCE)
-    whole = cost_model.weights(card) * GIB / 1e9
+    hours, whole = seconds / 3600, cost_model.weights(card) * GIB / 1e9
     here = isinstance(card.source, Path) or cached(card.source, card.revision) is not None
     shown = [_Line(compare.BASELINE, "here" if here else "to download", whole, whole)]
     for one in chosen(base, only):
@@ -217,31 +207,31 @@ def lines(
         state = state and ("to convert" if "not converted" in state else TO_DOWNLOAD)
         kept = 2 * whole if one.form == "full" else None
         shown.append(_Line(one.label, state or "here", one.gigabytes, kept))
-    width = max(len(one.label) for one in shown)
-    text = [f"  {'row':<{width}}  {'weights':<24}{'download':>10}{'disk':>10}{'answers':>10}"]
-    for one_line in shown:
-        sizes = "".join(
-            f"{'not known' if size is None else f'{size:.1f} GB':>10}"
-            for size in (one_line.download, one_line.disk)
-        )
-        text.append(
-            f"  {one_line.label:<{width}}  {one_line.state:<24}{sizes}{seconds / 3600:>8.2f} h"
-        )
-    away = [one_line for one_line in shown if "download" in one_line.state]
-    sizes_known = [one_line.download for one_line in away if one_line.download is not None]
-    unknown_sizes = len(away) - len(sizes_known)
+    width = max(len(line.label) for line in shown)
+    away = [line.download for line in shown if "download" in line.state]
+    sizes = [size for size in away if size is not None]
+    unknown_sizes = len(away) - len(sizes)
     more = f", and {unknown_sizes} checkpoints of unknown size" if unknown_sizes else ""
-    disk = sum(one_line.disk or 0.0 for one_line in shown)
+    disk = sum(line.disk or 0.0 for line in shown)
     return [
         f"The audit of {card.name}: {len(shown)} rows, nothing is trained.",
-        *text,
+        f"  {'row':<{width}}  {'weights':<24}{'download':>10}{'disk':>10}{'answers':>10}",
+        *(
+            f"  {line.label:<{width}}  {line.state:<24}{_gigabytes(line.download)}"
+            f"{_gigabytes(line.disk)}{hours:>8.2f} h"
+            for line in shown
+        ),
         f"In all at least {len(shown) * seconds / 3600:.1f} GPU-hours for"
         f" {sum(counts.values()):,} questions a row ({', '.join(counts)}): a lower bound by"
         " arithmetic for one H200; expect twice as much.",
-        f"To download: about {sum(sizes_known):.0f} GB{more}. Disk: about {disk:.0f} GB, a whole"
+        f"To download: about {sum(sizes):.0f} GB{more}. Disk: about {disk:.0f} GB, a whole"
         " checkpoint as downloaded and as converted (data/original can be deleted after the"
         f" conversion). One GPU needs {cost_model.answering_memory(card):.0f} GiB.",
     ]
+
+
+def _gigabytes(size: float | None) -> str:
+    return f"{'not known' if size is None else f'{size:.1f} GB':>10}"
 
 
 @dataclass(frozen=True)

@@ -233,13 +233,9 @@ def study(
             same_images=profile != "equal" and _same_images(method),
             steps=equal_steps(method.recipe, count) if profile == "equal" else None,
         )
-        both = [run, released_run(run) if released else None]
-        runs += [
-            replace(each, seed=seed)
-            for each in both
-            if each is not None
-            for seed in range(seeds if method.recipe else 1)
-        ]
+        runs += trainings(run, seeds, released=released)
+    left_out = {label: known[label].needs for label in asked.difference(chosen)}
+    notes = _notes(synthetic, opened, asked_benchmarks, left_out, adapted)
     stem = "compare" if profile == "equal" else f"compare-{profile}"
     return Study(
         name=name or folder_name(stem, base, limit, pool, lora),
@@ -253,16 +249,16 @@ def study(
         split=split,
         limit=limit,
         tuning=TUNED if synthetic and profile == "equal" and split == "test" and not lora else "",
-        notes=tuple(
-            _notes(
-                synthetic,
-                opened,
-                asked_benchmarks,
-                {label: known[label].needs for label in asked.difference(chosen)},
-                adapted,
-            )
-        ),
+        notes=tuple(notes),
     )
+
+
+def trainings(run: Run, seeds: int, *, released: bool) -> list[Run]:
+    """The run once for each seed where it trains; ``released``: and the row of its method's
+    released code likewise."""
+    rows = [run, released_run(run) if released else None]
+    numbers = range(seeds if run.method.recipe else 1)
+    return [replace(row, seed=seed) for row in rows if row is not None for seed in numbers]
 
 
 def _notes(

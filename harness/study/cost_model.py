@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +38,9 @@ short questions, 500 captions) take 180 s, a caption about nine times as long as
 
 PROMPT, SIDE, AT_ONCE, RATE = 600, 100, 8, 0.45 * 790e12
 """Tokens of image and prompt; tokens of an answer; pairs per pass; FLOP/s at 45 % of the peak."""
+
+WORKING = 16.0
+"""GiB for shared images and batches of answers at full speed."""
 
 
 def answer_seconds(benchmarks: Sequence[Benchmark], counts: Mapping[str, int]) -> float:
@@ -83,7 +87,6 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: flo
     hardware."""
     card, recipe, name = find_base(run.base), run.method.recipe, run.method.name
     scale = (card.parameters or REFERENCE) / REFERENCE
-    known = METHODS.get(name, Entry(published=run.method, synthetic=run.method))
     answers = answering * scale * max(1, run.last)
     if recipe is None:
         return Cost(
@@ -96,50 +99,70 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: flo
             least=answering_memory(card, WORKING_GIB),
             disk=weights(card),
         )
-    beside = unmerged(card, recipe)
+    known = METHODS.get(name, Entry(published=run.method, synthetic=run.method))
     rates = {stage: measured_rate(measured, stage, card.name, name) for stage in ("pairs", "train")}
-    images = run.images * run.rounds
-    pairs_rate = rates["pairs"]
+    images, (pairs_rate, train_rate) = run.images * run.rounds, rates.values()
     if pairs_rate is None:
         pairs_rate = known.seconds_per_image * scale
     pairs = known.pairs_per_image * images
     visits = run.rounds * run.steps * recipe.global_batch if run.steps else pairs * recipe.epochs
-    if rates["train"] is not None:
-        train = visits * rates["train"]
+    if train_rate is not None:
+        train = visits * train_rate
     else:
         # The reference's forward pass once per pair, then a forward and a backward pass per visit.
         passes = min(visits, pairs) + (1 + backward_share(recipe)) * visits
         train = passes * forward_flops(shape_for(card), prompt=PROMPT, side=SIDE) / RATE
+    # Of the rounds' adapters, half as much again for the copy in half precision that the engine
+    # multiplies with.
+    beside, before = unmerged(card, recipe), run.rounds - 1
+
+    def memory(rows: int, working: float) -> float:
+        return max(
+            answering_memory(card, working) + 1.5 * run.rounds * beside,
+            training_memory(card, recipe, rows=rows) + before * beside,
+        )
+
     return Cost(
         label=run.label,
         pairs=images * pairs_rate,
         train=train,
         answers=answers,
         measured=tuple(stage for stage, rate in rates.items() if rate is not None),
-        # Half as much again for the copy in half precision that the engine multiplies with.
-        memory=max(
-            answering_memory(card) + 1.5 * run.rounds * beside,
-            training_memory(card, recipe) + (run.rounds - 1) * beside,
-        ),
-        least=max(
-            answering_memory(card, WORKING_GIB) + 1.5 * run.rounds * beside,
-            training_memory(card, recipe, rows=1) + (run.rounds - 1) * beside,
-        ),
+        memory=memory(AT_ONCE, WORKING),
+        least=memory(1, WORKING_GIB),
         disk=run.rounds * round_disk(run),
     )
 
 
-def measured_rate(
-    measured: Sequence[Mapping[str, Any]], stage: str, base: str, method: str
-) -> float | None:
-    """The median seconds per item of such stages; None without a record."""
-    rates = [
-        record["seconds"] / record["items"]
-        for record in measured
-        if (record.get("stage"), record.get("base"), record.get("name")) == (stage, base, method)
-        and record.get("items")
+def measured_here(results: Path) -> list[dict[str, Any]]:
+    """The records of this hardware below a folder that holds results folders."""
+    here = hardware()
+    return [
+        record
+        for record in records(results)
+        if record.get("hardware") == here and record.get("items")
     ]
-    return median(rates) if rates else None
+
+
+def measured_rate(
+    measured: Sequence[Mapping[str, Any]],
+    stage: str,
+    base: str | None,
+    name: str,
+    *,
+    or_any: bool = False,
+) -> float | None:
+    """The median seconds per item of such stages; None without a record. ``name``: of the method
+    or benchmark; ``or_any``: where it has no record, take those of the others."""
+    rates: dict[str, list[float]] = {}
+    for record in measured:
+        if (record.get("stage"), record.get("base")) == (stage, base) and record.get("items"):
+            rate = record["seconds"] / record["items"]
+            rates.setdefault(record.get("name", ""), []).append(rate)
+    found = rates.get(name, [])
+    if not found and or_any:
+        found = list(chain.from_iterable(rates.values()))
+    return median(found) if found else None
 
 
 def weights(card: BaseCard) -> float:
@@ -147,7 +170,7 @@ def weights(card: BaseCard) -> float:
     return (card.parameters or REFERENCE) * (4 if card.dtype == "float32" else 2) / GIB
 
 
-def answering_memory(card: BaseCard, working: float = 16.0) -> float:
+def answering_memory(card: BaseCard, working: float = WORKING) -> float:
     """GiB to generate: the weights, and ``working`` for shared images and a batch of answers, each
     half of it. With less the engine takes smaller batches."""
     return weights(card) + working
@@ -214,9 +237,7 @@ def lines(
 ) -> list[str]:
     """The costs in words: a line a row, and their sum. ``counts``: questions by benchmark.
     ``results`` holds earlier records."""
-    here = hardware()
-    measured = [record for record in records(results) if record.get("hardware") == here]
-    answering = answer_seconds(benchmarks, counts)
+    measured, answering = measured_here(results), answer_seconds(benchmarks, counts)
     seeds = Counter(run.label for run in runs)
     rows = {run.label: cost(run, measured, answering=answering) for run in reversed(runs)}
     width = min(40, max(map(len, rows)))

@@ -26,10 +26,11 @@ detailed descriptions alone."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.catalogue import BENCHMARKS, named_folders, open_benchmarks
+from benchmarks.interface import Benchmark
 from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
 from harness.study import compare, training_kind
@@ -70,13 +71,13 @@ def detail_pool(data: str) -> str:
 
 
 def runs_of(
-    base: str,
-    data: str,
-    profile: compare.Profile,
-    only: Sequence[str],
-    seeds: int,
-    images: int | None,
-    rounds: int | None,
+    base: str = "llava-1.5-7b",
+    data: str = DATA,
+    profile: compare.Profile = "published",
+    only: Sequence[str] = (),
+    seeds: int = 1,
+    images: int | None = None,
+    rounds: int | None = None,
     limit: int | None = None,
     released: bool = False,
     lora: bool = False,
@@ -110,8 +111,7 @@ def runs_of(
             same_images=not equal and METHODS[label].same_images,
             steps=compare.equal_steps(method.recipe, count) if equal else None,
         )
-        shown = [run, compare.released_run(run) if released else None]
-        runs += [replace(each, seed=seed) for each in shown if each for seed in range(seeds)]
+        runs += compare.trainings(run, seeds, released=released)
     return tuple(runs)
 
 
@@ -131,6 +131,26 @@ def missing(
             folder = entry.folder(folders) or root / entry.local.name
             lines += [f"{name}: {folder / file} is not there" for file in entry.missing(folder)]
     return lines
+
+
+def opened(
+    data: Path, names: Sequence[str], limit: int | None, local_data: Sequence[str]
+) -> tuple[Benchmark, ...]:
+    """The benchmarks. Official files are in the data folder, unless their folder is given.
+
+    Raises:
+        UserError: a benchmark is unknown, a folder serves none of them, or data are broken.
+    """
+    entries = [entry for name in names if (entry := BENCHMARKS.get(name))]
+    local = sorted({entry.local.name for entry in entries if entry.local})
+    with user_errors():
+        given = named_folders(local_data)
+        found = [
+            f"{name}={data / name}"
+            for name in local
+            if name not in given and (data / name).is_dir()
+        ]
+        return open_benchmarks(names, "test", limit, [*local_data, *found], synthetic=False)
 
 
 def study(
@@ -173,16 +193,6 @@ def study(
             " another folder with --pool, or choose fewer --benchmarks; `python -m harness plan"
             " paper` shows what the study will cost."
         )
-    local_names = {
-        entry.local.name for name in names if (entry := BENCHMARKS.get(name)) and entry.local
-    }
-    folders = [
-        f"{name}={folder}"
-        for name in sorted(local_names)
-        if name not in given and (folder := Path(pool) / name).is_dir()
-    ]
-    with user_errors():
-        opened = open_benchmarks(names, "test", limit, [*local_data, *folders], synthetic=False)
     return Study(
         name=compare.folder_name(f"paper-{profile}", base, limit, lora=lora),
         question=(
@@ -190,7 +200,7 @@ def study(
             " are measured in the same way?"
         ),
         runs=(*runs, *(compare.ready_made(text) for text in rows)),
-        benchmarks=opened,
+        benchmarks=opened(Path(pool), names, limit, local_data),
         baseline=compare.BASELINE,
         limit=limit,
         notes=tuple(filter(None, [adapted])),
@@ -199,28 +209,18 @@ def study(
 
 def needs(
     *,
-    base: str = "llava-1.5-7b",
     pool: str = DATA,
-    images: int | None = None,
-    only: Sequence[str] = (),
-    seeds: int = 1,
-    rounds: int | None = None,
-    limit: int | None = None,
     benchmarks: Sequence[str] = (),
-    profile: compare.Profile = "published",
-    released: bool = False,
-    lora: bool = False,
-    full: bool = False,
     local_data: Sequence[str] = (),
-    **_: object,
+    **options: Any,
 ) -> tuple[tuple[Run, ...], list[str]]:
     """The runs and the missing data of :func:`study`, with its options; needs no data.
 
     Raises:
         UserError: an unknown row, base or profile, or a wrong number or folder.
     """
-    numbers = (seeds, images, rounds, limit)
-    runs = runs_of(base, pool, profile, only, *numbers, released, lora, full)
+    options.pop("rows", None)  # checkpoints need none of these data
+    runs = runs_of(data=pool, **options)
     with user_errors():
         folders = named_folders(local_data)
     return runs, missing(pool, runs, benchmarks or WANTED, folders)

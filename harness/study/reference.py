@@ -91,11 +91,8 @@ def _from_file(path: Path) -> Callable[..., Study]:
             " Study."
         )
     spec = importlib.util.spec_from_file_location(f"user_study_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise UserError(
-            f"{path} cannot be loaded as Python; give a .py file that defines study(**options) ->"
-            " Study."
-        )
+    assert spec is not None
+    assert spec.loader is not None  # of every .py file
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     # A study's own files lie beside it; they come after everything else.

@@ -78,9 +78,8 @@ class Run:
                 )
         for name, least in (("images", 1), ("rounds", 1), ("seed", 0), ("steps", 1)):
             value = getattr(self, name)
-            if name == "steps" and value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+            if not whole and (name, value) != ("steps", None):
                 raise UserError(
                     f"{name} of {self.label!r} is {value!r:.60}; it must be at least {least}, a"
                     " whole number."
@@ -153,9 +152,8 @@ class Study:
             ("notes", self.notes, str),
             ("primary", self.primary, str),
         ):
-            if not isinstance(entries, tuple | list) or not all(
-                isinstance(entry, kind) for entry in entries
-            ):
+            listed = isinstance(entries, tuple | list)
+            if not listed or not all(isinstance(entry, kind) for entry in entries):
                 of = "benchmarks" if kind is object else f"{kind.__name__} entries"
                 raise UserError(
                     f"{what} of the study {self.name!r} is {entries!r:.60}; it must be a tuple of"
@@ -188,14 +186,16 @@ class Study:
                     f"The rows labelled {label!r} differ in more than their seed; give each setting"
                     " a label of its own."
                 )
-        known = [
-            f"{benchmark.name}/{metric.name}"
-            for benchmark in self.benchmarks
-            for metric in benchmark.metrics
-        ]
+        metrics = [(each.name, metric.name) for each in self.benchmarks for metric in each.metrics]
+        known = [f"{benchmark}/{metric}" for benchmark, metric in metrics]
         for name in self.primary:
             if name not in known:
                 raise unknown("metric", name, known)
+
+    @property
+    def answering(self) -> list[Run]:
+        """The runs whose own model answers."""
+        return [run for run in self.runs if run.answers is None]
 
     def as_json(self) -> dict[str, Any]:
         """The content of ``study.json``: all that tables need to know of methods and benchmarks
@@ -257,14 +257,9 @@ class Study:
         """The row of a control's inner method; None where the study has no such row."""
         if not isinstance(run.method, Control):
             return None
-        return next(
-            (
-                other.label
-                for other in self.runs
-                if describe(other.method) == describe(run.method.inner)
-            ),
-            None,
-        )
+        wanted = describe(run.method.inner)
+        same = (other.label for other in self.runs if describe(other.method) == wanted)
+        return next(same, None)
 
     def is_primary(self, benchmark: str, metric: str, marked: bool) -> bool:
         return f"{benchmark}/{metric}" in self.primary if self.primary else marked
@@ -327,12 +322,7 @@ def read_vary(run: Run, field: str, texts: Iterable[str]) -> tuple[Run, ...]:
     Raises:
         UserError: there is no such field (with the nearest one), or a value is not allowed there.
     """
-    if field in RUN_FIELDS:
-        owner: Any = run
-    elif field in _paths(run.method):
-        owner = run.method
-    else:
-        raise _no_field(run, field)
+    owner: Any = run if _is_of_run(run, field) else run.method
     *path, name = field.split(".")
     for part in path:
         owner = getattr(owner, part)
@@ -344,25 +334,32 @@ def read_vary(run: Run, field: str, texts: Iterable[str]) -> tuple[Run, ...]:
 
 
 def _with(run: Run, field: str, value: object) -> Run:
+    of_run = _is_of_run(run, field)
     changes: dict[str, Any] = {}
     if field != "seed":
         changes["label"] = f"{run.label} {field}={_text(value)}"
         changes["varied"] = Varied(row=run.label, field=field, value=_text(value))
     try:
-        if field in _paths(run.method):
-            return replace(run, **changes, method=_set(run.method, field.split("."), value))
-        if field in RUN_FIELDS:
+        if of_run:
             changes[field] = value
-            return replace(run, **changes)
+        else:
+            changes["method"] = _set(run.method, field.split("."), value)
+        return replace(run, **changes)
     except (TypeError, ValueError) as error:
         raise UserError(f"{run.label}: {field} cannot be {value!r}: {error}") from error
-    raise _no_field(run, field)
 
 
-def _no_field(run: Run, field: str) -> UserError:
-    return unknown(
-        f"field of {run.method.name} or of a run", field, [*_paths(run.method), *RUN_FIELDS]
-    )
+def _is_of_run(run: Run, field: str) -> bool:
+    """Whether the field is the run's, not its method's.
+
+    Raises:
+        UserError: neither has it.
+    """
+    paths = _paths(run.method)
+    if field not in paths and field not in RUN_FIELDS:
+        names = [*paths, *RUN_FIELDS]
+        raise unknown(f"field of {run.method.name} or of a run", field, names)
+    return field not in paths
 
 
 RUN_FIELDS = ("base", "pool", "images", "rounds", "same_images", "seed", "steps")

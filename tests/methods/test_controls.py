@@ -17,7 +17,7 @@ from harness.engine.engine import Engine
 from harness.pipeline.stages.pairs import merge_pairs, write_items, write_pairs
 from methods.controls import NO_OTHER, Control, Kind
 from methods.csr.method import Csr
-from methods.interface import Dropped, Method, PreferencePair
+from methods.interface import Dropped, Method, PreferencePair, Tools
 from methods.keys import coin, number
 from methods.sena.method import Sena
 from methods.sima.method import Sima
@@ -153,12 +153,12 @@ def test_the_pairs_stage_reworks_the_whole_round(kind: Kind, tmp_path: Path) -> 
     def made(method: Method) -> tuple[list[PreferencePair], dict[str, Any]]:
         folder = tmp_path / method.name
         stage = Stage(folder, {"stage": "pairs", "method": method.name, "pool": "toy"})
-        vlm, drawn = Engine(model, processor), pool.draw(8, 0, 1)
+        tools, drawn = Tools(vlm=Engine(model, processor), seed=0), pool.draw(8, 0, 1)
         stage.open()
         write_items(stage, drawn)
         for shard in range(4):
             numbers = range(2 * shard, 2 * shard + 2)
-            write_pairs(stage, shard, numbers, drawn.ids, vlm=vlm, method=method, pool=pool, seed=0)
+            write_pairs(stage, shard, numbers, drawn.ids, method, pool, tools)
         merge_pairs(stage, 4, method, pool, drawn, 0)
         pairs = [PreferencePair(**row) for row in read_jsonl(folder / "pairs.jsonl")]
         return pairs, read_json(folder / "record.json")["counts"]

@@ -13,11 +13,10 @@ import pytest
 
 from harness.artifacts.results_folder import Results
 from harness.errors import UserError
-from harness.pipeline import base_values, runner
+from harness.pipeline import runner
 from harness.pipeline.context import Context
 from harness.pipeline.executors import in_process
-from harness.pipeline.progress import Display
-from harness.pipeline.study_progress import StudyProgress
+from harness.pipeline.progress import Display, StudyProgress
 from harness.pipeline.tasks import Task
 from harness.reporting import literature
 from harness.study.study import Study
@@ -84,4 +83,4 @@ def test_a_mismatch_is_said_first_and_stops_only_where_asked(study: Study, tmp_p
 
 
 def test_without_published_values_nothing_comes_first(study: Study) -> None:
-    assert not base_values.are_published(study)
+    assert not runner.are_published(study)

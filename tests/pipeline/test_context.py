@@ -17,9 +17,8 @@ from harness.data.open_pool import open_pool
 from harness.data.pool import Pool
 from harness.engine.engine import Engine
 from harness.models.base_cards import BASES
-from harness.pipeline import context, loaded_model, preflight
-from harness.pipeline.context import Context
-from harness.pipeline.image_cache import ImageCache
+from harness.pipeline import context, preflight
+from harness.pipeline.context import Context, ImageCache
 from harness.pipeline.stages import train_round
 from harness.pipeline.tasks import run_tasks
 from harness.study.study import Run, Study
@@ -115,7 +114,7 @@ def test_no_engine_and_no_kept_picture_takes_memory_while_a_model_trains(
         return fit(*arguments)
 
     monkeypatch.setitem(BASES, "tiny", save_base(tmp_path / "base"))
-    monkeypatch.setattr(loaded_model, "Engine", Remembered)
+    monkeypatch.setattr(context, "Engine", Remembered)
     monkeypatch.setattr(train_round, "fit", counting)
     pool = str(save_pictures(tmp_path / "pool", 8))
     runs = (

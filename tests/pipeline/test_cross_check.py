@@ -14,7 +14,7 @@ from benchmarks.synthetic import suite
 from harness.artifacts.results_folder import Results, Stage, write_json, write_jsonl
 from harness.errors import UserError
 from harness.pipeline import cross_check
-from harness.pipeline.cross_check import StoredAnswer, check
+from harness.pipeline.cross_check import StoredAnswer, StoredGrades, check
 from tests.pipeline.answer_files import export, grade
 
 ANSWERS = ("yes", "no", "Yes.", "no, there is none", "maybe", "")
@@ -108,7 +108,8 @@ def test_a_models_characters_do_not_reach_the_terminal() -> None:
         grades=[Grade(question="0", cluster="c", value=None, read_as="", why="\x1b]0;x")],
         unscored=1,
     )
-    made = cross_check.compare("m", "b", "kit", "1", [one], {}, report)
+    graded = StoredGrades(model="m", benchmark="b", asked=[one], values={})
+    made = graded.compared("kit", "1", report)
     assert "\x1b" not in "\n".join(cross_check.lines(made))
 
 

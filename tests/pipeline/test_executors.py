@@ -22,8 +22,7 @@ from harness.pipeline.context import Context
 from harness.pipeline.executors import pooled, processes
 from harness.pipeline.executors.pooled import Schedule, urgency
 from harness.pipeline.executors.processes import LocalProcesses
-from harness.pipeline.progress import Display
-from harness.pipeline.study_progress import StudyProgress
+from harness.pipeline.progress import Display, StudyProgress
 from harness.pipeline.tasks import Kind, Task
 from harness.study.reference import StudyReference
 from harness.study.study import Run, Study

@@ -16,11 +16,10 @@ from benchmarks.synthetic import suite
 from benchmarks.synthetic.words import CATEGORIES
 from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_json, write_jsonl
 from harness.pipeline import matched_baselines
-from harness.pipeline.context import Context
+from harness.pipeline.context import Context, ImageCache, exported_image
 from harness.pipeline.executors.in_process import do
-from harness.pipeline.image_cache import ImageCache, exported_image
-from harness.pipeline.stages.caps import write_caps
-from harness.pipeline.stages.choices import write_margins
+from harness.pipeline.stages.answer import write_margins
+from harness.pipeline.stages.grade import write_caps
 from harness.pipeline.stages.shards import quiet
 from harness.pipeline.tasks import run_tasks
 from harness.reporting.comparison import compare

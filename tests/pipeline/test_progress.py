@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from harness.pipeline.progress import Display, busy, span
-from harness.pipeline.study_progress import StudyProgress
+from harness.pipeline.progress import Display, StudyProgress, busy, span
 
 
 def test_progress_is_a_line_with_the_time_every_few_seconds_in_a_log() -> None:

@@ -17,7 +17,7 @@ from harness.artifacts.results_folder import read_json, read_jsonl
 from harness.data.open_pool import open_pool
 from harness.errors import UserError
 from harness.models.base_cards import BASES, BaseCard
-from harness.pipeline import loaded_model
+from harness.pipeline import context as contexts
 from harness.reporting.tables import build as tables
 from harness.training import placement
 from methods.controls import Control
@@ -100,7 +100,7 @@ def test_a_finished_study_does_nothing_and_loads_nothing(
     def refuse(*_args: object, **_more: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(loaded_model, "load_model", refuse)
+    monkeypatch.setattr(contexts, "load_model", refuse)
     before = outputs(undisturbed)
     assert "[" not in do(a_study(pool, rounds=2), undisturbed)
     assert outputs(undisturbed) == before
@@ -160,7 +160,7 @@ def test_a_newer_grader_grades_again_and_keeps_the_answers(
     study = replace(a_study(pool), runs=a_study(pool).runs[:1])
     do(study, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(loaded_model, "load_model", None)  # answers are not made again
+        patch.setattr(contexts, "load_model", None)  # answers are not made again
         said = do(replace(study, benchmarks=(Graded(),)), tmp_path)
     assert said.count(": done") == 2
     assert (

@@ -14,7 +14,7 @@ from harness.artifacts.results_folder import Stage, lock, read_jsonl, write_json
 from harness.cli.main import main
 from harness.errors import UserError
 from harness.models.base_cards import BASES
-from harness.pipeline.loaded_model import LoadedModel
+from harness.pipeline.context import LoadedModel
 from harness.pipeline.stage_identity import Checkpoint
 from harness.pipeline.verify import verify
 from harness.reporting import leakage, pack

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.interface import Question
 from harness.artifacts.results_folder import read_json, read_jsonl
 from harness.errors import PromptTooLong
-from harness.pipeline.stages.too_long import without_too_long
+from harness.pipeline.stages.shards import without_too_long
 from methods.interface import Decoding, Dropped, Field, Item, PreferencePair, Prompt, Tools
 from tests.pipeline.toy_study import a_study, do
 from tests.toy_method import Toy, Words, save_pictures

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.catalogue import BENCHMARKS
-from harness.artifacts.results_folder import Stage, read_jsonl, write_jsonl
+from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_jsonl
 from harness.pipeline.matched_baselines import matched_metric
 from harness.pipeline.stages.grade import write_grades
-from harness.pipeline.stages.matched import Source, write_answers
+from harness.pipeline.stages.without_model import write_matched
 from tests.benchmarks import official_files
 
 
@@ -26,20 +26,17 @@ def test_unreadable_answers_stay_so(name: str, readable: int, tmp_path: Path) ->
         "base": ["No"] * readable + ["I cannot tell."] * (len(ids) - readable),
         "method": ["Yes"] * len(ids),
     }
+    results = Results(tmp_path / "out")
     for row, texts in said.items():
         answers = [{"id": id, "answer": text} for id, text in zip(ids, texts, strict=True)]
-        write_jsonl(tmp_path / row / "answers.jsonl", answers)
-        write_grades(Stage(tmp_path / f"{row} grades", {}), benchmark, tmp_path / row)
-    write_jsonl(tmp_path / "choices" / "choices.jsonl", [{"id": id, "margin": 1.0} for id in ids])
-    source = Source(
-        answers=tmp_path / "base",
-        choices=tmp_path / "choices",
-        grades=tmp_path / "base grades",
-    )
-    write_answers(
-        Stage(tmp_path / "out", {}), "yes-ratio", source, tmp_path / "method grades", metric
-    )
-    shifted = [row["answer"] for row in read_jsonl(tmp_path / "out" / "answers.jsonl")]
+        folder = results.answers(row, 0, 0, name)
+        write_jsonl(folder / "answers.jsonl", answers)
+        write_grades(Stage(results.grades(row, 0, 0, name), {}), benchmark, folder)
+    choices = [{"id": id, "margin": 1.0} for id in ids]
+    write_jsonl(results.choices("base", 0, 0, name) / "choices.jsonl", choices)
+    base, method = ("base", 0, 0, name), ("method", 0, 0, name)
+    write_matched(Stage(tmp_path / "matched", {}), "yes-ratio", results, base, method, metric)
+    shifted = [row["answer"] for row in read_jsonl(tmp_path / "matched" / "answers.jsonl")]
     assert shifted == ["yes"] * readable + ["I cannot tell."] * (len(ids) - readable)
     values = benchmark.grade(dict(zip(ids, shifted, strict=True))).values
     assert values["unreadable"] == pytest.approx(100 * (1 - readable / len(ids)))

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from harness.errors import RowEnded
 from harness.pipeline import work
 from harness.pipeline.context import Context
+from harness.pipeline.progress import StudyProgress
 from harness.pipeline.stages.shards import Progress
-from harness.pipeline.study_progress import StudyProgress
 from harness.pipeline.tasks import Task, without_dependents
 from harness.training.ranks import ranks
 

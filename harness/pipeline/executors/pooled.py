@@ -16,8 +16,8 @@ from harness.errors import RowEnded, UserError
 from harness.pipeline import work
 from harness.pipeline.context import Context
 from harness.pipeline.executors import in_process
+from harness.pipeline.progress import StudyProgress
 from harness.pipeline.stages.shards import quiet
-from harness.pipeline.study_progress import StudyProgress
 from harness.pipeline.tasks import Kind, Task, without_dependents
 
 COST: Mapping[Kind, int] = {"train": 4, "pairs": 3}

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
@@ -17,7 +18,6 @@ import torch
 from harness.artifacts.environment import cores
 from harness.errors import UserError
 from harness.models.base_cards import find_base
-from harness.pipeline import given_answers
 from harness.pipeline.executors import worker
 from harness.pipeline.executors.worker import Job
 from harness.pipeline.tasks import Task
@@ -34,7 +34,7 @@ def default_jobs(study: Study) -> int:
     uses the whole device."""
     if torch.cuda.is_available():
         return 1
-    if any(find_base(run.base).prompts != "synthetic" for run in given_answers.asked(study)):
+    if any(find_base(run.base).prompts != "synthetic" for run in study.answering):
         return 1
     return max(1, min(cores(), int(_free_memory() / MEMORY_A_JOB)))
 
@@ -83,35 +83,27 @@ class LocalProcesses:
     ) -> None:
         self.places = jobs
         self._study, self._out, self._placement = study, out, placement
-        self._pool: ProcessPoolExecutor | None = None
         self._others = set(multiprocessing.active_children())
 
     def __enter__(self) -> LocalProcesses:
+        # A server imports the heavy modules once; each worker is forked from it.
+        server = multiprocessing.get_context("forkserver")
+        server.set_forkserver_preload([worker.__name__, "harness.training.trainer"])
+        self._pool = ProcessPoolExecutor(self.places, mp_context=server, initializer=worker.start)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, _: object, __: TracebackType | None
     ) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=kind is None, cancel_futures=True)
-            for process in set(multiprocessing.active_children()) - self._others:
-                process.kill()
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - self._others:
+            process.kill()
+
+    @cached_property
+    def _job(self) -> Job:
+        """Made with the first shard: by then the run has set torch's threads."""
+        out, threads = self._out.absolute(), torch.get_num_threads()
+        return Job(study=self._study, out=out, placement=self._placement, threads=threads)
 
     def submit(self, task: Task, shards: Sequence[int]) -> Future[UserError | None]:
-        if self._pool is None:
-            self._pool = self._start()
-        return self._pool.submit(worker.write_local_shards, task, shards)
-
-    def _start(self) -> ProcessPoolExecutor:
-        job = Job(
-            study=self._study,
-            out=self._out.absolute(),
-            placement=self._placement,
-            threads=torch.get_num_threads(),
-        )
-        # A server imports the heavy modules once; each worker is forked from it.
-        server = multiprocessing.get_context("forkserver")
-        server.set_forkserver_preload([worker.__name__, "harness.training.trainer"])
-        return ProcessPoolExecutor(
-            self.places, mp_context=server, initializer=worker.start, initargs=(job,)
-        )
+        return self._pool.submit(worker.write_shards, self._job, task, shards)

@@ -42,13 +42,9 @@ class Job:
 _opened: dict[str, Context] = {}
 """The context of the last job, by the job's id; kept for the next call."""
 
-_local: list[Job] = []
-"""The job of a process of this machine, which has one alone."""
 
-
-def start(job: Job) -> None:
+def start() -> None:
     """Set up a process of :class:`harness.pipeline.executors.processes.LocalProcesses`."""
-    _local.append(job)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -59,11 +55,6 @@ def _end_with_parent() -> None:
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)
-
-
-def write_local_shards(task: Task, shards: Sequence[int]) -> UserError | None:
-    """As :func:`write_shards`, of the job that the process was started for."""
-    return write_shards(_local[0], task, shards)
 
 
 def write_shards(job: Job, task: Task, shards: Sequence[int]) -> UserError | None:

@@ -1,4 +1,5 @@
-"""Answer: a model answers exported questions greedily, shard by shard."""
+"""Answer, and choices: a model answers exported questions greedily, or is asked how far the
+log-probability of yes leads that of no; shard by shard."""
 
 from __future__ import annotations
 
@@ -11,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 from PIL.Image import Image
 
 from harness.artifacts.results_folder import Stage, read_jsonl, write_jsonl
-from harness.errors import PromptTooLong, UserError
+from harness.errors import UserError
+from harness.pipeline.matched_baselines import YES_NO
 from harness.pipeline.stages.shards import (
     Progress,
     Rows,
     read_shards,
     record,
+    without_too_long,
     write_shard,
 )
-from harness.pipeline.stages.too_long import without_too_long
 from methods.interface import VLM, Completion, Decoding, Prompt
 
 if TYPE_CHECKING:
@@ -32,32 +34,43 @@ ReadImage = Callable[[Path, str], Image]
 
 def run(context: Context, task: Task, shard: int, _progress: Progress) -> None:
     assert task.checkpoint is not None
-    vlm = context.models.engine(task.checkpoint)
-    questions = context.results.questions(task.benchmark)
-    write_answers(
-        task.stage, shard, task.shard_range(shard), vlm, questions, context.question_image
+    write = write_margins if task.kind == "choices" else write_answers
+    write(
+        task.stage,
+        shard,
+        task.shard_range(shard),
+        context.models.engine(task.checkpoint),
+        context.results.questions(task.benchmark),
+        context.question_image,
     )
 
 
 def merge(_context: Context, task: Task) -> None:
-    merge_answers(task.stage, task.benchmark, task.shards)
+    if task.kind == "answer":
+        merge_answers(task.stage, task.benchmark, task.shards)
+        return
+    rows, spent = read_shards(task.stage, task.shards)
+    write_jsonl(task.stage.folder / "choices.jsonl", rows)
+    counts = {"questions": len(rows)}
+    task.stage.finish(record(task.stage, task.benchmark, len(rows), spent, counts))
 
 
 def write_answers(
     stage: Stage, shard: int, numbers: range, vlm: VLM, questions: Path, read: ReadImage
 ) -> None:
     """Write the answers to the questions with these ``numbers`` as one shard."""
-    rows = read_questions(questions, numbers)
+    rows = _questions(questions, numbers)
+
+    def generate(decoding: Decoding, prompts: Sequence[Prompt]) -> list[Completion | str]:
+        return list(vlm.generate(prompts, decoding))
 
     def work() -> Rows:
-        prompts = dict(
-            zip((row["id"] for row in rows), prompts_of(rows, questions, read), strict=True)
-        )
+        prompts = {prompt.key: prompt for prompt in prompts_of(rows, questions, read)}
         answers: dict[str, Completion | str] = {}
         for cap in sorted({row["max_new_tokens"] for row in rows}):
             ids = [row["id"] for row in rows if row["max_new_tokens"] == cap]
-            generate = partial(_generate, vlm, Decoding(max_new_tokens=cap))
-            done = without_too_long([prompts[id] for id in ids], generate, _unanswered)
+            capped = partial(generate, Decoding(max_new_tokens=cap))
+            done = without_too_long([prompts[id] for id in ids], capped, lambda _, why: str(why))
             answers |= zip(ids, done, strict=True)
         return [_row(row["id"], answers[row["id"]]) for row in rows]
 
@@ -74,9 +87,28 @@ def merge_answers(stage: Stage, benchmark: str, shards: int) -> None:
     stage.finish(record(stage, benchmark, len(rows), spent, counts))
 
 
-def read_questions(questions: Path, numbers: range) -> Rows:
-    """The exported questions with these numbers."""
-    rows: Rows = read_jsonl(questions / "questions.jsonl")
+def write_margins(
+    stage: Stage, shard: int, numbers: range, vlm: VLM, questions: Path, read: ReadImage
+) -> None:
+    """Write ``{"id", "margin"}`` (nats) of the questions with these ``numbers`` as one shard. Each
+    choice counts as it is and capitalised. A question that is too long has no line."""
+    rows = _questions(questions, numbers)
+
+    def work() -> Rows:
+        prompts = prompts_of(rows, questions, read)
+        margins = without_too_long(prompts, partial(_margins, vlm), lambda _prompt, _error: None)
+        return [
+            {"id": row["id"], "margin": margin}
+            for row, margin in zip(rows, margins, strict=True)
+            if margin is not None
+        ]
+
+    # Nothing is generated, so no model counts tokens.
+    write_shard(stage, shard, work, None)
+
+
+def _questions(folder: Path, numbers: range) -> Rows:
+    rows: Rows = read_jsonl(folder / "questions.jsonl")
     return rows[numbers.start : numbers.stop]
 
 
@@ -99,14 +131,6 @@ def _image(row: Mapping[str, Any], images: Mapping[str, Image]) -> Image | None:
     return images[row["images"][0]] if row["images"] else None
 
 
-def _generate(vlm: VLM, decoding: Decoding, prompts: Sequence[Prompt]) -> list[Completion | str]:
-    return list(vlm.generate(prompts, decoding))
-
-
-def _unanswered(_prompt: Prompt, error: PromptTooLong) -> str:
-    return str(error)
-
-
 def _row(id: str, completion: Completion | str) -> dict[str, Any]:
     """An answer's line; of a question that was not answered, the reason stands beside an empty
     answer."""
@@ -121,3 +145,21 @@ def _row(id: str, completion: Completion | str) -> dict[str, Any]:
         "n_tokens": completion.n_tokens,
         "finished": completion.finished,
     }
+
+
+def _margins(vlm: VLM, prompts: Sequence[Prompt]) -> list[float | None]:
+    def logps(choice: str) -> list[float]:
+        """Of the choice in both spellings together, prompt by prompt."""
+        spellings = sorted({choice, choice.capitalize()})
+        each = [vlm.logps(prompts, [text] * len(prompts)) for text in spellings]
+        return [_log_sum(of_prompt) for of_prompt in zip(*each, strict=True)]
+
+    yes, no = map(logps, YES_NO)
+    return [of_yes - of_no for of_yes, of_no in zip(yes, no, strict=True)]
+
+
+def _log_sum(logps: Sequence[float]) -> float:
+    """The logarithm of the sum of probabilities; at least -1e4 nats, because JSON has no
+    infinity."""
+    top = max(*logps, -1e4)
+    return top + math.log(sum(math.exp(logp - top) for logp in logps) or 1.0)

@@ -31,10 +31,6 @@ def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
     write_questions(task.stage, context.benchmark(task.benchmark), progress)
 
 
-def merge(_context: Context, task: Task) -> None:
-    task.stage.finish()
-
-
 def write_questions(stage: Stage, benchmark: Benchmark, progress: Progress = quiet) -> None:
     """Write ``questions.jsonl``, ``images.jsonl``, the images as PNG named by the sha256 of their
     pixels, and the record.
@@ -52,15 +48,8 @@ def write_questions(stage: Stage, benchmark: Benchmark, progress: Progress = qui
             if name not in hashes:
                 hashes[name] = difference_hash(image)
                 stored.update(read_as_stored(image))
-        rows.append(
-            {
-                "id": question.id,
-                "text": question.text,
-                "max_new_tokens": question.max_new_tokens,
-                "cluster": question.cluster,
-                "images": names,
-            }
-        )
+        fields = ("id", "text", "max_new_tokens", "cluster")
+        rows.append({**{name: getattr(question, name) for name in fields}, "images": names})
         progress("questions", len(rows), 0)
     check_keys(f"benchmark {benchmark.name}", [row["id"] for row in rows])
     if not rows:

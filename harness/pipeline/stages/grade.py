@@ -1,10 +1,12 @@
-"""Grade: stored answers become grades. Needs no model and no torch."""
+"""Grade: stored answers become grades. Caps: stored captions are graded again, cut at several
+lengths. Needs no model and no torch."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,20 +15,21 @@ import pandas as pd
 from benchmarks.interface import Benchmark, Metric, Report
 from harness.artifacts.results_folder import Stage, read_jsonl, write_bytes, write_json
 from harness.pipeline.checked_results import graded
-from harness.pipeline.stages.shards import Progress, answered
+from harness.pipeline.matched_baselines import CAPS, first_words, longest
+from harness.pipeline.stages.shards import Progress, answered, quiet
 
 if TYPE_CHECKING:  # they need torch
     from harness.pipeline.context import Context
     from harness.pipeline.tasks import Task
 
 
-def run(context: Context, task: Task, _shard: int, _progress: Progress) -> None:
-    answers = context.results.answers(task.label, task.seed, task.round, task.benchmark)
-    write_grades(task.stage, context.benchmark(task.benchmark), answers)
-
-
-def merge(_context: Context, task: Task) -> None:
-    task.stage.finish()
+def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
+    answers = context.results.answers(*task.where)
+    benchmark = context.benchmark(task.benchmark)
+    if task.kind == "caps":
+        write_caps(task.stage, benchmark, answers, progress)
+    else:
+        write_grades(task.stage, benchmark, answers)
 
 
 def write_grades(stage: Stage, benchmark: Benchmark, answers: Path) -> None:
@@ -41,6 +44,24 @@ def write_grades(stage: Stage, benchmark: Benchmark, answers: Path) -> None:
     write_parquet(stage.folder / "grades.parquet", grades_frame(report, benchmark.metrics))
     content = {"values": dict(report.values), "unscored": report.unscored}
     write_json(stage.folder / "report.json", content)
+
+
+def write_caps(
+    stage: Stage, benchmark: Benchmark, answers: Path, progress: Progress = quiet
+) -> None:
+    """Write ``caps.parquet``: a row a caption and cap, with the counts of its grade. ``cap`` 0 is
+    the caption as it was written; a cap longer than every caption is left out."""
+    captions = answered(read_jsonl(answers / "answers.jsonl"))
+    parts = []
+    for cap in (*(cap for cap in CAPS if cap < longest(captions)), 0):
+        shortened = {
+            id: first_words(caption, cap) if cap else caption for id, caption in captions.items()
+        }
+        frame = grades_frame(graded(benchmark, shortened))
+        counts = [name for name in frame.columns if name.startswith("count_")]
+        parts.append(frame[["question", "cluster", *counts]].assign(cap=cap))
+        progress("captions", len(parts) * len(captions), 0)
+    write_parquet(stage.folder / "caps.parquet", pd.concat(parts, ignore_index=True))
 
 
 def _with_reasons(report: Report, rows: Sequence[Mapping[str, Any]]) -> Report:
@@ -64,18 +85,17 @@ def grades_frame(report: Report, metrics: Sequence[Metric] = ()) -> pd.DataFrame
     grades = report.grades
     counts = {name for metric in metrics for name in (metric.numerator, metric.denominator)}
     counts |= {name for grade in grades for name in grade.counts}
+    text = partial(pd.Series, dtype="string")
     wrong = [" ".join(f"{start}-{end}" for start, end in grade.wrong) for grade in grades]
+    value = [None if grade.value is None else float(grade.value) for grade in grades]
     columns: dict[str, pd.Series[Any]] = {
-        "question": pd.Series([grade.question for grade in grades], dtype="string"),
-        "cluster": pd.Series([grade.cluster for grade in grades], dtype="string"),
-        "value": pd.Series(
-            [None if grade.value is None else float(grade.value) for grade in grades],
-            dtype="Float64",
-        ),
-        "read_as": pd.Series([grade.read_as for grade in grades], dtype="string"),
-        "why": pd.Series([grade.why for grade in grades], dtype="string"),
-        "truth": pd.Series([grade.truth for grade in grades], dtype="string"),
-        "wrong": pd.Series(wrong, dtype="string"),
+        "question": text([grade.question for grade in grades]),
+        "cluster": text([grade.cluster for grade in grades]),
+        "value": pd.Series(value, dtype="Float64"),
+        "read_as": text([grade.read_as for grade in grades]),
+        "why": text([grade.why for grade in grades]),
+        "truth": text([grade.truth for grade in grades]),
+        "wrong": text(wrong),
     }
     for name in sorted(counts):
         values = [float(grade.counts.get(name, 0.0)) for grade in grades]

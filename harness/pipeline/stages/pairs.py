@@ -18,28 +18,19 @@ from harness.pipeline.stages.shards import (
     check_keys,
     read_shards,
     record,
+    without_too_long,
     write_shard,
 )
-from harness.pipeline.stages.too_long import without_too_long
 from harness.pipeline.tasks import Task, scorer_of
 from harness.reporting.pair_stats import pair_stats
 from methods.controls import Control
-from methods.interface import (
-    VLM,
-    Dropped,
-    Item,
-    Method,
-    PreferencePair,
-    Scorer,
-    Tools,
-)
+from methods.interface import Dropped, Item, Method, PreferencePair, Tools
 
 
 def prepare(context: Context, task: Task) -> None:
     """Write ``items.jsonl``, the round's images with their hashes: the shards are made of them,
     and checks for leakage read them."""
-    drawn = context.draw(context.run(task.label, task.seed), task.round)
-    write_items(task.stage, drawn)
+    write_items(task.stage, context.draw(context.run(task.label, task.seed), task.round))
 
 
 def run(context: Context, task: Task, shard: int, _progress: Progress) -> None:
@@ -47,19 +38,16 @@ def run(context: Context, task: Task, shard: int, _progress: Progress) -> None:
     run = context.run(task.label, task.seed)
     ids = [row["id"] for row in read_jsonl(task.stage.folder / "items.jsonl")]
     context.images.begin_round((run.pool, id) for id in ids)
+    pool, method = context.pool(run.pool), run.method
     card, engine = scorer_of(run, task.checkpoint), context.models.engine(task.checkpoint)
-    write_pairs(
-        task.stage,
-        shard,
-        task.shard_range(shard),
-        ids,
+    tools = Tools(
         vlm=engine,
-        format_chars=len(engine.renderer.render_prompt("", True)),
-        method=run.method,
-        pool=context.pool(run.pool),
         seed=run.seed,
         scorer=None if card is None else context.models.scorer(card),
+        ground_truth=pool.judge if "ground_truth" in method.needs else None,
+        format_chars=len(engine.renderer.render_prompt("", True)),
     )
+    write_pairs(task.stage, shard, task.shard_range(shard), ids, method, pool, tools)
 
 
 def merge(context: Context, task: Task) -> None:
@@ -78,26 +66,18 @@ def write_pairs(
     shard: int,
     numbers: range,
     ids: Sequence[str],
-    *,
-    vlm: VLM,
     method: Method,
     pool: Pool,
-    seed: int,
-    scorer: Scorer | None = None,
-    format_chars: int = 0,
+    tools: Tools,
 ) -> None:
     """Write the pairs and drops of the images with these ``numbers`` among the round's ``ids`` as
     one shard."""
 
     def work() -> Rows:
         items = pool.items(ids[numbers.start : numbers.stop], method.needs, ids)
-        truth = pool.judge if "ground_truth" in method.needs else None
-        tools = Tools(
-            vlm=vlm, seed=seed, scorer=scorer, ground_truth=truth, format_chars=format_chars
-        )
         return without_too_long(items, lambda some: pair_rows(method, some, tools), _too_long)
 
-    write_shard(stage, shard, work, vlm)
+    write_shard(stage, shard, work, tools.vlm)
 
 
 def _too_long(item: Item, error: PromptTooLong) -> dict[str, Any]:
@@ -126,7 +106,16 @@ def merge_pairs(
     check_keys(f"method {method.name}", [pair.key for pair in pairs])
     write_jsonl(stage.folder / "pairs.jsonl", map(describe, pairs))
     write_jsonl(stage.folder / "drops.jsonl", map(describe, drops))
-    counts = _counts(pairs, drops, drawn)
+    treatments = Counter(name for image in drawn.images for name in image.treatments)
+    counts = {
+        "images": len(drawn.ids),
+        "pairs": len(pairs),
+        "pairs_by_kind": dict(Counter(pair.kind for pair in pairs)),
+        "dropped": len(drops),
+        "drops_by_reason": dict(Counter(drop.reason for drop in drops).most_common()),
+        "unreadable_images": [{"id": id, "why": why} for id, why in drawn.skipped],
+        "image_treatments": dict(treatments.most_common()),
+    }
     stage.finish(
         {
             **record(stage, method.name, len(drawn.ids), spent, counts),
@@ -135,19 +124,3 @@ def merge_pairs(
             "pool": {"name": pool.spec, "fingerprint": stage.identity["pool"]},
         }
     )
-
-
-def _counts(
-    pairs: Sequence[PreferencePair], drops: Sequence[Dropped], drawn: Drawn
-) -> dict[str, Any]:
-    return {
-        "images": len(drawn.ids),
-        "pairs": len(pairs),
-        "pairs_by_kind": dict(Counter(pair.kind for pair in pairs)),
-        "dropped": len(drops),
-        "drops_by_reason": dict(Counter(drop.reason for drop in drops).most_common()),
-        "unreadable_images": [{"id": id, "why": why} for id, why in drawn.skipped],
-        "image_treatments": dict(
-            Counter(name for image in drawn.images for name in image.treatments).most_common()
-        ),
-    }

@@ -14,12 +14,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.artifacts.environment import arithmetic, hardware, peak_memory_mib, versions
 from harness.artifacts.results_folder import Stage, as_jsonl, parse_jsonl, write_bytes
 from harness.artifacts.stored_files import read_bytes
-from harness.errors import UserError
+from harness.errors import PromptTooLong, UserError
+
+if TYPE_CHECKING:  # they need torch
+    from harness.pipeline.context import Context
+    from harness.pipeline.tasks import Task
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(unit, done, total)``, such as ``("images", 64, 600)``; ``total`` 0: not
@@ -89,6 +96,31 @@ def read_shards(stage: Stage, shards: int) -> tuple[Rows, Spent]:
         tokens += int(last["spent"]["tokens"])
         peaks |= Counter(last["spent"].get("peak_memory_mib", {}))
     return rows, Spent(seconds=seconds, tokens=tokens, peak_memory_mib=dict(peaks) or None)
+
+
+def finish(_context: Context, task: Task) -> None:
+    """End a stage of one shard, which wrote everything but ``DONE``."""
+    task.stage.finish()
+
+
+def without_too_long(
+    items: Sequence[T],
+    work: Callable[[Sequence[T]], list[R]],
+    instead: Callable[[T, PromptTooLong], R],
+) -> list[R]:
+    """The results of ``work``; of an item whose prompt a model cannot read whole, ``instead``: the
+    one item is left out, not the study ended. Halves are tried until such an item is alone, so that
+    all others are done in large batches."""
+    try:
+        return work(items)
+    except PromptTooLong as error:
+        if len(items) == 1:
+            return [instead(items[0], error)]
+    middle = len(items) // 2
+    return [
+        *without_too_long(items[:middle], work, instead),
+        *without_too_long(items[middle:], work, instead),
+    ]
 
 
 def answered(rows: Rows) -> dict[str, str]:

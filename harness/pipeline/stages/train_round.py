@@ -7,7 +7,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,36 +19,20 @@ from harness.artifacts.results_folder import (
     write_json,
 )
 from harness.errors import RowEnded, UserError
-from harness.models.adapters import Parent, saved_model
+from harness.models.adapters import saved_model
 from harness.models.base_cards import parent_of
 from harness.models.checkpoints import weights_fingerprint
 from harness.models.device_memory import out_of_memory
 from harness.pipeline.context import Context
 from harness.pipeline.stages.shards import Progress, Spent, record
-from harness.pipeline.tasks import Task
+from harness.pipeline.tasks import Task, visits
 from harness.reporting import model_cards
 from harness.study.study import Run
 from harness.training.ranks import ranks
-from methods.interface import PreferencePair, Recipe
+from methods.interface import PreferencePair
 
 if TYPE_CHECKING:  # it imports peft, which takes seconds
     from harness.training.loop import TrainSummary
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoundTraining:
-    """What the training of a round starts from."""
-
-    run: Run
-    recipe: Recipe
-    pairs: Path
-    """The folder of the round's pairs."""
-    rows: Sequence[PreferencePair]
-    model: Any
-    processor: Any
-    lora_targets: str
-    parent: Parent | None
-    """What the model was loaded from, where adapters are trained."""
 
 
 def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
@@ -59,47 +42,28 @@ def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
         UserError: memory ran out on one of several devices; or see
             :func:`harness.training.trainer.train_pairs`.
     """
-    started = time.perf_counter()
+    run, checkpoint = context.run(task.label, task.seed), task.checkpoint
+    assert checkpoint is not None
+    made = context.results.pairs(task.label, task.seed, task.round)
+    pairs = [PreferencePair.from_json(row) for row in read_jsonl(made / "pairs.jsonl")]
+    if not pairs:
+        raise RowEnded(_why_no_pairs(run.method.name, made))
+    context.images.begin_round((run.pool, pair.item) for pair in pairs)
     try:
-        training = prepare(context, task)
+        loaded = context.models.for_training(checkpoint)
         started = time.perf_counter()
-        summary = fit(context, task, training, progress)
+        summary = fit(context, task, pairs, loaded, progress)
     finally:
         context.models.forget()
     if ranks().is_main:
         # The summary counts every piece of a training that was cut; the clock only the last one.
         seconds = max(time.perf_counter() - started, summary.seconds)
-        save(task.stage, training, summary, seconds)
+        save(task.stage, run, made, len(pairs), summary, seconds)
 
 
 def merge(_context: Context, task: Task) -> None:
     task.stage.finish()
     task.stage.delete("checkpoints")  # they only serve to continue; the model is written
-
-
-def prepare(context: Context, task: Task) -> RoundTraining:
-    """Read the pairs, and load the model."""
-    checkpoint, run = task.checkpoint, context.run(task.label, task.seed)
-    recipe = run.method.recipe
-    assert checkpoint is not None
-    assert recipe is not None  # a run without a recipe has no training
-    pairs = context.results.pairs(task.label, task.seed, task.round)
-    rows = [PreferencePair.from_json(row) for row in read_jsonl(pairs / "pairs.jsonl")]
-    if not rows:
-        raise RowEnded(_why_no_pairs(run.method.name, pairs))
-    context.images.begin_round((run.pool, pair.item) for pair in rows)
-    model, processor = context.models.for_training(checkpoint)
-    adapter = task.stage.folder / "adapter"
-    return RoundTraining(
-        run=run,
-        recipe=recipe,
-        pairs=pairs,
-        rows=rows,
-        model=model,
-        processor=processor,
-        lora_targets=checkpoint.card.lora_targets,
-        parent=parent_of(checkpoint.card, checkpoint.weights, adapter) if recipe.lora else None,
-    )
 
 
 def _why_no_pairs(method: str, pairs: Path) -> str:
@@ -111,43 +75,54 @@ def _why_no_pairs(method: str, pairs: Path) -> str:
     )
 
 
-def fit(context: Context, task: Task, training: RoundTraining, progress: Progress) -> TrainSummary:
+def fit(
+    context: Context,
+    task: Task,
+    pairs: Sequence[PreferencePair],
+    loaded: tuple[Any, Any],
+    progress: Progress,
+) -> TrainSummary:
     """Train; writes ``model/``, and ``adapter/`` where adapters are trained; of a base in half
-    precision ``adapter/`` alone. The model in memory is used up."""
+    precision ``adapter/`` alone. The ``loaded`` model is used up."""
     # It imports peft, which takes seconds; planning and answering go without.
     from harness.training.trainer import train_pairs
 
-    folder = task.stage.folder
+    run, folder, checkpoint = context.run(task.label, task.seed), task.stage.folder, task.checkpoint
+    recipe, (model, processor) = run.method.recipe, loaded
+    assert checkpoint is not None
+    assert recipe is not None  # a run without a recipe has no training
+    card, adapter = checkpoint.card, folder / "adapter"
     with explain_disk_errors(folder), _out_of_memory_as_sentence(folder):
         return train_pairs(
-            model=training.model,
-            processor=training.processor,
-            pairs=training.rows,
-            images=context.pool(training.run.pool).image,
-            recipe=training.recipe,
-            seed=training.run.seed,
+            model=model,
+            processor=processor,
+            pairs=pairs,
+            images=context.pool(run.pool).image,
+            recipe=recipe,
+            seed=run.seed,
             out=folder,
-            max_steps=training.run.steps,
-            lora_targets=training.lora_targets,
-            parent=training.parent,
+            max_steps=run.steps,
+            lora_targets=card.lora_targets,
+            parent=parent_of(card, checkpoint.weights, adapter) if recipe.lora else None,
             placement=context.placement,
             progress=progress,
         )
 
 
-def save(stage: Stage, training: RoundTraining, summary: TrainSummary, seconds: float) -> None:
-    """Write the record and the model cards."""
-    run, recipe = training.run, training.recipe
-    images = read_json(training.pairs / "record.json")["items"]
-    visits = images * recipe.epochs if run.steps is None else run.steps * recipe.global_batch
-    counts = {"pairs": len(training.rows), "images": images}
+def save(
+    stage: Stage, run: Run, made: Path, pairs: int, summary: TrainSummary, seconds: float
+) -> None:
+    """Write the record and the model cards. ``made``: the folder of the round's ``pairs``."""
+    images, recipe = read_json(made / "record.json")["items"], run.method.recipe
+    assert recipe is not None
+    items, counts = visits(recipe, images, run.steps), {"pairs": pairs, "images": images}
     content = {
-        **record(stage, run.method.name, visits, Spent(seconds=seconds), counts),
+        **record(stage, run.method.name, items, Spent(seconds=seconds), counts),
         "training": describe(summary),
         # Read right after they were written: an adapter of the next round names them as its parent.
         "weights": weights_fingerprint(saved_model(stage.folder / "model")),
     }
-    model_cards.write(stage.folder, identity=stage.identity, record=content, pairs=training.pairs)
+    model_cards.write(stage.folder, identity=stage.identity, record=content, pairs=made)
     write_json(stage.folder / "record.json", content)
 
 
