@@ -105,8 +105,8 @@ def tests(session: nox.Session) -> None:
 
 def run_tests(session: nox.Session, markers: str) -> None:
     """pytest with the session's own arguments, or the tests with these markers."""
-    # A process a core, each with one thread: the models are tiny.
-    alone = ["-m", markers, "-n", "auto", "--maxprocesses", "4"]
+    # A process a core, each with one thread: the models are tiny. A file's tests share fixtures.
+    alone = ["-m", markers, "-n", "auto", "--maxprocesses", "4", "--dist", "loadfile"]
     session.run(
         "python",
         "-m",

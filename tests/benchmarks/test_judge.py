@@ -221,6 +221,7 @@ def test_a_server_that_dawdles_is_left(tmp_path: Path) -> None:
         assert len(server.asked) >= 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("endless", "words"),
     [

@@ -106,6 +106,7 @@ def same(ours: list[list[Branch]], expected: list[list[Branch]]) -> None:
             assert (a.logp, a.score) == pytest.approx((b.logp, b.score), abs=1e-4)
 
 
+@pytest.mark.thorough
 @pytest.mark.equality
 @pytest.mark.parametrize(
     "branching",

@@ -92,6 +92,7 @@ def test_every_prompt_becomes_a_pair_or_a_drop_and_some_become_pairs() -> None:
     assert any(isinstance(record, PreferencePair) for record in records)
 
 
+@pytest.mark.thorough
 def test_each_corruption_changes_the_answers() -> None:
     def answers(kind: Corruption) -> list[object]:
         return rejected(list(replace(SENA, corruption=kind).pairs(ITEMS, Tools(vlm=asking(64)))))

@@ -80,6 +80,7 @@ def comparable(records: Sequence[PreferencePair | Dropped]) -> list[Any]:
     ]
 
 
+@pytest.mark.thorough
 @pytest.mark.equality
 @pytest.mark.parametrize("method", METHODS, ids=["margin", "text", "oracle", "truth"])
 def test_batching_changes_nothing(method: Method) -> None:

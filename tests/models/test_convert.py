@@ -202,6 +202,7 @@ def test_the_sentence_for_an_original_checkpoint_names_this_command(tmp_path: Pa
         convert(released, tmp_path / "out")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("form", ["bin", "safetensors"])
 @pytest.mark.equality
 def test_a_lora_computes_w_plus_ba(tmp_path: Path, papers: Path, form: str) -> None:

@@ -193,6 +193,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Any], str]] = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", BROKEN)
 def test_a_folder_that_cannot_load_is_one_sentence_and_never_ready(
     kind: str, tmp_path: Path

@@ -72,6 +72,7 @@ def test_features_do_not_depend_on_the_batch() -> None:
         assert torch.allclose(alone, value, atol=1e-6)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_greedy_texts_are_those_of_model_generate(batch_size: int) -> None:
     model, processor = tiny_qwen()

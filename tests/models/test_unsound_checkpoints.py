@@ -88,6 +88,7 @@ def test_a_saved_module_without_its_tensors_is_refused(saved: str, adapter: Path
         find_base(str(adapter))
 
 
+@pytest.mark.thorough
 @pytest.mark.equality
 @pytest.mark.parametrize(
     "options",
@@ -149,6 +150,7 @@ ERAS: dict[str, tuple[str, tuple[tuple[str, str], ...], list[str]]] = {
 """The family, its names of today and of then, and the adapted modules."""
 
 
+@pytest.mark.thorough
 @pytest.mark.equality
 @pytest.mark.parametrize("era", ERAS)
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft's

@@ -29,6 +29,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.thorough
 def test_a_terminal_is_never_silent_while_a_line_stands() -> None:
     stream = Terminal()
     display = Display(stream)

@@ -156,6 +156,7 @@ def test_weights_that_are_no_longer_needed_may_be_deleted(out: Path, pool: str) 
     assert ": done" not in do(a_study(pool, rounds=2), out)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("damage", DAMAGES[:-1], ids=lambda damage: damage.__name__)
 def test_a_broken_shard_of_an_unfinished_stage_is_named(
     out: Path, undisturbed: Path, pool: str, damage: Callable[[Path], None]

@@ -60,6 +60,7 @@ def test_a_part_that_fails_or_dies_is_recorded_and_the_next_begins(tmp_path: Pat
     assert "ValueError: no such kernel" in text
 
 
+@pytest.mark.thorough
 def test_a_part_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     hangs = (
         "import subprocess, time\n"

@@ -60,6 +60,9 @@ def with_caps(out: Path) -> Path:
     return out
 
 
+pytestmark = pytest.mark.thorough
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("pack") / "whole"
@@ -82,7 +85,6 @@ def packed(packed_once: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(packed_once, tmp_path / "packed"))
 
 
-@pytest.mark.thorough
 def test_the_table_and_figures_are_those_of_the_whole_folder(whole: Path, packed: Path) -> None:
     for name in ("table.md", "table.csv"):
         assert (packed / name).read_bytes() == (whole / name).read_bytes()
@@ -146,7 +148,6 @@ def test_files_carry_the_format_and_are_few(packed: Path) -> None:
     assert len([*(packed / "figures").iterdir()]) == 3
 
 
-@pytest.mark.thorough
 def test_an_unfinished_study_is_packed_and_what_is_missing_is_said(tmp_path: Path) -> None:
     out = write_study(
         tmp_path / "cut",
@@ -169,7 +170,6 @@ def test_nothing_graded_is_not_packed(tmp_path: Path) -> None:
         pack(out)
 
 
-@pytest.mark.thorough
 def test_packing_again_replaces_the_packed_folder(whole: Path, packed: Path) -> None:
     (packed / "inner" / GRADES).write_bytes(b"")
     pack(whole / "inner", packed / "inner")
@@ -256,7 +256,6 @@ def test_commands_that_need_the_whole_folder_say_so(
     assert sorted(packed.rglob("*")) == before
 
 
-@pytest.mark.thorough
 def test_the_figures_command_says_what_it_leaves_out(
     packed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

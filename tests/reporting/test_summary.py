@@ -24,6 +24,8 @@ from tests.reporting.records import write_study
 from tests.reporting.test_reference import REFERENCE, ROUNDS
 from tests.reporting.test_renderings import compiles, hostile_table
 
+pytestmark = pytest.mark.thorough
+
 LATEX = pytest.mark.skipif(
     shutil.which("pdflatex") is None, reason="needs pdflatex (apt-get install texlive-latex-base)"
 )
@@ -57,7 +59,6 @@ def shown(comparison: tables.ComparedStudy) -> Block:
     return comparison.table.summary
 
 
-@pytest.mark.thorough
 def test_controls_stand_below_their_method_after_the_same_round(
     reference: tables.ComparedStudy,
 ) -> None:
@@ -103,7 +104,6 @@ def test_controls_are_left_out_first(reference: tables.ComparedStudy) -> None:
     assert few.caption.endswith("; rows only in the long tables: 9")
 
 
-@pytest.mark.thorough
 def test_the_summary_stands_first_in_every_form(
     reference: tables.ComparedStudy, tmp_path: Path
 ) -> None:

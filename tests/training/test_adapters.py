@@ -123,6 +123,7 @@ def test_as_a_base_it_gives_the_same_answers(study: Path, tmp_path: Path) -> Non
     assert adapter == model != base
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore")  # peft's wrapper touches deprecated attributes of the base
 @pytest.mark.parametrize("number", [1, 2])
 def test_peft_reads_it(study: Path, number: int) -> None:
@@ -197,6 +198,7 @@ class Killed(Exception):  # noqa: N818
     """Stands for a kill."""
 
 
+@pytest.mark.thorough
 @pytest.mark.equality
 @pytest.mark.parametrize("at", ["merging", "model"])
 def test_killed_between_adapter_and_model_it_continues(

@@ -56,6 +56,7 @@ def test_a_command_says_it_too(
     assert said.count("\n") == 1
 
 
+@pytest.mark.thorough
 def test_a_rank_whose_others_do_not_start_ends_with_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

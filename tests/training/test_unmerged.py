@@ -75,6 +75,7 @@ def prompts() -> list[Prompt]:
     return [Prompt(key=str(n), text=text, image=picture(n % 3)) for n, text in enumerate(texts)]
 
 
+@pytest.mark.thorough
 def test_a_float16_base_trains_as_its_float32_twin(family: str, tmp_path: Path) -> None:
     """Its frozen weights stay in float16, and autocast computes in bfloat16."""
     losses, updates = {}, {}
@@ -147,6 +148,7 @@ def test_the_fast_path_computes_the_whole_update(tmp_path: Path) -> None:
         assert float((out[0] - update).norm() / update.norm()) < 0.01
 
 
+@pytest.mark.thorough
 def test_the_next_round_starts_from_what_was_trained(family: str, tmp_path: Path) -> None:
     first = tmp_path / "round1"
     train(first, family, replace(LOW, projector_lr=1e-2))
@@ -226,6 +228,7 @@ def said(folder: Path) -> list[str]:
     return [json.loads(line)["answer"] for line in lines]
 
 
+@pytest.mark.thorough
 def test_rounds_of_a_half_precision_base(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_base, "loaded_dtype", lambda *_: torch.bfloat16)
     monkeypatch.setitem(BASES, "tiny", card_of(study / "tiny"))
@@ -248,6 +251,7 @@ def test_rounds_of_a_half_precision_base(study: Path, monkeypatch: pytest.Monkey
     assert answers == said(rounds[1]) != said(rounds[0])
 
 
+@pytest.mark.thorough
 def test_the_identity_covers_every_adapter(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BASES, "tiny", card_of(study / "tiny"))
     last = study / "out" / "runs" / "toy" / "seed0" / "round2" / "train"

@@ -20,6 +20,7 @@ from tests.models.test_checkpoints import save_adapter
 from tests.models.twins import tiny_qwen
 from tests.tiny_models import tiny_llava
 
+pytestmark = pytest.mark.thorough
 STUDY = "tests/models/hub/study.py"
 
 

@@ -17,6 +17,7 @@ from tests.models.hub.conftest import TOKEN, Desk
 from tests.tiny_models import picture
 from tests.toy_method import save_pictures
 
+pytestmark = pytest.mark.thorough
 STUDY = "tests/models/hub/study.py"
 
 

@@ -15,6 +15,7 @@ from harness.engine.clip_scorer import SCORERS
 from tests.engine.test_clip_scorer import Evil, tiny_clip
 from tests.models.hub.conftest import Desk
 
+pytestmark = pytest.mark.thorough
 STUDY = "tests/models/hub/study.py"
 CLIP = SCORERS["clip-vit-large-patch14-336"]
 
