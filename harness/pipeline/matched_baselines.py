@@ -26,8 +26,6 @@ Match = Literal["length", "yes-ratio"]
 CAPS = (8, 16, 24, 32, 48, 64)
 """Numbers of words at which captions are cut, to show metrics as a function of length."""
 
-YES_NO = ("yes", "no")
-
 METRICS: Mapping[Match, str] = {"length": "words", "yes-ratio": "yes_ratio"}
 """The metric in which a matched baseline equals the method."""
 

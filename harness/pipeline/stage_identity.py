@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # exporting and grading need no model, so no torch
     from harness.models.base_cards import BaseCard
 
 Identity = Mapping[str, Any]
+YES_NO = ("yes", "no")
+"""The choices that the baseline weighs for a matched baseline."""
 
 
 @dataclass(frozen=True, kw_only=True)

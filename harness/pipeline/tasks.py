@@ -19,8 +19,8 @@ from harness.engine.clip_scorer import ScorerCard, find_scorer, scorer_identity
 from harness.models.base_cards import find_base
 from harness.pipeline import foreign_answers, matched_baselines, stage_identity
 from harness.pipeline.context import Context
-from harness.pipeline.matched_baselines import CAPS, YES_NO, MatchedBaseline, matched_metric
-from harness.pipeline.stage_identity import Checkpoint, Identity
+from harness.pipeline.matched_baselines import CAPS, MatchedBaseline, matched_metric
+from harness.pipeline.stage_identity import YES_NO, Checkpoint, Identity
 from harness.study.study import Run
 from methods.controls import Control
 from methods.interface import Method, Recipe

@@ -1,4 +1,5 @@
-"""Names of metrics, benchmarks, methods and bases as the field writes them."""
+"""Names of metrics, benchmarks, methods and bases as the field writes them, and two fixed texts of
+model cards."""
 
 from __future__ import annotations
 
@@ -26,6 +27,11 @@ WORDS = {
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
+
+RESULTS = "\n## Results\n"
+"""The last heading of a model card; the text below it is rewritten with every table."""
+
+UNGRADED = "The study of this model is not graded yet: no result says how good it is."
 
 
 def grouped(pairs: Iterable[tuple[Key, Value]]) -> dict[Key, list[Value]]:

@@ -26,16 +26,11 @@ from benchmarks.catalogue import BENCHMARKS
 from harness.artifacts.results_folder import Results, write_bytes
 from harness.artifacts.safe_files import remove
 from harness.reporting.comparison import MetricResult
-from harness.reporting.display_names import display_name, metric_name
+from harness.reporting.display_names import RESULTS, UNGRADED, display_name, metric_name
 from harness.reporting.results import StudyResults
 from harness.reporting.study_row import Row
 from harness.reporting.tables.cells import MISSING, change, number
 from harness.reporting.tables.text import escape
-
-RESULTS = "\n## Results\n"
-"""The last heading; the text below it is rewritten with every table."""
-
-UNGRADED = "The study of this model is not graded yet: no result says how good it is."
 
 ROLES = {
     "reference": "This row is a reference row: it was shown what a method may not see.",

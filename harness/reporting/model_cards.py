@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from harness.artifacts.results_folder import read_json, write_bytes
 from harness.models.base_cards import BASES
-from harness.reporting.model_card_results import RESULTS, UNGRADED
+from harness.reporting.display_names import RESULTS, UNGRADED
 from harness.reporting.tables.text import escape
 
 HUB_LICENCES = ("apache-2.0", "llama2", "mit")

@@ -18,8 +18,8 @@ from benchmarks.interface import Metric
 from harness.artifacts.results_folder import Results, read_jsonl
 from harness.models.base_cards import BASES, find_base
 from harness.reporting.comparison import MetricResult
+from harness.reporting.display_names import UNGRADED
 from harness.reporting.model_card_results import (
-    UNGRADED,
     results_of,
     with_model_index,
     write_eval_results,

@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from harness.artifacts.results_folder import Stage, read_jsonl, write_jsonl
 from harness.errors import UserError
-from harness.pipeline.matched_baselines import YES_NO
+from harness.pipeline.stage_identity import YES_NO
 from harness.pipeline.stages.shards import (
     Progress,
     Rows,
