@@ -156,7 +156,7 @@ def test_exporting_and_grading_need_no_torch(exported: Path, tmp_path: Path) -> 
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_answering_needs_nothing_of_the_benchmark_but_its_export(
     exported: Path, tmp_path: Path
 ) -> None:
