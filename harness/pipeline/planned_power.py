@@ -111,12 +111,13 @@ def _of_cell(cell: Mapping[str, Any], base: str, origin: str) -> Iterator[Method
     seeds, images = len(cell["seeds"].split()), int(cell["images"])
     training = float(cell["se_training"]) * math.sqrt(seeds)
     of_images = float(cell["se_images"]) * math.sqrt(images)
+    count = float(cell.get("se_one_count") or 0.0) / math.sqrt(2) * images  # new in November 2026
     yield MethodSpread(
         base=base,
         benchmark=cell["benchmark"],
         metric=cell["metric"],
         round=int(cell["round"]),
-        spread=Spread(training=training, images=of_images, interaction=0.0),
+        spread=Spread(training=training, images=of_images, interaction=0.0, count=count),
         origin=origin,
         measured=images,
     )

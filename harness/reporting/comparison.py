@@ -75,6 +75,8 @@ class MetricResult:
     """The part of the standard error from the trainings' seeds; nan: unknown."""
     se_images: float = NAN
     """The part from the drawn images."""
+    se_one_count: float = NAN
+    """The part of one count more and one fewer than seen (harness/reporting/stats.py)."""
     detectable: float = NAN
     """The smallest true difference that this many seeds and images find with 80 % power at 0.05,
     by the spread found here."""
@@ -235,6 +237,7 @@ def _with_difference(
         about=difference.about,
         se_training=float(np.sqrt(difference.training)),
         se_images=float(np.sqrt(difference.images)),
+        se_one_count=float(np.sqrt(difference.one_count)),
     )
     if not cell.tested:
         return cell

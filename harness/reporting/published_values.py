@@ -101,7 +101,7 @@ def _of_row(study: StudyResults, row: Row, benchmark: BenchmarkColumns) -> list[
         distinct = {(number.paper, number.value): number for number in own_numbers}
         for number in distinct.values():
             # A row that has the published value on every image.
-            constant = np.tile([float(number.value) / metric.scale, 1.0], (1, terms.shape[1], 1))
+            constant = terms[..., 1:] * [float(number.value) / metric.scale, 1.0]
             difference = estimate(terms, constant, scale=metric.scale)
             half = difference.half() if difference.about != "none" else np.nan
             half *= np.sqrt(2) if number.benchmark in DRAWN else 1
