@@ -44,7 +44,8 @@ _FILE_SYSTEM = {
 """Of a failing disk, a network file system, or one without flushing, renaming or locks."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._=,+-]*")
 GIVEN = "answers:"
-"""In study.json, begins the base of a row of another program's answers; their folder follows."""
+"""In study.json, begins the base of a row of another program's answers; their folder follows. In
+an identity it stands alone, because the place does not count."""
 
 
 def check_name(kind: str, name: object) -> None:

@@ -28,8 +28,6 @@ PATTERNS = (
     "*.jsonl",
     "*.parquet",
     "*.safetensors",
-    "*.pt",
-    "*.pth",
     "trainer_state.json",
     "shards/*.jsonl",
     "images/*",
