@@ -185,7 +185,7 @@ def test_sharded_processes_that_are_out_of_step_end(
         "ranks": Pair(size=2),
     }
     pairs = small_training()[2]
-    monkeypatch.setattr(loop, "_runs_out", lambda loop, _: loop.device_batch > 2)
+    monkeypatch.setattr(loop, "_exceeds_memory", lambda loop, _: loop.device_batch > 2)
     with pytest.raises(UserError, match="ran out on 1 of 2 devices"):
         loop.find_batch_size(loop.Loop(**settings, sharded=True), pairs)
     assert loop.find_batch_size(loop.Loop(**settings, sharded=False), pairs).device_batch == 2
