@@ -155,7 +155,7 @@ def _chair(
         name=name,
         source=SOURCE,
         items=items,
-        table=ObjectTable(SYNONYMS),
+        reader=ObjectTable(SYNONYMS),
         max_new_tokens=max_new_tokens,
         primary=primary,
     )
