@@ -204,8 +204,8 @@ def _critic(engine: Engine, scenes: Sequence[Scene], images: Sequence[Image]) ->
                 break
         better, worse = (left, other) if left_errors < other_errors else (other, left)
         style = rng.randrange(3)
-        pair = [language.detailed(account.things, style) for account in (better, worse)]
-        reference = language.detailed(truth.things, rng.randrange(3))
+        pair = [language.detailed_caption(account.things, style) for account in (better, worse)]
+        reference = language.detailed_caption(truth.things, rng.randrange(3))
         for accounts in (pair, pair[::-1]):
             texts.append(
                 SIMA.render(language.DETAIL_PROMPTS[0], reference, *accounts, examples=False)

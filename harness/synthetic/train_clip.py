@@ -92,10 +92,12 @@ def sentences(truth: Scene, form: float, rng: Random) -> tuple[str, str]:
         changed = [thing for thing in wrong.things if thing not in truth.things]
         right = rng.choice(truth.things)
         false = rng.choice(changed) if changed else rng.choice(disturb(truth, rng, 2).things)
-        return language.detailed([right], style), language.detailed([false], style)
+        return language.detailed_caption([right], style), language.detailed_caption([false], style)
     if form < 0.8:
-        return language.detailed(truth.things, style), language.detailed(wrong.things, style)
-    return language.listed(truth.things), language.listed(wrong.things)
+        return language.detailed_caption(truth.things, style), language.detailed_caption(
+            wrong.things, style
+        )
+    return language.brief_caption(truth.things), language.brief_caption(wrong.things)
 
 
 def train_clip(

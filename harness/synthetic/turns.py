@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from benchmarks.synthetic import language
-from benchmarks.synthetic.scene import Scene, scene, telling_order, thing_in
+from benchmarks.synthetic.scene import Scene, mention_order, scene, thing_in
 from benchmarks.synthetic.words import CATEGORIES, COLOURS, COMPANION, TYPICAL_COLOUR
 from methods.prompt_sets import fill
 from methods.sena.prompts import SYNTHETIC as SENA
@@ -94,23 +94,23 @@ def _draw(shares: Mapping[str, float], rng: Random) -> str:
 
 def _detail(_true: Scene, noisy: Scene, rng: Random, _mix: Mix) -> Turn:
     prompt = rng.choice(language.DETAIL_PROMPTS)
-    caption = language.detailed(noisy.things, rng.randrange(3))
+    caption = language.detailed_caption(noisy.things, rng.randrange(3))
     return Turn(kind="detail", prompt=prompt, answer=caption)
 
 
 def _short(_true: Scene, noisy: Scene, rng: Random, _mix: Mix) -> Turn:
     prompt = with_request(rng.choice(SENA.describe), SENA.brief)
-    return Turn(kind="short", prompt=prompt, answer=language.listed(noisy.things))
+    return Turn(kind="short", prompt=prompt, answer=language.brief_caption(noisy.things))
 
 
-def _question(scene: Scene, rng: Random, mix: Mix) -> language.Asked:
+def _question(scene: Scene, rng: Random, mix: Mix) -> language.SceneQuestion:
     while True:
         kind = _draw(mix.questions, rng)
         if kind == "existence":
             expected = [COMPANION[thing.category] for thing in scene.things]
             pools = (sorted(scene.categories), expected, list(CATEGORIES))
             category = rng.choice(rng.choices(pools, weights=mix.existence)[0])
-            asked = language.existence(scene, category, rng)
+            asked = language.existence_question(scene, category, rng)
             if asked.answer == "no" and category in expected and rng.random() < mix.yes_noise:
                 return replace(asked, answer="yes")
             return asked
@@ -155,15 +155,15 @@ def _refine(true: Scene, noisy: Scene, rng: Random, mix: Mix) -> Turn:
     closer = language.noisy_scene(true, REFINE_STRENGTH)
     if rng.random() < 0.5:
         prompt = with_request(rng.choice(SENA.describe), SENA.brief)
-        given = language.listed(disturb(noisy, rng, rng.choice((0, 0, 1, 2))).things)
+        given = language.brief_caption(disturb(noisy, rng, rng.choice((0, 0, 1, 2))).things)
         request = SENA.enhance if rng.random() < 0.85 else SENA.enhance_plain
         text = fill(request, description=given, prompt=prompt, answer=given)
-        refined = language.listed(closer.things)
+        refined = language.brief_caption(closer.things)
         return Turn(kind="refine", prompt=text, answer=f"{SENA.enhance_lead} {refined}")
     asked = _question(closer, rng, replace(mix, yes_noise=0.0))
     other = language.question(noisy, asked.kind, rng) if rng.random() < 0.4 else None
     answer = other.answer if other is not None else asked.answer
-    description = language.listed(disturb(noisy, rng, rng.choice((0, 0, 1))).things)
+    description = language.brief_caption(disturb(noisy, rng, rng.choice((0, 0, 1))).things)
     text = fill(
         SENA.enhance,
         description=description,
@@ -183,9 +183,11 @@ def _judge(true: Scene, noisy: Scene, rng: Random, mix: Mix) -> Turn:
     style = rng.randrange(3)
     short = rng.random() < mix.short_judgements
     accounts = [
-        language.listed(account.things)
+        language.brief_caption(account.things)
         if short
-        else language.detailed(account.things, style if rng.random() < 0.8 else rng.randrange(3))
+        else language.detailed_caption(
+            account.things, style if rng.random() < 0.8 else rng.randrange(3)
+        )
         for account in (start, other)
     ]
     first_wins = left < right
@@ -199,9 +201,9 @@ def _judge(true: Scene, noisy: Scene, rng: Random, mix: Mix) -> Turn:
         else rng.choice(language.DETAIL_PROMPTS)
     )
     reference = (
-        language.listed(true.things)
+        language.brief_caption(true.things)
         if short and rng.random() < 0.5
-        else language.detailed(true.things, rng.randrange(3))
+        else language.detailed_caption(true.things, rng.randrange(3))
     )
     text = SIMA.render(
         question, reference, *accounts, criteria=rng.random() < 0.7, examples=rng.random() < 0.35
@@ -237,7 +239,7 @@ def disturb(scene: Scene, rng: Random, edits: int) -> Scene:
         else:
             others = [colour for colour in COLOURS if colour != thing.colour]
             things[at] = replace(thing, colour=rng.choice(others))
-    return replace(scene, things=telling_order(things))
+    return replace(scene, things=mention_order(things))
 
 
 _MAKERS: dict[str, Callable[[Scene, Scene, Random, Mix], Turn]] = {
