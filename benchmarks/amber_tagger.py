@@ -34,9 +34,9 @@ def nouns(caption: str, known: frozenset[str]) -> list[str]:
 
 
 def _nouns(text: str) -> list[str]:
-    nltk, stem = _nltk()
+    nltk, lemmatizer = _nltk()
     tagged = nltk.pos_tag(nltk.word_tokenize(text))
-    return [stem.lemmatize(word) for word, tag in tagged if tag.startswith("NN")]
+    return [lemmatizer.lemmatize(word) for word, tag in tagged if tag.startswith("NN")]
 
 
 @cache

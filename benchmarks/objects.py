@@ -47,14 +47,14 @@ class ObjectTable:
     def _pattern(self) -> re.Pattern[str]:
         # A regex alternation takes the first match, so "hot dog" must come before "dog".
         forms = sorted(self._category, key=lambda form: (-len(form), form))
-        either = "|".join(re.escape(form).replace(r"\ ", r"\s+") for form in forms)
-        return re.compile(rf"(?<!\w)(?:{either})(?!\w)")
+        alternatives = "|".join(re.escape(form).replace(r"\ ", r"\s+") for form in forms)
+        return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
 
     def mentions(self, caption: str) -> list[str]:
         """The category of every mention, in order, repeated as often as it is mentioned."""
-        return [category for category, _, _ in self.places(caption)]
+        return [category for category, _, _ in self.mention_spans(caption)]
 
-    def places(self, caption: str) -> list[tuple[str, int, int]]:
+    def mention_spans(self, caption: str) -> list[tuple[str, int, int]]:
         """Every mention as (category, start, end), in order; characters of the caption in lower
         case."""
         if not self._category:

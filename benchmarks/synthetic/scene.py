@@ -64,8 +64,8 @@ def thing_in(cell: int, category: str, colour: str) -> Thing:
 class Scene:
     """A theme and its things; a category appears at most once, so "the ball" is never ambiguous.
 
-    ``things`` are in telling order: groups of companions in reading order, partners next to each
-    other."""
+    ``things`` are in the order of mention: groups of companions in reading order, partners next to
+    each other."""
 
     id: str
     theme: str
@@ -120,21 +120,23 @@ def scene(split: str, index: int) -> Scene:
         thing_in(cell, category, _colour(category, rng))
         for category, cell in zip(chosen, cells, strict=True)
     ]
-    return Scene(id=name, theme=theme, things=telling_order(things))
+    return Scene(id=name, theme=theme, things=mention_order(things))
 
 
 def _colour(category: str, rng: Random) -> str:
     return TYPICAL_COLOUR[category] if rng.random() < TYPICAL_RATE else rng.choice(COLOURS)
 
 
-def telling_order(things: list[Thing]) -> tuple[Thing, ...]:
+def mention_order(things: list[Thing]) -> tuple[Thing, ...]:
     """Companion groups in reading order, and reading order within a group. So a companion comes
     right after its partner."""
     reading = sorted(things, key=lambda thing: (thing.row, thing.column))
-    first: dict[str, int] = {}
-    for place, thing in enumerate(reading):
+    rank_by_category: dict[str, int] = {}
+    for rank, thing in enumerate(reading):
         for name in (thing.category, COMPANION[thing.category]):
-            first.setdefault(name, place)
+            rank_by_category.setdefault(name, rank)
     return tuple(
-        sorted(reading, key=lambda thing: (first[thing.category], thing.row, thing.column))
+        sorted(
+            reading, key=lambda thing: (rank_by_category[thing.category], thing.row, thing.column)
+        )
     )

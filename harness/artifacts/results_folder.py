@@ -43,7 +43,7 @@ _FILE_SYSTEM = {
 }
 """Of a failing disk, a network file system, or one without flushing, renaming or locks."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._=,+-]*")
-GIVEN = "answers:"
+ANSWERS_PREFIX = "answers:"
 """In study.json, begins the base of a row of another program's answers; their folder follows. In
 an identity it stands alone, because the place does not count."""
 
@@ -122,11 +122,11 @@ class Results:
     def finished_stage(self, identity: Mapping[str, Any]) -> Path | None:
         """The folder of a finished stage with this identity, under any label, to be reused; its
         files are as they were written."""
-        wanted = fingerprint(identity)
+        expected = fingerprint(identity)
         for path in sorted(self.out.glob("runs/*/seed*/round*/**/DONE")):
             try:
                 done = read_done(path.parent)
-                if done is not None and done.fingerprint == wanted:
+                if done is not None and done.fingerprint == expected:
                     check_files(path.parent)
                     return path.parent
             except UserError:
@@ -286,8 +286,8 @@ class Stage:
         """
         path, done = self.folder / "identity.json", read_done(self.folder)
         if not is_stored(path):
-            begun = any(self.folder.glob("shards/*.jsonl"))
-            if begun or (done is not None and done.fingerprint != fingerprint(self.identity)):
+            has_shards = any(self.folder.glob("shards/*.jsonl"))
+            if has_shards or (done is not None and done.fingerprint != fingerprint(self.identity)):
                 raise UserError(
                     f"{path} is missing, so its settings are not known; {cure(self.folder)}"
                 )
@@ -349,8 +349,8 @@ class Stage:
         self.open()
         with explain_disk_errors(self.folder):
             for path in sorted(source.rglob("*")):
-                own = path.name in ("DONE", "record.json", "identity.json")
-                if path.is_file() and not own and not is_temporary(path):
+                is_rewritten = path.name in ("DONE", "record.json", "identity.json")
+                if path.is_file() and not is_rewritten and not is_temporary(path):
                     _link(path, self.folder / path.relative_to(source))
         record = source / "record.json"
         reused_from = source.relative_to(out).as_posix()
@@ -381,10 +381,10 @@ def _link(path: Path, target: Path) -> None:
 
 def records(root: Path) -> list[dict[str, Any]]:
     """Every readable ``record.json`` below a results folder; cost estimates use them."""
-    loaded = []
+    values = []
     for path in sorted(root.glob("**/record.json")):
         try:
-            loaded.append(json.loads(path.read_text(encoding="utf-8")))
+            values.append(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError):
             continue  # an estimate can do without a broken record
-    return [record for record in loaded if isinstance(record, dict)]
+    return [record for record in values if isinstance(record, dict)]

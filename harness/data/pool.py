@@ -58,9 +58,9 @@ class Drawn:
         """
         texts = [field for field in ("question", "reference") if field in needs]
         for field in texts:
-            if lacking := [image.id for image in self.images if getattr(image, field) is None]:
+            if missing := [image.id for image in self.images if getattr(image, field) is None]:
                 raise UserError(
-                    f"{len(lacking)} of {len(self.images)} drawn images, such as {lacking[0]}, have"
+                    f"{len(missing)} of {len(self.images)} drawn images, such as {missing[0]}, have"
                     f" no usable {field}, which the method needs: it is missing, blank, no text, or"
                     " has a token such as <image> inside; mend these rows or take them out."
                 )
@@ -133,8 +133,8 @@ class Pool:
         with ThreadPoolExecutor(max_workers=min(16, cores())) as threads:
             results = list(threads.map(self._draw_one, ids))
         images = tuple(result for result in results if isinstance(result, DrawnImage))
-        each = zip(ids, results, strict=True)
-        skipped = tuple((id, result) for id, result in each if isinstance(result, str))
+        pairs = zip(ids, results, strict=True)
+        skipped = tuple((id, result) for id, result in pairs if isinstance(result, str))
         if not images:
             raise UserError(
                 f"None of the {n} images drawn from {self.spec} can be read; the first:"

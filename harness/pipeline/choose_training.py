@@ -65,8 +65,8 @@ def as_begun(
     lora = bool(reference.options.get("lora"))
     folder = out or root / study.name
     if out is None and not Results(folder).study.is_file():
-        stem = study.name.removesuffix(compare.LORA_END)
-        folder = root / (stem if lora else stem + compare.LORA_END)
+        stem = study.name.removesuffix(compare.LORA_SUFFIX)
+        folder = root / (stem if lora else stem + compare.LORA_SUFFIX)
     stored = _trains_lora(folder)
     if stored is None or stored == lora:
         return reference, ""

@@ -66,7 +66,7 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
         refuse("pool", attempt("pool", lambda: open_pool(options["pool"])))
     if texts := list(options.get("rows", ())):
         about = {text: f"row {text.partition('=')[0]}" for text in texts}
-        rows = {text: attempt(about[text], partial(compare.ready_made, text)) for text in texts}
+        rows = {text: attempt(about[text], partial(compare.run_from_text, text)) for text in texts}
         findings += [finding for found in rows.values() for finding in found]
         right["rows"] = [text for text, found in rows.items() if not found]
     if study not in DATA_STUDIES:

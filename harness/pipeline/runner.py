@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from harness.artifacts.results_folder import GIVEN, lock, write_json
+from harness.artifacts.results_folder import ANSWERS_PREFIX, lock, write_json
 from harness.errors import UserError
 from harness.models.base_cards import find_base
 from harness.pipeline import matched_baselines
@@ -125,7 +125,9 @@ def study_json(study: Study, placement: Placement) -> dict[str, object]:
     and who trained the rows if it was not our own loop."""
     content, trainer = matched_baselines.study_json(study), placement.trainer
     rows = [
-        row if row["base"].startswith(GIVEN) else {**row, "family": find_base(row["base"]).family}
+        row
+        if row["base"].startswith(ANSWERS_PREFIX)
+        else {**row, "family": find_base(row["base"]).family}
         for row in content["runs"]
     ]
     if trainer != "own":

@@ -116,10 +116,10 @@ def recipe(stage: Literal["clip", "llava"]) -> dict[str, object]:
     """Everything that determines a stage's weights, for the card and the fingerprint. The keys are
     those of the shipped recipe.json."""
     sizes = asdict(SIZES)
-    parts = ("image", "patch", "vision", "text")  # the CLIP's sizes
-    of_clip = {name: size for name, size in sizes.items() if name.startswith(parts)}
+    prefixes = ("image", "patch", "vision", "text")  # the CLIP's sizes
+    clip_sizes = {name: size for name, size in sizes.items() if name.startswith(prefixes)}
     content: dict[str, object] = {
-        "sizes": of_clip,
+        "sizes": clip_sizes,
         "vocabulary": len(vocabulary()),
         "world": {"version": SYNTHETIC_VERSION, "difficulty": asdict(NORMAL)},
         "clip": asdict(CLIP),
@@ -195,10 +195,10 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options of ``python -m harness synthetic``."""
-    made = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         prog="python -m harness synthetic", description=__doc__, allow_abbrev=False
     )
-    made.add_argument(
+    options.add_argument(
         "--show",
         type=Path,
         nargs="?",
@@ -206,28 +206,28 @@ def parser() -> argparse.ArgumentParser:
         metavar="PNG",
         help="write a contact sheet",
     )
-    made.add_argument(
+    options.add_argument(
         "--out", type=Path, default=WEIGHTS, metavar="FOLDER", help="where the weights go"
     )
-    made.add_argument(
+    options.add_argument(
         "--card",
         type=int,
         metavar="N",
         help="only measure the skills of the weights on N development images",
     )
-    return made
+    return options
 
 
 def main(argv: Sequence[str]) -> None:
     """``python -m harness synthetic``: rebuild the weights; with ``--show`` only draw a sheet of
     images."""
-    given = parser().parse_args(argv)
+    args = parser().parse_args(argv)
     logging.disable_progress_bar()  # the trainings print their own progress
-    if given.show:
-        given.show.parent.mkdir(parents=True, exist_ok=True)
-        write_contact_sheet(given.show)
-        print(given.show)
-    elif given.card:
-        card.write(given.out, given.card)
+    if args.show:
+        args.show.parent.mkdir(parents=True, exist_ok=True)
+        write_contact_sheet(args.show)
+        print(args.show)
+    elif args.card:
+        card.write(args.out, args.card)
     else:
-        build(weights=given.out, say=lambda line: print(line, flush=True))
+        build(weights=args.out, say=lambda line: print(line, flush=True))

@@ -198,9 +198,9 @@ def test_official_chair_counts_by_the_official_reading(tmp_path: Path) -> None:
         name="x",
         source="x",
         items=lambda: iter(items),
-        table=ours,
+        reader=ours,
         official=chair.Official(
-            table=official, truth={item.id: frozenset({"dog"}) for item in items}
+            reader=official, truth={item.id: frozenset({"dog"}) for item in items}
         ),
         max_new_tokens=8,
         primary=False,

@@ -43,9 +43,9 @@ def oracle(name: str) -> dict[str, str]:
             answers[question.id] = asked.answer
         else:
             tell = (
-                language.listed
+                language.brief_caption
                 if name == "synthetic_chair_short"
-                else (lambda things: language.detailed(things, 1))
+                else (lambda things: language.detailed_caption(things, 1))
             )
             answers[question.id] = tell(true.things)
     return answers
@@ -89,7 +89,7 @@ def test_an_expected_companion_told_is_a_hallucination() -> None:
     for true in SCENES.values():
         ghosts = [COMPANION[thing.category] for thing in true.lone()]
         invented += len(ghosts)
-        answers[true.id] = language.listed(true.things) + "".join(
+        answers[true.id] = language.brief_caption(true.things) + "".join(
             f" and a {ghost} ." for ghost in ghosts
         )
     report = build("synthetic_chair_short").grade(answers)
@@ -208,11 +208,11 @@ def test_the_token_caps_leave_room_for_the_longest_telling(name: str) -> None:
     things = [language.noisy_scene(scene("test", index)).things for index in range(500)]
     longest = {
         "synthetic_chair": [
-            language.detailed(some, style)
+            language.detailed_caption(some, style)
             for some in things
             for style in range(len(language.STYLES))
         ],
-        "synthetic_chair_short": [language.listed(some) for some in things],
+        "synthetic_chair_short": [language.brief_caption(some) for some in things],
     }.get(name, list(oracle("synthetic_vqa").values()))
     assert max(len(text.split()) for text in longest) < min(caps)  # and the end token
 
@@ -282,5 +282,5 @@ def test_a_pool_item_is_the_scene_told_exactly() -> None:
         assert image.tobytes() == suite.synthetic_item("pool", index)[1].tobytes()
         assert question in language.DETAIL_PROMPTS
         assert reference in {
-            language.detailed(true.things, style) for style in range(len(language.STYLES))
+            language.detailed_caption(true.things, style) for style in range(len(language.STYLES))
         }
