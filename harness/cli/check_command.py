@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # they need torch, which other commands go without
 
 @dataclass(frozen=True, kw_only=True)
 class CheckedCommand:
-    """A command that was checked at before it does anything."""
+    """What a study command was found to ask for and to lack, before it does anything."""
 
     reference: StudyReference
     context: Context | None

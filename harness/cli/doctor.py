@@ -80,7 +80,7 @@ def examine(
         try:
             checks += [check(group, state) for state in states()]
         except Exception as error:  # a broken installation can raise anything
-            says = f"could not be checked at: {type(error).__name__}: {_first_line(error)}"
+            says = f"could not be looked at: {type(error).__name__}: {_first_line(error)}"
             mend = "install the requirements (CONTRIBUTING.md)"
             checks.append(Check(group, group, False, says, mend))
     return [*checks, judge, *(check("hub", state) for state in (_hub() if online else ()))]

@@ -359,16 +359,8 @@ def test_the_comparison_runs_on_a_hub_base(desk: Desk, llava: str, tmp_path: Pat
     (shipped / "config.json").write_text(json.dumps(config))
     desk.hub.add("org/shipped", shipped)
     asked = (
-        "--base",
-        "org/shipped",
-        "--only",
-        "sima",
-        "--limit",
-        "8",
-        "--benchmarks",
-        "synthetic_pope",
-        "--row",
-        "other=org/llava",
+        *("--base", "org/shipped", "--only", "sima", "--limit", "8"),
+        *("--benchmarks", "synthetic_pope", "--row", "other=org/llava"),
     )
     said = desk.fresh("run", "compare", *asked, "--out", tmp_path / "out", "--log-to", "none")
     assert said.code == 0, said.err
