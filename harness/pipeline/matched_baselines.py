@@ -67,7 +67,7 @@ def planned(study: Study) -> list[MatchedBaseline]:
     runs = [
         run
         for run in study.runs
-        if run.last and study.role(run) in ("method", "bound") and run.varied is None
+        if run.last and study.role(run) in ("method", "reference") and run.varied is None
     ]
     found = []
     for kind in METRICS:
@@ -98,7 +98,7 @@ def study_json(study: Study) -> dict[str, Any]:
         row = {
             "label": matched.label,
             "seed": matched.run.seed,
-            "role": "derived",
+            "role": "matched",
             "of": matched.run.label,
             "benchmarks": [benchmark.name for benchmark in matched.benchmarks],
         }

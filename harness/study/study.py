@@ -21,7 +21,7 @@ from methods.controls import Control
 from methods.interface import Field, Method, Recipe
 from methods.settings import read_setting
 
-Role = Literal["baseline", "method", "bound", "control", "derived"]
+Role = Literal["baseline", "method", "reference", "control", "matched"]
 """``bound``: uses more than a method may. ``control``: a method with one thing removed.
 ``derived``: a matched baseline, computed from the baseline's own answers
 (harness/pipeline/matched_baselines.py)."""
@@ -251,7 +251,7 @@ class Study:
             return "baseline"
         if isinstance(run.method, Control):
             return "control"
-        return "bound" if run.method.role == "reference" else "method"
+        return run.method.role
 
     def inner(self, run: Run) -> str | None:
         """The row of a control's inner method; None where the study has no such row."""

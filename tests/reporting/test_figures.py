@@ -241,7 +241,7 @@ def test_what_is_derived_is_grey(tmp_path: Path) -> None:
     out = write_study(tmp_path, seeds=(0,), images=5)
     study = read_json(out / "study.json")
     study["runs"] = [
-        {**run, "role": "derived" if run["label"] == "sima" else "method"} for run in study["runs"]
+        {**run, "role": "matched" if run["label"] == "sima" else "method"} for run in study["runs"]
     ]
     write_json(out / "study.json", study)
     colours = row_colours(load_results(out))
