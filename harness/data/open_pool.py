@@ -73,7 +73,7 @@ def mixture_pool(spec: str) -> Pool:
                 " mix:coco.jsonl=1,gqa.jsonl=2."
             )
         pool = open_pool(inner_spec)
-        if pool.judge is not None:
+        if pool.ground_truth is not None:
             raise UserError(
                 f"The pool {spec} mixes the synthetic pool with others; its questions and truth fit"
                 " its own images only: use it alone."

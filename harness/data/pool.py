@@ -88,7 +88,7 @@ class Pool:
     """The fields that every item has."""
     read: Callable[[str], Item]
     """Reads and decodes one item, with every field the pool has; raises UnreadableImage."""
-    judge: GroundTruth | None = None
+    ground_truth: GroundTruth | None = None
     """The exact truth about the images, where the pool has it."""
     order: Callable[[int], tuple[str, ...]] | None = None
     """The ids in a seed's order; None: sorted by a hash (``ordered``)."""

@@ -288,7 +288,7 @@ def _notes(
             f"Left out, because the pool {pool.spec} does not have what they need: {unmet_needs}."
             " A .jsonl manifest and llava:<json>:<folder> have questions and references."
         )
-    if not synthetic and pool.judge is not None:
+    if not synthetic and pool.ground_truth is not None:
         yield (
             "The pool is synthetic, made for the synthetic base; give this base real images with"
             " --pool."
