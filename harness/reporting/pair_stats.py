@@ -22,10 +22,9 @@ def pair_stats(
 ) -> dict[str, dict[str, JSON]]:
     """The statistics by kind of pair: the number of ``pairs``; mean words of both sides
     (``chosen_words``, ``rejected_words``); the share of pairs whose chosen side is shorter
-    (``chosen_shorter``). With ``ground_truth`` (the exact truth) and for descriptions: mean errors of
-    both sides (``chosen_errors``, ``rejected_errors``); the number of pairs whose sides differ in
-    errors (``judged``); the share of these whose chosen side has fewer (``right``; None: none
-    differs)."""
+    (``chosen_shorter``). With ``ground_truth`` and for descriptions: mean errors of both sides
+    (``chosen_errors``, ``rejected_errors``); the number of pairs whose sides differ in errors
+    (``judged``); the share of these whose chosen side has fewer (``right``; None: none differs)."""
     return {
         kind: _of_kind(
             [pair for pair in pairs if pair.kind == kind],
