@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import results_commands
-from harness.cli.check_command import check_command
-from harness.cli.parser import LISTED, SWITCH, command
+from harness.cli.looked import look
+from harness.cli.parser import LISTED, SWITCH, Parser, command
 from harness.errors import plain
 from harness.pipeline.progress import Display, busy
 
@@ -222,10 +222,27 @@ def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) ->
     Raises:
         UserError: as the command's one sentence.
     """
+<<<<<<< HEAD
     settings: dict[str, Any] = {"on": None, "log_to": None, "eight_bit": False, "trainer": "own"}
     settings |= {"exclude_leaks": False, "stop_on_mismatch": False, "options": list(options)}
     args = argparse.Namespace(study=study, out=out, jobs=jobs, **settings | options)
     _, folder = _run(args)
+=======
+    words, own = ["run", study], dict[str, Any]()
+    for name, value in {"out": out, "jobs": jobs, **options}.items():
+        option = "--row" if name == "rows" else f"--{name.replace('_', '-')}"
+        if option not in OPTIONS | OF_COMMAND:  # of the user's own study function
+            own[name] = value
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            words += [option, *map(str, value)]
+        elif value is not None and value is not False:
+            words.append(option if value is True else f"{option}={value}")
+    parser = Parser(prog="selfsight")
+    add(parser.add_subparsers())
+    given = parser.parse_args(words)
+    vars(given).update(own, options=[*given.options, *own])
+    _, folder = _run(given)
+>>>>>>> adv
     return folder
 
 
