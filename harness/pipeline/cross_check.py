@@ -23,7 +23,7 @@ from benchmarks.interface import Grade, Report
 from harness.artifacts.results_folder import Results, lock, read_json, read_jsonl, write_json
 from harness.artifacts.stored_files import read_bytes
 from harness.errors import UserError
-from harness.reporting.stored import image_file, read_parquet
+from harness.reporting.stored import image_file, read_parquet, read_study
 
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 SHOWN = 20
@@ -212,7 +212,7 @@ def _short(text: str, most: int = 60) -> str:
 def _stored(out: Path) -> Iterator[StoredGrades]:
     """Every model's answers and grades on benchmarks whose questions have one right answer."""
     results = Results(out)
-    for entry in read_json(results.study)["benchmarks"]:
+    for entry in read_study(results)["benchmarks"]:
         name, folder = entry["name"], results.questions(entry["name"])
         if name.startswith(("vlmevalkit.", "lmms_eval.")):
             continue

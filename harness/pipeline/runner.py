@@ -19,6 +19,7 @@ from harness.pipeline.progress import Display, StudyProgress
 from harness.pipeline.tasks import Task, export_tasks, missing_tasks, run_tasks
 from harness.reporting import literature, published_values
 from harness.reporting.results import load_results
+from harness.reporting.stored import with_sha
 from harness.study.study import Study
 from harness.training.placement import Placement
 from harness.training.ranks import ranks
@@ -60,7 +61,9 @@ def run(
         # What cannot be compared yet is compared after the exports, before any model is loaded.
         exports, todo = missing_tasks(every_export, tasks)
         group.on_main(
-            lambda: write_json(context.results.study, study_json(study, context.placement))
+            lambda: write_json(
+                context.results.study, with_sha(study_json(study, context.placement))
+            )
         )
         for line in (f"{study.name}: {study.question}", *context.unreadable()):
             display.say(line)
