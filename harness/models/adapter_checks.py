@@ -23,7 +23,7 @@ SUPPORTED_FIELDS = frozenset(
 TARGET_FIELDS = ("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern")
 """Fields that choose the adapted modules."""
 UNSET_VALUES: tuple[Any, ...] = (None, False, "none", {}, [])
-"""The values of any other field that leave it out."""
+"""Values by which any other field has no effect."""
 INITIALISATIONS = ("gaussian", "orthogonal", "eva")
 """Named initialisations that leave the base's weights as they are."""
 OLD_NAMES = (
@@ -130,8 +130,8 @@ def is_embedding(module: str) -> bool:
 
 
 def expected_shape(name: str, weight: tuple[int, ...], shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that an adapter's tensor must have for its ``weight``, with its own rank; of a
-    convolution's adapter, as it is."""
+    """The shape that an adapter's tensor must have for its ``weight``, given the tensor's own
+    rank."""
     if ".lora_" not in name:
         return weight
     rows, columns = weight[0], weight[-1]

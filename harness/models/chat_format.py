@@ -95,7 +95,7 @@ class Renderer:
         header = self.format.answer.strip() + " "
         return start.replace(self.image, "") + prompt_text, [header + text for text in answers]
 
-    def bare(self, rendered: str) -> str:
+    def trim(self, rendered: str) -> str:
         """A rendered text without begin and end tokens and outer white space."""
         return rendered.strip().removeprefix(self.bos).removesuffix(self.eos).strip()
 
@@ -124,14 +124,16 @@ class Renderer:
         joined_ids = self.encode(
             [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         )
-        for prompt, ids, whole in zip(prompts, prompt_ids, joined_ids, strict=True):
-            if whole[: len(ids)] != ids:
+        for prompt, ids, joined in zip(prompts, prompt_ids, joined_ids, strict=True):
+            if joined[: len(ids)] != ids:
                 raise UserError(
                     "The tokenizer merges the end of a prompt with the start of its answer into one"
                     f" token ({prompt[-20:]!r}); use a tokenizer that splits at the space between"
                     " prompt and answer."
                 )
-        return [(ids, whole[len(ids) :]) for ids, whole in zip(prompt_ids, joined_ids, strict=True)]
+        return [
+            (ids, joined[len(ids) :]) for ids, joined in zip(prompt_ids, joined_ids, strict=True)
+        ]
 
 
 def renderer(processor: Any) -> Renderer:
@@ -175,10 +177,10 @@ def _system_text(processor: Any, chat: Renderer) -> str:
     """What the model's own template writes before the first turn; the family's where the template
     is missing or of another format, which :func:`check_template` reports."""
     if getattr(processor, "chat_template", None):
-        template_text = chat.bare(
+        template_text = chat.trim(
             processor.apply_chat_template(_user_turn("?", True), add_generation_prompt=True)
         )
-        prompt = chat.bare(chat.render_prompt("?", True))
+        prompt = chat.trim(chat.render_prompt("?", True))
         if template_text.endswith(prompt):
             return template_text.removesuffix(prompt)
     return chat.format.system
@@ -211,9 +213,9 @@ def check_template(processor: Any) -> None:
             (prompt, processor.apply_chat_template(turn, add_generation_prompt=True)),
             (prompt + chat.render_completion(answer), processor.apply_chat_template(messages)),
         ):
-            if chat.bare(own_text) != chat.bare(template_text):
+            if chat.trim(own_text) != chat.trim(template_text):
                 raise UserError(
-                    f"This model's chat template gives {chat.bare(template_text)!r:.200}, but our"
-                    f" prompt is {chat.bare(own_text)!r:.200}; choose a base with its family's"
-                    " published template (LLaVA-1.5's, or Qwen2.5-VL's)."
+                    f"This model's chat template gives {chat.trim(template_text)!r:.200}, but"
+                    f" our prompt is {chat.trim(own_text)!r:.200}; choose a base with its"
+                    " family's published template (LLaVA-1.5's, or Qwen2.5-VL's)."
                 )

@@ -70,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def wrong_file_hint(path: Path) -> str:
-    """What lies in a file's place, where it is a known mistake of a download; else empty."""
+    """Words for a message if a download left a known wrong file in this place; else empty."""
     try:
         with path.open("rb") as stream:
             start = stream.read(200).lstrip().lower()

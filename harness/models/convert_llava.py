@@ -63,7 +63,7 @@ ORIGIN = "converted.json"
 """What a folder was converted from: name and SHA-256 of each file, the base and its fingerprint."""
 TOWER = "model.vision_tower."
 SHARD_BYTES = 2 * 10**9
-BY_WIDTH = {4096: "llava-1.5-7b", 5120: "llava-1.5-13b"}
+BASE_BY_WIDTH = {4096: "llava-1.5-7b", 5120: "llava-1.5-13b"}
 """The base by the language model's hidden size, where none is given."""
 
 
@@ -99,12 +99,12 @@ def convert(folder: Path, out: Path, base: str | None = None) -> str:
 
 def _default_base(folder: Path, config: Mapping[str, Any]) -> str:
     width = config.get("hidden_size")
-    if width not in BY_WIDTH:
+    if width not in BASE_BY_WIDTH:
         raise UserError(
             f"{folder}/config.json has the hidden_size {width!r}, LLaVA-1.5's are 4096 (7B) and"
             " 5120 (13B); give its base with --base."
         )
-    return BY_WIDTH[width]
+    return BASE_BY_WIDTH[width]
 
 
 def _convert_full(
@@ -233,12 +233,13 @@ def _convert_lora(
         raise UserError(f"{out} exists already; give a new folder with --out.")
     processor = _check_input(folder, original, card, source)
     config = read_json(folder / CONFIG)
-    stated = str(config.get("base_model_name_or_path"))
-    if _base_name(stated) not in _accepted_names(card):
+    stated_base = str(config.get("base_model_name_or_path"))
+    if _base_name(stated_base) not in _accepted_names(card):
         raise UserError(
-            f"The LoRA in {folder} was trained on {stated!r}, not on the base {card.name!r}; give"
-            " its base with --base, or correct base_model_name_or_path in its adapter_config.json"
-            f" (of {card.name} it would be {sorted(_accepted_names(card))[0]!r})."
+            f"The LoRA in {folder} was trained on {stated_base!r}, not on the base {card.name!r};"
+            " give its base with --base, or correct base_model_name_or_path in its"
+            f" adapter_config.json (of {card.name} it would be"
+            f" {sorted(_accepted_names(card))[0]!r})."
         )
     candidates = [folder / WEIGHTS, folder / "adapter_model.bin"]
     files = [*[file for file in candidates if file.is_file()][:1], folder / OTHER_WEIGHTS]

@@ -72,21 +72,21 @@ def added_padding(
     return Padding(token=token, row=row, base_row=base_row)
 
 
-def _padding_token(folder: Path, config: Mapping[str, Any], words: int) -> str:
-    """The token in row ``words`` of a checkpoint's vocabulary, whose last row it is: the padding of
-    its own tokenizer, which LLaVA-1.5's vocabulary of ``words`` tokens has not.
+def _padding_token(folder: Path, config: Mapping[str, Any], word_count: int) -> str:
+    """The token in the last row, ``word_count``, of a checkpoint's vocabulary: the padding of its
+    own tokenizer. LLaVA-1.5's vocabulary of ``word_count`` tokens does not have it.
 
     Raises:
         UserError: its files do not say so. Another token would be part of its prompts.
     """
-    if config.get("vocab_size") != words + 1:
+    if config.get("vocab_size") != word_count + 1:
         raise UserError(
-            f"{folder} holds a vocabulary of {words + 1} rows, and its config.json states"
+            f"{folder} holds a vocabulary of {word_count + 1} rows, and its config.json states"
             f" {config.get('vocab_size')!r} (vocab_size); give the config.json that was saved with"
             " these weights."
         )
     added = {} if not (folder / ADDED_TOKENS).is_file() else read_json(folder / ADDED_TOKENS)
-    added_rows = {id: token for token, id in added.items() if type(id) is int and id >= words}
+    added_rows = {id: token for token, id in added.items() if type(id) is int and id >= word_count}
     padding = None
     for content in (
         read_json(folder / name) for name in TOKENIZER_FILES if (folder / name).is_file()
@@ -94,17 +94,17 @@ def _padding_token(folder: Path, config: Mapping[str, Any], words: int) -> str:
         padding = content.get("pad_token", padding)
         decoder = content.get("added_tokens_decoder")
         for id, token in decoder.items() if isinstance(decoder, dict) else ():
-            if id.isdigit() and int(id) >= words:
+            if id.isdigit() and int(id) >= word_count:
                 added_rows[int(id)] = _token_text(token)
-    if added_rows != {words: _token_text(padding)}:
+    if added_rows != {word_count: _token_text(padding)}:
         listing = ", ".join(f"{token!r} in row {id}" for id, token in sorted(added_rows.items()))
         raise UserError(
-            f"{folder} holds a vocabulary of {words + 1} rows, one more than LLaVA-1.5's words;"
-            f" such a row is taken over if {', '.join((ADDED_TOKENS, *TOKENIZER_FILES))} say that"
-            f" it is the tokenizer's padding, and they name {listing or 'no added token'} and the"
-            f" padding {_token_text(padding)!r}; bring the checkpoint's own tokenizer files."
+            f"{folder} holds a vocabulary of {word_count + 1} rows, one more than LLaVA-1.5's"
+            f" words; such a row is taken over if {', '.join((ADDED_TOKENS, *TOKENIZER_FILES))} say"
+            f" that it is the tokenizer's padding, and they name {listing or 'no added token'} and"
+            f" the padding {_token_text(padding)!r}; bring the checkpoint's own tokenizer files."
         )
-    return added_rows[words]
+    return added_rows[word_count]
 
 
 def _token_text(token: Any) -> str:
@@ -115,8 +115,8 @@ def _token_text(token: Any) -> str:
 def extended_tensor(
     tensor: Tensor | None, parameter: str, name: str, base_file: Path, padding: Padding | None
 ) -> Tensor:
-    """The checkpoint's ``tensor``, with the base's extra rows of a vocabulary and the added
-    padding in its place; None: the base's.
+    """The checkpoint's ``tensor``; None: the base's. A vocabulary table gets the base's extra rows,
+    and the added padding moves to the row of the base's padding.
 
     Args:
         parameter: the parameter's name.
@@ -128,8 +128,8 @@ def extended_tensor(
         base_tensor: Tensor = tensors.get_tensor(name)
     if tensor is None or len(tensor) == len(base_tensor):
         return base_tensor if tensor is None else tensor.clone()
-    words = len(tensor) if padding is None else padding.row
-    extended = torch.cat([tensor[:words], base_tensor[words:].to(tensor.dtype)])
+    word_count = len(tensor) if padding is None else padding.row
+    extended = torch.cat([tensor[:word_count], base_tensor[word_count:].to(tensor.dtype)])
     if padding is not None:
         extended[padding.base_row] = tensor[padding.row]
     return extended
@@ -140,8 +140,8 @@ def extended_tables(
 ) -> dict[str, Tensor]:
     """The vocabulary tables that a LoRA trained, with the base's extra rows."""
     shapes = parameter_shapes(source)
-    words = image_token(source) + (padding is not None)
-    trained = [name for name in EMBEDDINGS if name in tensors and len(tensors[name]) == words]
+    word_count = image_token(source) + (padding is not None)
+    trained = [name for name in EMBEDDINGS if name in tensors and len(tensors[name]) == word_count]
     tables = {}
     for base_file in weight_files(fetch_base(card)) if trained else ():
         with safe_open(base_file, framework="pt") as file:

@@ -25,7 +25,7 @@ from harness.models.processor_checks import (
     check_generation,
     check_processor,
     check_small_files,
-    one_sentence,
+    explain_load_errors,
 )
 
 MAX_CPU_PARAMETERS = 1e9
@@ -50,7 +50,7 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
     label, dtype = f"Base {card.name!r}", loaded_dtype(card, device)
     architecture = next(item for item in ARCHITECTURES.values() if item.name == card.family)
     with (
-        one_sentence(label, str(source), card.revision),
+        explain_load_errors(label, str(source), card.revision),
         without_own_code(str(source), str(weights_folder)),
     ):
         # The small files first: they tell most faults before anything large is read.
@@ -64,7 +64,7 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
         processor = architecture.processor(str(source))
         check_processor(processor, config, str(source))
         card.apply_to(processor)
-    with one_sentence(label, str(weights_folder), card.revision):
+    with explain_load_errors(label, str(weights_folder), card.revision):
         check_weights(label, weights_folder, AutoModelForImageTextToText)
         model = AutoModelForImageTextToText.from_pretrained(
             weights_folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
@@ -74,7 +74,7 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
     align(model)
     add_adapter = merge_adapter if dtype == torch.float32 else attach_adapter
     for adapter in adapters:
-        with one_sentence("The adapter", str(adapter)):
+        with explain_load_errors("The adapter", str(adapter)):
             # Merged on the device, as in training, so that the sums are the same.
             model = add_adapter(model, adapter)
     return model, processor

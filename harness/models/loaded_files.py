@@ -29,13 +29,13 @@ PROCESSOR = tuple(
 """Read by image processors, tokenizers and chat templates of every family and scorer."""
 ADAPTER = ("adapter_config.json",)
 
-IGNORED = frozenset(
+IGNORED_FIELDS = frozenset(
     "transformers_version _name_or_path name_or_path is_local local_files_only"
     " base_model_name_or_path revision inference_mode peft_version metadata".split()
 )
 """Fields at the top of a file that say where or by what it was written. An adapter's base counts by
 its content."""
-SETS = ("target_modules", "modules_to_save")
+SET_FIELDS = ("target_modules", "modules_to_save")
 """An adapter's lists that peft writes from sets, in any order."""
 LONG_FIELD, MANY_FIELDS = 1000, 200
 """Characters of a field and number of fields above which a hash stands for the content."""
@@ -70,8 +70,8 @@ def _describe(suffix: str, content: bytes) -> Any:
         fields = json.loads(content) if suffix == ".json" else None
         if not isinstance(fields, dict):
             return hashlib.sha256(content).hexdigest()
-        read_fields = {name: value for name, value in fields.items() if name not in IGNORED}
-        for name in SETS:
+        read_fields = {name: value for name, value in fields.items() if name not in IGNORED_FIELDS}
+        for name in SET_FIELDS:
             if isinstance(read_fields.get(name), list):
                 read_fields[name] = sorted(read_fields[name], key=canonical)
         digest = _sha(read_fields)  # refuses what is no plain JSON: NaN, halves of characters

@@ -25,7 +25,7 @@ CLASS = "LlavaLlamaForCausalLM"
 OTHER_WEIGHTS = "non_lora_trainables.bin"
 """A LoRA folder's weights that are no low-rank matrices, such as the projector's."""
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-NAMES = (
+NAME_PATTERNS = (
     (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
     (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
     (r"^model\.vision_tower\.vision_tower\.vision_model\.", "model.vision_tower."),
@@ -88,7 +88,7 @@ def check_original_settings(folder: Path, config: Mapping[str, Any], base: Any) 
 
 
 def check_tower(folder: Path, config: Mapping[str, Any], vision: Any) -> None:
-    """Whether the base's tower can stand for one that the checkpoint's files lack.
+    """Check that the base's tower can replace the one that the checkpoint's files lack.
 
     Raises:
         UserError: the checkpoint names a CLIP of another size, or it trained its tower.
@@ -169,7 +169,7 @@ def transformers_name(folder: Path, name: str) -> str:
     """
     if "image_newline" in name:
         raise UserError(f"{folder} is a LLaVA-1.6 (it holds {name}); only LLaVA-1.5 is read.")
-    for old, new in NAMES:
+    for old, new in NAME_PATTERNS:
         if re.match(old, name):
             return re.sub(old, new, name)
     if "mm_projector" in name:

@@ -27,8 +27,8 @@ MAX_SIDE = 16
 
 
 @contextmanager
-def one_sentence(label: str, source: str, revision: str | None = None) -> Iterator[None]:
-    """Around code of libraries that reads a stranger's files, which can fail in any way.
+def explain_load_errors(label: str, source: str, revision: str | None = None) -> Iterator[None]:
+    """Wrap library code that reads other people's files, which can fail in any way.
 
     Raises:
         UserError: it failed.
@@ -46,7 +46,7 @@ def one_sentence(label: str, source: str, revision: str | None = None) -> Iterat
 def check_small_files(folder: Path) -> None:
     """Raise UserError for a JSON file that loading reads and that is no JSON object.
 
-    transformers passes over some of them without a word, such as generation_config.json.
+    transformers silently ignores some of them if they are broken, such as generation_config.json.
     """
     for name in MODEL + PROCESSOR:
         if name.endswith(".json") and (folder / name).exists():
@@ -97,8 +97,8 @@ def _check_tokenizer(processor: Any, config: Any, source: str) -> None:
 
 
 def check_pixels(images: Any, source: str) -> None:
-    """Raise UserError for settings of an image processor that are no numbers or no yes or no: a
-    text in their place would count as yes."""
+    """Raise UserError for an image processor's setting of a wrong type: a text in place of a yes
+    or no would count as yes."""
     for name, value in vars(images).items():
         valid = True
         if name.startswith("do_"):
