@@ -222,27 +222,20 @@ def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) ->
     Raises:
         UserError: as the command's one sentence.
     """
-<<<<<<< HEAD
-    settings: dict[str, Any] = {"on": None, "log_to": None, "eight_bit": False, "trainer": "own"}
-    settings |= {"exclude_leaks": False, "stop_on_mismatch": False, "options": list(options)}
-    args = argparse.Namespace(study=study, out=out, jobs=jobs, **settings | options)
-    _, folder = _run(args)
-=======
-    words, own = ["run", study], dict[str, Any]()
+    words, own_options = ["run", study], dict[str, Any]()
     for name, value in {"out": out, "jobs": jobs, **options}.items():
         option = "--row" if name == "rows" else f"--{name.replace('_', '-')}"
         if option not in OPTIONS | OF_COMMAND:  # of the user's own study function
-            own[name] = value
+            own_options[name] = value
         elif isinstance(value, Sequence) and not isinstance(value, str):
             words += [option, *map(str, value)]
         elif value is not None and value is not False:
             words.append(option if value is True else f"{option}={value}")
     parser = Parser(prog="selfsight")
     add(parser.add_subparsers())
-    given = parser.parse_args(words)
-    vars(given).update(own, options=[*given.options, *own])
-    _, folder = _run(given)
->>>>>>> adv
+    args = parser.parse_args(words)
+    vars(args).update(own_options, options=[*args.options, *own_options])
+    _, folder = _run(args)
     return folder
 
 

@@ -30,8 +30,8 @@ class LinearMaps:
     """Linear maps of one input, on a snapshot of their weights: W x, and B A x of every adapter.
 
     Adapters are rounded to the weights' precision, as in training: relative to the update that is
-    an error of 0.2 %, where a rounded sum W + B A loses most of a small update. The parts A of all
-    maps and adapters are one matrix."""
+    an error of 0.2 %, where a rounded sum W + B A loses most of a small update. The matrices A of
+    all maps and adapters are concatenated."""
 
     def __init__(self, *modules: Any, fuse: bool = False) -> None:
         weights = tuple(_base(module).weight for module in modules)

@@ -58,7 +58,7 @@ class Batches:
             count = 1
             while count < len(items) and batch_key(items[count]) == key and totals[count] <= limit:
                 count += 1
-            batch_results = attempt(items[:count], call)
+            batch_results = try_batch(items[:count], call)
             if batch_results is None:
                 self.size = max(1, count // 2 * rows)
                 release_memory()
@@ -67,7 +67,7 @@ class Batches:
         return results
 
 
-def attempt(batch: Sequence[T], call: Callable[[Sequence[T]], Sequence[R]]) -> Sequence[R] | None:
+def try_batch(batch: Sequence[T], call: Callable[[Sequence[T]], Sequence[R]]) -> Sequence[R] | None:
     """The results of ``call``, or None if memory ran out and the batch can be split."""
     try:
         return call(batch)

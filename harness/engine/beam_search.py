@@ -37,9 +37,9 @@ class Beam:
 
     ids: tuple[int, ...] = ()
     total: float = 0.0
-    """With diversity penalties taken off, as the search ranks it."""
+    """The sum minus the diversity penalties; the search ranks by it."""
     logp: float = 0.0
-    """As the model gives them."""
+    """The sum of the model's log-probabilities."""
     finished: bool = False
 
     @property
@@ -140,7 +140,7 @@ def beam_search(
         if not live or step + 1 == search.max_new_tokens:
             break
         # Finished groups that stay are unused rows.
-        keep = live if decoder.shrinks(len(live), len(active)) else list(range(len(active)))
+        keep = live if decoder.should_shrink(len(live), len(active)) else list(range(len(active)))
         unused = [min(beam, width - 1) for beam in range(size)]
         source_rows = [
             first_rows[index] + parent for index in keep for parent in parents.get(index, unused)

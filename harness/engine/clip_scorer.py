@@ -39,8 +39,8 @@ from harness.models.processor_checks import (
     check_pixels,
     check_small_files,
     check_vocabulary,
+    explain_load_errors,
     largest_side,
-    one_sentence,
 )
 
 MAX_EMBEDDINGS = 4096
@@ -128,7 +128,7 @@ def scorer_identity(card: ScorerCard) -> Mapping[str, Any] | str:
     Loads nothing.
     """
     if isinstance(card.source, Path):
-        folder = _folder(card)
+        folder = _scorer_folder(card)
         return {WEIGHTS: weights_fingerprint(folder), **loaded_files(folder)}
     return f"{card.source}@{card.revision}"
 
@@ -142,13 +142,13 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
     label = f"The scorer {card.name!r}"
     torch_file = not card.safetensors
     if isinstance(card.source, Path):
-        source = _folder(card)
+        source = _scorer_folder(card)
     else:
         source = hub_snapshots.fetch(label, card.source, card.revision, torch_file=torch_file)
     check_small_files(source)
     if card.safetensors or weight_files(source):
         check_files(source)
-    with one_sentence(label, str(card.source), card.revision), without_own_code(str(source)):
+    with explain_load_errors(label, str(card.source), card.revision), without_own_code(str(source)):
         processor = AutoProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
         check_weights(label, source, AutoModel, torch_file=torch_file)
         model = AutoModel.from_pretrained(
@@ -164,7 +164,7 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
     return scorer
 
 
-def _folder(card: ScorerCard) -> Path:
+def _scorer_folder(card: ScorerCard) -> Path:
     folder = Path(card.source)
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -187,7 +187,7 @@ class ClipScorer:
     def __init__(self, model: Any, processor: Any, *, batch_size: int = 256) -> None:
         names = ("tokenizer", "image_processor")
         components: list[Any] = [getattr(processor, name, None) for name in names]
-        embeds = all(hasattr(model, f"get_{kind}_features") for kind in ("image", "text"))
+        embeds = all(hasattr(model, f"get_{modality}_features") for modality in ("image", "text"))
         if None in components or not embeds:
             raise UserError(
                 f"{type(model).__name__} with {type(processor).__name__} is no image-text scorer:"

@@ -39,24 +39,26 @@ class Stops:
     def __init__(self, stops: Sequence[str], tokenizer: Any, ends: frozenset[int]) -> None:
         self.stops, self.tokenizer, self.ends = tuple(stops), tokenizer, ends
         self.last_characters = {stop[-1] for stop in stops}
-        self.may_close: dict[int, bool] = {}
+        self.may_end: dict[int, bool] = {}
 
-    def closes(self, token: int) -> bool:
+    def may_end_stop(self, token: int) -> bool:
         """Whether a stop string may end in this token."""
-        closes = self.may_close.get(token)
-        if closes is None:
+        result = self.may_end.get(token)
+        if result is None:
             text = self.tokenizer.decode([token])
             # Part of a character decodes to the replacement sign: it may be any character.
-            closes = self.may_close[token] = "\ufffd" in text or any(
+            result = self.may_end[token] = "\ufffd" in text or any(
                 character in text or not character.strip() for character in self.last_characters
             )
-        return closes
+        return result
 
     def hit(self, ids: list[int]) -> bool:
         """Whether the last token ends the answer."""
         if ids[-1] in self.ends:
             return True
-        return bool(self.stops) and self.closes(ids[-1]) and self.cut(self.text(ids)) is not None
+        return (
+            bool(self.stops) and self.may_end_stop(ids[-1]) and self.cut(self.text(ids)) is not None
+        )
 
     def text(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
@@ -99,7 +101,7 @@ def decode(
         remaining = [index for index, row in enumerate(active) if not answers[row].done]
         if not remaining or step + 1 == decoding.max_new_tokens:
             break
-        shrink = decoder.shrinks(len(remaining), len(active))
+        shrink = decoder.should_shrink(len(remaining), len(active))
         if shrink:
             active = [active[index] for index in remaining]
             keep = torch.tensor(remaining, device=decoder.device)

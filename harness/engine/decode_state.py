@@ -23,12 +23,13 @@ GROWTH = 64
 answers are far shorter."""
 
 EXPECTED_TOKENS = 128
-"""New tokens a row that a batch's memory is planned for. Longer answers use what else is free.
-Where steps are CUDA graphs, a cache grows by so many positions: each growth needs a new graph."""
+"""New tokens a row that a batch's memory is planned for. Longer answers use the memory that is
+left. With CUDA graphs, a cache grows by this many positions, because each growth needs a new
+graph."""
 
 ALIGNMENT = 16
-"""Prefixes and caches have multiples of so many positions on CUDA: matrix products of odd lengths
-(577 patches and tokens) take several times as long there."""
+"""On CUDA, prefixes and caches are padded to a multiple of this many positions: there, matrix
+products of odd lengths (577 patches and tokens) take several times as long."""
 
 READ_TOKENS = 8192
 """Most prompt tokens in one forward pass: enough to be compute-bound, few enough to save memory."""
@@ -130,7 +131,7 @@ class Decoder:
     def round_up(self, positions: int) -> int:
         return -(-positions // self.alignment) * self.alignment
 
-    def shrinks(self, remaining: int, rows: int) -> bool:
+    def should_shrink(self, remaining: int, rows: int) -> bool:
         """Whether to drop the finished rows of a batch of ``rows`` rows, ``remaining`` unfinished.
 
         Copying the cache costs about a step, so a few finished rows stay. With a graph more stay,
@@ -256,9 +257,9 @@ class DecodeState:
                 entry, first = cached[index], begin + self.used - len(row.suffix)
                 if entry is not None and first < end:
                     layer[:, i : i + 1, :, first:end] = entry[depth, :, None, :, : end - first]
-        before = torch.arange(-start, 0, device=self.decoder.device) < pads[:, None]
-        before = before[:, None, None].expand(-1, 1, length, -1)
-        mask = additive_mask(torch.cat([before, masked[:, None]], -1), x.dtype)
+        cached_mask = torch.arange(-start, 0, device=self.decoder.device) < pads[:, None]
+        cached_mask = cached_mask[:, None, None].expand(-1, 1, length, -1)
+        mask = additive_mask(torch.cat([cached_mask, masked[:, None]], -1), x.dtype)
         cache = KVCache(layers, self.cache.offset, shared)
         return self.decoder.text(x, positions, cache, start, mask, segments=1)
 

@@ -3,7 +3,7 @@
 The engine computes what ``model.generate`` and a full forward pass compute, prompt by prompt; only
 the cost differs. An image is encoded once, and so is the prompt's beginning up to the image.
 Prompts run in length-sorted batches, finished answers leave the batch, and a batch that does not
-fit in memory is halved. Of a prompt that continues an earlier one only the new tokens are read."""
+fit in memory is halved. If a prompt continues an earlier one, only its new tokens are read."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Engine:
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None
     ) -> list[Completion]:
-        """Answers in the order of the prompts; of a prompt with a prefix, what follows the prefix.
+        """Answers in the order of the prompts; for a prompt with a prefix, the text after it.
 
         An answer's text ends with its stop string, even if its last token is longer.
 
@@ -179,8 +179,8 @@ class Engine:
     ) -> Branch:
         """A beam as text, decoded behind its prompt to get the white space between them."""
         self.tokens_generated += len(beam.ids)
-        before, after = stops.text(list(tokens.suffix)), stops.text([*tokens.suffix, *beam.ids])
-        text = after[len(before) :] if after.startswith(before) else stops.text(list(beam.ids))
+        start, full = stops.text(list(tokens.suffix)), stops.text([*tokens.suffix, *beam.ids])
+        text = full[len(start) :] if full.startswith(start) else stops.text(list(beam.ids))
         cut = stops.cut(text)
         text = (text if cut is None else cut).rstrip()
         return Branch(

@@ -22,7 +22,7 @@ from harness.models.chat_format import check_template, renderer
 from harness.models.find_family import family_of
 from harness.models.llava import shape_image
 from harness.models.load_base import load_base
-from harness.models.processor_checks import one_sentence
+from harness.models.processor_checks import explain_load_errors
 from methods.interface import Prompt
 
 TOLERANCE, HALF_TOLERANCE = 2e-3, 0.1
@@ -50,7 +50,7 @@ def load_model(card: BaseCard, device: str = "cpu", weights: Path | None = None)
     """
     model, processor = load_base(card, device, weights)
     # A forward pass shows what the files do not, such as a layer that is not there.
-    with one_sentence(f"Base {card.name!r}", str(weights or card.source), card.revision):
+    with explain_load_errors(f"Base {card.name!r}", str(weights or card.source), card.revision):
         check_model(model, processor)
     return model, processor
 
@@ -105,7 +105,7 @@ def check_batch(model: Any, processor: Any) -> None:
     allowed = (TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE) * tokens
     engine = Engine(model, processor, batch_size=2)
     batched = engine.logps(prompts, [ANSWER] * 2)
-    alone = [engine.logps([prompt], [ANSWER])[0] for prompt in prompts]
+    single_logps = [engine.logps([prompt], [ANSWER])[0] for prompt in prompts]
     reference = [answer_logp(model, processor, image, text) for text in PROMPTS]
     if not all(map(math.isfinite, reference)):
         raise UserError(
@@ -114,7 +114,7 @@ def check_batch(model: Any, processor: Any) -> None:
             " overflow in this precision; download or save it again."
         )
     own_pass = "transformers' own forward pass"
-    for source, other_logps in (("a prompt alone", alone), (own_pass, reference)):
+    for source, other_logps in (("a prompt alone", single_logps), (own_pass, reference)):
         for logp, other in zip(batched, other_logps, strict=True):
             if not abs(logp - other) <= allowed:
                 raise UserError(

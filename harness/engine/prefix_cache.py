@@ -103,7 +103,7 @@ class PrefixCache:
         unread = (key for key in keys if key[1] is not None or key[0] not in self.features.entries)
         self.pixels.prefetch(unread, images, corrupt)
 
-        def read(batch: Sequence[ImagePrefix]) -> list[Tensor]:
+        def prefill_batch(batch: Sequence[ImagePrefix]) -> list[Tensor]:
             return self.prefill(batch, self.features_of(batch, images, corrupt), text)
 
         longest = max((prefix.length for prefix in missing), default=1)
@@ -111,7 +111,7 @@ class PrefixCache:
         position_bytes = sum(layer.nbytes for layer in text.allocate(1, 1))
         values = self.batches.run(
             missing,
-            read,
+            prefill_batch,
             batch_key,
             rows=rows,
             cache_bytes=lambda prefix: prefix.length * position_bytes,
@@ -127,8 +127,8 @@ class PrefixCache:
     ) -> list[Tensor]:
         """Keys and values of prefixes of equal lengths, with the features (B, N, width) in place of
         the image token."""
-        before = [prefix.ids[:-1] for prefix in prefixes]
-        ids = torch.tensor(before, device=self.device, dtype=torch.long)
+        prefix_ids = [prefix.ids[:-1] for prefix in prefixes]
+        ids = torch.tensor(prefix_ids, device=self.device, dtype=torch.long)
         x = torch.cat([self.embed(ids), features.to(self.dtype)], 1)
         cache = KVCache(text.allocate(len(prefixes), x.shape[1]))
         positions = torch.stack([prefix.span.positions(ids.shape[1]) for prefix in prefixes], 1)

@@ -37,7 +37,7 @@ class Pack:
 
     @property
     def positions(self) -> int:
-        """With the prefix's."""
+        """Tokens, the prefix included."""
         return self.row.prefix_len + self.length
 
 

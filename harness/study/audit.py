@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.catalogue import BENCHMARKS, named_folders
 from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
-from harness.models.hub_snapshots import cached
+from harness.models.hub_snapshots import cached_model
 from harness.models.released_cards import ReleasedCard, cards_of
 from harness.study import compare, cost_model
 from harness.study.paper import DATA, open_local_benchmarks
@@ -207,7 +207,7 @@ def lines(
         for name, count in counts.items()
     ) * ((card.parameters or cost_model.REFERENCE) / cost_model.REFERENCE)
     hours, weights_gb = seconds / 3600, cost_model.weights(card) * GIB / 1e9
-    is_local = isinstance(card.source, Path) or cached(card.source, card.revision) is not None
+    is_local = isinstance(card.source, Path) or cached_model(card.source, card.revision) is not None
     rows = [_Line(compare.BASELINE, "here" if is_local else "to download", weights_gb, weights_gb)]
     for released in select_cards(base, only):
         state = released.lacking(data)

@@ -81,14 +81,14 @@ def _check_installed(name: str) -> None:
             f"The tracker {name} is installed as version {version}, which is too old; {remedy}"
         )
     try:
-        _import(name)
+        _import_tracker(name)
     except Exception as error:  # a broken installation may raise anything
         raise UserError(
             f"The tracker {name} cannot be imported ({type(error).__name__}: {error}); {remedy}"
         ) from error
 
 
-def _import(name: str) -> None:
+def _import_tracker(name: str) -> None:
     if name == "trackio":
         import trackio  # noqa: F401
     elif name == "wandb":
@@ -98,9 +98,10 @@ def _import(name: str) -> None:
 
 
 class StepLog:
-    """``folder/log.jsonl`` with a line a step, and the trackers ``names`` beside it, of a training
-    of ``steps`` steps that has ``done`` of them, the lines of the log. Steps that a tracker lacks
-    are logged at once; steps that it holds are not repeated."""
+    """The log of a training: ``folder/log.jsonl`` with a line a step, and the trackers ``names``.
+
+    The training has ``steps`` steps, of which ``done`` are finished and kept in the log. Steps that
+    a tracker lacks are logged at once; steps that it holds are not repeated."""
 
     def __init__(
         self,

@@ -244,9 +244,10 @@ def not_finite(step: int, steps: int, pairs: Sequence[str] = ()) -> RowEnded:
 
 
 def check_finite(loop: Loop) -> None:
-    """
+    """Check the trained weights of all processes.
+
     Raises:
-        RowEnded: a trained weight is not a number, on some process.
+        RowEnded: a weight is not finite.
     """
     local_tensors = [
         getattr(parameter, "to_local", lambda parameter=parameter: parameter)()

@@ -183,9 +183,9 @@ def estimate_memory(shape: Shape, load: Workload) -> MemoryEstimate:
         gathered = load.value_bytes * (3 * shape.layer + 2 * embedded)
         loading = load.value_bytes * (load.trained + load.frozen) + 4 * shard + 4 * shape.layer
     resident = load.value_bytes * frozen + 4 * shard + copies + gathered
-    others = (4 + load.moment_bytes) * shard + activations
+    other_bytes = (4 + load.moment_bytes) * shard + activations
     return MemoryEstimate(
-        weights=max(resident, loading - others),
+        weights=max(resident, loading - other_bytes),
         gradients=4 * shard,
         optimizer=load.moment_bytes * shard,
         activations=activations,

@@ -58,8 +58,8 @@ class Placement:
     @property
     def identity(self) -> dict[str, str]:
         """The choices that give other weights, where they are not the default ones."""
-        named = {"optimizer": (self.optimizer, "adamw"), "trainer": (self.trainer, "own")}
-        return {name: value for name, (value, default) in named.items() if value != default}
+        choices = {"optimizer": (self.optimizer, "adamw"), "trainer": (self.trainer, "own")}
+        return {name: value for name, (value, default) in choices.items() if value != default}
 
 
 AS_FITS = Placement()

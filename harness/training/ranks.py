@@ -51,7 +51,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this process writes the files that only one process may write."""
         return self.rank == 0
 
     def on_main(self, work: Callable[[], T]) -> T:
@@ -81,7 +81,7 @@ class Ranks:
         return sum(self.gather(number))
 
     def sum(self, tensors: Sequence[torch.Tensor], bucket_bytes: int = 2**26) -> None:
-        """Add each tensor up over the ranks, in place; small ones travel together."""
+        """Sum each tensor over the ranks, in place; small tensors are sent together."""
         if self.size == 1:
             return
         bucket: list[torch.Tensor] = []

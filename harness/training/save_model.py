@@ -87,14 +87,14 @@ def merge(loop: Loop, wrapped: Any, sample: Sequence[EncodedPair]) -> float:
 def gathered_model(model: Any, dtype: torch.dtype, *, is_main: bool) -> Any:
     """A sharded model gathered into the main process's main memory, in ``dtype``. Every process
     must call; the others get an empty model."""
-    named = dict(model.named_parameters(remove_duplicate=False))
-    first_names = {id(parameter): name for name, parameter in reversed(named.items())}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    first_names = {id(parameter): name for name, parameter in reversed(parameters.items())}
     tensors = {
         name: parameter.detach()
-        for name, parameter in named.items()
+        for name, parameter in parameters.items()
         if first_names[id(parameter)] == name  # tied ones once
     }
-    tensors |= {name: value for name, value in model.state_dict().items() if name not in named}
+    tensors |= {name: value for name, value in model.state_dict().items() if name not in parameters}
     with torch.device("meta"):
         full_model = type(model)(model.config)
     gathered = gather(tensors, keep=is_main)

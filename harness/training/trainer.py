@@ -107,9 +107,9 @@ def train_pairs(
     choices = placement.identity.values()
     identity = fingerprint([policy_digest, recipe, seed, max_steps, lora_targets, texts, *choices])
     if saved_model(out / "model").exists() and (
-        done := resume.finished(out / "checkpoints", identity)
+        summary_fields := resume.finished(out / "checkpoints", identity)
     ):
-        return TrainSummary(**done)
+        return TrainSummary(**summary_fields)
     plans = plan(len(pairs), recipe, seed, max_steps)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         training = prepare(
@@ -135,8 +135,8 @@ def train_pairs(
             training, seconds = trl_training.run_steps(
                 training, processor, images, identity, interval, report
             )
-    kept = save_model.save(training, processor, lora_targets, parent)
-    summary = summary_of(training, len(pairs), seconds, kept)
+    update_kept = save_model.save(training, processor, lora_targets, parent)
+    summary = summary_of(training, len(pairs), seconds, update_kept)
     ranks().on_main(lambda: resume.finish(training.checkpoints, identity, asdict(summary)))
     return summary
 
@@ -157,7 +157,7 @@ def prepare(
     report: Progress,
 ) -> Training:
     """Encode the pairs, choose what trains and how, and compute the reference log-probabilities.
-    ``plans`` holds the pairs' indices of each step, ``policy`` the model's digest."""
+    ``plans`` holds the indices of each step's pairs, ``policy_digest`` the model's digest."""
     dtype, size, adapted = model.dtype, ranks().size, recipe.lora is not None
     model.eval()
     used = sorted({index for step in plans for index in step})

@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from harness.models.adapters import lora_layers
 from harness.training.fsdp import full_tensor
 
-VALUES, ROWS = 4096, 8
+SAMPLED_VALUES, SAMPLED_ROWS = 4096, 8
 """How many values of a parameter, and rows of an adapted weight, are looked at."""
 
 
@@ -32,10 +32,10 @@ class AdaptedRows:
 
 
 def spaced_values(parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
-    """At most twice VALUES evenly spaced values of each parameter. With sharded parameters every
-    process must call."""
+    """At most twice SAMPLED_VALUES evenly spaced values of each parameter. With sharded parameters
+    every process must call."""
     return {
-        name: _spaced(full_tensor(parameter.detach()).flatten(), VALUES).double().cpu()
+        name: _spaced(full_tensor(parameter.detach()).flatten(), SAMPLED_VALUES).double().cpu()
         for name, parameter in parameters.items()
     }
 
@@ -49,7 +49,7 @@ def full_share(
     for name, value in spaced_values(parameters).items():
         kept, count = value.to(dtype).double() - start[name], parameters[name].numel() / len(value)
         updates.append((value - start[name], kept, count))
-    return _share(updates)
+    return _kept_share(updates)
 
 
 def unmerged_share(model: Any, dtype: torch.dtype) -> float:
@@ -60,45 +60,47 @@ def unmerged_share(model: Any, dtype: torch.dtype) -> float:
         a, b, count = _factors(layer)
         return b @ a, b.to(dtype).double() @ a.to(dtype).double(), count
 
-    return _share(map(update, _trained(model)))
+    return _kept_share(map(update, _trained_layers(model)))
 
 
 def adapted_rows(model: Any) -> list[AdaptedRows]:
     """Rows of every adapted weight. With sharded weights every process must call."""
     rows = []
-    for layer in _trained(model):
+    for layer in _trained_layers(model):
         a, b, count = _factors(layer)
         base = layer.get_base_layer()
-        rows.append(AdaptedRows(layer=base, start=_rows(base), update=b @ a, count=count))
+        rows.append(AdaptedRows(layer=base, start=_sampled_rows(base), update=b @ a, count=count))
     return rows
 
 
 def merged_share(rows: Iterable[AdaptedRows]) -> float:
     """The share that merging left; ``rows`` are from before it."""
-    return _share((row.update, _rows(row.layer) - row.start, row.count) for row in rows)
+    return _kept_share(
+        (row.update, _sampled_rows(row.layer) - row.start, row.count) for row in rows
+    )
 
 
-def _trained(model: Any) -> Iterable[Any]:
+def _trained_layers(model: Any) -> Iterable[Any]:
     return (layer for layer in lora_layers(model) if "default" in layer.lora_A)
 
 
 def _factors(layer: Any) -> tuple[Tensor, Tensor, int]:
     """A, some rows of B times its scale, and how many rows of B each of them stands for."""
     b = layer.lora_B["default"].weight.detach()
-    rows = _spaced(b, ROWS).double() * layer.scaling["default"]
+    rows = _spaced(b, SAMPLED_ROWS).double() * layer.scaling["default"]
     return layer.lora_A["default"].weight.detach().double(), rows, len(b) // len(rows)
 
 
-def _rows(layer: Any) -> Tensor:
+def _sampled_rows(layer: Any) -> Tensor:
     """Rows of a layer's weight as it is now."""
-    return _spaced(full_tensor(layer.weight.detach()), ROWS).double()
+    return _spaced(full_tensor(layer.weight.detach()), SAMPLED_ROWS).double()
 
 
 def _spaced(tensor: Tensor, count: int) -> Tensor:
     return tensor[:: max(1, len(tensor) // count)].clone()
 
 
-def _share(updates: Iterable[tuple[Tensor, Tensor, float]]) -> float:
+def _kept_share(updates: Iterable[tuple[Tensor, Tensor, float]]) -> float:
     """The share that is left of (update, what is kept of it, number of values for which each of its
     values stands)."""
     moved = lost = 0.0
