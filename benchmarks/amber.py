@@ -133,7 +133,7 @@ def generative(split: str, limit: int | None, data: Path | None) -> ItemBenchmar
         + (f"+{amber_tagger.version()}" if tagged else ""),
         items=kept_items,
         metrics=(*GENERATIVE, *(official if tagged else ())),
-        grade_one=partial(_grade_caption, words, words.known, tagged),
+        grade_one=partial(_grade_caption, words, words.vocabulary, tagged),
         max_new_tokens=512,
     )
 
@@ -185,18 +185,18 @@ def discriminative(split: str, limit: int | None, data: Path | None) -> ItemBenc
 
 
 def _grade_caption(
-    words: Words, known: frozenset[str], tagged: bool, item: Item[Annotation], caption: str
+    words: Words, vocabulary: frozenset[str], tagged: bool, item: Item[Annotation], caption: str
 ) -> Grade:
     """``value`` is 1 for a description without hallucinated noun, else 0. ``tagged``: whether
     AMBER's own nouns are counted, too; its script counts an empty description as one without
     hallucination."""
     truth, official = item.truth, dict[str, float]()
     if tagged:
-        counts, _ = _counts(words, truth, amber_tagger.nouns(caption, known))
+        counts, _ = _counts(words, truth, amber_tagger.nouns(caption, vocabulary))
         official = grading.suffixed_counts(counts, "_official")
     if not caption.strip():
         return grading.unscored(item, "empty caption", official)
-    nouns = words.nouns(caption, known)
+    nouns = words.nouns(caption, vocabulary)
     counts, invented = _counts(words, truth, nouns)
     return Grade(
         question=item.id,

@@ -28,9 +28,9 @@ def version() -> str:
     return f"nltk-{_nltk()[0].__version__}"
 
 
-def nouns(caption: str, known: frozenset[str]) -> list[str]:
+def nouns(caption: str, vocabulary: frozenset[str]) -> list[str]:
     """The nouns of a caption as its script finds them, those that its word lists know."""
-    return [noun for noun in _nouns(caption) if noun in known]
+    return [noun for noun in _nouns(caption) if noun in vocabulary]
 
 
 def _nouns(text: str) -> list[str]:

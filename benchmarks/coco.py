@@ -219,7 +219,7 @@ def _choose_images(folder: Path, split: str, ids: list[str]) -> list[tuple[str, 
         start = IMAGES if split == "dev" else 0
         return [(location, id) for id in order[start : start + IMAGES]]
     all_ids = set(ids)
-    listed: dict[str, str] = {}
+    listed_locations: dict[str, str] = {}
     for line_location, line in files.read_lines(list_file):
         id = line.strip()
         if id not in all_ids:
@@ -227,12 +227,14 @@ def _choose_images(folder: Path, split: str, ids: list[str]) -> list[tuple[str, 
                 f"{line_location}: {id!r} is not the id of an image of val2014; give one number a"
                 " line."
             )
-        if id in listed:
-            raise ValueError(f"{line_location}: the image {id} is a duplicate of {listed[id]}.")
-        listed[id] = line_location
+        if id in listed_locations:
+            raise ValueError(
+                f"{line_location}: the image {id} is a duplicate of {listed_locations[id]}."
+            )
+        listed_locations[id] = line_location
     if split == "test":
-        return [(line_location, id) for id, line_location in listed.items()]
-    return [(location, id) for id in order if id not in listed][:IMAGES]
+        return [(line_location, id) for id, line_location in listed_locations.items()]
+    return [(location, id) for id in order if id not in listed_locations][:IMAGES]
 
 
 @dataclass(frozen=True, kw_only=True)

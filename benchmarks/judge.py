@@ -162,8 +162,12 @@ class Judge:
         """The fingerprint of a request: all that is sent, the model that must reply, and the number
         of the repeat. The address is left out, so a recording is valid on another machine."""
         pinned = self.settings.pinned_model
-        sent = {**self._body(request, image_content=False), "version": pinned, "repeat": repeat}
-        return hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
+        hashed_fields = {
+            **self._body(request, image_content=False),
+            "version": pinned,
+            "repeat": repeat,
+        }
+        return hashlib.sha256(json.dumps(hashed_fields, sort_keys=True).encode()).hexdigest()
 
     def _by_key(self, requests: Sequence[JudgeRequest]) -> dict[str, tuple[JudgeRequest, int]]:
         """Fingerprint -> (request, repeat); equal prompts are sent once."""
@@ -255,16 +259,16 @@ class Judge:
         return (tokens_in * price_in + tokens_out * price_out) / 1e6
 
 
-def cost_in_words(cost: Cost, about: str = "", most: str = "") -> str:
+def cost_in_words(cost: Cost, estimate_word: str = "", bound_word: str = "") -> str:
     """ "96 requests (4 recorded already), about 61,000 tokens in, at most 49,152 out, at most 0.70
     at the given prices"."""
     words = f"{cost.requests:,} request{'' if cost.requests == 1 else 's'}"
     words += f" ({cost.recorded:,} recorded already)" if cost.recorded else ""
-    words += f", {about} {cost.tokens_in:,} tokens in, {most} {cost.tokens_out:,} out"
+    words += f", {estimate_word} {cost.tokens_in:,} tokens in, {bound_word} {cost.tokens_out:,} out"
     if cost.uncounted:
         words += f"; the server did not count {cost.uncounted:,} of them"
     if cost.price is not None:
-        words += f", {most} {cost.price:,.2f} at the given prices"
+        words += f", {bound_word} {cost.price:,.2f} at the given prices"
     return " ".join(words.split()).replace(" ,", ",")
 
 

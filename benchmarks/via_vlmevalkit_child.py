@@ -126,7 +126,9 @@ def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     read_back = load(file)
     if [str(index) for index in read_back["index"]] != list(answers):
         raise SystemExit("the kit does not read its own answer file back row by row")
-    seen = {index: str(text) for index, text in zip(answers, read_back["prediction"], strict=True)}
+    kit_answers = {
+        index: str(text) for index, text in zip(answers, read_back["prediction"], strict=True)
+    }
     model = request["judge"] or "exact_matching"
     if model != "exact_matching":
         from vlmeval.dataset.utils import build_judge
@@ -143,7 +145,7 @@ def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     except (KeyError, IndexError, AssertionError) as error:
         problem = f"{type(error).__name__}: {error}"
     rows = READERS[request["family"]](table, file, data, model)
-    return {"rows": rows, "seen": seen, "totals": totals, "trouble": problem}
+    return {"rows": rows, "seen": kit_answers, "totals": totals, "trouble": problem}
 
 
 def own_circular_file(folder: Path) -> None:

@@ -67,10 +67,10 @@ def noisy_scene(scene: Scene, strength: float = 1.0) -> Scene:
         if draw >= strength * PRIOR[thing.category] or not free:
             continue
         companion = COMPANION[thing.category]
-        near = sorted(
+        nearest_cells = sorted(
             free, key=lambda cell: (abs(cell // 3 - thing.row) + abs(cell % 3 - thing.column), cell)
         )[:2]
-        cell = near[int(position * len(near))]
+        cell = nearest_cells[int(position * len(nearest_cells))]
         free.remove(cell)
         things.append(thing_in(cell, companion, TYPICAL_COLOUR[companion]))
     return replace(scene, things=mention_order(things))

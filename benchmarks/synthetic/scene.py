@@ -106,19 +106,19 @@ def scene(split: str, index: int) -> Scene:
     rng = Random(f"scene {SYNTHETIC_VERSION} {name}")
     theme = rng.choice(tuple(THEMES))
     count = rng.choices((1, 2, 3, 4), weights=(15, 40, 33, 12))[0]
-    chosen: list[str] = []
-    while len(chosen) < count:
+    categories: list[str] = []
+    while len(categories) < count:
         category = rng.choice(THEMES[theme] if rng.random() < THEME_RATE else CATEGORIES)
         # COMPANION_RATE below decides about companions of chosen things; none is drawn here.
-        if category not in chosen and COMPANION[category] not in chosen:
-            chosen.append(category)
-    for category in tuple(chosen):
-        if len(chosen) < MOST_THINGS and rng.random() < COMPANION_RATE:
-            chosen.append(COMPANION[category])
-    cells = rng.sample(range(9), len(chosen))
+        if category not in categories and COMPANION[category] not in categories:
+            categories.append(category)
+    for category in tuple(categories):
+        if len(categories) < MOST_THINGS and rng.random() < COMPANION_RATE:
+            categories.append(COMPANION[category])
+    cells = rng.sample(range(9), len(categories))
     things = [
         thing_in(cell, category, _colour(category, rng))
-        for category, cell in zip(chosen, cells, strict=True)
+        for category, cell in zip(categories, cells, strict=True)
     ]
     return Scene(id=name, theme=theme, things=mention_order(things))
 

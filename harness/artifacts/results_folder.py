@@ -307,7 +307,7 @@ class Stage:
         if done is not None and done.files is not None:
             if done.fingerprint != fingerprint(stored):
                 raise UserError(f"{path} is not the one that DONE names; {cure(self.folder)}")
-            check_files(self.folder, every=False)
+            check_files(self.folder, read_large=False)
 
     def differs_only_in(self, field: str) -> bool:
         """Whether the stored identity differs from this one in ``field`` and nothing else."""

@@ -205,12 +205,14 @@ def file_sha(path: Path) -> str:
 _hashed: dict[tuple[int, int, int, int], str] = {}
 
 
-def problems(folder: Path, *, every: bool = True, below: str = "") -> Iterator[tuple[Path, str]]:
+def problems(
+    folder: Path, *, read_large: bool = True, below: str = ""
+) -> Iterator[tuple[Path, str]]:
     """Each broken file of a finished stage, with a sentence's beginning.
 
     Args:
-        every: False: images and weights are not read (they are compared when they are used), and
-            may be missing; their sizes are compared.
+        read_large: False: images and weights may be missing, and of those that are there only
+            the size is compared; their content is compared when they are used.
         below: only files whose name begins so, such as ``model/``.
 
     Raises:
@@ -228,10 +230,10 @@ def problems(folder: Path, *, every: bool = True, below: str = "") -> Iterator[t
                 yield path, f"{path} is no plain file"
             elif status.st_size != size:
                 yield path, _changed(path, status.st_size, size)
-            elif (every or not large) and file_sha(path) != sha:
+            elif (read_large or not large) and file_sha(path) != sha:
                 yield path, _changed(path, size, size)
         except (FileNotFoundError, NotADirectoryError):
-            if every or not large:
+            if read_large or not large:
                 yield path, f"{path} is missing"
         except OSError as error:
             yield path, f"{path} cannot be read ({error.strerror or error})"
@@ -241,16 +243,19 @@ def problems(folder: Path, *, every: bool = True, below: str = "") -> Iterator[t
                 yield folder / name, f"{folder / name} was added"
 
 
-def check_files(folder: Path, *, every: bool = True, below: str = "") -> None:
+def check_files(folder: Path, *, read_large: bool = True, below: str = "") -> None:
     """
     Raises:
         UserError: a file of a finished stage is missing or was changed; see :func:`problems`.
     """
-    if sentences := [sentence for _, sentence in problems(folder, every=every, below=below)]:
+    if sentences := [
+        sentence for _, sentence in problems(folder, read_large=read_large, below=below)
+    ]:
         more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
         raise UserError(f"{sentences[0]}{more}; {cure(folder)}")
 
 
-def _changed(path: Path, size: int, listed: int) -> str:
-    sizes = "" if size == listed else f": it has {size:,} bytes and had {listed:,}"
-    return f"{path} was {'cut or ' * (size < listed)}changed after its stage was finished{sizes}"
+def _changed(path: Path, size: int, expected_size: int) -> str:
+    sizes = "" if size == expected_size else f": it has {size:,} bytes and had {expected_size:,}"
+    cut = "cut or " * (size < expected_size)
+    return f"{path} was {cut}changed after its stage was finished{sizes}"

@@ -65,7 +65,7 @@ class Cost:
     """The stages whose seconds come from records."""
     memory: float
     """GiB of GPU memory for full speed."""
-    least: float
+    min_memory: float
     """GiB of GPU memory with one pair at a time and small batches of answers."""
     disk: float
     """GiB of weights that the run writes."""
@@ -96,7 +96,7 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: flo
             answers=answers,
             measured=(),
             memory=answering_memory(card),
-            least=answering_memory(card, WORKING_GIB),
+            min_memory=answering_memory(card, WORKING_GIB),
             disk=weights(card),
         )
     entry = METHODS.get(name, Entry(published=run.method, synthetic=run.method))
@@ -133,7 +133,7 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: flo
         answers=answers,
         measured=tuple(stage for stage, rate in rates.items() if rate is not None),
         memory=memory(PAIRS_PER_PASS, WORKING),
-        least=memory(1, WORKING_GIB),
+        min_memory=memory(1, WORKING_GIB),
         disk=run.rounds * round_disk(run),
     )
 
@@ -262,7 +262,7 @@ def lines(
         text.append(f"  {label[:width]:<{width}} {seed_count:>5}{durations}{sizes}{note}")
     total = sum(seeds[label] * row_cost.hours for label, row_cost in rows.items())
     memory = max(row_cost.memory for row_cost in rows.values())
-    least = max(row_cost.least for row_cost in rows.values())
+    min_memory = max(row_cost.min_memory for row_cost in rows.values())
     disk = sum(seeds[label] * row_cost.disk for label, row_cost in rows.items())
     disk += weights(find_base(runs[0].base))
     time = f"{total:.1f} GPU-hours" if total >= 0.1 else f"{60 * total:.1f} GPU-minutes"
@@ -270,8 +270,8 @@ def lines(
         *text,
         f"In all {time} for {sum(counts.values()):,} questions a round;"
         f" {math.ceil(disk)} GiB of disk with the base.",
-        f"One GPU needs {math.ceil(least)} GiB at least and {math.ceil(memory)} for full speed;"
-        " full training is sharded over several.",
+        f"One GPU needs {math.ceil(min_memory)} GiB at least and {math.ceil(memory)} for full"
+        " speed; full training is sharded over several.",
         "Times that are not measured here are lower bounds by arithmetic for one H200; expect twice"
         " as much.",
     ]
