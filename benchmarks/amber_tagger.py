@@ -12,7 +12,7 @@ _PROBE = "A dog sits."
 
 
 @cache
-def why_missing() -> str:
+def missing_reason() -> str:
     """Why the nouns cannot be found here; empty: they can."""
     try:
         _nouns(_PROBE)
@@ -24,7 +24,7 @@ def why_missing() -> str:
 
 
 def version() -> str:
-    """Of NLTK: another one may tag otherwise."""
+    """NLTK's version; another version may tag differently."""
     return f"nltk-{_nltk()[0].__version__}"
 
 

@@ -70,7 +70,8 @@ class Words:
         return indices
 
     def nearest(self, noun: str, words: Mapping[str, int]) -> int | None:
-        """The object of the first word that is the noun or similar to it."""
+        """The index of the object that the noun names: that of the first word in ``words`` that is
+        the noun or similar to it."""
         similar_words = self.similar.get(noun, frozenset())
         return next(
             (index for word, index in words.items() if word == noun or word in similar_words), None

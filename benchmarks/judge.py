@@ -44,7 +44,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class SentImage:
-    """A PNG image; ``name`` is made of its content, so it stands for it in the fingerprint."""
+    """A PNG image; ``name`` is derived from the content and represents it in the fingerprint."""
 
     name: str
     read: Callable[[], bytes]
@@ -103,7 +103,7 @@ class Judge:
         recorded, by_key = judgements.read(self.recording), self._by_key(requests)
         if any(key not in recorded for key in by_key):
             secret = self._secret()
-            with judgements.writing(self.recording, self.tell) as writer:
+            with judgements.open_writer(self.recording, self.tell) as writer:
                 # Another process may have judged in the meantime.
                 recorded = judgements.read(self.recording)
                 missing = {key: request for key, request in by_key.items() if key not in recorded}
@@ -114,7 +114,7 @@ class Judge:
                 self.tell(f"{self.role} {name}: {cost}{images}")
                 replies = self._send(missing, secret, writer)
                 recorded |= replies
-                spent = cost_in_words(self._spent(list(replies.values())))
+                spent = cost_in_words(self._cost_of(list(replies.values())))
                 self.tell(f"{self.role} {name}: asked {spent}")
         for key in by_key:
             self._check_model(recorded[key])  # anybody can write a recording
@@ -238,7 +238,7 @@ class Judge:
                 f"The {self.role} is pinned to {pinned!r}, but it {problem}; give the right name."
             )
 
-    def _spent(self, replies: Sequence[Reply]) -> Cost:
+    def _cost_of(self, replies: Sequence[Reply]) -> Cost:
         """The cost of these replies, as the server counted."""
         tokens_in = sum(reply.tokens_in or 0 for reply in replies)
         tokens_out = sum(reply.tokens_out or 0 for reply in replies)

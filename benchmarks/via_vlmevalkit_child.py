@@ -137,7 +137,7 @@ def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
             raise SystemExit(
                 f"the judge {model} does not answer; the kit would go on with exact matching"
             )
-    own_circular_file(folder)
+    isolate_circular_file(folder)
     totals, problem = None, ""
     try:
         totals = table_rows(data.evaluate(file, model=model, nproc=1))
@@ -148,7 +148,7 @@ def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"rows": rows, "seen": kit_answers, "totals": totals, "trouble": problem}
 
 
-def own_circular_file(folder: Path) -> None:
+def isolate_circular_file(folder: Path) -> None:
     """Put the table of the kit's circular evaluation into the folder. The kit writes it to
     ``/tmp/<the second>.tsv``, where two gradings in one second would read each other's."""
     from vlmeval.dataset.utils import multiple_choice

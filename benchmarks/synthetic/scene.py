@@ -77,7 +77,7 @@ class Scene:
     def at(self, cell: int) -> Thing | None:
         return next((thing for thing in self.things if thing.cell == cell), None)
 
-    def free(self) -> list[int]:
+    def free_cells(self) -> list[int]:
         """The cells without a thing."""
         return [cell for cell in range(9) if self.at(cell) is None]
 
@@ -85,7 +85,7 @@ class Scene:
     def categories(self) -> frozenset[str]:
         return frozenset(thing.category for thing in self.things)
 
-    def lone(self) -> tuple[Thing, ...]:
+    def lone_things(self) -> tuple[Thing, ...]:
         """Things whose companion is absent. There a strong prior adds an object that is absent."""
         return tuple(
             thing for thing in self.things if COMPANION[thing.category] not in self.categories

@@ -41,10 +41,11 @@ _FILE_SYSTEM = {
     *(errno.EINVAL, errno.EIO, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP),
     *(errno.EBUSY, errno.EXDEV, errno.ESTALE, errno.ETIMEDOUT, errno.ENAMETOOLONG, errno.ELOOP),
 }
-"""Of a failing disk, a network file system, or one without flushing, renaming or locks."""
+"""Errors of a failing disk, of a network file system, or of one that cannot flush, rename or
+lock."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._=,+-]*")
 ANSWERS_PREFIX = "answers:"
-"""In study.json, begins the base of a row of another program's answers; their folder follows."""
+"""The base of a row of another program's answers is this prefix and their folder."""
 
 
 def check_name(kind: str, name: object) -> None:
@@ -336,7 +337,7 @@ class Stage:
         """Write the record, if there is one, and then ``DONE``, which lists the stage's files."""
         if record is not None:
             write_json(self.folder / "record.json", record)
-        done = stored_files.done_of(self.folder, fingerprint(self.identity))
+        done = stored_files.done_content(self.folder, fingerprint(self.identity))
         write_bytes(self.folder / "DONE", done)
 
     def reuse(self, source: Path, out: Path) -> None:

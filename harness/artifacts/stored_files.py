@@ -39,8 +39,8 @@ PATTERNS = (
 """The files that later stages, tables, figures and resumed trainings read, relative to the stage's
 folder."""
 UNLISTED = ("README.md", "selfsight.yaml", "reference.jsonl")
-"""A model card and the results beside it are written later; the cache serves the unfinished
-training alone."""
+"""The model card and the results beside it are written later; the cache of the reference's
+log-probabilities is used only until the training is finished."""
 
 _FIRST = re.compile(r"([0-9a-f]{64})(?: ([0-9a-f]{64}))?")
 _DEPTH = 3
@@ -58,7 +58,7 @@ class Done:
 
 
 def cure(folder: Path) -> str:
-    """The end of a sentence about broken files in a stage's folder: nothing else is lost by it."""
+    """How to mend broken files in a stage's folder; it ends the sentence of an error."""
     outcome = "that stage alone is done again"
     if folder.parent.name == "checkpoints":
         outcome = "that training begins again"
@@ -68,7 +68,7 @@ def cure(folder: Path) -> str:
     )
 
 
-def done_of(folder: Path, fingerprint: str) -> bytes:
+def done_content(folder: Path, fingerprint: str) -> bytes:
     """The content of ``DONE`` for the files that are in the folder now."""
     lines = "".join(
         f"{file_sha(folder / name)} {(folder / name).stat().st_size} {name}\n"
@@ -185,6 +185,7 @@ def _stage_of(path: Path) -> Path | None:
 
 
 def _listed_entry(path: Path) -> tuple[Path, tuple[str, int] | None]:
+    """The file's stage, and the SHA-256 and size in its ``DONE``; None: it is not listed."""
     stage = None if path.name == NAME else _stage_of(path)
     done = None if stage is None else read_done(stage)
     if stage is None or done is None or done.files is None:

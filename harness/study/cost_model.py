@@ -78,7 +78,7 @@ class Cost:
 def round_disk(run: Run) -> float:
     """GiB that a round's training keeps: adapters alone, or whole weights; 0 without training."""
     card, recipe = find_base(run.base), run.method.recipe
-    return 0.0 if recipe is None else unmerged(card, recipe) or weights(card)
+    return 0.0 if recipe is None else unmerged_gib(card, recipe) or weights_gib(card)
 
 
 def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: float = 180.0) -> Cost:
@@ -97,7 +97,7 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: flo
             measured=(),
             memory=answering_memory(card),
             min_memory=answering_memory(card, WORKING_GIB),
-            disk=weights(card),
+            disk=weights_gib(card),
         )
     entry = METHODS.get(name, Entry(published=run.method, synthetic=run.method))
     rates = {stage: measured_rate(measured, stage, card.name, name) for stage in ("pairs", "train")}
@@ -118,7 +118,7 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: flo
         )
     # Of the rounds' adapters, half as much again for the copy in half precision that the engine
     # multiplies with.
-    adapter_gib, earlier_rounds = unmerged(card, recipe), run.rounds - 1
+    adapter_gib, earlier_rounds = unmerged_gib(card, recipe), run.rounds - 1
 
     def memory(rows: int, working: float) -> float:
         return max(
@@ -169,7 +169,7 @@ def measured_rate(
     return median(method_rates) if method_rates else None
 
 
-def weights(card: BaseCard) -> float:
+def weights_gib(card: BaseCard) -> float:
     """GiB of the weights in the card's precision."""
     return (card.parameters or REFERENCE) * (4 if card.dtype == "float32" else 2) / GIB
 
@@ -177,7 +177,7 @@ def weights(card: BaseCard) -> float:
 def answering_memory(card: BaseCard, working: float = WORKING) -> float:
     """GiB to generate: the weights, and ``working`` for shared images and a batch of answers, each
     half of it. With less the engine takes smaller batches."""
-    return weights(card) + working
+    return weights_gib(card) + working
 
 
 def training_memory(
@@ -204,7 +204,7 @@ def training_memory(
     return (plan.total + SPARE) / GIB
 
 
-def unmerged(card: BaseCard, recipe: Recipe) -> float:
+def unmerged_gib(card: BaseCard, recipe: Recipe) -> float:
     """GiB of a round's adapters and projector in float32, which a base in half precision keeps
     beside its weights; 0 where they are merged or nothing is adapted."""
     if recipe.lora is None or card.dtype == "float32":
@@ -264,7 +264,7 @@ def lines(
     memory = max(row_cost.memory for row_cost in rows.values())
     min_memory = max(row_cost.min_memory for row_cost in rows.values())
     disk = sum(seeds[label] * row_cost.disk for label, row_cost in rows.items())
-    disk += weights(find_base(runs[0].base))
+    disk += weights_gib(find_base(runs[0].base))
     time = f"{total:.1f} GPU-hours" if total >= 0.1 else f"{60 * total:.1f} GPU-minutes"
     return [
         *text,

@@ -159,7 +159,7 @@ class Sena(Method):
         first_answers = self._generate(
             vlm, [record for record in requests if record.kind in kinds], "answer"
         )
-        enhanced_answers = self._enhanced(vlm, pair_requests, first_answers) if self.enhance else {}
+        enhanced_answers = self._enhance(vlm, pair_requests, first_answers) if self.enhance else {}
         rejected_answers = self._generate(vlm, pair_requests, "reject")
         for record in records:
             if isinstance(record, Dropped):
@@ -234,7 +234,7 @@ class Sena(Method):
                     description_key=keys["description"],
                 )
 
-    def _enhanced(
+    def _enhance(
         self, vlm: VLM, requests: Sequence[_Request], first_answers: Mapping[str, Completion]
     ) -> dict[str, Completion]:
         """The replies to the request for a more precise answer than the first."""
