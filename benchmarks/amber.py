@@ -14,7 +14,7 @@ Discriminative: yes/no questions on existence, attributes and relations. As in t
 "no" is the positive class. The metrics ``..._official`` count only the bare words Yes and No.
 
 The metrics ``..._official`` of the generative part find nouns with NLTK's tagger, as the released
-code does. They are there where NLTK and its data are installed (benchmarks/amber_tagger.py).
+code does. They exist where NLTK and its data are installed (benchmarks/amber_tagger.py).
 
 Similar words: the released code also takes a noun for an object if spaCy's vectors of the two have
 a cosine above 0.8. Both are words of ``relation.json``, so the similarities form a finite table. A
@@ -56,13 +56,13 @@ _GENERATIVE = "data/query/query_generative.json"
 _DISCRIMINATIVE = "data/query/query_discriminative.json"
 
 
-def _local(*extra_files: str) -> files.LocalData:
+def _local_data(*extra_files: str) -> files.LocalData:
     source = "github.com/junyangwang0410/AMBER, and its images, linked there, as image/"
     return files.LocalData(name="amber", files=(_ANNOTATIONS, *extra_files, "image"), get=source)
 
 
-GENERATIVE_DATA = _local(_GENERATIVE, _RELATION, _SAFE)
-DISCRIMINATIVE_DATA = _local(_DISCRIMINATIVE)
+GENERATIVE_DATA = _local_data(_GENERATIVE, _RELATION, _SAFE)
+DISCRIMINATIVE_DATA = _local_data(_DISCRIMINATIVE)
 
 
 GENERATIVE: tuple[Metric, ...] = (
@@ -97,19 +97,19 @@ def generative(split: str, limit: int | None, data: Path | None) -> ItemBenchmar
         ValueError: a file or image is missing or broken, or the split is not test.
     """
     folder = GENERATIVE_DATA.folder("amber_g", data)
-    words = _words(folder)
+    words = _read_words(folder)
     items = [
         Item(
             id=id,
             cluster=image.name,
             text=text,
             truth=Annotation(
-                truth=_names(location, annotation, "truth", words),
-                hallu=_names(location, annotation, "hallu", words),
+                truth=_object_names(location, annotation, "truth", words),
+                hallu=_object_names(location, annotation, "hallu", words),
             ),
             load_image=partial(files.open_image, image),
         )
-        for location, id, image, text, annotation in _questions(
+        for location, id, image, text, annotation in _read_questions(
             "amber_g", split, folder, _GENERATIVE
         )
     ]
@@ -121,7 +121,7 @@ def generative(split: str, limit: int | None, data: Path | None) -> ItemBenchmar
         words.safe,
         words.similar,
     )
-    tagged = not amber_tagger.why_missing()
+    tagged = not amber_tagger.missing_reason()
     official = [
         replace(grading.suffixed(metric, "_official"), primary=False) for metric in GENERATIVE
     ]
@@ -133,7 +133,7 @@ def generative(split: str, limit: int | None, data: Path | None) -> ItemBenchmar
         + (f"+{amber_tagger.version()}" if tagged else ""),
         items=kept_items,
         metrics=(*GENERATIVE, *(official if tagged else ())),
-        grade_one=partial(_grade_caption, words, words.known, tagged),
+        grade_one=partial(_grade_caption, words, words.vocabulary, tagged),
         max_new_tokens=512,
     )
 
@@ -146,7 +146,7 @@ def discriminative(split: str, limit: int | None, data: Path | None) -> ItemBenc
     """
     folder = DISCRIMINATIVE_DATA.folder("amber_d", data)
     items = []
-    for location, id, image, text, annotation in _questions(
+    for location, id, image, text, annotation in _read_questions(
         "amber_d", split, folder, _DISCRIMINATIVE
     ):
         kind = _KIND[files.one_of(location, annotation.get("type"), _KIND, "type")]
@@ -185,19 +185,19 @@ def discriminative(split: str, limit: int | None, data: Path | None) -> ItemBenc
 
 
 def _grade_caption(
-    words: Words, known: frozenset[str], tagged: bool, item: Item[Annotation], caption: str
+    words: Words, vocabulary: frozenset[str], tagged: bool, item: Item[Annotation], caption: str
 ) -> Grade:
     """``value`` is 1 for a description without hallucinated noun, else 0. ``tagged``: whether
     AMBER's own nouns are counted, too; its script counts an empty description as one without
     hallucination."""
     truth, official = item.truth, dict[str, float]()
     if tagged:
-        counts, _ = _counts(words, truth, amber_tagger.nouns(caption, known))
+        counts, _ = _count_nouns(words, truth, amber_tagger.nouns(caption, vocabulary))
         official = grading.suffixed_counts(counts, "_official")
     if not caption.strip():
         return grading.unscored(item, "empty caption", official)
-    nouns = words.nouns(caption, known)
-    counts, invented = _counts(words, truth, nouns)
+    nouns = words.nouns(caption, vocabulary)
+    counts, invented = _count_nouns(words, truth, nouns)
     return Grade(
         question=item.id,
         cluster=item.cluster,
@@ -209,7 +209,7 @@ def _grade_caption(
     )
 
 
-def _counts(
+def _count_nouns(
     words: Words, truth: Annotation, nouns: Sequence[str]
 ) -> tuple[dict[str, float], list[str]]:
     """The counts of a description's nouns, and those that are hallucinated."""
@@ -264,7 +264,7 @@ def _grade_question(item: Item[Statement], answer: str) -> Grade:
     )
 
 
-def _questions(
+def _read_questions(
     name: str, split: str, folder: Path, query: str
 ) -> list[tuple[str, str, Path, str, Mapping[str, Any]]]:
     """Each question as (place in the file, id, image, text, its annotation)."""
@@ -294,7 +294,7 @@ def _questions(
     return list(questions.values())
 
 
-def _words(folder: Path) -> Words:
+def _read_words(folder: Path) -> Words:
     """``relation.json``, ``safe_words.txt`` and, if it exists, ``similar.json``."""
     similar = folder / "similar.json"
     similar_words = _word_lists(similar) if similar.exists() else {}
@@ -312,7 +312,7 @@ def _word_lists(path: Path) -> dict[str, tuple[str, ...]]:
     return {word: tuple(map(str, words)) for word, words in table.items()}
 
 
-def _names(
+def _object_names(
     location: str, annotation: Mapping[str, Any], field: str, words: Words
 ) -> tuple[str, ...]:
     names = annotation.get(field)

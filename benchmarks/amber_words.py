@@ -46,17 +46,17 @@ class Words:
     similar: Mapping[str, frozenset[str]]
 
     @property
-    def known(self) -> frozenset[str]:
+    def vocabulary(self) -> frozenset[str]:
         words = (word for words in self.relation.values() for word in words)
         return frozenset(self.relation) | frozenset(words)
 
-    def nouns(self, caption: str, known: frozenset[str]) -> list[str]:
+    def nouns(self, caption: str, vocabulary: frozenset[str]) -> list[str]:
         """The known nouns of a caption in the singular, with repetitions."""
         tokens = _PART.findall(caption)
         triples = zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False)
         words = (word for before, word, after in triples if is_noun(before.lower(), word, after))
-        singular = (known_form(word, known) for word in words)
-        return [word for word in singular if word in known]
+        singular = (known_form(word, vocabulary) for word in words)
+        return [word for word in singular if word in vocabulary]
 
     def index_by_word(self, objects: Sequence[str]) -> dict[str, int]:
         """Every word that names one of the objects -> the place of the first object that it names;
@@ -70,7 +70,8 @@ class Words:
         return indices
 
     def nearest(self, noun: str, words: Mapping[str, int]) -> int | None:
-        """The object of the first word that is the noun or similar to it."""
+        """The index of the object that the noun names: that of the first word in ``words`` that is
+        the noun or similar to it."""
         similar_words = self.similar.get(noun, frozenset())
         return next(
             (index for word, index in words.items() if word == noun or word in similar_words), None

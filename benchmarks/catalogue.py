@@ -127,10 +127,12 @@ def _unknown_benchmark(name: str, synthetic: bool) -> str:
     """The message for an unknown benchmark: near names first, those for the base's kind before
     others."""
     lowered = name.lower()
-    near = [known for known in BENCHMARKS if lowered in known or known in lowered]
-    near = near or difflib.get_close_matches(lowered, list(BENCHMARKS), n=1, cutoff=0.5)
-    near.sort(key=lambda known: known.startswith("synthetic_") != synthetic)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    near_names = [
+        candidate for candidate in BENCHMARKS if lowered in candidate or candidate in lowered
+    ]
+    near_names = near_names or difflib.get_close_matches(lowered, list(BENCHMARKS), n=1, cutoff=0.5)
+    near_names.sort(key=lambda candidate: candidate.startswith("synthetic_") != synthetic)
+    hint = f"did you mean {' or '.join(map(repr, near_names))}? " if near_names else ""
     kits = (f"{kit}:<{kind}>" for kit, (kind, _) in TOOLKITS.items())
     return f"There is no benchmark {name!r}; {hint}Known: {', '.join([*BENCHMARKS, *kits])}."
 
@@ -144,6 +146,6 @@ def _unread_folder(name: str, benchmarks: Sequence[str], data_names: Sequence[st
             f" {' and '.join(benchmarks)} {'is' if len(benchmarks) == 1 else 'are'} asked for;"
             " leave it out, or add such a benchmark."
         )
-    near = difflib.get_close_matches(name, data_names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    near_names = difflib.get_close_matches(name, data_names, n=1, cutoff=0.5)
+    hint = f"did you mean {near_names[0]!r}? " if near_names else ""
     return f"There is no local data {name!r}; {hint}Known: {', '.join(data_names) or 'none'}."

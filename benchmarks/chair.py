@@ -47,10 +47,10 @@ class Official:
 
     def counts(self, item: Item[frozenset[str]], caption: str) -> dict[str, float]:
         mentions = [category for category, _, _ in self.reader.mention_spans(caption)]
-        return grading.suffixed_counts(_counts(mentions, self.truth[item.id]), "_official")
+        return grading.suffixed_counts(_mention_counts(mentions, self.truth[item.id]), "_official")
 
 
-def _counts(mentions: Sequence[str], truth: frozenset[str]) -> dict[str, float]:
+def _mention_counts(mentions: Sequence[str], truth: frozenset[str]) -> dict[str, float]:
     invented = sum(category not in truth for category in mentions)
     return {
         "captions": 1.0,
@@ -119,7 +119,7 @@ def _grade(
         truth=", ".join(sorted(item.truth)),
         wrong=tuple((start, end) for _, start, end in invented) if same_length else (),
         counts={
-            **_counts(mentions, item.truth),
+            **_mention_counts(mentions, item.truth),
             "found": float(len(distinct & item.truth)),
             "truth": float(len(item.truth)),
             "words": float(len(_WORD.findall(caption))),

@@ -90,7 +90,7 @@ class Pace:
         raise Stopped
 
     def hold(self, seconds: float) -> None:
-        """Start no request for so long."""
+        """Start no request for this many seconds."""
         with self._lock:
             self._next = max(self._next, self._clock() + seconds)
 
@@ -213,7 +213,7 @@ def _send(url: str, body: Mapping[str, Any], key: str | None, timeout: float, ro
 
 def _refusal(role: str, response: httpx2.Response, content: bytes, key: str | None) -> Exception:
     """What a status other than success means: another try, or the end."""
-    message, code = _message(content, key)
+    message, code = _error_message(content, key)
     status = response.status_code
     if status in (401, 403):  # the message may show a part of the key
         return ValueError(
@@ -229,7 +229,7 @@ def _refusal(role: str, response: httpx2.Response, content: bytes, key: str | No
     return ValueError(f"{role} refuses the request (status {status}): {message}.")
 
 
-def _message(content: bytes, key: str | None) -> tuple[str, str | None]:
+def _error_message(content: bytes, key: str | None) -> tuple[str, str | None]:
     """The server's own words about an error, and its code for it."""
     try:
         error = json.loads(content)["error"]

@@ -59,7 +59,7 @@ DOUBLE_WORDS: dict[str, str] = (
     }
 )
 """Two singular words that the released code reads as one -> that word ("glass" becomes "glas")."""
-MENDED: dict[str, str] = {"ties": "tie"}
+EXTRA_SINGULARS: dict[str, str] = {"ties": "tie"}
 """Plurals of the list that the spelling rules miss -> singular."""
 _TOKEN = re.compile(r"(?:(?!--|\.\.)[^\s,:;@#$%&?!()\[\]{}<>\"“”‘’«»„`…])+")
 _CLITIC = re.compile(r"(?<=[^'])(?:'(?:s|m|d|ll|re|ve)?|n't)$")
@@ -107,7 +107,7 @@ class CaptionReader:
             return singular(word)
         if word.endswith("bus") and word in self.categories:
             return word
-        return MENDED.get(word) or singular(word)
+        return EXTRA_SINGULARS.get(word) or singular(word)
 
 
 def tokens(caption: str) -> Iterator[tuple[str, int, int]]:
@@ -219,7 +219,7 @@ def _choose_images(folder: Path, split: str, ids: list[str]) -> list[tuple[str, 
         start = IMAGES if split == "dev" else 0
         return [(location, id) for id in order[start : start + IMAGES]]
     all_ids = set(ids)
-    listed: dict[str, str] = {}
+    listed_locations: dict[str, str] = {}
     for line_location, line in files.read_lines(list_file):
         id = line.strip()
         if id not in all_ids:
@@ -227,12 +227,14 @@ def _choose_images(folder: Path, split: str, ids: list[str]) -> list[tuple[str, 
                 f"{line_location}: {id!r} is not the id of an image of val2014; give one number a"
                 " line."
             )
-        if id in listed:
-            raise ValueError(f"{line_location}: the image {id} is a duplicate of {listed[id]}.")
-        listed[id] = line_location
+        if id in listed_locations:
+            raise ValueError(
+                f"{line_location}: the image {id} is a duplicate of {listed_locations[id]}."
+            )
+        listed_locations[id] = line_location
     if split == "test":
-        return [(line_location, id) for id, line_location in listed.items()]
-    return [(location, id) for id in order if id not in listed][:IMAGES]
+        return [(line_location, id) for id, line_location in listed_locations.items()]
+    return [(location, id) for id in order if id not in listed_locations][:IMAGES]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,16 +253,16 @@ def _val2014(folder: Path) -> _Val2014:
     outlined: dict[str, set[str]] = {}
     references: dict[str, list[str]] = {}
     try:
-        images = {_id(image["id"]): str(image["file_name"]) for image in content["images"]}
+        images = {_image_id(image["id"]): str(image["file_name"]) for image in content["images"]}
         if len(images) < len(content["images"]):
             raise files.broken(f"{instances}: an image id occurs twice")
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
         for outline in content["annotations"]:
-            id = _id_among(images, outline["image_id"], f"{instances}: an outline")
+            id = _listed_image_id(images, outline["image_id"], f"{instances}: an outline")
             categories = outlined.setdefault(id, set())
             categories.add(names[outline["category_id"]])
         for caption in _read_lists(captions, "annotations")["annotations"]:
-            id = _id_among(images, caption["image_id"], f"{captions}: a caption")
+            id = _listed_image_id(images, caption["image_id"], f"{captions}: a caption")
             if not isinstance(text := caption["caption"], str):
                 raise files.broken(f"{captions}: a caption of the image {id} is {text!r}, no text")
             references.setdefault(id, []).append(text)
@@ -273,16 +275,16 @@ def _val2014(folder: Path) -> _Val2014:
     )
 
 
-def _id(value: object) -> str:
+def _image_id(value: object) -> str:
     """An image id as text; COCO's are whole numbers."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"a whole number as image id (it is {value!r})")
     return str(value)
 
 
-def _id_among(images: Mapping[str, str], value: object, subject: str) -> str:
+def _listed_image_id(images: Mapping[str, str], value: object, subject: str) -> str:
     """The image id of an outline or caption; what belongs to no image would lower the truth."""
-    if (id := _id(value)) not in images:
+    if (id := _image_id(value)) not in images:
         raise files.broken(
             f"{subject} is of the image {id}, which is not among the images of val2014"
         )

@@ -64,14 +64,14 @@ class LocalData:
         return data
 
     def file(self, folder: Path, pattern: str) -> Path:
-        """The first file that matches the pattern with this beginning."""
+        """The file in ``folder`` of the entry of ``files`` that begins with ``pattern``."""
         return _first_matches(
             folder, next(file for file in self.files if file.startswith(pattern))
         )[0]
 
 
 def _first_matches(folder: Path, patterns: str) -> list[Path]:
-    """What matches the first of the alternative patterns that anything matches."""
+    """The files that match the first of the alternative patterns that matches any file."""
     matches = (sorted(folder.glob(pattern)) for pattern in patterns.split("|"))
     return next(filter(None, matches), [])
 

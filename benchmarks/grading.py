@@ -123,8 +123,8 @@ def check_answers(answers: Iterable[str], questions: Iterable[str]) -> None:
     Raises:
         ValueError: an answer belongs to none of these questions.
     """
-    known = set(questions)
-    if unknown := [id for id in answers if id not in known]:
+    question_ids = set(questions)
+    if unknown := [id for id in answers if id not in question_ids]:
         raise ValueError(
             f"There is no question {unknown[0]!r} for an answer ({len(unknown)} such answers);"
             " grade the answers of this benchmark, split and limit."

@@ -44,7 +44,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class SentImage:
-    """A PNG image; ``name`` is made of its content, so it stands for it in the fingerprint."""
+    """A PNG image; ``name`` is derived from the content and represents it in the fingerprint."""
 
     name: str
     read: Callable[[], bytes]
@@ -103,7 +103,7 @@ class Judge:
         recorded, by_key = judgements.read(self.recording), self._by_key(requests)
         if any(key not in recorded for key in by_key):
             secret = self._secret()
-            with judgements.writing(self.recording, self.tell) as writer:
+            with judgements.open_writer(self.recording, self.tell) as writer:
                 # Another process may have judged in the meantime.
                 recorded = judgements.read(self.recording)
                 missing = {key: request for key, request in by_key.items() if key not in recorded}
@@ -114,7 +114,7 @@ class Judge:
                 self.tell(f"{self.role} {name}: {cost}{images}")
                 replies = self._send(missing, secret, writer)
                 recorded |= replies
-                spent = cost_in_words(self._spent(list(replies.values())))
+                spent = cost_in_words(self._cost_of(list(replies.values())))
                 self.tell(f"{self.role} {name}: asked {spent}")
         for key in by_key:
             self._check_model(recorded[key])  # anybody can write a recording
@@ -162,8 +162,12 @@ class Judge:
         """The fingerprint of a request: all that is sent, the model that must reply, and the number
         of the repeat. The address is left out, so a recording is valid on another machine."""
         pinned = self.settings.pinned_model
-        sent = {**self._body(request, image_content=False), "version": pinned, "repeat": repeat}
-        return hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
+        hashed_fields = {
+            **self._body(request, image_content=False),
+            "version": pinned,
+            "repeat": repeat,
+        }
+        return hashlib.sha256(json.dumps(hashed_fields, sort_keys=True).encode()).hexdigest()
 
     def _by_key(self, requests: Sequence[JudgeRequest]) -> dict[str, tuple[JudgeRequest, int]]:
         """Fingerprint -> (request, repeat); equal prompts are sent once."""
@@ -234,7 +238,7 @@ class Judge:
                 f"The {self.role} is pinned to {pinned!r}, but it {problem}; give the right name."
             )
 
-    def _spent(self, replies: Sequence[Reply]) -> Cost:
+    def _cost_of(self, replies: Sequence[Reply]) -> Cost:
         """The cost of these replies, as the server counted."""
         tokens_in = sum(reply.tokens_in or 0 for reply in replies)
         tokens_out = sum(reply.tokens_out or 0 for reply in replies)
@@ -255,16 +259,16 @@ class Judge:
         return (tokens_in * price_in + tokens_out * price_out) / 1e6
 
 
-def cost_in_words(cost: Cost, about: str = "", most: str = "") -> str:
+def cost_in_words(cost: Cost, estimate_word: str = "", bound_word: str = "") -> str:
     """ "96 requests (4 recorded already), about 61,000 tokens in, at most 49,152 out, at most 0.70
     at the given prices"."""
     words = f"{cost.requests:,} request{'' if cost.requests == 1 else 's'}"
     words += f" ({cost.recorded:,} recorded already)" if cost.recorded else ""
-    words += f", {about} {cost.tokens_in:,} tokens in, {most} {cost.tokens_out:,} out"
+    words += f", {estimate_word} {cost.tokens_in:,} tokens in, {bound_word} {cost.tokens_out:,} out"
     if cost.uncounted:
         words += f"; the server did not count {cost.uncounted:,} of them"
     if cost.price is not None:
-        words += f", {most} {cost.price:,.2f} at the given prices"
+        words += f", {bound_word} {cost.price:,.2f} at the given prices"
     return " ".join(words.split()).replace(" ,", ",")
 
 

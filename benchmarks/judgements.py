@@ -104,7 +104,7 @@ class Writer:
 
 
 @contextmanager
-def writing(path: Path, tell: Callable[[str], None]) -> Iterator[Writer]:
+def open_writer(path: Path, tell: Callable[[str], None]) -> Iterator[Writer]:
     """The recording, open for writing by this process alone. It waits for another process that
     judges with the same recording.
 

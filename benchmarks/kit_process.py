@@ -42,7 +42,7 @@ def run(
     request: Mapping[str, Any],
     environment: Mapping[str, str],
 ) -> Any:
-    """Run ``command FOLDER`` in ``folder`` on the request; the reply.
+    """Run ``command FOLDER`` in ``folder`` on the request, and return the reply.
 
     Raises:
         ValueError: the program failed; its last words are in the sentence.

@@ -109,7 +109,7 @@ def _parse_row(
 
 def _rotations(index: int, rows: Mapping[int, Row], make_all: bool) -> Iterator[Item[Choice]]:
     """The rotation in this row; ``make_all``: all rotations of the question, made from it."""
-    options, answer = _options(*rows[index])
+    options, answer = _read_options(*rows[index])
     for shift in range(len(options) if make_all else 1):
         rotation = index // ROTATION_OFFSET + shift
         yield _item(
@@ -117,7 +117,7 @@ def _rotations(index: int, rows: Mapping[int, Row], make_all: bool) -> Iterator[
         )
 
 
-def _options(location: str, row: Mapping[str, str]) -> tuple[list[str], int]:
+def _read_options(location: str, row: Mapping[str, str]) -> tuple[list[str], int]:
     """The options, and the place of the right one."""
     options = [row[letter].strip() for letter in LETTERS if row.get(letter, "").strip()]
     letters, answer = LETTERS[: len(options)], row["answer"].strip()

@@ -37,7 +37,7 @@ SUBTASKS: Mapping[str, tuple[str, ...]] = {
         "commonsense_reasoning numerical_calculation text_translation code_reasoning".split()
     ),
 }
-TOTAL_OF_TASK = {task: part for part, tasks in SUBTASKS.items() for task in tasks}
+TOTAL_OF_TASK = {task: total for total, tasks in SUBTASKS.items() for task in tasks}
 DATA = files.LocalData(
     name="mme",
     files=tuple(TOTAL_OF_TASK),

@@ -85,9 +85,9 @@ _ENDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
 "boxes"."""
 
 
-def known_form(word: str, known: Collection[str]) -> str:
+def known_form(word: str, vocabulary: Collection[str]) -> str:
     """The word, or its singular if the singular alone is known."""
-    if word in known:
+    if word in vocabulary:
         return word
     singulars = [IRREGULAR.get(word, "")]
     singulars += [
@@ -96,4 +96,4 @@ def known_form(word: str, known: Collection[str]) -> str:
         if word.endswith(ending)
         for single in singles
     ]
-    return next((single for single in singulars if single in known), word)
+    return next((single for single in singulars if single in vocabulary), word)

@@ -240,8 +240,8 @@ class ViaLmmsEval:
                 {**variables, **(environment or {})},
             )
         except ValueError as error:
-            where = f" (data: {self.data})" if self.data is not None else ""
-            raise ValueError(f"lmms_eval:{self.task}{where}: {error}") from error
+            data_note = f" (data: {self.data})" if self.data is not None else ""
+            raise ValueError(f"lmms_eval:{self.task}{data_note}: {error}") from error
 
 
 def _grade(row: Row, reading: Reading, answer: str | None) -> Grade:
@@ -258,7 +258,7 @@ def _grade(row: Row, reading: Reading, answer: str | None) -> Grade:
         cluster=row["cluster"],
         value=value,
         read_as=reading.read_as,
-        why="; ".join(part for part in (why, note) if part),
+        why="; ".join(text for text in (why, note) if text),
         counts=reading.counts,
         truth=reading.truth or row["target"],
     )

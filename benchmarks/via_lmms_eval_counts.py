@@ -73,7 +73,7 @@ def means(metrics: Sequence[Mapping[str, Any]]) -> Counting:
         if "submission" in name:  # a file for a server that scores
             continue
         is_mean = entry.get("aggregation", "mean") == "mean"
-        column = columns[name] = plain(name) if is_mean else f"{plain(name)}_mean"
+        column = columns[name] = column_name(name) if is_mean else f"{column_name(name)}_mean"
         better: Direction = "higher" if entry.get("higher_is_better", True) else "lower"
         is_first = not our_metrics
         our_metrics.append(
@@ -114,7 +114,7 @@ def check(
     our_values = {metric.name: metric_value(metric, sums) for metric in counting.metrics}
     other_totals = counting.totals(sums)
     for name, total in totals.items():
-        ratio_of_sums = our_values.get(plain(name))
+        ratio_of_sums = our_values.get(column_name(name))
         value = other_totals.get(name) if ratio_of_sums is None else ratio_of_sums * counting.scale
         if value is not None and abs(value - total) > counting.tolerance * max(1.0, abs(total)):
             raise ValueError(
@@ -124,6 +124,6 @@ def check(
             )
 
 
-def plain(name: str) -> str:
+def column_name(name: str) -> str:
     """The metric's name as a column name; MMStar's names contain spaces."""
     return name.replace(" ", "_").replace("&", "and")

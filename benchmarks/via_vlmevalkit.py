@@ -152,7 +152,9 @@ class ViaVlmevalkit:
         circular = self.family.circular
         if circular:
             indices = {row.index for row in rows}
-            strays = [row for row in rows if not row.index.isdigit() or _group(row) not in indices]
+            strays = [
+                row for row in rows if not row.index.isdigit() or _group_index(row) not in indices
+            ]
             if strays:
                 raise ValueError(
                     f"{strays[0].location}: the index {strays[0].index} is no rotation of a"
@@ -163,8 +165,8 @@ class ViaVlmevalkit:
         kept_clusters = set(grading.shuffled({row.cluster for row in rows}, "limit")[: self.limit])
         kept_rows = [row for row in rows if row.cluster in kept_clusters]
         if circular:
-            groups = {_group(row) for row in kept_rows}
-            kept_rows = [row for row in rows if _group(row) in groups]
+            groups = {_group_index(row) for row in kept_rows}
+            kept_rows = [row for row in rows if _group_index(row) in groups]
         return tuple(kept_rows)
 
     def questions(self) -> Iterator[Question]:
@@ -302,7 +304,7 @@ class ViaVlmevalkit:
         return kit_totals
 
 
-def _group(row: Row) -> str:
+def _group_index(row: Row) -> str:
     """The index of the question of which the row is a rotation."""
     return row.cells.get("g_index") or str(int(row.index) % _ROTATION_OFFSET)
 
@@ -317,7 +319,7 @@ def _skipped_rows(
         return missing
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
-        groups[_group(row)].append(row.index)
+        groups[_group_index(row)].append(row.index)
     incomplete: dict[str, str] = {}
     for indices in groups.values():
         if count := sum(index in missing for index in indices):

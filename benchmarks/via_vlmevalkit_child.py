@@ -126,7 +126,9 @@ def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     read_back = load(file)
     if [str(index) for index in read_back["index"]] != list(answers):
         raise SystemExit("the kit does not read its own answer file back row by row")
-    seen = {index: str(text) for index, text in zip(answers, read_back["prediction"], strict=True)}
+    kit_answers = {
+        index: str(text) for index, text in zip(answers, read_back["prediction"], strict=True)
+    }
     model = request["judge"] or "exact_matching"
     if model != "exact_matching":
         from vlmeval.dataset.utils import build_judge
@@ -135,7 +137,7 @@ def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
             raise SystemExit(
                 f"the judge {model} does not answer; the kit would go on with exact matching"
             )
-    own_circular_file(folder)
+    isolate_circular_file(folder)
     totals, problem = None, ""
     try:
         totals = table_rows(data.evaluate(file, model=model, nproc=1))
@@ -143,10 +145,10 @@ def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     except (KeyError, IndexError, AssertionError) as error:
         problem = f"{type(error).__name__}: {error}"
     rows = READERS[request["family"]](table, file, data, model)
-    return {"rows": rows, "seen": seen, "totals": totals, "trouble": problem}
+    return {"rows": rows, "seen": kit_answers, "totals": totals, "trouble": problem}
 
 
-def own_circular_file(folder: Path) -> None:
+def isolate_circular_file(folder: Path) -> None:
     """Put the table of the kit's circular evaluation into the folder. The kit writes it to
     ``/tmp/<the second>.tsv``, where two gradings in one second would read each other's."""
     from vlmeval.dataset.utils import multiple_choice

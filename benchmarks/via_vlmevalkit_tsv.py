@@ -24,7 +24,7 @@ MAX_SHOWN = 5
 LONGEST_REFERENCE = 64
 """An image cell of at most so many characters is the index of the row that holds the image."""
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-"""Of too many pixels; the warning is an error where pools are read."""
+"""PIL's errors for too many pixels; the warning is an error where pools are read."""
 _INDEX = re.compile(r"[\w.-]+")
 _CODE_NODES = (
     ast.Call,

@@ -65,11 +65,11 @@ class Control(Method):
         """All pairs of a round as this control trains on them, in the same order. Keys, items,
         kinds and prompts stay."""
         if self.kind == "shuffled":
-            return [_shuffled(pair, seed) for pair in pairs]
+            return [_shuffle_preference(pair, seed) for pair in pairs]
         return random_rejected(pairs, seed) if self.kind == "random_rejected" else list(pairs)
 
 
-def _shuffled(pair: PreferencePair, seed: int) -> PreferencePair:
+def _shuffle_preference(pair: PreferencePair, seed: int) -> PreferencePair:
     """Chosen and rejected swapped by a coin of the pair's key. SENA's alignment term of an aligned
     pair then acts on the answer that is chosen now."""
     swapped = coin_flip(f"{seed}/shuffled/{pair.key}")

@@ -26,12 +26,12 @@ class Limit:
     holds: Callable[[Any], bool]
 
 
-def at_least(least: float) -> Limit:
-    return Limit(f"of at least {least}", lambda value: value >= least)
+def at_least(bound: float) -> Limit:
+    return Limit(f"of at least {bound}", lambda value: value >= bound)
 
 
-def at_most(most: float) -> Limit:
-    return Limit(f"at most {most}", lambda value: value <= most)
+def at_most(bound: float) -> Limit:
+    return Limit(f"at most {bound}", lambda value: value <= bound)
 
 
 def above(bound: float) -> Limit:

@@ -57,20 +57,20 @@ def noisy_scene(scene: Scene, strength: float = 1.0) -> Scene:
     Absent companions of lone things are added at ``strength`` times their prior. Untypical colours
     become typical ones at ``strength`` times ``COLOUR_NOISE``. Strength 0 is the truth."""
     rng = Random(f"told {scene.id}")
-    free = scene.free()
+    free = scene.free_cells()
     things = [
         replace(thing, colour=_noisy_colour(thing, rng.random(), strength))
         for thing in scene.things
     ]
-    for thing in scene.lone():
+    for thing in scene.lone_things():
         draw, position = rng.random(), rng.random()
         if draw >= strength * PRIOR[thing.category] or not free:
             continue
         companion = COMPANION[thing.category]
-        near = sorted(
+        nearest_cells = sorted(
             free, key=lambda cell: (abs(cell // 3 - thing.row) + abs(cell % 3 - thing.column), cell)
         )[:2]
-        cell = near[int(position * len(near))]
+        cell = nearest_cells[int(position * len(nearest_cells))]
         free.remove(cell)
         things.append(thing_in(cell, companion, TYPICAL_COLOUR[companion]))
     return replace(scene, things=mention_order(things))
@@ -103,7 +103,7 @@ def with_article(word: str) -> str:
     return f"{'an' if word[0] in 'aeiou' else 'a'} {word}"
 
 
-def side(a: Thing, b: Thing) -> str | None:
+def relative_side(a: Thing, b: Thing) -> str | None:
     """Where ``a`` is seen from ``b`` if they share a row or a column; None: ambiguous."""
     if a.row == b.row:
         return "left" if a.column < b.column else "right"
@@ -141,7 +141,7 @@ def question(scene: Scene, kind: str, rng: Random) -> SceneQuestion | None:
         # As in POPE: present, expected but absent, or any.
         pools = [
             sorted(scene.categories),
-            [COMPANION[thing.category] for thing in scene.lone()],
+            [COMPANION[thing.category] for thing in scene.lone_things()],
             list(CATEGORIES),
         ]
         pool = rng.choices(pools, weights=(45, 25, 30))[0]
@@ -186,7 +186,7 @@ def _count_question(scene: Scene, rng: Random) -> SceneQuestion:
 
 def _relation_question(scene: Scene, rng: Random) -> SceneQuestion | None:
     """Where a thing is seen from another in its row or column."""
-    sides = [(a, b, side(a, b)) for a in scene.things for b in scene.things if a is not b]
+    sides = [(a, b, relative_side(a, b)) for a in scene.things for b in scene.things if a is not b]
     unambiguous = [(a, b, direction) for a, b, direction in sides if direction is not None]
     if not unambiguous:
         return None
@@ -200,12 +200,12 @@ def _relation_question(scene: Scene, rng: Random) -> SceneQuestion | None:
 def unanswerable(scene: Scene, rng: Random) -> str:
     """A question that presupposes something absent (half the time an expected companion)."""
     absent = [name for name in CATEGORIES if name not in scene.categories]
-    expected = [COMPANION[thing.category] for thing in scene.lone()]
+    expected = [COMPANION[thing.category] for thing in scene.lone_things()]
     category = rng.choice(expected) if expected and rng.random() < 0.5 else rng.choice(absent)
     row, column = rng.randrange(3), rng.randrange(3)
     kind = rng.choice(("colour", "place", "relation", "what"))
     if kind == "what":
-        place = place_name(rng.choice(scene.free()))
+        place = place_name(rng.choice(scene.free_cells()))
         return rng.choice((f"what is at the {place} ?", f"which thing is at the {place} ?"))
     if kind == "relation":
         other = rng.choice(scene.things).category

@@ -116,7 +116,7 @@ def pope_probes(truth: Scene) -> list[tuple[str, str, bool]]:
     present = [thing.category for thing in truth.things]
     rng.shuffle(present)
     absent = [category for category in popularity() if category not in truth.categories]
-    expected = [COMPANION[thing.category] for thing in truth.lone()]
+    expected = [COMPANION[thing.category] for thing in truth.lone_things()]
     pools = {"random": sorted(absent), "popular": absent[:POPULAR_CHOICE], "adversarial": expected}
     probes = []
     for index, (setting, pool) in enumerate(pools.items()):

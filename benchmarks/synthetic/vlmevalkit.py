@@ -106,8 +106,8 @@ def options_of(id: str, kind: str, answer: str) -> list[str]:
     """The right answer and three others of its kind, in an order that depends on the question's id
     alone."""
     rng = Random(f"options {id}")
-    others = [choice for choice in _CHOICES[kind] if choice != answer]
-    options = [answer, *rng.sample(others, OPTIONS - 1)]
+    wrong_options = [choice for choice in _CHOICES[kind] if choice != answer]
+    options = [answer, *rng.sample(wrong_options, OPTIONS - 1)]
     rng.shuffle(options)
     return options
 

@@ -86,13 +86,13 @@ def _integers(value: Any) -> Any:
 
 def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """One line per field that differs, such as ``method.noise_step: 420 stored, 600 requested``."""
-    a, b = flat(stored), flat(requested)
+    stored_fields, requested_fields = flat(stored), flat(requested)
     lines = []
-    for key in [*a, *(key for key in b if key not in a)]:
-        left, right = a.get(key, _ABSENT), b.get(key, _ABSENT)
+    for key in [*stored_fields, *(key for key in requested_fields if key not in stored_fields)]:
+        old, new = stored_fields.get(key, _ABSENT), requested_fields.get(key, _ABSENT)
         # 1 and 1.0 are the same setting; True and 1 are not.
-        if left != right or isinstance(left, bool) != isinstance(right, bool):
-            lines.append(f"{key}: {_short(left)} stored, {_short(right)} requested")
+        if old != new or isinstance(old, bool) != isinstance(new, bool):
+            lines.append(f"{key}: {_short(old)} stored, {_short(new)} requested")
     return lines
 
 

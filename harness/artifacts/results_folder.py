@@ -41,11 +41,12 @@ _FILE_SYSTEM = {
     *(errno.EINVAL, errno.EIO, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP),
     *(errno.EBUSY, errno.EXDEV, errno.ESTALE, errno.ETIMEDOUT, errno.ENAMETOOLONG, errno.ELOOP),
 }
-"""Of a failing disk, a network file system, or one without flushing, renaming or locks."""
+"""Errors of a failing disk, of a network file system, or of one that cannot flush, rename or
+lock."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._=,+-]*")
 ANSWERS_PREFIX = "answers:"
-"""In study.json, begins the base of a row of another program's answers; their folder follows. In
-an identity it stands alone, because the place does not count."""
+"""The base of a row of another program's answers is this prefix and their folder. In an identity
+it stands alone, because the place does not count."""
 
 
 def check_name(kind: str, name: object) -> None:
@@ -308,7 +309,7 @@ class Stage:
         if done is not None and done.files is not None:
             if done.fingerprint != fingerprint(stored):
                 raise UserError(f"{path} is not the one that DONE names; {cure(self.folder)}")
-            check_files(self.folder, every=False)
+            check_files(self.folder, read_large=False)
 
     def differs_only_in(self, field: str) -> bool:
         """Whether the stored identity differs from this one in ``field`` and nothing else."""
@@ -337,7 +338,7 @@ class Stage:
         """Write the record, if there is one, and then ``DONE``, which lists the stage's files."""
         if record is not None:
             write_json(self.folder / "record.json", record)
-        done = stored_files.done_of(self.folder, fingerprint(self.identity))
+        done = stored_files.done_content(self.folder, fingerprint(self.identity))
         write_bytes(self.folder / "DONE", done)
 
     def reuse(self, source: Path, out: Path) -> None:

@@ -37,8 +37,8 @@ PATTERNS = (
 """The files that later stages, tables, figures and resumed trainings read, relative to the stage's
 folder."""
 UNLISTED = ("README.md", "selfsight.yaml", "reference.jsonl")
-"""A model card and the results beside it are written later; the cache serves the unfinished
-training alone."""
+"""The model card and the results beside it are written later; the cache of the reference's
+log-probabilities is used only until the training is finished."""
 
 _FIRST = re.compile(r"([0-9a-f]{64})(?: ([0-9a-f]{64}))?")
 _DEPTH = 3
@@ -56,7 +56,7 @@ class Done:
 
 
 def cure(folder: Path) -> str:
-    """The end of a sentence about broken files in a stage's folder: nothing else is lost by it."""
+    """How to mend broken files in a stage's folder; it ends the sentence of an error."""
     outcome = "that stage alone is done again"
     if folder.parent.name == "checkpoints":
         outcome = "that training begins again"
@@ -66,7 +66,7 @@ def cure(folder: Path) -> str:
     )
 
 
-def done_of(folder: Path, fingerprint: str) -> bytes:
+def done_content(folder: Path, fingerprint: str) -> bytes:
     """The content of ``DONE`` for the files that are in the folder now."""
     lines = "".join(
         f"{file_sha(folder / name)} {(folder / name).stat().st_size} {name}\n"
@@ -183,6 +183,7 @@ def _stage_of(path: Path) -> Path | None:
 
 
 def _listed_entry(path: Path) -> tuple[Path, tuple[str, int] | None]:
+    """The file's stage, and the SHA-256 and size in its ``DONE``; None: it is not listed."""
     stage = None if path.name == NAME else _stage_of(path)
     done = None if stage is None else read_done(stage)
     if stage is None or done is None or done.files is None:
@@ -203,12 +204,14 @@ def file_sha(path: Path) -> str:
 _hashed: dict[tuple[int, int, int, int], str] = {}
 
 
-def problems(folder: Path, *, every: bool = True, below: str = "") -> Iterator[tuple[Path, str]]:
+def problems(
+    folder: Path, *, read_large: bool = True, below: str = ""
+) -> Iterator[tuple[Path, str]]:
     """Each broken file of a finished stage, with a sentence's beginning.
 
     Args:
-        every: False: images and weights are not read (they are compared when they are used), and
-            may be missing; their sizes are compared.
+        read_large: False: images and weights may be missing, and of those that are there only
+            the size is compared; their content is compared when they are used.
         below: only files whose name begins so, such as ``model/``.
 
     Raises:
@@ -226,10 +229,10 @@ def problems(folder: Path, *, every: bool = True, below: str = "") -> Iterator[t
                 yield path, f"{path} is no plain file"
             elif status.st_size != size:
                 yield path, _changed(path, status.st_size, size)
-            elif (every or not large) and file_sha(path) != sha:
+            elif (read_large or not large) and file_sha(path) != sha:
                 yield path, _changed(path, size, size)
         except (FileNotFoundError, NotADirectoryError):
-            if every or not large:
+            if read_large or not large:
                 yield path, f"{path} is missing"
         except OSError as error:
             yield path, f"{path} cannot be read ({error.strerror or error})"
@@ -239,16 +242,19 @@ def problems(folder: Path, *, every: bool = True, below: str = "") -> Iterator[t
                 yield folder / name, f"{folder / name} was added"
 
 
-def check_files(folder: Path, *, every: bool = True, below: str = "") -> None:
+def check_files(folder: Path, *, read_large: bool = True, below: str = "") -> None:
     """
     Raises:
         UserError: a file of a finished stage is missing or was changed; see :func:`problems`.
     """
-    if sentences := [sentence for _, sentence in problems(folder, every=every, below=below)]:
+    if sentences := [
+        sentence for _, sentence in problems(folder, read_large=read_large, below=below)
+    ]:
         more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
         raise UserError(f"{sentences[0]}{more}; {cure(folder)}")
 
 
-def _changed(path: Path, size: int, listed: int) -> str:
-    sizes = "" if size == listed else f": it has {size:,} bytes and had {listed:,}"
-    return f"{path} was {'cut or ' * (size < listed)}changed after its stage was finished{sizes}"
+def _changed(path: Path, size: int, expected_size: int) -> str:
+    sizes = "" if size == expected_size else f": it has {size:,} bytes and had {expected_size:,}"
+    cut = "cut or " * (size < expected_size)
+    return f"{path} was {cut}changed after its stage was finished{sizes}"

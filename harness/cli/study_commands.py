@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import results_commands
-from harness.cli.looked import look
 from harness.cli.parser import LISTED, SWITCH, Parser, command
 from harness.errors import plain
 from harness.pipeline.progress import Display, busy

@@ -16,7 +16,7 @@ from harness.artifacts.fingerprint import storable
 from harness.data.annotated_pools import coco_pool, llava_pool
 from harness.data.folder_pool import folder_pool
 from harness.data.manifest_pool import manifest_pool
-from harness.data.pool import Pool, ordered
+from harness.data.pool import Pool, seed_order
 from harness.errors import UserError
 from methods.interface import Item
 
@@ -88,7 +88,9 @@ def mixture_pool(spec: str) -> Pool:
         return Item(id=id, image=item.image, question=item.question, reference=item.reference)
 
     def order(seed: int) -> tuple[str, ...]:
-        return interleave({name: ordered(pool.ids, seed) for name, pool in pools.items()}, weights)
+        return interleave(
+            {name: seed_order(pool.ids, seed) for name, pool in pools.items()}, weights
+        )
 
     return Pool(
         spec=spec,

@@ -91,7 +91,7 @@ class Pool:
     ground_truth: GroundTruth | None = None
     """The exact truth about the images, where the pool has it."""
     order: Callable[[int], tuple[str, ...]] | None = None
-    """The ids in a seed's order; None: sorted by a hash (``ordered``)."""
+    """The ids in a seed's order; None: sorted by a hash (``seed_order``)."""
 
     def check(self, needs: frozenset[Field], method: str) -> None:
         """Check that the pool has what a method needs.
@@ -128,7 +128,7 @@ class Pool:
             UserError: the pool is too small for so many rounds, or no image can be read.
         """
         self.check_size(n, seed, round)
-        ids = self.order(seed) if self.order else ordered(self.ids, seed)
+        ids = self.order(seed) if self.order else seed_order(self.ids, seed)
         ids = ids[n * (round - 1) : n * round]
         with ThreadPoolExecutor(max_workers=min(16, cores())) as threads:
             results = list(threads.map(self._draw_one, ids))
@@ -231,7 +231,7 @@ def other_id(id: str, among: Sequence[str]) -> str:
 
 
 @lru_cache(maxsize=16)
-def ordered(ids: tuple[str, ...], seed: int) -> tuple[str, ...]:
+def seed_order(ids: tuple[str, ...], seed: int) -> tuple[str, ...]:
     """The ids sorted by a hash of seed and id: added or removed images leave the rest in order."""
     return tuple(sorted(ids, key=lambda id: hashlib.sha256(f"{seed}/{id}".encode()).digest()))
 

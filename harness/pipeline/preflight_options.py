@@ -58,7 +58,7 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
 
     for name in NUMBERS:
         if name in options:
-            check = partial(compare.at_least_one, **{name: options[name]})
+            check = partial(compare.check_at_least_one, **{name: options[name]})
             refuse(name, attempt(f"--{name}", check))
     if "base" in options:
         refuse("base", attempt("base", lambda: find_base(options["base"])))
@@ -83,7 +83,7 @@ def of_data(
         UserError: an option is wrong.
     """
     StudyReference(study, options).check_options(STUDIES[study])
-    compare.at_least_one(**{name: options[name] for name in NUMBERS if name in options})
+    compare.check_at_least_one(**{name: options[name] for name in NUMBERS if name in options})
     if study == "audit":
         baseline, lacking = audit.needs(**options)
         return [*(Finding(one.about, f"{one.says}.") for one in lacking), *of_models([baseline])]

@@ -75,8 +75,8 @@ SCRIPT_SETTINGS: Mapping[str, tuple[object, ...]] = {
     "recipe.lora.dropout": (0.05,),
     "recipe.max_grad_norm": (1.0,),
 }
-"""What the scripts ask for. They give the projector another rate than the adapters; here it is the
-adapters'."""
+"""The settings that the released scripts ask for. They give the projector another rate than the
+adapters; here both have the adapters' rate."""
 
 
 def study(
@@ -125,7 +125,7 @@ def study(
     )
     runs: list[Run] = []
     for run in comparison.runs:
-        full_run = compare.at_images(run, images) if limit is None else run
+        full_run = compare.with_images(run, images) if limit is None else run
         if run.label in lora_rows:
             with_adapters = _with_lora(full_run)
             runs.append(with_adapters)

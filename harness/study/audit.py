@@ -148,7 +148,7 @@ def study(
         UserError: an unknown base, checkpoint or benchmark; a checkpoint named in ``only`` is not
             there; or no benchmark's files are.
     """
-    compare.at_least_one(limit=limit)
+    compare.check_at_least_one(limit=limit)
     with user_errors():
         given_folders = named_folders(local_data)
     data, name = Path(pool), find_base(base).name
@@ -206,7 +206,7 @@ def lines(
         count * (cost_model.CAPTION_SECONDS if QUESTIONS[name][1] else cost_model.SHORT_SECONDS)
         for name, count in counts.items()
     ) * ((card.parameters or cost_model.REFERENCE) / cost_model.REFERENCE)
-    hours, weights_gb = seconds / 3600, cost_model.weights(card) * GIB / 1e9
+    hours, weights_gb = seconds / 3600, cost_model.weights_gib(card) * GIB / 1e9
     is_local = isinstance(card.source, Path) or cached_model(card.source, card.revision) is not None
     rows = [_Line(compare.BASELINE, "here" if is_local else "to download", weights_gb, weights_gb)]
     for released in select_cards(base, only):

@@ -205,7 +205,7 @@ def study(
     for label in only:
         if label not in methods:
             raise unknown("row", label, methods)
-    at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
+    check_at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
     requested = {BASELINE, *(only or trained_rows("method"))}
     if controls:
         requested |= {
@@ -240,7 +240,7 @@ def study(
             same_images=profile != "equal" and _same_images(method),
             steps=equal_steps(method.recipe, count) if profile == "equal" else None,
         )
-        runs += trainings(run, seeds, released=released)
+        runs += seed_runs(run, seeds, released=released)
     left_out = {label: methods[label].needs for label in requested.difference(labels)}
     notes = _notes(synthetic, opened_pool, benchmark_names, left_out, lora_note)
     stem = "compare" if profile == "equal" else f"compare-{profile}"
@@ -260,7 +260,7 @@ def study(
     )
 
 
-def trainings(run: Run, seeds: int, *, released: bool) -> list[Run]:
+def seed_runs(run: Run, seeds: int, *, released: bool) -> list[Run]:
     """The run once for each seed where it trains; ``released``: and the row of its method's
     released code likewise."""
     rows = [run, released_run(run) if released else None]
@@ -300,7 +300,7 @@ def _notes(
         )
 
 
-def at_least_one(**numbers: int | None) -> None:
+def check_at_least_one(**numbers: int | None) -> None:
     """Check the numbers of options; None is allowed.
 
     Raises:
@@ -358,7 +358,7 @@ def equal_steps(recipe: Recipe | None, images: int) -> int | None:
     return math.ceil(recipe.epochs * images / recipe.global_batch)
 
 
-def at_images(run: Run, images: int) -> Run:
+def with_images(run: Run, images: int) -> Run:
     """The run with this number of images per round, and its steps scaled in the profile "equal".
     For studies whose limit is on questions alone."""
     steps = equal_steps(run.method.recipe, images) if run.steps else None

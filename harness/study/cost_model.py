@@ -65,7 +65,7 @@ class Cost:
     """The stages whose seconds come from records."""
     memory: float
     """GiB of GPU memory for full speed."""
-    least: float
+    min_memory: float
     """GiB of GPU memory with one pair at a time and small batches of answers."""
     disk: float
     """GiB of weights that the run writes."""
@@ -78,7 +78,7 @@ class Cost:
 def round_disk(run: Run) -> float:
     """GiB that a round's training keeps: adapters alone, or whole weights; 0 without training."""
     card, recipe = find_base(run.base), run.method.recipe
-    return 0.0 if recipe is None else unmerged(card, recipe) or weights(card)
+    return 0.0 if recipe is None else unmerged_gib(card, recipe) or weights_gib(card)
 
 
 def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: float = 180.0) -> Cost:
@@ -96,8 +96,8 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: flo
             answers=answers,
             measured=(),
             memory=answering_memory(card),
-            least=answering_memory(card, WORKING_GIB),
-            disk=weights(card),
+            min_memory=answering_memory(card, WORKING_GIB),
+            disk=weights_gib(card),
         )
     entry = METHODS.get(name, Entry(published=run.method, synthetic=run.method))
     rates = {stage: measured_rate(measured, stage, card.name, name) for stage in ("pairs", "train")}
@@ -118,7 +118,7 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: flo
         )
     # Of the rounds' adapters, half as much again for the copy in half precision that the engine
     # multiplies with.
-    adapter_gib, earlier_rounds = unmerged(card, recipe), run.rounds - 1
+    adapter_gib, earlier_rounds = unmerged_gib(card, recipe), run.rounds - 1
 
     def memory(rows: int, working: float) -> float:
         return max(
@@ -133,7 +133,7 @@ def cost(run: Run, measured: Sequence[Mapping[str, Any]] = (), *, answering: flo
         answers=answers,
         measured=tuple(stage for stage, rate in rates.items() if rate is not None),
         memory=memory(PAIRS_PER_PASS, WORKING),
-        least=memory(1, WORKING_GIB),
+        min_memory=memory(1, WORKING_GIB),
         disk=run.rounds * round_disk(run),
     )
 
@@ -169,7 +169,7 @@ def measured_rate(
     return median(method_rates) if method_rates else None
 
 
-def weights(card: BaseCard) -> float:
+def weights_gib(card: BaseCard) -> float:
     """GiB of the weights in the card's precision."""
     return (card.parameters or REFERENCE) * (4 if card.dtype == "float32" else 2) / GIB
 
@@ -177,7 +177,7 @@ def weights(card: BaseCard) -> float:
 def answering_memory(card: BaseCard, working: float = WORKING) -> float:
     """GiB to generate: the weights, and ``working`` for shared images and a batch of answers, each
     half of it. With less the engine takes smaller batches."""
-    return weights(card) + working
+    return weights_gib(card) + working
 
 
 def training_memory(
@@ -204,7 +204,7 @@ def training_memory(
     return (plan.total + SPARE) / GIB
 
 
-def unmerged(card: BaseCard, recipe: Recipe) -> float:
+def unmerged_gib(card: BaseCard, recipe: Recipe) -> float:
     """GiB of a round's adapters and projector in float32, which a base in half precision keeps
     beside its weights; 0 where they are merged or nothing is adapted."""
     if recipe.lora is None or card.dtype == "float32":
@@ -262,16 +262,16 @@ def lines(
         text.append(f"  {label[:width]:<{width}} {seed_count:>5}{durations}{sizes}{note}")
     total = sum(seeds[label] * row_cost.hours for label, row_cost in rows.items())
     memory = max(row_cost.memory for row_cost in rows.values())
-    least = max(row_cost.least for row_cost in rows.values())
+    min_memory = max(row_cost.min_memory for row_cost in rows.values())
     disk = sum(seeds[label] * row_cost.disk for label, row_cost in rows.items())
-    disk += weights(find_base(runs[0].base))
+    disk += weights_gib(find_base(runs[0].base))
     time = f"{total:.1f} GPU-hours" if total >= 0.1 else f"{60 * total:.1f} GPU-minutes"
     return [
         *text,
         f"In all {time} for {sum(counts.values()):,} questions a round;"
         f" {math.ceil(disk)} GiB of disk with the base.",
-        f"One GPU needs {math.ceil(least)} GiB at least and {math.ceil(memory)} for full speed;"
-        " full training is sharded over several.",
+        f"One GPU needs {math.ceil(min_memory)} GiB at least and {math.ceil(memory)} for full"
+        " speed; full training is sharded over several.",
         "Times that are not measured here are lower bounds by arithmetic for one H200; expect twice"
         " as much.",
     ]

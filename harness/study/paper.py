@@ -85,7 +85,7 @@ def runs_of(
 ) -> tuple[Run, ...]:
     """The runs of the untrained row and of the methods; opens no file."""
     compare.check_profile(profile)
-    compare.at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
+    compare.check_at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
     methods = compare.settings(base, profile, lora=lora, full=full)
     equal = profile == "equal"
     for label in only:
@@ -111,7 +111,7 @@ def runs_of(
             same_images=not equal and METHODS[label].same_images,
             steps=compare.equal_steps(method.recipe, count) if equal else None,
         )
-        runs += compare.trainings(run, seeds, released=released)
+        runs += compare.seed_runs(run, seeds, released=released)
     return tuple(runs)
 
 

@@ -78,7 +78,7 @@ FIND = Phase(
     ),
 )
 """Finding a named thing in the image: yes/no, places and relations depend on it."""
-WHOLE = Phase(
+JUDGE_MORE = Phase(
     steps=1250,
     horizon=2100,
     lr=1.4e-3,
@@ -94,21 +94,25 @@ WHOLE = Phase(
 )
 """All kinds of turns, with more judging."""
 SETTLE = replace(
-    WHOLE, steps=850, horizon=850, lr=5.4e-4, mix=replace(WHOLE.mix, yes_noise=0.12, answerable=0.6)
+    JUDGE_MORE,
+    steps=850,
+    horizon=850,
+    lr=5.4e-4,
+    mix=replace(JUDGE_MORE.mix, yes_noise=0.12, answerable=0.6),
 )
 """The end of the same cosine: some wrong yes answers, more checks that keep the question."""
 CALIBRATE = replace(
-    WHOLE,
+    JUDGE_MORE,
     steps=450,
     horizon=450,
     lr=4e-4,
     warmup=20,
-    mix=replace(WHOLE.mix, yes_noise=0.3, answerable=0.5, hard_checks=0.7),
+    mix=replace(JUDGE_MORE.mix, yes_noise=0.3, answerable=0.5, hard_checks=0.7),
 )
 """Checks in which the kind of question does not tell the answer, and more wrong yes answers."""
 AGREE = replace(CALIBRATE, steps=500, horizon=500, mix=replace(CALIBRATE.mix, yes_noise=0.5))
 """Still more wrong yes answers."""
-LLAVA = LlavaRecipe(phases=(LOOK_AND_SPEAK, FIND, WHOLE, SETTLE, CALIBRATE, AGREE))
+LLAVA = LlavaRecipe(phases=(LOOK_AND_SPEAK, FIND, JUDGE_MORE, SETTLE, CALIBRATE, AGREE))
 CARD_IMAGES = 600
 
 

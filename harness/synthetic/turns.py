@@ -247,8 +247,8 @@ def disturb(scene: Scene, rng: Random, edits: int) -> Scene:
         elif edit == "category":
             things[index] = replace(thing, category=rng.choice(absent))
         else:
-            others = [colour for colour in COLOURS if colour != thing.colour]
-            things[index] = replace(thing, colour=rng.choice(others))
+            other_colours = [colour for colour in COLOURS if colour != thing.colour]
+            things[index] = replace(thing, colour=rng.choice(other_colours))
     return replace(scene, things=mention_order(things))
 
 

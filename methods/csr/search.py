@@ -124,23 +124,23 @@ class Search:
                 node, prompt = trees[tree_index].nodes[node_index], prompts[tree_index]
                 node.kept = True
                 requests.append(replace(prompt, key=f"{prompt.key}/{node_index}", prefix=node.text))
-            opened: dict[int, list[int]] = {}
+            open_by_tree: dict[int, list[int]] = {}
             candidates = vlm.branch(requests, self.beams)
             for (tree_index, node_index), branches in zip(level, candidates, strict=True):
-                opened.setdefault(tree_index, []).extend(
+                open_by_tree.setdefault(tree_index, []).extend(
                     self.add(trees[tree_index], node_index, branches, prompts[tree_index])
                 )
             costs = self.costs(trees, old_sizes)
             level = [
                 (tree_index, node_index)
-                for tree_index, opened_nodes in opened.items()
-                for node_index in self.prune(costs[tree_index], opened_nodes)
+                for tree_index, open_nodes in open_by_tree.items()
+                for node_index in self.prune(costs[tree_index], open_nodes)
             ]
         return trees
 
     def add(self, tree: Tree, parent: int, branches: Sequence[Branch], prompt: Prompt) -> list[int]:
         """Add a node's candidates to its tree; returns the indices of those that are not final."""
-        parent_node, opened = tree.nodes[parent], []
+        parent_node, open_nodes = tree.nodes[parent], []
         texts: set[str] = set()
         earlier = {tree.nodes[index].sentence.strip() for index in tree.path(parent)}
         for branch in self.with_end(tree, parent_node, branches):
@@ -167,9 +167,9 @@ class Search:
                 final=branch.ended or other_chars + len(text) >= self.max_chars,
             )
             if not node.final:
-                opened.append(len(tree.nodes))
+                open_nodes.append(len(tree.nodes))
             tree.nodes.append(node)
-        return opened
+        return open_nodes
 
     def score(self, branch: Branch) -> float:
         """A candidate's share of its node's score."""
@@ -193,15 +193,15 @@ class Search:
             return sentences
         return [*(sentence for sentence in sentences if sentence is not worst), end]
 
-    def prune(self, costs: Sequence[float], opened: Sequence[int]) -> list[int]:
+    def prune(self, costs: Sequence[float], open_nodes: Sequence[int]) -> list[int]:
         """The nodes of a level that are continued, from the costs of all nodes.
 
         With n candidates per node and fewer than n open nodes: all. Else the best n/2 - 1 (at least
         one) and the worst n/2, rounded down; with ``keep`` "best", as many of the best."""
         num_beams = self.beams.num_beams
-        if len(opened) < num_beams:
-            return list(opened)
-        ranked = sorted(opened, key=lambda index: costs[index])
+        if len(open_nodes) < num_beams:
+            return list(open_nodes)
+        ranked = sorted(open_nodes, key=lambda index: costs[index])
         top, bottom = max(1, num_beams // 2 - 1), num_beams // 2
         if self.keep == "best" or len(ranked) <= top + bottom:
             return ranked[: top + bottom]

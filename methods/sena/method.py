@@ -147,13 +147,19 @@ class Sena(Method):
         if not items:
             return
         vlm, seed = tools.vlm, tools.seed
-        records = [r for asked in self._ask(vlm, items, seed) for r in self._requests(asked, seed)]
+        records = [
+            record
+            for questions in self._ask(vlm, items, seed)
+            for record in self._requests(questions, seed)
+        ]
         requests = [record for record in records if isinstance(record, _Request)]
         pair_requests = [request for request in requests if request.kind in self.pair_kinds]
         # The enhancement reads the description, even where it becomes no pair.
         kinds = {*self.pair_kinds, *(["description"] if self.enhance else [])}
-        first_answers = self._generate(vlm, [r for r in requests if r.kind in kinds], "answer")
-        enhanced_answers = self._enhanced(vlm, pair_requests, first_answers) if self.enhance else {}
+        first_answers = self._generate(
+            vlm, [record for record in requests if record.kind in kinds], "answer"
+        )
+        enhanced_answers = self._enhance(vlm, pair_requests, first_answers) if self.enhance else {}
         rejected_answers = self._generate(vlm, pair_requests, "reject")
         for record in records:
             if isinstance(record, Dropped):
@@ -228,7 +234,7 @@ class Sena(Method):
                     description_key=keys["description"],
                 )
 
-    def _enhanced(
+    def _enhance(
         self, vlm: VLM, requests: Sequence[_Request], first_answers: Mapping[str, Completion]
     ) -> dict[str, Completion]:
         """The replies to the request for a more precise answer than the first."""

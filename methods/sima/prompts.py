@@ -62,12 +62,12 @@ class SimaPrompts(PromptSet):
         else:
             task, criteria_text = fill(self.critic, reference=reference, **texts), self.criteria
         examples_text, criteria_text = self.examples * examples, criteria_text * criteria
-        parts = (
+        sections = (
             (self.verdict, criteria_text, examples_text, task, self.verdict)
             if request_first
             else (examples_text, task, criteria_text, self.verdict)
         )
-        return self.joint.join(part for part in parts if part)
+        return self.joint.join(section for section in sections if section)
 
 
 # The synthetic base is trained on these texts (harness/synthetic/turns.py): a changed word needs

@@ -87,7 +87,7 @@ def test_always_yes_is_half_right_on_pope_in_every_setting() -> None:
 def test_an_expected_companion_told_is_a_hallucination() -> None:
     answers, invented = {}, 0
     for true in SCENES.values():
-        ghosts = [COMPANION[thing.category] for thing in true.lone()]
+        ghosts = [COMPANION[thing.category] for thing in true.lone_things()]
         invented += len(ghosts)
         answers[true.id] = language.brief_caption(true.things) + "".join(
             f" and a {ghost} ." for ghost in ghosts
@@ -96,7 +96,7 @@ def test_an_expected_companion_told_is_a_hallucination() -> None:
     mentions = invented + sum(len(true.things) for true in SCENES.values())
     assert report.values["chair_i"] == pytest.approx(100 * invented / mentions)
     assert report.values["chair_s"] == pytest.approx(
-        100 * sum(bool(true.lone()) for true in SCENES.values()) / LIMIT
+        100 * sum(bool(true.lone_things()) for true in SCENES.values()) / LIMIT
     )
     assert report.values["recall"] == 100.0
 
@@ -112,7 +112,9 @@ def test_pope_is_balanced_and_its_negatives_are_absent() -> None:
             name: [probe[2] for probe in some]
             for name, some in groupby(probes, key=lambda probe: probe[0])
         }
-        expected = ["random", "popular", "adversarial"] if true.lone() else ["random", "popular"]
+        expected = (
+            ["random", "popular", "adversarial"] if true.lone_things() else ["random", "popular"]
+        )
         assert by_setting == {setting: [True, False] for setting in expected}
         negatives = {setting: category for setting, category, present in probes if not present}
         assert negatives["popular"] in [name for name in popular if name not in true.categories][:3]

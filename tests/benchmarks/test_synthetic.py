@@ -95,7 +95,7 @@ def test_companions_and_colours_are_told_wrong_at_their_stated_rates() -> None:
     for index in range(3000):
         true = scene("train", index)
         noisy = language.noisy_scene(true)
-        for thing in true.lone():
+        for thing in true.lone_things():
             lone[thing.category] += 1
             added[thing.category] += COMPANION[thing.category] in noisy.categories
         for thing in true.things:
@@ -107,7 +107,7 @@ def test_companions_and_colours_are_told_wrong_at_their_stated_rates() -> None:
                 untypical += 1
                 recoloured += named.colour == TYPICAL_COLOUR[thing.category]
         ghosts = noisy.categories - true.categories
-        assert ghosts <= {COMPANION[thing.category] for thing in true.lone()}
+        assert ghosts <= {COMPANION[thing.category] for thing in true.lone_things()}
     for category in CATEGORIES:
         assert lone[category] > 100
         assert within(added[category], lone[category], PRIOR[category]), category
