@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import results_commands
+from harness.cli.check_command import check_command
 from harness.cli.parser import LISTED, SWITCH, Parser, command
 from harness.errors import plain
 from harness.pipeline.progress import Display, busy
