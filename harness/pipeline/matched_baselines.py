@@ -69,15 +69,17 @@ def planned(study: Study) -> list[MatchedBaseline]:
         for run in study.runs
         if run.last and study.role(run) in ("method", "reference") and run.varied is None
     ]
-    found = []
+    matched_baselines = []
     for kind in METRICS:
-        matching = tuple(each for each in study.benchmarks if matched_metric(each, kind))
+        matching = tuple(
+            benchmark for benchmark in study.benchmarks if matched_metric(benchmark, kind)
+        )
         if matching:
-            found += [
+            matched_baselines += [
                 MatchedBaseline(run=run, baseline=baseline, kind=kind, benchmarks=matching)
                 for run in runs
             ]
-    return found
+    return matched_baselines
 
 
 def weighed(study: Study) -> frozenset[str]:
