@@ -23,8 +23,8 @@ from harness.artifacts.results_folder import records
 from harness.models.base_cards import BASES, BaseCard, find_base
 from harness.models.load_base import WORKING_GIB
 from harness.study.study import Run
-from harness.training.memory import GIB, SHAPES, Shape, backward_share, forward_flops, planned
-from harness.training.placement import SPARE
+from harness.training.memory import GIB, SHAPES, Shape, backward_share, forward_flops, recipe_memory
+from harness.training.placement import RESERVED_BYTES
 from methods.catalogue import METHODS
 from methods.entry import Entry
 from methods.interface import Recipe
@@ -191,7 +191,7 @@ def training_memory(
     """GiB a device to train with recomputed activations and ``rows`` pairs per pass, by the
     arithmetic that places a training (harness/training/memory.py). ``processes``: the GPUs over
     which it is sharded; with the 8-bit optimiser it is not."""
-    plan = planned(
+    plan = recipe_memory(
         shape_for(card),
         recipe,
         4 if card.dtype == "float32" else 2,
@@ -201,7 +201,7 @@ def training_memory(
         processes=1 if eight_bit else processes,
         moments=2 if eight_bit else 8,
     )
-    return (plan.total + SPARE) / GIB
+    return (plan.total + RESERVED_BYTES) / GIB
 
 
 def unmerged_gib(card: BaseCard, recipe: Recipe) -> float:

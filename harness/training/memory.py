@@ -231,7 +231,7 @@ def shape_of(model: Any) -> Shape:
     )
 
 
-def planned(
+def recipe_memory(
     shape: Shape,
     recipe: Recipe,
     value: int,

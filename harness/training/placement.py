@@ -23,7 +23,7 @@ from harness.training.memory import GIB, MemoryEstimate, Workload, estimate_memo
 from harness.training.pair_batches import EncodedPair
 from harness.training.ranks import Ranks
 
-SPARE = 1.5 * GIB
+RESERVED_BYTES = 1.5 * GIB
 """Bytes of a device kept free for its context, library workspaces and fragmentation."""
 
 Optimizer = Literal["adamw", "adamw8bit"]
@@ -62,7 +62,7 @@ class Placement:
         return {name: value for name, (value, default) in choices.items() if value != default}
 
 
-AS_FITS = Placement()
+DEFAULT_PLACEMENT = Placement()
 
 
 def estimate(
@@ -164,7 +164,7 @@ def fit(
                 processes=processes if sharded else 1,
                 optimizer=placement.optimizer,
             )
-            if needed.total + SPARE <= placement.memory:
+            if needed.total + RESERVED_BYTES <= placement.memory:
                 return replace(
                     placement,
                     device_batch=batch,
@@ -191,8 +191,9 @@ def _too_large(
     remedies += ["shorter answers", "a smaller base"]
     return (
         f"One pair of up to {length} tokens at a time needs about"
-        f" {(needed.total + SPARE) / GIB:.1f} GiB per device to train ({breakdown}), but only"
-        f" {memory / GIB:.1f} GiB are available; use {', '.join(remedies[:-1])} or {remedies[-1]}."
+        f" {(needed.total + RESERVED_BYTES) / GIB:.1f} GiB per device to train ({breakdown}), but"
+        f" only {memory / GIB:.1f} GiB are available; use {', '.join(remedies[:-1])} or"
+        f" {remedies[-1]}."
     )
 
 

@@ -37,7 +37,7 @@ from harness.training.loop import (
 from harness.training.lora import add_adapters, choose_trainable, eval_tower, parameter_groups
 from harness.training.pair_batches import encode, image_features, image_spans
 from harness.training.placement import (
-    AS_FITS,
+    DEFAULT_PLACEMENT,
     Placement,
     check_trainer,
     fit,
@@ -67,7 +67,7 @@ def train_pairs(
     recipe: Recipe,
     seed: int,
     out: Path,
-    placement: Placement = AS_FITS,
+    placement: Placement = DEFAULT_PLACEMENT,
     max_steps: int | None = None,
     lora_targets: str | None = None,
     parent: Parent | None = None,

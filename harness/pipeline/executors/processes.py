@@ -24,7 +24,7 @@ from harness.pipeline.executors.worker import Job
 from harness.pipeline.tasks import Task
 from harness.study.reference import StudyReference
 from harness.study.study import Study
-from harness.training.placement import AS_FITS, Placement
+from harness.training.placement import DEFAULT_PLACEMENT, Placement
 
 MEMORY_A_JOB = 1.0
 """GiB that a process with the synthetic base takes at most (measured: 0.8)."""
@@ -80,7 +80,7 @@ class LocalProcesses:
     only_models = False
 
     def __init__(
-        self, study: StudyReference, out: Path, jobs: int, placement: Placement = AS_FITS
+        self, study: StudyReference, out: Path, jobs: int, placement: Placement = DEFAULT_PLACEMENT
     ) -> None:
         self.places = jobs
         self._study, self._out, self._placement = study, out, placement
