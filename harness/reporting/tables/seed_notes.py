@@ -45,7 +45,7 @@ def seed_notes(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
     ]
     far = [text for cell in primary for text in _far(cell)]
     findings = (
-        (left_out, "Seeds that answered other questions than the row's first seed, left out"),
+        (left_out, "Seeds that answered other questions than most seeds of the row, left out"),
         (lonely, "One of the planned seeds only, so it is about this training"),
         (
             equal,
