@@ -153,6 +153,9 @@ def plan(given: argparse.Namespace) -> None:
         looked = look(given)
         # The audit is planned whole, also what is not there yet.
         lines = audit.lines(**looked.reference.options) if given.study == "audit" else []
+        if looked.costed is not None:
+            results = results_commands.RESULTS if given.out is None else given.out.parent
+            lines += [*looked.notes, *planning.without_data(looked.costed, results)]
         if looked.context is None and not lines:
             raise looked.problem
         if looked.context is not None:
