@@ -182,6 +182,7 @@ SPEC = Spec(
     factory=load,
     group="general",
     size=1187,
+    questions=2374,
     about="MME: 14 subtasks of perception and cognition, two yes/no questions an image.",
     metrics=("perception", "cognition", "accuracy", "accuracy_plus"),
     licence="for academic research; images under their own licences",

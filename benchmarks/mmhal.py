@@ -245,6 +245,7 @@ SPEC = Spec(
     factory=load,
     group="hallucination",
     size=96,
+    questions=96,
     about="MMHal-Bench: 96 open questions; a judge rates each answer from 0 to 6.",
     metrics=("score", "hallucination_rate"),
     licence="Apache-2.0 (data set); images of OpenImages under their Flickr licences",

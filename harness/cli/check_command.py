@@ -16,6 +16,7 @@ from harness.errors import UserError
 if TYPE_CHECKING:  # they need torch, which other commands go without
     from harness.pipeline.context import Context
     from harness.pipeline.preflight import Finding
+    from harness.pipeline.preflight_options import WithoutData
     from harness.study.reference import StudyReference
     from harness.study.study import Study
     from harness.training.placement import Placement
@@ -32,6 +33,8 @@ class CheckedCommand:
     """What is lacking."""
     chosen: str = ""
     """Which training was chosen, and why; empty: the options say it."""
+    costed: WithoutData | None = None
+    """What can be costed although the study cannot be built, for want of data alone."""
     answers: Sequence[str] = ()
     """Sentences about other programs' answers that are missing or unused."""
 
@@ -67,11 +70,16 @@ def check_command(args: argparse.Namespace) -> CheckedCommand:
             chosen, study = kept, reference.load()
     findings = [*wrong, *_of_command(args, placement)]
     if study is None:
+        costed = None
         if args.study in preflight_options.DATA_STUDIES:
             out = args.out or results_commands.RESULTS
             options = reference.options
-            findings = preflight_options.of_data(args.study, options, out, placement) or findings
-        return CheckedCommand(reference=reference, context=None, findings=findings, chosen=chosen)
+            lacking, costed = preflight_options.of_data(args.study, options, out, placement)
+            findings = lacking or findings
+        return CheckedCommand(
+            reference=reference, context=None, findings=findings, chosen=chosen, costed=costed
+        )
+    costed = preflight_options.without_data(study, reference.options, wrong) if wrong else None
     context = Context(study, Results(folder_of(args, study)), placement, download=False)
     findings += preflight.of_study(context)
     # With a wrong option the study is of the other options alone: enough to look, not to plan.
@@ -80,6 +88,7 @@ def check_command(args: argparse.Namespace) -> CheckedCommand:
         context=None if wrong else context,
         findings=findings,
         chosen=chosen,
+        costed=costed,
         answers=preflight.of_answers(context, [run for run in study.runs if run.answers])[1],
     )
 

@@ -153,6 +153,9 @@ def plan(args: argparse.Namespace) -> None:
         checked = check_command(args)
         # The audit is planned whole, also what is not there yet.
         lines = audit.lines(**checked.reference.options) if args.study == "audit" else []
+        if checked.costed is not None:
+            results = results_commands.RESULTS if args.out is None else args.out.parent
+            lines += [*checked.notes, *planning.without_data(checked.costed, results)]
         if checked.context is None and not lines:
             raise checked.problem
         if checked.context is not None:

@@ -28,14 +28,8 @@ from harness.study.study import Run, Study
 from harness.training.memory import GIB
 from methods.untrained import Released, Untrained
 
-QUESTIONS: Mapping[str, tuple[int, bool]] = {
-    "pope": (9000, False),
-    "coco_chair": (500, True),
-    "amber_g": (1004, True),
-    "amber_d": (14216, False),
-    "mme": (2374, False),
-}
-"""The audit's benchmarks: the number of their questions, and whether the answers are captions."""
+BENCHMARK_NAMES = ("pope", "coco_chair", "amber_g", "amber_d", "mme")
+"""The audit's benchmarks."""
 
 TO_DOWNLOAD = "to download and convert"
 
@@ -77,7 +71,7 @@ def run_of(card: ReleasedCard, data: Path) -> Run:
 
 def data_folders(data: Path, given_folders: Mapping[str, Path]) -> dict[str, Path]:
     """The folders of the benchmarks' files by name: those given, else those in the data folder."""
-    names = {spec.local.name for name in QUESTIONS if (spec := BENCHMARKS[name]).local}
+    names = {spec.local.name for name in BENCHMARK_NAMES if (spec := BENCHMARKS[name]).local}
     return {name: data / name for name in sorted(names)} | dict(given_folders)
 
 
@@ -91,7 +85,7 @@ def find_missing(
         if (says := card.lacking(data))
     ]
     benchmarks = []
-    for name in QUESTIONS:
+    for name in BENCHMARK_NAMES:
         spec = BENCHMARKS[name]
         folder = spec.folder(folders)
         if spec.local and (missing_files := spec.missing(folder)):
@@ -140,7 +134,7 @@ def study(
         pool: the data folder.
         only: names of released checkpoints; empty: all of this base. ``untrained``: none.
         limit: most test images of a benchmark.
-        benchmarks: names; empty: those of :data:`QUESTIONS` whose files are there.
+        benchmarks: names; empty: those of :data:`BENCHMARK_NAMES` whose files are there.
         rows: ``LABEL=CHECKPOINT`` texts; more checkpoints.
         local_data: ``NAME=FOLDER`` texts; the folders of benchmarks' official files.
 
@@ -155,13 +149,9 @@ def study(
     folders = data_folders(data, given_folders)
     absent_rows, absent_benchmarks = find_missing(base, data, only, folders)
     if only and absent_rows:
-        raise UserError(" ".join(left_out_row.note for left_out_row in absent_rows))
-    left_out_names = {
-        left_out_row.about.removeprefix("benchmark ") for left_out_row in absent_benchmarks
-    }
-    names = list(
-        benchmarks or [benchmark for benchmark in QUESTIONS if benchmark not in left_out_names]
-    )
+        raise UserError(" ".join(row.note for row in absent_rows))
+    left_out = {absent.about.removeprefix("benchmark ") for absent in absent_benchmarks}
+    names = list(benchmarks or [name for name in BENCHMARK_NAMES if name not in left_out])
     if not names:
         raise UserError(" ".join(left_out_row.note for left_out_row in absent_benchmarks))
     cards = [card for card in select_cards(base, only) if not card.lacking(data)]
@@ -200,12 +190,11 @@ def lines(
         UserError: an unknown base or checkpoint.
     """
     data, card = Path(pool), find_base(base)
-    names = [name for name in benchmarks or QUESTIONS if name in QUESTIONS]
-    counts = {name: _count(name, limit) for name in names}
-    seconds = sum(
-        count * (cost_model.CAPTION_SECONDS if QUESTIONS[name][1] else cost_model.SHORT_SECONDS)
-        for name, count in counts.items()
-    ) * ((card.parameters or cost_model.REFERENCE) / cost_model.REFERENCE)
+    specs = [BENCHMARKS[name] for name in benchmarks or BENCHMARK_NAMES if name in BENCHMARK_NAMES]
+    counts = {spec.name: spec.asked(limit) for spec in specs}
+    seconds = cost_model.answer_seconds(counts, {spec.name for spec in specs if spec.captions}) * (
+        (card.parameters or cost_model.REFERENCE) / cost_model.REFERENCE
+    )
     hours, weights_gb = seconds / 3600, cost_model.weights_gib(card) * GIB / 1e9
     is_local = isinstance(card.source, Path) or cached_model(card.source, card.revision) is not None
     rows = [_Line(compare.BASELINE, "here" if is_local else "to download", weights_gb, weights_gb)]
@@ -249,9 +238,3 @@ class _Line:
     state: str
     download: float | None
     disk: float | None
-
-
-def _count(name: str, limit: int | None) -> int:
-    """The questions of a benchmark on at most ``limit`` images."""
-    count, size = QUESTIONS[name][0], BENCHMARKS[name].size
-    return count if limit is None else count * min(limit, size) // size

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.interface import Benchmark
 from harness.artifacts.environment import hardware
 from harness.artifacts.results_folder import records
 from harness.models.base_cards import BASES, BaseCard, find_base
@@ -43,9 +42,9 @@ WORKING = 16.0
 """GiB for shared images and batches of answers at full speed."""
 
 
-def answer_seconds(benchmarks: Sequence[Benchmark], counts: Mapping[str, int]) -> float:
-    """Seconds to answer all questions once; ``counts``: questions by benchmark."""
-    captions = {b.name for b in benchmarks if any(metric.name == "words" for metric in b.metrics)}
+def answer_seconds(counts: Mapping[str, int], captions: Set[str]) -> float:
+    """Seconds to answer all questions once. ``counts``: questions by benchmark; ``captions``: the
+    benchmarks whose answers are captions."""
     return sum(
         count * (CAPTION_SECONDS if name in captions else SHORT_SECONDS)
         for name, count in counts.items()
@@ -237,13 +236,13 @@ def _duration(seconds: float) -> str:
 
 def lines(
     runs: Sequence[Run],
-    benchmarks: Sequence[Benchmark],
     counts: Mapping[str, int],
+    captions: Set[str],
     results: Path,
 ) -> list[str]:
-    """The costs in words: a line a row, and their sum. ``counts``: questions by benchmark.
-    ``results`` holds earlier records."""
-    measured, answering = measured_here(results), answer_seconds(benchmarks, counts)
+    """The costs in words: a line a row, and their sum. ``counts``, ``captions``: as
+    :func:`answer_seconds`. ``results`` holds earlier records."""
+    measured, answering = measured_here(results), answer_seconds(counts, captions)
     seeds = Counter(run.label for run in runs)
     rows = {run.label: cost(run, measured, answering=answering) for run in reversed(runs)}
     width = min(40, max(map(len, rows)))

@@ -1,7 +1,7 @@
 """The paper study: SENA, SIMA and CSR on LLaVA-1.5-7B, all measured in the same way, to check the
 gains that their papers report.
 
-    python -m harness plan paper                          missing data, GPU-hours, memory and disk;
+    python -m harness plan paper                          GPU-hours, memory, disk and missing data;
                                                           needs no GPU and no data
     python -m harness run paper                           each paper's own pool, rounds and recipe
                                                           (profile published)
