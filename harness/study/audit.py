@@ -150,7 +150,7 @@ def study(
     absent_rows, absent_benchmarks = find_missing(base, data, only, folders)
     if only and absent_rows:
         raise UserError(" ".join(row.note for row in absent_rows))
-    left_out = {absent.about.removeprefix("benchmark ") for absent in absent_benchmarks}
+    left_out = {left_out_row.about.removeprefix("benchmark ") for left_out_row in absent_benchmarks}
     names = list(benchmarks or [name for name in BENCHMARK_NAMES if name not in left_out])
     if not names:
         raise UserError(" ".join(left_out_row.note for left_out_row in absent_benchmarks))
@@ -191,7 +191,7 @@ def lines(
     """
     data, card = Path(pool), find_base(base)
     specs = [BENCHMARKS[name] for name in benchmarks or BENCHMARK_NAMES if name in BENCHMARK_NAMES]
-    counts = {spec.name: spec.asked(limit) for spec in specs}
+    counts = {spec.name: spec.question_count(limit) for spec in specs}
     seconds = cost_model.answer_seconds(counts, {spec.name for spec in specs if spec.captions}) * (
         (card.parameters or cost_model.REFERENCE) / cost_model.REFERENCE
     )
