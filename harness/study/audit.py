@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.catalogue import BENCHMARKS, named_folders
+from benchmarks.catalogue import BENCHMARKS, find, named_folders
 from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
 from harness.models.hub_snapshots import cached
@@ -82,18 +82,29 @@ def data_folders(data: Path, given: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def lacking(
-    base: str, data: Path, only: Sequence[str], folders: Mapping[str, Path]
+    base: str,
+    data: Path,
+    only: Sequence[str],
+    folders: Mapping[str, Path],
+    names: Sequence[str] = (),
 ) -> tuple[list[Lacking], list[Lacking]]:
-    """The released rows, and the benchmarks, that are not there."""
+    """The released rows, and the benchmarks (``names``; empty: all), that are not there.
+
+    Raises:
+        UserError: an unknown checkpoint or benchmark.
+    """
     rows = [
         Lacking(about=f"row {card.label}", says=says)
         for card in chosen(base, only)
         if (says := card.lacking(data))
     ]
     benchmarks = []
-    for name in QUESTIONS:
-        spec = BENCHMARKS[name]
-        folder = spec.folder(folders)
+    for name in names or QUESTIONS:
+        try:
+            spec = find(name)
+        except KeyError:
+            raise unknown("benchmark", name, BENCHMARKS) from None
+        folder = spec.folder(folders) or (data / spec.local.name if spec.local else None)
         if spec.local and (absent := spec.missing(folder)):
             more = f" and {len(absent) - 4} more" if len(absent) > 4 else ""
             says = (
@@ -109,18 +120,19 @@ def needs(
     base: str = "llava-1.5-7b",
     pool: str = DATA,
     only: Sequence[str] = (),
+    benchmarks: Sequence[str] = (),
     local_data: Sequence[str] = (),
     **_: object,
 ) -> tuple[Run, list[Lacking]]:
     """The baseline, and all rows and benchmarks that are not there; needs no data.
 
     Raises:
-        UserError: an unknown checkpoint, or a wrong folder.
+        UserError: an unknown checkpoint or benchmark, or a wrong folder.
     """
     with user_errors():
         folders = data_folders(Path(pool), named_folders(local_data))
-    rows, benchmarks = lacking(base, Path(pool), only, folders)
-    return Run(label=compare.BASELINE, base=base, method=Untrained()), [*rows, *benchmarks]
+    rows, absent = lacking(base, Path(pool), only, folders, benchmarks)
+    return Run(label=compare.BASELINE, base=base, method=Untrained()), [*rows, *absent]
 
 
 def study(
@@ -195,6 +207,7 @@ def lines(
     data, card = Path(pool), find_base(base)
     names = [name for name in benchmarks or QUESTIONS if name in QUESTIONS]
     counts = {name: _count(name, limit) for name in names}
+    others = ", ".join(name for name in benchmarks if name not in QUESTIONS)
     seconds = sum(
         count * (cost_model.CAPTION_SECONDS if QUESTIONS[name][1] else cost_model.SHORT_SECONDS)
         for name, count in counts.items()
@@ -222,7 +235,8 @@ def lines(
             for line in shown
         ),
         f"In all at least {len(shown) * seconds / 3600:.1f} GPU-hours for"
-        f" {sum(counts.values()):,} questions a row ({', '.join(counts)}): a lower bound by"
+        f" {sum(counts.values()):,} questions a row ({', '.join(counts) or 'none'}"
+        f"{others and f'; not counted: {others}'}): a lower bound by"
         " arithmetic for one H200; expect twice as much.",
         f"To download: about {sum(sizes):.0f} GB{more}. Disk: about {disk:.0f} GB, a whole"
         " checkpoint as downloaded and as converted (data/original can be deleted after the"
