@@ -263,6 +263,8 @@ def load_error(what: str, source: str, revision: str | None, error: BaseExceptio
         if any(isinstance(each, kind) for each in chain):
             return UserError(f"{start} {reason.format(revision=revision)}.")
     reason = " ".join(str(error).split("\n")[0].split())[:300]
+    if "backend tokenizer" in reason:  # followed by a list of five libraries
+        return UserError(f"{start} it has no tokenizer; put its tokenizer.json there.")
     if not isinstance(error, (OSError, ValueError)):
         reason = f"{type(error).__name__}: {reason}"  # such as KeyError, whose text is a name
     return UserError(f"{start} {reason or type(error).__name__}")

@@ -206,7 +206,11 @@ def write_eval_results(
             task_id=TASK_ID,
             value=round(own_value(cell, seed), 4),
             notes=f"{cell.full_name} ({cell.unit}), graded by SelfSight ({cell.version})"
-            + (f"; {cell.unscored:,} unscored answers of all seeds left out" if cell.unscored else ""),
+            + (
+                f"; {cell.unscored:,} unscored answers of all seeds left out"
+                if cell.unscored
+                else ""
+            ),
         )
         for benchmark, cell in first.items()
         if math.isfinite(own_value(cell, seed))
