@@ -53,18 +53,25 @@ class GtDpo(Method):
         truths = [item.required("reference").strip() for item in items]
         answers = greedy_answers(items, tools.vlm, tools.seed, self.answer_tokens)
         for item, question, truth, answer in zip(items, questions, truths, answers, strict=True):
-            key, own = f"{tools.seed}/{item.id}/truth", answer.text.strip()
+            key, own_text = f"{tools.seed}/{item.id}/truth", answer.text.strip()
             trace: dict[str, JSON] = {
                 "seed": tools.seed,
                 "question": question,
                 "reference": truth,
                 "answer": answer.as_json(),
             }
-            if not own or same_text(own, truth):
-                yield Dropped(key=key, item=item.id, reason=EQUAL if own else EMPTY, trace=trace)
+            if not own_text or same_text(own_text, truth):
+                yield Dropped(
+                    key=key, item=item.id, reason=EQUAL if own_text else EMPTY, trace=trace
+                )
             else:
                 yield PreferencePair(
-                    key=key, item=item.id, prompt=question, chosen=truth, rejected=own, trace=trace
+                    key=key,
+                    item=item.id,
+                    prompt=question,
+                    chosen=truth,
+                    rejected=own_text,
+                    trace=trace,
                 )
 
 
@@ -99,12 +106,12 @@ class Oracle(Method):
             )
         for outcome in respond(items, tools, self):
             if isinstance(outcome, Responses):
-                yield _truer(outcome, tools.ground_truth)
+                yield _choose_truer(outcome, tools.ground_truth)
             else:
                 yield outcome
 
 
-def _truer(responses: Responses, truth: GroundTruth) -> PreferencePair | Dropped:
+def _choose_truer(responses: Responses, truth: GroundTruth) -> PreferencePair | Dropped:
     """The pair with the response of fewer errors chosen, or its drop."""
     texts = [responses.greedy.text, responses.sample.text]
     greedy, sample = truth.errors(responses.item.id, texts)

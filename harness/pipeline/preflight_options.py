@@ -73,7 +73,7 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
 
     for name in NUMBERS:
         if name in options:
-            check = partial(compare.at_least_one, **{name: options[name]})
+            check = partial(compare.check_at_least_one, **{name: options[name]})
             refuse(name, attempt(f"--{name}", check))
     if "base" in options:
         refuse("base", attempt("base", lambda: find_base(options["base"])))
@@ -81,7 +81,7 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
         refuse("pool", attempt("pool", lambda: open_pool(options["pool"])))
     if texts := list(options.get("rows", ())):
         about = {text: f"row {text.partition('=')[0]}" for text in texts}
-        rows = {text: attempt(about[text], partial(compare.ready_made, text)) for text in texts}
+        rows = {text: attempt(about[text], partial(compare.run_from_text, text)) for text in texts}
         findings += [finding for found in rows.values() for finding in found]
         right["rows"] = [text for text, found in rows.items() if not found]
     if study not in DATA_STUDIES:
@@ -99,14 +99,14 @@ def of_data(
         UserError: an option is wrong.
     """
     StudyReference(study, options).check_options(STUDIES[study])
-    compare.at_least_one(**{name: options[name] for name in NUMBERS if name in options})
+    compare.check_at_least_one(**{name: options[name] for name in NUMBERS if name in options})
     if study == "audit":
         baseline, lacking = audit.needs(**options)
         rows = [Finding(one.about, f"{one.says}.") for one in lacking]
         return [*rows, *of_models([baseline])], None
     runs, missing = paper.needs(**options)
     files = [Finding("file", f"{line}.") for line in missing]
-    names = options.get("benchmarks") or paper.WANTED
+    names = options.get("benchmarks") or paper.BENCHMARK_NAMES
     return [*files, *of_runs(runs, out, placement)], _costed(runs, names, options)
 
 

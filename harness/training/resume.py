@@ -26,7 +26,7 @@ from harness.artifacts.results_folder import (
 )
 from harness.artifacts.safe_files import flush, partial_folder, remove
 from harness.artifacts.stored_files import NAME as DONE
-from harness.artifacts.stored_files import check_files, cure, done_of
+from harness.artifacts.stored_files import check_files, cure, done_content
 from harness.errors import UserError
 from harness.models.alignment import aligned
 from harness.training.fsdp import full_tensor, like_parameter
@@ -68,7 +68,7 @@ def save(
             save_tensors(moments, partial / MOMENTS)
             more(partial)
             write_json(partial / "state.json", state)
-            done = done_of(partial, fingerprint(state["identity"]))
+            done = done_content(partial, fingerprint(state["identity"]))
             write_bytes(partial / DONE, done)
         for old in folder.glob(f"{_PREFIX}*"):
             if old != final:

@@ -41,7 +41,7 @@ from harness.reporting.figures.style import (
     least_span,
     panels,
     rendered,
-    row_colours,
+    row_marks,
     short,
     style,
 )
@@ -203,7 +203,7 @@ def test_an_ablation_has_a_panel_a_field_and_marks_the_rows_own_value(
     assert overview is not None
     assert [label.get_text() for label in overview.axes[0].get_yticklabels()] == [
         "untrained",
-        "sena",
+        "SENA",
     ]
 
 
@@ -241,12 +241,36 @@ def test_what_is_derived_is_grey(tmp_path: Path) -> None:
     out = write_study(tmp_path, seeds=(0,), images=5)
     study = read_json(out / "study.json")
     study["runs"] = [
-        {**run, "role": "derived" if run["label"] == "sima" else "method"} for run in study["runs"]
+        {**run, "role": "matched" if run["label"] == "sima" else "method"} for run in study["runs"]
     ]
     write_json(out / "study.json", study)
-    colours = row_colours(load_results(out))
-    assert colours["sena"][0] in COLOURS
-    assert colours["sima"][0] not in COLOURS
+    marks = row_marks(load_results(out))
+    assert marks["sena"].colour in COLOURS
+    assert marks["sima"].colour not in COLOURS
+
+
+def test_a_control_has_its_methods_colour_and_stands_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = ("untrained", "sena", "sima", "sena shuffled")
+    vary_rows(monkeypatch, "sena shuffled")
+    out = write_study(tmp_path, seeds=(0,), images=10, labels=labels)
+    study = read_json(out / "study.json")
+    study["runs"] = [
+        {**run, "role": "control", "of": "sena"} if run["label"] == "sena shuffled" else run
+        for run in study["runs"]
+    ]
+    write_json(out / "study.json", study)
+    records = load_results(out)
+    marks = row_marks(records)
+    assert [*marks] == ["sena", "sena shuffled", "sima"]
+    assert marks["sena"].colour == marks["sena shuffled"].colour != marks["sima"].colour
+    assert len({mark[1:] for mark in (marks["sena"], marks["sena shuffled"])}) == 2
+    with style():
+        figure = against_recall(records, compare(records))
+    assert figure is not None
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["SENA", "SENA shuffled", "SIMA", "untrained (baseline)"]
 
 
 def test_lengths_are_the_caps_ratios(tmp_path: Path) -> None:

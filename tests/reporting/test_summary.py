@@ -131,6 +131,8 @@ def test_names_are_those_of_the_papers() -> None:
         "my/llava-1.5-7b",
     ]
     assert row_name("sena noise_step=100") == "SENA noise_step=100"
+    assert row_name("untrained at sena length") == "untrained at SENA length"
+    assert row_name("my sena") == "my sena"
 
 
 def test_latex_is_one_float(reference: tables.ComparedStudy) -> None:

@@ -114,6 +114,29 @@ def test_nothing_done_yet_is_a_table_of_dashes(tmp_path: Path) -> None:
     assert re.search(r"^sena +- +- +- +- +- +-$", text, re.M)
 
 
+def test_a_study_json_that_cannot_be_a_table_is_one_sentence(tmp_path: Path) -> None:
+    """Else a benchmark named twice would be counted twice, with shorter intervals."""
+    kept = read_json(write_study(tmp_path, images=4) / "study.json")
+    chair, pope = kept["benchmarks"]
+    metric, *others = chair["metrics"]
+    for change in (
+        {"baseline": "another"},
+        {"runs": []},
+        {"benchmarks": [chair, pope, chair]},
+        *(
+            {"benchmarks": [{**chair, "metrics": [*metrics, *others]}]}
+            for metrics in (
+                [metric, metric],
+                [metric | {"scale": "1"}],
+                [metric | {"better": "up"}],
+            )
+        ),
+    ):
+        write_json(tmp_path / "study.json", {**kept, **change})
+        with pytest.raises(UserError, match=r"study\.json lacks"):
+            load_results(tmp_path)
+
+
 def test_a_folder_without_a_study_is_a_problem(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no study\.json"):
         tables.write(tmp_path)

@@ -139,13 +139,13 @@ def test_a_plan_needs_nothing_and_names_everything(
         assert f"row {card.label}: its weights are not in data/released/{card.name}" in said
         assert f"hf download {card.source}" in said
         assert card.revision is None or f"--revision {card.revision}" in said
-    for name in audit.WANTED:
+    for name in audit.BENCHMARK_NAMES:
         assert f"benchmark {name}: data/" in said
     assert "Base 'llava-1.5-13b' is not in the local cache" in said
     assert "run leaves these out, but needs the base and one benchmark" in said
     few = audit.lines(limit=10)
     assert (
-        f"for {sum(BENCHMARKS[name].questions for name in audit.WANTED):,} questions"
+        f"for {sum(BENCHMARKS[name].questions for name in audit.BENCHMARK_NAMES):,} questions"
         in " ".join(audit.lines())
     )
     assert "for 361 questions a row" in " ".join(few)

@@ -19,6 +19,7 @@ from harness.artifacts.results_folder import read_jsonl
 from harness.artifacts.stored_files import read_bytes
 from harness.errors import UserError
 from harness.reporting.comparison import MetricResult
+from harness.reporting.display_names import metric_name, row_name
 from harness.reporting.figures.style import (
     BLACK,
     COLOURS,
@@ -75,23 +76,21 @@ def _panels(study: StudyResults, cells: Mapping[str, MetricResult]) -> Figure:
     owners = list(dict.fromkeys(setting.row for setting in varied))
     figure = canvas(0.7 + 1.75 * panel_lines(len(fields)))
     base = cells[study.baseline]
-    title = (
-        f"{short(base.full_name, 60)} ({short(base.heading, 40)}), one setting changed at a time"
-    )
-    figure.suptitle(title, fontsize=9)
+    measured = short(metric_name(base.benchmark, base.heading), 80)
+    figure.suptitle(f"{measured}, one setting changed at a time", fontsize=9)
     grid = list(chain.from_iterable(panels(figure, len(fields), sharey=True)))
     for axes, field in zip(grid, fields, strict=True):
         _panel(axes, study, cells, field, owners)
     grid[0].set_ylim(least_span(grid[0].get_ylim(), least_points(base.places)))
-    baseline = f"{short(study.baseline, 30)} (baseline)"
+    baseline = f"{short(row_name(study.baseline), 30)} (baseline)"
     ring: Style = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "linestyle": "none"}
     handles = [
         legend_entry(baseline, color=GREY, linewidth=0.8, linestyle=DASHED),
         *(
-            legend_entry(short(owner, 50), **_mark(index), markersize=4.5)
+            legend_entry(short(row_name(owner), 50), **_mark(index), markersize=4.5)
             for index, owner in enumerate(owners)
         ),
-        legend_entry("the row's own value", color=GREY, **ring),
+        legend_entry("the method's own value", color=GREY, **ring),
     ]
     figure.legend(
         handles=handles, loc="outside lower center", ncols=min(3, len(handles)), numpoints=1
@@ -212,9 +211,9 @@ def noise(study: StudyResults, cells: Sequence[MetricResult]) -> Figure | None:
     axes.set_xlim(-0.5, len(points) - 0.5)
     axes.set_xticks([])
     axes.set_ylabel(short(base.heading, 30))
-    title = f"{owner}: {base.full_name} by noise step"
+    title = f"{row_name(owner)}: {base.full_name} by noise step"
     axes.set_title(
-        short(f"{title} (dashed: {study.baseline}; black: the row's own step)", 112), loc="left"
+        short(f"{title} (dashed: {study.baseline}; black: its own step)", 112), loc="left"
     )
     for place, (shot, point) in enumerate(zip(corrupted, points, strict=True)):
         axes = figure.add_subplot(grid[1, place])

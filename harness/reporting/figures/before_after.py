@@ -12,13 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from harness.reporting.comparison import MetricResult
-from harness.reporting.display_names import display_name, grouped
+from harness.reporting.display_names import display_name, grouped, row_name
 from harness.reporting.figures.style import (
     BLACK,
     DASHED,
     GOOD,
     GREY,
     PALE,
+    RowMark,
     Style,
     broken,
     canvas,
@@ -28,7 +29,7 @@ from harness.reporting.figures.style import (
     least_span,
     legend_entry,
     panel_lines,
-    row_colours,
+    row_marks,
     short,
 )
 from harness.reporting.figures.style import panels as grid_of
@@ -45,11 +46,13 @@ def before_and_after(
     """A panel a metric: each row's difference from the baseline with its paired interval. All
     metrics of one ``benchmark``, or the primary metrics of all. None: nothing can be compared."""
     # A matched baseline is graded on some benchmarks only, so it is left out of the figure of all.
-    labels = [
+    marks = row_marks(study)
+    shown = {
         row.label
         for row in study.compared
         if row.varied is None and (row.role != "matched" or benchmark is not None)
-    ]
+    }
+    labels = [label for label in marks if label in shown]
     mine = [
         cell
         for cell in cells
@@ -66,7 +69,6 @@ def before_and_after(
     if benchmark is not None:
         figure.suptitle(short(display_name(benchmark), 60), fontsize=9, fontweight="bold")
     grid = grid_of(figure, len(panels))
-    colours = row_colours(study)
     first = [line[0] for line in grid]
     for axes, panel in zip(chain.from_iterable(grid), panels, strict=True):
         base = by_key[study.baseline, *panel]
@@ -76,7 +78,7 @@ def before_and_after(
         else:
             title = short(base.heading + (" (primary)" if base.primary else ""), 40)
         axes.set_title(title, loc="left")
-        _panel(axes, base, others, colours, named=axes in first)
+        _panel(axes, base, others, marks, named=axes in first)
     _legend(figure, study, mine)
     return figure
 
@@ -85,7 +87,7 @@ def _legend(figure: Figure, study: StudyResults, cells: Sequence[MetricResult]) 
     mark: Style = {"color": GREY, "marker": "o", "markersize": 4.5}
     open_mark: Style = mark | {"markerfacecolor": "white"}
     black: Style = {"color": BLACK, "marker": "o", "linestyle": "none"}
-    name = short(f"{study.baseline} (baseline)")
+    name = short(f"{row_name(study.baseline)} (baseline)")
     handles = [
         legend_entry(name, markersize=4.5, **black),
         legend_entry("filled: a clear change of the method; 95 % interval", **mark),
@@ -107,7 +109,7 @@ def _panel(
     axes: Axes,
     base: MetricResult,
     cells: Sequence[MetricResult],
-    colours: Mapping[str, tuple[str, str]],
+    marks: Mapping[str, RowMark],
     *,
     named: bool,
 ) -> None:
@@ -128,26 +130,26 @@ def _panel(
         dot(axes, 0, 0, marker="o", markersize=4.8, color=BLACK, zorder=3)
     for place, cell in enumerate(cells, start=1):
         if np.isfinite(cell.difference):
-            _row(axes, place, cell, *colours[cell.label])
+            _row(axes, place, cell, marks[cell.label])
         else:
             text: Style = {"ha": "center", "va": "center", "color": GREY, "fontsize": 6.5}
             axes.text((low + high) / 2, place, "missing", **text)
     rows = [base, *cells]
-    right = axes.twinx()
-    right.set_ylim(axes.get_ylim())
-    right.set_yticks(range(len(rows)), [printed(cell.value, cell.places) for cell in rows])
-    right.tick_params(length=0, labelcolor=GREY)
-    names = [broken(cell.label, 30, 2) if named else "" for cell in rows]
-    axes.set_yticks(range(len(rows)), names, linespacing=0.9)
-    axes.tick_params(axis="y", length=0)
-    for spine in (axes.spines["left"], right.spines["left"], right.spines["right"]):
-        spine.set_visible(False)
+    edge: Style = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+    for place, cell in enumerate(rows):
+        value = printed(cell.value, cell.places)
+        axes.annotate(value, (1, place), (3.5, 0), color=GREY, va="center_baseline", **edge)
+    names = [broken(row_name(cell.label), 30, 2) for cell in rows] if named else []
+    axes.set_yticks(range(len(names)), names, linespacing=0.9)
+    axes.tick_params(axis="y", left=False)
+    axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     unit = "points" if base.unit == "%" else base.unit
     axes.set_xlabel("difference" + (f" ({short(unit, 20)})" if unit else ""))
 
 
-def _row(axes: Axes, place: int, cell: MetricResult, colour: str, marker: str) -> None:
+def _row(axes: Axes, place: int, cell: MetricResult, row_mark: RowMark) -> None:
+    colour, marker, _ = row_mark
     if np.isfinite(cell.lo):
         ends = [cell.lo, cell.hi]
         axes.plot(ends, [place, place], color=colour, solid_capstyle="butt", zorder=2)
@@ -192,19 +194,19 @@ def rounds(study: StudyResults, cells: Sequence[MetricResult]) -> Figure | None:
     bases = {cell.key: cell for cell in cells if cell.label == study.baseline}
     figure = canvas(0.5 + 2.1 * panel_lines(len(panels)) + 0.05 * len(several))
     grid = list(chain.from_iterable(grid_of(figure, len(panels))))
-    colours = {label: mark for label, mark in row_colours(study).items() if label in several}
+    marks = {label: mark for label, mark in row_marks(study).items() if label in several}
     for axes, panel in zip(grid, panels, strict=True):
         base = bases[study.baseline, *panel]
         axes.axhline(base.value, color=GREY, linewidth=0.6, linestyle=DASHED)
-        for place, (label, (colour, marker)) in enumerate(colours.items()):
-            centred = (place - (len(colours) - 1) / 2) / max(1, len(colours) - 1)
-            shift = min(0.5, 0.08 * len(colours)) * centred
+        for place, (label, mark) in enumerate(marks.items()):
+            centred = (place - (len(marks) - 1) / 2) / max(1, len(marks) - 1)
+            shift = min(0.5, 0.08 * len(marks)) * centred
             row = [cell for cell in mine if cell.key == (label, *panel) and np.isfinite(cell.value)]
-            _rounds_line(axes, base, row, shift, label, colour, marker)
+            _rounds_line(axes, base, row, shift, label, mark)
         dot(axes, 0, base.value, marker="o", markersize=4.8, color=BLACK)
         name = short(display_name(base.benchmark), 34)
         axes.set_title(f"{name}\n{short(base.heading, 34)}", loc="left")
-        axes.set_xlabel(f"round (0: {short(study.baseline, 20)})")
+        axes.set_xlabel(f"round (0: {short(row_name(study.baseline), 20)})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylim(least_span(axes.get_ylim(), least_points(base.places)))
     handles, names = grid[0].get_legend_handles_labels()
@@ -218,15 +220,16 @@ def _rounds_line(
     row: Sequence[MetricResult],
     shift: float,
     label: str,
-    colour: str,
-    marker: str,
+    row_mark: RowMark,
 ) -> None:
     """One row's rounds; ``shift`` keeps the rows' intervals apart."""
+    colour, marker, line = row_mark
     xs = [cell.round + shift for cell in row]
     values = [cell.value for cell in row]
-    axes.plot([0.0, *xs], [base.value, *values], color=colour, linewidth=1.1, alpha=0.7)
+    thin: Style = {"linewidth": 1.1, "linestyle": line}
     mark: Style = {"color": colour, "marker": marker, "markersize": 4.5}
-    axes.plot([], [], linewidth=1.1, label=short(label, 36), **mark)
+    axes.plot([0.0, *xs], [base.value, *values], color=colour, alpha=0.7, **thin)
+    axes.plot([], [], label=short(row_name(label), 36), **thin, **mark)
     for x, cell in zip(xs, row, strict=True):
         interval(axes, x, cell, colour, 0.9)
         dot(axes, x, cell.value, **mark)

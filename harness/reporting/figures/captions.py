@@ -17,16 +17,17 @@ from matplotlib.ticker import MaxNLocator
 
 from benchmarks.interface import Metric
 from harness.reporting.comparison import MetricResult
-from harness.reporting.display_names import display_name
+from harness.reporting.display_names import display_name, row_name
 from harness.reporting.figures.style import (
     BLACK,
+    RowMark,
     Style,
     canvas,
     dot,
     grid_lines,
     least_points,
     least_span,
-    row_colours,
+    row_marks,
     short,
 )
 from harness.reporting.results import BenchmarkColumns, StudyResults
@@ -64,13 +65,15 @@ def against_recall(study: StudyResults, cells: Sequence[MetricResult]) -> Figure
     the baseline to each row, which has both paired intervals. Down and right is better; down and
     left is a more cautious model. Rows with a varied setting are left out."""
     by_key = {cell.key: cell for cell in cells if cell.last}
+    marks = row_marks(study)
+    row_of = {row.label: row for row in study.compared}
     panels = []
     for benchmark in study.benchmarks:
         metrics = _metrics(benchmark)
         if metrics is None:
             continue
         rows = {}
-        for row in study.compared:
+        for row in map(row_of.__getitem__, marks):
             pair = [by_key.get((row.label, benchmark.name, metric.name)) for metric in metrics]
             known = [cell for cell in pair if cell and np.isfinite(cell.difference)]
             if row.varied is None and len(known) == 2:
@@ -83,13 +86,12 @@ def against_recall(study: StudyResults, cells: Sequence[MetricResult]) -> Figure
     unvaried = sum(row.varied is None for row in study.compared)
     figure = canvas(3.1 + 0.12 * unvaried)
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    colours = row_colours(study)
     for axes, (benchmark, base_results, rows) in zip(grid, panels, strict=True):
         for label, results in rows.items():
-            _recall_point(axes, base_results, results, *colours[label])
+            _recall_point(axes, base_results, results, marks[label])
         hallucination, recall = base_results
         mark: Style = {"marker": "o", "markersize": 6, "color": BLACK}
-        name = short(f"{study.baseline} (baseline)")
+        name = short(f"{row_name(study.baseline)} (baseline)")
         dot(axes, recall.value, hallucination.value, label=name, **mark)
         axes.set_xlabel(recall.heading.replace("↑", "→ better,"))
         axes.set_ylabel(hallucination.heading.replace("↓", "↓ better,"))
@@ -107,10 +109,9 @@ def against_recall(study: StudyResults, cells: Sequence[MetricResult]) -> Figure
     return figure
 
 
-def _recall_point(
-    axes: Axes, base: CaptionResults, row: CaptionResults, colour: str, marker: str
-) -> None:
+def _recall_point(axes: Axes, base: CaptionResults, row: CaptionResults, row_mark: RowMark) -> None:
     y, x = row
+    colour, marker, _ = row_mark
     matched = y.role == "matched"
     if not matched:
         arrow: Style = {"arrowstyle": "->", "color": colour, "linewidth": 0.8, "alpha": 0.6}
@@ -124,7 +125,7 @@ def _recall_point(
         axes.plot([x.value] * 2, ys, **thin)
     face = "white" if matched else colour
     mark: Style = {"marker": marker, "markersize": 5, "color": colour, "markerfacecolor": face}
-    dot(axes, x.value, y.value, label=short(y.label, 40), **mark)
+    dot(axes, x.value, y.value, label=short(row_name(y.label), 40), **mark)
 
 
 def lengths(study: StudyResults) -> pd.DataFrame:
@@ -175,8 +176,8 @@ def _value(
 
 
 PANELS = (
-    ("words", "hallucination", "words a caption", "{0} ↓ %"),
-    ("words", "recall", "words a caption", "{1} ↑ %"),
+    ("words", "hallucination", "words per caption", "{0} ↓ %"),
+    ("words", "recall", "words per caption", "{1} ↑ %"),
     ("recall", "hallucination", "{1} → better, %", "{0} ↓ better, %"),
 )
 """Columns of ``lengths`` on the x and y axes, and the axes' labels."""
@@ -193,7 +194,7 @@ def at_lengths(study: StudyResults, table: pd.DataFrame) -> Figure | None:
     names = [benchmark.name for benchmark in study.benchmarks if caps.get(benchmark.name, 0) > 2]
     if not names:
         return None
-    colours = {study.baseline: (BLACK, "o"), **row_colours(study)}
+    marks = {study.baseline: RowMark(BLACK, "o", "-"), **row_marks(study)}
     figure = canvas(0.5 + 2.3 * len(names) + 0.1 * table["label"].nunique())
     grid = figure.subplots(len(names), len(PANELS), squeeze=False)
     for line, name in zip(grid, names, strict=True):
@@ -201,8 +202,10 @@ def at_lengths(study: StudyResults, table: pd.DataFrame) -> Figure | None:
         columns = mine[["hallucination_metric", "recall_metric"]]
         metrics = [display_name(str(name)) for name in columns.iloc[0]]
         for axes, (x, y, x_label, y_label) in zip(line, PANELS, strict=True):
-            for label, part in mine.groupby("label", sort=False):
-                _curve(axes, part.sort_values("words"), x, y, str(label), *colours[str(label)])
+            for label, mark in marks.items():
+                part = mine[mine["label"] == label].sort_values("words")
+                if not part.empty:
+                    _curve(axes, part, x, y, label, mark)
             if x == "words":
                 axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
                 axes.set_xlim(least_span(axes.get_xlim(), 2.0))
@@ -213,17 +216,17 @@ def at_lengths(study: StudyResults, table: pd.DataFrame) -> Figure | None:
         title = f"{display_name(name)}: captions cut at the same lengths"
         line[0].set_title(short(title, 70), loc="left")
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, numpoints=1)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=4)
     return figure
 
 
-def _curve(
-    axes: Axes, part: pd.DataFrame, x: str, y: str, label: str, colour: str, marker: str
-) -> None:
-    axes.plot(part[x], part[y], color=colour, linewidth=1.0, marker=".", markersize=2.5)
+def _curve(axes: Axes, part: pd.DataFrame, x: str, y: str, label: str, row_mark: RowMark) -> None:
+    colour, marker, line = row_mark
+    thin: Style = {"linewidth": 1.0, "linestyle": line, "marker": ".", "markersize": 2.5}
+    axes.plot(part[x], part[y], color=colour, **thin)
     if x == "words":
         low, high = part[y] - part[f"{y}_se"], part[y] + part[f"{y}_se"]
         axes.fill_between(part[x], low, high, color=colour, alpha=0.1, linewidth=0)
     uncut = part[part["cap"] == 0]
-    mark: Style = {"marker": marker, "markersize": 5, "color": colour, "linestyle": "none"}
-    axes.plot(uncut[x], uncut[y], label=short(label, 40), **mark)
+    mark: Style = {"marker": marker, "markersize": 5, "color": colour, "linestyle": line}
+    axes.plot(uncut[x], uncut[y], label=short(row_name(label), 40), **mark)

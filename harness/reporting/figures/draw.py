@@ -31,31 +31,34 @@ CAPTIONS = {
         "Each row's difference from the baseline, one panel a metric, with the 95 % interval."
         " A filled marker is a clear change of the method after Holm's correction; a ring means"
         " that it does not exceed a control. Ticks below a marker are training seeds; grey numbers"
-        " are the metric's values."
+        " are the metric's values. A control has its method's colour."
     ),
     "rounds": (
         "The primary metrics after each round of training, from the baseline (round 0) on. Vertical"
         " lines are 95 % intervals of the difference from the baseline. Rows are drawn side by side"
-        " so that they do not cover each other; each belongs to a whole round."
+        " so that they do not cover each other; each belongs to a whole round. A control has its"
+        " method's colour and another line."
     ),
     "hallucination-against-recall": (
         "Hallucination (down is better) against recall (right is better) in captions. An arrow"
-        " leads from the baseline to each row. Down and left is a more cautious model. Grey: the"
-        " baseline's captions, cut to a row's length."
+        " leads from the baseline to each row. Down and left is a more cautious model. A control"
+        " has its method's colour. Grey: the baseline's captions, cut to a row's length."
     ),
     "at-several-lengths": (
         "All rows' captions, cut at the same numbers of words. The large marker is the uncut row,"
-        " the band one standard error over images."
+        " the band one standard error over images. A control has its method's colour and another"
+        " line."
     ),
     "prompts": "What became of each row's prompts: a preference pair, or a reason for dropping.",
     "training": (
         "Loss, pairs ranked right, reward margin, and the rewards of chosen and rejected answers"
         " (studies of earlier versions: not recorded). Thin lines are training seeds, thick lines"
-        " their smoothed mean; the dashed line is an untrained model."
+        " their smoothed mean; the grey line is an untrained model. A control has its method's"
+        " colour and another line."
     ),
     "ablation": (
-        "One setting changed at a time, with the paired 95 % interval. The ring marks the row's own"
-        " value, the dashed line is the baseline."
+        "One setting changed at a time, with the paired 95 % interval. The ring marks the method's"
+        " own value, the dashed line is the baseline."
     ),
     "noise": "Hallucination by noise step, and an image as the model sees it at each step.",
     "examples": (
@@ -130,4 +133,5 @@ def caption(name: str) -> str:
 def captions(names: Iterable[str]) -> str:
     """A Markdown file with the caption of each named figure."""
     texts = ((name, caption(name)) for name in dict.fromkeys(names))
-    return "# Captions\n\n" + "".join(f"- **{name}**: {text}\n" for name, text in texts if text)
+    head = "# Captions\n\nThe figures are 7.2 inches wide: the full width of a page.\n\n"
+    return head + "".join(f"- **{name}**: {text}\n" for name, text in texts if text)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from harness.artifacts.results_folder import read_jsonl
 from harness.artifacts.stored_files import read_bytes
+from harness.reporting.display_names import row_name
 from harness.reporting.figures.style import (
     BLACK,
     GREY,
@@ -125,8 +126,8 @@ def _figure(
     counts = ", ".join(f"{kind} in {len(ids):,}" for kind, ids in kinds.items())
     figure = canvas(0.55 + 1.35 * len(chosen))
     title = (
-        f"Objects named that are not in the image (marked): {short(label, 36)} against"
-        f" {short(baseline, 24)}, {counts} captions"
+        f"Objects named that are not in the image (marked): {short(row_name(label), 36)} against"
+        f" {short(row_name(baseline), 24)}, {counts} captions"
     )
     figure.suptitle(short(title, 136), fontsize=8, x=0.01, ha="left")
     grid = figure.subplots(len(chosen), 3, squeeze=False, width_ratios=(0.9, 2.6, 2.6))
@@ -134,8 +135,8 @@ def _figure(
         with Image.open(io.BytesIO(read_bytes(images[id]))) as opened:
             shot.imshow(np.asarray(opened.convert("RGB")), interpolation="nearest")
         shot.set_title(kind, fontsize=6.5, color=GREY, loc="left")
-        _caption(left, short(baseline, 40), base[id])
-        _caption(right, short(label, 40), mine[id])
+        _caption(left, short(row_name(baseline), 40), base[id])
+        _caption(right, short(row_name(label), 40), mine[id])
         for axes in (shot, left, right):
             axes.set_axis_off()
     return figure

@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -29,6 +29,7 @@ from matplotlib.lines import Line2D
 
 from harness.reporting.comparison import MetricResult
 from harness.reporting.results import StudyResults
+from harness.reporting.study_row import Row
 
 WIDTH = 7.2
 """Inches: two columns of a paper."""
@@ -39,6 +40,7 @@ PALE, GOOD = "#EAF3EE", "#3B7A5C"
 """The better side of a panel, and its label."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#8A7A00")
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "<")
+LINES = ("-", "--", "-.", ":")
 STACK = ("#0072B2", "#E69F00", "#56B4E9", "#D55E00", "#F0E442", "#CC79A7", "#009E73", "#BBBBBB")
 """Of the prompts: pairs first, then drop reasons by size, the last for all others."""
 MONO, SANS = ("DejaVu Sans Mono", "DejaVu Sans"), ("DejaVu Sans",)
@@ -92,6 +94,8 @@ def style() -> Iterator[None]:
             "lines.linewidth": 1.3,
             "text.parse_math": False,  # a dollar sign in a user's label stays a dollar sign
             "figure.dpi": 200,  # the layout is measured at the size it is saved in
+            "figure.autolayout": False,
+            "figure.constrained_layout.use": False,
             "savefig.dpi": "figure",
             "svg.hashsalt": "selfsight",
         }
@@ -140,9 +144,9 @@ def canvas(height: float) -> Figure:
 
 def rendered(figure: Figure, kind: str) -> bytes:
     """The figure as ``png`` or ``pdf``, without a date, so that equal figures give equal files."""
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()  # the slow layout is done once for all kinds
-        figure.set_layout_engine("none")
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)  # the slow layout is done once for all kinds
+        figure.set_layout_engine(None)  # with "none", each kind would be drawn twice
     buffer = io.BytesIO()
     metadata = {"CreationDate": None, "ModDate": None} if kind == "pdf" else {"Software": None}
     figure.savefig(buffer, format=kind, metadata=metadata)
@@ -201,16 +205,32 @@ def broken(text: str, width: int, lines: int = 3) -> str:
     return "\n".join([*rows[: lines - 1], short(" ".join(rows[lines - 1 :]), width)]).rstrip()
 
 
-def row_colours(study: StudyResults) -> dict[str, tuple[str, str]]:
-    """Each row's colour and marker, the same in every figure. Matched baselines are grey."""
-    marks: dict[str, tuple[str, str]] = {}
+class RowMark(NamedTuple):
+    """How figures draw a row: its colour, its marker and the style of its lines."""
+
+    colour: str
+    marker: str
+    line: str
+
+
+def row_marks(study: StudyResults) -> dict[str, RowMark]:
+    """Each row's mark, the same in every figure. Controls have their method's colour and stand
+    after it; matched baselines are grey. Rows with a varied setting get the last colours."""
+    families: dict[str, list[Row]] = {}
     for row in study.compared:
-        matched = row.role == "matched"
-        index = sum((other == GREY) == matched for other, _ in marks.values())
-        shift = 0 if matched else index // len(COLOURS)
-        colour = GREY if matched else COLOURS[index % len(COLOURS)]
-        marks[row.label] = (colour, MARKERS[(index + shift) % len(MARKERS)])
-    return marks
+        family = "" if row.role == "matched" else row.of or row.label
+        families.setdefault(family, []).append(row)
+    order = sorted(families, key=lambda name: families[name][0].varied is not None)
+    return {
+        row.label: RowMark(
+            GREY if row.role == "matched" else COLOURS[index % len(COLOURS)],
+            MARKERS[(index + index // len(COLOURS) + place) % len(MARKERS)],
+            LINES[(place + index // len(COLOURS)) % len(LINES)],
+        )
+        for name, rows in families.items()
+        for index in (order.index(name),)
+        for place, row in enumerate(rows)
+    }
 
 
 def short(text: str, length: int = 34) -> str:

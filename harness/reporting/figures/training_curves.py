@@ -8,17 +8,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from harness.reporting.display_names import row_name
 from harness.reporting.figures.style import (
     BLACK,
-    COLOURS,
     DASHED,
     GREY,
     STACK,
+    RowMark,
     Style,
     broken,
     canvas,
     least_span,
-    row_colours,
+    row_marks,
     short,
 )
 from harness.reporting.results import StudyResults
@@ -30,7 +31,8 @@ DARK = ("#0072B2", "#D55E00", "#009E73")
 
 def prompts(study: StudyResults) -> Figure | None:
     """A bar a row: the share of prompts that became a pair, then the reasons for dropping."""
-    sums = {row.label: totals(study, row.label) for row in study.compared if row.rounds}
+    trained = {row.label for row in study.compared if row.rounds}
+    sums = {label: totals(study, label) for label in row_marks(study) if label in trained}
     labels = [label for label in sums if np.isfinite(sums[label]["pairs"])]
     if not labels:
         return None
@@ -61,12 +63,12 @@ def prompts(study: StudyResults) -> Figure | None:
                 axes.text(start + size / 2, place, f"{count:,.0f}", **text)
         left = left + share
     names = [
-        f"{broken(label, 28, 2)} ({total:,.0f} prompts)"
+        f"{broken(row_name(label), 28, 2)} ({total:,.0f} prompts)"
         for label, total in zip(labels, prompts, strict=True)
     ]
     axes.set_yticks(range(len(labels)), names)
-    axes.invert_yaxis()
-    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.tick_params(axis="y", left=False)
     axes.spines["left"].set_visible(False)
     axes.set_xlim(0, 100)
     axes.set_xlabel("share of all prompts (%), all rounds, mean over training seeds")
@@ -90,34 +92,34 @@ ACROSS = 3
 """Panels beside each other."""
 IN_A_PANEL = 14
 """So many names of rows fit in a panel."""
-
-
-LINES = ("-", "--", "-.", ":")
+NAMES_ACROSS = 4
+"""Names of rows beside each other below the panels."""
 
 
 def training(study: StudyResults) -> Figure | None:
     """Loss, accuracy, margin and rewards by optimizer step. Thin lines are training seeds, thick
-    lines their smoothed mean."""
+    lines their smoothed mean. Rows with a varied setting are left out where others are drawn."""
     log = study.log
     if log.empty:
         return None
     curves = [curve for curve in CURVES if curve[0] in log and log[curve[0]].notna().any()]
+    trained = [row for row in study.compared if row.label in set(log["label"])]
+    labels = [row.label for row in trained if row.varied is None] or [row.label for row in trained]
+    marks = {label: mark for label, mark in row_marks(study).items() if label in labels}
     rows = -(-len(curves) // ACROSS)
-    figure = canvas(2.5 * rows)
+    figure = canvas(1.9 * rows + 0.3 + 0.15 * -(-len(labels) // NAMES_ACROSS))
     grid = figure.subplots(rows, min(len(curves), ACROSS), squeeze=False).flatten()
     for axes, (name, title, factor, untrained) in zip(grid, curves, strict=False):
         if untrained is not None:
             axes.axhline(untrained, color=GREY, linewidth=0.6, linestyle=DASHED)
-        for place, (label, (colour, _)) in enumerate(row_colours(study).items()):
+        for label, mark in marks.items():
             mine = _continued(log[log["label"] == label])
-            if not mine.empty and mine[name].notna().any():
-                # Rows that share a colour differ in their line.
-                line = LINES[place // len(COLOURS) % len(LINES)]
-                _curve(axes, mine, name, factor, short(label, 40), colour, line)
+            if mine[name].notna().any():
+                _curve(axes, mine, name, factor, short(row_name(label), 40), mark)
         axes.set_ylim(least_span(axes.get_ylim(), 0.1 * factor))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_title(title, loc="left")
-        several = log["round"].nunique() > 1
+        several = log.loc[log["label"].isin(labels), "round"].nunique() > 1
         axes.set_xlabel("optimizer step" + (", dotted: a new round" if several else ""))
     handles, names = grid[0].get_legend_handles_labels()
     free = list(grid[len(curves) :])
@@ -126,21 +128,21 @@ def training(study: StudyResults) -> Figure | None:
     if free and len(names) <= IN_A_PANEL:
         free[0].legend(handles, names, loc="upper left", title="rows")
     else:
-        figure.legend(handles, names, loc="outside lower center", ncols=min(4, max(1, len(names))))
+        figure.legend(handles, names, loc="outside lower center", ncols=NAMES_ACROSS)
     return figure
 
 
 def _curve(
-    axes: Axes, log: pd.DataFrame, name: str, factor: float, label: str, colour: str, line: str
+    axes: Axes, log: pd.DataFrame, name: str, factor: float, label: str, mark: RowMark
 ) -> None:
     """One row's curve. Rounds are not connected, because each has its own reference model."""
     for index, (_, part) in enumerate(log.groupby("round")):
         by_seed = factor * part.pivot_table(index="at", columns="seed", values=name)
         for seed in by_seed.columns:
-            axes.plot(by_seed.index, by_seed[seed], color=colour, linewidth=0.5, alpha=0.35)
+            axes.plot(by_seed.index, by_seed[seed], color=mark.colour, linewidth=0.5, alpha=0.35)
         window = max(1, len(by_seed) // 10)
         mean = by_seed.mean(axis=1).rolling(window, min_periods=1, center=True).mean()
-        thick: Style = {"color": colour, "linewidth": 1.6, "linestyle": line}
+        thick: Style = {"color": mark.colour, "linewidth": 1.6, "linestyle": mark.line}
         axes.plot(mean.index, mean, label=None if index else label, **thick)
         if index:
             axes.axvline(float(part["at"].min()) - 0.5, color=GREY, linewidth=0.6, linestyle=":")
