@@ -57,7 +57,9 @@ def verify(out: Path) -> tuple[str, list[str]]:
     if counts["old"]:
         parts.append(f"{counts['old']:,} stages not checked: written before hashes were kept")
     if counts["unsigned"]:
-        parts.append(f"{counts['unsigned']:,} study.json not checked: written before it had a hash")
+        parts.append(
+            f"{counts['unsigned']:,} study.json files not checked: written before they had a hash"
+        )
     if counts["open"]:
         parts.append(f"{counts['open']:,} stages not finished")
     parts.append(f"{len(broken)} problems" if broken else "no problem")
