@@ -31,6 +31,8 @@ from harness.reporting.figures.training_curves import training
 from harness.reporting.results import load_results
 from tests.reporting.records import write_study
 
+DOG = "\u72d7"
+
 
 def test_labels_are_plain_text_and_settings_are_given_back() -> None:
     before = mpl.rcParams["pdf.fonttype"], mpl.rcParams["text.parse_math"]

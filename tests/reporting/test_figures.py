@@ -311,6 +311,3 @@ def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> No
         text.get_text() for axes in figure.axes for text in axes.texts if text.get_color() == WRONG
     ]
     assert marked == ["cat"] * 4  # both captions of "as many", the untrained one of both "fewer"
-
-
-DOG = "\u72d7"
