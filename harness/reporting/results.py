@@ -17,7 +17,6 @@ from typing import Any, get_args
 import pandas as pd
 
 from benchmarks.interface import Direction, Metric
-from harness.artifacts.results_folder import read_json
 from harness.artifacts.stored_files import cure
 from harness.errors import UserError
 from harness.reporting.counts import Counts, all_counts
@@ -226,12 +225,6 @@ def _grades(
     return joined[[*GRADE_KEYS, "question", "cluster", "value", *counts]]
 
 
-def _ended(train: Path) -> str:
-    """Why the row ended at this training; empty where it did not."""
-    path = train / "ended.json"
-    return str(read_json(path)["reason"]) if path.exists() else ""
-
-
 def _trained(
     stored: Stored, rows: tuple[Row, ...], missing: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -260,7 +253,7 @@ def _trained(
             line |= {"used": training["pairs_used"], "steps": training["steps"]}
             line |= {"tokens_trained": training["tokens"], "seconds_train": record["seconds"]}
             log += [{**step, **keys} for step in stored.log(train)]
-        elif reason := _ended(train):
+        elif reason := stored.ended(train):
             missing.append(f"{where} it could not be trained ({reason})")
         elif line.get("pairs") == 0:
             missing.append(f"{where} it made no pair to train on")
