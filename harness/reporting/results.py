@@ -135,10 +135,11 @@ def load_results(out: Path) -> StudyResults:
 def _check(rows: Sequence[Row], baseline: str, benchmarks: Sequence[BenchmarkColumns]) -> None:
     """
     Raises:
-        TypeError: no row is the baseline, a name occurs twice, or a metric cannot be computed.
+        TypeError: no row with one seed is the baseline, a name occurs twice, or a metric cannot be
+            computed.
     """
-    if baseline not in (row.label for row in rows):
-        raise TypeError(f"the baseline {baseline!r} among its rows")
+    if [len(row.seeds) for row in rows if row.label == baseline] != [1]:
+        raise TypeError(f"the baseline {baseline!r} as one model among its rows")
     names = [benchmark.name for benchmark in benchmarks]
     names += [f"{each.name}'s {metric.name}" for each in benchmarks for metric in each.metrics]
     if twice := [name for name, times in Counter(names).items() if times > 1]:

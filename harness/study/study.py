@@ -186,6 +186,8 @@ class Study:
                     f"The rows labelled {label!r} differ in more than their seed; give each setting"
                     " a label of its own."
                 )
+        if sum(run.label == self.baseline for run in self.runs) > 1:
+            raise UserError(f"The baseline {self.baseline!r} has several seeds; give it one.")
         metrics = [(each.name, metric.name) for each in self.benchmarks for metric in each.metrics]
         known = [f"{benchmark}/{metric}" for benchmark, metric in metrics]
         for name in self.primary:
