@@ -3,7 +3,7 @@
 A packed folder holds study.json, table.md, table.csv, three figures, and a few Parquet files with
 everything that tables and figures read: each question's value and counts, caption counts by
 length, training curves, and the identity and record of every stage. packed.json has the format,
-the files' sha256 and the leaked images. It is written last.
+the files' sha256, the leaked images and why rows ended early. It is written last.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from harness.reporting.figures.training_curves import CURVES
 from harness.reporting.results import StudyResults, load_results
 from harness.reporting.stored import (
     CAPS,
+    ENDED,
     FORMAT,
     FORMAT_KEY,
     GRADES,
@@ -116,6 +117,10 @@ def _pack(folder: Path, out: Path) -> str:
         "format": FORMAT,
         "benchmarks": benchmarks,
         "leaks": asdict(leaks),
+        "ended": {
+            path.parent.relative_to(folder).as_posix(): stored.ended(path.parent)
+            for path in sorted(folder.glob(f"runs/*/seed*/round*/train/{ENDED}"))
+        },
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in files.items()},
     }
     write_json(Results(out).packed, manifest)
@@ -229,8 +234,9 @@ def _check(whole: StudyResults, packed: StudyResults) -> None:
     if set(before) != set(whole.grades):
         raise AssertionError(f"packed counts are missing: {set(whole.grades) - set(before)}")
     facts = {name: whole.facts[name] for name in packed.facts}
-    if facts != dict(packed.facts) or whole.missing != packed.missing:
-        raise AssertionError(f"packed facts differ: {facts} {packed.facts}")
+    said, again = (facts, whole.missing), (dict(packed.facts), packed.missing)
+    if said != again:
+        raise AssertionError(f"packed facts differ: {said} {again}")
 
 
 def write_outputs(out: Path) -> list[str]:

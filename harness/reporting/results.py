@@ -17,7 +17,6 @@ from typing import Any, get_args
 import pandas as pd
 
 from benchmarks.interface import Direction, Metric
-from harness.artifacts.results_folder import read_json
 from harness.artifacts.stored_files import cure
 from harness.errors import UserError
 from harness.reporting.counts import Counts, all_counts
@@ -136,10 +135,11 @@ def load_results(out: Path) -> StudyResults:
 def _check(rows: Sequence[Row], baseline: str, benchmarks: Sequence[BenchmarkColumns]) -> None:
     """
     Raises:
-        TypeError: no row is the baseline, a name occurs twice, or a metric cannot be computed.
+        TypeError: no row with one seed is the baseline, a name occurs twice, or a metric cannot be
+            computed.
     """
-    if baseline not in (row.label for row in rows):
-        raise TypeError(f"the baseline {baseline!r} among its rows")
+    if [len(row.seeds) for row in rows if row.label == baseline] != [1]:
+        raise TypeError(f"the baseline {baseline!r} as one model among its rows")
     names = [benchmark.name for benchmark in benchmarks]
     names += [f"{each.name}'s {metric.name}" for each in benchmarks for metric in each.metrics]
     if twice := [name for name, times in Counter(names).items() if times > 1]:
@@ -226,12 +226,6 @@ def _grades(
     return joined[[*GRADE_KEYS, "question", "cluster", "value", *counts]]
 
 
-def _ended(train: Path) -> str:
-    """Why the row ended at this training; empty where it did not."""
-    path = train / "ended.json"
-    return str(read_json(path)["reason"]) if path.exists() else ""
-
-
 def _trained(
     stored: Stored, rows: tuple[Row, ...], missing: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -260,7 +254,7 @@ def _trained(
             line |= {"used": training["pairs_used"], "steps": training["steps"]}
             line |= {"tokens_trained": training["tokens"], "seconds_train": record["seconds"]}
             log += [{**step, **keys} for step in stored.log(train)]
-        elif reason := _ended(train):
+        elif reason := stored.ended(train):
             missing.append(f"{where} it could not be trained ({reason})")
         elif line.get("pairs") == 0:
             missing.append(f"{where} it made no pair to train on")

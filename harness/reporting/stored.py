@@ -43,6 +43,8 @@ FORMAT_KEY = b"selfsight_packed_format"
 STAGES, QUESTIONS, GRADES, CAPS, LOG = (
     f"{name}.parquet" for name in ("stages", "questions", "grades", "caps", "log")
 )
+ENDED = "ended.json"
+"""Of a training that could not be done."""
 FILES = (STAGES, QUESTIONS, GRADES, CAPS, LOG)
 REPEATS = "repeats"
 """A column of packed captions; packs of earlier versions lack it."""
@@ -168,6 +170,11 @@ class Stored:
         """The stage's record; None: the stage is not finished, or has none."""
         return self.record(stage) if self.done(stage) else None
 
+    def ended(self, train: Path) -> str:
+        """Why the row ended at this training; empty: it did not."""
+        path = self.folder(train) / ENDED
+        return str(read_json(path)["reason"]) if path.exists() else ""
+
     def lines(self, stage: Path, name: str) -> list[dict[str, Any]]:
         """The lines of a JSONL file of the stage; empty: it has none."""
         path = self.folder(stage) / name
@@ -269,6 +276,9 @@ class PackedFolder(Stored):
 
     def record(self, stage: Path) -> dict[str, Any] | None:
         return self._parsed(stage, "record")
+
+    def ended(self, train: Path) -> str:
+        return str(self._manifest.get("ended", {}).get(self._path(train), ""))
 
     def grades(self, stage: Path) -> pd.DataFrame:
         return self._rows(GRADES, stage)

@@ -187,6 +187,8 @@ class Study:
                     f"The rows labelled {label!r} differ in more than their seed; give each setting"
                     " a label of its own."
                 )
+        if sum(run.label == self.baseline for run in self.runs) > 1:
+            raise UserError(f"The baseline {self.baseline!r} has several seeds; give it one.")
         metrics = [f"{b.name}/{metric.name}" for b in self.benchmarks for metric in b.metrics]
         for name in self.primary:
             if name not in metrics:

@@ -12,9 +12,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 USE = """
+import re
 import selfsight
 results = selfsight.load({reference!r})
 print(sorted(results.grades["benchmark"].unique())[0], len(selfsight.table({reference!r})) > 0)
+told = re.findall("``([a-z]+)``:", selfsight.load.__doc__)
+print(len(told), all(len(getattr(results, name)) for name in told))
 """
 
 
@@ -45,7 +48,7 @@ def test_python_reads_a_results_folder_from_anywhere(tmp_path: Path) -> None:
     (tmp_path / "benchmarks" / "__init__.py").write_text("raise ImportError('not ours')")
     code = USE.format(reference=str(ROOT / "results" / "reference"))
     printed = python(["-c", code], tmp_path, ROOT / "harness" / "cli")
-    assert printed.split() == ["synthetic_chair", "True"]
+    assert printed.split() == ["synthetic_chair", "True", "4", "True"]
 
 
 RUN = """

@@ -124,6 +124,16 @@ def test_a_pack_of_an_earlier_version_opens_without_repeated_sentences(packed: P
     assert {row[place] for row in block.rows} == {"not recorded"}
 
 
+def test_why_a_row_ended_early_is_packed(tmp_path: Path) -> None:
+    absent = ("sena/seed1/round1/train", "sena/seed1/round1/grades")
+    out = write_study(tmp_path / "whole", seeds=(0, 1), images=20, absent=absent)
+    write_json(Results(out).train("sena", 1, 1) / "ended.json", {"reason": "the loss is nan"})
+    pack(out, tmp_path / "packed")
+    missing = load_results(tmp_path / "packed").missing
+    assert missing == load_results(out).missing
+    assert "sena, seed 1, round 1: it could not be trained (the loss is nan)" in missing
+
+
 def test_leaked_images_can_be_left_out_of_a_packed_folder(whole: Path, packed: Path) -> None:
     left = [tables.load(out, exclude_leaks=True) for out in (whole, packed)]
     assert left[0].leaks.found == left[1].leaks.found != ()

@@ -138,6 +138,7 @@ def test_a_study_json_that_cannot_be_a_table_is_one_sentence(tmp_path: Path) -> 
     metric, *others = chair["metrics"]
     for change in (
         {"baseline": "another"},
+        {"baseline": "sena"},  # three trainings
         {"runs": []},
         {"benchmarks": [chair, pope, chair]},
         *(

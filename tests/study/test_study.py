@@ -106,6 +106,7 @@ def test_a_run_is_checked(changes: dict[str, Any], words: str) -> None:
         ({"benchmarks": (Words(), Words(pictures=9))}, "holds the benchmark 'words' twice"),
         ({"benchmarks": (Words(name="a/b"),)}, "folder's name"),
         ({"runs": (RUN,)}, "no row to be the baseline 'untrained'"),
+        ({"runs": (RUN, replace(RUN, seed=1)), "baseline": "toy"}, "'toy' has several seeds"),
         ({"runs": (BASE, RUN, RUN)}, "holds the run 'toy, seed 0' twice"),
         ({"runs": (BASE, RUN, replace(RUN, seed=1, images=7))}, "differ in more than their seed"),
         ({"primary": ("words/word",)}, r"no metric 'words/word'; did you mean 'words/words'\?"),

@@ -68,8 +68,8 @@ def load(folder: str | Path) -> StudyResults:
 
     ``grades``: a row a question and run, with ``label``, ``seed``, ``round``, ``benchmark``,
     ``question``, ``cluster``, ``value`` and the counts ``count_*`` that metrics are made of.
-    ``stages``: a row a finished stage: what it took. ``drops``: prompts without a pair, by reason.
-    ``log``: a row an optimizer step: loss, accuracy, margin, rewards.
+    ``rounds``: a row a trained round: its pairs, steps, tokens, seconds. ``drops``: prompts
+    without a pair, by reason. ``log``: a row an optimizer step: loss, accuracy, margin, rewards.
 
     Raises:
         UserError: there are no results in the folder.
