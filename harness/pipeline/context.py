@@ -55,7 +55,7 @@ class ImageCache:
     (:meth:`begin_round`) are taken in, in place of images of other rounds."""
 
     limit: int = IMAGE_CACHE_BYTES
-    _kept: dict[Key, tuple[Any, int]] = field(default_factory=dict)
+    _cached: dict[Key, tuple[Any, int]] = field(default_factory=dict)
     _round: frozenset[Key] = frozenset()
     _bytes: int = 0
     _lock: Lock = field(default_factory=Lock)
@@ -67,26 +67,26 @@ class ImageCache:
     def get(self, key: Key, load: Callable[[], T], image_of: Callable[[T], Image]) -> T:
         """The value under ``key``, loaded if it is not here. ``image_of`` gives its image, whose
         size counts. Threads may call this at once."""
-        kept = self._kept.get(key)
-        if kept is not None:
-            value: T = kept[0]
+        cached = self._cached.get(key)
+        if cached is not None:
+            value: T = cached[0]
             return value
         value = load()
         image = image_of(value)
-        self._keep(key, value, 4 * image.width * image.height)
+        self._add(key, value, 4 * image.width * image.height)
         return value
 
-    def _keep(self, key: Key, value: object, size: int) -> None:
+    def _add(self, key: Key, value: object, size: int) -> None:
         with self._lock:
-            if key in self._kept:
+            if key in self._cached:
                 return
             if self._bytes + size > self.limit and key in self._round:
-                for other in [other for other in self._kept if other not in self._round]:
-                    self._bytes -= self._kept.pop(other)[1]
+                for other in [other for other in self._cached if other not in self._round]:
+                    self._bytes -= self._cached.pop(other)[1]
                     if self._bytes + size <= self.limit:
                         break
             if self._bytes + size <= self.limit:
-                self._kept[key] = (value, size)
+                self._cached[key] = (value, size)
                 self._bytes += size
 
 

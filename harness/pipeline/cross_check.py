@@ -111,7 +111,7 @@ class StoredGrades:
             for stored, grade in pairs
             if grade.value != stored.value
         )
-        native, both = self.values, report.values.keys() & self.values.keys()
+        native, shared = self.values, report.values.keys() & self.values.keys()
         return CrossCheck(
             model=self.model,
             benchmark=self.benchmark,
@@ -120,7 +120,9 @@ class StoredGrades:
             questions=len(self.answers),
             same=len(self.answers) - len(differences),
             left_out=self.left_out,
-            metrics={name: (native[name], report.values[name]) for name in METRICS if name in both},
+            metrics={
+                name: (native[name], report.values[name]) for name in METRICS if name in shared
+            },
             differences=differences,
         )
 
@@ -167,8 +169,8 @@ def _reason(stored: StoredAnswer, grade: Grade) -> str:
         return f"natively read as {stored.read_as!r}; the toolkit reads nothing: {grade.why}"
     if stored.value is None:
         return f"natively unscored ({stored.why}); the toolkit reads {grade.read_as!r}"
-    why = grade.why or stored.why
-    return f"read natively as {stored.read_as!r}, by the toolkit as {grade.read_as!r}; {why}"
+    reason = grade.why or stored.why
+    return f"read natively as {stored.read_as!r}, by the toolkit as {grade.read_as!r}; {reason}"
 
 
 def lines(comparison: CrossCheck) -> Iterator[str]:
@@ -183,8 +185,8 @@ def lines(comparison: CrossCheck) -> Iterator[str]:
         + (f", {left_out} without truth or answer left out" if left_out else "")
     )
     for name, (native, kit) in comparison.metrics.items():
-        same = native is not None and kit is not None and abs(native - kit) < 1e-6
-        gap = "the same" if same else "not the same"
+        equal = native is not None and kit is not None and abs(native - kit) < 1e-6
+        gap = "the same" if equal else "not the same"
         yield f"  {name:<10} native {_number(native)}  {comparison.kit} {_number(kit)}  {gap}"
     if unread or any(native != kit for native, kit in comparison.metrics.values()):
         yield (

@@ -29,8 +29,8 @@ class Estimate:
     def rate(self, task: Task) -> float | None:
         """Seconds an item: measured here, else by the shipped reference; None where nothing like it
         is known."""
-        here = self.measured(task)
-        return self.shipped(task) if here is None else here
+        measured = self.measured(task)
+        return self.shipped(task) if measured is None else measured
 
     def measured(self, task: Task) -> float | None:
         """Seconds an item on this hardware."""

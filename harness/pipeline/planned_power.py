@@ -133,9 +133,9 @@ def _unit(metric: Metric) -> str:
 
 def _text(metric: Metric, difference: float, needed: int | None) -> str:
     """What is found of one metric, and what two points need."""
-    needs = f"{_two(metric):g} {_unit(metric)} need {f'{needed} seeds' if needed else MORE_IMAGES}"
-    shown = "" if math.isinf(difference) else f"{difference:.1f} {_unit(metric)}; "
-    return shown + needs
+    need = f"{_two(metric):g} {_unit(metric)} need {f'{needed} seeds' if needed else MORE_IMAGES}"
+    found = "" if math.isinf(difference) else f"{difference:.1f} {_unit(metric)}; "
+    return found + need
 
 
 def _head(seeds: int, smallest: Sequence[float]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a study lacks on this machine, looked at before its first stage. Each check returns
+"""Checks what a study lacks on this machine, before its first stage. Each check returns
 findings, so that everything is listed at once. No weights are loaded, and nothing is written.
 
 What is finished already needs nothing: a run is looked at only while answers of it are missing."""
@@ -84,9 +84,9 @@ def attempt(about: str, check: Callable[[], object]) -> list[Finding]:
 def of_study(context: Context) -> list[Finding]:
     """What the unfinished runs and benchmarks of a study lack on this machine."""
     study, results = context.study, context.results
-    every = [run for run in study.runs if not _finished(context, run)]
-    runs = [run for run in every if run.answers is None]
-    names = [
+    unfinished = [run for run in study.runs if not _finished(context, run)]
+    runs = [run for run in unfinished if run.answers is None]
+    ungraded = [
         benchmark.name
         for benchmark in study.benchmarks
         if not all(
@@ -97,8 +97,8 @@ def of_study(context: Context) -> list[Finding]:
     return [
         *of_pools(context, runs),
         *of_runs(runs, results.out, context.placement, partial(_untrained_rounds, context)),
-        *of_judge(names),
-        *of_answers(context, [run for run in every if run.answers is not None])[0],
+        *of_judge(ungraded),
+        *of_answers(context, [run for run in unfinished if run.answers is not None])[0],
     ]
 
 
@@ -110,7 +110,7 @@ def of_answers(context: Context, runs: Sequence[Run]) -> tuple[list[Finding], li
         for benchmark in context.study.benchmarks:
             try:
                 limited = context.study.limit is not None
-                notes.append(foreign_answers.look_at_given(run, benchmark, limited=limited))
+                notes.append(foreign_answers.oddities_of_given(run, benchmark, limited=limited))
             except UserError as error:
                 findings.append(Finding(f"row {run.label}", str(error)))
     return findings, [note for note in notes if note]
@@ -141,12 +141,12 @@ def of_pools(context: Context, runs: Sequence[Run]) -> list[Finding]:
     for run in runs:
         if run.last:
             first.setdefault((run.pool, run.images, run.last, run.label), run)
-    found = [
+    findings = [
         finding
         for run in first.values()
         for finding in attempt(f"pool {run.pool}", partial(_check_pool, context, run))
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(findings))
 
 
 def _check_pool(context: Context, run: Run) -> None:
@@ -191,11 +191,13 @@ def of_models(runs: Sequence[Run]) -> list[Finding]:
 def of_scorers(runs: Sequence[Run]) -> list[Finding]:
     """Image-text models that are neither here nor to be downloaded."""
     findings = list[Finding]()
-    asking = [run for run in runs if "scorer" in run.method.needs]
-    for (name, base), labels in _labels(asking, lambda run: (run.method.scorer, run.base)).items():
-        found = attempt(_rows(labels), partial(find_scorer, name, find_base(base)))
-        findings += found
-        if found:
+    scored_runs = [run for run in runs if "scorer" in run.method.needs]
+    for (name, base), labels in _labels(
+        scored_runs, lambda run: (run.method.scorer, run.base)
+    ).items():
+        lookup_findings = attempt(_rows(labels), partial(find_scorer, name, find_base(base)))
+        findings += lookup_findings
+        if lookup_findings:
             continue
         card = find_scorer(name, find_base(base))
         if stored_scorer(card) is not None:
@@ -242,11 +244,11 @@ def of_training(
             card, recipe, rows=1, processes=processes, eight_bit=eight_bit
         )
         if needed > memory / GIB:
-            mends = "more GPUs (torchrun --nproc_per_node N)"
-            mends = mends if recipe.lora else f"LoRA (--lora), {mends}, --eight-bit"
+            cures = "more GPUs (torchrun --nproc_per_node N)"
+            cures = cures if recipe.lora else f"LoRA (--lora), {cures}, --eight-bit"
             says = (
                 f"Training needs about {needed:.0f} GiB on each GPU, one pair at a time, and the"
-                f" GPU has {memory / GIB:.0f}; take {mends} or a smaller base."
+                f" GPU has {memory / GIB:.0f}; take {cures} or a smaller base."
             )
             findings.append(Finding(_rows(labels), says))
     return findings
@@ -268,8 +270,8 @@ def of_disk(rounds: Sequence[tuple[Run, int]], out: Path) -> list[Finding]:
 
 def free_disk(out: Path) -> float:
     """GiB that are free where ``out`` is, or will be."""
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free / GIB
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free / GIB
 
 
 def of_judge(names: Sequence[str]) -> list[Finding]:

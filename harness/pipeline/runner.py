@@ -106,7 +106,11 @@ def are_published(study: Study) -> bool:
     """Whether papers print values of the study's baseline on one of its benchmarks, or of the same
     weights with another input."""
     base = next(run.base for run in study.runs if run.label == study.baseline)
-    metrics = [(each.name, metric.name) for each in study.benchmarks for metric in each.metrics]
+    metrics = [
+        (benchmark.name, metric.name)
+        for benchmark in study.benchmarks
+        for metric in benchmark.metrics
+    ]
     return any(
         number.base in (base, base.removesuffix("-hf"))
         and number.row == "untrained"

@@ -72,8 +72,8 @@ def untrained(
     if NOT_DOWNLOADED in files and download:
         check_machine(card.name, default_device(), None, card.parameters, card.dtype)
         files = identity_files(card, weights, download=True)
-    parts: dict[str, Any] = {**card.settings, "files": files}
-    return Checkpoint(card=card, id=fingerprint(parts), weights=weights, files=files)
+    settings: dict[str, Any] = {**card.settings, "files": files}
+    return Checkpoint(card=card, id=fingerprint(settings), weights=weights, files=files)
 
 
 def _stored_files(card: BaseCard, results: Results) -> dict[str, Any] | None:

@@ -333,8 +333,10 @@ def _answer(trained: _Round, benchmark: Benchmark) -> Task:
     name, context, checkpoint = benchmark.name, trained.context, trained.checkpoint
     results, where = context.results, trained.where(name)
     if checkpoint is None:
-        given = foreign_answers.identity_of_given(context.study, results, trained.run, name)
-        return _task(results, "given", where, given, trained.subject, f"export/{name}")
+        given_identity = foreign_answers.identity_of_given(
+            context.study, results, trained.run, name
+        )
+        return _task(results, "given", where, given_identity, trained.subject, f"export/{name}")
     questions = results.questions(name)
     identity = stage_identity.answers_identity(checkpoint, name, questions)
     path = questions / "questions.jsonl"
@@ -358,17 +360,17 @@ def _matched(
 ) -> tuple[Task, Task]:
     """A matched baseline's answers and grades on one benchmark."""
     run, base, name = matched.run, matched.baseline, benchmark.name
-    method: Where = (run.label, run.seed, run.last, name)
-    where: Where = (base.label, base.seed, base.last, name)
-    source, answers = tasks[_key(matched.source, where)], tasks[_key("answer", method)]
-    reads = [_key("grade", method), source.key]
+    method_where: Where = (run.label, run.seed, run.last, name)
+    base_where: Where = (base.label, base.seed, base.last, name)
+    source, answers = tasks[_key(matched.source, base_where)], tasks[_key("answer", method_where)]
+    reads = [_key("grade", method_where), source.key]
     if matched.kind == "yes-ratio":
-        reads += [_key("answer", where), _key("grade", where)]
+        reads += [_key("answer", base_where), _key("grade", base_where)]
     identity = stage_identity.matched_identity(
         matched.kind, source.stage.identity, answers.stage.identity, benchmark
     )
-    subject, own = f"{matched.label}, seed {run.seed}", (matched.label, run.seed, 0, name)
-    derive = _task(results, "derive", own, identity, subject, *reads)
+    subject, matched_where = f"{matched.label}, seed {run.seed}", (matched.label, run.seed, 0, name)
+    derive = _task(results, "derive", matched_where, identity, subject, *reads)
     return derive, _grade(results, derive, benchmark, subject)
 
 

@@ -310,7 +310,7 @@ def test_a_picture_s_name_leads_nowhere_else(exported: Path, tmp_path: Path) -> 
     ):
         (folder / "questions.jsonl").write_text(json.dumps(row | change) + "\n")
         with pytest.raises(UserError, match="line 1"):
-            exchange.exported(folder)
+            exchange.read_export(folder)
 
 
 def test_an_export_of_other_settings_is_refused(
@@ -336,7 +336,7 @@ def test_a_prompt_that_was_too_long_is_a_missing_answer(exported: Path, tmp_path
     first, *others = ids(exported)
     rows: list[dict[str, str]] = [{"id": id, "answer": "yes"} for id in others]
     rows.append({"id": first, "answer": "", "unanswered": "the prompt is too long"})
-    given = foreign_answers.accept(
+    given = foreign_answers.read_for_grading(
         open_benchmarks(["synthetic_pope"], "test", 2)[0],
         exported,
         save_answers(tmp_path / "answers.jsonl", rows),

@@ -121,7 +121,7 @@ def test_no_worker_outlives_a_run_that_is_ended(
 class ScriptedWorkers:
     """Workers that write nothing; a training has no pairs."""
 
-    places = 2
+    slots = 2
     loads_are_dear = False
     only_models = False
 

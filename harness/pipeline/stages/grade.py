@@ -52,16 +52,16 @@ def write_caps(
     """Write ``caps.parquet``: a row a caption and cap, with the counts of its grade. ``cap`` 0 is
     the caption as it was written; a cap longer than every caption is left out."""
     captions = answered(read_jsonl(answers / "answers.jsonl"))
-    parts = []
+    frames = []
     for cap in (*(cap for cap in CAPS if cap < longest(captions)), 0):
         shortened = {
             id: first_words(caption, cap) if cap else caption for id, caption in captions.items()
         }
         frame = grades_frame(graded(benchmark, shortened))
         counts = [name for name in frame.columns if name.startswith("count_")]
-        parts.append(frame[["question", "cluster", *counts]].assign(cap=cap))
-        progress("captions", len(parts) * len(captions), 0)
-    write_parquet(stage.folder / "caps.parquet", pd.concat(parts, ignore_index=True))
+        frames.append(frame[["question", "cluster", *counts]].assign(cap=cap))
+        progress("captions", len(frames) * len(captions), 0)
+    write_parquet(stage.folder / "caps.parquet", pd.concat(frames, ignore_index=True))
 
 
 def _with_reasons(report: Report, rows: Sequence[Mapping[str, Any]]) -> Report:
@@ -69,7 +69,7 @@ def _with_reasons(report: Report, rows: Sequence[Mapping[str, Any]]) -> Report:
     reasons = {row["id"]: row["unanswered"] for row in rows if "unanswered" in row}
     if not reasons:
         return report
-    grades = (replace(one, why=reasons.get(one.question, one.why)) for one in report.grades)
+    grades = (replace(grade, why=reasons.get(grade.question, grade.why)) for grade in report.grades)
     return replace(report, grades=tuple(grades))
 
 
