@@ -114,7 +114,7 @@ def are_published(study: Study) -> bool:
     return any(
         number.base in (base, base.removesuffix("-hf"))
         and number.row == "untrained"
-        and any(literature.belongs(number, *metric) for metric in metrics)
+        and any(literature.is_of_metric(number, *metric) for metric in metrics)
         for number in literature.published()
     )
 

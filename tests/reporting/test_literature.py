@@ -213,7 +213,7 @@ def test_names_here_and_in_papers_meet(
     found = {
         (one.benchmark, one.metric)
         for one in literature.published()
-        if literature.belongs(one, benchmark, metric)
+        if literature.is_of_metric(one, benchmark, metric)
     }
     assert found == {theirs}
 
@@ -259,7 +259,7 @@ def test_a_papers_chair_stands_only_where_it_is_read_alike() -> None:
         metric: {
             number.paper
             for number in literature.published()
-            if literature.belongs(number, "coco_chair", metric)
+            if literature.is_of_metric(number, "coco_chair", metric)
         }
         for metric in columns
     }

@@ -98,7 +98,7 @@ def test_a_cell_is_one_number_and_at_most_two_marks(reference: tables.ComparedSt
 
 
 def test_controls_are_left_out_first(reference: tables.ComparedStudy) -> None:
-    few = summary.block(reference.study, reference.cells, most=9)
+    few = summary.block(reference.study, reference.cells, max_rows=9)
     assert [line.head for line in few.lines if line.head.startswith("control")] == []
     assert len(few.lines) == 9
     assert few.caption.endswith("; rows only in the long tables: 9")

@@ -171,8 +171,8 @@ def _benchmark_block(
         row_cells = [cell for cell in of_benchmark if cell.label == run.label]
         if not row_cells:
             continue  # the study grades this row on other benchmarks only
-        asked = row_cells[0].questions * row_cells[0].n_seeds
-        unscored = f"{row_cells[0].unscored:,} of {asked:,}" if asked else MISSING
+        answers = row_cells[0].questions * row_cells[0].n_seeds
+        unscored = f"{row_cells[0].unscored:,} of {answers:,}" if answers else MISSING
         row = [table_cell(cell, ahead=cell.key in ahead) for cell in row_cells]
         row += [literature.of_row(run, numbers, references) for numbers in reported.values()]
         row.append(TableCell(value=unscored))
@@ -181,7 +181,7 @@ def _benchmark_block(
                 head=with_trainer(run.label, run.trainer), cells=tuple(row), group=GROUPS[run.role]
             )
         )
-    for model, name in literature.others(study.rows, reported):
+    for model, name in literature.other_papers_rows(study.rows, reported):
         row = [TableCell(value=MISSING)] * len(base)
         row += [
             literature.of_name(model, name, numbers, references) for numbers in reported.values()
@@ -255,7 +255,9 @@ def _rounds_block(cells: Sequence[MetricResult]) -> Block | None:
         ((cell.label, cell.round), cell) for cell in primary
     ).items():
         texts = {cell.column: table_cell(cell).text for cell in cells_of}
-        rows.append((f"{label}, round {round}", *(texts.get(each, MISSING) for each in columns)))
+        rows.append(
+            (f"{label}, round {round}", *(texts.get(column, MISSING) for column in columns))
+        )
     names = (metric_name(benchmark, display_name(metric)) for benchmark, metric in columns)
     return text_block(
         heading="Round by round",

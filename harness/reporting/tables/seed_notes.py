@@ -69,12 +69,12 @@ def seed_notes(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
 def _far(cell: MetricResult) -> Iterator[str]:
     values = cell.by_seed
     for seed, value in values.items():
-        others = [other for name, other in values.items() if name != seed]
-        if len(others) < 2 or not np.isfinite([value, *others]).all():
+        other_values = [other for name, other in values.items() if name != seed]
+        if len(other_values) < 2 or not np.isfinite([value, *other_values]).all():
             continue
-        distance = abs(value - float(np.median(others)))
-        if distance > max(FAR * (max(others) - min(others)), POINTS * cell.scale):
-            texts = " ".join(f"{other:.{cell.places}f}" for other in others)
+        distance = abs(value - float(np.median(other_values)))
+        if distance > max(FAR * (max(other_values) - min(other_values)), POINTS * cell.scale):
+            texts = " ".join(f"{other:.{cell.places}f}" for other in other_values)
             yield (
                 f"{cell.label}, seed {seed}, {cell.full_name}"
                 f" {value:.{cell.places}f} (others {texts})"
