@@ -79,7 +79,8 @@ def _text(contrast: Contrast) -> str:
     decimals = 1 if contrast.metric.scale >= 100 else 2
     if contrast.about != "method":
         return f"{number(contrast.difference, decimals, sign=True)}, {YET}"
-    return f"{with_interval(contrast.difference, contrast.lo, contrast.hi, decimals)} {contrast.outcome}"
+    difference = with_interval(contrast.difference, contrast.lo, contrast.hi, decimals)
+    return f"{difference} {contrast.outcome}"
 
 
 def _name(benchmark: str, metric: str) -> str:

@@ -94,8 +94,8 @@ def _families(runs: list[Mapping[str, Any]], baseline: str) -> str:
         return ""
     return (
         f"{', '.join(differing)}, {baseline} {base}; all get the same questions, each in its own"
-        " chat template and with images from its own processor. Differences between families compare two"
-        " models; they are not the gain of a method"
+        " chat template and with images from its own processor. Differences between families"
+        " compare two models; they are not the gain of a method"
     )
 
 
