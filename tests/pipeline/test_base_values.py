@@ -45,8 +45,8 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 @pytest.fixture
 def study(pool: str) -> Study:
     """The toy study with enough images, its trained row before the baseline."""
-    made = a_study(pool)
-    return replace(made, runs=made.runs[::-1], benchmarks=(Words(pictures=50),))
+    toy_study = a_study(pool)
+    return replace(toy_study, runs=toy_study.runs[::-1], benchmarks=(Words(pictures=50),))
 
 
 def recorded(order: list[str]) -> runner.Execute:

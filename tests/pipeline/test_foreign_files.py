@@ -77,8 +77,8 @@ def test_an_identity_that_lacks_a_field_is_named(name: str, questions: Path) -> 
 )
 def test_a_question_that_cannot_be_asked_is_named(change: dict[str, Any], questions: Path) -> None:
     path = questions / "questions.jsonl"
-    first, *rest = path.read_text().splitlines()
-    path.write_text("\n".join([json.dumps(json.loads(first) | change), *rest]) + "\n")
+    first, *other_lines = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | change), *other_lines]) + "\n")
     with pytest.raises(UserError, match=r"line 1.*export again"):
         exchange.read_export(questions)
 

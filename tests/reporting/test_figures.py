@@ -175,25 +175,25 @@ def test_an_ablation_has_a_panel_a_field_and_marks_the_rows_own_value(
     records = load_results(out)
     cells = compare(records)
     with style():
-        made = dict(ablations(records, cells))
-        assert list(made) == [
+        figures = dict(ablations(records, cells))
+        assert list(figures) == [
             "ablation-synthetic_chair-chair_s",
             "ablation-synthetic_chair-chair_i",
             "ablation-synthetic_pope-accuracy",
         ]
         panels = {
             axes.get_title(loc="left"): axes
-            for axes in made["ablation-synthetic_chair-chair_i"].axes
+            for axes in figures["ablation-synthetic_chair-chair_i"].axes
         }
         assert noise(records, cells) is None  # no image at hand
         overview = before_and_after(records, cells)
     steps = panels["noise_step"]
     assert [label.get_text() for label in steps.get_xticklabels()] == ["100", "420", "600"]
     assert [label.get_text() for label in panels["check"].get_xticklabels()] == ["image", "none"]
-    own = [
+    row_marks = [
         np.asarray(line.get_xdata()).tolist() for line in steps.lines if line.get_markersize() == 9
     ]
-    assert own == [[1]]
+    assert row_marks == [[1]]
     cell = next(
         cell for cell in cells if (cell.label, cell.metric) == ("sena noise_step=600", "chair_i")
     )
@@ -215,11 +215,13 @@ def test_rounds_begin_at_the_untrained_model(tmp_path: Path) -> None:
     with style():
         figure = rounds(records, cells)
     assert figure is not None
-    mine = [cell.value for cell in cells if (cell.label, cell.metric) == ("sena", "chair_s")]
+    values = [cell.value for cell in cells if (cell.label, cell.metric) == ("sena", "chair_s")]
     base = next(
         cell.value for cell in cells if (cell.label, cell.metric) == ("untrained", "chair_s")
     )
-    assert [base, *mine] in [np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines]
+    assert [base, *values] in [
+        np.asarray(line.get_ydata()).tolist() for line in figure.axes[0].lines
+    ]
 
 
 def test_recall_is_drawn_against_hallucination_for_captions_alone(tmp_path: Path) -> None:
@@ -305,8 +307,8 @@ def test_lengths_are_the_caps_ratios(tmp_path: Path) -> None:
 def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> None:
     out = write_study(tmp_path, seeds=(0,), images=3, labels=("untrained", "sena"))
     results = Results(out)
-    asked = [{"id": f"c{index}", "images": ["a.png"]} for index in range(3)]
-    write_jsonl(results.questions("synthetic_chair") / "questions.jsonl", asked)
+    questions = [{"id": f"c{index}", "images": ["a.png"]} for index in range(3)]
+    write_jsonl(results.questions("synthetic_chair") / "questions.jsonl", questions)
     for label, number, texts in (
         ("untrained", 0, ["a dog and a cat"] * 3),
         ("sena", 1, ["a dog", "a dog and a cat", "a dog"]),
@@ -362,8 +364,10 @@ def test_characters_that_no_font_has_are_escapes_and_nothing_is_drawn_over_them(
         for axes in figure.axes:
             boxes = [drawn.get_window_extent() for drawn in axes.texts]
             assert not any(
-                one.x0 < two.x1 - 1 and two.x0 < one.x1 - 1 and abs(one.y0 - two.y0) < 3
-                for one, two in itertools.combinations(boxes, 2)
+                first.x0 < second.x1 - 1
+                and second.x0 < first.x1 - 1
+                and abs(first.y0 - second.y0) < 3
+                for first, second in itertools.combinations(boxes, 2)
             )
     drawn = [text.get_text() for text in figure.axes[1].texts]
     assert drawn[:7] == ["a", r"\u72d7", "and", "a", "cat", "\U0001f600", r"\U0001f9e0"]
