@@ -49,7 +49,7 @@ class Spec:
             return (self.unavailable,)
         return self.local.missing(data) if self.local else ()
 
-    def asked(self, limit: int | None) -> int:
+    def question_count(self, limit: int | None) -> int:
         """The number of questions about at most ``limit`` images; 0: not known."""
         if limit is None or not self.size:
             return self.questions

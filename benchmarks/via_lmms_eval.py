@@ -57,11 +57,11 @@ def benchmark(task: str, split: str, limit: int | None, data: Path | None = None
         ValueError: no such task, no task with written answers, a split other than test, unusable
             data, or the kit is not installed.
     """
-    drawn = run.is_drawn(task)
-    if not drawn:
+    is_drawn = run.is_drawn(task)
+    if not is_drawn:
         grading.only_test_split(f"lmms_eval:{task}", split)
     grading.check_limit(limit)
-    if drawn and data is not None:
+    if is_drawn and data is not None:
         raise ValueError(
             f"lmms_eval:{task} draws its own images and reads no file; leave {data} out."
         )

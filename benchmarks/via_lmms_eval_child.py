@@ -160,8 +160,8 @@ def export(request: Json, folder: Path) -> Json:
         except Exception as error:  # the kit's code on whatever the file holds
             images.append([])
             problems.append(f"row {row_index + 1}: {error_text(error)}")
-    refuse(problems, split, "have no image that can be read")
-    clusters = [cluster(names, row_index) for row_index, names in enumerate(images)]
+    raise_problems(problems, split, "have no image that can be read")
+    clusters = [cluster_id(names, row_index) for row_index, names in enumerate(images)]
     kept_clusters = set(clusters)
     if request["limit"] is not None:
         order = sorted(
@@ -192,12 +192,12 @@ def export(request: Json, folder: Path) -> Json:
                 "text": text,
                 "images": images[row_index],
                 "cluster": clusters[row_index],
-                "target": target(task, documents[row_index]),
+                "target": target_text(task, documents[row_index]),
                 "max_new_tokens": options.get("max_new_tokens"),
                 "until": stops(options),
             }
         )
-    refuse(problems, split, "cannot be asked")
+    raise_problems(problems, split, "cannot be asked")
     used_names = {name for row in rows for name in row["images"]}
     for path in (folder / "images").glob("*.png"):
         if path.name not in used_names:
@@ -215,10 +215,10 @@ def check_ids(documents: Any) -> None:
                 for row_index, id in enumerate(documents[name])
                 if first_rows.setdefault(id, row_index) != row_index
             ]
-            refuse(problems, "the file", "are there twice")
+            raise_problems(problems, "the file", "are there twice")
 
 
-def refuse(problems: Sequence[str], source: str, fault: str) -> None:
+def raise_problems(problems: Sequence[str], source: str, fault: str) -> None:
     if problems:
         more = f"; and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
         raise KitProblem(
@@ -242,7 +242,7 @@ def save_images(images: Sequence[Any], folder: Path) -> list[str]:
     return names
 
 
-def cluster(names: Sequence[str], row_index: int) -> str:
+def cluster_id(names: Sequence[str], row_index: int) -> str:
     """The id of a row's images."""
     if not names:
         return f"row{row_index}"
@@ -258,7 +258,7 @@ def stops(options: Json) -> list[str]:
     return [stop for stop in stop_strings if stop and stop != "\n\n"]
 
 
-def target(task: Any, document: Json) -> str:
+def target_text(task: Any, document: Json) -> str:
     try:
         return str(task.doc_to_target(document))[:500]
     except Exception:  # it is only shown

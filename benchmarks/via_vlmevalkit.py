@@ -71,9 +71,9 @@ def benchmark(
             " it as its data."
         )
     python()
-    opened = ViaVlmevalkit(dataset=name, judge=judge, limit=limit, file=data / f"{name}.tsv")
-    _ = opened.rows
-    return opened
+    result = ViaVlmevalkit(dataset=name, judge=judge, limit=limit, file=data / f"{name}.tsv")
+    _ = result.rows
+    return result
 
 
 def _check_judge(name: str, judge: str, family: Family) -> None:

@@ -115,7 +115,7 @@ def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The kit's ``evaluate`` on the answers: its reading of every row, and its totals (or why there
     are none)."""
     data = build_dataset(request)
-    from vlmeval.smp import dump, load  # after kit(), which makes importing possible
+    from vlmeval.smp import dump, load  # after import_kit(), which makes importing possible
 
     answers: dict[str, str] = request["answers"]
     table = data.data.iloc[row_positions(data, list(answers))].copy()

@@ -14,7 +14,6 @@ from typing import Annotated, ClassVar, Literal
 from methods.entry import SYNTHETIC_RECIPE, Entry
 from methods.interface import (
     JSON,
-    Decoding,
     Dropped,
     Field,
     GroundTruth,
@@ -78,8 +77,7 @@ class GtDpo(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Oracle(Method):
-    """The settings that draw responses, as in :class:`methods.sima.method.Sima`: equal settings
-    draw equal responses."""
+    """It draws responses as :class:`methods.sima.method.Sima`: equal settings, equal responses."""
 
     name: ClassVar[str] = "oracle"
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "question", "ground_truth"})
@@ -106,15 +104,7 @@ class Oracle(Method):
             raise ValueError(
                 "Oracle needs the exact ground truth; give a pool that has it, such as synthetic."
             )
-        decoding = Decoding(
-            max_new_tokens=self.response_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            seed=tools.seed,
-        )
-        outcomes = respond(items, tools.vlm, self.samples, decoding)
-        for outcome in outcomes:
+        for outcome in respond(items, tools, self):
             if isinstance(outcome, Responses):
                 yield _choose_truer(outcome, tools.ground_truth)
             else:

@@ -122,8 +122,8 @@ def _hub_scorer(name: str) -> ScorerCard:
 
 
 def scorer_identity(card: ScorerCard) -> Mapping[str, Any] | str:
-    """The scorer in a stage's identity: the content of the files that loading reads, by name, or id
-    and commit of a hub model.
+    """The scorer in a stage's identity: the content of the files that loading reads, by name; or id
+    and commit of a hub model, because a commit's content never changes.
 
     Loads nothing.
     """

@@ -263,6 +263,8 @@ def load_error(label: str, source: str, revision: str | None, error: BaseExcepti
         if any(isinstance(e, error_type) for e in errors):
             return UserError(f"{prefix} {reason.format(revision=revision)}.")
     reason = " ".join(str(error).split("\n")[0].split())[:300]
+    if "backend tokenizer" in reason:  # followed by a list of five libraries
+        return UserError(f"{prefix} it has no tokenizer; put its tokenizer.json there.")
     if not isinstance(error, (OSError, ValueError)):
         reason = f"{type(error).__name__}: {reason}"  # such as KeyError, whose text is a name
     return UserError(f"{prefix} {reason or type(error).__name__}")

@@ -99,7 +99,7 @@ def without_data(study: WithoutData, results: Path) -> list[str]:
             f"How long it takes cannot be told before {card.name} is here: the number of its"
             " parameters is not known."
         ]
-    counts = {spec.name: count for spec in specs if (count := spec.asked(study.limit))}
+    counts = {spec.name: count for spec in specs if (count := spec.question_count(study.limit))}
     sizes = ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none is known"
     lines = [
         "Not all data are here. Assumed: the pool has what the rows need, and the benchmarks have"

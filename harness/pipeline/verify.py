@@ -58,7 +58,7 @@ def verify(out: Path) -> tuple[str, list[str]]:
         sentences.append(f"{counts['old']:,} stages not checked: written before hashes were kept")
     if counts["unsigned"]:
         sentences.append(
-            f"{counts['unsigned']:,} study.json not checked: written before it had a hash"
+            f"{counts['unsigned']:,} study.json files not checked: written before they had a hash"
         )
     if counts["open"]:
         sentences.append(f"{counts['open']:,} stages not finished")

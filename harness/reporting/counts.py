@@ -58,8 +58,8 @@ def all_counts(grades: pd.DataFrame) -> dict[tuple[str, int, str], Counts]:
 
 
 def _counts(grades: pd.DataFrame) -> Counts:
-    """Seeds that were asked other questions, or about other images, than most seeds are left out,
-    and named so; where no group of seeds is the largest, than the first seed."""
+    """Seeds that were asked other questions, or about other images, than most seeds (if equal: than
+    the first) are left out, and named so."""
     # Another benchmark's counts are 0 here, and an absent count is taken as 0.
     names = [name for name in grades.columns if name.startswith(PREFIX) and grades[name].any()]
     by_seed = {

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.catalogue import BENCHMARKS, named_folders
+from benchmarks.catalogue import BENCHMARKS, find, named_folders
 from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
 from harness.models.hub_snapshots import cached_model
@@ -76,18 +76,30 @@ def data_folders(data: Path, given_folders: Mapping[str, Path]) -> dict[str, Pat
 
 
 def find_missing(
-    base: str, data: Path, only: Sequence[str], folders: Mapping[str, Path]
+    base: str,
+    data: Path,
+    only: Sequence[str],
+    folders: Mapping[str, Path],
+    names: Sequence[str] = (),
 ) -> tuple[list[LeftOut], list[LeftOut]]:
-    """The released rows, and the benchmarks, that are not there."""
+    """The released rows, and the benchmarks (``names``; empty: the audit's own), that are not
+    there.
+
+    Raises:
+        UserError: an unknown checkpoint or benchmark.
+    """
     rows = [
         LeftOut(about=f"row {card.label}", says=says)
         for card in select_cards(base, only)
         if (says := card.lacking(data))
     ]
     benchmarks = []
-    for name in BENCHMARK_NAMES:
-        spec = BENCHMARKS[name]
-        folder = spec.folder(folders)
+    for name in names or BENCHMARK_NAMES:
+        try:
+            spec = find(name)
+        except KeyError:
+            raise unknown("benchmark", name, BENCHMARKS) from None
+        folder = spec.folder(folders) or (data / spec.local.name if spec.local else None)
         if spec.local and (missing_files := spec.missing(folder)):
             more = f" and {len(missing_files) - 4} more" if len(missing_files) > 4 else ""
             says = (
@@ -103,18 +115,19 @@ def needs(
     base: str = "llava-1.5-7b",
     pool: str = DATA,
     only: Sequence[str] = (),
+    benchmarks: Sequence[str] = (),
     local_data: Sequence[str] = (),
     **_: object,
 ) -> tuple[Run, list[LeftOut]]:
     """The baseline, and all rows and benchmarks that are not there; needs no data.
 
     Raises:
-        UserError: an unknown checkpoint, or a wrong folder.
+        UserError: an unknown checkpoint or benchmark, or a wrong folder.
     """
     with user_errors():
         folders = data_folders(Path(pool), named_folders(local_data))
-    rows, benchmarks = find_missing(base, Path(pool), only, folders)
-    return Run(label=compare.BASELINE, base=base, method=Untrained()), [*rows, *benchmarks]
+    rows, absent = find_missing(base, Path(pool), only, folders, benchmarks)
+    return Run(label=compare.BASELINE, base=base, method=Untrained()), [*rows, *absent]
 
 
 def study(
@@ -150,7 +163,7 @@ def study(
     absent_rows, absent_benchmarks = find_missing(base, data, only, folders)
     if only and absent_rows:
         raise UserError(" ".join(row.note for row in absent_rows))
-    left_out = {absent.about.removeprefix("benchmark ") for absent in absent_benchmarks}
+    left_out = {left_out_row.about.removeprefix("benchmark ") for left_out_row in absent_benchmarks}
     names = list(benchmarks or [name for name in BENCHMARK_NAMES if name not in left_out])
     if not names:
         raise UserError(" ".join(left_out_row.note for left_out_row in absent_benchmarks))
@@ -190,8 +203,9 @@ def lines(
         UserError: an unknown base or checkpoint.
     """
     data, card = Path(pool), find_base(base)
-    specs = [BENCHMARKS[name] for name in benchmarks or BENCHMARK_NAMES if name in BENCHMARK_NAMES]
-    counts = {spec.name: spec.asked(limit) for spec in specs}
+    specs = [find(name) for name in benchmarks or BENCHMARK_NAMES]
+    counts = {spec.name: count for spec in specs if (count := spec.question_count(limit))}
+    not_counted = ", ".join(spec.name for spec in specs if spec.name not in counts)
     seconds = cost_model.answer_seconds(counts, {spec.name for spec in specs if spec.captions}) * (
         (card.parameters or cost_model.REFERENCE) / cost_model.REFERENCE
     )
@@ -218,7 +232,8 @@ def lines(
             for line in rows
         ),
         f"In all at least {len(rows) * seconds / 3600:.1f} GPU-hours for"
-        f" {sum(counts.values()):,} questions a row ({', '.join(counts)}): a lower bound by"
+        f" {sum(counts.values()):,} questions a row ({', '.join(counts) or 'none'}"
+        f"{not_counted and f'; not counted: {not_counted}'}): a lower bound by"
         " arithmetic for one H200; expect twice as much.",
         f"To download: about {sum(sizes):.0f} GB{more}. Disk: about {disk:.0f} GB, a whole"
         " checkpoint as downloaded and as converted (data/original can be deleted after the"

@@ -121,14 +121,7 @@ class Sima(Method):
         Raises:
             ValueError: an item has no question or no reference answer.
         """
-        decoding = Decoding(
-            max_new_tokens=self.response_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            seed=tools.seed,
-        )
-        outcomes = respond(items, tools.vlm, self.samples, decoding, keep_equal=self.keep_equal)
+        outcomes = respond(items, tools, self, keep_equal=self.keep_equal)
         comparisons = [outcome for outcome in outcomes if isinstance(outcome, Responses)]
         opinions = self._opinions(tools.vlm, comparisons)
         for outcome in outcomes:

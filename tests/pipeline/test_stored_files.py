@@ -306,7 +306,7 @@ def test_an_edited_study_json_is_named_and_written_anew(
     del content["sha256"]  # as earlier versions wrote it
     write_json(out / "study.json", content)
     summary, broken = verify(out)
-    assert (broken, "1 study.json not checked" in summary) == ([], True)
+    assert (broken, "1 study.json files not checked" in summary) == ([], True)
     build.load(out)
 
 

@@ -101,8 +101,8 @@ def test_html_is_escaped_and_well_formed() -> None:
 
 def test_html_marks_verdicts_ranks_and_reported_numbers() -> None:
     html = table_html.block_fragment(hostile_table().blocks[0])
-    assert '<td class="worse"><b class="best">' in html
-    assert '<td class="reported">' in html
+    assert re.search(r'<td class="worse" data-heading="[^"]*"><b class="best">', html)
+    assert '<td class="reported" data-heading=' in html
     assert '<th class="group" colspan="3" scope="rowgroup">' in html
     document = table_html.document(hostile_table())
     assert document.startswith("<!doctype html>")

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from harness.artifacts.results_folder import Results, read_json, write_json
@@ -89,6 +90,22 @@ def test_other_questions_and_other_versions_are_never_compared(tmp_path: Path) -
     assert "so there is no difference" in text
     assert np.isnan(find(cells, "sima", "accuracy").value)
     assert "was graded by version 2, the study asks for 1" in text
+
+
+def test_a_row_that_answered_a_part_of_the_questions_is_named(tmp_path: Path) -> None:
+    """Its questions may be the easy ones. An unreadable answer now and then is not named."""
+    out = write_study(tmp_path, images=40)
+    assert "may come from the questions" not in tables.write(out)
+    path = Results(out).grades("sena", 0, 1, "synthetic_pope") / "grades.parquet"
+    grades = pd.read_parquet(path)
+    counts = [name for name in grades if name.startswith("count_")]
+    grades.loc[:39, counts], grades.loc[:39, "value"] = 0.0, pd.NA
+    grades.to_parquet(path, index=False)
+    text = re.sub(r"\s+", " ", tables.write(out))
+    cell = find(compare(load_results(out)), "sena", "accuracy")
+    assert cell.unscored > 40
+    assert f"SENA on synthetic POPE: {cell.unscored} of 480 answers are unscored." in text
+    assert text.count("may come from the questions") == 1
 
 
 def test_without_a_baseline_values_stand_alone(tmp_path: Path) -> None:

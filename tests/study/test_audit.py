@@ -149,6 +149,10 @@ def test_a_plan_needs_nothing_and_names_everything(
         in " ".join(audit.lines())
     )
     assert "for 361 questions a row" in " ".join(few)
+    other = " ".join(audit.lines(benchmarks=["mmbench_dev_en"]))
+    assert "for 0 questions a row (none; not counted: mmbench_dev_en)" in other
+    _, lacking = audit.needs(benchmarks=["mme"], pool="nowhere")
+    assert [one.about for one in lacking if "benchmark" in one.about] == ["benchmark mme"]
 
 
 def test_mistakes_are_sentences() -> None:
@@ -164,7 +168,11 @@ def test_mistakes_are_sentences() -> None:
 
 @pytest.mark.parametrize(
     ("option", "says"),
-    [(["--lora"], "no option of the study audit '--lora'"), (["--limit", "0"], "--limit is 0")],
+    [
+        (["--lora"], "no option of the study audit '--lora'"),
+        (["--limit", "0"], "--limit is 0"),
+        (["--benchmarks", "pop"], "There is no benchmark 'pop'; did you mean 'pope'"),
+    ],
 )
 def test_a_wrong_option_is_said_where_the_data_are_missing_too(
     option: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -3,6 +3,7 @@ is escaped."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape as html_escape
 
@@ -15,7 +16,7 @@ table{border-collapse:collapse;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .6rem;text-align:right;vertical-align:top}th:first-child{text-align:left}
 thead th{border-bottom:1px solid #555;vertical-align:bottom}
 tbody tr{border-bottom:1px solid #e3e3e3}
-td small{display:block;color:#444}td small span{white-space:nowrap}
+.whole{white-space:nowrap}td small{display:block;color:#444}td small span{white-space:nowrap}
 td small.remark{white-space:normal;max-width:14rem;margin-left:auto}
 th.group{font-weight:400;font-style:italic;padding-top:.7rem}
 td.better{background:#e6f2ea}td.worse{background:#fbe9e5}
@@ -59,8 +60,7 @@ def block_fragment(block: Block, benchmark: str = "") -> str:
             lines.append(f'<tr><th class="group" {span}>{escape(group)}</th></tr>')
         for line in members:
             cells = "".join(
-                _cell(cell, column.reported)
-                for cell, column in zip(line.cells, block.columns, strict=True)
+                _cell(cell, column) for cell, column in zip(line.cells, block.columns, strict=True)
             )
             lines.append(f'<tr><th scope="row">{escape(line.head)}</th>{cells}</tr>')
     body = "\n".join(lines)
@@ -75,14 +75,15 @@ def block_fragment(block: Block, benchmark: str = "") -> str:
 
 
 def _head(column: Column) -> str:
-    """The heading; no line breaks before an arrow or a unit."""
-    text = escape(column.text)
-    for sign in ("↑", "↓", "%"):
-        text = text.replace(f" {sign}", f"\u00a0{sign}")
-    return text
+    """The heading; no line breaks before an arrow or a unit, nor within CHAIR-s."""
+    return re.sub(r"\b\w+-\w\b", r'<span class="whole">\g<0></span>', _unbroken(column.text))
 
 
-def _cell(cell: TableCell, reported: bool) -> str:
+def _unbroken(heading: str) -> str:
+    return re.sub(r" (?=[↑↓%])", "\u00a0", escape(heading))
+
+
+def _cell(cell: TableCell, column: Column) -> str:
     value = escape(cell.value)
     if cell.ahead:
         value = f'<b class="best">{value}</b>'
@@ -92,8 +93,9 @@ def _cell(cell: TableCell, reported: bool) -> str:
     small = difference + (f"<span>[{interval}</span>" if bracket else "") + escape(cell.stamp)
     small = f" <small>{small}</small>" if small else ""
     small += f' <small class="remark">{escape(cell.remark)}</small>' if cell.remark else ""
-    names = (cell.verdict.replace(" ", "-"), "reported" if reported else "")
-    return f"<td{_class(*names)}>{value}{small}</td>"
+    names = (cell.verdict.replace(" ", "-"), "reported" if column.reported else "")
+    # On a phone the page shows the heading above each cell.
+    return f'<td{_class(*names)} data-heading="{_unbroken(column.text)}">{value}{small}</td>'
 
 
 def _class(*names: str) -> str:

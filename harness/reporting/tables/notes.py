@@ -32,6 +32,9 @@ UNGRADED = " is not graded yet"
 
 UNSCORED = "Unscored answers (unreadable or missing) have their own column; they never count as 0."
 
+PARTIAL = 0.05
+"""A row is named where so large a share of its answers is unscored, beyond the baseline's."""
+
 LONE = "One training says nothing about its method; run two seeds or more."
 
 CHANGES = ("better", "worse", TRAINING_DIFFERS)
@@ -62,7 +65,25 @@ def reading(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
             for row in study.compared
             if row.role in ("method", "reference")
         ),
+        *_partial(study, tested),
     ]
+
+
+def _partial(study: StudyResults, tested: Sequence[MetricResult]) -> list[str]:
+    """The rows whose values are of a part of the questions, which may be easier ones."""
+    shares: dict[tuple[str, str], tuple[int, int]] = {}
+    for cell in tested:
+        shares[cell.label, cell.benchmark] = cell.unscored, cell.questions * cell.n_seeds
+    sentences = []
+    for (label, benchmark), (unscored, asked) in shares.items():
+        base = study.counts.get((study.baseline, study.base_row.rounds, benchmark))
+        if asked and base and unscored / asked - base.unscored / base.values.size >= PARTIAL:
+            sentences.append(
+                f"{row_name(label)} on {display_name(benchmark)}: {unscored:,} of {asked:,} answers"
+                f" are unscored. Its values are of the others alone, so a difference from"
+                f" {study.baseline} may come from the questions."
+            )
+    return sentences
 
 
 def _about(cell: MetricResult) -> str:
