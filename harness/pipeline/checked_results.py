@@ -45,16 +45,16 @@ class Call:
             f"{file}: {self.name} {mistake}; {expected}." if file else f"{self.name} {mistake}."
         )
 
-    def described(self, value: object, name: str) -> Any:
+    def describe_value(self, value: object, name: str) -> Any:
         """The value as it is stored."""
         try:
             return describe(value, name)
         except (TypeError, ValueError) as error:
             raise self.error(f"gave what cannot be stored: {error}") from error
 
-    def stored(self, value: Any) -> Any:
+    def as_stored(self, value: Any) -> Any:
         """The dataclass as it is stored, its texts checked."""
-        fields = self.described(value, type(value).__name__)
+        fields = self.describe_value(value, type(value).__name__)
         self.check_texts(type(value), fields)
         return fields
 
@@ -64,10 +64,10 @@ class Call:
                 raise self.error(
                     f"gave a {kind.__name__} whose {name} is {_type_of(value)}, no text"
                 )
-            self.described(value, f"{kind.__name__}.{name}")
+            self.describe_value(value, f"{kind.__name__}.{name}")
 
 
-def _of_method(method: Method, function: str, expected: str) -> Call:
+def _method_call(method: Method, function: str, expected: str) -> Call:
     owner = method.inner if isinstance(method, Control) else method
     return Call(owner, f"{function}() of the method {owner.name!r}", expected)
 
@@ -79,7 +79,7 @@ def pair_rows(method: Method, items: Sequence[Item], tools: Tools) -> list[dict[
         UserError: the method's own code raised, or yielded something else.
     """
     expected = "it must yield PreferencePair and Dropped objects (methods/interface.py)"
-    call = _of_method(method, "pairs", expected)
+    call = _method_call(method, "pairs", expected)
     with call.guard():
         outcomes = list(method.pairs(items, tools))
     ids, rows = {item.id for item in items}, list[dict[str, Any]]()
@@ -91,7 +91,7 @@ def pair_rows(method: Method, items: Sequence[Item], tools: Tools) -> list[dict[
         is_pair = isinstance(outcome, PreferencePair)
         if isinstance(outcome, PreferencePair) and not isinstance(outcome.aligned, bool):
             raise call.error(f"yielded aligned={outcome.aligned!r:.60}")
-        rows.append({"pair" if is_pair else "dropped": call.stored(outcome)})
+        rows.append({"pair" if is_pair else "dropped": call.as_stored(outcome)})
     return rows
 
 
@@ -101,12 +101,12 @@ def method_report(method: Method, records: Sequence[PreferencePair | Dropped]) -
     Raises:
         UserError: the method's own code raised, or returned something that cannot be stored.
     """
-    call = _of_method(method, "report", "it must return a dictionary")
+    call = _method_call(method, "report", "it must return a dictionary")
     with call.guard():
         report = method.report(records)
     if not isinstance(report, Mapping):
         raise call.error(f"returned {_type_of(report)}")
-    return dict(call.described(report, "the report"))
+    return dict(call.describe_value(report, "the report"))
 
 
 def questions_of(benchmark: Benchmark) -> Iterator[Question]:
@@ -172,7 +172,7 @@ def graded(benchmark: Benchmark, answers: Mapping[str, str]) -> Report:
     for grade in report.grades:
         if not isinstance(grade, Grade):
             raise call.error(f"returned {_type_of(grade)} as a grade")
-        call.stored(grade)
+        call.as_stored(grade)
         subject = f"the question {grade.question!r:.60}"
         if grade.question in graded_ids:
             raise call.error(f"returned two grades for {subject}")
@@ -185,7 +185,7 @@ def graded(benchmark: Benchmark, answers: Mapping[str, str]) -> Report:
         raise call.error(
             f"returned no grade for the question {missing[0]!r:.60}, which has an answer"
         )
-    call.described(report.values, "values")
+    call.describe_value(report.values, "values")
     for metric in benchmark.metrics:
         if metric.name not in report.values:
             raise call.error(f"returned no value of the metric {metric.name!r}")

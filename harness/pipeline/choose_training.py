@@ -56,7 +56,7 @@ def by_memory(
     return _with_training(reference, lora=lora), reason
 
 
-def as_begun(
+def from_results(
     reference: StudyReference, study: Study, out: Path | None, root: Path
 ) -> tuple[StudyReference, str]:
     """The reference with the training of the results that are there, where that is another one, and

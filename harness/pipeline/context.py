@@ -136,7 +136,7 @@ class LoadedModel:
             UserError: a file of a trained model is not the one that its training wrote.
         """
         if self._loaded is None or self._checkpoint != checkpoint:
-            self.forget()
+            self.unload()
             if checkpoint.weights is not None:
                 folder = saved_model(checkpoint.weights)  # the model, or the adapter beside it
                 check_files(folder.parent, below=f"{folder.name}/")
@@ -168,7 +168,7 @@ class LoadedModel:
             self._scorer = (card, load_scorer(card, self.device))
         return self._scorer[1]
 
-    def forget(self) -> None:
+    def unload(self) -> None:
         """Drop the model. After a training it is no longer what its checkpoint says."""
         self._checkpoint = self._loaded = self._engine = None
         self._free_memory()

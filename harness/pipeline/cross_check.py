@@ -93,7 +93,7 @@ class StoredGrades:
     left_out: int = 0
     """Questions without truth or answer."""
 
-    def compared(self, kit: str, version: str, report: Report) -> CrossCheck:
+    def compare(self, kit: str, version: str, report: Report) -> CrossCheck:
         """A toolkit's report set beside these grades."""
         theirs = {grade.question: grade for grade in report.grades}
         pairs = [(stored, theirs[str(number)]) for number, stored in enumerate(self.answers)]
@@ -137,7 +137,7 @@ def check(out: Path, say: Callable[[str], None] = print) -> list[CrossCheck]:
     if not (out / "study.json").exists():
         raise UserError(f"There are no results in {out}; give the folder of an earlier run.")
     with lock(out):
-        every = list(_stored(out))
+        every = list(_read_grades(out))
         if not every:
             raise UserError(
                 f"{out} holds no grades of questions with one right answer and their answers beside"
@@ -153,7 +153,7 @@ def check(out: Path, say: Callable[[str], None] = print) -> list[CrossCheck]:
                 except ValueError as error:
                     refusals[f"{name}: {error}"] += 1
                     continue
-            checked.append(stored.compared(name, version, report))
+            checked.append(stored.compare(name, version, report))
             say("\n".join(lines(checked[-1])))
         if not checked:
             raise UserError(f"No toolkit graded anything. {' '.join(refusals)}")
@@ -206,12 +206,12 @@ def _number(value: float | None) -> str:
     return "    -" if value is None else f"{value:6.2f}"
 
 
-def _short(text: str, most: int = 60) -> str:
-    literal = ascii(text) if most == 60 else ascii(text)[1:-1]
-    return literal if len(literal) <= most else literal[: most - 3] + "..."
+def _short(text: str, limit: int = 60) -> str:
+    literal = ascii(text) if limit == 60 else ascii(text)[1:-1]
+    return literal if len(literal) <= limit else literal[: limit - 3] + "..."
 
 
-def _stored(out: Path) -> Iterator[StoredGrades]:
+def _read_grades(out: Path) -> Iterator[StoredGrades]:
     """Every model's answers and grades on benchmarks whose questions have one right answer."""
     results = Results(out)
     for entry in read_study(results)["benchmarks"]:
@@ -277,7 +277,7 @@ def _vlmevalkit(answers: Sequence[StoredAnswer], folder: Path) -> tuple[str, Rep
         first_index = first.setdefault(stored.image, number)
         row = {
             "index": number,
-            "image": base64.b64encode(_content(stored)).decode()
+            "image": base64.b64encode(_image_bytes(stored)).decode()
             if first_index == number
             else first_index,
             "question": stored.text,
@@ -291,7 +291,7 @@ def _vlmevalkit(answers: Sequence[StoredAnswer], folder: Path) -> tuple[str, Rep
     )
 
 
-def _content(stored: StoredAnswer) -> bytes:
+def _image_bytes(stored: StoredAnswer) -> bytes:
     if stored.image is None or not stored.image.exists():
         raise ValueError(
             f"the image of question {stored.id} is not among the exported ones; run the study again"
@@ -317,7 +317,7 @@ def _lmms_eval(answers: Sequence[StoredAnswer], folder: Path) -> tuple[str, Repo
             "question_id": str(number),
             "question": stored.text,
             "answer": stored.truth.lower(),
-            "image": {"bytes": _content(stored), "path": f"{number}.png"},
+            "image": {"bytes": _image_bytes(stored), "path": f"{number}.png"},
         }
         for number, stored in enumerate(answers)
     ]
@@ -330,11 +330,11 @@ def _lmms_eval(answers: Sequence[StoredAnswer], folder: Path) -> tuple[str, Repo
         {f"{number:06d}": stored.answer for number, stored in enumerate(answers)}
     )
     grades = [replace(grade, question=str(int(grade.question))) for grade in report.grades]
-    values = {_plain_name(name): value for name, value in report.values.items() if ":" not in name}
+    values = {_native_name(name): value for name, value in report.values.items() if ":" not in name}
     return benchmark.version, replace(report, grades=grades, values=values)
 
 
-def _plain_name(name: str) -> str:
+def _native_name(name: str) -> str:
     """``pope_f1_score`` is f1. Its yes-ratio is the truth's, not the answers': it is not
     compared."""
     return name if name == "pope_yes_ratio" else name.removeprefix("pope_").removesuffix("_score")

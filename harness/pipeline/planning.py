@@ -116,7 +116,7 @@ def without_data(study: WithoutData, results: Path) -> list[str]:
 def todo(context: Context) -> Todo:
     """The missing stages. Seeds without a folder differ in nothing that a plan shows, so the first
     one stands for all of a row."""
-    study, stands_for = _sampled(context.study, context.results)
+    study, stands_for = _one_run_per_row(context.study, context.results)
     sample = replace(context, study=study)
     exports, tasks = export_tasks(sample), run_tasks(sample)
     for matched in matched_baselines.planned(study):
@@ -129,7 +129,7 @@ def todo(context: Context) -> Todo:
     return Todo(tasks=[*exporting, *missing], times=times)
 
 
-def _sampled(study: Study, results: Results) -> tuple[Study, dict[tuple[str, int], int]]:
+def _one_run_per_row(study: Study, results: Results) -> tuple[Study, dict[tuple[str, int], int]]:
     """The study with one run for all runs of a row that have no folder; and for how many runs each
     stands, by label and seed."""
     runs, times, first = list[Run](), dict[tuple[str, int], int](), dict[str, tuple[str, int]]()

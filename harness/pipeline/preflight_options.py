@@ -107,7 +107,7 @@ def of_data(
     runs, missing = paper.needs(**options)
     files = [Finding("file", f"{line}.") for line in missing]
     names = options.get("benchmarks") or paper.BENCHMARK_NAMES
-    return [*files, *of_runs(runs, out, placement)], _costed(runs, names, options)
+    return [*files, *of_runs(runs, out, placement)], _cost_inputs(runs, names, options)
 
 
 def without_data(
@@ -118,10 +118,10 @@ def without_data(
     if not all(finding.about.partition(" ")[0] in DATA for finding in findings):
         return None
     names = options.get("benchmarks") or [benchmark.name for benchmark in study.benchmarks]
-    return _costed(study.answering, names, options)
+    return _cost_inputs(study.answering, names, options)
 
 
-def _costed(
+def _cost_inputs(
     runs: Sequence[Run], names: Sequence[str], options: Mapping[str, Any]
 ) -> WithoutData | None:
     """None: a synthetic base, whose data are never lacking, or an unknown benchmark."""
@@ -139,16 +139,16 @@ def _benchmark_options(valid: dict[str, Any]) -> list[Finding]:
     synthetic = find_base(valid.get("base", "synthetic")).prompts == "synthetic"
     findings, folders = list[Finding](), list[str]()
     for text in valid.get("local_data", ()):
-        data_findings = attempt("--local-data", partial(_in_words, named_folders, [text]))
+        data_findings = attempt("--local-data", partial(_call_check, named_folders, [text]))
         findings += data_findings
         folders += [] if data_findings else [text]
     names, read = list[str](), set[str]()
     for name in valid.get("benchmarks", ()):
-        served = [text for text in folders if _serves(name, text.partition("=")[0])]
+        served = [text for text in folders if _reads_data(name, text.partition("=")[0])]
         read |= set(served)
         limit = valid.get("limit")
         check = partial(
-            _in_words, open_benchmarks, [name], "test", limit, served, synthetic=synthetic
+            _call_check, open_benchmarks, [name], "test", limit, served, synthetic=synthetic
         )
         data_findings = attempt(f"benchmark {name}", check)
         findings += [*data_findings, *(of_judge([name]) if data_findings else ())]
@@ -157,22 +157,24 @@ def _benchmark_options(valid: dict[str, Any]) -> list[Finding]:
         valid["benchmarks"] = names
     if "local_data" in valid:
         used = [
-            text for text in folders if any(_serves(name, text.partition("=")[0]) for name in names)
+            text
+            for text in folders
+            if any(_reads_data(name, text.partition("=")[0]) for name in names)
         ]
         unread = [text for text in folders if text not in read]
         if unread and not findings:
-            check = partial(_in_words, open_benchmarks, names, "test", None, unread)
+            check = partial(_call_check, open_benchmarks, names, "test", None, unread)
             findings += attempt("--local-data", check)
         valid["local_data"] = used
     return findings
 
 
-def _in_words(check: Callable[..., object], *args: object, **kwargs: object) -> None:
+def _call_check(check: Callable[..., object], *args: object, **kwargs: object) -> None:
     with user_errors():
         check(*args, **kwargs)
 
 
-def _serves(benchmark: str, name: str) -> bool:
+def _reads_data(benchmark: str, name: str) -> bool:
     """Whether the benchmark reads the local data of this name."""
     try:
         spec = find(benchmark)

@@ -86,7 +86,7 @@ class Display:
             self._line(head)
         return progress
 
-    def moving(self, text: str, *, at_once: bool = False) -> None:
+    def update(self, text: str, *, at_once: bool = False) -> None:
         """A line that the next one replaces; in a log at most one every few seconds, unless it is
         to be written ``at_once``."""
         if at_once or self.clock() - self._shown >= self.pause:
@@ -188,7 +188,7 @@ class StudyProgress:
         if last or seconds >= LONG:
             self.display.say(text)
         else:
-            self.display.moving(text)
+            self.display.update(text)
 
     def drop(self, pending: Sequence[Task], remaining: list[Task], reason: str) -> list[Task]:
         """A row has ended: leave out its tasks, and say why; the tasks that are kept."""
@@ -205,7 +205,7 @@ class StudyProgress:
             for key, share in shares.items()
         ]
         time_left = self._time_left(shares)
-        self.display.moving(
+        self.display.update(
             self.position()
             + (f" {time_left} left;" if time_left else "")
             + f" running: {'; '.join(labels)}"
@@ -230,5 +230,5 @@ def busy(text: str, stream: TextIO | None = None) -> Iterator[None]:
     display = Display(stream or sys.stderr)
     with display.alive():
         if display.stream.isatty():
-            display.moving(text, at_once=True)
+            display.update(text, at_once=True)
         yield

@@ -37,7 +37,7 @@ class MethodSpread:
     measured: int = 0
     """The number of images where ``spread.training`` holds the interaction too; 0: it does not."""
 
-    def at(self, images: int) -> Spread:
+    def on_images(self, images: int) -> Spread:
         """The spread on this many images. With fewer than measured, all of ``training`` is taken
         for interaction, else none: a plan never promises too much."""
         more = math.sqrt(max(1.0, self.measured / max(images, 1)))

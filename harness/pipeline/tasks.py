@@ -40,7 +40,7 @@ FOLDERS: Mapping[Kind, str] = {
 }
 """The folder of a kind in that of its round."""
 
-DOES: Mapping[Kind, str] = {
+TITLES: Mapping[Kind, str] = {
     "pairs": "pairs",
     "train": "train",
     "answer": "answer {}",
@@ -312,7 +312,9 @@ def visits(recipe: Recipe, images: float, steps: int | None) -> float:
 def _evaluation(trained: _Round) -> list[Task]:
     """The answers of a round's model, or the given ones, with their grades."""
     study, run, results = trained.context.study, trained.run, trained.context.results
-    weighed = matched_baselines.weighed(study) if run.label == study.baseline else ()
+    with_choices = (
+        matched_baselines.benchmarks_with_choices(study) if run.label == study.baseline else ()
+    )
     tasks, subject, last = list[Task](), trained.subject, trained.number == run.last
     for benchmark in study.benchmarks:
         answer = _answer(trained, benchmark)
@@ -321,7 +323,7 @@ def _evaluation(trained: _Round) -> list[Task]:
         if last and run.varied is None and matched_metric(benchmark, "length"):
             caps = stage_identity.caps_identity(answers, benchmark, CAPS)
             tasks.append(_task(results, "caps", where, caps, subject, answer.key))
-        if last and benchmark.name in weighed:
+        if last and benchmark.name in with_choices:
             identity = stage_identity.choices_identity(answers, YES_NO)
             choices = _task(results, "choices", where, identity, subject)
             key, title, stage = choices.key, choices.title, choices.stage
@@ -382,7 +384,7 @@ def _task(
     return Task(
         key=_key(kind, where),
         kind=kind,
-        title=f"{subject}: {DOES[kind].format(benchmark)}",
+        title=f"{subject}: {TITLES[kind].format(benchmark)}",
         name=benchmark,
         stage=Stage(results.round(label, seed, round) / FOLDERS[kind] / benchmark, identity),
         label=label,

@@ -39,7 +39,7 @@ def between(a: Path, b: Path) -> str:
     """
     first, second = load_results(a), load_results(b)
     settings = [*_study_lines(first, second), *_identity_lines(first, second)]
-    machines = [*_unequal(_machines(first), _machines(second))]
+    machines = [*_unequal_fields(_machines(first), _machines(second))]
     numbers, summary = _numbers(first, second)
     header = ("row", "benchmark", "metric", "A", "B", "B - A [95 % interval]", "seeds A / B")
     tables = (
@@ -79,12 +79,12 @@ def between(a: Path, b: Path) -> str:
     )
 
 
-def _texts(value: object) -> dict[str, str]:
+def _leaf_texts(value: object) -> dict[str, str]:
     """Every leaf as text, by its dotted path."""
-    return {path: _text(leaf) for path, leaf in flat(value).items()}
+    return {path: _leaf_text(leaf) for path, leaf in flat(value).items()}
 
 
-def _text(value: object) -> str:
+def _leaf_text(value: object) -> str:
     # 1 and 1.0 are the same setting.
     plain = int(value) if isinstance(value, float) and value.is_integer() else value
     return json.dumps(plain, ensure_ascii=False)
@@ -96,7 +96,7 @@ def _short(text: str) -> str:
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
 
 
-def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+def _unequal_fields(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
     """(name, text in A, text in B) of every field that differs. A field that is absent on one side
     and null on the other does not differ."""
     for name in dict.fromkeys([*a, *b]):
@@ -122,7 +122,7 @@ def _study_lines(a: StudyResults, b: StudyResults) -> Iterator[tuple[str, ...]]:
         }
         for fields in (fields_a, fields_b)
     ]
-    yield from _unequal(*shared)
+    yield from _unequal_fields(*shared)
 
 
 def _study_fields(study: StudyResults) -> dict[tuple[str, str], str]:
@@ -140,14 +140,14 @@ def _study_fields(study: StudyResults) -> dict[tuple[str, str], str]:
                 ANSWERS_PREFIX  # the content counts, not the place; the identities hold it
             )
         run.get("settings", {}).pop("recipe", None)  # the run has it too
-        fields |= {(entry, name): text for name, text in _texts(run).items()}
+        fields |= {(entry, name): text for name, text in _leaf_texts(run).items()}
     for benchmark in content.pop("benchmarks"):
         entry = f"benchmark {benchmark.pop('name')}"
         metrics = {metric.pop("name"): metric for metric in benchmark.pop("metrics")}
-        texts = _texts({**benchmark, "metric": metrics})
+        texts = _leaf_texts({**benchmark, "metric": metrics})
         fields |= {(entry, name): text for name, text in texts.items()}
     fields |= {(entry, "seeds"): " ".join(numbers) for entry, numbers in seeds.items()}
-    return fields | {("", name): text for name, text in _texts(content).items()}
+    return fields | {("", name): text for name, text in _leaf_texts(content).items()}
 
 
 def _identity_lines(a: StudyResults, b: StudyResults) -> Iterator[tuple[str, ...]]:
@@ -159,7 +159,7 @@ def _identity_lines(a: StudyResults, b: StudyResults) -> Iterator[tuple[str, ...
     for stage in (stage for stage in identities_a if stage in identities_b):
         kind = stage.split("/")[0 if stage.startswith("questions") else 4]
         stages[kind] = stages.get(kind, 0) + 1
-        for name, *texts in _unequal(identities_a[stage], identities_b[stage]):
+        for name, *texts in _unequal_fields(identities_a[stage], identities_b[stage]):
             values = (identities_a[stage].get(name, ""), identities_b[stage].get(name, ""))
             if kind != "questions" and all(
                 FINGERPRINT.fullmatch(text.strip('"')) for text in values
@@ -176,7 +176,7 @@ def _identities(study: StudyResults) -> dict[str, dict[str, str]]:
     stored, identities = study.stored, {}
     for stage in filter(stored.done, stored.stages()):
         if (identity := stored.identity(stage)) is not None:
-            identities[stage.relative_to(stored.results.out).as_posix()] = _texts(identity)
+            identities[stage.relative_to(stored.results.out).as_posix()] = _leaf_texts(identity)
     return identities
 
 
@@ -211,7 +211,7 @@ def _numbers(a: StudyResults, b: StudyResults) -> tuple[list[tuple[str, ...]], l
         if first.value == second.value:
             equal += 1
             continue
-        interval, remark = _paired(a, b, first, second)
+        interval, remark = _paired_difference(a, b, first, second)
         decimals = max(first.places, second.places)
         gap = second.value - first.value
         lo, hi = interval.interval() if interval else (np.nan, np.nan)
@@ -237,15 +237,17 @@ def _numbers(a: StudyResults, b: StudyResults) -> tuple[list[tuple[str, ...]], l
         else "No number is in both folders: they share no graded row and metric."
     ]
     for name, texts in (
-        ("Only in A", _only(cells_a, cells_b)),
-        ("Only in B", _only(cells_b, cells_a)),
+        ("Only in A", _missing_in_other(cells_a, cells_b)),
+        ("Only in B", _missing_in_other(cells_b, cells_a)),
     ):
         sentences += [f"{name}: {', '.join(texts)}."] if texts else []
     sentences += [f"Another verdict: {'; '.join(verdicts)}."] if verdicts else []
     return [cells for _, cells in sorted(lines, key=lambda pair: -pair[0])], sentences
 
 
-def _only(cells: Mapping[Key, MetricResult], other_cells: Mapping[Key, MetricResult]) -> list[str]:
+def _missing_in_other(
+    cells: Mapping[Key, MetricResult], other_cells: Mapping[Key, MetricResult]
+) -> list[str]:
     """What the other folder lacks: whole rows, else a row's benchmarks, else single metrics."""
     labels = {label for label, _, _ in other_cells}
     benchmarks = {key[:2] for key in other_cells}
@@ -260,7 +262,7 @@ def _only(cells: Mapping[Key, MetricResult], other_cells: Mapping[Key, MetricRes
     return list(dict.fromkeys(texts))
 
 
-def _paired(
+def _paired_difference(
     a: StudyResults, b: StudyResults, first: MetricResult, second: MetricResult
 ) -> tuple[DifferenceEstimate | None, str]:
     """The paired interval of B - A and a remark; None where they cannot be paired."""

@@ -61,7 +61,7 @@ def export_pairs(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty; give a new folder as --out.")
     stored = open_stored(folder)
-    run, trained_round = _find(stored.study()["runs"], label, seed, round)
+    run, trained_round = _find_round(stored.study()["runs"], label, seed, round)
     stage = Results(folder).pairs(trained_round.label, trained_round.seed, trained_round.round)
     record, identity = stored.record(stage), stored.identity(stage)
     if record is None or identity is None or not stored.done(stage):
@@ -90,7 +90,7 @@ def export_pairs(
     )
 
 
-def _find(
+def _find_round(
     runs: Sequence[Mapping[str, Any]], label: str, seed: int | None, round: int
 ) -> tuple[Mapping[str, Any], TrainedRound]:
     """The run of the study and what is exported of it."""
@@ -199,7 +199,7 @@ def card(
         license=LICENCE,
         task_categories=["image-text-to-text"],
         tags=["selfsight", method, "dpo", "preference", "trl"],
-        size_categories=[_size(len(pairs))],
+        size_categories=[_size_category(len(pairs))],
         configs=[{"config_name": "default", "data_files": [files]}],
     )
     return fill(
@@ -213,7 +213,7 @@ def card(
     )
 
 
-def _size(count: int) -> str:
+def _size_category(count: int) -> str:
     """The hub's size category."""
     limits = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
     return next((name for limit, name in limits.items() if count < limit), "100K<n<1M")

@@ -120,7 +120,7 @@ def find(study: StudyResults) -> Leaks:
         return Leaks(
             **{**stored_leaks, "found": leaks_found, "unhashed": tuple(stored_leaks["unhashed"])}
         )
-    trained, labels = _trained(study)
+    trained, labels = _drawn_images(study)
     hashes = {sha: dhash for sha, (_, dhash) in trained.items() if dhash}
     pool_shas, pool_bits = list(hashes), _hash_bits(list(hashes.values()))
     leaks: list[Leak] = []
@@ -159,7 +159,7 @@ def find(study: StudyResults) -> Leaks:
     )
 
 
-def _trained(study: StudyResults) -> tuple[dict[str, tuple[str, str]], dict[str, set[str]]]:
+def _drawn_images(study: StudyResults) -> tuple[dict[str, tuple[str, str]], dict[str, set[str]]]:
     """(item, perceptual hash) of every drawn image by its sha256, and the rows that drew it."""
     items: dict[str, tuple[str, str]] = {}
     labels: dict[str, set[str]] = {}
@@ -203,19 +203,19 @@ def _nearest(hashes: Sequence[str], pool: npt.NDArray[np.uint64]) -> list[tuple[
     """For each benchmark hash: the distance in bits to the nearest pool image and its index."""
     nearest: list[tuple[int, int]] = []
     bits = _hash_bits(hashes)
-    textured = np.flatnonzero(_textured(pool))
+    textured = np.flatnonzero(_has_texture(pool))
     if not len(textured):
         return [(NEAR + 1, -1)] * len(bits)
     for start in range(0, len(bits), CHUNK):
         chunk = bits[start : start + CHUNK]
         distances = np.bitwise_count(chunk[:, None] ^ pool[textured])
-        least = np.where(_textured(chunk), distances.min(axis=1), NEAR + 1)
+        least = np.where(_has_texture(chunk), distances.min(axis=1), NEAR + 1)
         indices = textured[distances.argmin(axis=1)]
         nearest += zip(least.tolist(), indices.tolist(), strict=True)
     return nearest
 
 
-def _textured(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+def _has_texture(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
     edge_counts = np.bitwise_count(hashes)
     return np.asarray((edge_counts >= MIN_EDGES) & (edge_counts <= 64 - MIN_EDGES), dtype=np.bool_)
 

@@ -57,14 +57,14 @@ def write_results(out: Path, study: StudyResults, cells: Sequence[MetricResult])
                 if (train / "DONE").exists() and path.is_file():
                     front = path.read_text(encoding="utf-8").partition(RESULTS)[0]
                     text = "\n".join(results_of(study, cells, row, seed, round))
-                    graded = _graded(cells, row, round)
+                    graded = _graded_metrics(cells, row, round)
                     name = f"{row.label}, seed {seed}, round {round}"
                     front = _with_index(front, name, study, graded, seed)
                     write_bytes(path, f"{front}{RESULTS}\n{text}\n".encode())
                     write_eval_results(path.parent, study, graded, seed)
 
 
-def _graded(cells: Sequence[MetricResult], row: Row, round: int) -> list[MetricResult]:
+def _graded_metrics(cells: Sequence[MetricResult], row: Row, round: int) -> list[MetricResult]:
     """The primary metrics that have a value after this round."""
     row_cells = (cell for cell in cells if (cell.label, cell.round) == (row.label, round))
     return [cell for cell in row_cells if cell.primary and np.isfinite(cell.value)]
@@ -93,7 +93,7 @@ def results_of(
     """The row's primary metrics after a round, as lines of Markdown: the value of this seed and of
     all seeds, the difference from the baseline, the sample size, and whether it exceeds its
     controls."""
-    graded = _graded(cells, row, round)
+    graded = _graded_metrics(cells, row, round)
     last_cells = (cell for cell in cells if cell.label == row.label and cell.last)
     planned = [cell.full_name for cell in last_cells if cell.primary]
     if not planned:
@@ -129,7 +129,7 @@ def results_of(
         note = f"This is round {round} of {row.rounds}: only the last round is tested."
         return [*lines, note]
     if row.role in ("method", "reference"):
-        return [*lines, *(_control(study, row, cell) for cell in graded)]
+        return [*lines, *(_control_sentence(study, row, cell) for cell in graded)]
     return lines[:-1]
 
 
@@ -146,7 +146,7 @@ def _line(cell: MetricResult, seed: int, last: bool) -> str:
     return f"| {' | '.join(map(escape, texts))} | {cell.images}, {cell.questions} |"
 
 
-def _control(study: StudyResults, row: Row, cell: MetricResult) -> str:
+def _control_sentence(study: StudyResults, row: Row, cell: MetricResult) -> str:
     """A sentence on whether the row exceeds its controls."""
     name = escape(cell.full_name)
     if cell.verdict != "better":

@@ -123,7 +123,7 @@ def _pack(folder: Path, out: Path) -> str:
     write_json(Results(out).packed, manifest)
     try:
         packed = load_results(out)
-        _check(study, packed)
+        _check_equal(study, packed)
         pd.testing.assert_frame_equal(lengths(study), lengths(packed))
         figures_kept = write_outputs(out)
     except BaseException:
@@ -227,7 +227,7 @@ def _parquet(frame: pd.DataFrame, *, ids: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def _check(study: StudyResults, packed: StudyResults) -> None:
+def _check_equal(study: StudyResults, packed: StudyResults) -> None:
     """Check that the packed results equal those of the study, before a user deletes its folder."""
     for name in ("rounds", "drops"):
         pd.testing.assert_frame_equal(getattr(study, name), getattr(packed, name))

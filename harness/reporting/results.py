@@ -113,8 +113,8 @@ def load_results(out: Path) -> StudyResults:
     except (KeyError, TypeError) as error:
         raise bad_study(stored.results, error) from error
     missing: list[str] = []
-    grades = _grades(stored, rows, benchmarks, missing)
-    rounds, drops, log = _trained(stored, rows, missing)
+    grades = _grades_frame(stored, rows, benchmarks, missing)
+    rounds, drops, log = _training_frames(stored, rows, missing)
     return StudyResults(
         stored=stored,
         name=name,
@@ -191,7 +191,7 @@ def _rows(runs: list[Mapping[str, Any]], baseline: str) -> tuple[Row, ...]:
     return tuple(rows.values())
 
 
-def _planned(rows: tuple[Row, ...]) -> Iterator[tuple[Row, int, int]]:
+def _planned_rounds(rows: tuple[Row, ...]) -> Iterator[tuple[Row, int, int]]:
     """Every (row, seed, round)."""
     for row in rows:
         for seed in row.seeds:
@@ -199,14 +199,14 @@ def _planned(rows: tuple[Row, ...]) -> Iterator[tuple[Row, int, int]]:
                 yield row, seed, number
 
 
-def _grades(
+def _grades_frame(
     stored: Stored,
     rows: tuple[Row, ...],
     benchmarks: Sequence[BenchmarkColumns],
     missing: list[str],
 ) -> pd.DataFrame:
     frames = []
-    for row, seed, number in _planned(rows):
+    for row, seed, number in _planned_rounds(rows):
         for benchmark in (item for item in benchmarks if row.covers(item.name)):
             keys = (row.label, seed, number, benchmark.name)
             stage = stored.results.grades(*keys)
@@ -232,17 +232,17 @@ def _grades(
     return joined[[*GRADE_KEYS, "question", "cluster", "value", *counts]]
 
 
-def _ended(train: Path) -> str:
+def _end_reason(train: Path) -> str:
     """Why the row ended at this training; empty where it did not."""
     path = train / "ended.json"
     return str(read_json(path)["reason"]) if path.exists() else ""
 
 
-def _trained(
+def _training_frames(
     stored: Stored, rows: tuple[Row, ...], missing: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     rounds, drops, log = [], [], []
-    for row, seed, number in _planned(rows):
+    for row, seed, number in _planned_rounds(rows):
         if number == 0:
             continue
         keys: dict[str, Any] = dict(zip(ROUND_KEYS, (row.label, seed, number), strict=True))
@@ -266,7 +266,7 @@ def _trained(
             line |= {"used": training["pairs_used"], "steps": training["steps"]}
             line |= {"tokens_trained": training["tokens"], "seconds_train": record["seconds"]}
             log += [{**step, **keys} for step in stored.log(train)]
-        elif reason := _ended(train):
+        elif reason := _end_reason(train):
             missing.append(f"{where} it could not be trained ({reason})")
         elif line.get("pairs") == 0:
             missing.append(f"{where} it made no pair to train on")

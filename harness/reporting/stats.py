@@ -171,7 +171,7 @@ def estimate(
         images_df=images - 1,
         one_count=2 * one_count(first, second, scale) ** 2,
     )
-    if result.about == "none" or any(len(group) < 2 or alike(group) for group in groups):
+    if result.about == "none" or any(len(group) < 2 or are_equal(group) for group in groups):
         return result
     squares = [mean_squares(group) for group in groups]
     variances = [max(between, interaction / images) / n for between, interaction, n in squares]
@@ -197,7 +197,7 @@ def one_count(first: Floats, second: Floats, scale: float) -> float:
     return scale * count / denominator if denominator else NAN
 
 
-def alike(trainings: Floats) -> bool:
+def are_equal(trainings: Floats) -> bool:
     """Whether all trainings ``(S, ...)`` agree on every image: the seed changed nothing, or one
     model was stored several times."""
     return bool(

@@ -83,4 +83,4 @@ def test_a_mismatch_is_said_first_and_stops_only_where_asked(study: Study, tmp_p
 
 
 def test_without_published_values_nothing_comes_first(study: Study) -> None:
-    assert not runner.are_published(study)
+    assert not runner.has_published_values(study)

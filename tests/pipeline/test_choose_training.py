@@ -74,7 +74,7 @@ def test_results_that_were_begun_keep_their_training_on_another_machine(
             StudyReference("compare", options), Placement(), memory
         )
         out = tmp_path / "mine" if named else None
-        resumed, sentence = choose_training.as_begun(reference, reference.load(), out, tmp_path)
+        resumed, sentence = choose_training.from_results(reference, reference.load(), out, tmp_path)
         folder = out or tmp_path / resumed.load().name
         folder.mkdir(exist_ok=True)
         write_json(folder / "study.json", resumed.load().as_json())

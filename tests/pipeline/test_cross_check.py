@@ -109,7 +109,7 @@ def test_a_models_characters_do_not_reach_the_terminal() -> None:
         unscored=1,
     )
     graded = StoredGrades(model="m", benchmark="b", answers=[answer], values={})
-    comparison = graded.compared("kit", "1", report)
+    comparison = graded.compare("kit", "1", report)
     assert "\x1b" not in "\n".join(cross_check.lines(comparison))
 
 

@@ -122,8 +122,8 @@ class ScriptedWorkers:
     """Workers that write nothing; a training has no pairs."""
 
     slots = 2
-    loads_are_dear = False
-    only_models = False
+    reloads_model = False
+    only_model_tasks = False
 
     def __init__(self) -> None:
         self.order: list[str] = []

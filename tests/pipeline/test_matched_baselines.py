@@ -17,7 +17,7 @@ from benchmarks.synthetic.words import CATEGORIES
 from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_json, write_jsonl
 from harness.pipeline import matched_baselines
 from harness.pipeline.context import Context, ImageCache, exported_image
-from harness.pipeline.executors.in_process import do
+from harness.pipeline.executors.in_process import do_task
 from harness.pipeline.stages.answer import write_margins
 from harness.pipeline.stages.grade import write_caps
 from harness.pipeline.stages.shards import quiet
@@ -145,11 +145,11 @@ def test_the_derived_row_has_the_methods_length_in_the_table(tmp_path: Path) -> 
         rows = [{"id": id, "answer": text} for id, text in texts.items()]
         write_jsonl(answer.stage.folder / "answers.jsonl", rows)
         answer.stage.finish()
-        do(context, tasks[f"grade/{where}"], quiet)
+        do_task(context, tasks[f"grade/{where}"], quiet)
     where = "untrained at sena length/seed0/round0/synthetic_chair"
     for task in (tasks[f"derive/{where}"], tasks[f"grade/{where}"]):
         assert task.missing()
-        do(context, task, quiet)
+        do_task(context, task, quiet)
         assert not task.missing()
     cells = {(cell.label, cell.metric): cell for cell in compare(load_results(tmp_path))}
     sena, same = cells["sena", "words"], cells["untrained at sena length", "words"]

@@ -102,16 +102,16 @@ def test_the_spreads_of_a_stored_table_promise_what_the_table_says(tmp_path: Pat
     assert {spread.origin for spread in spreads} == {str(out)}
     for _, cell in cells.iterrows():
         promised = {
-            detectable_difference(spread.at(40), seeds=3, images=40)
+            detectable_difference(spread.on_images(40), seeds=3, images=40)
             for spread in spreads
             if (spread.benchmark, spread.metric) == (cell["benchmark"], cell["metric"])
         }
         # The table's own number differs where a part of the spread was cut at zero.
         assert any(value == pytest.approx(cell["detectable"], rel=0.1) for value in promised)
-    assert [spread.at(10).training for spread in spreads] == pytest.approx(
-        [2 * spread.at(40).training for spread in spreads]
+    assert [spread.on_images(10).training for spread in spreads] == pytest.approx(
+        [2 * spread.on_images(40).training for spread in spreads]
     )
-    assert [spread.at(400) for spread in spreads] == [spread.spread for spread in spreads]
+    assert [spread.on_images(400) for spread in spreads] == [spread.spread for spread in spreads]
     assert list(stored_spreads(tmp_path, "another")) == []
     (out / "packed.json").write_text("{}")  # a copy would count the study twice
     assert list(stored_spreads(tmp_path, base)) == []

@@ -34,7 +34,7 @@ def test_a_terminal_is_never_silent_while_a_line_stands() -> None:
     stream = Terminal()
     display = Display(stream)
     with display.alive():
-        display.moving("loading")
+        display.update("loading")
         while "loading (" not in stream.getvalue():
             time.sleep(0.05)
     assert stream.getvalue().split("\r")[-1] == ""  # no moving line is left behind

@@ -36,13 +36,13 @@ class Workers(Protocol):
         ...
 
     @property
-    def loads_are_dear(self) -> bool:
+    def reloads_model(self) -> bool:
         """Whether each call loads its model anew. Then a task's shards travel in as many parts as
         there are slots; else one by one."""
         ...
 
     @property
-    def only_models(self) -> bool:
+    def only_model_tasks(self) -> bool:
         """Whether tasks without a model are done here instead."""
         ...
 
@@ -162,8 +162,8 @@ class Schedule:
     def begin(self, task: Task) -> None:
         self.pending.remove(task)
         running = self.running[task.key] = RunningTask(task)
-        if self.workers.only_models and not task.needs_model:
-            in_process.do(self.context, task, quiet)
+        if self.workers.only_model_tasks and not task.needs_model:
+            in_process.do_task(self.context, task, quiet)
             self.finish(running, merged=True)
         elif work.begin(self.context, task):
             self.finish(running, merged=True)
@@ -172,7 +172,7 @@ class Schedule:
             part_count = min(self.workers.slots, len(shards))
             running.waiting = (
                 [shards[index::part_count] for index in range(part_count)]
-                if self.workers.loads_are_dear
+                if self.workers.reloads_model
                 else [[shard] for shard in shards]
             )
             if not shards:

@@ -76,8 +76,8 @@ class LocalProcesses:
     """The workers, as a context manager. Processes start with the first shard. On an error or
     Ctrl-C they are ended at once."""
 
-    loads_are_dear = False
-    only_models = False
+    reloads_model = False
+    only_model_tasks = False
 
     def __init__(
         self, study: StudyReference, out: Path, jobs: int, placement: Placement = DEFAULT_PLACEMENT

@@ -38,10 +38,10 @@ class RayWorkers:
     slots: int
     gpus: int
     """GPUs that each call asks for."""
-    only_models: bool = True
+    only_model_tasks: bool = True
 
     @property
-    def loads_are_dear(self) -> bool:
+    def reloads_model(self) -> bool:
         return bool(self.gpus)
 
     def submit(self, task: Task, shards: Sequence[int]) -> Future[UserError | None]:

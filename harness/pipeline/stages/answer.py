@@ -70,7 +70,9 @@ def write_answers(
         for cap in sorted({row["max_new_tokens"] for row in rows}):
             ids = [row["id"] for row in rows if row["max_new_tokens"] == cap]
             capped = partial(generate, Decoding(max_new_tokens=cap))
-            done = without_too_long([prompts[id] for id in ids], capped, lambda _, why: str(why))
+            done = without_too_long(
+                [prompts[id] for id in ids], capped, lambda _prompt, error: str(error)
+            )
             answers |= zip(ids, done, strict=True)
         return [_row(row["id"], answers[row["id"]]) for row in rows]
 

@@ -77,12 +77,14 @@ def write_pairs(
 
     def work() -> Rows:
         items = pool.items(ids[numbers.start : numbers.stop], method.needs, ids)
-        return without_too_long(items, lambda some: pair_rows(method, some, tools), _too_long)
+        return without_too_long(
+            items, lambda items: pair_rows(method, items, tools), _drop_too_long
+        )
 
     write_shard(stage, shard, work, tools.vlm)
 
 
-def _too_long(item: Item, error: PromptTooLong) -> dict[str, Any]:
+def _drop_too_long(item: Item, error: PromptTooLong) -> dict[str, Any]:
     trace = {"why": str(error)}
     dropped = Dropped(key=item.id, item=item.id, reason="prompt too long", trace=trace)
     return {"dropped": describe(dropped)}

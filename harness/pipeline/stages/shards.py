@@ -123,7 +123,7 @@ def without_too_long(
     ]
 
 
-def answered(rows: Rows) -> dict[str, str]:
+def answer_texts(rows: Rows) -> dict[str, str]:
     """Answers by their question's id, without the questions that a model could not read."""
     return {row["id"]: row["answer"] for row in rows if "unanswered" not in row}
 

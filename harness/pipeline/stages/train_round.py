@@ -54,7 +54,7 @@ def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
         started = time.perf_counter()
         summary = fit(context, task, pairs, loaded, progress)
     finally:
-        context.models.forget()
+        context.models.unload()
     if ranks().is_main:
         # The summary counts every piece of a training that was cut; the clock only the last one.
         seconds = max(time.perf_counter() - started, summary.seconds)

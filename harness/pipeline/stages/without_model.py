@@ -8,7 +8,7 @@ from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_j
 from harness.pipeline import foreign_answers, matched_baselines
 from harness.pipeline.context import Context
 from harness.pipeline.matched_baselines import Match, matched_metric
-from harness.pipeline.stages.shards import Progress, answered
+from harness.pipeline.stages.shards import Progress, answer_texts
 from harness.pipeline.tasks import Task, Where
 
 
@@ -42,7 +42,7 @@ def write_matched(
     the value of ``metric`` that the grades of ``method`` have. An answer that cannot be read as yes
     or no is kept as it is."""
     value = matched_baselines.target(results.grades(*method), metric)
-    answers = answered(read_jsonl(results.answers(*base) / "answers.jsonl"))
+    answers = answer_texts(read_jsonl(results.answers(*base) / "answers.jsonl"))
     if kind == "length":
         answers = matched_baselines.cut(answers, value)
     else:

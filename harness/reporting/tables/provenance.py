@@ -27,7 +27,7 @@ def sentences(study: StudyResults) -> list[str]:
     subjects = {
         "Checkpoints, by fingerprint": _checkpoints(study),
         "Families of models": _families(runs, study.baseline),
-        "Answers read from files": _given(study),
+        "Answers read from files": _foreign_answers(study),
         "Training seeds": _grouped(seeds),
         "Training": _recipes(runs),
         "Updates that the precision of the weights rounds away": _rounded_away(study),
@@ -65,7 +65,7 @@ def _checkpoints(study: StudyResults) -> str:
     return "; ".join(texts)
 
 
-def _given(study: StudyResults) -> str:
+def _foreign_answers(study: StudyResults) -> str:
     """How many questions the given answers answer, and the model that their files name."""
     stored, texts = study.stored, []
     for row in (row for row in study.rows if row.given):

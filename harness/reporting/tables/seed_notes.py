@@ -43,7 +43,7 @@ def seed_notes(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
         for seed, value in cell.by_seed.items()
         if not np.isfinite(value) and np.isfinite(cell.value)
     ]
-    far = [text for cell in primary for text in _far(cell)]
+    far = [text for cell in primary for text in _far_seeds(cell)]
     findings = (
         (left_out, "Seeds that answered other questions than most seeds of the row, left out"),
         (lonely, "One of the planned seeds only, so it is about this training"),
@@ -66,7 +66,7 @@ def seed_notes(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
     return [f"{words}: {'; '.join(texts)}." for texts, words in findings if texts]
 
 
-def _far(cell: MetricResult) -> Iterator[str]:
+def _far_seeds(cell: MetricResult) -> Iterator[str]:
     values = cell.by_seed
     for seed, value in values.items():
         other_values = [other for name, other in values.items() if name != seed]

@@ -61,7 +61,7 @@ def _terminal_block(block: Block, width: int, head: Sequence[Sequence[str]]) -> 
     rows = [[printable(text) for text in row] for row in (*head, *block.rows)]
     groups = [*[""] * len(head), *(line.group for line in block.lines)]
     lines = textwrap.wrap(printable(f"{block.heading}: {block.caption}"), width)
-    for columns in _fit(rows, width):
+    for columns in _split_columns(rows, width):
         cells = [[row[column] for column in columns] for row in rows]
         sizes = [max(len(row[index]) for row in cells) for index in range(len(columns))]
         for index, row in enumerate(cells):
@@ -86,7 +86,7 @@ def _bullets(texts: Sequence[str], width: int) -> list[str]:
     ]
 
 
-def _fit(rows: list[list[str]], width: int) -> list[list[int]]:
+def _split_columns(rows: list[list[str]], width: int) -> list[list[int]]:
     """The columns' indices in parts that fit the width; each part begins with the first column."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     column_groups: list[list[int]] = []
