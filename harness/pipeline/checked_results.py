@@ -1,5 +1,5 @@
-"""What methods and benchmarks give, checked before it is written. Each may be a user's own code: an
-error names their file, and says what was expected."""
+"""Checks what methods and benchmarks return, before it is written. Both may be a user's own code,
+so an error names their file and says what was expected."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TEXTS = {
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a method's or benchmark's function, for sentences about what it gave."""
+    """A call of a method's or benchmark's function, for messages about its result."""
 
     owner: object
     name: str

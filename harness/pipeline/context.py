@@ -121,7 +121,7 @@ def set_threads(cards: Iterable[BaseCard]) -> None:
 
 @dataclass
 class LoadedModel:
-    """A model is loaded in place of the one before, never beside it."""
+    """The one model in memory. Loading another checkpoint replaces it."""
 
     device: str = field(default_factory=default_device)
     _checkpoint: Checkpoint | None = None
@@ -169,7 +169,7 @@ class LoadedModel:
         return self._scorer[1]
 
     def unload(self) -> None:
-        """Drop the model. After a training it is no longer what its checkpoint says."""
+        """Drop the model, as after a training: then its weights are no longer the checkpoint's."""
         self._checkpoint = self._loaded = self._engine = None
         self._free_memory()
 
@@ -181,7 +181,7 @@ class LoadedModel:
 
 @dataclass
 class Context:
-    """One a process. ``placement`` says how trainings are laid on the machine."""
+    """What the tasks of one process share. ``placement``: how trainings use its devices."""
 
     study: Study
     results: Results

@@ -1,5 +1,5 @@
-"""Cross-check: stored answers, graded natively and by the installed toolkits, and where the two
-differ, by metric and question.
+"""Cross-check: grades stored answers natively and by the installed toolkits, and shows where the
+two differ, by metric and question.
 
 A study's stored grades name the right answer of each question. So a native benchmark of yes/no
 questions can be given to a toolkit as POPE, and one with a right word or phrase as GQA. The
@@ -26,7 +26,7 @@ from harness.errors import UserError
 from harness.reporting.stored import image_file, read_parquet, read_study
 
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
-SHOWN = 20
+MAX_SHOWN = 20
 """Differing questions that are printed; the file holds all."""
 
 YES_NO = ("yes", "no")
@@ -193,13 +193,13 @@ def lines(comparison: CrossCheck) -> Iterator[str]:
             "  natively an unreadable answer is unscored; a toolkit counts it as wrong, and for the"
             " yes-ratio as no"
         )
-    for difference in comparison.differences[:SHOWN]:
+    for difference in comparison.differences[:MAX_SHOWN]:
         yield (
             f"  {difference.id}: {_short(difference.answer)} (right: {_short(difference.truth)})"
             f" {_short(difference.reason, 200)}"
         )
-    if len(comparison.differences) > SHOWN:
-        yield f"  and {len(comparison.differences) - SHOWN} more, in cross_check.json"
+    if len(comparison.differences) > MAX_SHOWN:
+        yield f"  and {len(comparison.differences) - MAX_SHOWN} more, in cross_check.json"
 
 
 def _number(value: float | None) -> str:

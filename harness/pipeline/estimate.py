@@ -1,5 +1,5 @@
-"""How long tasks take: from what this machine measured before, else by the shipped reference, else
-a rough guess."""
+"""Estimates how long tasks take: from earlier records of this machine, else from the shipped
+reference, else a rough guess."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Answers that other programs wrote: read, and checked against the exported questions, line by
-line. Of a study's row of such answers (``--row "GPT-4o=answers:FOLDER"``) each question's answer is
-found by its id; nothing is trained or asked here."""
+"""Reads answers that other programs wrote, and checks them line by line against the exported
+questions. The answers of a study's row (``--row "GPT-4o=answers:FOLDER"``) are matched with its
+questions by id. No model runs here."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from harness.pipeline import answer_formats
 from harness.pipeline.stage_identity import Identity, given_identity, questions_sha
 from harness.study.study import Run, Study
 
-SHOWN = 5
-"""Problems of a file that are shown at once; the others are counted."""
+MAX_SHOWN = 5
+"""A message shows at most this many problems of a file, and counts the others."""
 
 FIELDS: Mapping[str, type] = {
     "id": str,
@@ -321,10 +321,10 @@ def read_file(path: Path, question_ids: set[str], *, extras: bool = False) -> Fi
             if row["model"] is not None:
                 models.setdefault(str(row["model"]), number)
     if problems:
-        remaining = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        remaining = f"; and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
         raise UserError(
-            f"{path}: {'; '.join(problems[:SHOWN])}{remaining}. Each line must be an object with a"
-            " question's id and its answer."
+            f"{path}: {'; '.join(problems[:MAX_SHOWN])}{remaining}. Each line must be an object with"
+            " a question's id and its answer."
         )
     if not rows:
         raise UserError(

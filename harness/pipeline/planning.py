@@ -42,7 +42,7 @@ LABEL = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Todo:
-    """What is missing of a study. ``times``: for how many equal runs a task stands, by its key."""
+    """The missing tasks of a study. ``times``: how many equal runs each task stands for, by key."""
 
     tasks: Sequence[Task]
     times: Mapping[str, int]
@@ -53,8 +53,8 @@ class Todo:
 
 
 def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> list[str]:
-    """What ``run`` would do, in lines. ``jobs``: of the command line. ``stages``: also a line each
-    missing stage.
+    """What ``run`` would do, in lines. ``jobs``: the option of the command line. ``stages``: add a
+    line for each missing stage.
 
     Raises:
         UserError: the folder holds results of other settings, or is a packed one.
@@ -153,7 +153,7 @@ def _question_counts(study: Study, name: str) -> Counter[str]:
 def _table(
     study: Study, work: Todo, estimate: Estimate, question_counts: QuestionCounts, jobs: int | None
 ) -> list[str]:
-    """A line a row with missing stages, and the sum."""
+    """A line for each row with missing stages, and the sum."""
     rows, unknown, shipped = _times(work, estimate, question_counts)
     seeds = Counter(run.label for run in study.runs)
     images = {run.label: run.images * run.last for run in study.runs}
@@ -185,8 +185,8 @@ def _table(
 def _times(
     work: Todo, estimate: Estimate, question_counts: QuestionCounts
 ) -> tuple[dict[str, dict[str, float]], set[str], set[bool]]:
-    """Of each row's missing stages the seconds by column; the rows with a stage whose speed is not
-    known; and whose the speeds are (True: the shipped reference's)."""
+    """The seconds of each row's missing stages by column; the rows with a stage of unknown speed;
+    and where the speeds come from (True: the shipped reference; False: this machine)."""
     rows, unknown, shipped = dict[str, dict[str, float]](), set[str](), set[bool]()
     for task in work.tasks:
         if not task.needs_model:
@@ -210,7 +210,7 @@ def _seconds(task: Task, estimate: Estimate, question_counts: QuestionCounts) ->
 
 
 def _stages(work: Todo, estimate: Estimate, question_counts: QuestionCounts) -> list[str]:
-    """A line a missing stage that needs a model, and the number of the others."""
+    """A line for each missing stage that needs a model, and the number of the others."""
     lines, without_model = list[str](), 0
     for task in work.tasks:
         if not task.needs_model:

@@ -1,4 +1,4 @@
-"""The options of a study, each tried alone, so that all that is wrong is listed at once."""
+"""Checks each option of a study alone, so that all mistakes are listed at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.study.study import Run, Study
 from harness.training.placement import Placement
 
 DATA = ("pool", "benchmark", "judge", "row", "--local-data")
-"""First words of what a finding is about, where data are lacking and the options may be right."""
+"""A finding whose ``about`` begins with one of these is about missing data, not a wrong option."""
 
 DATA_STUDIES = ("paper", "audit")
 """Studies whose pool is the folder of all data, and which name what is missing themselves."""
@@ -113,8 +113,8 @@ def of_data(
 def without_data(
     study: Study, options: Mapping[str, Any], findings: Sequence[Finding]
 ) -> WithoutData | None:
-    """What can be costed of a study that is ``wrong``, and was built with the other options; None:
-    more than data is lacking."""
+    """What can be costed of a study with these findings, which was built from its valid options.
+    None: more than data is missing."""
     if not all(finding.about.partition(" ")[0] in DATA for finding in findings):
         return None
     names = options.get("benchmarks") or [benchmark.name for benchmark in study.benchmarks]

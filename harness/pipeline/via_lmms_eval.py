@@ -1,4 +1,4 @@
-"""lmms-eval asks one of our bases live, through our engine.
+"""Lets lmms-eval evaluate one of our bases live, through our engine.
 
 ``python -m harness.pipeline.via_lmms_eval FOLDER`` runs in the toolkit's environment (``nox -s
 toolkit_lmms_eval``), with this repository on PYTHONPATH and the data in the working directory.

@@ -1,5 +1,5 @@
-"""Answer, and choices: a model answers exported questions greedily, or is asked how far the
-log-probability of yes leads that of no; shard by shard."""
+"""The stages answer and choices, shard by shard. Answer: a model answers exported questions
+greedily. Choices: the margin log p(yes) - log p(no) of each question."""
 
 from __future__ import annotations
 

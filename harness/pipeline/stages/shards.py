@@ -108,9 +108,9 @@ def without_too_long(
     work: Callable[[Sequence[T]], list[R]],
     replace: Callable[[T, PromptTooLong], R],
 ) -> list[R]:
-    """The results of ``work``; of an item whose prompt a model cannot read whole, ``replace``: the
-    one item is left out, not the study ended. Halves are tried until such an item is alone, so that
-    all others are done in large batches."""
+    """The results of ``work``. An item whose prompt is too long for the model gets
+    ``replace(item, error)`` and does not end the study. Items are halved until such an item is
+    alone, so that all others run in large batches."""
     try:
         return work(items)
     except PromptTooLong as error:
