@@ -323,8 +323,8 @@ def read_file(path: Path, question_ids: set[str], *, extras: bool = False) -> Fi
     if problems:
         remaining = f"; and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
         raise UserError(
-            f"{path}: {'; '.join(problems[:MAX_SHOWN])}{remaining}. Each line must be an object with"
-            " a question's id and its answer."
+            f"{path}: {'; '.join(problems[:MAX_SHOWN])}{remaining}. Each line must be an object"
+            " with a question's id and its answer."
         )
     if not rows:
         raise UserError(
