@@ -65,7 +65,7 @@ def check_command(args: argparse.Namespace) -> CheckedCommand:
     study, wrong = preflight_options.open_study(reference)
     if study is not None and chosen and not wrong:
         root = results_commands.RESULTS
-        reference, kept = choose_training.as_begun(reference, study, args.out, root)
+        reference, kept = choose_training.from_results(reference, study, args.out, root)
         if kept:
             chosen, study = kept, reference.load()
     findings = [*wrong, *_of_command(args, placement)]

@@ -108,7 +108,9 @@ def answer(args: argparse.Namespace) -> None:
         raise UserError("Give the model that is to answer: --base NAME, with --server or without.")
     from harness.models.base_cards import find_base
 
-    foreign_answers.exported(args.questions)  # a wrong folder is an error before a model is loaded
+    foreign_answers.read_export(
+        args.questions
+    )  # a wrong folder is an error before a model is loaded
     base, progress = find_base(args.base), _progress("answer")
     print(exchange.answer(args.questions, base, args.weights, args.out, progress=progress))
 
@@ -116,7 +118,7 @@ def answer(args: argparse.Namespace) -> None:
 def grade(args: argparse.Namespace) -> None:
     from harness.pipeline import exchange, foreign_answers
 
-    exported = foreign_answers.exported(args.questions)
+    exported = foreign_answers.read_export(args.questions)
     benchmark = _benchmark(
         exported["benchmark"], exported["split"], exported["limit"], args.local_data
     )

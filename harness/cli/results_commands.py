@@ -228,15 +228,15 @@ def offline() -> Iterator[None]:
 def write_all(out: Path, display: Display, *, exclude_leaks: bool) -> None:
     """Write the table, figures and page of a study, and print one screen: the summary,
     its first sentences, and the paths."""
-    display.moving("computing the statistics", at_once=True)
+    display.update("computing the statistics", at_once=True)
     from harness.reporting.figures import draw
     from harness.reporting.page import write
     from harness.reporting.tables import build, text
 
     comparison = write_table(out, exclude_leaks=exclude_leaks)
-    display.moving("drawing the figures", at_once=True)
+    display.update("drawing the figures", at_once=True)
     draw.write(out, comparison=comparison)
-    display.moving("writing the page", at_once=True)
+    display.update("writing the page", at_once=True)
     page = write.write(out, comparison=comparison, own=True)  # the command itself named the pools
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     screen = plain(text.terminal(build.screen(comparison), width)).rstrip()

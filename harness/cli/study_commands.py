@@ -189,7 +189,7 @@ def _run(args: argparse.Namespace) -> tuple[int, Path]:
     is_main = os.environ.get("RANK", "0") == "0"
     display = Display(sys.stdout if is_main else io.StringIO())
     with display.alive():
-        display.moving(f"{args.study}: loading PyTorch and the study", at_once=True)
+        display.update(f"{args.study}: loading PyTorch and the study", at_once=True)
         from harness.pipeline import runner
         from harness.training.ranks import leave
 

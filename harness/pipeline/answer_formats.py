@@ -18,7 +18,7 @@ from harness.artifacts.fingerprint import storable
 from harness.errors import UserError
 
 TEXTS = {"id": "answer", "question_id": "text", "doc_id": "filtered_resps"}
-"""The field of a question's id, and that of its answer."""
+"""The answer's field, by the name of the id's field."""
 MODELS = ("model", "model_id")
 
 
@@ -31,43 +31,43 @@ def parse(line: str) -> tuple[dict[str, Any] | None, str]:
         return None, "is not JSON"
     if not isinstance(row, dict):
         return None, "is not an object"
-    name = next((name for name in TEXTS if name in row), "id")
-    for field in (name, TEXTS[name]):
+    id_field = next((id_field for id_field in TEXTS if id_field in row), "id")
+    for field in (id_field, TEXTS[id_field]):
         if field not in row:
             return None, f"has no {field!r}"
-    ids = _ids(row, name)
-    answer = _only(row[TEXTS[name]]) if name == "doc_id" else row[TEXTS[name]]
-    for field, value in ((name, ids[0] if ids else row[name]), (TEXTS[name], answer)):
-        if not isinstance(value, str) or (field == name and not ids):
+    ids = _ids(row, id_field)
+    answer = _unwrap(row[TEXTS[id_field]]) if id_field == "doc_id" else row[TEXTS[id_field]]
+    for field, value in ((id_field, ids[0] if ids else row[id_field]), (TEXTS[id_field], answer)):
+        if not isinstance(value, str) or (field == id_field and not ids):
             kind = "no text" if value is None else f"a {type(value).__name__}"
             return None, f"has {kind} as its {field!r}"
-    model = next((row[each] for each in MODELS if row.get(each) is not None), None)
-    for field, value in ((name, ids[0]), (TEXTS[name], answer), ("model", model)):
+    model = next((row[key] for key in MODELS if row.get(key) is not None), None)
+    for field, value in ((id_field, ids[0]), (TEXTS[id_field], answer), ("model", model)):
         if isinstance(value, str) and not storable(value):
             return None, f"has half a character (a lone surrogate) in its {field!r}"
     unanswered = bool(row.get("unanswered"))
     return {"ids": ids, "answer": answer, "model": model, "unanswered": unanswered}, ""
 
 
-def _ids(row: Mapping[str, Any], name: str) -> list[str]:
+def _ids(row: Mapping[str, Any], id_field: str) -> list[str]:
     """The ids that the line's question may have; empty: its id is no id."""
-    value = row[name]
-    if name == "id":
+    value = row[id_field]
+    if id_field == "id":
         return [value] if isinstance(value, str) else []
-    if name == "question_id":
+    if id_field == "question_id":
         return [str(value)] if isinstance(value, str) or type(value) is int else []
     if type(value) is not int:
         return []
     document = row["doc"] if isinstance(row.get("doc"), dict) else dict[str, Any]()
     # One of the two alone: the other may be the number of another question.
-    own = [str(document[key]) for key in ("question_id", "id") if document.get(key) is not None]
-    del own[1:]
+    ids = [str(document[key]) for key in ("question_id", "id") if document.get(key) is not None]
+    del ids[1:]
     # POPE's questions have one number in each of three settings.
-    own += [f"{document['category']}/{id}" for id in own if document.get("category")]
-    return [f"{value:06d}", *own]
+    ids += [f"{document['category']}/{id}" for id in ids if document.get("category")]
+    return [f"{value:06d}", *ids]
 
 
-def _only(value: Any) -> Any:
+def _unwrap(value: Any) -> Any:
     """The one response of a list, however deep it lies."""
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
@@ -81,16 +81,16 @@ def find(folder: Path, benchmark: str) -> Path:
         UserError: there are none, or several.
     """
     task = benchmark.removeprefix("lmms_eval.")
-    found: Sequence[Path] = [
+    paths: Sequence[Path] = [
         *(path for path in (folder / benchmark, folder / f"{benchmark}.jsonl") if path.exists()),
         *sorted(folder.rglob(f"*_samples_{task}.jsonl")),
     ]
-    if len(found) == 1:
-        return found[0]
-    if found:
+    if len(paths) == 1:
+        return paths[0]
+    if paths:
         raise UserError(
-            f"{folder} has the answers to {benchmark} {len(found)} times, such as {found[0]} and"
-            f" {found[1]}; keep one."
+            f"{folder} has the answers to {benchmark} {len(paths)} times, such as {paths[0]} and"
+            f" {paths[1]}; keep one."
         )
     raise UserError(
         f"{folder} has no answers to {benchmark}; it must hold {benchmark}/ (of the command"

@@ -33,7 +33,7 @@ def by_memory(
 ) -> tuple[StudyReference, str]:
     """The reference with the option ``lora`` or ``full``, and why; the reference itself and ""
     where there is nothing to choose. ``memory``: of each GPU, in bytes; None: of this machine's."""
-    card = _chooses(reference)
+    card = _base_to_choose_for(reference)
     if card is None:
         return reference, ""
     memory = gpu_memory() if memory is None else memory
@@ -53,10 +53,10 @@ def by_memory(
         f"Training: {'LoRA' if lora else 'full'}, because full training needs about"
         f" {needed:.0f} GiB on {where} {memory / GIB:.0f}. {DECIDE}"
     )
-    return _with(reference, lora=lora), reason
+    return _with_training(reference, lora=lora), reason
 
 
-def as_begun(
+def from_results(
     reference: StudyReference, study: Study, out: Path | None, root: Path
 ) -> tuple[StudyReference, str]:
     """The reference with the training of the results that are there, where that is another one, and
@@ -71,17 +71,17 @@ def as_begun(
     if stored is None or stored == lora:
         return reference, ""
     reason = f"Training: {'LoRA' if stored else 'full'}, as {folder} was begun. {DECIDE}"
-    return _with(reference, lora=stored), reason
+    return _with_training(reference, lora=stored), reason
 
 
 def gpu_memory() -> int | None:
     """Bytes of the smallest GPU of all processes; None: there is none."""
     memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
-    memories = [each for each in ranks().gather(memory) if each is not None]
+    memories = [size for size in ranks().gather(memory) if size is not None]
     return min(memories, default=None)
 
 
-def _chooses(reference: StudyReference) -> BaseCard | None:
+def _base_to_choose_for(reference: StudyReference) -> BaseCard | None:
     """The base of a study whose training is to be chosen; None: nothing is to be chosen."""
     build, options = STUDIES.get(reference.name), reference.options
     if build is None or "lora" not in (parameters := inspect.signature(build).parameters):
@@ -101,7 +101,7 @@ def _chooses(reference: StudyReference) -> BaseCard | None:
     return None if card.prompts == "synthetic" else card
 
 
-def _with(reference: StudyReference, *, lora: bool) -> StudyReference:
+def _with_training(reference: StudyReference, *, lora: bool) -> StudyReference:
     options = {name: value for name, value in reference.options.items() if name not in KINDS}
     return replace(reference, options={**options, "lora" if lora else "full": True})
 

@@ -55,7 +55,7 @@ class ImageCache:
     (:meth:`begin_round`) are taken in, in place of images of other rounds."""
 
     limit: int = IMAGE_CACHE_BYTES
-    _kept: dict[Key, tuple[Any, int]] = field(default_factory=dict)
+    _cached: dict[Key, tuple[Any, int]] = field(default_factory=dict)
     _round: frozenset[Key] = frozenset()
     _bytes: int = 0
     _lock: Lock = field(default_factory=Lock)
@@ -67,26 +67,26 @@ class ImageCache:
     def get(self, key: Key, load: Callable[[], T], image_of: Callable[[T], Image]) -> T:
         """The value under ``key``, loaded if it is not here. ``image_of`` gives its image, whose
         size counts. Threads may call this at once."""
-        kept = self._kept.get(key)
-        if kept is not None:
-            value: T = kept[0]
+        cached = self._cached.get(key)
+        if cached is not None:
+            value: T = cached[0]
             return value
         value = load()
         image = image_of(value)
-        self._keep(key, value, 4 * image.width * image.height)
+        self._add(key, value, 4 * image.width * image.height)
         return value
 
-    def _keep(self, key: Key, value: object, size: int) -> None:
+    def _add(self, key: Key, value: object, size: int) -> None:
         with self._lock:
-            if key in self._kept:
+            if key in self._cached:
                 return
             if self._bytes + size > self.limit and key in self._round:
-                for other in [other for other in self._kept if other not in self._round]:
-                    self._bytes -= self._kept.pop(other)[1]
+                for other in [other for other in self._cached if other not in self._round]:
+                    self._bytes -= self._cached.pop(other)[1]
                     if self._bytes + size <= self.limit:
                         break
             if self._bytes + size <= self.limit:
-                self._kept[key] = (value, size)
+                self._cached[key] = (value, size)
                 self._bytes += size
 
 
@@ -121,7 +121,7 @@ def set_threads(cards: Iterable[BaseCard]) -> None:
 
 @dataclass
 class LoadedModel:
-    """A model is loaded in place of the one before, never beside it."""
+    """The one model in memory. Loading another checkpoint replaces it."""
 
     device: str = field(default_factory=default_device)
     _checkpoint: Checkpoint | None = None
@@ -136,7 +136,7 @@ class LoadedModel:
             UserError: a file of a trained model is not the one that its training wrote.
         """
         if self._loaded is None or self._checkpoint != checkpoint:
-            self.forget()
+            self.unload()
             if checkpoint.weights is not None:
                 folder = saved_model(checkpoint.weights)  # the model, or the adapter beside it
                 check_files(folder.parent, below=f"{folder.name}/")
@@ -168,8 +168,8 @@ class LoadedModel:
             self._scorer = (card, load_scorer(card, self.device))
         return self._scorer[1]
 
-    def forget(self) -> None:
-        """Drop the model. After a training it is no longer what its checkpoint says."""
+    def unload(self) -> None:
+        """Drop the model, as after a training: then its weights are no longer the checkpoint's."""
         self._checkpoint = self._loaded = self._engine = None
         self._free_memory()
 
@@ -181,7 +181,7 @@ class LoadedModel:
 
 @dataclass
 class Context:
-    """One a process. ``placement`` says how trainings are laid on the machine."""
+    """What the tasks of one process share. ``placement``: how trainings use its devices."""
 
     study: Study
     results: Results

@@ -1,5 +1,5 @@
-"""Cross-check: stored answers, graded natively and by the installed toolkits, and where the two
-differ, by metric and question.
+"""Cross-check: grades stored answers natively and by the installed toolkits, and shows where the
+two differ, by metric and question.
 
 A study's stored grades name the right answer of each question. So a native benchmark of yes/no
 questions can be given to a toolkit as POPE, and one with a right word or phrase as GQA. The
@@ -26,7 +26,7 @@ from harness.errors import UserError
 from harness.reporting.stored import image_file, read_parquet, read_study
 
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
-SHOWN = 20
+MAX_SHOWN = 20
 """Differing questions that are printed; the file holds all."""
 
 YES_NO = ("yes", "no")
@@ -93,7 +93,7 @@ class StoredGrades:
     left_out: int = 0
     """Questions without truth or answer."""
 
-    def compared(self, kit: str, version: str, report: Report) -> CrossCheck:
+    def compare(self, kit: str, version: str, report: Report) -> CrossCheck:
         """A toolkit's report set beside these grades."""
         theirs = {grade.question: grade for grade in report.grades}
         pairs = [(stored, theirs[str(number)]) for number, stored in enumerate(self.answers)]
@@ -111,7 +111,7 @@ class StoredGrades:
             for stored, grade in pairs
             if grade.value != stored.value
         )
-        native, both = self.values, report.values.keys() & self.values.keys()
+        native, shared = self.values, report.values.keys() & self.values.keys()
         return CrossCheck(
             model=self.model,
             benchmark=self.benchmark,
@@ -120,7 +120,9 @@ class StoredGrades:
             questions=len(self.answers),
             same=len(self.answers) - len(differences),
             left_out=self.left_out,
-            metrics={name: (native[name], report.values[name]) for name in METRICS if name in both},
+            metrics={
+                name: (native[name], report.values[name]) for name in METRICS if name in shared
+            },
             differences=differences,
         )
 
@@ -135,7 +137,7 @@ def check(out: Path, say: Callable[[str], None] = print) -> list[CrossCheck]:
     if not (out / "study.json").exists():
         raise UserError(f"There are no results in {out}; give the folder of an earlier run.")
     with lock(out):
-        every = list(_stored(out))
+        every = list(_read_grades(out))
         if not every:
             raise UserError(
                 f"{out} holds no grades of questions with one right answer and their answers beside"
@@ -151,7 +153,7 @@ def check(out: Path, say: Callable[[str], None] = print) -> list[CrossCheck]:
                 except ValueError as error:
                     refusals[f"{name}: {error}"] += 1
                     continue
-            checked.append(stored.compared(name, version, report))
+            checked.append(stored.compare(name, version, report))
             say("\n".join(lines(checked[-1])))
         if not checked:
             raise UserError(f"No toolkit graded anything. {' '.join(refusals)}")
@@ -167,8 +169,8 @@ def _reason(stored: StoredAnswer, grade: Grade) -> str:
         return f"natively read as {stored.read_as!r}; the toolkit reads nothing: {grade.why}"
     if stored.value is None:
         return f"natively unscored ({stored.why}); the toolkit reads {grade.read_as!r}"
-    why = grade.why or stored.why
-    return f"read natively as {stored.read_as!r}, by the toolkit as {grade.read_as!r}; {why}"
+    reason = grade.why or stored.why
+    return f"read natively as {stored.read_as!r}, by the toolkit as {grade.read_as!r}; {reason}"
 
 
 def lines(comparison: CrossCheck) -> Iterator[str]:
@@ -183,33 +185,33 @@ def lines(comparison: CrossCheck) -> Iterator[str]:
         + (f", {left_out} without truth or answer left out" if left_out else "")
     )
     for name, (native, kit) in comparison.metrics.items():
-        same = native is not None and kit is not None and abs(native - kit) < 1e-6
-        gap = "the same" if same else "not the same"
+        equal = native is not None and kit is not None and abs(native - kit) < 1e-6
+        gap = "the same" if equal else "not the same"
         yield f"  {name:<10} native {_number(native)}  {comparison.kit} {_number(kit)}  {gap}"
     if unread or any(native != kit for native, kit in comparison.metrics.values()):
         yield (
             "  natively an unreadable answer is unscored; a toolkit counts it as wrong, and for the"
             " yes-ratio as no"
         )
-    for difference in comparison.differences[:SHOWN]:
+    for difference in comparison.differences[:MAX_SHOWN]:
         yield (
             f"  {difference.id}: {_short(difference.answer)} (right: {_short(difference.truth)})"
             f" {_short(difference.reason, 200)}"
         )
-    if len(comparison.differences) > SHOWN:
-        yield f"  and {len(comparison.differences) - SHOWN} more, in cross_check.json"
+    if len(comparison.differences) > MAX_SHOWN:
+        yield f"  and {len(comparison.differences) - MAX_SHOWN} more, in cross_check.json"
 
 
 def _number(value: float | None) -> str:
     return "    -" if value is None else f"{value:6.2f}"
 
 
-def _short(text: str, most: int = 60) -> str:
-    literal = ascii(text) if most == 60 else ascii(text)[1:-1]
-    return literal if len(literal) <= most else literal[: most - 3] + "..."
+def _short(text: str, limit: int = 60) -> str:
+    literal = ascii(text) if limit == 60 else ascii(text)[1:-1]
+    return literal if len(literal) <= limit else literal[: limit - 3] + "..."
 
 
-def _stored(out: Path) -> Iterator[StoredGrades]:
+def _read_grades(out: Path) -> Iterator[StoredGrades]:
     """Every model's answers and grades on benchmarks whose questions have one right answer."""
     results = Results(out)
     for entry in read_study(results)["benchmarks"]:
@@ -275,7 +277,7 @@ def _vlmevalkit(answers: Sequence[StoredAnswer], folder: Path) -> tuple[str, Rep
         first_index = first.setdefault(stored.image, number)
         row = {
             "index": number,
-            "image": base64.b64encode(_content(stored)).decode()
+            "image": base64.b64encode(_image_bytes(stored)).decode()
             if first_index == number
             else first_index,
             "question": stored.text,
@@ -289,7 +291,7 @@ def _vlmevalkit(answers: Sequence[StoredAnswer], folder: Path) -> tuple[str, Rep
     )
 
 
-def _content(stored: StoredAnswer) -> bytes:
+def _image_bytes(stored: StoredAnswer) -> bytes:
     if stored.image is None or not stored.image.exists():
         raise ValueError(
             f"the image of question {stored.id} is not among the exported ones; run the study again"
@@ -315,7 +317,7 @@ def _lmms_eval(answers: Sequence[StoredAnswer], folder: Path) -> tuple[str, Repo
             "question_id": str(number),
             "question": stored.text,
             "answer": stored.truth.lower(),
-            "image": {"bytes": _content(stored), "path": f"{number}.png"},
+            "image": {"bytes": _image_bytes(stored), "path": f"{number}.png"},
         }
         for number, stored in enumerate(answers)
     ]
@@ -328,11 +330,11 @@ def _lmms_eval(answers: Sequence[StoredAnswer], folder: Path) -> tuple[str, Repo
         {f"{number:06d}": stored.answer for number, stored in enumerate(answers)}
     )
     grades = [replace(grade, question=str(int(grade.question))) for grade in report.grades]
-    values = {_plain_name(name): value for name, value in report.values.items() if ":" not in name}
+    values = {_native_name(name): value for name, value in report.values.items() if ":" not in name}
     return benchmark.version, replace(report, grades=grades, values=values)
 
 
-def _plain_name(name: str) -> str:
+def _native_name(name: str) -> str:
     """``pope_f1_score`` is f1. Its yes-ratio is the truth's, not the answers': it is not
     compared."""
     return name if name == "pope_yes_ratio" else name.removeprefix("pope_").removesuffix("_score")

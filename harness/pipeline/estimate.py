@@ -1,5 +1,5 @@
-"""How long tasks take: from what this machine measured before, else by the shipped reference, else
-a rough guess."""
+"""Estimates how long tasks take: from earlier records of this machine, else from the shipped
+reference, else a rough guess."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Estimate:
     def rate(self, task: Task) -> float | None:
         """Seconds an item: measured here, else by the shipped reference; None where nothing like it
         is known."""
-        here = self.measured(task)
-        return self.shipped(task) if here is None else here
+        measured = self.measured(task)
+        return self.shipped(task) if measured is None else measured
 
     def measured(self, task: Task) -> float | None:
         """Seconds an item on this hardware."""

@@ -38,7 +38,7 @@ from harness.artifacts.results_folder import (
 from harness.artifacts.stored_files import read_bytes
 from harness.errors import UserError, user_errors
 from harness.pipeline import stage_identity
-from harness.pipeline.foreign_answers import accept, exported
+from harness.pipeline.foreign_answers import read_export, read_for_grading
 from harness.pipeline.stages.export import write_questions
 from harness.pipeline.stages.grade import write_grades
 from harness.pipeline.stages.shards import Progress, quiet
@@ -89,7 +89,7 @@ def answer(
 
     logging.disable_progress_bar()  # the stage shows its own
     set_threads([card])
-    benchmark = str(exported(questions)["benchmark"])
+    benchmark = str(read_export(questions)["benchmark"])
     checkpoint = stage_identity.untrained(card, weights, download=True)
     with lock(out):
         stage = Stage(out, stage_identity.answers_identity(checkpoint, benchmark, questions))
@@ -113,9 +113,9 @@ def answer(
                 progress("questions", numbers.stop, total)
             merge_answers(stage, benchmark, task.shards)
         rows = read_jsonl(out / "answers.jsonl")
-    cut = sum(not row["finished"] for row in rows)
+    cut_count = sum(not row["finished"] for row in rows)
     return f"{out}: {len(rows)} answers to {benchmark}" + (
-        f", {cut} of them cut at their length." if cut else "."
+        f", {cut_count} of them cut at their length." if cut_count else "."
     )
 
 
@@ -155,7 +155,7 @@ def answer_by_server(
         UserError: there are no questions, the folder holds answers of other settings, or the server
             cannot be used. What was answered until then is kept.
     """
-    benchmark = str(exported(questions)["benchmark"])
+    benchmark = str(read_export(questions)["benchmark"])
     settings = replace(settings, repeats=1, recording=RECORDING)
     server = Judge(settings=settings, folder=out, tell=tell, role="server", progress=progress)
     rows = read_jsonl(questions / "questions.jsonl")
@@ -170,12 +170,12 @@ def answer_by_server(
             requests = [_request(questions, row) for row in rows]
             with user_errors():
                 replies = server.ask(requests)
-            found = [
+            answers = [
                 _server_row(row["id"], settings.pinned_model, reply)
                 for row, (reply,) in zip(rows, replies, strict=True)
             ]
-            write_jsonl(out / "answers.jsonl", found)
-            counts = _counts(found)
+            write_jsonl(out / "answers.jsonl", answers)
+            counts = _counts(answers)
             record = {"stage": "answer", "base": settings.pinned_model, "name": benchmark}
             stage.finish({**record, "server": settings.base_url, "counts": counts})
         counts = _counts(read_jsonl(out / "answers.jsonl"))
@@ -223,28 +223,30 @@ def grade(benchmark: Benchmark, questions: Path, answers: Path, out: Path) -> st
             they cannot be graded now.
     """
     with lock(out):
-        given = accept(benchmark, questions, answers)
-        kept = Stage(out / "answers", given.identity)
-        kept.check()
+        given = read_for_grading(benchmark, questions, answers)
+        answers_stage = Stage(out / "answers", given.identity)
+        answers_stage.check()
         stage = Stage(out, stage_identity.grade_identity(given.identity, benchmark))
         if not stage.done and stage.differs_only_in("version"):
             # It had stopped, perhaps for want of a judge: nothing is lost.
             write_json(out / "identity.json", stage.identity)
         stage.check()
         if not stage.done:
-            kept.open()
-            write_jsonl(kept.folder / "answers.jsonl", given.rows)
-            kept.finish({"stage": "answer", "name": benchmark.name, "counts": given.counts})
+            answers_stage.open()
+            write_jsonl(answers_stage.folder / "answers.jsonl", given.rows)
+            answers_stage.finish(
+                {"stage": "answer", "name": benchmark.name, "counts": given.counts}
+            )
             stage.open()
-            write_grades(stage, benchmark, kept.folder)
+            write_grades(stage, benchmark, answers_stage.folder)
             stage.finish()
         report = read_json(out / "report.json")
     head = f"{out}: {given.counts['questions']} questions of {benchmark.name}"
     lines = [f"{head}, {report['unscored']} unscored{_oddities(given.counts)}"]
     for metric in benchmark.metrics:
         value = report["values"][metric.name]
-        shown = "nothing to measure" if value is None else f"{value:.2f} {metric.unit}"
-        lines.append(f"  {metric.name:<28} {shown}")
+        text = "nothing to measure" if value is None else f"{value:.2f} {metric.unit}"
+        lines.append(f"  {metric.name:<28} {text}")
     return "\n".join(lines)
 
 
@@ -255,7 +257,7 @@ def estimate(benchmark: Benchmark, questions: Path, answers: Path) -> str:
     Raises:
         UserError: as for :func:`grade`.
     """
-    given = accept(benchmark, questions, answers)
+    given = read_for_grading(benchmark, questions, answers)
     try:
         cost = benchmark.estimate({row["id"]: row["answer"] for row in given.rows})
     except ValueError as error:
@@ -272,5 +274,5 @@ def _oddities(counts: Mapping[str, int]) -> str:
         "empty": "empty",
         "control_characters": "with control characters",
     }
-    shown = [f"{counts[name]} {text}" for name, text in words.items() if counts[name]]
-    return f" ({', '.join(shown)})." if shown else "."
+    parts = [f"{counts[name]} {text}" for name, text in words.items() if counts[name]]
+    return f" ({', '.join(parts)})." if parts else "."

@@ -1,6 +1,6 @@
-"""Answers that other programs wrote: read, and checked against the exported questions, line by
-line. Of a study's row of such answers (``--row "GPT-4o=answers:FOLDER"``) each question's answer is
-found by its id; nothing is trained or asked here."""
+"""Reads answers that other programs wrote, and checks them line by line against the exported
+questions. The answers of a study's row (``--row "GPT-4o=answers:FOLDER"``) are matched with its
+questions by id. No model runs here."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from harness.pipeline import answer_formats
 from harness.pipeline.stage_identity import Identity, given_identity, questions_sha
 from harness.study.study import Run, Study
 
-SHOWN = 5
-"""Problems of a file that are shown at once; the others are counted."""
+MAX_SHOWN = 5
+"""A message shows at most this many problems of a file, and counts the others."""
 
 FIELDS: Mapping[str, type] = {
     "id": str,
@@ -33,17 +33,17 @@ FIELDS: Mapping[str, type] = {
     "cluster": str,
     "images": list,
 }
-"""Of a question's line."""
+"""The fields of a question's line."""
 IDENTITY: Mapping[str, Callable[[Any], bool]] = {
     "benchmark": lambda value: isinstance(value, str) and bool(value) and _utf8(value),
     "version": lambda value: isinstance(value, str) and bool(value) and _utf8(value),
     "split": lambda value: value in ("dev", "test"),
     "limit": lambda value: value is None or (type(value) is int and 1 <= value <= 10**9),
 }
-"""What grading reads of an export's identity."""
+"""The fields of an export's identity that grading reads, and what each may hold."""
 
 
-def exported(questions: Path) -> Mapping[str, Any]:
+def read_export(questions: Path) -> Mapping[str, Any]:
     """The identity of a finished export, its questions checked.
 
     Raises:
@@ -64,24 +64,24 @@ def exported(questions: Path) -> Mapping[str, Any]:
             raise UserError(
                 f"{stored} has no usable {name} ({identity.get(name)!r:.60}); export again."
             )
-    seen: set[str] = set()
+    seen_ids: set[str] = set()
     for number, row in enumerate(read_jsonl(path), start=1):
-        if wrong := _no_question(row, seen):
-            raise UserError(f"{path}, line {number}{wrong}; export again.")
-        seen.add(row["id"])
+        if problem := _question_problem(row, seen_ids):
+            raise UserError(f"{path}, line {number}{problem}; export again.")
+        seen_ids.add(row["id"])
     return dict(identity)
 
 
-def _no_question(row: Any, seen: set[str]) -> str:
-    """What is wrong with a question's line, to end a sentence; empty: nothing."""
+def _question_problem(row: Any, seen_ids: set[str]) -> str:
+    """The mistake in a question's line, as the end of a sentence; empty: there is none."""
     if not isinstance(row, dict) or any(
         not isinstance(row.get(name), kind) or not _utf8(row[name]) for name, kind in FIELDS.items()
     ):
         return f", is no question with {', '.join(FIELDS)}"
-    most = row["max_new_tokens"]
-    if isinstance(most, bool) or not 1 <= most <= 10**6:
-        return f": max_new_tokens is {most!r:.60}; it must be from 1 to 1,000,000"
-    if row["id"] in seen:
+    cap = row["max_new_tokens"]
+    if isinstance(cap, bool) or not 1 <= cap <= 10**6:
+        return f": max_new_tokens is {cap!r:.60}; it must be from 1 to 1,000,000"
+    if row["id"] in seen_ids:
         return f": the id {row['id']!r:.60} is there already"
     # An image's name is a file in images/ and leads nowhere else, whoever wrote the line.
     if not all(
@@ -93,7 +93,7 @@ def _no_question(row: Any, seen: set[str]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Given:
+class GivenAnswers:
     """Answers that may be graded."""
 
     rows: Sequence[Mapping[str, Any]]
@@ -103,34 +103,34 @@ class Given:
     """How many questions there are, and how many answers are missing, empty or odd."""
 
 
-def accept(benchmark: Benchmark, questions: Path, answers: Path) -> Given:
+def read_for_grading(benchmark: Benchmark, questions: Path, answers: Path) -> GivenAnswers:
     """The answers, checked against the questions.
 
     Raises:
         UserError: as for :func:`grade`.
     """
-    export = exported(questions)
+    export = read_export(questions)
     _check_questions(benchmark, export, questions)
-    asked = [row["id"] for row in read_jsonl(questions / "questions.jsonl")]
+    question_ids = [row["id"] for row in read_jsonl(questions / "questions.jsonl")]
     identity, path = given_identity({}, export["benchmark"], questions), answers
     if answers.is_dir():
         identity = _identity_of(answers, identity)
         path = answers / "answers.jsonl"
-    found = read_file(path, set(asked))
-    identity |= {"answers": found.sha}
-    if found.models:
-        identity |= {"said_by": _model_of(path, found.models, identity)}
-    return found.given(asked, identity)
+    file = read_file(path, set(question_ids))
+    identity |= {"answers": file.sha}
+    if file.models:
+        identity |= {"said_by": _model_of(path, file.models, identity)}
+    return file.match(question_ids, identity)
 
 
 def of_row(
     folder: Path,
     benchmark: str,
-    asked: Sequence[str],
+    question_ids: Sequence[str],
     questions: str | None = None,
     *,
     limited: bool = False,
-) -> Given:
+) -> GivenAnswers:
     """Another program's answers to a study's questions, matched by id. ``identity`` holds the model
     that the file names and the content.
 
@@ -144,19 +144,19 @@ def of_row(
     Raises:
         UserError: the answers are not there, or lines of them are no answers to these questions.
     """
-    path, known = answer_formats.find(folder, benchmark), dict[str, Any]()
+    path, identity = answer_formats.find(folder, benchmark), dict[str, Any]()
     if path.is_dir():
-        other = {} if questions is None or limited else {"questions": questions}
-        known = _identity_of(path, {"stage": "answer", "benchmark": benchmark, **other})
+        expected = {} if questions is None or limited else {"questions": questions}
+        identity = _identity_of(path, {"stage": "answer", "benchmark": benchmark, **expected})
         path = path / "answers.jsonl"
-    found = read_file(path, set(asked), extras=limited)
-    model = str(known.get("base") or next(iter(found.models), ""))
-    if found.models and not known:
-        model = _model_of(path, found.models, {})
-    return found.given(asked, {"said_by": model or None, "model": found.sha}, extra=found.extra)
+    file = read_file(path, set(question_ids), extras=limited)
+    model = str(identity.get("base") or next(iter(file.models), ""))
+    if file.models and not identity:
+        model = _model_of(path, file.models, {})
+    return file.match(question_ids, {"said_by": model or None, "model": file.sha}, extra=file.extra)
 
 
-def read_given(study: Study, run: Run, benchmark: str, questions: Path) -> Given:
+def read_given(study: Study, run: Run, benchmark: str, questions: Path) -> GivenAnswers:
     """The answers to exported questions.
 
     Raises:
@@ -175,10 +175,10 @@ def identity_of_given(study: Study, results: Results, run: Run, benchmark: str) 
         UserError: as :func:`read_given`.
     """
     questions = results.questions(benchmark)
-    known = given_identity({"base": ANSWERS_PREFIX}, benchmark, questions)
-    if known["questions"] is None:
-        return known
-    identity = {**known, **read_given(study, run, benchmark, questions).identity}
+    question_identity = given_identity({"base": ANSWERS_PREFIX}, benchmark, questions)
+    if question_identity["questions"] is None:
+        return question_identity
+    identity = {**question_identity, **read_given(study, run, benchmark, questions).identity}
     path = results.answers(run.label, run.seed, run.last, benchmark) / "identity.json"
     stored = read_json(path) if is_stored(path) else {}
     # Earlier versions kept the folder's place, too; their results stay valid.
@@ -187,11 +187,11 @@ def identity_of_given(study: Study, results: Results, run: Run, benchmark: str) 
 
 
 def _folder(run: Run) -> Path:
-    assert run.answers is not None  # asked of such rows alone
+    assert run.answers is not None  # only such rows come here
     return run.answers
 
 
-def look_at_given(run: Run, benchmark: Benchmark, *, limited: bool) -> str:
+def oddities_of_given(run: Run, benchmark: Benchmark, *, limited: bool) -> str:
     """A sentence about what is odd about the row's answers, before any work; empty: nothing.
 
     Raises:
@@ -200,15 +200,15 @@ def look_at_given(run: Run, benchmark: Benchmark, *, limited: bool) -> str:
     name = benchmark.name
     ids = [question.id for question in without_images(benchmark)]
     counts = of_row(_folder(run), name, ids, None, limited=limited).counts
-    parts = []
+    notes = []
     if counts["missing"]:
-        parts.append(
+        notes.append(
             f"{counts['missing']:,} of {counts['questions']:,} answers to {name} are missing, which"
             " count as unscored"
         )
     if counts["extra"]:
-        parts.append(f"{counts['extra']:,} answers to {name} are beyond --limit and unused")
-    return f"Row {run.label}: {'; '.join(parts)}." if parts else ""
+        notes.append(f"{counts['extra']:,} answers to {name} are beyond --limit and unused")
+    return f"Row {run.label}: {'; '.join(notes)}." if notes else ""
 
 
 def _check_questions(benchmark: Benchmark, export: Mapping[str, Any], questions: Path) -> None:
@@ -228,7 +228,7 @@ def _check_questions(benchmark: Benchmark, export: Mapping[str, Any], questions:
         )
 
 
-def _identity_of(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _identity_of(folder: Path, expected: Mapping[str, Any]) -> dict[str, Any]:
     """The identity of a folder of answers.
 
     Raises:
@@ -242,7 +242,7 @@ def _identity_of(folder: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
         )
     check_files(folder)
     identity = read_json(folder / "identity.json")
-    for name, value in asked.items():
+    for name, value in expected.items():
         if not isinstance(identity, dict) or identity.get(name) != value:
             raise UserError(
                 f"{folder} answers other questions (its identity.json differs in {name}); give the"
@@ -267,20 +267,22 @@ class FileAnswers:
         """SHA-256 of the answers."""
         return hashlib.sha256(json.dumps(self.rows, sort_keys=True).encode()).hexdigest()
 
-    def given(self, asked: Sequence[str], identity: Mapping[str, Any], **more: int) -> Given:
-        """The answers to the questions ``asked``; ``more``: further counts."""
+    def match(
+        self, question_ids: Sequence[str], identity: Mapping[str, Any], **more_counts: int
+    ) -> GivenAnswers:
+        """The answers to these questions, in their order."""
         texts = self.rows.values()
         counts = {
-            "questions": len(asked),
-            "missing": len(asked) - len(self.rows),
+            "questions": len(question_ids),
+            "missing": len(question_ids) - len(self.rows),
             "empty": sum(not text.strip() for text in texts),
-            "control_characters": sum(any(map(_is_control, text)) for text in texts),
+            "control_characters": sum(any(map(_is_control_char, text)) for text in texts),
         }
-        rows = [{"id": id, "answer": self.rows[id]} for id in asked if id in self.rows]
-        return Given(rows=rows, identity=identity, counts=counts | more)
+        rows = [{"id": id, "answer": self.rows[id]} for id in question_ids if id in self.rows]
+        return GivenAnswers(rows=rows, identity=identity, counts=counts | more_counts)
 
 
-def read_file(path: Path, asked: set[str], *, extras: bool = False) -> FileAnswers:
+def read_file(path: Path, question_ids: set[str], *, extras: bool = False) -> FileAnswers:
     """The answers in a file. ``extras``: leave out answers to other questions, and count them.
 
     Raises:
@@ -297,39 +299,39 @@ def read_file(path: Path, asked: set[str], *, extras: bool = False) -> FileAnswe
             f"{path} is not text in UTF-8 (byte {error.start}); save it in that encoding."
         ) from None
     rows, lines, models = dict[str, str](), dict[str, int](), dict[str, int]()
-    unanswered, wrong, extra = set[str](), list[str](), 0
+    unanswered, problems, extra = set[str](), list[str](), 0
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        row, why = answer_formats.parse(line)
+        row, problem = answer_formats.parse(line)
         if row is None:
-            wrong.append(f"line {number} {why}")
+            problems.append(f"line {number} {problem}")
             continue
-        id = next((id for id in row["ids"] if id in asked), row["ids"][0])
+        id = next((id for id in row["ids"] if id in question_ids), row["ids"][0])
         if id in rows:
-            wrong.append(f"line {number} answers {id!r} again, after line {lines[id]}")
-        elif id not in asked and extras:
+            problems.append(f"line {number} answers {id!r} again, after line {lines[id]}")
+        elif id not in question_ids and extras:
             extra += 1
-        elif id not in asked:
-            wrong.append(f"line {number} answers {id!r}, which is none of these questions")
+        elif id not in question_ids:
+            problems.append(f"line {number} answers {id!r}, which is none of these questions")
         else:
             rows[id], lines[id] = row["answer"], number
             if row["unanswered"]:  # its prompt was too long: unscored, not a wrong answer
                 unanswered.add(id)
             if row["model"] is not None:
                 models.setdefault(str(row["model"]), number)
-    if wrong:
-        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+    if problems:
+        remaining = f"; and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
         raise UserError(
-            f"{path}: {'; '.join(wrong[:SHOWN])}{more}. Each line must be an object with a"
-            " question's id and its answer."
+            f"{path}: {'; '.join(problems[:MAX_SHOWN])}{remaining}. Each line must be an object"
+            " with a question's id and its answer."
         )
     if not rows:
         raise UserError(
             f'{path} holds no answer; each line must look like {{"id": "...", "answer": "..."}}.'
         )
-    kept = {id: text for id, text in rows.items() if id not in unanswered}
-    return FileAnswers(rows=kept, models=models, extra=extra)
+    scored = {id: text for id, text in rows.items() if id not in unanswered}
+    return FileAnswers(rows=scored, models=models, extra=extra)
 
 
 def _utf8(value: object) -> bool:
@@ -343,14 +345,14 @@ def _model_of(path: Path, models: Mapping[str, int], identity: Mapping[str, Any]
     Raises:
         UserError: they name several, or another one than the folder's identity.
     """
-    (first, _), *others = models.items()
-    if others:
+    (first, _), *other_models = models.items()
+    if other_models:
         raise UserError(
-            f"{path}, line {others[0][1]}: the model is {others[0][0]!r}, before it was {first!r};"
-            " grade one model at a time."
+            f"{path}, line {other_models[0][1]}: the model is {other_models[0][0]!r}, before it was"
+            f" {first!r}; grade one model at a time."
         )
-    known = {str(identity[name]) for name in ("base", "model") if name in identity}
-    if known and first not in known:
+    names = {str(identity[name]) for name in ("base", "model") if name in identity}
+    if names and first not in names:
         raise UserError(
             f"{path}, line {models[first]}: the model is {first!r}, but identity.json beside it"
             f" says {identity.get('base')!r}; put answers of another model into a file of their"
@@ -359,5 +361,5 @@ def _model_of(path: Path, models: Mapping[str, int], identity: Mapping[str, Any]
     return first
 
 
-def _is_control(sign: str) -> bool:
-    return unicodedata.category(sign) == "Cc" and sign not in "\n\r\t"
+def _is_control_char(char: str) -> bool:
+    return unicodedata.category(char) == "Cc" and char not in "\n\r\t"

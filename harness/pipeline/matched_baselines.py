@@ -82,7 +82,7 @@ def planned(study: Study) -> list[MatchedBaseline]:
     return matched_baselines
 
 
-def weighed(study: Study) -> frozenset[str]:
+def benchmarks_with_choices(study: Study) -> frozenset[str]:
     """The benchmarks on which the baseline's log-probabilities of yes and no are needed."""
     return frozenset(
         benchmark.name
@@ -120,14 +120,17 @@ def cut(captions: Mapping[str, str], mean: float) -> dict[str, str]:
     if sum(filled.values()) <= total:
         return dict(captions)
 
-    def kept(share: float) -> dict[str, int]:
+    def kept_words(share: float) -> dict[str, int]:
         return {id: max(1, math.floor(share * length + _draw(id))) for id, length in filled.items()}
 
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if sum(kept(middle).values()) <= total else (low, middle)
-    return {**captions, **{id: first_words(captions[id], words) for id, words in kept(low).items()}}
+        low, high = (middle, high) if sum(kept_words(middle).values()) <= total else (low, middle)
+    return {
+        **captions,
+        **{id: first_words(captions[id], words) for id, words in kept_words(low).items()},
+    }
 
 
 def first_words(text: str, words: int) -> str:
@@ -164,5 +167,5 @@ def target(grades: Path, metric: Metric) -> float:
     """A method's value of the matched metric, from its folder of grades: words per caption, or the
     share of yes among the readable answers."""
     frame = read_parquet(grades / "grades.parquet")
-    below = float(frame[f"count_{metric.denominator}"].sum())
-    return float(frame[f"count_{metric.numerator}"].sum()) / below if below else 0.0
+    denominator = float(frame[f"count_{metric.denominator}"].sum())
+    return float(frame[f"count_{metric.numerator}"].sum()) / denominator if denominator else 0.0

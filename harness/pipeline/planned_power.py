@@ -48,10 +48,12 @@ def lines(study: Study, root: Path, images: Callable[[str], int]) -> list[str]:
             continue
         origins |= dict.fromkeys(spread.origin for spread in nearest_spreads)
         count = images(benchmark)
-        pooled_spread = pooled([spread.at(count) for spread in nearest_spreads])
+        pooled_spread = pooled([spread.on_images(count) for spread in nearest_spreads])
         difference = detectable_difference(pooled_spread, seeds=seeds, images=count)
         smallest.append(difference / metric.scale)
-        text = _text(metric, difference, seeds_needed(_two(metric), pooled_spread, images=count))
+        text = _describe_metric(
+            metric, difference, seeds_needed(_two_points(metric), pooled_spread, images=count)
+        )
         sentences.append(f"  {name}, {count:,} images: {text}")
     if origins:
         sentences.append(
@@ -100,12 +102,12 @@ def stored_spreads(root: Path, base: str) -> Iterator[MethodSpread]:
                 cells = list(csv.DictReader(file))
             for cell in cells:
                 if bases.get(cell["label"]) == base:
-                    yield from _of_cell(cell, base, str(path.parent))
+                    yield from _spread_of_cell(cell, base, str(path.parent))
         except (OSError, ValueError, KeyError, TypeError):
             continue  # of an earlier version, or broken; a plan can do without
 
 
-def _of_cell(cell: Mapping[str, Any], base: str, origin: str) -> Iterator[MethodSpread]:
+def _spread_of_cell(cell: Mapping[str, Any], base: str, origin: str) -> Iterator[MethodSpread]:
     if cell["role"] != "method" or cell["about"] != "method":
         return
     seeds, images = len(cell["seeds"].split()), int(cell["images"])
@@ -123,7 +125,7 @@ def _of_cell(cell: Mapping[str, Any], base: str, origin: str) -> Iterator[Method
     )
 
 
-def _two(metric: Metric) -> float:
+def _two_points(metric: Metric) -> float:
     return TWO_POINTS * metric.scale
 
 
@@ -131,11 +133,12 @@ def _unit(metric: Metric) -> str:
     return "points" if metric.scale == 100 else metric.unit
 
 
-def _text(metric: Metric, difference: float, needed: int | None) -> str:
+def _describe_metric(metric: Metric, difference: float, needed: int | None) -> str:
     """What is found of one metric, and what two points need."""
-    needs = f"{_two(metric):g} {_unit(metric)} need {f'{needed} seeds' if needed else MORE_IMAGES}"
-    shown = "" if math.isinf(difference) else f"{difference:.1f} {_unit(metric)}; "
-    return shown + needs
+    seeds = f"{needed} seeds" if needed else MORE_IMAGES
+    need = f"{_two_points(metric):g} {_unit(metric)} need {seeds}"
+    found = "" if math.isinf(difference) else f"{difference:.1f} {_unit(metric)}; "
+    return found + need
 
 
 def _head(seeds: int, smallest: Sequence[float]) -> list[str]:

@@ -33,7 +33,7 @@ COLUMNS: Mapping[str, tuple[Kind, ...]] = {
 }
 """A row's columns, and the kinds of stages in each."""
 
-Asked = Callable[[str], Counter[str]]
+QuestionCounts = Callable[[str], Counter[str]]
 """The number of questions about each image, by a benchmark's name; each benchmark is read once."""
 
 LABEL = 30
@@ -42,7 +42,7 @@ LABEL = 30
 
 @dataclass(frozen=True, kw_only=True)
 class Todo:
-    """What is missing of a study. ``times``: for how many equal runs a task stands, by its key."""
+    """The missing tasks of a study. ``times``: how many equal runs each task stands for, by key."""
 
     tasks: Sequence[Task]
     times: Mapping[str, int]
@@ -53,8 +53,8 @@ class Todo:
 
 
 def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> list[str]:
-    """What ``run`` would do, in lines. ``jobs``: of the command line. ``stages``: also a line each
-    missing stage.
+    """What ``run`` would do, in lines. ``jobs``: the option of the command line. ``stages``: add a
+    line for each missing stage.
 
     Raises:
         UserError: the folder holds results of other settings, or is a packed one.
@@ -67,11 +67,13 @@ def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> 
     if not missing:
         return [head, f"{out}: all {every} stages are done; nothing is left to do."]
     lines = [head, f"{out}: {every - missing} of {every} stages are done.", *context.unreadable()]
-    asked: Asked = cache(partial(_asked, study))
+    counts_of: QuestionCounts = cache(partial(_question_counts, study))
     estimate = Estimate(out.parent)
     trained = study.answering
     if any(find_base(run.base).prompts != "synthetic" for run in trained):
-        counts = {benchmark.name: asked(benchmark.name).total() for benchmark in study.benchmarks}
+        counts = {
+            benchmark.name: counts_of(benchmark.name).total() for benchmark in study.benchmarks
+        }
         captions = {name for name, spec in BENCHMARKS.items() if spec.captions}
         captions |= {
             benchmark.name
@@ -81,10 +83,10 @@ def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> 
         lines += cost_model.lines(trained, counts, captions, out.parent)
         lines.append(f"{free_disk(out):,.0f} GiB are free on the disk of {out}.")
     else:
-        lines += _table(study, work, estimate, asked, jobs)
-    lines += planned_power.lines(study, out.parent, lambda name: len(asked(name)))
+        lines += _table(study, work, estimate, counts_of, jobs)
+    lines += planned_power.lines(study, out.parent, lambda name: len(counts_of(name)))
     if stages:
-        lines += ["", *_stages(work, estimate, asked)]
+        lines += ["", *_stages(work, estimate, counts_of)]
     return lines
 
 
@@ -98,14 +100,14 @@ def without_data(study: WithoutData, results: Path) -> list[str]:
             " parameters is not known."
         ]
     counts = {spec.name: count for spec in specs if (count := spec.question_count(study.limit))}
-    known = ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none is known"
+    sizes = ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none is known"
     lines = [
         "Not all data are here. Assumed: the pool has what the rows need, and the benchmarks have"
-        f" their known numbers of questions ({known})."
+        f" their known numbers of questions ({sizes})."
     ]
-    if others := [spec.name for spec in specs if spec.name not in counts]:
+    if uncounted := [spec.name for spec in specs if spec.name not in counts]:
         lines.append(
-            f"Not counted: answers to {', '.join(others)}; the number of questions is not known."
+            f"Not counted: answers to {', '.join(uncounted)}; the number of questions is not known."
         )
     captions = {spec.name for spec in specs if spec.captions}
     return lines + cost_model.lines(study.runs, counts, captions, results)
@@ -114,18 +116,20 @@ def without_data(study: WithoutData, results: Path) -> list[str]:
 def todo(context: Context) -> Todo:
     """The missing stages. Seeds without a folder differ in nothing that a plan shows, so the first
     one stands for all of a row."""
-    study, runs = _sampled(context.study, context.results)
+    study, stands_for = _one_run_per_row(context.study, context.results)
     sample = replace(context, study=study)
     exports, tasks = export_tasks(sample), run_tasks(sample)
     for matched in matched_baselines.planned(study):
-        runs[matched.label, matched.run.seed] = runs[matched.run.label, matched.run.seed]
+        stands_for[matched.label, matched.run.seed] = stands_for[
+            matched.run.label, matched.run.seed
+        ]
     exporting, missing = missing_tasks(exports, tasks)
     times = {task.key: 1 for task in exports}
-    times |= {task.key: runs[task.label, task.seed] for task in tasks}
+    times |= {task.key: stands_for[task.label, task.seed] for task in tasks}
     return Todo(tasks=[*exporting, *missing], times=times)
 
 
-def _sampled(study: Study, results: Results) -> tuple[Study, dict[tuple[str, int], int]]:
+def _one_run_per_row(study: Study, results: Results) -> tuple[Study, dict[tuple[str, int], int]]:
     """The study with one run for all runs of a row that have no folder; and for how many runs each
     stands, by label and seed."""
     runs, times, first = list[Run](), dict[tuple[str, int], int](), dict[str, tuple[str, int]]()
@@ -140,34 +144,36 @@ def _sampled(study: Study, results: Results) -> tuple[Study, dict[tuple[str, int
     return replace(study, runs=tuple(runs)), times
 
 
-def _asked(study: Study, name: str) -> Counter[str]:
+def _question_counts(study: Study, name: str) -> Counter[str]:
     """The number of questions about each image of a benchmark."""
     benchmark = next(benchmark for benchmark in study.benchmarks if benchmark.name == name)
     return Counter(question.cluster for question in without_images(benchmark))
 
 
 def _table(
-    study: Study, work: Todo, estimate: Estimate, asked: Asked, jobs: int | None
+    study: Study, work: Todo, estimate: Estimate, question_counts: QuestionCounts, jobs: int | None
 ) -> list[str]:
-    """A line a row with missing stages, and the sum."""
-    rows, unknown, shipped = _times(work, estimate, asked)
-    shape = Counter(run.label for run in study.runs)
+    """A line for each row with missing stages, and the sum."""
+    rows, unknown, shipped = _times(work, estimate, question_counts)
+    seeds = Counter(run.label for run in study.runs)
     images = {run.label: run.images * run.last for run in study.runs}
     width = min(LABEL, max(map(len, rows), default=3))
     lines = [f"  {'row':<{width}} {'seeds':>5} {'images':>7}" + _cells([*COLUMNS, "in all"])]
     for label, seconds in rows.items():
         times = [*seconds.values(), sum(seconds.values())]
-        shown = label if len(label) <= width else label[: width - 1] + "…"
+        name = label if len(label) <= width else label[: width - 1] + "…"
         lines.append(
-            f"  {shown:<{width}} {shape[label] if images[label] else '-':>5}"
+            f"  {name:<{width}} {seeds[label] if images[label] else '-':>5}"
             f" {images[label] or '-':>7}"
             + _cells([_span(time, label in unknown) for time in times])
         )
     total = sum(sum(seconds.values()) for seconds in rows.values())
     if total:
-        places = jobs or (processes.default_jobs(study) if ranks().size == 1 else 1)
-        together = "" if places == 1 else f"; with {places} processes about {span(total / places)}"
-        lines.append(f"About {span(total)} of work, one stage after the other{together}.")
+        workers = jobs or (processes.default_jobs(study) if ranks().size == 1 else 1)
+        parallel = (
+            "" if workers == 1 else f"; with {workers} processes about {span(total / workers)}"
+        )
+        lines.append(f"About {span(total)} of work, one stage after the other{parallel}.")
         origin = shipped_rates().origin if True in shipped else "measured on this machine"
         partly = "partly " if len(shipped) == 2 else ""
         lines.append(f"Speeds: {partly}{origin}. Not counted: questions, grades, tables, figures.")
@@ -177,17 +183,17 @@ def _table(
 
 
 def _times(
-    work: Todo, estimate: Estimate, asked: Asked
+    work: Todo, estimate: Estimate, question_counts: QuestionCounts
 ) -> tuple[dict[str, dict[str, float]], set[str], set[bool]]:
-    """Of each row's missing stages the seconds by column; the rows with a stage whose speed is not
-    known; and whose the speeds are (True: the shipped reference's)."""
+    """The seconds of each row's missing stages by column; the rows with a stage of unknown speed;
+    and where the speeds come from (True: the shipped reference; False: this machine)."""
     rows, unknown, shipped = dict[str, dict[str, float]](), set[str](), set[bool]()
     for task in work.tasks:
         if not task.needs_model:
             continue
         row = rows.setdefault(task.label, dict.fromkeys(COLUMNS, 0.0))
         column = next(name for name, kinds in COLUMNS.items() if task.kind in kinds)
-        if (seconds := _seconds(task, estimate, asked)) is None:
+        if (seconds := _seconds(task, estimate, question_counts)) is None:
             unknown.add(task.label)
             continue
         row[column] += seconds * work.times[task.key]
@@ -195,26 +201,30 @@ def _times(
     return rows, unknown, shipped
 
 
-def _seconds(task: Task, estimate: Estimate, asked: Asked) -> float | None:
+def _seconds(task: Task, estimate: Estimate, question_counts: QuestionCounts) -> float | None:
     """A task's seconds; None where nothing of its kind was measured."""
     rate = estimate.rate(task)
     if rate is None:
         return None
-    return rate * (asked(task.benchmark).total() if task.items is None else task.items)
+    return rate * (question_counts(task.benchmark).total() if task.items is None else task.items)
 
 
-def _stages(work: Todo, estimate: Estimate, asked: Asked) -> list[str]:
-    """A line a missing stage that needs a model, and the number of the others."""
-    lines, quick = list[str](), 0
+def _stages(work: Todo, estimate: Estimate, question_counts: QuestionCounts) -> list[str]:
+    """A line for each missing stage that needs a model, and the number of the others."""
+    lines, without_model = list[str](), 0
     for task in work.tasks:
         if not task.needs_model:
-            quick += work.times[task.key]
+            without_model += work.times[task.key]
             continue
-        seconds, times = _seconds(task, estimate, asked), work.times[task.key]
+        seconds, times = _seconds(task, estimate, question_counts), work.times[task.key]
         time = "unknown" if seconds is None else f"about {span(seconds)}"
         more = f" (each of {times} seeds)" if times > 1 else ""
         lines.append(f"  {task.title:<56} {time}{more}")
-    return [*lines, f"  and {quick} exports and gradings, without a model"] if quick else lines
+    return (
+        [*lines, f"  and {without_model} exports and gradings, without a model"]
+        if without_model
+        else lines
+    )
 
 
 def _cells(texts: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What a study lacks on this machine, looked at before its first stage. Each check returns
+"""Checks what a study lacks on this machine, before its first stage. Each check returns
 findings, so that everything is listed at once. No weights are loaded, and nothing is written.
 
 What is finished already needs nothing: a run is looked at only while answers of it are missing."""
@@ -84,21 +84,21 @@ def attempt(about: str, check: Callable[[], object]) -> list[Finding]:
 def of_study(context: Context) -> list[Finding]:
     """What the unfinished runs and benchmarks of a study lack on this machine."""
     study, results = context.study, context.results
-    every = [run for run in study.runs if not _finished(context, run)]
-    runs = [run for run in every if run.answers is None]
-    names = [
+    unfinished = [run for run in study.runs if not _is_answered(context, run)]
+    runs = [run for run in unfinished if run.answers is None]
+    ungraded = [
         benchmark.name
         for benchmark in study.benchmarks
         if not all(
-            _done(results.grades(run.label, run.seed, run.last, benchmark.name))
+            _is_done(results.grades(run.label, run.seed, run.last, benchmark.name))
             for run in study.runs
         )
     ]
     return [
         *of_pools(context, runs),
         *of_runs(runs, results.out, context.placement, partial(_untrained_rounds, context)),
-        *of_judge(names),
-        *of_answers(context, [run for run in every if run.answers is not None])[0],
+        *of_judge(ungraded),
+        *of_answers(context, [run for run in unfinished if run.answers is not None])[0],
     ]
 
 
@@ -110,7 +110,7 @@ def of_answers(context: Context, runs: Sequence[Run]) -> tuple[list[Finding], li
         for benchmark in context.study.benchmarks:
             try:
                 limited = context.study.limit is not None
-                notes.append(foreign_answers.look_at_given(run, benchmark, limited=limited))
+                notes.append(foreign_answers.oddities_of_given(run, benchmark, limited=limited))
             except UserError as error:
                 findings.append(Finding(f"row {run.label}", str(error)))
     return findings, [note for note in notes if note]
@@ -119,19 +119,21 @@ def of_answers(context: Context, runs: Sequence[Run]) -> tuple[list[Finding], li
 def _untrained_rounds(context: Context, run: Run) -> int:
     """The rounds whose training is still to be done."""
     rounds = range(1, run.last + 1)
-    return sum(not _done(context.results.train(run.label, run.seed, number)) for number in rounds)
+    return sum(
+        not _is_done(context.results.train(run.label, run.seed, number)) for number in rounds
+    )
 
 
-def _finished(context: Context, run: Run) -> bool:
+def _is_answered(context: Context, run: Run) -> bool:
     """Whether the model's part of a run is done: every benchmark is answered after the last
     round."""
     return all(
-        _done(context.results.answers(run.label, run.seed, run.last, benchmark.name))
+        _is_done(context.results.answers(run.label, run.seed, run.last, benchmark.name))
         for benchmark in context.study.benchmarks
     )
 
 
-def _done(stage: Path) -> bool:
+def _is_done(stage: Path) -> bool:
     return (stage / "DONE").exists()
 
 
@@ -141,12 +143,12 @@ def of_pools(context: Context, runs: Sequence[Run]) -> list[Finding]:
     for run in runs:
         if run.last:
             first.setdefault((run.pool, run.images, run.last, run.label), run)
-    found = [
+    findings = [
         finding
         for run in first.values()
         for finding in attempt(f"pool {run.pool}", partial(_check_pool, context, run))
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(findings))
 
 
 def _check_pool(context: Context, run: Run) -> None:
@@ -175,8 +177,8 @@ def of_models(runs: Sequence[Run]) -> list[Finding]:
     """Bases that are too large for this machine, or whose weights are neither here nor to be
     downloaded."""
     device, findings = default_device(), list[Finding]()
-    for name, labels in _labels(runs, lambda run: run.base).items():
-        card, about = find_base(name), _rows(labels)
+    for name, labels in _labels_by(runs, lambda run: run.base).items():
+        card, about = find_base(name), _name_rows(labels)
         folder = hub_snapshots.cached_folder(card.source, card.revision)
         broken = [] if folder is None else attempt(about, partial(check_files, folder))
         stored = None if broken or folder is None else check_files(folder)
@@ -191,23 +193,25 @@ def of_models(runs: Sequence[Run]) -> list[Finding]:
 def of_scorers(runs: Sequence[Run]) -> list[Finding]:
     """Image-text models that are neither here nor to be downloaded."""
     findings = list[Finding]()
-    asking = [run for run in runs if "scorer" in run.method.needs]
-    for (name, base), labels in _labels(asking, lambda run: (run.method.scorer, run.base)).items():
-        found = attempt(_rows(labels), partial(find_scorer, name, find_base(base)))
-        findings += found
-        if found:
+    scored_runs = [run for run in runs if "scorer" in run.method.needs]
+    for (name, base), labels in _labels_by(
+        scored_runs, lambda run: (run.method.scorer, run.base)
+    ).items():
+        lookup_findings = attempt(_name_rows(labels), partial(find_scorer, name, find_base(base)))
+        findings += lookup_findings
+        if lookup_findings:
             continue
         card = find_scorer(name, find_base(base))
         if stored_scorer(card) is not None:
             continue
         if isinstance(card.source, str):
-            findings += _download(_rows(labels), "Scorer", card)
+            findings += _download(_name_rows(labels), "Scorer", card)
         else:
             says = (
                 f"Scorer {card.name!r} is not at {card.source}; build it with: python -m nox -s"
                 " synthetic"
             )
-            findings.append(Finding(_rows(labels), says))
+            findings.append(Finding(_name_rows(labels), says))
     return findings
 
 
@@ -234,7 +238,9 @@ def of_training(
         memory = torch.cuda.get_device_properties(0).total_memory
     findings, processes = list[Finding](), ranks().size
     eight_bit = placement.optimizer == "adamw8bit"
-    for (base, recipe), labels in _labels(runs, lambda run: (run.base, run.method.recipe)).items():
+    for (base, recipe), labels in _labels_by(
+        runs, lambda run: (run.base, run.method.recipe)
+    ).items():
         card = find_base(base)
         if recipe is None or card.prompts == "synthetic":
             continue
@@ -242,13 +248,13 @@ def of_training(
             card, recipe, rows=1, processes=processes, eight_bit=eight_bit
         )
         if needed > memory / GIB:
-            mends = "more GPUs (torchrun --nproc_per_node N)"
-            mends = mends if recipe.lora else f"LoRA (--lora), {mends}, --eight-bit"
+            cures = "more GPUs (torchrun --nproc_per_node N)"
+            cures = cures if recipe.lora else f"LoRA (--lora), {cures}, --eight-bit"
             says = (
                 f"Training needs about {needed:.0f} GiB on each GPU, one pair at a time, and the"
-                f" GPU has {memory / GIB:.0f}; take {mends} or a smaller base."
+                f" GPU has {memory / GIB:.0f}; take {cures} or a smaller base."
             )
-            findings.append(Finding(_rows(labels), says))
+            findings.append(Finding(_name_rows(labels), says))
     return findings
 
 
@@ -268,8 +274,8 @@ def of_disk(rounds: Sequence[tuple[Run, int]], out: Path) -> list[Finding]:
 
 def free_disk(out: Path) -> float:
     """GiB that are free where ``out`` is, or will be."""
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
-    return shutil.disk_usage(there).free / GIB
+    existing = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free / GIB
 
 
 def of_judge(names: Sequence[str]) -> list[Finding]:
@@ -289,13 +295,13 @@ def of_judge(names: Sequence[str]) -> list[Finding]:
         )
         return [Finding(about, says)]
     variable = judge.settings.key_variable
-    if variable and not os.environ.get(variable, "").strip() and not _recorded(judge):
+    if variable and not os.environ.get(variable, "").strip() and not _has_judgements(judge):
         says = f"The judge needs a key in the environment variable {variable}; set it."
         return [Finding(about, says)]
     return []
 
 
-def _recorded(judge: Judge) -> bool:
+def _has_judgements(judge: Judge) -> bool:
     """Whether there are judgements, which need no key to be used again."""
     with user_errors():
         return bool(judgements.read(judge.recording))
@@ -308,7 +314,7 @@ def _needs_judge(name: str) -> bool:
         return False
 
 
-def _labels(runs: Sequence[Run], key: Callable[[Run], Any]) -> dict[Any, list[str]]:
+def _labels_by(runs: Sequence[Run], key: Callable[[Run], Any]) -> dict[Any, list[str]]:
     """The rows' labels by a key of their runs, in order."""
     labels: dict[Any, dict[str, None]] = {}
     for run in runs:
@@ -316,7 +322,7 @@ def _labels(runs: Sequence[Run], key: Callable[[Run], Any]) -> dict[Any, list[st
     return {value: list(names) for value, names in labels.items()}
 
 
-def _rows(labels: Sequence[str]) -> str:
+def _name_rows(labels: Sequence[str]) -> str:
     if len(labels) == 1:
         return f"row {labels[0]}"
     return f"rows {', '.join(labels[:4])}" + (", ..." if len(labels) > 4 else "")

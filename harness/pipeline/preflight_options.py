@@ -1,4 +1,4 @@
-"""The options of a study, each tried alone, so that all that is wrong is listed at once."""
+"""Checks each option of a study alone, so that all mistakes are listed at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from harness.study.study import Run, Study
 from harness.training.placement import Placement
 
 DATA = ("pool", "benchmark", "judge", "row", "--local-data")
-"""First words of what a finding is about, where data are lacking and the options may be right."""
+"""A finding whose ``about`` begins with one of these is about missing data, not a wrong option."""
 
 DATA_STUDIES = ("paper", "audit")
 """Studies whose pool is the folder of all data, and which name what is missing themselves."""
@@ -41,35 +41,35 @@ class WithoutData:
 
 
 def open_study(reference: StudyReference) -> tuple[Study | None, list[Finding]]:
-    """The study. Where it cannot be built, each option is tried alone, and the study is that of the
-    options that are right (None where there is none)."""
+    """The study. Where it cannot be built, each option is tried alone, and the study has the valid
+    options only (None where there is none)."""
     try:
         return reference.load(), []
     except UserError as error:
         first = Finding(f"study {reference.name}", str(error))
     if reference.name not in STUDIES:  # the options of a user's own study mean what it says
         return None, [first]
-    taken = inspect.signature(STUDIES[reference.name]).parameters
-    known = {name: value for name, value in reference.options.items() if name in taken}
-    findings, right = of_options(reference.name, known)
-    if known != reference.options or not findings:  # an option that the study does not take
+    parameters = inspect.signature(STUDIES[reference.name]).parameters
+    accepted = {name: value for name, value in reference.options.items() if name in parameters}
+    findings, valid = of_options(reference.name, accepted)
+    if accepted != reference.options or not findings:  # an option that the study does not take
         findings = [first, *findings]
     try:
-        return StudyReference(reference.name, right).load(), findings
+        return StudyReference(reference.name, valid).load(), findings
     except UserError as error:
         second = Finding(first.about, str(error))
         return None, findings if second in findings else [*findings, second]
 
 
 def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], dict[str, Any]]:
-    """What is wrong with each option alone, and the options that are right."""
-    right, findings = dict(options), list[Finding]()
+    """What is wrong with each option alone, and the valid options."""
+    valid, findings = dict(options), list[Finding]()
 
-    def refuse(name: str, found: list[Finding]) -> bool:
-        findings.extend(found)
-        if found:
-            right.pop(name, None)
-        return bool(found)
+    def refuse(name: str, option_findings: list[Finding]) -> bool:
+        findings.extend(option_findings)
+        if option_findings:
+            valid.pop(name, None)
+        return bool(option_findings)
 
     for name in NUMBERS:
         if name in options:
@@ -82,11 +82,11 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
     if texts := list(options.get("rows", ())):
         about = {text: f"row {text.partition('=')[0]}" for text in texts}
         rows = {text: attempt(about[text], partial(compare.run_from_text, text)) for text in texts}
-        findings += [finding for found in rows.values() for finding in found]
-        right["rows"] = [text for text, found in rows.items() if not found]
+        findings += [finding for row_findings in rows.values() for finding in row_findings]
+        valid["rows"] = [text for text, row_findings in rows.items() if not row_findings]
     if study not in DATA_STUDIES:
-        findings += _benchmark_options(right)
-    return findings, right
+        findings += _benchmark_options(valid)
+    return findings, valid
 
 
 def of_data(
@@ -101,27 +101,27 @@ def of_data(
     StudyReference(study, options).check_options(STUDIES[study])
     compare.check_at_least_one(**{name: options[name] for name in NUMBERS if name in options})
     if study == "audit":
-        baseline, lacking = audit.needs(**options)
-        rows = [Finding(one.about, f"{one.says}.") for one in lacking]
-        return [*rows, *of_models([baseline])], None
+        baseline, lacks = audit.needs(**options)
+        row_findings = [Finding(lack.about, f"{lack.says}.") for lack in lacks]
+        return [*row_findings, *of_models([baseline])], None
     runs, missing = paper.needs(**options)
     files = [Finding("file", f"{line}.") for line in missing]
     names = options.get("benchmarks") or paper.BENCHMARK_NAMES
-    return [*files, *of_runs(runs, out, placement)], _costed(runs, names, options)
+    return [*files, *of_runs(runs, out, placement)], _cost_inputs(runs, names, options)
 
 
 def without_data(
-    study: Study, options: Mapping[str, Any], wrong: Sequence[Finding]
+    study: Study, options: Mapping[str, Any], findings: Sequence[Finding]
 ) -> WithoutData | None:
-    """What can be costed of a study that is ``wrong``, and was built with the other options; None:
-    more than data is lacking."""
-    if not all(finding.about.partition(" ")[0] in DATA for finding in wrong):
+    """What can be costed of a study with these findings, which was built from its valid options.
+    None: more than data is missing."""
+    if not all(finding.about.partition(" ")[0] in DATA for finding in findings):
         return None
     names = options.get("benchmarks") or [benchmark.name for benchmark in study.benchmarks]
-    return _costed(study.answering, names, options)
+    return _cost_inputs(study.answering, names, options)
 
 
-def _costed(
+def _cost_inputs(
     runs: Sequence[Run], names: Sequence[str], options: Mapping[str, Any]
 ) -> WithoutData | None:
     """None: a synthetic base, whose data are never lacking, or an unknown benchmark."""
@@ -134,45 +134,47 @@ def _costed(
     return WithoutData(runs=runs, benchmarks=specs, limit=options.get("limit"))
 
 
-def _benchmark_options(right: dict[str, Any]) -> list[Finding]:
-    """Open each benchmark alone; what is wrong is taken out of the options ``right``."""
-    synthetic = find_base(right.get("base", "synthetic")).prompts == "synthetic"
+def _benchmark_options(valid: dict[str, Any]) -> list[Finding]:
+    """Open each benchmark alone; options that are wrong are taken out of ``valid``."""
+    synthetic = find_base(valid.get("base", "synthetic")).prompts == "synthetic"
     findings, folders = list[Finding](), list[str]()
-    for text in right.get("local_data", ()):
-        found = attempt("--local-data", partial(_in_words, named_folders, [text]))
-        findings += found
-        folders += [] if found else [text]
+    for text in valid.get("local_data", ()):
+        data_findings = attempt("--local-data", partial(_call_check, named_folders, [text]))
+        findings += data_findings
+        folders += [] if data_findings else [text]
     names, read = list[str](), set[str]()
-    for name in right.get("benchmarks", ()):
-        served = [text for text in folders if _serves(name, text.partition("=")[0])]
+    for name in valid.get("benchmarks", ()):
+        served = [text for text in folders if _reads_data(name, text.partition("=")[0])]
         read |= set(served)
-        limit = right.get("limit")
+        limit = valid.get("limit")
         check = partial(
-            _in_words, open_benchmarks, [name], "test", limit, served, synthetic=synthetic
+            _call_check, open_benchmarks, [name], "test", limit, served, synthetic=synthetic
         )
-        found = attempt(f"benchmark {name}", check)
-        findings += [*found, *(of_judge([name]) if found else ())]
-        names += [] if found else [name]
-    if "benchmarks" in right:
-        right["benchmarks"] = names
-    if "local_data" in right:
-        kept = [
-            text for text in folders if any(_serves(name, text.partition("=")[0]) for name in names)
+        data_findings = attempt(f"benchmark {name}", check)
+        findings += [*data_findings, *(of_judge([name]) if data_findings else ())]
+        names += [] if data_findings else [name]
+    if "benchmarks" in valid:
+        valid["benchmarks"] = names
+    if "local_data" in valid:
+        used = [
+            text
+            for text in folders
+            if any(_reads_data(name, text.partition("=")[0]) for name in names)
         ]
         unread = [text for text in folders if text not in read]
         if unread and not findings:
-            check = partial(_in_words, open_benchmarks, names, "test", None, unread)
+            check = partial(_call_check, open_benchmarks, names, "test", None, unread)
             findings += attempt("--local-data", check)
-        right["local_data"] = kept
+        valid["local_data"] = used
     return findings
 
 
-def _in_words(check: Callable[..., object], *arguments: object, **more: object) -> None:
+def _call_check(check: Callable[..., object], *args: object, **kwargs: object) -> None:
     with user_errors():
-        check(*arguments, **more)
+        check(*args, **kwargs)
 
 
-def _serves(benchmark: str, name: str) -> bool:
+def _reads_data(benchmark: str, name: str) -> bool:
     """Whether the benchmark reads the local data of this name."""
     try:
         spec = find(benchmark)

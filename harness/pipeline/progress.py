@@ -33,12 +33,12 @@ def span(seconds: float) -> str:
     """A duration for people: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
+    if rounded < 3600:
+        return f"{rounded // 60} min {rounded % 60} s"
+    return f"{rounded // 3600} h {rounded % 3600 // 60} min"
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Display:
             self._line(head)
         return progress
 
-    def moving(self, text: str, *, at_once: bool = False) -> None:
+    def update(self, text: str, *, at_once: bool = False) -> None:
         """A line that the next one replaces; in a log at most one every few seconds, unless it is
         to be written ``at_once``."""
         if at_once or self.clock() - self._shown >= self.pause:
@@ -171,24 +171,24 @@ class StudyProgress:
         self.tasks = [task for task in self.tasks if task.key in self.done] + list(tasks)
         self._weights |= {task.key: self.weight(task) for task in tasks}
 
-    def place(self) -> str:
+    def position(self) -> str:
         """``[20/33]``: finished tasks of all tasks of the study."""
         return f"[{self.before + len(self.done)}/{self.before + len(self.tasks)}]"
 
     def begin(self, task: Task) -> Progress:
-        left, done = self._left({}), self.before + len(self.done)
-        title = f"{left} left; {task.title}" if left else task.title
+        time_left, done = self._time_left({}), self.before + len(self.done)
+        title = f"{time_left} left; {task.title}" if time_left else task.title
         return self.display.stage(done + 1, self.before + len(self.tasks), title)
 
     def finish(self, task: Task, seconds: float) -> None:
         self.done.add(task.key)
-        left, last = self._left({}), len(self.done) == len(self.tasks)
-        rest = f"; {left} left" if left and not last else ""
-        text = f"{self.place()} {task.title}: done in {span(seconds)}{rest}"
+        time_left, last = self._time_left({}), len(self.done) == len(self.tasks)
+        suffix = f"; {time_left} left" if time_left and not last else ""
+        text = f"{self.position()} {task.title}: done in {span(seconds)}{suffix}"
         if last or seconds >= LONG:
             self.display.say(text)
         else:
-            self.display.moving(text)
+            self.display.update(text)
 
     def drop(self, pending: Sequence[Task], remaining: list[Task], reason: str) -> list[Task]:
         """A row has ended: leave out its tasks, and say why; the tasks that are kept."""
@@ -197,23 +197,26 @@ class StudyProgress:
         self.display.say(reason)
         return remaining
 
-    def running(self, parts: Mapping[str, float]) -> None:
-        """Say which tasks run at once. ``parts``: the share that is done, by key."""
+    def running(self, shares: Mapping[str, float]) -> None:
+        """Say which tasks run at once. ``shares``: the share of each that is done, by key."""
         titles = {task.key: task.title for task in self.tasks}
-        shown = [
-            titles[key] + (f" {100 * part:.0f} %" if part else "") for key, part in parts.items()
+        labels = [
+            titles[key] + (f" {100 * share:.0f} %" if share else "")
+            for key, share in shares.items()
         ]
-        left = self._left(parts)
-        self.display.moving(
-            self.place() + (f" {left} left;" if left else "") + f" running: {'; '.join(shown)}"
+        time_left = self._time_left(shares)
+        self.display.update(
+            self.position()
+            + (f" {time_left} left;" if time_left else "")
+            + f" running: {'; '.join(labels)}"
         )
 
-    def _left(self, parts: Mapping[str, float]) -> str:
+    def _time_left(self, shares: Mapping[str, float]) -> str:
         """How long the rest takes at the pace so far; empty at the beginning."""
         weights = self._weights
         total = sum(weights[task.key] for task in self.tasks)
         done = sum(weights[key] for key in self.done)
-        done += sum(weights[key] * part for key, part in parts.items())
+        done += sum(weights[key] * share for key, share in shares.items())
         passed = self.display.clock() - self.started
         if passed < EVERY / 2 or done < EARLY * total:
             return ""
@@ -227,5 +230,5 @@ def busy(text: str, stream: TextIO | None = None) -> Iterator[None]:
     display = Display(stream or sys.stderr)
     with display.alive():
         if display.stream.isatty():
-            display.moving(text, at_once=True)
+            display.update(text, at_once=True)
         yield

@@ -56,7 +56,7 @@ def run(
     transformers_logging.disable_progress_bar()  # the stages show their own
     group = ranks()
     with lock(out) if group.is_main else nullcontext():
-        display.moving("looking at what is done")
+        display.update("looking at what is done")
         every_export, tasks = export_tasks(context), run_tasks(context)
         # What cannot be compared yet is compared after the exports, before any model is loaded.
         exports, todo = missing_tasks(every_export, tasks)
@@ -79,7 +79,7 @@ def run(
             execute(context, exports, progress)
             todo = [task for task in run_tasks(context) if task.missing()]
             progress.plan(todo)
-        if are_published(study):
+        if has_published_values(study):
             first = [
                 task
                 for task in todo
@@ -97,20 +97,24 @@ def run(
                     " a new --out, or run again without --stop-on-mismatch to go on."
                 )
         ended = execute(context, todo, progress)
-        context.models.forget()
+        context.models.unload()
         draw()
     return ended
 
 
-def are_published(study: Study) -> bool:
+def has_published_values(study: Study) -> bool:
     """Whether papers print values of the study's baseline on one of its benchmarks, or of the same
     weights with another input."""
     base = next(run.base for run in study.runs if run.label == study.baseline)
-    metrics = [(each.name, metric.name) for each in study.benchmarks for metric in each.metrics]
+    metrics = [
+        (benchmark.name, metric.name)
+        for benchmark in study.benchmarks
+        for metric in benchmark.metrics
+    ]
     return any(
         number.base in (base, base.removesuffix("-hf"))
         and number.row == "untrained"
-        and any(literature.belongs(number, *metric) for metric in metrics)
+        and any(literature.is_of_metric(number, *metric) for metric in metrics)
         for number in literature.published()
     )
 

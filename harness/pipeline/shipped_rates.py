@@ -49,19 +49,23 @@ def shipped_rates() -> ShippedRates:
 def summarize(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The content of the JSON file from a study's stage records. A record that was copied from
     another row counts once."""
-    measured = [
+    measured_records = [
         record
         for record in records
         if record.get("base") and record.get("items") and "reused_from" not in record
     ]
-    kinds = sorted({(record["stage"], record["base"], record["name"]) for record in measured})
+    kinds = sorted(
+        {(record["stage"], record["base"], record["name"]) for record in measured_records}
+    )
     rows = []
     for kind in kinds:
-        alike = [one for one in measured if (one["stage"], one["base"], one["name"]) == kind]
-        seconds = median(one["seconds"] / one["items"] for one in alike)
+        alike = [
+            row for row in measured_records if (row["stage"], row["base"], row["name"]) == kind
+        ]
+        seconds = median(row["seconds"] / row["items"] for row in alike)
         stage, base, name = kind
         rows.append({"stage": stage, "base": base, "name": name, "seconds": round(seconds, 6)})
-    return {"hardware": measured[0]["hardware"], "rates": rows}
+    return {"hardware": measured_records[0]["hardware"], "rates": rows}
 
 
 def main(folder: Path) -> None:

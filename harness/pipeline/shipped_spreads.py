@@ -37,7 +37,7 @@ class MethodSpread:
     measured: int = 0
     """The number of images where ``spread.training`` holds the interaction too; 0: it does not."""
 
-    def at(self, images: int) -> Spread:
+    def on_images(self, images: int) -> Spread:
         """The spread on this many images. With fewer than measured, all of ``training`` is taken
         for interaction, else none: a plan never promises too much."""
         more = math.sqrt(max(1.0, self.measured / max(images, 1)))
@@ -59,10 +59,10 @@ def pooled(spreads: Sequence[Spread]) -> Spread:
         return math.sqrt(sum(value**2 for value in values) / len(spreads))
 
     return Spread(
-        training=root(one.training for one in spreads),
-        images=root(one.images for one in spreads),
-        interaction=root(one.interaction for one in spreads),
-        count=root(one.count for one in spreads),
+        training=root(spread.training for spread in spreads),
+        images=root(spread.images for spread in spreads),
+        interaction=root(spread.interaction for spread in spreads),
+        count=root(spread.count for spread in spreads),
     )
 
 
@@ -77,14 +77,16 @@ def summarize(study: StudyResults) -> list[dict[str, Any]]:
         for metric in (metric for metric in benchmark.metrics if metric.primary):
             for number in sorted({1, *(row.rounds for row in methods)}):
                 graded = [study.counts.get((row.label, number, benchmark.name)) for row in methods]
-                found = [
+                spreads = [
                     spread(counts.terms(metric), before.terms(metric), metric.scale)
                     for counts in graded
                     if counts is not None and len(counts.seeds) > 1
                 ]
-                whole = {name: round(value, 4) for name, value in asdict(pooled(found)).items()}
-                place = {"base": base.base, "benchmark": benchmark.name, "metric": metric.name}
-                rows.append({**place, "round": number, "spread": whole})
+                pooled_spread = {
+                    name: round(value, 4) for name, value in asdict(pooled(spreads)).items()
+                }
+                key = {"base": base.base, "benchmark": benchmark.name, "metric": metric.name}
+                rows.append({**key, "round": number, "spread": pooled_spread})
     return rows
 
 

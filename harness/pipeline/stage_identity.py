@@ -72,8 +72,8 @@ def untrained(
     if NOT_DOWNLOADED in files and download:
         check_machine(card.name, default_device(), None, card.parameters, card.dtype)
         files = identity_files(card, weights, download=True)
-    parts: dict[str, Any] = {**card.settings, "files": files}
-    return Checkpoint(card=card, id=fingerprint(parts), weights=weights, files=files)
+    settings: dict[str, Any] = {**card.settings, "files": files}
+    return Checkpoint(card=card, id=fingerprint(settings), weights=weights, files=files)
 
 
 def _stored_files(card: BaseCard, results: Results) -> dict[str, Any] | None:
@@ -97,12 +97,12 @@ def _identity(stage: str, **fields: Any) -> Identity:
     return {"stage": stage, "format": FORMAT, **fields}
 
 
-def _of_benchmark(stage: str, benchmark: Benchmark, **fields: Any) -> Identity:
+def _benchmark_identity(stage: str, benchmark: Benchmark, **fields: Any) -> Identity:
     return _identity(stage, benchmark=benchmark.name, version=benchmark.version, **fields)
 
 
 def export_identity(benchmark: Benchmark, split: str, limit: int | None) -> Identity:
-    return _of_benchmark("export", benchmark, split=split, limit=limit)
+    return _benchmark_identity("export", benchmark, split=split, limit=limit)
 
 
 def pairs_identity(
@@ -180,7 +180,7 @@ def matched_identity(
 ) -> Identity:
     """``source``: the baseline's answers or choices; ``method``: the answers of the method that is
     matched."""
-    return _of_benchmark(
+    return _benchmark_identity(
         "derive",
         benchmark,
         kind=kind,
@@ -195,4 +195,4 @@ def caps_identity(answers: Identity, benchmark: Benchmark, caps: tuple[int, ...]
 
 
 def grade_identity(answers: Identity, benchmark: Benchmark) -> Identity:
-    return _of_benchmark("grade", benchmark, answers=fingerprint(answers))
+    return _benchmark_identity("grade", benchmark, answers=fingerprint(answers))

@@ -40,7 +40,7 @@ FOLDERS: Mapping[Kind, str] = {
 }
 """The folder of a kind in that of its round."""
 
-DOES: Mapping[Kind, str] = {
+TITLES: Mapping[Kind, str] = {
     "pairs": "pairs",
     "train": "train",
     "answer": "answer {}",
@@ -312,7 +312,9 @@ def visits(recipe: Recipe, images: float, steps: int | None) -> float:
 def _evaluation(trained: _Round) -> list[Task]:
     """The answers of a round's model, or the given ones, with their grades."""
     study, run, results = trained.context.study, trained.run, trained.context.results
-    weighed = matched_baselines.weighed(study) if run.label == study.baseline else ()
+    with_choices = (
+        matched_baselines.benchmarks_with_choices(study) if run.label == study.baseline else ()
+    )
     tasks, subject, last = list[Task](), trained.subject, trained.number == run.last
     for benchmark in study.benchmarks:
         answer = _answer(trained, benchmark)
@@ -321,7 +323,7 @@ def _evaluation(trained: _Round) -> list[Task]:
         if last and run.varied is None and matched_metric(benchmark, "length"):
             caps = stage_identity.caps_identity(answers, benchmark, CAPS)
             tasks.append(_task(results, "caps", where, caps, subject, answer.key))
-        if last and benchmark.name in weighed:
+        if last and benchmark.name in with_choices:
             identity = stage_identity.choices_identity(answers, YES_NO)
             choices = _task(results, "choices", where, identity, subject)
             key, title, stage = choices.key, choices.title, choices.stage
@@ -333,8 +335,10 @@ def _answer(trained: _Round, benchmark: Benchmark) -> Task:
     name, context, checkpoint = benchmark.name, trained.context, trained.checkpoint
     results, where = context.results, trained.where(name)
     if checkpoint is None:
-        given = foreign_answers.identity_of_given(context.study, results, trained.run, name)
-        return _task(results, "given", where, given, trained.subject, f"export/{name}")
+        given_identity = foreign_answers.identity_of_given(
+            context.study, results, trained.run, name
+        )
+        return _task(results, "given", where, given_identity, trained.subject, f"export/{name}")
     questions = results.questions(name)
     identity = stage_identity.answers_identity(checkpoint, name, questions)
     path = questions / "questions.jsonl"
@@ -358,17 +362,17 @@ def _matched(
 ) -> tuple[Task, Task]:
     """A matched baseline's answers and grades on one benchmark."""
     run, base, name = matched.run, matched.baseline, benchmark.name
-    method: Where = (run.label, run.seed, run.last, name)
-    where: Where = (base.label, base.seed, base.last, name)
-    source, answers = tasks[_key(matched.source, where)], tasks[_key("answer", method)]
-    reads = [_key("grade", method), source.key]
+    method_where: Where = (run.label, run.seed, run.last, name)
+    base_where: Where = (base.label, base.seed, base.last, name)
+    source, answers = tasks[_key(matched.source, base_where)], tasks[_key("answer", method_where)]
+    reads = [_key("grade", method_where), source.key]
     if matched.kind == "yes-ratio":
-        reads += [_key("answer", where), _key("grade", where)]
+        reads += [_key("answer", base_where), _key("grade", base_where)]
     identity = stage_identity.matched_identity(
         matched.kind, source.stage.identity, answers.stage.identity, benchmark
     )
-    subject, own = f"{matched.label}, seed {run.seed}", (matched.label, run.seed, 0, name)
-    derive = _task(results, "derive", own, identity, subject, *reads)
+    subject, matched_where = f"{matched.label}, seed {run.seed}", (matched.label, run.seed, 0, name)
+    derive = _task(results, "derive", matched_where, identity, subject, *reads)
     return derive, _grade(results, derive, benchmark, subject)
 
 
@@ -380,7 +384,7 @@ def _task(
     return Task(
         key=_key(kind, where),
         kind=kind,
-        title=f"{subject}: {DOES[kind].format(benchmark)}",
+        title=f"{subject}: {TITLES[kind].format(benchmark)}",
         name=benchmark,
         stage=Stage(results.round(label, seed, round) / FOLDERS[kind] / benchmark, identity),
         label=label,

@@ -53,17 +53,17 @@ def verify(out: Path) -> tuple[str, list[str]]:
             f"There are no results in {out}; give the folder of a study, an export or answers."
         )
     kind = "packed studies" if packed else "finished stages"
-    parts = [f"{out}: {counts['compared']:,} files of {counts['stages']:,} {kind} compared"]
+    sentences = [f"{out}: {counts['compared']:,} files of {counts['stages']:,} {kind} compared"]
     if counts["old"]:
-        parts.append(f"{counts['old']:,} stages not checked: written before hashes were kept")
+        sentences.append(f"{counts['old']:,} stages not checked: written before hashes were kept")
     if counts["unsigned"]:
-        parts.append(
+        sentences.append(
             f"{counts['unsigned']:,} study.json files not checked: written before they had a hash"
         )
     if counts["open"]:
-        parts.append(f"{counts['open']:,} stages not finished")
-    parts.append(f"{len(broken)} problems" if broken else "no problem")
-    return "; ".join(parts) + ".", broken
+        sentences.append(f"{counts['open']:,} stages not finished")
+    sentences.append(f"{len(broken)} problems" if broken else "no problem")
+    return "; ".join(sentences) + ".", broken
 
 
 def _count_study(stored: Stored, counts: Counter[str]) -> None:
@@ -88,10 +88,10 @@ def _check_stage(folder: Path, counts: Counter[str]) -> Iterator[str]:
         else:
             counts["stages"] += 1
             counts["compared"] += len(done.files)
-            found = list(problems(folder))
-            yield from (f"{words}; {cure(folder)}" for _, words in found)
+            file_problems = list(problems(folder))
+            yield from (f"{words}; {cure(folder)}" for _, words in file_problems)
             path = folder / "identity.json"
-            listed = "identity.json" in done.files and path not in dict(found)
+            listed = "identity.json" in done.files and path not in dict(file_problems)
             if listed and fingerprint(read_json(path)) != done.fingerprint:
                 yield f"{path} is not the one that DONE names; {cure(folder)}"
     except UserError as problem:

@@ -1,4 +1,4 @@
-"""lmms-eval asks one of our bases live, through our engine.
+"""Lets lmms-eval evaluate one of our bases live, through our engine.
 
 ``python -m harness.pipeline.via_lmms_eval FOLDER`` runs in the toolkit's environment (``nox -s
 toolkit_lmms_eval``), with this repository on PYTHONPATH and the data in the working directory.
@@ -43,23 +43,23 @@ class LiveModel(lmms):  # type: ignore[misc]
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Greedy answers, in order. Requests with equal settings share an engine call."""
         groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
-        for place, request in enumerate(requests):
+        for index, request in enumerate(requests):
             options = request.args[1]
             key = (options.get("max_new_tokens") or self.max_new_tokens, stops(options))
-            groups.setdefault(key, []).append(place)
+            groups.setdefault(key, []).append(index)
         answers = [""] * len(requests)
-        for (max_new_tokens, until), places in groups.items():
-            prompts = [self.prompt(place, requests[place]) for place in places]
+        for (max_new_tokens, until), indices in groups.items():
+            prompts = [self.prompt(index, requests[index]) for index in indices]
             decoding = Decoding(max_new_tokens=max_new_tokens, stop=until)
             completions = self.vlm.generate(prompts, decoding)
-            for place, completion in zip(places, completions, strict=True):
+            for index, completion in zip(indices, completions, strict=True):
                 text = completion.text
                 for stop in until:
                     text = text.partition(stop)[0]
-                answers[place] = text
+                answers[index] = text
         return answers
 
-    def prompt(self, place: int, request: Any) -> Prompt:
+    def prompt(self, index: int, request: Any) -> Prompt:
         text, _, doc_to_visual, document, task, split = request.args
         images = doc_to_visual(self.task_dict[task][split][document])
         if len(images) > 1:
@@ -67,7 +67,7 @@ class LiveModel(lmms):  # type: ignore[misc]
                 f"Row {document + 1} of {task} has {len(images)} images; the engine answers about"
                 " one."
             )
-        return Prompt(key=f"{task}/{place}", text=text, image=images[0] if images else None)
+        return Prompt(key=f"{task}/{index}", text=text, image=images[0] if images else None)
 
     def loglikelihood(self, _requests: Sequence[Any]) -> Any:
         raise UserError(

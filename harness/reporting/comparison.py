@@ -280,8 +280,8 @@ def _verdict(cell: MetricResult, p_holm: float) -> MetricResult:
 def _with_controls(cell: MetricResult, contrasts: Sequence[Contrast]) -> MetricResult:
     """The result with its controls of the same round: their outcomes where there is a gain, and
     the matched baseline."""
-    where = (*cell.key, cell.round)
-    own_contrasts = [contrast for contrast in contrasts if (*contrast.key, contrast.round) == where]
+    key = (*cell.key, cell.round)
+    own_contrasts = [contrast for contrast in contrasts if (*contrast.key, contrast.round) == key]
     for contrast in (contrast for contrast in own_contrasts if contrast.matched):
         cell = replace(
             cell,
@@ -321,8 +321,12 @@ def question_tests(study: StudyResults) -> list[tuple[str, str, int, McNemar]]:
                 continue
             for seed, values in zip(counts.seeds, counts.values, strict=True):
                 scored_in_both = np.isfinite(values) & np.isfinite(base.values[0])
-                first, second = base.values[0][scored_in_both], values[scored_in_both]
-                if len(first) and np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
-                    test = mcnemar(first == 1, second == 1)
+                base_scores, row_scores = base.values[0][scored_in_both], values[scored_in_both]
+                if (
+                    len(base_scores)
+                    and np.isin(base_scores, (0, 1)).all()
+                    and np.isin(row_scores, (0, 1)).all()
+                ):
+                    test = mcnemar(base_scores == 1, row_scores == 1)
                     tests.append((benchmark.name, row.label, seed, test))
     return tests

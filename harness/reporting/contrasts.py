@@ -74,38 +74,38 @@ def control_contrasts(study: StudyResults) -> list[Contrast]:
     """Every method and reference row against each of its controls and matched baselines, in every
     directed metric, with outcomes. Holm corrects, for each row, its primary metrics and controls
     together."""
-    found: list[Contrast] = []
+    contrasts: list[Contrast] = []
     for row in study.rows:
         if row.role not in ("method", "reference"):
             continue
         family: list[Contrast] = []
-        for control in (part for part in study.rows if part.of == row.label):
+        for control in (candidate for candidate in study.rows if candidate.of == row.label):
             matched = control.role == "matched"
             round = row.rounds if matched else min(row.rounds, control.rounds)
             family += _contrasts(study, row, control, round, 0 if matched else round, shared=True)
-        found += [_control_outcome(contrast) for contrast in _corrected(family)]
-    return found
+        contrasts += [_control_outcome(contrast) for contrast in _with_holm(family)]
+    return contrasts
 
 
 def _control_outcome(contrast: Contrast) -> Contrast:
     if contrast.about != "method":
         return contrast
-    least, most = sorted((contrast.sign * contrast.lo, contrast.sign * contrast.hi))
-    if least > 0:  # a gain, but is it clear after Holm's correction?
+    low, high = sorted((contrast.sign * contrast.lo, contrast.sign * contrast.hi))
+    if low > 0:  # a gain, but is it clear after Holm's correction?
         return replace(contrast, outcome="exceeds") if contrast.p_holm < ALPHA else contrast
-    return replace(contrast, outcome="does not exceed") if most < contrast.worth else contrast
+    return replace(contrast, outcome="does not exceed") if high < contrast.worth else contrast
 
 
 def method_contrasts(study: StudyResults) -> list[Contrast]:
     """Every pair of methods of one base and the same number of rounds, in the primary metrics.
     Holm corrects all of them together."""
     methods = [row for row in study.rows if row.role == "method"]
-    found: list[Contrast] = []
+    contrasts: list[Contrast] = []
     for row, other in combinations(methods, 2):
         if row.rounds == other.rounds and row.base == other.base:
-            made = _contrasts(study, row, other, row.rounds, other.rounds, shared=False)
-            found += [contrast for contrast in made if contrast.metric.primary]
-    return [_method_outcome(contrast) for contrast in _corrected(found)]
+            pair_contrasts = _contrasts(study, row, other, row.rounds, other.rounds, shared=False)
+            contrasts += [contrast for contrast in pair_contrasts if contrast.metric.primary]
+    return [_method_outcome(contrast) for contrast in _with_holm(contrasts)]
 
 
 def _method_outcome(contrast: Contrast) -> Contrast:
@@ -117,13 +117,19 @@ def _method_outcome(contrast: Contrast) -> Contrast:
 
 def ranks(contrasts: Sequence[Contrast], benchmark: str, metric: str) -> dict[str, tuple[int, int]]:
     """The ranks that each compared method may hold in a metric, 1 the best."""
-    mine = [part for part in contrasts if (part.benchmark, part.metric.name) == (benchmark, metric)]
-    labels = list(dict.fromkeys(name for part in mine for name in (part.label, part.other)))
+    of_metric = [
+        contrast
+        for contrast in contrasts
+        if (contrast.benchmark, contrast.metric.name) == (benchmark, metric)
+    ]
+    labels = list(
+        dict.fromkeys(name for contrast in of_metric for name in (contrast.label, contrast.other))
+    )
     ahead = np.zeros((len(labels), len(labels)), dtype=bool)
-    for part in mine:
-        first, second = labels.index(part.label), labels.index(part.other)
-        ahead[first, second] = part.outcome == "ahead"
-        ahead[second, first] = part.outcome == "behind"
+    for contrast in of_metric:
+        first, second = labels.index(contrast.label), labels.index(contrast.other)
+        ahead[first, second] = contrast.outcome == "ahead"
+        ahead[second, first] = contrast.outcome == "behind"
     return dict(zip(labels, rank_ranges(ahead), strict=True))
 
 
@@ -135,8 +141,8 @@ def _contrasts(
     for benchmark in study.benchmarks:
         if not (row.covers(benchmark.name) and other.covers(benchmark.name)):
             continue
-        mine = study.counts.get((row.label, round, benchmark.name))
-        theirs = study.counts.get((other.label, other_round, benchmark.name))
+        counts = study.counts.get((row.label, round, benchmark.name))
+        other_counts = study.counts.get((other.label, other_round, benchmark.name))
         for metric in (metric for metric in benchmark.metrics if metric.better != "none"):
             contrast = Contrast(
                 label=row.label,
@@ -147,34 +153,38 @@ def _contrasts(
                 role=row.role,
                 matched=other.role == "matched",
             )
-            if mine and theirs and mine.questions == theirs.questions:
-                contrast = _measured(contrast, mine, theirs, shared)
+            if counts and other_counts and counts.questions == other_counts.questions:
+                contrast = _with_interval(contrast, counts, other_counts, shared)
             yield contrast
 
 
-def _measured(contrast: Contrast, mine: Counts, theirs: Counts, shared: bool) -> Contrast:
+def _with_interval(
+    contrast: Contrast, counts: Counts, other_counts: Counts, shared: bool
+) -> Contrast:
     metric = contrast.metric
-    design: Design = "paired" if shared and mine.seeds == theirs.seeds else "independent"
-    found = estimate(mine.terms(metric), theirs.terms(metric), scale=metric.scale, design=design)
-    values = [*mine.seed_values(metric), *theirs.seed_values(metric)]
+    design: Design = "paired" if shared and counts.seeds == other_counts.seeds else "independent"
+    result = estimate(
+        counts.terms(metric), other_counts.terms(metric), scale=metric.scale, design=design
+    )
+    values = [*counts.seed_values(metric), *other_counts.seed_values(metric)]
     contrast = replace(
         contrast,
-        seeds=f"{len(mine.seeds)} and {len(theirs.seeds)}",
-        value=mine.pooled(metric),
-        other_value=theirs.pooled(metric),
-        difference=found.difference,
+        seeds=f"{len(counts.seeds)} and {len(other_counts.seeds)}",
+        value=counts.pooled(metric),
+        other_value=other_counts.pooled(metric),
+        difference=result.difference,
     )
     if not np.isfinite(values).all():
         return contrast  # a seed has no value
-    lo, hi = found.interval()
-    p = found.p if metric.primary and found.about == "method" else NAN
-    return replace(contrast, lo=lo, hi=hi, about=found.about, p=p)
+    lo, hi = result.interval()
+    p = result.p if metric.primary and result.about == "method" else NAN
+    return replace(contrast, lo=lo, hi=hi, about=result.about, p=p)
 
 
-def _corrected(family: Sequence[Contrast]) -> list[Contrast]:
+def _with_holm(family: Sequence[Contrast]) -> list[Contrast]:
     """With Holm's p over the primary metrics of the family; other metrics are not tested."""
-    places = [place for place, contrast in enumerate(family) if contrast.metric.primary]
-    adjusted = dict(zip(places, holm([family[place].p for place in places]), strict=True))
+    tested = [index for index, contrast in enumerate(family) if contrast.metric.primary]
+    adjusted = dict(zip(tested, holm([family[index].p for index in tested]), strict=True))
     return [
-        replace(contrast, p_holm=adjusted.get(place, NAN)) for place, contrast in enumerate(family)
+        replace(contrast, p_holm=adjusted.get(index, NAN)) for index, contrast in enumerate(family)
     ]

@@ -52,8 +52,8 @@ def all_counts(grades: pd.DataFrame) -> dict[tuple[str, int, str], Counts]:
     """The counts of every row, by label, round and benchmark."""
     groups = grades.groupby(["label", "round", "benchmark"], sort=False)
     return {
-        (str(label), int(str(round)), str(benchmark)): _counts(part)
-        for (label, round, benchmark), part in groups
+        (str(label), int(str(round)), str(benchmark)): _counts(group)
+        for (label, round, benchmark), group in groups
     }
 
 
@@ -63,26 +63,26 @@ def _counts(grades: pd.DataFrame) -> Counts:
     # Another benchmark's counts are 0 here, and an absent count is taken as 0.
     names = [name for name in grades.columns if name.startswith(PREFIX) and grades[name].any()]
     by_seed = {
-        int(str(seed)): part.sort_values("question") for seed, part in grades.groupby("seed")
+        int(str(seed)): frame.sort_values("question") for seed, frame in grades.groupby("seed")
     }
-    asked = {
-        seed: tuple(zip(part["question"], part["cluster"], strict=True))
-        for seed, part in by_seed.items()
+    questions_of = {
+        seed: tuple(zip(frame["question"], frame["cluster"], strict=True))
+        for seed, frame in by_seed.items()
     }
-    ((most, _),) = Counter(asked.values()).most_common(1)
-    left_out = tuple(seed for seed in by_seed if asked[seed] != most)
-    by_seed = {seed: part for seed, part in by_seed.items() if seed not in left_out}
-    summed = [part.groupby("cluster", sort=True)[names].sum() for part in by_seed.values()]
+    ((common, _),) = Counter(questions_of.values()).most_common(1)
+    left_out = tuple(seed for seed in by_seed if questions_of[seed] != common)
+    by_seed = {seed: frame for seed, frame in by_seed.items() if seed not in left_out}
+    summed = [frame.groupby("cluster", sort=True)[names].sum() for frame in by_seed.values()]
     return Counts(
         seeds=tuple(by_seed),
         images=tuple(str(image) for image in summed[0].index),
-        questions=tuple(question for question, _ in most),
+        questions=tuple(question for question, _ in common),
         sums={
             name.removeprefix(PREFIX): np.stack(
-                [part[name].to_numpy(dtype=np.float64) for part in summed]
+                [frame[name].to_numpy(dtype=np.float64) for frame in summed]
             )
             for name in names
         },
-        values=np.stack([part["value"].to_numpy(dtype=np.float64) for part in by_seed.values()]),
+        values=np.stack([frame["value"].to_numpy(dtype=np.float64) for frame in by_seed.values()]),
         left_out=left_out,
     )

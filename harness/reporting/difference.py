@@ -39,7 +39,7 @@ def between(a: Path, b: Path) -> str:
     """
     first, second = load_results(a), load_results(b)
     settings = [*_study_lines(first, second), *_identity_lines(first, second)]
-    machines = [*_unequal(_machines(first), _machines(second))]
+    machines = [*_unequal_fields(_machines(first), _machines(second))]
     numbers, summary = _numbers(first, second)
     header = ("row", "benchmark", "metric", "A", "B", "B - A [95 % interval]", "seeds A / B")
     tables = (
@@ -79,15 +79,15 @@ def between(a: Path, b: Path) -> str:
     )
 
 
-def _texts(value: object) -> dict[str, str]:
+def _leaf_texts(value: object) -> dict[str, str]:
     """Every leaf as text, by its dotted path."""
-    return {path: _text(leaf) for path, leaf in flat(value).items()}
+    return {path: _leaf_text(leaf) for path, leaf in flat(value).items()}
 
 
-def _text(value: object) -> str:
+def _leaf_text(value: object) -> str:
     # 1 and 1.0 are the same setting.
-    whole = int(value) if isinstance(value, float) and value.is_integer() else value
-    return json.dumps(whole, ensure_ascii=False)
+    plain = int(value) if isinstance(value, float) and value.is_integer() else value
+    return json.dumps(plain, ensure_ascii=False)
 
 
 def _short(text: str) -> str:
@@ -96,69 +96,71 @@ def _short(text: str) -> str:
     return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
 
 
-def _unequal(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    """(name, text in A, text in B) of everything that differs. A field that is absent on one side
+def _unequal_fields(a: Mapping[str, str], b: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(name, text in A, text in B) of every field that differs. A field that is absent on one side
     and null on the other does not differ."""
     for name in dict.fromkeys([*a, *b]):
-        left, right = a.get(name, ABSENT), b.get(name, ABSENT)
-        if left != right and {left, right} != {ABSENT, "null"}:
-            yield name, _short(left), _short(right)
+        text_a, text_b = a.get(name, ABSENT), b.get(name, ABSENT)
+        if text_a != text_b and {text_a, text_b} != {ABSENT, "null"}:
+            yield name, _short(text_a), _short(text_b)
 
 
 def _study_lines(a: StudyResults, b: StudyResults) -> Iterator[tuple[str, ...]]:
     """Fields of the study and of the rows and benchmarks in both; a row or benchmark that one side
     lacks is one line."""
-    left, right = _study_fields(a), _study_fields(b)
-    first, second = (dict.fromkeys(part for part, _ in fields) for fields in (left, right))
-    yield from ((part, "present", ABSENT) for part in first if part not in second)
-    yield from ((part, ABSENT, "present") for part in second if part not in first)
+    fields_a, fields_b = _study_fields(a), _study_fields(b)
+    entries_a, entries_b = (
+        dict.fromkeys(entry for entry, _ in fields) for fields in (fields_a, fields_b)
+    )
+    yield from ((entry, "present", ABSENT) for entry in entries_a if entry not in entries_b)
+    yield from ((entry, ABSENT, "present") for entry in entries_b if entry not in entries_a)
     shared = [
         {
-            f"{part}.{name}" if part else name: text
-            for (part, name), text in fields.items()
-            if part in first and part in second
+            f"{entry}.{name}" if entry else name: text
+            for (entry, name), text in fields.items()
+            if entry in entries_a and entry in entries_b
         }
-        for fields in (left, right)
+        for fields in (fields_a, fields_b)
     ]
-    yield from _unequal(*shared)
+    yield from _unequal_fields(*shared)
 
 
 def _study_fields(study: StudyResults) -> dict[tuple[str, str], str]:
-    """``study.json`` as text by (part, field). A part is a row with its seeds together, or a
-    benchmark, or "" for the rest."""
+    """``study.json`` as text by (entry, field). An entry is a row with its seeds together, or a
+    benchmark; "" holds all other fields."""
     content = study.stored.study()
     fields: dict[tuple[str, str], str] = {}
     seeds: dict[str, list[str]] = {}
     for run in content.pop("runs"):
-        part = f"row {run.pop('label')}"
-        seeds.setdefault(part, []).append(str(run.pop("seed")))
+        entry = f"row {run.pop('label')}"
+        seeds.setdefault(entry, []).append(str(run.pop("seed")))
         run.pop("varied")  # the settings show it
         if run["base"].startswith(ANSWERS_PREFIX):
             run["base"] = (
                 ANSWERS_PREFIX  # the content counts, not the place; the identities hold it
             )
         run.get("settings", {}).pop("recipe", None)  # the run has it too
-        fields |= {(part, name): text for name, text in _texts(run).items()}
-    for entry in content.pop("benchmarks"):
-        part = f"benchmark {entry.pop('name')}"
-        metrics = {metric.pop("name"): metric for metric in entry.pop("metrics")}
-        texts = _texts({**entry, "metric": metrics})
-        fields |= {(part, name): text for name, text in texts.items()}
-    fields |= {(part, "seeds"): " ".join(numbers) for part, numbers in seeds.items()}
-    return fields | {("", name): text for name, text in _texts(content).items()}
+        fields |= {(entry, name): text for name, text in _leaf_texts(run).items()}
+    for benchmark in content.pop("benchmarks"):
+        entry = f"benchmark {benchmark.pop('name')}"
+        metrics = {metric.pop("name"): metric for metric in benchmark.pop("metrics")}
+        texts = _leaf_texts({**benchmark, "metric": metrics})
+        fields |= {(entry, name): text for name, text in texts.items()}
+    fields |= {(entry, "seeds"): " ".join(numbers) for entry, numbers in seeds.items()}
+    return fields | {("", name): text for name, text in _leaf_texts(content).items()}
 
 
 def _identity_lines(a: StudyResults, b: StudyResults) -> Iterator[tuple[str, ...]]:
     """The stages' identities, field by field. The same difference in several stages is one line
     with their number."""
-    left, right = _identities(a), _identities(b)
+    identities_a, identities_b = _identities(a), _identities(b)
     lines: dict[tuple[str, ...], int] = {}
     stages: dict[str, int] = {}
-    for stage in (stage for stage in left if stage in right):
+    for stage in (stage for stage in identities_a if stage in identities_b):
         kind = stage.split("/")[0 if stage.startswith("questions") else 4]
         stages[kind] = stages.get(kind, 0) + 1
-        for name, *texts in _unequal(left[stage], right[stage]):
-            values = (left[stage].get(name, ""), right[stage].get(name, ""))
+        for name, *texts in _unequal_fields(identities_a[stage], identities_b[stage]):
+            values = (identities_a[stage].get(name, ""), identities_b[stage].get(name, ""))
             if kind != "questions" and all(
                 FINGERPRINT.fullmatch(text.strip('"')) for text in values
             ):
@@ -174,7 +176,7 @@ def _identities(study: StudyResults) -> dict[str, dict[str, str]]:
     stored, identities = study.stored, {}
     for stage in filter(stored.done, stored.stages()):
         if (identity := stored.identity(stage)) is not None:
-            identities[stage.relative_to(stored.results.out).as_posix()] = _texts(identity)
+            identities[stage.relative_to(stored.results.out).as_posix()] = _leaf_texts(identity)
     return identities
 
 
@@ -182,22 +184,24 @@ def _machines(study: StudyResults) -> dict[str, str]:
     """Versions and hardware of the finished stages; several where stages differ."""
     values: dict[str, set[str]] = {}
     for record in map(study.stored.finished, study.stored.stages()):
-        for part in ("versions", "hardware", "arithmetic"):
-            for name, value in (record or {}).get(part, {}).items():
+        for group in ("versions", "hardware", "arithmetic"):
+            for name, value in (record or {}).get(group, {}).items():
                 values.setdefault(name.replace("_", " "), set()).add(str(value))
     return {name: " / ".join(sorted(texts)) for name, texts in values.items()}
 
 
 def _numbers(a: StudyResults, b: StudyResults) -> tuple[list[tuple[str, ...]], list[str]]:
     """The results that differ as lines of the table, and sentences about all."""
-    left, right = ({cell.key: cell for cell in compare(study) if cell.last} for study in (a, b))
+    cells_a, cells_b = (
+        {cell.key: cell for cell in compare(study) if cell.last} for study in (a, b)
+    )
     lines: list[tuple[float, tuple[str, ...]]] = []
-    equal = clear = 0
+    equal = clear_count = 0
     verdicts = []
     shared = [
-        (cell, right[key])
-        for key, cell in left.items()
-        if key in right and np.isfinite([cell.value, right[key].value]).any()
+        (cell, cells_b[key])
+        for key, cell in cells_a.items()
+        if key in cells_b and np.isfinite([cell.value, cells_b[key].value]).any()
     ]
     for first, second in shared:
         if first.verdict != second.verdict and "baseline" not in (first.verdict, second.verdict):
@@ -207,72 +211,84 @@ def _numbers(a: StudyResults, b: StudyResults) -> tuple[list[tuple[str, ...]], l
         if first.value == second.value:
             equal += 1
             continue
-        interval, remark = _paired(a, b, first, second)
-        places = max(first.places, second.places)
+        interval, remark = _paired_difference(a, b, first, second)
+        decimals = max(first.places, second.places)
         gap = second.value - first.value
         lo, hi = interval.interval() if interval else (np.nan, np.nan)
-        surety = 0.0
+        z_score = 0.0
         if interval is not None and np.isfinite(lo):
-            surety = abs(interval.difference) / interval.se if interval.se > 0 else 0.0
-            clear += not lo <= 0 <= hi
-        line = (
+            z_score = abs(interval.difference) / interval.se if interval.se > 0 else 0.0
+            clear_count += not lo <= 0 <= hi
+        cells = (
             first.label,
             display_name(first.benchmark),
             first.heading,
-            printed(first.value, places),
-            printed(second.value, places),
-            with_interval(gap, lo, hi, places) if np.isfinite(gap) else MISSING,
+            printed(first.value, decimals),
+            printed(second.value, decimals),
+            with_interval(gap, lo, hi, decimals) if np.isfinite(gap) else MISSING,
             f"{first.n_seeds} / {second.n_seeds}",
             remark,
         )
-        lines.append((surety, line))
+        lines.append((z_score, cells))
     sentences = [
         f"{len(shared)} numbers are in both folders: {equal} are equal, {len(lines)} differ,"
-        f" {clear} of these by a paired interval that excludes 0."
+        f" {clear_count} of these by a paired interval that excludes 0."
         if shared
         else "No number is in both folders: they share no graded row and metric."
     ]
-    for name, texts in (("Only in A", _only(left, right)), ("Only in B", _only(right, left))):
+    for name, texts in (
+        ("Only in A", _missing_in_other(cells_a, cells_b)),
+        ("Only in B", _missing_in_other(cells_b, cells_a)),
+    ):
         sentences += [f"{name}: {', '.join(texts)}."] if texts else []
     sentences += [f"Another verdict: {'; '.join(verdicts)}."] if verdicts else []
-    return [line for _, line in sorted(lines, key=lambda pair: -pair[0])], sentences
+    return [cells for _, cells in sorted(lines, key=lambda pair: -pair[0])], sentences
 
 
-def _only(mine: Mapping[Key, MetricResult], other: Mapping[Key, MetricResult]) -> list[str]:
+def _missing_in_other(
+    cells: Mapping[Key, MetricResult], other_cells: Mapping[Key, MetricResult]
+) -> list[str]:
     """What the other folder lacks: whole rows, else a row's benchmarks, else single metrics."""
-    labels = {label for label, _, _ in other}
-    benchmarks = {key[:2] for key in other}
+    labels = {label for label, _, _ in other_cells}
+    benchmarks = {key[:2] for key in other_cells}
     texts = []
-    for key, cell in mine.items():
+    for key, cell in cells.items():
         if cell.label not in labels:
             texts.append(cell.label)
         elif key[:2] not in benchmarks:
             texts.append(f"{cell.label} on {display_name(cell.benchmark)}")
-        elif key not in other:
+        elif key not in other_cells:
             texts.append(f"{cell.label}, {cell.full_name}")
     return list(dict.fromkeys(texts))
 
 
-def _paired(
+def _paired_difference(
     a: StudyResults, b: StudyResults, first: MetricResult, second: MetricResult
 ) -> tuple[DifferenceEstimate | None, str]:
     """The paired interval of B - A and a remark; None where they cannot be paired."""
-    left = a.counts.get((first.label, first.round, first.benchmark))
-    right = b.counts.get((second.label, second.round, second.benchmark))
-    metric, other = (study.benchmark(first.benchmark).metric(first.metric) for study in (a, b))
-    if left is None or right is None:
-        return None, "missing in one"
-    definition, another = (
-        (each.numerator, each.denominator, each.scale) for each in (metric, other)
+    counts_a = a.counts.get((first.label, first.round, first.benchmark))
+    counts_b = b.counts.get((second.label, second.round, second.benchmark))
+    metric, other_metric = (
+        study.benchmark(first.benchmark).metric(first.metric) for study in (a, b)
     )
-    if definition != another:
+    if counts_a is None or counts_b is None:
+        return None, "missing in one"
+    definition_a, definition_b = (
+        (item.numerator, item.denominator, item.scale) for item in (metric, other_metric)
+    )
+    if definition_a != definition_b:
         return None, "the metric is defined otherwise"
-    asked = {study.stored.questions(first.benchmark)["sha256"] for study in (a, b)}
-    if len(asked) > 1 or (left.questions, left.images) != (right.questions, right.images):
+    question_hashes = {study.stored.questions(first.benchmark)["sha256"] for study in (a, b)}
+    if len(question_hashes) > 1 or (counts_a.questions, counts_a.images) != (
+        counts_b.questions,
+        counts_b.images,
+    ):
         return None, "other questions, so not paired"
     # One "training" a side: these checkpoints alone, over images.
-    before, after = (each.terms(metric).mean(axis=0, keepdims=True) for each in (left, right))
-    found = estimate(after, before, scale=metric.scale)
+    before, after = (
+        counts.terms(metric).mean(axis=0, keepdims=True) for counts in (counts_a, counts_b)
+    )
+    result = estimate(after, before, scale=metric.scale)
     same = first.version == second.version
     remark = "" if same else f"graders {first.version} / {second.version}"
-    return (found if np.isfinite(found.difference) else None), remark
+    return (result if np.isfinite(result.difference) else None), remark

@@ -72,8 +72,8 @@ def with_trainer(name: str, trainer: str) -> str:
 
 def base_name(name: str) -> str:
     """``llava-1.5-7b`` becomes "LLaVA-1.5-7B"; folders, hub ids and other names stay."""
-    first, *rest = name.split("-")
+    first, *others = name.split("-")
     if first not in BASES:
         return name
-    words = (part.upper() if re.fullmatch(r"\d+b", part) else part for part in rest)
+    words = (word.upper() if re.fullmatch(r"\d+b", word) else word for word in others)
     return "-".join([BASES[first], *(BASES.get(word, word) for word in words)])

@@ -35,7 +35,7 @@ LICENCE = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsOf:
+class TrainedRound:
     """One round of one training: a row of the study, a seed, a round."""
 
     label: str
@@ -61,15 +61,15 @@ def export_pairs(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} is not empty; give a new folder as --out.")
     stored = open_stored(folder)
-    run, chosen = _find(stored.study()["runs"], label, seed, round)
-    stage = Results(folder).pairs(chosen.label, chosen.seed, chosen.round)
+    run, trained_round = _find_round(stored.study()["runs"], label, seed, round)
+    stage = Results(folder).pairs(trained_round.label, trained_round.seed, trained_round.round)
     record, identity = stored.record(stage), stored.identity(stage)
     if record is None or identity is None or not stored.done(stage):
-        raise UserError(f"The pairs of {chosen} are not made yet; run the study first.")
+        raise UserError(f"The pairs of {trained_round} are not made yet; run the study first.")
     stage = stored.folder(stage)
     pairs = [PreferencePair.from_json(row) for row in read_jsonl(stage / "pairs.jsonl")]
     if not pairs:
-        raise UserError(f"{chosen} made no pair, so there is nothing to export.")
+        raise UserError(f"{trained_round} made no pair, so there is nothing to export.")
     spec = str(record["pool"]["name"])
     if not (own or spec.partition(":")[0] == "synthetic"):
         raise UserError(
@@ -83,27 +83,32 @@ def export_pairs(
         content = _parquet(pairs[start : start + PAIRS_A_FILE], pool, hashes)
         write_bytes(out / "data" / f"train-{start // PAIRS_A_FILE:05d}.parquet", content)
         size += len(content)
-    write_bytes(out / "README.md", card(chosen, run, identity, record, pairs).encode())
-    return f"{out}: {len(pairs)} pairs of {chosen}, {size / 2**20:.1f} MiB, and a card (README.md)."
+    write_bytes(out / "README.md", card(trained_round, run, identity, record, pairs).encode())
+    return (
+        f"{out}: {len(pairs)} pairs of {trained_round}, {size / 2**20:.1f} MiB, and a card"
+        " (README.md)."
+    )
 
 
-def _find(
+def _find_round(
     runs: Sequence[Mapping[str, Any]], label: str, seed: int | None, round: int
-) -> tuple[Mapping[str, Any], PairsOf]:
+) -> tuple[Mapping[str, Any], TrainedRound]:
     """The run of the study and what is exported of it."""
     trained = [run for run in runs if run["rounds"]]
-    mine = [run for run in trained if run["label"] == label]
-    if not mine:
+    row_runs = [run for run in trained if run["label"] == label]
+    if not row_runs:
         raise unknown("trained row", label, dict.fromkeys(run["label"] for run in trained))
-    seeds = {int(run["seed"]): run for run in mine}
+    seeds = {int(run["seed"]): run for run in row_runs}
     seed = min(seeds) if seed is None else seed
     if seed not in seeds:
-        known = ", ".join(map(str, seeds))
-        raise UserError(f"{label} has no training seed {seed}; give one of {known} as --seed.")
+        known_seeds = ", ".join(map(str, seeds))
+        raise UserError(
+            f"{label} has no training seed {seed}; give one of {known_seeds} as --seed."
+        )
     rounds = int(seeds[seed]["rounds"])
     if not 1 <= round <= rounds:
         raise UserError(f"{label} has no round {round}; give a --round from 1 to {rounds}.")
-    return seeds[seed], PairsOf(label=label, seed=seed, round=round)
+    return seeds[seed], TrainedRound(label=label, seed=seed, round=round)
 
 
 def _parquet(pairs: Sequence[PreferencePair], pool: Pool, hashes: Mapping[str, str]) -> bytes:
@@ -126,8 +131,8 @@ def _parquet(pairs: Sequence[PreferencePair], pool: Pool, hashes: Mapping[str, s
     return buffer.getvalue()
 
 
-def _message(role: str, *parts: Mapping[str, str | None]) -> dict[str, Any]:
-    return {"role": role, "content": list(parts)}
+def _message(role: str, *contents: Mapping[str, str | None]) -> dict[str, Any]:
+    return {"role": role, "content": list(contents)}
 
 
 def _text(text: str) -> dict[str, str | None]:
@@ -144,16 +149,16 @@ def _png(pool: Pool, id: str, sha: str | None) -> bytes:
             " it."
         )
     content = io.BytesIO()
-    bare = image.convert("RGB")
-    bare.info.clear()  # EXIF and the like would be applied a second time by a reader
-    bare.save(content, format="PNG")
+    rgb = image.convert("RGB")
+    rgb.info.clear()  # EXIF and the like would be applied a second time by a reader
+    rgb.save(content, format="PNG")
     return content.getvalue()
 
 
 def _schema() -> pa.Schema:
     """Columns with the types that the datasets library reads back as images and messages."""
-    part = pa.struct([("type", pa.string()), ("text", pa.string())])
-    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(part))]))
+    content_type = pa.struct([("type", pa.string()), ("text", pa.string())])
+    messages = pa.list_(pa.struct([("role", pa.string()), ("content", pa.list_(content_type))]))
     images = pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     text = {"dtype": "string", "_type": "Value"}
     listed = [{"role": text, "content": [{"type": text, "text": text}]}]
@@ -167,7 +172,7 @@ def _schema() -> pa.Schema:
 
 
 def card(
-    chosen: PairsOf,
+    trained_round: TrainedRound,
     run: Mapping[str, Any],
     identity: Mapping[str, Any],
     record: Mapping[str, Any],
@@ -194,13 +199,13 @@ def card(
         license=LICENCE,
         task_categories=["image-text-to-text"],
         tags=["selfsight", method, "dpo", "preference", "trl"],
-        size_categories=[_size(len(pairs))],
+        size_categories=[_size_category(len(pairs))],
         configs=[{"config_name": "default", "data_files": [files]}],
     )
     return fill(
         "data_card.md.jinja",
         front=data.to_yaml(),
-        training=str(chosen),
+        training=str(trained_round),
         method=method,
         facts=facts,
         settings=settings,
@@ -208,7 +213,7 @@ def card(
     )
 
 
-def _size(count: int) -> str:
+def _size_category(count: int) -> str:
     """The hub's size category."""
     limits = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
     return next((name for limit, name in limits.items() if count < limit), "100K<n<1M")

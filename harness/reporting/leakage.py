@@ -96,8 +96,8 @@ def load_with_leaks(out: Path, *, exclude_leaks: bool = False) -> tuple[StudyRes
     if not exclude_leaks or not leaks.found:
         return replace(study, facts=facts), leaks
     grades = study.grades
-    asked = pd.MultiIndex.from_frame(grades[["benchmark", "cluster"]])
-    leaked = asked.isin([(leak.benchmark, leak.cluster) for leak in leaks.found])
+    clusters = pd.MultiIndex.from_frame(grades[["benchmark", "cluster"]])
+    leaked = clusters.isin([(leak.benchmark, leak.cluster) for leak in leaks.found])
     if len(grades) and bool(leaked.all()):
         raise UserError(
             f"All benchmark images of {out} are in its training pool too; nothing is left without"
@@ -116,22 +116,22 @@ def find(study: StudyResults) -> Leaks:
     stores this list; otherwise it is computed."""
     stored = study.stored
     if (stored_leaks := stored.leaks()) is not None:
-        found = tuple(Leak(**leak) for leak in stored_leaks["found"])
+        leaks_found = tuple(Leak(**leak) for leak in stored_leaks["found"])
         return Leaks(
-            **{**stored_leaks, "found": found, "unhashed": tuple(stored_leaks["unhashed"])}
+            **{**stored_leaks, "found": leaks_found, "unhashed": tuple(stored_leaks["unhashed"])}
         )
-    trained, labels = _trained(study)
+    trained, labels = _drawn_images(study)
     hashes = {sha: dhash for sha, (_, dhash) in trained.items() if dhash}
-    pool_shas, pool_bits = list(hashes), _bits(list(hashes.values()))
+    pool_shas, pool_bits = list(hashes), _hash_bits(list(hashes.values()))
     leaks: list[Leak] = []
-    images_asked: dict[str, int] = {}
+    image_counts: dict[str, int] = {}
     unhashed = [POOL] if len(hashes) < len(trained) else []
     for benchmark in study.benchmarks:
         folder = stored.folder(stored.results.questions(benchmark.name))
         benchmark_images = _benchmark_images(folder)
         shas = list(dict.fromkeys(sha for sha, _ in benchmark_images))
         hashed = _hashes(folder, shas)
-        images_asked[benchmark.name] = len(shas)
+        image_counts[benchmark.name] = len(shas)
         if len(hashed) < len(shas):
             unhashed.append(display_name(benchmark.name))
         nearest = dict(zip(hashed, _nearest(list(hashed.values()), pool_bits), strict=True))
@@ -155,13 +155,13 @@ def find(study: StudyResults) -> Leaks:
                 )
             )
     return Leaks(
-        found=tuple(leaks), asked=images_asked, unhashed=tuple(unhashed), trained=len(trained)
+        found=tuple(leaks), asked=image_counts, unhashed=tuple(unhashed), trained=len(trained)
     )
 
 
-def _trained(study: StudyResults) -> tuple[dict[str, tuple[str, str]], dict[str, set[str]]]:
+def _drawn_images(study: StudyResults) -> tuple[dict[str, tuple[str, str]], dict[str, set[str]]]:
     """(item, perceptual hash) of every drawn image by its sha256, and the rows that drew it."""
-    drawn: dict[str, tuple[str, str]] = {}
+    items: dict[str, tuple[str, str]] = {}
     labels: dict[str, set[str]] = {}
     for row in study.rows:
         for seed, number in row.trainings:
@@ -169,9 +169,9 @@ def _trained(study: StudyResults) -> tuple[dict[str, tuple[str, str]], dict[str,
             done = study.stored.done(stage)
             for item in study.stored.lines(stage, "items.jsonl") if done else []:
                 sha = str(item["sha256"])
-                drawn.setdefault(sha, (str(item["id"]), str(item.get("dhash", ""))))
+                items.setdefault(sha, (str(item["id"]), str(item.get("dhash", ""))))
                 labels.setdefault(sha, set()).add(row.label)
-    return drawn, labels
+    return items, labels
 
 
 def _benchmark_images(folder: Path) -> list[tuple[str, str]]:
@@ -195,29 +195,29 @@ def _hashes(folder: Path, shas: Sequence[str]) -> dict[str, str]:
     return {sha: difference_hash(read_image(file)) for sha, file in files.items() if file.exists()}
 
 
-def _bits(hashes: Sequence[str]) -> npt.NDArray[np.uint64]:
+def _hash_bits(hashes: Sequence[str]) -> npt.NDArray[np.uint64]:
     return np.array([int(dhash, 16) for dhash in hashes], dtype=np.uint64)
 
 
 def _nearest(hashes: Sequence[str], pool: npt.NDArray[np.uint64]) -> list[tuple[int, int]]:
     """For each benchmark hash: the distance in bits to the nearest pool image and its index."""
     nearest: list[tuple[int, int]] = []
-    bits = _bits(hashes)
-    textured = np.flatnonzero(_textured(pool))
+    bits = _hash_bits(hashes)
+    textured = np.flatnonzero(_has_texture(pool))
     if not len(textured):
         return [(NEAR + 1, -1)] * len(bits)
     for start in range(0, len(bits), CHUNK):
         chunk = bits[start : start + CHUNK]
         distances = np.bitwise_count(chunk[:, None] ^ pool[textured])
-        least = np.where(_textured(chunk), distances.min(axis=1), NEAR + 1)
+        least = np.where(_has_texture(chunk), distances.min(axis=1), NEAR + 1)
         indices = textured[distances.argmin(axis=1)]
         nearest += zip(least.tolist(), indices.tolist(), strict=True)
     return nearest
 
 
-def _textured(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    ones = np.bitwise_count(hashes)
-    return np.asarray((ones >= MIN_EDGES) & (ones <= 64 - MIN_EDGES), dtype=np.bool_)
+def _has_texture(hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    edge_counts = np.bitwise_count(hashes)
+    return np.asarray((edge_counts >= MIN_EDGES) & (edge_counts <= 64 - MIN_EDGES), dtype=np.bool_)
 
 
 def sentences(leaks: Leaks, *, excluded: bool) -> tuple[str, ...]:

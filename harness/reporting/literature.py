@@ -99,32 +99,34 @@ def matching(rows: Sequence[Row], benchmark: BenchmarkColumns) -> dict[str, list
         (metric.name, number)
         for metric in benchmark.metrics
         for number in numbers
-        if belongs(number, benchmark.name, metric.name)
+        if is_of_metric(number, benchmark.name, metric.name)
     )
 
 
-def belongs(number: Number, benchmark: str, metric: str) -> bool:
+def is_of_metric(number: Number, benchmark: str, metric: str) -> bool:
     """Whether the number is of this benchmark and metric. A paper's ``pope_adversarial / accuracy``
     is ``accuracy_adversarial_official`` of ``pope`` here, its ``mme_perception / score`` is
     ``perception`` of ``mme``."""
     name = TOOLKIT.sub("", benchmark.lower())
     if name == number.benchmark or name in NAMES.get(number.benchmark, ()):
         return metric in _readings(number, number.benchmark)
-    part = number.benchmark.removeprefix(f"{name}_")
-    if part == number.benchmark:
+    subset = number.benchmark.removeprefix(f"{name}_")
+    if subset == number.benchmark:
         return False
     readings = _readings(number, name)
-    of_part = (
-        f"{stem}_{part}_official" if official else f"{stem}_{part}"
+    subset_metrics = (
+        f"{stem}_{subset}_official" if official else f"{stem}_{subset}"
         for stem, official, _ in (reading.partition("_official") for reading in readings)
     )
-    return metric == part or metric in of_part
+    return metric == subset or metric in subset_metrics
 
 
 def _readings(number: Number, benchmark: str) -> tuple[str, ...]:
     """The metrics of the benchmark that count what the number counts."""
-    own = READINGS.get((number.paper, benchmark, number.metric))
-    return READINGS.get(("", benchmark, number.metric), (number.metric,)) if own is None else own
+    of_paper = READINGS.get((number.paper, benchmark, number.metric))
+    if of_paper is not None:
+        return of_paper
+    return READINGS.get(("", benchmark, number.metric), (number.metric,))
 
 
 def published_as(row: Row) -> tuple[str, Set[str]]:
@@ -140,7 +142,9 @@ def same_row(row: Row, number: Number) -> bool:
     return number.base == base and number.row in names
 
 
-def others(rows: Sequence[Row], numbers: Mapping[str, list[Number]]) -> list[tuple[str, str]]:
+def other_papers_rows(
+    rows: Sequence[Row], numbers: Mapping[str, list[Number]]
+) -> list[tuple[str, str]]:
     """(base, name) of the papers' rows that the study does not have. A paper's ablations
     (``csr_lambda=0.1`` beside ``csr``) are left out."""
     names = grouped((number.paper, number.row) for number in published())
@@ -160,15 +164,15 @@ def column(heading: str) -> Column:
 
 def of_row(row: Row, numbers: Sequence[Number], references: Sequence[str]) -> TableCell:
     """The reported numbers of the row in one metric, such as ``85.90 [1]; 84.31 [7]``."""
-    mine = (number for number in numbers if same_row(row, number))
-    return _cell(mine, references, row.method in UNREAD)
+    numbers_of_row = (number for number in numbers if same_row(row, number))
+    return _cell(numbers_of_row, references, row.method in UNREAD)
 
 
 def of_name(
     base: str, name: str, numbers: Sequence[Number], references: Sequence[str]
 ) -> TableCell:
-    mine = (number for number in numbers if (number.base, number.row) == (base, name))
-    return _cell(mine, references, False)
+    numbers_of_row = (number for number in numbers if (number.base, number.row) == (base, name))
+    return _cell(numbers_of_row, references, False)
 
 
 def _cell(numbers: Iterable[Number], references: Sequence[str], unread: bool) -> TableCell:
@@ -178,10 +182,12 @@ def _cell(numbers: Iterable[Number], references: Sequence[str], unread: bool) ->
 
 def references(rows: Sequence[Row], benchmarks: Sequence[BenchmarkColumns]) -> tuple[str, ...]:
     """The sources of all numbers that the table shows; [1] in the table is the first."""
-    shown = [
+    shown_numbers = [
         number
         for benchmark in benchmarks
         for numbers in matching(rows, benchmark).values()
         for number in numbers
     ]
-    return tuple(dict.fromkeys(number.reference for number in published() if number in shown))
+    return tuple(
+        dict.fromkeys(number.reference for number in published() if number in shown_numbers)
+    )

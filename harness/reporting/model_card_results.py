@@ -55,19 +55,19 @@ def write_results(out: Path, study: StudyResults, cells: Sequence[MetricResult])
             train = Results(out).train(row.label, seed, round)
             for path in (train / "model" / "README.md", train / "adapter" / "README.md"):
                 if (train / "DONE").exists() and path.is_file():
-                    before = path.read_text(encoding="utf-8").partition(RESULTS)[0]
+                    front = path.read_text(encoding="utf-8").partition(RESULTS)[0]
                     text = "\n".join(results_of(study, cells, row, seed, round))
-                    mine = _graded(cells, row, round)
+                    graded = _graded_metrics(cells, row, round)
                     name = f"{row.label}, seed {seed}, round {round}"
-                    before = _with_index(before, name, study, mine, seed)
-                    write_bytes(path, f"{before}{RESULTS}\n{text}\n".encode())
-                    write_eval_results(path.parent, study, mine, seed)
+                    front = _with_index(front, name, study, graded, seed)
+                    write_bytes(path, f"{front}{RESULTS}\n{text}\n".encode())
+                    write_eval_results(path.parent, study, graded, seed)
 
 
-def _graded(cells: Sequence[MetricResult], row: Row, round: int) -> list[MetricResult]:
+def _graded_metrics(cells: Sequence[MetricResult], row: Row, round: int) -> list[MetricResult]:
     """The primary metrics that have a value after this round."""
-    mine = (cell for cell in cells if (cell.label, cell.round) == (row.label, round))
-    return [cell for cell in mine if cell.primary and np.isfinite(cell.value)]
+    row_cells = (cell for cell in cells if (cell.label, cell.round) == (row.label, round))
+    return [cell for cell in row_cells if cell.primary and np.isfinite(cell.value)]
 
 
 def _with_index(
@@ -76,7 +76,7 @@ def _with_index(
     """The card with these results in its metadata. Metadata that the owner took out or wrote in
     another form stay as they are."""
     head, mark, front = text.partition("---\n")
-    _, end, rest = front.partition("\n---\n")
+    _, end, body = front.partition("\n---\n")
     if head or not mark or not end:
         return text
     try:
@@ -84,7 +84,7 @@ def _with_index(
     except Exception:  # whatever the parser of YAML raises
         return text
     assert isinstance(data, ModelCardData)
-    return f"{mark}{with_model_index(data, name, study, cells, seed)}{end}{rest}"
+    return f"{mark}{with_model_index(data, name, study, cells, seed)}{end}{body}"
 
 
 def results_of(
@@ -93,14 +93,14 @@ def results_of(
     """The row's primary metrics after a round, as lines of Markdown: the value of this seed and of
     all seeds, the difference from the baseline, the sample size, and whether it exceeds its
     controls."""
-    mine = _graded(cells, row, round)
-    lasts = (cell for cell in cells if cell.label == row.label and cell.last)
-    planned = [cell.full_name for cell in lasts if cell.primary]
+    graded = _graded_metrics(cells, row, round)
+    last_cells = (cell for cell in cells if cell.label == row.label and cell.last)
+    planned = [cell.full_name for cell in last_cells if cell.primary]
     if not planned:
         return ["The study names no primary metric for this row; see its table."]
-    if not mine:
+    if not graded:
         return [UNGRADED]
-    names = {cell.full_name for cell in mine}
+    names = {cell.full_name for cell in graded}
     absent = [escape(name) for name in planned if name not in names]
     last = round == row.rounds
     limit = f", limited to {study.limit} images per benchmark" if study.limit is not None else ""
@@ -117,7 +117,7 @@ def results_of(
         f"| metric | this model (seed {seed}) | all seeds | difference [95 % interval] | after Holm"
         " | seeds | images, questions |",
         "| :-- | --: | --: | --: | :-- | --: | --: |",
-        *(_line(cell, seed, last) for cell in mine),
+        *(_line(cell, seed, last) for cell in graded),
         "",
     ]
     if absent:
@@ -129,15 +129,15 @@ def results_of(
         note = f"This is round {round} of {row.rounds}: only the last round is tested."
         return [*lines, note]
     if row.role in ("method", "reference"):
-        return [*lines, *(_control(study, row, cell) for cell in mine)]
+        return [*lines, *(_control_sentence(study, row, cell) for cell in graded)]
     return lines[:-1]
 
 
 def _line(cell: MetricResult, seed: int, last: bool) -> str:
-    own = own_value(cell, seed)
+    value = seed_value(cell, seed)
     texts = (
         metric_name(cell.benchmark, cell.heading),
-        number(own, cell.places) if np.isfinite(own) else "not graded yet",
+        number(value, cell.places) if np.isfinite(value) else "not graded yet",
         number(cell.value, cell.places),
         change(cell) or (cell.verdict if cell.verdict == "other questions" else MISSING),
         cell.verdict if last else "not tested",
@@ -146,7 +146,7 @@ def _line(cell: MetricResult, seed: int, last: bool) -> str:
     return f"| {' | '.join(map(escape, texts))} | {cell.images}, {cell.questions} |"
 
 
-def _control(study: StudyResults, row: Row, cell: MetricResult) -> str:
+def _control_sentence(study: StudyResults, row: Row, cell: MetricResult) -> str:
     """A sentence on whether the row exceeds its controls."""
     name = escape(cell.full_name)
     if cell.verdict != "better":
@@ -164,7 +164,7 @@ def _control(study: StudyResults, row: Row, cell: MetricResult) -> str:
     return f"- {name}: none of its controls is graded after this round."
 
 
-def own_value(cell: MetricResult, seed: int) -> float:
+def seed_value(cell: MetricResult, seed: int) -> float:
     """The value of the model with this training seed; nan: it has none."""
     return cell.by_seed.get(str(seed), math.nan)
 
@@ -183,10 +183,10 @@ def with_model_index(
             dataset_args={"version": cell.version, "images": cell.images},
             metric_type=cell.metric,
             metric_name=f"{cell.full_name} ({cell.unit})",
-            metric_value=round(own_value(cell, seed), 4),
+            metric_value=round(seed_value(cell, seed), 4),
         )
         for cell in cells
-        if math.isfinite(own_value(cell, seed))
+        if math.isfinite(seed_value(cell, seed))
     ]
     front.eval_results = results or None
     front.model_name = name if results else None
@@ -204,7 +204,7 @@ def write_eval_results(
         EvalResultEntry(
             dataset_id=HUB_DATA[benchmark],
             task_id=TASK_ID,
-            value=round(own_value(cell, seed), 4),
+            value=round(seed_value(cell, seed), 4),
             notes=f"{cell.full_name} ({cell.unit}), graded by SelfSight ({cell.version})"
             + (
                 f"; {cell.unscored:,} unscored answers of all seeds left out"
@@ -213,7 +213,7 @@ def write_eval_results(
             ),
         )
         for benchmark, cell in first.items()
-        if math.isfinite(own_value(cell, seed))
+        if math.isfinite(seed_value(cell, seed))
         and study.split == "test"
         and cell.images == BENCHMARKS[benchmark].size
     ]

@@ -101,8 +101,8 @@ def _facts(
     }
     if "weights" in record:
         facts["trained weights (fingerprint)"] = record["weights"]
-    if (kept := training.get("update_kept")) is not None:
-        facts["update that is left in the stored precision"] = f"{100 * kept:.1f} %"
+    if (share := training.get("update_kept")) is not None:
+        facts["update that is left in the stored precision"] = f"{100 * share:.1f} %"
     if training.get("trainer") == "trl":
         facts["trained by"] = "trl's DPOTrainer"
     return facts | {

@@ -54,8 +54,8 @@ MAX_FIGURES = 3
 COLOURS = 64
 """Colours of a kept figure. More are not visible, and the file is a third of the size."""
 
-Places = dict[tuple[str, str, str], int]
-"""Each (benchmark, question, cluster) once; other files refer to it by its place."""
+QuestionIndices = dict[tuple[str, str, str], int]
+"""Each (benchmark, question, cluster) once; other files refer to it by this index."""
 
 
 def pack(folder: Path, out: Path | None = None) -> list[str]:
@@ -89,27 +89,29 @@ def _check_target(folder: Path, out: Path) -> None:
 
 
 def _pack(folder: Path, out: Path) -> str:
-    whole, leaks = leakage.load_with_leaks(folder)
-    if whole.grades.empty:
+    study, leaks = leakage.load_with_leaks(folder)
+    if study.grades.empty:
         raise UserError(
             f"Nothing in {folder} is graded yet, so there is nothing to pack; run the study first."
         )
-    stored = whole.stored
+    stored = study.stored
     Results(out).packed.unlink(missing_ok=True)
-    places: Places = {}
+    question_indices: QuestionIndices = {}
     files = {
         STAGES: _parquet(_stages(stored)),
-        GRADES: _parquet(_rows(stored, "grades", stored.grades, places)),
-        CAPS: _parquet(_rows(stored, "caps", stored.caps, places)),
+        GRADES: _parquet(_rows(stored, "grades", stored.grades, question_indices)),
+        CAPS: _parquet(_rows(stored, "caps", stored.caps, question_indices)),
         LOG: _parquet(_log(stored)),
     }
-    questions = pd.DataFrame([*places], columns=["benchmark", "question", "cluster"], dtype="str")
+    questions = pd.DataFrame(
+        [*question_indices], columns=["benchmark", "question", "cluster"], dtype="str"
+    )
     files[QUESTIONS] = _parquet(questions, ids=True)
     for name, content in files.items():
         write_bytes(out / name, content)
     write_json(Results(out).study, with_sha(stored.study()))
     sizes = questions["benchmark"].value_counts()
-    names = [benchmark.name for benchmark in whole.benchmarks]
+    names = [benchmark.name for benchmark in study.benchmarks]
     benchmarks = {
         name: {"questions": int(sizes.get(name, 0)), **stored.questions(name)} for name in names
     }
@@ -126,19 +128,19 @@ def _pack(folder: Path, out: Path) -> str:
     write_json(Results(out).packed, manifest)
     try:
         packed = load_results(out)
-        _check(whole, packed)
-        pd.testing.assert_frame_equal(lengths(whole), lengths(packed))
+        _check_equal(study, packed)
+        pd.testing.assert_frame_equal(lengths(study), lengths(packed))
         figures_kept = write_outputs(out)
     except BaseException:
         Results(out).packed.unlink(missing_ok=True)
         raise
     size = sum(path.stat().st_size for path in (*out.glob("*.*"), *out.glob("figures/*"))) / 2**20
-    drawn = ", ".join(figures_kept) or "none"
-    sentence = f"{out}: {whole.name} packed, figures {drawn}; {size:.1f} MiB."
-    if whole.missing:
-        more = ", ..." if len(whole.missing) > 1 else ""
+    figure_names = ", ".join(figures_kept) or "none"
+    sentence = f"{out}: {study.name} packed, figures {figure_names}; {size:.1f} MiB."
+    if study.missing:
+        more = ", ..." if len(study.missing) > 1 else ""
         sentence += (
-            f" The study is not finished ({len(whole.missing)} missing: {whole.missing[0]}{more});"
+            f" The study is not finished ({len(study.missing)} missing: {study.missing[0]}{more});"
             f" keep {folder}, a packed study cannot be continued."
         )
     return sentence
@@ -164,29 +166,35 @@ def _stages(stored: Stored) -> pd.DataFrame:
 
 
 def _rows(
-    stored: Stored, kind: str, load: Callable[[Path], pd.DataFrame], places: Places
+    stored: Stored,
+    kind: str,
+    load: Callable[[Path], pd.DataFrame],
+    question_indices: QuestionIndices,
 ) -> pd.DataFrame:
     """The rows of all finished stages of a kind, sorted by question. Most models answer a question
     alike, so the columns have long runs of equal values and compress well. Counts are small
     integers."""
-    parts = []
+    frames = []
     for number, stage in enumerate(stored.stages()):
         if stage.parent.name == kind and stored.done(stage):
             frame = load(stage)
             keys = zip(frame["question"].map(str), frame["cluster"].map(str), strict=True)
-            asked = [places.setdefault((stage.name, *key), len(places)) for key in keys]
+            indices = [
+                question_indices.setdefault((stage.name, *key), len(question_indices))
+                for key in keys
+            ]
             numbers = frame.drop(columns=["question", "cluster"])
-            parts.append(numbers.assign(stage=number, question=asked))
-    if not parts:
+            frames.append(numbers.assign(stage=number, question=indices))
+    if not frames:
         return pd.DataFrame({"stage": np.array([], "int32"), "question": np.array([], "int32")})
-    joined = pd.concat(parts, ignore_index=True)
+    joined = pd.concat(frames, ignore_index=True)
     joined = joined.sort_values(["question", "stage"], kind="stable", ignore_index=True)
     return joined.apply(_as_integers)
 
 
 def _as_integers(column: pd.Series[Any]) -> pd.Series[Any]:
-    known = column.dropna()
-    if len(known) and bool((known == known.round()).all()) and known.abs().max() < 2**31:
+    values = column.dropna()
+    if len(values) and bool((values == values.round()).all()) and values.abs().max() < 2**31:
         return column.astype("Int32")
     return column
 
@@ -224,19 +232,19 @@ def _parquet(frame: pd.DataFrame, *, ids: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-def _check(whole: StudyResults, packed: StudyResults) -> None:
-    """Check that the packed results equal the whole ones, before a user deletes the whole."""
+def _check_equal(study: StudyResults, packed: StudyResults) -> None:
+    """Check that the packed results equal those of the study, before a user deletes its folder."""
     for name in ("rounds", "drops"):
-        pd.testing.assert_frame_equal(getattr(whole, name), getattr(packed, name))
-    pd.testing.assert_frame_equal(whole.log[packed.log.columns], packed.log, check_dtype=False)
-    before = whole.grades[[str(name) for name in packed.grades]]
-    pd.testing.assert_frame_equal(before, packed.grades, check_dtype=False)
-    if set(before) != set(whole.grades):
-        raise AssertionError(f"packed counts are missing: {set(whole.grades) - set(before)}")
-    facts = {name: whole.facts[name] for name in packed.facts}
-    said, again = (facts, whole.missing), (dict(packed.facts), packed.missing)
-    if said != again:
-        raise AssertionError(f"packed facts differ: {said} {again}")
+        pd.testing.assert_frame_equal(getattr(study, name), getattr(packed, name))
+    pd.testing.assert_frame_equal(study.log[packed.log.columns], packed.log, check_dtype=False)
+    grades = study.grades[[str(name) for name in packed.grades]]
+    pd.testing.assert_frame_equal(grades, packed.grades, check_dtype=False)
+    if set(grades) != set(study.grades):
+        raise AssertionError(f"packed counts are missing: {set(study.grades) - set(grades)}")
+    facts = {name: study.facts[name] for name in packed.facts}
+    stored, packed_facts = (facts, study.missing), (dict(packed.facts), packed.missing)
+    if stored != packed_facts:
+        raise AssertionError(f"packed facts differ: {stored} {packed_facts}")
 
 
 def write_outputs(out: Path) -> list[str]:
@@ -249,13 +257,15 @@ def write_outputs(out: Path) -> list[str]:
         path.unlink()
     with style():
         caps = lengths(comparison.study)
-        drawn = dict(figures.draw(comparison.study, comparison.cells, caps))
-        by_priority = (name for start in KEPT_FIGURES for name in drawn if name.startswith(start))
-        kept = [*islice(dict.fromkeys(by_priority), MAX_FIGURES)]
-        for name in kept:
+        all_figures = dict(figures.draw(comparison.study, comparison.cells, caps))
+        by_priority = (
+            name for start in KEPT_FIGURES for name in all_figures if name.startswith(start)
+        )
+        kept_names = [*islice(dict.fromkeys(by_priority), MAX_FIGURES)]
+        for name in kept_names:
             path = out / "figures" / f"{figures.file_stem(name)}.png"
-            write_bytes(path, _fewer_colours(rendered(drawn[name], "png")))
-    return kept
+            write_bytes(path, _fewer_colours(rendered(all_figures[name], "png")))
+    return kept_names
 
 
 def _fewer_colours(png: bytes) -> bytes:

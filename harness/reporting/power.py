@@ -49,14 +49,14 @@ def spread(other: Floats, base: Floats, scale: float) -> Spread:
     """
     if min(other.shape[:2]) < 2:
         raise ValueError("a spread needs two trainings and two images or more.")
-    mine = influences(other, scale)
-    between, rest, trainings = mean_squares(mine)
-    images = mine.shape[1]
-    change = mine.mean(axis=0) - influences(base, scale).mean(axis=0)
+    row_influences = influences(other, scale)
+    between, interaction, trainings = mean_squares(row_influences)
+    images = row_influences.shape[1]
+    change = row_influences.mean(axis=0) - influences(base, scale).mean(axis=0)
     return Spread(
-        training=math.sqrt(max(between - rest / images, 0.0)),
-        images=math.sqrt(max(float(change.var(ddof=1)) - rest / trainings, 0.0)),
-        interaction=math.sqrt(rest),
+        training=math.sqrt(max(between - interaction / images, 0.0)),
+        images=math.sqrt(max(float(change.var(ddof=1)) - interaction / trainings, 0.0)),
+        interaction=math.sqrt(interaction),
         count=one_count(other, base, scale) * images,
     )
 
@@ -70,7 +70,7 @@ def power(
         return 0.0
     training = spread.training_variance(seeds, images)
     over_images = spread.images**2 / images
-    whole = math.sqrt(training + over_images)
+    standard_error = math.sqrt(training + over_images)
     tail = alpha / 2
     quantiles = (np.arange(STEPS) + 0.5) / STEPS
     estimated = training * stats.chi2.ppf(quantiles, seeds - 1) / (seeds - 1)
@@ -78,16 +78,16 @@ def power(
         stats.t.isf(tail, seeds - 1) ** 2 * estimated
         + stats.t.isf(tail, images - 1) ** 2 * (over_images + spread.count_variance(images))
     )
-    if whole == 0:
+    if standard_error == 0:
         return float(abs(difference) > half[0])
-    found = stats.norm.sf((half - difference) / whole) + stats.norm.cdf(
-        (-half - difference) / whole
+    chance = stats.norm.sf((half - difference) / standard_error) + stats.norm.cdf(
+        (-half - difference) / standard_error
     )
-    return float(found.mean())
+    return float(chance.mean())
 
 
 def detectable_difference(
-    spread: Spread, *, seeds: int, images: int, alpha: float = 0.05, power_wanted: float = 0.8
+    spread: Spread, *, seeds: int, images: int, alpha: float = 0.05, target_power: float = 0.8
 ) -> float:
     """The smallest true difference (in the metric's unit) that S trainings on C images find with
     this power; infinite for one training or one image."""
@@ -101,12 +101,12 @@ def detectable_difference(
     if high == 0:
         return 0.0
 
-    def lacking(difference: float) -> float:
-        return power(difference, spread, seeds=seeds, images=images, alpha=alpha) - power_wanted
+    def shortfall(difference: float) -> float:
+        return power(difference, spread, seeds=seeds, images=images, alpha=alpha) - target_power
 
-    while lacking(high) < 0:
+    while shortfall(high) < 0:
         high *= 2
-    return float(optimize.brentq(lacking, 0.0, high, xtol=1e-6 * high))
+    return float(optimize.brentq(shortfall, 0.0, high, xtol=1e-6 * high))
 
 
 def seeds_needed(
@@ -115,12 +115,12 @@ def seeds_needed(
     *,
     images: int,
     alpha: float = 0.05,
-    power_wanted: float = 0.8,
-    most: int = 100,
+    target_power: float = 0.8,
+    max_seeds: int = 100,
 ) -> int | None:
-    """The fewest trainings that find this difference; None: not even ``most``, because the images
-    are too few."""
-    for seeds in range(2, most + 1):
-        if power(difference, spread, seeds=seeds, images=images, alpha=alpha) >= power_wanted:
+    """The fewest trainings that find this difference; None: even ``max_seeds`` are not
+    enough, because the images are too few."""
+    for seeds in range(2, max_seeds + 1):
+        if power(difference, spread, seeds=seeds, images=images, alpha=alpha) >= target_power:
             return seeds
     return None

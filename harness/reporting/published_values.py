@@ -103,9 +103,9 @@ def _of_row(study: StudyResults, row: Row, benchmark: BenchmarkColumns) -> list[
             # A row that has the published value on every image.
             constant = terms[..., 1:] * [float(number.value) / metric.scale, 1.0]
             difference = estimate(terms, constant, scale=metric.scale)
-            half = difference.half() if difference.about != "none" else np.nan
-            half *= np.sqrt(2) if number.benchmark in DRAWN else 1
-            half += 0.5 * 10.0 ** -len(number.value.partition(".")[2])
+            half_width = difference.half_width() if difference.about != "none" else np.nan
+            half_width *= np.sqrt(2) if number.benchmark in DRAWN else 1
+            half_width += 0.5 * 10.0 ** -len(number.value.partition(".")[2])
             published.append(
                 PublishedValue(
                     row=row,
@@ -114,8 +114,8 @@ def _of_row(study: StudyResults, row: Row, benchmark: BenchmarkColumns) -> list[
                     number=number,
                     value=counts.pooled(metric),
                     difference=difference.difference,
-                    lo=difference.difference - half,
-                    hi=difference.difference + half,
+                    lo=difference.difference - half_width,
+                    hi=difference.difference + half_width,
                     images=len(counts.images),
                 )
             )

@@ -112,8 +112,8 @@ def load_results(out: Path) -> StudyResults:
     except (KeyError, TypeError) as error:
         raise bad_study(stored.results, error) from error
     missing: list[str] = []
-    grades = _grades(stored, rows, benchmarks, missing)
-    rounds, drops, log = _trained(stored, rows, missing)
+    grades = _grades_frame(stored, rows, benchmarks, missing)
+    rounds, drops, log = _training_frames(stored, rows, missing)
     return StudyResults(
         stored=stored,
         name=name,
@@ -141,17 +141,23 @@ def _check(rows: Sequence[Row], baseline: str, benchmarks: Sequence[BenchmarkCol
     if [len(row.seeds) for row in rows if row.label == baseline] != [1]:
         raise TypeError(f"the baseline {baseline!r} as one model among its rows")
     names = [benchmark.name for benchmark in benchmarks]
-    names += [f"{each.name}'s {metric.name}" for each in benchmarks for metric in each.metrics]
+    names += [
+        f"{benchmark.name}'s {metric.name}"
+        for benchmark in benchmarks
+        for metric in benchmark.metrics
+    ]
     if twice := [name for name, times in Counter(names).items() if times > 1]:
         raise TypeError(f"one {twice[0]}")
-    for metric in (metric for each in benchmarks for metric in each.metrics):
+    for metric in (metric for benchmark in benchmarks for metric in benchmark.metrics):
         if metric.better not in get_args(Direction) or not isinstance(metric.scale, int | float):
             raise TypeError(f"{metric.name}'s direction and scale")
 
 
 def _benchmark(entry: Mapping[str, Any]) -> BenchmarkColumns:
     fields = {name: entry[name] for name in ("name", "group", "version")}
-    return BenchmarkColumns(**fields, metrics=tuple(Metric(**each) for each in entry["metrics"]))
+    return BenchmarkColumns(
+        **fields, metrics=tuple(Metric(**metric) for metric in entry["metrics"])
+    )
 
 
 def _rows(runs: list[Mapping[str, Any]], baseline: str) -> tuple[Row, ...]:
@@ -185,7 +191,7 @@ def _rows(runs: list[Mapping[str, Any]], baseline: str) -> tuple[Row, ...]:
     return tuple(rows.values())
 
 
-def _planned(rows: tuple[Row, ...]) -> Iterator[tuple[Row, int, int]]:
+def _planned_rounds(rows: tuple[Row, ...]) -> Iterator[tuple[Row, int, int]]:
     """Every (row, seed, round)."""
     for row in rows:
         for seed in row.seeds:
@@ -193,15 +199,15 @@ def _planned(rows: tuple[Row, ...]) -> Iterator[tuple[Row, int, int]]:
                 yield row, seed, number
 
 
-def _grades(
+def _grades_frame(
     stored: Stored,
     rows: tuple[Row, ...],
     benchmarks: Sequence[BenchmarkColumns],
     missing: list[str],
 ) -> pd.DataFrame:
-    parts = []
-    for row, seed, number in _planned(rows):
-        for benchmark in (each for each in benchmarks if row.covers(each.name)):
+    frames = []
+    for row, seed, number in _planned_rounds(rows):
+        for benchmark in (item for item in benchmarks if row.covers(item.name)):
             keys = (row.label, seed, number, benchmark.name)
             stage = stored.results.grades(*keys)
             where = f"{row.label}, seed {seed}, round {number}: {benchmark.name}"
@@ -216,21 +222,21 @@ def _grades(
                 )
             else:
                 named: dict[str, Any] = dict(zip(GRADE_KEYS, keys, strict=True))
-                parts.append(stored.grades(stage).assign(**named))
-    if not parts:
+                frames.append(stored.grades(stage).assign(**named))
+    if not frames:
         return pd.DataFrame(columns=[*GRADE_KEYS, "question", "cluster", "value"])
-    joined = pd.concat(parts, ignore_index=True)
+    joined = pd.concat(frames, ignore_index=True)
     counts = [name for name in joined.columns if name.startswith("count_")]
     # A count that a benchmark does not have is zero in its lines.
     joined[counts] = joined[counts].fillna(0.0)
     return joined[[*GRADE_KEYS, "question", "cluster", "value", *counts]]
 
 
-def _trained(
+def _training_frames(
     stored: Stored, rows: tuple[Row, ...], missing: list[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     rounds, drops, log = [], [], []
-    for row, seed, number in _planned(rows):
+    for row, seed, number in _planned_rounds(rows):
         if number == 0:
             continue
         keys: dict[str, Any] = dict(zip(ROUND_KEYS, (row.label, seed, number), strict=True))
@@ -305,8 +311,8 @@ def _facts(
                 facts["as stored"].append(f"{stage.name} ({kinds})")
             continue
         for fact in ("versions", "hardware"):
-            parts = record.get(fact, {}).items()
-            text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in parts)
+            entries = record.get(fact, {}).items()
+            text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entries)
             facts[fact].append(text)
         if pool := record.get("pool"):
             facts["pool"].append(str(pool["name"]))

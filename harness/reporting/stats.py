@@ -79,11 +79,11 @@ class DifferenceEstimate:
         """The standard error; for one training: over images alone."""
         return float(np.sqrt(self.images + self.one_count + np.nan_to_num(self.training)))
 
-    def half(self, level: float = LEVEL) -> float:
+    def half_width(self, level: float = LEVEL) -> float:
         """Half the width of the interval at this level."""
-        return self._half((1 - level) / 2)
+        return self._half_width((1 - level) / 2)
 
-    def _half(self, tail: float) -> float:
+    def _half_width(self, tail: float) -> float:
         # The t-quantile, without the many checks of scipy.stats: this runs thousands of times.
         square = special.stdtrit(self.images_df, tail) ** 2 * (self.images + self.one_count)
         if self.about == "method":
@@ -94,8 +94,8 @@ class DifferenceEstimate:
         """The two bounds; nan if there is no interval."""
         if self.about == "none":
             return NAN, NAN
-        half = self.half(level)
-        return self.difference - half, self.difference + half
+        half_width = self.half_width(level)
+        return self.difference - half_width, self.difference + half_width
 
     @property
     def p(self) -> float:
@@ -106,13 +106,13 @@ class DifferenceEstimate:
         if self.difference == 0:
             return 1.0
 
-        def outside(log_p: float) -> float:
-            return self._half(np.exp(log_p) / 2) - abs(self.difference)
+        def excess(log_p: float) -> float:
+            return self._half_width(np.exp(log_p) / 2) - abs(self.difference)
 
-        least = float(np.log(SMALLEST_P))
-        if outside(least) < 0:
+        smallest = float(np.log(SMALLEST_P))
+        if excess(smallest) < 0:
             return SMALLEST_P
-        return float(np.exp(optimize.brentq(outside, least, 0.0, xtol=1e-10)))
+        return float(np.exp(optimize.brentq(excess, smallest, 0.0, xtol=1e-10)))
 
 
 def ratio(sums: Floats, scale: float) -> Floats:
@@ -156,12 +156,12 @@ def estimate(
         design == "fixed" and len(second) != 1
     ):
         raise ValueError(f"{len(first)} and {len(second)} trainings do not fit design {design!r}.")
-    mine, theirs = influences(first, scale), influences(second, scale)
+    first_influences, second_influences = influences(first, scale), influences(second, scale)
     if design == "independent":
-        groups = [mine, theirs]
+        groups = [first_influences, second_influences]
     else:
-        groups = [mine - theirs if design == "paired" else mine]
-    change = mine.mean(axis=0) - theirs.mean(axis=0)
+        groups = [first_influences - second_influences if design == "paired" else first_influences]
+    change = first_influences.mean(axis=0) - second_influences.mean(axis=0)
     images = len(change)
     result = DifferenceEstimate(
         difference=float(change.mean()),
@@ -171,17 +171,17 @@ def estimate(
         images_df=images - 1,
         one_count=2 * one_count(first, second, scale) ** 2,
     )
-    if result.about == "none" or any(len(group) < 2 or alike(group) for group in groups):
+    if result.about == "none" or any(len(group) < 2 or are_equal(group) for group in groups):
         return result
     squares = [mean_squares(group) for group in groups]
-    parts = [max(between, rest / images) / n for between, rest, n in squares]
-    counted_twice = sum(rest / (n * images) for _, rest, n in squares)
-    training = sum(parts)
+    variances = [max(between, interaction / images) / n for between, interaction, n in squares]
+    counted_twice = sum(interaction / (n * images) for _, interaction, n in squares)
+    training = sum(variances)
     return replace(
         result,
         training=training,
         training_df=training**2
-        / sum(part**2 / (n - 1) for part, (*_, n) in zip(parts, squares, strict=True)),
+        / sum(variance**2 / (n - 1) for variance, (*_, n) in zip(variances, squares, strict=True)),
         images=max(result.images - counted_twice, 0.0),
     )
 
@@ -190,14 +190,14 @@ def one_count(first: Floats, second: Floats, scale: float) -> float:
     """What one count more in the numerator changes in a training's value: the larger denominator of
     the two rows counts. One count is 1, or the most that an image has (the root of the mean square
     over images with any) where that is less: weights of questions may be small shares."""
-    most = np.maximum(*(np.abs(counts[..., 0]).max(axis=0) for counts in (first, second)))
-    most = most[most > 0]
-    count = min(1.0, float(np.sqrt(np.mean(most**2)))) if len(most) else 1.0
+    largest_counts = np.maximum(*(np.abs(counts[..., 0]).max(axis=0) for counts in (first, second)))
+    largest_counts = largest_counts[largest_counts > 0]
+    count = min(1.0, float(np.sqrt(np.mean(largest_counts**2)))) if len(largest_counts) else 1.0
     denominator = max(abs(float(counts[..., 1].sum(axis=1).mean())) for counts in (first, second))
     return scale * count / denominator if denominator else NAN
 
 
-def alike(trainings: Floats) -> bool:
+def are_equal(trainings: Floats) -> bool:
     """Whether all trainings ``(S, ...)`` agree on every image: the seed changed nothing, or one
     model was stored several times."""
     return bool(
@@ -206,14 +206,14 @@ def alike(trainings: Floats) -> bool:
 
 
 def mean_squares(group: Floats) -> tuple[float, float, int]:
-    """``(between, rest, S)`` of influences ``(S, C)``: the variance between the trainings' means,
-    which estimates training + interaction / C, and the variance of what neither trainings nor
-    images explain, the interaction. S counts the trainings."""
+    """``(between, interaction, S)`` of influences ``(S, C)``: the variance between the trainings'
+    means, which estimates training + interaction / C; the variance that neither trainings nor
+    images explain (the interaction); and the number of trainings."""
     trainings, images = group.shape
     by_training = group.mean(axis=1, keepdims=True)
-    rest = group - by_training - group.mean(axis=0) + group.mean()
+    residual = group - by_training - group.mean(axis=0) + group.mean()
     freedom = (trainings - 1) * (images - 1)
-    return float(by_training.var(ddof=1)), float((rest**2).sum() / freedom), trainings
+    return float(by_training.var(ddof=1)), float((residual**2).sum() / freedom), trainings
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -222,11 +222,11 @@ def holm(ps: Sequence[float]) -> list[float]:
     A missing test (nan) stays nan but counts in the family's size, because the family was declared
     before the run."""
     adjusted = [NAN] * len(ps)
-    running = 0.0
-    known = sorted((p, index) for index, p in enumerate(ps) if not np.isnan(p))
-    for rank, (p, index) in enumerate(known):
-        running = max(running, min(1.0, (len(ps) - rank) * p))
-        adjusted[index] = running
+    largest = 0.0
+    measured = sorted((p, index) for index, p in enumerate(ps) if not np.isnan(p))
+    for rank, (p, index) in enumerate(measured):
+        largest = max(largest, min(1.0, (len(ps) - rank) * p))
+        adjusted[index] = largest
     return adjusted
 
 
@@ -254,12 +254,12 @@ class McNemar:
 def mcnemar(base: npt.ArrayLike, other: npt.ArrayLike) -> McNemar:
     """Exact McNemar test of paired right/wrong answers ``(Q,)``. It treats questions of one image
     as independent, so the table gives it only in the notes."""
-    first, second = np.asarray(base, dtype=bool), np.asarray(other, dtype=bool)
-    if first.shape != second.shape:
+    base_right, other_right = np.asarray(base, dtype=bool), np.asarray(other, dtype=bool)
+    if base_right.shape != other_right.shape:
         raise ValueError(
-            f"McNemar's test got {first.size} and {second.size} answers; give both systems' answers"
-            " to the same questions."
+            f"McNemar's test got {base_right.size} and {other_right.size} answers; give both"
+            " systems' answers to the same questions."
         )
-    gained, lost = int(np.sum(second & ~first)), int(np.sum(first & ~second))
+    gained, lost = int(np.sum(other_right & ~base_right)), int(np.sum(base_right & ~other_right))
     p = min(1.0, 2 * float(stats.binom.cdf(min(gained, lost), gained + lost, 0.5)))
     return McNemar(gained=gained, lost=lost, p=p)

@@ -257,12 +257,12 @@ class PackedFolder(Stored):
         self._columns: dict[str, _StageColumns] = {}
         planned = [entry["name"] for entry in self.study()["benchmarks"]]
         packed = self._manifest["benchmarks"]
-        for names, others, words in (
+        for names, other_names, words in (
             (planned, packed, "study.json names {} but the packed files lack it"),
             (packed, planned, "the packed files hold {} but study.json does not name it"),
         ):
-            if apart := [name for name in names if name not in others]:
-                raise UserError(f"In {out} {words.format(', '.join(apart))}; {REPACK}")
+            if unmatched := [name for name in names if name not in other_names]:
+                raise UserError(f"In {out} {words.format(', '.join(unmatched))}; {REPACK}")
 
     def stages(self) -> tuple[Path, ...]:
         return tuple(self.results.out / path for path in self._stages)
@@ -315,16 +315,16 @@ class PackedFolder(Stored):
     def _path(self, stage: Path) -> str:
         return stage.relative_to(self.results.out).as_posix()
 
-    def _parsed(self, stage: Path, part: str) -> dict[str, Any] | None:
+    def _parsed(self, stage: Path, field: str) -> dict[str, Any] | None:
         row = self._stages.get(self._path(stage))
-        return old_names.present(json.loads(row[part])) if row and row[part] else None
+        return old_names.present(json.loads(row[field])) if row and row[field] else None
 
     @cached_property
     def _stages(self) -> dict[str, dict[str, Any]]:
         rows = self._read(STAGES).to_pylist()
         for row in rows:
-            for part in row["stage"].split("/"):
-                check_name("stage", part)
+            for name in row["stage"].split("/"):
+                check_name("stage", name)
         return {old_names.present(row["stage"]): row for row in rows}
 
     @cached_property
@@ -351,7 +351,9 @@ class PackedFolder(Stored):
         starts = np.flatnonzero(np.diff(stages, prepend=-1))
         paths = list(self._stages)
         self._columns[name] = {
-            paths[int(stages[start])]: {each: values[start:end] for each, values in columns.items()}
+            paths[int(stages[start])]: {
+                column: values[start:end] for column, values in columns.items()
+            }
             for start, end in zip(starts, [*starts[1:], len(stages)], strict=True)
         }
         return self._columns[name]
@@ -360,13 +362,13 @@ class PackedFolder(Stored):
         """A stage's rows: its questions' ids and the counts that it has, as float64."""
         columns = self._by_stage(name)[self._path(stage)]
         ids = self._questions[["question", "cluster"]].iloc[columns["question"]]
-        kept = {"cap": columns["cap"]} if "cap" in columns else {}
+        stage_columns = {"cap": columns["cap"]} if "cap" in columns else {}
         for column, values in columns.items():
             if column.startswith("count_") or column in ("value", REPEATS):
                 numbers = values.astype("float64")
                 if column == "value" or not np.isnan(numbers).all():
-                    kept[column] = numbers
-        return pd.concat([ids.reset_index(drop=True), pd.DataFrame(kept)], axis=1)
+                    stage_columns[column] = numbers
+        return pd.concat([ids.reset_index(drop=True), pd.DataFrame(stage_columns)], axis=1)
 
     def _read(self, name: str) -> pa.Table:
         path = self.results.out / name

@@ -55,12 +55,12 @@ class Row:
 
     def value_of(self, path: str) -> str | None:
         """The row's value of a setting such as ``recipe.lr``, as text; None: not stored."""
-        part: Any = self.settings
+        value: Any = self.settings
         for name in path.split("."):
-            if not isinstance(part, Mapping) or name not in part:
+            if not isinstance(value, Mapping) or name not in value:
                 return None
-            part = part[name]
-        return setting_text(part)
+            value = value[name]
+        return setting_text(value)
 
     def covers(self, benchmark: str) -> bool:
         """Whether the study grades the row on this benchmark."""
@@ -95,5 +95,5 @@ def setting_text(value: Any) -> str:
     if isinstance(value, list):
         return "+".join(map(setting_text, value))
     if isinstance(value, Mapping):
-        return ",".join(f"{name}={setting_text(part)}" for name, part in value.items())
+        return ",".join(f"{name}={setting_text(item)}" for name, item in value.items())
     return re.sub(r"[^A-Za-z0-9 ._=,+-]+", "-", str(value)).strip()

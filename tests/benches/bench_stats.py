@@ -32,7 +32,7 @@ POWER_SEEDS = (3, 5, 8)
 
 def outside(found: DifferenceEstimate, level: float = 0.95, truth: float = 0.0) -> bool:
     """Whether the interval excludes the truth."""
-    return bool(abs(found.difference - truth) > found.half(level))
+    return bool(abs(found.difference - truth) > found.half_width(level))
 
 
 def images_alone(other: Floats, base: Floats, scale: float) -> DifferenceEstimate:
@@ -78,7 +78,7 @@ def coverage(counts: Floats, base: Floats, scale: float, size: int, draws: int) 
         found = estimate(counts[group][:, drawn], base[:, drawn], scale=scale)
         here = estimate(counts[group], base, scale=scale).difference
         error = (here - truth) / finite + (found.difference - here)
-        held += abs(error) <= found.half()
+        held += abs(error) <= found.half_width()
     return held / draws
 
 

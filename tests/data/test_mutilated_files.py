@@ -106,7 +106,7 @@ def make_exchange(folder: Path) -> tuple[list[Path], Callable[[], Reading]]:
 
     def read() -> Reading:
         shutil.rmtree(folder / "g", ignore_errors=True)
-        found = foreign_answers.exported(questions)
+        found = foreign_answers.read_export(questions)
         (opened,) = open_benchmarks([found["benchmark"]], found["split"], found["limit"])
         exchange.grade(opened, questions, answers, folder / "g")
         stored = read_json(folder / "g" / "answers" / "identity.json")

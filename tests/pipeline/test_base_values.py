@@ -45,8 +45,8 @@ def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 @pytest.fixture
 def study(pool: str) -> Study:
     """The toy study with enough images, its trained row before the baseline."""
-    made = a_study(pool)
-    return replace(made, runs=made.runs[::-1], benchmarks=(Words(pictures=50),))
+    toy_study = a_study(pool)
+    return replace(toy_study, runs=toy_study.runs[::-1], benchmarks=(Words(pictures=50),))
 
 
 def recorded(order: list[str]) -> runner.Execute:
@@ -83,4 +83,4 @@ def test_a_mismatch_is_said_first_and_stops_only_where_asked(study: Study, tmp_p
 
 
 def test_without_published_values_nothing_comes_first(study: Study) -> None:
-    assert not runner.are_published(study)
+    assert not runner.has_published_values(study)

@@ -17,20 +17,20 @@ from harness.training.placement import Placement
 SEVEN = {"base": "llava-1.5-7b"}
 
 
-def chosen(memory: int | None, name: str = "compare", **options: object) -> tuple[object, str]:
+def choose(memory: int | None, name: str = "compare", **options: object) -> tuple[object, str]:
     reference = StudyReference(name, {**SEVEN, **options})
-    found, why = choose_training.by_memory(reference, Placement(), memory)
-    extra = {key: value for key, value in found.options.items() if key not in reference.options}
-    return extra, why
+    result, reason = choose_training.by_memory(reference, Placement(), memory)
+    extra = {key: value for key, value in result.options.items() if key not in reference.options}
+    return extra, reason
 
 
 def test_a_real_base_trains_in_full_where_that_fits_and_with_lora_elsewhere() -> None:
-    assert chosen(int(141 * GIB))[0] == {"full": True}
-    option, why = chosen(int(80 * GIB))
+    assert choose(int(141 * GIB))[0] == {"full": True}
+    option, reason = choose(int(80 * GIB))
     assert option == {"lora": True}
-    assert "because full training needs about 104 GiB on one GPU, which has 80" in why
-    assert chosen(int(80 * GIB), "paper", profile="equal")[0] == {"lora": True}
-    assert chosen(int(80 * GIB), "ablate")[0] == {"lora": True}
+    assert "because full training needs about 104 GiB on one GPU, which has 80" in reason
+    assert choose(int(80 * GIB), "paper", profile="equal")[0] == {"lora": True}
+    assert choose(int(80 * GIB), "ablate")[0] == {"lora": True}
 
 
 @pytest.mark.parametrize(
@@ -44,19 +44,19 @@ def test_a_real_base_trains_in_full_where_that_fits_and_with_lora_elsewhere() ->
     ],
 )
 def test_nothing_is_chosen_where_the_options_say_it(options: dict[str, object]) -> None:
-    assert chosen(int(24 * GIB), **options) == ({}, "")
-    assert chosen(int(24 * GIB), "paper") == ({}, "")  # its profile is published
-    assert chosen(int(24 * GIB), "tune") == ({}, "")
-    assert chosen(int(24 * GIB), "ablate", only=["recipe"]) == ({}, "")
+    assert choose(int(24 * GIB), **options) == ({}, "")
+    assert choose(int(24 * GIB), "paper") == ({}, "")  # its profile is published
+    assert choose(int(24 * GIB), "tune") == ({}, "")
+    assert choose(int(24 * GIB), "ablate", only=["recipe"]) == ({}, "")
 
 
 def test_without_a_gpu_the_study_stays_and_a_large_base_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(choose_training, "gpu_memory", lambda: None)
-    option, why = chosen(None)
+    option, reason = choose(None)
     assert option == {}
-    assert "No GPU is seen here" in why
+    assert "No GPU is seen here" in reason
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -70,21 +70,21 @@ def test_results_that_were_begun_keep_their_training_on_another_machine(
     options = {**SEVEN, "limit": 2, "seeds": 1, "released": True}
 
     def begin(memory: int) -> tuple[StudyReference, str]:
-        asked, _ = choose_training.by_memory(
+        reference, _ = choose_training.by_memory(
             StudyReference("compare", options), Placement(), memory
         )
         out = tmp_path / "mine" if named else None
-        found, kept = choose_training.as_begun(asked, asked.load(), out, tmp_path)
-        folder = out or tmp_path / found.load().name
+        resumed, sentence = choose_training.from_results(reference, reference.load(), out, tmp_path)
+        folder = out or tmp_path / resumed.load().name
         folder.mkdir(exist_ok=True)
-        write_json(folder / "study.json", found.load().as_json())
-        return found, kept
+        write_json(folder / "study.json", resumed.load().as_json())
+        return resumed, sentence
 
-    reference, kept = begin(first)
-    assert (bool(reference.options.get("lora")), kept) == (begun_with_lora, "")
-    again, kept = begin(second)
+    reference, sentence = begin(first)
+    assert (bool(reference.options.get("lora")), sentence) == (begun_with_lora, "")
+    again, sentence = begin(second)
     assert again.options == reference.options
-    assert "was begun" in kept
+    assert "was begun" in sentence
     assert begin(first)[1] == ""
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -64,11 +64,11 @@ def test_a_run_may_use_the_same_images_in_each_round(tmp_path: Path) -> None:
         split="dev",
         limit=2,
     )
-    found = Context(study, Results(tmp_path / "out"))
-    first, second = found.draw(fresh, 1), found.draw(fresh, 2)
+    context = Context(study, Results(tmp_path / "out"))
+    first, second = context.draw(fresh, 1), context.draw(fresh, 2)
     assert not set(first.ids) & set(second.ids)
-    assert all(found.draw(same, round) == first for round in (1, 2, 3))
-    assert preflight.of_pools(found, study.runs) == []  # three rounds of four images, of eight
+    assert all(context.draw(same, round) == first for round in (1, 2, 3))
+    assert preflight.of_pools(context, study.runs) == []  # three rounds of four images, of eight
 
 
 @pytest.mark.thorough

@@ -42,17 +42,17 @@ def stored(tmp_path: Path) -> Path:
     return results.out
 
 
-def exact(asked: Sequence[StoredAnswer], _folder: Path) -> tuple[str, Report]:
+def exact(questions: Sequence[StoredAnswer], _folder: Path) -> tuple[str, Report]:
     """A toolkit that accepts exactly "yes" and "no", as lmms-eval's POPE does, and leaves nothing
     unscored."""
     grades = [
         Grade(
             question=str(number),
             cluster="",
-            value=float(one.answer.lower() == one.truth),
-            read_as=one.answer,
+            value=float(question.answer.lower() == question.truth),
+            read_as=question.answer,
         )
-        for number, one in enumerate(asked)
+        for number, question in enumerate(questions)
     ]
     accuracy = 100 * sum(grade.value or 0.0 for grade in grades) / len(grades)
     return "exact-1", Report(values={"accuracy": accuracy, "other": 1.0}, grades=grades, unscored=0)
@@ -63,13 +63,13 @@ def test_each_difference_is_named_with_its_reason(
 ) -> None:
     monkeypatch.setattr(cross_check, "KITS", {"exact": exact})
     said: list[str] = []
-    (found,) = check(stored, said.append)
-    assert (found.model, found.benchmark, found.questions) == (
+    (comparison,) = check(stored, said.append)
+    assert (comparison.model, comparison.benchmark, comparison.questions) == (
         "untrained/seed0/round0",
         "synthetic_pope",
         12,
     )
-    by_answer = {one.answer: one for one in found.differences}
+    by_answer = {difference.answer: difference for difference in comparison.differences}
     # Read alike where the answer is the bare word; "Yes." and sentences differ where they are
     # right; the unreadable always do.
     assert "yes" not in by_answer
@@ -80,20 +80,20 @@ def test_each_difference_is_named_with_its_reason(
         == "natively unscored (neither yes nor no, or both); the toolkit reads 'maybe'"
     )
     assert by_answer["Yes."].reason.startswith("read natively as 'yes', by the toolkit as 'Yes.'")
-    native, kit = found.metrics["accuracy"]
+    native, kit = comparison.metrics["accuracy"]
     assert native is not None
     assert kit is not None
     assert native > kit
-    assert set(found.metrics) == {"accuracy"}
+    assert set(comparison.metrics) == {"accuracy"}
     text = "\n".join(said)
     assert "12 questions" in text
     assert "a toolkit counts it as wrong" in text
     written = json.loads((stored / "cross_check.json").read_text())
-    assert len(written["comparisons"][0]["differences"]) == len(found.differences)
+    assert len(written["comparisons"][0]["differences"]) == len(comparison.differences)
 
 
 def test_a_models_characters_do_not_reach_the_terminal() -> None:
-    one = StoredAnswer(
+    answer = StoredAnswer(
         id="a",
         text="?",
         image=None,
@@ -108,9 +108,9 @@ def test_a_models_characters_do_not_reach_the_terminal() -> None:
         grades=[Grade(question="0", cluster="c", value=None, read_as="", why="\x1b]0;x")],
         unscored=1,
     )
-    graded = StoredGrades(model="m", benchmark="b", answers=[one], values={})
-    made = graded.compared("kit", "1", report)
-    assert "\x1b" not in "\n".join(cross_check.lines(made))
+    graded = StoredGrades(model="m", benchmark="b", answers=[answer], values={})
+    comparison = graded.compare("kit", "1", report)
+    assert "\x1b" not in "\n".join(cross_check.lines(comparison))
 
 
 def test_a_kit_that_refuses_is_named_and_the_other_goes_on(
@@ -142,8 +142,8 @@ def test_an_unanswered_question_is_left_out_and_counted(
     monkeypatch.setattr(cross_check, "KITS", {"exact": exact})
     path = stored / "runs/untrained/seed0/round0/answers/synthetic_pope/answers.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-    (found,) = check(stored, lambda _line: None)
-    assert (found.questions, found.left_out) == (11, 1)
+    (comparison,) = check(stored, lambda _line: None)
+    assert (comparison.questions, comparison.left_out) == (11, 1)
 
 
 @pytest.mark.toolkit
@@ -153,10 +153,10 @@ def test_the_installed_toolkits_agree_where_an_answer_is_a_plain_word(stored: Pa
         via_vlmevalkit.python()
     except ValueError as error:
         pytest.skip(str(error))
-    found = {one.kit: one for one in check(stored, lambda _line: None)}
-    assert found["vlmevalkit"].differences == ()
-    if "lmms_eval" in found:
-        assert {one.answer for one in found["lmms_eval"].differences} <= {
+    by_kit = {item.kit: item for item in check(stored, lambda _line: None)}
+    assert by_kit["vlmevalkit"].differences == ()
+    if "lmms_eval" in by_kit:
+        assert {item.answer for item in by_kit["lmms_eval"].differences} <= {
             "Yes.",
             "no, there is none",
             "maybe",

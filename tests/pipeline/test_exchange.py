@@ -108,9 +108,9 @@ def test_an_answering_that_was_cut_goes_on(
     assert not (tmp_path / "cut" / "answers.jsonl").exists()
     with pytest.raises(UserError, match="holds no finished answers"):
         grade(exported, tmp_path / "cut", tmp_path / "grades")
-    kept = (tmp_path / "cut" / "shards" / "00000.jsonl").read_bytes()
+    shard = (tmp_path / "cut" / "shards" / "00000.jsonl").read_bytes()
     exchange.answer(exported, card, None, tmp_path / "cut")
-    assert (tmp_path / "cut" / "shards" / "00000.jsonl").read_bytes() == kept
+    assert (tmp_path / "cut" / "shards" / "00000.jsonl").read_bytes() == shard
     assert files(tmp_path / "cut")["answers.jsonl"] == files(tmp_path / "whole")["answers.jsonl"]
 
 
@@ -177,31 +177,32 @@ def test_answering_needs_nothing_of_the_benchmark_but_its_export(
 def test_answers_of_another_model_are_taken_and_what_is_strange_is_counted(
     exported: Path, tmp_path: Path
 ) -> None:
-    some, *rest = ids(exported)
+    first_id, *other_ids = ids(exported)
     rows = [
-        {"id": id, "answer": "no", "model": "theirs", "extra": [1]} for id in reversed(rest[2:])
+        {"id": id, "answer": "no", "model": "theirs", "extra": [1]}
+        for id in reversed(other_ids[2:])
     ]
     rows += [
-        {"id": some, "answer": "yes\u2028\x07", "model": "theirs"},
-        {"id": rest[0], "answer": " ", "model": "theirs"},
+        {"id": first_id, "answer": "yes\u2028\x07", "model": "theirs"},
+        {"id": other_ids[0], "answer": " ", "model": "theirs"},
     ]
     path = save_answers(tmp_path / "a.jsonl", ["", *rows])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
-    told = grade(exported, path, tmp_path / "grades")
-    assert "2 unscored (1 without an answer, 1 empty, 1 with control characters)." in told
-    kept = read_jsonl(tmp_path / "grades" / "answers" / "answers.jsonl")
-    assert [row["id"] for row in kept] == [id for id in ids(exported) if id != rest[1]]
-    assert kept[0]["answer"] == "yes\u2028\x07"
+    message = grade(exported, path, tmp_path / "grades")
+    assert "2 unscored (1 without an answer, 1 empty, 1 with control characters)." in message
+    stored_rows = read_jsonl(tmp_path / "grades" / "answers" / "answers.jsonl")
+    assert [row["id"] for row in stored_rows] == [id for id in ids(exported) if id != other_ids[1]]
+    assert stored_rows[0]["answer"] == "yes\u2028\x07"
     assert (
         json.loads((tmp_path / "grades" / "answers" / "identity.json").read_text())["said_by"]
         == "theirs"
     )
     frame = pd.read_parquet(tmp_path / "grades" / "grades.parquet").set_index("question")
-    assert frame.loc[rest[1], "why"] == "no answer"
-    assert frame.loc[rest[0], "why"] == "empty answer"
+    assert frame.loc[other_ids[1], "why"] == "no answer"
+    assert frame.loc[other_ids[0], "why"] == "empty answer"
     assert frame["value"].isna().sum() == 2
     with pytest.raises(UserError, match=r"answers: .* stored, .* requested"):
-        grade(exported, save_answers(path, [{"id": some, "answer": "no"}]), tmp_path / "grades")
+        grade(exported, save_answers(path, [{"id": first_id, "answer": "no"}]), tmp_path / "grades")
 
 
 @pytest.mark.parametrize(
@@ -310,7 +311,7 @@ def test_a_picture_s_name_leads_nowhere_else(exported: Path, tmp_path: Path) -> 
     ):
         (folder / "questions.jsonl").write_text(json.dumps(row | change) + "\n")
         with pytest.raises(UserError, match="line 1"):
-            exchange.exported(folder)
+            exchange.read_export(folder)
 
 
 def test_an_export_of_other_settings_is_refused(
@@ -333,14 +334,14 @@ def test_an_export_of_other_settings_is_refused(
 
 
 def test_a_prompt_that_was_too_long_is_a_missing_answer(exported: Path, tmp_path: Path) -> None:
-    first, *others = ids(exported)
-    rows: list[dict[str, str]] = [{"id": id, "answer": "yes"} for id in others]
+    first, *other_ids = ids(exported)
+    rows: list[dict[str, str]] = [{"id": id, "answer": "yes"} for id in other_ids]
     rows.append({"id": first, "answer": "", "unanswered": "the prompt is too long"})
-    given = foreign_answers.accept(
+    answers_read = foreign_answers.read_for_grading(
         open_benchmarks(["synthetic_pope"], "test", 2)[0],
         exported,
         save_answers(tmp_path / "answers.jsonl", rows),
     )
-    assert given.counts["missing"] == 1
-    assert given.counts["empty"] == 0
-    assert first not in {row["id"] for row in given.rows}
+    assert answers_read.counts["missing"] == 1
+    assert answers_read.counts["empty"] == 0
+    assert first not in {row["id"] for row in answers_read.rows}

@@ -61,13 +61,13 @@ def alone(study: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_write_the_same_bytes_as_one(
     study: Path, alone: Path, tmp_path: Path
 ) -> None:
-    shown = run(study, tmp_path)
+    output = run(study, tmp_path)
     assert outputs(tmp_path) == outputs(alone)
     assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*.jsonl")} == {
         path.relative_to(alone) for path in alone.rglob("*.jsonl")
     }
     every = sum(1 for _ in tmp_path.rglob("DONE"))
-    assert f"[{every}/{every}] " in shown.splitlines()[-1]
+    assert f"[{every}/{every}] " in output.splitlines()[-1]
     assert "[" not in run(study, tmp_path)
 
 
@@ -121,9 +121,9 @@ def test_no_worker_outlives_a_run_that_is_ended(
 class ScriptedWorkers:
     """Workers that write nothing; a training has no pairs."""
 
-    places = 2
-    loads_are_dear = False
-    only_models = False
+    slots = 2
+    reloads_model = False
+    only_model_tasks = False
 
     def __init__(self) -> None:
         self.order: list[str] = []
@@ -171,10 +171,10 @@ def test_the_longest_chain_goes_first_and_a_row_without_pairs_ends_alone(
     )
     stream, workers = io.StringIO(), ScriptedWorkers()
     display = Display(stream, stamp=lambda: "12:00:00")
-    shown = StudyProgress(display, weight=lambda _task: 1.0)
-    shown.plan(tasks)
+    progress = StudyProgress(display, weight=lambda _task: 1.0)
+    progress.plan(tasks)
     context = Context(study, Results(tmp_path))
-    schedule = Schedule(context, list(tasks), shown, workers, urgency(tasks))
+    schedule = Schedule(context, list(tasks), progress, workers, urgency(tasks))
     assert schedule.run() == ["b: no pair"]
     assert workers.order == ["train/b [0]", "answer/a [0]", "train/c [0]", "answer/c [0]"]
     assert not tasks[2].stage.folder.exists()

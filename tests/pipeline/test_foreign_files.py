@@ -54,7 +54,7 @@ def test_an_identity_without_what_grading_reads_is_named(
     path = questions / "identity.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=rf"identity.json has {words}.*export again"):
-        exchange.exported(questions)
+        exchange.read_export(questions)
 
 
 @pytest.mark.parametrize("name", ["benchmark", "version", "split", "limit"])
@@ -64,7 +64,7 @@ def test_an_identity_that_lacks_a_field_is_named(name: str, questions: Path) -> 
     del identity[name]
     path.write_text(json.dumps(identity))
     with pytest.raises(UserError, match=rf"identity.json has no usable {name} \(None\)"):
-        exchange.exported(questions)
+        exchange.read_export(questions)
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,10 @@ def test_an_identity_that_lacks_a_field_is_named(name: str, questions: Path) -> 
 )
 def test_a_question_that_cannot_be_asked_is_named(change: dict[str, Any], questions: Path) -> None:
     path = questions / "questions.jsonl"
-    first, *rest = path.read_text().splitlines()
-    path.write_text("\n".join([json.dumps(json.loads(first) | change), *rest]) + "\n")
+    first, *other_lines = path.read_text().splitlines()
+    path.write_text("\n".join([json.dumps(json.loads(first) | change), *other_lines]) + "\n")
     with pytest.raises(UserError, match=r"line 1.*export again"):
-        exchange.exported(questions)
+        exchange.read_export(questions)
 
 
 def test_a_question_that_stands_twice_is_named(questions: Path) -> None:
@@ -88,7 +88,7 @@ def test_a_question_that_stands_twice_is_named(questions: Path) -> None:
     first = path.read_text().splitlines()[0]
     path.write_text(f"{first}\n{first}\n")
     with pytest.raises(UserError, match=r"line 2: the id .* is there already"):
-        exchange.exported(questions)
+        exchange.read_export(questions)
 
 
 def test_half_a_character_in_a_model_s_name_is_named(questions: Path, tmp_path: Path) -> None:

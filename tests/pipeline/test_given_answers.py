@@ -37,7 +37,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[str]:
+def question_ids() -> list[str]:
     """The ids of the study's questions."""
     return [question.id for question in open_benchmarks([POPE], "test", LIMIT)[0].questions()]
 
@@ -56,8 +56,8 @@ def run(
     def call(*rows: str) -> tuple[int, str, str]:
         capsys.readouterr()
         code = cli.main(["run", "compare", *fixed, *(f"--row={row}" for row in rows)])
-        said = capsys.readouterr()
-        return code, " ".join(said.out.split()), said.err
+        output = capsys.readouterr()
+        return code, " ".join(output.out.split()), output.err
 
     return call
 
@@ -84,9 +84,9 @@ def in_lines(format: str, answers: dict[str, str]) -> list[dict[str, Any]]:
 
 @pytest.mark.thorough
 def test_rows_in_three_formats_have_the_same_numbers_and_are_marked(
-    run: Call, asked: list[str], tmp_path: Path
+    run: Call, question_ids: list[str], tmp_path: Path
 ) -> None:
-    answers = {id: "yes" if number % 3 else "no" for number, id in enumerate(asked)}
+    answers = {id: "yes" if number % 3 else "no" for number, id in enumerate(question_ids)}
     folders = {
         "ours": (f"{POPE}.jsonl", "ours"),
         "llava": (f"{POPE}.jsonl", "llava"),
@@ -101,25 +101,25 @@ def test_rows_in_three_formats_have_the_same_numbers_and_are_marked(
     values = [cells.loc[cells["label"] == label, "value"].tolist() for label in folders]
     assert values[0] == values[1] == values[2]
     yes = cells[(cells["label"] == "ours") & (cells["metric"] == "yes_ratio")]["value"].item()
-    assert yes == pytest.approx(100 * list(answers.values()).count("yes") / len(asked))
-    given = cells[cells["label"] != "untrained"]
-    assert set(given["about"]) <= {"training", "none"}
-    assert not set(given["verdict"]) & {"better", "worse"}
+    assert yes == pytest.approx(100 * list(answers.values()).count("yes") / len(question_ids))
+    read_rows = cells[cells["label"] != "untrained"]
+    assert set(read_rows["about"]) <= {"training", "none"}
+    assert not set(read_rows["verdict"]) & {"better", "worse"}
     table = (tmp_path / "out" / "table.md").read_text().replace("\\", "")
     assert "Answers of other programs, read from files (ours, llava, lmms)" in table
-    assert f"synthetic POPE {len(asked)} of {len(asked)} by llava-v1.6" in table
+    assert f"synthetic POPE {len(question_ids)} of {len(question_ids)} by llava-v1.6" in table
     assert "On another base" not in table
     # A changed file is other results.
-    save(tmp_path / "ours", f"{POPE}.jsonl", in_lines("ours", dict.fromkeys(asked, "yes")))
+    save(tmp_path / "ours", f"{POPE}.jsonl", in_lines("ours", dict.fromkeys(question_ids, "yes")))
     code, _, err = run(*(f"{label}=answers:{tmp_path / label}" for label in folders))
     assert (code, "holds results of other settings" in err) == (2, True)
 
 
 @pytest.mark.thorough
 def test_the_answers_count_and_not_their_place_or_format(
-    run: Call, asked: list[str], tmp_path: Path
+    run: Call, question_ids: list[str], tmp_path: Path
 ) -> None:
-    answers = dict.fromkeys(asked, "yes")
+    answers = dict.fromkeys(question_ids, "yes")
     first = save(tmp_path / "first", f"{POPE}.jsonl", in_lines("ours", answers))
     assert run(f"theirs=answers:{first}")[0] == 0
     out_folder, copy = tmp_path / "out", tmp_path / "copy"
@@ -142,26 +142,27 @@ def test_the_answers_count_and_not_their_place_or_format(
 
 @pytest.mark.thorough
 def test_missing_answers_are_counted_and_unscored_and_those_beyond_the_limit_left_out(
-    run: Call, questions: Path, asked: list[str], tmp_path: Path
+    run: Call, questions: Path, question_ids: list[str], tmp_path: Path
 ) -> None:
     every = ids(questions)
-    assert set(asked) < set(every)
-    answers = {id: "yes" for id in every if id not in asked[:2]}
+    assert set(question_ids) < set(every)
+    answers = {id: "yes" for id in every if id not in question_ids[:2]}
     save(tmp_path / "theirs", f"{POPE}.jsonl", in_lines("ours", answers))
     code, out, _ = run(f"GPT-4o=answers:{tmp_path / 'theirs'}")
     assert code == 0
     assert (
-        f"Row GPT-4o: 2 of {len(asked)} answers to {POPE} are missing, which count as unscored;"
-        f" {len(every) - len(asked)} answers to {POPE} are beyond --limit and unused." in out
+        f"Row GPT-4o: 2 of {len(question_ids)} answers to {POPE} are missing, which count as"
+        f" unscored; {len(every) - len(question_ids)} answers to {POPE} are beyond --limit and"
+        " unused." in out
     )
     cells = pd.read_csv(tmp_path / "out" / "table.csv")
     assert set(cells.loc[cells["label"] == "GPT-4o", "unscored"]) == {2}
     table = (tmp_path / "out" / "table.md").read_text()
-    assert f"GPT-4o synthetic POPE {len(asked) - 2} of {len(asked)}, " in table
+    assert f"GPT-4o synthetic POPE {len(question_ids) - 2} of {len(question_ids)}, " in table
 
 
 def test_what_cannot_be_matched_is_one_sentence_before_any_work(
-    run: Call, asked: list[str], tmp_path: Path
+    run: Call, question_ids: list[str], tmp_path: Path
 ) -> None:
     def refused(row: str) -> str:
         code, _, err = run(f"theirs=answers:{row}")
@@ -173,26 +174,28 @@ def test_what_cannot_be_matched_is_one_sentence_before_any_work(
     assert "there is no folder ''" in refused("")
     empty = save(tmp_path / "empty", "mme.jsonl", [])
     assert f"has no answers to {POPE}; it must hold {POPE}/" in refused(str(empty))
-    lines = in_lines("llava", dict.fromkeys(asked, "yes"))
+    lines = in_lines("llava", dict.fromkeys(question_ids, "yes"))
     twice = save(tmp_path / "twice", f"{POPE}.jsonl", [*lines, lines[0]])
-    assert f"line {len(lines) + 1} answers {asked[0]!r} again, after line 1" in refused(str(twice))
-    both = save(tmp_path / "both", f"{POPE}.jsonl", lines)
-    save(both, f"1_samples_{POPE}.jsonl", lines)
-    assert f"has the answers to {POPE} 2 times" in refused(str(both))
+    assert f"line {len(lines) + 1} answers {question_ids[0]!r} again, after line 1" in refused(
+        str(twice)
+    )
+    two_files = save(tmp_path / "both", f"{POPE}.jsonl", lines)
+    save(two_files, f"1_samples_{POPE}.jsonl", lines)
+    assert f"has the answers to {POPE} 2 times" in refused(str(two_files))
     mixed = [*lines[:-1], {**lines[-1], "model_id": "another"}]
     two = save(tmp_path / "two", f"{POPE}.jsonl", mixed)
     assert "the model is 'another', before it was 'llava-v1.6'" in refused(str(two))
 
 
 def test_answers_to_other_questions_are_refused_where_all_questions_are_asked(
-    questions: Path, asked: list[str], tmp_path: Path
+    questions: Path, question_ids: list[str], tmp_path: Path
 ) -> None:
     folder = save(
         tmp_path / "a", f"{POPE}.jsonl", in_lines("ours", dict.fromkeys(ids(questions), "no"))
     )
     with pytest.raises(UserError, match="which is none of these questions"):
-        foreign_answers.of_row(folder, POPE, asked)
-    assert foreign_answers.of_row(folder, POPE, asked, limited=True).counts["missing"] == 0
+        foreign_answers.of_row(folder, POPE, question_ids)
+    assert foreign_answers.of_row(folder, POPE, question_ids, limited=True).counts["missing"] == 0
 
 
 @pytest.mark.parametrize(
@@ -212,12 +215,12 @@ def test_answers_to_other_questions_are_refused_where_all_questions_are_asked(
     ],
 )
 def test_the_ids_that_a_line_may_mean(line: dict[str, Any], expected: list[str]) -> None:
-    row, why = answer_formats.parse(json.dumps(line))
-    assert (row and row["ids"], why) == (expected, "")
+    row, problem = answer_formats.parse(json.dumps(line))
+    assert (row and row["ids"], problem) == (expected, "")
 
 
 @pytest.mark.parametrize(
-    ("line", "why"),
+    ("line", "problem"),
     [
         ({"question_id": 7}, "has no 'text'"),
         ({"question_id": 7.5, "text": "yes"}, "has a float as its 'question_id'"),
@@ -228,8 +231,8 @@ def test_the_ids_that_a_line_may_mean(line: dict[str, Any], expected: list[str])
         ({"question_id": "\ud83d", "text": "a"}, "has half a character"),
     ],
 )
-def test_a_line_that_is_no_answer(line: dict[str, Any], why: str) -> None:
-    assert answer_formats.parse(json.dumps(line))[1].startswith(why)
+def test_a_line_that_is_no_answer(line: dict[str, Any], problem: str) -> None:
+    assert answer_formats.parse(json.dumps(line))[1].startswith(problem)
 
 
 def test_a_question_that_is_not_asked_takes_no_other_questions_place(tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ def test_a_judged_benchmark_stops_without_its_judge_and_goes_on_with_it(
         monkeypatch.setenv("FAKE_KEY", "secret")
         assert server.asked == []
         assert cli.main(command) == 0
-    shown = capsys.readouterr()
-    assert "score                        4.00 of 6" in shown.out
-    assert "asked 4 requests, 400 tokens in, 40 out" in shown.err
+    output = capsys.readouterr()
+    assert "score                        4.00 of 6" in output.out
+    assert "asked 4 requests, 400 tokens in, 40 out" in output.err
     before = files(tmp_path / "grades")
     shutil.rmtree(grades)
     assert cli.main(command) == 0  # the server is gone: replayed
@@ -116,7 +116,7 @@ def test_a_study_with_a_judge_keeps_its_answers_while_it_waits_for_the_key(
     answers = (
         out / "runs" / "untrained" / "seed0" / "round0" / "answers" / "mmhal" / "answers.jsonl"
     )
-    kept = answers.stat().st_mtime_ns
+    modified = answers.stat().st_mtime_ns
     with serving(lambda _prompt, _before: said("Rating: 2")) as server:
         settings = {
             "base_url": server.url,
@@ -128,7 +128,7 @@ def test_a_study_with_a_judge_keeps_its_answers_while_it_waits_for_the_key(
         monkeypatch.setenv("SELFSIGHT_JUDGE", str(tmp_path / "judge.json"))
         do()
         assert len(server.asked) == 4
-    assert answers.stat().st_mtime_ns == kept
+    assert answers.stat().st_mtime_ns == modified
     report = json.loads((out / "runs/untrained/seed0/round0/grades/mmhal/report.json").read_text())
     assert (
         report["values"]["score"],

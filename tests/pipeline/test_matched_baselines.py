@@ -17,7 +17,7 @@ from benchmarks.synthetic.words import CATEGORIES
 from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_json, write_jsonl
 from harness.pipeline import matched_baselines
 from harness.pipeline.context import Context, ImageCache, exported_image
-from harness.pipeline.executors.in_process import do
+from harness.pipeline.executors.in_process import do_task
 from harness.pipeline.stages.answer import write_margins
 from harness.pipeline.stages.grade import write_caps
 from harness.pipeline.stages.shards import quiet
@@ -40,23 +40,23 @@ def words(text: str) -> int:
 
 @pytest.mark.parametrize("mean", [2.0, 5.5, 7.31, 11.0])
 def test_cut_captions_have_the_mean_asked_for(mean: float) -> None:
-    made = matched_baselines.cut(CAPTIONS, mean)
-    assert set(made) == set(CAPTIONS)
-    assert all(CAPTIONS[id].startswith(text) for id, text in made.items())
-    assert abs(sum(map(words, made.values())) - mean * len(CAPTIONS)) <= 1
-    assert min(map(words, made.values())) >= 1
+    shortened = matched_baselines.cut(CAPTIONS, mean)
+    assert set(shortened) == set(CAPTIONS)
+    assert all(CAPTIONS[id].startswith(text) for id, text in shortened.items())
+    assert abs(sum(map(words, shortened.values())) - mean * len(CAPTIONS)) <= 1
+    assert min(map(words, shortened.values())) >= 1
 
 
 def test_captions_that_are_short_enough_stay_and_empty_ones_are_not_counted() -> None:
     assert matched_baselines.cut(CAPTIONS, 100.0) == CAPTIONS
-    made = matched_baselines.cut({"a": "one two three four", "b": " . "}, 2.0)
-    assert made == {"a": "one two", "b": " . "}
+    shortened = matched_baselines.cut({"a": "one two three four", "b": " . "}, 2.0)
+    assert shortened == {"a": "one two", "b": " . "}
 
 
 def test_every_caption_loses_the_same_share() -> None:
-    made = matched_baselines.cut({"long": "x " * 80, "short": "x " * 20}, 25.0)
-    assert abs(words(made["long"]) - 40) <= 1
-    assert abs(words(made["short"]) - 10) <= 1
+    shortened = matched_baselines.cut({"long": "x " * 80, "short": "x " * 20}, 25.0)
+    assert abs(words(shortened["long"]) - 40) <= 1
+    assert abs(words(shortened["short"]) - 10) <= 1
 
 
 def test_shifted_answers_say_yes_as_often_as_asked_where_yes_leads_most() -> None:
@@ -128,28 +128,28 @@ def test_the_derived_row_has_the_methods_length_in_the_table(tmp_path: Path) -> 
     """Untrained invents its last object; sena says nothing else but stops before: cutting alone
     reaches its gain."""
     results, benchmark = Results(tmp_path), suite.chair("dev", 40)
-    made = study(benchmarks=(benchmark,), runs=study().runs[:2], limit=40)
-    write_json(results.study, matched_baselines.study_json(made))
+    limited = study(benchmarks=(benchmark,), runs=study().runs[:2], limit=40)
+    write_json(results.study, matched_baselines.study_json(limited))
     truth = {item.id: sorted(item.truth) for item in benchmark.items()}
-    absent = {id: next(c for c in CATEGORIES if c not in there) for id, there in truth.items()}
-    told = {
+    absent = {id: next(c for c in CATEGORIES if c not in present) for id, present in truth.items()}
+    answers = {
         id: f"there is a {truth[id][0]} in it , and then there is a {absent[id]}" for id in truth
     }
-    short = {id: text.rpartition(" , and")[0] for id, text in told.items()}
-    context = Context(made, results)
+    short = {id: text.rpartition(" , and")[0] for id, text in answers.items()}
+    context = Context(limited, results)
     tasks = {task.key: task for task in run_tasks(context)}
-    for label, number, texts in (("untrained", 0, told), ("sena", 1, short)):
+    for label, number, texts in (("untrained", 0, answers), ("sena", 1, short)):
         where = f"{label}/seed0/round{number}/synthetic_chair"
         answer = tasks[f"answer/{where}"]
         answer.stage.open()
         rows = [{"id": id, "answer": text} for id, text in texts.items()]
         write_jsonl(answer.stage.folder / "answers.jsonl", rows)
         answer.stage.finish()
-        do(context, tasks[f"grade/{where}"], quiet)
+        do_task(context, tasks[f"grade/{where}"], quiet)
     where = "untrained at sena length/seed0/round0/synthetic_chair"
     for task in (tasks[f"derive/{where}"], tasks[f"grade/{where}"]):
         assert task.missing()
-        do(context, task, quiet)
+        do_task(context, task, quiet)
         assert not task.missing()
     cells = {(cell.label, cell.metric): cell for cell in compare(load_results(tmp_path))}
     sena, same = cells["sena", "words"], cells["untrained at sena length", "words"]
@@ -169,5 +169,5 @@ def test_captions_are_graded_at_every_cap_that_cuts_one(tmp_path: Path) -> None:
     stage = Stage(tmp_path / "caps", {"format": 1})
     write_caps(stage, benchmark, tmp_path)
     frame = pd.read_parquet(stage.folder / "caps.parquet")
-    words_at = {int(str(cap)): part["count_words"].tolist() for cap, part in frame.groupby("cap")}
+    words_at = {int(str(cap)): group["count_words"].tolist() for cap, group in frame.groupby("cap")}
     assert words_at == {8: [8.0] * 3, 16: [16.0] * 3, 0: [18.0] * 3}

@@ -31,7 +31,7 @@ def a_study(seeds: int, **options: object) -> Study:
     return compare.study(seeds=seeds, only=["sena", "sima"], **options)  # type: ignore[arg-type]
 
 
-def known(training: float, round: int = 1, origin: str = "one") -> MethodSpread:
+def a_spread(training: float, round: int = 1, origin: str = "one") -> MethodSpread:
     spread = Spread(training=training, images=4.0, interaction=2.0)
     return MethodSpread(
         base="b", benchmark="chair", metric="chair_i", round=round, spread=spread, origin=origin
@@ -39,13 +39,13 @@ def known(training: float, round: int = 1, origin: str = "one") -> MethodSpread:
 
 
 def test_spreads_are_pooled_by_their_variances() -> None:
-    whole = pooled([known(3.0).spread, known(4.0).spread])
-    assert whole.training == pytest.approx(math.sqrt(12.5))
-    assert (whole.images, whole.interaction) == (4.0, 2.0)
+    pooled_spread = pooled([a_spread(3.0).spread, a_spread(4.0).spread])
+    assert pooled_spread.training == pytest.approx(math.sqrt(12.5))
+    assert (pooled_spread.images, pooled_spread.interaction) == (4.0, 2.0)
 
 
 def test_own_spreads_go_before_shipped_ones_and_near_rounds_before_far_ones() -> None:
-    first, third, shipped = known(1.0), known(2.0, 3), known(3.0, 2, ORIGIN)
+    first, third, shipped = a_spread(1.0), a_spread(2.0, 3), a_spread(3.0, 2, ORIGIN)
     key = ("b", "chair", "chair_i")
     assert nearest([first, third, shipped], key, 5) == [third]
     assert nearest([first, third, shipped], key, 2) == [first, third]
@@ -54,24 +54,24 @@ def test_own_spreads_go_before_shipped_ones_and_near_rounds_before_far_ones() ->
 
 
 def test_a_plan_says_what_the_study_can_show(tmp_path: Path) -> None:
-    said = planned_power.lines(a_study(3), tmp_path, thousand)
-    assert len(said) == 6
-    assert said[0].startswith("With 3 seeds the study finds these differences")
+    lines = planned_power.lines(a_study(3), tmp_path, thousand)
+    assert len(lines) == 6
+    assert lines[0].startswith("With 3 seeds the study finds these differences")
     spread = next(
-        one.spread
-        for one in shipped_spreads.shipped_spreads()
-        if (one.metric, one.round) == ("chair_i", 1)
+        item.spread
+        for item in shipped_spreads.shipped_spreads()
+        if (item.metric, item.round) == ("chair_i", 1)
     )
-    found = detectable_difference(spread, seeds=3, images=1000)
-    assert f"CHAIR-i, 1,000 images: {found:.1f} points; 2 points need 3 seeds" in said[2]
-    assert "2 points need more images" in said[1]
-    assert "the shipped reference" in said[-1]
+    difference = detectable_difference(spread, seeds=3, images=1000)
+    assert f"CHAIR-i, 1,000 images: {difference:.1f} points; 2 points need 3 seeds" in lines[2]
+    assert "2 points need more images" in lines[1]
+    assert "the shipped reference" in lines[-1]
 
 
 def test_one_seed_cannot_speak_of_the_method(tmp_path: Path) -> None:
-    said = planned_power.lines(a_study(1), tmp_path, thousand)
-    assert "one training cannot speak of the method" in said[0]
-    assert all("points need" in line and "points; " not in line for line in said[1:5])
+    lines = planned_power.lines(a_study(1), tmp_path, thousand)
+    assert "one training cannot speak of the method" in lines[0]
+    assert all("points need" in line and "points; " not in line for line in lines[1:5])
 
 
 def test_a_study_that_can_show_little_says_so_first(tmp_path: Path) -> None:
@@ -82,10 +82,10 @@ def test_a_study_that_can_show_little_says_so_first(tmp_path: Path) -> None:
 def test_what_is_not_known_is_said(tmp_path: Path) -> None:
     study = a_study(3)
     other = replace(study, runs=tuple(replace(run, base="llava-1.5-7b") for run in study.runs))
-    said = planned_power.lines(other, tmp_path, thousand)
-    assert len(said) == 1
-    assert "synthetic CHAIR / CHAIR-i" in said[0]
-    assert "is not known" in said[0]
+    lines = planned_power.lines(other, tmp_path, thousand)
+    assert len(lines) == 1
+    assert "synthetic CHAIR / CHAIR-i" in lines[0]
+    assert "is not known" in lines[0]
 
 
 def test_the_spreads_of_a_stored_table_promise_what_the_table_says(tmp_path: Path) -> None:
@@ -98,20 +98,20 @@ def test_the_spreads_of_a_stored_table_promise_what_the_table_says(tmp_path: Pat
     assert len(cells)
     stored = json.loads((out / "study.json").read_text())
     base = stored["runs"][0]["base"]
-    found = list(stored_spreads(tmp_path, base))
-    assert {one.origin for one in found} == {str(out)}
+    spreads = list(stored_spreads(tmp_path, base))
+    assert {spread.origin for spread in spreads} == {str(out)}
     for _, cell in cells.iterrows():
         promised = {
-            detectable_difference(one.at(40), seeds=3, images=40)
-            for one in found
-            if (one.benchmark, one.metric) == (cell["benchmark"], cell["metric"])
+            detectable_difference(spread.on_images(40), seeds=3, images=40)
+            for spread in spreads
+            if (spread.benchmark, spread.metric) == (cell["benchmark"], cell["metric"])
         }
         # The table's own number differs where a part of the spread was cut at zero.
         assert any(value == pytest.approx(cell["detectable"], rel=0.1) for value in promised)
-    assert [one.at(10).training for one in found] == pytest.approx(
-        [2 * one.at(40).training for one in found]
+    assert [spread.on_images(10).training for spread in spreads] == pytest.approx(
+        [2 * spread.on_images(40).training for spread in spreads]
     )
-    assert [one.at(400) for one in found] == [one.spread for one in found]
+    assert [spread.on_images(400) for spread in spreads] == [spread.spread for spread in spreads]
     assert list(stored_spreads(tmp_path, "another")) == []
     (out / "packed.json").write_text("{}")  # a copy would count the study twice
     assert list(stored_spreads(tmp_path, base)) == []
@@ -124,11 +124,11 @@ def test_the_spreads_of_a_stored_table_promise_what_the_table_says(tmp_path: Pat
 def test_the_shipped_spreads_are_those_of_the_reference() -> None:
     """Write them again: python -m harness.pipeline.shipped_spreads results/reference/rounds"""
     study = load_results(ROOT / "results" / "reference" / "rounds")
-    wanted = {row.label for row in study.rows if row.role in ("method", "baseline")}
-    study = replace(study, grades=study.grades[study.grades["label"].isin(wanted)])
-    made = shipped_spreads.summarize(study)
+    labels = {row.label for row in study.rows if row.role in ("method", "baseline")}
+    study = replace(study, grades=study.grades[study.grades["label"].isin(labels)])
+    recomputed = shipped_spreads.summarize(study)
     stored = json.loads(shipped_spreads.PATH.read_text(encoding="utf-8"))
-    assert len(stored) == len(made) == 8
-    for one, other in zip(stored, made, strict=True):
-        assert one.pop("spread") == pytest.approx(other.pop("spread"), abs=2e-4)
-        assert one == other
+    assert len(stored) == len(recomputed) == 8
+    for row, other in zip(stored, recomputed, strict=True):
+        assert row.pop("spread") == pytest.approx(other.pop("spread"), abs=2e-4)
+        assert row == other

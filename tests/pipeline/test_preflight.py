@@ -44,12 +44,12 @@ def test_a_study_that_lacks_nothing_has_no_finding_and_a_finished_one_needs_noth
 
 def test_a_pool_that_is_too_small_or_without_a_field_is_found(tmp_path: Path) -> None:
     pool = str(save_pictures(tmp_path / "pool", 4))
-    found = preflight.of_study(Context(a_study(pool, rounds=2), Results(tmp_path / "out")))
-    assert "2 rounds of 8 fresh ones need 16" in says(found)
+    findings = preflight.of_study(Context(a_study(pool, rounds=2), Results(tmp_path / "out")))
+    assert "2 rounds of 8 fresh ones need 16" in says(findings)
     sima = Run(label="sima", base="tiny", method=METHODS["sima"].synthetic, pool=pool, images=2)
     study = replace(a_study(pool), runs=(*a_study(pool).runs[:1], sima))
-    found = preflight.of_study(Context(study, Results(tmp_path / "out")))
-    assert "sima needs question and reference with each image" in says(found)
+    findings = preflight.of_study(Context(study, Results(tmp_path / "out")))
+    assert "sima needs question and reference with each image" in says(findings)
 
 
 def test_a_missing_scorer_is_found_before_the_rows_in_front_of_it(
@@ -58,17 +58,17 @@ def test_a_missing_scorer_is_found_before_the_rows_in_front_of_it(
     missing = replace(SCORERS["synthetic-clip"], source=tmp_path / "gone")
     monkeypatch.setitem(SCORERS, "synthetic-clip", missing)  # type: ignore[misc]
     study = compare.study(limit=2)
-    found = preflight.of_runs(study.runs, tmp_path, Placement())
-    assert [finding.about for finding in found] == ["row csr"]
-    assert "is not at" in found[0].says
+    findings = preflight.of_runs(study.runs, tmp_path, Placement())
+    assert [finding.about for finding in findings] == ["row csr"]
+    assert "is not at" in findings[0].says
 
 
 def test_a_training_that_does_not_fit_on_the_gpu_is_found() -> None:
     runs = compare.study(base="llava-1.5-7b", limit=2).runs
     gib = 2**30
-    found = preflight.of_training(runs, Placement(), memory=80 * gib)
-    assert [finding.about for finding in found] == ["row sena", "rows sima, csr"]
-    assert "the GPU has 80; take LoRA (--lora)" in says(found)
+    findings = preflight.of_training(runs, Placement(), memory=80 * gib)
+    assert [finding.about for finding in findings] == ["row sena", "rows sima, csr"]
+    assert "the GPU has 80; take LoRA (--lora)" in says(findings)
     assert preflight.of_training(runs, Placement(), memory=141 * gib) == []
     assert preflight.of_training(runs, Placement(optimizer="adamw8bit"), memory=80 * gib) == []
     published = compare.study(base="llava-1.5-7b", limit=2, profile="published", only=["csr"]).runs
@@ -107,7 +107,7 @@ def test_every_stage_of_the_reference_has_a_shipped_rate() -> None:
 
     stages = pd.read_parquet("results/reference/rounds/stages.parquet")
     records = [json.loads(text) for text in stages["record"].dropna()]
-    found = shipped_rates.summarize(records)["rates"]
+    rates = shipped_rates.summarize(records)["rates"]
     shipped = shipped_rates.shipped_rates().rates
-    assert {(one["stage"], one["base"], one["name"]) for one in found} <= set(shipped)
+    assert {(rate["stage"], rate["base"], rate["name"]) for rate in rates} <= set(shipped)
     assert ("pairs", "synthetic", "csr") in shipped

@@ -34,7 +34,7 @@ def test_a_terminal_is_never_silent_while_a_line_stands() -> None:
     stream = Terminal()
     display = Display(stream)
     with display.alive():
-        display.moving("loading")
+        display.update("loading")
         while "loading (" not in stream.getvalue():
             time.sleep(0.05)
     assert stream.getvalue().split("\r")[-1] == ""  # no moving line is left behind
@@ -44,11 +44,11 @@ def test_a_terminal_is_never_silent_while_a_line_stands() -> None:
 def test_the_whole_is_counted_with_what_was_done_before() -> None:
     now, stream = 0.0, io.StringIO()
     display = Display(stream, clock=lambda: now, stamp=lambda: "-")
-    shown = StudyProgress(display, weight=lambda _task: 1.0, before=16)
-    tasks = [SimpleNamespace(key=f"{place}", title=f"task {place}") for place in range(17)]
-    shown.plan(tasks)  # type: ignore[arg-type]
+    progress = StudyProgress(display, weight=lambda _task: 1.0, before=16)
+    tasks = [SimpleNamespace(key=f"{number}", title=f"task {number}") for number in range(17)]
+    progress.plan(tasks)  # type: ignore[arg-type]
     for now in (20.0, 21.0, 31.0, 100.0):
-        shown.finish(tasks[len(shown.done)], 61.0 if now == 100 else 1.0)  # type: ignore[arg-type]
+        progress.finish(tasks[len(progress.done)], 61.0 if now == 100 else 1.0)  # type: ignore[arg-type]
     assert stream.getvalue().splitlines() == [
         "- [17/33] task 0: done in 1.0 s; about 5 min 20 s left",
         "- [19/33] task 2: done in 1.0 s; about 2 min 25 s left",

@@ -251,10 +251,10 @@ def test_a_row_whose_training_runs_out_of_memory_ends_alone(
     pool: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device of a GiB: the arithmetic says so before the first step."""
-    whole, (untrained, toy) = placement.device_memory, a_study(pool).runs
+    device_memory, (untrained, toy) = placement.device_memory, a_study(pool).runs
 
     def small(model: Any) -> int | None:
-        return 2**30 if model.dtype == torch.float32 else whole(model)
+        return 2**30 if model.dtype == torch.float32 else device_memory(model)
 
     monkeypatch.setattr(placement, "device_memory", small)
     last = do(replace(a_study(pool), runs=(untrained, toy)), tmp_path).splitlines()[-1]
@@ -320,11 +320,11 @@ def test_steps_are_fixed_whatever_the_number_of_pairs(pool: str, tmp_path: Path)
 
 def test_a_rounds_record_has_the_statistics_of_its_pairs(undisturbed: Path) -> None:
     pairs = undisturbed / "runs/toy/seed0/round1/pairs"
-    made = read_jsonl(pairs / "pairs.jsonl")
+    pair_rows = read_jsonl(pairs / "pairs.jsonl")
     row = read_json(pairs / "record.json")["pair_stats"]["answer"]
-    assert row["pairs"] == len(made)
+    assert row["pairs"] == len(pair_rows)
     assert row["chosen_words"] == pytest.approx(
-        sum(len(pair["chosen"].split()) for pair in made) / len(made), abs=1e-4
+        sum(len(pair["chosen"].split()) for pair in pair_rows) / len(pair_rows), abs=1e-4
     )
     assert "right" not in row  # a folder of images knows no truth
 

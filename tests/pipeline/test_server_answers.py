@@ -59,7 +59,7 @@ def save_settings(folder: Path, url: str, **settings: Any) -> str:
 
 
 def text_of(content: Any) -> str:
-    assert [part["type"] for part in content] == ["image_url", "text"]
+    assert [item["type"] for item in content] == ["image_url", "text"]
     return str(content[1]["text"])
 
 
@@ -79,15 +79,15 @@ def test_questions_and_images_are_sent_and_the_answers_are_graded_and_a_row(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with serving(yes) as server:
-        asked = ["answer", str(questions), "--server", save_settings(tmp_path, server.url)]
+        command = ["answer", str(questions), "--server", save_settings(tmp_path, server.url)]
         settings = json.loads((tmp_path / "server.json").read_text())
         settings["key_variable"] = "OPENAI_API_KEY"
         (tmp_path / "server.json").write_text(json.dumps(settings))
-        assert cli.main([*asked, "--out", str(tmp_path / "a" / POPE)]) == 0
+        assert cli.main([*command, "--out", str(tmp_path / "a" / POPE)]) == 0
     exported = [
         json.loads(line) for line in (questions / "questions.jsonl").read_text().splitlines()
     ]
-    wanted = {(row["text"], row["images"][0], row["max_new_tokens"]) for row in exported}
+    expected = {(row["text"], row["images"][0], row["max_new_tokens"]) for row in exported}
     sent = set()
     names = {
         base64.b64encode(path.read_bytes()).decode(): path.name
@@ -99,7 +99,7 @@ def test_questions_and_images_are_sent_and_the_answers_are_graded_and_a_row(
         assert head == "data:image/png;base64"
         sent.add((text["text"], names[data], body["max_tokens"]))
         assert (body["temperature"], body["model"]) == (0, MODEL)
-    assert sent == wanted
+    assert sent == expected
     assert set(server.keys) == {f"Bearer {KEY}"}
     said_by = capsys.readouterr()
     everything = b"".join(files(tmp_path / "a").values()).decode() + said_by.out + said_by.err
@@ -108,9 +108,9 @@ def test_questions_and_images_are_sent_and_the_answers_are_graded_and_a_row(
     graded = ["grade", str(questions), str(tmp_path / "a" / POPE), "--out", str(tmp_path / "g")]
     assert cli.main(graded) == 0
     assert "yes_ratio                    100.00 %" in capsys.readouterr().out
-    given = foreign_answers.of_row(tmp_path / "a", POPE, ids(questions))
-    assert given.identity["said_by"] == MODEL
-    assert given.counts["missing"] == 0
+    answers_read = foreign_answers.of_row(tmp_path / "a", POPE, ids(questions))
+    assert answers_read.identity["said_by"] == MODEL
+    assert answers_read.counts["missing"] == 0
 
 
 def test_a_busy_server_and_a_malformed_reply_are_asked_again(run: Run, tmp_path: Path) -> None:
@@ -134,13 +134,13 @@ def test_declined_questions_stay_unscored_with_their_reason(
 ) -> None:
     first = json.loads((questions / "questions.jsonl").read_text().splitlines()[0])["text"]
     kinds = {0: refused(400, "not allowed", "content_filter"), 1: said(None)}
-    seen: list[str] = []
+    texts: list[str] = []
 
     def script(content: Any, _before: int) -> Answer:
         text = text_of(content)
-        if text not in seen:
-            seen.append(text)
-        return kinds.get(seen.index(text), said("yes"))
+        if text not in texts:
+            texts.append(text)
+        return kinds.get(texts.index(text), said("yes"))
 
     with serving(script) as server:
         code, out, _ = run(server.url, concurrency=1)
@@ -150,7 +150,7 @@ def test_declined_questions_stay_unscored_with_their_reason(
         "the server's filter withheld the answer",
         "the model gave no text",
     }
-    assert first == seen[0]
+    assert first == texts[0]
     graded = ["grade", str(questions), str(tmp_path / "a"), "--out", str(tmp_path / "g")]
     assert cli.main(graded) == 0
     assert (
@@ -200,14 +200,14 @@ def test_killed_in_the_middle_it_continues_to_the_same_bytes(
             [sys.executable, "-m", "harness", *words], cwd=ROOT, env=dict(os.environ)
         )
         assert child.wait(LONG) == -signal.SIGKILL
-    kept = (tmp_path / "a" / "replies.jsonl").read_text().count("\n")
-    assert kept == 4
+    reply_count = (tmp_path / "a" / "replies.jsonl").read_text().count("\n")
+    assert reply_count == 4
     with serving(yes) as server:
         assert run(server.url)[0] == 0
-        assert len(server.asked) == len(ids(questions)) - kept
+        assert len(server.asked) == len(ids(questions)) - reply_count
         assert run(server.url, out="whole")[0] == 0
-    whole = (tmp_path / "whole" / "answers.jsonl").read_bytes()
-    assert (tmp_path / "a" / "answers.jsonl").read_bytes() == whole
+    undisturbed = (tmp_path / "whole" / "answers.jsonl").read_bytes()
+    assert (tmp_path / "a" / "answers.jsonl").read_bytes() == undisturbed
 
 
 @pytest.mark.parametrize(

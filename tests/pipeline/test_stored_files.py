@@ -231,16 +231,16 @@ def test_verify_command(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     shutil.move(out / BASE / "answers/words", out / BASE / "answers/\x1b[2J")
     flip(out / BASE / "answers/\x1b[2J/answers.jsonl")
     assert main(["verify", str(out)]) == 1
-    shown = capsys.readouterr().out
-    assert "answers.jsonl was changed" in shown
-    assert "\x1b" not in shown
+    output = capsys.readouterr().out
+    assert "answers.jsonl was changed" in output
+    assert "\x1b" not in output
     assert main(["verify", str(tmp_path / "none")]) == 2
 
 
 def test_verify_reads_nothing_outside_the_folder(out: Path, tmp_path: Path) -> None:
     stage = out / BASE / "answers/words"
     first, lines = (stage / "DONE").read_text().split("\n", 1)
-    for made, words in (
+    for listed, words in (
         (
             lines.replace(" record.json", " ../../../../../../../secret"),
             "a file outside its folder",
@@ -248,8 +248,8 @@ def test_verify_reads_nothing_outside_the_folder(out: Path, tmp_path: Path) -> N
         (lines.replace(" record.json", " /etc/passwd"), "a file outside its folder"),
         (lines.replace(" ", "\t"), "is cut or changed"),
     ):
-        sha = hashlib.sha256(made.encode()).hexdigest()
-        (stage / "DONE").write_text(f"{first.split()[0]} {sha}\n{made}")
+        sha = hashlib.sha256(listed.encode()).hexdigest()
+        (stage / "DONE").write_text(f"{first.split()[0]} {sha}\n{listed}")
         assert words in verify(out)[1][0]
     (tmp_path / "secret").write_text("secret")
     (out / "link").symlink_to(tmp_path / "secret")

@@ -45,28 +45,30 @@ def page_study(out: Path, pool: Path) -> Path:
     study["runs"] = [{**run, "base": "tiny", "pool": str(pool)} for run in study["runs"]]
     write_json(results.study, study)
     _questions(results)
-    opened = open_pool(str(pool))
+    opened_pool = open_pool(str(pool))
     for seed in (0, 1):
-        for label, made in (
-            ("sena", [_sena(id, index, seed) for index, id in enumerate(opened.ids)]),
+        for label, outcomes in (
+            ("sena", [_sena(id, index, seed) for index, id in enumerate(opened_pool.ids)]),
             ("sima", _sima()),
         ):
             folder = results.pairs(label, seed, 1)
-            hashes = [{"id": id, "sha256": pixels_sha(opened.image(id))} for id in opened.ids]
+            hashes = [
+                {"id": id, "sha256": pixels_sha(opened_pool.image(id))} for id in opened_pool.ids
+            ]
             write_jsonl(folder / "items.jsonl", hashes)
-            pairs = [one for one in made if isinstance(one, PreferencePair)]
-            drops = [one for one in made if isinstance(one, Dropped)]
+            pairs = [item for item in outcomes if isinstance(item, PreferencePair)]
+            drops = [item for item in outcomes if isinstance(item, Dropped)]
             write_jsonl(folder / "pairs.jsonl", [asdict(pair) for pair in pairs])
             write_jsonl(folder / "drops.jsonl", [asdict(drop) for drop in drops])
             counts: dict[str, Any] = {
-                "images": len(opened.ids),
+                "images": len(opened_pool.ids),
                 "pairs": len(pairs),
                 "dropped": len(drops),
             }
             counts |= {"drops_by_reason": Counter(drop.reason for drop in drops)}
             record = read_json(folder / "record.json")
             write_json(
-                folder / "record.json", {**record, "counts": counts, "items": len(opened.ids)}
+                folder / "record.json", {**record, "counts": counts, "items": len(opened_pool.ids)}
             )
     return out
 
@@ -78,7 +80,7 @@ def _questions(results: Results) -> None:
     content = io.BytesIO()
     picture(50).save(content, format="PNG")
     write_bytes(images / "shot.png", content.getvalue())
-    asked = [
+    questions = [
         {
             "id": f"c{index}",
             "text": HOSTILE if index == 7 else f"describe {index} .",
@@ -87,7 +89,7 @@ def _questions(results: Results) -> None:
         }
         for index in range(8)
     ]
-    write_jsonl(results.questions("synthetic_chair") / "questions.jsonl", asked)
+    write_jsonl(results.questions("synthetic_chair") / "questions.jsonl", questions)
     for label, seeds, number in (("untrained", (0,), 0), ("sena", (0, 1), 1), ("sima", (0, 1), 1)):
         for seed in seeds:
             where = (label, seed, number, "synthetic_chair")
@@ -107,7 +109,7 @@ def _questions(results: Results) -> None:
 
 def _sena(id: str, index: int, seed: int) -> PreferencePair | Dropped:
     key = f"{seed}/{id}/question/0"
-    asked: dict[str, Any] = {
+    steps: dict[str, Any] = {
         "seed": seed,
         "asked": "what is this thing?",
         "checked": "ask : what is this?",
@@ -119,16 +121,16 @@ def _sena(id: str, index: int, seed: int) -> PreferencePair | Dropped:
             item=id,
             reason="no question",
             kind="question",
-            trace={**asked, "question": None},
+            trace={**steps, "question": None},
         )
     chosen = HOSTILE if index == 5 else f"a red ball number {index} on a table ."
     rejected = f"a blue ball number {index} on a chair and a cup ."
-    trace: Mapping[str, Any] = asked | {
+    trace: Mapping[str, Any] = steps | {
         "description": "a ball on a table .",
-        "first": _told("a ball ."),
-        "enhanced": _told(f"precise answer : {chosen}"),
+        "first": _completion("a ball ."),
+        "enhanced": _completion(f"precise answer : {chosen}"),
         "enhancement_used": True,
-        "rejected": _told(rejected),
+        "rejected": _completion(rejected),
         "corruption": "diffusion",
         "noise_step": STEP,
         "noise_key": f"{key}/reject",
@@ -143,7 +145,7 @@ def _sena(id: str, index: int, seed: int) -> PreferencePair | Dropped:
     )
 
 
-def _told(text: str) -> dict[str, Any]:
+def _completion(text: str) -> dict[str, Any]:
     return {"text": text, "logp": -1.25, "n_tokens": 9, "finished": False}
 
 
@@ -161,7 +163,7 @@ def _sima() -> list[PreferencePair | Dropped]:
         rejected="two dogs .",
         trace=trace,
     )
-    lost = Dropped(
+    dropped = Dropped(
         key="lost", item="gone.png", reason=HOSTILE, trace={HOSTILE: HOSTILE, "deep": [[[[[[1]]]]]]}
     )
-    return [pair, lost]
+    return [pair, dropped]

@@ -71,10 +71,12 @@ def grades(name: str, label: str, seed: int, round: int, images: int) -> list[Gr
     ]
 
 
-def _caption(rng: np.random.Generator, image: int, hallucinates: float, recall: float) -> Grade:
+def _caption(
+    rng: np.random.Generator, image: int, hallucination_rate: float, recall: float
+) -> Grade:
     mentions, truth = 1 + int(rng.poisson(2.2)), 1 + int(rng.poisson(2.0))
     hallucinated, found = (
-        int(rng.binomial(mentions, 0.6 * hallucinates)),
+        int(rng.binomial(mentions, 0.6 * hallucination_rate)),
         int(rng.binomial(truth, recall)),
     )
     return Grade(
@@ -103,7 +105,7 @@ def _existence(
     right = rng.random() > min(0.9, errs)
     yes = (truth == right) or rng.random() < bias
     right = yes == truth
-    hit = truth and yes
+    true_positive = truth and yes
     return Grade(
         **where,
         value=float(right),
@@ -112,8 +114,8 @@ def _existence(
             "read": 1,
             "right": float(right),
             "said_yes": float(yes),
-            "twice_tp": 2.0 * hit,
-            "twice_tp_fp_fn": 2.0 * hit + (yes and not truth) + (truth and not yes),
+            "twice_tp": 2.0 * true_positive,
+            "twice_tp_fp_fn": 2.0 * true_positive + (yes and not truth) + (truth and not yes),
         },
     )
 
@@ -170,11 +172,11 @@ def write_study(
     }
     write_json(results.study, study)
     for name in BENCHMARKS:
-        asked = [
+        questions = [
             {"id": str(i), "cluster": f"p{i}", "max_new_tokens": 8, "images": [f"{i:064x}.png"]}
             for i in range(images)
         ]
-        write_jsonl(results.questions(name) / "questions.jsonl", asked)
+        write_jsonl(results.questions(name) / "questions.jsonl", questions)
         hashes = [
             {"sha256": f"{index:064x}", "dhash": difference(index)} for index in range(images)
         ]
@@ -188,8 +190,8 @@ def write_study(
                 stages.append((results.pairs(*where), _pairs(*where), ""))
                 stages.append((results.train(*where), _train(*where), ""))
             for name, (_, metrics) in BENCHMARKS.items():
-                made = report(metrics, grades(name, *where, images))
-                graded = {"grades": made.grades, "values": made.values}
+                grade_report = report(metrics, grades(name, *where, images))
+                graded = {"grades": grade_report.grades, "values": grade_report.values}
                 stages.append((results.answers(*where, name), {"model": "c0ffee" * 10}, name))
                 stages.append((results.grades(*where, name), graded, name))
             for folder, content, name in stages:
@@ -207,25 +209,25 @@ def _finish(folder: Path, content: Mapping[str, Any], name: str) -> None:
     for file, lines in content.get("files", {}).items():
         write_jsonl(folder / file, lines)
     if "grades" in content:
-        made: Sequence[Grade] = content["grades"]
-        names = sorted({key for grade in made for key in grade.counts})
+        grades: Sequence[Grade] = content["grades"]
+        names = sorted({key for grade in grades for key in grade.counts})
         frame = pd.DataFrame(
             {
-                "question": [grade.question for grade in made],
-                "cluster": [grade.cluster for grade in made],
-                "value": pd.Series([grade.value for grade in made], dtype="Float64"),
-                "read_as": [grade.read_as for grade in made],
-                "why": [grade.why for grade in made],
+                "question": [grade.question for grade in grades],
+                "cluster": [grade.cluster for grade in grades],
+                "value": pd.Series([grade.value for grade in grades], dtype="Float64"),
+                "read_as": [grade.read_as for grade in grades],
+                "why": [grade.why for grade in grades],
             }
             | {
-                f"count_{key}": [float(grade.counts.get(key, 0.0)) for grade in made]
+                f"count_{key}": [float(grade.counts.get(key, 0.0)) for grade in grades]
                 for key in names
             }
         )
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
         write_bytes(folder / "grades.parquet", buffer.getvalue())
-        unscored = sum(grade.value is None for grade in made)
+        unscored = sum(grade.value is None for grade in grades)
         write_json(
             folder / "report.json", {"values": dict(content["values"]), "unscored": unscored}
         )

@@ -76,18 +76,18 @@ def test_numbers_differ_by_a_paired_interval_where_the_questions_are_the_same(
     a: Path, b: Path, tmp_path: Path
 ) -> None:
     other = write_study(tmp_path / "other", seeds=(0, 1), images=60)
-    here, there = (
+    grades, other_grades = (
         Results(out).grades("sena", seed, 1, "synthetic_chair")
         for out, seed in ((b, 0), (other, 1))
     )
-    shutil.copy(there / "grades.parquet", here / "grades.parquet")
+    shutil.copy(other_grades / "grades.parquet", grades / "grades.parquet")
     text = between(a, b)
     before, after = load_results(a), load_results(b)
-    metric = next(one for one in before.benchmarks[0].metrics if one.name == "chair_i")
+    metric = next(item for item in before.benchmarks[0].metrics if item.name == "chair_i")
     first, second = (records.counts["sena", 1, "synthetic_chair"] for records in (before, after))
-    found = estimate(second.terms(metric), first.terms(metric))
-    lo, hi = found.interval()
-    assert f"{found.difference:+.1f} [{lo:.1f}, {hi:.1f}] | 1 / 1 |" in text
+    difference = estimate(second.terms(metric), first.terms(metric))
+    lo, hi = difference.interval()
+    assert f"{difference.difference:+.1f} [{lo:.1f}, {hi:.1f}] | 1 / 1 |" in text
     assert "24 numbers are in both folders: 19 are equal, 5 differ" in text
     assert "| untrained |" not in text  # equal numbers are not listed
 

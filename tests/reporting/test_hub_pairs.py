@@ -36,8 +36,8 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Run(label=LABEL, base="tiny", method=Toy(), pool=pool, images=6),
         )
         words = (Words(pictures=1),)
-        whole = Study(name="pairs", question="?", runs=rows, benchmarks=words)
-        run_study(whole, root / "out")
+        pairs_study = Study(name="pairs", question="?", runs=rows, benchmarks=words)
+        run_study(pairs_study, root / "out")
     return root / "out"
 
 

@@ -51,11 +51,11 @@ def test_exact_and_near_images_are_counted_and_listed(study: Path) -> None:
     plant(study, flipped(near["dhash"], leakage.NEAR))
     tables.write(study)
     listed = pd.read_csv(study / "leaks.csv")
-    mine = listed[listed["benchmark"] == "synthetic_chair"].set_index("cluster")
-    assert dict(mine["kind"]) == {"p3": "exact", "p7": "near"}
-    assert mine.loc["p7", "distance"] == leakage.NEAR
-    assert mine.loc["p7", "item"] == "planted"
-    assert mine.loc["p3", "labels"] == "sena / sima"
+    chair = listed[listed["benchmark"] == "synthetic_chair"].set_index("cluster")
+    assert dict(chair["kind"]) == {"p3": "exact", "p7": "near"}
+    assert chair.loc["p7", "distance"] == leakage.NEAR
+    assert chair.loc["p7", "item"] == "planted"
+    assert chair.loc["p3", "labels"] == "sena / sima"
     assert "synthetic CHAIR 1 exact, 1 near, of 60 images" in (study / "table.md").read_text()
 
 
@@ -87,14 +87,14 @@ def test_without_leaks_everything_is_recomputed_from_the_others(study: Path) -> 
     cells = compare(records)
     assert {cell.images for cell in cells} == {59}
     grades = load_results(study).grades
-    mine = grades[
+    other_grades = grades[
         (grades["label"] == "sena")
         & (grades["benchmark"] == "synthetic_pope")
         & (grades["cluster"] != "p3")
     ]
     accuracy = next(cell for cell in cells if (cell.label, cell.metric) == ("sena", "accuracy"))
     assert accuracy.value == pytest.approx(
-        100 * mine["count_right"].sum() / mine["count_read"].sum()
+        100 * other_grades["count_right"].sum() / other_grades["count_read"].sum()
     )
     assert [cell.difference for cell in cells] != [cell.difference for cell in whole]
     flat = " ".join(text.split())
@@ -132,14 +132,14 @@ def saved_again(image: Image.Image) -> Iterator[Image.Image]:
     yield image.resize((image.width * 2, image.height * 2), Image.Resampling.BICUBIC)
 
 
-def test_a_image_saved_again_is_near_and_disjoint_splits_are_not() -> None:
+def test_an_image_saved_again_is_near_and_disjoint_splits_are_not() -> None:
     """The threshold's two sides, on a sample of the world: the numbers of ``leakage.NEAR`` are of
     20,000 images."""
-    asked = [synthetic_item("dev", index)[1] for index in range(40)]
-    hashes = [int(difference_hash(image), 16) for image in asked]
+    dev_images = [synthetic_item("dev", index)[1] for index in range(40)]
+    hashes = [int(difference_hash(image), 16) for image in dev_images]
     again = [
         (int(difference_hash(other), 16) ^ hash).bit_count()
-        for image, hash in zip(asked, hashes, strict=True)
+        for image, hash in zip(dev_images, hashes, strict=True)
         for other in saved_again(image)
     ]
     assert np.mean(np.array(again) <= leakage.NEAR) > 0.85
@@ -174,8 +174,8 @@ def test_the_stages_store_the_hashes(tmp_path: Path) -> None:
             Image.open(stage.folder / "images" / f"{row['sha256']}.png")
         )
     drawn = open_pool("synthetic").draw(2, seed=0, round=1)
-    assert [one.dhash for one in drawn.images] == [
-        difference_hash(open_pool("synthetic").image(one.id)) for one in drawn.images
+    assert [image.dhash for image in drawn.images] == [
+        difference_hash(open_pool("synthetic").image(image.id)) for image in drawn.images
     ]
 
 
@@ -183,5 +183,5 @@ def test_a_hash_changes_no_identity() -> None:
     """What was made before hashes were stored is continued, not refused."""
     drawn = open_pool("synthetic").draw(2, seed=0, round=1)
     assert drawn.fingerprint(frozenset({"image"})) == fingerprint(
-        [[one.id, one.sha256] for one in drawn.images]
+        [[image.id, image.sha256] for image in drawn.images]
     )

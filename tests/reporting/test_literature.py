@@ -54,14 +54,14 @@ def block_of(records: StudyResults, name: str) -> Block:
 
 def test_reported_numbers_have_columns_and_rows_of_their_own(records: StudyResults) -> None:
     block = block_of(records, "POPE")
-    reported = [place for place, column in enumerate(block.columns) if column.reported]
-    heads = [block.columns[place].heading for place in reported]
+    reported = [index for index, column in enumerate(block.columns) if column.reported]
+    heads = [block.columns[index].heading for index in reported]
     assert heads == [
         "reported: accuracy official ↑ %",
         "reported: F1 official ↑ %",
         "reported: accuracy adversarial official ↑ %",
     ]
-    texts = {line.head: [line.cells[place].value for place in reported] for line in block.lines}
+    texts = {line.head: [line.cells[index].value for index in reported] for line in block.lines}
     assert texts["untrained"][0] == "85.9 [1]"
     assert texts["sena"] == ["not available"] * 3  # its own table could not be read
     assert re.fullmatch(r"8\d\.\d+ \[\d\]", texts["sima"][2])  # RE-ALIGN's rerun of SIMA
@@ -70,9 +70,9 @@ def test_reported_numbers_have_columns_and_rows_of_their_own(records: StudyResul
     assert not any("lambda" in line.head for line in only)  # ablations of a paper
     for line in only:  # never in a measured column, never in bold
         assert {
-            line.cells[place].value for place in range(len(block.columns)) if place not in reported
+            line.cells[index].value for index in range(len(block.columns)) if index not in reported
         } == {literature.MISSING}
-    assert all(not line.cells[place].ahead for line in block.lines for place in reported)
+    assert all(not line.cells[index].ahead for line in block.lines for index in reported)
 
 
 def test_the_notes_give_source_and_verification(records: StudyResults) -> None:
@@ -156,12 +156,12 @@ def test_every_number_has_a_known_paper_benchmark_reading_and_range() -> None:
     assert {number.paper for number in numbers} == set(PAPERS)
     assert {(number.benchmark, number.metric) for number in numbers} == set(RANGES)
     for number in numbers:
-        what = (number.benchmark, number.metric)
-        lowest, highest, words = RANGES[what]
+        key = (number.benchmark, number.metric)
+        lowest, highest, words = RANGES[key]
         assert lowest <= float(number.value) <= highest, number
         assert words in number.reading, number
         assert number.verified in PAPERS[number.paper], number
-        assert number.better == ("lower" if what in LOWER else "higher"), number
+        assert number.better == ("lower" if key in LOWER else "higher"), number
         assert number.base in ("llava-1.5-7b", "llava-1.5-13b"), number
         assert "able" in number.source or "note" in number.source, number
     keys = [(n.paper, n.row, n.base, n.benchmark, n.metric, n.source) for n in numbers]
@@ -171,10 +171,10 @@ def test_every_number_has_a_known_paper_benchmark_reading_and_range() -> None:
 
 def test_a_quoted_number_says_whose_it_is() -> None:
     """Numbers that a paper's text gives for others are told from its own."""
-    own = {"SENTINEL": "sentinel", "mDPO": "mdpo", "NaPO": "napo", "TARS": "tars"}
+    own_rows = {"SENTINEL": "sentinel", "mDPO": "mdpo", "NaPO": "napo", "TARS": "tars"}
     for number in literature.published():
-        if number.paper in own and number.verified == "first-hand":
-            assert number.row.startswith((own[number.paper], "untrained")), number
+        if number.paper in own_rows and number.verified == "first-hand":
+            assert number.row.startswith((own_rows[number.paper], "untrained")), number
         if number.verified == "second-hand":
             assert re.search("quot|says that it is the value of", number.source), number
 
@@ -210,12 +210,12 @@ def test_the_two_methods_named_tpo_are_told_apart() -> None:
 def test_names_here_and_in_papers_meet(
     benchmark: str, metric: str, theirs: tuple[str, str]
 ) -> None:
-    found = {
-        (one.benchmark, one.metric)
-        for one in literature.published()
-        if literature.belongs(one, benchmark, metric)
+    matches = {
+        (number.benchmark, number.metric)
+        for number in literature.published()
+        if literature.is_of_metric(number, benchmark, metric)
     }
-    assert found == {theirs}
+    assert matches == {theirs}
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_names_here_and_in_papers_meet(
 )
 def test_what_is_not_the_same_does_not_meet(benchmark: str, metric: str) -> None:
     column = Metric(name=metric, better="higher", unit="%", numerator="a", denominator="b")
-    asked = BenchmarkColumns(name=benchmark, group="general", version="1", metrics=(column,))
+    columns = BenchmarkColumns(name=benchmark, group="general", version="1", metrics=(column,))
     row = Row(
         label="x",
         base="llava-1.5-7b",
@@ -249,7 +249,7 @@ def test_what_is_not_the_same_does_not_meet(benchmark: str, metric: str) -> None
         rounds=1,
         seeds=(0,),
     )
-    assert literature.matching((row,), asked) == {}
+    assert literature.matching((row,), columns) == {}
 
 
 def test_a_papers_chair_stands_only_where_it_is_read_alike() -> None:
@@ -259,7 +259,7 @@ def test_a_papers_chair_stands_only_where_it_is_read_alike() -> None:
         metric: {
             number.paper
             for number in literature.published()
-            if literature.belongs(number, "coco_chair", metric)
+            if literature.is_of_metric(number, "coco_chair", metric)
         }
         for metric in columns
     }

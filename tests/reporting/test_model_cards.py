@@ -65,18 +65,18 @@ def test_a_run_writes_a_card_and_its_model_is_a_row(
     ):
         assert said in text
     # The model's folder is a base of its own: as a ready-made row it answers as it did in its run.
-    found = find_base(str(train / "model"))
+    card = find_base(str(train / "model"))
     rows = (baseline, Run(label="ready made", base=str(train / "model"), method=Untrained()))
     run_study(
         Study(name="rows", question="?", runs=rows, benchmarks=(Words(pictures=1),)),
         tmp_path / "rows",
     )
-    mine, its = (
+    row_answers, round_answers = (
         [row["answer"] for row in read_jsonl(folder / "answers" / "words" / "answers.jsonl")]
         for folder in (tmp_path / "rows" / "runs" / "ready made" / "seed0" / "round0", train.parent)
     )
-    assert mine == its
-    assert found.family == "llava-1.5"
+    assert row_answers == round_answers
+    assert card.family == "llava-1.5"
     study_json = json.loads((tmp_path / "rows" / "study.json").read_text())
     assert study_json["runs"][1]["base"] == str(train / "model")
 
@@ -127,10 +127,10 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(
     assert UNGRADED in results_on(last / "model" / "README.md")
     before = (last / "model" / "README.md").read_bytes()
 
-    made = tables.load(out)
-    write_results(out, made.study, made.cells)
-    cell = next(cell for cell in made.cells if cell.label == "toy" and cell.last)
-    own = cell.seed_values.split()[1]
+    comparison = tables.load(out)
+    write_results(out, comparison.study, comparison.cells)
+    cell = next(cell for cell in comparison.cells if cell.label == "toy" and cell.last)
+    seed_value = cell.seed_values.split()[1]
     for kind in ("model", "adapter"):
         said = results_on(last / kind / "README.md")
         assert UNGRADED not in said
@@ -139,7 +139,7 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(
         change = f"{cell.difference:+.2f} [{cell.lo:.2f}, {cell.hi:.2f}]"
         assert texts == [
             "words ↓",
-            f"{float(own):.2f}",
+            f"{float(seed_value):.2f}",
             f"{cell.value:.2f}",
             change,
             cell.verdict,
@@ -150,7 +150,7 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(
         assert "- words: " in said
         (result,) = ModelCard.load(last / kind / "README.md").data.eval_results
         assert (result.dataset_type, result.metric_type) == ("words", "words")
-        assert result.metric_value == pytest.approx(float(own), abs=1e-4)
+        assert result.metric_value == pytest.approx(float(seed_value), abs=1e-4)
         assert result.dataset_args == {"version": "1", "images": 4}
         assert not (last / kind / ".eval_results").exists()  # no benchmark of the hub
     # An earlier round's model is not tested, a control's card says what it is, and the untrained
@@ -165,13 +165,13 @@ def test_once_the_table_is_made_the_cards_say_what_came_out(
     )
     # Written again it is the same; with the grades gone it says so again.
     after = (last / "model" / "README.md").read_bytes()
-    made = tables.load(out)
-    write_results(out, made.study, made.cells)
+    comparison = tables.load(out)
+    write_results(out, comparison.study, comparison.cells)
     assert (last / "model" / "README.md").read_bytes() == after
     for path in out.glob("runs/*/seed*/round*/grades/*/DONE"):
         path.unlink()
-    made = tables.load(out)
-    write_results(out, made.study, made.cells)
+    comparison = tables.load(out)
+    write_results(out, comparison.study, comparison.cells)
     assert (last / "model" / "README.md").read_bytes() == before
 
 
@@ -196,9 +196,9 @@ def test_whole_benchmarks_of_the_hub_are_eval_results(tmp_path: Path) -> None:
     assert entry.notes == f"POPE accuracy (%), graded by SelfSight ({pope.version})"
     write_eval_results(tmp_path, study, [replace(pope, unscored=3)], seed=0)
     assert "; 3 unscored answers of all seeds left out" in path.read_text(encoding="utf-8")
-    for part in (replace(pope, images=100), replace(pope, seed_values="nan")):
+    for changed in (replace(pope, images=100), replace(pope, seed_values="nan")):
         write_eval_results(tmp_path, study, [pope], seed=0)
-        write_eval_results(tmp_path, study, [part], seed=0)
+        write_eval_results(tmp_path, study, [changed], seed=0)
         assert not path.exists()
     # The hub's parser reads back a name that tries to end the metadata.
     text = with_model_index(ModelCardData(tags=["x"]), toy.label, study, [pope], seed=0)
@@ -301,10 +301,10 @@ def test_an_adapters_card_says_how_to_load_it() -> None:
         "seed": 0,
         "recipe": {"lr": 1e-6},
     }
-    made = {"method": {"name": "sena"}}
+    pairs_identity = {"method": {"name": "sena"}}
     counted = {"counts": {"images": 3, "pairs": 2, "dropped": 1}}
-    told = {"base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "66"}
-    text = card(identity, {}, made, counted, told)
+    config = {"base_model_name_or_path": "Qwen/Qwen2.5-VL-3B-Instruct", "revision": "66"}
+    text = card(identity, {}, pairs_identity, counted, config)
     for said in (
         "base_model: Qwen/Qwen2.5-VL-3B-Instruct\nlibrary_name: peft\n",
         "base_model_relation: adapter\n",
@@ -315,7 +315,11 @@ def test_an_adapters_card_says_how_to_load_it() -> None:
     ):
         assert said in text
     second = card(
-        {**identity, "round": 2}, {}, made, counted, {"base_model_name_or_path": "../`x`/model"}
+        {**identity, "round": 2},
+        {},
+        pairs_identity,
+        counted,
+        {"base_model_name_or_path": "../`x`/model"},
     )
     assert "It belongs to `../'x'/model`" in second
     assert "the model of round 1" in second
@@ -330,12 +334,12 @@ def test_the_card_of_a_known_base_names_its_licence_and_markup_stays_text() -> N
         "seed": 0,
         "recipe": {"lr": 1e-6},
     }
-    made = {"method": {"name": "sena", "prompts": {"ask": "``` <script> |"}}}
+    pairs_identity = {"method": {"name": "sena", "prompts": {"ask": "``` <script> |"}}}
     counts = {"images": 3, "pairs": 2, "dropped": 1, "drops_by_reason": {"a|b <i>": 1}}
     text = card(
         identity,
         {"training": {"steps": 1}},
-        made,
+        pairs_identity,
         {"counts": counts, "pool": {"name": "x|y", "fingerprint": "ef"}},
     )
     assert "license: llama2\n" in text

@@ -116,8 +116,8 @@ def test_an_old_packed_folder_opens(new: Path, tmp_path: Path) -> None:
         manifest["files"][name] = hashlib.sha256((packed / name).read_bytes()).hexdigest()
     benchmarks = manifest["benchmarks"]
     manifest["benchmarks"] = {OLD[name]: entry for name, entry in benchmarks.items()}
-    asked = manifest["leaks"]["asked"]
-    manifest["leaks"]["asked"] = {OLD[name]: count for name, count in asked.items()}
+    image_counts = manifest["leaks"]["asked"]
+    manifest["leaks"]["asked"] = {OLD[name]: count for name, count in image_counts.items()}
     for leak in manifest["leaks"]["found"]:
         leak |= {"benchmark": OLD[leak["benchmark"]], "picture": leak.pop("image")}
     write_json(packed / "packed.json", manifest)

@@ -38,13 +38,13 @@ def with_caps(out: Path) -> Path:
         counts = grades[
             ["question", "cluster", *(name for name in grades if name.startswith("count_"))]
         ]
-        parts = [
+        frames = [
             counts.assign(cap=cap, count_words=counts["count_words"].clip(upper=cap or None))
             for cap in (*LENGTHS, 0)
         ]
         folder = results.caps(label, seed, number, "synthetic_chair")
         folder.mkdir(parents=True)
-        pd.concat(parts, ignore_index=True).to_parquet(folder / "caps.parquet", index=False)
+        pd.concat(frames, ignore_index=True).to_parquet(folder / "caps.parquet", index=False)
         write_json(folder / "identity.json", {"format": 1})
         (folder / "DONE").write_text(OLD_DONE)
         answers = results.answers(label, seed, number, "synthetic_chair")
@@ -120,8 +120,8 @@ def test_a_pack_of_an_earlier_version_opens_without_repeated_sentences(packed: P
     manifest["files"][CAPS] = hashlib.sha256((packed / CAPS).read_bytes()).hexdigest()
     write_json(packed / "packed.json", manifest)
     block = stage_blocks.answers_block(load_results(packed))
-    place = block.header.index("CHAIR repeated %")
-    assert {row[place] for row in block.rows} == {"not recorded"}
+    column = block.header.index("CHAIR repeated %")
+    assert {row[column] for row in block.rows} == {"not recorded"}
 
 
 def test_why_a_row_ended_early_is_packed(tmp_path: Path) -> None:
@@ -135,9 +135,9 @@ def test_why_a_row_ended_early_is_packed(tmp_path: Path) -> None:
 
 
 def test_leaked_images_can_be_left_out_of_a_packed_folder(whole: Path, packed: Path) -> None:
-    left = [tables.load(out, exclude_leaks=True) for out in (whole, packed)]
-    assert left[0].leaks.found == left[1].leaks.found != ()
-    assert left[0].table == left[1].table != tables.load(whole).table
+    comparisons = [tables.load(out, exclude_leaks=True) for out in (whole, packed)]
+    assert comparisons[0].leaks.found == comparisons[1].leaks.found != ()
+    assert comparisons[0].table == comparisons[1].table != tables.load(whole).table
 
 
 def test_no_difference_to_the_whole_folder(whole: Path, packed: Path) -> None:

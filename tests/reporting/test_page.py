@@ -69,9 +69,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def data_of(text: str) -> Any:
-    found = re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)
-    assert found
-    return json.loads(found[1])
+    match = re.search(r'<script id="data" type="application/json">(.*?)</script>', text, re.DOTALL)
+    assert match
+    return json.loads(match[1])
 
 
 def opened(uri: str) -> Image.Image:
@@ -153,8 +153,8 @@ def test_another_methods_trace_is_shown_by_its_own_names(made: SimpleNamespace) 
         ["candidates 2", "two", ""],
     ]
     assert card["corrupted"] is None
-    lost = next(card for card in made.data["cards"] if card["item"] == "gone.png")
-    assert lost["image"] is None
+    dropped = next(card for card in made.data["cards"] if card["item"] == "gone.png")
+    assert dropped["image"] is None
     assert made.text.count("no longer has all images, such as &#39;gone.png&#39;") == 1
 
 
@@ -216,9 +216,9 @@ def test_a_sampled_page_counts_all_and_says_how_many_it_shows(
         6,
         2,
     )
-    mine = [card for card in data["cards"] if card["group"] == 0]
-    assert {card["reason"] for card in mine} == {None, "no question", "equal answers"}
-    assert len(mine) == 6
+    cards = [card for card in data["cards"] if card["group"] == 0]
+    assert {card["reason"] for card in cards} == {None, "no question", "equal answers"}
+    assert len(cards) == 6
 
 
 @pytest.mark.usefixtures("made")

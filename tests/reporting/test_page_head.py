@@ -46,14 +46,16 @@ def test_a_wide_block_becomes_tables_that_fit() -> None:
         columns=tuple(Column(heading=f"metric {number}") for number in range(30)),
         lines=(TableRow(head="sena", cells=cells),),
     )
-    tight, parts = page.narrow(block)
+    tight, blocks = page.narrow(block)
     assert tight
-    assert 1 < len(parts) < 5
-    assert [column for part in parts for column in part.columns] == list(block.columns)
-    assert [cell for part in parts for cell in part.lines[0].cells] == list(cells)
-    assert all(sum(page._widths(part, tight=True)) <= page.ROOM for part in parts)
-    few = replace(block, columns=block.columns[:3], lines=(TableRow(head="sena", cells=cells[:3]),))
-    assert page.narrow(few) == (False, [few])
+    assert 1 < len(blocks) < 5
+    assert [column for item in blocks for column in item.columns] == list(block.columns)
+    assert [cell for item in blocks for cell in item.lines[0].cells] == list(cells)
+    assert all(sum(page._widths(item, tight=True)) <= page.ROOM for item in blocks)
+    short_block = replace(
+        block, columns=block.columns[:3], lines=(TableRow(head="sena", cells=cells[:3]),)
+    )
+    assert page.narrow(short_block) == (False, [short_block])
 
 
 @pytest.mark.thorough

@@ -38,14 +38,14 @@ def study(out: Path, told: dict[int, dict[str, Any]]) -> StudyResults:
 
 
 def test_means_over_seeds_and_what_is_unknown(tmp_path: Path) -> None:
-    told = {
+    records = {
         0: {"quality": {"answer": {**ONE, **TRUE}}, "report": CRITIC},
         1: {
             "quality": {"answer": {**ONE, **TRUE, "pairs": 30, "right": None}},
             "report": {**CRITIC, "greedy_wins": 0.8},
         },
     }
-    quality, critic = pair_blocks(study(tmp_path, told))
+    quality, critic = pair_blocks(study(tmp_path, records))
     assert quality.rows == (("sima", "answer", "20", "4.0", "6.0", "50.0", "1.00", "2.00", "75.0"),)
     assert critic.rows == (("sima", "20", "100.0", "70.0", "50.0", "-"),)
 

@@ -57,15 +57,15 @@ def test_a_short_answer_leaves_nothing_out() -> None:
     pool = open_pool("synthetic")
     item = pool.read(pool.ids[0])
     assert pool.ground_truth is not None
-    things = len(scene("pool", 0).categories)
+    category_count = len(scene("pool", 0).categories)
     # To the truth, an answer that names no thing is a description that leaves out all of them.
-    assert pool.ground_truth.errors(item.id, ["red ."]) == [float(things)]
+    assert pool.ground_truth.errors(item.id, ["red ."]) == [float(category_count)]
     pairs = [
         replace(pair(kind, "red .", "blue ."), kind=kind, item=item.id)
         for kind in ("description", "question")
     ]
     stats = pair_stats(pairs, pool.ground_truth)
-    assert stats["description"]["chosen_errors"] == float(things)
+    assert stats["description"]["chosen_errors"] == float(category_count)
     assert "chosen_errors" not in stats["question"]
 
 

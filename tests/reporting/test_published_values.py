@@ -66,7 +66,7 @@ def study(
     """The untrained base (and more rows) with hand-made counts on one metric."""
     column = Metric(name=metric, better="higher", unit="%", numerator="right", denominator="asked")
     row = replace(empty.base_row, base=base)
-    made = replace(
+    results = replace(
         empty,
         rows=(row, *rows),
         benchmarks=(
@@ -84,18 +84,18 @@ def study(
             },
             values=np.ones((1, images)),
         )
-        for one in made.rows
+        for one in results.rows
     }
-    vars(made)["counts"] = counts  # in place of the cached property
-    return made
+    vars(results)["counts"] = counts  # in place of the cached property
+    return results
 
 
 def interval() -> tuple[float, float]:
     """The value and half of its 95 % interval, written out: equal numbers of questions an image,
     and one answer more and one fewer."""
     shares = 100 * RIGHT / 6
-    one = 100 / (6 * IMAGES)
-    half = stats.t.ppf(0.975, IMAGES - 1) * np.sqrt(shares.var(ddof=1) / IMAGES + 2 * one**2)
+    one_count = 100 / (6 * IMAGES)
+    half = stats.t.ppf(0.975, IMAGES - 1) * np.sqrt(shares.var(ddof=1) / IMAGES + 2 * one_count**2)
     return float(shares.mean()), float(half)
 
 
@@ -107,22 +107,22 @@ def test_the_interval_decides(empty: StudyResults, published: Published) -> None
         ("B", "untrained", "pope", "accuracy", outside),
         ("C", "sima", "pope", "accuracy", inside),
     )
-    made = study(empty)
-    first, second = published_values.values(made)
+    results = study(empty)
+    first, second = published_values.values(results)
     assert (first.verdict, second.verdict) == ("agrees", "differs")
     assert first.value == pytest.approx(value)
     assert second.difference == pytest.approx(value - float(outside))
     # Half of the last printed digit is the rounding of the printed number.
     assert second.lo == pytest.approx(value - float(outside) - half - 0.05)
     assert second.hi == pytest.approx(value - float(outside) + half + 0.05)
-    [said] = published_values.base_sentences(made, (first, second))
+    [said] = published_values.base_sentences(results, (first, second))
     assert said.startswith("Papers differ about the untrained base llava-1.5-7b")
-    assert not published_values.differing(made, (first, second))
-    [warning] = published_values.base_sentences(made, (second,))
+    assert not published_values.differing(results, (first, second))
+    [warning] = published_values.base_sentences(results, (second,))
     assert warning.startswith("WARNING: the untrained base llava-1.5-7b does not have")
     assert f"{outside} in B" in warning
-    assert published_values.differing(made, (second,))
-    [fine] = published_values.base_sentences(made, (first,))
+    assert published_values.differing(results, (second,))
+    [fine] = published_values.base_sentences(results, (first,))
     assert fine.startswith("The untrained base llava-1.5-7b has its published values: POPE")
 
 
@@ -140,10 +140,10 @@ def test_few_images_and_another_input_tell_nothing(
     empty: StudyResults, published: Published
 ) -> None:
     published(("A", "untrained", "pope", "accuracy", "20.0"))
-    few = study(empty, images=49)
-    found = published_values.values(few)
-    assert [one.verdict for one in found] == ["cannot be told"]
-    [said] = published_values.base_sentences(few, found)
+    small = study(empty, images=49)
+    values = published_values.values(small)
+    assert [value.verdict for value in values] == ["cannot be told"]
+    [said] = published_values.base_sentences(small, values)
     assert "It cannot be told" in said
     assert "fewer than 50 images" in said
     cropped = study(empty, base="llava-1.5-7b-hf")
@@ -173,12 +173,12 @@ def test_released_weights_meet_their_papers_row(empty: StudyResults, published: 
         settings={"published_base": "llava-1.5-7b", "published_rows": ["csr", "csr_round3"]},
     )
     trained = replace(empty.base_row, label="sima", method="csr", rounds=3, role="method")
-    found = published_values.values(study(empty, rows=(row, trained)))
-    assert [(one.row.label, one.number.value) for one in found] == [
+    values = published_values.values(study(empty, rows=(row, trained)))
+    assert [(value.row.label, value.number.value) for value in values] == [
         ("untrained", "85.9"),
         ("theirs", "87.0"),
         ("theirs", "86.9"),
     ]
-    block = published_values.block(found)
+    block = published_values.block(values)
     assert block is not None
     assert [line.head for line in block.lines] == ["untrained", "theirs", "theirs"]

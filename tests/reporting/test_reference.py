@@ -46,22 +46,24 @@ def test_the_reference_was_made_with_the_shipped_base() -> None:
             open_stored(out),
             Results(out).answers("untrained", 0, 0, "synthetic_chair").parent,
         )
-        known = [stored.identity(folder) for folder in stored.stages() if folder.parent == answers]
-        assert len(known) == 4
+        identities = [
+            stored.identity(folder) for folder in stored.stages() if folder.parent == answers
+        ]
+        assert len(identities) == 4
         card = find_base("synthetic")
         assert isinstance(card.source, Path)
         # When the ablations were made, an identity held the weights and the settings alone.
-        parts: dict[str, object] = {"files": identity_files(card)}
+        settings: dict[str, object] = {"files": identity_files(card)}
         if out == REFERENCE / "ablations":
-            parts = {"weights": weights_fingerprint(card.source)}
-        expected = fingerprint({**card.settings, **parts})
-        assert {identity["model"] for identity in known if identity} == {expected}
+            settings = {"weights": weights_fingerprint(card.source)}
+        expected = fingerprint({**card.settings, **settings})
+        assert {identity["model"] for identity in identities if identity} == {expected}
 
 
 def test_the_readme_shows_the_reference_numbers() -> None:
     """Every row of the reference's summary stands in the README, but for the share of yes."""
     lines = (REFERENCE / "table.md").read_text().splitlines()
-    head = next(place for place, line in enumerate(lines) if line.startswith("| row | CHAIR-s"))
+    head = next(index for index, line in enumerate(lines) if line.startswith("| row | CHAIR-s"))
     assert "POPE yes ratio" in lines[head].split("|")[6]
     readme = (ROOT / "README.md").read_text()
     rows = 0
@@ -83,6 +85,6 @@ def test_results_stay_light() -> None:
     )
     if listed.returncode:
         pytest.skip("not a git checkout")
-    kept = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
-    assert 30 < len(kept) <= 46
-    assert sum(path.stat().st_size for path in kept) <= 4e6
+    paths = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    assert 30 < len(paths) <= 46
+    assert sum(path.stat().st_size for path in paths) <= 4e6

@@ -178,7 +178,7 @@ def test_latex_has_stars_ranks_and_a_legend(
 def test_a_row_of_papers_stands_where_it_has_numbers() -> None:
     """In a wide block that goes on in another table, rows without a measured number are left out
     beside measured ones."""
-    measured = tuple(Column(heading=f"metric {place}") for place in range(7))
+    measured = tuple(Column(heading=f"metric {number}") for number in range(7))
     values = tuple(TableCell(value="9.1", change="-12.5 [-15.0, -10.0]") for _ in measured)
     ours = TableRow(head="ours", cells=(*values, TableCell(value="85.9 [1]")))
     theirs = TableRow(
@@ -218,10 +218,10 @@ def test_bold_is_truly_ahead_of_the_baseline_and_every_method(tmp_path: Path) ->
     cells = compare(study)
 
     def bold(cells: list[MetricResult]) -> set[tuple[str, str]]:
-        made = tables.build(study, cells)
+        table = tables.build(study, cells)
         return {
             (line.head, column.heading)
-            for block in made.blocks
+            for block in table.blocks
             for line in block.lines
             for cell, column in zip(line.cells, block.columns, strict=True)
             if cell.ahead
@@ -273,13 +273,13 @@ def test_a_row_stands_beside_the_baseline_at_its_own_length(tmp_path: Path) -> N
             run |= {"role": "matched", "of": "sena", "rounds": 0}
     write_json(Results(out).study, study)
     read = load_results(out)
-    made = compare(read)
-    cell = next(cell for cell in made if (cell.label, cell.metric) == ("sena", "chair_i"))
-    theirs = next(cell for cell in made if (cell.label, cell.metric) == ("sima", "chair_i"))
+    cells = compare(read)
+    cell = next(cell for cell in cells if (cell.label, cell.metric) == ("sena", "chair_i"))
+    theirs = next(cell for cell in cells if (cell.label, cell.metric) == ("sima", "chair_i"))
     assert cell.matched_by == "sima"
     block = next(
         block
-        for block in tables.build(read, made).blocks
+        for block in tables.build(read, cells).blocks
         if block.heading.startswith("At equal length")
     )
     row = next(row for row in block.rows if row[2] == cell.heading)

@@ -77,9 +77,9 @@ def test_a_seed_far_from_the_others_is_named_and_counts(tmp_path: Path) -> None:
 def test_seeds_with_other_questions_are_left_out_by_name(tmp_path: Path, odd: int) -> None:
     out = write_study(tmp_path / "all", seeds=(0, 1, 2), images=60)
     fewer = write_study(tmp_path / "few", seeds=(0, 1, 2), images=50)
-    there = Results(out).grades("sena", odd, 1, POPE)
-    shutil.rmtree(there)
-    shutil.copytree(Results(fewer).grades("sena", odd, 1, POPE), there)
+    stage = Results(out).grades("sena", odd, 1, POPE)
+    shutil.rmtree(stage)
+    shutil.copytree(Results(fewer).grades("sena", odd, 1, POPE), stage)
     cell = result(out, "sena", "accuracy")
     assert cell.seeds.split() == [seed for seed in "012" if seed != str(odd)]
     assert "‡" in table_cell(cell).text
@@ -135,7 +135,7 @@ def test_a_control_is_compared_with_its_own_round(tmp_path: Path) -> None:
             run |= {"role": "control", "of": "sena", "rounds": 1}
     write_json(out / "study.json", study)
     records = load_results(out)
-    contrast = next(part for part in control_contrasts(records) if part.metric.name == "chair_i")
+    contrast = next(item for item in control_contrasts(records) if item.metric.name == "chair_i")
     early = [cell for cell in compare(records) if cell.round == 1 and cell.metric == "chair_i"]
     values = {cell.label: cell.value for cell in early}
     assert contrast.round == 1

@@ -26,37 +26,39 @@ def trainings(seeds: int, images: int, *, seed: int = 0, rate: float = 0.2) -> F
     hard = rng.beta(2, 2 / rate - 2, size=images)
     strength = np.exp(0.1 * rng.normal(size=(seeds, 1)))
     mentions = 1 + rng.poisson(3, size=(seeds, images))
-    found = rng.binomial(mentions, np.clip(hard * strength, 0, 1))
-    return np.stack([found, mentions], axis=-1).astype(float)
+    hallucinated = rng.binomial(mentions, np.clip(hard * strength, 0, 1))
+    return np.stack([hallucinated, mentions], axis=-1).astype(float)
 
 
 def test_one_training_is_students_test_over_images() -> None:
     rng = np.random.default_rng(5)
     base, other = rng.normal(size=40), rng.normal(0.3, 1.0, size=40)
-    found = estimate(means(other[None]), means(base[None]), scale=FINE)
-    theirs = scipy_stats.ttest_rel(other, base)
-    assert found.about == "training"
-    assert found.p == pytest.approx(theirs.pvalue, rel=1e-6)
-    assert found.interval() == pytest.approx(theirs.confidence_interval(0.95))
+    result = estimate(means(other[None]), means(base[None]), scale=FINE)
+    expected = scipy_stats.ttest_rel(other, base)
+    assert result.about == "training"
+    assert result.p == pytest.approx(expected.pvalue, rel=1e-6)
+    assert result.interval() == pytest.approx(expected.confidence_interval(0.95))
 
 
 def test_where_images_agree_it_is_students_test_over_trainings() -> None:
     values = np.array([1.0, 2.5, 2.2, 1.4])
-    found = estimate(means(np.repeat(values[:, None], 30, 1)), means(np.zeros((1, 30))), scale=FINE)
-    theirs = scipy_stats.ttest_1samp(values, 0.0)
-    assert found.about == "method"
-    assert found.p == pytest.approx(theirs.pvalue, rel=1e-6)
-    assert found.interval() == pytest.approx(theirs.confidence_interval(0.95))
+    result = estimate(
+        means(np.repeat(values[:, None], 30, 1)), means(np.zeros((1, 30))), scale=FINE
+    )
+    expected = scipy_stats.ttest_1samp(values, 0.0)
+    assert result.about == "method"
+    assert result.p == pytest.approx(expected.pvalue, rel=1e-6)
+    assert result.interval() == pytest.approx(expected.confidence_interval(0.95))
 
 
 def test_two_rows_of_trainings_are_welchs_test() -> None:
     first, second = np.array([1.0, 2.5, 2.2]), np.array([0.3, 0.2, 0.6, 0.4])
     sides = [means(np.repeat(values[:, None], 9, 1)) for values in (first, second)]
-    found = estimate(*sides, scale=FINE, design="independent")
-    theirs = scipy_stats.ttest_ind(first, second, equal_var=False)
-    assert found.training_df == pytest.approx(theirs.df)
-    assert found.p == pytest.approx(theirs.pvalue, rel=1e-6)
-    assert found.interval() == pytest.approx(theirs.confidence_interval(0.95))
+    result = estimate(*sides, scale=FINE, design="independent")
+    expected = scipy_stats.ttest_ind(first, second, equal_var=False)
+    assert result.training_df == pytest.approx(expected.df)
+    assert result.p == pytest.approx(expected.pvalue, rel=1e-6)
+    assert result.interval() == pytest.approx(expected.confidence_interval(0.95))
 
 
 def test_pairing_by_seed_is_the_test_of_the_differences() -> None:
@@ -83,22 +85,24 @@ def test_the_variance_is_that_of_crossed_random_effects() -> None:
         np.kron(np.ones((seeds, seeds)), by_image),
         np.eye(seeds * images),
     ]
-    y, one = values.ravel(), np.ones((seeds * images, 1))
+    y, ones = values.ravel(), np.ones((seeds * images, 1))
 
     def minus_likelihood(logs: Floats) -> float:
         covariance = sum(np.exp(log) * block for log, block in zip(logs, blocks, strict=True))
         inverse = np.linalg.inv(covariance)
-        precision = (one.T @ inverse @ one).item()
-        residual = y - (one.T @ inverse @ y).item() / precision
+        precision = (ones.T @ inverse @ ones).item()
+        residual = y - (ones.T @ inverse @ y).item() / precision
         logdet = np.linalg.slogdet(covariance)[1]
         return float(logdet + np.log(precision) + residual @ inverse @ residual)
 
     fit = optimize.minimize(minus_likelihood, np.zeros(3), tol=1e-10)
-    training, image, rest = np.exp(fit.x)
-    whole = training / seeds + image / images + rest / (seeds * images)
-    found = estimate(means(values), means(np.zeros((1, images))), scale=FINE)
-    assert found.se**2 == pytest.approx(whole, rel=1e-3)
-    assert found.training == pytest.approx(training / seeds + rest / (seeds * images), rel=1e-3)
+    training, image, interaction = np.exp(fit.x)
+    variance = training / seeds + image / images + interaction / (seeds * images)
+    result = estimate(means(values), means(np.zeros((1, images))), scale=FINE)
+    assert result.se**2 == pytest.approx(variance, rel=1e-3)
+    assert result.training == pytest.approx(
+        training / seeds + interaction / (seeds * images), rel=1e-3
+    )
 
 
 def test_a_ratios_image_part_is_that_of_resampling_images() -> None:
@@ -106,23 +110,23 @@ def test_a_ratios_image_part_is_that_of_resampling_images() -> None:
     rng = np.random.default_rng(0)
     drawn = rng.integers(300, size=(4000, 300))
     resampled = ratio(other[0][drawn].sum(1), 100.0) - ratio(base[0][drawn].sum(1), 100.0)
-    found = estimate(other, base)
-    assert found.difference == pytest.approx(
+    result = estimate(other, base)
+    assert result.difference == pytest.approx(
         float(ratio(other.sum((0, 1)), 100.0) - ratio(base.sum((0, 1)), 100.0))
     )
     # 4,000 resamples: a standard deviation is known to about 1.1 %.
-    assert np.sqrt(found.images) == pytest.approx(resampled.std(ddof=1), rel=0.05)
+    assert np.sqrt(result.images) == pytest.approx(resampled.std(ddof=1), rel=0.05)
 
 
 def test_the_halves_are_added_in_quadrature_and_p_is_where_the_interval_ends_at_0() -> None:
-    found = estimate(trainings(3, 80, seed=6), trainings(1, 80, seed=7, rate=0.28))
-    lo, hi = found.interval()
-    parts = scipy_stats.t.ppf(0.975, 2) ** 2 * found.training + scipy_stats.t.ppf(
+    result = estimate(trainings(3, 80, seed=6), trainings(1, 80, seed=7, rate=0.28))
+    lo, hi = result.interval()
+    squared_half = scipy_stats.t.ppf(0.975, 2) ** 2 * result.training + scipy_stats.t.ppf(
         0.975, 79
-    ) ** 2 * (found.images + found.one_count)
-    assert (hi - lo) / 2 == pytest.approx(np.sqrt(parts))
-    assert 1e-4 < found.p < 0.5
-    ends = found.interval(1 - found.p)
+    ) ** 2 * (result.images + result.one_count)
+    assert (hi - lo) / 2 == pytest.approx(np.sqrt(squared_half))
+    assert 1e-4 < result.p < 0.5
+    ends = result.interval(1 - result.p)
     assert min(map(abs, ends)) == pytest.approx(0, abs=1e-6)
 
 
@@ -165,15 +169,15 @@ def test_one_count_is_a_question_where_each_counts_a_small_share() -> None:
     """MME's sum over subtasks: all shares together are 1, so a numerator of 1 is all questions."""
     rng = np.random.default_rng(4)
     base, other = (answers(rng.random((seeds, 200)) < 0.8) for seeds in (1, 3))
-    whole, shares = estimate(other, base), estimate(other / 200, base / 200)
-    assert shares.interval() == pytest.approx(whole.interval())
+    by_question, shares = estimate(other, base), estimate(other / 200, base / 200)
+    assert shares.interval() == pytest.approx(by_question.interval())
     assert shares.one_count == pytest.approx(2 * 0.5**2)
     # A subtask of 20 images counts as much as one of 180.
     uneven = np.where(np.arange(200) < 20, 1 / 40, 1 / 360)[:, None]
-    found = estimate(other * uneven, base * uneven)
-    assert found.one_count < found.images < 10 * whole.images
+    result = estimate(other * uneven, base * uneven)
+    assert result.one_count < result.images < 10 * by_question.images
     nothing = estimate(answers(np.zeros((3, 200), bool)), answers(np.zeros((1, 200), bool)))
-    assert nothing.one_count == pytest.approx(whole.one_count)
+    assert nothing.one_count == pytest.approx(by_question.one_count)
 
 
 @pytest.mark.parametrize("share", [0.0005, 0.002, 0.01])
@@ -183,14 +187,14 @@ def test_the_interval_holds_the_truth_where_few_answers_change(share: float, see
     the questions is changed by every training."""
     rng, images, draws = np.random.default_rng(11), 1000, 400
     base = answers(np.zeros((1, images), dtype=bool))
-    held = 0
+    covered = 0
     for _ in range(draws):
         always = rng.random((1, images)) < share / 3
-        own = rng.random((seeds, images)) < share * 2 / 3
-        lo, hi = estimate(answers(always | own), base).interval()
-        held += lo <= 100 * (share - share**2 * 2 / 9) <= hi
+        changed = rng.random((seeds, images)) < share * 2 / 3
+        lo, hi = estimate(answers(always | changed), base).interval()
+        covered += lo <= 100 * (share - share**2 * 2 / 9) <= hi
     # Below 0.92 in less than one of 500 seeds where the truth is 0.95.
-    assert held / draws >= 0.92
+    assert covered / draws >= 0.92
 
 
 def test_equal_trainings_are_one_training() -> None:
@@ -205,9 +209,9 @@ def test_seeds_with_the_same_value_still_have_the_interactions_spread() -> None:
     """Two trainings may have the same accuracy by chance; their answers still differ."""
     values = np.zeros((2, 40))
     values[0, :10] = values[1, 10:20] = 1
-    found = estimate(means(values), means(np.zeros((1, 40))), scale=FINE)
-    assert found.training > 0
-    assert found.about == "method"
+    result = estimate(means(values), means(np.zeros((1, 40))), scale=FINE)
+    assert result.training > 0
+    assert result.about == "method"
 
 
 def test_ranks_are_those_that_the_differences_leave_open() -> None:
@@ -232,9 +236,9 @@ def test_holm_by_hand() -> None:
 def test_mcnemar_equals_scipys_binomtest(gained: int, lost: int) -> None:
     base = np.array([0] * gained + [1] * lost + [1] * 20 + [0] * 4)
     other = np.array([1] * gained + [0] * lost + [1] * 20 + [0] * 4)
-    found = mcnemar(base, other)
-    assert (found.gained, found.lost) == (gained, lost)
-    assert found.p == pytest.approx(scipy_stats.binomtest(gained, gained + lost).pvalue)
+    result = mcnemar(base, other)
+    assert (result.gained, result.lost) == (gained, lost)
+    assert result.p == pytest.approx(scipy_stats.binomtest(gained, gained + lost).pvalue)
 
 
 def test_mcnemar_without_discordant_answers() -> None:

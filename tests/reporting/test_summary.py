@@ -35,23 +35,25 @@ LATEX = pytest.mark.skipif(
 def reference() -> tables.ComparedStudy:
     """The two committed comparisons as one: methods of three rounds, controls and reference rows
     of one, three seeds."""
-    whole, one = tables.load(ROUNDS), load_results(REFERENCE)
-    rounds = whole.study
+    comparison, single_round = tables.load(ROUNDS), load_results(REFERENCE)
+    rounds = comparison.study
     rows = [
         *(row for row in rounds.rows if row.role != "control"),
         *(
             replace(row, seeds=(0, 1, 2))
-            for row in one.rows
+            for row in single_round.rows
             if row.role in ("control", "reference")
         ),
     ]
     first = rounds.grades["label"].isin([row.label for row in rows])
-    second = one.grades["label"].isin([row.label for row in rows if row.role != "method"])
-    second &= (one.grades["seed"] < 3) & ~one.grades["label"].isin(rounds.grades["label"][first])
-    grades = pd.concat([rounds.grades[first], one.grades[second]], ignore_index=True)
+    second = single_round.grades["label"].isin([row.label for row in rows if row.role != "method"])
+    second &= (single_round.grades["seed"] < 3) & ~single_round.grades["label"].isin(
+        rounds.grades["label"][first]
+    )
+    grades = pd.concat([rounds.grades[first], single_round.grades[second]], ignore_index=True)
     study = replace(rounds, rows=tuple(rows), grades=grades)
     cells = tuple(compare(study))
-    return replace(whole, study=study, cells=cells, table=tables.build(study, cells))
+    return replace(comparison, study=study, cells=cells, table=tables.build(study, cells))
 
 
 def shown(comparison: tables.ComparedStudy) -> Block:
@@ -88,20 +90,20 @@ def test_a_cell_is_one_number_and_at_most_two_marks(reference: tables.ComparedSt
     assert all(re.fullmatch(r"\d+\.\d[*°]?[†§]?", cell.text) for cell in cells)
     assert {mark for cell in cells for mark in cell.mark} == {"*", "§"}
     values = {cell.key: cell for cell in reference.cells if cell.last}
-    known = values["sima", "synthetic_chair", "chair_i"]
-    mine = next(line for line in block.lines if line.head == "SIMA, round 3").cells[1]
-    assert mine.text == f"{known.value:.1f}*§"
-    reached = replace(known, reached_by=("sima sft",), untold_by=())
+    result = values["sima", "synthetic_chair", "chair_i"]
+    second_cell = next(line for line in block.lines if line.head == "SIMA, round 3").cells[1]
+    assert second_cell.text == f"{result.value:.1f}*§"
+    reached = replace(result, reached_by=("sima sft",), untold_by=())
     again = summary.block(reference.study, [*reference.cells, reached])
     assert next(line for line in again.lines if line.head == "SIMA, round 3").cells[1].mark == "*†"
     assert "† does not exceed a control" in again.caption
 
 
 def test_controls_are_left_out_first(reference: tables.ComparedStudy) -> None:
-    few = summary.block(reference.study, reference.cells, most=9)
-    assert [line.head for line in few.lines if line.head.startswith("control")] == []
-    assert len(few.lines) == 9
-    assert few.caption.endswith("; rows only in the long tables: 9")
+    short = summary.block(reference.study, reference.cells, max_rows=9)
+    assert [line.head for line in short.lines if line.head.startswith("control")] == []
+    assert len(short.lines) == 9
+    assert short.caption.endswith("; rows only in the long tables: 9")
 
 
 def test_the_summary_stands_first_in_every_form(

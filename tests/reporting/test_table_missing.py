@@ -36,9 +36,9 @@ def test_missing_stages_are_dashes_with_a_note_and_stay_in_the_family(tmp_path: 
     assert "sima, seed 0, round 1: it is not trained yet, synthetic POPE is not graded yet" in flat
     assert "sena, seed 0, round 1: its pairs are not made yet" in flat
     assert "no result yet on POPE accuracy" in flat
-    made = text.split("How each row was made")[1].split("What became")[0]
-    assert re.search(r"^sena +images only +1 +1 +- +- +- +- +920 +60 ", made, re.M)
-    assert re.search(r"^sima .* 910 .*|^sima .* - +- .* - +42 s +-$", made, re.M)
+    cost_block = text.split("How each row was made")[1].split("What became")[0]
+    assert re.search(r"^sena +images only +1 +1 +- +- +- +- +920 +60 ", cost_block, re.M)
+    assert re.search(r"^sima .* 910 .*|^sima .* - +- .* - +42 s +-$", cost_block, re.M)
 
 
 def test_a_row_without_pairs_is_not_said_to_be_late(tmp_path: Path) -> None:
@@ -48,8 +48,8 @@ def test_a_row_without_pairs_is_not_said_to_be_late(tmp_path: Path) -> None:
     )
     out = write_study(tmp_path, seeds=(0,), images=60, absent=absent)
     record = Results(out).pairs("sima", 0, 1) / "record.json"
-    known = read_json(record)
-    write_json(record, known | {"counts": known["counts"] | {"pairs": 0}})
+    content = read_json(record)
+    write_json(record, content | {"counts": content["counts"] | {"pairs": 0}})
     flat = re.sub(r"\s+", " ", tables.write(out))
     assert (
         "sima, seed 0, round 1: it made no pair to train on, synthetic CHAIR, synthetic POPE are"
@@ -133,16 +133,16 @@ def test_nothing_done_yet_is_a_table_of_dashes(tmp_path: Path) -> None:
 
 def test_a_study_json_that_cannot_be_a_table_is_one_sentence(tmp_path: Path) -> None:
     """Else a benchmark named twice would be counted twice, with shorter intervals."""
-    kept = read_json(write_study(tmp_path, images=4) / "study.json")
-    chair, pope = kept["benchmarks"]
-    metric, *others = chair["metrics"]
+    study = read_json(write_study(tmp_path, images=4) / "study.json")
+    chair, pope = study["benchmarks"]
+    metric, *other_metrics = chair["metrics"]
     for change in (
         {"baseline": "another"},
         {"baseline": "sena"},  # three trainings
         {"runs": []},
         {"benchmarks": [chair, pope, chair]},
         *(
-            {"benchmarks": [{**chair, "metrics": [*metrics, *others]}]}
+            {"benchmarks": [{**chair, "metrics": [*metrics, *other_metrics]}]}
             for metrics in (
                 [metric, metric],
                 [metric | {"scale": "1"}],
@@ -150,7 +150,7 @@ def test_a_study_json_that_cannot_be_a_table_is_one_sentence(tmp_path: Path) -> 
             )
         ),
     ):
-        write_json(tmp_path / "study.json", {**kept, **change})
+        write_json(tmp_path / "study.json", {**study, **change})
         with pytest.raises(UserError, match=r"study\.json lacks"):
             load_results(tmp_path)
 

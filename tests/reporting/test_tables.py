@@ -103,13 +103,13 @@ def test_csv_recomputes_every_cell(study: SimpleNamespace) -> None:
 
 def test_values_are_the_benchmarks_own(study: SimpleNamespace) -> None:
     for name, (_, metrics) in BENCHMARKS.items():
-        own = report(metrics, synthetic_grades(name, "sena", 1, 1, 150))
+        expected = report(metrics, synthetic_grades(name, "sena", 1, 1, 150))
         for metric in metrics:
             cell = find(
                 [cell for cell in study.cells if cell.benchmark == name], "sena", metric.name
             )
             assert float(cell.seed_values.split()[1]) == pytest.approx(
-                own.values[metric.name], rel=1e-9
+                expected.values[metric.name], rel=1e-9
             )
 
 
@@ -117,7 +117,7 @@ def test_grades_of_the_real_stage_are_read(tmp_path: Path) -> None:
     benchmark = suite.pope("dev", limit=6)
     results = Results(tmp_path)
     answers = tmp_path / "answers"
-    own = {}
+    expected = {}
     for label, answer in (("untrained", "yes"), ("naysayer", "no")):
         write_jsonl(
             answers / "answers.jsonl",
@@ -128,7 +128,7 @@ def test_grades_of_the_real_stage_are_read(tmp_path: Path) -> None:
             {"stage": "grade", "format": 1, "version": benchmark.version},
         )
         grade(stage, benchmark, answers)
-        own[label] = read_json(stage.folder / "report.json")["values"]
+        expected[label] = read_json(stage.folder / "report.json")["values"]
     run = {
         "base": "b",
         "method": "none",
@@ -153,7 +153,7 @@ def test_grades_of_the_real_stage_are_read(tmp_path: Path) -> None:
             "metrics": metrics,
         }
     ]
-    runs = [{**run, "label": label} for label in own]
+    runs = [{**run, "label": label} for label in expected]
     write_json(
         results.study,
         {
@@ -165,7 +165,7 @@ def test_grades_of_the_real_stage_are_read(tmp_path: Path) -> None:
         },
     )
     for cell in compare(load_results(tmp_path)):
-        value = own[cell.label][cell.metric]
+        value = expected[cell.label][cell.metric]
         assert np.isnan(cell.value) if value is None else cell.value == pytest.approx(value)
 
 
@@ -203,16 +203,16 @@ def test_the_seeds_and_both_parts_of_the_error_are_shown_apart(study: SimpleName
     assert len(values) == 5
     assert cell.about == "method"
     assert cell.lo < cell.difference < cell.hi
-    shown = study.markdown.split("Training seeds apart")[1]
-    assert all(f"{value:.1f}" in shown for value in values)
-    assert f"| {cell.se_training:.2f} | {cell.se_images:.2f} |" in shown
+    block = study.markdown.split("Training seeds apart")[1]
+    assert all(f"{value:.1f}" in block for value in values)
+    assert f"| {cell.se_training:.2f} | {cell.se_images:.2f} |" in block
     assert "SENA against untrained (5 trainings): " in study.markdown
 
 
 def test_unscored_answers_are_kept_apart(study: SimpleNamespace) -> None:
     cell = find(study.cells, "untrained", "accuracy")
-    mine = study.records.counts["untrained", 0, "synthetic_pope"]
-    assert cell.unscored == int(np.isnan(mine.values).sum()) > 0
+    counts = study.records.counts["untrained", 0, "synthetic_pope"]
+    assert cell.unscored == int(np.isnan(counts.values).sum()) > 0
     assert (
         cell.denominator_sum == cell.questions - cell.unscored
     )  # in no metric, neither right nor wrong
@@ -250,8 +250,8 @@ def test_of_a_benchmark_with_many_metrics_the_primary_ones_are_matched(
     study: SimpleNamespace,
 ) -> None:
     def matched(cells: list[MetricResult]) -> list[str]:
-        made = tables.build(study.records, cells)
-        found = next(block for block in made.blocks if block.heading.startswith("At equal length"))
+        table = tables.build(study.records, cells)
+        found = next(block for block in table.blocks if block.heading.startswith("At equal length"))
         return [found.caption, *(line.cells[1].text for line in found.lines)]
 
     cell = replace(
@@ -259,15 +259,15 @@ def test_of_a_benchmark_with_many_metrics_the_primary_ones_are_matched(
         matched_by="untrained at sena yes-ratio",
         matched_value=80.0,
     )
-    others = [
+    other_cells = [
         replace(cell, metric=f"accuracy_{index}", primary=False)
         for index in range(tables.MANY_METRICS)
     ]
-    few, many = matched([cell, *others[1:]]), matched([cell, *others])
-    assert len(few) == 1 + tables.MANY_METRICS
-    assert "table.csv" not in few[0]
-    assert len(many) == 2
-    assert "of synthetic POPE the primary metrics (table.csv has the others)" in many[0]
+    few_rows, many_rows = matched([cell, *other_cells[1:]]), matched([cell, *other_cells])
+    assert len(few_rows) == 1 + tables.MANY_METRICS
+    assert "table.csv" not in few_rows[0]
+    assert len(many_rows) == 2
+    assert "of synthetic POPE the primary metrics (table.csv has the others)" in many_rows[0]
     empty = replace(cell, metric="F1", value=np.nan)
     assert matched([cell, empty]) == matched([cell])
 

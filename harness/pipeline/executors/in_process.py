@@ -24,7 +24,7 @@ def execute(context: Context, tasks: Sequence[Task], progress: StudyProgress) ->
     while pending:
         task, started = pending[0], time.monotonic()
         try:
-            do(context, task, progress.begin(task))
+            do_task(context, task, progress.begin(task))
         except RowEnded as error:  # on every rank alike
             reason = work.end_row(task, error, write=ranks().is_main)
             pending = progress.drop(pending, without_dependents(pending, task), reason)
@@ -35,7 +35,7 @@ def execute(context: Context, tasks: Sequence[Task], progress: StudyProgress) ->
     return ended
 
 
-def do(context: Context, task: Task, progress: Progress) -> None:
+def do_task(context: Context, task: Task, progress: Progress) -> None:
     """One task. The ranks share its shards, or its training; the main rank does the rest."""
     group = ranks()
     if group.on_main(lambda: work.begin(context, task)):

@@ -31,18 +31,18 @@ class Workers(Protocol):
     """Processes that write shards."""
 
     @property
-    def places(self) -> int:
+    def slots(self) -> int:
         """Shards written at once."""
         ...
 
     @property
-    def loads_are_dear(self) -> bool:
+    def reloads_model(self) -> bool:
         """Whether each call loads its model anew. Then a task's shards travel in as many parts as
-        there are places; else one by one."""
+        there are slots; else one by one."""
         ...
 
     @property
-    def only_models(self) -> bool:
+    def only_model_tasks(self) -> bool:
         """Whether tasks without a model are done here instead."""
         ...
 
@@ -92,7 +92,7 @@ def execute(
 
 @dataclass
 class Schedule:
-    """What waits, what runs, and which place does what."""
+    """What waits, what runs, and which slot does what."""
 
     context: Context
     pending: list[Task]
@@ -119,13 +119,13 @@ class Schedule:
                     self.finish(running)
             if self.running:
                 self.progress.running(
-                    {key: _part(running.task) for key, running in self.running.items()}
+                    {key: _share_done(running.task) for key, running in self.running.items()}
                 )
         return ended
 
     def fill(self) -> None:
-        """Give every free place shards, of the most urgent task."""
-        while len(self.futures) < self.workers.places:
+        """Give every free slot shards, of the most urgent task."""
+        while len(self.futures) < self.workers.slots:
             waiting = [running for running in self.running.values() if running.waiting]
             running = max(waiting, key=lambda item: self.urgency[item.task.key], default=None)
             task = self.next_task()
@@ -134,8 +134,8 @@ class Schedule:
             ):
                 self.begin(task)
             elif running is not None:
-                part = running.waiting.pop(0)
-                self.futures[self.workers.submit(running.task, part)] = running
+                shards = running.waiting.pop(0)
+                self.futures[self.workers.submit(running.task, shards)] = running
                 running.at_work += 1
             else:
                 return
@@ -162,17 +162,17 @@ class Schedule:
     def begin(self, task: Task) -> None:
         self.pending.remove(task)
         running = self.running[task.key] = RunningTask(task)
-        if self.workers.only_models and not task.needs_model:
-            in_process.do(self.context, task, quiet)
+        if self.workers.only_model_tasks and not task.needs_model:
+            in_process.do_task(self.context, task, quiet)
             self.finish(running, merged=True)
         elif work.begin(self.context, task):
             self.finish(running, merged=True)
         else:
             shards = work.missing_shards(task)
-            parts = min(self.workers.places, len(shards))
+            part_count = min(self.workers.slots, len(shards))
             running.waiting = (
-                [shards[part::parts] for part in range(parts)]
-                if self.workers.loads_are_dear
+                [shards[index::part_count] for index in range(part_count)]
+                if self.workers.reloads_model
                 else [[shard] for shard in shards]
             )
             if not shards:
@@ -193,6 +193,6 @@ class Schedule:
         return reason
 
 
-def _part(task: Task) -> float:
+def _share_done(task: Task) -> float:
     """The share of a task's shards that is there."""
     return 1 - len(work.missing_shards(task)) / task.shards

@@ -76,13 +76,13 @@ class LocalProcesses:
     """The workers, as a context manager. Processes start with the first shard. On an error or
     Ctrl-C they are ended at once."""
 
-    loads_are_dear = False
-    only_models = False
+    reloads_model = False
+    only_model_tasks = False
 
     def __init__(
         self, study: StudyReference, out: Path, jobs: int, placement: Placement = DEFAULT_PLACEMENT
     ) -> None:
-        self.places = jobs
+        self.slots = jobs
         self._study, self._out, self._placement = study, out, placement
         self._others = set(multiprocessing.active_children())
 
@@ -90,7 +90,7 @@ class LocalProcesses:
         # A server imports the heavy modules once; each worker is forked from it.
         server = multiprocessing.get_context("forkserver")
         server.set_forkserver_preload([worker.__name__, "harness.training.trainer"])
-        self._pool = ProcessPoolExecutor(self.places, mp_context=server, initializer=worker.start)
+        self._pool = ProcessPoolExecutor(self.slots, mp_context=server, initializer=worker.start)
         return self
 
     def __exit__(

@@ -35,13 +35,13 @@ class RayWorkers:
     has a GPU is its process's last, so that the GPU is free for the next one."""
 
     job: Job
-    places: int
+    slots: int
     gpus: int
     """GPUs that each call asks for."""
-    only_models: bool = True
+    only_model_tasks: bool = True
 
     @property
-    def loads_are_dear(self) -> bool:
+    def reloads_model(self) -> bool:
         return bool(self.gpus)
 
     def submit(self, task: Task, shards: Sequence[int]) -> Future[UserError | None]:
@@ -91,8 +91,8 @@ def cluster(
     threads = None if gpus else 1  # a call has one core
     job = Job(study=study, out=out.absolute(), placement=placement, threads=threads)
     try:
-        places = max(1, gpus or int(resources.get("CPU", 1)))
-        yield RayWorkers(job, places=places, gpus=1 if gpus else 0)
+        slots = max(1, gpus or int(resources.get("CPU", 1)))
+        yield RayWorkers(job, slots=slots, gpus=1 if gpus else 0)
     finally:
         if not joined:
             ray.shutdown()

@@ -1,5 +1,5 @@
-"""Answer, and choices: a model answers exported questions greedily, or is asked how far the
-log-probability of yes leads that of no; shard by shard."""
+"""The stages answer and choices, shard by shard. Answer: a model answers exported questions
+greedily. Choices: the margin log p(yes) - log p(no) of each question."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def merge(_context: Context, task: Task) -> None:
     if task.kind == "answer":
         merge_answers(task.stage, task.benchmark, task.shards)
         return
-    rows, spent = read_shards(task.stage, task.shards)
+    rows, usage = read_shards(task.stage, task.shards)
     write_jsonl(task.stage.folder / "choices.jsonl", rows)
     counts = {"questions": len(rows)}
-    task.stage.finish(record(task.stage, task.benchmark, len(rows), spent, counts))
+    task.stage.finish(record(task.stage, task.benchmark, len(rows), usage, counts))
 
 
 def write_answers(
@@ -70,7 +70,9 @@ def write_answers(
         for cap in sorted({row["max_new_tokens"] for row in rows}):
             ids = [row["id"] for row in rows if row["max_new_tokens"] == cap]
             capped = partial(generate, Decoding(max_new_tokens=cap))
-            done = without_too_long([prompts[id] for id in ids], capped, lambda _, why: str(why))
+            done = without_too_long(
+                [prompts[id] for id in ids], capped, lambda _prompt, error: str(error)
+            )
             answers |= zip(ids, done, strict=True)
         return [_row(row["id"], answers[row["id"]]) for row in rows]
 
@@ -79,12 +81,12 @@ def write_answers(
 
 def merge_answers(stage: Stage, benchmark: str, shards: int) -> None:
     """Write ``answers.jsonl`` in the questions' order, the record and ``DONE``."""
-    rows, spent = read_shards(stage, shards)
+    rows, usage = read_shards(stage, shards)
     write_jsonl(stage.folder / "answers.jsonl", rows)
     counts = {"questions": len(rows), "unfinished": sum(not row["finished"] for row in rows)}
     if unanswered := sum("unanswered" in row for row in rows):
         counts["unanswered"] = unanswered
-    stage.finish(record(stage, benchmark, len(rows), spent, counts))
+    stage.finish(record(stage, benchmark, len(rows), usage, counts))
 
 
 def write_margins(
@@ -151,8 +153,8 @@ def _margins(vlm: VLM, prompts: Sequence[Prompt]) -> list[float | None]:
     def logps(choice: str) -> list[float]:
         """Of the choice in both spellings together, prompt by prompt."""
         spellings = sorted({choice, choice.capitalize()})
-        each = [vlm.logps(prompts, [text] * len(prompts)) for text in spellings]
-        return [_log_sum(of_prompt) for of_prompt in zip(*each, strict=True)]
+        spellings_logps = [vlm.logps(prompts, [text] * len(prompts)) for text in spellings]
+        return [_log_sum(of_prompt) for of_prompt in zip(*spellings_logps, strict=True)]
 
     yes, no = map(logps, YES_NO)
     return [of_yes - of_no for of_yes, of_no in zip(yes, no, strict=True)]

@@ -16,7 +16,7 @@ from harness.artifacts.results_folder import Stage, write_bytes, write_json, wri
 from harness.data.pool import difference_hash, pixels_sha
 from harness.errors import UserError
 from harness.pipeline.checked_results import questions_of
-from harness.pipeline.stages.shards import Progress, Spent, check_keys, quiet, record
+from harness.pipeline.stages.shards import Progress, Usage, check_keys, quiet, record
 
 if TYPE_CHECKING:  # they need torch
     from harness.pipeline.context import Context
@@ -59,10 +59,10 @@ def write_questions(stage: Stage, benchmark: Benchmark, progress: Progress = qui
         {"sha256": name.removesuffix(".png"), "dhash": dhash} for name, dhash in hashes.items()
     ]
     write_jsonl(stage.folder / "images.jsonl", images)
-    spent = Spent(seconds=time.perf_counter() - started)
+    usage = Usage(seconds=time.perf_counter() - started)
     counts = {"images_read_as_stored": dict(stored)} if stored else {}
     write_json(
-        stage.folder / "record.json", record(stage, benchmark.name, len(rows), spent, counts)
+        stage.folder / "record.json", record(stage, benchmark.name, len(rows), usage, counts)
     )
 
 

@@ -16,7 +16,7 @@ from benchmarks.interface import Benchmark, Metric, Report
 from harness.artifacts.results_folder import Stage, read_jsonl, write_bytes, write_json
 from harness.pipeline.checked_results import graded
 from harness.pipeline.matched_baselines import CAPS, first_words, longest
-from harness.pipeline.stages.shards import Progress, answered, quiet
+from harness.pipeline.stages.shards import Progress, answer_texts, quiet
 
 if TYPE_CHECKING:  # they need torch
     from harness.pipeline.context import Context
@@ -40,7 +40,7 @@ def write_grades(stage: Stage, benchmark: Benchmark, answers: Path) -> None:
         UserError: the answers are to other questions, or a judge cannot be asked.
     """
     rows = read_jsonl(answers / "answers.jsonl")
-    report = _with_reasons(graded(benchmark, answered(rows)), rows)
+    report = _with_reasons(graded(benchmark, answer_texts(rows)), rows)
     write_parquet(stage.folder / "grades.parquet", grades_frame(report, benchmark.metrics))
     content = {"values": dict(report.values), "unscored": report.unscored}
     write_json(stage.folder / "report.json", content)
@@ -51,17 +51,17 @@ def write_caps(
 ) -> None:
     """Write ``caps.parquet``: a row a caption and cap, with the counts of its grade. ``cap`` 0 is
     the caption as it was written; a cap longer than every caption is left out."""
-    captions = answered(read_jsonl(answers / "answers.jsonl"))
-    parts = []
+    captions = answer_texts(read_jsonl(answers / "answers.jsonl"))
+    frames = []
     for cap in (*(cap for cap in CAPS if cap < longest(captions)), 0):
         shortened = {
             id: first_words(caption, cap) if cap else caption for id, caption in captions.items()
         }
         frame = grades_frame(graded(benchmark, shortened))
         counts = [name for name in frame.columns if name.startswith("count_")]
-        parts.append(frame[["question", "cluster", *counts]].assign(cap=cap))
-        progress("captions", len(parts) * len(captions), 0)
-    write_parquet(stage.folder / "caps.parquet", pd.concat(parts, ignore_index=True))
+        frames.append(frame[["question", "cluster", *counts]].assign(cap=cap))
+        progress("captions", len(frames) * len(captions), 0)
+    write_parquet(stage.folder / "caps.parquet", pd.concat(frames, ignore_index=True))
 
 
 def _with_reasons(report: Report, rows: Sequence[Mapping[str, Any]]) -> Report:
@@ -69,7 +69,7 @@ def _with_reasons(report: Report, rows: Sequence[Mapping[str, Any]]) -> Report:
     reasons = {row["id"]: row["unanswered"] for row in rows if "unanswered" in row}
     if not reasons:
         return report
-    grades = (replace(one, why=reasons.get(one.question, one.why)) for one in report.grades)
+    grades = (replace(grade, why=reasons.get(grade.question, grade.why)) for grade in report.grades)
     return replace(report, grades=tuple(grades))
 
 

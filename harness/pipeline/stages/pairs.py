@@ -57,7 +57,9 @@ def merge(context: Context, task: Task) -> None:
 
 
 def write_items(stage: Stage, drawn: Drawn) -> None:
-    items = [{"id": seen.id, "sha256": seen.sha256, "dhash": seen.dhash} for seen in drawn.images]
+    items = [
+        {"id": image.id, "sha256": image.sha256, "dhash": image.dhash} for image in drawn.images
+    ]
     write_jsonl(stage.folder / "items.jsonl", items)
 
 
@@ -75,14 +77,16 @@ def write_pairs(
 
     def work() -> Rows:
         items = pool.items(ids[numbers.start : numbers.stop], method.needs, ids)
-        return without_too_long(items, lambda some: pair_rows(method, some, tools), _too_long)
+        return without_too_long(
+            items, lambda items: pair_rows(method, items, tools), _drop_too_long
+        )
 
     write_shard(stage, shard, work, tools.vlm)
 
 
-def _too_long(item: Item, error: PromptTooLong) -> dict[str, Any]:
-    why = {"why": str(error)}
-    dropped = Dropped(key=item.id, item=item.id, reason="prompt too long", trace=why)
+def _drop_too_long(item: Item, error: PromptTooLong) -> dict[str, Any]:
+    trace = {"why": str(error)}
+    dropped = Dropped(key=item.id, item=item.id, reason="prompt too long", trace=trace)
     return {"dropped": describe(dropped)}
 
 
@@ -95,7 +99,7 @@ def merge_pairs(
     Raises:
         UserError: two pairs have one key.
     """
-    rows, spent = read_shards(stage, shards)
+    rows, usage = read_shards(stage, shards)
     pairs = [PreferencePair.from_json(row["pair"]) for row in rows if "pair" in row]
     drops = [Dropped(**row["dropped"]) for row in rows if "dropped" in row]
     report = method_report(method, [*pairs, *drops])
@@ -113,12 +117,12 @@ def merge_pairs(
         "pairs_by_kind": dict(Counter(pair.kind for pair in pairs)),
         "dropped": len(drops),
         "drops_by_reason": dict(Counter(drop.reason for drop in drops).most_common()),
-        "unreadable_images": [{"id": id, "why": why} for id, why in drawn.skipped],
+        "unreadable_images": [{"id": id, "why": reason} for id, reason in drawn.skipped],
         "image_treatments": dict(treatments.most_common()),
     }
     stage.finish(
         {
-            **record(stage, method.name, len(drawn.ids), spent, counts),
+            **record(stage, method.name, len(drawn.ids), usage, counts),
             "report": report,
             "pair_stats": pair_stats(pairs, pool.ground_truth),
             "pool": {"name": pool.spec, "fingerprint": stage.identity["pool"]},

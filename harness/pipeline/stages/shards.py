@@ -40,7 +40,7 @@ def quiet(_unit: str, _done: int, _total: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spent:
+class Usage:
     """What a stage's shards took, added up over the processes that wrote them."""
 
     seconds: float = 0.0
@@ -55,13 +55,13 @@ def write_shard(stage: Stage, shard: int, work: Callable[[], Rows], model: Any) 
     lines before; ``model`` counts the tokens that it generates, if it counts any."""
     started, before = time.perf_counter(), _tokens(model)
     rows = work()
-    spent = {
+    usage = {
         "seconds": round(time.perf_counter() - started, 3),
         "tokens": _tokens(model) - before,
         "peak_memory_mib": peak_memory_mib(),
     }
     lines = as_jsonl(rows)
-    last = {"spent": spent, "sha256": hashlib.sha256(lines).hexdigest()}
+    last = {"spent": usage, "sha256": hashlib.sha256(lines).hexdigest()}
     write_bytes(stage.shard(shard), lines + as_jsonl([last]))
 
 
@@ -85,7 +85,7 @@ def read_shard(path: Path) -> tuple[Rows, dict[str, Any]]:
     return rows, last
 
 
-def read_shards(stage: Stage, shards: int) -> tuple[Rows, Spent]:
+def read_shards(stage: Stage, shards: int) -> tuple[Rows, Usage]:
     """All rows in order, and what they took."""
     rows: Rows = []
     seconds, tokens, peaks = 0.0, 0, Counter[str]()
@@ -95,7 +95,7 @@ def read_shards(stage: Stage, shards: int) -> tuple[Rows, Spent]:
         seconds += last["spent"]["seconds"]
         tokens += int(last["spent"]["tokens"])
         peaks |= Counter(last["spent"].get("peak_memory_mib", {}))
-    return rows, Spent(seconds=seconds, tokens=tokens, peak_memory_mib=dict(peaks) or None)
+    return rows, Usage(seconds=seconds, tokens=tokens, peak_memory_mib=dict(peaks) or None)
 
 
 def finish(_context: Context, task: Task) -> None:
@@ -106,24 +106,24 @@ def finish(_context: Context, task: Task) -> None:
 def without_too_long(
     items: Sequence[T],
     work: Callable[[Sequence[T]], list[R]],
-    instead: Callable[[T, PromptTooLong], R],
+    replace: Callable[[T, PromptTooLong], R],
 ) -> list[R]:
-    """The results of ``work``; of an item whose prompt a model cannot read whole, ``instead``: the
-    one item is left out, not the study ended. Halves are tried until such an item is alone, so that
-    all others are done in large batches."""
+    """The results of ``work``. An item whose prompt is too long for the model gets
+    ``replace(item, error)`` and does not end the study. Items are halved until such an item is
+    alone, so that all others run in large batches."""
     try:
         return work(items)
     except PromptTooLong as error:
         if len(items) == 1:
-            return [instead(items[0], error)]
+            return [replace(items[0], error)]
     middle = len(items) // 2
     return [
-        *without_too_long(items[:middle], work, instead),
-        *without_too_long(items[middle:], work, instead),
+        *without_too_long(items[:middle], work, replace),
+        *without_too_long(items[middle:], work, replace),
     ]
 
 
-def answered(rows: Rows) -> dict[str, str]:
+def answer_texts(rows: Rows) -> dict[str, str]:
     """Answers by their question's id, without the questions that a model could not read."""
     return {row["id"]: row["answer"] for row in rows if "unanswered" not in row}
 
@@ -145,7 +145,7 @@ def check_keys(subject: str, keys: Sequence[str]) -> None:
 
 
 def record(
-    stage: Stage, name: str, items: float, spent: Spent, counts: Mapping[str, Any]
+    stage: Stage, name: str, items: float, usage: Usage, counts: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What was measured. ``items`` are what time is proportional to: images (times epochs, in
     training) or questions."""
@@ -154,10 +154,10 @@ def record(
         "base": stage.identity.get("base"),
         "name": name,
         "items": items,
-        "seconds": round(spent.seconds, 3),
-        "tokens": spent.tokens,
+        "seconds": round(usage.seconds, 3),
+        "tokens": usage.tokens,
         "counts": dict(counts),
-        "peak_memory_mib": dict(spent.peak_memory_mib or peak_memory_mib()),
+        "peak_memory_mib": dict(usage.peak_memory_mib or peak_memory_mib()),
         "versions": versions(),
         "hardware": hardware(),
         "arithmetic": arithmetic(),

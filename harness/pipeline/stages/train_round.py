@@ -24,7 +24,7 @@ from harness.models.base_cards import parent_of
 from harness.models.checkpoints import weights_fingerprint
 from harness.models.device_memory import out_of_memory
 from harness.pipeline.context import Context
-from harness.pipeline.stages.shards import Progress, Spent, record
+from harness.pipeline.stages.shards import Progress, Usage, record
 from harness.pipeline.tasks import Task, visits
 from harness.reporting import model_cards
 from harness.study.study import Run
@@ -47,14 +47,14 @@ def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
     pairs_folder = context.results.pairs(task.label, task.seed, task.round)
     pairs = [PreferencePair.from_json(row) for row in read_jsonl(pairs_folder / "pairs.jsonl")]
     if not pairs:
-        raise RowEnded(_why_no_pairs(run.method.name, pairs_folder))
+        raise RowEnded(_no_pairs_message(run.method.name, pairs_folder))
     context.images.begin_round((run.pool, pair.item) for pair in pairs)
     try:
         loaded = context.models.for_training(checkpoint)
         started = time.perf_counter()
         summary = fit(context, task, pairs, loaded, progress)
     finally:
-        context.models.forget()
+        context.models.unload()
     if ranks().is_main:
         # The summary counts every piece of a training that was cut; the clock only the last one.
         seconds = max(time.perf_counter() - started, summary.seconds)
@@ -66,11 +66,11 @@ def merge(_context: Context, task: Task) -> None:
     task.stage.delete("checkpoints")  # they only serve to continue; the model is written
 
 
-def _why_no_pairs(method: str, pairs: Path) -> str:
+def _no_pairs_message(method: str, pairs: Path) -> str:
     reasons = read_json(pairs / "record.json")["counts"]["drops_by_reason"]
-    shown = ", ".join(f"{reason} ({count})" for reason, count in list(reasons.items())[:4])
+    counts = ", ".join(f"{reason} ({count})" for reason, count in list(reasons.items())[:4])
     return (
-        f"{method} made no pair to train on; dropped: {shown or 'nothing'}. Give more --images or"
+        f"{method} made no pair to train on; dropped: {counts or 'nothing'}. Give more --images or"
         " other settings, or leave the row out with --only."
     )
 
@@ -117,7 +117,7 @@ def save(
     assert recipe is not None
     items, counts = visits(recipe, images, run.steps), {"pairs": pairs, "images": images}
     content = {
-        **record(stage, run.method.name, items, Spent(seconds=seconds), counts),
+        **record(stage, run.method.name, items, Usage(seconds=seconds), counts),
         "training": describe(summary),
         # Read right after they were written: an adapter of the next round names them as its parent.
         "weights": weights_fingerprint(saved_model(stage.folder / "model")),

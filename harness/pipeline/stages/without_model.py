@@ -8,7 +8,7 @@ from harness.artifacts.results_folder import Results, Stage, read_jsonl, write_j
 from harness.pipeline import foreign_answers, matched_baselines
 from harness.pipeline.context import Context
 from harness.pipeline.matched_baselines import Match, matched_metric
-from harness.pipeline.stages.shards import Progress, answered
+from harness.pipeline.stages.shards import Progress, answer_texts
 from harness.pipeline.tasks import Task, Where
 
 
@@ -16,9 +16,9 @@ def run_given(context: Context, task: Task, _shard: int, _progress: Progress) ->
     """Write ``answers.jsonl`` in the questions' order; a question without an answer has no line."""
     questions = context.results.questions(task.benchmark)
     row = context.run(task.label, task.seed)
-    given = foreign_answers.read_given(context.study, row, task.benchmark, questions)
-    write_jsonl(task.stage.folder / "answers.jsonl", given.rows)
-    record = {"stage": "answer", "base": row.base, "name": task.benchmark, "counts": given.counts}
+    answers = foreign_answers.read_given(context.study, row, task.benchmark, questions)
+    write_jsonl(task.stage.folder / "answers.jsonl", answers.rows)
+    record = {"stage": "answer", "base": row.base, "name": task.benchmark, "counts": answers.counts}
     write_json(task.stage.folder / "record.json", record)
 
 
@@ -31,8 +31,8 @@ def run_matched(context: Context, task: Task, _shard: int, _progress: Progress) 
     base, method, name = matched.baseline, matched.run, task.benchmark
     metric = matched_metric(context.benchmark(name), matched.kind)
     assert metric is not None  # planned only where there is one
-    before, after = ((run.label, run.seed, run.last, name) for run in (base, method))
-    write_matched(task.stage, matched.kind, context.results, before, after, metric)
+    base_where, method_where = ((run.label, run.seed, run.last, name) for run in (base, method))
+    write_matched(task.stage, matched.kind, context.results, base_where, method_where, metric)
 
 
 def write_matched(
@@ -42,7 +42,7 @@ def write_matched(
     the value of ``metric`` that the grades of ``method`` have. An answer that cannot be read as yes
     or no is kept as it is."""
     value = matched_baselines.target(results.grades(*method), metric)
-    answers = answered(read_jsonl(results.answers(*base) / "answers.jsonl"))
+    answers = answer_texts(read_jsonl(results.answers(*base) / "answers.jsonl"))
     if kind == "length":
         answers = matched_baselines.cut(answers, value)
     else:

@@ -108,7 +108,7 @@ def screen(comparison: ComparedStudy) -> Table:
     return replace(
         comparison.table,
         summary=summary.block(comparison.study, comparison.cells, summary.SCREEN_ROWS),
-        reading=comparison.table.reading[: SENTENCES + len(_about_base(comparison.study))],
+        reading=comparison.table.reading[: SENTENCES + len(_base_sentences(comparison.study))],
         blocks=(),
         notes=(),
     )
@@ -126,7 +126,7 @@ def build(study: StudyResults, cells: Sequence[MetricResult]) -> Table:
         _matched_block(cells),
         _rounds_block(cells),
         _seeds_block(study, cells),
-        stage_blocks.cost_block(study, _in_order(study)),
+        stage_blocks.cost_block(study, _rows_by_role(study)),
         stage_blocks.prompts_block(study),
         stage_blocks.answers_block(study),
         *stage_blocks.pair_blocks(study),
@@ -134,7 +134,7 @@ def build(study: StudyResults, cells: Sequence[MetricResult]) -> Table:
     return Table(
         title=study.name,
         question=study.question,
-        reading=(*_about_base(study), *notes.reading(study, cells)),
+        reading=(*_base_sentences(study), *notes.reading(study, cells)),
         summary=summary.block(study, cells),
         blocks=(
             *(
@@ -147,11 +147,11 @@ def build(study: StudyResults, cells: Sequence[MetricResult]) -> Table:
     )
 
 
-def _about_base(study: StudyResults) -> list[str]:
+def _base_sentences(study: StudyResults) -> list[str]:
     return published_values.base_sentences(study, published_values.values(study))
 
 
-def _in_order(study: StudyResults) -> list[Row]:
+def _rows_by_role(study: StudyResults) -> list[Row]:
     """The rows by role, in the order of ``GROUPS``."""
     return sorted(study.rows, key=lambda row: [*GROUPS].index(row.role))
 
@@ -167,12 +167,12 @@ def _benchmark_block(
     base = [cell for cell in of_benchmark if cell.label == study.baseline]
     reported = literature.matching(study.rows, benchmark)
     lines = []
-    for run in _in_order(study):
+    for run in _rows_by_role(study):
         row_cells = [cell for cell in of_benchmark if cell.label == run.label]
         if not row_cells:
             continue  # the study grades this row on other benchmarks only
-        asked = row_cells[0].questions * row_cells[0].n_seeds
-        unscored = f"{row_cells[0].unscored:,} of {asked:,}" if asked else MISSING
+        answers = row_cells[0].questions * row_cells[0].n_seeds
+        unscored = f"{row_cells[0].unscored:,} of {answers:,}" if answers else MISSING
         row = [table_cell(cell, ahead=cell.key in ahead) for cell in row_cells]
         row += [literature.of_row(run, numbers, references) for numbers in reported.values()]
         row.append(TableCell(value=unscored))
@@ -181,7 +181,7 @@ def _benchmark_block(
                 head=with_trainer(run.label, run.trainer), cells=tuple(row), group=GROUPS[run.role]
             )
         )
-    for model, name in literature.others(study.rows, reported):
+    for model, name in literature.other_papers_rows(study.rows, reported):
         row = [TableCell(value=MISSING)] * len(base)
         row += [
             literature.of_name(model, name, numbers, references) for numbers in reported.values()
@@ -255,7 +255,9 @@ def _rounds_block(cells: Sequence[MetricResult]) -> Block | None:
         ((cell.label, cell.round), cell) for cell in primary
     ).items():
         texts = {cell.column: table_cell(cell).text for cell in cells_of}
-        rows.append((f"{label}, round {round}", *(texts.get(each, MISSING) for each in columns)))
+        rows.append(
+            (f"{label}, round {round}", *(texts.get(column, MISSING) for column in columns))
+        )
     names = (metric_name(benchmark, display_name(metric)) for benchmark, metric in columns)
     return text_block(
         heading="Round by round",

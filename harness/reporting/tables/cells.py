@@ -104,8 +104,8 @@ class Block:
     def stacked(self) -> list[list[str]]:
         """Each heading in lines, broken between words, not much wider than its column's cells."""
         heads = []
-        for place, heading in enumerate(map(printable, self.header)):
-            cells = (len(row[place]) for row in self.rows) if place else (len(heading),)
+        for column, heading in enumerate(map(printable, self.header)):
+            cells = (len(row[column]) for row in self.rows) if column else (len(heading),)
             room = max(1, *map(len, heading.split()), *cells)
             heads.append(textwrap.wrap(heading, room, break_on_hyphens=False) or [""])
         return heads
@@ -151,22 +151,22 @@ def printable(text: str) -> str:
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
 
 
-def number(value: float, places: int, *, sign: bool = False) -> str:
+def number(value: float, decimals: int, *, sign: bool = False) -> str:
     """A rounded number. A difference that rounds to zero has no sign."""
-    text = f"{value:+.{places}f}" if sign else f"{value:.{places}f}"
-    return f"{0:.{places}f}" if float(text) == 0 else text
+    text = f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
+    return f"{0:.{decimals}f}" if float(text) == 0 else text
 
 
-def printed(value: float, places: int) -> str:
+def printed(value: float, decimals: int) -> str:
     """A rounded number; ``MISSING`` where it is nan."""
-    return number(value, places) if np.isfinite(value) else MISSING
+    return number(value, decimals) if np.isfinite(value) else MISSING
 
 
-def with_interval(difference: float, lo: float, hi: float, places: int) -> str:
+def with_interval(difference: float, lo: float, hi: float, decimals: int) -> str:
     """``-2.3 [-3.4, -1.2]``; the difference alone where there is no interval."""
-    text = number(difference, places, sign=True)
+    text = number(difference, decimals, sign=True)
     if np.isfinite(lo):
-        text += f" [{number(lo, places)}, {number(hi, places)}]"
+        text += f" [{number(lo, decimals)}, {number(hi, decimals)}]"
     return text
 
 

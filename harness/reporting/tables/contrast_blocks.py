@@ -76,12 +76,11 @@ def _columns(contrasts: Sequence[Contrast]) -> list[tuple[str, str]]:
 def _text(contrast: Contrast) -> str:
     if not np.isfinite(contrast.difference):
         return f"{MISSING} {YET}"
-    places = 1 if contrast.metric.scale >= 100 else 2
+    decimals = 1 if contrast.metric.scale >= 100 else 2
     if contrast.about != "method":
-        return f"{number(contrast.difference, places, sign=True)}, {YET}"
-    return (
-        f"{with_interval(contrast.difference, contrast.lo, contrast.hi, places)} {contrast.outcome}"
-    )
+        return f"{number(contrast.difference, decimals, sign=True)}, {YET}"
+    difference = with_interval(contrast.difference, contrast.lo, contrast.hi, decimals)
+    return f"{difference} {contrast.outcome}"
 
 
 def _name(benchmark: str, metric: str) -> str:
@@ -122,9 +121,9 @@ def truly_ahead(
     other method, or the baseline where every method is worse."""
     ahead: set[Key] = set()
     methods = [row for row in study.rows if row.role == "method"]
-    lasts = [cell for cell in cells if cell.last and cell.role == "method"]
+    last_cells = [cell for cell in cells if cell.last and cell.role == "method"]
     for column in dict.fromkeys(cell.column for cell in cells if cell.primary):
-        of_column = [cell for cell in lasts if cell.column == column]
+        of_column = [cell for cell in last_cells if cell.column == column]
         if of_column and all(cell.verdict == "worse" for cell in of_column):
             ahead.add((study.baseline, *column))
         spans = ranks(contrasts, *column)

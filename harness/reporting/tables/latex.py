@@ -68,14 +68,15 @@ def _sign(char: str) -> str:
 
 def fragment(table: Table) -> str:
     """One or more floats a block, then the notes as a list."""
-    parts = [
+    floats = [
         PACKAGES,
         *([summary_float(table.summary)] if table.summary else []),
-        *(part for block in table.blocks for part in _floats(block)),
+        *(text for block in table.blocks for text in _floats(block)),
     ]
     notes = "\n".join(rf"\item[$\bullet$] {escape(text)}" for text in table.notes)
     return (
-        "\n\n".join([*parts, f"\\begin{{itemize}}\\footnotesize\n{notes}\n\\end{{itemize}}"]) + "\n"
+        "\n\n".join([*floats, f"\\begin{{itemize}}\\footnotesize\n{notes}\n\\end{{itemize}}"])
+        + "\n"
     )
 
 
@@ -92,16 +93,16 @@ def summary_float(block: Block) -> str:
         _points([*head, *(line.cells[index].text for line in block.lines)], []) + 3
         for index, head in enumerate(block.stacked[1:])
     ]
-    column_parts = _parts(widths, TEXT - names)
+    column_groups = _split_columns(widths, TEXT - names)
     width = names + max(
-        (sum(widths[index] for index in columns) for columns in column_parts), default=0
+        (sum(widths[index] for index in columns) for columns in column_groups), default=0
     )
     name = "table" if width <= COLUMN else "table*"
     rows = [
         rf"\begin{{{name}}}[tbp]\centering\small\setlength{{\tabcolsep}}{{3pt}}",
         rf"\caption{{{escape(block.heading)}: {escape(block.caption)}.}}",
     ]
-    for columns in column_parts:
+    for columns in column_groups:
         heads = (r" \\ ".join(map(escape, block.stacked[index + 1])) for index in columns)
         stacks = (rf"\shortstack[r]{{{head}}}" for head in heads)
         rows += [
@@ -113,7 +114,7 @@ def summary_float(block: Block) -> str:
         for group, lines in block.grouped:
             rows += [r"\midrule", *([_group(group, len(columns))] if group else [])]
             for line in lines:
-                cells = (_brief(line.cells[index]) for index in columns)
+                cells = (_short_cell(line.cells[index]) for index in columns)
                 rows.append(_line([escape(line.head), *cells]))
         rows += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*rows, rf"\end{{{name}}}"])
@@ -128,7 +129,7 @@ def _group(name: str, columns: int) -> str:
     return rf"\multicolumn{{{columns + 1}}}{{@{{}}l}}{{\emph{{{escape(name)}}}}} \\"
 
 
-def _brief(cell: TableCell) -> str:
+def _short_cell(cell: TableCell) -> str:
     mark = rf"\textsuperscript{{{escape(cell.mark)}}}" if cell.mark else ""
     return escape(cell.value) + mark
 
@@ -155,8 +156,8 @@ def _floats(block: Block) -> Iterator[str]:
         for index, column in enumerate(block.columns)
     ]
     first = True
-    for columns in _parts(widths, WIDTH - names):
-        lines = [line for line in block.lines if _belongs(line, columns)]
+    for columns in _split_columns(widths, WIDTH - names):
+        lines = [line for line in block.lines if _has_value_in(line, columns)]
         for top in range(0, len(lines), LINES):
             yield _float(
                 block,
@@ -168,7 +169,7 @@ def _floats(block: Block) -> Iterator[str]:
             first = False
 
 
-def _belongs(line: TableRow, columns: range) -> bool:
+def _has_value_in(line: TableRow, columns: range) -> bool:
     """Whether the row has a value in these columns, or none at all. A paper's row has none in
     measured columns."""
     filled = [index for index, cell in enumerate(line.cells) if cell.value != MISSING]
@@ -177,21 +178,23 @@ def _belongs(line: TableRow, columns: range) -> bool:
 
 def _points(texts: Sequence[str], small: Sequence[str]) -> int:
     """The width in points of a column with these texts and these smaller ones."""
-    longest, longest_small = (max(map(len, some), default=0) for some in (texts, small))
+    longest, longest_small = (
+        max(map(len, texts_of_size), default=0) for texts_of_size in (texts, small)
+    )
     return min(WIDEST, max(round(4.6 * longest), round(3.8 * longest_small)) + 3)
 
 
-def _parts(widths: Sequence[int], room: int) -> list[range]:
+def _split_columns(widths: Sequence[int], room: int) -> list[range]:
     """The columns in parts that fit, of nearly equal width."""
     tables = math.ceil(sum(widths) / room)
-    parts: list[range] = []
+    groups: list[range] = []
     start, taken = 0, 0
     for index, width in enumerate(widths):
         if index > start and taken + width > min(room, sum(widths) / tables + WIDEST / 2):
-            parts.append(range(start, index))
+            groups.append(range(start, index))
             start, taken = index, 0
         taken += width
-    return [*parts, range(start, len(widths))]
+    return [*groups, range(start, len(widths))]
 
 
 def _float(

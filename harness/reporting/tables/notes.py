@@ -106,11 +106,11 @@ def _reading(study: StudyResults, row: Row, cells: Sequence[MetricResult]) -> st
         count = " (one training)" if row.rounds else f" ({origin})"
     clauses = []
     for verdict, words in VERDICTS.items():
-        some = [cell for cell in cells if _verdict(cell) == verdict]
+        of_verdict = [cell for cell in cells if _verdict(cell) == verdict]
         if kinds == {"training"}:
             words = words.removeprefix("this training: ").removeprefix("this training ")
-        if some:
-            names = [_change(cell) if verdict in CHANGES else cell.full_name for cell in some]
+        if of_verdict:
+            names = [_change(cell) if verdict in CHANGES else cell.full_name for cell in of_verdict]
             clauses.append(f"{words} {', '.join(names)}")
     if missing := [cell.full_name for cell in cells if cell.verdict not in VERDICTS]:
         clauses.append(f"no result yet on {', '.join(missing)}")
@@ -128,12 +128,14 @@ def _controls(study: StudyResults, row: Row, cells: Sequence[MetricResult]) -> l
     ):
         metrics = grouped((getattr(cell, field), cell.full_name) for cell in cells)
         sentences += [
-            words.format(" and ".join(map(row_name, names)), " and ".join(on))
-            for names, on in metrics.items()
+            words.format(" and ".join(map(row_name, names)), " and ".join(metric_names))
+            for names, metric_names in metrics.items()
             if names
         ]
     gains = any(cell.verdict == "better" for cell in cells)
-    rounds = sorted({part.rounds for part in study.rows if part.of == row.label and part.rounds})
+    rounds = sorted(
+        {control.rounds for control in study.rows if control.of == row.label and control.rounds}
+    )
     if gains and rounds and row.rounds not in rounds:
         sentences.append(
             f"Its controls ended after round {' or '.join(map(str, rounds))}; they are compared"
@@ -251,9 +253,9 @@ def _marks(last: Sequence[MetricResult]) -> list[str]:
 
 def _missing(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
     lines = []
-    if gathered := _by_round(study.missing):
-        more = len(gathered) - LISTED
-        text = "; ".join(gathered[:LISTED]) + (f"; and {more} more" if more > 0 else "")
+    if groups := _by_round(study.missing):
+        more = len(groups) - LISTED
+        text = "; ".join(groups[:LISTED]) + (f"; and {more} more" if more > 0 else "")
         lines.append(f"Missing (shown as -, never as 0): {text}.")
     if empty := _empty(last):
         lines.append(
@@ -265,14 +267,14 @@ def _missing(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
 def _by_round(missing: Sequence[str]) -> list[str]:
     """Sentences ``row, seed, round: what is missing``, joined for each row, seed and round."""
     lines = []
-    pairs = ((where, what) for where, _, what in (text.partition(": ") for text in missing))
-    for where, parts in grouped(pairs).items():
-        ungraded = [part.removesuffix(UNGRADED) for part in parts if part.endswith(UNGRADED)]
-        texts = [part for part in parts if not part.endswith(UNGRADED)]
+    pairs = ((prefix, problem) for prefix, _, problem in (text.partition(": ") for text in missing))
+    for prefix, problems in grouped(pairs).items():
+        ungraded = [item.removesuffix(UNGRADED) for item in problems if item.endswith(UNGRADED)]
+        texts = [item for item in problems if not item.endswith(UNGRADED)]
         if ungraded:
             verb = "is" if len(ungraded) == 1 else "are"
             texts.append(f"{', '.join(map(display_name, ungraded))} {verb} not graded yet")
-        lines.append(f"{where}: {', '.join(texts)}")
+        lines.append(f"{prefix}: {', '.join(texts)}")
     return lines
 
 
@@ -304,9 +306,9 @@ def _size(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
             f"The study is limited to {study.limit:,} images per benchmark; images answered:"
             f" {', '.join(texts) or 'none graded yet'}."
         )
-    if few := [name for name, images in sizes.items() if images < FEW]:
+    if small := [name for name, images in sizes.items() if images < FEW]:
         lines.append(
-            f"Fewer than {FEW} images ({', '.join(few)}): only large differences can be found."
+            f"Fewer than {FEW} images ({', '.join(small)}): only large differences can be found."
             " This is a trial run, not a result."
         )
     if single := [name for name, images in sizes.items() if images == 1]:
@@ -323,8 +325,8 @@ def _detectable(last: Sequence[MetricResult]) -> list[str]:
     for of_metric in grouped((cell.column, cell) for cell in last if cell.primary).values():
         smallest = [cell.detectable for cell in of_metric if cell.detectable > 0]
         if smallest:
-            places = of_metric[0].places
-            low, high = f"{min(smallest):.{places}f}", f"{max(smallest):.{places}f}"
+            decimals = of_metric[0].places
+            low, high = f"{min(smallest):.{decimals}f}", f"{max(smallest):.{decimals}f}"
             texts.append(f"{of_metric[0].full_name} {low}" + (f" to {high}" if low != high else ""))
     if not texts:
         return []
@@ -345,10 +347,10 @@ def _mcnemar(study: StudyResults) -> list[str]:
             (label, f"{test.gained} gained, {test.lost} lost, p {p_text(test.p)}")
             for label, test in of_benchmark
         )
-        parts = (f"{label} {'; '.join(of_row)}" for label, of_row in texts.items())
+        row_texts = (f"{label} {'; '.join(of_row)}" for label, of_row in texts.items())
         lines.append(
             f"Exact McNemar test, {display_name(benchmark)}, questions scored 0 or 1"
-            f"{'' if lines else explained}: {' / '.join(parts)}."
+            f"{'' if lines else explained}: {' / '.join(row_texts)}."
         )
     return lines
 
@@ -386,7 +388,7 @@ def reported(references: Sequence[str]) -> list[str]:
     """The sources of the reported numbers; empty if the table has no such numbers."""
     if not references:
         return []
-    sources = " ".join(f"[{place}] {text}." for place, text in enumerate(references, start=1))
+    sources = " ".join(f"[{number}] {text}." for number, text in enumerate(references, start=1))
     return [
         'Columns named "reported" show numbers printed in papers. They are not measured here and'
         " are not ranked with measured numbers; those of rows that are not trained here are"

@@ -27,10 +27,10 @@ def sentences(study: StudyResults) -> list[str]:
     subjects = {
         "Checkpoints, by fingerprint": _checkpoints(study),
         "Families of models": _families(runs, study.baseline),
-        "Answers read from files": _given(study),
+        "Answers read from files": _foreign_answers(study),
         "Training seeds": _grouped(seeds),
         "Training": _recipes(runs),
-        "Updates that the precision of the weights rounds away": _lost(study),
+        "Updates that the precision of the weights rounds away": _rounded_away(study),
         "Prompt sets, with their fingerprints": _prompts(runs),
         "Questions and decoding": _questions(study),
         "Graders": ", ".join(graders),
@@ -48,7 +48,7 @@ def _grouped(texts: Mapping[str, str]) -> str:
 
 def _checkpoints(study: StudyResults) -> str:
     """The models of each row's last round, from the identities of its answers."""
-    stored, parts = study.stored, []
+    stored, texts = study.stored, []
     for row in (row for row in study.rows if row.role != "matched"):
         models: list[str] = []
         for seed in row.seeds:
@@ -56,16 +56,18 @@ def _checkpoints(study: StudyResults) -> str:
                 stored.identity(stored.results.answers(row.label, seed, row.rounds, benchmark.name))
                 for benchmark in study.benchmarks
             )
-            names = (str(known.get("model", "unknown"))[:SHORT] for known in identities if known)
+            names = (
+                str(identity.get("model", "unknown"))[:SHORT] for identity in identities if identity
+            )
             models += sorted(set(names))
         if models:
-            parts.append(f"{row.label} {' '.join(models)}")
-    return "; ".join(parts)
+            texts.append(f"{row.label} {' '.join(models)}")
+    return "; ".join(texts)
 
 
-def _given(study: StudyResults) -> str:
+def _foreign_answers(study: StudyResults) -> str:
     """How many questions the given answers answer, and the model that their files name."""
-    stored, parts = study.stored, []
+    stored, texts = study.stored, []
     for row in (row for row in study.rows if row.given):
         for benchmark in study.benchmarks:
             stage = stored.results.answers(row.label, 0, 0, benchmark.name)
@@ -73,27 +75,27 @@ def _given(study: StudyResults) -> str:
             if record is None:
                 continue
             counts = record["counts"]
-            there = counts["questions"] - counts["missing"]
+            answered = counts["questions"] - counts["missing"]
             by = f" by {identity['said_by']}" if identity.get("said_by") else ""
             unused = f", {counts['extra']:,} beyond --limit unused" if counts["extra"] else ""
-            parts.append(
-                f"{row.label} {display_name(benchmark.name)} {there:,} of"
+            texts.append(
+                f"{row.label} {display_name(benchmark.name)} {answered:,} of"
                 f" {counts['questions']:,}{by}{unused}"
             )
-    return "; ".join(parts)
+    return "; ".join(texts)
 
 
 def _families(runs: list[Mapping[str, Any]], baseline: str) -> str:
     """Rows whose model family differs from the baseline's, with a warning; else empty."""
     families = {run["label"]: str(run["family"]) for run in runs if run.get("family")}
     base = families.get(baseline)
-    others = [f"{label} is {family}" for label, family in families.items() if family != base]
-    if base is None or not others:
+    differing = [f"{label} is {family}" for label, family in families.items() if family != base]
+    if base is None or not differing:
         return ""
     return (
-        f"{', '.join(others)}, {baseline} {base}; all get the same questions, each in its own chat"
-        " template and with images from its own processor. Differences between families compare two"
-        " models; they are not the gain of a method"
+        f"{', '.join(differing)}, {baseline} {base}; all get the same questions, each in its own"
+        " chat template and with images from its own processor. Differences between families"
+        " compare two models; they are not the gain of a method"
     )
 
 
@@ -108,34 +110,35 @@ def _recipes(runs: list[Mapping[str, Any]]) -> str:
     return "; ".join(f"{', '.join(rows)}: {text}" for text, rows in labels.items())
 
 
-def _lost(study: StudyResults) -> str:
+def _rounded_away(study: StudyResults) -> str:
     """Rows of which some training kept less than KEPT of its update, with the smallest share."""
-    stored, parts = study.stored, []
+    stored, texts = study.stored, []
     for row in (row for row in study.rows if row.rounds and row.role != "matched"):
         folders = [stored.results.train(row.label, *training) for training in row.trainings]
-        trainings = [(stored.record(each) or {}).get("training", {}) for each in folders]
-        shares = [each["update_kept"] for each in trainings if each.get("update_kept") is not None]
+        records = [(stored.record(folder) or {}).get("training", {}) for folder in folders]
+        kept = (record.get("update_kept") for record in records)
+        shares = [share for share in kept if share is not None]
         if shares and min(shares) < KEPT:
-            parts.append(f"{row.label} keeps {100 * min(shares):.0f} % of a training's update")
-    if not parts:
+            texts.append(f"{row.label} keeps {100 * min(shares):.0f} % of a training's update")
+    if not texts:
         return ""
     return (
-        f"{', '.join(parts)}, so its answers are nearly those of the model before; train with LoRA"
+        f"{', '.join(texts)}, so its answers are nearly those of the model before; train with LoRA"
         " (adapters stay in float32), with a larger learning rate, or from a base saved in float32"
     )
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:
     words = {"lr": "learning rate", "global_batch": "batch", "lora": "LoRA"}
-    parts = []
+    texts = []
     for name, value in recipe.items():
         if value is None:
             continue
         text = f"{value:g}" if isinstance(value, float) else str(value)
         if isinstance(value, Mapping):
             text = ", ".join(f"{key} {inner}" for key, inner in value.items())
-        parts.append(f"{words.get(name, name.replace('_', ' '))} {text}")
-    return ", ".join(parts)
+        texts.append(f"{words.get(name, name.replace('_', ' '))} {text}")
+    return ", ".join(texts)
 
 
 def _prompts(runs: list[Mapping[str, Any]]) -> str:
@@ -149,7 +152,7 @@ def _prompts(runs: list[Mapping[str, Any]]) -> str:
 
 def _questions(study: StudyResults) -> str:
     """Each benchmark's questions (fingerprint of the file), decoding and limit on tokens."""
-    stored, parts = study.stored, []
+    stored, texts = study.stored, []
     for benchmark in study.benchmarks:
         where = (study.baseline, 0, study.base_row.rounds, benchmark.name)
         identity = stored.identity(stored.results.answers(*where))
@@ -161,8 +164,8 @@ def _questions(study: StudyResults) -> str:
         limits = stored.questions(benchmark.name)["max_new_tokens"]
         limit = f", at most {' or '.join(map(str, limits))} tokens" if limits else ""
         sha = str(identity.get("questions", "unknown"))[:SHORT]
-        parts.append(f"{display_name(benchmark.name)} {sha}, {text}{limit}")
-    return "; ".join(parts)
+        texts.append(f"{display_name(benchmark.name)} {sha}, {text}{limit}")
+    return "; ".join(texts)
 
 
 def _primary(study: StudyResults) -> str:

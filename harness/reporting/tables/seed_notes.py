@@ -43,7 +43,7 @@ def seed_notes(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
         for seed, value in cell.by_seed.items()
         if not np.isfinite(value) and np.isfinite(cell.value)
     ]
-    far = [text for cell in primary for text in _far(cell)]
+    far = [text for cell in primary for text in _far_seeds(cell)]
     findings = (
         (left_out, "Seeds that answered other questions than most seeds of the row, left out"),
         (lonely, "One of the planned seeds only, so it is about this training"),
@@ -66,15 +66,15 @@ def seed_notes(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
     return [f"{words}: {'; '.join(texts)}." for texts, words in findings if texts]
 
 
-def _far(cell: MetricResult) -> Iterator[str]:
+def _far_seeds(cell: MetricResult) -> Iterator[str]:
     values = cell.by_seed
     for seed, value in values.items():
-        others = [other for name, other in values.items() if name != seed]
-        if len(others) < 2 or not np.isfinite([value, *others]).all():
+        other_values = [other for name, other in values.items() if name != seed]
+        if len(other_values) < 2 or not np.isfinite([value, *other_values]).all():
             continue
-        distance = abs(value - float(np.median(others)))
-        if distance > max(FAR * (max(others) - min(others)), POINTS * cell.scale):
-            texts = " ".join(f"{other:.{cell.places}f}" for other in others)
+        distance = abs(value - float(np.median(other_values)))
+        if distance > max(FAR * (max(other_values) - min(other_values)), POINTS * cell.scale):
+            texts = " ".join(f"{other:.{cell.places}f}" for other in other_values)
             yield (
                 f"{cell.label}, seed {seed}, {cell.full_name}"
                 f" {value:.{cell.places}f} (others {texts})"

@@ -40,8 +40,8 @@ def mean_drops(study: StudyResults, label: str, reason: str) -> float:
     rounds = study.rounds[study.rounds["label"] == label]
     seeds = set(rounds["seed"]) - set(rounds.loc[rounds["pairs"].isna(), "seed"])
     drops = study.drops
-    mine = (drops["label"] == label) & (drops["reason"] == reason) & drops["seed"].isin(seeds)
-    return float(drops.loc[mine, "count"].sum()) / len(seeds)
+    selected = (drops["label"] == label) & (drops["reason"] == reason) & drops["seed"].isin(seeds)
+    return float(drops.loc[selected, "count"].sum()) / len(seeds)
 
 
 def reasons(study: StudyResults) -> list[str]:
@@ -57,10 +57,10 @@ def _count(value: float) -> str:
 def duration(seconds: float) -> str:
     if not np.isfinite(seconds):
         return MISSING
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole} s"
-    return f"{round(seconds / 60)} min" if whole < 7200 else f"{seconds / 3600:.1f} h"
+    rounded = round(seconds)
+    if rounded < 120:
+        return f"{rounded} s"
+    return f"{round(seconds / 60)} min" if rounded < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def cost_block(study: StudyResults, rows: Sequence[Row]) -> Block:
@@ -140,11 +140,11 @@ def _shares(study: StudyResults, row: Row) -> Iterator[tuple[str, str]]:
     results = study.stored.results
     for benchmark in study.benchmarks:
         name = display_name(benchmark.name).removeprefix("synthetic ")
-        places = [(row.label, seed, row.rounds, benchmark.name) for seed in row.seeds]
-        unfinished = [_unfinished(study, results.answers(*place)) for place in places]
+        keys = [(row.label, seed, row.rounds, benchmark.name) for seed in row.seeds]
+        unfinished = [_unfinished(study, results.answers(*key)) for key in keys]
         yield f"{name} unfinished %", _percent(unfinished)
         if any(metric.name == CAPTIONS for metric in benchmark.metrics):
-            repeated = [_repeated(study, results.caps(*place)) for place in places]
+            repeated = [_repeated(study, results.caps(*key)) for key in keys]
             yield f"{name} repeated %", _percent(repeated)
 
 
@@ -159,16 +159,16 @@ def _repeated(study: StudyResults, stage: Path) -> Share | None:
     frame = study.stored.caps(stage) if study.stored.done(stage) else None
     if frame is None or REPEATS not in frame:
         return None
-    known = frame[REPEATS].dropna()
-    return float(known.sum()), len(known)
+    flags = frame[REPEATS].dropna()
+    return float(flags.sum()), len(flags)
 
 
 def _percent(shares: Sequence[Share | None]) -> str:
     """The seeds' share; a seed without one makes it unknown."""
-    known = [share for share in shares if share is not None]
-    if len(known) < len(shares):
+    recorded = [share for share in shares if share is not None]
+    if len(recorded) < len(shares):
         return NOT_RECORDED
-    counted, answers = (sum(part) for part in zip(*known, strict=True))
+    counted, answers = (sum(column) for column in zip(*recorded, strict=True))
     return printed(100 * counted / answers if answers else np.nan, 1)
 
 
@@ -245,10 +245,10 @@ def _means(
     if not records:
         return None
     rows = []
-    for names, part in pd.DataFrame(records).groupby(list(keys), sort=False):
+    for names, group in pd.DataFrame(records).groupby(list(keys), sort=False):
         texts = []
         for field in columns.values():
-            mean = pd.to_numeric(part[field.name]).mean() if field.name in part else float("nan")
+            mean = pd.to_numeric(group[field.name]).mean() if field.name in group else float("nan")
             text = f"{field.factor * mean:,.{field.places}f}"
             texts.append(MISSING if pd.isna(mean) else text)
         rows.append((*map(str, names), *texts))

@@ -27,7 +27,7 @@ from harness.reporting.tables.cells import (
 COMPANIONS = ("yes_ratio", "recall", "cover")
 """Without the first of these that it has, a benchmark's primary metrics are easily misread: silence
 lowers CHAIR, and always "yes" gives POPE half of its points."""
-MOST_ROWS, SCREEN_ROWS = 50, 20
+MAX_ROWS, SCREEN_ROWS = 50, 20
 """The most rows on a page of paper, and on a screen. Controls are left out first."""
 STAR = "*"
 MEANINGS = {
@@ -41,11 +41,11 @@ Line = tuple[Row, int]
 """A row after one of its rounds."""
 
 
-def block(study: StudyResults, cells: Iterable[MetricResult], most: int = MOST_ROWS) -> Block:
-    """The summary with at most ``most`` rows."""
+def block(study: StudyResults, cells: Iterable[MetricResult], max_rows: int = MAX_ROWS) -> Block:
+    """The summary with at most ``max_rows`` rows."""
     by_key = {(cell.label, cell.round, *cell.column): cell for cell in cells}
     columns = list(dict.fromkeys(_columns(study, by_key.values())))
-    row_lines = lines(study, {key[:2] for key in by_key}, most)
+    row_lines = lines(study, {key[:2] for key in by_key}, max_rows)
     marked = len({row.rounds for row in study.rows if row.rounds}) > 1
     table_rows = tuple(
         TableRow(
@@ -66,7 +66,9 @@ def block(study: StudyResults, cells: Iterable[MetricResult], most: int = MOST_R
     )
 
 
-def lines(study: StudyResults, graded: set[tuple[str, int]], most: int = MOST_ROWS) -> list[Line]:
+def lines(
+    study: StudyResults, graded: set[tuple[str, int]], max_rows: int = MAX_ROWS
+) -> list[Line]:
     """The rows by round. A method also stands there after the earlier rounds at which other rows
     end, if it was ``graded`` (label, round) then. Its controls follow it, after the same round."""
     trained = [row for row in study.rows if row.role != "matched"]
@@ -83,9 +85,9 @@ def lines(study: StudyResults, graded: set[tuple[str, int]], most: int = MOST_RO
                     if (control.role, control.of, control.rounds) == ("control", row.label, round)
                 ]
     row_lines += [(row, row.rounds) for row in trained if row.role == "reference"]
-    if len(row_lines) > most:
+    if len(row_lines) > max_rows:
         row_lines = [line for line in row_lines if line[0].role != "control"]
-    return row_lines[:most]
+    return row_lines[:max_rows]
 
 
 def as_csv(study: StudyResults, cells: Iterable[MetricResult]) -> str:
@@ -100,8 +102,8 @@ def as_csv(study: StudyResults, cells: Iterable[MetricResult]) -> str:
     names = (name for column in table.columns for name in (column.text, f"{column.text} marks"))
     writer.writerow([table.corner, "label", "role", "round", *names])
     for (row, round), line in zip(row_lines, table.lines, strict=True):
-        values = (part for cell in line.cells for part in (cell.value, cell.mark))
-        texts = ("" if part == MISSING else part for part in values)
+        values = (value for cell in line.cells for value in (cell.value, cell.mark))
+        texts = ("" if value == MISSING else value for value in values)
         writer.writerow([line.head, row.label, row.role, round, *texts])
     return text.getvalue()
 

@@ -61,10 +61,10 @@ def _terminal_block(block: Block, width: int, head: Sequence[Sequence[str]]) -> 
     rows = [[printable(text) for text in row] for row in (*head, *block.rows)]
     groups = [*[""] * len(head), *(line.group for line in block.lines)]
     lines = textwrap.wrap(printable(f"{block.heading}: {block.caption}"), width)
-    for columns in _fit(rows, width):
-        part = [[row[column] for column in columns] for row in rows]
-        sizes = [max(len(row[place]) for row in part) for place in range(len(columns))]
-        for index, row in enumerate(part):
+    for columns in _split_columns(rows, width):
+        cells = [[row[column] for column in columns] for row in rows]
+        sizes = [max(len(row[index]) for row in cells) for index in range(len(columns))]
+        for index, row in enumerate(cells):
             if index and groups[index] != groups[index - 1]:
                 lines.append(f"{printable(groups[index])[: width - 1]}:")
             texts = [
@@ -86,15 +86,15 @@ def _bullets(texts: Sequence[str], width: int) -> list[str]:
     ]
 
 
-def _fit(rows: list[list[str]], width: int) -> list[list[int]]:
+def _split_columns(rows: list[list[str]], width: int) -> list[list[int]]:
     """The columns' indices in parts that fit the width; each part begins with the first column."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    parts: list[list[int]] = []
+    column_groups: list[list[int]] = []
     room = 0
     for column in range(1, len(widths)):
-        if not parts or room < widths[column] + 2:
-            parts.append([0])
+        if not column_groups or room < widths[column] + 2:
+            column_groups.append([0])
             room = width - widths[0]
-        parts[-1].append(column)
+        column_groups[-1].append(column)
         room -= widths[column] + 2
-    return parts
+    return column_groups
