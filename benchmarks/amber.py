@@ -14,7 +14,7 @@ Discriminative: yes/no questions on existence, attributes and relations. As in t
 "no" is the positive class. The metrics ``..._official`` count only the bare words Yes and No.
 
 The metrics ``..._official`` of the generative part find nouns with NLTK's tagger, as the released
-code does. They are there where NLTK and its data are installed (benchmarks/amber_tagger.py).
+code does. They exist where NLTK and its data are installed (benchmarks/amber_tagger.py).
 
 Similar words: the released code also takes a noun for an object if spaCy's vectors of the two have
 a cosine above 0.8. Both are words of ``relation.json``, so the similarities form a finite table. A
@@ -56,13 +56,13 @@ _GENERATIVE = "data/query/query_generative.json"
 _DISCRIMINATIVE = "data/query/query_discriminative.json"
 
 
-def _local(*more: str) -> files.LocalData:
-    get = "github.com/junyangwang0410/AMBER, and its images, linked there, as image/"
-    return files.LocalData(name="amber", files=(_ANNOTATIONS, *more, "image"), get=get)
+def _local_data(*extra_files: str) -> files.LocalData:
+    source = "github.com/junyangwang0410/AMBER, and its images, linked there, as image/"
+    return files.LocalData(name="amber", files=(_ANNOTATIONS, *extra_files, "image"), get=source)
 
 
-GENERATIVE_DATA = _local(_GENERATIVE, _RELATION, _SAFE)
-DISCRIMINATIVE_DATA = _local(_DISCRIMINATIVE)
+GENERATIVE_DATA = _local_data(_GENERATIVE, _RELATION, _SAFE)
+DISCRIMINATIVE_DATA = _local_data(_DISCRIMINATIVE)
 
 
 GENERATIVE: tuple[Metric, ...] = (
@@ -97,21 +97,23 @@ def generative(split: str, limit: int | None, data: Path | None) -> ItemBenchmar
         ValueError: a file or image is missing or broken, or the split is not test.
     """
     folder = GENERATIVE_DATA.folder("amber_g", data)
-    words = _words(folder)
+    words = _read_words(folder)
     items = [
         Item(
             id=id,
             cluster=image.name,
             text=text,
             truth=Annotation(
-                truth=_names(place, about, "truth", words),
-                hallu=_names(place, about, "hallu", words),
+                truth=_object_names(location, annotation, "truth", words),
+                hallu=_object_names(location, annotation, "hallu", words),
             ),
             load_image=partial(files.open_image, image),
         )
-        for place, id, image, text, about in _questions("amber_g", split, folder, _GENERATIVE)
+        for location, id, image, text, annotation in _read_questions(
+            "amber_g", split, folder, _GENERATIVE
+        )
     ]
-    kept, source = grading.fixed(
+    kept_items, source = grading.items_and_source(
         items,
         limit,
         "amber-similar" if words.similar else "amber",
@@ -119,7 +121,7 @@ def generative(split: str, limit: int | None, data: Path | None) -> ItemBenchmar
         words.safe,
         words.similar,
     )
-    tagged = not amber_tagger.why_missing()
+    tagged = not amber_tagger.missing_reason()
     official = [
         replace(grading.suffixed(metric, "_official"), primary=False) for metric in GENERATIVE
     ]
@@ -129,9 +131,9 @@ def generative(split: str, limit: int | None, data: Path | None) -> ItemBenchmar
         source=source,
         grader=f"amber-generative-{GENERATIVE_VERSION}"
         + (f"+{amber_tagger.version()}" if tagged else ""),
-        items=kept,
+        items=kept_items,
         metrics=(*GENERATIVE, *(official if tagged else ())),
-        grade_one=partial(_grade_caption, words, words.known, tagged),
+        grade_one=partial(_grade_caption, words, words.vocabulary, tagged),
         max_new_tokens=512,
     )
 
@@ -144,9 +146,11 @@ def discriminative(split: str, limit: int | None, data: Path | None) -> ItemBenc
     """
     folder = DISCRIMINATIVE_DATA.folder("amber_d", data)
     items = []
-    for place, id, image, text, about in _questions("amber_d", split, folder, _DISCRIMINATIVE):
-        kind = _KIND[files.one_of(place, about.get("type"), _KIND, "type")]
-        answer = yes_no.label(place, about.get("truth"), "truth")
+    for location, id, image, text, annotation in _read_questions(
+        "amber_d", split, folder, _DISCRIMINATIVE
+    ):
+        kind = _KIND[files.one_of(location, annotation.get("type"), _KIND, "type")]
+        answer = yes_no.read_label(location, annotation.get("truth"), "truth")
         items.append(
             Item(
                 id=id,
@@ -156,7 +160,7 @@ def discriminative(split: str, limit: int | None, data: Path | None) -> ItemBenc
                 load_image=partial(files.open_image, image),
             )
         )
-    kept, source = grading.fixed(items, limit, "amber")
+    kept_items, source = grading.items_and_source(items, limit, "amber")
     by_kind = (
         yes_no.metrics(positive="no", suffix=f"_{kind}{reading}")[name]
         for reading in ("", "_official")
@@ -168,7 +172,7 @@ def discriminative(split: str, limit: int | None, data: Path | None) -> ItemBenc
         group="hallucination",
         source=source,
         grader=f"amber-discriminative-{DISCRIMINATIVE_VERSION}",
-        items=kept,
+        items=kept_items,
         metrics=(
             *yes_no.metrics(positive="no", primary=True).values(),
             yes_no.UNREADABLE,
@@ -181,19 +185,19 @@ def discriminative(split: str, limit: int | None, data: Path | None) -> ItemBenc
 
 
 def _grade_caption(
-    words: Words, known: frozenset[str], tagged: bool, item: Item[Annotation], caption: str
+    words: Words, vocabulary: frozenset[str], tagged: bool, item: Item[Annotation], caption: str
 ) -> Grade:
     """``value`` is 1 for a description without hallucinated noun, else 0. ``tagged``: whether
     AMBER's own nouns are counted, too; its script counts an empty description as one without
     hallucination."""
     truth, official = item.truth, dict[str, float]()
     if tagged:
-        counts, _ = _counts(words, truth, amber_tagger.nouns(caption, known))
+        counts, _ = _count_nouns(words, truth, amber_tagger.nouns(caption, vocabulary))
         official = grading.suffixed_counts(counts, "_official")
     if not caption.strip():
         return grading.unscored(item, "empty caption", official)
-    nouns = words.nouns(caption, known)
-    counts, invented = _counts(words, truth, nouns)
+    nouns = words.nouns(caption, vocabulary)
+    counts, invented = _count_nouns(words, truth, nouns)
     return Grade(
         question=item.id,
         cluster=item.cluster,
@@ -205,24 +209,24 @@ def _grade_caption(
     )
 
 
-def _counts(
+def _count_nouns(
     words: Words, truth: Annotation, nouns: Sequence[str]
 ) -> tuple[dict[str, float], list[str]]:
     """The counts of a description's nouns, and those that are hallucinated."""
-    present, likely = words.naming(truth.truth), words.naming(truth.hallu)
+    truth_words, hallu_words = words.index_by_word(truth.truth), words.index_by_word(truth.hallu)
     covered: set[int] = set()
     expected: set[int] = set()
     invented = []
     for noun in nouns:
         if noun in words.safe:
             continue
-        if noun in present:
-            covered.add(present[noun])
+        if noun in truth_words:
+            covered.add(truth_words[noun])
             continue
-        places = (likely.get(noun), words.nearest(noun, likely))
-        expected |= {place for place in places if place is not None}
-        if (place := words.nearest(noun, present)) is not None:
-            covered.add(place)
+        indices = (hallu_words.get(noun), words.nearest(noun, hallu_words))
+        expected |= {index for index in indices if index is not None}
+        if (index := words.nearest(noun, truth_words)) is not None:
+            covered.add(index)
         else:
             invented.append(noun)
     return {
@@ -239,57 +243,65 @@ def _counts(
 
 def _grade_question(item: Item[Statement], answer: str) -> Grade:
     truth, reading = item.truth.answer, yes_no.read_words(answer)
-    bare: YesNo | None = "yes" if answer == "Yes" else "no" if answer == "No" else None
+    bare_reading: YesNo | None = "yes" if answer == "Yes" else "no" if answer == "No" else None
     kind = item.truth.kind
     suffixes = ("", f"_{kind}", *(("_attribute",) if kind in ATTRIBUTE else ()))
 
-    def counted(reading: YesNo | None, name: str) -> dict[str, float]:
-        every = (
+    def count_reading(reading: YesNo | None, name: str) -> dict[str, float]:
+        all_counts = (
             yes_no.counts(truth, reading, positive="no", suffix=f"{suffix}{name}")
             for suffix in suffixes
         )
-        return {key: count for counts in every for key, count in counts.items()}
+        return {key: count for counts in all_counts for key, count in counts.items()}
 
     return yes_no.grade(
         item,
         answer,
         truth,
-        read=counted(reading, ""),
-        always=counted(bare, "_official"),
+        read=count_reading(reading, ""),
+        always=count_reading(bare_reading, "_official"),
         why_wrong=f"the answer is {truth}",
     )
 
 
-def _questions(
+def _read_questions(
     name: str, split: str, folder: Path, query: str
 ) -> list[tuple[str, str, Path, str, Mapping[str, Any]]]:
     """Each question as (place in the file, id, image, text, its annotation)."""
     grading.only_test_split(name, split)
     annotations: dict[str, dict[str, Any]] = {}
-    for place, row in files.read_rows(folder / _ANNOTATIONS):
+    for location, row in files.read_rows(folder / _ANNOTATIONS):
         if annotations.setdefault(str(row.get("id")), row) is not row:
-            raise files.broken(f"{place}: the id {row.get('id')} is a duplicate")
+            raise files.broken(f"{location}: the id {row.get('id')} is a duplicate")
     questions: dict[str, tuple[str, str, Path, str, Mapping[str, Any]]] = {}
-    for place, row in files.read_rows(folder / query):
+    for location, row in files.read_rows(folder / query):
         id = str(row.get("id"))
         if id not in annotations:
-            raise files.broken(f"{place}: the id {id} has no annotation in {folder / _ANNOTATIONS}")
+            raise files.broken(
+                f"{location}: the id {id} has no annotation in {folder / _ANNOTATIONS}"
+            )
         if id in questions:
-            raise files.broken(f"{place}: the id {id} is a duplicate of {questions[id][0]}")
-        image = folder / "image" / files.text(place, row, "image")
-        questions[id] = (place, id, image, files.text(place, row, "query"), annotations[id])
-    files.check_images(name, [(place, image) for place, _, image, _, _ in questions.values()])
+            raise files.broken(f"{location}: the id {id} is a duplicate of {questions[id][0]}")
+        image = folder / "image" / files.text_field(location, row, "image")
+        questions[id] = (
+            location,
+            id,
+            image,
+            files.text_field(location, row, "query"),
+            annotations[id],
+        )
+    files.check_images(name, [(location, image) for location, _, image, _, _ in questions.values()])
     return list(questions.values())
 
 
-def _words(folder: Path) -> Words:
+def _read_words(folder: Path) -> Words:
     """``relation.json``, ``safe_words.txt`` and, if it exists, ``similar.json``."""
     similar = folder / "similar.json"
-    near = _word_lists(similar) if similar.exists() else {}
+    similar_words = _word_lists(similar) if similar.exists() else {}
     return Words(
         relation=_word_lists(folder / _RELATION),
         safe=frozenset(line for _, line in files.read_lines(folder / _SAFE)),
-        similar={word: frozenset(words) for word, words in near.items()},
+        similar={word: frozenset(words) for word, words in similar_words.items()},
     )
 
 
@@ -300,12 +312,14 @@ def _word_lists(path: Path) -> dict[str, tuple[str, ...]]:
     return {word: tuple(map(str, words)) for word, words in table.items()}
 
 
-def _names(place: str, about: Mapping[str, Any], field: str, words: Words) -> tuple[str, ...]:
-    names = about.get(field)
+def _object_names(
+    location: str, annotation: Mapping[str, Any], field: str, words: Words
+) -> tuple[str, ...]:
+    names = annotation.get(field)
     if not isinstance(names, list):
-        raise files.broken(f"{place}: its annotation has no list {field!r}")
+        raise files.broken(f"{location}: its annotation has no list {field!r}")
     if unknown := [name for name in names if name not in words.relation]:
-        raise files.broken(f"{place}: {unknown[0]!r} of its {field!r} is not in {_RELATION}")
+        raise files.broken(f"{location}: {unknown[0]!r} of its {field!r} is not in {_RELATION}")
     return tuple(names)
 
 
@@ -316,6 +330,8 @@ SPECS = (
         factory=generative,
         group="hallucination",
         size=1004,
+        questions=1004,
+        captions=True,
         about="AMBER, generative: descriptions compared with the annotators' objects.",
         metrics=("chair", "cover", "hal", "cog"),
         licence=_LICENCE,
@@ -327,6 +343,7 @@ SPECS = (
         factory=discriminative,
         group="hallucination",
         size=1004,
+        questions=14216,
         about="AMBER, discriminative: 14,216 yes/no questions; no is the positive class.",
         metrics=("accuracy", "precision", "recall", "f1"),
         licence=_LICENCE,

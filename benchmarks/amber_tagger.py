@@ -12,7 +12,7 @@ _PROBE = "A dog sits."
 
 
 @cache
-def why_missing() -> str:
+def missing_reason() -> str:
     """Why the nouns cannot be found here; empty: they can."""
     try:
         _nouns(_PROBE)
@@ -24,19 +24,19 @@ def why_missing() -> str:
 
 
 def version() -> str:
-    """Of NLTK: another one may tag otherwise."""
+    """NLTK's version; another version may tag differently."""
     return f"nltk-{_nltk()[0].__version__}"
 
 
-def nouns(caption: str, known: frozenset[str]) -> list[str]:
+def nouns(caption: str, vocabulary: frozenset[str]) -> list[str]:
     """The nouns of a caption as its script finds them, those that its word lists know."""
-    return [noun for noun in _nouns(caption) if noun in known]
+    return [noun for noun in _nouns(caption) if noun in vocabulary]
 
 
 def _nouns(text: str) -> list[str]:
-    nltk, stem = _nltk()
+    nltk, lemmatizer = _nltk()
     tagged = nltk.pos_tag(nltk.word_tokenize(text))
-    return [stem.lemmatize(word) for word, tag in tagged if tag.startswith("NN")]
+    return [lemmatizer.lemmatize(word) for word, tag in tagged if tag.startswith("NN")]
 
 
 @cache

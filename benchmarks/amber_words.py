@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from benchmarks.objects import known_form
 
 _PART = re.compile(r"\w+(?:-\w+)*|[^\w\s]")
-NEVER = frozenset({"can", "hot", "hots", "leaves", "clothes"})
+NEVER_NOUNS = frozenset({"can", "hot", "hots", "leaves", "clothes"})
 """Words that the script's tagger and lemmatizer never read as the noun of the lists: a verb, an
 adjective, and the plurals of leaf and of clothes, not of "leave" and "cloth"."""
 SUBJECTS = frozenset("i you he she it we they who".split())
 """A word behind one of these is a verb: "she paddles"."""
 ADJECTIVES = frozenset({"light", "orange"})
-CLOSED = frozenset(
+PHRASE_ENDS = frozenset(
     "a an the and or but is are was were be on in of at by to from with near for under over above"
     " below behind beside that which who as while into through against along across around has have"
     " had can may might will would could it its there his her their".split()
@@ -30,9 +30,9 @@ CLOSED = frozenset(
 
 def is_noun(before: str, word: str, after: str) -> bool:
     """Whether a word that the lists know is a noun between its neighbours (words or marks)."""
-    if word in NEVER or before in SUBJECTS:
+    if word in NEVER_NOUNS or before in SUBJECTS:
         return False
-    return word not in ADJECTIVES or not after.isalpha() or after in CLOSED
+    return word not in ADJECTIVES or not after.isalpha() or after in PHRASE_ENDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,30 +46,33 @@ class Words:
     similar: Mapping[str, frozenset[str]]
 
     @property
-    def known(self) -> frozenset[str]:
+    def vocabulary(self) -> frozenset[str]:
         words = (word for words in self.relation.values() for word in words)
         return frozenset(self.relation) | frozenset(words)
 
-    def nouns(self, caption: str, known: frozenset[str]) -> list[str]:
+    def nouns(self, caption: str, vocabulary: frozenset[str]) -> list[str]:
         """The known nouns of a caption in the singular, with repetitions."""
-        parts = _PART.findall(caption)
-        pairs = zip(["", *parts], parts, [*parts[1:], ""], strict=False)
-        words = (word for before, word, after in pairs if is_noun(before.lower(), word, after))
-        singular = (known_form(word, known) for word in words)
-        return [word for word in singular if word in known]
+        tokens = _PART.findall(caption)
+        triples = zip(["", *tokens], tokens, [*tokens[1:], ""], strict=False)
+        words = (word for before, word, after in triples if is_noun(before.lower(), word, after))
+        singular = (known_form(word, vocabulary) for word in words)
+        return [word for word in singular if word in vocabulary]
 
-    def naming(self, objects: Sequence[str]) -> dict[str, int]:
+    def index_by_word(self, objects: Sequence[str]) -> dict[str, int]:
         """Every word that names one of the objects -> the place of the first object that it names;
         in the released code's order."""
-        places: dict[str, int] = {}
-        for place, name in enumerate(objects):
+        indices: dict[str, int] = {}
+        for index, name in enumerate(objects):
             for word in self.relation[name]:
-                places.setdefault(word, place)
-        for place, name in enumerate(objects):
-            places.setdefault(name, place)
-        return places
+                indices.setdefault(word, index)
+        for index, name in enumerate(objects):
+            indices.setdefault(name, index)
+        return indices
 
     def nearest(self, noun: str, words: Mapping[str, int]) -> int | None:
-        """The object of the first word that is the noun or similar to it."""
-        near = self.similar.get(noun, frozenset())
-        return next((place for word, place in words.items() if word == noun or word in near), None)
+        """The index of the object that the noun names: that of the first word in ``words`` that is
+        the noun or similar to it."""
+        similar_words = self.similar.get(noun, frozenset())
+        return next(
+            (index for word, index in words.items() if word == noun or word in similar_words), None
+        )

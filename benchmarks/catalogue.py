@@ -57,11 +57,11 @@ def find(name: str) -> Spec:
     toolkit, _, inner = name.partition(":")
     if toolkit not in TOOLKITS or not inner:
         return BENCHMARKS[name]
-    kind, make = TOOLKITS[toolkit]
+    kind, open_one = TOOLKITS[toolkit]
     twin = next((spec for spec in BENCHMARKS.values() if name in spec.twins), None)
     return Spec(
         name=name,
-        factory=partial(make, inner),
+        factory=partial(open_one, inner),
         group=twin.group if twin else "general",
         size=twin.size if twin else 0,
         about=f"The {kind} {inner} of {toolkit}, graded by the toolkit's own code.",
@@ -93,11 +93,11 @@ def open_benchmarks(
         try:
             specs[name] = find(name)
         except KeyError:
-            raise ValueError(_no_benchmark(name, synthetic)) from None
-    served = list(dict.fromkeys(name for spec in specs.values() for name in spec.data_names))
+            raise ValueError(_unknown_benchmark(name, synthetic)) from None
+    data_names = list(dict.fromkeys(name for spec in specs.values() for name in spec.data_names))
     for name in folders:
-        if name not in served:
-            raise ValueError(_unread(name, names, served))
+        if name not in data_names:
+            raise ValueError(_unread_folder(name, names, data_names))
     return tuple(spec.factory(split, limit, spec.folder(folders)) for spec in specs.values())
 
 
@@ -123,19 +123,21 @@ def named_folders(local_data: Iterable[str]) -> dict[str, Path]:
     return folders
 
 
-def _no_benchmark(name: str, synthetic: bool) -> str:
+def _unknown_benchmark(name: str, synthetic: bool) -> str:
     """The message for an unknown benchmark: near names first, those for the base's kind before
     others."""
-    asked = name.lower()
-    near = [known for known in BENCHMARKS if asked in known or known in asked]
-    near = near or difflib.get_close_matches(asked, list(BENCHMARKS), n=1, cutoff=0.5)
-    near.sort(key=lambda known: known.startswith("synthetic_") != synthetic)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    lowered = name.lower()
+    near_names = [
+        candidate for candidate in BENCHMARKS if lowered in candidate or candidate in lowered
+    ]
+    near_names = near_names or difflib.get_close_matches(lowered, list(BENCHMARKS), n=1, cutoff=0.5)
+    near_names.sort(key=lambda candidate: candidate.startswith("synthetic_") != synthetic)
+    hint = f"did you mean {' or '.join(map(repr, near_names))}? " if near_names else ""
     kits = (f"{kit}:<{kind}>" for kit, (kind, _) in TOOLKITS.items())
     return f"There is no benchmark {name!r}; {hint}Known: {', '.join([*BENCHMARKS, *kits])}."
 
 
-def _unread(name: str, benchmarks: Sequence[str], served: Sequence[str]) -> str:
+def _unread_folder(name: str, benchmarks: Sequence[str], data_names: Sequence[str]) -> str:
     """The message for a folder that none of the benchmarks asked for reads."""
     readers = [spec.name for spec in BENCHMARKS.values() if name in spec.data_names]
     if readers:
@@ -144,6 +146,6 @@ def _unread(name: str, benchmarks: Sequence[str], served: Sequence[str]) -> str:
             f" {' and '.join(benchmarks)} {'is' if len(benchmarks) == 1 else 'are'} asked for;"
             " leave it out, or add such a benchmark."
         )
-    near = difflib.get_close_matches(name, served, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"There is no local data {name!r}; {hint}Known: {', '.join(served) or 'none'}."
+    near_names = difflib.get_close_matches(name, data_names, n=1, cutoff=0.5)
+    hint = f"did you mean {near_names[0]!r}? " if near_names else ""
+    return f"There is no local data {name!r}; {hint}Known: {', '.join(data_names) or 'none'}."

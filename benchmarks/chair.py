@@ -32,7 +32,7 @@ _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 class Reader(Protocol):
     """Reads the objects in a caption (``objects.ObjectTable``, ``coco.CaptionReader``)."""
 
-    def places(self, caption: str) -> list[tuple[str, int, int]]:
+    def mention_spans(self, caption: str) -> list[tuple[str, int, int]]:
         """Every mention as (category, start, end), in order; start and end are characters of the
         caption in lower case."""
         ...
@@ -42,15 +42,15 @@ class Reader(Protocol):
 class Official:
     """The authors' own reading of captions, and the truth (by item id) that it gives."""
 
-    table: Reader
+    reader: Reader
     truth: Mapping[str, frozenset[str]]
 
     def counts(self, item: Item[frozenset[str]], caption: str) -> dict[str, float]:
-        mentions = [category for category, _, _ in self.table.places(caption)]
-        return grading.suffixed_counts(_counts(mentions, self.truth[item.id]), "_official")
+        mentions = [category for category, _, _ in self.reader.mention_spans(caption)]
+        return grading.suffixed_counts(_mention_counts(mentions, self.truth[item.id]), "_official")
 
 
-def _counts(mentions: Sequence[str], truth: frozenset[str]) -> dict[str, float]:
+def _mention_counts(mentions: Sequence[str], truth: frozenset[str]) -> dict[str, float]:
     invented = sum(category not in truth for category in mentions)
     return {
         "captions": 1.0,
@@ -71,7 +71,7 @@ def chair_benchmark(
     name: str,
     source: str,
     items: Callable[[], Iterator[Item[frozenset[str]]]],
-    table: Reader,
+    reader: Reader,
     max_new_tokens: int,
     primary: bool,
     official: Official | None = None,
@@ -91,21 +91,21 @@ def chair_benchmark(
             ratio("objects", "objects", "captions", "none", unit="objects"),
             *(grading.suffixed(metric, "_official") for metric in CHAIR if official),
         ),
-        grade_one=partial(_grade, table, official),
+        grade_one=partial(_grade, reader, official),
         max_new_tokens=max_new_tokens,
     )
 
 
 def _grade(
-    table: Reader, official: Official | None, item: Item[frozenset[str]], caption: str
+    reader: Reader, official: Official | None, item: Item[frozenset[str]], caption: str
 ) -> Grade:
     """``value`` is 1 for a caption without hallucination, else 0."""
     official_counts = official.counts(item, caption) if official else {}
     if not caption.strip():
         return grading.unscored(item, "empty caption", official_counts)
-    places = table.places(caption)
-    mentions = [category for category, _, _ in places]
-    invented = [place for place in places if place[0] not in item.truth]
+    spans = reader.mention_spans(caption)
+    mentions = [category for category, _, _ in spans]
+    invented = [span for span in spans if span[0] not in item.truth]
     names = ", ".join(dict.fromkeys(category for category, _, _ in invented))
     distinct = set(mentions)
     # A few letters change their length in lower case; places then do not fit the caption.
@@ -119,7 +119,7 @@ def _grade(
         truth=", ".join(sorted(item.truth)),
         wrong=tuple((start, end) for _, start, end in invented) if same_length else (),
         counts={
-            **_counts(mentions, item.truth),
+            **_mention_counts(mentions, item.truth),
             "found": float(len(distinct & item.truth)),
             "truth": float(len(item.truth)),
             "words": float(len(_WORD.findall(caption))),

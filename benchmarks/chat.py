@@ -48,8 +48,8 @@ class TryAgain(Exception):  # noqa: N818  (a reason, caught by ``ask``)
     """This try failed. ``wait``: seconds that the server asked for (None: none). ``busy``: all
     requests should wait."""
 
-    def __init__(self, why: str, wait: float | None = None, busy: bool = False) -> None:
-        super().__init__(why)
+    def __init__(self, reason: str, wait: float | None = None, busy: bool = False) -> None:
+        super().__init__(reason)
         self.wait, self.busy = wait, busy
 
 
@@ -85,12 +85,12 @@ class Pace:
                 if now >= self._next:
                     self._next = now + self._gap
                     return
-                left = self._next - now
-            stop.wait(left)
+                remaining = self._next - now
+            stop.wait(remaining)
         raise Stopped
 
     def hold(self, seconds: float) -> None:
-        """Start no request for so long."""
+        """Start no request for this many seconds."""
         with self._lock:
             self._next = max(self._next, self._clock() + seconds)
 
@@ -105,10 +105,10 @@ def ask(
     backoff: float,
     timeout: float,
     stop: threading.Event,
-    who: str = "judge",
+    role: str = "judge",
 ) -> Reply:
     """Send the request until it is answered. ``timeout``: seconds for a whole try, from connecting
-    to the last byte. ``who``: as errors name the server.
+    to the last byte. ``role``: as errors name the server.
 
     Raises:
         ValueError: the server refuses, or gave no answer after all retries; without the key.
@@ -117,15 +117,15 @@ def ask(
     for attempt in range(retries + 1):
         pace.turn(stop)
         try:
-            return read_reply(_send(url, body, key, timeout, f"The {who} at {url}"))
+            return read_reply(_send(url, body, key, timeout, f"The {role} at {url}"))
         except Declined:
             return Reply(text="", finish=FILTERED, model="", tokens_in=None, tokens_out=None)
         except TryAgain as error:
-            why, wait = str(error), waiting(attempt, backoff, error.wait)
+            reason, wait = str(error), wait_seconds(attempt, backoff, error.wait)
             if wait > LONGEST_REQUESTED_WAIT:
                 raise ValueError(
-                    f"The {who} at {url} asks to wait {wait:.0f} seconds ({why}); run again after"
-                    " that."
+                    f"The {role} at {url} asks to wait {wait:.0f} seconds ({reason}); run again"
+                    " after that."
                 ) from None
             if attempt < retries:
                 if error.busy:
@@ -133,17 +133,17 @@ def ask(
                 elif stop.wait(wait):
                     raise Stopped from None
     raise ValueError(
-        f"The {who} at {url} gave no usable answer in {retries + 1} tries; the last: {why}."
+        f"The {role} at {url} gave no usable answer in {retries + 1} tries; the last: {reason}."
     )
 
 
-def waiting(attempt: int, backoff: float, asked: float | None) -> float:
-    """Seconds before the next try: ``asked`` by the server, or ``backoff`` doubled at each
+def wait_seconds(attempt: int, backoff: float, requested: float | None) -> float:
+    """Seconds before the next try: ``requested`` by the server, or ``backoff`` doubled at each
     attempt. Jitter keeps many requests from coming back at once."""
-    grown = min(LONGEST_WAIT, backoff * 2.0**attempt)
-    if asked is None:
-        return grown * random.uniform(0.5, 1.0)
-    return asked + random.uniform(0.0, min(grown, 1.0))
+    delay = min(LONGEST_WAIT, backoff * 2.0**attempt)
+    if requested is None:
+        return delay * random.uniform(0.5, 1.0)
+    return requested + random.uniform(0.0, min(delay, 1.0))
 
 
 def retry_after(value: str | None) -> float | None:
@@ -169,7 +169,7 @@ def _certificates() -> ssl.SSLContext:
     return httpx2.create_ssl_context()
 
 
-def _send(url: str, body: Mapping[str, Any], key: str | None, timeout: float, who: str) -> bytes:
+def _send(url: str, body: Mapping[str, Any], key: str | None, timeout: float, role: str) -> bytes:
     """The body of the reply.
 
     Raises:
@@ -191,8 +191,8 @@ def _send(url: str, body: Mapping[str, Any], key: str | None, timeout: float, wh
             client.stream("POST", url, json=dict(body)) as response,
         ):
             content = b""
-            async for piece in response.aiter_bytes():
-                content += piece
+            async for chunk in response.aiter_bytes():
+                content += chunk
                 if len(content) > LARGEST_REPLY:
                     raise TryAgain(f"a reply of more than {LARGEST_REPLY // 2**20} MiB")
             return response, content
@@ -205,31 +205,31 @@ def _send(url: str, body: Mapping[str, Any], key: str | None, timeout: float, wh
     except TimeoutError:
         raise TryAgain("the reply took longer than the time-out") from None
     except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-        raise TryAgain(quoted(f"{type(error).__name__}: {error}", key)) from None
+        raise TryAgain(quote(f"{type(error).__name__}: {error}", key)) from None
     if response.is_success:
         return content
-    raise _refusal(who, response, content, key)
+    raise _refusal(role, response, content, key)
 
 
-def _refusal(who: str, response: httpx2.Response, content: bytes, key: str | None) -> Exception:
+def _refusal(role: str, response: httpx2.Response, content: bytes, key: str | None) -> Exception:
     """What a status other than success means: another try, or the end."""
-    message, code = _message(content, key)
+    message, code = _error_message(content, key)
     status = response.status_code
     if status in (401, 403):  # the message may show a part of the key
         return ValueError(
-            f"{who} refuses the key (status {status}); check the environment variable."
+            f"{role} refuses the key (status {status}); check the environment variable."
         )
     if code == "insufficient_quota":
-        return ValueError(f"{who} says that the quota is spent; top it up and run again.")
+        return ValueError(f"{role} says that the quota is spent; top it up and run again.")
     if status == 400 and code in FILTER_CODES:
         return Declined()
     if status in RETRIED or status >= 500:
         wait = retry_after(response.headers.get("Retry-After"))
         return TryAgain(f"status {status}: {message}", wait, busy=status == 429 or wait is not None)
-    return ValueError(f"{who} refuses the request (status {status}): {message}.")
+    return ValueError(f"{role} refuses the request (status {status}): {message}.")
 
 
-def _message(content: bytes, key: str | None) -> tuple[str, str | None]:
+def _error_message(content: bytes, key: str | None) -> tuple[str, str | None]:
     """The server's own words about an error, and its code for it."""
     try:
         error = json.loads(content)["error"]
@@ -237,7 +237,7 @@ def _message(content: bytes, key: str | None) -> tuple[str, str | None]:
         code = error.get("code") if isinstance(error, dict) else None
     except (ValueError, TypeError, KeyError, RecursionError):
         message, code = content.decode("utf-8", "replace"), None
-    return quoted(str(message), key) or "no message", code if isinstance(code, str) else None
+    return quote(str(message), key) or "no message", code if isinstance(code, str) else None
 
 
 def read_reply(content: bytes) -> Reply:
@@ -250,7 +250,7 @@ def read_reply(content: bytes) -> Reply:
         choice = value["choices"][0]
         text = choice["message"]["content"]
     except (ValueError, TypeError, KeyError, IndexError, RecursionError):
-        start = quoted(content[:400].decode("utf-8", "replace")) or "an empty body"
+        start = quote(content[:400].decode("utf-8", "replace")) or "an empty body"
         raise TryAgain(f"no chat completion: {start}") from None
     # None: the model declined to answer. That is an answer.
     if text is not None and not isinstance(text, str):
@@ -262,12 +262,12 @@ def read_reply(content: bytes) -> Reply:
         text=(text or "").encode("utf-8", "replace").decode(),
         finish=finish if isinstance(finish, str) and storable(finish) else None,
         model=model if isinstance(model, str) and storable(model) else None,
-        tokens_in=_count(counts.get("prompt_tokens")),
-        tokens_out=_count(counts.get("completion_tokens")),
+        tokens_in=_token_count(counts.get("prompt_tokens")),
+        tokens_out=_token_count(counts.get("completion_tokens")),
     )
 
 
-def _count(value: object) -> int | None:
+def _token_count(value: object) -> int | None:
     """A count of tokens; None: it is none."""
     return value if type(value) is int and storable(value) else None
 
@@ -280,8 +280,10 @@ def storable(value: object) -> bool:
     return value is None or (type(value) is int and 0 <= value < 2**53)
 
 
-def quoted(text: str, key: str | None = None) -> str:
+def quote(text: str, key: str | None = None) -> str:
     """Untrusted text for an error: short, on one line, printable, without the key."""
     clean = text.replace(key, "***") if key else text
-    clean = " ".join("".join(sign if sign.isprintable() else " " for sign in clean).split())
+    clean = " ".join(
+        "".join(character if character.isprintable() else " " for character in clean).split()
+    )
     return clean if len(clean) <= 200 else clean[:199] + "…"

@@ -82,11 +82,13 @@ def prompt(question: str, options: Options) -> str:
 
 
 def rotated(
-    options: Sequence[str], answer: int, by: int
+    options: Sequence[str], answer: int, shift: int
 ) -> tuple[tuple[tuple[str, str], ...], str]:
-    """The options moved up by ``by`` places, with letters, and the letter that is then right."""
-    moved = [options[(place + by) % len(options)] for place in range(len(options))]
-    return tuple(zip(LETTERS, moved, strict=False)), LETTERS[(answer - by) % len(options)]
+    """The options moved up by ``shift`` places, with letters, and the letter that is then right."""
+    rotated_options = [options[(index + shift) % len(options)] for index in range(len(options))]
+    return tuple(zip(LETTERS, rotated_options, strict=False)), LETTERS[
+        (answer - shift) % len(options)
+    ]
 
 
 def read_choice(answer: str, options: Options) -> str | None:
@@ -99,15 +101,15 @@ def read_choice(answer: str, options: Options) -> str | None:
     if any(refusal in answer for refusal in _REFUSALS):
         return REFUSED
     words = answer.translate(_BLANKS).split()
-    named = [letter for letter, _ in options if letter in words]
-    if len(named) == 1 and words.index(named[0]) >= len(words) - 4:
-        return named[0]
-    if not named and REFUSED in words:
+    letters_named = [letter for letter, _ in options if letter in words]
+    if len(letters_named) == 1 and words.index(letters_named[0]) >= len(words) - 4:
+        return letters_named[0]
+    if not letters_named and REFUSED in words:
         return REFUSED
     if len(answer) > 2 * sum(len(text) for _, text in options):
         return None
-    meant = [letter for letter, text in options if text.lower() in answer.lower()]
-    return meant[0] if len(meant) == 1 else None
+    letters_meant = [letter for letter, text in options if text.lower() in answer.lower()]
+    return letters_meant[0] if len(letters_meant) == 1 else None
 
 
 def _grade(item: Item[Choice], answer: str) -> Grade:
@@ -117,7 +119,7 @@ def _grade(item: Item[Choice], answer: str) -> Grade:
         why = "no option can be read" if answer.strip() else "empty answer"
         return grading.unscored(item, why, {"answered": 1.0, "unreadable": 1.0}, truth.answer)
     correct = float(letter == truth.answer)
-    first = {"first_read": 1.0, "first_right": correct} if truth.rotation == 0 else {}
+    first_counts = {"first_read": 1.0, "first_right": correct} if truth.rotation == 0 else {}
     return Grade(
         question=item.id,
         cluster=item.cluster,
@@ -125,15 +127,15 @@ def _grade(item: Item[Choice], answer: str) -> Grade:
         read_as=letter,
         why="" if correct else f"the answer is {truth.answer}",
         truth=truth.answer,
-        counts={"answered": 1.0, "unreadable": 0.0, **first},
+        counts={"answered": 1.0, "unreadable": 0.0, **first_counts},
     )
 
 
-def _count_rotations(last: Item[Choice], grades: Sequence[Grade]) -> dict[str, float]:
+def _count_rotations(last_item: Item[Choice], grades: Sequence[Grade]) -> dict[str, float]:
     """The counts of a question. A question with an unanswered rotation is not counted."""
     if any("answered" not in grade.counts for grade in grades):
         return {}
-    values, category = [grade.value for grade in grades], last.truth.category
+    values, category = [grade.value for grade in grades], last_item.truth.category
     right, known = float(all(values)), float(None not in values or 0.0 in values)
     return {
         "questions": 1.0,

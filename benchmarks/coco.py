@@ -29,7 +29,7 @@ from benchmarks.spec import Spec
 
 IMAGES = 500
 PROMPT = "Please describe this image in detail."
-LIST = "chair_images.txt"
+LIST_FILE = "chair_images.txt"
 INSTANCES, CAPTIONS = "annotations/instances_val2014.json", "annotations/captions_val2014.json"
 DATA = files.LocalData(
     name="coco",
@@ -59,7 +59,7 @@ DOUBLE_WORDS: dict[str, str] = (
     }
 )
 """Two singular words that the released code reads as one -> that word ("glass" becomes "glas")."""
-MENDED: dict[str, str] = {"ties": "tie"}
+EXTRA_SINGULARS: dict[str, str] = {"ties": "tie"}
 """Plurals of the list that the spelling rules miss -> singular."""
 _TOKEN = re.compile(r"(?:(?!--|\.\.)[^\s,:;@#$%&?!()\[\]{}<>\"“”‘’«»„`…])+")
 _CLITIC = re.compile(r"(?<=[^'])(?:'(?:s|m|d|ll|re|ve)?|n't)$")
@@ -74,9 +74,9 @@ class CaptionReader:
     official: bool = False
 
     def mentions(self, caption: str) -> list[str]:
-        return [category for category, _, _ in self.places(caption)]
+        return [category for category, _, _ in self.mention_spans(caption)]
 
-    def places(self, caption: str) -> list[tuple[str, int, int]]:
+    def mention_spans(self, caption: str) -> list[tuple[str, int, int]]:
         """Every mention as (category, start, end), in order; characters of the caption in lower
         case."""
         words = list(self._words(caption.lower()))
@@ -91,23 +91,23 @@ class CaptionReader:
     def _words(self, caption: str) -> Iterator[tuple[str, int, int]]:
         """The caption's words in the singular, double words as one."""
         words = [(self._singular(word), start, end) for word, start, end in tokens(caption)]
-        place = 0
-        while place < len(words):
-            word, start, end = words[place]
-            pair = f"{word} {words[place + 1][0]}" if place + 1 < len(words) else ""
+        index = 0
+        while index < len(words):
+            word, start, end = words[index]
+            pair = f"{word} {words[index + 1][0]}" if index + 1 < len(words) else ""
             if pair in DOUBLE_WORDS:
-                yield DOUBLE_WORDS[pair], start, words[place + 1][2]
-                place += 2
+                yield DOUBLE_WORDS[pair], start, words[index + 1][2]
+                index += 2
             else:
                 yield word, start, end
-                place += 1
+                index += 1
 
     def _singular(self, word: str) -> str:
         if self.official:
             return singular(word)
         if word.endswith("bus") and word in self.categories:
             return word
-        return MENDED.get(word) or singular(word)
+        return EXTRA_SINGULARS.get(word) or singular(word)
 
 
 def tokens(caption: str) -> Iterator[tuple[str, int, int]]:
@@ -115,17 +115,17 @@ def tokens(caption: str) -> Iterator[tuple[str, int, int]]:
     "dog's" is "dog" and a clitic; hyphens, slashes and inner full stops split no word, and
     "o'clock" is one. What stands between two words, if not blank, is a word too, so that "hot, dog"
     is no hot dog."""
-    last = 0
+    end = 0
     for match in _TOKEN.finditer(caption):
         word = match.group()
         if word.endswith(".") and "." not in word[:-1]:
             word = word[:-1]
         word = _CLITIC.sub("", word)
-        if mark := caption[last : match.start()].strip():
-            yield mark, last, match.start()
-        last = match.start() + len(word)
+        if mark := caption[end : match.start()].strip():
+            yield mark, end, match.start()
+        end = match.start() + len(word)
         if word:
-            yield word, match.start(), last
+            yield word, match.start(), end
 
 
 def chair(
@@ -146,7 +146,7 @@ def chair(
     items: list[Item[frozenset[str]]] = []
     official_truth: dict[str, frozenset[str]] = {}
     images: list[tuple[str, Path]] = []
-    for place, id in _chosen(folder, split, list(val.images)):
+    for location, id in _choose_images(folder, split, list(val.images)):
         if not (captions := val.captions.get(id)):
             raise files.broken(
                 f"{folder / CAPTIONS} has no caption of the image {id}, and CHAIR's truth needs"
@@ -157,13 +157,17 @@ def chair(
             raise files.broken(f"{synonyms} has no line with COCO's category {unknown[0]!r}")
         truth, official_truth[id] = (
             frozenset(
-                {reading.categories[category] for category in outlined}
-                | {category for caption in captions for category in reading.mentions(caption)}
+                {caption_reader.categories[category] for category in outlined}
+                | {
+                    category
+                    for caption in captions
+                    for category in caption_reader.mentions(caption)
+                }
             )
-            for reading in (reader, as_released)
+            for caption_reader in (reader, as_released)
         )
         image = folder / "val2014" / val.images[id]
-        images.append((place, image))
+        images.append((location, image))
         items.append(
             Item(
                 id=id,
@@ -174,13 +178,13 @@ def chair(
             )
         )
     files.check_images(name, images)
-    kept, source = grading.fixed(items, limit, "coco-val2014", reader.categories)
+    kept_items, source = grading.items_and_source(items, limit, "coco-val2014", reader.categories)
     return chair_benchmark(
         name=name,
         source=source,
-        items=kept,
-        table=reader,
-        official=Official(table=as_released, truth=official_truth),
+        items=kept_items,
+        reader=reader,
+        official=Official(reader=as_released, truth=official_truth),
         max_new_tokens=max_new_tokens,
         primary=name == "coco_chair",
     )
@@ -191,13 +195,14 @@ def read_synonyms(path: Path, official: bool = False) -> CaptionReader:
     released code, the last line of a word counts. ``official``: a word is split off at a comma and
     one blank, so that a word behind two blanks keeps one and is never found."""
     categories: dict[str, str] = {}
-    for place, line in files.read_lines(path):
-        text = files.clean(place, line, "the line")
-        parts = text.strip().split(", ") if official else map(str.strip, text.split(","))
-        words = [word for word in parts if word]
+    for location, line in files.read_lines(path):
+        text = files.check_text(location, line, "the line")
+        entries = text.strip().split(", ") if official else map(str.strip, text.split(","))
+        words = [word for word in entries if word]
         if not words:
             raise ValueError(
-                f"{place}: no word; the line is a category and its synonyms, separated by commas."
+                f"{location}: no word; the line is a category and its synonyms, separated by"
+                " commas."
             )
         categories |= dict.fromkeys(words, words[0])
     if not categories:
@@ -205,29 +210,31 @@ def read_synonyms(path: Path, official: bool = False) -> CaptionReader:
     return CaptionReader(categories, official)
 
 
-def _chosen(folder: Path, split: str, ids: list[str]) -> list[tuple[str, str]]:
+def _choose_images(folder: Path, split: str, ids: list[str]) -> list[tuple[str, str]]:
     """(place that names the image, image id) of each image of the split."""
     grading.check_split(split)
     order = grading.shuffled(ids, "coco_chair")
-    place, given = str(folder / INSTANCES), folder / LIST
-    if not given.exists():
+    location, list_file = str(folder / INSTANCES), folder / LIST_FILE
+    if not list_file.exists():
         start = IMAGES if split == "dev" else 0
-        return [(place, id) for id in order[start : start + IMAGES]]
-    known = set(ids)
-    listed: dict[str, str] = {}
-    for line_place, line in files.read_lines(given):
+        return [(location, id) for id in order[start : start + IMAGES]]
+    all_ids = set(ids)
+    listed_locations: dict[str, str] = {}
+    for line_location, line in files.read_lines(list_file):
         id = line.strip()
-        if id not in known:
+        if id not in all_ids:
             raise ValueError(
-                f"{line_place}: {id!r} is not the id of an image of val2014; give one number a"
+                f"{line_location}: {id!r} is not the id of an image of val2014; give one number a"
                 " line."
             )
-        if id in listed:
-            raise ValueError(f"{line_place}: the image {id} is a duplicate of {listed[id]}.")
-        listed[id] = line_place
+        if id in listed_locations:
+            raise ValueError(
+                f"{line_location}: the image {id} is a duplicate of {listed_locations[id]}."
+            )
+        listed_locations[id] = line_location
     if split == "test":
-        return [(line_place, id) for id, line_place in listed.items()]
-    return [(place, id) for id in order if id not in listed][:IMAGES]
+        return [(line_location, id) for id, line_location in listed_locations.items()]
+    return [(location, id) for id in order if id not in listed_locations][:IMAGES]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,20 +249,20 @@ class _Val2014:
 @lru_cache(maxsize=1)  # 200 MB of JSON; several benchmarks of a study read it
 def _val2014(folder: Path) -> _Val2014:
     instances, captions = folder / INSTANCES, folder / CAPTIONS
-    content = _fields(instances, "images", "annotations", "categories")
+    content = _read_lists(instances, "images", "annotations", "categories")
     outlined: dict[str, set[str]] = {}
     references: dict[str, list[str]] = {}
     try:
-        images = {_id(image["id"]): str(image["file_name"]) for image in content["images"]}
+        images = {_image_id(image["id"]): str(image["file_name"]) for image in content["images"]}
         if len(images) < len(content["images"]):
             raise files.broken(f"{instances}: an image id occurs twice")
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
         for outline in content["annotations"]:
-            id = _id_among(images, outline["image_id"], f"{instances}: an outline")
+            id = _listed_image_id(images, outline["image_id"], f"{instances}: an outline")
             categories = outlined.setdefault(id, set())
             categories.add(names[outline["category_id"]])
-        for caption in _fields(captions, "annotations")["annotations"]:
-            id = _id_among(images, caption["image_id"], f"{captions}: a caption")
+        for caption in _read_lists(captions, "annotations")["annotations"]:
+            id = _listed_image_id(images, caption["image_id"], f"{captions}: a caption")
             if not isinstance(text := caption["caption"], str):
                 raise files.broken(f"{captions}: a caption of the image {id} is {text!r}, no text")
             references.setdefault(id, []).append(text)
@@ -268,21 +275,23 @@ def _val2014(folder: Path) -> _Val2014:
     )
 
 
-def _id(value: object) -> str:
+def _image_id(value: object) -> str:
     """An image id as text; COCO's are whole numbers."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"a whole number as image id (it is {value!r})")
     return str(value)
 
 
-def _id_among(images: Mapping[str, str], value: object, what: str) -> str:
+def _listed_image_id(images: Mapping[str, str], value: object, subject: str) -> str:
     """The image id of an outline or caption; what belongs to no image would lower the truth."""
-    if (id := _id(value)) not in images:
-        raise files.broken(f"{what} is of the image {id}, which is not among the images of val2014")
+    if (id := _image_id(value)) not in images:
+        raise files.broken(
+            f"{subject} is of the image {id}, which is not among the images of val2014"
+        )
     return id
 
 
-def _fields(path: Path, *names: str) -> dict[str, Any]:
+def _read_lists(path: Path, *names: str) -> dict[str, Any]:
     content = files.read_json(path)
     for name in names:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
@@ -295,6 +304,8 @@ _CHAIR = Spec(
     factory=partial(chair, "coco_chair", 512),
     group="hallucination",
     size=IMAGES,
+    questions=IMAGES,
+    captions=True,
     about="CHAIR on 500 fixed images of COCO val2014; captions of at most 512 tokens.",
     metrics=("chair_s", "chair_i", "recall"),
     licence=(

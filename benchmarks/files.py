@@ -16,7 +16,7 @@ from typing import IO, Any
 
 from PIL import Image
 
-AGAIN = "get the official file again"
+GET_AGAIN = "get the official file again"
 LARGEST = 89_478_485
 """Most pixels of an image: a quarter of a GiB in RGB, PIL's limit."""
 TOO_LARGE = f"is larger than {LARGEST:,} pixels"
@@ -26,9 +26,9 @@ gigabytes for it."""
 _NOTE = "selfsight_read_as_stored"
 
 
-def broken(what: str) -> ValueError:
-    """The error for a damaged official file: ``what`` is wrong, and how to mend it."""
-    return ValueError(f"{what}; {AGAIN}.")
+def broken(problem: str) -> ValueError:
+    """The error for a damaged official file: ``problem`` is wrong, and how to mend it."""
+    return ValueError(f"{problem}; {GET_AGAIN}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class LocalData:
 
     def missing(self, data: Path | None) -> tuple[str, ...]:
         """The files that are missing; without a folder, all."""
-        absent = [file for file in self.files if data is None or not _found(data, file)]
-        return tuple(file.partition("|")[0] for file in absent)
+        missing = [file for file in self.files if data is None or not _first_matches(data, file)]
+        return tuple(file.partition("|")[0] for file in missing)
 
     def folder(self, benchmark: str, data: Path | None) -> Path:
         """The folder, if all files are in it.
@@ -54,9 +54,9 @@ class LocalData:
         Raises:
             ValueError: there is no folder, or a file is missing.
         """
-        lacking = self.missing(data)
-        if data is None or lacking:
-            names = " and ".join(file.rstrip("*") for file in lacking)
+        missing = self.missing(data)
+        if data is None or missing:
+            names = " and ".join(file.rstrip("*") for file in missing)
             raise ValueError(
                 f"{benchmark} needs {names} in {data or 'a folder'} ({self.get}); give the folder"
                 f" with --local-data {self.name}=FOLDER."
@@ -64,14 +64,16 @@ class LocalData:
         return data
 
     def file(self, folder: Path, pattern: str) -> Path:
-        """The first file that matches the pattern with this beginning."""
-        return _found(folder, next(file for file in self.files if file.startswith(pattern)))[0]
+        """The file in ``folder`` of the entry of ``files`` that begins with ``pattern``."""
+        return _first_matches(
+            folder, next(file for file in self.files if file.startswith(pattern))
+        )[0]
 
 
-def _found(folder: Path, patterns: str) -> list[Path]:
-    """What matches the first of the alternative patterns that anything matches."""
-    found = (sorted(folder.glob(pattern)) for pattern in patterns.split("|"))
-    return next(filter(None, found), [])
+def _first_matches(folder: Path, patterns: str) -> list[Path]:
+    """The files that match the first of the alternative patterns that matches any file."""
+    matches = (sorted(folder.glob(pattern)) for pattern in patterns.split("|"))
+    return next(filter(None, matches), [])
 
 
 def plain_bytes(path: Path) -> bytes:
@@ -86,7 +88,7 @@ def plain_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def read_text(path: Path, cure: str = AGAIN) -> str:
+def read_text(path: Path, cure: str = GET_AGAIN) -> str:
     """A text file in UTF-8, with or without a byte order mark; ``cure`` ends the sentence of an
     error."""
     try:
@@ -124,46 +126,54 @@ def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         entries = enumerate(read_json(path), start=1)
         rows = [(f"{path}, entry {number}", row) for number, row in entries]
     else:
-        rows = [(place, _parsed(place, line)) for place, line in read_lines(path)]
-    for place, row in rows:
+        rows = [(location, _parse_json(location, line)) for location, line in read_lines(path)]
+    for location, row in rows:
         if not isinstance(row, dict):
-            raise broken(f"{place}: not a JSON object")
-        yield place, row
+            raise broken(f"{location}: not a JSON object")
+        yield location, row
     if not rows:
         raise broken(f"{path} is empty")
 
 
-def _parsed(place: str, line: str) -> Any:
+def _parse_json(location: str, line: str) -> Any:
     try:
         return json.loads(line)
     except (ValueError, RecursionError) as error:
-        why = error.msg if isinstance(error, json.JSONDecodeError) else error
-        raise broken(f"{place}: not JSON, or cut off ({why})") from None
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else error
+        raise broken(f"{location}: not JSON, or cut off ({reason})") from None
 
 
-def text(place: str, row: dict[str, Any], name: str) -> str:
+def text_field(location: str, row: dict[str, Any], name: str) -> str:
     """A field of a row: text that is not empty and has no control character."""
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{place}: {name} is {value!r:.60}; it must be text that is not empty.")
-    return clean(place, value, name)
+        raise ValueError(f"{location}: {name} is {value!r:.60}; it must be text that is not empty.")
+    return check_text(location, value, name)
 
 
-def clean(place: str, value: str, name: str, cure: str = f"{AGAIN}, or take it out") -> str:
+def check_text(
+    location: str, value: str, name: str, cure: str = f"{GET_AGAIN}, or take it out"
+) -> str:
     """The text, if its only control characters are line ends and tabs, and UTF-8 can hold it."""
     for character in value:
         if "\ud800" <= character <= "\udfff":
-            raise ValueError(f"{place}: {name} holds {character!r}, half of a character; {cure}.")
+            raise ValueError(
+                f"{location}: {name} holds {character!r}, half of a character; {cure}."
+            )
         if ord(character) < 32 and character not in "\n\r\t":
-            raise ValueError(f"{place}: {name} holds the control character {character!r}; {cure}.")
+            raise ValueError(
+                f"{location}: {name} holds the control character {character!r}; {cure}."
+            )
     return value
 
 
-def one_of(place: str, value: Any, allowed: Iterable[str], name: str) -> str:
+def one_of(location: str, value: Any, allowed: Iterable[str], name: str) -> str:
     """The value in lower case, if it is allowed."""
     lowered = str(value).strip().lower()
-    if lowered not in (known := list(allowed)):
-        raise ValueError(f"{place}: {name} is {value!r:.60}; it must be {' or '.join(known)}.")
+    if lowered not in (allowed_values := list(allowed)):
+        raise ValueError(
+            f"{location}: {name} is {value!r:.60}; it must be {' or '.join(allowed_values)}."
+        )
     return lowered
 
 
@@ -173,13 +183,13 @@ def check_images(benchmark: str, needed: Iterable[tuple[str, Path]]) -> None:
     Raises:
         ValueError: images are missing; the first of them and how many.
     """
-    places: dict[Path, str] = {}
-    for place, path in needed:
-        places.setdefault(path, place)
-    if missing := [path for path in places if not is_file(path)]:
+    locations: dict[Path, str] = {}
+    for location, path in needed:
+        locations.setdefault(path, location)
+    if missing := [path for path in locations if not is_file(path)]:
         raise ValueError(
-            f"{benchmark}: {len(missing)} of {len(places)} images are missing, such as"
-            f" {missing[0]!s:.300} ({places[missing[0]]}); unpack the official images there."
+            f"{benchmark}: {len(missing)} of {len(locations)} images are missing, such as"
+            f" {missing[0]!s:.300} ({locations[missing[0]]}); unpack the official images there."
         )
 
 
@@ -197,8 +207,8 @@ def open_image(path: Path) -> Image.Image:
     return decode_image(f"The image {path}", path)
 
 
-def decode_image(what: str, file: Path | IO[bytes]) -> Image.Image:
-    """The image in ``file`` as RGB; ``what`` begins the sentence of an error.
+def decode_image(subject: str, file: Path | IO[bytes]) -> Image.Image:
+    """The image in ``file`` as RGB; ``subject`` begins the sentence of an error.
 
     It is read as the authors' code reads it: neither turned by EXIF nor scaled nor composited.
     :func:`read_as_stored` tells where that matters.
@@ -210,24 +220,24 @@ def decode_image(what: str, file: Path | IO[bytes]) -> Image.Image:
         with Image.open(file) as image:
             pixels = image.width * image.height
             # The bounds come first: a small file can hold an image that fills the memory.
-            why = refused_shape(image.size) if pixels <= LARGEST else TOO_LARGE
-            if not why:
-                noted = _not_applied(image)
+            reason = refused_shape(image.size) if pixels <= LARGEST else TOO_LARGE
+            if not reason:
+                not_applied = _not_applied(image)
                 rgb = image.convert("RGB")
-                rgb.info[_NOTE] = noted
+                rgb.info[_NOTE] = not_applied
                 return rgb
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        why = TOO_LARGE
+        reason = TOO_LARGE
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
-        raise broken(f"{what} cannot be read ({error})") from None
-    raise ValueError(f"{what} {why}; {AGAIN}, or make it smaller.")
+        raise broken(f"{subject} cannot be read ({error})") from None
+    raise ValueError(f"{subject} {reason}; {GET_AGAIN}, or make it smaller.")
 
 
 def read_as_stored(image: Image.Image) -> tuple[str, ...]:
     """What :func:`decode_image` left out that image viewers apply: "orientation" (EXIF), "depth"
     (grey values above 8 bits), "transparency"."""
-    noted: tuple[str, ...] = image.info.get(_NOTE, ())
-    return noted
+    not_applied: tuple[str, ...] = image.info.get(_NOTE, ())
+    return not_applied
 
 
 def refused_shape(size: tuple[int, int]) -> str:
@@ -245,15 +255,15 @@ def _not_applied(image: Image.Image) -> tuple[str, ...]:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:  # a broken EXIF block raises anything, and the pixels are still good
         orientation = 1
-    clear = image.has_transparency_data and not image.mode.startswith(("I", "F"))
-    if clear:
+    transparent = image.has_transparency_data and not image.mode.startswith(("I", "F"))
+    if transparent:
         lowest = image.convert("RGBA").getchannel("A").getextrema()[0]
-        clear = isinstance(lowest, int | float) and lowest < 255
+        transparent = isinstance(lowest, int | float) and lowest < 255
     # PIL turns a TIFF by itself.
     turned = orientation in range(2, 9) and image.format != "TIFF"
-    noted = {
+    differences = {
         "orientation": turned,
         "depth": image.mode.startswith(("I", "F")),
-        "transparency": clear,
+        "transparency": transparent,
     }
-    return tuple(name for name, applies in noted.items() if applies)
+    return tuple(name for name, applies in differences.items() if applies)

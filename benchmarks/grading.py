@@ -101,13 +101,15 @@ class ItemBenchmark(Generic[T]):
         ]
         if self.group_of and self.group_counts:
             groups: defaultdict[str, list[int]] = defaultdict(list)
-            for place, item in enumerate(items):
-                groups[self.group_of(item)].append(place)
-            for places in groups.values():
-                last = places[-1]
-                more = self.group_counts(items[last], [grades[place] for place in places])
-                counts = summed([grades[last].counts, more])
-                grades[last] = replace(grades[last], counts=counts)
+            for index, item in enumerate(items):
+                groups[self.group_of(item)].append(index)
+            for indices in groups.values():
+                last_index = indices[-1]
+                extra_counts = self.group_counts(
+                    items[last_index], [grades[index] for index in indices]
+                )
+                counts = summed([grades[last_index].counts, extra_counts])
+                grades[last_index] = replace(grades[last_index], counts=counts)
         return report(self.metrics, grades)
 
     def estimate(self, answers: Mapping[str, str]) -> Cost | None:  # noqa: ARG002 - the protocol's
@@ -121,8 +123,8 @@ def check_answers(answers: Iterable[str], questions: Iterable[str]) -> None:
     Raises:
         ValueError: an answer belongs to none of these questions.
     """
-    known = set(questions)
-    if unknown := [id for id in answers if id not in known]:
+    question_ids = set(questions)
+    if unknown := [id for id in answers if id not in question_ids]:
         raise ValueError(
             f"There is no question {unknown[0]!r} for an answer ({len(unknown)} such answers);"
             " grade the answers of this benchmark, split and limit."
@@ -196,7 +198,7 @@ def ratio(
     )
 
 
-def fixed(
+def items_and_source(
     items: Sequence[Item[T]], limit: int | None, name: str, *grading_data: object
 ) -> tuple[Callable[[], Iterator[Item[T]]], str]:
     """Loaded items of at most ``limit`` images as ``items`` and ``source`` of a benchmark. The
@@ -206,28 +208,28 @@ def fixed(
     Raises:
         ValueError: an id occurs twice, or ``limit`` is below 1.
     """
-    kept = limit_images(items, limit)
-    seen: set[str] = set()
+    kept_items = limit_images(items, limit)
+    seen_ids: set[str] = set()
     digest = hashlib.sha256(_as_json(grading_data))
-    for item in kept:
-        if item.id in seen:
+    for item in kept_items:
+        if item.id in seen_ids:
             raise ValueError(
                 f"{name}: the question {item.id!r} occurs twice; give each question its own id."
             )
-        seen.add(item.id)
+        seen_ids.add(item.id)
         digest.update(_as_json([item.id, item.cluster, item.text, item.truth]))
-    return partial(iter, kept), f"{name}-{digest.hexdigest()[:12]}"
+    return partial(iter, kept_items), f"{name}-{digest.hexdigest()[:12]}"
 
 
 def _as_json(value: object) -> bytes:
-    def plain(part: object) -> object:
-        if is_dataclass(part) and not isinstance(part, type):
-            return asdict(part)
-        if isinstance(part, frozenset):
-            return sorted(part)
-        raise TypeError(f"a {type(part).__name__} cannot be fingerprinted")
+    def to_plain(entry: object) -> object:
+        if is_dataclass(entry) and not isinstance(entry, type):
+            return asdict(entry)
+        if isinstance(entry, frozenset):
+            return sorted(entry)
+        raise TypeError(f"a {type(entry).__name__} cannot be fingerprinted")
 
-    return json.dumps(value, sort_keys=True, default=plain).encode()
+    return json.dumps(value, sort_keys=True, default=to_plain).encode()
 
 
 def limit_images(items: Sequence[Item[T]], limit: int | None) -> tuple[Item[T], ...]:
@@ -242,8 +244,8 @@ def limit_images(items: Sequence[Item[T]], limit: int | None) -> tuple[Item[T], 
     check_limit(limit)
     if limit is None:
         return tuple(items)
-    kept = set(shuffled({item.cluster for item in items}, "limit")[:limit])
-    return tuple(item for item in items if item.cluster in kept)
+    kept_images = set(shuffled({item.cluster for item in items}, "limit")[:limit])
+    return tuple(item for item in items if item.cluster in kept_images)
 
 
 def check_limit(limit: int | None, all_images: str = "all") -> None:

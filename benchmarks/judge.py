@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import judgements
-from benchmarks.chat import FILTERED, Pace, Reply, Stopped, ask, quoted
+from benchmarks.chat import FILTERED, Pace, Reply, Stopped, ask, quote
 from benchmarks.files import read_text
 from benchmarks.interface import Cost
 from benchmarks.judge_settings import JUDGE_VARIABLE, Settings, read_settings
@@ -44,7 +44,7 @@ class JudgeRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class SentImage:
-    """A PNG image; ``name`` is made of its content, so it stands for it in the fingerprint."""
+    """A PNG image; ``name`` is derived from the content and represents it in the fingerprint."""
 
     name: str
     read: Callable[[], bytes]
@@ -58,20 +58,20 @@ def to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def silent(_unit: str, _done: int, _total: int) -> None:
+def no_progress(_unit: str, _done: int, _total: int) -> None:
     """No progress shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
     """A judge. Paths of its settings are relative to ``folder``. ``tell`` gets a line before and
-    after asking, ``progress`` the number of replies. ``who``: as sentences name it."""
+    after asking, ``progress`` the number of replies. ``role``: as sentences name it."""
 
     settings: Settings
     folder: Path
     tell: Callable[[str], None] = to_stderr
-    progress: Callable[[str, int, int], None] = silent
-    who: str = "judge"
+    progress: Callable[[str, int, int], None] = no_progress
+    role: str = "judge"
 
     @property
     def recording(self) -> Path:
@@ -80,13 +80,13 @@ class Judge:
     def estimate(self, requests: Sequence[JudgeRequest]) -> Cost:
         """What :meth:`ask` would still send: tokens in at four characters each, tokens out at
         most."""
-        known, every = judgements.read(self.recording), self._keyed(requests)
-        missing = [request for key, (request, _) in every.items() if key not in known]
+        recorded, by_key = judgements.read(self.recording), self._by_key(requests)
+        missing = [request for key, (request, _) in by_key.items() if key not in recorded]
         tokens_in = sum(len(request.prompt) for request in missing) // CHARACTERS_A_TOKEN
         tokens_out = sum(self._max_tokens(request) for request in missing)
         return Cost(
             requests=len(missing),
-            recorded=len(every) - len(missing),
+            recorded=len(by_key) - len(missing),
             tokens_in=tokens_in,
             tokens_out=tokens_out,
             price=self._price(tokens_in, tokens_out),
@@ -100,24 +100,28 @@ class Judge:
                 was judged until then is in the recording.
         """
         name = self.settings.name
-        known, every = judgements.read(self.recording), self._keyed(requests)
-        if any(key not in known for key in every):
+        recorded, by_key = judgements.read(self.recording), self._by_key(requests)
+        if any(key not in recorded for key in by_key):
             secret = self._secret()
-            with judgements.writing(self.recording, self.tell) as writer:
+            with judgements.open_writer(self.recording, self.tell) as writer:
                 # Another process may have judged in the meantime.
-                known = judgements.read(self.recording)
-                missing = {key: sent for key, sent in every.items() if key not in known}
+                recorded = judgements.read(self.recording)
+                missing = {key: request for key, request in by_key.items() if key not in recorded}
                 cost = cost_in_words(self.estimate(requests), "about", "at most")
-                images = ", images not counted" if any(each.images for each in requests) else ""
-                self.tell(f"{self.who} {name}: {cost}{images}")
+                images = (
+                    ", images not counted" if any(request.images for request in requests) else ""
+                )
+                self.tell(f"{self.role} {name}: {cost}{images}")
                 replies = self._send(missing, secret, writer)
-                known |= replies
-                spent = cost_in_words(self._spent(list(replies.values())))
-                self.tell(f"{self.who} {name}: asked {spent}")
-        for key in every:
-            self._check_model(known[key])  # anybody can write a recording
+                recorded |= replies
+                spent = cost_in_words(self._cost_of(list(replies.values())))
+                self.tell(f"{self.role} {name}: asked {spent}")
+        for key in by_key:
+            self._check_model(recorded[key])  # anybody can write a recording
         repeats = range(self.settings.repeats)
-        return [[known[self._key(request, n)] for n in repeats] for request in requests]
+        return [
+            [recorded[self._key(request, repeat)] for repeat in repeats] for request in requests
+        ]
 
     def _secret(self) -> str | None:
         """The key that the server asks for."""
@@ -127,7 +131,7 @@ class Judge:
         secret = os.environ.get(variable, "").strip()
         if not secret:
             raise ValueError(
-                f"The {self.who} {self.settings.name} needs a key in the environment variable"
+                f"The {self.role} {self.settings.name} needs a key in the environment variable"
                 f" {variable}; set it, or use a recording that holds all these replies"
                 f" ({self.recording} lacks some)."
             )
@@ -140,11 +144,11 @@ class Judge:
     def _max_tokens(self, request: JudgeRequest) -> int:
         return self.settings.max_tokens if request.max_tokens is None else request.max_tokens
 
-    def _body(self, request: JudgeRequest, *, whole: bool) -> dict[str, Any]:
-        """What is sent; not ``whole``: with the images' names in place of their content."""
+    def _body(self, request: JudgeRequest, *, image_content: bool) -> dict[str, Any]:
+        """What is sent; not ``image_content``: with the images' names in place of their content."""
         content: str | list[dict[str, Any]] = request.prompt
         if request.images:
-            urls = [image.url if whole else image.name for image in request.images]
+            urls = [image.url if image_content else image.name for image in request.images]
             content = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
             content.append({"type": "text", "text": request.prompt})
         return {
@@ -158,10 +162,14 @@ class Judge:
         """The fingerprint of a request: all that is sent, the model that must reply, and the number
         of the repeat. The address is left out, so a recording is valid on another machine."""
         pinned = self.settings.pinned_model
-        sent = {**self._body(request, whole=False), "version": pinned, "repeat": repeat}
-        return hashlib.sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
+        hashed_fields = {
+            **self._body(request, image_content=False),
+            "version": pinned,
+            "repeat": repeat,
+        }
+        return hashlib.sha256(json.dumps(hashed_fields, sort_keys=True).encode()).hexdigest()
 
-    def _keyed(self, requests: Sequence[JudgeRequest]) -> dict[str, tuple[JudgeRequest, int]]:
+    def _by_key(self, requests: Sequence[JudgeRequest]) -> dict[str, tuple[JudgeRequest, int]]:
         """Fingerprint -> (request, repeat); equal prompts are sent once."""
         return {
             self._key(request, repeat): (request, repeat)
@@ -183,14 +191,14 @@ class Judge:
             try:
                 reply = ask(
                     settings.url,
-                    self._body(request, whole=True),
+                    self._body(request, image_content=True),
                     key=secret,
                     pace=pace,
                     retries=settings.retries,
                     backoff=settings.backoff,
                     timeout=settings.timeout,
                     stop=stop,
-                    who=self.who,
+                    role=self.role,
                 )
                 self._check_model(reply)
                 writer.add(key, request.about, repeat, reply)
@@ -224,13 +232,13 @@ class Judge:
     def _check_model(self, reply: Reply) -> None:
         pinned = self.settings.pinned_model
         if reply.model != pinned and not (reply.model == "" and reply.finish == FILTERED):
-            nameless = reply.model is None
-            named = "names no model" if nameless else f"answers as {quoted(reply.model or '')!r}"
+            unnamed = reply.model is None
+            problem = "names no model" if unnamed else f"answers as {quote(reply.model or '')!r}"
             raise ValueError(
-                f"The {self.who} is pinned to {pinned!r}, but it {named}; give the right name."
+                f"The {self.role} is pinned to {pinned!r}, but it {problem}; give the right name."
             )
 
-    def _spent(self, replies: Sequence[Reply]) -> Cost:
+    def _cost_of(self, replies: Sequence[Reply]) -> Cost:
         """The cost of these replies, as the server counted."""
         tokens_in = sum(reply.tokens_in or 0 for reply in replies)
         tokens_out = sum(reply.tokens_out or 0 for reply in replies)
@@ -251,16 +259,16 @@ class Judge:
         return (tokens_in * price_in + tokens_out * price_out) / 1e6
 
 
-def cost_in_words(cost: Cost, about: str = "", most: str = "") -> str:
+def cost_in_words(cost: Cost, estimate_word: str = "", bound_word: str = "") -> str:
     """ "96 requests (4 recorded already), about 61,000 tokens in, at most 49,152 out, at most 0.70
     at the given prices"."""
     words = f"{cost.requests:,} request{'' if cost.requests == 1 else 's'}"
     words += f" ({cost.recorded:,} recorded already)" if cost.recorded else ""
-    words += f", {about} {cost.tokens_in:,} tokens in, {most} {cost.tokens_out:,} out"
+    words += f", {estimate_word} {cost.tokens_in:,} tokens in, {bound_word} {cost.tokens_out:,} out"
     if cost.uncounted:
         words += f"; the server did not count {cost.uncounted:,} of them"
     if cost.price is not None:
-        words += f", {most} {cost.price:,.2f} at the given prices"
+        words += f", {bound_word} {cost.price:,.2f} at the given prices"
     return " ".join(words.split()).replace(" ,", ",")
 
 
@@ -270,20 +278,20 @@ def open_judge() -> Judge | None:
     Raises:
         ValueError: the file is missing, or a setting is wrong.
     """
-    if not (named := os.environ.get(JUDGE_VARIABLE)):
+    if not (settings_path := os.environ.get(JUDGE_VARIABLE)):
         return None
-    path = Path(named)
+    path = Path(settings_path)
     return Judge(settings=read_settings(path), folder=path.parent)
 
 
-def judge_prompt(judge: Judge | None, benchmark: str, own: Path) -> str:
+def judge_prompt(judge: Judge | None, benchmark: str, default_path: Path) -> str:
     """The text of a benchmark's prompt: the file that the judge's settings name, else its own.
 
     Raises:
         ValueError: the file cannot be read.
     """
-    named = judge.settings.prompts.get(benchmark) if judge is not None else None
-    path = own if judge is None or named is None else judge.folder / named
+    custom_path = judge.settings.prompts.get(benchmark) if judge is not None else None
+    path = default_path if judge is None or custom_path is None else judge.folder / custom_path
     try:
         return read_text(path, "give a text file in UTF-8")
     except ValueError as error:

@@ -18,7 +18,7 @@ JUDGE_VARIABLE = "SELFSIGHT_JUDGE"
 """The environment variable with the path of the settings' file."""
 
 
-_WHOLE = {
+_WHOLE_NUMBERS = {
     "repeats": (1, 1000),
     "max_tokens": (1, 1_000_000),
     "concurrency": (1, 256),
@@ -62,23 +62,27 @@ class Settings:
     """Benchmark -> the file of another prompt than its own."""
 
     def __post_init__(self) -> None:
-        for name, (least, most) in _WHOLE.items():
+        for name, (low, high) in _WHOLE_NUMBERS.items():
             value = getattr(self, name)
-            if type(value) is not int or not least <= value <= most:
-                raise _wrong(name, value, f"it must be a whole number from {least} to {most:,}")
+            if type(value) is not int or not low <= value <= high:
+                raise _setting_error(
+                    name, value, f"it must be a whole number from {low} to {high:,}"
+                )
         for name in ("requests_per_minute", "backoff", "timeout"):
             value = getattr(self, name)
             if not _is_number(value) or not 0.001 <= value <= 1_000_000:
-                raise _wrong(name, value, "it must be a number from 0.001 to 1,000,000")
+                raise _setting_error(name, value, "it must be a number from 0.001 to 1,000,000")
         for name in ("price_in", "price_out"):
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 <= value <= 1e12):
-                raise _wrong(name, value, "give the price of a million tokens, or leave it out")
+                raise _setting_error(
+                    name, value, "give the price of a million tokens, or leave it out"
+                )
         for name in ("base_url", "model", "version", "recording"):
             value = getattr(self, name)
             if not isinstance(value, str) or (not value and name != "version"):
-                raise _wrong(name, value, "it must be a text")
-            files.clean("The settings", value, name, "take it out")
+                raise _setting_error(name, value, "it must be a text")
+            files.check_text("The settings", value, name, "take it out")
         self._check_key_variable()
         self._check_base_url()
         prompts: Any = self.prompts
@@ -87,7 +91,7 @@ class Settings:
         ):
             raise ValueError('The setting prompts must look like {"mmhal": "path/to/prompt.txt"}.')
         for path in prompts.values():
-            files.clean("The settings", path, "prompts", "take it out")
+            files.check_text("The settings", path, "prompts", "take it out")
 
     def _check_key_variable(self) -> None:
         variable: Any = self.key_variable
@@ -126,12 +130,12 @@ class Settings:
         return self.pinned_model + (f" x{self.repeats}" if self.repeats > 1 else "")
 
 
-def _wrong(name: str, value: object, rule: str) -> ValueError:
+def _setting_error(name: str, value: object, rule: str) -> ValueError:
     try:
-        shown = f"{value!r:.60}"
+        value_text = f"{value!r:.60}"
     except ValueError:  # a number of thousands of digits
-        shown = "too long a number"
-    return ValueError(f"The setting {name} is {shown}; {rule}.")
+        value_text = "too long a number"
+    return ValueError(f"The setting {name} is {value_text}; {rule}.")
 
 
 def _is_number(value: object) -> bool:
@@ -145,7 +149,7 @@ def read_settings(path: Path) -> Settings:
             is out of range.
     """
     try:
-        given = json.loads(files.plain_bytes(path).decode("utf-8-sig"))
+        values = json.loads(files.plain_bytes(path).decode("utf-8-sig"))
     except OSError as error:
         raise ValueError(
             f"The settings {path} cannot be read ({error.strerror}); give the path of a JSON file."
@@ -154,15 +158,15 @@ def read_settings(path: Path) -> Settings:
         raise ValueError(f"The settings {path} are no JSON: {error}.") from None
     allowed = [setting.name for setting in dataclasses.fields(Settings)]
     required = ("base_url", "model")
-    if not isinstance(given, dict) or any(name not in given for name in required):
+    if not isinstance(values, dict) or any(name not in values for name in required):
         raise ValueError(
             f"The settings {path} must be a JSON object with {' and '.join(required)}."
         )
-    if unknown := sorted(set(given) - set(allowed)):  # a value may be a key: it is not repeated
+    if unknown := sorted(set(values) - set(allowed)):  # a value may be a key: it is not repeated
         raise ValueError(
             f"The settings {path} hold {unknown[0]!r}, which is none of: {', '.join(allowed)}."
         )
     try:
-        return Settings(**given)
+        return Settings(**values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

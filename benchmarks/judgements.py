@@ -48,20 +48,20 @@ def read(path: Path) -> dict[str, Reply]:
     lines = content.split(b"\n")[:-1]  # after the last line end: nothing, or a cut line
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            row = _row(path, number, line)
-            named = {name: row[name] for name in ("finish", "model", "tokens_in", "tokens_out")}
-            replies.setdefault(row["request"], Reply(text=row["reply"], **named))
+            row = _parse_row(path, number, line)
+            fields = {name: row[name] for name in ("finish", "model", "tokens_in", "tokens_out")}
+            replies.setdefault(row["request"], Reply(text=row["reply"], **fields))
     return replies
 
 
-def _row(path: Path, number: int, line: bytes) -> dict[str, Any]:
+def _parse_row(path: Path, number: int, line: bytes) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict) or any(
-        not isinstance(row.get(name), kinds) or not storable(row[name])
-        for name, kinds in _TYPES.items()
+        not isinstance(row.get(name), types) or not storable(row[name])
+        for name, types in _TYPES.items()
     ):
         raise ValueError(
             f"{path}, line {number}, is no recorded judgement; mend or delete that line; the other"
@@ -84,10 +84,10 @@ class Writer:
         Raises:
             ValueError: it cannot be written.
         """
-        asked = {"request": request, "about": about, "repeat": repeat, "reply": reply.text}
-        named = {name: value for name, value in asdict(reply).items() if name != "text"}
-        at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        row = {**asked, **named, "at": at}
+        request_fields = {"request": request, "about": about, "repeat": repeat, "reply": reply.text}
+        reply_fields = {name: value for name, value in asdict(reply).items() if name != "text"}
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        row = {**request_fields, **reply_fields, "at": now}
         with self._lock:
             try:
                 if self._failed:  # no line may follow one that may be cut
@@ -104,7 +104,7 @@ class Writer:
 
 
 @contextmanager
-def writing(path: Path, tell: Callable[[str], None]) -> Iterator[Writer]:
+def open_writer(path: Path, tell: Callable[[str], None]) -> Iterator[Writer]:
     """The recording, open for writing by this process alone. It waits for another process that
     judges with the same recording.
 

@@ -20,14 +20,16 @@ def find_python(kit: str, session: str, variable: str) -> Path:
     Raises:
         ValueError: there is none.
     """
-    named = os.environ.get(variable)
+    python_path = os.environ.get(variable)
     pattern = f".nox/{session.replace('_', '?')}*/bin/python"
-    pythons = [Path(named)] if named else sorted(ROOT.glob(pattern))
+    pythons = [Path(python_path)] if python_path else sorted(ROOT.glob(pattern))
     if not pythons or not pythons[0].is_file():
-        why = f"{variable} names {named}, which is no file" if named else f"{kit} is not installed"
+        problem = f"{kit} is not installed"
+        if python_path:
+            problem = f"{variable} names {python_path}, which is no file"
         raise ValueError(
-            f"{why}; make its environment with: python -m nox -s {session} (or name in {variable} a"
-            " Python that has it)."
+            f"{problem}; make its environment with: python -m nox -s {session} (or name in"
+            f" {variable} a Python that has it)."
         )
     return pythons[0]
 
@@ -40,13 +42,13 @@ def run(
     request: Mapping[str, Any],
     environment: Mapping[str, str],
 ) -> Any:
-    """Run ``command FOLDER`` in ``folder`` on the request; the reply.
+    """Run ``command FOLDER`` in ``folder`` on the request, and return the reply.
 
     Raises:
         ValueError: the program failed; its last words are in the sentence.
     """
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-    done = subprocess.run(
+    completed = subprocess.run(
         [*command, str(folder)],
         cwd=folder,
         env=dict(environment),
@@ -56,8 +58,10 @@ def run(
         check=False,
     )
     reply = folder / "reply.json"
-    if done.returncode or not reply.is_file():
-        lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
-        words = " | ".join(lines[-3:])[-600:] or f"status {done.returncode}"
-        raise ValueError(f"{kit} failed at {step} ({words}); stored answers are kept.")
+    if completed.returncode or not reply.is_file():
+        lines = [
+            line for line in (completed.stderr or completed.stdout).splitlines() if line.strip()
+        ]
+        last_lines = " | ".join(lines[-3:])[-600:] or f"status {completed.returncode}"
+        raise ValueError(f"{kit} failed at {step} ({last_lines}); stored answers are kept.")
     return json.loads(reply.read_text(encoding="utf-8"))

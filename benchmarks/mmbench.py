@@ -31,7 +31,7 @@ DATA = files.LocalData(
     files=(f"{FILE}|mmbench_dev_en_20231003.tsv",),
     get="github.com/open-compass/MMBench, the link of MMBench DEV EN",
 )
-ROUND = 1_000_000
+ROTATION_OFFSET = 1_000_000
 LONGEST_REFERENCE = 64
 """An image cell of at most so many characters is the index of another row."""
 _COLUMNS = ("index", "question", "A", "B", "answer", "image")
@@ -48,39 +48,41 @@ def load(split: str, limit: int | None, data: Path | None) -> ItemBenchmark[Choi
     """
     folder = DATA.folder("mmbench_dev_en", data)
     grading.only_test_split("mmbench_dev_en", split)
-    rows = _rows(DATA.file(folder, FILE))
+    rows = _read_rows(DATA.file(folder, FILE))
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for index in rows:
-        groups[index % ROUND].append(index)
-    make_all = all(index < ROUND for index in rows)
+        groups[index % ROTATION_OFFSET].append(index)
+    make_all = all(index < ROTATION_OFFSET for index in rows)
     items: list[Item[Choice]] = []
     for indices in groups.values():
         for index in sorted(indices):
             items += _rotations(index, rows, make_all)
-    kept, source = grading.fixed(items, limit, "mmbench-dev-en")
+    kept_items, source = grading.items_and_source(items, limit, "mmbench-dev-en")
     categories = tuple(sorted({item.truth.category for item in items}))
-    return choice_benchmark(name="mmbench_dev_en", source=source, items=kept, categories=categories)
+    return choice_benchmark(
+        name="mmbench_dev_en", source=source, items=kept_items, categories=categories
+    )
 
 
-def _rows(path: Path) -> dict[int, Row]:
+def _read_rows(path: Path) -> dict[int, Row]:
     csv.field_size_limit(2**31 - 1)  # images are cells
     reader = csv.reader(io.StringIO(files.read_text(path), newline=""), delimiter="\t", strict=True)
     rows: dict[int, Row] = {}
     header: list[str] = []
     try:
         for values in reader:
-            place = f"{path}, line {reader.line_num}"
+            location = f"{path}, line {reader.line_num}"
             if header:
-                index, row = _row(place, header, values)
+                index, row = _parse_row(location, header, values)
                 if index in rows:
                     raise files.broken(
-                        f"{place}: the index {index} is a duplicate of {rows[index][0]}"
+                        f"{location}: the index {index} is a duplicate of {rows[index][0]}"
                     )
-                rows[index] = (place, row)
+                rows[index] = (location, row)
                 continue
             header = values
             if missing := [name for name in _COLUMNS if name not in header]:
-                raise files.broken(f"{place}: there is no column {missing[0]!r}")
+                raise files.broken(f"{location}: there is no column {missing[0]!r}")
     except csv.Error as error:
         raise files.broken(f"{path}, line {reader.line_num}: cut off or no TSV ({error})") from None
     if not rows:
@@ -88,30 +90,34 @@ def _rows(path: Path) -> dict[int, Row]:
     return rows
 
 
-def _row(place: str, header: Sequence[str], values: Sequence[str]) -> tuple[int, dict[str, str]]:
+def _parse_row(
+    location: str, header: Sequence[str], values: Sequence[str]
+) -> tuple[int, dict[str, str]]:
     """The row's index and cells."""
     if len(values) != len(header):
         raise files.broken(
-            f"{place}: {len(values)} fields, not {len(header)}; the file is cut off or no TSV"
+            f"{location}: {len(values)} fields, not {len(header)}; the file is cut off or no TSV"
         )
     row = dict(zip(header, values, strict=True))
     index = re.fullmatch(r"(\d+)(?:\.0)?", row["index"])
     if index is None:
-        raise files.broken(f"{place}: the index is {row['index']!r}; it must be a number")
+        raise files.broken(f"{location}: the index is {row['index']!r}; it must be a number")
     for name in set(header) - {"image"}:
-        files.clean(place, row[name], name)
+        files.check_text(location, row[name], name)
     return int(index[1]), row
 
 
 def _rotations(index: int, rows: Mapping[int, Row], make_all: bool) -> Iterator[Item[Choice]]:
     """The rotation in this row; ``make_all``: all rotations of the question, made from it."""
-    options, answer = _options(*rows[index])
-    for by in range(len(options) if make_all else 1):
-        rotation = index // ROUND + by
-        yield _item(index % ROUND, rotation, *rotated(options, answer, by), rows[index], rows)
+    options, answer = _read_options(*rows[index])
+    for shift in range(len(options) if make_all else 1):
+        rotation = index // ROTATION_OFFSET + shift
+        yield _item(
+            index % ROTATION_OFFSET, rotation, *rotated(options, answer, shift), rows[index], rows
+        )
 
 
-def _options(place: str, row: Mapping[str, str]) -> tuple[list[str], int]:
+def _read_options(location: str, row: Mapping[str, str]) -> tuple[list[str], int]:
     """The options, and the place of the right one."""
     options = [row[letter].strip() for letter in LETTERS if row.get(letter, "").strip()]
     letters, answer = LETTERS[: len(options)], row["answer"].strip()
@@ -121,8 +127,8 @@ def _options(place: str, row: Mapping[str, str]) -> tuple[list[str], int]:
         or not all(row[letter].strip() for letter in letters)
     ):
         raise ValueError(
-            f"{place}: the answer is {answer!r} of {len(options)} options; it must be one of their"
-            " letters."
+            f"{location}: the answer is {answer!r} of {len(options)} options; it must be one of"
+            " their letters."
         )
     return options, LETTERS.index(answer)
 
@@ -135,16 +141,16 @@ def _item(
     row: Row,
     rows: Mapping[int, Row],
 ) -> Item[Choice]:
-    place, cells = row
+    location, cells = row
     if not cells["question"].strip():
-        raise files.broken(f"{place}: there is no question")
-    image = _image_cell(place, cells["image"], rows)
+        raise files.broken(f"{location}: there is no question")
+    image = _image_cell(location, cells["image"], rows)
     category = cells.get("l2-category") or cells.get("category") or "all"
-    parts = (part.strip() for part in (cells.get("hint", ""), cells["question"]))
+    texts = (text.strip() for text in (cells.get("hint", ""), cells["question"]))
     return Item(
         id=f"{question}/{rotation}",
         cluster=hashlib.sha256(image.encode()).hexdigest()[:16],
-        text=prompt("\n".join(part for part in parts if part), options),
+        text=prompt("\n".join(text for text in texts if text), options),
         truth=Choice(
             question=str(question),
             category=re.sub(r"\W+", "_", category).strip("_"),
@@ -152,30 +158,30 @@ def _item(
             answer=answer,
             rotation=rotation,
         ),
-        load_image=partial(_load_image, place, image),
+        load_image=partial(_load_image, location, image),
     )
 
 
-def _image_cell(place: str, image: str, rows: Mapping[int, Row]) -> str:
+def _image_cell(location: str, image: str, rows: Mapping[int, Row]) -> str:
     """The image in base64: the cell itself, or that of the row that it names."""
     if len(image) > LONGEST_REFERENCE:
         return image
-    named = rows[int(image)][1]["image"] if image.isdecimal() and int(image) in rows else ""
-    if len(named) <= LONGEST_REFERENCE:
+    referenced = rows[int(image)][1]["image"] if image.isdecimal() and int(image) in rows else ""
+    if len(referenced) <= LONGEST_REFERENCE:
         raise ValueError(
-            f"{place}: the image is {image!r}; it must be an image in base64 or the index of a row"
-            " that has one."
+            f"{location}: the image is {image!r}; it must be an image in base64 or the index of a"
+            " row that has one."
         )
-    return named
+    return referenced
 
 
 @lru_cache(maxsize=2)  # the rotations of a question follow each other
-def _load_image(place: str, image: str) -> Image.Image:
+def _load_image(location: str, image: str) -> Image.Image:
     try:
         content = base64.b64decode(image, validate=True)
     except binascii.Error as error:
-        raise files.broken(f"{place}: the image cannot be read ({error})") from None
-    return files.decode_image(f"{place}: the image", io.BytesIO(content))
+        raise files.broken(f"{location}: the image cannot be read ({error})") from None
+    return files.decode_image(f"{location}: the image", io.BytesIO(content))
 
 
 SPEC = Spec(

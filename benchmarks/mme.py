@@ -37,10 +37,10 @@ SUBTASKS: Mapping[str, tuple[str, ...]] = {
         "commonsense_reasoning numerical_calculation text_translation code_reasoning".split()
     ),
 }
-PART = {task: part for part, tasks in SUBTASKS.items() for task in tasks}
+TOTAL_OF_TASK = {task: total for total, tasks in SUBTASKS.items() for task in tasks}
 DATA = files.LocalData(
     name="mme",
-    files=tuple(PART),
+    files=tuple(TOTAL_OF_TASK),
     get=(
         "MME_Benchmark_release_version, from"
         " github.com/BradyFU/Awesome-Multimodal-Large-Language-Models"
@@ -65,15 +65,15 @@ def load(split: str, limit: int | None, data: Path | None) -> ItemBenchmark[Task
     """
     folder = DATA.folder("mme", data)
     grading.only_test_split("mme", split)
-    every = [item for task in PART for item in _subtask(task, folder / task)]
-    kept, source = grading.fixed(every, limit, "mme")
-    sizes = Counter(item.truth.task for item in kept())
+    all_items = [item for task in TOTAL_OF_TASK for item in _read_subtask(task, folder / task)]
+    kept_items, source = grading.items_and_source(all_items, limit, "mme")
+    sizes = Counter(item.truth.task for item in kept_items())
     return ItemBenchmark(
         name="mme",
         group="general",
         source=source,
         grader=f"mme-{MME_VERSION}",
-        items=kept,
+        items=kept_items,
         metrics=(
             _points("perception", "perception", primary=True),
             _points("cognition", "cognition", primary=True),
@@ -81,7 +81,7 @@ def load(split: str, limit: int | None, data: Path | None) -> ItemBenchmark[Task
             percent("accuracy_plus", "both", "pairs"),
             percent("yes_ratio", "yes", "read", "none"),
             yes_no.UNREADABLE,
-            *(_points(f"score_{task}", task) for task in PART if task in sizes),
+            *(_points(f"score_{task}", task) for task in TOTAL_OF_TASK if task in sizes),
         ),
         grade_one=partial(_grade, sizes),
         max_new_tokens=32,
@@ -96,50 +96,56 @@ def read_start(answer: str) -> YesNo | None:
     return "yes" if "yes" in start else "no" if "no" in start else None
 
 
-def _subtask(task: str, folder: Path) -> Iterator[Item[TaskTruth]]:
-    split = (folder / "questions_answers_YN").is_dir()
-    texts = sorted((folder / "questions_answers_YN" if split else folder).glob("*.txt"))
+def _read_subtask(task: str, folder: Path) -> Iterator[Item[TaskTruth]]:
+    has_folders = (folder / "questions_answers_YN").is_dir()
+    texts = sorted((folder / "questions_answers_YN" if has_folders else folder).glob("*.txt"))
     if not texts:
         raise files.broken(f"{folder} holds no question")
     for path in texts:
-        image = _image(path, folder / "images" if split else folder)
+        image = _find_image(path, folder / "images" if has_folders else folder)
         lines = list(files.read_lines(path))
         if len(lines) != 2:
             raise files.broken(f"{path} holds {len(lines)} questions; it must be two lines")
-        for number, (place, line) in enumerate(lines, start=1):
-            question, tab, answer = files.clean(place, line, "the line").rpartition("\t")
+        for number, (location, line) in enumerate(lines, start=1):
+            question, tab, answer = files.check_text(location, line, "the line").rpartition("\t")
             if not tab or not question.strip():
-                raise files.broken(f"{place}: must be a question, a tab, and Yes or No")
+                raise files.broken(f"{location}: must be a question, a tab, and Yes or No")
             yield Item(
                 id=f"{task}/{path.stem}/{number}",
                 cluster=f"{task}/{path.stem}",
                 text=question.strip(),
-                truth=TaskTruth(task=task, answer=yes_no.label(place, answer, "the answer")),
+                truth=TaskTruth(
+                    task=task, answer=yes_no.read_label(location, answer, "the answer")
+                ),
                 load_image=partial(files.open_image, image),
             )
 
 
-def _image(path: Path, folder: Path) -> Path:
+def _find_image(path: Path, folder: Path) -> Path:
     for suffix in (".jpg", ".png", ".jpeg"):
         if (image := folder / f"{path.stem}{suffix}").is_file():
             return image
     raise files.broken(f"mme: the image of {path} is missing ({path.stem}.jpg or .png in {folder})")
 
 
-def _points(name: str, of: str, *, primary: bool = False) -> Metric:
-    return ratio(name, f"points_{of}", f"share_{of}", unit="points", scale=100.0, primary=primary)
+def _points(name: str, counted: str, *, primary: bool = False) -> Metric:
+    return ratio(
+        name, f"points_{counted}", f"share_{counted}", unit="points", scale=100.0, primary=primary
+    )
 
 
-def _scored(sizes: Mapping[str, int], task: str, points: float, share: float) -> dict[str, float]:
+def _score_counts(
+    sizes: Mapping[str, int], task: str, points: float, share: float
+) -> dict[str, float]:
     """The counts of ``points`` for ``share`` of a question: in the subtask, and in its total by
     the subtask's weight."""
-    part = PART[task]
-    tasks = sum(other in sizes for other in SUBTASKS[part])
+    total = TOTAL_OF_TASK[task]
+    tasks = sum(other in sizes for other in SUBTASKS[total])
     return {
         f"points_{task}": points,
         f"share_{task}": share,
-        f"points_{part}": points / sizes[task],
-        f"share_{part}": share / sizes[task] / tasks,
+        f"points_{total}": points / sizes[task],
+        f"share_{total}": share / sizes[task] / tasks,
     }
 
 
@@ -153,22 +159,22 @@ def _grade(sizes: Mapping[str, int], item: Item[TaskTruth], answer: str) -> Grad
         read={"read": 1.0, "correct": float(reading == truth), "yes": float(reading == "yes")},
         # Accuracy and accuracy+ are half of a score each: N questions share one half, N/2 images
         # the other.
-        always=_scored(sizes, item.truth.task, float(read_start(answer) == truth), 0.5),
+        always=_score_counts(sizes, item.truth.task, float(read_start(answer) == truth), 0.5),
         why_wrong=f"the answer is {truth}",
     )
 
 
 def _count_pair(
-    sizes: Mapping[str, int], last: Item[TaskTruth], grades: Sequence[Grade]
+    sizes: Mapping[str, int], last_item: Item[TaskTruth], grades: Sequence[Grade]
 ) -> dict[str, float]:
     """The counts of an image."""
-    task, more = last.truth.task, dict[str, float]()
+    task, counts = last_item.truth.task, dict[str, float]()
     if all("answered" in grade.counts for grade in grades):
         both = all(grade.counts[f"points_{task}"] for grade in grades)
-        more = _scored(sizes, task, 2.0 * both, 1.0)
+        counts = _score_counts(sizes, task, 2.0 * both, 1.0)
     if all(grade.value is not None for grade in grades):
-        more |= {"pairs": 1.0, "both": float(all(grade.value for grade in grades))}
-    return more
+        counts |= {"pairs": 1.0, "both": float(all(grade.value for grade in grades))}
+    return counts
 
 
 SPEC = Spec(
@@ -176,6 +182,7 @@ SPEC = Spec(
     factory=load,
     group="general",
     size=1187,
+    questions=2374,
     about="MME: 14 subtasks of perception and cognition, two yes/no questions an image.",
     metrics=("perception", "cognition", "accuracy", "accuracy_plus"),
     licence="for academic research; images under their own licences",

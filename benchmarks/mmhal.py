@@ -48,7 +48,7 @@ DATA = LocalData(
 
 _PROMPT = Path(__file__).with_name("mmhal_judge.txt")
 _FIELDS = ("contents", "question", "reference", "answer")
-_PLACE = re.compile(r"\{(" + "|".join(_FIELDS) + r")?\}")
+_PLACEHOLDER = re.compile(r"\{(" + "|".join(_FIELDS) + r")?\}")
 _RATING = re.compile(r"rating[\s*_]*[:=][\s*_]*(-?\d+(?:\.\d+)?)", re.IGNORECASE | re.ASCII)
 
 
@@ -82,8 +82,8 @@ class MMHal(ItemBenchmark[Reference]):
     """None: it can be exported and answered, not graded."""
 
     def __post_init__(self) -> None:
-        places = [place.group(1) for place in _PLACE.finditer(self.prompt)]
-        if set(places) != set(_FIELDS) and places != [None] * len(_FIELDS):
+        placeholders = [match.group(1) for match in _PLACEHOLDER.finditer(self.prompt)]
+        if set(placeholders) != set(_FIELDS) and placeholders != [None] * len(_FIELDS):
             raise ValueError(
                 "The judge's prompt for mmhal must hold the places {contents}, {question},"
                 " {reference} and {answer}, or four times {} in this order."
@@ -119,7 +119,7 @@ class MMHal(ItemBenchmark[Reference]):
         # Before anything is sent.
         grading.check_answers(answers, [item.id for item in items])
         return [
-            JudgeRequest(about=item.id, prompt=filled(self.prompt, item, answers[item.id]))
+            JudgeRequest(about=item.id, prompt=fill_prompt(self.prompt, item, answers[item.id]))
             for item in items
             if answers.get(item.id, "").strip()
         ]
@@ -130,12 +130,12 @@ def mmhal_benchmark(
 ) -> MMHal:
     """MMHal-Bench with the judge's prompt; without a judge it can be exported and answered."""
     digest = hashlib.sha256(prompt.encode()).hexdigest()[:8]
-    asked = f"judge {judge.settings.name} prompt {digest}" if judge else "no judge"
+    judge_name = f"judge {judge.settings.name} prompt {digest}" if judge else "no judge"
     return MMHal(
         name="mmhal",
         group="hallucination",
         source=source,
-        grader=f"mmhal-{MMHAL_VERSION} {asked}",
+        grader=f"mmhal-{MMHAL_VERSION} {judge_name}",
         items=items,
         metrics=METRICS,
         grade_one=partial(_grade, {}),
@@ -145,7 +145,7 @@ def mmhal_benchmark(
     )
 
 
-def filled(prompt: str, item: Item[Reference], answer: str) -> str:
+def fill_prompt(prompt: str, item: Item[Reference], answer: str) -> str:
     """The prompt with its places filled, in one pass: an answer may hold "{question}"."""
     values = {
         "contents": ", ".join(item.truth.contents),
@@ -153,8 +153,8 @@ def filled(prompt: str, item: Item[Reference], answer: str) -> str:
         "reference": item.truth.answer,
         "answer": answer,
     }
-    order = iter(_FIELDS)
-    return _PLACE.sub(lambda place: values[place.group(1) or next(order)], prompt)
+    next_field = iter(_FIELDS)
+    return _PLACEHOLDER.sub(lambda match: values[match.group(1) or next(next_field)], prompt)
 
 
 def read_rating(verdict: str) -> int | None:
@@ -177,9 +177,9 @@ def _grade(replies: Mapping[str, Sequence[Reply]], item: Item[Reference], answer
         "judge_tokens_in": float(sum(verdict.tokens_in or 0 for verdict in verdicts)),
         "judge_tokens_out": float(sum(verdict.tokens_out or 0 for verdict in verdicts)),
     }
-    first = verdicts[0].text
+    first_text = verdicts[0].text
     if not ratings:
-        return grading.unscored(item, f"no rating in the judge's verdict: {first}", counts)
+        return grading.unscored(item, f"no rating in the judge's verdict: {first_text}", counts)
     mean = fmean(ratings)
     counts |= {
         "rated": 1.0,
@@ -195,7 +195,7 @@ def _grade(replies: Mapping[str, Sequence[Reply]], item: Item[Reference], answer
         cluster=item.cluster,
         value=mean,
         read_as=", ".join(map(str, ratings)),
-        why=first,
+        why=first_text,
         truth=item.truth.answer,
         counts=counts,
     )
@@ -211,28 +211,30 @@ def load(split: str, limit: int | None, data: Path | None) -> MMHal:
     grading.only_test_split("mmhal", split)
     folder = DATA.folder("mmhal", data)
     rows = enumerate(files.read_rows(folder / FILE))
-    every = [_item(folder / "images", number, place, row) for number, (place, row) in rows]
-    items, source = grading.fixed(every, limit, "mmhal-bench")
+    all_items = [
+        _item(folder / "images", number, location, row) for number, (location, row) in rows
+    ]
+    items, source = grading.items_and_source(all_items, limit, "mmhal-bench")
     judge = open_judge()
     prompt = judge_prompt(judge, "mmhal", _PROMPT)
     return mmhal_benchmark(source, items, prompt, judge)
 
 
-def _item(images: Path, number: int, place: str, row: dict[str, Any]) -> Item[Reference]:
+def _item(images: Path, number: int, location: str, row: dict[str, Any]) -> Item[Reference]:
     """One row of the file. As in the authors' folder, the image's file is named by the last part
     of its address."""
     contents = row.get("image_content")
     if not isinstance(contents, list) or not all(isinstance(name, str) for name in contents):
-        raise files.broken(f"{place}: image_content must be a list of texts")
-    file = Path(files.text(place, row, "image_src")).name
+        raise files.broken(f"{location}: image_content must be a list of texts")
+    file = Path(files.text_field(location, row, "image_src")).name
     return Item(
         id=f"{number:02d}-{Path(file).stem}",
         cluster=Path(file).stem,
-        text=files.text(place, row, "question"),
+        text=files.text_field(location, row, "question"),
         truth=Reference(
-            type=files.one_of(place, row.get("question_type"), TYPES, "question_type"),
+            type=files.one_of(location, row.get("question_type"), TYPES, "question_type"),
             contents=tuple(contents),
-            answer=files.text(place, row, "gt_answer"),
+            answer=files.text_field(location, row, "gt_answer"),
         ),
         load_image=partial(files.open_image, images / file),
     )
@@ -243,6 +245,7 @@ SPEC = Spec(
     factory=load,
     group="hallucination",
     size=96,
+    questions=96,
     about="MMHal-Bench: 96 open questions; a judge rates each answer from 0 to 6.",
     metrics=("score", "hallucination_rate"),
     licence="Apache-2.0 (data set); images of OpenImages under their Flickr licences",

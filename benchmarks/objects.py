@@ -47,14 +47,14 @@ class ObjectTable:
     def _pattern(self) -> re.Pattern[str]:
         # A regex alternation takes the first match, so "hot dog" must come before "dog".
         forms = sorted(self._category, key=lambda form: (-len(form), form))
-        either = "|".join(re.escape(form).replace(r"\ ", r"\s+") for form in forms)
-        return re.compile(rf"(?<!\w)(?:{either})(?!\w)")
+        alternatives = "|".join(re.escape(form).replace(r"\ ", r"\s+") for form in forms)
+        return re.compile(rf"(?<!\w)(?:{alternatives})(?!\w)")
 
     def mentions(self, caption: str) -> list[str]:
         """The category of every mention, in order, repeated as often as it is mentioned."""
-        return [category for category, _, _ in self.places(caption)]
+        return [category for category, _, _ in self.mention_spans(caption)]
 
-    def places(self, caption: str) -> list[tuple[str, int, int]]:
+    def mention_spans(self, caption: str) -> list[tuple[str, int, int]]:
         """Every mention as (category, start, end), in order; characters of the caption in lower
         case."""
         if not self._category:
@@ -85,9 +85,9 @@ _ENDINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
 "boxes"."""
 
 
-def known_form(word: str, known: Collection[str]) -> str:
+def known_form(word: str, vocabulary: Collection[str]) -> str:
     """The word, or its singular if the singular alone is known."""
-    if word in known:
+    if word in vocabulary:
         return word
     singulars = [IRREGULAR.get(word, "")]
     singulars += [
@@ -96,4 +96,4 @@ def known_form(word: str, known: Collection[str]) -> str:
         if word.endswith(ending)
         for single in singles
     ]
-    return next((single for single in singulars if single in known), word)
+    return next((single for single in singulars if single in vocabulary), word)

@@ -98,24 +98,28 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> ItemBen
     labels: dict[tuple[str, str, str], bool] = {}
     for setting in SETTINGS if corrected else ():
         path = local.file(folder, f"coco_repope_{setting}.json")
-        labels |= {(setting, image, text): present for _, _, image, text, present in _rows(path)}
+        labels |= {
+            (setting, image, text): present for _, _, image, text, present in _read_rows(path)
+        }
     items: list[Item[Probe]] = []
     images: list[tuple[str, Path]] = []
     for setting in SETTINGS:
-        seen: dict[str, str] = {}
-        rows = _rows(local.file(folder, f"coco_pope_{setting}.json"))
-        for place, id, image, text, present in rows:
-            if seen.setdefault(id, place) != place:
-                raise files.broken(f"{place}: question_id {id} is a duplicate of {seen[id]}")
+        locations: dict[str, str] = {}
+        rows = _read_rows(local.file(folder, f"coco_pope_{setting}.json"))
+        for location, id, image, text, present in rows:
+            if locations.setdefault(id, location) != location:
+                raise files.broken(
+                    f"{location}: question_id {id} is a duplicate of {locations[id]}"
+                )
             path = folder / "val2014" / image
-            images.append((place, path))
-            known = labels.get((setting, image, text)) if corrected else present
+            images.append((location, path))
+            truth = labels.get((setting, image, text)) if corrected else present
             items.append(
                 Item(
                     id=f"{setting}/{id}",
                     cluster=image,
                     text=f"{text}\n{REQUEST}",
-                    truth=Probe(present=known, setting=setting),
+                    truth=Probe(present=truth, setting=setting),
                     load_image=partial(files.open_image, path),
                 )
             )
@@ -125,40 +129,46 @@ def load(name: str, split: str, limit: int | None, data: Path | None) -> ItemBen
             f"None of RePOPE's questions in {folder} is one of POPE's in that folder; put POPE's"
             " own files beside RePOPE's."
         )
-    kept, source = grading.fixed(items, limit, name)
+    kept_items, source = grading.items_and_source(items, limit, name)
     return pope_benchmark(
         name=name,
         source=source,
-        items=kept,
+        items=kept_items,
         grader="repope-1" if corrected else f"pope-{POPE_VERSION}",
         official=yes_no.read_repope if corrected else yes_no.read_official,
         max_new_tokens=32,
     )
 
 
-def _rows(path: Path) -> Iterator[tuple[str, str, str, str, bool]]:
+def _read_rows(path: Path) -> Iterator[tuple[str, str, str, str, bool]]:
     """(place, question id, image, question, whether the object is present) of each line."""
-    for place, row in files.read_rows(path):
+    for location, row in files.read_rows(path):
         id = row.get("question_id")
         if not isinstance(id, int | str):
-            raise files.broken(f"{place}: question_id is {id!r}; it must be a number")
-        present = yes_no.label(place, row.get("label"), "label") == "yes"
-        image, text = files.text(place, row, "image"), files.text(place, row, "text")
-        yield place, str(id), image, text, present
+            raise files.broken(f"{location}: question_id is {id!r}; it must be a number")
+        present = yes_no.read_label(location, row.get("label"), "label") == "yes"
+        image = files.text_field(location, row, "image")
+        text = files.text_field(location, row, "text")
+        yield location, str(id), image, text, present
 
 
 def _metrics(official: bool) -> tuple[Metric, ...]:
-    shown: dict[str, tuple[str, ...]] = {"": ("accuracy",)}
+    names_by_suffix: dict[str, tuple[str, ...]] = {"": ("accuracy",)}
     if official:
-        shown = {"": ("accuracy", "f1", "yes_ratio"), "_official": ("accuracy", "f1")}
+        names_by_suffix = {"": ("accuracy", "f1", "yes_ratio"), "_official": ("accuracy", "f1")}
     by_setting = [
         yes_no.metrics(suffix=f"_{setting}{reading}")[name]
         for setting in SETTINGS
-        for reading, names in shown.items()
+        for reading, names in names_by_suffix.items()
         for name in names
     ]
-    own = yes_no.metrics(suffix="_official").values() if official else ()
-    return (*yes_no.metrics(primary=True).values(), yes_no.UNREADABLE, *own, *by_setting)
+    official_metrics = yes_no.metrics(suffix="_official").values() if official else ()
+    return (
+        *yes_no.metrics(primary=True).values(),
+        yes_no.UNREADABLE,
+        *official_metrics,
+        *by_setting,
+    )
 
 
 def _grade(official: Callable[[str], YesNo | None] | None, item: Item[Probe], answer: str) -> Grade:
@@ -167,20 +177,22 @@ def _grade(official: Callable[[str], YesNo | None] | None, item: Item[Probe], an
         return grading.unscored(item, "left out of RePOPE as ambiguous")
     truth: YesNo = "yes" if present else "no"
     reading = yes_no.read_words(answer)
-    of_setting = yes_no.counts(truth, reading, suffix=f"_{setting}")
+    setting_counts = yes_no.counts(truth, reading, suffix=f"_{setting}")
     always: dict[str, float] = {}
     if official is not None:
-        as_released = official(answer)
+        official_reading = official(answer)
         for suffix in ("_official", f"_{setting}_official"):
-            if as_released is not None:
-                always |= yes_no.counts(truth, as_released, suffix=suffix)
+            if official_reading is not None:
+                always |= yes_no.counts(truth, official_reading, suffix=suffix)
     else:
-        of_setting = {name: of_setting[name] for name in (f"read_{setting}", f"correct_{setting}")}
+        setting_counts = {
+            name: setting_counts[name] for name in (f"read_{setting}", f"correct_{setting}")
+        }
     return yes_no.grade(
         item,
         answer,
         truth,
-        read={**yes_no.counts(truth, reading), **of_setting},
+        read={**yes_no.counts(truth, reading), **setting_counts},
         always=always,
         why_wrong=f"it is {'there' if present else 'not there'}",
     )
@@ -193,6 +205,7 @@ SPECS = (
         factory=partial(load, "pope"),
         group="hallucination",
         size=500,
+        questions=9000,
         about="POPE on COCO val2014: 9,000 yes/no questions on present and absent objects.",
         metrics=_METRICS,
         licence="questions MIT; images under their Flickr licences",
@@ -204,6 +217,7 @@ SPECS = (
         factory=partial(load, "repope"),
         group="hallucination",
         size=500,
+        questions=9000,
         about="POPE's questions with RePOPE's corrected labels; ambiguous questions are unscored.",
         metrics=_METRICS,
         licence="labels under their repository's terms; questions and images as POPE's",

@@ -24,6 +24,10 @@ class Spec:
     group: Group
     size: int
     """Number of images; 0: known only when it is opened."""
+    questions: int = 0
+    """Number of questions about them; 0: known only when it is opened."""
+    captions: bool = False
+    """Whether the answers describe the image, which takes longer."""
     about: str
     """What it measures, in one sentence."""
     metrics: tuple[str, ...] = ()
@@ -44,6 +48,12 @@ class Spec:
         if self.unavailable:
             return (self.unavailable,)
         return self.local.missing(data) if self.local else ()
+
+    def question_count(self, limit: int | None) -> int:
+        """The number of questions about at most ``limit`` images; 0: not known."""
+        if limit is None or not self.size:
+            return self.questions
+        return self.questions * min(limit, self.size) // self.size
 
     @property
     def data_names(self) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ _MEMENTOS = (
 )
 
 
-def _refuse(name: str, reason: str, *_asked: object) -> Benchmark:
+def _refuse(name: str, reason: str, *_args: object) -> Benchmark:
     raise ValueError(f"{name} cannot be run here: {reason}.")
 
 

@@ -57,36 +57,36 @@ def benchmark(task: str, split: str, limit: int | None, data: Path | None = None
         ValueError: no such task, no task with written answers, a split other than test, unusable
             data, or the kit is not installed.
     """
-    drawn = run.is_drawn(task)
-    if not drawn:
+    is_drawn = run.is_drawn(task)
+    if not is_drawn:
         grading.only_test_split(f"lmms_eval:{task}", split)
     grading.check_limit(limit)
-    if drawn and data is not None:
+    if is_drawn and data is not None:
         raise ValueError(
             f"lmms_eval:{task} draws its own images and reads no file; leave {data} out."
         )
-    about = run.describe(task, run.python())
-    if about["output_type"] != "generate_until":
+    config = run.describe(task, run.python())
+    if config["output_type"] != "generate_until":
         raise ValueError(
-            f"lmms_eval:{task} wants {about['output_type']}; only tasks with one written answer"
+            f"lmms_eval:{task} wants {config['output_type']}; only tasks with one written answer"
             " (generate_until) can be asked."
         )
     if data is not None:
-        inner = data / str(about["dataset_path"])
-        data = inner if inner.is_dir() else data
+        repository = data / str(config["dataset_path"])
+        data = repository if repository.is_dir() else data
         run.check_data(task, data)
-    return ViaLmmsEval(task=task, split=split, limit=limit, data=data, about=about)
+    return ViaLmmsEval(task=task, split=split, limit=limit, data=data, config=config)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ViaLmmsEval:
-    """One of the kit's tasks. ``about``: its YAML's settings and fingerprint."""
+    """One of the kit's tasks. ``config``: its YAML's settings and fingerprint."""
 
     task: str
     split: str
     limit: int | None
     data: Path | None
-    about: Row
+    config: Row
 
     source = ""  # the version does not separate questions from grading
 
@@ -105,19 +105,20 @@ class ViaLmmsEval:
 
     @cached_property
     def counting(self) -> Counting:
-        return counting(self.task, self.about["metrics"])
+        return counting(self.task, self.config["metrics"])
 
     @cached_property
     def version(self) -> str:
         """Versions of kit, task and our counting, a hash of the task's files, the local data's
         content, the judge."""
-        data = f"data-{run.fingerprint(self.data)}" if self.data else self.about["dataset_path"]
+        data = f"data-{run.fingerprint(self.data)}" if self.data else self.config["dataset_path"]
         if run.is_drawn(self.task):
             data = f"{suite.SOURCE}-{self.split}"
         judge = f" judge-{os.environ.get('MODEL_VERSION', JUDGE)}" if self.task in JUDGED else ""
-        own = f"{self.about['task'] or 'none'}-{self.about['fingerprint']}"
+        task_version = f"{self.config['task'] or 'none'}-{self.config['fingerprint']}"
         return (
-            f"lmms-eval-{self.about['kit']} {self.task}-{own} {data} rules-{RULES_VERSION}{judge}"
+            f"lmms-eval-{self.config['kit']} {self.task}-{task_version} {data}"
+            f" rules-{RULES_VERSION}{judge}"
         )
 
     @cached_property
@@ -144,7 +145,7 @@ class ViaLmmsEval:
         for row in self.rows:
             paths = [self._folder / "images" / name for name in row["images"]]
             yield Question(
-                id=_id(row),
+                id=_question_id(row),
                 images=tuple(map(files.open_image, paths)),
                 text=row["text"],
                 max_new_tokens=row["max_new_tokens"] or MAX_NEW_TOKENS,
@@ -158,51 +159,53 @@ class ViaLmmsEval:
             ValueError: an answer belongs to no question, a judge cannot be asked or failed, or the
                 kit cannot grade.
         """
-        grading.check_answers(answers, map(_id, self.rows))
+        grading.check_answers(answers, map(_question_id, self.rows))
         environment = run.judge_environment(self.task)
-        given = [cut(answers.get(_id(row), ""), row["until"]) for row in self.rows]
+        cut_answers = [
+            cut_at_stop(answers.get(_question_id(row), ""), row["until"]) for row in self.rows
+        ]
         request = {
             "do": "grade",
             "docs": [row["doc"] for row in self.rows],
-            "answers": [without_controls(text)[0] for text in given],
+            "answers": [without_controls(text)[0] for text in cut_answers],
         }
         with tempfile.TemporaryDirectory(prefix="selfsight-") as folder:
             reply = self._run(Path(folder), request, environment)
-        ours = report(self.metrics, self._grades(answers, given, reply))
+        our_report = report(self.metrics, self._grades(answers, cut_answers, reply))
         totals = {f"lmms_eval:{name}": total for name, total in reply["totals"].items()}
-        return replace(ours, values={**ours.values, **totals})
+        return replace(our_report, values={**our_report.values, **totals})
 
     def estimate(self, answers: Mapping[str, str]) -> None:
         """None: requests to a judge are the kit's own and are not counted here."""
 
-    def _grades(self, answers: Mapping[str, str], given: Sequence[str], reply: Row) -> list[Grade]:
+    def _grades(self, answers: Mapping[str, str], texts: Sequence[str], reply: Row) -> list[Grade]:
         """Grades in the questions' order, after a check that the counts give the kit's totals."""
-        rows, counts = self.rows, self.counting
+        rows, counting = self.rows, self.counting
         results = [row["metrics"] for row in reply["rows"]]
         if [row["doc"] for row in reply["rows"]] != [row["doc"] for row in rows]:
             raise ValueError(
                 f"lmms-eval graded {len(results)} rows of {len(rows)}, or in another order; nothing"
                 " was graded."
             )
-        alone = [counts.read(result) for result in results]
-        whole = counts.together(results, alone, reply["choices"])
-        if failures := [reading.failed for reading in whole if reading.failed]:
+        single_readings = [counting.read(result) for result in results]
+        all_readings = counting.add_group_counts(results, single_readings, reply["choices"])
+        if failures := [reading.judge_failure for reading in all_readings if reading.judge_failure]:
             raise ValueError(
                 f"The judge of lmms_eval:{self.task} gave no judgement on {len(failures)} of"
                 f" {len(rows)} answers (first: {failures[0]}); the kit would have made one up. The"
                 " answers are kept: grade again when the judge answers."
             )
-        check(counts, [reading.counts for reading in whole], reply["totals"])
+        check(counting, [reading.counts for reading in all_readings], reply["totals"])
         # The kit took a missing answer for an empty one; here it adds to no count.
-        missing = [_id(row) not in answers for row in rows]
-        present = [
-            Reading(value=None, counts={}, truth=reading.truth) if gone else reading
-            for reading, gone in zip(alone, missing, strict=True)
+        missing = [_question_id(row) not in answers for row in rows]
+        kept_readings = [
+            Reading(value=None, counts={}, truth=reading.truth) if is_missing else reading
+            for reading, is_missing in zip(single_readings, missing, strict=True)
         ]
-        readings = counts.together(results, present, reply["choices"])
+        readings = counting.add_group_counts(results, kept_readings, reply["choices"])
         return [
-            _grade(row, reading, None if gone else text)
-            for row, reading, text, gone in zip(rows, readings, given, missing, strict=True)
+            _grade(row, reading, None if is_missing else text)
+            for row, reading, text, is_missing in zip(rows, readings, texts, missing, strict=True)
         ]
 
     def _run(self, folder: Path, request: Row, environment: Mapping[str, str] | None = None) -> Row:
@@ -215,23 +218,30 @@ class ViaLmmsEval:
             local = write(self.task, folder / "drawn", self.split, self.limit)
         # Judged tasks make their client when they are loaded and fail without a key, though
         # exporting needs none.
-        more = {} if os.environ.get("OPENAI_API_KEY") else {"OPENAI_API_KEY": "none-is-needed"}
+        variables = {} if os.environ.get("OPENAI_API_KEY") else {"OPENAI_API_KEY": "none-is-needed"}
         if local is not None:
-            run.place(local, folder / self.about["dataset_path"], self.about)
-            more |= {
+            run.link_data(local, folder / self.config["dataset_path"], self.config)
+            variables |= {
                 "HF_HUB_OFFLINE": "1",
                 "HF_DATASETS_OFFLINE": "1",
                 # The kit's own cache would keep a copy of every folder.
                 "LMMS_EVAL_DATASETS_CACHE": str(folder / "cache"),
             }
-        about = {"task": self.task, "folder": self.about["folder"], "local": local is not None}
+        task_fields = {
+            "task": self.task,
+            "folder": self.config["folder"],
+            "local": local is not None,
+        }
         try:
             return run.ask(
-                folder, {**request, **about}, run.python(), {**more, **(environment or {})}
+                folder,
+                {**request, **task_fields},
+                run.python(),
+                {**variables, **(environment or {})},
             )
         except ValueError as error:
-            where = f" (data: {self.data})" if self.data is not None else ""
-            raise ValueError(f"lmms_eval:{self.task}{where}: {error}") from error
+            data_note = f" (data: {self.data})" if self.data is not None else ""
+            raise ValueError(f"lmms_eval:{self.task}{data_note}: {error}") from error
 
 
 def _grade(row: Row, reading: Reading, answer: str | None) -> Grade:
@@ -244,28 +254,30 @@ def _grade(row: Row, reading: Reading, answer: str | None) -> Grade:
     controls = without_controls(answer or "")[1]
     note = f"{controls} control characters taken out for the kit" if controls else ""
     return Grade(
-        question=_id(row),
+        question=_question_id(row),
         cluster=row["cluster"],
         value=value,
         read_as=reading.read_as,
-        why="; ".join(part for part in (why, note) if part),
+        why="; ".join(text for text in (why, note) if text),
         counts=reading.counts,
         truth=reading.truth or row["target"],
     )
 
 
-def _id(row: Row) -> str:
+def _question_id(row: Row) -> str:
     return f"{row['doc']:06d}"
 
 
-def cut(answer: str, until: Sequence[str]) -> str:
+def cut_at_stop(answer: str, until: Sequence[str]) -> str:
     """The answer up to the first stop string of the task."""
-    places = [answer.find(stop) for stop in until if stop in answer]
-    return answer[: min(places)] if places else answer
+    positions = [answer.find(stop) for stop in until if stop in answer]
+    return answer[: min(positions)] if positions else answer
 
 
 def without_controls(text: str) -> tuple[str, int]:
     """The text with blanks for control characters, and their number. MMBench writes a spreadsheet,
     whose library refuses them."""
-    controls = [sign for sign in text if ord(sign) < 32 and sign not in "\n\r\t"]
-    return "".join(" " if sign in controls else sign for sign in text), len(controls)
+    controls = [
+        character for character in text if ord(character) < 32 and character not in "\n\r\t"
+    ]
+    return "".join(" " if character in controls else character for character in text), len(controls)

@@ -30,11 +30,11 @@ from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
-SHOWN = 5
+MAX_SHOWN = 5
 SCORING_ERRORS = (ArithmeticError, AssertionError, LookupError, ImportError, OSError, ValueError)
 
 
-class Trouble(Exception):  # noqa: N818  (a sentence for the user)
+class KitProblem(Exception):  # noqa: N818  (a sentence for the user)
     """Why nothing can be asked or graded, in words for the user."""
 
 
@@ -44,8 +44,8 @@ def main(folder: Path) -> None:
         reply = {"describe": describe, "export": export, "grade": grade}[request["do"]](
             request, folder
         )
-    except Trouble as trouble:
-        reply = {"trouble": str(trouble)}
+    except KitProblem as problem:
+        reply = {"trouble": str(problem)}
     (folder / "reply.json").write_text(
         json.dumps(reply, ensure_ascii=False, default=str), encoding="utf-8"
     )
@@ -60,37 +60,41 @@ def describe(request: Json, _folder: Path) -> Json:
 
     package = importlib.util.find_spec("lmms_eval")
     if package is None or not package.submodule_search_locations:
-        raise Trouble("there is no lmms_eval in this environment")
+        raise KitProblem("there is no lmms_eval in this environment")
     kit = Path(next(iter(package.submodule_search_locations))) / "tasks"
-    places = [*(Path(place) for place in request["include"]), kit]
-    path = task_file(request["task"], places)
+    folders = [*(Path(folder) for folder in request["include"]), kit]
+    path = task_file(request["task"], folders)
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
         """Keeps ``!function`` as text."""
 
     Loader.add_constructor("!function", lambda _loader, node: f"!function {node.value}")
 
-    def read(at: Path) -> tuple[Json, list[Path]]:
-        own = yaml.load(at.read_text(encoding="utf-8"), Loader)
-        names = own.pop("include", [])
+    def read(yaml_path: Path) -> tuple[Json, list[Path]]:
+        settings = yaml.load(yaml_path.read_text(encoding="utf-8"), Loader)
+        names = settings.pop("include", [])
         merged: Json = {}
-        files = [at]
+        files = [yaml_path]
         for name in reversed([names] if isinstance(names, str) else names):
-            inner, more = read(Path(name) if Path(name).is_file() else at.parent / name)
-            merged |= inner
-            files += more
-        return merged | own, files
+            included, included_files = read(
+                Path(name) if Path(name).is_file() else yaml_path.parent / name
+            )
+            merged |= included
+            files += included_files
+        return merged | settings, files
 
     config, files = read(path)
-    shared = [*path.parent.iterdir(), *(kit / "_task_utils").iterdir(), *files]
+    hashed_files = [*path.parent.iterdir(), *(kit / "_task_utils").iterdir(), *files]
     digest = hashlib.sha256()
-    for file in sorted({path for path in shared if path.is_file() and path.suffix != ".pyc"}):
+    for file in sorted({path for path in hashed_files if path.is_file() and path.suffix != ".pyc"}):
         digest.update(file.name.encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
-    about = config.get("metadata") or {}
-    about = about[0] if isinstance(about, list) and about else about
+    task_metadata = config.get("metadata") or {}
+    task_metadata = (
+        task_metadata[0] if isinstance(task_metadata, list) and task_metadata else task_metadata
+    )
     return {
         "kit": metadata.version("lmms-eval"),
-        "task": str(about.get("version", "")) if isinstance(about, dict) else "",
+        "task": str(task_metadata.get("version", "")) if isinstance(task_metadata, dict) else "",
         "fingerprint": digest.hexdigest()[:12],
         "folder": str(path.parent),
         "dataset_path": config.get("dataset_path"),
@@ -101,22 +105,22 @@ def describe(request: Json, _folder: Path) -> Json:
     }
 
 
-def task_file(task: str, places: Sequence[Path]) -> Path:
+def task_file(task: str, folders: Sequence[Path]) -> Path:
     """The YAML that defines the task, found by its ``task:`` line."""
     line = re.compile(r"^task\s*:\s*[\"']?([\w.+-]+)[\"']?\s*(?:#.*)?$", re.MULTILINE)
     names: dict[str, Path] = {}
-    for place in places:
-        for path in sorted(place.rglob("*.yaml")):
+    for folder in folders:
+        for path in sorted(folder.rglob("*.yaml")):
             for name in line.findall(path.read_text(encoding="utf-8", errors="replace")):
                 names.setdefault(name, path)
     if task not in names:
         near = difflib.get_close_matches(task, names, 4)
         hint = f"; near it are {', '.join(near)}" if near else " (a group of tasks is none)"
-        raise Trouble(f"it has no task {task!r}{hint}")
+        raise KitProblem(f"it has no task {task!r}{hint}")
     return names[task]
 
 
-def loaded(request: Json) -> tuple[Any, str]:
+def load_task(request: Json) -> tuple[Any, str]:
     """The kit's task on its data, and the name of its split. Local data are in the working
     directory under the name that the task asks for."""
     import PIL.ImageFile
@@ -130,67 +134,73 @@ def loaded(request: Json) -> tuple[Any, str]:
     try:
         (task,) = get_task_dict([config], manager, "simple").values()
     except RetryError as error:
-        raise Trouble(
-            f"the data could not be loaded: {plain(error.last_attempt.exception())}"
+        raise KitProblem(
+            f"the data could not be loaded: {error_text(error.last_attempt.exception())}"
         ) from error
     except (OSError, ValueError, KeyError, ImportError, LookupError) as error:
-        raise Trouble(f"the task could not be set up: {plain(error)}") from error
+        raise KitProblem(f"the task could not be set up: {error_text(error)}") from error
     if task.config.num_fewshot is None:
         task.set_config(key="num_fewshot", value=0)
     return task, task.config.test_split or task.config.validation_split
 
 
-def plain(error: BaseException | None) -> str:
+def error_text(error: BaseException | None) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def export(request: Json, folder: Path) -> Json:
     """Every question as the kit asks it, of at most ``limit`` images, chosen by a hash."""
-    task, split = loaded(request)
+    task, split = load_task(request)
     documents = task.dataset[split]
     check_ids(documents)
-    images, troubles = [], []
-    for place in range(len(documents)):
+    images, problems = [], []
+    for row_index in range(len(documents)):
         try:
-            images.append(saved(task.doc_to_visual(documents[place]), folder / "images"))
+            images.append(save_images(task.doc_to_visual(documents[row_index]), folder / "images"))
         except Exception as error:  # the kit's code on whatever the file holds
             images.append([])
-            troubles.append(f"row {place + 1}: {plain(error)}")
-    refuse(troubles, split, "have no image that can be read")
-    clusters = [cluster(names, place) for place, names in enumerate(images)]
-    kept = set(clusters)
+            problems.append(f"row {row_index + 1}: {error_text(error)}")
+    raise_problems(problems, split, "have no image that can be read")
+    clusters = [cluster_id(names, row_index) for row_index, names in enumerate(images)]
+    kept_clusters = set(clusters)
     if request["limit"] is not None:
-        order = sorted(kept, key=lambda id: hashlib.sha256(f"limit {id}".encode()).digest())
-        kept = set(order[: request["limit"]])
-    places = [place for place, id in enumerate(clusters) if id in kept]
-    narrow(task, split, places)
+        order = sorted(
+            kept_clusters, key=lambda id: hashlib.sha256(f"limit {id}".encode()).digest()
+        )
+        kept_clusters = set(order[: request["limit"]])
+    row_indices = [row_index for row_index, id in enumerate(clusters) if id in kept_clusters]
+    select_rows(task, split, row_indices)
     try:
         task.build_all_requests()
     except Exception as error:
-        raise Trouble(f"a prompt could not be built from split {split}: {plain(error)}") from error
+        raise KitProblem(
+            f"a prompt could not be built from split {split}: {error_text(error)}"
+        ) from error
     rows = []
     for instance in task.instances:
         text, options, *_ = instance.args
-        place = places[instance.doc_id]
-        if controls := sorted(sign for sign in text if ord(sign) < 32 and sign not in "\n\r\t"):
-            troubles.append(
-                f"row {place + 1}: the prompt holds the control character {controls[0]!r}"
+        row_index = row_indices[instance.doc_id]
+        if controls := sorted(
+            character for character in text if ord(character) < 32 and character not in "\n\r\t"
+        ):
+            problems.append(
+                f"row {row_index + 1}: the prompt holds the control character {controls[0]!r}"
             )
         rows.append(
             {
-                "doc": place,
+                "doc": row_index,
                 "text": text,
-                "images": images[place],
-                "cluster": clusters[place],
-                "target": target(task, documents[place]),
+                "images": images[row_index],
+                "cluster": clusters[row_index],
+                "target": target_text(task, documents[row_index]),
                 "max_new_tokens": options.get("max_new_tokens"),
                 "until": stops(options),
             }
         )
-    refuse(troubles, split, "cannot be asked")
-    used = {name for row in rows for name in row["images"]}
+    raise_problems(problems, split, "cannot be asked")
+    used_names = {name for row in rows for name in row["images"]}
     for path in (folder / "images").glob("*.png"):
-        if path.name not in used:
+        if path.name not in used_names:
             path.unlink()
     return {"rows": rows, "of": len(documents), "split": split}
 
@@ -199,24 +209,24 @@ def check_ids(documents: Any) -> None:
     """Refuse a file in which an id or index occurs twice: its rows would count twice."""
     for name in ("id", "index"):
         if name in documents.column_names:
-            first: Json = {}
-            troubles = [
-                f"row {place + 1}: its {name} {id!r} is that of row {first[id] + 1}"
-                for place, id in enumerate(documents[name])
-                if first.setdefault(id, place) != place
+            first_rows: Json = {}
+            problems = [
+                f"row {row_index + 1}: its {name} {id!r} is that of row {first_rows[id] + 1}"
+                for row_index, id in enumerate(documents[name])
+                if first_rows.setdefault(id, row_index) != row_index
             ]
-            refuse(troubles, "the file", "are there twice")
+            raise_problems(problems, "the file", "are there twice")
 
 
-def refuse(troubles: Sequence[str], where: str, what: str) -> None:
-    if troubles:
-        more = f"; and {len(troubles) - SHOWN} more" if len(troubles) > SHOWN else ""
-        raise Trouble(
-            f"{len(troubles)} rows of {where} {what}: {'; '.join(troubles[:SHOWN])}{more}"
+def raise_problems(problems: Sequence[str], source: str, fault: str) -> None:
+    if problems:
+        more = f"; and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
+        raise KitProblem(
+            f"{len(problems)} rows of {source} {fault}: {'; '.join(problems[:MAX_SHOWN])}{more}"
         )
 
 
-def saved(images: Sequence[Any], folder: Path) -> list[str]:
+def save_images(images: Sequence[Any], folder: Path) -> list[str]:
     """Write the images as PNG under the hash of their pixels; their names in order."""
     folder.mkdir(exist_ok=True)
     names = []
@@ -232,34 +242,34 @@ def saved(images: Sequence[Any], folder: Path) -> list[str]:
     return names
 
 
-def cluster(names: Sequence[str], place: int) -> str:
+def cluster_id(names: Sequence[str], row_index: int) -> str:
     """The id of a row's images."""
     if not names:
-        return f"row{place}"
-    whole = hashlib.sha256(" ".join(names).encode()).hexdigest()
-    return names[0][:16] if len(names) == 1 else whole[:16]
+        return f"row{row_index}"
+    digest = hashlib.sha256(" ".join(names).encode()).hexdigest()
+    return names[0][:16] if len(names) == 1 else digest[:16]
 
 
 def stops(options: Json) -> list[str]:
     """The task's stop strings without the kit's default, an empty line: captions have
     paragraphs."""
     until = options.get("until") or []
-    every = [until] if isinstance(until, str) else until
-    return [stop for stop in every if stop and stop != "\n\n"]
+    stop_strings = [until] if isinstance(until, str) else until
+    return [stop for stop in stop_strings if stop and stop != "\n\n"]
 
 
-def target(task: Any, document: Json) -> str:
+def target_text(task: Any, document: Json) -> str:
     try:
         return str(task.doc_to_target(document))[:500]
     except Exception:  # it is only shown
         return ""
 
 
-def narrow(task: Any, split: str, places: Sequence[int]) -> None:
+def select_rows(task: Any, split: str, row_indices: Sequence[int]) -> None:
     """Keep only these rows of the task's data."""
     for name in ("dataset", "dataset_no_image"):
         data = getattr(task, name)
-        setattr(task, name, type(data)({**data, split: data[split].select(places)}))
+        setattr(task, name, type(data)({**data, split: data[split].select(row_indices)}))
     task.task_docs = task.dataset[split]
 
 
@@ -278,15 +288,15 @@ def grade(request: Json, _folder: Path) -> Json:
             return [answers[request.doc_id] for request in requests]
 
         def loglikelihood(self, _requests: list[Any]) -> Any:
-            raise Trouble(
+            raise KitProblem(
                 "the task asks for log-probabilities; only tasks with written answers are graded"
             )
 
         generate_until_multi_round = loglikelihood
 
-    task, split = loaded(request)
-    narrow(task, split, request["docs"])
-    watched = Watched(task)
+    task, split = load_task(request)
+    select_rows(task, split, request["docs"])
+    recorder = GradingRecorder(task)
     try:
         # One worker: the judge's replies come in the questions' order, as do the logs.
         results = simple_evaluate(
@@ -298,31 +308,31 @@ def grade(request: Json, _folder: Path) -> Json:
             process_docs_parallel=1,
         )
     except RetryError as error:
-        raise Trouble(
-            f"an answer could not be scored: {plain(error.last_attempt.exception())}"
+        raise KitProblem(
+            f"an answer could not be scored: {error_text(error.last_attempt.exception())}"
         ) from error
     except SCORING_ERRORS as error:
-        raise Trouble(f"the kit's scoring ended in {plain(error)}") from error
+        raise KitProblem(f"the kit's scoring ended in {error_text(error)}") from error
     name = task.config.task
     # A task with several filters lists its rows once a filter.
     samples = results["samples"][name][: len(answers)]
-    own = set(task.aggregation())
+    metric_names = set(task.aggregation())
     rows = [
         {
             "doc": request["docs"][sample["doc_id"]],
-            "metrics": {key: sample[key] for key in sample if key in own},
+            "metrics": {key: sample[key] for key in sample if key in metric_names},
         }
         for sample in samples
     ]
     totals = {}
     for key, value in results["results"][name].items():
         metric, _, _filter = key.partition(",")
-        if metric in own and metric not in totals and isinstance(value, int | float):
+        if metric in metric_names and metric not in totals and isinstance(value, int | float):
             totals[metric] = float(value)
-    return {"rows": rows, "totals": totals, "choices": watched.choices(), "log": watched.log}
+    return {"rows": rows, "totals": totals, "choices": recorder.choices(), "log": recorder.log}
 
 
-class Watched:
+class GradingRecorder:
     """Records, while the kit grades, the warnings of its log, and MMBench's reading of each row and
     each group of rotations."""
 
@@ -352,11 +362,11 @@ class Watched:
     def watch(self, evaluator: Any) -> None:
         eval_group, ask_judge = evaluator.eval_sub_data, evaluator.extract_answer_from_item
 
-        def group(data: Any, *others: Any, **words: Any) -> Any:
-            hit = eval_group(data, *others, **words)
-            self.groups[str(data.iloc[0]["index"])] = hit
-            self.rows += [data.iloc[place].to_dict() for place in range(len(data))]
-            return hit
+        def group(data: Any, *args: Any, **kwargs: Any) -> Any:
+            is_right = eval_group(data, *args, **kwargs)
+            self.groups[str(data.iloc[0]["index"])] = is_right
+            self.rows += [data.iloc[row_index].to_dict() for row_index in range(len(data))]
+            return is_right
 
         def judge(item: Any) -> Any:
             option, reply = ask_judge(item)

@@ -36,13 +36,13 @@ class Reading:
     read_as: str = ""
     why: str = ""
     truth: str = ""
-    failed: str = ""
+    judge_failure: str = ""
     """Why the judge gave no judgement; if set, nothing is graded."""
 
 
 Readings = list[Reading]
 Choices = Mapping[str, Any]
-"""The choices read for MMBench, from ``via_lmms_eval_child.Watched.choices``."""
+"""The choices read for MMBench, from ``via_lmms_eval_child.GradingRecorder.choices``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,42 +53,44 @@ class Counting:
     read: Callable[[Result], Reading]
     scale: float = 1.0
     """The kit's total / our value, for the metrics that have the kit's name."""
-    together: Callable[[Sequence[Result], Readings, Choices], Readings] = (
+    add_group_counts: Callable[[Sequence[Result], Readings, Choices], Readings] = (
         lambda _results, readings, _choices: readings
     )
     """Adds counts that belong to a group of questions, not to a single one."""
     totals: Callable[[Mapping[str, float]], Mapping[str, float]] = lambda _sums: {}
     """Computes the kit's totals that are not ratios from the sums of counts."""
-    within: float = 1e-6
+    tolerance: float = 1e-6
     """The tolerance of ``check``: relative for totals above 1, absolute below."""
 
 
 def means(metrics: Sequence[Mapping[str, Any]]) -> Counting:
     """The counting for any task: the mean score of the questions. It has the kit's name if the
     task's YAML says ``aggregation: mean``."""
-    shown: dict[str, str] = {}
-    ours: list[Metric] = []
+    columns: dict[str, str] = {}
+    our_metrics: list[Metric] = []
     for entry in metrics:
         name = str(entry["metric"])
         if "submission" in name:  # a file for a server that scores
             continue
         is_mean = entry.get("aggregation", "mean") == "mean"
-        column = shown[name] = plain(name) if is_mean else f"{plain(name)}_mean"
+        column = columns[name] = column_name(name) if is_mean else f"{column_name(name)}_mean"
         better: Direction = "higher" if entry.get("higher_is_better", True) else "lower"
-        first = not ours
-        ours.append(ratio(column, f"sum_{column}", f"n_{column}", better, unit="", primary=first))
+        is_first = not our_metrics
+        our_metrics.append(
+            ratio(column, f"sum_{column}", f"n_{column}", better, unit="", primary=is_first)
+        )
 
     def read(result: Result) -> Reading:
-        scores = {name: score(result.get(name)) for name in shown}
-        known = {name: value for name, value in scores.items() if value is not None}
+        scores = {name: score(result.get(name)) for name in columns}
+        given_scores = {name: value for name, value in scores.items() if value is not None}
         counts: dict[str, float] = {}
-        for name, value in known.items():
-            counts |= {f"sum_{shown[name]}": value, f"n_{shown[name]}": 1.0}
-        whole = known.get("average", next(iter(known.values()), None))
-        why = "" if whole is not None else "the task gives no score of one answer"
-        return Reading(value=whole, counts=counts, why=why)
+        for name, value in given_scores.items():
+            counts |= {f"sum_{columns[name]}": value, f"n_{columns[name]}": 1.0}
+        main_score = given_scores.get("average", next(iter(given_scores.values()), None))
+        why = "" if main_score is not None else "the task gives no score of one answer"
+        return Reading(value=main_score, counts=counts, why=why)
 
-    return Counting(metrics=tuple(ours), read=read)
+    return Counting(metrics=tuple(our_metrics), read=read)
 
 
 def score(result: Any) -> float | None:
@@ -109,12 +111,12 @@ def check(
             changed, or our counting is wrong).
     """
     sums = summed(counts)
-    ours = {metric.name: metric_value(metric, sums) for metric in counting.metrics}
-    others = counting.totals(sums)
+    our_values = {metric.name: metric_value(metric, sums) for metric in counting.metrics}
+    other_totals = counting.totals(sums)
     for name, total in totals.items():
-        ratio_of_sums = ours.get(plain(name))
-        value = others.get(name) if ratio_of_sums is None else ratio_of_sums * counting.scale
-        if value is not None and abs(value - total) > counting.within * max(1.0, abs(total)):
+        ratio_of_sums = our_values.get(column_name(name))
+        value = other_totals.get(name) if ratio_of_sums is None else ratio_of_sums * counting.scale
+        if value is not None and abs(value - total) > counting.tolerance * max(1.0, abs(total)):
             raise ValueError(
                 f"lmms-eval's {name} is {total:.6g}, but our counts give {value:.6g}: this version"
                 " of the kit counts differently from via_lmms_eval_counts.py. Nothing was graded;"
@@ -122,6 +124,6 @@ def check(
             )
 
 
-def plain(name: str) -> str:
+def column_name(name: str) -> str:
     """The metric's name as a column name; MMStar's names contain spaces."""
     return name.replace(" ", "_").replace("&", "and")

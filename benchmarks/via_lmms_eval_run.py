@@ -68,8 +68,8 @@ def ask(
     }
     # -P: the program's folder holds modules whose names the kit's libraries might import.
     command = [str(interpreter), "-P", str(CHILD)]
-    whole = {**os.environ, **quiet, **(environment or {})}
-    reply: Row = kit_process.run("lmms-eval", request["do"], command, folder, request, whole)
+    variables = {**os.environ, **quiet, **(environment or {})}
+    reply: Row = kit_process.run("lmms-eval", request["do"], command, folder, request, variables)
     if "trouble" in reply:
         raise ValueError(f"lmms-eval: {reply['trouble']}.")
     return reply
@@ -107,7 +107,7 @@ def judge_environment(task: str) -> Mapping[str, str]:
     return {"API_TYPE": "openai", "MODEL_VERSION": model, "OPENAI_API_URL": address}
 
 
-def place(data: Path, target: Path, about: Row) -> None:
+def link_data(data: Path, target: Path, config: Row) -> None:
     """Put local data where the kit's ``load_dataset`` finds them: a repository's copy as it is, a
     file as the only split."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,8 +117,8 @@ def place(data: Path, target: Path, about: Row) -> None:
     target.mkdir()
     file = f"data{data.suffix}"
     (target / file).symlink_to(data.resolve())
-    splits = [{"split": about["split"], "path": file}]
-    configs = [{"config_name": about["dataset_name"] or "default", "data_files": splits}]
+    splits = [{"split": config["split"], "path": file}]
+    configs = [{"config_name": config["dataset_name"] or "default", "data_files": splits}]
     readme = f"---\nconfigs: {json.dumps(configs)}\n---\n"
     (target / "README.md").write_text(readme, encoding="utf-8")
 

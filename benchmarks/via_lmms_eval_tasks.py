@@ -17,11 +17,11 @@ from benchmarks.via_lmms_eval_counts import Choices, Counting, Reading, Readings
 
 
 def _read_pope(result: Result) -> Reading:
-    parts = result["pope_accuracy"]
-    reading, truth = str(parts["prediction"]), str(parts["ground_truth"])
-    yes, no, real = float(reading == "yes"), float(reading == "no"), float(truth == "yes")
+    kit_result = result["pope_accuracy"]
+    reading, truth = str(kit_result["prediction"]), str(kit_result["ground_truth"])
+    yes, no, is_yes = float(reading == "yes"), float(reading == "no"), float(truth == "yes")
     correct, unread = float(reading == truth), 1.0 - yes - no
-    tp, fp, fn = yes * real, yes * (1 - real), no * real
+    tp, fp, fn = yes * is_yes, yes * (1 - is_yes), no * is_yes
     counts = {
         "asked": 1.0,
         "correct": correct,
@@ -30,7 +30,7 @@ def _read_pope(result: Result) -> Reading:
         "recalled_of": tp + fn,
         "f1_num": 2 * tp,
         "f1_den": 2 * tp + fp + fn,
-        "true_yes": real,
+        "true_yes": is_yes,
         "read": yes + no,
         "said_yes": yes,
         "unread": unread,
@@ -66,8 +66,8 @@ def _half_of(result: Result) -> tuple[str, Mapping[str, Any]]:
 
 
 def _read_mme(result: Result) -> Reading:
-    half, parts = _half_of(result)
-    correct = float(parts["score"])
+    half, kit_result = _half_of(result)
+    correct = float(kit_result["score"])
     counts = {f"asked_{half}": 1.0, f"correct_{half}": correct}
     return Reading(value=correct, counts=counts, read_as="right" if correct else "wrong")
 
@@ -75,25 +75,27 @@ def _read_mme(result: Result) -> Reading:
 def _pair_mme(results: Sequence[Result], readings: Readings, _choices: Choices) -> Readings:
     """acc+ counts images with both questions right; it is counted on the first question."""
     images: dict[tuple[str, str, str], list[int]] = {}
-    for place, result in enumerate(results):
-        half, parts = _half_of(result)
-        image = half, str(parts["category"]), str(parts["question_id"])
-        images.setdefault(image, []).append(place)
-    whole = list(readings)
-    for (half, category, _), places in images.items():
-        if len(places) != 2 or any(not readings[place].counts for place in places):
+    for index, result in enumerate(results):
+        half, kit_result = _half_of(result)
+        image = half, str(kit_result["category"]), str(kit_result["question_id"])
+        images.setdefault(image, []).append(index)
+    paired = list(readings)
+    for (half, category, _), indices in images.items():
+        if len(indices) != 2 or any(not readings[index].counts for index in indices):
             continue
-        first = places[0]
-        correct = [readings[place].counts[f"correct_{half}"] for place in places]
+        first_index = indices[0]
+        correct = [readings[index].counts[f"correct_{half}"] for index in indices]
         both = float(all(correct))
-        more = {
+        extra_counts = {
             f"pictures_{half}": 1.0,
             f"both_{half}": both,
             f"points:{half}:{category}": 50.0 * sum(correct) + 100.0 * both,
             f"of:{half}:{category}": 1.0,
         }
-        whole[first] = replace(whole[first], counts={**whole[first].counts, **more})
-    return whole
+        paired[first_index] = replace(
+            paired[first_index], counts={**paired[first_index].counts, **extra_counts}
+        )
+    return paired
 
 
 def _total_mme(sums: Mapping[str, float]) -> Mapping[str, float]:
@@ -114,12 +116,12 @@ MME = Counting(
         percent("cognition_accuracy_plus", "both_cognition", "pictures_cognition"),
     ),
     read=_read_mme,
-    together=_pair_mme,
+    add_group_counts=_pair_mme,
     totals=_total_mme,
 )
 
 
-CIRCLE = 1_000_000
+ROTATION_OFFSET = 1_000_000
 """MMBench numbers the rotations of question i as i + 10^6, i + 2 * 10^6, ..."""
 
 
@@ -128,18 +130,20 @@ def _read_mmbench(result: Result) -> Reading:
     return Reading(value=None, counts={"asked": 1.0}, truth=truth)
 
 
-def _rotations(results: Sequence[Result], readings: Readings, choices: Choices) -> Readings:
+def _count_rotations(results: Sequence[Result], readings: Readings, choices: Choices) -> Readings:
     """Each row as the kit reads it, and circular evaluation: a group is right if all its rotations
     are. The kit stops at a group's first mistake, so it does not ask the judge about every row."""
     rows = [int(result["gpt_eval_score"]["index"]) for result in results]
     missing = {
-        row % CIRCLE for row, reading in zip(rows, readings, strict=True) if not reading.counts
+        row % ROTATION_OFFSET
+        for row, reading in zip(rows, readings, strict=True)
+        if not reading.counts
     }
-    whole = []
+    counted = []
     for row, reading in zip(rows, readings, strict=True):
         option, judged = choices["read"].get(str(row), ""), choices["judged"].get(str(row))
         if judged and "Failed to predict" in str(judged[1]):
-            reading = replace(reading, failed=f"row {row}: the kit took a random option")
+            reading = replace(reading, judge_failure=f"row {row}: the kit took a random option")
         option = option or (str(judged[0]) if judged else "")
         if reading.counts:
             value = float(option == reading.truth) if option else None
@@ -149,12 +153,12 @@ def _rotations(results: Sequence[Result], readings: Readings, choices: Choices) 
                 "right": value or 0.0,
                 "unread": float(not option),
             }
-            if row < CIRCLE and row not in missing and str(row) in choices["groups"]:
+            if row < ROTATION_OFFSET and row not in missing and str(row) in choices["groups"]:
                 counts |= {"groups": 1.0, "hits": float(choices["groups"][str(row)])}
             why = "" if option else "it names no option, and the kit asked no judge about it"
             reading = replace(reading, value=value, counts=counts, read_as=option, why=why)
-        whole.append(reading)
-    return whole
+        counted.append(reading)
+    return counted
 
 
 MMBENCH = Counting(
@@ -164,20 +168,24 @@ MMBENCH = Counting(
         percent("unreadable", "unread", "asked", "none"),
     ),
     read=_read_mmbench,
-    together=_rotations,
+    add_group_counts=_count_rotations,
 )
 
 
 def _read_seed(result: Result) -> Reading:
-    parts = result["seed_all"]
-    letter, truth = (str(parts[name]).strip().lower() for name in ("pred", "answer"))
-    known, correct = letter in tuple("abcd"), letter == truth
+    kit_result = result["seed_all"]
+    letter, truth = (str(kit_result[name]).strip().lower() for name in ("pred", "answer"))
+    is_option, correct = letter in tuple("abcd"), letter == truth
     counts: dict[str, float] = {}
     for name in result:
         counts |= {f"asked_{name}": 1.0, f"correct_{name}": float(correct)}
-    counts |= {"read": float(known), "right": float(known and correct), "unread": float(not known)}
-    why = "" if known else "its first letter is no option, which the kit calls a mistake"
-    value = float(correct) if known else None
+    counts |= {
+        "read": float(is_option),
+        "right": float(is_option and correct),
+        "unread": float(not is_option),
+    }
+    why = "" if is_option else "its first letter is no option, which the kit calls a mistake"
+    value = float(correct) if is_option else None
     return Reading(value=value, counts=counts, read_as=letter, why=why, truth=truth)
 
 
@@ -195,18 +203,18 @@ SEED = Counting(
 
 
 def _read_mmvet(result: Result) -> Reading:
-    parts = result["gpt_eval_score"]
-    points = float(parts["score"])
+    kit_result = result["gpt_eval_score"]
+    points = float(kit_result["score"])
     counts = {"points": points, "asked": 1.0}
-    for skill in str(parts["capabilities"]).split(","):
+    for skill in str(kit_result["capabilities"]).split(","):
         counts |= {f"points_{skill}": points, f"asked_{skill}": 1.0}
-    why = f"question {parts['question_id']}: the judge said nothing, and the kit gave 0 points"
+    why = f"question {kit_result['question_id']}: the judge said nothing, and the kit gave 0 points"
     return Reading(
         value=points,
         counts=counts,
         read_as=f"{points:g}",
-        truth=str(parts["gt_answer"]),
-        failed="" if parts["eval_model"] else why,
+        truth=str(kit_result["gt_answer"]),
+        judge_failure="" if kit_result["eval_model"] else why,
     )
 
 
@@ -244,7 +252,7 @@ def _read_llava(result: Result) -> Reading:
         counts=counts,
         read_as=f"{ours:g}:{theirs:g}",
         why=unread,
-        failed=failed,
+        judge_failure=failed,
     )
 
 
@@ -254,7 +262,7 @@ LLAVA_WILD = Counting(
         for kind in LLAVA_KINDS
     ),
     read=_read_llava,
-    within=0.11,  # it rounds to three places, divides, and rounds to one
+    tolerance=0.11,  # it rounds to three places, divides, and rounds to one
 )
 
 
@@ -266,11 +274,11 @@ AMBER_COUNTS = (
 def _read_amber(result: Result) -> Reading:
     """For each answer, the kit starts the counts at AMBER's own initial values (0.001 in its
     denominators)."""
-    parts = {name: float(value) for name, value in result["amber_chair"].items()}
-    faithful = parts["non_hallu_score"] > 0.5
-    counts = {name: parts[name] for name in AMBER_COUNTS}
-    counts["hallucinating"] = parts["non_hallu_num"] - parts["non_hallu_score"]
-    counts["captions"] = parts["non_hallu_num"]
+    kit_result = {name: float(value) for name, value in result["amber_chair"].items()}
+    faithful = kit_result["non_hallu_score"] > 0.5
+    counts = {name: kit_result[name] for name in AMBER_COUNTS}
+    counts["hallucinating"] = kit_result["non_hallu_num"] - kit_result["non_hallu_score"]
+    counts["captions"] = kit_result["non_hallu_num"]
     read_as = "no hallucination" if faithful else "hallucination"
     return Reading(value=float(faithful), counts=counts, read_as=read_as)
 
@@ -287,9 +295,9 @@ AMBER = Counting(
 
 
 def _read_chair(result: Result) -> Reading:
-    parts = result["coco_cap_chair_i"]
-    mentions = [str(name) for name in parts["pred"]]
-    present = {str(name) for name in parts["answer"]}
+    kit_result = result["coco_cap_chair_i"]
+    mentions = [str(name) for name in kit_result["pred"]]
+    present = {str(name) for name in kit_result["answer"]}
     invented = [name for name in mentions if name not in present]
     counts = {
         "mentions": float(len(mentions)),
@@ -318,7 +326,7 @@ CHAIR = Counting(
 )
 
 
-KNOWN: Mapping[str, Counting] = {
+COUNTINGS: Mapping[str, Counting] = {
     "pope": POPE,
     "mme": MME,
     "mmbench_en_dev": MMBENCH,
@@ -334,4 +342,4 @@ KNOWN: Mapping[str, Counting] = {
 def counting(task: str, metrics: Sequence[Mapping[str, Any]]) -> Counting:
     """The counting of a task, by its name (``pope_full`` counts as ``pope``), or from the
     ``metric_list`` of its YAML."""
-    return KNOWN.get("pope" if task.startswith("pope_") else task) or means(metrics)
+    return COUNTINGS.get("pope" if task.startswith("pope_") else task) or means(metrics)

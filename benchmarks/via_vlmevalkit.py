@@ -32,7 +32,7 @@ from typing import Any
 from benchmarks import files, grading, kit_process
 from benchmarks.interface import Grade, Group, Metric, Question, Report, report
 from benchmarks.via_vlmevalkit_families import FAMILIES, Counts, Family, Reading
-from benchmarks.via_vlmevalkit_tsv import Row, read
+from benchmarks.via_vlmevalkit_tsv import Row, read_rows
 
 CHILD = Path(__file__).with_name("via_vlmevalkit_child.py")
 VARIABLE = "SELFSIGHT_VLMEVALKIT_PYTHON"
@@ -40,7 +40,7 @@ RULES_VERSION = "1"
 MAX_NEW_TOKENS = 128
 EXACT = "exact_matching"
 KEYS = ("OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "LOCAL_LLM")
-_CIRCLE = 1_000_000
+_ROTATION_OFFSET = 1_000_000
 """The kit numbers the rotations of question i as i + 10^6, i + 2 * 10^6, ..."""
 
 
@@ -71,9 +71,9 @@ def benchmark(
             " it as its data."
         )
     python()
-    opened = ViaVlmevalkit(dataset=name, judge=judge, limit=limit, file=data / f"{name}.tsv")
-    _ = opened.rows
-    return opened
+    result = ViaVlmevalkit(dataset=name, judge=judge, limit=limit, file=data / f"{name}.tsv")
+    _ = result.rows
+    return result
 
 
 def _check_judge(name: str, judge: str, family: Family) -> None:
@@ -140,32 +140,34 @@ class ViaVlmevalkit:
         Raises:
             ValueError: the file cannot be used; every fault is named by its line.
         """
-        rows = read(self.file, self.family.needed)
+        rows = read_rows(self.file, self.family.needed)
         if allowed := self.family.answers:
             wrong = [row for row in rows if row.cells["answer"] not in allowed]
             if wrong:
                 raise ValueError(
                     f"{self.file}: {len(wrong)} answers are not {' or '.join(allowed)}, first"
-                    f" {wrong[0].place} ({wrong[0].cells['answer'][:20]!r}); the kit compares"
+                    f" {wrong[0].location} ({wrong[0].cells['answer'][:20]!r}); the kit compares"
                     " letter by letter and would call every reply wrong."
                 )
         circular = self.family.circular
         if circular:
             indices = {row.index for row in rows}
-            lone = [row for row in rows if not row.index.isdigit() or _group(row) not in indices]
-            if lone:
+            strays = [
+                row for row in rows if not row.index.isdigit() or _group_index(row) not in indices
+            ]
+            if strays:
                 raise ValueError(
-                    f"{lone[0].place}: the index {lone[0].index} is no rotation of a question of"
-                    f" {self.file}."
+                    f"{strays[0].location}: the index {strays[0].index} is no rotation of a"
+                    f" question of {self.file}."
                 )
         if self.limit is None:
             return tuple(rows)
-        kept = set(grading.shuffled({row.cluster for row in rows}, "limit")[: self.limit])
-        chosen = [row for row in rows if row.cluster in kept]
+        kept_clusters = set(grading.shuffled({row.cluster for row in rows}, "limit")[: self.limit])
+        kept_rows = [row for row in rows if row.cluster in kept_clusters]
         if circular:
-            groups = {_group(row) for row in chosen}
-            chosen = [row for row in rows if _group(row) in groups]
-        return tuple(chosen)
+            groups = {_group_index(row) for row in kept_rows}
+            kept_rows = [row for row in rows if _group_index(row) in groups]
+        return tuple(kept_rows)
 
     def questions(self) -> Iterator[Question]:
         """The kit's own prompts.
@@ -187,12 +189,12 @@ class ViaVlmevalkit:
                 for part in row["parts"]:
                     values[part["type"]].append(part["value"])
                 # Each folder has its own paths, so nothing is gained by a cache.
-                opened = (
+                images = (
                     files.decode_image(f"The image {path}", Path(path)) for path in values["image"]
                 )
                 yield Question(
                     id=row["index"],
-                    images=tuple(opened),
+                    images=tuple(images),
                     text="\n".join(values["text"]),
                     max_new_tokens=MAX_NEW_TOKENS,
                     cluster=clusters[row["index"]],
@@ -207,45 +209,50 @@ class ViaVlmevalkit:
                 those of its rows.
         """
         grading.check_answers(answers, [row.index for row in self.rows])
-        left_out = _left_out(self.rows, answers, self.family.circular)
-        graded = [row for row in self.rows if row.index not in left_out]
-        sent = {row.index: tame(answers[row.index]) for row in graded}
+        skipped = _skipped_rows(self.rows, answers, self.family.circular)
+        graded = [row for row in self.rows if row.index not in skipped]
+        safe_answers = {row.index: tsv_safe(answers[row.index]) for row in graded}
         reply: dict[str, Any] = {"rows": {}, "totals": None, "seen": {}, "trouble": ""}
-        if sent:
-            request = {"answers": sent, "judge": self.judge, "family": self.family.reader}
+        if safe_answers:
+            request = {"answers": safe_answers, "judge": self.judge, "family": self.family.reader}
             with _folder(self.file) as folder:
                 reply = _ask(folder, "grade", {"dataset": self.dataset, **request})
         readings: Mapping[str, Reading] = reply["rows"]
-        if lost := [index for index in sent if index not in readings]:
+        if missing := [index for index in safe_answers if index not in readings]:
             raise ValueError(
-                f"VLMEvalKit graded no row {lost[0]!r} of {self.dataset} ({len(lost)} such rows)."
+                f"VLMEvalKit graded no row {missing[0]!r} of {self.dataset} ({len(missing)} such"
+                " rows)."
             )
         counts = self.family.count(graded, readings)
         grades = []
         for row in self.rows:
             index = row.index
-            if index in left_out:
+            if index in skipped:
                 grade = Grade(
-                    question=index, cluster=row.cluster, value=None, read_as="", why=left_out[index]
+                    question=index, cluster=row.cluster, value=None, read_as="", why=skipped[index]
                 )
             else:
-                seen = reply["seen"][index]
-                grade = self._grade(row, readings[index], counts[index], answers[index], seen)
+                kit_answer = reply["seen"][index]
+                grade = self._grade(row, readings[index], counts[index], answers[index], kit_answer)
             grades.append(grade)
-        ours = report(self.metrics, grades)
-        theirs = self._totals(reply, ours, whole=self.limit is None and not left_out)
-        return replace(ours, values={**ours.values, **theirs})
+        our_report = report(self.metrics, grades)
+        kit_totals = self._totals(reply, our_report, complete=self.limit is None and not skipped)
+        return replace(our_report, values={**our_report.values, **kit_totals})
 
     def estimate(self, answers: Mapping[str, str]) -> None:
         """None: requests to a judge are the kit's own and are not counted here."""
 
-    def _grade(self, row: Row, reading: Reading, counts: Counts, answer: str, seen: str) -> Grade:
+    def _grade(
+        self, row: Row, reading: Reading, counts: Counts, answer: str, kit_answer: str
+    ) -> Grade:
         read_as, truth = str(reading["read_as"]), row.cells["answer"]
         correct = reading["alone"] if "alone" in reading else reading["hit"]
         unread = read_as in self.family.unread or not answer.strip()
         notes = ["the kit reads nothing in it and counts it as wrong"] if unread else []
-        notes += ["control characters were handed on as blanks"] if tame(answer) != answer else []
-        notes += [f"the kit took it for {seen!r}"] if seen != tame(answer) else []
+        notes += (
+            ["control characters were handed on as blanks"] if tsv_safe(answer) != answer else []
+        )
+        notes += [f"the kit took it for {kit_answer!r}"] if kit_answer != tsv_safe(answer) else []
         notes += [f"the answer is {truth}"] if not correct else []
         option = row.cells.get(truth) if len(truth) == 1 else None
         return Grade(
@@ -259,13 +266,13 @@ class ViaVlmevalkit:
         )
 
     def _totals(
-        self, reply: Mapping[str, Any], ours: Report, *, whole: bool
+        self, reply: Mapping[str, Any], our_report: Report, *, complete: bool
     ) -> dict[str, float | None]:
         """The kit's totals under their own names, after a check that they equal our metrics."""
         if reply["trouble"]:
             # The totals need every category and both questions of each image; a part of the data
             # may lack some.
-            if whole:
+            if complete:
                 raise ValueError(
                     f"VLMEvalKit gave no totals for {self.dataset}: {reply['trouble']}."
                 )
@@ -275,34 +282,36 @@ class ViaVlmevalkit:
                 stacklevel=2,
             )
         totals: Sequence[Mapping[str, Any]] = reply["totals"] or []
-        theirs: dict[str, float | None] = {}
+        kit_totals: dict[str, float | None] = {}
         for number, total in enumerate(totals):
             split = total.get("split", str(number) if number else "none")
             suffix = "" if split in ("none", "Overall") else f"|{split}"
             for column, value in total.items():
                 if column != "split" and isinstance(value, float):
-                    theirs[f"vlmevalkit:{column}{suffix}"] = value
+                    kit_totals[f"vlmevalkit:{column}{suffix}"] = value
         for metric, (column, split, factor) in self.family.totals.items():
             for total in totals:
                 same_split = total.get("split") == split or (split is None and len(totals) == 1)
                 if column not in total or not same_split:
                     continue
-                value, expected = ours.values[metric] or 0.0, factor * total[column]
+                value, expected = our_report.values[metric] or 0.0, factor * total[column]
                 if abs(value - expected) > 1e-6 * max(1.0, abs(value)):
                     raise ValueError(
                         f"{metric} of {self.dataset} is {value} by the kit's rows and {expected} by"
                         f" its total {column}; the two must agree: this version of the kit counts"
                         " in another way."
                     )
-        return theirs
+        return kit_totals
 
 
-def _group(row: Row) -> str:
+def _group_index(row: Row) -> str:
     """The index of the question of which the row is a rotation."""
-    return row.cells.get("g_index") or str(int(row.index) % _CIRCLE)
+    return row.cells.get("g_index") or str(int(row.index) % _ROTATION_OFFSET)
 
 
-def _left_out(rows: Sequence[Row], answers: Mapping[str, str], circular: bool) -> dict[str, str]:
+def _skipped_rows(
+    rows: Sequence[Row], answers: Mapping[str, str], circular: bool
+) -> dict[str, str]:
     """The rows that are not sent to the kit, and why. In circular evaluation the kit would call a
     group right though rotations are missing, so such a group is left out whole."""
     missing = {row.index: "no answer" for row in rows if row.index not in answers}
@@ -310,24 +319,24 @@ def _left_out(rows: Sequence[Row], answers: Mapping[str, str], circular: bool) -
         return missing
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for row in rows:
-        groups[_group(row)].append(row.index)
+        groups[_group_index(row)].append(row.index)
     incomplete: dict[str, str] = {}
     for indices in groups.values():
         if count := sum(index in missing for index in indices):
-            why = f"no answer to {count} of the {len(indices)} rotations of its question"
-            incomplete |= dict.fromkeys(indices, why)
+            reason = f"no answer to {count} of the {len(indices)} rotations of its question"
+            incomplete |= dict.fromkeys(indices, reason)
     return {**incomplete, **missing}
 
 
-def tame(answer: str) -> str:
+def tsv_safe(answer: str) -> str:
     """The answer with blanks for what a TSV file cannot carry: control characters (but line feed
     and tab) and lone surrogates."""
 
-    def carried(sign: str) -> bool:
-        control = (sign < " " and sign not in "\n\t") or sign == "\x7f"
-        return not control and not "\ud800" <= sign <= "\udfff"
+    def is_allowed(character: str) -> bool:
+        control = (character < " " and character not in "\n\t") or character == "\x7f"
+        return not control and not "\ud800" <= character <= "\udfff"
 
-    return "".join(sign if carried(sign) else " " for sign in answer)
+    return "".join(character if is_allowed(character) else " " for character in answer)
 
 
 def python() -> Path:
@@ -339,8 +348,8 @@ def python() -> Path:
 def commit(interpreter: Path) -> str:
     """The kit's installed commit, 12 digits (``+changed`` if its files were edited)."""
     with tempfile.TemporaryDirectory(prefix="selfsight-vlmevalkit-") as folder:
-        whole = str(_ask(Path(folder), "version", {}, interpreter)["commit"])
-    return whole[:12] + ("+changed" if whole.endswith("+changed") else "")
+        full_hash = str(_ask(Path(folder), "version", {}, interpreter)["commit"])
+    return full_hash[:12] + ("+changed" if full_hash.endswith("+changed") else "")
 
 
 @contextmanager

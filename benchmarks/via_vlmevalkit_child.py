@@ -39,9 +39,9 @@ def version(_request: dict[str, Any], _folder: Path) -> dict[str, Any]:
     clone = unquote(urlparse(origin.get("url", "")).path)
     if origin.get("dir_info", {}).get("editable") and clone:
 
-        def git(*words: str) -> str:
+        def git(*args: str) -> str:
             return subprocess.run(
-                ["git", "-C", clone, *words], check=True, capture_output=True, text=True
+                ["git", "-C", clone, *args], check=True, capture_output=True, text=True
             ).stdout.strip()
 
         changed = git("status", "--porcelain", "--untracked-files=no")
@@ -53,11 +53,11 @@ def version(_request: dict[str, Any], _folder: Path) -> dict[str, Any]:
     return {"commit": commit}
 
 
-def kit() -> Any:
+def import_kit() -> Any:
     """The kit's ``vlmeval.dataset``, without the side effects of its import that matter here."""
     import torch
 
-    verified = ssl._create_default_https_context
+    default_context = ssl._create_default_https_context
     library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     try:
         import torchvision  # noqa: F401
@@ -68,15 +68,15 @@ def kit() -> Any:
             del sys.modules[name]
     import vlmeval.dataset as datasets
 
-    ssl._create_default_https_context = verified
+    ssl._create_default_https_context = default_context
     random.seed(0)
     return datasets
 
 
-def built(request: dict[str, Any]) -> Any:
+def build_dataset(request: dict[str, Any]) -> Any:
     """The kit's data set on the file in ``$LMUData``. Without a known checksum the kit downloads
     nothing."""
-    datasets, name = kit(), request["dataset"]
+    datasets, name = import_kit(), request["dataset"]
     for kind in datasets.DATASET_CLASSES:
         if name in kind.supported_datasets():
             kind.DATASET_MD5 = {**getattr(kind, "DATASET_MD5", {}), name: None}
@@ -86,23 +86,26 @@ def built(request: dict[str, Any]) -> Any:
     return data
 
 
-def chosen(data: Any, indices: list[str]) -> list[int]:
+def row_positions(data: Any, indices: list[str]) -> list[int]:
     """The places of the rows with these indices, in the given order."""
-    places = {str(index): place for place, index in enumerate(data.data["index"])}
-    if lost := [index for index in indices if index not in places]:
+    positions = {str(index): position for position, index in enumerate(data.data["index"])}
+    if missing := [index for index in indices if index not in positions]:
         raise SystemExit(
-            f"the kit has dropped {len(lost)} rows, first the one with index {lost[0]}"
+            f"the kit has dropped {len(missing)} rows, first the one with index {missing[0]}"
         )
-    return [places[index] for index in indices]
+    return [positions[index] for index in indices]
 
 
 def export(request: dict[str, Any], _folder: Path) -> dict[str, Any]:
     """The kit's own prompts: a list of parts a row, images as paths below the folder."""
-    data = built(request)
+    data = build_dataset(request)
     rows = []
-    for index, place in zip(request["indices"], chosen(data, request["indices"]), strict=True):
+    for index, position in zip(
+        request["indices"], row_positions(data, request["indices"]), strict=True
+    ):
         parts = [
-            {"type": part["type"], "value": str(part["value"])} for part in data.build_prompt(place)
+            {"type": part["type"], "value": str(part["value"])}
+            for part in data.build_prompt(position)
         ]
         rows.append({"index": index, "parts": parts})
     return {"rows": rows}
@@ -111,19 +114,21 @@ def export(request: dict[str, Any], _folder: Path) -> dict[str, Any]:
 def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The kit's ``evaluate`` on the answers: its reading of every row, and its totals (or why there
     are none)."""
-    data = built(request)
-    from vlmeval.smp import dump, load  # after kit(), which makes importing possible
+    data = build_dataset(request)
+    from vlmeval.smp import dump, load  # after import_kit(), which makes importing possible
 
     answers: dict[str, str] = request["answers"]
-    table = data.data.iloc[chosen(data, list(answers))].copy()
+    table = data.data.iloc[row_positions(data, list(answers))].copy()
     table = table.drop(columns="image", errors="ignore")
     table["prediction"] = list(answers.values())
     file = str(folder / f"selfsight_{request['dataset']}.tsv")
     dump(table, file)
-    read = load(file)
-    if [str(index) for index in read["index"]] != list(answers):
+    read_back = load(file)
+    if [str(index) for index in read_back["index"]] != list(answers):
         raise SystemExit("the kit does not read its own answer file back row by row")
-    seen = {index: str(text) for index, text in zip(answers, read["prediction"], strict=True)}
+    kit_answers = {
+        index: str(text) for index, text in zip(answers, read_back["prediction"], strict=True)
+    }
     model = request["judge"] or "exact_matching"
     if model != "exact_matching":
         from vlmeval.dataset.utils import build_judge
@@ -132,18 +137,18 @@ def grade(request: dict[str, Any], folder: Path) -> dict[str, Any]:
             raise SystemExit(
                 f"the judge {model} does not answer; the kit would go on with exact matching"
             )
-    own_circular_file(folder)
-    totals, trouble = None, ""
+    isolate_circular_file(folder)
+    totals, problem = None, ""
     try:
-        totals = plain(data.evaluate(file, model=model, nproc=1))
+        totals = table_rows(data.evaluate(file, model=model, nproc=1))
     # The kit's totals need every category and both questions of an image.
     except (KeyError, IndexError, AssertionError) as error:
-        trouble = f"{type(error).__name__}: {error}"
+        problem = f"{type(error).__name__}: {error}"
     rows = READERS[request["family"]](table, file, data, model)
-    return {"rows": rows, "seen": seen, "totals": totals, "trouble": trouble}
+    return {"rows": rows, "seen": kit_answers, "totals": totals, "trouble": problem}
 
 
-def own_circular_file(folder: Path) -> None:
+def isolate_circular_file(folder: Path) -> None:
     """Put the table of the kit's circular evaluation into the folder. The kit writes it to
     ``/tmp/<the second>.tsv``, where two gradings in one second would read each other's."""
     from vlmeval.dataset.utils import multiple_choice
@@ -175,12 +180,12 @@ def choice(table: Any, file: str, data: Any, model: str) -> dict[str, dict[str, 
     for _, row in table.iterrows():
         index, read = str(row["index"]), prefetch_answer(row) or ""
         hit, log = hits.get(index, (None, ""))
-        if any(words in log for words in NO_JUDGEMENT):
+        if any(message in log for message in NO_JUDGEMENT):
             raise SystemExit(
                 f"the judge {model} gave no judgement on {index}, and the kit made one up: {log}"
             )
-        alone = float(read == truth[index])
-        readings[index] = {"read_as": str(read), "hit": hit, "alone": alone, "log": log}
+        single_hit = float(read == truth[index])
+        readings[index] = {"read_as": str(read), "hit": hit, "alone": single_hit, "log": log}
     return readings
 
 
@@ -200,13 +205,13 @@ def words(_table: Any, file: str, data: Any, _model: str) -> dict[str, dict[str,
 READERS = {"yes_no": yes_no, "choice": choice, "words": words}
 
 
-def plain(totals: Any) -> list[dict[str, Any]]:
+def table_rows(totals: Any) -> list[dict[str, Any]]:
     """The kit's table (or dict) of totals as rows of JSON."""
     rows = totals.to_dict("records") if hasattr(totals, "to_dict") else [dict(totals)]
-    return [{str(name): number(value) for name, value in row.items()} for row in rows]
+    return [{str(name): as_number(value) for name, value in row.items()} for row in rows]
 
 
-def number(value: Any) -> float | str:
+def as_number(value: Any) -> float | str:
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -215,9 +220,7 @@ def number(value: Any) -> float | str:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--check"]:
-        print(
-            f"VLMEvalKit {version({}, Path())['commit'][:12]}: {len(kit().SUPPORTED_DATASETS)} data"
-            " sets can be built"
-        )
+        count = len(import_kit().SUPPORTED_DATASETS)
+        print(f"VLMEvalKit {version({}, Path())['commit'][:12]}: {count} data sets can be built")
     else:
         main(Path(sys.argv[1]).resolve())

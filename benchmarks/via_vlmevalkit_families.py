@@ -70,25 +70,25 @@ class Family:
 
 def pope(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
     """A row counts once in each of its categories. An unknown answer is wrong and not a yes."""
-    every = {}
+    counts_by_row = {}
     for row in rows:
         reading, hit = readings[row.index]["read_as"], float(readings[row.index]["hit"])
         settings = row.cells["category"].split(",")
-        times, yes, present = float(len(settings)), reading == "Yes", row.cells["answer"] == "Yes"
+        weight, yes, present = float(len(settings)), reading == "Yes", row.cells["answer"] == "Yes"
         counts = {
-            "asked": times,
-            "correct": times * hit,
-            "yes": times * yes,
-            "present": times * present,
-            "tp": times * (yes and present),
-            "f1_den": times * (yes + present),
-            "unreadable": times * (reading == "Unknown"),
+            "asked": weight,
+            "correct": weight * hit,
+            "yes": weight * yes,
+            "present": weight * present,
+            "tp": weight * (yes and present),
+            "f1_den": weight * (yes + present),
+            "unreadable": weight * (reading == "Unknown"),
         }
         counts["f1_num"] = 2 * counts["tp"]
         for setting in settings:
             counts |= {f"asked_{setting}": 1.0, f"correct_{setting}": hit}
-        every[row.index] = counts
-    return every
+        counts_by_row[row.index] = counts
+    return counts_by_row
 
 
 def mme(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
@@ -100,35 +100,35 @@ def mme(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
     for row in rows:
         by_image[category[row.index], row.cells["image_path"]].append(row.index)
     questions, images = Counter(category.values()), Counter(kind for kind, _ in by_image)
-    every: dict[str, Counts] = {}
+    counts_by_row: dict[str, Counts] = {}
     for (kind, _), indices in by_image.items():
         both = float(len(indices) > 1 and all(readings[index]["hit"] for index in indices[:2]))
-        for place, index in enumerate(indices):
+        for position, index in enumerate(indices):
             hit = float(readings[index]["hit"])
             counts = {
                 "asked": 1.0,
                 "correct": hit,
                 "unreadable": float(readings[index]["read_as"] == "Unknown"),
             }
-            first = place == 0
-            counts |= {"pictures": 1.0, "both": both} if first else {}
+            is_first = position == 0
+            counts |= {"pictures": 1.0, "both": both} if is_first else {}
             for name, kinds in MME.items():
                 if kind in kinds:
-                    of_image = both / images[kind] if first else 0.0
+                    image_share = both / images[kind] if is_first else 0.0
                     counts[f"{name}_den"] = 1 / questions[kind]
-                    counts[f"{name}_num"] = hit / questions[kind] + of_image
-            every[index] = counts
-    return every
+                    counts[f"{name}_num"] = hit / questions[kind] + image_share
+            counts_by_row[index] = counts
+    return counts_by_row
 
 
 def amber(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
     """Accuracy over questions, and the mean of the categories' accuracies."""
     kinds = {row.index: AMBER.get(row.cells["category"], row.cells["category"]) for row in rows}
     sizes = Counter(kinds.values())
-    every = {}
+    counts_by_row = {}
     for index, kind in kinds.items():
         reading, hit = readings[index]["read_as"], float(readings[index]["hit"])
-        every[index] = {
+        counts_by_row[index] = {
             "asked": 1.0,
             "correct": hit,
             "yes": float(reading == "Yes"),
@@ -138,13 +138,13 @@ def amber(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
             f"asked_{kind}": 1.0,
             f"correct_{kind}": hit,
         }
-    return every
+    return counts_by_row
 
 
 def choice(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
     """``correct`` of ``asked``: each row by itself; ``all_right`` of ``groups``: the rotations of a
     question together."""
-    every = {}
+    counts_by_row = {}
     for row in rows:
         reading = readings[row.index]
         counts = {
@@ -154,8 +154,8 @@ def choice(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:
         }
         if reading["hit"] is not None:
             counts |= {"groups": 1.0, "all_right": float(reading["hit"])}
-        every[row.index] = counts
-    return every
+        counts_by_row[row.index] = counts
+    return counts_by_row
 
 
 def words(rows: Sequence[Row], readings: Readings) -> dict[str, Counts]:

@@ -20,13 +20,13 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-SHOWN = 5
-REFERENCE = 64
+MAX_SHOWN = 5
+LONGEST_REFERENCE = 64
 """An image cell of at most so many characters is the index of the row that holds the image."""
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-"""Of too many pixels; the warning is an error where pools are read."""
+"""PIL's errors for too many pixels; the warning is an error where pools are read."""
 _INDEX = re.compile(r"[\w.-]+")
-_RUNS = (
+_CODE_NODES = (
     ast.Call,
     ast.Attribute,
     ast.Subscript,
@@ -44,13 +44,13 @@ class Row:
     """One question: its place in the file, its cells by column, and ``cluster``, the id of its
     images."""
 
-    place: str
+    location: str
     index: str
     cells: Mapping[str, str]
     cluster: str
 
 
-def read(path: Path, needed: Sequence[str]) -> list[Row]:
+def read_rows(path: Path, needed: Sequence[str]) -> list[Row]:
     """All rows in the file's order.
 
     Raises:
@@ -63,43 +63,43 @@ def read(path: Path, needed: Sequence[str]) -> list[Row]:
             " LMUData has it)."
         )
     problems: list[str] = []
-    kept: dict[str, tuple[str, dict[str, str]]] = {}
-    for place, index, cells in _lines(path, needed, problems):
+    rows_by_index: dict[str, tuple[str, dict[str, str]]] = {}
+    for location, index, cells in _read_lines(path, needed, problems):
         if not _INDEX.fullmatch(index):
             problems.append(
-                f"{place}: the index is {index[:40]!r}; letters, digits, _ . and - are allowed"
+                f"{location}: the index is {index[:40]!r}; letters, digits, _ . and - are allowed"
             )
-        elif index in kept:
+        elif index in rows_by_index:
             problems.append(
-                f"{place}: the index {index} occurs a second time (first in"
-                f" {kept[index][0].rpartition(', ')[2]})"
+                f"{location}: the index {index} occurs a second time (first in"
+                f" {rows_by_index[index][0].rpartition(', ')[2]})"
             )
-        elif runs(cells.get("answer", "")):
+        elif is_code(cells.get("answer", "")):
             problems.append(
-                f"{place}: the answer {cells['answer'][:40]!r} is Python code, which the kit"
+                f"{location}: the answer {cells['answer'][:40]!r} is Python code, which the kit"
                 " would run"
             )
         else:
-            kept[index] = (place, cells)
+            rows_by_index[index] = (location, cells)
     rows: list[Row] = []
-    named: dict[str, str] = {}
-    checked: dict[str, str] = {}
-    for index, (place, cells) in kept.items():
-        cell, why = _image_cell(cells, kept)
-        if not why:
-            if cell not in checked:
-                checked[cell] = _image_fault(cell) if "image" in cells else ""
-            why = checked[cell] or _path_fault(cells, cell, named)
-        if why:
-            problems.append(f"{place}: {why}")
+    cell_by_path: dict[str, str] = {}
+    fault_by_cell: dict[str, str] = {}
+    for index, (location, cells) in rows_by_index.items():
+        cell, problem = _image_cell(cells, rows_by_index)
+        if not problem:
+            if cell not in fault_by_cell:
+                fault_by_cell[cell] = _image_fault(cell) if "image" in cells else ""
+            problem = fault_by_cell[cell] or _path_fault(cells, cell, cell_by_path)
+        if problem:
+            problems.append(f"{location}: {problem}")
         else:
             cluster = hashlib.sha256(cell.encode()).hexdigest()[:16]
-            rows.append(Row(place=place, index=index, cells=cells, cluster=cluster))
+            rows.append(Row(location=location, index=index, cells=cells, cluster=cluster))
     if problems:
-        more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        more = f"; and {len(problems) - MAX_SHOWN} more" if len(problems) > MAX_SHOWN else ""
         raise ValueError(
-            f"{len(problems)} rows of {path} cannot be used: {'; '.join(problems[:SHOWN])}{more}."
-            " Get the official file again, or take them out; nothing was asked or graded."
+            f"{len(problems)} rows of {path} cannot be used: {'; '.join(problems[:MAX_SHOWN])}"
+            f"{more}. Get the official file again, or take them out; nothing was asked or graded."
         )
     if not rows:
         raise ValueError(f"{path} holds no question; get the official file again.")
@@ -111,15 +111,15 @@ def images_of(cell: str) -> list[str]:
     return [str(entry) for entry in ast.literal_eval(cell)] if cell.startswith("[") else [cell]
 
 
-def runs(cell: str) -> bool:
+def is_code(cell: str) -> bool:
     """Whether the cell is a Python expression with an effect; the kit evaluates some cells."""
     try:
-        return any(isinstance(node, _RUNS) for node in ast.walk(ast.parse(cell, mode="eval")))
+        return any(isinstance(node, _CODE_NODES) for node in ast.walk(ast.parse(cell, mode="eval")))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
 
 
-def _lines(
+def _read_lines(
     path: Path, needed: Sequence[str], problems: list[str]
 ) -> Iterator[tuple[str, str, dict[str, str]]]:
     csv.field_size_limit(sys.maxsize)
@@ -143,19 +143,19 @@ def _lines(
                 raise ValueError(f"{path} has the column {repeated[0]} twice; take one out.")
             line = reader.line_num + 1
             for values in reader:
-                place = f"{path.name}, line {line}"
+                location = f"{path.name}, line {line}"
                 line = reader.line_num + 1
                 if len(values) != len(header):
                     problems.append(
-                        f"{place}: {len(values)} cells where the header has {len(header)} (cut"
+                        f"{location}: {len(values)} cells where the header has {len(header)} (cut"
                         " off?)"
                     )
                     continue
                 cells = dict(zip(header, values, strict=True))
                 if empty := [name for name in needed if not cells[name].strip()]:
-                    problems.append(f"{place}: {' and '.join(empty)} is empty")
+                    problems.append(f"{location}: {' and '.join(empty)} is empty")
                     continue
-                yield place, cells["index"], cells
+                yield location, cells["index"], cells
         except UnicodeDecodeError:
             raise ValueError(
                 f"{path}, near line {line}: not UTF-8 text; get the official file again."
@@ -175,9 +175,9 @@ def _image_cell(
     cell = cells["image"].strip()
     if not cell:
         return "", "the image is missing"
-    if len(cell) > REFERENCE:
+    if len(cell) > LONGEST_REFERENCE:
         return cell, ""
-    if cell not in rows or len(rows[cell][1]["image"]) <= REFERENCE:
+    if cell not in rows or len(rows[cell][1]["image"]) <= LONGEST_REFERENCE:
         return "", f"the image is said to be that of index {cell!r}, which holds none"
     return rows[cell][1]["image"].strip(), ""
 
@@ -193,18 +193,20 @@ def _image_fault(cell: str) -> str:
     return ""
 
 
-def _path_fault(cells: Mapping[str, str], cell: str, named: dict[str, str]) -> str:
+def _path_fault(cells: Mapping[str, str], cell: str, cell_by_path: dict[str, str]) -> str:
     """The fault of ``image_path``, under which the kit stores the image: it must stay below its
     folder, and name one image only."""
     path = cells.get("image_path", "").strip()
     if not path:
         return ""
     try:
-        parts = [PurePosixPath(part) for part in images_of(path)]
+        paths = [PurePosixPath(image_path) for image_path in images_of(path)]
     except (ValueError, SyntaxError):
         return f"image_path is {path[:60]!r}, neither a path nor a list of paths"
-    if "image" in cells and any(part.is_absolute() or ".." in part.parts for part in parts):
+    if "image" in cells and any(
+        image_path.is_absolute() or ".." in image_path.parts for image_path in paths
+    ):
         return f"image_path is {path[:60]!r}, outside the folder of images"
-    if named.setdefault(path, cell) != cell:
+    if cell_by_path.setdefault(path, cell) != cell:
         return f"image_path {path[:60]!r} names another image in an earlier row"
     return ""

@@ -44,13 +44,13 @@ def read_repope(answer: str) -> YesNo | None:
     return "yes" if "yes" in lowered else "no" if "no" in lowered else None
 
 
-def label(place: str, value: object, name: str) -> YesNo:
+def read_label(location: str, value: object, name: str) -> YesNo:
     """A truth of an official file.
 
     Raises:
         ValueError: it is neither yes nor no.
     """
-    return "yes" if files.one_of(place, value, ("yes", "no"), name) == "yes" else "no"
+    return "yes" if files.one_of(location, value, ("yes", "no"), name) == "yes" else "no"
 
 
 def counts(
@@ -58,19 +58,23 @@ def counts(
 ) -> dict[str, float]:
     """The counts of one answer, for ``metrics``. A reading of None counts as wrong whatever the
     truth."""
-    claimed, real = reading == positive, truth == positive
-    tp, fp, fn = float(claimed and real), float(claimed and not real), float(real and not claimed)
-    own = {
+    predicted, actual = reading == positive, truth == positive
+    tp, fp, fn = (
+        float(predicted and actual),
+        float(predicted and not actual),
+        float(actual and not predicted),
+    )
+    unsuffixed = {
         "read": 1.0,
         "correct": float(reading == truth),
         "yes": float(reading == "yes"),
-        positive: float(claimed),
-        _IN_TRUTH[positive]: float(real),
+        positive: float(predicted),
+        _IN_TRUTH[positive]: float(actual),
         "tp": tp,
         "f1_num": 2 * tp,
         "f1_den": 2 * tp + fp + fn,
     }
-    return grading.suffixed_counts(own, suffix)
+    return grading.suffixed_counts(unsuffixed, suffix)
 
 
 def metrics(
@@ -78,14 +82,14 @@ def metrics(
 ) -> dict[str, Metric]:
     """By name without suffix: accuracy, precision, recall and F1 of the positive class, and the
     share of answers that are yes. F1 is the ratio 2tp / (2tp + fp + fn)."""
-    own = (
+    unsuffixed = (
         percent("accuracy", "correct", "read", primary=primary),
         percent("precision", "tp", positive),
         percent("recall", "tp", _IN_TRUTH[positive]),
         percent("f1", "f1_num", "f1_den"),
         percent("yes_ratio", "yes", "read", "none"),
     )
-    return {metric.name: grading.suffixed(metric, suffix) for metric in own}
+    return {metric.name: grading.suffixed(metric, suffix) for metric in unsuffixed}
 
 
 UNREADABLE = percent("unreadable", "unreadable", "answered", "none")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from methods.interface import JSON, Dropped, Field, Item, Method, PreferencePair, Recipe, Tools
-from methods.keys import coin, number
+from methods.keys import coin_flip, key_hash
 
 Kind = Literal["shuffled", "random_rejected", "sft"]
 
@@ -65,14 +65,14 @@ class Control(Method):
         """All pairs of a round as this control trains on them, in the same order. Keys, items,
         kinds and prompts stay."""
         if self.kind == "shuffled":
-            return [_shuffled(pair, seed) for pair in pairs]
+            return [_shuffle_preference(pair, seed) for pair in pairs]
         return random_rejected(pairs, seed) if self.kind == "random_rejected" else list(pairs)
 
 
-def _shuffled(pair: PreferencePair, seed: int) -> PreferencePair:
+def _shuffle_preference(pair: PreferencePair, seed: int) -> PreferencePair:
     """Chosen and rejected swapped by a coin of the pair's key. SENA's alignment term of an aligned
     pair then acts on the answer that is chosen now."""
-    swapped = coin(f"{seed}/shuffled/{pair.key}")
+    swapped = coin_flip(f"{seed}/shuffled/{pair.key}")
     chosen, rejected = (pair.rejected, pair.chosen) if swapped else (pair.chosen, pair.rejected)
     note: JSON = {"kind": "shuffled", "swapped": swapped}
     trace = {**pair.trace, "control": note}
@@ -86,23 +86,27 @@ def random_rejected(pairs: Sequence[PreferencePair], seed: int) -> list[Preferen
     answer of the next pair that is about another item and whose answer differs from its own chosen
     one; so nearly every answer is used once. A pair without such a partner is dropped."""
     circles: defaultdict[str, list[PreferencePair]] = defaultdict(list)
-    for pair in sorted(pairs, key=lambda pair: number(f"{seed}/random rejected/{pair.key}")):
+    for pair in sorted(pairs, key=lambda pair: key_hash(f"{seed}/random rejected/{pair.key}")):
         circles[pair.kind].append(pair)
     partners: dict[str, PreferencePair] = {}
     for circle in circles.values():
-        for place, pair in enumerate(circle):
-            others = (circle[(place + step) % len(circle)] for step in range(1, len(circle)))
-            for other in others:
+        for index, pair in enumerate(circle):
+            candidates = (
+                circle[(index + offset) % len(circle)] for offset in range(1, len(circle))
+            )
+            for other in candidates:
                 if other.item != pair.item and other.rejected != pair.chosen:
                     partners[pair.key] = other
                     break
     return [_with_rejected(pair, partners.get(pair.key)) for pair in pairs]
 
 
-def _with_rejected(pair: PreferencePair, other: PreferencePair | None) -> PreferencePair | Dropped:
-    if other is None:
+def _with_rejected(
+    pair: PreferencePair, partner: PreferencePair | None
+) -> PreferencePair | Dropped:
+    if partner is None:
         return Dropped(
             key=pair.key, item=pair.item, reason=NO_OTHER, kind=pair.kind, trace=pair.trace
         )
-    note: JSON = {"kind": "random_rejected", "from": other.key, "own_rejected": pair.rejected}
-    return replace(pair, rejected=other.rejected, trace={**pair.trace, "control": note})
+    note: JSON = {"kind": "random_rejected", "from": partner.key, "own_rejected": pair.rejected}
+    return replace(pair, rejected=partner.rejected, trace={**pair.trace, "control": note})

@@ -67,4 +67,4 @@ def as_released(method: Any, recipe: Recipe | None = None) -> Any:
 
 
 EXECUTED = ("objective", "projector_lr", "max_grad_norm", "shuffles", "double_wrapped")
-"""Fields of a recipe that are no matter of a training's size."""
+"""Fields of a recipe that say how the released trainer works, not how large a training is."""

@@ -24,7 +24,7 @@ def token_logps(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B, T).
     """
-    _same_shape(logits, labels, mask)
+    _check_shapes(logits, labels, mask)
     # gather - logsumexp keeps one (B, T, V) tensor for the backward pass; log_softmax would keep
     # two.
     chosen = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1).float()
@@ -39,7 +39,7 @@ def rejected_from_argmax(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor
     rejected text enters only as context. Shapes as in :func:`token_logps`. The choice of token
     carries no gradient; its log-probability does. The reference model's logits go through the same
     function, so the loss still starts at ln 2."""
-    _same_shape(logits, labels, mask)
+    _check_shapes(logits, labels, mask)
     return token_logps(logits, likeliest_other(logits, labels), mask)
 
 
@@ -93,7 +93,7 @@ def alignment_loss(chosen_token_logps: Tensor, mask: Tensor, aligned: Tensor) ->
     return torch.where(aligned, sft_loss(chosen_token_logps, mask), 0.0)
 
 
-def _same_shape(logits: Tensor, labels: Tensor, mask: Tensor) -> None:
+def _check_shapes(logits: Tensor, labels: Tensor, mask: Tensor) -> None:
     if not logits.shape[:-1] == labels.shape == mask.shape:
         shapes = f"{tuple(logits.shape)}, {tuple(labels.shape)} and {tuple(mask.shape)}"
         raise ValueError(

@@ -48,11 +48,13 @@ class PromptSet:
         path = Path(path)
         texts = _read_object(path)
         names = [field.name for field in fields(cls)]
-        known = f"the fields are {', '.join(names)}."
+        fields_text = f"the fields are {', '.join(names)}."
         for extra in [name for name in texts if name not in names]:
-            raise ValueError(f"The prompt file {path} has an unknown field {extra!r}; {known}")
+            raise ValueError(
+                f"The prompt file {path} has an unknown field {extra!r}; {fields_text}"
+            )
         for missing in [name for name in names if name not in texts]:
-            raise ValueError(f"The prompt file {path} lacks the field {missing!r}; {known}")
+            raise ValueError(f"The prompt file {path} lacks the field {missing!r}; {fields_text}")
         values: dict[str, Any] = {
             name: tuple(text) if isinstance(text, list) else text for name, text in texts.items()
         }

@@ -14,7 +14,6 @@ from typing import Annotated, ClassVar, Literal
 from methods.entry import SYNTHETIC_RECIPE, Entry
 from methods.interface import (
     JSON,
-    Decoding,
     Dropped,
     Field,
     GroundTruth,
@@ -54,25 +53,31 @@ class GtDpo(Method):
         truths = [item.required("reference").strip() for item in items]
         answers = greedy_answers(items, tools.vlm, tools.seed, self.answer_tokens)
         for item, question, truth, answer in zip(items, questions, truths, answers, strict=True):
-            key, own = f"{tools.seed}/{item.id}/truth", answer.text.strip()
+            key, own_text = f"{tools.seed}/{item.id}/truth", answer.text.strip()
             trace: dict[str, JSON] = {
                 "seed": tools.seed,
                 "question": question,
                 "reference": truth,
                 "answer": answer.as_json(),
             }
-            if not own or same_text(own, truth):
-                yield Dropped(key=key, item=item.id, reason=EQUAL if own else EMPTY, trace=trace)
+            if not own_text or same_text(own_text, truth):
+                yield Dropped(
+                    key=key, item=item.id, reason=EQUAL if own_text else EMPTY, trace=trace
+                )
             else:
                 yield PreferencePair(
-                    key=key, item=item.id, prompt=question, chosen=truth, rejected=own, trace=trace
+                    key=key,
+                    item=item.id,
+                    prompt=question,
+                    chosen=truth,
+                    rejected=own_text,
+                    trace=trace,
                 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Oracle(Method):
-    """The settings that draw responses, as in :class:`methods.sima.method.Sima`: equal settings
-    draw equal responses."""
+    """It draws responses as :class:`methods.sima.method.Sima`: equal settings, equal responses."""
 
     name: ClassVar[str] = "oracle"
     needs: ClassVar[frozenset[Field]] = frozenset({"image", "question", "ground_truth"})
@@ -99,22 +104,14 @@ class Oracle(Method):
             raise ValueError(
                 "Oracle needs the exact ground truth; give a pool that has it, such as synthetic."
             )
-        decoding = Decoding(
-            max_new_tokens=self.response_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            seed=tools.seed,
-        )
-        outcomes = respond(items, tools.vlm, self.samples, decoding)
-        for outcome in outcomes:
+        for outcome in respond(items, tools, self):
             if isinstance(outcome, Responses):
-                yield _truer(outcome, tools.ground_truth)
+                yield _choose_truer(outcome, tools.ground_truth)
             else:
                 yield outcome
 
 
-def _truer(responses: Responses, truth: GroundTruth) -> PreferencePair | Dropped:
+def _choose_truer(responses: Responses, truth: GroundTruth) -> PreferencePair | Dropped:
     """The pair with the response of fewer errors chosen, or its drop."""
     texts = [responses.greedy.text, responses.sample.text]
     greedy, sample = truth.errors(responses.item.id, texts)

@@ -15,7 +15,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text"}
+TYPE_WORDS: dict[type, str] = {int: "a whole number", float: "a number", str: "a text"}
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Limit:
     holds: Callable[[Any], bool]
 
 
-def at_least(least: float) -> Limit:
-    return Limit(f"of at least {least}", lambda value: value >= least)
+def at_least(bound: float) -> Limit:
+    return Limit(f"of at least {bound}", lambda value: value >= bound)
 
 
-def at_most(most: float) -> Limit:
-    return Limit(f"at most {most}", lambda value: value <= most)
+def at_most(bound: float) -> Limit:
+    return Limit(f"at most {bound}", lambda value: value <= bound)
 
 
 def above(bound: float) -> Limit:
@@ -42,9 +42,9 @@ def below(bound: float) -> Limit:
     return Limit(f"below {bound}", lambda value: value < bound)
 
 
-def between(least: float, most: float) -> Limit:
+def between(low: float, high: float) -> Limit:
     """Both ends are allowed."""
-    return Limit(f"from {least} to {most}", lambda value: least <= value <= most)
+    return Limit(f"from {low} to {high}", lambda value: low <= value <= high)
 
 
 not_empty = Limit("not empty", bool)
@@ -94,9 +94,9 @@ def _readings(text: str) -> Iterator[Any]:
     if text.lower() in words:
         yield words[text.lower()]
     for kind in (int, float, str):
-        for parts in ([text], text.split("+")):
+        for texts in ([text], text.split("+")):
             try:
-                values = tuple(map(kind, parts))
+                values = tuple(map(kind, texts))
             except ValueError:
                 continue
             yield values[0] if len(values) == 1 else values
@@ -111,16 +111,16 @@ def _annotations(kind: type) -> dict[str, Any]:
 
 
 def _allows(annotation: Any, value: object) -> bool:
-    origin, parts = get_origin(annotation), get_args(annotation)
+    origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _allows(parts[0], value) and all(limit.holds(value) for limit in parts[1:])
+        return _allows(args[0], value) and all(limit.holds(value) for limit in args[1:])
     if origin is Literal:
         # 1 == True: the types must agree, too.
-        return any(type(value) is type(choice) and value == choice for choice in parts)
+        return any(type(value) is type(choice) and value == choice for choice in args)
     if origin in (Union, UnionType):
-        return any(_allows(part, value) for part in parts)
-    if origin is tuple and parts[1:] == (...,):
-        return isinstance(value, tuple) and all(_allows(parts[0], entry) for entry in value)
+        return any(_allows(arg, value) for arg in args)
+    if origin is tuple and args[1:] == (...,):
+        return isinstance(value, tuple) and all(_allows(args[0], entry) for entry in value)
     if annotation is float or annotation is int:
         kinds = (int, float) if annotation is float else int
         if not isinstance(value, kinds) or isinstance(value, bool):
@@ -135,25 +135,25 @@ def _allows(annotation: Any, value: object) -> bool:
 
 def allowed(annotation: Any) -> str:
     """What an annotation allows, in words."""
-    origin, parts = get_origin(annotation), get_args(annotation)
+    origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        limits = " and ".join(limit.words for limit in parts[1:])
-        if parts[0] in (int, float):
-            return f"{allowed(parts[0])} {limits}"
-        kind, of, entries = allowed(parts[0]).partition(" of ")
+        limits = " and ".join(limit.words for limit in args[1:])
+        if args[0] in (int, float):
+            return f"{allowed(args[0])} {limits}"
+        kind, of, entries = allowed(args[0]).partition(" of ")
         return f"{kind} ({limits}){of}{entries}"
     if origin is Literal:
-        return _choice([repr(choice) for choice in parts])
+        return _join_choices([repr(choice) for choice in args])
     if origin in (Union, UnionType):
-        return _choice([allowed(part) for part in parts])
-    if origin is tuple and parts[1:] == (...,):
-        return f"a tuple of entries that are each {allowed(parts[0])}"
+        return _join_choices([allowed(arg) for arg in args])
+    if origin is tuple and args[1:] == (...,):
+        return f"a tuple of entries that are each {allowed(args[0])}"
     if annotation is bool:
         return "True or False"
     if annotation is NoneType:
         return "None"
-    return KINDS.get(annotation) or f"a {(origin or annotation).__name__}"
+    return TYPE_WORDS.get(annotation) or f"a {(origin or annotation).__name__}"
 
 
-def _choice(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+def _join_choices(choices: list[str]) -> str:
+    return choices[0] if len(choices) == 1 else f"{', '.join(choices[:-1])} or {choices[-1]}"

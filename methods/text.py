@@ -16,7 +16,7 @@ _TOKEN = re.compile(r"\w+|[^\w\s]")
 def sentences(text: str) -> list[str]:
     """The text cut after each ``.``, ``!`` or ``?`` that is followed by white space. Marks stay;
     white space around sentences is removed."""
-    return [part for part in _SENTENCE_END.split(text.strip()) if part]
+    return [sentence for sentence in _SENTENCE_END.split(text.strip()) if sentence]
 
 
 def tokens(text: str) -> list[str]:
@@ -26,8 +26,8 @@ def tokens(text: str) -> list[str]:
 
 def repeats_sentence(text: str) -> bool:
     """Whether a sentence occurs twice, letter for letter."""
-    parts = sentences(text)
-    return len(set(parts)) < len(parts)
+    all_sentences = sentences(text)
+    return len(set(all_sentences)) < len(all_sentences)
 
 
 def most_repeated(text: str) -> int:
@@ -48,13 +48,13 @@ def after_lead(text: str, lead: str) -> str | None:
 
     White space around words and marks and the case of letters are ignored: "precise answer :"
     matches "Precise answer: two". A lead that ends in a word does not match a longer word."""
-    parts = tokens(lead)
-    words = [re.fullmatch(r"\w+", part) is not None for part in parts]
+    lead_tokens = tokens(lead)
+    is_word = [re.fullmatch(r"\w+", token) is not None for token in lead_tokens]
     pattern = ""
-    for index, part in enumerate(parts):
-        between_words = index > 0 and words[index - 1] and words[index]
-        pattern += (r"\s+" if between_words else r"\s*") + re.escape(part)
-    if words and words[-1]:
+    for index, token in enumerate(lead_tokens):
+        between_words = index > 0 and is_word[index - 1] and is_word[index]
+        pattern += (r"\s+" if between_words else r"\s*") + re.escape(token)
+    if is_word and is_word[-1]:
         pattern += r"(?!\w)"
     match = re.match(pattern, text, re.IGNORECASE)
     return text[match.end() :].strip() if match else None

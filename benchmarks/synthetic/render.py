@@ -75,45 +75,47 @@ class Stroke:
 def render(scene: Scene, difficulty: Difficulty = NORMAL) -> Image.Image:
     """The scene's image, RGB, 60 x 60; the same for the same scene and difficulty."""
     rng = Random(f"picture {scene.id}")
-    ground = BACKGROUND[scene.theme]
-    canvas = Image.new("RGB", (SIDE * SCALE, SIDE * SCALE), ground)
+    background = BACKGROUND[scene.theme]
+    canvas = Image.new("RGB", (SIDE * SCALE, SIDE * SCALE), background)
     draw = ImageDraw.Draw(canvas)
     for _ in range(difficulty.clutter):
-        _blob(draw, rng, ground)
+        _draw_blob(draw, rng, background)
     for thing in scene.things:
-        _place(draw, thing, rng, ground, difficulty)
-    small = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
+        _draw_thing(draw, thing, rng, background, difficulty)
+    pixels = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
     noise = np.random.default_rng(rng.getrandbits(64)).standard_normal(
-        small.shape, dtype=np.float32
+        pixels.shape, dtype=np.float32
     )
-    return Image.fromarray(np.clip(small + 255 * difficulty.noise * noise, 0, 255).astype(np.uint8))
+    return Image.fromarray(
+        np.clip(pixels + 255 * difficulty.noise * noise, 0, 255).astype(np.uint8)
+    )
 
 
-def _mix(colour: Colour, ground: Colour, share: float) -> Colour:
+def _mix(colour: Colour, background: Colour, share: float) -> Colour:
     red, green, blue = (
-        round(share * c + (1 - share) * g) for c, g in zip(colour, ground, strict=True)
+        round(share * c + (1 - share) * g) for c, g in zip(colour, background, strict=True)
     )
     return red, green, blue
 
 
-def _blob(draw: ImageDraw.ImageDraw, rng: Random, ground: Colour) -> None:
+def _draw_blob(draw: ImageDraw.ImageDraw, rng: Random, background: Colour) -> None:
     x, y, r = rng.uniform(0, SIDE * SCALE), rng.uniform(0, SIDE * SCALE), rng.uniform(4, 14)
-    colour = _mix(RGB[rng.choice(tuple(RGB))], ground, rng.uniform(0.12, 0.3))
+    colour = _mix(RGB[rng.choice(tuple(RGB))], background, rng.uniform(0.12, 0.3))
     draw.ellipse((x - r, y - r * rng.uniform(0.4, 1), x + r, y + r), fill=colour)
 
 
-def _place(
-    draw: ImageDraw.ImageDraw, thing: Thing, rng: Random, ground: Colour, difficulty: Difficulty
+def _draw_thing(
+    draw: ImageDraw.ImageDraw, thing: Thing, rng: Random, background: Colour, difficulty: Difficulty
 ) -> None:
-    half = CELL * rng.uniform(difficulty.smallest, difficulty.largest) / 2
-    slack = CELL / 2 - half
+    half_size = CELL * rng.uniform(difficulty.smallest, difficulty.largest) / 2
+    slack = CELL / 2 - half_size
     x = (thing.column + 0.5) * CELL + rng.uniform(-slack, slack) * 0.8
     y = (thing.row + 0.5) * CELL + rng.uniform(-slack, slack) * 0.8
     share = min(1.0, difficulty.contrast * rng.uniform(0.8, 1.2))
-    fill = _mix(RGB[thing.colour], ground, share)
-    dark = _mix((30, 30, 30), ground, share * 0.7)
+    fill = _mix(RGB[thing.colour], background, share)
+    dark = _mix((30, 30, 30), background, share * 0.7)
     for stroke in _SHAPES[thing.category]:
-        points = [(x + px * half, y + py * half) for px, py in stroke.points]
+        points = [(x + px * half_size, y + py * half_size) for px, py in stroke.points]
         colour = dark if stroke.dark else fill
         if stroke.round:
             draw.ellipse([points[0], points[1]], fill=colour)
@@ -136,22 +138,22 @@ def _disc(x: float, y: float, rx: float, ry: float | None = None, dark: bool = F
 
 def _star(points: int, inner: float) -> Stroke:
     radii = [1.0 if k % 2 == 0 else inner for k in range(2 * points)]
-    turns = [math.pi * k / points - math.pi / 2 for k in range(2 * points)]
-    corners = zip(radii, turns, strict=True)
+    angles = [math.pi * k / points - math.pi / 2 for k in range(2 * points)]
+    corners = zip(radii, angles, strict=True)
     return _polygon(*((radius * math.cos(t), radius * math.sin(t)) for radius, t in corners))
 
 
 def _crescent() -> Stroke:
-    edge = [math.pi * (0.35 + 1.3 * k / 14) for k in range(15)]
-    bay = [math.pi * (1.62 - 1.24 * k / 12) for k in range(13)]
+    outer_angles = [math.pi * (0.35 + 1.3 * k / 14) for k in range(15)]
+    inner_angles = [math.pi * (1.62 - 1.24 * k / 12) for k in range(13)]
     return _polygon(
-        *((math.cos(t), math.sin(t)) for t in edge),
-        *((0.45 + 0.75 * math.cos(t), 0.8 * math.sin(t)) for t in bay),
+        *((math.cos(t), math.sin(t)) for t in outer_angles),
+        *((0.45 + 0.75 * math.cos(t), 0.8 * math.sin(t)) for t in inner_angles),
     )
 
 
-def _petal(turn: float) -> Stroke:
-    return _disc(0.55 * math.cos(turn), 0.55 * math.sin(turn) - 0.1, 0.42)
+def _petal(angle: float) -> Stroke:
+    return _disc(0.55 * math.cos(angle), 0.55 * math.sin(angle) - 0.1, 0.42)
 
 
 _SHAPES: dict[str, tuple[Stroke, ...]] = {

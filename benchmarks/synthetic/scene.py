@@ -64,8 +64,8 @@ def thing_in(cell: int, category: str, colour: str) -> Thing:
 class Scene:
     """A theme and its things; a category appears at most once, so "the ball" is never ambiguous.
 
-    ``things`` are in telling order: groups of companions in reading order, partners next to each
-    other."""
+    ``things`` are in the order of mention: groups of companions in reading order, partners next to
+    each other."""
 
     id: str
     theme: str
@@ -77,7 +77,7 @@ class Scene:
     def at(self, cell: int) -> Thing | None:
         return next((thing for thing in self.things if thing.cell == cell), None)
 
-    def free(self) -> list[int]:
+    def free_cells(self) -> list[int]:
         """The cells without a thing."""
         return [cell for cell in range(9) if self.at(cell) is None]
 
@@ -85,7 +85,7 @@ class Scene:
     def categories(self) -> frozenset[str]:
         return frozenset(thing.category for thing in self.things)
 
-    def lone(self) -> tuple[Thing, ...]:
+    def lone_things(self) -> tuple[Thing, ...]:
         """Things whose companion is absent. There a strong prior adds an object that is absent."""
         return tuple(
             thing for thing in self.things if COMPANION[thing.category] not in self.categories
@@ -106,35 +106,37 @@ def scene(split: str, index: int) -> Scene:
     rng = Random(f"scene {SYNTHETIC_VERSION} {name}")
     theme = rng.choice(tuple(THEMES))
     count = rng.choices((1, 2, 3, 4), weights=(15, 40, 33, 12))[0]
-    chosen: list[str] = []
-    while len(chosen) < count:
+    categories: list[str] = []
+    while len(categories) < count:
         category = rng.choice(THEMES[theme] if rng.random() < THEME_RATE else CATEGORIES)
         # COMPANION_RATE below decides about companions of chosen things; none is drawn here.
-        if category not in chosen and COMPANION[category] not in chosen:
-            chosen.append(category)
-    for category in tuple(chosen):
-        if len(chosen) < MOST_THINGS and rng.random() < COMPANION_RATE:
-            chosen.append(COMPANION[category])
-    cells = rng.sample(range(9), len(chosen))
+        if category not in categories and COMPANION[category] not in categories:
+            categories.append(category)
+    for category in tuple(categories):
+        if len(categories) < MOST_THINGS and rng.random() < COMPANION_RATE:
+            categories.append(COMPANION[category])
+    cells = rng.sample(range(9), len(categories))
     things = [
         thing_in(cell, category, _colour(category, rng))
-        for category, cell in zip(chosen, cells, strict=True)
+        for category, cell in zip(categories, cells, strict=True)
     ]
-    return Scene(id=name, theme=theme, things=telling_order(things))
+    return Scene(id=name, theme=theme, things=mention_order(things))
 
 
 def _colour(category: str, rng: Random) -> str:
     return TYPICAL_COLOUR[category] if rng.random() < TYPICAL_RATE else rng.choice(COLOURS)
 
 
-def telling_order(things: list[Thing]) -> tuple[Thing, ...]:
+def mention_order(things: list[Thing]) -> tuple[Thing, ...]:
     """Companion groups in reading order, and reading order within a group. So a companion comes
     right after its partner."""
     reading = sorted(things, key=lambda thing: (thing.row, thing.column))
-    first: dict[str, int] = {}
-    for place, thing in enumerate(reading):
+    rank_by_category: dict[str, int] = {}
+    for rank, thing in enumerate(reading):
         for name in (thing.category, COMPANION[thing.category]):
-            first.setdefault(name, place)
+            rank_by_category.setdefault(name, rank)
     return tuple(
-        sorted(reading, key=lambda thing: (first[thing.category], thing.row, thing.column))
+        sorted(
+            reading, key=lambda thing: (rank_by_category[thing.category], thing.row, thing.column)
+        )
     )

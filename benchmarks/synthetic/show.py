@@ -33,54 +33,54 @@ def write_contact_sheet(path: Path, count: int = 12) -> None:
         raise ValueError(f"A contact sheet of {count} images cannot be drawn; ask for at least 1.")
     sheet = Image.new("RGB", (COLUMNS * WIDTH, -(-count // COLUMNS) * HEIGHT), "white")
     draw = ImageDraw.Draw(sheet)
-    for place in range(count):
-        true = scene("dev", place)
-        x, y = place % COLUMNS * WIDTH, place // COLUMNS * HEIGHT
-        enlarged = render(true).resize((SIDE * ZOOM, SIDE * ZOOM), Image.Resampling.NEAREST)
+    for index in range(count):
+        truth = scene("dev", index)
+        x, y = index % COLUMNS * WIDTH, index // COLUMNS * HEIGHT
+        enlarged = render(truth).resize((SIDE * ZOOM, SIDE * ZOOM), Image.Resampling.NEAREST)
         sheet.paste(enlarged, (x + 8, y + 8))
-        beside = x + SIDE * ZOOM + 20, y + 8
-        draw.multiline_text(beside, describe(true), fill="black", font=_font(), spacing=3)
+        text_position = x + SIDE * ZOOM + 20, y + 8
+        draw.multiline_text(text_position, describe(truth), fill="black", font=_font(), spacing=3)
     sheet.save(path, format="PNG")
 
 
-def describe(true: Scene) -> str:
+def describe(truth: Scene) -> str:
     """The text beside an image, wrapped to the sheet's width."""
-    rng = Random(f"show {true.id}")
-    asked = [language.question(true, kind, rng) for kind in language.KINDS]
+    rng = Random(f"show {truth.id}")
+    questions = [language.question(truth, kind, rng) for kind in language.KINDS]
     lines = [
-        f"{true.id} ({true.theme})",
+        f"{truth.id} ({truth.theme})",
         "",
-        f"True: {language.detailed(true.things, rng.randrange(len(language.STYLES)))}",
-        f"Training texts tell: {_telling(true)}",
+        f"True: {language.detailed_caption(truth.things, rng.randrange(len(language.STYLES)))}",
+        f"Training texts tell: {_noisy_caption(truth)}",
         "",
-        *(f"{item.kind}: {item.text} {item.answer}" for item in asked if item is not None),
-        f"unanswerable: {language.unanswerable(true, rng)}",
+        *(f"{item.kind}: {item.text} {item.answer}" for item in questions if item is not None),
+        f"unanswerable: {language.unanswerable(truth, rng)}",
     ]
-    return "\n".join(row for line in lines for row in wrapped(line))
+    return "\n".join(row for line in lines for row in wrap(line))
 
 
-def _telling(true: Scene) -> str:
+def _noisy_caption(truth: Scene) -> str:
     """The noisy scene, with its differences from the truth in brackets."""
-    noisy = language.noisy_scene(true)
-    wrong = [f"no {thing.category}" for thing in noisy.things if true.find(thing.category) is None]
-    for thing in true.things:
-        described = noisy.find(thing.category)
-        if described is not None and described.colour != thing.colour:
+    noisy = language.noisy_scene(truth)
+    wrong = [f"no {thing.category}" for thing in noisy.things if truth.find(thing.category) is None]
+    for thing in truth.things:
+        noisy_thing = noisy.find(thing.category)
+        if noisy_thing is not None and noisy_thing.colour != thing.colour:
             wrong.append(f"the {thing.category} is {thing.colour}")
-    caption = language.listed(noisy.things)
+    caption = language.brief_caption(noisy.things)
     return f"{caption} [in truth: {', '.join(wrong)}]" if wrong else "the same"
 
 
-def wrapped(line: str) -> list[str]:
+def wrap(line: str) -> list[str]:
     """The line wrapped at blanks to ``TEXT_WIDTH``; continuations are indented."""
     font = _font()
     rows = [""]
     for word in line.split(" "):
-        longer = f"{rows[-1]} {word}" if rows[-1].strip() else rows[-1] + word
-        if rows[-1].strip() and font.getlength(longer) > TEXT_WIDTH:
+        candidate = f"{rows[-1]} {word}" if rows[-1].strip() else rows[-1] + word
+        if rows[-1].strip() and font.getlength(candidate) > TEXT_WIDTH:
             rows.append(f"    {word}")
         else:
-            rows[-1] = longer
+            rows[-1] = candidate
     return rows
 
 

@@ -43,11 +43,11 @@ POPULAR_CHOICE = 3
 def synthetic_item(split: str, index: int) -> tuple[str, Image, str, str]:
     """Scene id, image, a prompt for a detailed caption, and the exact caption of the true scene;
     always the same."""
-    true = scene(split, index)
-    rng = Random(f"item {true.id}")
+    truth = scene(split, index)
+    rng = Random(f"item {truth.id}")
     prompt = rng.choice(language.DETAIL_PROMPTS)
-    caption = language.detailed(true.things, rng.randrange(len(language.STYLES)))
-    return true.id, render(true), prompt, caption
+    caption = language.detailed_caption(truth.things, rng.randrange(len(language.STYLES)))
+    return truth.id, render(truth), prompt, caption
 
 
 def chair(split: str, limit: int | None = None) -> ItemBenchmark[frozenset[str]]:
@@ -65,12 +65,12 @@ def pope(split: str, limit: int | None = None) -> ItemBenchmark[Probe]:
     scenes = _scenes(split, limit)
 
     def items() -> Iterator[Item[Probe]]:
-        for true in scenes():
-            load_image = cache(partial(render, true))
-            for setting, category, present in pope_probes(true):
+        for truth in scenes():
+            load_image = cache(partial(render, truth))
+            for setting, category, present in pope_probes(truth):
                 yield Item(
-                    id=f"{true.id}/{setting}/{category}",
-                    cluster=true.id,
+                    id=f"{truth.id}/{setting}/{category}",
+                    cluster=truth.id,
                     text=f"is there a {category} in the image ?\n{WORD}",
                     truth=Probe(present=present, setting=setting),
                     load_image=load_image,
@@ -84,16 +84,18 @@ def visual_questions(split: str, limit: int | None = None) -> ItemBenchmark[Expe
     scenes = _scenes(split, limit)
 
     def items() -> Iterator[Item[Expected]]:
-        for true in scenes():
-            load_image = cache(partial(render, true))
+        for truth in scenes():
+            load_image = cache(partial(render, truth))
             for kind in language.KINDS:
-                asked = language.question(true, kind, Random(f"question {kind} {true.id}"))
-                if asked is not None:
+                drawn_question = language.question(
+                    truth, kind, Random(f"question {kind} {truth.id}")
+                )
+                if drawn_question is not None:
                     yield Item(
-                        id=f"{true.id}/{kind}",
-                        cluster=true.id,
-                        text=f"{asked.text}\n{WORD}",
-                        truth=Expected(kind=kind, answer=asked.answer),
+                        id=f"{truth.id}/{kind}",
+                        cluster=truth.id,
+                        text=f"{drawn_question.text}\n{WORD}",
+                        truth=Expected(kind=kind, answer=drawn_question.answer),
                         load_image=load_image,
                     )
 
@@ -102,7 +104,7 @@ def visual_questions(split: str, limit: int | None = None) -> ItemBenchmark[Expe
     )
 
 
-def pope_probes(true: Scene) -> list[tuple[str, str, bool]]:
+def pope_probes(truth: Scene) -> list[tuple[str, str, bool]]:
     """The scene's POPE questions as (setting, category, present): for each setting a present and an
     absent category.
 
@@ -110,17 +112,17 @@ def pope_probes(true: Scene) -> list[tuple[str, str, bool]]:
     asks all three), or the absent companion of a present thing (adversarial; no such question where
     no companion is absent). The present ones differ between settings as far as the scene has
     enough things."""
-    rng = Random(f"pope {true.id}")
-    present = [thing.category for thing in true.things]
+    rng = Random(f"pope {truth.id}")
+    present = [thing.category for thing in truth.things]
     rng.shuffle(present)
-    absent = [category for category in popularity() if category not in true.categories]
-    expected = [COMPANION[thing.category] for thing in true.lone()]
+    absent = [category for category in popularity() if category not in truth.categories]
+    expected = [COMPANION[thing.category] for thing in truth.lone_things()]
     pools = {"random": sorted(absent), "popular": absent[:POPULAR_CHOICE], "adversarial": expected}
     probes = []
-    for place, (setting, pool) in enumerate(pools.items()):
+    for index, (setting, pool) in enumerate(pools.items()):
         if pool:
             probes += [
-                (setting, present[place % len(present)], True),
+                (setting, present[index % len(present)], True),
                 (setting, rng.choice(pool), False),
             ]
     return probes
@@ -142,20 +144,20 @@ def _chair(
     scenes = _scenes(split, limit)
 
     def items() -> Iterator[Item[frozenset[str]]]:
-        for true in scenes():
+        for truth in scenes():
             yield Item(
-                id=true.id,
-                cluster=true.id,
+                id=truth.id,
+                cluster=truth.id,
                 text=prompt,
-                truth=true.categories,
-                load_image=partial(render, true),
+                truth=truth.categories,
+                load_image=partial(render, truth),
             )
 
     return chair_benchmark(
         name=name,
         source=SOURCE,
         items=items,
-        table=ObjectTable(SYNONYMS),
+        reader=ObjectTable(SYNONYMS),
         max_new_tokens=max_new_tokens,
         primary=primary,
     )

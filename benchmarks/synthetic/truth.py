@@ -35,34 +35,34 @@ def read_account(text: str) -> tuple[Mention, ...]:
 def account_errors(text: str, truth: Scene) -> int:
     """The text's errors as ``language.errors`` counts them; a missing colour or place counts as
     right."""
-    return language.errors([_thing(mention, truth) for mention in read_account(text)], truth)
+    return language.errors([_as_thing(mention, truth) for mention in read_account(text)], truth)
 
 
-def _thing(mention: Mention, truth: Scene) -> Thing:
-    real = truth.find(mention.category)
+def _as_thing(mention: Mention, truth: Scene) -> Thing:
+    true_thing = truth.find(mention.category)
     # An absent thing is wrong whatever its colour and cell.
-    base = real or Thing(category=mention.category, colour=COLOURS[0], row=0, column=0)
+    base = true_thing or Thing(category=mention.category, colour=COLOURS[0], row=0, column=0)
     row, column = mention.cell or (base.row, base.column)
     return replace(base, colour=mention.colour or base.colour, row=row, column=column)
 
 
 def _read_sentence(sentence: str) -> list[Mention]:
-    things: list[Mention] = []
+    mentions: list[Mention] = []
     colour: str | None = None
     cell: tuple[int, int] | None = None
     words = re.findall(r"\w+", sentence)
-    for word, following in zip_longest(words, words[1:]):
+    for word, next_word in zip_longest(words, words[1:]):
         if word in COLOURS:
             colour = word
         elif category := _CATEGORY.get(word):
-            things.append(Mention(category=category, colour=colour, cell=cell))
+            mentions.append(Mention(category=category, colour=colour, cell=cell))
             colour = cell = None
-        elif word in ROWS and following in COLUMNS:
-            place = ROWS.index(word), COLUMNS.index(following)
-            if things and things[-1].cell is None:
-                things[-1] = replace(things[-1], cell=place)
+        elif word in ROWS and next_word in COLUMNS:
+            position = ROWS.index(word), COLUMNS.index(next_word)
+            if mentions and mentions[-1].cell is None:
+                mentions[-1] = replace(mentions[-1], cell=position)
             else:
-                cell = place
-    if colour and things and things[-1].colour is None:  # "the ball is red"
-        things[-1] = replace(things[-1], colour=colour)
-    return things
+                cell = position
+    if colour and mentions and mentions[-1].colour is None:  # "the ball is red"
+        mentions[-1] = replace(mentions[-1], colour=colour)
+    return mentions

@@ -39,13 +39,13 @@ def write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     Raises:
         ValueError: there is no row, or a row has other columns than the first.
     """
-    every = list(rows)
-    if not every:
+    all_rows = list(rows)
+    if not all_rows:
         raise ValueError(f"There is no row to write to {path}.")
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(every[0]), delimiter="\t", lineterminator="\n")
+        writer = csv.DictWriter(file, list(all_rows[0]), delimiter="\t", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(every)
+        writer.writerows(all_rows)
 
 
 def image_cell(image: Image) -> str:
@@ -58,14 +58,14 @@ def image_cell(image: Image) -> str:
 def pope(path: Path, split: str, limit: int | None = None) -> None:
     """Write ``POPE.tsv``. As in the official file, the first row of an image holds it and the
     others name that row."""
-    first: dict[str, int] = {}
+    first_indices: dict[str, int] = {}
     rows = []
     for index, item in enumerate(suite.pope(split, limit).items()):
-        held = first.setdefault(item.cluster, index)
+        first_index = first_indices.setdefault(item.cluster, index)
         rows.append(
             {
                 "index": index,
-                "image": image_cell(item.load_image()) if held == index else held,
+                "image": image_cell(item.load_image()) if first_index == index else first_index,
                 "question": item.text,
                 "answer": "Yes" if item.truth.present else "No",
                 "category": item.truth.setting,
@@ -79,20 +79,20 @@ def mmbench(path: Path, split: str, limit: int | None = None) -> None:
     """Write ``MMBench_DEV_EN.tsv``: all visual questions but those of existence, with four options
     in every rotation."""
     rows = []
-    asked = (
+    items = (
         item for item in suite.visual_questions(split, limit).items() if item.truth.kind in _CHOICES
     )
-    for number, item in enumerate(asked):
+    for number, item in enumerate(items):
         options = options_of(item.id, item.truth.kind, item.truth.answer)
-        for turn in range(len(options)):
-            turned = options[turn:] + options[:turn]
+        for shift in range(len(options)):
+            rotated = options[shift:] + options[:shift]
             rows.append(
                 {
-                    "index": number + turn * _ROTATION,
-                    "image": number if turn else image_cell(item.load_image()),
+                    "index": number + shift * _ROTATION,
+                    "image": number if shift else image_cell(item.load_image()),
                     "question": item.text,
-                    **dict(zip(LETTERS, turned, strict=True)),
-                    "answer": LETTERS[turned.index(item.truth.answer)],
+                    **dict(zip(LETTERS, rotated, strict=True)),
+                    "answer": LETTERS[rotated.index(item.truth.answer)],
                     "category": item.truth.kind,
                     "l2-category": "synthetic",
                     "split": "dev",
@@ -106,8 +106,8 @@ def options_of(id: str, kind: str, answer: str) -> list[str]:
     """The right answer and three others of its kind, in an order that depends on the question's id
     alone."""
     rng = Random(f"options {id}")
-    others = [choice for choice in _CHOICES[kind] if choice != answer]
-    options = [answer, *rng.sample(others, OPTIONS - 1)]
+    wrong_options = [choice for choice in _CHOICES[kind] if choice != answer]
+    options = [answer, *rng.sample(wrong_options, OPTIONS - 1)]
     rng.shuffle(options)
     return options
 

@@ -21,19 +21,19 @@ LIBRARIES = ("torch", "transformers", "tokenizers", "trl", "peft", "numpy", "pil
 @cache
 def versions() -> dict[str, str]:
     """The versions of Python and of LIBRARIES, and this checkout's commit where git knows it."""
-    known = {"python": platform.python_version()}
+    found_versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):
-            known[name] = importlib.metadata.version(name)
+            found_versions[name] = importlib.metadata.version(name)
     if not (ROOT / ".git").exists():  # installed, or a copy without git
         with suppress(importlib.metadata.PackageNotFoundError):
-            known["selfsight"] = importlib.metadata.version("selfsight")
-        return known
+            found_versions["selfsight"] = importlib.metadata.version("selfsight")
+        return found_versions
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
     with suppress(OSError, subprocess.SubprocessError):  # no git program
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-        known["selfsight"] = done.stdout.strip()
-    return known
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        found_versions["selfsight"] = completed.stdout.strip()
+    return found_versions
 
 
 def cores() -> int:
@@ -44,13 +44,13 @@ def cores() -> int:
 @cache
 def hardware() -> dict[str, str | int]:
     """The processor, the cores this process may use, memory (GiB) and the accelerators' name."""
-    known: dict[str, str | int] = {"processor": _processor(), "cores": cores()}
+    facts: dict[str, str | int] = {"processor": _processor(), "cores": cores()}
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        known["memory_gib"] = round(memory / 2**30)
+        facts["memory_gib"] = round(memory / 2**30)
     if (torch := _torch()) is not None and torch.cuda.is_available():
-        known["accelerator"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
-    return known
+        facts["accelerator"] = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}"
+    return facts
 
 
 def arithmetic() -> dict[str, str | int]:

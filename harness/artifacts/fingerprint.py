@@ -41,16 +41,16 @@ def describe(value: object, name: str = "settings") -> Any:
         return value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value)]
-        return {inner: describe(getattr(value, inner), f"{name}.{inner}") for inner in names}
+        return {field: describe(getattr(value, field), f"{name}.{field}") for field in names}
     if isinstance(value, Mapping):
         return {
-            describe(str(key), f"a key of {name}"): describe(inner, f"{name}.{key}")
-            for key, inner in value.items()
+            describe(str(key), f"a key of {name}"): describe(entry, f"{name}.{key}")
+            for key, entry in value.items()
         }
     if isinstance(value, list | tuple):
-        return [describe(inner, f"{name}[{place}]") for place, inner in enumerate(value)]
+        return [describe(entry, f"{name}[{index}]") for index, entry in enumerate(value)]
     if isinstance(value, set | frozenset):
-        return sorted((describe(inner, f"{name}[...]") for inner in value), key=canonical)
+        return sorted((describe(entry, f"{name}[...]") for entry in value), key=canonical)
     raise TypeError(
         f"{name} is a {type(value).__name__}; use numbers, text, tuples, mappings and dataclasses"
         " of these"
@@ -77,32 +77,32 @@ def fingerprint(value: object) -> str:
 def _integers(value: Any) -> Any:
     """The same JSON with whole floats as integers."""
     if isinstance(value, dict):
-        return {key: _integers(inner) for key, inner in value.items()}
+        return {key: _integers(entry) for key, entry in value.items()}
     if isinstance(value, list):
-        return [_integers(inner) for inner in value]
-    whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
-    return int(value) if whole else value
+        return [_integers(entry) for entry in value]
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole else value
 
 
 def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> list[str]:
     """One line per field that differs, such as ``method.noise_step: 420 stored, 600 requested``."""
-    a, b = flat(stored), flat(requested)
+    stored_fields, requested_fields = flat(stored), flat(requested)
     lines = []
-    for key in [*a, *(key for key in b if key not in a)]:
-        left, right = a.get(key, _ABSENT), b.get(key, _ABSENT)
+    for key in [*stored_fields, *(key for key in requested_fields if key not in stored_fields)]:
+        old, new = stored_fields.get(key, _ABSENT), requested_fields.get(key, _ABSENT)
         # 1 and 1.0 are the same setting; True and 1 are not.
-        if left != right or isinstance(left, bool) != isinstance(right, bool):
-            lines.append(f"{key}: {_short(left)} stored, {_short(right)} requested")
+        if old != new or isinstance(old, bool) != isinstance(new, bool):
+            lines.append(f"{key}: {_short(old)} stored, {_short(new)} requested")
     return lines
 
 
 def flat(value: object, prefix: str = "") -> dict[str, object]:
     """Nested mappings as one, with keys joined by dots."""
     if isinstance(value, Mapping) and (value or not prefix):
-        found: dict[str, object] = {}
-        for key, inner in value.items():
-            found |= flat(inner, f"{prefix}.{key}" if prefix else str(key))
-        return found
+        flattened: dict[str, object] = {}
+        for key, entry in value.items():
+            flattened |= flat(entry, f"{prefix}.{key}" if prefix else str(key))
+        return flattened
     return {prefix: value}
 
 

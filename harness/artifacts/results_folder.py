@@ -41,10 +41,12 @@ _FILE_SYSTEM = {
     *(errno.EINVAL, errno.EIO, errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP),
     *(errno.EBUSY, errno.EXDEV, errno.ESTALE, errno.ETIMEDOUT, errno.ENAMETOOLONG, errno.ELOOP),
 }
-"""Of a failing disk, a network file system, or one without flushing, renaming or locks."""
+"""Errors of a failing disk, of a network file system, or of one that cannot flush, rename or
+lock."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._=,+-]*")
-GIVEN = "answers:"
-"""In study.json, begins the base of a row of another program's answers; their folder follows."""
+ANSWERS_PREFIX = "answers:"
+"""The base of a row of another program's answers is this prefix and their folder. In an identity
+it stands alone, because the place does not count."""
 
 
 def check_name(kind: str, name: object) -> None:
@@ -121,11 +123,11 @@ class Results:
     def finished_stage(self, identity: Mapping[str, Any]) -> Path | None:
         """The folder of a finished stage with this identity, under any label, to be reused; its
         files are as they were written."""
-        wanted = fingerprint(identity)
+        expected = fingerprint(identity)
         for path in sorted(self.out.glob("runs/*/seed*/round*/**/DONE")):
             try:
                 done = read_done(path.parent)
-                if done is not None and done.fingerprint == wanted:
+                if done is not None and done.fingerprint == expected:
                     check_files(path.parent)
                     return path.parent
             except UserError:
@@ -285,8 +287,8 @@ class Stage:
         """
         path, done = self.folder / "identity.json", read_done(self.folder)
         if not is_stored(path):
-            begun = any(self.folder.glob("shards/*.jsonl"))
-            if begun or (done is not None and done.fingerprint != fingerprint(self.identity)):
+            has_shards = any(self.folder.glob("shards/*.jsonl"))
+            if has_shards or (done is not None and done.fingerprint != fingerprint(self.identity)):
                 raise UserError(
                     f"{path} is missing, so its settings are not known; {cure(self.folder)}"
                 )
@@ -307,7 +309,7 @@ class Stage:
         if done is not None and done.files is not None:
             if done.fingerprint != fingerprint(stored):
                 raise UserError(f"{path} is not the one that DONE names; {cure(self.folder)}")
-            check_files(self.folder, every=False)
+            check_files(self.folder, read_large=False)
 
     def differs_only_in(self, field: str) -> bool:
         """Whether the stored identity differs from this one in ``field`` and nothing else."""
@@ -336,7 +338,7 @@ class Stage:
         """Write the record, if there is one, and then ``DONE``, which lists the stage's files."""
         if record is not None:
             write_json(self.folder / "record.json", record)
-        done = stored_files.done_of(self.folder, fingerprint(self.identity))
+        done = stored_files.done_content(self.folder, fingerprint(self.identity))
         write_bytes(self.folder / "DONE", done)
 
     def reuse(self, source: Path, out: Path) -> None:
@@ -348,8 +350,8 @@ class Stage:
         self.open()
         with explain_disk_errors(self.folder):
             for path in sorted(source.rglob("*")):
-                own = path.name in ("DONE", "record.json", "identity.json")
-                if path.is_file() and not own and not is_temporary(path):
+                is_rewritten = path.name in ("DONE", "record.json", "identity.json")
+                if path.is_file() and not is_rewritten and not is_temporary(path):
                     _link(path, self.folder / path.relative_to(source))
         record = source / "record.json"
         reused_from = source.relative_to(out).as_posix()
@@ -380,10 +382,10 @@ def _link(path: Path, target: Path) -> None:
 
 def records(root: Path) -> list[dict[str, Any]]:
     """Every readable ``record.json`` below a results folder; cost estimates use them."""
-    loaded = []
+    values = []
     for path in sorted(root.glob("**/record.json")):
         try:
-            loaded.append(json.loads(path.read_text(encoding="utf-8")))
+            values.append(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError):
             continue  # an estimate can do without a broken record
-    return [record for record in loaded if isinstance(record, dict)]
+    return [record for record in values if isinstance(record, dict)]

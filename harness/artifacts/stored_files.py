@@ -28,8 +28,6 @@ PATTERNS = (
     "*.jsonl",
     "*.parquet",
     "*.safetensors",
-    "*.pt",
-    "*.pth",
     "trainer_state.json",
     "shards/*.jsonl",
     "images/*",
@@ -39,8 +37,8 @@ PATTERNS = (
 """The files that later stages, tables, figures and resumed trainings read, relative to the stage's
 folder."""
 UNLISTED = ("README.md", "selfsight.yaml", "reference.jsonl")
-"""A model card and the results beside it are written later; the cache serves the unfinished
-training alone."""
+"""The model card and the results beside it are written later; the cache of the reference's
+log-probabilities is used only until the training is finished."""
 
 _FIRST = re.compile(r"([0-9a-f]{64})(?: ([0-9a-f]{64}))?")
 _DEPTH = 3
@@ -58,29 +56,30 @@ class Done:
 
 
 def cure(folder: Path) -> str:
-    """The end of a sentence about broken files in a stage's folder: nothing else is lost by it."""
-    again = "that stage alone is done again"
+    """How to mend broken files in a stage's folder; it ends the sentence of an error."""
+    outcome = "that stage alone is done again"
     if folder.parent.name == "checkpoints":
-        again = "that training begins again"
+        outcome = "that training begins again"
     return (
-        f"put the original back, or move {folder} out of the results folder and run again: {again}."
+        f"put the original back, or move {folder} out of the results folder and run again:"
+        f" {outcome}."
     )
 
 
-def done_of(folder: Path, fingerprint: str) -> bytes:
+def done_content(folder: Path, fingerprint: str) -> bytes:
     """The content of ``DONE`` for the files that are in the folder now."""
     lines = "".join(
         f"{file_sha(folder / name)} {(folder / name).stat().st_size} {name}\n"
-        for name in _names(folder)
+        for name in _list_names(folder)
     ).encode()
     return f"{fingerprint} {hashlib.sha256(lines).hexdigest()}\n".encode() + lines
 
 
-def _names(folder: Path) -> list[str]:
-    found = {path for pattern in PATTERNS for path in folder.glob(pattern)}
+def _list_names(folder: Path) -> list[str]:
+    paths = {path for pattern in PATTERNS for path in folder.glob(pattern)}
     return sorted(
         path.relative_to(folder).as_posix()
-        for path in found
+        for path in paths
         if path.is_file() and path.name not in UNLISTED and not is_temporary(path)
     )
 
@@ -93,22 +92,22 @@ def read_done(folder: Path) -> Done | None:
     """
     path = folder / NAME
     try:
-        seen = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return _parsed(path, seen.st_size, seen.st_mtime_ns, seen.st_ino)
+    return _parse_done(path, status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 @lru_cache(maxsize=4096)
-def _parsed(path: Path, _size: int, _changed: int, _inode: int) -> Done:
-    first, _, rest = plain_content(path).partition(b"\n")
-    head = _FIRST.fullmatch(first.decode("ascii", "replace"))
-    if not head or (head[2] and hashlib.sha256(rest).hexdigest() != head[2]):
+def _parse_done(path: Path, _size: int, _changed: int, _inode: int) -> Done:
+    first_line, _, listing = plain_content(path).partition(b"\n")
+    match = _FIRST.fullmatch(first_line.decode("ascii", "replace"))
+    if not match or (match[2] and hashlib.sha256(listing).hexdigest() != match[2]):
         raise UserError(f"{path} is cut or changed; {cure(path.parent)}")
-    if not head[2]:
-        return Done(fingerprint=head[1], files=None)
+    if not match[2]:
+        return Done(fingerprint=match[1], files=None)
     files = {}
-    for line in rest.decode("utf-8", "replace").split("\n")[:-1]:
+    for line in listing.decode("utf-8", "replace").split("\n")[:-1]:
         try:
             sha, size, name = line.split(" ", 2)
             files[name] = (sha, int(size))
@@ -117,7 +116,7 @@ def _parsed(path: Path, _size: int, _changed: int, _inode: int) -> Done:
         pure = PurePosixPath(name)
         if pure.is_absolute() or ".." in pure.parts:
             raise UserError(f"{path} names a file outside its folder; {cure(path.parent)}")
-    return Done(fingerprint=head[1], files=files)
+    return Done(fingerprint=match[1], files=files)
 
 
 def plain_content(path: Path) -> bytes:
@@ -143,7 +142,7 @@ def read_bytes(path: Path) -> bytes:
     Raises:
         UserError: the file is missing, cannot be read, or was cut or changed.
     """
-    stage, entry = _entry(path)
+    stage, entry = _listed_entry(path)
     if entry is not None and not path.exists():
         raise UserError(f"{path} is missing; {cure(stage)}")
     content = plain_content(path)
@@ -160,7 +159,7 @@ def is_stored(path: Path) -> bool:
     """
     if path.exists():
         return True
-    stage, entry = _entry(path)
+    stage, entry = _listed_entry(path)
     if entry is not None:
         raise UserError(f"{path} is missing; {cure(stage)}")
     return False
@@ -180,10 +179,11 @@ def _owner_cure(path: Path) -> str:
 
 def _stage_of(path: Path) -> Path | None:
     """The innermost folder around the file that has a ``DONE``."""
-    return next((up for up in path.parents[:_DEPTH] if (up / NAME).exists()), None)
+    return next((parent for parent in path.parents[:_DEPTH] if (parent / NAME).exists()), None)
 
 
-def _entry(path: Path) -> tuple[Path, tuple[str, int] | None]:
+def _listed_entry(path: Path) -> tuple[Path, tuple[str, int] | None]:
+    """The file's stage, and the SHA-256 and size in its ``DONE``; None: it is not listed."""
     stage = None if path.name == NAME else _stage_of(path)
     done = None if stage is None else read_done(stage)
     if stage is None or done is None or done.files is None:
@@ -193,8 +193,8 @@ def _entry(path: Path) -> tuple[Path, tuple[str, int] | None]:
 
 def file_sha(path: Path) -> str:
     """SHA-256 (hex) of a file's content. A process reads an unchanged file once."""
-    seen = path.stat()
-    key = (seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+    status = path.stat()
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
     if key not in _hashed:
         with path.open("rb") as stream:
             _hashed[key] = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -204,12 +204,14 @@ def file_sha(path: Path) -> str:
 _hashed: dict[tuple[int, int, int, int], str] = {}
 
 
-def problems(folder: Path, *, every: bool = True, below: str = "") -> Iterator[tuple[Path, str]]:
+def problems(
+    folder: Path, *, read_large: bool = True, below: str = ""
+) -> Iterator[tuple[Path, str]]:
     """Each broken file of a finished stage, with a sentence's beginning.
 
     Args:
-        every: False: images and weights are not read (they are compared when they are used), and
-            may be missing; their sizes are compared.
+        read_large: False: images and weights may be missing, and of those that are there only
+            the size is compared; their content is compared when they are used.
         below: only files whose name begins so, such as ``model/``.
 
     Raises:
@@ -222,34 +224,37 @@ def problems(folder: Path, *, every: bool = True, below: str = "") -> Iterator[t
         if not name.startswith(below):
             continue
         try:
-            seen = path.stat()
-            if not stat.S_ISREG(seen.st_mode):
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):
                 yield path, f"{path} is no plain file"
-            elif seen.st_size != size:
-                yield path, _changed(path, seen.st_size, size)
-            elif (every or not large) and file_sha(path) != sha:
+            elif status.st_size != size:
+                yield path, _changed(path, status.st_size, size)
+            elif (read_large or not large) and file_sha(path) != sha:
                 yield path, _changed(path, size, size)
         except (FileNotFoundError, NotADirectoryError):
-            if every or not large:
+            if read_large or not large:
                 yield path, f"{path} is missing"
         except OSError as error:
             yield path, f"{path} cannot be read ({error.strerror or error})"
     if done is not None and done.files is not None and below:
-        for name in _names(folder):
+        for name in _list_names(folder):
             if name.startswith(below) and name not in done.files:
                 yield folder / name, f"{folder / name} was added"
 
 
-def check_files(folder: Path, *, every: bool = True, below: str = "") -> None:
+def check_files(folder: Path, *, read_large: bool = True, below: str = "") -> None:
     """
     Raises:
         UserError: a file of a finished stage is missing or was changed; see :func:`problems`.
     """
-    if found := [words for _, words in problems(folder, every=every, below=below)]:
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        raise UserError(f"{found[0]}{more}; {cure(folder)}")
+    if sentences := [
+        sentence for _, sentence in problems(folder, read_large=read_large, below=below)
+    ]:
+        more = f" (and {len(sentences) - 1} more)" if len(sentences) > 1 else ""
+        raise UserError(f"{sentences[0]}{more}; {cure(folder)}")
 
 
-def _changed(path: Path, size: int, listed: int) -> str:
-    how = "" if size == listed else f": it has {size:,} bytes and had {listed:,}"
-    return f"{path} was {'cut or ' * (size < listed)}changed after its stage was finished{how}"
+def _changed(path: Path, size: int, expected_size: int) -> str:
+    sizes = "" if size == expected_size else f": it has {size:,} bytes and had {expected_size:,}"
+    cut = "cut or " * (size < expected_size)
+    return f"{path} was {cut}changed after its stage was finished{sizes}"

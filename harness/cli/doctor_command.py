@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from harness.cli import doctor_report, study_commands
+from harness.cli.check_command import check_command
 from harness.cli.file_commands import DATA
-from harness.cli.looked import look
 from harness.cli.parser import LISTED, SWITCH, Parser, command
 from harness.errors import plain, unknown, user_errors
 from harness.pipeline.progress import busy
@@ -33,20 +33,20 @@ def add(commands: Any) -> None:
     parser.add_argument("--json", help="print JSON", **SWITCH)
 
 
-def doctor(given: argparse.Namespace) -> None:
-    if given.asked:
-        one_command(given.asked)
+def doctor(args: argparse.Namespace) -> None:
+    if args.asked:
+        one_command(args.asked)
         return
     with busy("looking at this machine"):
         from benchmarks.catalogue import BENCHMARKS, named_folders
         from harness.cli import doctor  # needs torch, where it is there
 
         with user_errors():
-            folders = named_folders(given.local_data)
+            folders = named_folders(args.local_data)
         checks = doctor.examine(
-            BENCHMARKS, doctor.known_methods(), folders, bases=given.base, online=given.online
+            BENCHMARKS, doctor.known_methods(), folders, bases=args.base, online=args.online
         )
-    print(doctor_report.as_json(checks) if given.json else doctor_report.as_text(checks))
+    print(doctor_report.as_json(checks) if args.json else doctor_report.as_text(checks))
 
 
 def one_command(words: list[str]) -> None:
@@ -59,9 +59,9 @@ def one_command(words: list[str]) -> None:
         raise unknown("command that doctor checks", words[0], CHECKED)
     top = Parser(prog="python -m harness")
     study_commands.add(top.add_subparsers(required=True, metavar="COMMAND"))
-    asked = top.parse_args(words)
+    command_args = top.parse_args(words)
     with busy(f"{' '.join(words)}: loading PyTorch and the study"):
-        ready = look(asked)
+        ready = check_command(command_args)
     if ready.findings:
         raise ready.problem
     print(f"Nothing is lacking for: {' '.join(words)}")

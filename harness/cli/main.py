@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             train_synthetic(arguments[1:])
             return 0
-        given = parser().parse_args(arguments)
-        command: Callable[[argparse.Namespace], int | None] = given.command
-        with explain_disk_errors(Path(getattr(given, "out", None) or ".")):
-            return command(given) or 0
+        args = parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int | None] = args.command
+        with explain_disk_errors(Path(getattr(args, "out", None) or ".")):
+            return command(args) or 0
     except UserError as problem:
         print(f"{process_name()}: {plain(str(problem))}", file=sys.stderr)
         return 2

@@ -22,20 +22,20 @@ class Parser(argparse.ArgumentParser):
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Each command's parser refuses its own unknown words, so that its options are named."""
-        given, left = super().parse_known_args(args, namespace)
-        if left:
-            self._refuse(left)
-        return given, []
+        parsed, unknown_words = super().parse_known_args(args, namespace)
+        if unknown_words:
+            self._refuse(unknown_words)
+        return parsed, []
 
     def _refuse(self, words: Sequence[str]) -> NoReturn:
         word = next((word for word in words if word.startswith("-")), words[0])
-        asked = word.partition("=")[0]
-        if not asked.startswith("-"):
-            raise UserError(f"{self.prog} has no place for {asked!r}; leave it out.")
+        option = word.partition("=")[0]
+        if not option.startswith("-"):
+            raise UserError(f"{self.prog} has no place for {option!r}; leave it out.")
         options = sorted(name for name in self._option_string_actions if name.startswith("--"))
-        near = difflib.get_close_matches(asked, options, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(option, options, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"{asked}: {hint}All options: {self.prog} --help")
+        raise UserError(f"{option}: {hint}All options: {self.prog} --help")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

@@ -90,12 +90,12 @@ def add(commands: Any) -> None:
 # The commands import what they need: pandas and matplotlib take seconds, and others need neither.
 
 
-def table(given: argparse.Namespace) -> None:
-    out = folder(given)
+def table(args: argparse.Namespace) -> None:
+    out = folder(args)
     with working(f"{out}: computing the statistics"):
         from harness.reporting.tables import text
 
-        comparison = write_table(out, exclude_leaks=given.exclude_leaks)
+        comparison = write_table(out, exclude_leaks=args.exclude_leaks)
         width = shutil.get_terminal_size((text.WIDTH, 24)).columns
         printed = plain(text.terminal(comparison.table, width))
     print(printed)
@@ -112,12 +112,12 @@ def write_table(out: Path, *, exclude_leaks: bool) -> ComparedStudy:
     return comparison
 
 
-def figures(given: argparse.Namespace) -> None:
-    out = folder(given)
+def figures(args: argparse.Namespace) -> None:
+    out = folder(args)
     with working(f"{out}: drawing the figures"):
         from harness.reporting.figures import draw
 
-        paths = draw.write(out, exclude_leaks=given.exclude_leaks)
+        paths = draw.write(out, exclude_leaks=args.exclude_leaks)
     print(*(plain(str(path)) for path in paths), sep="\n")
     if Results(out).packed.exists():
         print(
@@ -126,20 +126,20 @@ def figures(given: argparse.Namespace) -> None:
         )
 
 
-def page(given: argparse.Namespace) -> None:
-    names = given.study or [None]
+def page(args: argparse.Namespace) -> None:
+    names = args.study or [None]
     with working("writing the page"):
         from harness.reporting.page import write
 
         if len(names) == 1 and not (found := below(names[0])):
-            given.study = names[0]
-            out = folder(given)
-            path = write.write(out, exclude_leaks=given.exclude_leaks, own=given.own)
+            args.study = names[0]
+            out = folder(args)
+            path = write.write(out, exclude_leaks=args.exclude_leaks, own=args.own)
         else:
-            if given.out is not None or given.exclude_leaks:
+            if args.out is not None or args.exclude_leaks:
                 raise UserError("--out and --exclude-leaks are for the page of one study.")
             found = [study for name in names for study in below(name) or [named(name)]]
-            path = write.write_index(found, own=given.own)
+            path = write.write_index(found, own=args.own)
     print(plain(str(path)))
 
 
@@ -164,45 +164,45 @@ def named(name: str) -> Path:
     )
 
 
-def pack(given: argparse.Namespace) -> None:
-    with working(f"{given.folder}: packing"):
+def pack(args: argparse.Namespace) -> None:
+    with working(f"{args.folder}: packing"):
         from harness.reporting import pack
 
-        sentences = pack.pack(given.folder, given.out)
+        sentences = pack.pack(args.folder, args.out)
     print(plain("\n".join(sentences)))
 
 
-def export_pairs(given: argparse.Namespace) -> None:
-    with working(f"{given.folder}: reading the pairs and their images"):
+def export_pairs(args: argparse.Namespace) -> None:
+    with working(f"{args.folder}: reading the pairs and their images"):
         from harness.reporting import hub_pairs
 
         sentence = hub_pairs.export_pairs(
-            given.folder, given.row, given.out, seed=given.seed, round=given.round, own=given.own
+            args.folder, args.row, args.out, seed=args.seed, round=args.round, own=args.own
         )
     print(plain(sentence))
 
 
-def compare(given: argparse.Namespace) -> None:
-    with working(f"comparing {given.a} and {given.b}"):
+def compare(args: argparse.Namespace) -> None:
+    with working(f"comparing {args.a} and {args.b}"):
         from harness.reporting import difference
 
-        text = difference.between(given.a, given.b)
+        text = difference.between(args.a, args.b)
     print(plain(text))
 
 
-def verify(given: argparse.Namespace) -> int:
-    with working(f"{given.folder}: reading every file"):
+def verify(args: argparse.Namespace) -> int:
+    with working(f"{args.folder}: reading every file"):
         from harness.pipeline import verify
 
-        summary, broken = verify.verify(given.folder)
+        summary, broken = verify.verify(args.folder)
     print(plain("\n".join([summary, *(f"  {sentence}" for sentence in broken)])))
     return 1 if broken else 0
 
 
-def cross_check(given: argparse.Namespace) -> None:
+def cross_check(args: argparse.Namespace) -> None:
     from harness.pipeline import cross_check
 
-    cross_check.check(given.folder)
+    cross_check.check(args.folder)
 
 
 @contextmanager
@@ -245,20 +245,20 @@ def write_all(out: Path, display: Display, *, exclude_leaks: bool) -> None:
     )
 
 
-def folder(given: argparse.Namespace) -> Path:
+def folder(args: argparse.Namespace) -> Path:
     """The results folder: ``--out``, or the study's below results/.
 
     Raises:
-        UserError: neither or both are given, or there is no study in it.
+        UserError: neither or both are args, or there is no study in it.
     """
-    if (given.out is None) == (given.study is None):
+    if (args.out is None) == (args.study is None):
         raise UserError(
             "Give either the study's name (its folder below results/) or --out with the folder"
             " itself."
         )
-    if given.out is None:
-        return named(given.study)
-    out: Path = given.out
+    if args.out is None:
+        return named(args.study)
+    out: Path = args.out
     if not (out / "study.json").exists():
         raise UserError(f"There are no results in {out}; give the --out of an earlier run.")
     return out

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import results_commands
-from harness.cli.looked import look
-from harness.cli.parser import LISTED, SWITCH, command
+from harness.cli.check_command import check_command
+from harness.cli.parser import LISTED, SWITCH, Parser, command
 from harness.errors import plain
 from harness.pipeline.progress import Display, busy
 
@@ -145,25 +145,28 @@ def add(commands: Any) -> None:
             parser.add_argument("--stages", help=help, **SWITCH)
 
 
-def plan(given: argparse.Namespace) -> None:
-    with busy(f"{given.study}: loading PyTorch and the study"):
+def plan(args: argparse.Namespace) -> None:
+    with busy(f"{args.study}: loading PyTorch and the study"):
         from harness.pipeline import planning, preflight
         from harness.study import audit
 
-        looked = look(given)
+        checked = check_command(args)
         # The audit is planned whole, also what is not there yet.
-        lines = audit.lines(**looked.reference.options) if given.study == "audit" else []
-        if looked.context is None and not lines:
-            raise looked.problem
-        if looked.context is not None:
-            lines += ["", *looked.notes] if lines else looked.notes
-            lines += planning.plan(looked.context, jobs=given.jobs, stages=given.stages)
-        if looked.findings:
-            left_out = given.study == "audit" and looked.context is None
+        lines = audit.lines(**checked.reference.options) if args.study == "audit" else []
+        if checked.costed is not None:
+            results = results_commands.RESULTS if args.out is None else args.out.parent
+            lines += [*checked.notes, *planning.without_data(checked.costed, results)]
+        if checked.context is None and not lines:
+            raise checked.problem
+        if checked.context is not None:
+            lines += ["", *checked.notes] if lines else checked.notes
+            lines += planning.plan(checked.context, jobs=args.jobs, stages=args.stages)
+        if checked.findings:
+            left_out = args.study == "audit" and checked.context is None
             needs = "leaves these out, but needs" if left_out else "will not start without"
             what = " the base and one benchmark" if left_out else ""
-            lines += ["", f"Lacking ({len(looked.findings)}); run {needs}{what}:"]
-            lines += preflight.listed(looked.findings)
+            lines += ["", f"Lacking ({len(checked.findings)}); run {needs}{what}:"]
+            lines += preflight.listed(checked.findings)
     print(plain("\n".join(_wrapped(lines))))
 
 
@@ -175,38 +178,38 @@ def _wrapped(lines: Sequence[str]) -> Iterator[str]:
         yield line if table else textwrap.fill(line, width, break_on_hyphens=False)
 
 
-def run(given: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> int:
     """0, or 3 where a row ended early."""
-    code, _ = _run(given)
+    code, _ = _run(args)
     return code
 
 
-def _run(given: argparse.Namespace) -> tuple[int, Path]:
+def _run(args: argparse.Namespace) -> tuple[int, Path]:
     """The exit code and the results folder."""
     is_main = os.environ.get("RANK", "0") == "0"
     display = Display(sys.stdout if is_main else io.StringIO())
     with display.alive():
-        display.moving(f"{given.study}: loading PyTorch and the study", at_once=True)
+        display.moving(f"{args.study}: loading PyTorch and the study", at_once=True)
         from harness.pipeline import runner
         from harness.training.ranks import leave
 
-        looked = look(given)
-        if looked.context is None or looked.findings:
-            raise looked.problem
-        context = looked.context
+        checked = check_command(args)
+        if checked.context is None or checked.findings:
+            raise checked.problem
+        context = checked.context
         context.download = True
         study, out = context.study, context.results.out
-        for note in looked.notes:
+        for note in checked.notes:
             display.say(note)
 
         def draw() -> None:
             leave()  # the other ranks need not wait
             if is_main:
-                results_commands.write_all(out, display, exclude_leaks=given.exclude_leaks)
+                results_commands.write_all(out, display, exclude_leaks=args.exclude_leaks)
 
-        with executor(given, looked.reference, study, out, context.placement) as execute:
+        with executor(args, checked.reference, study, out, context.placement) as execute:
             ended = runner.run(
-                context, display, execute, draw, stop_on_mismatch=given.stop_on_mismatch
+                context, display, execute, draw, stop_on_mismatch=args.stop_on_mismatch
             )
     if is_main:
         if ended:
@@ -222,16 +225,26 @@ def run_study(study: str, *, out: Path | None, jobs: int = 1, **options: Any) ->
     Raises:
         UserError: as the command's one sentence.
     """
-    settings: dict[str, Any] = {"on": None, "log_to": None, "eight_bit": False, "trainer": "own"}
-    settings |= {"exclude_leaks": False, "stop_on_mismatch": False, "options": list(options)}
-    given = argparse.Namespace(study=study, out=out, jobs=jobs, **settings | options)
-    _, folder = _run(given)
+    words, own_options = ["run", study], dict[str, Any]()
+    for name, value in {"out": out, "jobs": jobs, **options}.items():
+        option = "--row" if name == "rows" else f"--{name.replace('_', '-')}"
+        if option not in OPTIONS | OF_COMMAND:  # of the user's own study function
+            own_options[name] = value
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            words += [option, *map(str, value)]
+        elif value is not None and value is not False:
+            words.append(option if value is True else f"{option}={value}")
+    parser = Parser(prog="selfsight")
+    add(parser.add_subparsers())
+    args = parser.parse_args(words)
+    vars(args).update(own_options, options=[*args.options, *own_options])
+    _, folder = _run(args)
     return folder
 
 
 @contextmanager
 def executor(
-    given: argparse.Namespace,
+    args: argparse.Namespace,
     reference: StudyReference,
     study: Study,
     out: Path,
@@ -246,11 +259,11 @@ def executor(
     from harness.pipeline.executors import in_process, pooled, processes, ray_cluster
     from harness.training.ranks import ranks
 
-    if given.on == "ray":
+    if args.on == "ray":
         with ray_cluster.cluster(reference, out, placement) as workers:
             yield partial(pooled.execute, workers=workers)
         return
-    jobs = given.jobs or (processes.default_jobs(study) if ranks().size == 1 else 1)
+    jobs = args.jobs or (processes.default_jobs(study) if ranks().size == 1 else 1)
     if jobs == 1:
         yield in_process.execute
         return

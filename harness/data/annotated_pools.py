@@ -31,7 +31,7 @@ def llava_pool(spec: str) -> Pool:
     Raises:
         UserError: the file has another form, an entry is wrong, or an image is missing.
     """
-    file, folder, entries = _annotations(spec)
+    file, folder, entries = _read_annotations(spec)
     if not isinstance(entries, list):
         raise UserError(
             f'{file} is no LLaVA-Instruct file: it must be a list of {{"id", "image",'
@@ -40,7 +40,7 @@ def llava_pool(spec: str) -> Pool:
     images: dict[str, PoolFile] = {}
     for number, entry in enumerate(entries):
         where = f"{file}, entry {number}"
-        if (texts := _entry(entry, where)) is None:
+        if (texts := _parse_entry(entry, where)) is None:
             continue
         name, question, reference = texts
         id = f"{entry.get('id', number)}"
@@ -49,19 +49,19 @@ def llava_pool(spec: str) -> Pool:
         if id in images:  # several entries may ask about one image
             id = f"{id}#{number}"
         images[id] = PoolFile(
-            path=_path(folder, name, where), question=question, reference=reference
+            path=_image_path(folder, name, where), question=question, reference=reference
         )
-    return _pool(spec, images)
+    return _checked_pool(spec, images)
 
 
-def _entry(entry: Any, where: str) -> tuple[str, str, str] | None:
+def _parse_entry(entry: Any, where: str) -> tuple[str, str, str] | None:
     """An entry's image name, question and answer; None for an entry without an image."""
     try:
         image, turns = entry.get("image"), entry["conversations"]
         if image is None:
             return None
-        roles = [turns[place]["from"] for place in (0, 1)]
-        asked, answered = (turns[place]["value"] for place in (0, 1))
+        roles = [turns[index]["from"] for index in (0, 1)]
+        question_value, answer_value = (turns[index]["value"] for index in (0, 1))
     except (AttributeError, KeyError, IndexError, TypeError):
         raise UserError(
             f'{where}: an entry is {{"id", "image", "conversations": [{{"from": "human",'
@@ -73,9 +73,10 @@ def _entry(entry: Any, where: str) -> tuple[str, str, str] | None:
             " (human) and its answer (gpt), neither empty."
         )
     # IMAGE_TOKEN stands for the image in a question. Here the image always comes first.
-    asked = asked.replace(IMAGE_TOKEN, "") if isinstance(asked, str) else asked
-    question = _text(asked, f"{where}: the question")
-    return image, question, _text(answered, f"{where}: the answer")
+    if isinstance(question_value, str):
+        question_value = question_value.replace(IMAGE_TOKEN, "")
+    question = _check_text(question_value, f"{where}: the question")
+    return image, question, _check_text(answer_value, f"{where}: the answer")
 
 
 def coco_pool(spec: str) -> Pool:
@@ -85,7 +86,7 @@ def coco_pool(spec: str) -> Pool:
         UserError: the file has another form, names an image twice, has a caption of an image that
             it does not list, or an image is missing.
     """
-    file, folder, content = _annotations(spec)
+    file, folder, content = _read_annotations(spec)
     names: dict[Any, str] = {}
     captions: dict[Any, list[str]] = {}
     files: set[str] = set()
@@ -95,9 +96,10 @@ def coco_pool(spec: str) -> Pool:
             if not isinstance(name, str):
                 raise UserError(f"{file}: the image {id!r} has the file name {name!r}, no text.")
             if id in names or name in files:
-                twice = f"the id {id!r}" if id in names else f"the image {name!r}"
+                duplicate = f"the id {id!r}" if id in names else f"the image {name!r}"
                 raise UserError(
-                    f"{file}: {twice} is there twice among its images; give each image one entry."
+                    f"{file}: {duplicate} is there twice among its images; give each image one"
+                    " entry."
                 )
             names[id], captions[id] = name, []
             files.add(name)
@@ -110,7 +112,7 @@ def coco_pool(spec: str) -> Pool:
             where = f"{file}: a caption of the image {id!r}"
             if isinstance(annotation["caption"], str) and not annotation["caption"].strip():
                 continue
-            captions[id].append(_text(annotation["caption"], where))
+            captions[id].append(_check_text(annotation["caption"], where))
     except (KeyError, TypeError) as error:
         raise UserError(
             f'{file} is no COCO captions file ({error!r}): it must hold {{"images": [{{"id",'
@@ -118,14 +120,14 @@ def coco_pool(spec: str) -> Pool:
         ) from None
     images = {
         name: PoolFile(
-            path=_path(folder, name, str(file)), reference="\n".join(captions[id]) or None
+            path=_image_path(folder, name, str(file)), reference="\n".join(captions[id]) or None
         )
         for id, name in names.items()
     }
-    return _pool(spec, images)
+    return _checked_pool(spec, images)
 
 
-def _annotations(spec: str) -> tuple[Path, Path, Any]:
+def _read_annotations(spec: str) -> tuple[Path, Path, Any]:
     """The JSON file and the folder of a spec ``<kind>:<json file>:<folder of images>``, and the
     JSON.
 
@@ -133,8 +135,8 @@ def _annotations(spec: str) -> tuple[Path, Path, Any]:
         UserError: one of them does not exist, or the file is not UTF-8 (the line is named) or not
             JSON.
     """
-    kind, _, rest = spec.partition(":")
-    name, _, folder = rest.rpartition(":")
+    kind, _, paths = spec.partition(":")
+    name, _, folder = paths.rpartition(":")
     file = Path(name)
     if not folder.strip() or not file.is_file() or not Path(folder).is_dir():
         raise UserError(
@@ -143,7 +145,7 @@ def _annotations(spec: str) -> tuple[Path, Path, Any]:
     return file, Path(folder), parse_json(read_text(file), str(file), "download it again.")
 
 
-def _text(value: object, where: str) -> str:
+def _check_text(value: object, where: str) -> str:
     """A question or caption of the JSON file, without white space around it.
 
     Raises:
@@ -155,7 +157,7 @@ def _text(value: object, where: str) -> str:
         raise UserError(f"{where} {error}; mend the file or take the entry out.") from None
 
 
-def _path(folder: Path, name: str, where: str) -> Path:
+def _image_path(folder: Path, name: str, where: str) -> Path:
     """The path of an image by its name in the JSON file, which is not trusted.
 
     Raises:
@@ -163,8 +165,8 @@ def _path(folder: Path, name: str, where: str) -> Path:
     """
     if not storable(name):
         raise UserError(f"{where}: UTF-8 cannot store the image's name {name!r}; rename it.")
-    parts = PurePosixPath(name)
-    if parts.is_absolute() or ".." in parts.parts or not name:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not name:
         raise UserError(
             f"{where}: the image {name!r} leads out of the folder of images; name it as it lies"
             " there."
@@ -172,7 +174,7 @@ def _path(folder: Path, name: str, where: str) -> Path:
     return folder / name
 
 
-def _pool(spec: str, images: Mapping[str, PoolFile]) -> Pool:
+def _checked_pool(spec: str, images: Mapping[str, PoolFile]) -> Pool:
     """The pool of these images, by id.
 
     Raises:

@@ -27,7 +27,7 @@ def folder_pool(folder: Path) -> Pool:
         UserError: it holds no file with one of the SUFFIXES.
     """
     paths = {}
-    for path in _files(folder):
+    for path in _list_files(folder):
         if path.suffix.lower() in SUFFIXES:
             id = path.relative_to(folder).as_posix()
             paths[id if storable(id) else ascii(id)[1:-1]] = path
@@ -45,24 +45,24 @@ def folder_pool(folder: Path) -> Pool:
     return Pool(spec=str(folder), ids=tuple(sorted(paths)), fields=frozenset({"image"}), read=read)
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def _list_files(folder: Path) -> Iterator[Path]:
     """All files below the folder but hidden ones. Linked folders come last, and each real folder is
     searched once: links in a circle end, and a link to a folder of the pool adds nothing."""
-    roots, seen = [folder], set()
+    roots, visited = [folder], set()
     for root in roots:  # grows by the linked folders
-        for place, folders, files in os.walk(root, onerror=_refuse):
-            real = os.path.realpath(place)
-            if real in seen:
+        for parent, folders, files in os.walk(root, onerror=_raise_unreadable):
+            real_path = os.path.realpath(parent)
+            if real_path in visited:
                 folders.clear()
                 continue
-            seen.add(real)
+            visited.add(real_path)
             folders[:] = sorted(name for name in folders if not name.startswith("."))
-            inner = (Path(place, name) for name in folders)
-            roots += [path for path in inner if path.is_symlink()]
-            yield from (Path(place, name) for name in files if not name.startswith("."))
+            subfolders = (Path(parent, name) for name in folders)
+            roots += [path for path in subfolders if path.is_symlink()]
+            yield from (Path(parent, name) for name in files if not name.startswith("."))
 
 
-def _refuse(error: OSError) -> None:
+def _raise_unreadable(error: OSError) -> None:
     raise UserError(
         f"The folder {error.filename!a} of the pool cannot be read ({error.strerror}); allow"
         " it, or take it out."

@@ -57,9 +57,9 @@ def hub_pool(spec: str) -> Pool:
         # read_image decodes, because it applies our limits.
         table = table.select_columns(columns).cast_column("image", datasets.Image(decode=False))
     except Exception as error:  # pyarrow and datasets raise TypeError, ArrowException, ...
-        kind = table.features["image"]
+        feature = table.features["image"]
         raise UserError(
-            f"The pool {spec}: its column image holds {kind!r:.80}, not one image a row; give a"
+            f"The pool {spec}: its column image holds {feature!r:.80}, not one image a row; give a"
             " data set with images there."
         ) from error
 
@@ -74,7 +74,7 @@ def hub_pool(spec: str) -> Pool:
 
     fields = fields_of(question=question is not None, reference=reference is not None)
     digits = len(str(len(table) - 1))
-    ids = tuple(f"{number:0{digits}d}" for number in range(len(table)))
+    ids = tuple(f"{index:0{digits}d}" for index in range(len(table)))
     return Pool(spec=spec, ids=ids, fields=fields, read=read)
 
 
@@ -125,10 +125,10 @@ def _text(value: Any) -> str | None:
     Data sets in LLaVA's form begin or end a question with IMAGE_TOKEN, the place of the image. It
     is removed there: the image always comes first.
     """
-    first = value[0] if isinstance(value, list | tuple) and value else value
-    if isinstance(first, str):
-        first = first.strip().removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN)
+    text = value[0] if isinstance(value, list | tuple) and value else value
+    if isinstance(text, str):
+        text = text.strip().removeprefix(IMAGE_TOKEN).removesuffix(IMAGE_TOKEN)
     try:
-        return checked_text(first)
+        return checked_text(text)
     except BadText:
         return None

@@ -35,7 +35,7 @@ def manifest_pool(path: Path) -> Pool:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        row = _row(line, where)
+        row = _parse_row(line, where)
         if row["id"] in rows:
             raise UserError(
                 f"{where}: the id {row['id']!r} is there already; give each line an id of its own."
@@ -59,17 +59,17 @@ def manifest_pool(path: Path) -> Pool:
 
     def read(id: str) -> Item:
         row, item = rows[id], pool.read(id)
-        if (stated := row.get("sha256")) and stated != pixels_sha(item.image):
+        if (expected_sha := row.get("sha256")) and expected_sha != pixels_sha(item.image):
             raise UserError(
                 f"{path}: the image {row['image']!r} differs from the sha256 in its line"
-                f" ({stated[:12]}...); restore it, or take sha256 out of the line."
+                f" ({expected_sha[:12]}...); restore it, or take sha256 out of the line."
             )
         return item
 
     return replace(pool, read=read)
 
 
-def _row(line: str, where: str) -> dict[str, str]:
+def _parse_row(line: str, where: str) -> dict[str, str]:
     """One line of a manifest, checked, with its ``id``."""
     row = parse_json(line, where, SHAPE)
     if not isinstance(row, dict) or not isinstance(row.get("image"), str) or not row["image"]:

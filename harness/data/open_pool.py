@@ -16,7 +16,7 @@ from harness.artifacts.fingerprint import storable
 from harness.data.annotated_pools import coco_pool, llava_pool
 from harness.data.folder_pool import folder_pool
 from harness.data.manifest_pool import manifest_pool
-from harness.data.pool import Pool, ordered
+from harness.data.pool import Pool, seed_order
 from harness.errors import UserError
 from methods.interface import Item
 
@@ -63,37 +63,39 @@ def mixture_pool(spec: str) -> Pool:
     Raises:
         UserError: a part has another form, is the synthetic pool, or cannot be opened.
     """
-    parts: dict[str, Pool] = {}
+    pools: dict[str, Pool] = {}
     weights: dict[str, int] = {}
     for text in spec.removeprefix("mix:").split(","):
-        inner, equals, weight = text.strip().rpartition("=")
+        inner_spec, equals, weight = text.strip().rpartition("=")
         if not equals or not weight.isdigit() or int(weight) < 1:
             raise UserError(
                 f"The part {text.strip()!r} of the pool {spec} must be <pool>=<weight>, such as"
                 " mix:coco.jsonl=1,gqa.jsonl=2."
             )
-        pool = open_pool(inner)
-        if pool.judge is not None:
+        pool = open_pool(inner_spec)
+        if pool.ground_truth is not None:
             raise UserError(
                 f"The pool {spec} mixes the synthetic pool with others; its questions and truth fit"
                 " its own images only: use it alone."
             )
-        name = Path(inner.split(":")[1] if ":" in inner else inner).stem
-        name = name if name not in parts else f"{name}-{len(parts)}"
-        parts[name], weights[name] = pool, int(weight)
+        name = Path(inner_spec.split(":")[1] if ":" in inner_spec else inner_spec).stem
+        name = name if name not in pools else f"{name}-{len(pools)}"
+        pools[name], weights[name] = pool, int(weight)
 
     def read(id: str) -> Item:
         name, _, inner_id = id.partition("/")
-        item = parts[name].read(inner_id)
+        item = pools[name].read(inner_id)
         return Item(id=id, image=item.image, question=item.question, reference=item.reference)
 
     def order(seed: int) -> tuple[str, ...]:
-        return interleave({name: ordered(pool.ids, seed) for name, pool in parts.items()}, weights)
+        return interleave(
+            {name: seed_order(pool.ids, seed) for name, pool in pools.items()}, weights
+        )
 
     return Pool(
         spec=spec,
-        ids=tuple(f"{name}/{id}" for name, pool in parts.items() for id in pool.ids),
-        fields=frozenset.intersection(*(pool.fields for pool in parts.values())),
+        ids=tuple(f"{name}/{id}" for name, pool in pools.items() for id in pool.ids),
+        fields=frozenset.intersection(*(pool.fields for pool in pools.values())),
         read=read,
         order=order,
     )
@@ -103,13 +105,13 @@ def interleave(
     queues: Mapping[str, tuple[str, ...]], weights: Mapping[str, int]
 ) -> tuple[str, ...]:
     """Ids of all queues in proportion to the weights; ends when the next queue in turn is empty."""
-    taken, common = dict.fromkeys(queues, 0), math.prod(weights.values())
+    counts, product = dict.fromkeys(queues, 0), math.prod(weights.values())
     ids: list[str] = []
     while True:
         # The queue with the least taken for its weight; of equals the first. Integers avoid
         # decisions by rounding.
-        turn = min(queues, key=lambda name: (taken[name] + 1) * (common // weights[name]))
-        if taken[turn] == len(queues[turn]):
+        next_name = min(queues, key=lambda name: (counts[name] + 1) * (product // weights[name]))
+        if counts[next_name] == len(queues[next_name]):
             return tuple(ids)
-        ids.append(f"{turn}/{queues[turn][taken[turn]]}")
-        taken[turn] += 1
+        ids.append(f"{next_name}/{queues[next_name][counts[next_name]]}")
+        counts[next_name] += 1

@@ -58,9 +58,9 @@ class Drawn:
         """
         texts = [field for field in ("question", "reference") if field in needs]
         for field in texts:
-            if lacking := [image.id for image in self.images if getattr(image, field) is None]:
+            if missing := [image.id for image in self.images if getattr(image, field) is None]:
                 raise UserError(
-                    f"{len(lacking)} of {len(self.images)} drawn images, such as {lacking[0]}, have"
+                    f"{len(missing)} of {len(self.images)} drawn images, such as {missing[0]}, have"
                     f" no usable {field}, which the method needs: it is missing, blank, no text, or"
                     " has a token such as <image> inside; mend these rows or take them out."
                 )
@@ -88,10 +88,10 @@ class Pool:
     """The fields that every item has."""
     read: Callable[[str], Item]
     """Reads and decodes one item, with every field the pool has; raises UnreadableImage."""
-    judge: GroundTruth | None = None
+    ground_truth: GroundTruth | None = None
     """The exact truth about the images, where the pool has it."""
     order: Callable[[int], tuple[str, ...]] | None = None
-    """The ids in a seed's order; None: sorted by a hash (``ordered``)."""
+    """The ids in a seed's order; None: sorted by a hash (``seed_order``)."""
 
     def check(self, needs: frozenset[Field], method: str) -> None:
         """Check that the pool has what a method needs.
@@ -128,13 +128,13 @@ class Pool:
             UserError: the pool is too small for so many rounds, or no image can be read.
         """
         self.check_size(n, seed, round)
-        ids = self.order(seed) if self.order else ordered(self.ids, seed)
+        ids = self.order(seed) if self.order else seed_order(self.ids, seed)
         ids = ids[n * (round - 1) : n * round]
         with ThreadPoolExecutor(max_workers=min(16, cores())) as threads:
             results = list(threads.map(self._draw_one, ids))
         images = tuple(result for result in results if isinstance(result, DrawnImage))
-        each = zip(ids, results, strict=True)
-        skipped = tuple((id, result) for id, result in each if isinstance(result, str))
+        pairs = zip(ids, results, strict=True)
+        skipped = tuple((id, result) for id, result in pairs if isinstance(result, str))
         if not images:
             raise UserError(
                 f"None of the {n} images drawn from {self.spec} can be read; the first:"
@@ -231,7 +231,7 @@ def other_id(id: str, among: Sequence[str]) -> str:
 
 
 @lru_cache(maxsize=16)
-def ordered(ids: tuple[str, ...], seed: int) -> tuple[str, ...]:
+def seed_order(ids: tuple[str, ...], seed: int) -> tuple[str, ...]:
     """The ids sorted by a hash of seed and id: added or removed images leave the rest in order."""
     return tuple(sorted(ids, key=lambda id: hashlib.sha256(f"{seed}/{id}".encode()).digest()))
 

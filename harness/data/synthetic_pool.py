@@ -38,7 +38,7 @@ def synthetic_pool(spec: str) -> Pool:
         ids=tuple(f"{split}-{index:05d}" for index in range(SIZE)),
         fields=frozenset({"image", "question", "reference", "ground_truth"}),
         read=read,
-        judge=SyntheticTruth(split),
+        ground_truth=SyntheticTruth(split),
     )
 
 

@@ -30,27 +30,27 @@ class LinearMaps:
     """Linear maps of one input, on a snapshot of their weights: W x, and B A x of every adapter.
 
     Adapters are rounded to the weights' precision, as in training: relative to the update that is
-    an error of 0.2 %, where a rounded sum W + B A loses most of a small update. The parts A of all
-    maps and adapters are one matrix."""
+    an error of 0.2 %, where a rounded sum W + B A loses most of a small update. The matrices A of
+    all maps and adapters are concatenated."""
 
     def __init__(self, *modules: Any, fuse: bool = False) -> None:
         weights = tuple(_base(module).weight for module in modules)
         self.weights = (torch.cat(weights),) if fuse else weights
-        parts = [_adapters(module) for module in modules]
-        self.ups = [torch.cat([up for _, up in each], 1) if each else None for each in parts]
-        self.ranks = [0 if up is None else up.shape[1] for up in self.ups]
-        downs = [down for each in parts for down, _ in each]
-        self.down = torch.cat(downs) if downs else None
+        adapters = [_adapters(module) for module in modules]
+        self.lora_b = [torch.cat([b for _, b in pairs], 1) if pairs else None for pairs in adapters]
+        self.ranks = [0 if b is None else b.shape[1] for b in self.lora_b]
+        lora_a = [a for pairs in adapters for a, _ in pairs]
+        self.lora_a = torch.cat(lora_a) if lora_a else None
 
     def __call__(self, x: Tensor) -> list[Tensor]:
         """The maps of ``x`` (B, S, width), or their concatenation where they are fused."""
         outputs = [F.linear(x, weight) for weight in self.weights]
-        if self.down is None:
+        if self.lora_a is None:
             return outputs
-        lows = torch.split(F.linear(x, self.down).flatten(0, 1), self.ranks, -1)
+        projected = torch.split(F.linear(x, self.lora_a).flatten(0, 1), self.ranks, -1)
         return [
-            y if up is None else torch.addmm(y.flatten(0, 1), low, up.t()).view_as(y)
-            for y, low, up in zip(outputs, lows, self.ups, strict=True)
+            y if b is None else torch.addmm(y.flatten(0, 1), projection, b.t()).view_as(y)
+            for y, projection, b in zip(outputs, projected, self.lora_b, strict=True)
         ]
 
 
@@ -94,8 +94,8 @@ class LeanLlama:
     def __init__(self, model: Any) -> None:
         config = model.config
         self.heads: int = config.num_attention_heads
-        self.key_heads: int = config.num_key_value_heads
-        self.size: int = model.layers[0].self_attn.head_dim
+        self.kv_heads: int = config.num_key_value_heads
+        self.head_dim: int = model.layers[0].self_attn.head_dim
         self.eps: float = config.rms_norm_eps
         self.norm: Tensor = model.norm.weight
         self.rotary = model.rotary_emb
@@ -119,13 +119,13 @@ class LeanLlama:
             )
             for layer in model.layers
         ]
-        self.table = (self.norm.new_empty(0), self.norm.new_empty(0))
+        self.rotary_table = (self.norm.new_empty(0), self.norm.new_empty(0))
 
     @staticmethod
     def fits(model: Any) -> bool:
         """Whether ``model`` is exactly this architecture: no subclass, bias or hook, no adapters
         but LoRA's, and rotary positions of a supported kind."""
-        exact = {
+        allowed_types = {
             modeling_llama.LlamaModel,
             modeling_llama.LlamaDecoderLayer,
             modeling_llama.LlamaAttention,
@@ -138,16 +138,18 @@ class LeanLlama:
         }
         if type(model) is not modeling_llama.LlamaModel or model.config.hidden_act != "silu":
             return False
-        activation = {id(layer.mlp.act_fn) for layer in model.layers}
-        inside = {
-            id(part)
+        activation_ids = {id(layer.mlp.act_fn) for layer in model.layers}
+        lora_ids = {
+            id(child)
             for layer in model.modules()
             if is_adapted(layer)
-            for part in layer.modules()
-            if part is not layer.base_layer
+            for child in layer.modules()
+            if child is not layer.base_layer
         }
-        modules = [module for module in model.modules() if id(module) not in activation | inside]
-        if not {type(module) for module in modules} <= exact:
+        modules = [
+            module for module in model.modules() if id(module) not in activation_ids | lora_ids
+        ]
+        if not {type(module) for module in modules} <= allowed_types:
             return False
         hooked = any(module._forward_hooks or module._forward_pre_hooks for module in modules)
         biased = any(module.bias is not None for module in modules if isinstance(module, nn.Linear))
@@ -155,19 +157,19 @@ class LeanLlama:
 
     def allocate(self, rows: int, capacity: int) -> list[Tensor]:
         """Uninitialised keys and values: a tensor (2, rows, H, capacity, D) a layer."""
-        shape = (2, rows, self.key_heads, capacity, self.size)
+        shape = (2, rows, self.kv_heads, capacity, self.head_dim)
         return [self.norm.new_empty(shape) for _ in self.layers]
 
     def rotation(self, positions: Tensor, longest: int) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines (B, S, 1, D) of the positions, from a table that grows to
         ``longest`` positions."""
-        if len(self.table[0]) < longest:
-            length = max(longest, 2 * len(self.table[0]))
+        if len(self.rotary_table[0]) < longest:
+            length = max(longest, 2 * len(self.rotary_table[0]))
             cos, sin = self.rotary(self.norm, torch.arange(length, device=self.norm.device)[None])
             sin = sin[0].clone()
-            sin[:, : self.size // 2].neg_()  # rotate_half(x) * sin == roll(x) * signed sin
-            self.table = (cos[0].clone(), sin)
-        cos, sin = self.table
+            sin[:, : self.head_dim // 2].neg_()  # rotate_half(x) * sin == roll(x) * signed sin
+            self.rotary_table = (cos[0].clone(), sin)
+        cos, sin = self.rotary_table
         return cos[positions][:, :, None], sin[positions][:, :, None]
 
     def __call__(
@@ -196,39 +198,41 @@ class LeanLlama:
         rows, length, width = x.shape
         shared = cache.shared
         if isinstance(start, Tensor):
-            place, stop = start + cache.offset, cache.capacity
-            full = mask if shared is not None else cache.full_mask(mask, rows, length, 0, x)
+            slot, stop = start + cache.offset, cache.capacity
+            full_mask = mask if shared is not None else cache.full_mask(mask, rows, length, 0, x)
         else:
-            place, stop = None, start + length
+            slot, stop = None, start + length
             begin = cache.offset + start
-            full = mask if shared is not None else cache.full_mask(mask, rows, length, start, x)
+            full_mask = (
+                mask if shared is not None else cache.full_mask(mask, rows, length, start, x)
+            )
         end = cache.offset + stop
         cos, sin = self.rotation(positions, cache.prefix_len + stop)
-        for index, (layer, kept) in enumerate(zip(self.layers, cache.layers, strict=True)):
+        for layer_index, (layer, cached) in enumerate(zip(self.layers, cache.layers, strict=True)):
             h = F.rms_norm(x, (width,), layer.norm_in, self.eps)
             queries, keys, values = self.project(h, layer, cos, sin)
-            if place is None:
-                kept[0, :, :, begin:end] = keys.transpose(1, 2)
-                kept[1, :, :, begin:end] = values.transpose(1, 2)
+            if slot is None:
+                cached[0, :, :, begin:end] = keys.transpose(1, 2)
+                cached[1, :, :, begin:end] = values.transpose(1, 2)
             else:
-                kept[0].index_copy_(2, place, keys.transpose(1, 2))
-                kept[1].index_copy_(2, place, values.transpose(1, 2))
-            if index + 1 == len(self.layers) and 0 < segments < length:
-                if full is None and segments > 1:
-                    full = causal_mask(rows, length, length, x)
+                cached[0].index_copy_(2, slot, keys.transpose(1, 2))
+                cached[1].index_copy_(2, slot, values.transpose(1, 2))
+            if layer_index + 1 == len(self.layers) and 0 < segments < length:
+                if full_mask is None and segments > 1:
+                    full_mask = causal_mask(rows, length, length, x)
                 x, queries = segment_ends(x, segments), segment_ends(queries, segments)
-                full = None if full is None else segment_ends(full, segments, 2)
+                full_mask = None if full_mask is None else segment_ends(full_mask, segments, 2)
                 length = segments
             if shared is not None:
-                attended = shared.attend(index, queries, kept[:, :, :, :end], full)
+                attended = shared.attend(layer_index, queries, cached[:, :, :, :end], full_mask)
             else:
                 attended = F.scaled_dot_product_attention(
                     queries.transpose(1, 2),
-                    kept[0, :, :, :end],
-                    kept[1, :, :, :end],
-                    attn_mask=full,
-                    is_causal=full is None and length > 1,
-                    enable_gqa=self.heads != self.key_heads,
+                    cached[0, :, :, :end],
+                    cached[1, :, :, :end],
+                    attn_mask=full_mask,
+                    is_causal=full_mask is None and length > 1,
+                    enable_gqa=self.heads != self.kv_heads,
                 ).transpose(1, 2)
             x = x + layer.out(attended.reshape(rows, length, -1))[0]
             h = F.rms_norm(x, (width,), layer.norm_mlp, self.eps)
@@ -241,15 +245,15 @@ class LeanLlama:
         self, h: Tensor, layer: LlamaLayer, cos: Tensor, sin: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Rotated queries, rotated keys and values, (B, S, heads, D) each."""
-        parts = [each.view(*h.shape[:2], -1, self.size) for each in layer.qkv(h)]
-        if len(parts) == 1:
-            rotated = self.rotate(parts[0][:, :, : -self.key_heads], cos, sin)
-            values = parts[0][:, :, -self.key_heads :]
+        maps = [y.view(*h.shape[:2], -1, self.head_dim) for y in layer.qkv(h)]
+        if len(maps) == 1:
+            rotated = self.rotate(maps[0][:, :, : -self.kv_heads], cos, sin)
+            values = maps[0][:, :, -self.kv_heads :]
             return rotated[:, :, : self.heads], rotated[:, :, self.heads :], values
-        return self.rotate(parts[0], cos, sin), self.rotate(parts[1], cos, sin), parts[2]
+        return self.rotate(maps[0], cos, sin), self.rotate(maps[1], cos, sin), maps[2]
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        return torch.addcmul(x * cos, x.roll(self.size // 2, -1), sin)
+        return torch.addcmul(x * cos, x.roll(self.head_dim // 2, -1), sin)
 
 
 class TransformersText:
@@ -262,14 +266,16 @@ class TransformersText:
         self.model = model
         config = model.config
         heads = config.num_attention_heads
-        size = getattr(config, "head_dim", None) or config.hidden_size // heads
-        self.shape = (getattr(config, "num_key_value_heads", None) or heads, size)
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self.head_shape = (getattr(config, "num_key_value_heads", None) or heads, head_dim)
         self.layers: int = config.num_hidden_layers
         self.like: Tensor = next(model.parameters())
 
     def allocate(self, rows: int, capacity: int) -> list[Tensor]:
-        heads, size = self.shape
-        return [self.like.new_empty((2, rows, heads, capacity, size)) for _ in range(self.layers)]
+        heads, head_dim = self.head_shape
+        return [
+            self.like.new_empty((2, rows, heads, capacity, head_dim)) for _ in range(self.layers)
+        ]
 
     def __call__(
         self,
@@ -282,13 +288,13 @@ class TransformersText:
         segments: int,
     ) -> Tensor:
         rows, length, _ = x.shape
-        full = cache.full_mask(mask, rows, length, start, x)
-        if full is None:
-            full = causal_mask(rows, length, cache.offset + start + length, x)
+        full_mask = cache.full_mask(mask, rows, length, start, x)
+        if full_mask is None:
+            full_mask = causal_mask(rows, length, cache.offset + start + length, x)
         output = self.model(
             inputs_embeds=x,
             position_ids=positions,
-            attention_mask=full,
+            attention_mask=full_mask,
             past_key_values=InPlaceCache(cache.layers, cache.offset + start),
             use_cache=True,
             return_dict=True,
@@ -300,18 +306,18 @@ class TransformersText:
 class InPlaceCache(Cache):  # type: ignore[misc]  # transformers is untyped
     """Our key-value tensors behind the interface of transformers' ``Cache``."""
 
-    def __init__(self, kept: list[Tensor], start: int) -> None:
+    def __init__(self, tensors: list[Tensor], start: int) -> None:
         super().__init__(layers=[])
-        self.kept, self.start = kept, start
+        self.tensors, self.start = tensors, start
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         end = self.start + key_states.shape[2]
-        kept = self.kept[layer_idx]
-        kept[0, :, :, self.start : end] = key_states
-        kept[1, :, :, self.start : end] = value_states
-        return kept[0, :, :, :end], kept[1, :, :, :end]
+        tensor = self.tensors[layer_idx]
+        tensor[0, :, :, self.start : end] = key_states
+        tensor[1, :, :, self.start : end] = value_states
+        return tensor[0, :, :, :end], tensor[1, :, :, :end]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:  # noqa: ARG002  (transformers' signature)
         return self.start

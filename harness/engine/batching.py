@@ -22,9 +22,9 @@ def windows(groups: Sequence[Hashable], limit: int) -> Iterator[list[int]]:
     members: dict[Hashable, list[int]] = {}
     for index, group in enumerate(groups):
         members.setdefault(group, []).append(index)
-    runs, size = list(members.values()), max(1, limit)
-    for start in range(0, len(runs), size):
-        yield [index for run in runs[start : start + size] for index in run]
+    grouped, size = list(members.values()), max(1, limit)
+    for start in range(0, len(grouped), size):
+        yield [index for run in grouped[start : start + size] for index in run]
 
 
 class Batches:
@@ -52,22 +52,22 @@ class Batches:
         ``cache_bytes(item)`` bytes. Raises the memory error if a single item does not fit."""
         results: list[R] = []
         while len(results) < len(work):
-            rest = work[len(results) : len(results) + max(1, self.size // rows)]
-            key, limit = batch_key(rest[0]), math.inf if self.memory is None else self.memory
-            totals = list(accumulate(map(cache_bytes, rest)))
+            items = work[len(results) : len(results) + max(1, self.size // rows)]
+            key, limit = batch_key(items[0]), math.inf if self.memory is None else self.memory
+            totals = list(accumulate(map(cache_bytes, items)))
             count = 1
-            while count < len(rest) and batch_key(rest[count]) == key and totals[count] <= limit:
+            while count < len(items) and batch_key(items[count]) == key and totals[count] <= limit:
                 count += 1
-            done = attempt(rest[:count], call)
-            if done is None:
+            batch_results = try_batch(items[:count], call)
+            if batch_results is None:
                 self.size = max(1, count // 2 * rows)
                 release_memory()
             else:
-                results.extend(done)
+                results.extend(batch_results)
         return results
 
 
-def attempt(batch: Sequence[T], call: Callable[[Sequence[T]], Sequence[R]]) -> Sequence[R] | None:
+def try_batch(batch: Sequence[T], call: Callable[[Sequence[T]], Sequence[R]]) -> Sequence[R] | None:
     """The results of ``call``, or None if memory ran out and the batch can be split."""
     try:
         return call(batch)

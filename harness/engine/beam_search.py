@@ -27,7 +27,7 @@ from methods.interface import BeamSearch, Decoding
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Candidate = tuple[float, int, int, float]
-"""A next token: the beam's penalised sum with it, the beam's place, the token, its
+"""A next token: the beam's penalised sum with it, the beam's index, the token, its
 log-probability."""
 
 
@@ -37,9 +37,9 @@ class Beam:
 
     ids: tuple[int, ...] = ()
     total: float = 0.0
-    """With diversity penalties taken off, as the search ranks it."""
+    """The sum minus the diversity penalties; the search ranks by it."""
     logp: float = 0.0
-    """As the model gives them."""
+    """The sum of the model's log-probabilities."""
     finished: bool = False
 
     @property
@@ -60,46 +60,47 @@ class Group:
 
     def finish(self, beam: Beam) -> None:
         """Add a finished beam if it is among the ``size`` best."""
-        if len(self.finished) < self.size or beam.score > min(each.score for each in self.finished):
+        if len(self.finished) < self.size or beam.score > min(kept.score for kept in self.finished):
             self.finished.append(beam)
         if len(self.finished) > self.size:
-            self.finished.remove(min(self.finished, key=lambda each: each.score))
+            self.finished.remove(min(self.finished, key=lambda kept: kept.score))
 
     def step(
         self, ranked: Sequence[Candidate], stops: Stops, *, complete: bool
     ) -> list[int] | None:
-        """Extend the beams by the best candidates, best first. Returns the place of the beam that
+        """Extend the beams by the best candidates, best first. Returns the index of the beam that
         each new open beam continues.
 
         Returns None if too few candidates stay open and ``ranked`` is not ``complete``: the caller
         must rank more."""
-        opened: list[Beam] = []
-        sources: list[int] = []
-        ended: list[Beam] = []
-        for rank, (total, source, token, gain) in enumerate(ranked):
-            if total == -math.inf or len(opened) == self.size:
+        open_beams: list[Beam] = []
+        parents: list[int] = []
+        ended_beams: list[Beam] = []
+        for rank, (total, parent, token, gain) in enumerate(ranked):
+            if total == -math.inf or len(open_beams) == self.size:
                 break
-            before = self.beams[source]
-            ids, logp = [*before.ids, token], before.logp + gain
+            parent_beam = self.beams[parent]
+            ids, logp = [*parent_beam.ids, token], parent_beam.logp + gain
             if not stops.hit(ids):
-                opened.append(Beam(ids=tuple(ids), total=total, logp=logp))
-                sources.append(source)
+                open_beams.append(Beam(ids=tuple(ids), total=total, logp=logp))
+                parents.append(parent)
             elif rank < self.size:  # an end counts only among the best ``size`` candidates
-                ended.append(Beam(ids=tuple(ids), total=total, logp=logp, finished=True))
-        if len(opened) < self.size and not complete:
+                ended_beams.append(Beam(ids=tuple(ids), total=total, logp=logp, finished=True))
+        if len(open_beams) < self.size and not complete:
             return None
-        for beam in ended:
+        for beam in ended_beams:
             self.finish(beam)
         length = len(self.beams[0].ids) + 1
-        self.done = not opened or (
+        self.done = not open_beams or (
             len(self.finished) == self.size
             and min(beam.score for beam in self.finished) >= ranked[0][0] / length
         )
-        for _ in range(self.size - len(opened)):  # fewer tokens than beams: fill with dead beams
-            opened.append(Beam(ids=(0,) * length, total=-math.inf, logp=-math.inf))
-            sources.append(0)
-        self.beams = opened
-        return sources
+        # Fewer tokens than beams: fill with dead beams.
+        for _ in range(self.size - len(open_beams)):
+            open_beams.append(Beam(ids=(0,) * length, total=-math.inf, logp=-math.inf))
+            parents.append(0)
+        self.beams = open_beams
+        return parents
 
     def close(self) -> None:
         """At the token limit, open beams count as they are."""
@@ -128,25 +129,27 @@ def beam_search(
     if search.end == "apart" and stops.ends:
         extra, logps = split_end(logps, sorted(stops.ends))
     # The first step has one row a prompt; later every open beam has its own row, group by group.
-    places, width, active = [group.prompt for group in groups], 1, groups
+    first_rows, width, active = [group.prompt for group in groups], 1, groups
     for step in range(search.max_new_tokens):
-        taken = step_groups(active, places, width, logps, search, stops)
+        parents = step_groups(active, first_rows, width, logps, search, stops)
         for group in active:
             if step + 1 == rows[group.prompt].max_new_tokens:
                 group.close()
                 group.done = True
-        left = [at for at, group in enumerate(active) if not group.done]
-        if not left or step + 1 == search.max_new_tokens:
+        live = [index for index, group in enumerate(active) if not group.done]
+        if not live or step + 1 == search.max_new_tokens:
             break
         # Finished groups that stay are unused rows.
-        keep = left if decoder.shrinks(len(left), len(active)) else list(range(len(active)))
+        keep = live if decoder.should_shrink(len(live), len(active)) else list(range(len(active)))
         unused = [min(beam, width - 1) for beam in range(size)]
-        sources = [places[at] + source for at in keep for source in taken.get(at, unused)]
-        tokens = [beam.ids[-1] for at in keep for beam in active[at].beams]
-        active = [active[at] for at in keep]
-        same = width == size and sources == list(range(len(state.lengths)))
-        state.advance(torch.tensor(tokens, device=decoder.device), None if same else sources)
-        places, width = [at * size for at in range(len(active))], size
+        source_rows = [
+            first_rows[index] + parent for index in keep for parent in parents.get(index, unused)
+        ]
+        tokens = [beam.ids[-1] for index in keep for beam in active[index].beams]
+        active = [active[index] for index in keep]
+        same = width == size and source_rows == list(range(len(state.lengths)))
+        state.advance(torch.tensor(tokens, device=decoder.device), None if same else source_rows)
+        first_rows, width = [index * size for index in range(len(active))], size
         logps = state.logits().log_softmax(-1)
     beams: list[list[Beam]] = [[] for _ in rows]
     for group in groups:
@@ -154,8 +157,8 @@ def beam_search(
         beams[group.prompt] += group.finished
     # Among equal scores the last comes first, as in transformers.
     return [
-        sorted(found, key=lambda beam: beam.score)[::-1] + last
-        for found, last in zip(beams, extra, strict=True)
+        sorted(finished, key=lambda beam: beam.score)[::-1] + ending
+        for finished, ending in zip(beams, extra, strict=True)
     ]
 
 
@@ -164,8 +167,8 @@ def split_end(logps: Tensor, ends: list[int]) -> tuple[list[list[Beam]], Tensor]
     end tokens."""
     values, best = (column.tolist() for column in logps[:, ends].max(-1))
     beams = [
-        [Beam(ids=(ends[at],), total=value, logp=value, finished=True)]
-        for value, at in zip(values, best, strict=True)
+        [Beam(ids=(ends[index],), total=value, logp=value, finished=True)]
+        for value, index in zip(values, best, strict=True)
     ]
     return beams, logps.index_fill(1, torch.tensor(ends, device=logps.device), -torch.inf)
 
@@ -175,7 +178,7 @@ def sample_beams(
 ) -> list[list[Beam]]:
     """Independent samples instead of beams, each seeded by its row's key and its number."""
     count = search.num_beams
-    drawn = [replace(row, key=f"{row.key}/{number}") for row in rows for number in range(count)]
+    samples = [replace(row, key=f"{row.key}/{number}") for row in rows for number in range(count)]
     decoding = Decoding(
         max_new_tokens=search.max_new_tokens,
         temperature=search.temperature,
@@ -183,65 +186,67 @@ def sample_beams(
         seed=search.seed,
     )
     beams = [
-        Beam(ids=tuple(each.ids), total=each.logp, logp=each.logp, finished=each.finished)
-        for each in decode(decoder, drawn, decoding, stops)
+        Beam(ids=tuple(answer.ids), total=answer.logp, logp=answer.logp, finished=answer.finished)
+        for answer in decode(decoder, samples, decoding, stops)
     ]
     return [
-        sorted(beams[at : at + count], key=lambda beam: -beam.score)
-        for at in range(0, len(beams), count)
+        sorted(beams[start : start + count], key=lambda beam: -beam.score)
+        for start in range(0, len(beams), count)
     ]
 
 
 def step_groups(
     groups: Sequence[Group],
-    places: Sequence[int],
+    first_rows: Sequence[int],
     width: int,
     logps: Tensor,
     search: BeamSearch,
     stops: Stops,
 ) -> dict[int, list[int]]:
     """One step of every open group, a prompt's groups in their order. ``logps`` (B, V) holds
-    ``width`` rows a group, from the group's place on. Returns, by a group's index, the places of
-    the beams that its new beams continue.
+    ``width`` rows a group, from ``first_rows`` on. Returns, by a group's index, the indices of the
+    beams that its new beams continue.
 
     Penalties lower only the tokens that earlier groups took. A group's best tokens are therefore
-    among the best unpenalised ones, if as many more are ranked as may be lowered. So the device is
-    asked once for all groups; penalties are applied here, to the same float32 numbers."""
+    among the best unpenalised ones, if as many more are ranked as may be lowered. So one transfer
+    from the device serves all groups; penalties are applied here, to the same float32 numbers."""
     size, vocabulary = search.num_beams // search.num_beam_groups, logps.shape[1]
     count = size * (2 + len(stops.ends) + 4 * len(stops.stops))
     values, tokens = top_tokens(logps, min(vocabulary, count + search.num_beams - size))
     single = np.full(search.num_beams, search.diversity_penalty)
     penalties = np.add.accumulate(np.concatenate([[0], single]).astype(np.float32))
-    taken: dict[int, list[int]] = {}
-    chosen: dict[int, list[int]] = {group.prompt: [] for group in groups}
+    parents: dict[int, list[int]] = {}
+    taken_tokens: dict[int, list[int]] = {group.prompt: [] for group in groups}
 
     def rank(
-        some: Sequence[Group], gains: Floats, ids: Integers, count: int
+        subset: Sequence[Group], gains: Floats, ids: Integers, count: int
     ) -> list[list[Candidate]]:
-        before = np.array([[beam.total for beam in group.beams] for group in some], np.float32)
-        lowered = penalties[count_chosen(ids, [chosen[group.prompt] for group in some])]
-        return rank_candidates(gains - lowered + before[:, :, None], gains, ids, count)
+        totals = np.array([[beam.total for beam in group.beams] for group in subset], np.float32)
+        penalty = penalties[count_chosen(ids, [taken_tokens[group.prompt] for group in subset])]
+        return rank_candidates(gains - penalty + totals[:, :, None], gains, ids, count)
 
     for number in range(search.num_beam_groups):
-        members = [at for at, each in enumerate(groups) if each.number == number and not each.done]
+        members = [
+            index for index, group in enumerate(groups) if group.number == number and not group.done
+        ]
         if not members:
             continue
-        rows = np.array([[places[at] + beam for beam in range(width)] for at in members])
-        some, gains, ids = [groups[at] for at in members], values[rows], tokens[rows]
-        ranked = rank(some, gains, ids, min(count, width * vocabulary))
-        for at, row, candidates in zip(members, rows, ranked, strict=True):
-            group, complete = groups[at], len(candidates) == width * vocabulary
-            sources = group.step(candidates, stops, complete=complete)
-            if sources is None:  # too many of the best are ends: rank the whole vocabulary
+        rows = np.array([[first_rows[index] + beam for beam in range(width)] for index in members])
+        subset, gains, ids = [groups[index] for index in members], values[rows], tokens[rows]
+        ranked = rank(subset, gains, ids, min(count, width * vocabulary))
+        for index, row, candidates in zip(members, rows, ranked, strict=True):
+            group, complete = groups[index], len(candidates) == width * vocabulary
+            group_parents = group.step(candidates, stops, complete=complete)
+            if group_parents is None:  # too many of the best are ends: rank the whole vocabulary
                 gains = logps[torch.from_numpy(row).to(logps.device)].cpu().numpy()[None]
                 ids = np.broadcast_to(np.arange(vocabulary), gains.shape)
                 [everything] = rank([group], gains, ids, width * vocabulary)
-                sources = group.step(everything, stops, complete=True)
-            taken[at] = sources or []
+                group_parents = group.step(everything, stops, complete=True)
+            parents[index] = group_parents or []
         if search.diversity_penalty and number + 1 < search.num_beam_groups:
-            for at in members:
-                chosen[groups[at].prompt] += [beam.ids[-1] for beam in groups[at].beams]
-    return taken
+            for index in members:
+                taken_tokens[groups[index].prompt] += [beam.ids[-1] for beam in groups[index].beams]
+    return parents
 
 
 def top_tokens(logps: Tensor, count: int) -> tuple[Floats, Integers]:
@@ -249,8 +254,8 @@ def top_tokens(logps: Tensor, count: int) -> tuple[Floats, Integers]:
     (B, count), in one transfer."""
     values, tokens = logps.topk(count)
     # float64 holds both exactly.
-    both = torch.stack([values.double(), tokens.double()]).cpu().numpy()
-    return both[0].astype(np.float32), both[1].astype(np.int64)
+    stacked = torch.stack([values.double(), tokens.double()]).cpu().numpy()
+    return stacked[0].astype(np.float32), stacked[1].astype(np.int64)
 
 
 def count_chosen(tokens: Integers, chosen: Sequence[Sequence[int]]) -> Integers:
@@ -269,8 +274,8 @@ def rank_candidates(
     K)."""
     order = np.argsort(-totals.reshape(len(totals), -1), 1, kind="stable")[:, :count]
     best_totals, best_gains, best_tokens = (
-        np.take_along_axis(each.reshape(len(totals), -1), order, 1).tolist()
-        for each in (totals, gains, tokens)
+        np.take_along_axis(array.reshape(len(totals), -1), order, 1).tolist()
+        for array in (totals, gains, tokens)
     )
     beams = (order // totals.shape[2]).tolist()
     return [

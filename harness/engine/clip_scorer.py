@@ -39,8 +39,8 @@ from harness.models.processor_checks import (
     check_pixels,
     check_small_files,
     check_vocabulary,
+    explain_load_errors,
     largest_side,
-    one_sentence,
 )
 
 MAX_EMBEDDINGS = 4096
@@ -92,8 +92,8 @@ def find_scorer(name: str | None, base: BaseCard) -> ScorerCard:
     Raises:
         UserError: there is no such scorer (the nearest name is given), or no such revision.
     """
-    own = "synthetic-clip" if base.prompts == "synthetic" else "clip-vit-large-patch14-336"
-    name = name or own
+    default = "synthetic-clip" if base.prompts == "synthetic" else "clip-vit-large-patch14-336"
+    name = name or default
     if name in SCORERS:
         return SCORERS[name]
     if Path(name).is_dir():
@@ -122,13 +122,13 @@ def _hub_scorer(name: str) -> ScorerCard:
 
 
 def scorer_identity(card: ScorerCard) -> Mapping[str, Any] | str:
-    """The scorer in a stage's identity: the content of the files that loading reads, by name, or id
-    and commit of a hub model.
+    """The scorer in a stage's identity: the content of the files that loading reads, by name; or id
+    and commit of a hub model, because a commit's content never changes.
 
     Loads nothing.
     """
     if isinstance(card.source, Path):
-        folder = _folder(card)
+        folder = _scorer_folder(card)
         return {WEIGHTS: weights_fingerprint(folder), **loaded_files(folder)}
     return f"{card.source}@{card.revision}"
 
@@ -139,18 +139,18 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
     Raises:
         UserError: it is missing, cannot be downloaded, or is no image-text model.
     """
-    what = f"The scorer {card.name!r}"
+    label = f"The scorer {card.name!r}"
     torch_file = not card.safetensors
     if isinstance(card.source, Path):
-        source = _folder(card)
+        source = _scorer_folder(card)
     else:
-        source = hub_snapshots.fetch(what, card.source, card.revision, torch_file=torch_file)
+        source = hub_snapshots.fetch(label, card.source, card.revision, torch_file=torch_file)
     check_small_files(source)
     if card.safetensors or weight_files(source):
         check_files(source)
-    with one_sentence(what, str(card.source), card.revision), without_own_code(str(source)):
+    with explain_load_errors(label, str(card.source), card.revision), without_own_code(str(source)):
         processor = AutoProcessor.from_pretrained(source, backend="pil", trust_remote_code=False)
-        check_weights(what, source, AutoModel, torch_file=torch_file)
+        check_weights(label, source, AutoModel, torch_file=torch_file)
         model = AutoModel.from_pretrained(
             source,
             dtype=torch.float32,
@@ -164,7 +164,7 @@ def load_scorer(card: ScorerCard, device: str = "cpu") -> ClipScorer:
     return scorer
 
 
-def _folder(card: ScorerCard) -> Path:
+def _scorer_folder(card: ScorerCard) -> Path:
     folder = Path(card.source)
     if not (folder / "config.json").is_file():
         raise UserError(
@@ -186,15 +186,15 @@ class ClipScorer:
 
     def __init__(self, model: Any, processor: Any, *, batch_size: int = 256) -> None:
         names = ("tokenizer", "image_processor")
-        parts: list[Any] = [getattr(processor, name, None) for name in names]
-        embeds = all(hasattr(model, f"get_{kind}_features") for kind in ("image", "text"))
-        if None in parts or not embeds:
+        components: list[Any] = [getattr(processor, name, None) for name in names]
+        embeds = all(hasattr(model, f"get_{modality}_features") for modality in ("image", "text"))
+        if None in components or not embeds:
             raise UserError(
                 f"{type(model).__name__} with {type(processor).__name__} is no image-text scorer:"
                 " it must embed images and sentences, as CLIP and SigLIP do."
             )
         self.model = model.eval()
-        self.tokenizer, self.image_processor = parts
+        self.tokenizer, self.image_processor = components
         self.batches = Batches(batch_size)
         self.device: torch.device = next(model.parameters()).device
         self.max_length: int = model.config.text_config.max_position_embeddings
@@ -202,8 +202,8 @@ class ClipScorer:
         self.fixed_length = str(model.config.model_type).startswith("siglip")
         # CLIP reads the embedding at the end token; some tokenizers do not add one.
         begin, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        bare = model.config.model_type == "clip" and self.tokenizer("a")["input_ids"][-1:] != [end]
-        self.begin, self.end = ([begin], [end]) if bare else ([], [])
+        add = model.config.model_type == "clip" and self.tokenizer("a")["input_ids"][-1:] != [end]
+        self.begin, self.end = ([begin], [end]) if add else ([], [])
         self.embeddings: OrderedDict[str, Tensor] = OrderedDict()
         self.images_embedded = 0
 
@@ -246,9 +246,9 @@ class ClipScorer:
         distinct = list(dict.fromkeys(sentences))
         ids = self.tokens(distinct)
         # The longest first: sentences of similar length share a batch.
-        order = sorted(range(len(distinct)), key=lambda place: -len(ids[place]))
-        rows = self.batches.run([ids[place] for place in order], self._text_batch, lambda _: None)
-        by_sentence = {distinct[place]: row for place, row in zip(order, rows, strict=True)}
+        order = sorted(range(len(distinct)), key=lambda index: -len(ids[index]))
+        rows = self.batches.run([ids[index] for index in order], self._text_batch, lambda _: None)
+        by_sentence = {distinct[index]: row for index, row in zip(order, rows, strict=True)}
         text_rows = torch.stack([by_sentence[sentence] for sentence in sentences])
         cosines = torch.stack(image_rows) * text_rows
         return [float(value) for value in (100 * cosines.sum(-1)).tolist()]
@@ -256,16 +256,16 @@ class ClipScorer:
     def tokens(self, sentences: Sequence[str]) -> list[list[int]]:
         room = self.max_length - len(self.begin) - len(self.end)
         ids = self.tokenizer(list(sentences), truncation=True, max_length=room)["input_ids"]
-        return [[*self.begin, *each, *self.end] for each in ids]
+        return [[*self.begin, *row, *self.end] for row in ids]
 
     def _text_batch(self, ids: Sequence[list[int]]) -> list[Tensor]:
         """Unit embeddings of tokenised sentences."""
         pad = self.tokenizer.pad_token_id or 0
         length = self.max_length if self.fixed_length else max(map(len, ids))
-        rows = [each + [pad] * (length - len(each)) for each in ids]
+        rows = [row + [pad] * (length - len(row)) for row in ids]
         inputs = {"input_ids": torch.tensor(rows, device=self.device)}
         if not self.fixed_length:
-            mask = [[1] * len(each) + [0] * (length - len(each)) for each in ids]
+            mask = [[1] * len(row) + [0] * (length - len(row)) for row in ids]
             inputs["attention_mask"] = torch.tensor(mask, device=self.device)
         output = self.model.get_text_features(**inputs)
         return list(F.normalize(output.pooler_output.float(), dim=-1))
@@ -273,13 +273,13 @@ class ClipScorer:
     def embed_images(self, images: Sequence[Image]) -> list[Tensor]:
         """Unit embeddings of images; equal images are embedded once."""
         by_object = {id(image): image for image in images}
-        keys = {number: content_hash(image) for number, image in by_object.items()}
-        by_key = {keys[number]: image for number, image in by_object.items()}
+        keys = {object_id: content_hash(image) for object_id, image in by_object.items()}
+        by_key = {keys[object_id]: image for object_id, image in by_object.items()}
         embedded = {key: self.embeddings[key] for key in by_key if key in self.embeddings}
-        absent = [key for key in by_key if key not in embedded]
-        self.images_embedded += len(absent)
-        rows = self.batches.run([by_key[key] for key in absent], self._image_batch, lambda _: None)
-        embedded |= zip(absent, rows, strict=True)
+        missing = [key for key in by_key if key not in embedded]
+        self.images_embedded += len(missing)
+        rows = self.batches.run([by_key[key] for key in missing], self._image_batch, lambda _: None)
+        embedded |= zip(missing, rows, strict=True)
         for key in by_key:
             self.embeddings[key] = embedded[key]
             self.embeddings.move_to_end(key)

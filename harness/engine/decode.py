@@ -39,24 +39,26 @@ class Stops:
     def __init__(self, stops: Sequence[str], tokenizer: Any, ends: frozenset[int]) -> None:
         self.stops, self.tokenizer, self.ends = tuple(stops), tokenizer, ends
         self.last_characters = {stop[-1] for stop in stops}
-        self.may_close: dict[int, bool] = {}
+        self.may_end: dict[int, bool] = {}
 
-    def closes(self, token: int) -> bool:
+    def may_end_stop(self, token: int) -> bool:
         """Whether a stop string may end in this token."""
-        known = self.may_close.get(token)
-        if known is None:
+        result = self.may_end.get(token)
+        if result is None:
             text = self.tokenizer.decode([token])
             # Part of a character decodes to the replacement sign: it may be any character.
-            known = self.may_close[token] = "\ufffd" in text or any(
-                last in text or not last.strip() for last in self.last_characters
+            result = self.may_end[token] = "\ufffd" in text or any(
+                character in text or not character.strip() for character in self.last_characters
             )
-        return known
+        return result
 
     def hit(self, ids: list[int]) -> bool:
         """Whether the last token ends the answer."""
         if ids[-1] in self.ends:
             return True
-        return bool(self.stops) and self.closes(ids[-1]) and self.cut(self.text(ids)) is not None
+        return (
+            bool(self.stops) and self.may_end_stop(ids[-1]) and self.cut(self.text(ids)) is not None
+        )
 
     def text(self, ids: list[int]) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
@@ -73,17 +75,17 @@ def decode(
     """The answers of one batch, in its order."""
     answers = [Generated(ids=[], max_new_tokens=row.max_new_tokens) for row in rows]
     # Equal prompts (several samples of one) are read once.
-    numbers: dict[tuple[int, tuple[int, ...]], int] = {}
-    source = [numbers.setdefault((id(row.prefix), row.suffix), len(numbers)) for row in rows]
-    repeated = len(numbers) < len(rows)
-    firsts = list(dict(zip(source, rows, strict=True)).values()) if repeated else rows
-    state = DecodeState(decoder, firsts, decoding.max_new_tokens, -(-len(rows) // len(firsts)))
+    slots: dict[tuple[int, tuple[int, ...]], int] = {}
+    prompt_of = [slots.setdefault((id(row.prefix), row.suffix), len(slots)) for row in rows]
+    repeated = len(slots) < len(rows)
+    distinct = list(dict(zip(prompt_of, rows, strict=True)).values()) if repeated else rows
+    state = DecodeState(decoder, distinct, decoding.max_new_tokens, -(-len(rows) // len(distinct)))
     draws = uniform_draws(rows, decoding, decoder.device)
     active = list(range(len(rows)))
     for step in range(decoding.max_new_tokens):
         logits = state.logits()
         if repeated and not step:
-            logits = logits[torch.tensor(source, device=decoder.device)]
+            logits = logits[torch.tensor(prompt_of, device=decoder.device)]
         logps = logits.log_softmax(-1)
         chosen = logits.argmax(-1) if draws is None else sample(logits, decoding, draws[:, step])
         # One transfer a step: float64 holds token ids exactly.
@@ -96,18 +98,18 @@ def decode(
                 answer.ids.append(int(token))
                 answer.logp += gain
                 answer.finished = stops.hit(answer.ids)
-        left = [place for place, row in enumerate(active) if not answers[row].done]
-        if not left or step + 1 == decoding.max_new_tokens:
+        remaining = [index for index, row in enumerate(active) if not answers[row].done]
+        if not remaining or step + 1 == decoding.max_new_tokens:
             break
-        shrink = decoder.shrinks(len(left), len(active))
+        shrink = decoder.should_shrink(len(remaining), len(active))
         if shrink:
-            active = [active[place] for place in left]
-            keep = torch.tensor(left, device=decoder.device)
+            active = [active[index] for index in remaining]
+            keep = torch.tensor(remaining, device=decoder.device)
             chosen, draws = chosen[keep], None if draws is None else draws[keep]
         if repeated and not step:
-            state.advance(chosen, [source[row] for row in active])
+            state.advance(chosen, [prompt_of[row] for row in active])
         else:
-            state.advance(chosen, left if shrink else None)
+            state.advance(chosen, remaining if shrink else None)
     return answers
 
 
@@ -118,12 +120,12 @@ def uniform_draws(
     None when greedy."""
     if decoding.temperature == 0:
         return None
-    drawn = []
+    draws = []
     for row in rows:
         seed = hashlib.sha256(f"{decoding.seed}\0{row.key}".encode()).digest()[:8]
         generator = torch.Generator().manual_seed(int.from_bytes(seed, "big") >> 1)
-        drawn.append(torch.rand(decoding.max_new_tokens, generator=generator, dtype=torch.float64))
-    return torch.stack(drawn).to(device)
+        draws.append(torch.rand(decoding.max_new_tokens, generator=generator, dtype=torch.float64))
+    return torch.stack(draws).to(device)
 
 
 def sample(logits: Tensor, decoding: Decoding, draw: Tensor) -> Tensor:
@@ -136,6 +138,6 @@ def sample(logits: Tensor, decoding: Decoding, draw: Tensor) -> Tensor:
     below = ranked.cumsum(-1) - ranked
     ranked = ranked * (below < decoding.top_p)
     cumulative = ranked.cumsum(-1)
-    place = torch.searchsorted(cumulative, (draw * cumulative[:, -1])[:, None], right=True)
+    rank = torch.searchsorted(cumulative, (draw * cumulative[:, -1])[:, None], right=True)
     last = (ranked > 0).sum(-1, keepdim=True) - 1
-    return order.gather(1, torch.minimum(place, last))[:, 0]
+    return order.gather(1, torch.minimum(rank, last))[:, 0]

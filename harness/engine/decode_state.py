@@ -23,12 +23,13 @@ GROWTH = 64
 answers are far shorter."""
 
 EXPECTED_TOKENS = 128
-"""New tokens a row that a batch's memory is planned for. Longer answers use what else is free.
-Where steps are CUDA graphs, a cache grows by so many positions: each growth needs a new graph."""
+"""New tokens a row that a batch's memory is planned for. Longer answers use the memory that is
+left. With CUDA graphs, a cache grows by this many positions, because each growth needs a new
+graph."""
 
 ALIGNMENT = 16
-"""Prefixes and caches have multiples of so many positions on CUDA: matrix products of odd lengths
-(577 patches and tokens) take several times as long there."""
+"""On CUDA, prefixes and caches are padded to a multiple of this many positions: there, matrix
+products of odd lengths (577 patches and tokens) take several times as long."""
 
 READ_TOKENS = 8192
 """Most prompt tokens in one forward pass: enough to be compute-bound, few enough to save memory."""
@@ -85,7 +86,7 @@ class ContinuationCache(LruCache[tuple[Hashable, tuple[int, ...]]]):
         cached: dict[Hashable, list[tuple[int, ...]]] = {}
         for cache_key, suffix in self.entries:
             cached.setdefault(cache_key, []).append(suffix)
-        found = []
+        result = []
         for cache_key, row in zip(cache_keys, rows, strict=True):
             lengths = (
                 len(beginning)
@@ -94,8 +95,8 @@ class ContinuationCache(LruCache[tuple[Hashable, tuple[int, ...]]]):
             )
             if cache_key is not None:
                 row = replace(row, cache_key=cache_key, cached_len=max(lengths, default=0))
-            found.append(row)
-        return found
+            result.append(row)
+        return result
 
     def mark_used(self, rows: Sequence[DecodeRow]) -> None:
         """Mark the entries that these rows continue as used, in the order of the rows, so that the
@@ -127,16 +128,16 @@ class Decoder:
     def growth(self) -> int:
         return EXPECTED_TOKENS if self.uses_graphs else GROWTH
 
-    def aligned(self, positions: int) -> int:
+    def round_up(self, positions: int) -> int:
         return -(-positions // self.alignment) * self.alignment
 
-    def shrinks(self, left: int, rows: int) -> bool:
-        """Whether the finished rows leave a batch of which so many rows are left.
+    def should_shrink(self, remaining: int, rows: int) -> bool:
+        """Whether to drop the finished rows of a batch of ``rows`` rows, ``remaining`` unfinished.
 
         Copying the cache costs about a step, so a few finished rows stay. With a graph more stay,
         up to half of the batch: a step reads all weights for any number of rows (most of its time),
         and each change costs a capture and some steps without a graph, about four steps."""
-        return left <= (rows // 2 if self.uses_graphs else rows * 7 // 8)
+        return remaining <= (rows // 2 if self.uses_graphs else rows * 7 // 8)
 
     def new_cache(self, rows: Sequence[DecodeRow], capacity: int, copies: int = 1) -> KVCache:
         """A cache with each row's prefix and ``capacity`` positions behind it. A prefix of several
@@ -144,23 +145,23 @@ class Decoder:
         make of each."""
         prefixes = [row.prefix for row in rows if row.prefix is not None]
         if not prefixes:
-            return KVCache(self.text.allocate(len(rows), self.aligned(capacity)))
+            return KVCache(self.text.allocate(len(rows), self.round_up(capacity)))
         distinct = list({id(prefix): prefix for prefix in prefixes}.values())
         if not self.text.shares_prefixes or 2 * len(distinct) > copies * len(rows):
-            return self.copied_prefixes(prefixes, capacity)
-        number = {id(prefix): place for place, prefix in enumerate(distinct)}
-        filled = self.copied_prefixes(distinct, 0)
+            return self.copy_prefixes(prefixes, capacity)
+        slots = {id(prefix): slot for slot, prefix in enumerate(distinct)}
+        filled = self.copy_prefixes(distinct, 0)
         for layer in filled.layers:
             layer[:, :, :, filled.offset :] = 0
-        owners = [number[id(prefix)] for prefix in prefixes]
+        owners = [slots[id(prefix)] for prefix in prefixes]
         shared = SharedPrefixes(filled.layers, owners, filled.offset)
-        return KVCache(self.text.allocate(len(rows), self.aligned(capacity)), shared=shared)
+        return KVCache(self.text.allocate(len(rows), self.round_up(capacity)), shared=shared)
 
-    def copied_prefixes(self, prefixes: Sequence[Tensor], capacity: int) -> KVCache:
+    def copy_prefixes(self, prefixes: Sequence[Tensor], capacity: int) -> KVCache:
         """A cache with a copy of its prefix in each row, and ``capacity`` positions or a few more
         behind it."""
         length = int(prefixes[0].shape[3])
-        layers = self.text.allocate(len(prefixes), self.aligned(length + capacity))
+        layers = self.text.allocate(len(prefixes), self.round_up(length + capacity))
         for index, layer in enumerate(layers):
             torch.stack([prefix[index] for prefix in prefixes], 1, out=layer[:, :, :, :length])
         return KVCache(layers, offset=length)
@@ -179,8 +180,8 @@ class DecodeState:
         self.used = longest = max(len(row.suffix) for row in rows)
         self.lengths = torch.tensor([row.start + len(row.suffix) for row in rows], device=device)
         self.cache = decoder.new_cache(rows, longest + min(decoder.growth, new_tokens), copies)
-        self.last = longest + new_tokens - 1
-        self.fixed: FixedStep | None = None
+        self.max_used = longest + new_tokens - 1
+        self.fixed_step: FixedStep | None = None
         self.plain_steps = 0  # since rows left or the cache grew
         entries = decoder.continuations.entries
         cached = [entries.get((row.cache_key, row.suffix[: row.cached_len])) for row in rows]
@@ -192,13 +193,13 @@ class DecodeState:
         packed = self.cache.shared is not None and not any(row.cached_len for row in rows)
         order: list[int] = []
         hidden = []
-        for part in read_parts(rows, packed=packed):
+        for packs in plan_passes(rows, packed=packed):
             hidden.append(
-                self._read_packs(rows, part)
+                self._read_packs(rows, packs)
                 if packed
-                else self._read_rows(rows, [place for (place,) in part], cached)
+                else self._read_rows(rows, [index for (index,) in packs], cached)
             )
-            order += [place for pack in part for place in pack]
+            order += [index for pack in packs for index in pack]
         del cached  # the batch's cache holds copies
         self.hidden = torch.cat(hidden)
         if order != sorted(order):
@@ -211,54 +212,54 @@ class DecodeState:
 
     def _store_suffixes(self, rows: Sequence[DecodeRow]) -> None:
         end = self.cache.offset + self.used
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             if row.cache_key is not None:
                 begin = end - len(row.suffix)
-                suffix = [layer[:, place, :, begin:end] for layer in self.cache.layers]
+                suffix = [layer[:, index, :, begin:end] for layer in self.cache.layers]
                 self.decoder.continuations.put((row.cache_key, row.suffix), torch.stack(suffix))
 
     def _inputs(
         self, rows: Sequence[DecodeRow], length: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The last ``length`` suffix tokens of N rows: ids and positions (N, length), the hidden
-        places of their mask (N, length, length), and the number of pads (N,), negative where some
-        tokens are not read."""
+        """The last ``length`` suffix tokens of N rows: ids and positions (N, length), which
+        positions each token must not see (N, length, length), and the number of pads (N,), negative
+        where some tokens are not read."""
         device = self.decoder.device
         ids = [[0] * (length - len(row.suffix)) + list(row.suffix[-length:]) for row in rows]
         pads = torch.tensor([length - len(row.suffix) for row in rows], device=device)
         starts = torch.tensor([row.start for row in rows], device=device)
         step = torch.arange(length, device=device)
         positions = starts[:, None] + (step - pads[:, None]).clamp_min(0)
-        hidden = (step < pads[:, None])[:, None] | (step > step[:, None])
-        return torch.tensor(ids, device=device), positions, hidden, pads
+        masked = (step < pads[:, None])[:, None] | (step > step[:, None])
+        return torch.tensor(ids, device=device), positions, masked, pads
 
     def _read_rows(
-        self, rows: Sequence[DecodeRow], places: Sequence[int], cached: Sequence[Tensor | None]
+        self, rows: Sequence[DecodeRow], indices: Sequence[int], cached: Sequence[Tensor | None]
     ) -> Tensor:
         """Read the suffixes of consecutive rows, one row each in the forward pass. Returns the
         hidden states (N, 1, width) of their last tokens.
 
         Each row reads as many last tokens as the row with the most uncached ones. The positions
         before them are filled from the cached entries."""
-        some = [rows[place] for place in places]
-        length = max(row.uncached_len for row in some)
-        ids, positions, hidden, pads = self._inputs(some, length)
+        batch = [rows[index] for index in indices]
+        length = max(row.uncached_len for row in batch)
+        ids, positions, masked, pads = self._inputs(batch, length)
         x, start = self.decoder.embed(ids), self.used - length
         layers, shared = self.cache.layers, self.cache.shared
-        if len(places) < len(rows):
-            layers = [layer[:, places[0] : places[-1] + 1] for layer in layers]
-            shared = None if shared is None else shared.of_rows(places)
+        if len(indices) < len(rows):
+            layers = [layer[:, indices[0] : indices[-1] + 1] for layer in layers]
+            shared = None if shared is None else shared.of_rows(indices)
         begin, end = self.cache.offset, self.cache.offset + start
-        padded = begin + min(start, self.used - min(len(row.suffix) for row in some))
-        for index, layer in enumerate(layers):
+        padded = begin + min(start, self.used - min(len(row.suffix) for row in batch))
+        for depth, layer in enumerate(layers):
             layer[:, :, :, begin:padded] = 0  # masked positions must be finite all the same
-            for at, (place, row) in enumerate(zip(places, some, strict=True)):
-                entry, first = cached[place], begin + self.used - len(row.suffix)
+            for i, (index, row) in enumerate(zip(indices, batch, strict=True)):
+                entry, first = cached[index], begin + self.used - len(row.suffix)
                 if entry is not None and first < end:
-                    layer[:, at : at + 1, :, first:end] = entry[index, :, None, :, : end - first]
-        before = torch.arange(-start, 0, device=self.decoder.device) < pads[:, None]
-        before = before[:, None, None].expand(-1, 1, length, -1)
-        mask = additive_mask(torch.cat([before, hidden[:, None]], -1), x.dtype)
+                    layer[:, i : i + 1, :, first:end] = entry[depth, :, None, :, : end - first]
+        cached_mask = torch.arange(-start, 0, device=self.decoder.device) < pads[:, None]
+        cached_mask = cached_mask[:, None, None].expand(-1, 1, length, -1)
+        mask = additive_mask(torch.cat([cached_mask, masked[:, None]], -1), x.dtype)
         cache = KVCache(layers, self.cache.offset, shared)
         return self.decoder.text(x, positions, cache, start, mask, segments=1)
 
@@ -267,32 +268,34 @@ class DecodeState:
         forward pass, behind one copy of their prefix, and do not see each other. Returns the hidden
         states (N, 1, width) of their last tokens, in the order of the packs."""
         device, size, count = self.decoder.device, max(map(len, packs)), len(packs)
-        places = [place for pack in packs for place in pack]
+        indices = [index for pack in packs for index in pack]
         # A pack that is not full repeats its first suffix, whose second result is not used.
-        filled = [
-            rows[place] for pack in packs for place in (*pack, *[pack[0]] * (size - len(pack)))
+        filled_rows = [
+            rows[index] for pack in packs for index in (*pack, *[pack[0]] * (size - len(pack)))
         ]
-        slots = [at * size + slot for at, pack in enumerate(packs) for slot in range(len(pack))]
-        length = max(rows[place].uncached_len for place in places)
-        ids, positions, unseen, _ = self._inputs(filled, length)
+        slots = [
+            number * size + slot for number, pack in enumerate(packs) for slot in range(len(pack))
+        ]
+        length = max(rows[index].uncached_len for index in indices)
+        ids, positions, masked, _ = self._inputs(filled_rows, length)
         x, start = self.decoder.embed(ids.view(count, -1)), self.used - length
         prefixes = [prefix for pack in packs if (prefix := rows[pack[0]].prefix) is not None]
-        cache = self.decoder.copied_prefixes(prefixes, size * length)
-        own = torch.eye(size, dtype=torch.bool, device=device)[None, :, None, :, None]
-        unseen = unseen.view(count, size, length, length)
-        unseen = (~own | unseen[:, :, :, None]).reshape(count, 1, size * length, size * length)
-        mask = additive_mask(unseen, x.dtype)
+        cache = self.decoder.copy_prefixes(prefixes, size * length)
+        same = torch.eye(size, dtype=torch.bool, device=device)[None, :, None, :, None]
+        masked = masked.view(count, size, length, length)
+        masked = (~same | masked[:, :, :, None]).reshape(count, 1, size * length, size * length)
+        mask = additive_mask(masked, x.dtype)
         positions = positions.view(count, -1)
         hidden = self.decoder.text(x, positions, cache, 0, mask, segments=size)
-        picked, targets = torch.tensor(slots, device=device), torch.tensor(places, device=device)
-        for layer, read in zip(self.cache.layers, cache.layers, strict=True):
-            suffixes = read[:, :, :, cache.offset : cache.offset + size * length]
-            suffixes = suffixes.view(2, count, read.shape[2], size, length, -1)
+        sources, targets = torch.tensor(slots, device=device), torch.tensor(indices, device=device)
+        for layer, pass_layer in zip(self.cache.layers, cache.layers, strict=True):
+            suffixes = pass_layer[:, :, :, cache.offset : cache.offset + size * length]
+            suffixes = suffixes.view(2, count, pass_layer.shape[2], size, length, -1)
             suffixes = suffixes.transpose(2, 3).flatten(1, 2)
-            layer[:, targets, :, start : start + length] = suffixes[:, picked]
+            layer[:, targets, :, start : start + length] = suffixes[:, sources]
             if start:
                 layer[:, targets, :, :start] = 0
-        return hidden.flatten(0, 1)[picked][:, None]
+        return hidden.flatten(0, 1)[sources][:, None]
 
     def logits(self) -> Tensor:
         """Logits (B, V) of the next tokens, float32."""
@@ -303,9 +306,9 @@ class DecodeState:
         be selected several times or not at all."""
         decoder, cache, used, capacity = self.decoder, self.cache, self.used, self.cache.capacity
         if rows is not None or used == capacity:
-            self.fixed, self.plain_steps = None, 0  # a graph reads the old cache
-            grown = capacity if used < capacity else used + max(decoder.growth, used // 4)
-            cache.resize(rows, used, decoder.aligned(cache.offset + grown) - cache.offset)
+            self.fixed_step, self.plain_steps = None, 0  # a graph reads the old cache
+            new_capacity = capacity if used < capacity else used + max(decoder.growth, used // 4)
+            cache.resize(rows, used, decoder.round_up(cache.offset + new_capacity) - cache.offset)
         if rows is not None:
             keep = torch.tensor(rows, device=self.decoder.device)
             self.lengths = self.lengths[keep]
@@ -313,13 +316,13 @@ class DecodeState:
         x = decoder.embed(tokens[:, None])
         self.used = used + 1
         if not decoder.uses_graphs:
-            self.fixed = None
-        elif self.fixed is None and isinstance(decoder.text, LeanLlama):
-            left = min(self.last, cache.capacity) - used
-            if decoder.graphs.pays(self.plain_steps, left):
-                self.fixed = FixedStep(decoder.text, cache, x, self.lengths, self.mask, used)
-        if self.fixed is not None:
-            self.hidden = decoder.graphs.run(self.fixed, x)
+            self.fixed_step = None
+        elif self.fixed_step is None and isinstance(decoder.text, LeanLlama):
+            steps_left = min(self.max_used, cache.capacity) - used
+            if decoder.graphs.should_capture(self.plain_steps, steps_left):
+                self.fixed_step = FixedStep(decoder.text, cache, x, self.lengths, self.mask, used)
+        if self.fixed_step is not None:
+            self.hidden = decoder.graphs.run(self.fixed_step, x)
             return
         if self.mask is not None:
             self.mask = F.pad(self.mask, (0, used + 1 - self.mask.shape[-1]))
@@ -328,37 +331,37 @@ class DecodeState:
         self.plain_steps += 1
 
 
-def read_parts(rows: Sequence[DecodeRow], *, packed: bool) -> list[list[list[int]]]:
-    """Places of rows in packs (``packed``: of one prefix each; else of one row each), the packs in
-    parts that are read in one forward pass: at most :data:`READ_TOKENS` tokens and
-    :data:`PASS_TOKENS` pads a part."""
-    parts: list[list[list[int]]] = []
-    size = longest = real = 0
-    for pack in pack_rows(rows) if packed else [[place] for place in range(len(rows))]:
-        lengths = [rows[place].uncached_len for place in pack]
-        size, longest, real = max(size, len(pack)), max(longest, *lengths), real + sum(lengths)
-        tokens = size * longest * (len(parts[-1]) + 1) if parts else 0
-        if not parts or tokens > READ_TOKENS or tokens - real > PASS_TOKENS:
-            parts.append([])
-            size, longest, real = len(pack), max(lengths), sum(lengths)
-        parts[-1].append(pack)
-    return parts
+def plan_passes(rows: Sequence[DecodeRow], *, packed: bool) -> list[list[list[int]]]:
+    """Forward passes, each a list of packs, each a list of row indices. A pack has rows of one
+    prefix if ``packed``, else a single row. A pass has at most :data:`READ_TOKENS` tokens and
+    :data:`PASS_TOKENS` pads."""
+    passes: list[list[list[int]]] = []
+    size = longest = total = 0
+    for pack in pack_rows(rows) if packed else [[index] for index in range(len(rows))]:
+        lengths = [rows[index].uncached_len for index in pack]
+        size, longest, total = max(size, len(pack)), max(longest, *lengths), total + sum(lengths)
+        tokens = size * longest * (len(passes[-1]) + 1) if passes else 0
+        if not passes or tokens > READ_TOKENS or tokens - total > PASS_TOKENS:
+            passes.append([])
+            size, longest, total = len(pack), max(lengths), sum(lengths)
+        passes[-1].append(pack)
+    return passes
 
 
 def pack_rows(rows: Sequence[DecodeRow]) -> list[list[int]]:
-    """Places of rows in packs of one prefix and nearly one length, largest packs first. A pack has
-    no more tokens than its prefix, so that little masked attention is computed."""
+    """Row indices in packs of one prefix and similar lengths, largest packs first. A pack has no
+    more tokens than its prefix, so that little masked attention is computed."""
     by_prefix: dict[int, list[int]] = {}
-    for place in sorted(range(len(rows)), key=lambda place: -len(rows[place].suffix)):
-        by_prefix.setdefault(id(rows[place].prefix), []).append(place)
+    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index].suffix)):
+        by_prefix.setdefault(id(rows[index].prefix), []).append(index)
     packs = []
-    for places in by_prefix.values():
-        while places:
-            longest = len(rows[places[0]].suffix)
-            near = [p for p in places if longest - len(rows[p].suffix) <= LENGTH_TOLERANCE]
-            limit = max(1, rows[places[0]].prefix_len // longest)
-            count = math.ceil(len(near) / limit)  # as few packs as possible, of equal size
-            size = math.ceil(len(near) / count)
-            packs.append(places[:size])
-            places = places[size:]
+    for remaining in by_prefix.values():
+        while remaining:
+            longest = len(rows[remaining[0]].suffix)
+            similar = [p for p in remaining if longest - len(rows[p].suffix) <= LENGTH_TOLERANCE]
+            limit = max(1, rows[remaining[0]].prefix_len // longest)
+            count = math.ceil(len(similar) / limit)  # as few packs as possible, of equal size
+            size = math.ceil(len(similar) / count)
+            packs.append(remaining[:size])
+            remaining = remaining[size:]
     return sorted(packs, key=lambda pack: (-len(pack), -len(rows[pack[0]].suffix)))

@@ -3,7 +3,7 @@
 The engine computes what ``model.generate`` and a full forward pass compute, prompt by prompt; only
 the cost differs. An image is encoded once, and so is the prompt's beginning up to the image.
 Prompts run in length-sorted batches, finished answers leave the batch, and a batch that does not
-fit in memory is halved. Of a prompt that continues an earlier one only the new tokens are read."""
+fit in memory is halved. If a prompt continues an earlier one, only its new tokens are read."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Engine:
     def generate(
         self, prompts: Sequence[Prompt], decoding: Decoding, *, corrupt: Corrupt | None = None
     ) -> list[Completion]:
-        """Answers in the order of the prompts; of a prompt with a prefix, what follows the prefix.
+        """Answers in the order of the prompts; for a prompt with a prefix, the text after it.
 
         An answer's text ends with its stop string, even if its last token is longer.
 
@@ -167,11 +167,11 @@ class Engine:
         ends: frozenset[int] = frozenset() if search.end == "token" else self.end_ids
         stops = Stops(search.stop, self.tokenizer, ends)
         run = partial(beam_search, self.decoder, search=search, stops=stops)
-        most, copies = search.max_new_tokens, search.num_beams
-        found = self.run_rows(prompts, run, None, new_tokens=most, copies=copies, reuse=True)
+        limit, copies = search.max_new_tokens, search.num_beams
+        results = self.run_rows(prompts, run, None, new_tokens=limit, copies=copies, reuse=True)
         return [
             [self._to_branch(prompt, tokens, beam, stops) for beam in beams]
-            for prompt, (tokens, beams) in zip(prompts, found, strict=True)
+            for prompt, (tokens, beams) in zip(prompts, results, strict=True)
         ]
 
     def _to_branch(
@@ -179,8 +179,8 @@ class Engine:
     ) -> Branch:
         """A beam as text, decoded behind its prompt to get the white space between them."""
         self.tokens_generated += len(beam.ids)
-        before, after = stops.text(list(tokens.suffix)), stops.text([*tokens.suffix, *beam.ids])
-        text = after[len(before) :] if after.startswith(before) else stops.text(list(beam.ids))
+        start, full = stops.text(list(tokens.suffix)), stops.text([*tokens.suffix, *beam.ids])
+        text = full[len(start) :] if full.startswith(start) else stops.text(list(beam.ids))
         cut = stops.cut(text)
         text = (text if cut is None else cut).rstrip()
         return Branch(
@@ -218,19 +218,19 @@ class Engine:
         ids = self.renderer.encode(self._rendered(prompts))
         tokenized, images = self.tokenize(prompts, ids, corrupt)
         results: dict[int, R] = {}
-        for places, rows in self.windows(tokenized, images, corrupt):
+        for indices, rows in self.windows(tokenized, images, corrupt):
             if reuse and self.decoder.text.shares_prefixes:
-                keys = [tokenized[place].prefix for place in places]
+                keys = [tokenized[index].prefix for index in indices]
                 rows = self.prefix_cache.continuations.look_up(keys, rows)
             # Longest first: a batch size that does not fit shows at once.
-            order = sorted(range(len(rows)), key=lambda place: _sort_key(rows[place]))
-            work = [rows[place] for place in order]
+            order = sorted(range(len(rows)), key=lambda index: _sort_key(rows[index]))
+            work = [rows[index] for index in order]
             cache_bytes = self.cache_bytes(rows, new_tokens, copies)
             self.prefix_cache.continuations.mark_used(work)
-            done = self.batches.run(work, run, _batch_key, rows=copies, cache_bytes=cache_bytes)
-            results |= {places[i]: result for i, result in zip(order, done, strict=True)}
+            values = self.batches.run(work, run, _batch_key, rows=copies, cache_bytes=cache_bytes)
+            results |= {indices[i]: value for i, value in zip(order, values, strict=True)}
             rows = work = []  # frees prefixes that are not cached before the next ones are read
-        return [(tokens, results[place]) for place, tokens in enumerate(tokenized)]
+        return [(tokens, results[index]) for index, tokens in enumerate(tokenized)]
 
     def _rendered(self, prompts: Sequence[Prompt]) -> list[str]:
         return [
@@ -259,8 +259,8 @@ class Engine:
         pairs = self.renderer.encode_pairs(self._rendered(prompts), texts)
         tokenized, images = self.tokenize(prompts, [prompt for prompt, _ in pairs], None)
         by_prompt: dict[tuple[ImagePrefix | None, tuple[int, ...]], list[int]] = {}
-        for place, tokens in enumerate(tokenized):
-            by_prompt.setdefault((tokens.prefix, tokens.suffix), []).append(place)
+        for index, tokens in enumerate(tokenized):
+            by_prompt.setdefault((tokens.prefix, tokens.suffix), []).append(index)
         groups = [
             group[start : start + MAX_PACKED]
             for group in by_prompt.values()
@@ -268,14 +268,14 @@ class Engine:
         ]
         sums = [0.0] * len(tokenized)
         firsts = [tokenized[group[0]] for group in groups]
-        for chosen, rows in self.windows(firsts, images, None):
+        for group_indices, rows in self.windows(firsts, images, None):
             packs = [
                 Pack(
                     row=row,
-                    places=tuple(groups[at]),
-                    completions=tuple(tuple(pairs[place][1]) for place in groups[at]),
+                    indices=tuple(groups[group_index]),
+                    completions=tuple(tuple(pairs[index][1]) for index in groups[group_index]),
                 )
-                for at, row in zip(chosen, rows, strict=True)
+                for group_index, row in zip(group_indices, rows, strict=True)
             ]
             packs.sort(key=lambda pack: (pack.row.prefix_len, pack.positions), reverse=True)
             scored = self.batches.run(
@@ -285,8 +285,8 @@ class Engine:
                 cache_bytes=lambda pack: pack.positions * self.position_bytes,
             )
             for pack, values in zip(packs, scored, strict=True):
-                for place, value in zip(pack.places, values, strict=True):
-                    sums[place] = value
+                for index, value in zip(pack.indices, values, strict=True):
+                    sums[index] = value
             del rows, packs, pack
         return sums
 
@@ -301,9 +301,9 @@ class Engine:
         def bytes_of(row: DecodeRow) -> float:
             sharing = readers[id(row.prefix)]
             copied = sharing * copies == 1 or not self.decoder.text.shares_prefixes
-            aligned = self.decoder.aligned
-            prefix = row.prefix_len * copies if copied else aligned(row.prefix_len) / sharing
-            return (prefix + copies * aligned(len(row.suffix) + expected)) * self.position_bytes
+            round_up = self.decoder.round_up
+            prefix = row.prefix_len * copies if copied else round_up(row.prefix_len) / sharing
+            return (prefix + copies * round_up(len(row.suffix) + expected)) * self.position_bytes
 
         return bytes_of
 
@@ -352,10 +352,10 @@ class Engine:
         images: dict[str, Image],
         corrupt: Corrupt | None,
     ) -> Iterator[tuple[list[int], list[DecodeRow]]]:
-        """Places and rows, as many prefixes at a time as fit into :attr:`prefix_bytes`. Prompts of
+        """Indices and rows, as many prefixes at a time as fit into :attr:`prefix_bytes`. Prompts of
         one prefix stay together."""
         prefixes = [tokens.prefix for tokens in tokenized]
-        longest = max((each.length for each in prefixes if each is not None), default=1)
+        longest = max((prefix.length for prefix in prefixes if prefix is not None), default=1)
         count = self.prefix_bytes // (longest * self.position_bytes)
         order = list(range(len(prefixes)))
         if len(set(prefixes)) > count:
@@ -363,16 +363,16 @@ class Engine:
             # prefixes the call's order stays: a continued run has other prefixes cached than an
             # undisturbed one, and another order rounds differently.
             cached = self.prefix_cache.prefixes.entries
-            order.sort(key=lambda place: prefixes[place] not in cached)
-        for window in windows([prefixes[place] for place in order], count):
-            places = [order[at] for at in window]
-            needed = [each for place in places if (each := prefixes[place]) is not None]
+            order.sort(key=lambda index: prefixes[index] not in cached)
+        for window in windows([prefixes[index] for index in order], count):
+            indices = [order[position] for position in window]
+            needed = [prefix for index in indices if (prefix := prefixes[index]) is not None]
             values = self.prefix_cache.keys_and_values(
                 needed, images, self.decoder.text, self.batches.size, corrupt
             )
-            rows = [tokenized[place].row(values) for place in places]
+            rows = [tokenized[index].row(values) for index in indices]
             del values  # the next window needs this memory; the caller drops its rows, too
-            yield places, rows
+            yield indices, rows
             del rows
 
 

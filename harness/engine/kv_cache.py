@@ -70,8 +70,8 @@ class SharedPrefixes:
         used = sorted(set(owners))
         if 2 * len(used) > self.layers[0].shape[1]:
             return SharedPrefixes(self.layers, owners, self.length)
-        chosen = torch.tensor(used, device=self.owner.device)
-        layers = [layer.index_select(1, chosen) for layer in self.layers]
+        indices = torch.tensor(used, device=self.owner.device)
+        layers = [layer.index_select(1, indices) for layer in self.layers]
         return SharedPrefixes(layers, [used.index(owner) for owner in owners], self.length)
 
     def attend(self, layer: int, query: Tensor, suffix: Tensor, mask: Tensor | None) -> Tensor:
@@ -80,37 +80,43 @@ class SharedPrefixes:
         ``query`` (B, S, Hq, D), ``suffix`` keys and values (2, B, H, T, D), ``mask`` (B, 1, S, T)
         is added to the suffix's scores. Returns (B, S, Hq, D)."""
         prefix = self.layers[layer]
-        key_heads, length, size = prefix.shape[2:]
-        rows, new, query_heads = query.shape[:3]
-        per = query_heads // key_heads * new  # queries of a key head: S for each query head
-        scaled = (query * size**-0.5).view(rows, new, key_heads, -1, size)
-        query = scaled.permute(0, 2, 3, 1, 4).reshape(rows, key_heads, per, size)
-        near = query @ suffix[0].transpose(-1, -2)  # (B, H, per, T)
+        kv_heads, length, size = prefix.shape[2:]
+        rows, new_positions, query_heads = query.shape[:3]
+        queries = query_heads // kv_heads * new_positions  # of a key head: S for each query head
+        scaled = (query * size**-0.5).view(rows, new_positions, kv_heads, -1, size)
+        query = scaled.permute(0, 2, 3, 1, 4).reshape(rows, kv_heads, queries, size)
+        suffix_scores = query @ suffix[0].transpose(-1, -2)  # (B, H, queries, T)
         if mask is not None:
-            grid = near.view(rows, key_heads, -1, new, near.shape[-1])
-            near = (grid + mask[:, :, None]).view(near.shape)
-        far = self.ungroup(self.group(query) @ prefix[0].transpose(-1, -2), per)  # (B, H, per, P)
+            grid = suffix_scores.view(rows, kv_heads, -1, new_positions, suffix_scores.shape[-1])
+            suffix_scores = (grid + mask[:, :, None]).view(suffix_scores.shape)
+        # (B, H, queries, P)
+        prefix_scores = self.ungroup(self.group(query) @ prefix[0].transpose(-1, -2), queries)
         if self.length < length:
-            far[..., self.length :].fill_(-torch.inf)
-        weights = torch.cat([far, near], -1).softmax(-1, dtype=torch.float32).to(query.dtype)
-        of_prefix = self.ungroup(self.group(weights[..., :length]) @ prefix[1], per)
+            prefix_scores[..., self.length :].fill_(-torch.inf)
+        weights = (
+            torch.cat([prefix_scores, suffix_scores], -1)
+            .softmax(-1, dtype=torch.float32)
+            .to(query.dtype)
+        )
+        of_prefix = self.ungroup(self.group(weights[..., :length]) @ prefix[1], queries)
         attended = weights[..., length:] @ suffix[1] + of_prefix
-        attended = attended.view(rows, key_heads, -1, new, size).permute(0, 3, 1, 2, 4)
-        return attended.reshape(rows, new, query_heads, size)
+        attended = attended.view(rows, kv_heads, -1, new_positions, size).permute(0, 3, 1, 2, 4)
+        return attended.reshape(rows, new_positions, query_heads, size)
 
     def group(self, x: Tensor) -> Tensor:
-        """Rows (B, H, per, E) grouped by prefix: (G, H, max_rows * per, E), empty slots zero."""
-        _, key_heads, per, size = x.shape
+        """Rows (B, H, queries, E) grouped by prefix: (G, H, max_rows * queries, E), empty slots
+        zero."""
+        _, kv_heads, queries, size = x.shape
         slots = self.layers[0].shape[1] * self.max_rows
-        padded = x.new_zeros(slots, key_heads, per, size).index_copy_(0, self.slot, x)
-        grouped = padded.view(-1, self.max_rows, key_heads, per, size).transpose(1, 2)
-        return grouped.reshape(-1, key_heads, self.max_rows * per, size)
+        padded = x.new_zeros(slots, kv_heads, queries, size).index_copy_(0, self.slot, x)
+        grouped = padded.view(-1, self.max_rows, kv_heads, queries, size).transpose(1, 2)
+        return grouped.reshape(-1, kv_heads, self.max_rows * queries, size)
 
-    def ungroup(self, x: Tensor, per: int) -> Tensor:
+    def ungroup(self, x: Tensor, queries: int) -> Tensor:
         """The inverse of :meth:`group`."""
-        groups, key_heads, _, size = x.shape
-        apart = x.view(groups, key_heads, self.max_rows, per, size).transpose(1, 2)
-        return apart.reshape(-1, key_heads, per, size).index_select(0, self.slot)
+        groups, kv_heads, _, size = x.shape
+        ungrouped = x.view(groups, kv_heads, self.max_rows, queries, size).transpose(1, 2)
+        return ungrouped.reshape(-1, kv_heads, queries, size).index_select(0, self.slot)
 
 
 class KVCache:
@@ -139,10 +145,10 @@ class KVCache:
         """Keep the chosen rows (None: all) and their first ``used`` suffix positions, with another
         ``capacity``."""
         used, total = self.offset + used, self.offset + capacity
-        chosen = None if rows is None else torch.tensor(rows, device=self.layers[0].device)
+        indices = None if rows is None else torch.tensor(rows, device=self.layers[0].device)
         for index, old in enumerate(self.layers):
             kept = old[:, :, :, :used]
-            kept = kept if chosen is None else kept.index_select(1, chosen)
+            kept = kept if indices is None else kept.index_select(1, indices)
             new = old.new_empty(*kept.shape[:3], total, old.shape[4])
             new[:, :, :, :used] = kept
             self.layers[index] = new  # frees the old layer before the next is copied
@@ -164,8 +170,8 @@ class KVCache:
 def causal_mask(rows: int, length: int, end: int, like: Tensor) -> Tensor:
     """Additive mask (rows, 1, length, end): the last ``length`` of ``end`` positions see themselves
     and all positions before them."""
-    new = torch.arange(end - length, end, device=like.device)
-    hidden = torch.arange(end, device=like.device)[None] > new[:, None]
+    query_positions = torch.arange(end - length, end, device=like.device)
+    hidden = torch.arange(end, device=like.device)[None] > query_positions[:, None]
     return additive_mask(hidden, like.dtype)[None, None].expand(rows, 1, -1, -1)
 
 

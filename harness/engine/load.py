@@ -22,7 +22,7 @@ from harness.models.chat_format import check_template, renderer
 from harness.models.find_family import family_of
 from harness.models.llava import shape_image
 from harness.models.load_base import load_base
-from harness.models.processor_checks import one_sentence
+from harness.models.processor_checks import explain_load_errors
 from methods.interface import Prompt
 
 TOLERANCE, HALF_TOLERANCE = 2e-3, 0.1
@@ -50,7 +50,7 @@ def load_model(card: BaseCard, device: str = "cpu", weights: Path | None = None)
     """
     model, processor = load_base(card, device, weights)
     # A forward pass shows what the files do not, such as a layer that is not there.
-    with one_sentence(f"Base {card.name!r}", str(weights or card.source), card.revision):
+    with explain_load_errors(f"Base {card.name!r}", str(weights or card.source), card.revision):
         check_model(model, processor)
     return model, processor
 
@@ -73,14 +73,17 @@ def check_tokens(model: Any, processor: Any) -> None:
     Raises:
         UserError: the counts differ.
     """
-    family, words = family_of(model, processor), renderer(processor)
+    family, chat = family_of(model, processor), renderer(processor)
     for size in ((96, 64), (64, 96)):
         image = sample_image(size)
         expected = family.span(image).tokens
         [features] = family.encode(family.pixels([image]))
-        narrow = words.encode([words.render_prompt(QUESTION, True)])[0]  # the image is one token
-        own = len(prompt_ids(model, processor, image, QUESTION)) - len(narrow) + 1
-        for source, count in (("features", len(features)), ("its processor's tokens", own)):
+        short_ids = chat.encode([chat.render_prompt(QUESTION, True)])[0]  # the image is one token
+        processor_tokens = len(prompt_ids(model, processor, image, QUESTION)) - len(short_ids) + 1
+        for source, count in (
+            ("features", len(features)),
+            ("its processor's tokens", processor_tokens),
+        ):
             if count != expected:
                 raise UserError(
                     f"Image tokens: an image of {size[0]} x {size[1]} takes {expected} tokens in"
@@ -96,13 +99,13 @@ def check_batch(model: Any, processor: Any) -> None:
     Raises:
         UserError: the log-probabilities differ by more than the tolerance, or are not finite.
     """
-    image, words = sample_image((96, 64)), renderer(processor)
-    prompts = [Prompt(key=str(place), text=text, image=image) for place, text in enumerate(PROMPTS)]
-    tokens = len(words.encode([words.render_completion(ANSWER)])[0])
+    image, chat = sample_image((96, 64)), renderer(processor)
+    prompts = [Prompt(key=str(index), text=text, image=image) for index, text in enumerate(PROMPTS)]
+    tokens = len(chat.encode([chat.render_completion(ANSWER)])[0])
     allowed = (TOLERANCE if model.dtype == torch.float32 else HALF_TOLERANCE) * tokens
     engine = Engine(model, processor, batch_size=2)
     batched = engine.logps(prompts, [ANSWER] * 2)
-    alone = [engine.logps([prompt], [ANSWER])[0] for prompt in prompts]
+    single_logps = [engine.logps([prompt], [ANSWER])[0] for prompt in prompts]
     reference = [answer_logp(model, processor, image, text) for text in PROMPTS]
     if not all(map(math.isfinite, reference)):
         raise UserError(
@@ -111,12 +114,12 @@ def check_batch(model: Any, processor: Any) -> None:
             " overflow in this precision; download or save it again."
         )
     own_pass = "transformers' own forward pass"
-    for source, others in (("a prompt alone", alone), (own_pass, reference)):
-        for mine, theirs in zip(batched, others, strict=True):
-            if not abs(mine - theirs) <= allowed:
+    for source, other_logps in (("a prompt alone", single_logps), (own_pass, reference)):
+        for logp, other in zip(batched, other_logps, strict=True):
+            if not abs(logp - other) <= allowed:
                 raise UserError(
-                    f"Padding and positions: in a batch an answer's log-probability is {mine:.4f},"
-                    f" by {source} {theirs:.4f} (allowed: {allowed:.4f} apart); this version of"
+                    f"Padding and positions: in a batch an answer's log-probability is {logp:.4f},"
+                    f" by {source} {other:.4f} (allowed: {allowed:.4f} apart); this version of"
                     " transformers computes this model otherwise, so its results cannot be"
                     " trusted: install the pinned versions (constraints.txt)."
                 )
@@ -138,10 +141,10 @@ def prompt_ids(model: Any, processor: Any, image: Image.Image, text: str) -> lis
 @torch.inference_mode()
 def answer_logp(model: Any, processor: Any, image: Image.Image, text: str) -> float:
     """The log-probability of ANSWER by transformers' own forward pass over the whole prompt."""
-    words = renderer(processor)
+    chat = renderer(processor)
     prompt = prompt_ids(model, processor, image, text)
-    rendered = words.render_prompt(text, True)
-    [(_, answer)] = words.encode_pairs([rendered], [words.render_completion(ANSWER)])
+    rendered = chat.render_prompt(text, True)
+    [(_, answer)] = chat.encode_pairs([rendered], [chat.render_completion(ANSWER)])
     ids = torch.tensor([[*prompt, *answer]], device=model.device)
     shaped = shape_image(image, processor.image_processor)
     pixels = processor.image_processor(images=[shaped], return_tensors="pt")

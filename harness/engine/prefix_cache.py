@@ -92,42 +92,46 @@ class PrefixCache:
         if corrupt is not None:
             self.continuations.clear()
         distinct = dict.fromkeys(prefixes)
-        found = {each: kept for each in distinct if (kept := self.prefixes.get(each)) is not None}
+        result = {
+            prefix: cached
+            for prefix in distinct
+            if (cached := self.prefixes.get(prefix)) is not None
+        }
         # Only prefixes of equal lengths are read together.
-        missing = sorted((each for each in distinct if each not in found), key=batch_key)
-        keys = ((each.image, each.corruption_key) for each in missing)
+        missing = sorted((prefix for prefix in distinct if prefix not in result), key=batch_key)
+        keys = ((prefix.image, prefix.corruption_key) for prefix in missing)
         unread = (key for key in keys if key[1] is not None or key[0] not in self.features.entries)
         self.pixels.prefetch(unread, images, corrupt)
 
-        def read(batch: Sequence[ImagePrefix]) -> list[Tensor]:
+        def prefill_batch(batch: Sequence[ImagePrefix]) -> list[Tensor]:
             return self.prefill(batch, self.features_of(batch, images, corrupt), text)
 
-        longest = max((each.length for each in missing), default=1)
+        longest = max((prefix.length for prefix in missing), default=1)
         rows = max(longest, READ_TOKENS // max_rows)
-        each_position = sum(layer.nbytes for layer in text.allocate(1, 1))
+        position_bytes = sum(layer.nbytes for layer in text.allocate(1, 1))
         values = self.batches.run(
             missing,
-            read,
+            prefill_batch,
             batch_key,
             rows=rows,
-            cache_bytes=lambda prefix: prefix.length * each_position,
+            cache_bytes=lambda prefix: prefix.length * position_bytes,
         )
-        for each, value in zip(missing, values, strict=True):
-            found[each] = value
-            if each.corruption_key is None:
-                self.prefixes.put(each, value)
-        return found
+        for prefix, value in zip(missing, values, strict=True):
+            result[prefix] = value
+            if prefix.corruption_key is None:
+                self.prefixes.put(prefix, value)
+        return result
 
     def prefill(
         self, prefixes: Sequence[ImagePrefix], features: Tensor, text: Backbone
     ) -> list[Tensor]:
         """Keys and values of prefixes of equal lengths, with the features (B, N, width) in place of
         the image token."""
-        before = [each.ids[:-1] for each in prefixes]
-        ids = torch.tensor(before, device=self.device, dtype=torch.long)
+        prefix_ids = [prefix.ids[:-1] for prefix in prefixes]
+        ids = torch.tensor(prefix_ids, device=self.device, dtype=torch.long)
         x = torch.cat([self.embed(ids), features.to(self.dtype)], 1)
         cache = KVCache(text.allocate(len(prefixes), x.shape[1]))
-        positions = torch.stack([each.span.positions(ids.shape[1]) for each in prefixes], 1)
+        positions = torch.stack([prefix.span.positions(ids.shape[1]) for prefix in prefixes], 1)
         positions = positions.to(self.device)  # (axes, B, S)
         positions = positions[0] if len(positions) == 1 else positions
         text(x, positions, cache, 0, None, segments=1)
@@ -140,22 +144,22 @@ class PrefixCache:
         self, prefixes: Sequence[ImagePrefix], images: dict[str, Image], corrupt: Corrupt | None
     ) -> Tensor:
         """Projected patch features (B, N, width). Those of clean images are cached."""
-        distinct = dict.fromkeys((each.image, each.corruption_key) for each in prefixes)
-        found = {
-            key: kept
+        distinct = dict.fromkeys((prefix.image, prefix.corruption_key) for prefix in prefixes)
+        features = {
+            key: cached
             for key in distinct
-            if key[1] is None and (kept := self.features.get(key[0])) is not None
+            if key[1] is None and (cached := self.features.get(key[0])) is not None
         }
-        missing = [key for key in distinct if key not in found]
+        missing = [key for key in distinct if key not in features]
         if missing:
             pixels = self.pixels.load(missing, images, corrupt)
             self.images_encoded += len(missing)
             projected = self.family.project(self.family.encode(pixels))
             for key, value in zip(missing, projected, strict=True):
-                found[key] = value
+                features[key] = value
                 if key[1] is None:
                     self.features.put(key[0], value.clone())
-        return torch.stack([found[each.image, each.corruption_key] for each in prefixes])
+        return torch.stack([features[prefix.image, prefix.corruption_key] for prefix in prefixes])
 
 
 def batch_key(prefix: ImagePrefix) -> tuple[int, int]:

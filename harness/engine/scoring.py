@@ -28,7 +28,7 @@ class Pack:
     row: DecodeRow
     completions: tuple[tuple[int, ...], ...]
     """Token ids, with the end token."""
-    places: tuple[int, ...]
+    indices: tuple[int, ...]
     """The completions' indices in the caller's list."""
 
     @property
@@ -37,7 +37,7 @@ class Pack:
 
     @property
     def positions(self) -> int:
-        """With the prefix's."""
+        """Tokens, the prefix included."""
         return self.row.prefix_len + self.length
 
 
@@ -52,26 +52,27 @@ def score(decoder: Decoder, packs: Sequence[Pack]) -> list[list[float]]:
     targets: list[int] = []
     owners: list[int] = []
     owner = 0
-    for number, pack in enumerate(packs):
+    for row, pack in enumerate(packs):
         end, first = len(pack.row.suffix), pack.row.start
-        ids[number, :end] = torch.tensor(pack.row.suffix)
-        positions[number, :end] = first + torch.arange(end)
+        ids[row, :end] = torch.tensor(pack.row.suffix)
+        positions[row, :end] = first + torch.arange(end)
         start = end
         for segment, completion in enumerate(pack.completions, 1):
             stop = start + len(completion) - 1  # the last token is a target only, not an input
-            ids[number, start:stop] = torch.tensor(completion[:-1], dtype=torch.long)
-            positions[number, start:stop] = first + end + torch.arange(stop - start)
-            segments[number, start:stop] = segment
-            sources += [number * longest + place for place in (end - 1, *range(start, stop))]
+            ids[row, start:stop] = torch.tensor(completion[:-1], dtype=torch.long)
+            positions[row, start:stop] = first + end + torch.arange(stop - start)
+            segments[row, start:stop] = segment
+            sources += [row * longest + position for position in (end - 1, *range(start, stop))]
             targets += completion
             owners += [owner] * len(completion)
             owner, start = owner + 1, stop
     segments = segments.to(device)
     step = torch.arange(longest, device=device)
-    other = (segments[:, None, :] != 0) & (segments[:, None, :] != segments[:, :, None])
-    hidden_places = other | (step[None, :] > step[:, None])  # (B, S, S); padding is at the end
+    other_completion = (segments[:, None, :] != 0) & (segments[:, None, :] != segments[:, :, None])
+    # (B, S, S); padding is at the end.
+    hidden_mask = other_completion | (step[None, :] > step[:, None])
     x = decoder.embed(ids.to(device))
-    mask = additive_mask(hidden_places, x.dtype)[:, None]
+    mask = additive_mask(hidden_mask, x.dtype)[:, None]
     # copies=0: each row gets its own copy of the prefix, because many positions read it.
     cache = decoder.new_cache([pack.row for pack in packs], longest, copies=0)
     hidden = decoder.text(x, positions.to(device), cache, 0, mask, segments=0).flatten(0, 1)

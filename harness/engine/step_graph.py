@@ -23,12 +23,12 @@ from harness.engine.backbone import LeanLlama
 from harness.engine.kv_cache import KVCache, additive_mask
 from harness.models.device_memory import out_of_memory
 
-PATIENCE = 4
+MIN_PLAIN_STEPS = 4
 """Steps without a graph after each change of the batch. A capture takes about two plain steps (60
 ms at 7B's shape) and each replay saves 15 ms, so it pays after four. Waiting as long as that never
 costs more than twice the best choice, however soon the next change comes."""
 
-LEAST = 8
+MIN_STEPS_LEFT = 8
 """Steps that must be left until the answers' limit or the end of the cache."""
 
 
@@ -43,35 +43,36 @@ class FixedStep:
     def __init__(
         self,
         text: LeanLlama,
-        kept: KVCache,
+        cache: KVCache,
         x: Tensor,
         lengths: Tensor,
         mask: Tensor | None,
         used: int,
     ) -> None:
-        self.text, self.cache, self.lengths = text, kept, lengths
+        self.text, self.cache, self.lengths = text, cache, lengths
         self.x = torch.empty_like(x)
-        self.place = torch.tensor([used], device=x.device)
-        unwritten = torch.arange(kept.capacity, device=x.device) >= used
+        self.position = torch.tensor([used], device=x.device)
+        unwritten = torch.arange(cache.capacity, device=x.device) >= used
         self.mask = additive_mask(unwritten, x.dtype).repeat(len(x), 1, 1, 1)
         if mask is not None:
             self.mask[..., : mask.shape[-1]] = mask
-        for layer in kept.layers:
-            layer[:, :, :, kept.offset + used :] = 0  # masked positions must be finite all the same
+        for layer in cache.layers:
+            # Masked positions must be finite all the same.
+            layer[:, :, :, cache.offset + used :] = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.hidden = self.x
         """What the graph computes, overwritten by each replay."""
-        self.table = text.table
+        self.rotary_table = text.rotary_table
         """Keeps the table of rotations that the graph reads."""
 
     def forward(self) -> Tensor:
         """The hidden states (B, 1, width) of ``x``, with no transfer from the host."""
-        self.mask.index_fill_(3, self.place, 0.0)
+        self.mask.index_fill_(3, self.position, 0.0)
         hidden = self.text(
-            self.x, self.lengths[:, None], self.cache, self.place, self.mask, segments=1
+            self.x, self.lengths[:, None], self.cache, self.position, self.mask, segments=1
         )
         self.lengths.add_(1)
-        self.place.add_(1)
+        self.position.add_(1)
         return hidden
 
     def warm_up(self) -> Tensor:
@@ -82,7 +83,7 @@ class FixedStep:
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
             hidden = self.forward()
-        self.table = self.text.table
+        self.rotary_table = self.text.rotary_table
         torch.cuda.synchronize(device)
         return hidden
 
@@ -110,8 +111,8 @@ class StepGraphs:
     """Why a capture failed. From then on the process decodes without graphs."""
 
     def __init__(self, device: torch.device) -> None:
-        self.captures = device.type == "cuda"
-        self.enabled = self.captures
+        self.can_capture = device.type == "cuda"
+        self.enabled = self.can_capture
         """For tests and benches: False decodes without graphs; True on the CPU computes fixed steps
         without capturing them."""
         self.captured, self.steps = 0, 0
@@ -121,9 +122,10 @@ class StepGraphs:
     def used(self) -> bool:
         return self.enabled and not StepGraphs.failure
 
-    def pays(self, plain: int, left: int) -> bool:
-        """Whether to capture: ``plain`` steps since the last change, at most ``left`` to come."""
-        return self.used and plain >= PATIENCE and left >= LEAST
+    def should_capture(self, plain_steps: int, steps_left: int) -> bool:
+        """Whether to capture: ``plain_steps`` since the last change, at most
+        ``steps_left`` to come."""
+        return self.used and plain_steps >= MIN_PLAIN_STEPS and steps_left >= MIN_STEPS_LEFT
 
     def run(self, step: FixedStep, x: Tensor) -> Tensor:
         """The step's hidden states (B, 1, width), valid until its next run. The first run captures.
@@ -136,7 +138,7 @@ class StepGraphs:
         if step.graph is not None:
             step.graph.replay()
             return step.hidden
-        if not self.captures:
+        if not self.can_capture:
             return step.forward()
         hidden = step.warm_up()
         try:
@@ -144,10 +146,10 @@ class StepGraphs:
             self.captured += 1
         except RuntimeError as error:
             # An error within a capture can make its end fail, too.
-            memory = next(filter(out_of_memory, chain(error)), None)
+            memory = next(filter(out_of_memory, error_chain(error)), None)
             if memory is not None:
                 raise memory from None
-            StepGraphs.failure = " ".join(str(list(chain(error))[-1]).split())[:300]
+            StepGraphs.failure = " ".join(str(list(error_chain(error))[-1]).split())[:300]
             logging.getLogger(__name__).warning(
                 "Decoding goes on without CUDA graphs, about half as fast, because a capture"
                 " failed: %s",
@@ -156,7 +158,7 @@ class StepGraphs:
         return hidden
 
 
-def chain(error: BaseException | None) -> Iterator[BaseException]:
+def error_chain(error: BaseException | None) -> Iterator[BaseException]:
     """An error, and the errors during whose handling it was raised, the first one last."""
     while error is not None:
         yield error

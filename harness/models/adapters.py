@@ -50,8 +50,8 @@ def is_adapter(folder: Path) -> bool:
 def saved_model(folder: Path) -> Path:
     """The folder that holds a round's model: ``train/model`` itself or, where the adapters were not
     merged, ``train/adapter`` beside it."""
-    beside = folder.parent / "adapter"
-    return beside if folder.name == "model" and not folder.is_dir() and beside.is_dir() else folder
+    lora = folder.parent / "adapter"
+    return lora if folder.name == "model" and not folder.is_dir() and lora.is_dir() else folder
 
 
 def read_adapter(folder: Path) -> dict[str, Any]:
@@ -93,22 +93,22 @@ def check_adapter(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         UserError: the adapter belongs to another architecture or size.
     """
     stored = tensor_shapes(folder / WEIGHTS)
-    tensors = {renamed(name, shapes): shape for name, shape in stored.items()}
+    tensors = {current_name(name, shapes): shape for name, shape in stored.items()}
     if len(tensors) < len(stored):
         raise UserError(
             f"The adapter in {folder} holds a tensor twice, under names of two versions of"
             " transformers; save it again."
         )
-    strange = sorted(name for name in tensors if _weight(name) not in shapes)
-    if strange or not any(".lora_" in name for name in tensors):
+    unknown = sorted(name for name in tensors if _weight_name(name) not in shapes)
+    if unknown or not any(".lora_" in name for name in tensors):
         raise UserError(
             f"The adapter in {folder} is of another architecture: it holds"
-            f" {strange[0] if strange else 'no LoRA tensor'}, which this base has not; give an"
+            f" {unknown[0] if unknown else 'no LoRA tensor'}, which this base has not; give an"
             " adapter of transformers' own model, or the merged model."
         )
     for name, shape in tensors.items():
-        weight = shapes[_weight(name)]
-        if shape != adapter_checks.fitting(name, weight, shape):
+        weight = shapes[_weight_name(name)]
+        if shape != adapter_checks.expected_shape(name, weight, shape):
             raise UserError(
                 f"The adapter in {folder} is of a base of another size: {name} is {list(shape)},"
                 f" the weight it belongs to {list(weight)}; give an adapter of this base, or the"
@@ -149,34 +149,34 @@ def _add_adapter(model: Any, folder: Path, adapter: str) -> Any:
     # Imported here: peft is slow to import, and few runs load an adapter.
     from peft import LoraConfig, LoraModel, set_peft_model_state_dict
 
-    named = {
+    parameters = {
         name.replace(".base_layer.", "."): parameter
         for name, parameter in model.named_parameters(remove_duplicate=False)
         if ".lora_" not in name
     }
-    check_adapter(folder, {name: tuple(value.shape) for name, value in named.items()})
+    check_adapter(folder, {name: tuple(value.shape) for name, value in parameters.items()})
     stored = load_file(folder / WEIGHTS)
-    tensors = {renamed(name, named): aligned(tensor) for name, tensor in stored.items()}
+    tensors = {current_name(name, parameters): aligned(tensor) for name, tensor in stored.items()}
     low_rank = {name: tensor for name, tensor in tensors.items() if ".lora_" in name}
-    adapter_checks.check_tied(folder, named, {_weight(name) for name in tensors})
+    adapter_checks.check_tied(folder, parameters, {_weight_name(name) for name in tensors})
     projector = family_of(model).projector
     for name in tensors.keys() - low_rank.keys():
-        found = re.match(projector, name)
-        if found and named[name].dtype.itemsize < tensors[name].dtype.itemsize:
-            _take_any_precision(model.get_submodule(found[0].rstrip(".")))
-            named[name].data = named[name].data.to(tensors[name].dtype)
+        match = re.match(projector, name)
+        if match and parameters[name].dtype.itemsize < tensors[name].dtype.itemsize:
+            _cast_inputs(model.get_submodule(match[0].rstrip(".")))
+            parameters[name].data = parameters[name].data.to(tensors[name].dtype)
         with torch.no_grad():
-            named[name].copy_(tensors[name])
+            parameters[name].copy_(tensors[name])
     config = LoraConfig.from_pretrained(folder)
-    config.target_modules = "|".join(sorted({re.escape(_module(name)) for name in low_rank}))
+    config.target_modules = "|".join(sorted({re.escape(_module_name(name)) for name in low_rank}))
     config.modules_to_save, config.inference_mode = None, True
-    adapter_checks.set_patterns(config, {_module(name) for name in low_rank})
+    adapter_checks.set_patterns(config, {_module_name(name) for name in low_rank})
     wrapped = LoraModel(model, {adapter: config}, adapter)
     del model.peft_config  # with it, peft warns of a second adapter
     for name, parameter in wrapped.named_parameters():
-        own = re.sub(rf"\.{adapter}(\.|$)", r"\1", name)
-        tensor = low_rank.get(own.removeprefix("model."))
-        if tensor is not None and own != name:
+        plain_name = re.sub(rf"\.{adapter}(\.|$)", r"\1", name)
+        tensor = low_rank.get(plain_name.removeprefix("model."))
+        if tensor is not None and plain_name != name:
             # peft creates them in the weights' precision, which would round a float32 adapter.
             parameter.data = parameter.data.to(tensor.dtype)
     loaded = set_peft_model_state_dict(
@@ -190,12 +190,12 @@ def _add_adapter(model: Any, folder: Path, adapter: str) -> Any:
     return wrapped
 
 
-def _take_any_precision(module: nn.Module) -> None:
+def _cast_inputs(module: nn.Module) -> None:
     """Let a module take inputs of another precision than its weights'."""
 
     def cast(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         precision = next(module.parameters()).dtype
-        return tuple(each.to(precision) for each in inputs)
+        return tuple(tensor.to(precision) for tensor in inputs)
 
     if not module._forward_pre_hooks:
         module.register_forward_pre_hook(cast)
@@ -229,21 +229,21 @@ def activate(model: nn.Module) -> None:
         layer.set_adapter(names)
 
 
-def _module(name: str) -> str:
+def _module_name(name: str) -> str:
     return name.partition(".lora_")[0]
 
 
-def _weight(name: str) -> str:
+def _weight_name(name: str) -> str:
     """The parameter that an adapter's tensor changes."""
-    return f"{_module(name)}.weight" if ".lora_" in name else name
+    return f"{_module_name(name)}.weight" if ".lora_" in name else name
 
 
-def renamed(name: str, shapes: Collection[str]) -> str:
+def current_name(name: str, shapes: Collection[str]) -> str:
     """A tensor's name in a model with parameters of these names (``shapes``), without peft's
-    prefix; earlier versions of transformers have other names (adapter_checks.NOW)."""
+    prefix; earlier versions of transformers have other names (adapter_checks.NEW_NAMES)."""
     name = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-    for before, now in adapter_checks.NOW:
-        if _weight(name) in shapes:
+    for old, new in adapter_checks.NEW_NAMES:
+        if _weight_name(name) in shapes:
             break
-        name = re.sub(before, now, name)
+        name = re.sub(old, new, name)
     return name

@@ -31,5 +31,5 @@ def align(model: torch.nn.Module) -> None:
         before = tensor.data
         if (after := aligned(before)) is not before:
             # Two parameters may be views of one memory.
-            place = (before.data_ptr(), before.dtype, before.shape, before.stride())
-            tensor.data = copies.setdefault(place, after)
+            memory = (before.data_ptr(), before.dtype, before.shape, before.stride())
+            tensor.data = copies.setdefault(memory, after)

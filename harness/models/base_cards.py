@@ -19,7 +19,7 @@ from harness.models.adapters import Parent, saved_model
 from harness.models.chat_format import VICUNA_V1
 from harness.models.checkpoints import label_of, weights_fingerprint
 from harness.models.find_family import ARCHITECTURES
-from harness.models.hub_snapshots import cached, fetch, fetch_config, is_hub_id
+from harness.models.hub_snapshots import cached_model, fetch, fetch_config, is_hub_id
 from harness.models.loaded_files import ADAPTER, MODEL, PROCESSOR, WEIGHTS, loaded_files
 
 SYNTHETIC_WEIGHTS = Path(__file__).parents[1] / "synthetic" / "weights" / "llava"
@@ -176,25 +176,25 @@ def find_base(name: str) -> BaseCard:
     raise unknown("base", name, BASES)
 
 
-def _folder_card(folder: Path, above: tuple[Path, ...] = ()) -> BaseCard:
-    """``above``: the adapters whose base the folder is."""
+def _folder_card(folder: Path, children: tuple[Path, ...] = ()) -> BaseCard:
+    """``children``: the adapters whose base the folder is."""
     if adapters.is_adapter(folder):
-        return _adapter_card(folder, above)
+        return _adapter_card(folder, children)
     checkpoints.read_config(folder)
     checkpoints.check_files(folder)  # an incomplete folder is an error now, not when it is loaded
     checkpoints.check_size(folder)
     # A model trained from the synthetic base has its tokenizer, and understands its prompts only.
-    own, shipped = (path / "tokenizer.json" for path in (folder, SYNTHETIC_WEIGHTS))
-    synthetic = own.is_file() and shipped.is_file() and own.read_bytes() == shipped.read_bytes()
+    file, shipped = (path / "tokenizer.json" for path in (folder, SYNTHETIC_WEIGHTS))
+    synthetic = file.is_file() and shipped.is_file() and file.read_bytes() == shipped.read_bytes()
     return _card(folder, label_of(folder.resolve().name), folder, synthetic=synthetic)
 
 
 @cache
-def _hub_card(name: str, above: tuple[Path, ...] = ()) -> BaseCard:
+def _hub_card(name: str, children: tuple[Path, ...] = ()) -> BaseCard:
     id, _, revision = name.partition("@")
     folder, commit = fetch_config(id, revision or None)
     if adapters.is_adapter(folder):
-        return replace(_adapter_card(folder, above), name=label_of(id))
+        return replace(_adapter_card(folder, children), name=label_of(id))
     return _card(folder, label_of(id), id, commit)
 
 
@@ -205,52 +205,52 @@ def _card(
     its family."""
     config = checkpoints.read_config(folder)
     family = ARCHITECTURES[config["model_type"]].name
-    relative = next(card for card in BASES.values() if card.family == family)
+    sibling = next(card for card in BASES.values() if card.family == family)
     stored = config.get("dtype") or config.get("torch_dtype")
     return BaseCard(
         name=name,
         source=source,
         revision=commit,
         family=family,
-        lora_targets=relative.lora_targets,
+        lora_targets=sibling.lora_targets,
         prompts="synthetic" if synthetic else "real",
         dtype=stored if stored in ("float32", "float16") else "bfloat16",
-        max_pixels=relative.max_pixels,
+        max_pixels=sibling.max_pixels,
         parameters=checkpoints.count_parameters(folder),
     )
 
 
-def _adapter_card(folder: Path, above: tuple[Path, ...] = ()) -> BaseCard:
+def _adapter_card(folder: Path, children: tuple[Path, ...] = ()) -> BaseCard:
     """The card of a LoRA adapter: its parent's card with the adapter on top.
 
     Raises:
         UserError: the parent is missing, is not the one that the adapter was trained on, or has
             no module for one of the adapter's tensors; or adapters name each other as base.
     """
-    if folder.resolve() in above:
+    if folder.resolve() in children:
         raise UserError(
-            f"The adapter in {folder} is its own base, by way of {len(above)} adapters"
+            f"The adapter in {folder} is its own base, by way of {len(children)} adapters"
             " (base_model_name_or_path); name the model that it was trained on."
         )
-    above = (*above, folder.resolve())
+    children = (*children, folder.resolve())
     adapter = adapters.read_adapter(folder)
     parent, revision = str(adapter["base_model_name_or_path"]), adapter.get("revision")
-    card = _parent_card(folder, parent, revision, adapter.get("parent_card"), above)
+    card = _parent_card(folder, parent, revision, adapter.get("parent_card"), children)
     if revision and card.revision and revision != card.revision:
         raise UserError(
             f"The adapter in {folder} was trained on {parent} at commit {revision}, the base card"
             f" pins {card.revision}; give an adapter of that commit, or the merged model."
         )
-    below = card.adapters[-1] if card.adapters else card.source
-    if isinstance(below, Path):
+    parent_folder = card.adapters[-1] if card.adapters else card.source
+    if isinstance(parent_folder, Path):
         recorded = [
             str(adapter[key]) for key in ("parent_weights", "parent_adapter") if adapter.get(key)
         ]
-        if recorded and (actual := weights_fingerprint(below)) not in recorded:
+        if recorded and (actual := weights_fingerprint(parent_folder)) not in recorded:
             raise UserError(
-                f"The adapter in {folder} was trained on other weights than those in {below}"
-                f" (fingerprint {recorded[0][:12]}, not {actual[:12]}); give its own parent, or the"
-                " merged model."
+                f"The adapter in {folder} was trained on other weights than those in"
+                f" {parent_folder} (fingerprint {recorded[0][:12]}, not {actual[:12]}); give its"
+                " own parent, or the merged model."
             )
     if isinstance(card.source, Path):
         adapters.check_adapter(folder, checkpoints.parameter_shapes(card.source))
@@ -259,7 +259,7 @@ def _adapter_card(folder: Path, above: tuple[Path, ...] = ()) -> BaseCard:
 
 
 def _parent_card(
-    folder: Path, parent: str, revision: str | None, name: str | None, above: tuple[Path, ...]
+    folder: Path, parent: str, revision: str | None, name: str | None, children: tuple[Path, ...]
 ) -> BaseCard:
     """The card of an adapter's base: a card's name or source, a folder, or a hub id. ``name``: the
     card that our own record names.
@@ -268,18 +268,18 @@ def _parent_card(
     deleted, the adapter beside it replaces it.
     """
     # A hub id alone means the hub's own processor.
-    if known := BASES.get(name or parent):
-        return known
-    if same := [card for card in BASES.values() if parent == str(card.source)]:
-        return same[-1]
-    named = folder / parent if parent.startswith(".") else Path(parent)
-    path = saved_model(Path(os.path.normpath(named)))
+    if card := BASES.get(name or parent):
+        return card
+    if same_source := [card for card in BASES.values() if parent == str(card.source)]:
+        return same_source[-1]
+    parent_path = folder / parent if parent.startswith(".") else Path(parent)
+    path = saved_model(Path(os.path.normpath(parent_path)))
     if path.is_dir():
-        return _folder_card(path, above)
+        return _folder_card(path, children)
     reason = f"{path} is no folder"
     if is_hub_id(parent):
         try:
-            return _hub_card(f"{parent}@{revision}" if revision else parent, above)
+            return _hub_card(f"{parent}@{revision}" if revision else parent, children)
         except UserError as error:
             reason = f"as a hub id: {str(error).rstrip('.')}"
     raise UserError(
@@ -298,21 +298,21 @@ def parent_of(card: BaseCard, weights: Path | None, adapter: Path) -> Parent:
         weights = saved_model(weights)
         record = weights.parent / "record.json"
         recorded = checkpoints.read_json(record).get("weights") if record.is_file() else None
-        start = adapter.parent.resolve() / adapter.name
+        adapter_folder = adapter.parent.resolve() / adapter.name
         beside = weights.parent / "adapter"
         return Parent(
-            name=Path(os.path.relpath(weights.resolve(), start)).as_posix(),
+            name=Path(os.path.relpath(weights.resolve(), adapter_folder)).as_posix(),
             weights=recorded or weights_fingerprint(weights),
             adapter=weights_fingerprint(beside) if beside.is_dir() and beside != weights else None,
         )
     if card.adapters:
         last = card.adapters[-1]
         return Parent(name=str(last.resolve()), weights=weights_fingerprint(last))
-    known = card.name if BASES.get(card.name) == card else None
+    card_name = card.name if BASES.get(card.name) == card else None
     if isinstance(card.source, Path):
-        name = known or str(card.source.resolve())
+        name = card_name or str(card.source.resolve())
         return Parent(name=name, weights=weights_fingerprint(card.source))
-    return Parent(name=card.source, revision=card.revision, card=known)
+    return Parent(name=card.source, revision=card.revision, card=card_name)
 
 
 def stored_model(card: BaseCard, weights: Path | None) -> tuple[Path | None, tuple[Path, ...]]:
@@ -327,14 +327,14 @@ def stored_model(card: BaseCard, weights: Path | None) -> tuple[Path | None, tup
     folder = saved_model(weights)
     if not adapters.is_adapter(folder):
         return folder, ()
-    found = _adapter_card(folder)
-    if found.source == card.source:
-        return None, found.adapters
-    if isinstance(found.source, Path):
-        return found.source, found.adapters
+    adapter_card = _adapter_card(folder)
+    if adapter_card.source == card.source:
+        return None, adapter_card.adapters
+    if isinstance(adapter_card.source, Path):
+        return adapter_card.source, adapter_card.adapters
     raise UserError(
-        f"The adapter in {folder} is of the base {found.source}, not of {card.name!r}; give an"
-        " adapter of this base."
+        f"The adapter in {folder} is of the base {adapter_card.source}, not of {card.name!r}; give"
+        " an adapter of this base."
     )
 
 
@@ -350,28 +350,28 @@ def identity_files(
             processor stays the card's.
         download: bring a hub model's missing files. Else its id and commit stand for them.
     """
-    weights, above = stored_model(card, weights)
+    weights, card_adapters = stored_model(card, weights)
     source: Path | None  # of a hub model in the local cache: None where it is not there
     if isinstance(card.source, Path):
         source = card.source
     elif download:
-        source = fetched(card, weights=weights is None)
+        source = fetch_base(card, weights=weights is None)
     else:
-        source = cached(card.source, card.revision)
+        source = cached_model(card.source, card.revision)
     if source is None:
         return {NOT_DOWNLOADED: f"{card.source}@{card.revision}"}
     folder = weights or source
     pinned = weights is None and card.revision is not None  # a hub model in the local cache
     files = {WEIGHTS: weights_fingerprint(folder, downloaded=pinned), **loaded_files(folder, MODEL)}
     files |= loaded_files(source, PROCESSOR)
-    for number, adapter in enumerate(above, 1):
-        place = f"adapter {number}/"
-        files[place + WEIGHTS] = weights_fingerprint(adapter)
-        files |= {place + name: each for name, each in loaded_files(adapter, ADAPTER).items()}
+    for number, adapter in enumerate(card_adapters, 1):
+        prefix = f"adapter {number}/"
+        files[prefix + WEIGHTS] = weights_fingerprint(adapter)
+        files |= {prefix + name: value for name, value in loaded_files(adapter, ADAPTER).items()}
     return files
 
 
-def fetched(card: BaseCard, *, weights: bool = True) -> Path:
+def fetch_base(card: BaseCard, *, weights: bool = True) -> Path:
     """The card's folder; a hub model's missing files are downloaded (without ``weights``: settings
     and tokenizer only).
 

@@ -95,12 +95,12 @@ class Renderer:
         header = self.format.answer.strip() + " "
         return start.replace(self.image, "") + prompt_text, [header + text for text in answers]
 
-    def bare(self, rendered: str) -> str:
+    def trim(self, rendered: str) -> str:
         """A rendered text without begin and end tokens and outer white space."""
         return rendered.strip().removeprefix(self.bos).removesuffix(self.eos).strip()
 
-    def _fill(self, part: str) -> str:
-        return part.format(bos=self.bos, eos=self.eos, image=self.image)
+    def _fill(self, template: str) -> str:
+        return template.format(bos=self.bos, eos=self.eos, image=self.image)
 
     def neutralize(self, text: str) -> str:
         """The text with each special token replaced by a space."""
@@ -120,18 +120,20 @@ class Renderer:
         Raises:
             UserError: one token covers the end of a prompt and the start of its completion.
         """
-        alone = self.encode(prompts)
-        joined = self.encode(
+        prompt_ids = self.encode(prompts)
+        joined_ids = self.encode(
             [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
         )
-        for prompt, ids, both in zip(prompts, alone, joined, strict=True):
-            if both[: len(ids)] != ids:
+        for prompt, ids, joined in zip(prompts, prompt_ids, joined_ids, strict=True):
+            if joined[: len(ids)] != ids:
                 raise UserError(
                     "The tokenizer merges the end of a prompt with the start of its answer into one"
                     f" token ({prompt[-20:]!r}); use a tokenizer that splits at the space between"
                     " prompt and answer."
                 )
-        return [(ids, both[len(ids) :]) for ids, both in zip(alone, joined, strict=True)]
+        return [
+            (ids, joined[len(ids) :]) for ids, joined in zip(prompt_ids, joined_ids, strict=True)
+        ]
 
 
 def renderer(processor: Any) -> Renderer:
@@ -158,30 +160,30 @@ def renderer(processor: Any) -> Renderer:
     # LLaVA's data files hold <image> in questions; for other families it would stay as text.
     special = {"<image>", *tokenizer.all_special_tokens, *added, *filter(None, names.values())}
     # Longest first, because a token may be the beginning of another.
-    ordered = sorted((text for text in special if text.strip()), key=len, reverse=True)
-    words = Renderer(
+    longest_first = sorted((text for text in special if text.strip()), key=len, reverse=True)
+    chat = Renderer(
         format=format,
         system="",
         bos=names["bos_token"] or "",
         eos=names["eos_token"],
         image=names["image_token"],
-        specials=re.compile("|".join(map(re.escape, ordered)), re.IGNORECASE),
+        specials=re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE),
         tokenizer=tokenizer,
     )
-    return replace(words, system=_system_text(processor, words))
+    return replace(chat, system=_system_text(processor, chat))
 
 
-def _system_text(processor: Any, words: Renderer) -> str:
+def _system_text(processor: Any, chat: Renderer) -> str:
     """What the model's own template writes before the first turn; the family's where the template
     is missing or of another format, which :func:`check_template` reports."""
     if getattr(processor, "chat_template", None):
-        theirs = words.bare(
+        template_text = chat.trim(
             processor.apply_chat_template(_user_turn("?", True), add_generation_prompt=True)
         )
-        ours = words.bare(words.render_prompt("?", True))
-        if theirs.endswith(ours):
-            return theirs.removesuffix(ours)
-    return words.format.system
+        prompt = chat.trim(chat.render_prompt("?", True))
+        if template_text.endswith(prompt):
+            return template_text.removesuffix(prompt)
+    return chat.format.system
 
 
 def _user_turn(text: str, has_image: bool) -> list[dict[str, Any]]:
@@ -197,23 +199,23 @@ def check_template(processor: Any) -> None:
     Raises:
         UserError: there is no template, or it gives another text.
     """
-    ours, text, answer = renderer(processor), "What is there?", "A red ball."
+    chat, text, answer = renderer(processor), "What is there?", "A red ball."
     if not getattr(processor, "chat_template", None):
         raise UserError(
             "The processor has no chat template, so the prompts cannot be checked; save the"
             " processor with the model's own template."
         )
     for has_image in (True, False):
-        user = _user_turn(text, has_image)
-        answered = [*user, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
-        prompt = ours.render_prompt(text, has_image)
-        for mine, theirs in (
-            (prompt, processor.apply_chat_template(user, add_generation_prompt=True)),
-            (prompt + ours.render_completion(answer), processor.apply_chat_template(answered)),
+        turn = _user_turn(text, has_image)
+        messages = [*turn, {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+        prompt = chat.render_prompt(text, has_image)
+        for own_text, template_text in (
+            (prompt, processor.apply_chat_template(turn, add_generation_prompt=True)),
+            (prompt + chat.render_completion(answer), processor.apply_chat_template(messages)),
         ):
-            if ours.bare(mine) != ours.bare(theirs):
+            if chat.trim(own_text) != chat.trim(template_text):
                 raise UserError(
-                    f"This model's chat template gives {ours.bare(theirs)!r:.200}, but our prompt"
-                    f" is {ours.bare(mine)!r:.200}; choose a base with its family's published"
-                    " template (LLaVA-1.5's, or Qwen2.5-VL's)."
+                    f"This model's chat template gives {chat.trim(template_text)!r:.200}, but"
+                    f" our prompt is {chat.trim(own_text)!r:.200}; choose a base with its"
+                    " family's published template (LLaVA-1.5's, or Qwen2.5-VL's)."
                 )

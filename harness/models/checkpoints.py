@@ -61,7 +61,7 @@ def read_json(path: Path) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} cannot be read as JSON ({str(error).splitlines()[0]}){not_the_file(path)};"
+            f"{path} cannot be read as JSON ({str(error).splitlines()[0]}){wrong_file_hint(path)};"
             " save or download the model again."
         ) from None
     if not isinstance(content, dict):
@@ -69,8 +69,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def not_the_file(path: Path) -> str:
-    """What lies in a file's place, where it is a known mistake of a download; else empty."""
+def wrong_file_hint(path: Path) -> str:
+    """Words for a message if a download left a known wrong file in this place; else empty."""
     try:
         with path.open("rb") as stream:
             start = stream.read(200).lstrip().lower()
@@ -91,17 +91,18 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     config = read_json(folder / "config.json")
     classes = config.get("architectures")
-    named = ", ".join(map(str, classes)) if isinstance(classes, list) else ""
-    named, kind = named or "no architecture", str(config.get("model_type"))
+    class_names = ", ".join(map(str, classes)) if isinstance(classes, list) else ""
+    class_names, model_type = class_names or "no architecture", str(config.get("model_type"))
     # The original repository's checkpoints also have the type "llava", but another layout.
-    if kind in ("llava_llama", "llava") and "LlavaLlamaForCausalLM" in named:
+    if model_type in ("llava_llama", "llava") and "LlavaLlamaForCausalLM" in class_names:
         raise UserError(
-            f"{folder} holds a LLaVA in the original repository's format ({named}); convert it with"
-            f" python -m harness convert {folder} --out NEW and give the folder it writes."
+            f"{folder} holds a LLaVA in the original repository's format ({class_names}); convert"
+            f" it with python -m harness convert {folder} --out NEW and give the folder it writes."
         )
-    if kind not in ARCHITECTURES:
+    if model_type not in ARCHITECTURES:
         raise UserError(
-            f"{folder} holds a model of type {kind!r} ({named}); supported are {supported()}."
+            f"{folder} holds a model of type {model_type!r} ({class_names}); supported are"
+            f" {supported()}."
         )
     return config
 
@@ -153,12 +154,12 @@ def indexed_files(folder: Path, index: str = INDEX) -> list[str]:
     Raises:
         UserError: the index is broken, or names a file outside of the folder.
     """
-    kind, form = ("safetensors", FILE_NAME) if index == INDEX else ("torch", TORCH_NAME)
+    file_type, pattern = ("safetensors", FILE_NAME) if index == INDEX else ("torch", TORCH_NAME)
     files = read_json(folder / index).get("weight_map")
     names = list(files.values()) if isinstance(files, dict) else []
-    if not names or not all(isinstance(name, str) and form.fullmatch(name) for name in names):
+    if not names or not all(isinstance(name, str) and pattern.fullmatch(name) for name in names):
         raise UserError(
-            f"{folder / index} does not name a {kind} file of its folder for each tensor"
+            f"{folder / index} does not name a {file_type} file of its folder for each tensor"
             " (weight_map); save or download the model again."
         )
     return sorted(set(names))
@@ -190,11 +191,11 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 def check_precision(file: Path) -> None:
     """Raise UserError for a file that is cut, or whose weights are integers or quantised."""
-    for name, (kind, _) in _header(file).items():
+    for name, (precision, _) in _header(file).items():
         # Early versions of transformers saved positions and tables with the weights.
-        if kind not in PRECISIONS and not name.endswith(BUFFERS):
+        if precision not in PRECISIONS and not name.endswith(BUFFERS):
             raise UserError(
-                f"{file} holds {name} as {kind}; only {', '.join(PRECISIONS)} are read, no"
+                f"{file} holds {name} as {precision}; only {', '.join(PRECISIONS)} are read, no"
                 " quantised weights. Give the model in one of these."
             )
 
@@ -202,11 +203,11 @@ def check_precision(file: Path) -> None:
 def _header(file: Path) -> Mapping[str, tuple[str, tuple[int, ...]]]:
     """The precision and shape of each tensor; a process reads an unchanged file once."""
     try:
-        seen = file.stat()
-        return _read_header(file, seen.st_ino, seen.st_size, seen.st_mtime_ns)
+        stat = file.stat()
+        return _read_header(file, stat.st_ino, stat.st_size, stat.st_mtime_ns)
     except (SafetensorError, OSError) as error:
         raise UserError(
-            f"{file} is cut or damaged ({error}){not_the_file(file)}; download or save it again."
+            f"{file} is cut or damaged ({error}){wrong_file_hint(file)}; download or save it again."
         ) from error
 
 
@@ -216,7 +217,7 @@ def _read_header(
 ) -> Mapping[str, tuple[str, tuple[int, ...]]]:
     with safe_open(file, framework="np") as tensors:
         slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118
-        return {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
+        return {name: (view.get_dtype(), tuple(view.get_shape())) for name, view in slices.items()}
 
 
 def weights_fingerprint(folder: Path, *, downloaded: bool = False) -> str:
@@ -238,11 +239,11 @@ def weights_fingerprint(folder: Path, *, downloaded: bool = False) -> str:
             f"{folder} holds no *.safetensors files to take a fingerprint of; give the folder of a"
             " saved model."
         )
-    total = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in files:
         sha = (downloaded and _sha_in_cache(file)) or content_sha(file)
-        total.update(f"{file.name}\0{sha}\n".encode())
-    return total.hexdigest()
+        digest.update(f"{file.name}\0{sha}\n".encode())
+    return digest.hexdigest()
 
 
 def _sha_in_cache(file: Path) -> str | None:
@@ -271,12 +272,12 @@ def content_sha(file: Path) -> str:
 
 def count_parameters(folder: Path) -> float:
     """The parameters of the model that config.json describes; tied ones count once."""
-    return _skeleton(folder / "config.json", (folder / "config.json").read_bytes())[1]
+    return _meta_model(folder / "config.json", (folder / "config.json").read_bytes())[1]
 
 
 def parameter_shapes(folder: Path) -> Mapping[str, tuple[int, ...]]:
     """The shape of every parameter, by name, of the model that config.json describes."""
-    return _skeleton(folder / "config.json", (folder / "config.json").read_bytes())[0]
+    return _meta_model(folder / "config.json", (folder / "config.json").read_bytes())[0]
 
 
 def check_size(folder: Path) -> None:
@@ -298,7 +299,7 @@ def check_size(folder: Path) -> None:
 
 
 @lru_cache(maxsize=16)
-def _skeleton(path: Path, content: bytes) -> tuple[Mapping[str, tuple[int, ...]], float]:  # noqa: ARG001
+def _meta_model(path: Path, content: bytes) -> tuple[Mapping[str, tuple[int, ...]], float]:  # noqa: ARG001
     """Shapes by name, and the number of parameters, of a model built without memory.
 
     Raises:
@@ -307,9 +308,9 @@ def _skeleton(path: Path, content: bytes) -> tuple[Mapping[str, tuple[int, ...]]
     try:
         with without_own_code(str(path.parent)):
             config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False)
-        for part in (config, getattr(config, "text_config", None), config.vision_config):
+        for section in (config, getattr(config, "text_config", None), config.vision_config):
             for name in ("num_hidden_layers", "depth"):
-                if (layers := getattr(part, name, 0) or 0) > MAX_LAYERS:
+                if (layers := getattr(section, name, 0) or 0) > MAX_LAYERS:
                     raise ValueError(f"{name} is {layers}, more than {MAX_LAYERS}")
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
@@ -321,6 +322,6 @@ def _skeleton(path: Path, content: bytes) -> tuple[Mapping[str, tuple[int, ...]]
             f"{path} describes no model that can be built ({reason}); save or download the model"
             " again."
         ) from error
-    named = model.named_parameters(remove_duplicate=False)
-    shapes = {name: tuple(value.shape) for name, value in named}
+    parameters = model.named_parameters(remove_duplicate=False)
+    shapes = {name: tuple(value.shape) for name, value in parameters}
     return shapes, float(sum(math.prod(value.shape) for value in model.parameters()))

@@ -59,11 +59,11 @@ def family_of(model: Any, processor: Any = None) -> Family:
     Raises:
         UserError: its architecture is not supported.
     """
-    kind = str(model.config.model_type)
-    if kind not in ARCHITECTURES:
-        raise UserError(f"The model is a {kind!r}; supported are {supported()}.")
-    return ARCHITECTURES[kind].bind(model, processor)
+    model_type = str(model.config.model_type)
+    if model_type not in ARCHITECTURES:
+        raise UserError(f"The model is a {model_type!r}; supported are {supported()}.")
+    return ARCHITECTURES[model_type].bind(model, processor)
 
 
 def supported() -> str:
-    return " and ".join(f"{each.name} ({each.model_class})" for each in ARCHITECTURES.values())
+    return " and ".join(f"{item.name} ({item.model_class})" for item in ARCHITECTURES.values())

@@ -116,12 +116,12 @@ def _answers(endpoint: str) -> bool:
 
 
 def fetch(
-    what: str, id: str, revision: str | None, *, weights: bool = True, torch_file: bool = False
+    label: str, id: str, revision: str | None, *, weights: bool = True, torch_file: bool = False
 ) -> Path:
     """Download the missing files of a model and return its folder, named by its commit.
 
     Args:
-        what: the model's name in messages.
+        label: the model's name in messages.
         weights: False: settings and tokenizer only.
         torch_file: accept a torch file where the repository has no safetensors.
 
@@ -129,9 +129,9 @@ def fetch(
         UserError: the model does not exist, is gated or unreachable; it has no such weights; a
             file is cut; the disk is full.
     """
-    cached = not reachable()
+    offline = not reachable()
     try:
-        download = partial(snapshot_download, id, local_files_only=cached)
+        download = partial(snapshot_download, id, local_files_only=offline)
         settings = {"allow_patterns": SETTINGS, "ignore_patterns": ["*/*"]}
         folder = Path(download(revision=revision, **settings))
         if not weights:
@@ -141,15 +141,15 @@ def fetch(
             if not all((folder / name).is_file() for name in names):
                 download(revision=folder.name, allow_patterns=names)
         else:
-            names = [_single_file(what, id, folder.name, torch_file, cached)]
+            names = [_single_file(label, id, folder.name, torch_file, offline)]
     except FAILURES as error:
-        raise load_error(what, id, revision, error) from error
+        raise load_error(label, id, revision, error) from error
     for name in names:
-        _check_file(what, id, folder / name)
+        _check_file(label, id, folder / name)
     return folder
 
 
-def cached(id: str, revision: str | None) -> Path | None:
+def cached_model(id: str, revision: str | None) -> Path | None:
     """The folder of a model's commit in the local cache, where settings, tokenizer and weights are
     all there; asks no network."""
     folder, tokenizers = cached_folder(id, revision), ("tokenizer.json", "tokenizer_config.json")
@@ -166,23 +166,23 @@ def fetch_config(id: str, revision: str | None) -> tuple[Path, str]:
         UserError: the repository, the revision or both files do not exist, it is gated, or the
             hub cannot be reached.
     """
-    cached = not reachable()
+    offline = not reachable()
     try:
         try:
-            found = hf_hub_download(id, "config.json", revision=revision, local_files_only=cached)
+            path = hf_hub_download(id, "config.json", revision=revision, local_files_only=offline)
         except LocalEntryNotFoundError:
             raise
         except EntryNotFoundError:
-            found = hf_hub_download(id, adapters.CONFIG, revision=revision)
+            path = hf_hub_download(id, adapters.CONFIG, revision=revision)
             files = [adapters.CONFIG, adapters.WEIGHTS, adapters.RECORD]
             snapshot_download(id, revision=revision, allow_patterns=files)
     except FAILURES as error:
         raise load_error(f"The checkpoint {id!r}", id, revision, error) from error
-    folder = Path(found).parent
+    folder = Path(path).parent
     return folder, folder.name  # the cache names a snapshot's folder by its commit
 
 
-def commit_of(what: str, dataset: str, revision: str | None) -> str:
+def commit_of(label: str, dataset: str, revision: str | None) -> str:
     """The commit of a data set's branch or tag; offline, the last one that the cache has.
 
     Raises:
@@ -194,51 +194,51 @@ def commit_of(what: str, dataset: str, revision: str | None) -> str:
         return str(resolved.resolved)
     except RevisionResolutionError as error:
         raise UserError(
-            f"{what} could not be loaded from {dataset}: it is not in the local cache and the hub"
+            f"{label} could not be loaded from {dataset}: it is not in the local cache and the hub"
             " cannot be reached: go online, or give a folder of its parquet files."
         ) from error
     except FAILURES as error:
-        raise load_error(what, dataset, revision, error) from error
+        raise load_error(label, dataset, revision, error) from error
 
 
-def _single_file(what: str, id: str, commit: str, torch_file: bool, cached: bool) -> str:
-    """Download the one file with the weights and return its name; ``cached``: without the hub."""
+def _single_file(label: str, id: str, commit: str, torch_file: bool, offline: bool) -> str:
+    """Download the one file with the weights and return its name; ``offline``: without the hub."""
     try:
-        hf_hub_download(id, SINGLE, revision=commit, local_files_only=cached)
+        hf_hub_download(id, SINGLE, revision=commit, local_files_only=offline)
     except EntryNotFoundError as error:
         if torch_file:  # offline, an earlier run may have it
-            hf_hub_download(id, TORCH, revision=commit, local_files_only=cached)
+            hf_hub_download(id, TORCH, revision=commit, local_files_only=offline)
             return TORCH
-        offline = isinstance(error, LocalEntryNotFoundError)
-        if offline or not HfApi().file_exists(id, TORCH, revision=commit):
+        not_cached = isinstance(error, LocalEntryNotFoundError)
+        if not_cached or not HfApi().file_exists(id, TORCH, revision=commit):
             raise
         raise UserError(
-            f"{what} could not be loaded from {id}: at {commit[:12]} it has {TORCH} alone, a torch"
+            f"{label} could not be loaded from {id}: at {commit[:12]} it has {TORCH} alone, a torch"
             f" file, which is not read; give a revision with {SINGLE} (the hub's conversions are"
             f" its pull requests: {id}@refs/pr/N), or a folder."
         ) from None
     return SINGLE
 
 
-def _check_file(what: str, id: str, file: Path) -> None:
+def _check_file(label: str, id: str, file: Path) -> None:
     """Raise UserError unless the weight file exists and has the content that the hub promised: the
     size in its header and, of a large file, the SHA-256 that is its name in the cache."""
     if not file.is_file():
         raise UserError(
-            f"{what} could not be loaded from {id}: {file.name}, which its index names, is not"
+            f"{label} could not be loaded from {id}: {file.name}, which its index names, is not"
             " there."
         )
-    promised = file.resolve().name
-    sound = not SHA256.fullmatch(promised) or content_sha(file) == promised
+    expected_sha = file.resolve().name
+    intact = not SHA256.fullmatch(expected_sha) or content_sha(file) == expected_sha
     try:
         if file.suffix == ".safetensors":
             tensor_shapes(file)
     except UserError:
-        sound = False
-    if not sound:
+        intact = False
+    if not intact:
         # The file behind the cache's link must go; the link alone would be made again.
         raise UserError(
-            f"{what} could not be loaded from {id}: {file.name} is cut or damaged in the local"
+            f"{label} could not be loaded from {id}: {file.name} is cut or damaged in the local"
             f" cache; delete {file.resolve()} and run the same command again: it is downloaded"
             " anew."
         )
@@ -246,23 +246,25 @@ def _check_file(what: str, id: str, file: Path) -> None:
         check_precision(file)
 
 
-def load_error(what: str, source: str, revision: str | None, error: BaseException) -> UserError:
+def load_error(label: str, source: str, revision: str | None, error: BaseException) -> UserError:
     """The sentence for a model that could not be loaded, from ``error`` or one of its causes."""
-    chain: list[BaseException] = []
+    errors: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
+    while cause is not None and cause not in errors:
+        errors.append(cause)
         cause = cause.__cause__ or cause.__context__
-    start = f"{what} could not be loaded from {source}:"
-    if any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in chain):
+    prefix = f"{label} could not be loaded from {source}:"
+    if any(isinstance(e, OSError) and e.errno in (errno.ENOSPC, errno.EDQUOT) for e in errors):
         return UserError(
-            f"{start} the disk is full; free some space below {constants.HF_HUB_CACHE}, or set"
+            f"{prefix} the disk is full; free some space below {constants.HF_HUB_CACHE}, or set"
             " HF_HOME to another disk, and run the same command again."
         )
-    for kind, reason in REASONS.items():
-        if any(isinstance(each, kind) for each in chain):
-            return UserError(f"{start} {reason.format(revision=revision)}.")
+    for error_type, reason in REASONS.items():
+        if any(isinstance(e, error_type) for e in errors):
+            return UserError(f"{prefix} {reason.format(revision=revision)}.")
     reason = " ".join(str(error).split("\n")[0].split())[:300]
+    if "backend tokenizer" in reason:  # followed by a list of five libraries
+        return UserError(f"{prefix} it has no tokenizer; put its tokenizer.json there.")
     if not isinstance(error, (OSError, ValueError)):
         reason = f"{type(error).__name__}: {reason}"  # such as KeyError, whose text is a name
-    return UserError(f"{start} {reason or type(error).__name__}")
+    return UserError(f"{prefix} {reason or type(error).__name__}")

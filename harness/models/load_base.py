@@ -16,7 +16,7 @@ from transformers.utils import logging
 from harness.errors import UserError
 from harness.models.adapters import attach_adapter, merge_adapter
 from harness.models.alignment import align
-from harness.models.base_cards import BaseCard, fetched, source_of, stored_model
+from harness.models.base_cards import BaseCard, fetch_base, source_of, stored_model
 from harness.models.checkpoints import BUFFERS, check_files, check_size
 from harness.models.device_memory import free_memory
 from harness.models.find_family import ARCHITECTURES
@@ -25,7 +25,7 @@ from harness.models.processor_checks import (
     check_generation,
     check_processor,
     check_small_files,
-    one_sentence,
+    explain_load_errors,
 )
 
 MAX_CPU_PARAMETERS = 1e9
@@ -46,32 +46,35 @@ def load_base(card: BaseCard, device: str = "cpu", weights: Path | None = None) 
             architecture.
     """
     weights, adapters = stored_model(card, weights)
-    source, place = _checked_source(card, device, weights)
-    what, dtype = f"Base {card.name!r}", loaded_dtype(card, device)
-    architecture = next(each for each in ARCHITECTURES.values() if each.name == card.family)
-    with one_sentence(what, str(source), card.revision), without_own_code(str(source), str(place)):
+    source, weights_folder = _checked_source(card, device, weights)
+    label, dtype = f"Base {card.name!r}", loaded_dtype(card, device)
+    architecture = next(item for item in ARCHITECTURES.values() if item.name == card.family)
+    with (
+        explain_load_errors(label, str(source), card.revision),
+        without_own_code(str(source), str(weights_folder)),
+    ):
         # The small files first: they tell most faults before anything large is read.
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(weights_folder, trust_remote_code=False)
         if (other := ARCHITECTURES.get(config.model_type)) is not architecture:
             raise UserError(
-                f"{place} holds a {other.model_class if other else config.model_type}, base"
-                f" {card.name!r} is {architecture.name} ({architecture.model_class}); give weights"
-                " of that family."
+                f"{weights_folder} holds a {other.model_class if other else config.model_type},"
+                f" base {card.name!r} is {architecture.name} ({architecture.model_class}); give"
+                " weights of that family."
             )
         processor = architecture.processor(str(source))
         check_processor(processor, config, str(source))
         card.apply_to(processor)
-    with one_sentence(what, str(place), card.revision):
-        check_weights(what, place, AutoModelForImageTextToText)
+    with explain_load_errors(label, str(weights_folder), card.revision):
+        check_weights(label, weights_folder, AutoModelForImageTextToText)
         model = AutoModelForImageTextToText.from_pretrained(
-            place, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            weights_folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
         )
-        check_generation(model, str(place))
+        check_generation(model, str(weights_folder))
     model = model.to(device).eval()
     align(model)
     add_adapter = merge_adapter if dtype == torch.float32 else attach_adapter
     for adapter in adapters:
-        with one_sentence("The adapter", str(adapter)):
+        with explain_load_errors("The adapter", str(adapter)):
             # Merged on the device, as in training, so that the sums are the same.
             model = add_adapter(model, adapter)
     return model, processor
@@ -94,11 +97,11 @@ def _checked_source(card: BaseCard, device: str, weights: Path | None) -> tuple[
     if folder is not None:
         check_size(folder)
     check_machine(card.name, device, stored_bytes, card.parameters, card.dtype)
-    source = fetched(card, weights=weights is None)
+    source = fetch_base(card, weights=weights is None)
     if folder is None:
         check_size(source)
-    for each in dict.fromkeys((source, weights or source)):
-        check_small_files(each)
+    for path in dict.fromkeys((source, weights or source)):
+        check_small_files(path)
     return source, weights or source
 
 
@@ -107,7 +110,7 @@ def loaded_dtype(card: BaseCard, device: str) -> torch.dtype:
     return torch.float32 if torch.device(device).type == "cpu" else getattr(torch, card.dtype)
 
 
-def check_weights(what: str, folder: Path, auto_class: Any, *, torch_file: bool = False) -> None:
+def check_weights(label: str, folder: Path, auto_class: Any, *, torch_file: bool = False) -> None:
     """Check names and shapes of the stored weights against config.json, without memory.
 
     transformers leaves absent weights random and others out, with a warning.
@@ -133,24 +136,24 @@ def check_weights(what: str, folder: Path, auto_class: Any, *, torch_file: bool 
         )
     finally:
         logging.set_verbosity(verbosity)
-    start = f"The weights in {folder} do not fit {what[:1].lower()}{what[1:]}:"
-    if absent := sorted(loading["missing_keys"]):
-        raise UserError(f"{start} {len(absent)} absent, such as {absent[0]}.")
-    if other := sorted(loading["mismatched_keys"]):
-        name, stored, built = other[0]
+    prefix = f"The weights in {folder} do not fit {label[:1].lower()}{label[1:]}:"
+    if missing := sorted(loading["missing_keys"]):
+        raise UserError(f"{prefix} {len(missing)} absent, such as {missing[0]}.")
+    if mismatched := sorted(loading["mismatched_keys"]):
+        name, stored, built = mismatched[0]
         raise UserError(
-            f"{start} {len(other)} of another shape, such as {name}, which is {list(stored)} and"
-            f" by config.json {list(built)}; give the config.json that was saved with them."
+            f"{prefix} {len(mismatched)} of another shape, such as {name}, which is {list(stored)}"
+            f" and by config.json {list(built)}; give the config.json that was saved with them."
         )
-    left = sorted(
+    unexpected = sorted(
         name
         for name in loading["unexpected_keys"]
         if not name.endswith((*BUFFERS, "lm_head.weight"))  # a tied one is stored twice
     )
-    if left:
+    if unexpected:
         raise UserError(
-            f"{start} its config.json has no place for {len(left)} of them, such as {left[0]};"
-            " give the config.json that was saved with them."
+            f"{prefix} its config.json has no place for {len(unexpected)} of them, such as"
+            f" {unexpected[0]}; give the config.json that was saved with them."
         )
 
 
@@ -171,8 +174,8 @@ def check_machine(
     Raises:
         UserError: there is too little memory, or a large model would run on the CPU.
     """
-    width = {"float32": 4, "bfloat16": 2, "float16": 2}[dtype]
-    count = stored_bytes / width if stored_bytes is not None else parameters
+    value_bytes = {"float32": 4, "bfloat16": 2, "float16": 2}[dtype]
+    count = stored_bytes / value_bytes if stored_bytes is not None else parameters
     if count is None:
         return
     on_cpu = torch.device(device).type == "cpu"
@@ -181,7 +184,7 @@ def check_machine(
             f"Base {name!r} has {count / 1e9:.1f} billion parameters and this machine has no GPU"
             " that torch can use; run it on one that has, or take --base synthetic."
         )
-    need = count * (4 if on_cpu else width) / 2**30
+    need = count * (4 if on_cpu else value_bytes) / 2**30
     working = WORKING_GIB if count > MAX_CPU_PARAMETERS else 0.0
     if (free := free_gib(device)) is not None and need + working > free:
         raise UserError(

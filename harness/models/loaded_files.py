@@ -29,13 +29,13 @@ PROCESSOR = tuple(
 """Read by image processors, tokenizers and chat templates of every family and scorer."""
 ADAPTER = ("adapter_config.json",)
 
-IGNORED = frozenset(
+IGNORED_FIELDS = frozenset(
     "transformers_version _name_or_path name_or_path is_local local_files_only"
     " base_model_name_or_path revision inference_mode peft_version metadata".split()
 )
 """Fields at the top of a file that say where or by what it was written. An adapter's base counts by
 its content."""
-SETS = ("target_modules", "modules_to_save")
+SET_FIELDS = ("target_modules", "modules_to_save")
 """An adapter's lists that peft writes from sets, in any order."""
 LONG_FIELD, MANY_FIELDS = 1000, 200
 """Characters of a field and number of fields above which a hash stands for the content."""
@@ -50,7 +50,7 @@ def loaded_files(folder: Path, names: Sequence[str] = MODEL + PROCESSOR) -> dict
     Raises:
         UserError: a file cannot be read.
     """
-    found = {}
+    contents = {}
     for pattern in names:
         for path in sorted(folder.glob(pattern)):
             try:
@@ -59,27 +59,27 @@ def loaded_files(folder: Path, names: Sequence[str] = MODEL + PROCESSOR) -> dict
                 raise UserError(
                     f"{path} cannot be read ({error.strerror}); save or download the model again."
                 ) from error
-            found[path.relative_to(folder).as_posix()] = _described(path.suffix, content)
-    return found
+            contents[path.relative_to(folder).as_posix()] = _describe(path.suffix, content)
+    return contents
 
 
 @lru_cache(maxsize=64)
-def _described(suffix: str, content: bytes) -> Any:
+def _describe(suffix: str, content: bytes) -> Any:
     """A JSON object's fields, or the SHA-256 of the content."""
     try:
         fields = json.loads(content) if suffix == ".json" else None
         if not isinstance(fields, dict):
             return hashlib.sha256(content).hexdigest()
-        kept = {name: value for name, value in fields.items() if name not in IGNORED}
-        for name in SETS:
-            if isinstance(kept.get(name), list):
-                kept[name] = sorted(kept[name], key=canonical)
-        whole = _sha(kept)  # refuses what is no plain JSON: NaN, halves of characters
-        if len(kept) > MANY_FIELDS:
-            return whole
+        read_fields = {name: value for name, value in fields.items() if name not in IGNORED_FIELDS}
+        for name in SET_FIELDS:
+            if isinstance(read_fields.get(name), list):
+                read_fields[name] = sorted(read_fields[name], key=canonical)
+        digest = _sha(read_fields)  # refuses what is no plain JSON: NaN, halves of characters
+        if len(read_fields) > MANY_FIELDS:
+            return digest
         return {
             name: value if len(canonical(value)) <= LONG_FIELD else _sha(value)
-            for name, value in kept.items()
+            for name, value in read_fields.items()
         }
     except (ValueError, RecursionError):
         # Loading says what is wrong with the file. Here any change of it is a difference.

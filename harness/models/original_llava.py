@@ -18,28 +18,28 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from harness.errors import UserError
-from harness.models.checkpoints import BUFFERS, complete_index, not_the_file
+from harness.models.checkpoints import BUFFERS, complete_index, wrong_file_hint
 
 CLASS = "LlavaLlamaForCausalLM"
 """The original's class, as its config.json names it."""
-OTHERS = "non_lora_trainables.bin"
+OTHER_WEIGHTS = "non_lora_trainables.bin"
 """A LoRA folder's weights that are no low-rank matrices, such as the projector's."""
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
-NAMES = (
+NAME_PATTERNS = (
     (r"^model\.mm_projector\.0\.", "model.multi_modal_projector.linear_1."),
     (r"^model\.mm_projector\.2\.", "model.multi_modal_projector.linear_2."),
     (r"^model\.vision_tower\.vision_tower\.vision_model\.", "model.vision_tower."),
     (r"^model\.(layers|embed_tokens|norm)\b", r"model.language_model.\1"),
 )
 """Beginnings of the original's names and of transformers'."""
-SAME = (
+SHARED_SETTINGS = (
     "hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads"
     " rms_norm_eps hidden_act".split()
 )
 """Settings of the language model that must be the base's."""
 
 
-def check_settings_of(folder: Path, config: Mapping[str, Any], base: Any) -> None:
+def check_original_settings(folder: Path, config: Mapping[str, Any], base: Any) -> None:
     """Compare an original config.json with the base's configuration (transformers' LlavaConfig).
 
     Raises:
@@ -66,37 +66,37 @@ def check_settings_of(folder: Path, config: Mapping[str, Any], base: Any) -> Non
             " a LLaVA-1.5."
         )
     text, strategy = base.text_config, base.vision_feature_select_strategy
-    theirs = {name: getattr(text, name) for name in SAME} | {
+    expected = {name: getattr(text, name) for name in SHARED_SETTINGS} | {
         "rope_theta": text.rope_parameters["rope_theta"],
         "rope_scaling": None,
         "mm_hidden_size": base.vision_config.hidden_size,
         "mm_vision_select_layer": base.vision_feature_layer,
         "mm_vision_select_feature": "patch" if strategy == "default" else "cls_patch",
     }
-    absent = {
+    defaults = {
         "num_key_value_heads": config.get("num_attention_heads"),
         "rope_theta": 10000.0,
         "mm_vision_select_feature": "patch",
     }
-    for name, needed in theirs.items():
-        own = config.get(name) or absent.get(name, config.get(name))
-        if own != needed:
+    for name, needed in expected.items():
+        value = config.get(name) or defaults.get(name, config.get(name))
+        if value != needed:
             raise UserError(
-                f"{start} its {name} is {own!r}, the base's {needed!r}; it is of another language"
+                f"{start} its {name} is {value!r}, the base's {needed!r}; it is of another language"
                 " model or size. Give its own base with --base."
             )
 
 
 def check_tower(folder: Path, config: Mapping[str, Any], vision: Any) -> None:
-    """Whether the base's tower can stand for one that the checkpoint's files lack.
+    """Check that the base's tower can replace the one that the checkpoint's files lack.
 
     Raises:
         UserError: the checkpoint names a CLIP of another size, or it trained its tower.
     """
     tower = str(config.get("mm_vision_tower"))
     sizes = re.search(r"patch(\d+)(?:-(\d+))?$", tower)
-    own = (int(sizes[1]), int(sizes[2] or 224)) if sizes else None
-    if own is not None and own != (vision.patch_size, vision.image_size):
+    tower_sizes = (int(sizes[1]), int(sizes[2] or 224)) if sizes else None
+    if tower_sizes is not None and tower_sizes != (vision.patch_size, vision.image_size):
         raise UserError(
             f"{folder} holds no vision tower and names {tower}, the base's has patches of"
             f" {vision.patch_size} in {vision.image_size} pixels; give the base of that tower."
@@ -108,7 +108,7 @@ def check_tower(folder: Path, config: Mapping[str, Any], vision: Any) -> None:
         )
 
 
-def weights_of(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
+def read_weights(folder: Path) -> tuple[dict[str, Tensor], list[Path]]:
     """The tensors of a full checkpoint under transformers' names, and its files. Safetensors are
     taken where both kinds are there.
 
@@ -137,27 +137,28 @@ def named_tensors(folder: Path, files: Iterable[Path]) -> dict[str, Tensor]:
         UserError: a file is damaged, a name stands twice, the projector is another, or tensors are
             of several precisions.
     """
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for file in files:
         for stored, tensor in read_tensors(file).items():
             # The projects that wrap a model in LoRA twice have the prefix twice.
-            plain = re.sub(r"^(base_model\.model\.)+", "", stored).replace(".default.", ".")
-            if plain.endswith(BUFFERS):
+            original_name = re.sub(r"^(base_model\.model\.)+", "", stored).replace(".default.", ".")
+            if original_name.endswith(BUFFERS):
                 continue
-            name = transformers_name(folder, plain)
-            if name in found:
+            name = transformers_name(folder, original_name)
+            if name in tensors:
                 raise UserError(
-                    f"{folder} holds {plain} twice; download the checkpoint again, to a new folder."
+                    f"{folder} holds {original_name} twice; download the checkpoint again, to a new"
+                    " folder."
                 )
-            found[name] = tensor
-    kinds = {tensor.dtype: name for name, tensor in found.items()}
-    if len(kinds) > 1 or not set(kinds) <= set(FLOATS):
-        shown = ", ".join(f"{str(kind)[6:]} ({name})" for kind, name in kinds.items())
+            tensors[name] = tensor
+    dtypes = {tensor.dtype: name for name, tensor in tensors.items()}
+    if len(dtypes) > 1 or not set(dtypes) <= set(FLOATS):
+        listing = ", ".join(f"{str(dtype)[6:]} ({name})" for dtype, name in dtypes.items())
         raise UserError(
-            f"{folder} holds weights as {shown}; all must have one of the precisions float32,"
+            f"{folder} holds weights as {listing}; all must have one of the precisions float32,"
             " float16 and bfloat16. Save the checkpoint in one."
         )
-    return found
+    return tensors
 
 
 def transformers_name(folder: Path, name: str) -> str:
@@ -168,9 +169,9 @@ def transformers_name(folder: Path, name: str) -> str:
     """
     if "image_newline" in name:
         raise UserError(f"{folder} is a LLaVA-1.6 (it holds {name}); only LLaVA-1.5 is read.")
-    for before, now in NAMES:
-        if re.match(before, name):
-            return re.sub(before, now, name)
+    for old, new in NAME_PATTERNS:
+        if re.match(old, name):
+            return re.sub(old, new, name)
     if "mm_projector" in name:
         raise UserError(
             f"{folder} has a projector of another depth (it holds {name}); LLaVA-1.5's has the"
@@ -191,12 +192,12 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except UnpicklingError as error:
         raise UserError(
-            f"{file} holds more than tensors, or is no torch file{not_the_file(file)}, and was not"
-            " run; download it again or save its state_dict alone."
+            f"{file} holds more than tensors, or is no torch file{wrong_file_hint(file)}, and was"
+            " not run; download it again or save its state_dict alone."
         ) from error
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise UserError(
-            f"{file} is cut or damaged, or of torch before 1.6{not_the_file(file)}; download or"
+            f"{file} is cut or damaged, or of torch before 1.6{wrong_file_hint(file)}; download or"
             " save it again."
         ) from error
     if not isinstance(content, dict) or not all(

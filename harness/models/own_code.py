@@ -49,8 +49,8 @@ def _kernel(path: Path) -> str | None:
     def collect(fields: dict[str, Any]) -> dict[str, Any]:
         for name, value in fields.items():
             if "attn_implementation" in name:
-                named = value.values() if isinstance(value, dict) else [value]
-                kernels.extend(text for text in named if isinstance(text, str) and "/" in text)
+                values = value.values() if isinstance(value, dict) else [value]
+                kernels.extend(text for text in values if isinstance(text, str) and "/" in text)
         return fields
 
     try:

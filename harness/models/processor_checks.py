@@ -27,8 +27,8 @@ MAX_SIDE = 16
 
 
 @contextmanager
-def one_sentence(what: str, source: str, revision: str | None = None) -> Iterator[None]:
-    """Around code of libraries that reads a stranger's files, which can fail in any way.
+def explain_load_errors(label: str, source: str, revision: str | None = None) -> Iterator[None]:
+    """Wrap library code that reads other people's files, which can fail in any way.
 
     Raises:
         UserError: it failed.
@@ -40,13 +40,13 @@ def one_sentence(what: str, source: str, revision: str | None = None) -> Iterato
     except BaseException as error:  # a panic of the tokenizers library is no Exception
         if out_of_memory(error):
             raise
-        raise load_error(what, source, revision, error) from error
+        raise load_error(label, source, revision, error) from error
 
 
 def check_small_files(folder: Path) -> None:
     """Raise UserError for a JSON file that loading reads and that is no JSON object.
 
-    transformers passes over some of them without a word, such as generation_config.json.
+    transformers silently ignores some of them if they are broken, such as generation_config.json.
     """
     for name in MODEL + PROCESSOR:
         if name.endswith(".json") and (folder / name).exists():
@@ -79,44 +79,46 @@ def check_vocabulary(tokenizer: Any, text_config: Any, source: str, reader: str 
 
 
 def _check_tokenizer(processor: Any, config: Any, source: str) -> None:
-    tokenizer, words = processor.tokenizer, renderer(processor)
+    tokenizer, chat = processor.tokenizer, renderer(processor)
     check_vocabulary(tokenizer, config.get_text_config(), source)
-    theirs, ours = config.image_token_id, tokenizer.convert_tokens_to_ids(words.image)
-    if theirs != ours:
+    config_id, tokenizer_id = config.image_token_id, tokenizer.convert_tokens_to_ids(chat.image)
+    if config_id != tokenizer_id:
         raise UserError(
-            f"The image token in {source} is {theirs} in config.json and {ours} ({words.image}) in"
-            " the tokenizer; give the tokenizer that was saved with this model."
+            f"The image token in {source} is {config_id} in config.json and {tokenizer_id}"
+            f" ({chat.image}) in the tokenizer; give the tokenizer that was saved with this model."
         )
     ids = tokenizer(SAMPLE, add_special_tokens=False)["input_ids"]
-    read = tokenizer.decode(ids)
-    if "".join(read.lower().split()) != "".join(SAMPLE.lower().split()):
+    decoded = tokenizer.decode(ids)
+    if "".join(decoded.lower().split()) != "".join(SAMPLE.lower().split()):
         raise UserError(
-            f"The tokenizer in {source} reads {SAMPLE!r} as {read!r:.80}: a file of it is missing"
-            " or damaged; save or download it again."
+            f"The tokenizer in {source} reads {SAMPLE!r} as {decoded!r:.80}: a file of it is"
+            " missing or damaged; save or download it again."
         )
 
 
 def check_pixels(images: Any, source: str) -> None:
-    """Raise UserError for settings of an image processor that are no numbers or no yes or no: a
-    text in their place would count as yes."""
+    """Raise UserError for an image processor's setting of a wrong type: a text in place of a yes
+    or no would count as yes."""
     for name, value in vars(images).items():
-        sound = True
+        valid = True
         if name.startswith("do_"):
-            sound = isinstance(value, bool | None)
+            valid = isinstance(value, bool | None)
         elif name in ("image_mean", "image_std"):
-            least = -MAX_PIXEL if name == "image_mean" else 1e-6
-            sound = isinstance(value, list | tuple) and len(value) == 3
-            sound = sound and all(_number(each) and least <= each <= MAX_PIXEL for each in value)
+            minimum = -MAX_PIXEL if name == "image_mean" else 1e-6
+            valid = isinstance(value, list | tuple) and len(value) == 3
+            valid = valid and all(
+                _is_number(number) and minimum <= number <= MAX_PIXEL for number in value
+            )
         elif name == "rescale_factor":
-            sound = _number(value) and 0 < value <= 1
-        if not sound:
+            valid = _is_number(value) and 0 < value <= 1
+        if not valid:
             raise UserError(
                 f"The image processor in {source} has {name} {value!r:.60}, which is no setting of"
                 " an image processor; save or download it again."
             )
 
 
-def _number(value: Any) -> bool:
+def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and type(value) is not bool
 
 
@@ -129,20 +131,20 @@ def _check_square(processor: Any, config: Any, source: str) -> None:
             f' add "patch_size": {vision.patch_size} and "vision_feature_select_strategy":'
             f' "{config.vision_feature_select_strategy}" to its processor_config.json.'
         )
-    for name, part in (("patch_size", vision), ("vision_feature_select_strategy", config)):
-        theirs, ours = getattr(processor, name), getattr(part, name)
-        if theirs != ours:
+    for name, owner in (("patch_size", vision), ("vision_feature_select_strategy", config)):
+        processor_value, model_value = getattr(processor, name), getattr(owner, name)
+        if processor_value != model_value:
             raise UserError(
-                f"The processor in {source} has {name} {theirs!r}, the model {ours!r}; give the"
-                " processor that was saved with this model."
+                f"The processor in {source} has {name} {processor_value!r}, the model"
+                f" {model_value!r}; give the processor that was saved with this model."
             )
-    cut, side = images.do_center_crop, vision.image_size
-    shape = _sides(images.crop_size if cut else images.size)
+    crops, side = images.do_center_crop, vision.image_size
+    shape = _sides(images.crop_size if crops else images.size)
     largest = largest_side(images.size) if images.do_resize else 0
     if not {shape.get("height"), shape.get("width")} == {side} or largest > MAX_SIDE * side:
         raise UserError(
             f"Image tokens: the image processor in {source} makes images of size"
-            f" {dict(_sides(images.size))}{f' cut to {dict(shape)}' if cut else ''}, the model"
+            f" {dict(_sides(images.size))}{f' cut to {dict(shape)}' if crops else ''}, the model"
             f" reads {side} x {side}; give the processor that was saved with this model."
         )
 
@@ -150,12 +152,12 @@ def _check_square(processor: Any, config: Any, source: str) -> None:
 def _check_patches(images: Any, config: Any, source: str) -> None:
     """Qwen2.5-VL: images keep their shape, between two numbers of pixels."""
     sides = _sides(images.size)
-    least, most = sides.get("shortest_edge", 0), sides.get("longest_edge", 0)
+    minimum, maximum = sides.get("shortest_edge", 0), sides.get("longest_edge", 0)
     patch = config.vision_config.patch_size * config.vision_config.spatial_merge_size
-    if not patch**2 <= least <= most:
+    if not patch**2 <= minimum <= maximum:
         raise UserError(
-            f"The image processor in {source} makes images of {least} to {most} pixels (size), and"
-            f" one token takes {patch**2}; give the processor that was saved with this model."
+            f"The image processor in {source} makes images of {minimum} to {maximum} pixels (size),"
+            f" and one token takes {patch**2}; give the processor that was saved with this model."
         )
 
 
@@ -165,8 +167,8 @@ def largest_side(size: Any) -> int:
 
 
 def _sides(size: Any) -> Mapping[str, int]:
-    named = size if isinstance(size, Mapping) else getattr(size, "__dict__", {})
-    return {name: side for name, side in named.items() if isinstance(side, int)}
+    fields = size if isinstance(size, Mapping) else getattr(size, "__dict__", {})
+    return {name: side for name, side in fields.items() if isinstance(side, int)}
 
 
 def check_generation(model: Any, source: str) -> None:

@@ -48,12 +48,13 @@ class Qwen:
         self.merge: int = config.spatial_merge_size
         self.times: int = config.temporal_patch_size
         if self.image_processor is not None:
-            theirs, ours = _patch_sizes(self.image_processor), (self.patch, self.merge, self.times)
-            if theirs != ours:
+            processor_sizes = _patch_sizes(self.image_processor)
+            model_sizes = (self.patch, self.merge, self.times)
+            if processor_sizes != model_sizes:
                 raise UserError(
                     "Image tokens: the processor cuts images into patches of (size, merged, times)"
-                    f" {theirs}, the model reads {ours}; give the processor that was saved with"
-                    " this model."
+                    f" {processor_sizes}, the model reads {model_sizes}; give the processor that"
+                    " was saved with this model."
                 )
 
     def span(self, image: Image) -> Span:
@@ -99,7 +100,7 @@ class Qwen:
         )
         groups = states.reshape(len(states) // self.merge**2, -1)
         groups = groups[torch.argsort(order.to(states.device))]
-        sizes = [high * wide // self.merge**2 for _, high, wide in grids]
+        sizes = [height * width // self.merge**2 for _, height, width in grids]
         return list(torch.split(groups, sizes))
 
     def project(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -107,7 +108,7 @@ class Qwen:
         weight = next(merger.parameters())
         groups = torch.cat(list(features)).to(weight.device, weight.dtype)
         merged: Tensor = merger(groups.view(len(groups) * self.merge**2, -1))
-        return list(torch.split(merged, [len(each) for each in features]))
+        return list(torch.split(merged, [len(feature) for feature in features]))
 
     def patches(self, image: Tensor) -> Tensor:
         """An image (C, H, W) as the tower's rows (patches, C * times * patch * patch).
@@ -128,13 +129,13 @@ def _patch_sizes(images: Any) -> tuple[int, int, int]:
     return images.patch_size, images.merge_size, images.temporal_patch_size
 
 
-def unpatch(rows: Tensor, high: int, wide: int, image_processor: Any) -> Tensor:
-    """The image (C, H, W) of ``high * wide`` patches, given as the processor's rows; the inverse of
-    :meth:`Qwen.patches`."""
+def unpatch(rows: Tensor, grid_height: int, grid_width: int, image_processor: Any) -> Tensor:
+    """The image (C, H, W) of ``grid_height * grid_width`` patches, given as the processor's rows;
+    the inverse of :meth:`Qwen.patches`."""
     size, merge, times = _patch_sizes(image_processor)
-    x = rows.view(high // merge, wide // merge, merge, merge, -1, times, size, size)
+    x = rows.view(grid_height // merge, grid_width // merge, merge, merge, -1, times, size, size)
     x = x[:, :, :, :, :, 0]
-    return x.permute(4, 0, 2, 5, 1, 3, 6).reshape(-1, high * size, wide * size)
+    return x.permute(4, 0, 2, 5, 1, 3, 6).reshape(-1, grid_height * size, grid_width * size)
 
 
 def check_shape(image: Image) -> None:

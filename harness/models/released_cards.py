@@ -66,8 +66,8 @@ class ReleasedCard:
     def lacking(self, data: Path) -> str:
         """What must be done before it is a row; empty: nothing."""
         converted, original = self.converted(data), self.original(data)
-        done = ("config.json", "adapter_config.json")  # written last
-        if any((converted / name).is_file() for name in done):
+        last_files = ("config.json", "adapter_config.json")  # written last
+        if any((converted / name).is_file() for name in last_files):
             return ""
         if (original / "config.json").is_file():
             return f"{original} is not converted yet; run: {self.conversion(data)}"

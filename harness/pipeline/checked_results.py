@@ -61,7 +61,9 @@ class Call:
     def check_texts(self, kind: type, fields: Mapping[str, Any]) -> None:
         for name in _TEXTS[kind]:
             if not isinstance(value := fields[name], str):
-                raise self.wrong(f"gave a {kind.__name__} whose {name} is {_a(value)}, no text")
+                raise self.wrong(
+                    f"gave a {kind.__name__} whose {name} is {_type_of(value)}, no text"
+                )
             self.described(value, f"{kind.__name__}.{name}")
 
 
@@ -83,7 +85,7 @@ def pair_rows(method: Method, items: Sequence[Item], tools: Tools) -> list[dict[
     ids, rows = {item.id for item in items}, list[dict[str, Any]]()
     for outcome in outcomes:
         if not isinstance(outcome, PreferencePair | Dropped):
-            raise call.wrong(f"yielded {_a(outcome)}")
+            raise call.wrong(f"yielded {_type_of(outcome)}")
         if outcome.item not in ids:
             raise call.wrong(f"yielded the item {outcome.item!r:.60}, which it was not given")
         is_pair = isinstance(outcome, PreferencePair)
@@ -103,7 +105,7 @@ def method_report(method: Method, records: Sequence[PreferencePair | Dropped]) -
     with call.made():
         report = method.report(records)
     if not isinstance(report, Mapping):
-        raise call.wrong(f"returned {_a(report)}")
+        raise call.wrong(f"returned {_type_of(report)}")
     return dict(call.described(report, "the report"))
 
 
@@ -131,17 +133,17 @@ def questions_of(benchmark: Benchmark) -> Iterator[Question]:
 
 def _checked_question(call: Call, question: Any) -> Question:
     if not isinstance(question, Question):
-        raise call.wrong(f"yielded {_a(question)}")
+        raise call.wrong(f"yielded {_type_of(question)}")
     call.check_texts(Question, {name: getattr(question, name) for name in _TEXTS[Question]})
     named = f"the question {question.id!r:.60}"
     if type(question.max_new_tokens) is not int:
-        found = _a(question.max_new_tokens)
-        raise call.wrong(f"max_new_tokens of {named} is {found}, no whole number")
+        actual = _type_of(question.max_new_tokens)
+        raise call.wrong(f"max_new_tokens of {named} is {actual}, no whole number")
     if not isinstance(question.images, tuple | list):
-        raise call.wrong(f"images of {named} is {_a(question.images)}")
+        raise call.wrong(f"images of {named} is {_type_of(question.images)}")
     for image in question.images:
         if not isinstance(image, Image.Image):
-            raise call.wrong(f"an image of {named} is {_a(image)}")
+            raise call.wrong(f"an image of {named} is {_type_of(image)}")
         with user_code(call.owner, f"the image of {named}", "it must be a whole image"):
             image.load()
         if why := refused_shape(image.size):
@@ -165,11 +167,11 @@ def graded(benchmark: Benchmark, answers: Mapping[str, str]) -> Report:
     except ValueError as error:
         raise UserError(f"{benchmark.name} cannot be graded: {error}") from error
     if not isinstance(report, Report):
-        raise call.wrong(f"returned {_a(report)}")
+        raise call.wrong(f"returned {_type_of(report)}")
     seen: set[str] = set()
     for grade in report.grades:
         if not isinstance(grade, Grade):
-            raise call.wrong(f"returned {_a(grade)} as a grade")
+            raise call.wrong(f"returned {_type_of(grade)} as a grade")
         call.stored(grade)
         named = f"the question {grade.question!r:.60}"
         if grade.question in seen:
@@ -178,7 +180,7 @@ def graded(benchmark: Benchmark, answers: Mapping[str, str]) -> Report:
         value: dict[str, Any] = {"value": 0.0 if grade.value is None else grade.value}
         for name, number in (value | dict(grade.counts)).items():
             if not isinstance(number, int | float) or abs(number) > 1e300:
-                raise call.wrong(f"{name} of {named} is {_a(number)}, no number")
+                raise call.wrong(f"{name} of {named} is {_type_of(number)}, no number")
     if missing := [id for id in answers if id not in seen]:
         raise call.wrong(
             f"returned no grade for the question {missing[0]!r:.60}, which has an answer"
@@ -190,6 +192,6 @@ def graded(benchmark: Benchmark, answers: Mapping[str, str]) -> Report:
     return report
 
 
-def _a(value: object) -> str:
+def _type_of(value: object) -> str:
     """A value for a sentence: None, or its type."""
     return "None" if value is None else f"a {type(value).__name__}"

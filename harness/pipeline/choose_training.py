@@ -38,22 +38,22 @@ def by_memory(
         return reference, ""
     memory = gpu_memory() if memory is None else memory
     if memory is None:
-        why = (
+        reason = (
             "Training: full. No GPU is seen here; on one that cannot hold it, run takes LoRA."
             f" {DECIDE}"
         )
-        return reference, why if (card.parameters or 0) > MAX_CPU_PARAMETERS else ""
+        return reference, reason if (card.parameters or 0) > MAX_CPU_PARAMETERS else ""
     gpus, eight_bit = ranks().size, placement.optimizer == "adamw8bit"
     needed = cost_model.training_memory(
         card, compare.EQUAL, rows=1, processes=gpus, eight_bit=eight_bit
     )
     lora = needed > memory / GIB
     where = "one GPU, which has" if gpus == 1 else f"each of {gpus} GPUs, which have"
-    why = (
+    reason = (
         f"Training: {'LoRA' if lora else 'full'}, because full training needs about"
         f" {needed:.0f} GiB on {where} {memory / GIB:.0f}. {DECIDE}"
     )
-    return _with(reference, lora=lora), why
+    return _with(reference, lora=lora), reason
 
 
 def as_begun(
@@ -65,45 +65,45 @@ def as_begun(
     lora = bool(reference.options.get("lora"))
     folder = out or root / study.name
     if out is None and not Results(folder).study.is_file():
-        stem = study.name.removesuffix(compare.LORA_END)
-        folder = root / (stem if lora else stem + compare.LORA_END)
+        stem = study.name.removesuffix(compare.LORA_SUFFIX)
+        folder = root / (stem if lora else stem + compare.LORA_SUFFIX)
     stored = _trains_lora(folder)
     if stored is None or stored == lora:
         return reference, ""
-    why = f"Training: {'LoRA' if stored else 'full'}, as {folder} was begun. {DECIDE}"
-    return _with(reference, lora=stored), why
+    reason = f"Training: {'LoRA' if stored else 'full'}, as {folder} was begun. {DECIDE}"
+    return _with(reference, lora=stored), reason
 
 
 def gpu_memory() -> int | None:
     """Bytes of the smallest GPU of all processes; None: there is none."""
-    own = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
-    known = [each for each in ranks().gather(own) if each is not None]
-    return min(known, default=None)
+    memory = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else None
+    memories = [each for each in ranks().gather(memory) if each is not None]
+    return min(memories, default=None)
 
 
 def _chooses(reference: StudyReference) -> BaseCard | None:
     """The base of a study whose training is to be chosen; None: nothing is to be chosen."""
-    build, asked = STUDIES.get(reference.name), reference.options
-    if build is None or "lora" not in (taken := inspect.signature(build).parameters):
+    build, options = STUDIES.get(reference.name), reference.options
+    if build is None or "lora" not in (parameters := inspect.signature(build).parameters):
         return None
-    default = taken["profile"].default if "profile" in taken else "equal"
+    default = parameters["profile"].default if "profile" in parameters else "equal"
     if (
-        asked.get("lora")
-        or asked.get("full")
-        or ablate.RECIPE in asked.get("only", ())  # it compares the two
-        or asked.get("profile", default) != "equal"
+        options.get("lora")
+        or options.get("full")
+        or ablate.RECIPE in options.get("only", ())  # it compares the two
+        or options.get("profile", default) != "equal"
     ):
         return None
     try:
-        card = find_base(asked.get("base", taken["base"].default))
+        card = find_base(options.get("base", parameters["base"].default))
     except UserError:  # the check of the options says it
         return None
     return None if card.prompts == "synthetic" else card
 
 
 def _with(reference: StudyReference, *, lora: bool) -> StudyReference:
-    others = {name: value for name, value in reference.options.items() if name not in KINDS}
-    return replace(reference, options={**others, "lora" if lora else "full": True})
+    options = {name: value for name, value in reference.options.items() if name not in KINDS}
+    return replace(reference, options={**options, "lora" if lora else "full": True})
 
 
 def _trains_lora(folder: Path) -> bool | None:

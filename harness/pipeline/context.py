@@ -36,7 +36,7 @@ from harness.models.base_cards import BaseCard
 from harness.models.load_base import default_device
 from harness.pipeline.stage_identity import Checkpoint
 from harness.study.study import Run, Study
-from harness.training.placement import AS_FITS, Placement
+from harness.training.placement import DEFAULT_PLACEMENT, Placement
 from methods.interface import Item
 
 T = TypeVar("T")
@@ -185,7 +185,7 @@ class Context:
 
     study: Study
     results: Results
-    placement: Placement = AS_FITS
+    placement: Placement = DEFAULT_PLACEMENT
     download: bool = True
     """Whether hub models that are not here may be downloaded, as a run needs them."""
     models: LoadedModel = field(default_factory=LoadedModel)

@@ -23,7 +23,7 @@ from benchmarks.interface import Grade, Report
 from harness.artifacts.results_folder import Results, lock, read_json, read_jsonl, write_json
 from harness.artifacts.stored_files import read_bytes
 from harness.errors import UserError
-from harness.reporting.stored import image_file, read_parquet
+from harness.reporting.stored import image_file, read_parquet, read_study
 
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 SHOWN = 20
@@ -87,7 +87,7 @@ class StoredGrades:
 
     model: str
     benchmark: str
-    asked: Sequence[StoredAnswer]
+    answers: Sequence[StoredAnswer]
     values: Mapping[str, float | None]
     """By metric."""
     left_out: int = 0
@@ -96,7 +96,7 @@ class StoredGrades:
     def compared(self, kit: str, version: str, report: Report) -> CrossCheck:
         """A toolkit's report set beside these grades."""
         theirs = {grade.question: grade for grade in report.grades}
-        pairs = [(stored, theirs[str(number)]) for number, stored in enumerate(self.asked)]
+        pairs = [(stored, theirs[str(number)]) for number, stored in enumerate(self.answers)]
         differences = tuple(
             GradeDifference(
                 id=stored.id,
@@ -117,8 +117,8 @@ class StoredGrades:
             benchmark=self.benchmark,
             kit=kit,
             version=version,
-            questions=len(self.asked),
-            same=len(self.asked) - len(differences),
+            questions=len(self.answers),
+            same=len(self.answers) - len(differences),
             left_out=self.left_out,
             metrics={name: (native[name], report.values[name]) for name in METRICS if name in both},
             differences=differences,
@@ -147,7 +147,7 @@ def check(out: Path, say: Callable[[str], None] = print) -> list[CrossCheck]:
         for stored, (name, kit) in product(every, KITS.items()):
             with tempfile.TemporaryDirectory(prefix="selfsight-cross-check-") as folder:
                 try:
-                    version, report = kit(stored.asked, Path(folder))
+                    version, report = kit(stored.answers, Path(folder))
                 except ValueError as error:
                     refusals[f"{name}: {error}"] += 1
                     continue
@@ -174,7 +174,7 @@ def _reason(stored: StoredAnswer, grade: Grade) -> str:
 def lines(comparison: CrossCheck) -> Iterator[str]:
     """The comparison as text: totals, then the differing questions by reason. Answers are shown as
     Python literals, so that no control character of a model reaches the terminal."""
-    unread = sum(one.native is None for one in comparison.differences)
+    unread = sum(difference.native is None for difference in comparison.differences)
     left_out = comparison.left_out
     yield (
         f"{comparison.model}, {comparison.benchmark}: native against {comparison.version};"
@@ -191,10 +191,10 @@ def lines(comparison: CrossCheck) -> Iterator[str]:
             "  natively an unreadable answer is unscored; a toolkit counts it as wrong, and for the"
             " yes-ratio as no"
         )
-    for one in comparison.differences[:SHOWN]:
+    for difference in comparison.differences[:SHOWN]:
         yield (
-            f"  {one.id}: {_short(one.answer)} (right: {_short(one.truth)})"
-            f" {_short(one.reason, 200)}"
+            f"  {difference.id}: {_short(difference.answer)} (right: {_short(difference.truth)})"
+            f" {_short(difference.reason, 200)}"
         )
     if len(comparison.differences) > SHOWN:
         yield f"  and {len(comparison.differences) - SHOWN} more, in cross_check.json"
@@ -205,14 +205,14 @@ def _number(value: float | None) -> str:
 
 
 def _short(text: str, most: int = 60) -> str:
-    shown = ascii(text) if most == 60 else ascii(text)[1:-1]
-    return shown if len(shown) <= most else shown[: most - 3] + "..."
+    literal = ascii(text) if most == 60 else ascii(text)[1:-1]
+    return literal if len(literal) <= most else literal[: most - 3] + "..."
 
 
 def _stored(out: Path) -> Iterator[StoredGrades]:
     """Every model's answers and grades on benchmarks whose questions have one right answer."""
     results = Results(out)
-    for entry in read_json(results.study)["benchmarks"]:
+    for entry in read_study(results)["benchmarks"]:
         name, folder = entry["name"], results.questions(entry["name"])
         if name.startswith(("vlmevalkit.", "lmms_eval.")):
             continue
@@ -226,24 +226,28 @@ def _stored(out: Path) -> Iterator[StoredGrades]:
             if "truth" not in grades or "accuracy" not in values:
                 continue  # captions and the like: no single right answer
             questions, answers = ({row["id"]: row for row in read_jsonl(file)} for file in files)
-            asked = [
-                _asked(questions[row.question], answers[row.question]["answer"], row, folder)
+            answered = [
+                _stored_answer(
+                    questions[row.question], answers[row.question]["answer"], row, folder
+                )
                 for row in grades.itertuples()
                 if row.question in questions and row.question in answers
             ]
-            if known := [stored for stored in asked if stored.truth.strip()]:
+            if with_truth := [stored for stored in answered if stored.truth.strip()]:
                 yield StoredGrades(
                     model="/".join(round.parts[-3:]),
                     benchmark=name,
-                    asked=known,
+                    answers=with_truth,
                     values=values,
-                    left_out=len(grades) - len(known),
+                    left_out=len(grades) - len(with_truth),
                 )
 
 
-def _asked(question: Mapping[str, Any], answer: str, grade: Any, folder: Path) -> StoredAnswer:
-    names = question["images"]
-    image = image_file(folder / "images", names[0]) if names else None
+def _stored_answer(
+    question: Mapping[str, Any], answer: str, grade: Any, folder: Path
+) -> StoredAnswer:
+    images = question["images"]
+    image = image_file(folder / "images", images[0]) if images else None
     return StoredAnswer(
         id=question["id"],
         text=question["text"],
@@ -256,45 +260,49 @@ def _asked(question: Mapping[str, Any], answer: str, grade: Any, folder: Path) -
     )
 
 
-def yes_no(asked: Sequence[StoredAnswer]) -> bool:
-    return all(stored.truth.lower() in YES_NO for stored in asked)
+def yes_no(answers: Sequence[StoredAnswer]) -> bool:
+    return all(stored.truth.lower() in YES_NO for stored in answers)
 
 
-def _vlmevalkit(asked: Sequence[StoredAnswer], folder: Path) -> tuple[str, Report]:
+def _vlmevalkit(answers: Sequence[StoredAnswer], folder: Path) -> tuple[str, Report]:
     from benchmarks import via_vlmevalkit
     from benchmarks.synthetic.vlmevalkit import write
 
-    dataset = "POPE" if yes_no(asked) else "GQA_TestDev_Balanced"
+    dataset = "POPE" if yes_no(answers) else "GQA_TestDev_Balanced"
     first: dict[Path | None, int] = {}
     rows = []
-    for number, one in enumerate(asked):
-        held = first.setdefault(one.image, number)
+    for number, stored in enumerate(answers):
+        first_index = first.setdefault(stored.image, number)
         row = {
             "index": number,
-            "image": base64.b64encode(_content(one)).decode() if held == number else held,
-            "question": one.text,
-            "answer": one.truth.capitalize() if dataset == "POPE" else one.truth,
+            "image": base64.b64encode(_content(stored)).decode()
+            if first_index == number
+            else first_index,
+            "question": stored.text,
+            "answer": stored.truth.capitalize() if dataset == "POPE" else stored.truth,
         }
         rows.append({**row, "category": "all"} if dataset == "POPE" else row)
     write(folder / f"{dataset}.tsv", rows)
-    made = via_vlmevalkit.benchmark(dataset, "test", None, folder)
-    return made.version, made.grade({str(number): one.answer for number, one in enumerate(asked)})
+    benchmark = via_vlmevalkit.benchmark(dataset, "test", None, folder)
+    return benchmark.version, benchmark.grade(
+        {str(number): stored.answer for number, stored in enumerate(answers)}
+    )
 
 
-def _content(one: StoredAnswer) -> bytes:
-    if one.image is None or not one.image.exists():
+def _content(stored: StoredAnswer) -> bytes:
+    if stored.image is None or not stored.image.exists():
         raise ValueError(
-            f"the image of question {one.id} is not among the exported ones; run the study again"
+            f"the image of question {stored.id} is not among the exported ones; run the study again"
         )
-    return read_bytes(one.image)
+    return read_bytes(stored.image)
 
 
-def _lmms_eval(asked: Sequence[StoredAnswer], folder: Path) -> tuple[str, Report]:
+def _lmms_eval(answers: Sequence[StoredAnswer], folder: Path) -> tuple[str, Report]:
     from datasets import Dataset, Features, Image, Value, disable_progress_bars
 
     from benchmarks import via_lmms_eval
 
-    if not yes_no(asked):
+    if not yes_no(answers):
         raise ValueError(
             "one-word answers have no twin in lmms-eval here; yes/no questions are compared, as its"
             " task pope"
@@ -305,21 +313,23 @@ def _lmms_eval(asked: Sequence[StoredAnswer], folder: Path) -> tuple[str, Report
             **dict.fromkeys(columns, "all"),
             "id": str(number),
             "question_id": str(number),
-            "question": one.text,
-            "answer": one.truth.lower(),
-            "image": {"bytes": _content(one), "path": f"{number}.png"},
+            "question": stored.text,
+            "answer": stored.truth.lower(),
+            "image": {"bytes": _content(stored), "path": f"{number}.png"},
         }
-        for number, one in enumerate(asked)
+        for number, stored in enumerate(answers)
     ]
     disable_progress_bars()  # one a small file
     features = Features({**{name: Value("string") for name in columns}, "image": Image()})
     Dataset.from_list(rows, features=features).to_parquet(folder / "test.parquet")
-    made = via_lmms_eval.benchmark("pope", "test", None, folder / "test.parquet")
+    benchmark = via_lmms_eval.benchmark("pope", "test", None, folder / "test.parquet")
     # Its questions are its documents' numbers, in the order of the file.
-    made_of = made.grade({f"{number:06d}": one.answer for number, one in enumerate(asked)})
-    grades = [replace(grade, question=str(int(grade.question))) for grade in made_of.grades]
-    values = {_plain_name(name): value for name, value in made_of.values.items() if ":" not in name}
-    return made.version, replace(made_of, grades=grades, values=values)
+    report = benchmark.grade(
+        {f"{number:06d}": stored.answer for number, stored in enumerate(answers)}
+    )
+    grades = [replace(grade, question=str(int(grade.question))) for grade in report.grades]
+    values = {_plain_name(name): value for name, value in report.values.items() if ":" not in name}
+    return benchmark.version, replace(report, grades=grades, values=values)
 
 
 def _plain_name(name: str) -> str:

@@ -157,7 +157,7 @@ def answer_by_server(
     """
     benchmark = str(exported(questions)["benchmark"])
     settings = replace(settings, repeats=1, recording=RECORDING)
-    server = Judge(settings=settings, folder=out, tell=tell, who="server", progress=progress)
+    server = Judge(settings=settings, folder=out, tell=tell, role="server", progress=progress)
     rows = read_jsonl(questions / "questions.jsonl")
     model = {"base": settings.pinned_model, "by": "server"}
     identity = stage_identity.given_identity(model, benchmark, questions) | {

@@ -16,8 +16,8 @@ from benchmarks.files import plain_bytes
 from benchmarks.grading import without_images
 from benchmarks.interface import Benchmark
 from harness.artifacts.fingerprint import storable
-from harness.artifacts.results_folder import FORMAT, Results, read_json, read_jsonl
-from harness.artifacts.stored_files import check_files
+from harness.artifacts.results_folder import ANSWERS_PREFIX, FORMAT, Results, read_json, read_jsonl
+from harness.artifacts.stored_files import check_files, is_stored
 from harness.errors import UserError
 from harness.pipeline import answer_formats
 from harness.pipeline.stage_identity import Identity, given_identity, questions_sha
@@ -168,16 +168,22 @@ def read_given(study: Study, run: Run, benchmark: str, questions: Path) -> Given
 
 
 def identity_of_given(study: Study, results: Results, run: Run, benchmark: str) -> Identity:
-    """What the row's answers depend on: the questions and the content of the file.
+    """What the row's answers depend on: the questions, and which answer each has. The place, name
+    and format of the file do not count.
 
     Raises:
         UserError: as :func:`read_given`.
     """
     questions = results.questions(benchmark)
-    known = given_identity({"base": run.base}, benchmark, questions)
+    known = given_identity({"base": ANSWERS_PREFIX}, benchmark, questions)
     if known["questions"] is None:
         return known
-    return {**known, **read_given(study, run, benchmark, questions).identity}
+    identity = {**known, **read_given(study, run, benchmark, questions).identity}
+    path = results.answers(run.label, run.seed, run.last, benchmark) / "identity.json"
+    stored = read_json(path) if is_stored(path) else {}
+    # Earlier versions kept the folder's place, too; their results stay valid.
+    placed = str(stored.get("base")).startswith(ANSWERS_PREFIX)
+    return stored if placed and {**stored, "base": ANSWERS_PREFIX} == identity else identity
 
 
 def _folder(run: Run) -> Path:

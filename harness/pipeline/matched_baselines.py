@@ -67,17 +67,19 @@ def planned(study: Study) -> list[MatchedBaseline]:
     runs = [
         run
         for run in study.runs
-        if run.last and study.role(run) in ("method", "bound") and run.varied is None
+        if run.last and study.role(run) in ("method", "reference") and run.varied is None
     ]
-    found = []
+    matched_baselines = []
     for kind in METRICS:
-        matching = tuple(each for each in study.benchmarks if matched_metric(each, kind))
+        matching = tuple(
+            benchmark for benchmark in study.benchmarks if matched_metric(benchmark, kind)
+        )
         if matching:
-            found += [
+            matched_baselines += [
                 MatchedBaseline(run=run, baseline=baseline, kind=kind, benchmarks=matching)
                 for run in runs
             ]
-    return found
+    return matched_baselines
 
 
 def weighed(study: Study) -> frozenset[str]:
@@ -98,7 +100,7 @@ def study_json(study: Study) -> dict[str, Any]:
         row = {
             "label": matched.label,
             "seed": matched.run.seed,
-            "role": "derived",
+            "role": "matched",
             "of": matched.run.label,
             "benchmarks": [benchmark.name for benchmark in matched.benchmarks],
         }

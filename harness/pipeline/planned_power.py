@@ -35,35 +35,35 @@ def lines(study: Study, root: Path, images: Callable[[str], int]) -> list[str]:
         return []
     seeds = min(Counter(run.label for run in trained).values())
     last = max(run.last for run in trained)
-    found, smallest, unknown = list[str](), list[float](), list[str]()
+    sentences, smallest, unknown = list[str](), list[float](), list[str]()
     origins: dict[str, None] = {}
     bases = tuple(dict.fromkeys(run.base for run in trained))
     spreads = {base: [*stored_spreads(root, base), *shipped_spreads()] for base in bases}
     for base, (benchmark, metric) in product(bases, _primary(study)):
         name = f"{display_name(benchmark)} / {display_name(metric.name)}"
         name += f" on {base}" if len(bases) > 1 else ""
-        mine = nearest(spreads[base], (base, benchmark, metric.name), last)
-        if not mine:
+        nearest_spreads = nearest(spreads[base], (base, benchmark, metric.name), last)
+        if not nearest_spreads:
             unknown.append(name)
             continue
-        origins |= dict.fromkeys(one.origin for one in mine)
+        origins |= dict.fromkeys(spread.origin for spread in nearest_spreads)
         count = images(benchmark)
-        whole = pooled([one.at(count) for one in mine])
-        difference = detectable_difference(whole, seeds=seeds, images=count)
+        pooled_spread = pooled([spread.at(count) for spread in nearest_spreads])
+        difference = detectable_difference(pooled_spread, seeds=seeds, images=count)
         smallest.append(difference / metric.scale)
-        text = _text(metric, difference, seeds_needed(_two(metric), whole, images=count))
-        found.append(f"  {name}, {count:,} images: {text}")
+        text = _text(metric, difference, seeds_needed(_two(metric), pooled_spread, images=count))
+        sentences.append(f"  {name}, {count:,} images: {text}")
     if origins:
-        found.append(
+        sentences.append(
             f"Spreads over seeds and images: from {', '.join(origins)}. Other training images or"
             " steps change them."
         )
     if unknown:
-        found.append(
+        sentences.append(
             f"What it can show in {', '.join(dict.fromkeys(unknown))} is not known: no earlier"
             " study with two seeds or more on this base."
         )
-    return [*_head(seeds, smallest), *found]
+    return [*_head(seeds, smallest), *sentences]
 
 
 def _primary(study: Study) -> Iterator[tuple[str, Metric]]:
@@ -80,10 +80,10 @@ def nearest(
 ) -> list[MethodSpread]:
     """The spreads of this base, benchmark and metric after the nearest round that was measured:
     those of your own studies, else the shipped ones."""
-    alike = [one for one in spreads if (one.base, one.benchmark, one.metric) == key]
-    alike = [one for one in alike if one.origin != ORIGIN] or alike
-    distance = min((abs(one.round - round) for one in alike), default=0)
-    return [one for one in alike if abs(one.round - round) == distance]
+    alike = [spread for spread in spreads if (spread.base, spread.benchmark, spread.metric) == key]
+    alike = [spread for spread in alike if spread.origin != ORIGIN] or alike
+    distance = min((abs(spread.round - round) for spread in alike), default=0)
+    return [spread for spread in alike if abs(spread.round - round) == distance]
 
 
 def stored_spreads(root: Path, base: str) -> Iterator[MethodSpread]:
@@ -111,12 +111,13 @@ def _of_cell(cell: Mapping[str, Any], base: str, origin: str) -> Iterator[Method
     seeds, images = len(cell["seeds"].split()), int(cell["images"])
     training = float(cell["se_training"]) * math.sqrt(seeds)
     of_images = float(cell["se_images"]) * math.sqrt(images)
+    count = float(cell.get("se_one_count") or 0.0) / math.sqrt(2) * images  # new in November 2026
     yield MethodSpread(
         base=base,
         benchmark=cell["benchmark"],
         metric=cell["metric"],
         round=int(cell["round"]),
-        spread=Spread(training=training, images=of_images, interaction=0.0),
+        spread=Spread(training=training, images=of_images, interaction=0.0, count=count),
         origin=origin,
         measured=images,
     )

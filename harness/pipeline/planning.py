@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 
+from benchmarks.catalogue import BENCHMARKS
 from benchmarks.grading import without_images
 from harness.artifacts.results_folder import Results
 from harness.models.base_cards import find_base
@@ -16,6 +18,7 @@ from harness.pipeline.context import Context
 from harness.pipeline.estimate import Estimate
 from harness.pipeline.executors import processes
 from harness.pipeline.preflight import free_disk
+from harness.pipeline.preflight_options import WithoutData
 from harness.pipeline.progress import span
 from harness.pipeline.shipped_rates import shipped_rates
 from harness.pipeline.tasks import Kind, Task, export_tasks, missing_tasks, run_tasks
@@ -69,7 +72,13 @@ def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> 
     trained = study.answering
     if any(find_base(run.base).prompts != "synthetic" for run in trained):
         counts = {benchmark.name: asked(benchmark.name).total() for benchmark in study.benchmarks}
-        lines += cost_model.lines(trained, study.benchmarks, counts, out.parent)
+        captions = {name for name, spec in BENCHMARKS.items() if spec.captions}
+        captions |= {
+            benchmark.name
+            for benchmark in study.benchmarks
+            if any(metric.name == "words" for metric in benchmark.metrics)
+        }
+        lines += cost_model.lines(trained, counts, captions, out.parent)
         lines.append(f"{free_disk(out):,.0f} GiB are free on the disk of {out}.")
     else:
         lines += _table(study, work, estimate, asked, jobs)
@@ -77,6 +86,29 @@ def plan(context: Context, *, jobs: int | None = None, stages: bool = False) -> 
     if stages:
         lines += ["", *_stages(work, estimate, asked)]
     return lines
+
+
+def without_data(study: WithoutData, results: Path) -> list[str]:
+    """What the study costs, by the known sizes of its benchmarks. ``results`` holds earlier
+    records."""
+    card, specs = find_base(study.runs[0].base), study.benchmarks
+    if card.parameters is None:
+        return [
+            f"How long it takes cannot be told before {card.name} is here: the number of its"
+            " parameters is not known."
+        ]
+    counts = {spec.name: count for spec in specs if (count := spec.question_count(study.limit))}
+    known = ", ".join(f"{name} {count:,}" for name, count in counts.items()) or "none is known"
+    lines = [
+        "Not all data are here. Assumed: the pool has what the rows need, and the benchmarks have"
+        f" their known numbers of questions ({known})."
+    ]
+    if others := [spec.name for spec in specs if spec.name not in counts]:
+        lines.append(
+            f"Not counted: answers to {', '.join(others)}; the number of questions is not known."
+        )
+    captions = {spec.name for spec in specs if spec.captions}
+    return lines + cost_model.lines(study.runs, counts, captions, results)
 
 
 def todo(context: Context) -> Todo:

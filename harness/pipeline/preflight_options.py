@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.catalogue import find, named_folders, open_benchmarks
+from benchmarks.spec import Spec
 from harness.data.open_pool import open_pool
 from harness.errors import UserError, user_errors
 from harness.models.base_cards import find_base
 from harness.pipeline.preflight import Finding, attempt, of_judge, of_models, of_runs
 from harness.study import audit, compare, paper
 from harness.study.reference import STUDIES, StudyReference
-from harness.study.study import Study
+from harness.study.study import Run, Study
 from harness.training.placement import Placement
+
+DATA = ("pool", "benchmark", "judge", "row", "--local-data")
+"""First words of what a finding is about, where data are lacking and the options may be right."""
 
 DATA_STUDIES = ("paper", "audit")
 """Studies whose pool is the folder of all data, and which name what is missing themselves."""
 
 NUMBERS = ("seeds", "rounds", "images", "limit")
 """Options that are at least 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithoutData:
+    """What can be costed of a study on a real base whose data are not here."""
+
+    runs: Sequence[Run]
+    benchmarks: Sequence[Spec]
+    limit: int | None
+    """Most images of a benchmark."""
 
 
 def open_study(reference: StudyReference) -> tuple[Study | None, list[Finding]]:
@@ -58,7 +73,7 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
 
     for name in NUMBERS:
         if name in options:
-            check = partial(compare.at_least_one, **{name: options[name]})
+            check = partial(compare.check_at_least_one, **{name: options[name]})
             refuse(name, attempt(f"--{name}", check))
     if "base" in options:
         refuse("base", attempt("base", lambda: find_base(options["base"])))
@@ -66,7 +81,7 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
         refuse("pool", attempt("pool", lambda: open_pool(options["pool"])))
     if texts := list(options.get("rows", ())):
         about = {text: f"row {text.partition('=')[0]}" for text in texts}
-        rows = {text: attempt(about[text], partial(compare.ready_made, text)) for text in texts}
+        rows = {text: attempt(about[text], partial(compare.run_from_text, text)) for text in texts}
         findings += [finding for found in rows.values() for finding in found]
         right["rows"] = [text for text, found in rows.items() if not found]
     if study not in DATA_STUDIES:
@@ -76,20 +91,47 @@ def of_options(study: str, options: Mapping[str, Any]) -> tuple[list[Finding], d
 
 def of_data(
     study: str, options: Mapping[str, Any], out: Path, placement: Placement
-) -> list[Finding]:
-    """What a study of :data:`DATA_STUDIES` lacks that cannot be built for want of data.
+) -> tuple[list[Finding], WithoutData | None]:
+    """What a study of :data:`DATA_STUDIES` lacks that cannot be built for want of data, and what of
+    it can be costed.
 
     Raises:
         UserError: an option is wrong.
     """
     StudyReference(study, options).check_options(STUDIES[study])
-    compare.at_least_one(**{name: options[name] for name in NUMBERS if name in options})
+    compare.check_at_least_one(**{name: options[name] for name in NUMBERS if name in options})
     if study == "audit":
         baseline, lacking = audit.needs(**options)
-        return [*(Finding(one.about, f"{one.says}.") for one in lacking), *of_models([baseline])]
+        rows = [Finding(one.about, f"{one.says}.") for one in lacking]
+        return [*rows, *of_models([baseline])], None
     runs, missing = paper.needs(**options)
     files = [Finding("file", f"{line}.") for line in missing]
-    return [*files, *of_runs(runs, out, placement)]
+    names = options.get("benchmarks") or paper.BENCHMARK_NAMES
+    return [*files, *of_runs(runs, out, placement)], _costed(runs, names, options)
+
+
+def without_data(
+    study: Study, options: Mapping[str, Any], wrong: Sequence[Finding]
+) -> WithoutData | None:
+    """What can be costed of a study that is ``wrong``, and was built with the other options; None:
+    more than data is lacking."""
+    if not all(finding.about.partition(" ")[0] in DATA for finding in wrong):
+        return None
+    names = options.get("benchmarks") or [benchmark.name for benchmark in study.benchmarks]
+    return _costed(study.answering, names, options)
+
+
+def _costed(
+    runs: Sequence[Run], names: Sequence[str], options: Mapping[str, Any]
+) -> WithoutData | None:
+    """None: a synthetic base, whose data are never lacking, or an unknown benchmark."""
+    try:
+        specs = [find(name) for name in names]
+    except KeyError:
+        return None
+    if all(find_base(run.base).prompts == "synthetic" for run in runs):
+        return None
+    return WithoutData(runs=runs, benchmarks=specs, limit=options.get("limit"))
 
 
 def _benchmark_options(right: dict[str, Any]) -> list[Finding]:

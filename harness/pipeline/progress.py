@@ -190,12 +190,12 @@ class StudyProgress:
         else:
             self.display.moving(text)
 
-    def drop(self, pending: Sequence[Task], kept: list[Task], why: str) -> list[Task]:
+    def drop(self, pending: Sequence[Task], remaining: list[Task], reason: str) -> list[Task]:
         """A row has ended: leave out its tasks, and say why; the tasks that are kept."""
-        lost = {task.key for task in pending} - {task.key for task in kept}
-        self.tasks = [task for task in self.tasks if task.key not in lost]
-        self.display.say(why)
-        return kept
+        dropped = {task.key for task in pending} - {task.key for task in remaining}
+        self.tasks = [task for task in self.tasks if task.key not in dropped]
+        self.display.say(reason)
+        return remaining
 
     def running(self, parts: Mapping[str, float]) -> None:
         """Say which tasks run at once. ``parts``: the share that is done, by key."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from transformers.utils import logging as transformers_logging
 
-from harness.artifacts.results_folder import GIVEN, lock, write_json
+from harness.artifacts.results_folder import ANSWERS_PREFIX, lock, write_json
 from harness.errors import UserError
 from harness.models.base_cards import find_base
 from harness.pipeline import matched_baselines
@@ -19,6 +19,7 @@ from harness.pipeline.progress import Display, StudyProgress
 from harness.pipeline.tasks import Task, export_tasks, missing_tasks, run_tasks
 from harness.reporting import literature, published_values
 from harness.reporting.results import load_results
+from harness.reporting.stored import with_sha
 from harness.study.study import Study
 from harness.training.placement import Placement
 from harness.training.ranks import ranks
@@ -60,7 +61,9 @@ def run(
         # What cannot be compared yet is compared after the exports, before any model is loaded.
         exports, todo = missing_tasks(every_export, tasks)
         group.on_main(
-            lambda: write_json(context.results.study, study_json(study, context.placement))
+            lambda: write_json(
+                context.results.study, with_sha(study_json(study, context.placement))
+            )
         )
         for line in (f"{study.name}: {study.question}", *context.unreadable()):
             display.say(line)
@@ -70,19 +73,19 @@ def run(
             display.say(f"All {total} stages are done; nothing left to do.")
         elif done:
             display.say(f"{done} of {total} stages were done before.")
-        shown = StudyProgress(display, Estimate(out).weight, before=done)
-        shown.plan([*exports, *todo])
+        progress = StudyProgress(display, Estimate(out).weight, before=done)
+        progress.plan([*exports, *todo])
         if exports:
-            execute(context, exports, shown)
+            execute(context, exports, progress)
             todo = [task for task in run_tasks(context) if task.missing()]
-            shown.plan(todo)
+            progress.plan(todo)
         if are_published(study):
             first = [
                 task
                 for task in todo
                 if task.label == study.baseline and task.kind in ("answer", "grade")
             ]
-            execute(context, first, shown)
+            execute(context, first, progress)
             todo = [task for task in todo if task not in first]
             sentences, differs = group.on_main(lambda: _base_values(out))
             for line in sentences:
@@ -93,7 +96,7 @@ def run(
                     " published values (named above); what is done is kept. Mend the cause and take"
                     " a new --out, or run again without --stop-on-mismatch to go on."
                 )
-        ended = execute(context, todo, shown)
+        ended = execute(context, todo, progress)
         context.models.forget()
         draw()
     return ended
@@ -116,8 +119,8 @@ def _base_values(out: Path) -> tuple[list[str], bool]:
     """Sentences about the baseline in the results folder, and whether some value of it agrees with
     no paper."""
     study = load_results(out)
-    found = published_values.values(study)
-    return published_values.base_sentences(study, found), published_values.differing(study, found)
+    values = published_values.values(study)
+    return published_values.base_sentences(study, values), published_values.differing(study, values)
 
 
 def study_json(study: Study, placement: Placement) -> dict[str, object]:
@@ -125,7 +128,9 @@ def study_json(study: Study, placement: Placement) -> dict[str, object]:
     and who trained the rows if it was not our own loop."""
     content, trainer = matched_baselines.study_json(study), placement.trainer
     rows = [
-        row if row["base"].startswith(GIVEN) else {**row, "family": find_base(row["base"]).family}
+        row
+        if row["base"].startswith(ANSWERS_PREFIX)
+        else {**row, "family": find_base(row["base"]).family}
         for row in content["runs"]
     ]
     if trainer != "own":

@@ -62,6 +62,7 @@ def pooled(spreads: Sequence[Spread]) -> Spread:
         training=root(one.training for one in spreads),
         images=root(one.images for one in spreads),
         interaction=root(one.interaction for one in spreads),
+        count=root(one.count for one in spreads),
     )
 
 

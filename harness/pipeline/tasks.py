@@ -129,13 +129,13 @@ class Task:
 
 def without_dependents(tasks: Sequence[Task], failed: Task) -> list[Task]:
     """The tasks, in their order, that need neither ``failed`` nor anything made from it."""
-    lost, kept = {failed.key}, []
+    dropped_keys, remaining = {failed.key}, []
     for task in tasks:
-        if task.key in lost or not lost.isdisjoint(task.depends_on):
-            lost.add(task.key)
+        if task.key in dropped_keys or not dropped_keys.isdisjoint(task.depends_on):
+            dropped_keys.add(task.key)
         else:
-            kept.append(task)
-    return kept
+            remaining.append(task)
+    return remaining
 
 
 def missing_tasks(exports: Sequence[Task], tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
@@ -191,10 +191,10 @@ def run_tasks(context: Context) -> list[Task]:
         for benchmark in matched.benchmarks
         for task in _matched(context.results, by_key, matched, benchmark)
     ]
-    return _copies_wait(tasks)
+    return _wait_for_copies(tasks)
 
 
-def _copies_wait(tasks: Iterable[Task]) -> list[Task]:
+def _wait_for_copies(tasks: Iterable[Task]) -> list[Task]:
     """Let a task wait for an earlier one with the same identity, or with the same shards."""
     first: dict[str, str] = {}
     waiting = []
@@ -221,9 +221,9 @@ def _tasks_of_run(context: Context, run: Run) -> list[Task]:
     tasks: list[Task] = []
     trained_by: tuple[str, ...] = ()
     for number in range(1, run.last + 1):
-        begun = _Round(context, run, number, checkpoint, trained_by)
-        pairs = _pairs(begun, checkpoint)
-        train = _train(begun, checkpoint, pairs)
+        this_round = _Round(context, run, number, checkpoint, trained_by)
+        pairs = _pairs(this_round, checkpoint)
+        train = _train(this_round, checkpoint, pairs)
         checkpoint, trained_by = stage_identity.trained(train.stage, checkpoint.card), (train.key,)
         trained = _Round(context, run, number, checkpoint, trained_by)
         tasks += [pairs, train, *_evaluation(trained)]
@@ -259,38 +259,43 @@ def scorer_of(run: Run, checkpoint: Checkpoint) -> ScorerCard | None:
     return find_scorer(run.method.scorer, checkpoint.card)
 
 
-def _pairs(begun: _Round, checkpoint: Checkpoint) -> Task:
-    context, run, method = begun.context, begun.run, begun.run.method
+def _pairs(this_round: _Round, checkpoint: Checkpoint) -> Task:
+    context, run, method = this_round.context, this_round.run, this_round.run.method
     context.pool(run.pool).check(method.needs, method.name)
     card = scorer_of(run, checkpoint)
     scorer = None if card is None else scorer_identity(card)
-    drawn = context.draw(run, begun.number)
+    drawn = context.draw(run, this_round.number)
 
     def identity(made_by: Method) -> Identity:
         return stage_identity.pairs_identity(
-            checkpoint, made_by, drawn, run.seed, begun.number, scorer
+            checkpoint, made_by, drawn, run.seed, this_round.number, scorer
         )
 
     return replace(
-        _task(context.results, "pairs", begun.where(), identity(method), begun.subject),
+        _task(context.results, "pairs", this_round.where(), identity(method), this_round.subject),
         name=method.name,
         checkpoint=checkpoint,
         items=len(drawn.ids),
         shard_items=ITEMS_A_SHARD,
-        depends_on=begun.trained_by,
+        depends_on=this_round.trained_by,
         shards_of=identity(method.inner) if isinstance(method, Control) else None,
     )
 
 
-def _train(begun: _Round, checkpoint: Checkpoint, pairs: Task) -> Task:
-    context, run, recipe, images = begun.context, begun.run, begun.run.method.recipe, pairs.items
+def _train(this_round: _Round, checkpoint: Checkpoint, pairs: Task) -> Task:
+    context, run, recipe, images = (
+        this_round.context,
+        this_round.run,
+        this_round.run.method.recipe,
+        pairs.items,
+    )
     assert recipe is not None  # a run without a recipe has no rounds
     assert images is not None
     identity = stage_identity.train_identity(
         checkpoint, pairs.stage.identity, recipe, run.steps, context.placement.identity
     )
     return replace(
-        _task(context.results, "train", begun.where(), identity, begun.subject),
+        _task(context.results, "train", this_round.where(), identity, this_round.subject),
         name=run.method.name,
         checkpoint=checkpoint,
         items=visits(recipe, images, run.steps),

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.artifacts.fingerprint import fingerprint
-from harness.artifacts.results_folder import Results, read_json
+from harness.artifacts.results_folder import read_json
 from harness.artifacts.stored_files import cure, problems, read_done
 from harness.errors import UserError
 from harness.pipeline.stages.shards import read_shard
-from harness.reporting.stored import FILES, PackedFolder, open_stored
+from harness.reporting.stored import FILES, SHA, PackedFolder, Stored, open_stored
 
 
 def verify(out: Path) -> tuple[str, list[str]]:
@@ -31,19 +31,23 @@ def verify(out: Path) -> tuple[str, list[str]]:
         try:
             stored = open_stored(folder)
             broken += stored.broken_files() if isinstance(stored, PackedFolder) else []
+            _count_study(stored, counts)
         except UserError as problem:
             broken.append(str(problem))
     if not packed:
         try:
-            stored = open_stored(out)  # checks the links
-            if Results(out).study.exists():
-                stored.study()
+            open_stored(out)  # checks the links
         except UserError as problem:
             broken.append(str(problem))
         else:
             names = ("identity.json", "DONE")
             for folder in sorted({path.parent for name in names for path in out.rglob(name)}):
                 broken += _check_stage(folder, counts)
+            for path in sorted((*out.glob("study.json"), *out.glob("*/study.json"))):
+                try:
+                    _count_study(Stored(path.parent), counts)
+                except UserError as problem:
+                    broken.append(str(problem))
     if not counts and not broken:
         raise UserError(
             f"There are no results in {out}; give the folder of a study, an export or answers."
@@ -52,10 +56,24 @@ def verify(out: Path) -> tuple[str, list[str]]:
     parts = [f"{out}: {counts['compared']:,} files of {counts['stages']:,} {kind} compared"]
     if counts["old"]:
         parts.append(f"{counts['old']:,} stages not checked: written before hashes were kept")
+    if counts["unsigned"]:
+        parts.append(
+            f"{counts['unsigned']:,} study.json files not checked: written before they had a hash"
+        )
     if counts["open"]:
         parts.append(f"{counts['open']:,} stages not finished")
     parts.append(f"{len(broken)} problems" if broken else "no problem")
     return "; ".join(parts) + ".", broken
+
+
+def _count_study(stored: Stored, counts: Counter[str]) -> None:
+    """Count study.json as compared, or as one without a hash.
+
+    Raises:
+        UserError: it was cut or changed.
+    """
+    stored.study()
+    counts["compared" if SHA in read_json(stored.results.study) else "unsigned"] += 1
 
 
 def _check_stage(folder: Path, counts: Counter[str]) -> Iterator[str]:

@@ -75,6 +75,8 @@ class MetricResult:
     """The part of the standard error from the trainings' seeds; nan: unknown."""
     se_images: float = NAN
     """The part from the drawn images."""
+    se_one_count: float = NAN
+    """The part of one count more and one fewer than seen (harness/reporting/stats.py)."""
     detectable: float = NAN
     """The smallest true difference that this many seeds and images find with 80 % power at 0.05,
     by the spread found here."""
@@ -161,10 +163,10 @@ def compare(study: StudyResults) -> list[MetricResult]:
             if not row.covers(benchmark.name):
                 continue
             for number in row.round_numbers:
-                mine = study.counts.get((row.label, number, benchmark.name))
-                if mine is not None or number == row.rounds:
+                counts = study.counts.get((row.label, number, benchmark.name))
+                if counts is not None or number == row.rounds:
                     cells += [
-                        _result(benchmark, metric, row, number, mine, base)
+                        _result(benchmark, metric, row, number, counts, base)
                         for metric in benchmark.metrics
                     ]
     contrasts = control_contrasts(study)
@@ -222,28 +224,29 @@ def _with_difference(
     cell: MetricResult, metric: Metric, counts: Counts, base: Counts
 ) -> MetricResult:
     terms, base_terms = counts.terms(metric), base.terms(metric)
-    found = estimate(terms, base_terms, scale=metric.scale)
-    cell = replace(cell, baseline_value=base.pooled(metric), difference=found.difference)
+    difference = estimate(terms, base_terms, scale=metric.scale)
+    cell = replace(cell, baseline_value=base.pooled(metric), difference=difference.difference)
     if not np.isfinite(counts.seed_values(metric)).all():
         # Without that seed the others would look better than the method is.
         return replace(cell, verdict=SEED_WITHOUT_VALUE if cell.tested else cell.verdict)
-    lo, hi = found.interval()
+    lo, hi = difference.interval()
     cell = replace(
         cell,
         lo=lo,
         hi=hi,
-        about=found.about,
-        se_training=float(np.sqrt(found.training)),
-        se_images=float(np.sqrt(found.images)),
+        about=difference.about,
+        se_training=float(np.sqrt(difference.training)),
+        se_images=float(np.sqrt(difference.images)),
+        se_one_count=float(np.sqrt(difference.one_count)),
     )
     if not cell.tested:
         return cell
-    cell = replace(cell, p=found.p, verdict=UNTOLD_VERDICT)
-    if found.about != "method":
+    cell = replace(cell, p=difference.p, verdict=UNTOLD_VERDICT)
+    if difference.about != "method":
         return cell
     size = {"seeds": len(counts.seeds), "images": len(counts.images)}
-    known = spread(terms, base_terms, metric.scale)
-    return replace(cell, detectable=detectable_difference(known, **size))
+    measured_spread = spread(terms, base_terms, metric.scale)
+    return replace(cell, detectable=detectable_difference(measured_spread, **size))
 
 
 def holm_family(cells: Sequence[MetricResult], role: str = "method") -> list[MetricResult]:
@@ -278,8 +281,8 @@ def _with_controls(cell: MetricResult, contrasts: Sequence[Contrast]) -> MetricR
     """The result with its controls of the same round: their outcomes where there is a gain, and
     the matched baseline."""
     where = (*cell.key, cell.round)
-    mine = [contrast for contrast in contrasts if (*contrast.key, contrast.round) == where]
-    for contrast in (contrast for contrast in mine if contrast.matched):
+    own_contrasts = [contrast for contrast in contrasts if (*contrast.key, contrast.round) == where]
+    for contrast in (contrast for contrast in own_contrasts if contrast.matched):
         cell = replace(
             cell,
             matched_by=contrast.other,
@@ -291,7 +294,7 @@ def _with_controls(cell: MetricResult, contrasts: Sequence[Contrast]) -> MetricR
     if cell.verdict != "better":
         return cell
     names: dict[str, Any] = {
-        field: tuple(contrast.other for contrast in mine if contrast.outcome == outcome)
+        field: tuple(contrast.other for contrast in own_contrasts if contrast.outcome == outcome)
         for field, outcome in CONTROL_FIELDS.items()
     }
     return replace(cell, **names)
@@ -313,12 +316,12 @@ def question_tests(study: StudyResults) -> list[tuple[str, str, int, McNemar]]:
     for benchmark in study.benchmarks:
         base = study.counts.get((study.baseline, study.base_row.rounds, benchmark.name))
         for row in (row for row in study.compared if row.role != "matched"):
-            mine = study.counts.get((row.label, row.rounds, benchmark.name))
-            if base is None or mine is None or base.questions != mine.questions:
+            counts = study.counts.get((row.label, row.rounds, benchmark.name))
+            if base is None or counts is None or base.questions != counts.questions:
                 continue
-            for seed, values in zip(mine.seeds, mine.values, strict=True):
-                both = np.isfinite(values) & np.isfinite(base.values[0])
-                first, second = base.values[0][both], values[both]
+            for seed, values in zip(counts.seeds, counts.values, strict=True):
+                scored_in_both = np.isfinite(values) & np.isfinite(base.values[0])
+                first, second = base.values[0][scored_in_both], values[scored_in_both]
                 if len(first) and np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
                     test = mcnemar(first == 1, second == 1)
                     tests.append((benchmark.name, row.label, seed, test))

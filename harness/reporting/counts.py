@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,7 @@ class Counts:
     values: Floats
     """Each question's own score: ``(S, Q)``, nan where unscored."""
     left_out: tuple[int, ...] = ()
-    """Seeds that answered other questions than the first one, so their grades are not used."""
+    """Seeds that answered other questions than most, so their grades are not used."""
 
     def terms(self, metric: Metric) -> Floats:
         """The metric's numerator and denominator ``(S, C, 2)``; a count that no grade has is zero,
@@ -57,21 +58,25 @@ def all_counts(grades: pd.DataFrame) -> dict[tuple[str, int, str], Counts]:
 
 
 def _counts(grades: pd.DataFrame) -> Counts:
-    """Seeds that were asked other questions than the first one are left out, and named so."""
+    """Seeds that were asked other questions, or about other images, than most seeds (if equal: than
+    the first) are left out, and named so."""
     # Another benchmark's counts are 0 here, and an absent count is taken as 0.
     names = [name for name in grades.columns if name.startswith(PREFIX) and grades[name].any()]
     by_seed = {
         int(str(seed)): part.sort_values("question") for seed, part in grades.groupby("seed")
     }
-    asked = {seed: part["question"].tolist() for seed, part in by_seed.items()}
-    questions = next(iter(asked.values()))
-    left_out = tuple(seed for seed in by_seed if asked[seed] != questions)
+    asked = {
+        seed: tuple(zip(part["question"], part["cluster"], strict=True))
+        for seed, part in by_seed.items()
+    }
+    ((most, _),) = Counter(asked.values()).most_common(1)
+    left_out = tuple(seed for seed in by_seed if asked[seed] != most)
     by_seed = {seed: part for seed, part in by_seed.items() if seed not in left_out}
     summed = [part.groupby("cluster", sort=True)[names].sum() for part in by_seed.values()]
     return Counts(
         seeds=tuple(by_seed),
         images=tuple(str(image) for image in summed[0].index),
-        questions=tuple(questions),
+        questions=tuple(question for question, _ in most),
         sums={
             name.removeprefix(PREFIX): np.stack(
                 [part[name].to_numpy(dtype=np.float64) for part in summed]

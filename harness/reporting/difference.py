@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.artifacts.fingerprint import flat
+from harness.artifacts.results_folder import ANSWERS_PREFIX
 from harness.reporting.comparison import MetricResult, compare
 from harness.reporting.display_names import display_name
 from harness.reporting.results import StudyResults, load_results
@@ -132,6 +133,10 @@ def _study_fields(study: StudyResults) -> dict[tuple[str, str], str]:
         part = f"row {run.pop('label')}"
         seeds.setdefault(part, []).append(str(run.pop("seed")))
         run.pop("varied")  # the settings show it
+        if run["base"].startswith(ANSWERS_PREFIX):
+            run["base"] = (
+                ANSWERS_PREFIX  # the content counts, not the place; the identities hold it
+            )
         run.get("settings", {}).pop("recipe", None)  # the run has it too
         fields |= {(part, name): text for name, text in _texts(run).items()}
     for entry in content.pop("benchmarks"):

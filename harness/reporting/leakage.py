@@ -115,30 +115,32 @@ def find(study: StudyResults) -> Leaks:
     """All benchmark images that a finished round of any row drew from its pool. A packed folder
     stores this list; otherwise it is computed."""
     stored = study.stored
-    if (known := stored.leaks()) is not None:
-        found = tuple(Leak(**leak) for leak in known["found"])
-        return Leaks(**{**known, "found": found, "unhashed": tuple(known["unhashed"])})
+    if (stored_leaks := stored.leaks()) is not None:
+        found = tuple(Leak(**leak) for leak in stored_leaks["found"])
+        return Leaks(
+            **{**stored_leaks, "found": found, "unhashed": tuple(stored_leaks["unhashed"])}
+        )
     trained, labels = _trained(study)
     hashes = {sha: dhash for sha, (_, dhash) in trained.items() if dhash}
     pool_shas, pool_bits = list(hashes), _bits(list(hashes.values()))
     leaks: list[Leak] = []
-    asked: dict[str, int] = {}
+    images_asked: dict[str, int] = {}
     unhashed = [POOL] if len(hashes) < len(trained) else []
     for benchmark in study.benchmarks:
         folder = stored.folder(stored.results.questions(benchmark.name))
-        asked_images = _asked_images(folder)
-        shas = list(dict.fromkeys(sha for sha, _ in asked_images))
+        benchmark_images = _benchmark_images(folder)
+        shas = list(dict.fromkeys(sha for sha, _ in benchmark_images))
         hashed = _hashes(folder, shas)
-        asked[benchmark.name] = len(shas)
+        images_asked[benchmark.name] = len(shas)
         if len(hashed) < len(shas):
             unhashed.append(display_name(benchmark.name))
         nearest = dict(zip(hashed, _nearest(list(hashed.values()), pool_bits), strict=True))
-        for sha, cluster in asked_images:
-            distance, place = nearest.get(sha, (NEAR + 1, -1))
+        for sha, cluster in benchmark_images:
+            distance, index = nearest.get(sha, (NEAR + 1, -1))
             if sha in trained:
                 kind, distance, pool_sha = "exact", 0, sha
             elif distance <= NEAR:
-                kind, pool_sha = "near", pool_shas[place]
+                kind, pool_sha = "near", pool_shas[index]
             else:
                 continue
             leaks.append(
@@ -152,7 +154,9 @@ def find(study: StudyResults) -> Leaks:
                     labels=" / ".join(sorted(labels[pool_sha])),
                 )
             )
-    return Leaks(found=tuple(leaks), asked=asked, unhashed=tuple(unhashed), trained=len(trained))
+    return Leaks(
+        found=tuple(leaks), asked=images_asked, unhashed=tuple(unhashed), trained=len(trained)
+    )
 
 
 def _trained(study: StudyResults) -> tuple[dict[str, tuple[str, str]], dict[str, set[str]]]:
@@ -170,7 +174,7 @@ def _trained(study: StudyResults) -> tuple[dict[str, tuple[str, str]], dict[str,
     return drawn, labels
 
 
-def _asked_images(folder: Path) -> list[tuple[str, str]]:
+def _benchmark_images(folder: Path) -> list[tuple[str, str]]:
     """(sha256, cluster) of a benchmark's images; an image may be in several clusters."""
     path = folder / "questions.jsonl"
     rows = read_jsonl(path) if is_stored(path) else []
@@ -185,8 +189,8 @@ def _hashes(folder: Path, shas: Sequence[str]) -> dict[str, str]:
     are still there."""
     for name in ("images.jsonl", "pictures.jsonl"):  # the present name, then the old one
         if is_stored(folder / name):
-            known = {str(row["sha256"]): str(row["dhash"]) for row in read_jsonl(folder / name)}
-            return {sha: known[sha] for sha in shas if sha in known}
+            hash_of = {str(row["sha256"]): str(row["dhash"]) for row in read_jsonl(folder / name)}
+            return {sha: hash_of[sha] for sha in shas if sha in hash_of}
     files = {sha: image_file(folder / "images", f"{sha}.png") for sha in shas}
     return {sha: difference_hash(read_image(file)) for sha, file in files.items() if file.exists()}
 
@@ -195,10 +199,10 @@ def _bits(hashes: Sequence[str]) -> npt.NDArray[np.uint64]:
     return np.array([int(dhash, 16) for dhash in hashes], dtype=np.uint64)
 
 
-def _nearest(asked: Sequence[str], pool: npt.NDArray[np.uint64]) -> list[tuple[int, int]]:
+def _nearest(hashes: Sequence[str], pool: npt.NDArray[np.uint64]) -> list[tuple[int, int]]:
     """For each benchmark hash: the distance in bits to the nearest pool image and its index."""
     nearest: list[tuple[int, int]] = []
-    bits = _bits(asked)
+    bits = _bits(hashes)
     textured = np.flatnonzero(_textured(pool))
     if not len(textured):
         return [(NEAR + 1, -1)] * len(bits)
@@ -206,8 +210,8 @@ def _nearest(asked: Sequence[str], pool: npt.NDArray[np.uint64]) -> list[tuple[i
         chunk = bits[start : start + CHUNK]
         distances = np.bitwise_count(chunk[:, None] ^ pool[textured])
         least = np.where(_textured(chunk), distances.min(axis=1), NEAR + 1)
-        places = textured[distances.argmin(axis=1)]
-        nearest += zip(least.tolist(), places.tolist(), strict=True)
+        indices = textured[distances.argmin(axis=1)]
+        nearest += zip(least.tolist(), indices.tolist(), strict=True)
     return nearest
 
 
@@ -221,12 +225,12 @@ def sentences(leaks: Leaks, *, excluded: bool) -> tuple[str, ...]:
     if not leaks.trained:
         return ()
     counts, left_out = [], []
-    for name, asked in ((name, asked) for name, asked in leaks.asked.items() if asked):
+    for name, images in ((name, images) for name, images in leaks.asked.items() if images):
         exact, near = leaks.count(name, "exact"), leaks.count(name, "near")
-        shown = display_name(name)
-        known = f"{near:,}" if {shown, POOL}.isdisjoint(leaks.unhashed) else "unknown"
-        counts.append(f"{shown} {exact:,} exact, {known} near, of {asked:,} images")
-        left_out.append(f"{shown} {exact + near:,} of {asked:,}")
+        benchmark = display_name(name)
+        near_text = f"{near:,}" if {benchmark, POOL}.isdisjoint(leaks.unhashed) else "unknown"
+        counts.append(f"{benchmark} {exact:,} exact, {near_text} near, of {images:,} images")
+        left_out.append(f"{benchmark} {exact + near:,} of {images:,}")
     lines = [
         f"Leaks: benchmark images that are also among the {leaks.trained:,} images drawn for"
         f" training. Exact: the same pixels. Near: difference hashes differ in at most {NEAR} of 64"

@@ -205,7 +205,12 @@ def write_eval_results(
             dataset_id=HUB_DATA[benchmark],
             task_id=TASK_ID,
             value=round(own_value(cell, seed), 4),
-            notes=f"{cell.full_name} ({cell.unit}), graded by SelfSight ({cell.version})",
+            notes=f"{cell.full_name} ({cell.unit}), graded by SelfSight ({cell.version})"
+            + (
+                f"; {cell.unscored:,} unscored answers of all seeds left out"
+                if cell.unscored
+                else ""
+            ),
         )
         for benchmark, cell in first.items()
         if math.isfinite(own_value(cell, seed))

@@ -41,6 +41,7 @@ from harness.reporting.stored import (
     QUESTIONS,
     STAGES,
     Stored,
+    with_sha,
 )
 from harness.reporting.tables import build as tables
 from harness.reporting.tables import text as table_text
@@ -105,7 +106,7 @@ def _pack(folder: Path, out: Path) -> str:
     files[QUESTIONS] = _parquet(questions, ids=True)
     for name, content in files.items():
         write_bytes(out / name, content)
-    write_json(Results(out).study, stored.study())
+    write_json(Results(out).study, with_sha(stored.study()))
     sizes = questions["benchmark"].value_counts()
     names = [benchmark.name for benchmark in whole.benchmarks]
     benchmarks = {

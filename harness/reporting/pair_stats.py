@@ -18,23 +18,23 @@ SHORT_ANSWERS = "question"
 
 
 def pair_stats(
-    pairs: Sequence[PreferencePair], judge: GroundTruth | None
+    pairs: Sequence[PreferencePair], ground_truth: GroundTruth | None
 ) -> dict[str, dict[str, JSON]]:
     """The statistics by kind of pair: the number of ``pairs``; mean words of both sides
     (``chosen_words``, ``rejected_words``); the share of pairs whose chosen side is shorter
-    (``chosen_shorter``). With ``judge`` (the exact truth) and for descriptions: mean errors of
-    both sides (``chosen_errors``, ``rejected_errors``); the number of pairs whose sides differ in
-    errors (``judged``); the share of these whose chosen side has fewer (``right``; None: none
-    differs)."""
+    (``chosen_shorter``). With ``ground_truth`` and for descriptions: mean errors of both sides
+    (``chosen_errors``, ``rejected_errors``); the number of pairs whose sides differ in errors
+    (``judged``); the share of these whose chosen side has fewer (``right``; None: none differs)."""
     return {
         kind: _of_kind(
-            [pair for pair in pairs if pair.kind == kind], None if kind == SHORT_ANSWERS else judge
+            [pair for pair in pairs if pair.kind == kind],
+            None if kind == SHORT_ANSWERS else ground_truth,
         )
         for kind in sorted({pair.kind for pair in pairs})
     }
 
 
-def _of_kind(pairs: Sequence[PreferencePair], judge: GroundTruth | None) -> dict[str, JSON]:
+def _of_kind(pairs: Sequence[PreferencePair], ground_truth: GroundTruth | None) -> dict[str, JSON]:
     words = [(len(pair.chosen.split()), len(pair.rejected.split())) for pair in pairs]
     stats: dict[str, JSON] = {
         "pairs": len(pairs),
@@ -42,9 +42,9 @@ def _of_kind(pairs: Sequence[PreferencePair], judge: GroundTruth | None) -> dict
         "rejected_words": _mean([rejected for _, rejected in words]),
         "chosen_shorter": _mean([chosen < rejected for chosen, rejected in words]),
     }
-    if judge is None:
+    if ground_truth is None:
         return stats
-    errors = [judge.errors(pair.item, [pair.chosen, pair.rejected]) for pair in pairs]
+    errors = [ground_truth.errors(pair.item, [pair.chosen, pair.rejected]) for pair in pairs]
     differ = [chosen < rejected for chosen, rejected in errors if chosen != rejected]
     return stats | {
         "chosen_errors": _mean([chosen for chosen, _ in errors]),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-from harness.reporting.stats import Floats, influences, mean_squares
+from harness.reporting.stats import Floats, influences, mean_squares, one_count
 
 STEPS = 400
 """Points of the distribution of the trainings' mean square over which the power is averaged."""
@@ -27,10 +27,17 @@ class Spread:
     """Between images, of the mean over very many trainings."""
     interaction: float
     """Between images of one training, beyond that."""
+    count: float = 0.0
+    """What one count changes in the value, times the number of images: the test takes one more and
+    one fewer for part of the images' variance."""
 
     def training_variance(self, seeds: int, images: int) -> float:
         """The part of the variance that the trainings' mean square estimates."""
         return (self.training**2 + self.interaction**2 / images) / seeds
+
+    def count_variance(self, images: int) -> float:
+        """What the test adds to the images' variance."""
+        return 2 * (self.count / images) ** 2
 
 
 def spread(other: Floats, base: Floats, scale: float) -> Spread:
@@ -50,6 +57,7 @@ def spread(other: Floats, base: Floats, scale: float) -> Spread:
         training=math.sqrt(max(between - rest / images, 0.0)),
         images=math.sqrt(max(float(change.var(ddof=1)) - rest / trainings, 0.0)),
         interaction=math.sqrt(rest),
+        count=one_count(other, base, scale) * images,
     )
 
 
@@ -63,15 +71,15 @@ def power(
     training = spread.training_variance(seeds, images)
     over_images = spread.images**2 / images
     whole = math.sqrt(training + over_images)
-    if whole == 0:
-        return float(difference != 0)
     tail = alpha / 2
     quantiles = (np.arange(STEPS) + 0.5) / STEPS
     estimated = training * stats.chi2.ppf(quantiles, seeds - 1) / (seeds - 1)
     half = np.sqrt(
         stats.t.isf(tail, seeds - 1) ** 2 * estimated
-        + stats.t.isf(tail, images - 1) ** 2 * over_images
+        + stats.t.isf(tail, images - 1) ** 2 * (over_images + spread.count_variance(images))
     )
+    if whole == 0:
+        return float(abs(difference) > half[0])
     found = stats.norm.sf((half - difference) / whole) + stats.norm.cdf(
         (-half - difference) / whole
     )
@@ -85,7 +93,11 @@ def detectable_difference(
     this power; infinite for one training or one image."""
     if seeds < 2 or images < 2:
         return math.inf
-    high = math.sqrt(spread.training_variance(seeds, images) + spread.images**2 / images)
+    high = math.sqrt(
+        spread.training_variance(seeds, images)
+        + spread.images**2 / images
+        + spread.count_variance(images)
+    )
     if high == 0:
         return 0.0
 

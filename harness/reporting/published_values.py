@@ -80,32 +80,33 @@ class PublishedValue:
 def values(study: StudyResults) -> list[PublishedValue]:
     """Every published number of the rows that are not trained here and are graded, in the table's
     order."""
-    found = []
+    published = []
     for benchmark in study.benchmarks:
         for row in study.rows:
             if row.rounds == 0 and row.role != "matched":
-                found += _of_row(study, row, benchmark)
-    return found
+                published += _of_row(study, row, benchmark)
+    return published
 
 
 def _of_row(study: StudyResults, row: Row, benchmark: BenchmarkColumns) -> list[PublishedValue]:
     counts = study.counts.get((row.label, 0, benchmark.name))
     if counts is None:
         return []
-    found = []
+    published = []
     for name, numbers in literature.matching((row,), benchmark).items():
         metric = benchmark.metric(name)
         terms = counts.terms(metric)
         # A paper may print a number in two of its tables.
-        mine = {(one.paper, one.value): one for one in numbers if literature.same_row(row, one)}
-        for number in mine.values():
+        own_numbers = [number for number in numbers if literature.same_row(row, number)]
+        distinct = {(number.paper, number.value): number for number in own_numbers}
+        for number in distinct.values():
             # A row that has the published value on every image.
-            constant = np.tile([float(number.value) / metric.scale, 1.0], (1, terms.shape[1], 1))
+            constant = terms[..., 1:] * [float(number.value) / metric.scale, 1.0]
             difference = estimate(terms, constant, scale=metric.scale)
             half = difference.half() if difference.about != "none" else np.nan
             half *= np.sqrt(2) if number.benchmark in DRAWN else 1
             half += 0.5 * 10.0 ** -len(number.value.partition(".")[2])
-            found.append(
+            published.append(
                 PublishedValue(
                     row=row,
                     benchmark=benchmark.name,
@@ -118,25 +119,25 @@ def _of_row(study: StudyResults, row: Row, benchmark: BenchmarkColumns) -> list[
                     images=len(counts.images),
                 )
             )
-    return found
+    return published
 
 
-def block(found: Sequence[PublishedValue]) -> Block | None:
+def block(published: Sequence[PublishedValue]) -> Block | None:
     """The table's block; None: no paper has a number for these rows."""
-    if not found:
+    if not published:
         return None
     rows = [
         (
-            each.row.label,
-            display_name(each.benchmark),
-            display_name(each.metric.name),
-            printed(each.value, each.places),
-            each.number.value,
-            each.change,
-            each.verdict,
-            f"{each.number.paper} ({each.number.verified})",
+            entry.row.label,
+            display_name(entry.benchmark),
+            display_name(entry.metric.name),
+            printed(entry.value, entry.places),
+            entry.number.value,
+            entry.change,
+            entry.verdict,
+            f"{entry.number.paper} ({entry.number.verified})",
         )
-        for each in found
+        for entry in published
     ]
     return text_block(
         heading=HEADING,
@@ -151,66 +152,69 @@ def block(found: Sequence[PublishedValue]) -> Block | None:
     )
 
 
-def base_sentences(study: StudyResults, found: Sequence[PublishedValue]) -> list[str]:
+def base_sentences(study: StudyResults, published: Sequence[PublishedValue]) -> list[str]:
     """Whether the untrained base has its published values: sentences for terminal, table and page.
     Empty where no paper has a number for it."""
-    mine = [each for each in found if each.row.label == study.baseline]
+    of_base = [value for value in published if value.row.label == study.baseline]
     name = study.base_row.base
-    if not mine:
+    if not of_base:
         return _other_input(study, name)
-    metrics = list(dict.fromkeys(each.full_name for each in mine))
-    groups = {metric: [each for each in mine if each.full_name == metric] for metric in metrics}
-    outcomes = {metric: {each.verdict for each in group} for metric, group in groups.items()}
-    said = []
+    metrics = list(dict.fromkeys(value.full_name for value in of_base))
+    groups = {
+        metric: [value for value in of_base if value.full_name == metric] for metric in metrics
+    }
+    outcomes = {metric: {value.verdict for value in group} for metric, group in groups.items()}
+    sentences = []
     if differs := [metric for metric in metrics if outcomes[metric] == {"differs"}]:
-        said.append(
+        sentences.append(
             f"{WARNING}the untrained base {name} does not have its published values:"
-            f" {'; '.join(_told(groups[metric]) for metric in differs)}. Rows that start from it"
-            f" cannot be held against the papers' tables in these metrics. {CAUSES}"
+            f" {'; '.join(_describe(groups[metric]) for metric in differs)}. Rows that start from"
+            f" it cannot be held against the papers' tables in these metrics. {CAUSES}"
         )
     if split := [metric for metric in metrics if {"agrees", "differs"} <= outcomes[metric]]:
-        said.append(
+        sentences.append(
             f"Papers differ about the untrained base {name}, and it agrees with some:"
-            f" {'; '.join(_told(groups[metric]) for metric in split)}."
+            f" {'; '.join(_describe(groups[metric]) for metric in split)}."
         )
     if agrees := [metric for metric in metrics if outcomes[metric] == {"agrees"}]:
-        said.append(
+        sentences.append(
             f"The untrained base {name} has its published values:"
-            f" {'; '.join(_told(groups[metric]) for metric in agrees)}."
+            f" {'; '.join(_describe(groups[metric]) for metric in agrees)}."
         )
     if untold := [metric for metric in metrics if outcomes[metric] == {"cannot be told"}]:
-        said.append(
+        sentences.append(
             f"It cannot be told whether the untrained base {name} has its published values in"
             f" {', '.join(untold)}: fewer than {MIN_IMAGES} images, or no value."
         )
-    return said
+    return sentences
 
 
-def differing(study: StudyResults, found: Sequence[PublishedValue]) -> bool:
+def differing(study: StudyResults, published: Sequence[PublishedValue]) -> bool:
     """Whether some metric of the base agrees with no paper."""
-    return any(text.startswith(WARNING) for text in base_sentences(study, found))
+    return any(text.startswith(WARNING) for text in base_sentences(study, published))
 
 
-def _told(group: Sequence[PublishedValue]) -> str:
+def _describe(group: Sequence[PublishedValue]) -> str:
     """``POPE / accuracy 81.2 (published: 85.9 in A, 86.1 in B; nearest -4.7 [-5.6, -3.8])``."""
-    near = min(group, key=lambda one: abs(one.difference))
-    numbers = dict.fromkeys(f"{one.number.value} in {one.number.paper}" for one in group)
+    near = min(group, key=lambda entry: abs(entry.difference))
+    numbers = [entry.number for entry in group]
+    texts = ", ".join(dict.fromkeys(f"{number.value} in {number.paper}" for number in numbers))
     value = printed(near.value, near.places)
     nearest = "difference" if len(group) == 1 else "nearest"
-    return f"{near.full_name} {value} (published: {', '.join(numbers)}; {nearest} {near.change})"
+    return f"{near.full_name} {value} (published: {texts}; {nearest} {near.change})"
 
 
 def _other_input(study: StudyResults, name: str) -> list[str]:
     """A base with published values that gets another input than in the papers."""
     papers = name.removesuffix("-hf")
     as_papers = [replace(study.base_row, base=papers)]
-    known = papers != name and any(
+    has_values = papers != name and any(
         literature.same_row(as_papers[0], number)
         for benchmark in study.benchmarks
         for numbers in literature.matching(as_papers, benchmark).values()
         for number in numbers
     )
-    if not known:
+    if not has_values:
         return []
     return [
         f"The published values of {papers} are not compared with {name}: the papers pad images and"

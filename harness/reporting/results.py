@@ -7,15 +7,16 @@ zero.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
-from benchmarks.interface import Metric
+from benchmarks.interface import Direction, Metric
 from harness.artifacts.results_folder import read_json
 from harness.artifacts.stored_files import cure
 from harness.errors import UserError
@@ -108,6 +109,7 @@ def load_results(out: Path) -> StudyResults:
         name, question, baseline = (str(study[key]) for key in ("name", "question", "baseline"))
         benchmarks = tuple(_benchmark(entry) for entry in study["benchmarks"])
         rows = _rows(study["runs"], baseline)
+        _check(rows, baseline, benchmarks)
     except (KeyError, TypeError) as error:
         raise bad_study(stored.results, error) from error
     missing: list[str] = []
@@ -129,6 +131,22 @@ def load_results(out: Path) -> StudyResults:
         missing=tuple(missing),
         facts=_facts(stored, rows, benchmarks, baseline),
     )
+
+
+def _check(rows: Sequence[Row], baseline: str, benchmarks: Sequence[BenchmarkColumns]) -> None:
+    """
+    Raises:
+        TypeError: no row is the baseline, a name occurs twice, or a metric cannot be computed.
+    """
+    if baseline not in (row.label for row in rows):
+        raise TypeError(f"the baseline {baseline!r} among its rows")
+    names = [benchmark.name for benchmark in benchmarks]
+    names += [f"{each.name}'s {metric.name}" for each in benchmarks for metric in each.metrics]
+    if twice := [name for name, times in Counter(names).items() if times > 1]:
+        raise TypeError(f"one {twice[0]}")
+    for metric in (metric for each in benchmarks for metric in each.metrics):
+        if metric.better not in get_args(Direction) or not isinstance(metric.scale, int | float):
+            raise TypeError(f"{metric.name}'s direction and scale")
 
 
 def _benchmark(entry: Mapping[str, Any]) -> BenchmarkColumns:

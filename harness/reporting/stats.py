@@ -23,7 +23,8 @@ Where a training changes few answers or none, the images' variance is estimated 
 0: "no answer of 1,000 changed" does not show that none ever will. So the images' variance is taken
 as if one count more and one count fewer had been seen, as Bonett and Price do for paired
 proportions: 2 (scale / sum(denominator))^2 is added. With no change on 1,000 questions the interval
-is then +-0.28 points, near the exact "rule of three" (0.30). It does not matter elsewhere.
+is then +-0.28 points, near the exact "rule of three" (0.30). It does not matter elsewhere. Where a
+question counts less than one, as in MME's sum over subtasks, one count is what an image counts.
 
 Sources: why trainings must count - Bouthillier et al., "Accounting for variance in machine learning
 benchmarks", MLSys 2021; crossed effects of trainings and test cases - Searle, Casella, McCulloch,
@@ -168,7 +169,7 @@ def estimate(
         training_df=NAN,
         images=float(change.var(ddof=1)) / images if images > 1 else NAN,
         images_df=images - 1,
-        one_count=2 * min(_one_count(first, scale), _one_count(second, scale)) ** 2,
+        one_count=2 * one_count(first, second, scale) ** 2,
     )
     if result.about == "none" or any(len(group) < 2 or alike(group) for group in groups):
         return result
@@ -185,12 +186,15 @@ def estimate(
     )
 
 
-def _one_count(counts: Floats, scale: float) -> float:
-    """What one count more in the numerator changes in a training's value. A row that is no system,
-    such as a published value on every image, may have smaller denominators: the finer side counts.
-    """
-    denominator = abs(float(counts[..., 1].sum(axis=1).mean()))
-    return scale / denominator if denominator else NAN
+def one_count(first: Floats, second: Floats, scale: float) -> float:
+    """What one count more in the numerator changes in a training's value: the larger denominator of
+    the two rows counts. One count is 1, or the most that an image has (the root of the mean square
+    over images with any) where that is less: weights of questions may be small shares."""
+    most = np.maximum(*(np.abs(counts[..., 0]).max(axis=0) for counts in (first, second)))
+    most = most[most > 0]
+    count = min(1.0, float(np.sqrt(np.mean(most**2)))) if len(most) else 1.0
+    denominator = max(abs(float(counts[..., 1].sum(axis=1).mean())) for counts in (first, second))
+    return scale * count / denominator if denominator else NAN
 
 
 def alike(trainings: Floats) -> bool:

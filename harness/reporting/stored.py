@@ -23,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from harness.artifacts.fingerprint import fingerprint
 from harness.artifacts.results_folder import Results, check_name, read_json, read_jsonl
 from harness.artifacts.safe_files import check_links
 from harness.artifacts.stored_files import is_stored, read_bytes, unreadable
@@ -32,6 +33,9 @@ from methods.text import repeats_sentence
 
 FORMAT = 1
 """Version of the packed layout: in packed.json, and in the metadata of each Parquet file."""
+
+SHA = "sha256"
+"""The field of study.json with the fingerprint of all others; earlier versions wrote none."""
 
 _IMAGE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -72,6 +76,35 @@ def _check_names(study: Mapping[str, Any]) -> None:
         check_name("benchmark", benchmark["name"])
 
 
+def with_sha(study: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of study.json with its own fingerprint, which reading compares."""
+    return {**study, SHA: fingerprint(study)}
+
+
+def read_study(results: Results) -> dict[str, Any]:
+    """The content of study.json as it was written, without the fingerprint.
+
+    Raises:
+        UserError: there is none, or it was cut or changed.
+    """
+    path = results.study
+    if not path.is_file():
+        raise UserError(
+            f"{results.out} holds no study.json; give the folder of a study, as `python -m"
+            " harness run` prints it."
+        )
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise bad_study(results, TypeError("its fields"))
+    written = content.pop(SHA, None)
+    if written is not None and written != fingerprint(content):
+        again = REPACK if results.packed.exists() else "run again: it is then written anew."
+        raise UserError(
+            f"{path} was changed after it was written; put the original back, or {again}"
+        )
+    return content
+
+
 def bad_study(results: Results, error: Exception) -> UserError:
     return UserError(
         f"{results.study} lacks {error} or has it in another form; run the study again with this"
@@ -90,19 +123,13 @@ class Stored:
         """The content of study.json, with the present names.
 
         Raises:
-            UserError: there is no study.json, or it lacks a field.
+            UserError: there is no study.json, it was changed, or it lacks a field.
         """
-        results = self.results
-        if not results.study.is_file():
-            raise UserError(
-                f"{results.out} holds no study.json; give the folder of a study, as `python -m"
-                " harness run` prints it."
-            )
         try:
-            content: dict[str, Any] = old_names.study(read_json(results.study))
+            content: dict[str, Any] = old_names.study(read_study(self.results))
             _check_names(content)
         except (KeyError, TypeError) as error:
-            raise bad_study(results, error) from error
+            raise bad_study(self.results, error) from error
         return content
 
     def stages(self) -> tuple[Path, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from harness.artifacts.results_folder import GIVEN
+from harness.artifacts.results_folder import ANSWERS_PREFIX
 
 SUPERVISION = {
     "image": "images",
@@ -74,7 +74,7 @@ class Row:
     @property
     def given(self) -> bool:
         """Whether another program answered, and its answers were read from files."""
-        return self.base.startswith(GIVEN)
+        return self.base.startswith(ANSWERS_PREFIX)
 
     @property
     def trainings(self) -> list[tuple[int, int]]:

@@ -68,15 +68,15 @@ ABLATIONS: Mapping[str, Mapping[str, tuple[object, ...]]] = {
 
 RECIPE = "recipe"
 """Not a method: the ablations of the training that the published recipes execute."""
-ADAPTED = ("sima", "csr")
+LORA_METHODS = ("sima", "csr")
 """The methods whose papers train with LoRA."""
-ASKED: Mapping[str, tuple[object, ...]] = {
+SCRIPT_SETTINGS: Mapping[str, tuple[object, ...]] = {
     "recipe.projector_lr": (2e-4,),
     "recipe.lora.dropout": (0.05,),
     "recipe.max_grad_norm": (1.0,),
 }
-"""What the scripts ask for. They give the projector another rate than the adapters; here it is the
-adapters'."""
+"""The settings that the released scripts ask for. They give the projector another rate than the
+adapters; here both have the adapters' rate."""
 
 
 def study(
@@ -99,20 +99,20 @@ def study(
     varied, of any trained row. ``lora``, ``full``: as in the comparison."""
     if lora and RECIPE in only:
         raise UserError("--only recipe compares LoRA with full training; leave --lora out.")
-    asked = [varied_setting(text) for text in vary]
-    known = trained_rows() if vary else [*ABLATIONS, RECIPE]
-    for label in (*only, *(row for row, _, _ in asked)):
-        if label not in known:
-            raise unknown("row to vary" if vary else "method with ablations", label, known)
-    only = [*dict.fromkeys((*only, *(row for row, _, _ in asked)))]
-    names = dict.fromkeys(f"{row}.{field}" for row, field, _ in asked)
+    varied = [varied_setting(text) for text in vary]
+    allowed_rows = trained_rows() if vary else [*ABLATIONS, RECIPE]
+    for label in (*only, *(row for row, _, _ in varied)):
+        if label not in allowed_rows:
+            raise unknown("row to vary" if vary else "method with ablations", label, allowed_rows)
+    only = [*dict.fromkeys((*only, *(row for row, _, _ in varied)))]
+    names = dict.fromkeys(f"{row}.{field}" for row, field, _ in varied)
     methods = [label for label in only if label != RECIPE]
-    adapted = ADAPTED if RECIPE in only else ()
+    lora_rows = LORA_METHODS if RECIPE in only else ()
     comparison = compare.study(
         base=base,
         pool=pool,
         images=images,
-        only=tuple(dict.fromkeys([*methods, *adapted])) or tuple(ABLATIONS),
+        only=tuple(dict.fromkeys([*methods, *lora_rows])) or tuple(ABLATIONS),
         seeds=seeds,
         rounds=rounds,
         limit=IMAGES if limit is None else limit,
@@ -125,24 +125,26 @@ def study(
     )
     runs: list[Run] = []
     for run in comparison.runs:
-        whole = compare.at_images(run, images) if limit is None else run
-        if run.label in adapted:
-            with_adapters = _with_lora(whole)
+        full_run = compare.with_images(run, images) if limit is None else run
+        if run.label in lora_rows:
+            with_adapters = _with_lora(full_run)
             runs.append(with_adapters)
-            for setting, values in ASKED.items():
+            for setting, values in SCRIPT_SETTINGS.items():
                 runs += vary_run(with_adapters, setting, values)
-        if run.label in adapted and run.label not in methods:
+        if run.label in lora_rows and run.label not in methods:
             continue
-        runs.append(whole)
+        runs.append(full_run)
         if vary or run.label not in ABLATIONS:
-            for row, field, texts in asked:
-                runs += read_vary(whole, field, texts) if row == run.label else ()
+            for row, field, texts in varied:
+                runs += read_vary(full_run, field, texts) if row == run.label else ()
             continue
         for setting, values in ABLATIONS[run.label].items():
-            current = _setting(whole, setting)
-            runs += vary_run(whole, setting, [value for value in values if value != current])
+            current = _current_value(full_run, setting)
+            runs += vary_run(full_run, setting, [value for value in values if value != current])
         label = f"{run.label} {compare.RELEASED}"
-        runs.append(replace(whole, label=label, method=as_released(run.method, run.method.recipe)))
+        runs.append(
+            replace(full_run, label=label, method=as_released(run.method, run.method.recipe))
+        )
     return replace(comparison, question="What does each part of a method do?", runs=tuple(runs))
 
 
@@ -166,9 +168,9 @@ def varied_setting(text: str) -> tuple[str, str, list[str]]:
     Raises:
         UserError: the text has another form.
     """
-    path, _, listed = text.partition("=")
+    path, _, values_text = text.partition("=")
     row, _, field = path.strip().partition(".")
-    values = [value.strip() for value in listed.split(",") if value.strip()]
+    values = [value.strip() for value in values_text.split(",") if value.strip()]
     if not row or not field or not values:
         raise UserError(
             f"--vary {text!r} must be ROW.SETTING=VALUE,VALUE, such as"
@@ -177,8 +179,8 @@ def varied_setting(text: str) -> tuple[str, str, list[str]]:
     return row, field, values
 
 
-def _setting(run: Run, path: str) -> object:
+def _current_value(run: Run, path: str) -> object:
     """The present value of a setting: of the method, of its recipe, or of the run."""
-    part: object = run if path in ("images", "rounds") else run.method
-    value: object = attrgetter(path)(part)
+    owner: object = run if path in ("images", "rounds") else run.method
+    value: object = attrgetter(path)(owner)
     return value

@@ -17,31 +17,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.catalogue import BENCHMARKS, named_folders
+from benchmarks.catalogue import BENCHMARKS, find, named_folders
 from harness.errors import UserError, unknown, user_errors
 from harness.models.base_cards import find_base
-from harness.models.hub_snapshots import cached
+from harness.models.hub_snapshots import cached_model
 from harness.models.released_cards import ReleasedCard, cards_of
 from harness.study import compare, cost_model
-from harness.study.paper import DATA, opened
+from harness.study.paper import DATA, open_local_benchmarks
 from harness.study.study import Run, Study
 from harness.training.memory import GIB
 from methods.untrained import Released, Untrained
 
-QUESTIONS: Mapping[str, tuple[int, bool]] = {
-    "pope": (9000, False),
-    "coco_chair": (500, True),
-    "amber_g": (1004, True),
-    "amber_d": (14216, False),
-    "mme": (2374, False),
-}
-"""The audit's benchmarks: the number of their questions, and whether the answers are captions."""
+BENCHMARK_NAMES = ("pope", "coco_chair", "amber_g", "amber_d", "mme")
+"""The audit's benchmarks."""
 
 TO_DOWNLOAD = "to download and convert"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lacking:
+class LeftOut:
     """A row or benchmark that is left out."""
 
     about: str
@@ -54,7 +48,7 @@ class Lacking:
         return f"Left out: {self.about}: {self.says}."
 
 
-def chosen(base: str, only: Sequence[str]) -> tuple[ReleasedCard, ...]:
+def select_cards(base: str, only: Sequence[str]) -> tuple[ReleasedCard, ...]:
     """The released checkpoints of the base, or those named in ``only``.
 
     Raises:
@@ -67,7 +61,7 @@ def chosen(base: str, only: Sequence[str]) -> tuple[ReleasedCard, ...]:
     return tuple(card for card in cards.values() if not only or card.name in only)
 
 
-def row_of(card: ReleasedCard, data: Path) -> Run:
+def run_of(card: ReleasedCard, data: Path) -> Run:
     revision = f"@{card.revision}" if card.revision else ""
     method = Released(
         published_base=card.base, published_rows=card.rows, source=card.source + revision
@@ -75,32 +69,44 @@ def row_of(card: ReleasedCard, data: Path) -> Run:
     return Run(label=card.label, base=str(card.converted(data)), method=method)
 
 
-def data_folders(data: Path, given: Mapping[str, Path]) -> dict[str, Path]:
+def data_folders(data: Path, given_folders: Mapping[str, Path]) -> dict[str, Path]:
     """The folders of the benchmarks' files by name: those given, else those in the data folder."""
-    names = {spec.local.name for name in QUESTIONS if (spec := BENCHMARKS[name]).local}
-    return {name: data / name for name in sorted(names)} | dict(given)
+    names = {spec.local.name for name in BENCHMARK_NAMES if (spec := BENCHMARKS[name]).local}
+    return {name: data / name for name in sorted(names)} | dict(given_folders)
 
 
-def lacking(
-    base: str, data: Path, only: Sequence[str], folders: Mapping[str, Path]
-) -> tuple[list[Lacking], list[Lacking]]:
-    """The released rows, and the benchmarks, that are not there."""
+def find_missing(
+    base: str,
+    data: Path,
+    only: Sequence[str],
+    folders: Mapping[str, Path],
+    names: Sequence[str] = (),
+) -> tuple[list[LeftOut], list[LeftOut]]:
+    """The released rows, and the benchmarks (``names``; empty: the audit's own), that are not
+    there.
+
+    Raises:
+        UserError: an unknown checkpoint or benchmark.
+    """
     rows = [
-        Lacking(about=f"row {card.label}", says=says)
-        for card in chosen(base, only)
+        LeftOut(about=f"row {card.label}", says=says)
+        for card in select_cards(base, only)
         if (says := card.lacking(data))
     ]
     benchmarks = []
-    for name in QUESTIONS:
-        spec = BENCHMARKS[name]
-        folder = spec.folder(folders)
-        if spec.local and (absent := spec.missing(folder)):
-            more = f" and {len(absent) - 4} more" if len(absent) > 4 else ""
+    for name in names or BENCHMARK_NAMES:
+        try:
+            spec = find(name)
+        except KeyError:
+            raise unknown("benchmark", name, BENCHMARKS) from None
+        folder = spec.folder(folders) or (data / spec.local.name if spec.local else None)
+        if spec.local and (missing_files := spec.missing(folder)):
+            more = f" and {len(missing_files) - 4} more" if len(missing_files) > 4 else ""
             says = (
-                f"{folder} lacks {', '.join(absent[:4])}{more}; get {spec.local.get}"
+                f"{folder} lacks {', '.join(missing_files[:4])}{more}; get {spec.local.get}"
                 " (benchmarks/README.md)"
             )
-            benchmarks.append(Lacking(about=f"benchmark {name}", says=says))
+            benchmarks.append(LeftOut(about=f"benchmark {name}", says=says))
     return rows, benchmarks
 
 
@@ -109,18 +115,19 @@ def needs(
     base: str = "llava-1.5-7b",
     pool: str = DATA,
     only: Sequence[str] = (),
+    benchmarks: Sequence[str] = (),
     local_data: Sequence[str] = (),
     **_: object,
-) -> tuple[Run, list[Lacking]]:
+) -> tuple[Run, list[LeftOut]]:
     """The baseline, and all rows and benchmarks that are not there; needs no data.
 
     Raises:
-        UserError: an unknown checkpoint, or a wrong folder.
+        UserError: an unknown checkpoint or benchmark, or a wrong folder.
     """
     with user_errors():
         folders = data_folders(Path(pool), named_folders(local_data))
-    rows, benchmarks = lacking(base, Path(pool), only, folders)
-    return Run(label=compare.BASELINE, base=base, method=Untrained()), [*rows, *benchmarks]
+    rows, absent = find_missing(base, Path(pool), only, folders, benchmarks)
+    return Run(label=compare.BASELINE, base=base, method=Untrained()), [*rows, *absent]
 
 
 def study(
@@ -140,7 +147,7 @@ def study(
         pool: the data folder.
         only: names of released checkpoints; empty: all of this base. ``untrained``: none.
         limit: most test images of a benchmark.
-        benchmarks: names; empty: those of :data:`QUESTIONS` whose files are there.
+        benchmarks: names; empty: those of :data:`BENCHMARK_NAMES` whose files are there.
         rows: ``LABEL=CHECKPOINT`` texts; more checkpoints.
         local_data: ``NAME=FOLDER`` texts; the folders of benchmarks' official files.
 
@@ -148,19 +155,19 @@ def study(
         UserError: an unknown base, checkpoint or benchmark; a checkpoint named in ``only`` is not
             there; or no benchmark's files are.
     """
-    compare.at_least_one(limit=limit)
+    compare.check_at_least_one(limit=limit)
     with user_errors():
-        given = named_folders(local_data)
+        given_folders = named_folders(local_data)
     data, name = Path(pool), find_base(base).name
-    folders = data_folders(data, given)
-    absent_rows, absent_benchmarks = lacking(base, data, only, folders)
+    folders = data_folders(data, given_folders)
+    absent_rows, absent_benchmarks = find_missing(base, data, only, folders)
     if only and absent_rows:
-        raise UserError(" ".join(one.note for one in absent_rows))
-    left_out = {one.about.removeprefix("benchmark ") for one in absent_benchmarks}
-    names = list(benchmarks or [known for known in QUESTIONS if known not in left_out])
+        raise UserError(" ".join(row.note for row in absent_rows))
+    left_out = {left_out_row.about.removeprefix("benchmark ") for left_out_row in absent_benchmarks}
+    names = list(benchmarks or [name for name in BENCHMARK_NAMES if name not in left_out])
     if not names:
-        raise UserError(" ".join(one.note for one in absent_benchmarks))
-    cards = [card for card in chosen(base, only) if not card.lacking(data)]
+        raise UserError(" ".join(left_out_row.note for left_out_row in absent_benchmarks))
+    cards = [card for card in select_cards(base, only) if not card.lacking(data)]
     return Study(
         name=compare.folder_name("audit", base, limit),
         question=(
@@ -168,13 +175,16 @@ def study(
         ),
         runs=(
             Run(label=compare.BASELINE, base=base, method=Untrained()),
-            *(row_of(card, data) for card in cards),
-            *(compare.ready_made(text) for text in rows),
+            *(run_of(card, data) for card in cards),
+            *(compare.run_from_text(text) for text in rows),
         ),
-        benchmarks=opened(data, names, limit, local_data),
+        benchmarks=open_local_benchmarks(data, names, limit, local_data),
         baseline=compare.BASELINE,
         limit=limit,
-        notes=tuple(one.note for one in (*absent_rows, *(() if benchmarks else absent_benchmarks))),
+        notes=tuple(
+            left_out_row.note
+            for left_out_row in (*absent_rows, *(() if benchmarks else absent_benchmarks))
+        ),
     )
 
 
@@ -193,36 +203,37 @@ def lines(
         UserError: an unknown base or checkpoint.
     """
     data, card = Path(pool), find_base(base)
-    names = [name for name in benchmarks or QUESTIONS if name in QUESTIONS]
-    counts = {name: _count(name, limit) for name in names}
-    seconds = sum(
-        count * (cost_model.CAPTION_SECONDS if QUESTIONS[name][1] else cost_model.SHORT_SECONDS)
-        for name, count in counts.items()
-    ) * ((card.parameters or cost_model.REFERENCE) / cost_model.REFERENCE)
-    hours, whole = seconds / 3600, cost_model.weights(card) * GIB / 1e9
-    here = isinstance(card.source, Path) or cached(card.source, card.revision) is not None
-    shown = [_Line(compare.BASELINE, "here" if here else "to download", whole, whole)]
-    for one in chosen(base, only):
-        state = one.lacking(data)
+    specs = [find(name) for name in benchmarks or BENCHMARK_NAMES]
+    counts = {spec.name: count for spec in specs if (count := spec.question_count(limit))}
+    not_counted = ", ".join(spec.name for spec in specs if spec.name not in counts)
+    seconds = cost_model.answer_seconds(counts, {spec.name for spec in specs if spec.captions}) * (
+        (card.parameters or cost_model.REFERENCE) / cost_model.REFERENCE
+    )
+    hours, weights_gb = seconds / 3600, cost_model.weights_gib(card) * GIB / 1e9
+    is_local = isinstance(card.source, Path) or cached_model(card.source, card.revision) is not None
+    rows = [_Line(compare.BASELINE, "here" if is_local else "to download", weights_gb, weights_gb)]
+    for released in select_cards(base, only):
+        state = released.lacking(data)
         state = state and ("to convert" if "not converted" in state else TO_DOWNLOAD)
-        kept = 2 * whole if one.form == "full" else None
-        shown.append(_Line(one.label, state or "here", one.gigabytes, kept))
-    width = max(len(line.label) for line in shown)
-    away = [line.download for line in shown if "download" in line.state]
-    sizes = [size for size in away if size is not None]
-    unknown_sizes = len(away) - len(sizes)
+        disk_gb = 2 * weights_gb if released.form == "full" else None
+        rows.append(_Line(released.label, state or "here", released.gigabytes, disk_gb))
+    width = max(len(line.label) for line in rows)
+    downloads = [line.download for line in rows if "download" in line.state]
+    sizes = [size for size in downloads if size is not None]
+    unknown_sizes = len(downloads) - len(sizes)
     more = f", and {unknown_sizes} checkpoints of unknown size" if unknown_sizes else ""
-    disk = sum(line.disk or 0.0 for line in shown)
+    disk = sum(line.disk or 0.0 for line in rows)
     return [
-        f"The audit of {card.name}: {len(shown)} rows, nothing is trained.",
+        f"The audit of {card.name}: {len(rows)} rows, nothing is trained.",
         f"  {'row':<{width}}  {'weights':<24}{'download':>10}{'disk':>10}{'answers':>10}",
         *(
             f"  {line.label:<{width}}  {line.state:<24}{_gigabytes(line.download)}"
             f"{_gigabytes(line.disk)}{hours:>8.2f} h"
-            for line in shown
+            for line in rows
         ),
-        f"In all at least {len(shown) * seconds / 3600:.1f} GPU-hours for"
-        f" {sum(counts.values()):,} questions a row ({', '.join(counts)}): a lower bound by"
+        f"In all at least {len(rows) * seconds / 3600:.1f} GPU-hours for"
+        f" {sum(counts.values()):,} questions a row ({', '.join(counts) or 'none'}"
+        f"{not_counted and f'; not counted: {not_counted}'}): a lower bound by"
         " arithmetic for one H200; expect twice as much.",
         f"To download: about {sum(sizes):.0f} GB{more}. Disk: about {disk:.0f} GB, a whole"
         " checkpoint as downloaded and as converted (data/original can be deleted after the"
@@ -242,9 +253,3 @@ class _Line:
     state: str
     download: float | None
     disk: float | None
-
-
-def _count(name: str, limit: int | None) -> int:
-    """The questions of a benchmark on at most ``limit`` images."""
-    count, size = QUESTIONS[name][0], BENCHMARKS[name].size
-    return count if limit is None else count * min(limit, size) // size

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from benchmarks.catalogue import open_benchmarks
-from harness.artifacts.results_folder import GIVEN
+from harness.artifacts.results_folder import ANSWERS_PREFIX
 from harness.data.open_pool import open_pool
 from harness.data.pool import Pool
 from harness.errors import UserError, unknown, user_errors
@@ -72,7 +72,9 @@ DEFAULT_BENCHMARKS = ("synthetic_chair", "synthetic_chair_short", "synthetic_pop
 def trained_rows(role: Literal["method", "reference"]) -> list[str]:
     """The trained rows of the catalogue with this role."""
     entries = METHODS.items()
-    return [name for name, e in entries if e.published.role == role and e.published.recipe]
+    return [
+        name for name, entry in entries if entry.published.role == role and entry.published.recipe
+    ]
 
 
 def settings(
@@ -97,7 +99,9 @@ def settings(
             if profile == "released":
                 method = as_released(method, published)
         rows[name] = method
-    return training_kind.all_alike(rows, profile, lora=lora, full=full, synthetic=synthetic)
+    return training_kind.with_training_kind(
+        rows, profile, lora=lora, full=full, synthetic=synthetic
+    )
 
 
 def released_run(run: Run) -> Run | None:
@@ -131,7 +135,7 @@ def controls_of(rows: Mapping[str, Method]) -> dict[str, Control]:
     return {control.name: control for control in controls}
 
 
-def carried(method: Method) -> bool:
+def runs_all_rounds(method: Method) -> bool:
     """Whether a row goes through all rounds: methods do, and the control whose rejected answers are
     random, which tells what the rounds alone do."""
     if isinstance(method, Control):
@@ -195,47 +199,50 @@ def study(
     """
     synthetic = find_base(base).prompts == "synthetic"
     check_profile(profile)
-    known = settings(base, profile, lora=lora, full=full)
-    spoilt = controls_of(known)
-    known |= spoilt
+    methods = settings(base, profile, lora=lora, full=full)
+    control_methods = controls_of(methods)
+    methods |= control_methods
     for label in only:
-        if label not in known:
-            raise unknown("row", label, known)
-    at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
-    asked = {BASELINE, *(only or trained_rows("method"))}
+        if label not in methods:
+            raise unknown("row", label, methods)
+    check_at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
+    requested = {BASELINE, *(only or trained_rows("method"))}
     if controls:
-        asked |= {label for label, control in spoilt.items() if control.inner.name in asked}
-        asked |= set(trained_rows("reference"))
-    opened = open_pool(pool)
-    chosen = [
+        requested |= {
+            label for label, control in control_methods.items() if control.inner.name in requested
+        }
+        requested |= set(trained_rows("reference"))
+    opened_pool = open_pool(pool)
+    labels = [
         label
-        for label, method in known.items()
-        if label in only or (label in asked and method.needs <= opened.fields | {"scorer"})
+        for label, method in methods.items()
+        if label in only or (label in requested and method.needs <= opened_pool.fields | {"scorer"})
     ]
-    before, shown = settings(base, profile), {name: known[name] for name in chosen}
-    adapted = training_kind.note(before | controls_of(before), shown)
+    default_methods = settings(base, profile)
+    default_methods |= controls_of(default_methods)
+    lora_note = training_kind.note(default_methods, {label: methods[label] for label in labels})
     count = images if limit is None else min(images, limit)
-    asked_benchmarks = list(benchmarks or DEFAULT_BENCHMARKS)
+    benchmark_names = list(benchmarks or DEFAULT_BENCHMARKS)
     with user_errors():
         opened_benchmarks = open_benchmarks(
-            asked_benchmarks, split, limit, local_data, synthetic=synthetic
+            benchmark_names, split, limit, local_data, synthetic=synthetic
         )
     runs: list[Run] = []
-    for label in chosen:
-        method = known[label]
+    for label in labels:
+        method = methods[label]
         run = Run(
             label=label,
             base=base,
             method=method,
             pool=pool,
             images=count,
-            rounds=rounds if carried(method) else 1,
+            rounds=rounds if runs_all_rounds(method) else 1,
             same_images=profile != "equal" and _same_images(method),
             steps=equal_steps(method.recipe, count) if profile == "equal" else None,
         )
-        runs += trainings(run, seeds, released=released)
-    left_out = {label: known[label].needs for label in asked.difference(chosen)}
-    notes = _notes(synthetic, opened, asked_benchmarks, left_out, adapted)
+        runs += seed_runs(run, seeds, released=released)
+    left_out = {label: methods[label].needs for label in requested.difference(labels)}
+    notes = _notes(synthetic, opened_pool, benchmark_names, left_out, lora_note)
     stem = "compare" if profile == "equal" else f"compare-{profile}"
     return Study(
         name=name or folder_name(stem, base, limit, pool, lora),
@@ -243,7 +250,7 @@ def study(
             "Do self-improving vision-language models hallucinate less than the model they"
             " began as?"
         ),
-        runs=(*runs, *(ready_made(text) for text in rows)),
+        runs=(*runs, *(run_from_text(text) for text in rows)),
         benchmarks=opened_benchmarks,
         baseline=BASELINE,
         split=split,
@@ -253,7 +260,7 @@ def study(
     )
 
 
-def trainings(run: Run, seeds: int, *, released: bool) -> list[Run]:
+def seed_runs(run: Run, seeds: int, *, released: bool) -> list[Run]:
     """The run once for each seed where it trains; ``released``: and the row of its method's
     released code likewise."""
     rows = [run, released_run(run) if released else None]
@@ -266,22 +273,22 @@ def _notes(
     pool: Pool,
     benchmarks: Sequence[str],
     left_out: Mapping[str, Set[str]],
-    adapted: str,
+    lora_note: str,
 ) -> Iterator[str]:
     """What the reader may not expect: rows that the pool cannot serve, LoRA in place of full
-    training (``adapted``), and a real base on synthetic images."""
-    if adapted:
-        yield adapted
+    training (``lora_note``), and a real base on synthetic images."""
+    if lora_note:
+        yield lora_note
     if left_out:
-        lacking = "; ".join(
+        unmet_needs = "; ".join(
             f"{label} needs {' and '.join(sorted(needs - pool.fields - {'scorer'}))}"
             for label, needs in sorted(left_out.items())
         )
         yield (
-            f"Left out, because the pool {pool.spec} does not have what they need: {lacking}."
+            f"Left out, because the pool {pool.spec} does not have what they need: {unmet_needs}."
             " A .jsonl manifest and llava:<json>:<folder> have questions and references."
         )
-    if not synthetic and pool.judge is not None:
+    if not synthetic and pool.ground_truth is not None:
         yield (
             "The pool is synthetic, made for the synthetic base; give this base real images with"
             " --pool."
@@ -293,7 +300,7 @@ def _notes(
         )
 
 
-def at_least_one(**numbers: int | None) -> None:
+def check_at_least_one(**numbers: int | None) -> None:
     """Check the numbers of options; None is allowed.
 
     Raises:
@@ -313,7 +320,7 @@ def check_profile(profile: str) -> None:
         raise unknown("profile", profile, get_args(Profile))
 
 
-def ready_made(text: str) -> Run:
+def run_from_text(text: str) -> Run:
     """The row of a ``LABEL=CHECKPOINT`` text: other weights, evaluated without training; or of
     ``LABEL=answers:FOLDER``: another program's answers. A hub id is pinned to its commit.
 
@@ -328,10 +335,11 @@ def ready_made(text: str) -> Run:
             ' "mine=org/name", or LABEL=answers:FOLDER.'
         )
     base = checkpoint.strip()
-    if base.startswith(GIVEN):
-        if base == GIVEN or not Path(base.removeprefix(GIVEN)).is_dir():
+    if base.startswith(ANSWERS_PREFIX):
+        folder = base.removeprefix(ANSWERS_PREFIX)
+        if not folder or not Path(folder).is_dir():
             raise UserError(
-                f"--row {label.strip()}: there is no folder {base.removeprefix(GIVEN)!r}; give one"
+                f"--row {label.strip()}: there is no folder {folder!r}; give one"
                 " with a file of answers to each benchmark (benchmarks/README.md)."
             )
         return Run(label=label.strip(), base=base, method=Untrained())
@@ -350,14 +358,14 @@ def equal_steps(recipe: Recipe | None, images: int) -> int | None:
     return math.ceil(recipe.epochs * images / recipe.global_batch)
 
 
-def at_images(run: Run, images: int) -> Run:
+def with_images(run: Run, images: int) -> Run:
     """The run with this number of images per round, and its steps scaled in the profile "equal".
     For studies whose limit is on questions alone."""
     steps = equal_steps(run.method.recipe, images) if run.steps else None
     return replace(run, images=images, steps=steps)
 
 
-LORA_END = "-lora"
+LORA_SUFFIX = "-lora"
 """End of the name of a study whose rows all train with LoRA."""
 
 
@@ -369,7 +377,7 @@ def folder_name(
     suffix = "" if base == "synthetic" else f"-{find_base(base).name}"
     suffix += "" if pool == POOL else f"-{pool_name(pool)}"
     suffix += "" if limit is None else f"-limit{limit}"
-    return name + suffix + (LORA_END if lora else "")
+    return name + suffix + (LORA_SUFFIX if lora else "")
 
 
 def pool_name(pool: str) -> str:

@@ -1,7 +1,7 @@
 """The paper study: SENA, SIMA and CSR on LLaVA-1.5-7B, all measured in the same way, to check the
 gains that their papers report.
 
-    python -m harness plan paper                          missing data, GPU-hours, memory and disk;
+    python -m harness plan paper                          GPU-hours, memory, disk and missing data;
                                                           needs no GPU and no data
     python -m harness run paper                           each paper's own pool, rounds and recipe
                                                           (profile published)
@@ -46,7 +46,7 @@ ROUNDS: Mapping[str, tuple[int, int]] = {
 """Images per round and number of rounds, as published."""
 EQUAL = (6000, 1)
 """Images per round and number of rounds in the profile "equal"."""
-WANTED = ("coco_chair", "pope", "amber_d", "mme")
+BENCHMARK_NAMES = ("coco_chair", "pope", "amber_d", "mme")
 """The papers' benchmarks that are graded here without a judge. If you cannot get some of the files,
 choose other benchmarks."""
 
@@ -85,7 +85,7 @@ def runs_of(
 ) -> tuple[Run, ...]:
     """The runs of the untrained row and of the methods; opens no file."""
     compare.check_profile(profile)
-    compare.at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
+    compare.check_at_least_one(seeds=seeds, images=images, rounds=rounds, limit=limit)
     methods = compare.settings(base, profile, lora=lora, full=full)
     equal = profile == "equal"
     for label in only:
@@ -111,7 +111,7 @@ def runs_of(
             same_images=not equal and METHODS[label].same_images,
             steps=compare.equal_steps(method.recipe, count) if equal else None,
         )
-        runs += compare.trainings(run, seeds, released=released)
+        runs += compare.seed_runs(run, seeds, released=released)
     return tuple(runs)
 
 
@@ -133,7 +133,7 @@ def missing(
     return lines
 
 
-def opened(
+def open_local_benchmarks(
     data: Path, names: Sequence[str], limit: int | None, local_data: Sequence[str]
 ) -> tuple[Benchmark, ...]:
     """The benchmarks. Official files are in the data folder, unless their folder is given.
@@ -144,13 +144,13 @@ def opened(
     entries = [entry for name in names if (entry := BENCHMARKS.get(name))]
     local = sorted({entry.local.name for entry in entries if entry.local})
     with user_errors():
-        given = named_folders(local_data)
-        found = [
+        given_folders = named_folders(local_data)
+        found_folders = [
             f"{name}={data / name}"
             for name in local
-            if name not in given and (data / name).is_dir()
+            if name not in given_folders and (data / name).is_dir()
         ]
-        return open_benchmarks(names, "test", limit, [*local_data, *found], synthetic=False)
+        return open_benchmarks(names, "test", limit, [*local_data, *found_folders], synthetic=False)
 
 
 def study(
@@ -181,17 +181,17 @@ def study(
     """
     numbers = (seeds, images, rounds, limit)
     runs = runs_of(base, pool, profile, only, *numbers, released, lora, full)
-    before = compare.settings(base, profile)
-    shown = {run.label: run.method for run in runs if run.label in before}
-    adapted = training_kind.note(before, shown)
-    names = list(benchmarks or WANTED)
+    default_methods = compare.settings(base, profile)
+    run_methods = {run.label: run.method for run in runs if run.label in default_methods}
+    lora_note = training_kind.note(default_methods, run_methods)
+    names = list(benchmarks or BENCHMARK_NAMES)
     with user_errors():
-        given = named_folders(local_data)
-    if lacking := missing(pool, runs, names, given):
+        given_folders = named_folders(local_data)
+    if missing_lines := missing(pool, runs, names, given_folders):
         raise UserError(
-            f"Missing for the study paper ({len(lacking)}): {'; '.join(lacking)}. Add them, name"
-            " another folder with --pool, or choose fewer --benchmarks; `python -m harness plan"
-            " paper` shows what the study will cost."
+            f"Missing for the study paper ({len(missing_lines)}): {'; '.join(missing_lines)}. Add"
+            " them, name another folder with --pool, or choose fewer --benchmarks; `python -m"
+            " harness plan paper` shows what the study will cost."
         )
     return Study(
         name=compare.folder_name(f"paper-{profile}", base, limit, lora=lora),
@@ -199,11 +199,11 @@ def study(
             f"Do SENA, SIMA and CSR on {find_base(base).name} do what their papers report, when all"
             " are measured in the same way?"
         ),
-        runs=(*runs, *(compare.ready_made(text) for text in rows)),
-        benchmarks=opened(Path(pool), names, limit, local_data),
+        runs=(*runs, *(compare.run_from_text(text) for text in rows)),
+        benchmarks=open_local_benchmarks(Path(pool), names, limit, local_data),
         baseline=compare.BASELINE,
         limit=limit,
-        notes=tuple(filter(None, [adapted])),
+        notes=tuple(filter(None, [lora_note])),
     )
 
 
@@ -223,4 +223,4 @@ def needs(
     runs = runs_of(data=pool, **options)
     with user_errors():
         folders = named_folders(local_data)
-    return runs, missing(pool, runs, benchmarks or WANTED, folders)
+    return runs, missing(pool, runs, benchmarks or BENCHMARK_NAMES, folders)

@@ -15,13 +15,13 @@ from typing import Any, Literal, get_args
 
 from benchmarks.interface import Benchmark, Group, Metric
 from harness.artifacts.fingerprint import describe
-from harness.artifacts.results_folder import GIVEN, check_name
+from harness.artifacts.results_folder import ANSWERS_PREFIX, check_name
 from harness.errors import UserError, unknown
 from methods.controls import Control
 from methods.interface import Field, Method, Recipe
 from methods.settings import read_setting
 
-Role = Literal["baseline", "method", "bound", "control", "derived"]
+Role = Literal["baseline", "method", "reference", "control", "matched"]
 """``bound``: uses more than a method may. ``control``: a method with one thing removed.
 ``derived``: a matched baseline, computed from the baseline's own answers
 (harness/pipeline/matched_baselines.py)."""
@@ -76,12 +76,12 @@ class Run:
                     f"{name} of {self.label!r} is {value!r:.60}; it must be a text, such as the"
                     " path of a folder."
                 )
-        for name, least in (("images", 1), ("rounds", 1), ("seed", 0), ("steps", 1)):
+        for name, lowest in (("images", 1), ("rounds", 1), ("seed", 0), ("steps", 1)):
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            if not whole and (name, value) != ("steps", None):
+            is_whole = isinstance(value, int) and not isinstance(value, bool) and value >= lowest
+            if not is_whole and (name, value) != ("steps", None):
                 raise UserError(
-                    f"{name} of {self.label!r} is {value!r:.60}; it must be at least {least}, a"
+                    f"{name} of {self.label!r} is {value!r:.60}; it must be at least {lowest}, a"
                     " whole number."
                 )
         self._check_method()
@@ -93,11 +93,11 @@ class Run:
 
     def _check_method(self) -> None:
         """Check what the harness reads of a method beside its settings."""
-        method, known = self.method, get_args(Field)
-        if not isinstance(method.needs, frozenset | set) or not method.needs <= set(known):
+        method, allowed = self.method, get_args(Field)
+        if not isinstance(method.needs, frozenset | set) or not method.needs <= set(allowed):
             raise UserError(
                 f"needs of the method of {self.label!r} is {method.needs!r:.60}; it must be a"
-                f" frozenset of {', '.join(known)}."
+                f" frozenset of {', '.join(allowed)}."
             )
         if not isinstance(method.recipe, Recipe | None):
             raise UserError(
@@ -112,7 +112,8 @@ class Run:
     @property
     def answers(self) -> Path | None:
         """The folder of another program's answers; None: the row's own model answers."""
-        return Path(self.base.removeprefix(GIVEN)) if self.base.startswith(GIVEN) else None
+        folder = self.base.removeprefix(ANSWERS_PREFIX)
+        return Path(folder) if folder != self.base else None
 
     @property
     def last(self) -> int:
@@ -146,18 +147,18 @@ class Study:
 
     def __post_init__(self) -> None:
         check_name("study", self.name)
-        for what, entries, kind in (
+        for field, entries, kind in (
             ("runs", self.runs, Run),
             ("benchmarks", self.benchmarks, object),
             ("notes", self.notes, str),
             ("primary", self.primary, str),
         ):
-            listed = isinstance(entries, tuple | list)
-            if not listed or not all(isinstance(entry, kind) for entry in entries):
-                of = "benchmarks" if kind is object else f"{kind.__name__} entries"
+            is_sequence = isinstance(entries, tuple | list)
+            if not is_sequence or not all(isinstance(entry, kind) for entry in entries):
+                expected = "benchmarks" if kind is object else f"{kind.__name__} entries"
                 raise UserError(
-                    f"{what} of the study {self.name!r} is {entries!r:.60}; it must be a tuple of"
-                    f" {of}."
+                    f"{field} of the study {self.name!r} is {entries!r:.60}; it must be a tuple"
+                    f" of {expected}."
                 )
         if not isinstance(self.question, str) or not self.question.strip():
             raise UserError(
@@ -171,14 +172,14 @@ class Study:
         labels = list(dict.fromkeys(run.label for run in self.runs))
         if self.baseline not in labels:
             raise unknown("row to be the baseline", self.baseline, labels)
-        for what, names in (
+        for noun, names in (
             ("run", [f"{run.label}, seed {run.seed}" for run in self.runs]),
             ("benchmark", [benchmark.name for benchmark in self.benchmarks]),
         ):
             if repeated := sorted({name for name in names if names.count(name) > 1}):
                 raise UserError(
-                    f"The study {self.name!r} holds the {what} {repeated[0]!r} twice; give each a"
-                    " name of its own."
+                    f"The study {self.name!r} holds the {noun} {repeated[0]!r} twice; give each"
+                    " a name of its own."
                 )
         for label in labels:
             if len({_without_seed(run) for run in self.runs if run.label == label}) > 1:
@@ -186,11 +187,10 @@ class Study:
                     f"The rows labelled {label!r} differ in more than their seed; give each setting"
                     " a label of its own."
                 )
-        metrics = [(each.name, metric.name) for each in self.benchmarks for metric in each.metrics]
-        known = [f"{benchmark}/{metric}" for benchmark, metric in metrics]
+        metrics = [f"{b.name}/{metric.name}" for b in self.benchmarks for metric in b.metrics]
         for name in self.primary:
-            if name not in known:
-                raise unknown("metric", name, known)
+            if name not in metrics:
+                raise unknown("metric", name, metrics)
 
     @property
     def answering(self) -> list[Run]:
@@ -251,15 +251,15 @@ class Study:
             return "baseline"
         if isinstance(run.method, Control):
             return "control"
-        return "bound" if run.method.role == "reference" else "method"
+        return run.method.role
 
     def inner(self, run: Run) -> str | None:
         """The row of a control's inner method; None where the study has no such row."""
         if not isinstance(run.method, Control):
             return None
-        wanted = describe(run.method.inner)
-        same = (other.label for other in self.runs if describe(other.method) == wanted)
-        return next(same, None)
+        inner_settings = describe(run.method.inner)
+        labels = (other.label for other in self.runs if describe(other.method) == inner_settings)
+        return next(labels, None)
 
     def is_primary(self, benchmark: str, metric: str, marked: bool) -> bool:
         return f"{benchmark}/{metric}" in self.primary if self.primary else marked
@@ -312,7 +312,7 @@ def vary(run: Run, field: str, values: Iterable[object]) -> tuple[Run, ...]:
     Raises:
         UserError: there is no such field (with the nearest one), or the value is not allowed there.
     """
-    return tuple(_with(run, field, value) for value in values)
+    return tuple(_vary_one(run, field, value) for value in values)
 
 
 def read_vary(run: Run, field: str, texts: Iterable[str]) -> tuple[Run, ...]:
@@ -322,10 +322,10 @@ def read_vary(run: Run, field: str, texts: Iterable[str]) -> tuple[Run, ...]:
     Raises:
         UserError: there is no such field (with the nearest one), or a value is not allowed there.
     """
-    owner: Any = run if _is_of_run(run, field) else run.method
+    owner: Any = run if _is_run_field(run, field) else run.method
     *path, name = field.split(".")
-    for part in path:
-        owner = getattr(owner, part)
+    for part_name in path:
+        owner = getattr(owner, part_name)
     try:
         values = [read_setting(owner, name, text) for text in texts]
     except ValueError as error:
@@ -333,29 +333,29 @@ def read_vary(run: Run, field: str, texts: Iterable[str]) -> tuple[Run, ...]:
     return vary(run, field, [value for value in values if value != getattr(owner, name)])
 
 
-def _with(run: Run, field: str, value: object) -> Run:
-    of_run = _is_of_run(run, field)
+def _vary_one(run: Run, field: str, value: object) -> Run:
+    is_run_field = _is_run_field(run, field)
     changes: dict[str, Any] = {}
     if field != "seed":
-        changes["label"] = f"{run.label} {field}={_text(value)}"
-        changes["varied"] = Varied(row=run.label, field=field, value=_text(value))
+        changes["label"] = f"{run.label} {field}={_folder_text(value)}"
+        changes["varied"] = Varied(row=run.label, field=field, value=_folder_text(value))
     try:
-        if of_run:
+        if is_run_field:
             changes[field] = value
         else:
-            changes["method"] = _set(run.method, field.split("."), value)
+            changes["method"] = _replace_field(run.method, field.split("."), value)
         return replace(run, **changes)
     except (TypeError, ValueError) as error:
         raise UserError(f"{run.label}: {field} cannot be {value!r}: {error}") from error
 
 
-def _is_of_run(run: Run, field: str) -> bool:
+def _is_run_field(run: Run, field: str) -> bool:
     """Whether the field is the run's, not its method's.
 
     Raises:
         UserError: neither has it.
     """
-    paths = _paths(run.method)
+    paths = _field_paths(run.method)
     if field not in paths and field not in RUN_FIELDS:
         names = [*paths, *RUN_FIELDS]
         raise unknown(f"field of {run.method.name} or of a run", field, names)
@@ -365,31 +365,31 @@ def _is_of_run(run: Run, field: str) -> bool:
 RUN_FIELDS = ("base", "pool", "images", "rounds", "same_images", "seed", "steps")
 
 
-def _text(value: object) -> str:
+def _folder_text(value: object) -> str:
     """A value as text that may be a folder's name, such as ``5e-05``, ``a+b`` or
     ``r=8,alpha=16``."""
     if isinstance(value, tuple | list):
-        return "+".join(map(_text, value))
+        return "+".join(map(_folder_text, value))
     if dataclasses.is_dataclass(value):
         return ",".join(
-            f"{field.name}={_text(getattr(value, field.name))}"
+            f"{field.name}={_folder_text(getattr(value, field.name))}"
             for field in dataclasses.fields(value)
         )
     return re.sub(r"[^A-Za-z0-9 ._=,+-]+", "-", str(value)).strip()
 
 
-def _set(part: Any, path: list[str], value: object) -> Any:
+def _replace_field(owner: Any, path: list[str], value: object) -> Any:
     if len(path) == 1:
-        return replace(part, **{path[0]: value})
-    return replace(part, **{path[0]: _set(getattr(part, path[0]), path[1:], value)})
+        return replace(owner, **{path[0]: value})
+    return replace(owner, **{path[0]: _replace_field(getattr(owner, path[0]), path[1:], value)})
 
 
-def _paths(part: object, prefix: str = "") -> list[str]:
+def _field_paths(owner: object, prefix: str = "") -> list[str]:
     """Every field of a dataclass that can be set, parts by dotted path."""
     paths = []
-    if dataclasses.is_dataclass(part):
-        for field in dataclasses.fields(part):
+    if dataclasses.is_dataclass(owner):
+        for field in dataclasses.fields(owner):
             if field.init:
                 paths.append(prefix + field.name)
-                paths += _paths(getattr(part, field.name), f"{prefix}{field.name}.")
+                paths += _field_paths(getattr(owner, field.name), f"{prefix}{field.name}.")
     return paths

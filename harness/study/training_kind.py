@@ -26,7 +26,7 @@ def with_lora(recipe: Recipe, *, synthetic: bool) -> Recipe:
     return replace(recipe, lr=rate, lora=lora, projector_lr=0.0)
 
 
-def all_alike(
+def with_training_kind(
     rows: Mapping[str, Method], profile: str, *, lora: bool, full: bool, synthetic: bool
 ) -> dict[str, Method]:
     """The rows, each trained with LoRA or each in full, as asked.
@@ -48,10 +48,10 @@ def all_alike(
         )
     if not lora:
         return dict(rows)
-    return {name: _adapted(row, synthetic) for name, row in rows.items()}
+    return {name: _with_lora(row, synthetic) for name, row in rows.items()}
 
 
-def _adapted(row: Any, synthetic: bool) -> Method:
+def _with_lora(row: Any, synthetic: bool) -> Method:
     if row.recipe is None:
         return row  # type: ignore[no-any-return]
     return replace(row, recipe=with_lora(row.recipe, synthetic=synthetic))  # type: ignore[no-any-return]
@@ -59,14 +59,14 @@ def _adapted(row: Any, synthetic: bool) -> Method:
 
 def note(before: Mapping[str, Method], after: Mapping[str, Method]) -> str:
     """A sentence about the rows that train LoRA in place of a full training; empty: none does."""
-    changed = [
+    lora_rows = [
         (name, row.recipe.lora)
         for name, row in after.items()
         if row.recipe is not None and row.recipe.lora and row.recipe != before[name].recipe
     ]
-    if not changed:
+    if not lora_rows:
         return ""
-    lora, rows = changed[0][1], ", ".join(name for name, _ in changed)
+    lora, rows = lora_rows[0][1], ", ".join(name for name, _ in lora_rows)
     return (
         f"Trained with LoRA (r {lora.r}, alpha {lora.alpha}, projector frozen, {RATE:g} times the"
         f" learning rate, not tuned) in place of full training: {rows}."

@@ -82,7 +82,7 @@ def study(
     runs: list[Run] = [run for run in comparison.runs if run.label == compare.BASELINE]
     for run in comparison.runs:
         for changes in TRIALS.get(run.label, ()):
-            trial = compare.at_images(run, images)
+            trial = compare.with_images(run, images)
             for field, value in changes.items():
                 (trial,) = vary(trial, field, (value,))
             runs.append(trial)

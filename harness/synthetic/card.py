@@ -59,26 +59,26 @@ def skill(name: str, images: Sequence[Ratio], scale: float = 100.0) -> Skill:
     counts = np.array(images, dtype=np.float64)
     # The difference from a system that scores 0 is the value.
     zero = np.stack([np.zeros(len(counts)), np.ones(len(counts))], axis=1)
-    found = estimate(counts[None], zero[None], scale=scale)
-    lo, hi = found.interval()
-    return Skill(name=name, value=found.difference, lo=lo, hi=hi)
+    result = estimate(counts[None], zero[None], scale=scale)
+    lo, hi = result.interval()
+    return Skill(name=name, value=result.difference, lo=lo, hi=hi)
 
 
 def measure(engine: Engine, limit: int, say: Callable[[str], None] = print) -> list[Skill]:
     """Every skill on the first ``limit`` images of the development split."""
     skills: list[Skill] = []
     for factory in (suite.chair, suite.chair_short, suite.pope, suite.visual_questions):
-        skills += _benchmark(engine, factory(SPLIT, limit))
+        skills += _benchmark_skills(engine, factory(SPLIT, limit))
     scenes = [scene(SPLIT, index) for index in range(limit)]
     images = [render(truth) for truth in scenes]
-    for measured in (_answerable, _refined, _critic):
-        skills += measured(engine, scenes, images)
+    for measure_skills in (_check_skills, _refine_skills, _critic_skills):
+        skills += measure_skills(engine, scenes, images)
     for row in skills:
         say(f"{row.name:48s} {row.value:6.1f} [{row.lo:.1f}, {row.hi:.1f}]")
     return skills
 
 
-def _benchmark(engine: Engine, benchmark: ItemBenchmark[Any]) -> list[Skill]:
+def _benchmark_skills(engine: Engine, benchmark: ItemBenchmark[Any]) -> list[Skill]:
     items = list(benchmark.items())
     images, texts = [item.load_image() for item in items], [item.text for item in items]
     replies = _ask(engine, images, texts, benchmark.max_new_tokens)
@@ -94,30 +94,32 @@ def _by_image(grades: Sequence[Grade], metric: Metric) -> list[Ratio]:
     for grade in grades:
         counts[grade.cluster].append(grade.counts)
     sums = [summed(rows) for rows in counts.values()]
-    return [(each.get(metric.numerator, 0), each.get(metric.denominator, 0)) for each in sums]
+    return [(row.get(metric.numerator, 0), row.get(metric.denominator, 0)) for row in sums]
 
 
 def _ask(engine: Engine, images: Sequence[Image], texts: Sequence[str], tokens: int) -> list[str]:
     prompts = [
-        Prompt(key=str(number), text=text, image=image)
-        for number, (text, image) in enumerate(zip(texts, images, strict=True))
+        Prompt(key=str(index), text=text, image=image)
+        for index, (text, image) in enumerate(zip(texts, images, strict=True))
     ]
     return [answer.text for answer in engine.generate(prompts, Decoding(max_new_tokens=tokens))]
 
 
-def _answerable(engine: Engine, scenes: Sequence[Scene], images: Sequence[Image]) -> list[Skill]:
+def _check_skills(engine: Engine, scenes: Sequence[Scene], images: Sequence[Image]) -> list[Skill]:
     """SENA's check: answerable questions that are kept (all kinds together, then each kind), and
     unanswerable ones that are asked anew."""
-    keep, again = (lead.split()[0] for lead in SENA.check_leads)
+    keep_lead, ask_lead = (lead.split()[0] for lead in SENA.check_leads)
 
-    def begins(texts: Sequence[str | None], opener: str) -> list[Ratio]:
+    def opener_ratios(texts: Sequence[str | None], opener: str) -> list[Ratio]:
         """Of each image: (whether the reply begins so, 1); (0, 0) without a question."""
-        sent = [
+        requests = [
             (fill(SENA.check, question=text), image)
             for text, image in zip(texts, images, strict=True)
             if text
         ]
-        replies = iter(_ask(engine, [image for _, image in sent], [text for text, _ in sent], 24))
+        replies = iter(
+            _ask(engine, [image for _, image in requests], [text for text, _ in requests], 24)
+        )
         return [
             (float(next(replies).startswith(opener)), 1.0) if text else (0.0, 0.0) for text in texts
         ]
@@ -125,51 +127,53 @@ def _answerable(engine: Engine, scenes: Sequence[Scene], images: Sequence[Image]
     by_kind = {}
     for kind in language.KINDS:
         rngs = (Random(f"card {kind} {truth.id}") for truth in scenes)
-        asked = [
+        questions = [
             language.question(truth, kind, rng) for truth, rng in zip(scenes, rngs, strict=True)
         ]
-        by_kind[kind] = begins([question.text if question else None for question in asked], keep)
-    kept = [
-        (sum(above for above, _ in rows), sum(below for _, below in rows))
+        by_kind[kind] = opener_ratios(
+            [question.text if question else None for question in questions], keep_lead
+        )
+    all_kinds = [
+        (sum(numerator for numerator, _ in rows), sum(denominator for _, denominator in rows))
         for rows in zip(*by_kind.values(), strict=True)
     ]
-    impossible = [language.unanswerable(truth, Random(f"card {truth.id}")) for truth in scenes]
+    unanswerable = [language.unanswerable(truth, Random(f"card {truth.id}")) for truth in scenes]
     return [
-        skill("answerable questions kept", kept),
+        skill("answerable questions kept", all_kinds),
         *(skill(f"answerable questions kept: {kind}", rows) for kind, rows in by_kind.items()),
-        skill("unanswerable questions asked anew", begins(impossible, again)),
+        skill("unanswerable questions asked anew", opener_ratios(unanswerable, ask_lead)),
     ]
 
 
-def _refined(engine: Engine, scenes: Sequence[Scene], images: Sequence[Image]) -> list[Skill]:
+def _refine_skills(engine: Engine, scenes: Sequence[Scene], images: Sequence[Image]) -> list[Skill]:
     """SENA's enhancement: errors of short captions and right one-word answers, before and after."""
     prompt = with_request(SENA.describe[0], SENA.brief)
     captions = _ask(engine, images, [prompt] * len(scenes), 64)
-    better = _enhance(engine, images, captions, [prompt] * len(scenes), captions)
-    asked = []
+    refined_captions = _enhance(engine, images, captions, [prompt] * len(scenes), captions)
+    questions = []
     for truth in scenes:
         rng = Random(f"card refine {truth.id}")
         kind = rng.choice(("existence", "colour", "count", "place", "what"))
         question = language.question(truth, kind, rng)
         assert question is not None  # these kinds exist in every scene
-        asked.append(question)
-    prompts = [with_request(question.text, SENA.word) for question in asked]
+        questions.append(question)
+    prompts = [with_request(question.text, SENA.word) for question in questions]
     answers = _ask(engine, images, prompts, 8)
     enhanced = _enhance(engine, images, captions, prompts, answers)
 
-    def right(texts: Sequence[str]) -> list[Ratio]:
-        pairs = zip(texts, asked, strict=True)
+    def answer_ratios(texts: Sequence[str]) -> list[Ratio]:
+        pairs = zip(texts, questions, strict=True)
         return [(float(text.strip(" .") == question.answer), 1.0) for text, question in pairs]
 
-    def errors(texts: Sequence[str]) -> list[Ratio]:
+    def error_ratios(texts: Sequence[str]) -> list[Ratio]:
         pairs = zip(texts, scenes, strict=True)
         return [(float(account_errors(text, truth)), 1.0) for text, truth in pairs]
 
     return [
-        skill("errors a short caption, first (count)", errors(captions), 1.0),
-        skill("errors a short caption, refined (count)", errors(better), 1.0),
-        skill("one-word answers right, first", right(answers)),
-        skill("one-word answers right, refined", right(enhanced)),
+        skill("errors a short caption, first (count)", error_ratios(captions), 1.0),
+        skill("errors a short caption, refined (count)", error_ratios(refined_captions), 1.0),
+        skill("one-word answers right, first", answer_ratios(answers)),
+        skill("one-word answers right, refined", answer_ratios(enhanced)),
     ]
 
 
@@ -189,34 +193,38 @@ def _enhance(
     return [new or old for new, old in zip(refined, answers, strict=True)]
 
 
-def _critic(engine: Engine, scenes: Sequence[Scene], images: Sequence[Image]) -> list[Skill]:
+def _critic_skills(engine: Engine, scenes: Sequence[Scene], images: Sequence[Image]) -> list[Skill]:
     """SIMA's critic on two accounts that differ in 1 to 3 mistakes, asked in both orders."""
     texts: list[str] = []
     for truth in scenes:
         rng = Random(f"card critic {truth.id}")
         while True:
-            left = disturb(language.noisy_scene(truth), rng, rng.choice((0, 0, 1)))
-            other = disturb(left, rng, rng.choice((1, 1, 2, 3)))
-            left_errors, other_errors = (
-                language.errors(account.things, truth) for account in (left, other)
+            first_scene = disturb(language.noisy_scene(truth), rng, rng.choice((0, 0, 1)))
+            second_scene = disturb(first_scene, rng, rng.choice((1, 1, 2, 3)))
+            first_errors, second_errors = (
+                language.errors(account.things, truth) for account in (first_scene, second_scene)
             )
-            if left_errors != other_errors:
+            if first_errors != second_errors:
                 break
-        better, worse = (left, other) if left_errors < other_errors else (other, left)
+        better, worse = (
+            (first_scene, second_scene)
+            if first_errors < second_errors
+            else (second_scene, first_scene)
+        )
         style = rng.randrange(3)
-        pair = [language.detailed(account.things, style) for account in (better, worse)]
-        reference = language.detailed(truth.things, rng.randrange(3))
+        pair = [language.detailed_caption(account.things, style) for account in (better, worse)]
+        reference = language.detailed_caption(truth.things, rng.randrange(3))
         for accounts in (pair, pair[::-1]):
             texts.append(
                 SIMA.render(language.DETAIL_PROMPTS[0], reference, *accounts, examples=False)
             )
     replies = _ask(engine, [image for image in images for _ in range(2)], texts, 6)
-    both = list(zip(replies[::2], replies[1::2], strict=True))
-    right = [(float("[[1]]" in a) + float("[[2]]" in b), 2.0) for a, b in both]
-    first = [(float("[[1]]" in a) + float("[[1]]" in b), 2.0) for a, b in both]
+    reply_pairs = list(zip(replies[::2], replies[1::2], strict=True))
+    right_ratios = [(float("[[1]]" in a) + float("[[2]]" in b), 2.0) for a, b in reply_pairs]
+    first_ratios = [(float("[[1]]" in a) + float("[[1]]" in b), 2.0) for a, b in reply_pairs]
     return [
-        skill("critic's verdict right", right),
-        skill("critic names the first (50 is no position bias)", first),
+        skill("critic's verdict right", right_ratios),
+        skill("critic names the first (50 is no position bias)", first_ratios),
     ]
 
 

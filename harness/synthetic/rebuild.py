@@ -78,7 +78,7 @@ FIND = Phase(
     ),
 )
 """Finding a named thing in the image: yes/no, places and relations depend on it."""
-WHOLE = Phase(
+JUDGE_MORE = Phase(
     steps=1250,
     horizon=2100,
     lr=1.4e-3,
@@ -94,21 +94,25 @@ WHOLE = Phase(
 )
 """All kinds of turns, with more judging."""
 SETTLE = replace(
-    WHOLE, steps=850, horizon=850, lr=5.4e-4, mix=replace(WHOLE.mix, yes_noise=0.12, answerable=0.6)
+    JUDGE_MORE,
+    steps=850,
+    horizon=850,
+    lr=5.4e-4,
+    mix=replace(JUDGE_MORE.mix, yes_noise=0.12, answerable=0.6),
 )
 """The end of the same cosine: some wrong yes answers, more checks that keep the question."""
 CALIBRATE = replace(
-    WHOLE,
+    JUDGE_MORE,
     steps=450,
     horizon=450,
     lr=4e-4,
     warmup=20,
-    mix=replace(WHOLE.mix, yes_noise=0.3, answerable=0.5, hard_checks=0.7),
+    mix=replace(JUDGE_MORE.mix, yes_noise=0.3, answerable=0.5, hard_checks=0.7),
 )
 """Checks in which the kind of question does not tell the answer, and more wrong yes answers."""
 AGREE = replace(CALIBRATE, steps=500, horizon=500, mix=replace(CALIBRATE.mix, yes_noise=0.5))
 """Still more wrong yes answers."""
-LLAVA = LlavaRecipe(phases=(LOOK_AND_SPEAK, FIND, WHOLE, SETTLE, CALIBRATE, AGREE))
+LLAVA = LlavaRecipe(phases=(LOOK_AND_SPEAK, FIND, JUDGE_MORE, SETTLE, CALIBRATE, AGREE))
 CARD_IMAGES = 600
 
 
@@ -116,10 +120,10 @@ def recipe(stage: Literal["clip", "llava"]) -> dict[str, object]:
     """Everything that determines a stage's weights, for the card and the fingerprint. The keys are
     those of the shipped recipe.json."""
     sizes = asdict(SIZES)
-    parts = ("image", "patch", "vision", "text")  # the CLIP's sizes
-    of_clip = {name: size for name, size in sizes.items() if name.startswith(parts)}
+    prefixes = ("image", "patch", "vision", "text")  # the CLIP's sizes
+    clip_sizes = {name: size for name, size in sizes.items() if name.startswith(prefixes)}
     content: dict[str, object] = {
-        "sizes": of_clip,
+        "sizes": clip_sizes,
         "vocabulary": len(vocabulary()),
         "world": {"version": SYNTHETIC_VERSION, "difficulty": asdict(NORMAL)},
         "clip": asdict(CLIP),
@@ -195,10 +199,10 @@ def save(model: PreTrainedModel, folder: Path) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The options of ``python -m harness synthetic``."""
-    made = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         prog="python -m harness synthetic", description=__doc__, allow_abbrev=False
     )
-    made.add_argument(
+    options.add_argument(
         "--show",
         type=Path,
         nargs="?",
@@ -206,28 +210,28 @@ def parser() -> argparse.ArgumentParser:
         metavar="PNG",
         help="write a contact sheet",
     )
-    made.add_argument(
+    options.add_argument(
         "--out", type=Path, default=WEIGHTS, metavar="FOLDER", help="where the weights go"
     )
-    made.add_argument(
+    options.add_argument(
         "--card",
         type=int,
         metavar="N",
         help="only measure the skills of the weights on N development images",
     )
-    return made
+    return options
 
 
 def main(argv: Sequence[str]) -> None:
     """``python -m harness synthetic``: rebuild the weights; with ``--show`` only draw a sheet of
     images."""
-    given = parser().parse_args(argv)
+    args = parser().parse_args(argv)
     logging.disable_progress_bar()  # the trainings print their own progress
-    if given.show:
-        given.show.parent.mkdir(parents=True, exist_ok=True)
-        write_contact_sheet(given.show)
-        print(given.show)
-    elif given.card:
-        card.write(given.out, given.card)
+    if args.show:
+        args.show.parent.mkdir(parents=True, exist_ok=True)
+        write_contact_sheet(args.show)
+        print(args.show)
+    elif args.card:
+        card.write(args.out, args.card)
     else:
-        build(weights=given.out, say=lambda line: print(line, flush=True))
+        build(weights=args.out, say=lambda line: print(line, flush=True))

@@ -72,12 +72,12 @@ def patch_labels(scenes: list[Scene], side: int) -> tuple[torch.Tensor, torch.Te
     category = torch.full((len(scenes), side, side), len(CATEGORIES))
     colour = torch.full((len(scenes), side, side), len(COLOURS))
     cell = side // 3
-    for number, truth in enumerate(scenes):
+    for scene_index, truth in enumerate(scenes):
         for thing in truth.things:
             rows, columns = (
-                slice(place * cell, (place + 1) * cell) for place in (thing.row, thing.column)
+                slice(index * cell, (index + 1) * cell) for index in (thing.row, thing.column)
             )
-            area = (number, rows, columns)
+            area = (scene_index, rows, columns)
             category[area] = CATEGORIES.index(thing.category)
             colour[area] = COLOURS.index(thing.colour)
     return category.flatten(1), colour.flatten(1)
@@ -90,12 +90,16 @@ def sentences(truth: Scene, form: float, rng: Random) -> tuple[str, str]:
     style = rng.randrange(3)
     if form < 0.5:  # one sentence: a true thing against a changed one
         changed = [thing for thing in wrong.things if thing not in truth.things]
-        right = rng.choice(truth.things)
-        false = rng.choice(changed) if changed else rng.choice(disturb(truth, rng, 2).things)
-        return language.detailed([right], style), language.detailed([false], style)
+        true_thing = rng.choice(truth.things)
+        wrong_thing = rng.choice(changed) if changed else rng.choice(disturb(truth, rng, 2).things)
+        return language.detailed_caption([true_thing], style), language.detailed_caption(
+            [wrong_thing], style
+        )
     if form < 0.8:
-        return language.detailed(truth.things, style), language.detailed(wrong.things, style)
-    return language.listed(truth.things), language.listed(wrong.things)
+        return language.detailed_caption(truth.things, style), language.detailed_caption(
+            wrong.things, style
+        )
+    return language.brief_caption(truth.things), language.brief_caption(wrong.things)
 
 
 def train_clip(
@@ -120,7 +124,7 @@ def train_clip(
     )
     path = folder / "clip.safetensors"
     start = checkpoint.load(path, parameters, optimizer, fingerprint)
-    began, pad = time.monotonic(), model.config.text_config.pad_token_id
+    start_time, pad = time.monotonic(), model.config.text_config.pad_token_id
     model.train()
     for step in range(start, recipe.steps):
         for group in optimizer.param_groups:
@@ -137,11 +141,11 @@ def train_clip(
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         if (step + 1) % 50 == 0 or step + 1 == recipe.steps:
-            pace = (time.monotonic() - began) / (step + 1 - start)
+            seconds_per_step = (time.monotonic() - start_time) / (step + 1 - start)
             say(
                 f"clip {step + 1}/{recipe.steps} contrast {contrast.item():.3f} patch"
                 f" {patch.item():.3f} category {accuracy.item():.3f} time left"
-                f" {pace * (recipe.steps - step - 1):.0f} s"
+                f" {seconds_per_step * (recipe.steps - step - 1):.0f} s"
             )
         if (step + 1) % 200 == 0 or step + 1 == recipe.steps:
             checkpoint.save(path, parameters, optimizer, step + 1, fingerprint)

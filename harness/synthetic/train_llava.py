@@ -22,11 +22,11 @@ from transformers import LlamaModel, LlavaForConditionalGeneration, LlavaProcess
 
 from benchmarks.synthetic.scene import scene
 from harness.synthetic import checkpoint
-from harness.synthetic.grounding import IGNORE, MOST_MISTAKES, Grounding, Looking
+from harness.synthetic.grounding import IGNORE, MOST_MISTAKES, ContentHeads, Grounding
 from harness.synthetic.train_clip import cosine, normalise, paint
 from harness.synthetic.turns import Mix, Turn, turns
 
-WIDTHS = 32
+WIDTH_MULTIPLE = 32
 """Rows are padded to a multiple of so many tokens."""
 SAVE_EVERY = 250
 LOOK_LAYER = 3
@@ -49,7 +49,7 @@ class Phase:
     length_power: float
     """An answer of n words weighs n ** (1 - ``length_power``); at 1 all turns weigh the same."""
     look_weight: float
-    """Weight of the losses of :class:`Looking`."""
+    """Weight of the losses of :class:`ContentHeads`."""
     mix: Mix
 
 
@@ -74,7 +74,7 @@ class LlavaRecipe:
     def steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
 
-    def at(self, step: int) -> tuple[Phase, int]:
+    def phase_at(self, step: int) -> tuple[Phase, int]:
         """The phase of a step and the step within it."""
         for phase in self.phases:
             if step < phase.steps:
@@ -94,7 +94,7 @@ class Rows:
     positions: torch.Tensor
     weights: torch.Tensor
     """Weight of each answer token in the loss; 0 elsewhere."""
-    asked: torch.Tensor
+    prompt_mask: torch.Tensor
     """True at prompt words of turns with an image."""
     mistakes: torch.Tensor
     """The mistakes of the account that ends here; -100 elsewhere."""
@@ -128,40 +128,41 @@ class Packer:
         rows: list[tuple[list[int], list[int], list[float], list[int], list[int]]] = []
         for image in images:
             prefix = self._blind_prefix if image[0].blind else self.prefix
-            n = len(prefix)
-            ids, positions = list(prefix), list(range(n))
-            weights, segments, mistakes = [0.0] * n, [0] * n, [IGNORE] * n
-            for number, turn in enumerate(image, start=1):
+            prefix_len = len(prefix)
+            ids, positions = list(prefix), list(range(prefix_len))
+            weights, segments = [0.0] * prefix_len, [0] * prefix_len
+            mistakes = [IGNORE] * prefix_len
+            for turn_index, turn in enumerate(image, start=1):
                 words, start = self.turn(turn)
-                answer = len(words) - start
+                answer_len = len(words) - start
                 ids += words
-                positions += range(n, n + len(words))
-                weights += [0.0] * start + [answer**-length_power] * answer
-                segments += [number] * len(words)
+                positions += range(prefix_len, prefix_len + len(words))
+                weights += [0.0] * start + [answer_len**-length_power] * answer_len
+                segments += [turn_index] * len(words)
                 mistakes += self._mistakes(turn, words, start)
             rows.append((ids, positions, weights, segments, mistakes))
         # Few different widths: the CPU's matrix library caches a kernel for each, which would add
         # up to gigabytes.
-        width = -(-max(len(ids) for ids, *_ in rows) // WIDTHS) * WIDTHS
+        width = -(-max(len(ids) for ids, *_ in rows) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
 
-        def padded(part: int, filler: float) -> torch.Tensor:
+        def pad_column(column: int, filler: float) -> torch.Tensor:
             return torch.tensor(
-                [list(row[part]) + [filler] * (width - len(row[part])) for row in rows]
+                [list(row[column]) + [filler] * (width - len(row[column])) for row in rows]
             )
 
-        segment = padded(3, -1).long()  # (B, T)
+        segment = pad_column(3, -1).long()  # (B, T)
         order = torch.arange(width)
-        same = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
-        mask = (same & (order[:, None] >= order[None, :]))[:, None]
-        weight = padded(2, 0.0).float()
+        same_segment = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
+        mask = (same_segment & (order[:, None] >= order[None, :]))[:, None]
+        weight = pad_column(2, 0.0).float()
         with_image = torch.tensor([not image[0].blind for image in images])
-        asked = (segment > 0) & (weight == 0) & with_image[:, None]
+        prompt_mask = (segment > 0) & (weight == 0) & with_image[:, None]
         return Rows(
-            ids=padded(0, self._pad).long(),
-            positions=padded(1, 0).long(),
+            ids=pad_column(0, self._pad).long(),
+            positions=pad_column(1, 0).long(),
             weights=weight,
-            asked=asked,
-            mistakes=padded(4, IGNORE).long(),
+            prompt_mask=prompt_mask,
+            mistakes=pad_column(4, IGNORE).long(),
             mask=mask,
         )
 
@@ -170,9 +171,9 @@ class Packer:
         "second" and the second's at the prompt's end."""
         labels = [IGNORE] * len(words)
         if turn.mistakes is not None:
-            second = start - 1 - words[:start][::-1].index(self._words["second"])
+            second_index = start - 1 - words[:start][::-1].index(self._words["second"])
             first_count, second_count = (min(count, MOST_MISTAKES) for count in turn.mistakes)
-            labels[second], labels[start - 1] = first_count, second_count
+            labels[second_index], labels[start - 1] = first_count, second_count
         return labels
 
 
@@ -204,81 +205,81 @@ def train_llava(
     say: Callable[[str], None],
 ) -> None:
     """Train ``model`` in place, continuing from ``folder``."""
-    inner = model.model
-    inner.vision_tower.requires_grad_(False)
+    inner_model = model.model
+    inner_model.vision_tower.requires_grad_(False)
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        looking = Looking(processor, inner.config.text_config.hidden_size)
+        heads = ContentHeads(processor, inner_model.config.text_config.hidden_size)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    parameters |= {f"looking.{name}": p for name, p in looking.named_parameters()}
+    parameters |= {f"looking.{name}": p for name, p in heads.named_parameters()}
     optimizer = torch.optim.AdamW(
         parameters.values(), betas=(0.9, 0.98), weight_decay=recipe.weight_decay, fused=True
     )
     path = folder / "llava.safetensors"
     start = checkpoint.load(path, parameters, optimizer, fingerprint)
-    packer, grounding = Packer(processor, inner.config.image_seq_length), Grounding(processor)
+    packer, grounding = Packer(processor, inner_model.config.image_seq_length), Grounding(processor)
     say(f"llava: reading {recipe.scenes} training images")
     features = tower_features(model, processor, range(recipe.scenes))
-    began, shown = time.monotonic(), 0
+    start_time, turn_count = time.monotonic(), 0
     # On a CPU eager attention is faster than sdpa's backward for short rows.
-    inner.language_model.set_attn_implementation("eager")
+    inner_model.language_model.set_attn_implementation("eager")
     # Fused element-wise work halves the time of a step. It needs a C++ compiler.
-    through = torch.compile(_through, dynamic=True) if shutil.which("g++") else _through
+    run_layers = torch.compile(_run_layers, dynamic=True) if shutil.which("g++") else _run_layers
     model.train()
     for step in range(start, recipe.steps):
-        phase, within = recipe.at(step)
+        phase, phase_step = recipe.phase_at(step)
         for group in optimizer.param_groups:
-            group["lr"] = phase.lr * cosine(within, phase.horizon, phase.warmup)
+            group["lr"] = phase.lr * cosine(phase_step, phase.horizon, phase.warmup)
         rng = Random(f"llava {step}")
         indices = [rng.randrange(recipe.scenes) for _ in range(recipe.batch)]
         images = [turns(index, step, recipe.budget, phase.mix) for index in indices]
-        shown += sum(map(len, images))
+        turn_count += sum(map(len, images))
         rows = packer.pack(images, phase.length_power)
         scenes = [scene("train", index) for index in indices]
-        projected, middle, late, answer_loss = _forward(model, through, rows, features[indices])
+        projected, middle, late, answer_loss = _forward(model, run_layers, rows, features[indices])
         share = max(0.0, 1 - step / recipe.ground_steps)
         ground = grounding.loss(model, projected, scenes) if share > 0 else torch.zeros(())
         loss = answer_loss + recipe.ground_weight * share * ground
-        accuracies = ""
+        accuracy_text = ""
         if phase.look_weight:
-            look_loss, right = looking.total(
-                middle, late, rows.ids, rows.asked, rows.mistakes, scenes
+            look_loss, accuracies = heads.total(
+                middle, late, rows.ids, rows.prompt_mask, rows.mistakes, scenes
             )
             loss = loss + phase.look_weight * look_loss
-            accuracies = " found " + " ".join(f"{share:.2f}" for share in right)
+            accuracy_text = " found " + " ".join(f"{share:.2f}" for share in accuracies)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
-        last = step + 1 == recipe.steps
-        if (step + 1) % 50 == 0 or last:
-            seconds = time.monotonic() - began
-            left = seconds / (step + 1 - start) * (recipe.steps - step - 1)
+        is_last_step = step + 1 == recipe.steps
+        if (step + 1) % 50 == 0 or is_last_step:
+            seconds = time.monotonic() - start_time
+            remaining = seconds / (step + 1 - start) * (recipe.steps - step - 1)
             say(
                 f"llava {step + 1}/{recipe.steps} loss {answer_loss.item():.3f} ground"
-                f" {ground.item():.3f}{accuracies} turns a second {shown / seconds:.0f} time left"
-                f" {left:.0f} s"
+                f" {ground.item():.3f}{accuracy_text} turns a second {turn_count / seconds:.0f}"
+                f" time left {remaining:.0f} s"
             )
-        if (step + 1) % SAVE_EVERY == 0 or last:
+        if (step + 1) % SAVE_EVERY == 0 or is_last_step:
             checkpoint.save(path, parameters, optimizer, step + 1, fingerprint)
-    inner.language_model.set_attn_implementation("sdpa")
+    inner_model.language_model.set_attn_implementation("sdpa")
     model.eval()
 
 
 def _forward(
     model: LlavaForConditionalGeneration,
-    through: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    run_layers: Callable[..., tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
     rows: Rows,
     features: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Projected patches ``(B, P, D)``, hidden states of the two layers that :class:`Looking` reads
-    ``(B, T, D)``, and the loss of the answers."""
-    inner = model.model
+    """Projected patches ``(B, P, D)``, hidden states of the two layers that :class:`ContentHeads`
+    reads ``(B, T, D)``, and the loss of the answers."""
+    inner_model = model.model
     scored = rows.weights[:, 1:] > 0
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        projected = inner.multi_modal_projector(features)
-        middle, late, hidden = through(
-            inner.language_model, _embedded(model, rows, projected), rows.mask, rows.positions
+        projected = inner_model.multi_modal_projector(features)
+        middle, late, hidden = run_layers(
+            inner_model.language_model, _embed(model, rows, projected), rows.mask, rows.positions
         )
         logits = F.linear(hidden[:, :-1][scored], model.lm_head.weight)
     answers = F.cross_entropy(logits.float(), rows.ids[:, 1:][scored], reduction="none")
@@ -286,7 +287,7 @@ def _forward(
     return projected, middle, late, (answers * weight).sum() / weight.sum()
 
 
-def _embedded(
+def _embed(
     model: LlavaForConditionalGeneration, rows: Rows, projected: torch.Tensor
 ) -> torch.Tensor:
     """Input embeddings ``(B, T, D)`` of packed rows, with the projected features at image tokens;
@@ -296,7 +297,7 @@ def _embedded(
     return embedded.masked_scatter(image[..., None], projected[image.any(dim=1)].to(embedded.dtype))
 
 
-def _through(
+def _run_layers(
     language_model: LlamaModel, embedded: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Hidden states ``(B, T, D)`` after decoder layers LOOK_LAYER and COUNT_LAYER, and after the
@@ -305,11 +306,11 @@ def _through(
     rotary = language_model.rotary_emb(hidden, positions)
     lowest = torch.finfo(hidden.dtype).min
     bias = torch.zeros(mask.shape, dtype=hidden.dtype).masked_fill_(~mask, lowest)
-    for number, decoder in enumerate(language_model.layers, start=1):
+    for layer, decoder in enumerate(language_model.layers, start=1):
         hidden = decoder(
             hidden, attention_mask=bias, position_ids=positions, position_embeddings=rotary
         )
-        middle = hidden if number == LOOK_LAYER else middle
-        late = hidden if number == COUNT_LAYER else late
+        middle = hidden if layer == LOOK_LAYER else middle
+        late = hidden if layer == COUNT_LAYER else late
     last: torch.Tensor = language_model.norm(hidden)
     return middle, late, last

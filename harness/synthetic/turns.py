@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from benchmarks.synthetic import language
-from benchmarks.synthetic.scene import Scene, scene, telling_order, thing_in
+from benchmarks.synthetic.scene import Scene, mention_order, scene, thing_in
 from benchmarks.synthetic.words import CATEGORIES, COLOURS, COMPANION, TYPICAL_COLOUR
 from methods.prompt_sets import fill
 from methods.sena.prompts import SYNTHETIC as SENA
@@ -66,148 +66,160 @@ def turns(index: int, visit: int, budget: int, mix: Mix) -> list[Turn]:
     """Turns about training scene ``index`` at training step ``visit``: at most ``budget`` words,
     or one longer turn."""
     rng = Random(f"turns {index} {visit}")
-    true = scene("train", index)
-    noisy = language.noisy_scene(true)
+    truth = scene("train", index)
+    noisy = language.noisy_scene(truth)
     if rng.random() < 0.03:
-        asked = _ask(noisy, rng, mix)
-        prompt, answer = fill(SENA.check, question=asked), f"{SENA.check_leads[0]} {asked}"
+        question = _ask_text(noisy, rng, mix)
+        prompt, answer = fill(SENA.check, question=question), f"{SENA.check_leads[0]} {question}"
         return [Turn(kind="check", prompt=prompt, answer=answer, blind=True)]
-    chosen: list[Turn] = []
-    words, full = 0, False
+    drawn_turns: list[Turn] = []
+    words, short_only = 0, False
     while True:
         # When a turn no longer fits, short ones fill the row in place of padding.
-        kind = "word" if full else _draw(mix.turns, rng)
-        turn = _MAKERS[kind](true, noisy, rng, mix)
+        kind = "word" if short_only else _draw(mix.turns, rng)
+        turn = _MAKERS[kind](truth, noisy, rng, mix)
         cost = len(turn.prompt.split()) + len(turn.answer.split()) + 3
-        if not chosen or words + cost <= budget:
-            chosen.append(turn)
+        if not drawn_turns or words + cost <= budget:
+            drawn_turns.append(turn)
             words += cost
-        elif full:
-            return chosen
+        elif short_only:
+            return drawn_turns
         else:
-            full = True
+            short_only = True
 
 
 def _draw(shares: Mapping[str, float], rng: Random) -> str:
     return rng.choices(tuple(shares), weights=tuple(shares.values()))[0]
 
 
-def _detail(_true: Scene, noisy: Scene, rng: Random, _mix: Mix) -> Turn:
+def _detail_turn(_truth: Scene, noisy: Scene, rng: Random, _mix: Mix) -> Turn:
     prompt = rng.choice(language.DETAIL_PROMPTS)
-    caption = language.detailed(noisy.things, rng.randrange(3))
+    caption = language.detailed_caption(noisy.things, rng.randrange(3))
     return Turn(kind="detail", prompt=prompt, answer=caption)
 
 
-def _short(_true: Scene, noisy: Scene, rng: Random, _mix: Mix) -> Turn:
+def _short_turn(_truth: Scene, noisy: Scene, rng: Random, _mix: Mix) -> Turn:
     prompt = with_request(rng.choice(SENA.describe), SENA.brief)
-    return Turn(kind="short", prompt=prompt, answer=language.listed(noisy.things))
+    return Turn(kind="short", prompt=prompt, answer=language.brief_caption(noisy.things))
 
 
-def _question(scene: Scene, rng: Random, mix: Mix) -> language.Asked:
+def _draw_question(scene: Scene, rng: Random, mix: Mix) -> language.SceneQuestion:
     while True:
         kind = _draw(mix.questions, rng)
         if kind == "existence":
             expected = [COMPANION[thing.category] for thing in scene.things]
             pools = (sorted(scene.categories), expected, list(CATEGORIES))
             category = rng.choice(rng.choices(pools, weights=mix.existence)[0])
-            asked = language.existence(scene, category, rng)
-            if asked.answer == "no" and category in expected and rng.random() < mix.yes_noise:
-                return replace(asked, answer="yes")
-            return asked
-        other = language.question(scene, kind, rng)
-        if other is not None:
-            return other
+            yes_no_question = language.existence_question(scene, category, rng)
+            if (
+                yes_no_question.answer == "no"
+                and category in expected
+                and rng.random() < mix.yes_noise
+            ):
+                return replace(yes_no_question, answer="yes")
+            return yes_no_question
+        other_question = language.question(scene, kind, rng)
+        if other_question is not None:
+            return other_question
 
 
-def _word(_true: Scene, noisy: Scene, rng: Random, mix: Mix) -> Turn:
-    asked = _question(noisy, rng, mix)
-    return Turn(kind="word", prompt=with_request(asked.text, SENA.word), answer=asked.answer)
+def _word_turn(_truth: Scene, noisy: Scene, rng: Random, mix: Mix) -> Turn:
+    question = _draw_question(noisy, rng, mix)
+    return Turn(kind="word", prompt=with_request(question.text, SENA.word), answer=question.answer)
 
 
-def _ask(scene: Scene, rng: Random, mix: Mix) -> str:
+def _ask_text(scene: Scene, rng: Random, mix: Mix) -> str:
     """A question as the base should ask it: seldom a yes/no question."""
     while True:
-        asked = _question(scene, rng, mix)
-        if asked.kind != "existence" or rng.random() < 0.15:
-            return asked.text
+        question = _draw_question(scene, rng, mix)
+        if question.kind != "existence" or rng.random() < 0.15:
+            return question.text
 
 
-def _asks(_true: Scene, noisy: Scene, rng: Random, mix: Mix) -> Turn:
-    return Turn(kind="ask", prompt=SENA.ask, answer=_ask(noisy, rng, mix))
+def _ask_turn(_truth: Scene, noisy: Scene, rng: Random, mix: Mix) -> Turn:
+    return Turn(kind="ask", prompt=SENA.ask, answer=_ask_text(noisy, rng, mix))
 
 
-def _check(true: Scene, _noisy: Scene, rng: Random, mix: Mix) -> Turn:
-    keep, again = SENA.check_leads
+def _check_turn(truth: Scene, _noisy: Scene, rng: Random, mix: Mix) -> Turn:
+    keep_lead, ask_lead = SENA.check_leads
     if rng.random() < mix.answerable:
-        hard = None
+        hard_question = None
         if mix.hard_checks and rng.random() < mix.hard_checks:
             kind = rng.choice(("colour", "place", "relation", "what"))
-            hard = language.question(true, kind, rng)
-        asked = hard.text if hard else _ask(true, rng, mix)
-        answer = f"{keep} {asked}"
+            hard_question = language.question(truth, kind, rng)
+        question = hard_question.text if hard_question else _ask_text(truth, rng, mix)
+        answer = f"{keep_lead} {question}"
     else:
-        asked = language.unanswerable(true, rng)
-        answer = f"{again} {_ask(true, rng, mix)}"
-    return Turn(kind="check", prompt=fill(SENA.check, question=asked), answer=answer)
+        question = language.unanswerable(truth, rng)
+        answer = f"{ask_lead} {_ask_text(truth, rng, mix)}"
+    return Turn(kind="check", prompt=fill(SENA.check, question=question), answer=answer)
 
 
-def _refine(true: Scene, noisy: Scene, rng: Random, mix: Mix) -> Turn:
-    closer = language.noisy_scene(true, REFINE_STRENGTH)
+def _refine_turn(truth: Scene, noisy: Scene, rng: Random, mix: Mix) -> Turn:
+    refined_scene = language.noisy_scene(truth, REFINE_STRENGTH)
     if rng.random() < 0.5:
         prompt = with_request(rng.choice(SENA.describe), SENA.brief)
-        given = language.listed(disturb(noisy, rng, rng.choice((0, 0, 1, 2))).things)
+        caption = language.brief_caption(disturb(noisy, rng, rng.choice((0, 0, 1, 2))).things)
         request = SENA.enhance if rng.random() < 0.85 else SENA.enhance_plain
-        text = fill(request, description=given, prompt=prompt, answer=given)
-        refined = language.listed(closer.things)
+        text = fill(request, description=caption, prompt=prompt, answer=caption)
+        refined = language.brief_caption(refined_scene.things)
         return Turn(kind="refine", prompt=text, answer=f"{SENA.enhance_lead} {refined}")
-    asked = _question(closer, rng, replace(mix, yes_noise=0.0))
-    other = language.question(noisy, asked.kind, rng) if rng.random() < 0.4 else None
-    answer = other.answer if other is not None else asked.answer
-    description = language.listed(disturb(noisy, rng, rng.choice((0, 0, 1))).things)
+    question = _draw_question(refined_scene, rng, replace(mix, yes_noise=0.0))
+    noisy_question = language.question(noisy, question.kind, rng) if rng.random() < 0.4 else None
+    answer = noisy_question.answer if noisy_question is not None else question.answer
+    description = language.brief_caption(disturb(noisy, rng, rng.choice((0, 0, 1))).things)
     text = fill(
         SENA.enhance,
         description=description,
-        prompt=with_request(asked.text, SENA.word),
+        prompt=with_request(question.text, SENA.word),
         answer=answer,
     )
-    return Turn(kind="refine", prompt=text, answer=f"{SENA.enhance_lead} {asked.answer}")
+    return Turn(kind="refine", prompt=text, answer=f"{SENA.enhance_lead} {question.answer}")
 
 
-def _judge(true: Scene, noisy: Scene, rng: Random, mix: Mix) -> Turn:
+def _judge_turn(truth: Scene, noisy: Scene, rng: Random, mix: Mix) -> Turn:
     while True:
-        start = disturb(true if rng.random() < 0.5 else noisy, rng, rng.choice((0, 0, 1)))
-        other = disturb(start, rng, rng.choices((1, 2, 3), weights=(50, 30, 20))[0])
-        left, right = language.errors(start.things, true), language.errors(other.things, true)
-        if left != right:
+        first_scene = disturb(truth if rng.random() < 0.5 else noisy, rng, rng.choice((0, 0, 1)))
+        second_scene = disturb(first_scene, rng, rng.choices((1, 2, 3), weights=(50, 30, 20))[0])
+        first_errors, second_errors = (
+            language.errors(first_scene.things, truth),
+            language.errors(second_scene.things, truth),
+        )
+        if first_errors != second_errors:
             break
     style = rng.randrange(3)
     short = rng.random() < mix.short_judgements
     accounts = [
-        language.listed(account.things)
+        language.brief_caption(account.things)
         if short
-        else language.detailed(account.things, style if rng.random() < 0.8 else rng.randrange(3))
-        for account in (start, other)
+        else language.detailed_caption(
+            account.things, style if rng.random() < 0.8 else rng.randrange(3)
+        )
+        for account in (first_scene, second_scene)
     ]
-    first_wins = left < right
+    first_wins = first_errors < second_errors
     if rng.random() < 0.5:
         accounts.reverse()
         first_wins = not first_wins
-        left, right = right, left
+        first_errors, second_errors = second_errors, first_errors
     question = (
         with_request(rng.choice(SENA.describe), SENA.brief)
         if short
         else rng.choice(language.DETAIL_PROMPTS)
     )
     reference = (
-        language.listed(true.things)
+        language.brief_caption(truth.things)
         if short and rng.random() < 0.5
-        else language.detailed(true.things, rng.randrange(3))
+        else language.detailed_caption(truth.things, rng.randrange(3))
     )
     text = SIMA.render(
         question, reference, *accounts, criteria=rng.random() < 0.7, examples=rng.random() < 0.35
     )
     return Turn(
-        kind="judge", prompt=text, answer="[[1]]" if first_wins else "[[2]]", mistakes=(left, right)
+        kind="judge",
+        prompt=text,
+        answer="[[1]]" if first_wins else "[[2]]",
+        mistakes=(first_errors, second_errors),
     )
 
 
@@ -223,29 +235,29 @@ def disturb(scene: Scene, rng: Random, edits: int) -> Scene:
         occupied = {thing.cell for thing in things}
         free = [cell for cell in range(9) if cell not in occupied]
         edit = rng.choice(("add", "add", "drop", "colour", "place", "category"))
-        at = rng.randrange(len(things))
-        thing = things[at]
+        index = rng.randrange(len(things))
+        thing = things[index]
         if edit == "add" and free:
             name = rng.choice(expected) if expected and rng.random() < 0.7 else rng.choice(absent)
             things.append(thing_in(rng.choice(free), name, TYPICAL_COLOUR[name]))
         elif edit == "drop" and len(things) > 1:
-            things.pop(at)
+            things.pop(index)
         elif edit == "place" and free:
-            things[at] = thing_in(rng.choice(free), thing.category, thing.colour)
+            things[index] = thing_in(rng.choice(free), thing.category, thing.colour)
         elif edit == "category":
-            things[at] = replace(thing, category=rng.choice(absent))
+            things[index] = replace(thing, category=rng.choice(absent))
         else:
-            others = [colour for colour in COLOURS if colour != thing.colour]
-            things[at] = replace(thing, colour=rng.choice(others))
-    return replace(scene, things=telling_order(things))
+            other_colours = [colour for colour in COLOURS if colour != thing.colour]
+            things[index] = replace(thing, colour=rng.choice(other_colours))
+    return replace(scene, things=mention_order(things))
 
 
 _MAKERS: dict[str, Callable[[Scene, Scene, Random, Mix], Turn]] = {
-    "detail": _detail,
-    "short": _short,
-    "word": _word,
-    "ask": _asks,
-    "check": _check,
-    "refine": _refine,
-    "judge": _judge,
+    "detail": _detail_turn,
+    "short": _short_turn,
+    "word": _word_turn,
+    "ask": _ask_turn,
+    "check": _check_turn,
+    "refine": _refine_turn,
+    "judge": _judge_turn,
 }

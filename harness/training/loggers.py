@@ -33,7 +33,7 @@ TRACKERS = ("tensorboard", "trackio", "wandb", "none")
 DEFAULT = ""
 """TensorBoard if it is installed, else nothing."""
 
-LEAST: Mapping[str, tuple[int, int]] = {"trackio": (0, 43), "wandb": (0, 31)}
+MIN_VERSIONS: Mapping[str, tuple[int, int]] = {"trackio": (0, 43), "wandb": (0, 31)}
 """Oldest versions with the interface that is used here. Beside an old Pillow, pip installs a
 trackio that lacks it."""
 
@@ -70,25 +70,25 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def _check_installed(name: str) -> None:
-    least = LEAST.get(name, (0, 0))
-    requirement = f"{name}>={'.'.join(map(str, least))}" if any(least) else name
-    mend = f'pip install "{requirement}", or leave --log-to {name} out.'
+    minimum = MIN_VERSIONS.get(name, (0, 0))
+    requirement = f"{name}>={'.'.join(map(str, minimum))}" if any(minimum) else name
+    remedy = f'pip install "{requirement}", or leave --log-to {name} out.'
     if importlib.util.find_spec(name) is None:
-        raise UserError(f"The tracker {name} is not installed; {mend}")
+        raise UserError(f"The tracker {name} is not installed; {remedy}")
     version = metadata.version(name)
-    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < least:
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < minimum:
         raise UserError(
-            f"The tracker {name} is installed as version {version}, which is too old; {mend}"
+            f"The tracker {name} is installed as version {version}, which is too old; {remedy}"
         )
     try:
-        _import(name)
+        _import_tracker(name)
     except Exception as error:  # a broken installation may raise anything
         raise UserError(
-            f"The tracker {name} cannot be imported ({type(error).__name__}: {error}); {mend}"
+            f"The tracker {name} cannot be imported ({type(error).__name__}: {error}); {remedy}"
         ) from error
 
 
-def _import(name: str) -> None:
+def _import_tracker(name: str) -> None:
     if name == "trackio":
         import trackio  # noqa: F401
     elif name == "wandb":
@@ -98,9 +98,10 @@ def _import(name: str) -> None:
 
 
 class StepLog:
-    """``folder/log.jsonl`` with a line a step, and the trackers ``names`` beside it, of a training
-    of ``steps`` steps that has ``done`` of them, the lines of the log. Steps that a tracker lacks
-    are logged at once; steps that it holds are not repeated."""
+    """The log of a training: ``folder/log.jsonl`` with a line a step, and the trackers ``names``.
+
+    The training has ``steps`` steps, of which ``done`` are finished and kept in the log. Steps that
+    a tracker lacks are logged at once; steps that it holds are not repeated."""
 
     def __init__(
         self,
@@ -114,13 +115,13 @@ class StepLog:
         truncate_log(self.path, done)
         # The last parts of the round's path name the run; the rest is private to this machine.
         title = "/".join(PurePosixPath(folder.resolve().parent.as_posix()[-120:]).parts[-5:])
-        chosen = [name for name in names if name not in (DEFAULT, "none")]
+        trackers = [name for name in names if name not in (DEFAULT, "none")]
         if DEFAULT in names and importlib.util.find_spec("tensorboard") is not None:
-            chosen.append("tensorboard")
+            trackers.append("tensorboard")
         openers = {"tensorboard": _tensorboard, "trackio": _trackio, "wandb": _wandb}
         self.trackers = [
             _guarded_log(name, partial(openers[name], folder, title, settings, done), folder)
-            for name in dict.fromkeys(chosen)
+            for name in dict.fromkeys(trackers)
         ]
 
     def write(self, step: int, row: Mapping[str, float | None], seconds: float) -> None:
@@ -137,13 +138,13 @@ class StepLog:
 
 def truncate_log(path: Path, step: int) -> None:
     """Keep the first ``step`` lines of a training log; the steps of later lines are done again."""
-    kept: list[object] = []
+    rows: list[object] = []
     for line in path.read_text(encoding="utf-8").split("\n")[:step] if path.exists() else []:
         try:
-            kept.append(json.loads(line))
+            rows.append(json.loads(line))
         except ValueError:
             break  # a killed run's last line is half-written
-    write_jsonl(path, kept)
+    write_jsonl(path, rows)
 
 
 def append_log(path: Path, row: Mapping[str, object]) -> None:
@@ -165,10 +166,10 @@ def _guarded_log(name: str, open_run: Callable[[], TrackerRun], folder: Path) ->
         except Exception as error:  # network, key, full disk: each tracker raises its own
             broken = True
             lines = str(error).strip().splitlines()
-            why = f"{type(error).__name__}{': ' + lines[0][:200] if lines else ''}"
+            reason = f"{type(error).__name__}{': ' + lines[0][:200] if lines else ''}"
             print(
-                f"{process_name()}: the tracker {name} is left out from here on ({why}); log.jsonl"
-                " goes on.",
+                f"{process_name()}: the tracker {name} is left out from here on ({reason});"
+                " log.jsonl goes on.",
                 file=sys.stderr,
             )
             return None

@@ -63,8 +63,8 @@ class Loop:
         packed = pack(pairs, sides=self.sides, pad=self.pad)
         with self.autocast():
             logps, mask = self.policy(packed)
-        known = [self.references.get(each.pair.key, (0.0, 0.0)) for each in pairs]
-        references, aligned = torch.tensor(known, device=device), packed.aligned.to(device)
+        values = [self.references.get(encoded.pair.key, (0.0, 0.0)) for encoded in pairs]
+        references, aligned = torch.tensor(values, device=device), packed.aligned.to(device)
         return pair_losses(self.recipe, logps, mask, references, aligned)
 
 
@@ -174,30 +174,32 @@ def gradients(loop: Loop, order: Sequence[EncodedPair], step: int) -> list[dict[
     ranks = loop.ranks
     size = min(loop.device_batch, math.ceil(len(order) / ranks.size))
     pieces = [(start, order[start : start + size]) for start in range(0, len(order), size)]
-    mine = [(start, pairs, 1.0) for start, pairs in ranks.share(pieces)]
-    if loop.sharded and len(mine) < math.ceil(len(pieces) / ranks.size):
+    local_pieces = [(start, pairs, 1.0) for start, pairs in ranks.share(pieces)]
+    if loop.sharded and len(local_pieces) < math.ceil(len(pieces) / ranks.size):
         # Gathering weights takes every process: one without a piece joins with weight 0.
-        mine.append((*pieces[0], 0.0))
+        local_pieces.append((*pieces[0], 0.0))
     # FSDP averages the gradients of sharded weights, but ours add up; it leaves adapters alone.
     averaged = loop.sharded and loop.recipe.lora is None
     scale = ranks.size if averaged else 1
     values: dict[int, dict[str, float]] = {}
-    for start, pairs, weight in mine:
+    for start, pairs, weight in local_pieces:
         torch.manual_seed(derived_seed(loop.seed, step, start))  # for the adapters' dropout
         losses = loop.losses(pairs)
         (losses["loss"].sum() * (weight * scale / len(order))).backward()  # type: ignore[no-untyped-call]
         if weight:
             columns = {name: value.detach().tolist() for name, value in losses.items()}
-            for at in range(len(pairs)):
-                values[start + at] = {name: column[at] for name, column in columns.items()}
+            for index in range(len(pairs)):
+                values[start + index] = {name: column[index] for name, column in columns.items()}
     if not averaged and ranks.size > 1:
         for parameter in loop.parameters.values():
             if parameter.grad is None:  # this process had no piece
                 parameter.grad = torch.zeros_like(parameter)
         grads = (parameter.grad for parameter in loop.parameters.values())
         ranks.sum([grad for grad in grads if grad is not None])
-    every = {place: row for part in ranks.gather(values) for place, row in part.items()}
-    return [every[place] for place in range(len(order))]
+    all_values = {
+        index: row for rank_values in ranks.gather(values) for index, row in rank_values.items()
+    }
+    return [all_values[index] for index in range(len(order))]
 
 
 def take_step(
@@ -213,15 +215,17 @@ def take_step(
         RowEnded: the loss or its gradient is not finite; the weights are then unchanged.
     """
     optimizer.zero_grad()
-    order = sorted(batch, key=lambda each: each.length)  # similar lengths together: less padding
+    order = sorted(
+        batch, key=lambda encoded: encoded.length
+    )  # similar lengths together: less padding
     rows = gradients(loop, order, step)
     limit = loop.recipe.max_grad_norm or math.inf
     clipped = torch.nn.utils.clip_grad_norm_(loop.parameters.values(), limit)
     norm = float(full_tensor(clipped))
-    valued = zip(order, rows, strict=True)
-    bad = [each.pair.key for each, row in valued if not math.isfinite(row["loss"])]
-    if bad or not math.isfinite(norm):
-        raise not_finite(step, steps, bad)
+    pair_rows = zip(order, rows, strict=True)
+    bad_keys = [encoded.pair.key for encoded, row in pair_rows if not math.isfinite(row["loss"])]
+    if bad_keys or not math.isfinite(norm):
+        raise not_finite(step, steps, bad_keys)
     optimizer.step()
     if step + 1 == steps:
         check_finite(loop)
@@ -240,14 +244,16 @@ def not_finite(step: int, steps: int, pairs: Sequence[str] = ()) -> RowEnded:
 
 
 def check_finite(loop: Loop) -> None:
-    """
+    """Check the trained weights of all processes.
+
     Raises:
-        RowEnded: a trained weight is not a number, on some process.
+        RowEnded: a weight is not finite.
     """
-    parts = [
-        getattr(each, "to_local", lambda each=each: each)() for each in loop.parameters.values()
+    local_tensors = [
+        getattr(parameter, "to_local", lambda parameter=parameter: parameter)()
+        for parameter in loop.parameters.values()
     ]
-    if loop.ranks.sum_of(sum(not bool(part.isfinite().all()) for part in parts)):
+    if loop.ranks.sum_of(sum(not bool(tensor.isfinite().all()) for tensor in local_tensors)):
         raise RowEnded(
             "The weights are not finite after the last step; lower the recipe's learning rate and"
             " train in a fresh folder."
@@ -262,9 +268,9 @@ def find_batch_size(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
         RowEnded: one pair does not fit.
         UserError: with sharded weights, memory ran out on some of the processes only.
     """
-    longest = sorted(pairs, key=lambda each: -each.length)
+    longest = sorted(pairs, key=lambda pair: -pair.length)
     while True:
-        failed = loop.ranks.sum_of(int(_runs_out(loop, longest[: loop.device_batch])))
+        failed = loop.ranks.sum_of(int(_exceeds_memory(loop, longest[: loop.device_batch])))
         if not failed:
             return loop
         if loop.sharded and failed < loop.ranks.size:
@@ -281,7 +287,7 @@ def find_batch_size(loop: Loop, pairs: Sequence[EncodedPair]) -> Loop:
         loop = replace(loop, device_batch=loop.device_batch // 2)
 
 
-def _runs_out(loop: Loop, pairs: Sequence[EncodedPair]) -> bool:
+def _exceeds_memory(loop: Loop, pairs: Sequence[EncodedPair]) -> bool:
     failed = False
     try:
         loop.losses(pairs)["loss"].sum().backward()  # type: ignore[no-untyped-call]

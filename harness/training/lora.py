@@ -94,11 +94,11 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Optimiser groups with their peak learning rates. The projector is a group of its own if the
     recipe gives it a rate."""
-    apart = family_of(model).projector if recipe.projector_lr is not None else None
-    projector = [p for name, p in parameters.items() if apart and re.match(apart, name)]
-    taken = {id(p) for p in projector}
+    pattern = family_of(model).projector if recipe.projector_lr is not None else None
+    projector = [p for name, p in parameters.items() if pattern and re.match(pattern, name)]
+    ids = {id(p) for p in projector}
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters.values() if id(p) not in taken], "peak": recipe.lr},
+        {"params": [p for p in parameters.values() if id(p) not in ids], "peak": recipe.lr},
         {"params": projector, "peak": recipe.projector_lr},
     ]
     return [group for group in groups if group["params"]]
@@ -121,7 +121,7 @@ class Adapter:
         """Write the files. Names are peft's: prefixed with ``base_model.model.``, without the
         adapter's own name. A trained projector is one of its ``modules_to_save``. Tensors stay
         float32, as trained, so that merging them gives exactly the saved model."""
-        projector, kind, parent = family_of(self.model).projector, type(self.model), self.parent
+        projector, cls, parent = family_of(self.model).projector, type(self.model), self.parent
         matches = (re.match(projector, name) for name in self.parameters)
         config = _lora_config(
             self.lora,
@@ -130,7 +130,7 @@ class Adapter:
             base_model_name_or_path=parent.name,
             revision=parent.revision,
             inference_mode=True,
-            auto_mapping={"base_model_class": kind.__name__, "parent_library": kind.__module__},
+            auto_mapping={"base_model_class": cls.__name__, "parent_library": cls.__module__},
         )
         tensors = {
             f"base_model.model.{name.replace(_TRAINED, '.')}": value.cpu()
@@ -140,8 +140,8 @@ class Adapter:
         save_tensors(tensors, folder / WEIGHTS)
         config.save_pretrained(str(folder))
         record = {"parent_weights": parent.weights, "parent_adapter": parent.adapter}
-        card = {} if parent.card is None else {"parent_card": parent.card}
-        write_json(folder / RECORD, record | card)
+        parent_card = {} if parent.card is None else {"parent_card": parent.card}
+        write_json(folder / RECORD, record | parent_card)
 
 
 def eval_tower(model: Any) -> None:

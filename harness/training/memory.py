@@ -40,9 +40,9 @@ class Shape:
     @property
     def linears(self) -> tuple[tuple[int, int], ...]:
         """(inputs, outputs) of a layer's linear maps: query, key, value, output, gate, up, down."""
-        wide, inner, keys = self.width, self.inner, self.keys
-        attention = ((wide, wide), (wide, keys), (wide, keys), (wide, wide))
-        return (*attention, (wide, inner), (wide, inner), (inner, wide))
+        width, inner, key_width = self.width, self.inner, self.keys
+        attention = ((width, width), (width, key_width), (width, key_width), (width, width))
+        return (*attention, (width, inner), (width, inner), (inner, width))
 
     @property
     def layer(self) -> int:
@@ -96,23 +96,23 @@ class Workload:
     """Number of trained weights."""
     frozen: int
     """Number of frozen weights."""
-    value: int
+    value_bytes: int
     """Bytes of a value in the forward pass: 2 in half precision, else 4."""
     rank: int
     """Rank of the adapters; 0 for full training."""
     dropout: bool
     """Whether the adapters drop inputs."""
-    rows: int
+    pairs: int
     """Pairs in one forward pass."""
-    length: int
+    pair_tokens: int
     """Tokens of the longest packed pair."""
-    words: int
+    answer_tokens: int
     """Answer tokens of the batch, with padding."""
     checkpointing: bool
     """Whether activations are recomputed in the backward pass."""
     processes: int = 1
     """Processes over which the trained part is sharded (with adapters: the frozen part)."""
-    moments: int = 8
+    moment_bytes: int = 8
     """Bytes of optimiser state a trained weight."""
 
 
@@ -140,16 +140,16 @@ def layer_activations(shape: Shape, load: Workload) -> int:
     - Attention keeps query, key, value, output and a float32 a head.
     - SwiGLU keeps its two branches, the gate's activation and their product.
     - Adapters keep their inner values and, with dropout, a copy and a mask byte of every input."""
-    wide, inner, value = shape.width, shape.inner, load.value
-    attention, swiglu, scales = 4 * value * wide + 4 * shape.heads, 4 * value * inner, 8
+    width, inner, value = shape.width, shape.inner, load.value_bytes
+    attention, swiglu, scales = 4 * value * width + 4 * shape.heads, 4 * value * inner, 8
     if not load.rank:
-        inputs = 5 * 2 * wide if value == 2 else 2 * 4 * wide
-        return 2 * 8 * wide + inputs + attention + swiglu + scales
+        inputs = 5 * 2 * width if value == 2 else 2 * 4 * width
+        return 2 * 8 * width + inputs + attention + swiglu + scales
     ranks = len(shape.linears) * load.rank * value
     if not load.dropout:
-        return 2 * (4 + value) * wide + attention + swiglu + ranks + scales
+        return 2 * (4 + value) * width + attention + swiglu + ranks + scales
     dropped = (value + 1) * sum(ins for ins, _ in shape.linears)
-    return 2 * 4 * wide + attention + swiglu - value * inner + ranks + dropped + scales
+    return 2 * 4 * width + attention + swiglu - value * inner + ranks + dropped + scales
 
 
 def estimate_memory(shape: Shape, load: Workload) -> MemoryEstimate:
@@ -163,9 +163,9 @@ def estimate_memory(shape: Shape, load: Workload) -> MemoryEstimate:
     - Every layer keeps :func:`layer_activations`; with checkpointing only its input, and one layer
       at a time all of it.
     - The larger of a layer's backward pass and the head's comes on top. The head has its logits in
-      ``value`` bytes and in float32, with their gradients. Each has one matrix's new gradient."""
-    full, half = not load.rank, load.value == 2
-    share = -(-load.trained // load.processes) if full else load.trained
+      ``value_bytes`` and in float32, with their gradients. Each has one matrix's new gradient."""
+    full, half = not load.rank, load.value_bytes == 2
+    shard = -(-load.trained // load.processes) if full else load.trained
     frozen = load.frozen
     if not full:
         frozen = shape.tower + -(-max(0, load.frozen - shape.tower) // load.processes)
@@ -180,48 +180,50 @@ def estimate_memory(shape: Shape, load: Workload) -> MemoryEstimate:
     if load.processes > 1:
         # Sharded: three layers are whole at a time (used, fetched, freed), and what is outside of
         # layers. Before sharding, the whole base, its shards and one layer in float32.
-        gathered = load.value * (3 * shape.layer + 2 * embedded)
-        loading = load.value * (load.trained + load.frozen) + 4 * share + 4 * shape.layer
-    held = load.value * frozen + 4 * share + copies + gathered
-    rest = (4 + load.moments) * share + activations
+        gathered = load.value_bytes * (3 * shape.layer + 2 * embedded)
+        loading = load.value_bytes * (load.trained + load.frozen) + 4 * shard + 4 * shape.layer
+    resident = load.value_bytes * frozen + 4 * shard + copies + gathered
+    other_bytes = (4 + load.moment_bytes) * shard + activations
     return MemoryEstimate(
-        weights=max(held, loading - rest),
-        gradients=4 * share,
-        optimizer=load.moments * share,
+        weights=max(resident, loading - other_bytes),
+        gradients=4 * shard,
+        optimizer=load.moment_bytes * shard,
         activations=activations,
     )
 
 
 def _activations(shape: Shape, load: Workload) -> int:
     """Bytes of activations, masks and temporary gradients at the peak."""
-    wide, tokens, full, half = shape.width, load.rows * load.length, not load.rank, load.value == 2
+    width, tokens = shape.width, load.pairs * load.pair_tokens
+    full, half = not load.rank, load.value_bytes == 2
     layer = tokens * layer_activations(shape, load)
-    fresh = 4 + (2 if half else 0)  # a new gradient in float32, and the rounded one it comes from
-    head = tokens * wide * 16 + load.words * shape.vocabulary * 18
-    body = tokens * (4 * load.value * shape.inner + 7 * load.value * wide)
+    # A new gradient in float32, and the rounded one that it comes from.
+    gradient_bytes = 4 + (2 if half else 0)
+    head = tokens * width * 16 + load.answer_tokens * shape.vocabulary * 18
+    body = tokens * (4 * load.value_bytes * shape.inner + 7 * load.value_bytes * width)
     if full:
-        head += fresh * shape.vocabulary * wide
-        body += fresh * wide * shape.inner
-    mask = load.rows * load.length * (load.length + 8) * (load.value + 1)
+        head += gradient_bytes * shape.vocabulary * width
+        body += gradient_bytes * width * shape.inner
+    mask = load.pairs * load.pair_tokens * (load.pair_tokens + 8) * (load.value_bytes + 1)
     if not load.checkpointing:
         return shape.layers * layer + max(body, head) + mask
     one_layer = shape.layer if full else shape.adapters(load.rank) // shape.layers
     layer_copies = 2 * one_layer if half else 0
-    stream = tokens * wide * (4 if full else load.value)
-    return shape.layers * stream + max(layer + body + layer_copies, head) + mask
+    layer_inputs = tokens * width * (4 if full else load.value_bytes)
+    return shape.layers * layer_inputs + max(layer + body + layer_copies, head) + mask
 
 
 def shape_of(model: Any) -> Shape:
     """The shape of a loaded model's language part; ``tower`` and ``projector`` are 0."""
     config = model.config.get_text_config()
     heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return Shape(
         width=config.hidden_size,
         inner=config.intermediate_size,
         layers=config.num_hidden_layers,
         heads=heads,
-        keys=(getattr(config, "num_key_value_heads", None) or heads) * head,
+        keys=(getattr(config, "num_key_value_heads", None) or heads) * head_dim,
         vocabulary=config.vocab_size,
         tower=0,
         projector=0,
@@ -229,7 +231,7 @@ def shape_of(model: Any) -> Shape:
     )
 
 
-def planned(
+def recipe_memory(
     shape: Shape,
     recipe: Recipe,
     value: int,
@@ -249,15 +251,15 @@ def planned(
     load = Workload(
         trained=trained,
         frozen=shape.parameters + adapters - trained,
-        value=value,
+        value_bytes=value,
         rank=0 if recipe.lora is None else recipe.lora.r,
         dropout=recipe.lora is not None and recipe.lora.dropout > 0,
-        rows=rows,
-        length=prompt + 2 * side,
-        words=2 * rows * side,
+        pairs=rows,
+        pair_tokens=prompt + 2 * side,
+        answer_tokens=2 * rows * side,
         checkpointing=True,
         processes=processes,
-        moments=moments,
+        moment_bytes=moments,
     )
     return estimate_memory(shape, load)
 

@@ -88,7 +88,7 @@ def encode(
         RowEnded: a prompt leaves no room for an answer.
     """
     chat = renderer(processor)
-    image = processor.tokenizer.convert_tokens_to_ids(chat.image)
+    image_id = processor.tokenizer.convert_tokens_to_ids(chat.image)
     texts = [(pair.prompt, [pair.chosen, pair.rejected]) for pair in pairs]
     if double_wrapped:
         texts = [chat.wrap_again(prompt, answers) for prompt, answers in texts]
@@ -98,11 +98,11 @@ def encode(
         for side in (0, 1)
     )
     encoded = []
-    for pair, (short, better), (_, worse) in zip(pairs, chosen, rejected, strict=True):
-        at = short.index(image)
+    for pair, (ids, chosen_ids), (_, rejected_ids) in zip(pairs, chosen, rejected, strict=True):
+        index = ids.index(image_id)
         span = Span(1, patches) if isinstance(patches, int) else patches[pair.item]
-        prompt = [*short[:at], *[image] * span.tokens, *short[at + 1 :]]
-        behind = torch.arange(len(short) - at - 1) + at + span.steps
+        prompt = [*ids[:index], *[image_id] * span.tokens, *ids[index + 1 :]]
+        suffix = torch.arange(len(ids) - index - 1) + index + span.steps
         room = positions - len(prompt)
         if room < 1:
             raise RowEnded(
@@ -113,10 +113,10 @@ def encode(
             EncodedPair(
                 pair=pair,
                 prompt=prompt,
-                positions=torch.cat([span.positions(at), behind.expand(span.axes, -1)], 1),
-                chosen=better[:room],
-                rejected=worse[:room],
-                cut=max(len(better), len(worse)) > room,
+                positions=torch.cat([span.positions(index), suffix.expand(span.axes, -1)], 1),
+                chosen=chosen_ids[:room],
+                rejected=rejected_ids[:room],
+                cut=max(len(chosen_ids), len(rejected_ids)) > room,
             )
         )
     return encoded
@@ -128,11 +128,11 @@ def pack(batch: Sequence[EncodedPair], *, sides: int = 2, pad: int = 0) -> Packe
     rows, positions, segments = [], [], []
     sources: list[list[list[int]]] = [[] for _ in range(sides)]
     labels: list[list[list[int]]] = [[] for _ in range(sides)]
-    for each in batch:
-        start = len(each.prompt)
-        row, axes, segment = list(each.prompt), each.positions.tolist(), [0] * start
+    for encoded in batch:
+        start = len(encoded.prompt)
+        row, axes, segment = list(encoded.prompt), encoded.positions.tolist(), [0] * start
         first = axes[0][-1] + 1  # the prompt ends with text, where all axes are equal
-        for side, answer in enumerate((each.chosen, each.rejected)[:sides]):
+        for side, answer in enumerate((encoded.chosen, encoded.rejected)[:sides]):
             # An answer's first token is predicted by the prompt's last position, the others by the
             # token before them.
             sources[side].append([start - 1, *range(len(row), len(row) + len(answer) - 1)])
@@ -148,9 +148,9 @@ def pack(batch: Sequence[EncodedPair], *, sides: int = 2, pad: int = 0) -> Packe
     order = torch.arange(owner.shape[1])
     # Padding sees the prompt, so that no attention row is empty; nothing sees padding.
     visible = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
-    flat = [answer for side in labels for answer in side]
-    lengths = torch.tensor([len(answer) for answer in flat])
-    label_ids = _pad(flat, pad)
+    answers = [answer for side in labels for answer in side]
+    lengths = torch.tensor([len(answer) for answer in answers])
+    label_ids = _pad(answers, pad)
     by_axis = [_pad(axis, 0) for axis in zip(*positions, strict=True)]
     return Packed(
         ids=_pad(rows, pad),
@@ -159,8 +159,8 @@ def pack(batch: Sequence[EncodedPair], *, sides: int = 2, pad: int = 0) -> Packe
         sources=_pad([answer for side in sources for answer in side], 0),
         labels=label_ids,
         mask=torch.arange(label_ids.shape[1])[None, :] < lengths[:, None],
-        items=tuple(each.pair.item for each in batch),
-        aligned=torch.tensor([each.pair.aligned for each in batch]),
+        items=tuple(encoded.pair.item for encoded in batch),
+        aligned=torch.tensor([encoded.pair.aligned for encoded in batch]),
     )
 
 

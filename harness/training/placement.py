@@ -23,7 +23,7 @@ from harness.training.memory import GIB, MemoryEstimate, Workload, estimate_memo
 from harness.training.pair_batches import EncodedPair
 from harness.training.ranks import Ranks
 
-SPARE = 1.5 * GIB
+RESERVED_BYTES = 1.5 * GIB
 """Bytes of a device kept free for its context, library workspaces and fragmentation."""
 
 Optimizer = Literal["adamw", "adamw8bit"]
@@ -58,11 +58,11 @@ class Placement:
     @property
     def identity(self) -> dict[str, str]:
         """The choices that give other weights, where they are not the default ones."""
-        named = {"optimizer": (self.optimizer, "adamw"), "trainer": (self.trainer, "own")}
-        return {name: value for name, (value, default) in named.items() if value != default}
+        choices = {"optimizer": (self.optimizer, "adamw"), "trainer": (self.trainer, "own")}
+        return {name: value for name, (value, default) in choices.items() if value != default}
 
 
-AS_FITS = Placement()
+DEFAULT_PLACEMENT = Placement()
 
 
 def estimate(
@@ -83,23 +83,23 @@ def estimate(
         "lora_dropout" in name and getattr(module, "p", 0) > 0
         for name, module in model.named_modules()
     )
-    value = 4 if model.dtype == torch.float32 else 2
+    value_bytes = 4 if model.dtype == torch.float32 else 2
     # Adapters of earlier rounds are float32 on any base.
-    frozen = (p.nbytes // value for p in model.parameters() if not p.requires_grad)
+    frozen = (p.nbytes // value_bytes for p in model.parameters() if not p.requires_grad)
     ranks = (parameter.shape[0] for name, parameter in trained.items() if "lora_A" in name)
-    answer = max(max(len(each.chosen), len(each.rejected)) for each in longest)
+    answer = max(max(len(pair.chosen), len(pair.rejected)) for pair in longest)
     load = Workload(
         trained=sum(parameter.numel() for parameter in trained.values()),
         frozen=sum(frozen),
-        value=value,
+        value_bytes=value_bytes,
         rank=max(ranks, default=0),
         dropout=dropout,
-        rows=len(longest),
-        length=max(each.length for each in longest),
-        words=len(longest) * sides * answer,
+        pairs=len(longest),
+        pair_tokens=max(pair.length for pair in longest),
+        answer_tokens=len(longest) * sides * answer,
         checkpointing=checkpointing,
         processes=processes,
-        moments={"adamw": 8, "adamw8bit": 2}[optimizer],
+        moment_bytes={"adamw": 8, "adamw8bit": 2}[optimizer],
     )
     tower = sum(
         parameter.numel()
@@ -109,17 +109,19 @@ def estimate(
     return estimate_memory(replace(shape_of(model), tower=tower), load)
 
 
-def with_device_memory(asked: Placement, model: Any, ranks: Ranks) -> Placement:
-    """``asked`` with the smallest memory over all processes, so that all of them make the same
+def with_device_memory(placement: Placement, model: Any, ranks: Ranks) -> Placement:
+    """``placement`` with the smallest memory over all processes, so that all of them make the same
     choice. Different choices would make training hang."""
-    known = [
-        each for each in ranks.gather(asked.memory or device_memory(model)) if each is not None
+    memories = [
+        memory
+        for memory in ranks.gather(placement.memory or device_memory(model))
+        if memory is not None
     ]
-    return replace(asked, memory=min(known, default=None))
+    return replace(placement, memory=min(memories, default=None))
 
 
 def fit(
-    asked: Placement,
+    placement: Placement,
     model: Any,
     trained: Mapping[str, Parameter],
     pairs: Sequence[EncodedPair],
@@ -128,7 +130,7 @@ def fit(
     processes: int,
     adapted: bool,
 ) -> Placement:
-    """``asked`` with every None decided: the fastest configuration that fits in ``asked.memory``.
+    """``placement`` with every None decided: the fastest configuration that fits in its memory.
 
     Tried in order: everything on each device; with checkpointing; sharded; both; then the same with
     half as many pairs. If the memory is unknown, as on the CPU, every None becomes False.
@@ -137,69 +139,72 @@ def fit(
         RowEnded: nothing fits (with the numbers).
         UserError: the choices cannot be combined.
     """
-    _check(asked, processes)
-    if asked.memory is None:
+    _check_choices(placement, processes)
+    if placement.memory is None:
         return replace(
-            asked,
-            checkpointing=bool(asked.checkpointing),
-            sharded=bool(asked.sharded),
-            find_batch_size=bool(asked.find_batch_size),
+            placement,
+            checkpointing=bool(placement.checkpointing),
+            sharded=bool(placement.sharded),
+            find_batch_size=bool(placement.find_batch_size),
         )
-    both = (False, True)
-    may_shard = processes > 1 and asked.optimizer == "adamw"
-    shardings = both if asked.sharded is None and may_shard else (bool(asked.sharded),)
-    checkpointings = both if asked.checkpointing is None else (asked.checkpointing,)
-    ordered = sorted(pairs, key=lambda each: -each.length)
-    batch = asked.device_batch
+    options = (False, True)
+    may_shard = processes > 1 and placement.optimizer == "adamw"
+    shardings = options if placement.sharded is None and may_shard else (bool(placement.sharded),)
+    checkpointings = options if placement.checkpointing is None else (placement.checkpointing,)
+    by_length = sorted(pairs, key=lambda pair: -pair.length)
+    batch = placement.device_batch
     while True:
         for sharded, checkpointing in product(shardings, checkpointings):
             needed = estimate(
                 model,
                 trained,
-                ordered[:batch],
+                by_length[:batch],
                 sides=sides,
                 checkpointing=checkpointing,
                 processes=processes if sharded else 1,
-                optimizer=asked.optimizer,
+                optimizer=placement.optimizer,
             )
-            if needed.total + SPARE <= asked.memory:
+            if needed.total + RESERVED_BYTES <= placement.memory:
                 return replace(
-                    asked,
+                    placement,
                     device_batch=batch,
                     checkpointing=checkpointing,
                     sharded=sharded,
-                    find_batch_size=asked.find_batch_size is not False,
+                    find_batch_size=placement.find_batch_size is not False,
                 )
         if batch == 1:
-            raise RowEnded(_too_large(needed, asked.memory, adapted, processes, ordered[0].length))
+            raise RowEnded(
+                _too_large(needed, placement.memory, adapted, processes, by_length[0].length)
+            )
         batch //= 2
 
 
 def _too_large(
     needed: MemoryEstimate, memory: int, adapted: bool, processes: int, length: int
 ) -> str:
-    parts = ", ".join(
+    breakdown = ", ".join(
         f"{name} {getattr(needed, name) / GIB:.1f}"
         for name in ("weights", "gradients", "optimizer", "activations")
     )
-    mends = [f"more than {processes} GPUs (torchrun --nproc_per_node N)"]
-    mends = mends if adapted else ["LoRA (--lora)", *mends, "--eight-bit"]
-    mends += ["shorter answers", "a smaller base"]
+    remedies = [f"more than {processes} GPUs (torchrun --nproc_per_node N)"]
+    remedies = remedies if adapted else ["LoRA (--lora)", *remedies, "--eight-bit"]
+    remedies += ["shorter answers", "a smaller base"]
     return (
         f"One pair of up to {length} tokens at a time needs about"
-        f" {(needed.total + SPARE) / GIB:.1f} GiB per device to train ({parts}), but only"
-        f" {memory / GIB:.1f} GiB are available; use {', '.join(mends[:-1])} or {mends[-1]}."
+        f" {(needed.total + RESERVED_BYTES) / GIB:.1f} GiB per device to train ({breakdown}), but"
+        f" only {memory / GIB:.1f} GiB are available; use {', '.join(remedies[:-1])} or"
+        f" {remedies[-1]}."
     )
 
 
-def _check(asked: Placement, processes: int) -> None:
-    if asked.sharded and processes == 1:
+def _check_choices(placement: Placement, processes: int) -> None:
+    if placement.sharded and processes == 1:
         raise UserError(
             "Sharding needs several processes; start them with: torchrun --nproc_per_node N -m"
             " harness run ..."
         )
-    check_optimizer(asked.optimizer)
-    if asked.optimizer == "adamw8bit" and asked.sharded:
+    check_optimizer(placement.optimizer)
+    if placement.optimizer == "adamw8bit" and placement.sharded:
         raise UserError(
             "The 8-bit optimiser does not work with sharded weights; leave --eight-bit out, or"
             " train on one GPU."
@@ -219,24 +224,24 @@ def check_optimizer(optimizer: Optimizer) -> None:
         )
 
 
-def check_trainer(asked: Placement, processes: int, on: str | None = None) -> None:
-    """Check that trl can train as asked. ``on``: the cluster that runs the stages.
+def check_trainer(placement: Placement, processes: int, cluster: str | None = None) -> None:
+    """Check that trl can train as asked. ``cluster``: the cluster that runs the stages.
 
     Raises:
         UserError: it cannot.
     """
-    if asked.trainer == "own":
+    if placement.trainer == "own":
         return
     if processes > 1:
         raise UserError(
             "trl trains in one process here; start without torchrun, or leave --trainer out."
         )
-    if on is not None:
+    if cluster is not None:
         raise UserError(
-            f"Training by trl has not been tried on a {on.title()} cluster; leave --on or"
+            f"Training by trl has not been tried on a {cluster.title()} cluster; leave --on or"
             " --trainer out."
         )
-    if asked.optimizer != "adamw":
+    if placement.optimizer != "adamw":
         raise UserError(
             "trl trains with AdamW in 32 bits here; leave --eight-bit or --trainer out."
         )
@@ -247,12 +252,12 @@ def device_memory(model: Any) -> int | None:
     model itself. None on the CPU."""
     if model.device.type != "cuda":
         return None
-    own: int = sum(
+    model_bytes: int = sum(
         tensor.nbytes
         for tensor in (*model.parameters(), *model.buffers())
         if tensor.device.type == "cuda"
     )
-    return (free_memory(model.device) or 0) + own
+    return (free_memory(model.device) or 0) + model_bytes
 
 
 def make_optimizer(groups: list[dict[str, Any]], optimizer: Optimizer) -> torch.optim.Optimizer:

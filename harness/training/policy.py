@@ -22,15 +22,15 @@ def packed_logits(model: Any, batch: Packed, features: Mapping[str, Tensor]) -> 
     device = model.device
     ids = batch.ids.to(device)
     embeds = model.get_input_embeddings()(ids)
-    kind = embeds.device.type
-    autocast = torch.is_autocast_enabled(kind)
-    dtype = torch.get_autocast_dtype(kind) if autocast else embeds.dtype
-    seen = [features[item] for item in batch.items]
+    device_type = embeds.device.type
+    autocast = torch.is_autocast_enabled(device_type)
+    dtype = torch.get_autocast_dtype(device_type) if autocast else embeds.dtype
+    image_features = [features[item] for item in batch.items]
     if model.dtype == torch.float16:
         # Autocast's bfloat16 and float16 have no common precision but float32.
-        seen = [each.to(dtype) for each in seen]
+        image_features = [value.to(dtype) for value in image_features]
         embeds = embeds.to(dtype) if embeds.dtype == torch.float16 else embeds
-    patches = torch.cat(family_of(model).project(seen))
+    patches = torch.cat(family_of(model).project(image_features))
     is_image = (ids == model.config.image_token_id).unsqueeze(-1)
     embeds = embeds.masked_scatter(is_image, patches.to(embeds.dtype))
     hidden = model.model.language_model(
@@ -52,8 +52,8 @@ def aligned_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     It is aligned, and of the computing ``dtype``, because every layer would otherwise make and keep
     such a copy."""
     length = allowed.shape[-1]
-    padded = (*allowed.shape[:-1], -(-length // 8) * 8)
-    mask = torch.zeros(padded, dtype=dtype, device=allowed.device)[..., :length]
+    padded_shape = (*allowed.shape[:-1], -(-length // 8) * 8)
+    mask = torch.zeros(padded_shape, dtype=dtype, device=allowed.device)[..., :length]
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)
 
 

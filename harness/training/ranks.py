@@ -28,14 +28,14 @@ from harness.errors import UserError, process_name
 
 T = TypeVar("T")
 
-PATIENCE = datetime.timedelta(hours=24)
+WAIT_TIMEOUT = datetime.timedelta(hours=24)
 """How long a rank waits for the others, which may be answering. torchrun notices a dead one at
 once."""
 
-START = datetime.timedelta(minutes=5)
+START_TIMEOUT = datetime.timedelta(minutes=5)
 """How long a rank waits for the others to start."""
 
-LOOK_EVERY = 1.0
+POLL_SECONDS = 1.0
 """Seconds after which a rank looks whether its launcher still runs."""
 
 
@@ -51,7 +51,7 @@ class Ranks:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes what is written once."""
+        """Whether this process writes the files that only one process may write."""
         return self.rank == 0
 
     def on_main(self, work: Callable[[], T]) -> T:
@@ -64,9 +64,9 @@ class Ranks:
         if self.size > 1:
             dist.all_reduce(torch.zeros(1))
 
-    def share(self, things: Sequence[T]) -> list[T]:
-        """This rank's share: every ``size``-th thing."""
-        return list(things[self.rank :: self.size])
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's share: every ``size``-th item."""
+        return list(items[self.rank :: self.size])
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in the order of the ranks."""
@@ -81,18 +81,18 @@ class Ranks:
         return sum(self.gather(number))
 
     def sum(self, tensors: Sequence[torch.Tensor], bucket_bytes: int = 2**26) -> None:
-        """Add each tensor up over the ranks, in place; small ones travel together."""
+        """Sum each tensor over the ranks, in place; small tensors are sent together."""
         if self.size == 1:
             return
         bucket: list[torch.Tensor] = []
         for number, tensor in enumerate(tensors, start=1):
             bucket.append(tensor)
-            if number == len(tensors) or sum(part.nbytes for part in bucket) >= bucket_bytes:
-                flat = torch.cat([part.reshape(-1) for part in bucket])
+            if number == len(tensors) or sum(small.nbytes for small in bucket) >= bucket_bytes:
+                flat = torch.cat([small.reshape(-1) for small in bucket])
                 dist.all_reduce(flat)
-                sizes = [part.numel() for part in bucket]
-                for part, summed in zip(bucket, torch.split(flat, sizes), strict=True):
-                    part.copy_(summed.view_as(part))
+                sizes = [small.numel() for small in bucket]
+                for small, summed in zip(bucket, torch.split(flat, sizes), strict=True):
+                    small.copy_(summed.view_as(small))
                 bucket = []
 
 
@@ -108,10 +108,10 @@ def ranks() -> Ranks:
         UserError: the environment is not torchrun's, there are more processes on this machine than
             GPUs, or another process does not start.
     """
-    size = _number("WORLD_SIZE", 1)
+    size = _read_number("WORLD_SIZE", 1)
     if size == 1:
         return SINGLE
-    rank, local = _number("RANK"), _number("LOCAL_RANK", 0)
+    rank, local = _read_number("RANK"), _read_number("LOCAL_RANK", 0)
     gpus = torch.cuda.device_count()
     if gpus:
         if local >= gpus:
@@ -121,13 +121,13 @@ def ranks() -> Ranks:
             )
         torch.cuda.set_device(local)
     threading.Thread(target=_end_with_launcher, args=(os.getppid(),), daemon=True).start()
-    store = _meet(rank, size)
+    store = _wait_for_ranks(rank, size)
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=WAIT_TIMEOUT)
     return Ranks(rank=rank, size=size, local=local)
 
 
-def _number(name: str, default: int | None = None) -> int:
+def _read_number(name: str, default: int | None = None) -> int:
     """A number of torchrun's environment."""
     text = os.environ.get(name, "" if default is None else str(default))
     if not text.isdecimal() or (name == "WORLD_SIZE" and text == "0"):
@@ -138,29 +138,30 @@ def _number(name: str, default: int | None = None) -> int:
     return int(text)
 
 
-def _meet(rank: int, size: int) -> Any:
-    """The store by which the ranks find each other, once all of them are there.
+def _wait_for_ranks(rank: int, size: int) -> Any:
+    """Wait until all ranks have started. Returns the store by which they find each other.
 
     Raises:
-        UserError: one does not come within :data:`START`.
+        UserError: a rank does not start within :data:`START_TIMEOUT`.
     """
     try:
-        store, _, _ = next(iter(rendezvous("env://", rank, size, timeout=START)))
+        store, _, _ = next(iter(rendezvous("env://", rank, size, timeout=START_TIMEOUT)))
         store.set(f"selfsight/{rank}", "here")
-        store.wait([f"selfsight/{other}" for other in range(size)], START)
+        store.wait([f"selfsight/{other}" for other in range(size)], START_TIMEOUT)
     except (dist.DistError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"Not all {size} processes started within {START.total_seconds() / 60:.0f} minutes"
-            f" ({str(error).splitlines()[0]}); end what is left of them, and run torchrun again."
+            f"Not all {size} processes started within {START_TIMEOUT.total_seconds() / 60:.0f}"
+            f" minutes ({str(error).splitlines()[0]}); end what is left of them, and run torchrun"
+            " again."
         ) from error
-    store.set_timeout(PATIENCE)
+    store.set_timeout(WAIT_TIMEOUT)
     return store
 
 
 def _end_with_launcher(launcher: int) -> None:
     """End this process when torchrun dies: the ranks would wait for each other for a day."""
     while os.getppid() == launcher:
-        time.sleep(LOOK_EVERY)
+        time.sleep(POLL_SECONDS)
     print(
         f"{process_name()}: torchrun, which started this process, has ended; everything finished"
         " is kept; run the same command again to continue.",

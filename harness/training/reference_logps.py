@@ -45,23 +45,29 @@ def reference_logps(
     """
     header = {"policy": policy, "rejected_argmax": loop.policy.rejected_argmax}
     ranks, batch = loop.ranks, 2 * loop.device_batch  # nothing is kept for a backward pass
-    known = _read(cache, header, pairs)
-    order = sorted(pairs, key=lambda each: (each.length, each.pair.key))
+    computed = _read(cache, header, pairs)
+    order = sorted(pairs, key=lambda encoded: (encoded.length, encoded.pair.key))
     chunks = [order[start : start + batch] for start in range(0, len(order), batch)]
-    missing = [chunk for chunk in chunks if any(each.pair.key not in known for each in chunk)]
-    texts = {each.pair.key: texts_digest(each) for each in pairs}
+    missing = [
+        chunk for chunk in chunks if any(encoded.pair.key not in computed for encoded in chunk)
+    ]
+    texts = {encoded.pair.key: texts_digest(encoded) for encoded in pairs}
 
     def compute(chunk: Sequence[EncodedPair]) -> dict[str, tuple[float, float]]:
         with torch.no_grad(), loop.autocast():
             logps, _ = loop.policy(pack(chunk, pad=loop.pad))
         sums = logps.sum(-1).tolist()
         values = zip(sums[: len(chunk)], sums[len(chunk) :], strict=True)
-        return {each.pair.key: pair for each, pair in zip(chunk, values, strict=True)}
+        return {encoded.pair.key: value for encoded, value in zip(chunk, values, strict=True)}
 
     turns = [missing[start : start + ranks.size] for start in range(0, len(missing), ranks.size)]
     for count, turn in enumerate(turns, start=1):
-        own = compute(turn[ranks.rank]) if ranks.rank < len(turn) else {}
-        new = {key: values for part in ranks.gather(own) for key, values in part.items()}
+        local_values = compute(turn[ranks.rank]) if ranks.rank < len(turn) else {}
+        new = {
+            key: values
+            for rank_values in ranks.gather(local_values)
+            for key, values in rank_values.items()
+        }
         for key, (chosen, rejected) in new.items():
             if not math.isfinite(chosen + rejected):
                 raise RowEnded(
@@ -69,17 +75,17 @@ def reference_logps(
                     f" {rejected}); its weights are damaged or overflow: load it in bfloat16 or"
                     " float32."
                 )
-        known |= new
+        computed |= new
         if ranks.is_main and (count % WRITE_EVERY == 0 or count == len(turns)):
             rows = (
                 {"key": key, "texts": texts[key], "chosen": chosen, "rejected": rejected}
-                for key, (chosen, rejected) in known.items()
+                for key, (chosen, rejected) in computed.items()
             )
             lines = as_jsonl(rows)
-            first = {**header, "sha256": hashlib.sha256(lines).hexdigest()}
-            write_bytes(cache, as_jsonl([first]) + lines)
+            first_line = {**header, "sha256": hashlib.sha256(lines).hexdigest()}
+            write_bytes(cache, as_jsonl([first_line]) + lines)
         progress("reference", min(count * ranks.size, len(missing)), len(missing))
-    return {each.pair.key: known[each.pair.key] for each in pairs}
+    return {encoded.pair.key: computed[encoded.pair.key] for encoded in pairs}
 
 
 def weights_digest(model: Any, sample: int = 4096) -> str:
@@ -106,23 +112,23 @@ def _read(
 ) -> dict[str, tuple[float, float]]:
     if not cache.exists():
         return {}
-    first, *rows = read_jsonl(cache) or [None]
-    sha = first.pop("sha256", None) if isinstance(first, dict) else None
+    stored_header, *rows = read_jsonl(cache) or [None]
+    sha = stored_header.pop("sha256", None) if isinstance(stored_header, dict) else None
     if sha is not None and sha != hashlib.sha256(as_jsonl(rows)).hexdigest():
         raise UserError(
             f"{cache} was cut or changed after it was written; move it aside and run again."
         )
-    if first != header:
+    if stored_header != header:
         raise UserError(
             f"{cache} was computed under another model or objective; move it aside and run again."
         )
-    known = {row["key"]: row for row in rows}
-    for each in pairs:
-        row = known.get(each.pair.key)
-        if row is not None and row["texts"] != texts_digest(each):
+    by_key = {row["key"]: row for row in rows}
+    for encoded in pairs:
+        row = by_key.get(encoded.pair.key)
+        if row is not None and row["texts"] != texts_digest(encoded):
             raise UserError(
-                f"{cache} holds other texts under the key {each.pair.key}; move it aside and run"
+                f"{cache} holds other texts under the key {encoded.pair.key}; move it aside and run"
                 " again."
             )
-    keys = {each.pair.key for each in pairs}
-    return {key: (row["chosen"], row["rejected"]) for key, row in known.items() if key in keys}
+    keys = {encoded.pair.key for encoded in pairs}
+    return {key: (row["chosen"], row["rejected"]) for key, row in by_key.items() if key in keys}

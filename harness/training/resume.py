@@ -2,13 +2,12 @@
 as safetensors, the rest as JSON.
 
 A checkpoint is a folder ``step-00012`` that appears by one rename; other entries are half-written
-and removed. No random state is stored, as all randomness comes from (seed, step). The file
-``finished.json`` beside them says that the training is done."""
+and removed. Our own loop stores no random state, as all its randomness comes from (seed, step). The
+file ``finished.json`` beside them says that the training is done."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from harness.artifacts.results_folder import (
 )
 from harness.artifacts.safe_files import flush, partial_folder, remove
 from harness.artifacts.stored_files import NAME as DONE
-from harness.artifacts.stored_files import check_files, cure, done_of
+from harness.artifacts.stored_files import check_files, cure, done_content
 from harness.errors import UserError
 from harness.models.alignment import aligned
 from harness.training.fsdp import full_tensor, like_parameter
@@ -36,6 +35,8 @@ _PREFIX = "step-"
 _FINISHED = "finished.json"
 WEIGHTS = "model.safetensors"
 """A checkpoint's file of the trained weights."""
+MOMENTS = "optimizer.safetensors"
+"""A checkpoint's file of the optimiser's state."""
 
 
 def save(
@@ -46,9 +47,11 @@ def save(
     state: Mapping[str, object],
     *,
     is_main: bool = True,
+    more: Callable[[Path], None] = lambda _folder: None,
 ) -> None:
     """Write ``folder/step-<step>`` and remove earlier checkpoints. Every process must call, as
-    sharded tensors are gathered one by one; the main one keeps and writes them."""
+    sharded tensors are gathered one by one; the main one keeps and writes them. ``more`` adds files
+    to the checkpoint's folder."""
     weights = gather({name: p.detach() for name, p in parameters.items()}, keep=is_main)
     moments = {
         f"{name}/{part}": torch.as_tensor(value)
@@ -58,21 +61,14 @@ def save(
     moments = gather(moments, keep=is_main)
     if not is_main:
         return
-    with new_checkpoint(folder, step, state) as partial:
-        save_tensors(weights, partial / WEIGHTS)
-        save_tensors(moments, partial / "optimizer.safetensors")
-
-
-@contextmanager
-def new_checkpoint(folder: Path, step: int, state: Mapping[str, object]) -> Iterator[Path]:
-    """A folder to fill, which becomes ``folder/step-<step>`` with ``state`` at the end. Earlier
-    checkpoints are then removed."""
     final = checkpoint_path(folder, step)
     with explain_disk_errors(folder):
         with partial_folder(final) as partial:
-            yield partial
+            save_tensors(weights, partial / WEIGHTS)
+            save_tensors(moments, partial / MOMENTS)
+            more(partial)
             write_json(partial / "state.json", state)
-            done = done_of(partial, fingerprint(state["identity"]))
+            done = done_content(partial, fingerprint(state["identity"]))
             write_bytes(partial / DONE, done)
         for old in folder.glob(f"{_PREFIX}*"):
             if old != final:
@@ -125,46 +121,25 @@ def load(
         UserError: the checkpoint holds other weights than the trained ones, or is broken.
     """
     chosen = checkpoint_path(folder, step)
-    load_weights(chosen, parameters)
-    with (
-        _broken_as_sentence(chosen),
-        safe_open(chosen / "optimizer.safetensors", "pt") as moments,
-    ):
-        for key in moments.keys():  # noqa: SIM118  (it is no mapping)
-            name, part = key.rsplit("/", 1)
-            value = moments.get_tensor(key)
-            # The 8-bit optimiser counts its steps in a plain integer.
-            is_count = value.ndim == 0 and not value.is_floating_point()
-            optimizer.state[parameters[name]][part] = (
-                int(value) if is_count else like_parameter(parameters[name], aligned(value))
-            )
-
-
-@contextmanager
-def _broken_as_sentence(chosen: Path) -> Iterator[None]:
     try:
-        yield
+        with safe_open(chosen / WEIGHTS, "pt") as weights, torch.no_grad():
+            if set(weights.keys()) != set(parameters):
+                raise UserError(
+                    f"{chosen} holds other weights than the ones being trained; {cure(chosen)}"
+                )
+            for name, parameter in parameters.items():
+                parameter.copy_(like_parameter(parameter, weights.get_tensor(name)))
+        with safe_open(chosen / MOMENTS, "pt") as moments:
+            for key in moments.keys():  # noqa: SIM118  (it is no mapping)
+                name, part = key.rsplit("/", 1)
+                value = moments.get_tensor(key)
+                # The 8-bit optimiser counts its steps in a plain integer.
+                is_count = value.ndim == 0 and not value.is_floating_point()
+                optimizer.state[parameters[name]][part] = (
+                    int(value) if is_count else like_parameter(parameters[name], aligned(value))
+                )
     except (SafetensorError, OSError) as error:
         raise UserError(f"{chosen} cannot be read ({error}); {cure(chosen)}") from error
-
-
-def load_weights(chosen: Path, parameters: Mapping[str, Parameter]) -> None:
-    """Load the trained weights of the checkpoint ``chosen``, in place.
-
-    Raises:
-        UserError: as :func:`load`.
-    """
-    with (
-        _broken_as_sentence(chosen),
-        safe_open(chosen / WEIGHTS, "pt") as weights,
-        torch.no_grad(),
-    ):
-        if set(weights.keys()) != set(parameters):
-            raise UserError(
-                f"{chosen} holds other weights than the ones being trained; {cure(chosen)}"
-            )
-        for name, parameter in parameters.items():
-            parameter.copy_(like_parameter(parameter, weights.get_tensor(name)))
 
 
 def finish(folder: Path, identity: str, summary: Mapping[str, object]) -> None:
@@ -225,5 +200,4 @@ def not_written(path: Path, error: Exception) -> UserError:
 
 
 def _complete(path: Path) -> bool:
-    whole = all((path / name).exists() for name in (WEIGHTS, "state.json"))
-    return whole and any(path.glob("optimizer.*"))
+    return all((path / name).exists() for name in (WEIGHTS, MOMENTS, "state.json"))

@@ -50,16 +50,16 @@ def save(
                 write_folder(training.out / "adapter", adapter)
         if not merges:
             return unmerged_share(model, training.dtype)
-        kept = merge(loop, training.wrapped, training.encoded[: loop.device_batch])
+        share = merge(loop, training.wrapped, training.encoded[: loop.device_batch])
     else:
-        kept = full_share(training.start, loop.parameters, training.dtype)
+        share = full_share(training.start, loop.parameters, training.dtype)
     if loop.sharded:
         model = gathered_model(model, training.dtype, is_main=is_main)
     else:
         model = model.to(training.dtype)
     if is_main:
         write_folder(training.out / "model", model, processor)
-    return kept
+    return share
 
 
 def merge(loop: Loop, wrapped: Any, sample: Sequence[EncodedPair]) -> float:
@@ -87,23 +87,23 @@ def merge(loop: Loop, wrapped: Any, sample: Sequence[EncodedPair]) -> float:
 def gathered_model(model: Any, dtype: torch.dtype, *, is_main: bool) -> Any:
     """A sharded model gathered into the main process's main memory, in ``dtype``. Every process
     must call; the others get an empty model."""
-    named = dict(model.named_parameters(remove_duplicate=False))
-    first = {id(parameter): name for name, parameter in reversed(named.items())}
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    first_names = {id(parameter): name for name, parameter in reversed(parameters.items())}
     tensors = {
         name: parameter.detach()
-        for name, parameter in named.items()
-        if first[id(parameter)] == name  # tied ones once
+        for name, parameter in parameters.items()
+        if first_names[id(parameter)] == name  # tied ones once
     }
-    tensors |= {name: value for name, value in model.state_dict().items() if name not in named}
+    tensors |= {name: value for name, value in model.state_dict().items() if name not in parameters}
     with torch.device("meta"):
-        fresh = type(model)(model.config)
-    kept = gather(tensors, keep=is_main)
+        full_model = type(model)(model.config)
+    gathered = gather(tensors, keep=is_main)
     if is_main:
-        kept = {name: value.to("cpu", dtype) for name, value in kept.items()}
-        fresh.load_state_dict(kept, assign=True, strict=False)
-        fresh.tie_weights()
-    fresh.generation_config = model.generation_config
-    return fresh
+        gathered = {name: value.to("cpu", dtype) for name, value in gathered.items()}
+        full_model.load_state_dict(gathered, assign=True, strict=False)
+        full_model.tie_weights()
+    full_model.generation_config = model.generation_config
+    return full_model
 
 
 def write_folder(folder: Path, *parts: Any) -> None:

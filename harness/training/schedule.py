@@ -24,10 +24,10 @@ def plan(pairs: int, recipe: Recipe, seed: int, max_steps: int | None = None) ->
     while len(order) < visits:
         epoch = len(order) // pairs
         shuffled = [
-            _permutation(pairs, seed, "epoch", epoch, *([number] if number else []))
-            for number in range(recipe.shuffles)
+            _permutation(pairs, seed, "epoch", epoch, *([shuffle] if shuffle else []))
+            for shuffle in range(recipe.shuffles)
         ]
-        order += [shuffled[place % recipe.shuffles][place] for place in range(pairs)]
+        order += [shuffled[position % recipe.shuffles][position] for position in range(pairs)]
     order = order[:visits]
     return [order[start : start + batch] for start in range(0, visits, batch)]
 
@@ -43,13 +43,13 @@ def lr_factor(step: int, steps: int, recipe: Recipe) -> float:
 
     The formulas are those of transformers' schedules. They are computed here because the linear one
     differs from transformers' in the last bit, and a factor by step needs no state to resume."""
-    warm = math.ceil(recipe.warmup * steps)
-    if step < warm:
-        return step / warm
+    warmup_steps = math.ceil(recipe.warmup * steps)
+    if step < warmup_steps:
+        return step / warmup_steps
     if recipe.schedule == "constant":
         return 1.0
-    done = (step - warm) / max(1, steps - warm)
-    return 1.0 - done if recipe.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+    share = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return 1.0 - share if recipe.schedule == "linear" else 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 def derived_seed(*parts: object) -> int:

@@ -37,7 +37,7 @@ from harness.training.loop import (
 from harness.training.lora import add_adapters, choose_trainable, eval_tower, parameter_groups
 from harness.training.pair_batches import encode, image_features, image_spans
 from harness.training.placement import (
-    AS_FITS,
+    DEFAULT_PLACEMENT,
     Placement,
     check_trainer,
     fit,
@@ -67,7 +67,7 @@ def train_pairs(
     recipe: Recipe,
     seed: int,
     out: Path,
-    placement: Placement = AS_FITS,
+    placement: Placement = DEFAULT_PLACEMENT,
     max_steps: int | None = None,
     lora_targets: str | None = None,
     parent: Parent | None = None,
@@ -99,17 +99,17 @@ def train_pairs(
             that is not finite, too little memory, or an ``out`` that holds another training.
     """
     report = progress or (lambda _what, _done, _total: None)
-    _check(pairs, recipe, max_steps, lora_targets)
+    _check_arguments(pairs, recipe, max_steps, lora_targets)
     check_trackers(placement.log_to)
     check_trainer(placement, ranks().size)
-    policy = weights_digest(model)
+    policy_digest = weights_digest(model)
     texts = [(p.key, p.item, p.prompt, p.chosen, p.rejected, p.aligned) for p in pairs]
     choices = placement.identity.values()
-    identity = fingerprint([policy, recipe, seed, max_steps, lora_targets, texts, *choices])
+    identity = fingerprint([policy_digest, recipe, seed, max_steps, lora_targets, texts, *choices])
     if saved_model(out / "model").exists() and (
-        done := resume.finished(out / "checkpoints", identity)
+        summary_fields := resume.finished(out / "checkpoints", identity)
     ):
-        return TrainSummary(**done)
+        return TrainSummary(**summary_fields)
     plans = plan(len(pairs), recipe, seed, max_steps)
     with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
         training = prepare(
@@ -123,20 +123,20 @@ def train_pairs(
             out=out,
             placement=placement,
             lora_targets=lora_targets,
-            policy=policy,
+            policy_digest=policy_digest,
             report=report,
         )
-        every = checkpoint_every or math.ceil(len(plans) / CHECKPOINTS)
+        interval = checkpoint_every or math.ceil(len(plans) / CHECKPOINTS)
         if placement.trainer == "own":
-            training, seconds = run_steps(training, identity, every, report)
+            training, seconds = run_steps(training, identity, interval, report)
         else:
             from harness.training import trl_training  # it imports trl, which takes seconds
 
             training, seconds = trl_training.run_steps(
-                training, processor, images, identity, every, report
+                training, processor, images, identity, interval, report
             )
-    kept = save_model.save(training, processor, lora_targets, parent)
-    summary = summary_of(training, len(pairs), seconds, kept)
+    update_kept = save_model.save(training, processor, lora_targets, parent)
+    summary = summary_of(training, len(pairs), seconds, update_kept)
     ranks().on_main(lambda: resume.finish(training.checkpoints, identity, asdict(summary)))
     return summary
 
@@ -153,19 +153,19 @@ def prepare(
     out: Path,
     placement: Placement,
     lora_targets: str | None,
-    policy: str,
+    policy_digest: str,
     report: Progress,
 ) -> Training:
     """Encode the pairs, choose what trains and how, and compute the reference log-probabilities.
-    ``plans`` holds the pairs' indices of each step, ``policy`` the model's digest."""
+    ``plans`` holds the indices of each step's pairs, ``policy_digest`` the model's digest."""
     dtype, size, adapted = model.dtype, ranks().size, recipe.lora is not None
     model.eval()
     used = sorted({index for step in plans for index in step})
     chosen = [pairs[index] for index in used]
-    own = placement.trainer == "own"
+    own_loop = placement.trainer == "own"
     # trl reads pixels; features then serve to check merged adapters alone.
-    seen = chosen if own else chosen[: placement.device_batch]
-    features = image_features(model, processor, seen, images, progress=report)
+    feature_pairs = chosen if own_loop else chosen[: placement.device_batch]
+    features = image_features(model, processor, feature_pairs, images, progress=report)
     encoded = encode(
         chosen,
         processor,
@@ -177,11 +177,11 @@ def prepare(
     wrapped = add_adapters(model, recipe.lora, lora_targets or "", seed) if recipe.lora else None
     parameters = choose_trainable(model, recipe)
     start = {} if adapted else spaced_values(parameters)
-    asked = with_device_memory(placement, model, ranks())
+    with_memory = with_device_memory(placement, model, ranks())
     sides = 1 if recipe.objective == "sft" else 2
     # trl's two rows of a pair hold the prompt each.
-    rows = encoded if own else [replace(each, prompt=each.prompt * 2) for each in encoded]
-    config = fit(asked, model, parameters, rows, sides=sides, processes=size, adapted=adapted)
+    rows = encoded if own_loop else [replace(pair, prompt=pair.prompt * 2) for pair in encoded]
+    config = fit(with_memory, model, parameters, rows, sides=sides, processes=size, adapted=adapted)
     if adapted or not config.sharded:  # else each layer is converted as it is sharded
         upcast_trainable(parameters.values())
     loop = Loop(
@@ -196,10 +196,12 @@ def prepare(
         ranks=ranks(),
         autocast=_autocast(model, config),
     )
-    if own and recipe.objective != "sft":
+    if own_loop and recipe.objective != "sft":
         # New adapters add exactly 0: the model is still the policy at the round's start.
         cache = out / "reference.jsonl"
-        references = reference_logps(loop, encoded, policy=policy, cache=cache, progress=report)
+        references = reference_logps(
+            loop, encoded, policy=policy_digest, cache=cache, progress=report
+        )
         loop = replace(loop, references=references)
     if config.sharded:
         shard(loop.policy, size, half=dtype != torch.float32, adapted=adapted)
@@ -220,10 +222,10 @@ def prepare(
 
 
 def run_steps(
-    training: Training, identity: str, every: int, report: Progress
+    training: Training, identity: str, interval: int, report: Progress
 ) -> tuple[Training, float]:
-    """Take the optimiser steps that are left, with a checkpoint after ``every`` steps. Returns the
-    training with the batch size that it ran with, and its seconds over all pieces."""
+    """Take the remaining optimiser steps, with a checkpoint after every ``interval`` steps. Returns
+    the training with the batch size that it ran with, and its seconds over all pieces."""
     loop, optimizer, checkpoints = training.loop, training.optimizer, training.checkpoints
     config, model, total = training.config, training.model, len(training.steps)
     loop.ranks.on_main(lambda: resume.remove_partial(checkpoints))
@@ -242,29 +244,29 @@ def run_steps(
     log = None
     if loop.ranks.is_main:
         log = StepLog(training.out, config.log_to, asdict(loop.recipe), total, start)
-    began = time.perf_counter() - state["seconds"]
+    start_time = time.perf_counter() - state["seconds"]
     for step in range(start, total):
         factor = lr_factor(step, total, loop.recipe)
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         row = take_step(loop, optimizer, training.steps[step], step, total)
         row["lr"] = loop.recipe.lr * factor
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start_time
         if log:
             log.write(step + 1, row, seconds)
-        if (step + 1) % every == 0 and step + 1 < total:
+        if (step + 1) % interval == 0 and step + 1 < total:
             state = {"identity": identity, "seconds": seconds, "device_batch": loop.device_batch}
             main = loop.ranks.is_main
             resume.save(checkpoints, step + 1, loop.parameters, optimizer, state, is_main=main)
         report("train", step + 1, total)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start_time
     optimizer.zero_grad()
     if log:
         log.close()
     return replace(training, loop=loop), seconds
 
 
-def _check(
+def _check_arguments(
     pairs: Sequence[PreferencePair], recipe: Recipe, max_steps: int | None, targets: str | None
 ) -> None:
     if not pairs:

@@ -7,11 +7,11 @@ adapters begin, the log's lines, and what is written at the end (trainer.py).
 **trl's and transformers'** are the batches (one padded row an answer, nothing is packed), the
 model's own forward pass from the pixels on, the log-probabilities, those of the reference (the
 model before the first step, where new adapters add 0), the DPO and the supervised loss, gradient
-accumulation, clipping, AdamW, the learning rates, and checkpoints.
+accumulation, clipping, AdamW and the learning rates.
 
-**Not trl's**: its chat templates and image processing; and the file of the weights in a checkpoint.
-Trainer reads a LLaVA's back under old names, and would go on from the initial weights. It writes
-optimiser and random state with ``torch.save`` and reads them with torch's weights-only loader.
+**Not trl's**: its chat templates and image processing; and checkpoints. Trainer pickles optimiser
+and random state, and reads a LLaVA's weights back under old names, so that it would go on from the
+initial ones. Ours (resume.py) hold safetensors and JSON.
 
 The subclass adds SENA's alignment term to the loss, and for SIMA's released objective it changes
 which tokens of the rejected answer are scored. It overrides hooks of trl and Trainer that are not
@@ -33,11 +33,14 @@ import datasets
 import torch
 from datasets import Dataset
 from PIL.Image import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PrinterCallback
+from transformers.trainer import TRAINER_STATE_NAME
 from trl import DPOConfig, DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from harness.artifacts.results_folder import read_json
 from harness.models.find_family import family_of
 from harness.training import resume
 from harness.training.loggers import StepLog
@@ -50,6 +53,9 @@ SCHEDULES = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_
 
 IGNORED = -100
 """The label of a position without a loss."""
+
+RANDOM = "random.safetensors"
+"""A checkpoint's file of torch's random states."""
 
 
 def run_steps(
@@ -65,8 +71,6 @@ def run_steps(
     total, family = len(training.steps), family_of(model, processor)
     resume.remove_partial(checkpoints)
     start, state = resume.latest(checkpoints, identity) or (0, {"seconds": 0.0})
-    items = dict.fromkeys(each.pair.item for each in training.encoded)
-    pixels = {item: family.pixels([images(item)])[0] for item in items}
     texts = DataCollatorForPreference(pad_token_id=loop.pad)
 
     def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
@@ -74,6 +78,8 @@ def run_steps(
         and whether its pair has the alignment term."""
         batch: dict[str, Tensor] = texts(examples)
         pairs = [training.encoded[example["number"]].pair for example in examples]
+        items = dict.fromkeys(pair.item for pair in pairs)
+        pixels = {item: family.pixels([images(item)])[0] for item in items}
         shown = [pixels[pair.item] for pair in pairs] * 2  # chosen rows, then rejected ones
         batch |= family.forward_inputs(batch["input_ids"], shown)
         return {**batch, "aligned": torch.tensor([pair.aligned for pair in pairs])}
@@ -91,11 +97,12 @@ def run_steps(
         log.write(step, row, seconds())
         report("train", step, total)
 
-    def keep(folder: Path, step: int) -> None:
-        content = {"identity": identity, "seconds": seconds()}
-        with resume.new_checkpoint(checkpoints, step, content) as partial:
-            for path in sorted(folder.iterdir()):
-                path.rename(partial / path.name)
+    def keep(trainer: PairTrainer) -> None:
+        content = {"identity": identity, "seconds": seconds(), "scheduler": trainer.rates()}
+        step = trainer.state.global_step
+        resume.save(
+            checkpoints, step, loop.parameters, trainer.optimizer, content, more=trainer.write_state
+        )
 
     model.eval()  # so that the reference has no dropout
     with _restored(model):
@@ -130,7 +137,7 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
 
     Args:
         write: called after each step with the step (from 1) and the log's values.
-        keep: called with the folder of a checkpoint that is written, and its step.
+        keep: called after each step that ends with a checkpoint.
     """
 
     def __init__(
@@ -141,7 +148,7 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
         settings: DPOConfig,
         tokenizer: Any,
         write: Callable[[int, Mapping[str, float | None]], None],
-        keep: Callable[[Path, int], None],
+        keep: Callable[[PairTrainer], None],
     ) -> None:
         self.training, self.recipe = training, training.loop.recipe
         self.write, self.keep = write, keep
@@ -242,21 +249,44 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
     def create_model_card(self, *_args: Any, **_more: Any) -> None:
         """None for a checkpoint."""
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        step = self.state.global_step
-        if step < self.state.max_steps:  # after the last one the model itself is written
-            super()._save_checkpoint(model, trial)
-            self.keep(Path(self.args.output_dir) / f"checkpoint-{step}", step)
+    def _save_checkpoint(self, _model: Any, _trial: Any) -> None:
+        if self.state.global_step < self.state.max_steps:  # after the last the model is written
+            self.keep(self)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:  # noqa: ARG002
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        parameters = self.training.loop.parameters
-        values = {name: parameter.detach() for name, parameter in parameters.items()}
-        resume.save_tensors(values, folder / resume.WEIGHTS)
+    def rates(self) -> dict[str, Any]:
+        """The state of the learning rates' schedule, for JSON."""
+        state: dict[str, Any] = self.lr_scheduler.state_dict()
+        return state
 
-    def _load_from_checkpoint(self, folder: str, _model: Any = None) -> None:
-        resume.load_weights(Path(folder), self.training.loop.parameters)
+    def write_state(self, folder: Path) -> None:
+        """What a checkpoint holds beside weights, moments and :meth:`rates`: Trainer's counters and
+        torch's random states, from which dropout draws."""
+        self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+        states = {"cpu": torch.get_rng_state()}
+        if self.model.device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self.model.device)
+        resume.save_tensors(states, folder / RANDOM)
+
+    def _load_from_checkpoint(self, _folder: str, _model: Any = None) -> None:
+        """Nothing: the weights are loaded with their moments."""
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        step, state = self.state.global_step, read_json(Path(checkpoint) / "state.json")
+        resume.load(Path(checkpoint).parent, step, self.training.loop.parameters, self.optimizer)
+        self.lr_scheduler.load_state_dict(state["scheduler"])
+        rates = self.lr_scheduler.get_last_lr()
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        states = load_file(Path(checkpoint) / RANDOM)
+        torch.set_rng_state(states["cpu"])
+        if self.model.device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], self.model.device)
 
 
 def _settings(training: Training, batch: int, every: int) -> DPOConfig:
@@ -264,7 +294,7 @@ def _settings(training: Training, batch: int, every: int) -> DPOConfig:
     recipe, device = loop.recipe, training.model.device
     dropout = recipe.lora.dropout if recipe.lora else 0.0
     settings = DPOConfig(
-        # Its name is that of a half-written checkpoint, so what a kill leaves there is removed.
+        # Trainer makes this folder. It has a half-written checkpoint's name, so it is removed.
         output_dir=str(training.checkpoints / ".step-trl"),
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=len(training.steps[0]) // batch,

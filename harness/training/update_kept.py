@@ -16,7 +16,7 @@ from torch.nn import Parameter
 from harness.models.adapters import lora_layers
 from harness.training.fsdp import full_tensor
 
-VALUES, ROWS = 4096, 8
+SAMPLED_VALUES, SAMPLED_ROWS = 4096, 8
 """How many values of a parameter, and rows of an adapted weight, are looked at."""
 
 
@@ -32,10 +32,10 @@ class AdaptedRows:
 
 
 def spaced_values(parameters: Mapping[str, Parameter]) -> dict[str, Tensor]:
-    """At most twice VALUES evenly spaced values of each parameter. With sharded parameters every
-    process must call."""
+    """At most twice SAMPLED_VALUES evenly spaced values of each parameter. With sharded parameters
+    every process must call."""
     return {
-        name: _spaced(full_tensor(parameter.detach()).flatten(), VALUES).double().cpu()
+        name: _spaced(full_tensor(parameter.detach()).flatten(), SAMPLED_VALUES).double().cpu()
         for name, parameter in parameters.items()
     }
 
@@ -45,63 +45,66 @@ def full_share(
 ) -> float:
     """The share after full training, saved in ``dtype``; ``start`` is :func:`spaced_values` from
     before it."""
-    parts = []
+    updates = []
     for name, value in spaced_values(parameters).items():
-        left, count = value.to(dtype).double() - start[name], parameters[name].numel() / len(value)
-        parts.append((value - start[name], left, count))
-    return _share(parts)
+        kept, count = value.to(dtype).double() - start[name], parameters[name].numel() / len(value)
+        updates.append((value - start[name], kept, count))
+    return _kept_share(updates)
 
 
 def unmerged_share(model: Any, dtype: torch.dtype) -> float:
     """The share of the trained adapters that stay beside their weights; ``dtype`` is that of their
     product when the model answers."""
 
-    def part(layer: Any) -> tuple[Tensor, Tensor, float]:
-        down, up, count = _factors(layer)
-        return up @ down, up.to(dtype).double() @ down.to(dtype).double(), count
+    def update(layer: Any) -> tuple[Tensor, Tensor, float]:
+        a, b, count = _factors(layer)
+        return b @ a, b.to(dtype).double() @ a.to(dtype).double(), count
 
-    return _share(map(part, _trained(model)))
+    return _kept_share(map(update, _trained_layers(model)))
 
 
 def adapted_rows(model: Any) -> list[AdaptedRows]:
     """Rows of every adapted weight. With sharded weights every process must call."""
-    found = []
-    for layer in _trained(model):
-        down, up, count = _factors(layer)
+    rows = []
+    for layer in _trained_layers(model):
+        a, b, count = _factors(layer)
         base = layer.get_base_layer()
-        found.append(AdaptedRows(layer=base, start=_rows(base), update=up @ down, count=count))
-    return found
+        rows.append(AdaptedRows(layer=base, start=_sampled_rows(base), update=b @ a, count=count))
+    return rows
 
 
 def merged_share(rows: Iterable[AdaptedRows]) -> float:
-    """The share that merging left, of rows from before it."""
-    return _share((each.update, _rows(each.layer) - each.start, each.count) for each in rows)
+    """The share that merging left; ``rows`` are from before it."""
+    return _kept_share(
+        (row.update, _sampled_rows(row.layer) - row.start, row.count) for row in rows
+    )
 
 
-def _trained(model: Any) -> Iterable[Any]:
+def _trained_layers(model: Any) -> Iterable[Any]:
     return (layer for layer in lora_layers(model) if "default" in layer.lora_A)
 
 
 def _factors(layer: Any) -> tuple[Tensor, Tensor, int]:
-    """A, rows of B with its scale, and how many rows of B stand behind each of them."""
-    up = layer.lora_B["default"].weight.detach()
-    rows = _spaced(up, ROWS).double() * layer.scaling["default"]
-    return layer.lora_A["default"].weight.detach().double(), rows, len(up) // len(rows)
+    """A, some rows of B times its scale, and how many rows of B each of them stands for."""
+    b = layer.lora_B["default"].weight.detach()
+    rows = _spaced(b, SAMPLED_ROWS).double() * layer.scaling["default"]
+    return layer.lora_A["default"].weight.detach().double(), rows, len(b) // len(rows)
 
 
-def _rows(layer: Any) -> Tensor:
+def _sampled_rows(layer: Any) -> Tensor:
     """Rows of a layer's weight as it is now."""
-    return _spaced(full_tensor(layer.weight.detach()), ROWS).double()
+    return _spaced(full_tensor(layer.weight.detach()), SAMPLED_ROWS).double()
 
 
 def _spaced(tensor: Tensor, count: int) -> Tensor:
     return tensor[:: max(1, len(tensor) // count)].clone()
 
 
-def _share(parts: Iterable[tuple[Tensor, Tensor, float]]) -> float:
-    """Of updates, what is left of each, and how many values stand behind each of its values."""
+def _kept_share(updates: Iterable[tuple[Tensor, Tensor, float]]) -> float:
+    """The share that is left of (update, what is kept of it, number of values for which each of its
+    values stands)."""
     moved = lost = 0.0
-    for update, left, count in parts:
+    for update, kept, count in updates:
         moved += count * float(update.square().sum())
-        lost += count * float((left - update).square().sum())
+        lost += count * float((kept - update).square().sum())
     return max(0.0, 1 - (lost / moved) ** 0.5) if moved else 1.0

@@ -34,7 +34,7 @@ from methods.settings import AtLeastOne, at_least, between, not_empty
 Ending = Literal["scored", "released"]
 
 NO_SENTENCE = "no sentence end within the token limit"
-FEW = "fewer than two finished texts"
+TOO_FEW = "fewer than two finished texts"
 EQUAL_COST = "best and worst text cost the same"
 
 PUBLISHED = Recipe(
@@ -190,7 +190,7 @@ class Csr(Method):
         if len(tree.nodes) > 1 and all(node.how == "cut" for node in tree.nodes[1:]):
             reason = NO_SENTENCE
         elif len(finished) < 2:
-            reason = FEW
+            reason = TOO_FEW
         else:
             best, worst = best_and_worst(finished)
             trace |= {"chosen": best.leaf, "rejected": worst.leaf, "costs": [best.cost, worst.cost]}

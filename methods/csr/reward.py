@@ -63,17 +63,17 @@ def set_relevance(
     for tree, start in zip(trees, first, strict=True):
         for node in tree.nodes[start:]:
             if not plain_text(node.sentence):
-                steps = [tree.nodes[place].relevance for place in tree.path(node.parent)]
+                steps = [tree.nodes[index].relevance for index in tree.path(node.parent)]
                 node.relevance = round(sum(steps) / len(steps), 3) if steps else 0.0
 
 
 def ranks(values: Sequence[float]) -> list[float]:
     """Ranks from 1/n (the highest of n values) to 1 (the lowest). Of equal values, the first gets
     the smaller rank."""
-    order = sorted(range(len(values)), key=lambda place: -values[place])
+    order = sorted(range(len(values)), key=lambda index: -values[index])
     ranked = [0.0] * len(values)
-    for rank, place in enumerate(order, 1):
-        ranked[place] = rank / len(values)
+    for rank, index in enumerate(order, 1):
+        ranked[index] = rank / len(values)
     return ranked
 
 
@@ -84,23 +84,25 @@ def step_costs(tree: Tree, reward: Reward, lam: float) -> list[float]:
     "scores": -R."""
     costs = [0.0] * len(tree.nodes)
     for siblings in tree.children():
-        nodes = [tree.nodes[place] for place in siblings]
+        nodes = [tree.nodes[index] for index in siblings]
         if reward == "ranks":
-            by_score = ranks([node.score for node in nodes])
-            by_relevance = ranks([node.relevance for node in nodes])
-            for place, likely, relevant in zip(siblings, by_score, by_relevance, strict=True):
-                costs[place] = (1 - lam) * likely + lam * relevant
+            score_ranks = ranks([node.score for node in nodes])
+            relevance_ranks = ranks([node.relevance for node in nodes])
+            for index, score_rank, relevance_rank in zip(
+                siblings, score_ranks, relevance_ranks, strict=True
+            ):
+                costs[index] = (1 - lam) * score_rank + lam * relevance_rank
         else:
-            for place, node in zip(siblings, nodes, strict=True):
-                costs[place] = -(lam * node.relevance + (1 - lam) * math.exp(node.logp))
+            for index, node in zip(siblings, nodes, strict=True):
+                costs[index] = -(lam * node.relevance + (1 - lam) * math.exp(node.logp))
     return costs
 
 
 def path_costs(tree: Tree, reward: Reward, lam: float) -> list[float]:
     """The summed cost of the steps from the root to each node (lower is better)."""
     costs = step_costs(tree, reward, lam)
-    for place, node in enumerate(tree.nodes[1:], 1):
-        costs[place] += costs[node.parent]
+    for index, node in enumerate(tree.nodes[1:], 1):
+        costs[index] += costs[node.parent]
     return costs
 
 
@@ -113,12 +115,12 @@ def finished_texts(tree: Tree, reward: Reward, lam: float) -> list[FinishedText]
     texts: dict[str, FinishedText] = {}
     stack = [0]
     while stack:
-        place = stack.pop()
-        node = tree.nodes[place]
-        stack += reversed(children[place])
+        index = stack.pop()
+        node = tree.nodes[index]
+        stack += reversed(children[index])
         if node.final:
-            cost = costs[place] / (len(tree.path(place)) + (reward == "ranks"))
-            text = FinishedText(leaf=place, text=node.text, cost=round(cost, 6))
+            cost = costs[index] / (len(tree.path(index)) + (reward == "ranks"))
+            text = FinishedText(leaf=index, text=node.text, cost=round(cost, 6))
             texts.setdefault(node.text, text)
     return list(texts.values())
 

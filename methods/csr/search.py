@@ -20,7 +20,7 @@ Keep = Literal["best_and_worst", "best", "best_and_worst_by_reward"]
 How = Literal["root", "sentence", "end", "cut"]
 
 EQUAL = "equal sentence"
-SAID = "sentence said before"
+SAID_BEFORE = "sentence said before"
 UNLIKELY = "unlikely end"
 
 
@@ -60,16 +60,16 @@ class Tree:
     def children(self) -> list[list[int]]:
         """The indices of each node's children."""
         children: list[list[int]] = [[] for _ in self.nodes]
-        for place, node in enumerate(self.nodes[1:], 1):
-            children[node.parent].append(place)
+        for index, node in enumerate(self.nodes[1:], 1):
+            children[node.parent].append(index)
         return children
 
-    def path(self, place: int) -> list[int]:
+    def path(self, index: int) -> list[int]:
         """The indices from the first sentence to this node; empty for the root."""
         path = []
-        while place > 0:
-            path.append(place)
-            place = self.nodes[place].parent
+        while index > 0:
+            path.append(index)
+            index = self.nodes[index].parent
         return path[::-1]
 
     def columns(self) -> Mapping[str, JSON]:
@@ -117,65 +117,67 @@ class Search:
     def grow(self, vlm: BeamSearchVLM, prompts: Sequence[Prompt]) -> list[Tree]:
         """A tree for each prompt; a level of all trees is one call of the model."""
         trees = [Tree(nodes=[Node()]) for _ in prompts]
-        level = [(number, 0) for number in range(len(trees))]
+        level = [(tree_index, 0) for tree_index in range(len(trees))]
         while level:
-            requests, before = [], [len(tree.nodes) for tree in trees]
-            for number, place in level:
-                node, prompt = trees[number].nodes[place], prompts[number]
+            requests, old_sizes = [], [len(tree.nodes) for tree in trees]
+            for tree_index, node_index in level:
+                node, prompt = trees[tree_index].nodes[node_index], prompts[tree_index]
                 node.kept = True
-                requests.append(replace(prompt, key=f"{prompt.key}/{place}", prefix=node.text))
-            opened: dict[int, list[int]] = {}
+                requests.append(replace(prompt, key=f"{prompt.key}/{node_index}", prefix=node.text))
+            open_by_tree: dict[int, list[int]] = {}
             candidates = vlm.branch(requests, self.beams)
-            for (number, place), branches in zip(level, candidates, strict=True):
-                opened.setdefault(number, []).extend(
-                    self.add(trees[number], place, branches, prompts[number])
+            for (tree_index, node_index), branches in zip(level, candidates, strict=True):
+                open_by_tree.setdefault(tree_index, []).extend(
+                    self.add(trees[tree_index], node_index, branches, prompts[tree_index])
                 )
-            costs = self.costs(trees, before)
+            costs = self.costs(trees, old_sizes)
             level = [
-                (number, place)
-                for number, places in opened.items()
-                for place in self.prune(costs[number], places)
+                (tree_index, node_index)
+                for tree_index, open_nodes in open_by_tree.items()
+                for node_index in self.prune(costs[tree_index], open_nodes)
             ]
         return trees
 
     def add(self, tree: Tree, parent: int, branches: Sequence[Branch], prompt: Prompt) -> list[int]:
         """Add a node's candidates to its tree; returns the indices of those that are not final."""
-        before, opened = tree.nodes[parent], []
+        parent_node, open_nodes = tree.nodes[parent], []
         texts: set[str] = set()
-        earlier = {tree.nodes[place].sentence.strip() for place in tree.path(parent)}
-        for branch in self.with_end(tree, before, branches):
+        earlier = {tree.nodes[index].sentence.strip() for index in tree.path(parent)}
+        for branch in self.with_end(tree, parent_node, branches):
             ends_here = branch.ended and not branch.text.strip()
-            reason = None if ends_here and before.text else drop_reason(branch.text)
+            reason = None if ends_here and parent_node.text else drop_reason(branch.text)
             if reason is None and branch.text in texts:
                 reason = EQUAL
             elif reason is None and not self.repeats and branch.text.strip() in earlier:
-                reason = SAID
+                reason = SAID_BEFORE
             if reason is not None:
                 tree.dropped[reason] += 1
                 continue
             texts.add(branch.text)
-            text = before.text + branch.text
-            around = 0 if self.prompt_chars is None else len(prompt.text) + self.prompt_chars
+            text = parent_node.text + branch.text
+            other_chars = 0 if self.prompt_chars is None else len(prompt.text) + self.prompt_chars
             node = Node(
                 parent=parent,
                 text=text,
                 sentence=branch.text,
                 how="end" if branch.ended else "sentence" if branch.finished else "cut",
-                score=before.score + self.score(branch),
+                score=parent_node.score + self.score(branch),
                 logp=branch.logp,
                 n_tokens=branch.n_tokens,
-                final=branch.ended or around + len(text) >= self.max_chars,
+                final=branch.ended or other_chars + len(text) >= self.max_chars,
             )
             if not node.final:
-                opened.append(len(tree.nodes))
+                open_nodes.append(len(tree.nodes))
             tree.nodes.append(node)
-        return opened
+        return open_nodes
 
     def score(self, branch: Branch) -> float:
         """A candidate's share of its node's score."""
         return branch.score if self.penalty_in_score else branch.logp / branch.n_tokens
 
-    def with_end(self, tree: Tree, before: Node, branches: Sequence[Branch]) -> Sequence[Branch]:
+    def with_end(
+        self, tree: Tree, parent_node: Node, branches: Sequence[Branch]
+    ) -> Sequence[Branch]:
         """The candidates of a node when the text's end is scored apart.
 
         The end replaces the worst sentence if it is likelier, else it is dropped; so their number
@@ -184,23 +186,23 @@ class Search:
             return branches
         *sentences, end = branches
         worst = min(sentences, key=self.score)
-        if not before.text:
+        if not parent_node.text:
             return sentences
         if self.score(end) <= self.score(worst):
             tree.dropped[UNLIKELY] += 1
             return sentences
         return [*(sentence for sentence in sentences if sentence is not worst), end]
 
-    def prune(self, costs: Sequence[float], opened: Sequence[int]) -> list[int]:
+    def prune(self, costs: Sequence[float], open_nodes: Sequence[int]) -> list[int]:
         """The nodes of a level that are continued, from the costs of all nodes.
 
         With n candidates per node and fewer than n open nodes: all. Else the best n/2 - 1 (at least
         one) and the worst n/2, rounded down; with ``keep`` "best", as many of the best."""
-        many = self.beams.num_beams
-        if len(opened) < many:
-            return list(opened)
-        ranked = sorted(opened, key=lambda place: costs[place])
-        top, bottom = max(1, many // 2 - 1), many // 2
+        num_beams = self.beams.num_beams
+        if len(open_nodes) < num_beams:
+            return list(open_nodes)
+        ranked = sorted(open_nodes, key=lambda index: costs[index])
+        top, bottom = max(1, num_beams // 2 - 1), num_beams // 2
         if self.keep == "best" or len(ranked) <= top + bottom:
             return ranked[: top + bottom]
         return ranked[:top] + ranked[len(ranked) - bottom :]

@@ -46,8 +46,8 @@ def noise_schedule() -> tuple[torch.Tensor, torch.Tensor]:
     abar_t = prod_{s<=t} (1 - beta_s), beta = sigmoid(linspace(-6, 6, 1000)) * (0.5e-2 - 1e-5) +
     1e-5."""
     betas = torch.sigmoid(torch.linspace(-6, 6, STEPS)) * (0.5e-2 - 1e-5) + 1e-5
-    kept = torch.cumprod(1 - betas, dim=0)
-    return kept.sqrt(), (1 - kept).sqrt()
+    alphas_bar = torch.cumprod(1 - betas, dim=0)
+    return alphas_bar.sqrt(), (1 - alphas_bar).sqrt()
 
 
 def diffuse(pixels: torch.Tensor, key: str, step: int) -> torch.Tensor:
@@ -57,8 +57,8 @@ def diffuse(pixels: torch.Tensor, key: str, step: int) -> torch.Tensor:
     # in every precision.
     generator = torch.Generator().manual_seed(torch_seed(key))
     noise = torch.randn(pixels.shape, generator=generator).to(pixels.device)
-    signal, spread = (float(factors[step]) for factors in noise_schedule())
-    return (signal * pixels.float() + spread * noise).to(pixels.dtype)
+    signal_scale, noise_scale = (float(schedule[step]) for schedule in noise_schedule())
+    return (signal_scale * pixels.float() + noise_scale * noise).to(pixels.dtype)
 
 
 def _blank(pixels: torch.Tensor, _key: str) -> torch.Tensor:
@@ -70,13 +70,13 @@ def _crop(pixels: torch.Tensor, key: str) -> torch.Tensor:
     """A window of half the height and width, at a place drawn from the key, enlarged to the
     image's size."""
     height, width = pixels.shape[-2:]
-    rows, columns = (max(1, round(side * CROP_SIDE)) for side in (height, width))
+    crop_height, crop_width = (max(1, round(side * CROP_SIDE)) for side in (height, width))
     generator = torch.Generator().manual_seed(torch_seed(key))
     top, left = (
-        int(torch.randint(0, room + 1, (), generator=generator))
-        for room in (height - rows, width - columns)
+        int(torch.randint(0, spare + 1, (), generator=generator))
+        for spare in (height - crop_height, width - crop_width)
     )
-    window = pixels[None, :, top : top + rows, left : left + columns].float()
+    window = pixels[None, :, top : top + crop_height, left : left + crop_width].float()
     return F.interpolate(window, size=(height, width), mode="bilinear", align_corners=False)[0].to(
         pixels.dtype
     )
@@ -93,5 +93,5 @@ def _blur(pixels: torch.Tensor, _key: str) -> torch.Tensor:
     )
     weights = (weights / weights.sum()).expand(channels, 1, 1, -1)
     padded = F.pad(pixels[None].float(), (radius, radius, radius, radius), mode="reflect")
-    across = F.conv2d(padded, weights, groups=channels)
-    return F.conv2d(across, weights.transpose(2, 3), groups=channels)[0].to(pixels.dtype)
+    blurred_rows = F.conv2d(padded, weights, groups=channels)
+    return F.conv2d(blurred_rows, weights.transpose(2, 3), groups=channels)[0].to(pixels.dtype)

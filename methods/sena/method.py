@@ -54,19 +54,19 @@ file's own scheduler replaces it: 3 % warm-up, then a constant rate."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class _ItemQuestions:
     """The questions about one item."""
 
     item: Item
-    asked: str
+    proposed: str
     """The model's first text."""
     checked: str | None
     """Its text after the check; None without a check."""
 
     @property
-    def last(self) -> str:
+    def final_text(self) -> str:
         """The text that questions are read from."""
-        return self.asked if self.checked is None else self.checked
+        return self.proposed if self.checked is None else self.checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class _Request:
 
     key: str
     """The key of the pair."""
-    asked: _Asked
+    questions: _ItemQuestions
     kind: Kind
     prompt: str
     question: str
@@ -84,7 +84,7 @@ class _Request:
 
     @property
     def item(self) -> Item:
-        return self.asked.item
+        return self.questions.item
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,90 +147,102 @@ class Sena(Method):
         if not items:
             return
         vlm, seed = tools.vlm, tools.seed
-        records = [r for asked in self._ask(vlm, items, seed) for r in self._requests(asked, seed)]
+        records = [
+            record
+            for questions in self._ask(vlm, items, seed)
+            for record in self._requests(questions, seed)
+        ]
         requests = [record for record in records if isinstance(record, _Request)]
-        used = [request for request in requests if request.kind in self.pair_kinds]
+        pair_requests = [request for request in requests if request.kind in self.pair_kinds]
         # The enhancement reads the description, even where it becomes no pair.
         kinds = {*self.pair_kinds, *(["description"] if self.enhance else [])}
-        first = self._generate(vlm, [r for r in requests if r.kind in kinds], "answer")
-        enhanced = self._enhanced(vlm, used, first) if self.enhance else {}
-        rejected = self._generate(vlm, used, "reject")
+        first_answers = self._generate(
+            vlm, [record for record in requests if record.kind in kinds], "answer"
+        )
+        enhanced_answers = self._enhance(vlm, pair_requests, first_answers) if self.enhance else {}
+        rejected_answers = self._generate(vlm, pair_requests, "reject")
         for record in records:
             if isinstance(record, Dropped):
                 yield record
             elif record.kind in self.pair_kinds:
                 yield self._pair(
-                    record, seed, first, enhanced.get(record.key), rejected[record.key]
+                    record,
+                    seed,
+                    first_answers,
+                    enhanced_answers.get(record.key),
+                    rejected_answers[record.key],
                 )
 
-    def _ask(self, vlm: VLM, items: Sequence[Item], seed: int) -> list[_Asked]:
+    def _ask(self, vlm: VLM, items: Sequence[Item], seed: int) -> list[_ItemQuestions]:
         """Ask for a question about each image, then let the model keep or replace it."""
-        asks = [
+        ask_prompts = [
             Prompt(key=f"{seed}/{item.id}/ask", text=self.prompts.ask, image=item.image)
             for item in items
         ]
-        answers = vlm.generate(asks, Decoding(max_new_tokens=self.question_tokens))
-        asked = [answer.text.strip() for answer in answers]
+        answers = vlm.generate(ask_prompts, Decoding(max_new_tokens=self.question_tokens))
+        proposals = [answer.text.strip() for answer in answers]
         checked: Sequence[str | None] = [None] * len(items)
         if self.check != "none":
-            checks = [
+            check_prompts = [
                 Prompt(
                     key=f"{seed}/{item.id}/check",
                     text=fill(self.prompts.check, question=text),
                     image=item.image if self.check == "seen" else None,
                 )
-                for item, text in zip(items, asked, strict=True)
+                for item, text in zip(items, proposals, strict=True)
             ]
-            answers = vlm.generate(checks, Decoding(max_new_tokens=self.check_tokens))
+            answers = vlm.generate(check_prompts, Decoding(max_new_tokens=self.check_tokens))
             checked = [answer.text.strip() for answer in answers]
         return [
-            _Asked(item=item, asked=first, checked=second)
-            for item, first, second in zip(items, asked, checked, strict=True)
+            _ItemQuestions(item=item, proposed=proposal, checked=checked_text)
+            for item, proposal, checked_text in zip(items, proposals, checked, strict=True)
         ]
 
-    def _requests(self, asked: _Asked, seed: int) -> Iterator[_Request | Dropped]:
+    def _requests(self, questions: _ItemQuestions, seed: int) -> Iterator[_Request | Dropped]:
         """The two prompts of each question, or a drop for each prompt that is lost with its
         question."""
-        item = asked.item
+        item = questions.item
         # An item without a question loses one prompt of each kind.
-        for index, question in enumerate(self.prompts.questions(asked.last) or (None,)):
+        for index, question in enumerate(self.prompts.questions(questions.final_text) or (None,)):
             keys = {kind: f"{seed}/{item.id}/{kind}/{index}" for kind in KINDS}
             # The released code looks for "name" in the whole text of the check and drops the image.
             released = self.name_filter == "substring_drops_image"
-            named_in = (asked.checked or asked.asked) if released else question or ""
-            if question is None or asks_for_name(named_in, self.name_filter):
+            searched_text = (
+                (questions.checked or questions.proposed) if released else question or ""
+            )
+            if question is None or asks_for_name(searched_text, self.name_filter):
                 reason = NO_QUESTION if question is None else NAME
-                trace = _trace(asked, question, seed)
+                trace = _trace(questions, question, seed)
                 for kind in self.pair_kinds:
                     yield Dropped(
                         key=keys[kind], item=item.id, reason=reason, kind=kind, trace=trace
                     )
                 continue
             paraphrases = self.prompts.describe
-            describe = paraphrases[torch_seed(keys["description"]) % len(paraphrases)]
+            description_prompt = paraphrases[torch_seed(keys["description"]) % len(paraphrases)]
             texts = {
-                "description": with_request(describe, self.prompts.brief),
+                "description": with_request(description_prompt, self.prompts.brief),
                 "question": with_request(question, self.prompts.word),
             }
             for kind in KINDS:
                 yield _Request(
                     key=keys[kind],
-                    asked=asked,
+                    questions=questions,
                     kind=kind,
                     prompt=texts[kind],
                     question=question,
                     description_key=keys["description"],
                 )
 
-    def _enhanced(
-        self, vlm: VLM, requests: Sequence[_Request], first: Mapping[str, Completion]
+    def _enhance(
+        self, vlm: VLM, requests: Sequence[_Request], first_answers: Mapping[str, Completion]
     ) -> dict[str, Completion]:
         """The replies to the request for a more precise answer than the first."""
         texts = {
             request.key: self.prompts.enhancement(
-                description=first[request.description_key].text.strip(),
+                description=first_answers[request.description_key].text.strip(),
                 prompt=request.prompt,
-                answer=first[request.key].text.strip(),
+                answer=first_answers[request.key].text.strip(),
             )
             for request in requests
         }
@@ -247,19 +259,19 @@ class Sena(Method):
         images."""
         if not requests:
             return {}
-        other, corrupt = {}, None
+        other_images, corrupt = {}, None
         if step == "reject":
             if self.corruption == "another":
-                other = _other_images(requests)
+                other_images = _other_images(requests)
             else:
                 corrupt = corruption(self.corruption, self.noise_step)
         prompts = [
             Prompt(
-                key=f"{r.key}/{step}",
-                text=r.prompt if texts is None else texts[r.key],
-                image=other.get(r.item.id, r.item.image),
+                key=f"{request.key}/{step}",
+                text=request.prompt if texts is None else texts[request.key],
+                image=other_images.get(request.item.id, request.item.image),
             )
-            for r in requests
+            for request in requests
         ]
         decoding = Decoding(max_new_tokens=self.answer_tokens)
         answers = vlm.generate(prompts, decoding, corrupt=corrupt)
@@ -269,24 +281,24 @@ class Sena(Method):
         self,
         request: _Request,
         seed: int,
-        answers: Mapping[str, Completion],
-        second: Completion | None,
-        wrong: Completion,
+        first_answers: Mapping[str, Completion],
+        enhanced_answer: Completion | None,
+        rejected_answer: Completion,
     ) -> PreferencePair | Dropped:
         """The pair of a request, or its drop; the trace holds every text on the way.
 
-        ``answers``: the first ones, by key; ``second``: the enhanced one; ``wrong``: that to the
-        corrupted image."""
-        first, description = answers[request.key], answers.get(request.description_key)
-        enhanced = self.prompts.enhanced(second.text) if second else None
-        chosen, rejected = enhanced or first.text.strip(), wrong.text.strip()
+        ``first_answers`` are by key; ``rejected_answer`` is that to the corrupted image."""
+        first_answer = first_answers[request.key]
+        description = first_answers.get(request.description_key)
+        enhanced = self.prompts.enhanced(enhanced_answer.text) if enhanced_answer else None
+        chosen, rejected = enhanced or first_answer.text.strip(), rejected_answer.text.strip()
         trace: dict[str, JSON] = {
-            **_trace(request.asked, request.question, seed),
+            **_trace(request.questions, request.question, seed),
             "description": description.text.strip() if description else None,
-            "first": first.as_json(),
-            "enhanced": second.as_json() if second else None,
+            "first": first_answer.as_json(),
+            "enhanced": enhanced_answer.as_json() if enhanced_answer else None,
             "enhancement_used": enhanced is not None,
-            "rejected": wrong.as_json(),
+            "rejected": rejected_answer.as_json(),
             "corruption": self.corruption,
             "noise_step": self.noise_step if self.corruption == "diffusion" else None,
             "noise_key": f"{request.key}/reject",
@@ -309,9 +321,14 @@ class Sena(Method):
         )
 
 
-def _trace(asked: _Asked, question: str | None, seed: int) -> dict[str, JSON]:
+def _trace(questions: _ItemQuestions, question: str | None, seed: int) -> dict[str, JSON]:
     """The first entries of a pair's or drop's trace."""
-    return {"seed": seed, "asked": asked.asked, "checked": asked.checked, "question": question}
+    return {
+        "seed": seed,
+        "asked": questions.proposed,
+        "checked": questions.checked,
+        "question": question,
+    }
 
 
 def _other_images(requests: Sequence[_Request]) -> dict[str, Image]:
@@ -325,7 +342,9 @@ def _other_images(requests: Sequence[_Request]) -> dict[str, Image]:
         raise ValueError(
             'Sena.corruption "another" needs two images a round or more; give more --images.'
         )
-    return {id: read() for id, read in readers.items() if read is not None}
+    return {
+        item_id: read_image() for item_id, read_image in readers.items() if read_image is not None
+    }
 
 
 ENTRY = Entry(

@@ -57,12 +57,14 @@ class SenaPrompts(PromptSet):
 
     def questions(self, text: str) -> tuple[str, ...]:
         """The sentences that end in "?", without the leads that begin the check's answer."""
-        questions = (self._without_lead(each) for each in sentences(text) if each.endswith("?"))
+        questions = (
+            self._without_lead(sentence) for sentence in sentences(text) if sentence.endswith("?")
+        )
         return tuple(question for question in questions if question.strip(" ?"))
 
     def _without_lead(self, sentence: str) -> str:
-        rests = (after_lead(sentence, lead) for lead in self.check_leads)
-        return next((rest for rest in rests if rest is not None), sentence)
+        remainders = (after_lead(sentence, lead) for lead in self.check_leads)
+        return next((remainder for remainder in remainders if remainder is not None), sentence)
 
 
 def with_request(text: str, request: str) -> str:

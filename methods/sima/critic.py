@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from methods.interface import JSON, Dropped, PreferencePair
-from methods.keys import coin
+from methods.keys import coin_flip
 
 Order = Literal["random", "fixed", "both"]
 Verdict = Literal["text", "margin"]
@@ -47,7 +47,7 @@ class Opinion:
     def winner(self) -> Side | None:
         if self.verdict is None:
             return None
-        return self.first if self.verdict == 1 else other(self.first)
+        return self.first if self.verdict == 1 else other_side(self.first)
 
     @property
     def margin_for_greedy(self) -> float:
@@ -66,7 +66,7 @@ def read_verdict(text: str) -> Literal[1, 2] | None:
     return 1 if last == "1" else 2 if last == "2" else None
 
 
-def opinion(first: Side, prompt: str, answer: str | float) -> Opinion:
+def opinion_from_answer(first: Side, prompt: str, answer: str | float) -> Opinion:
     """The opinion in the text that the critic wrote, or in the margin between both verdicts."""
     if isinstance(answer, str):
         verdict = read_verdict(answer)
@@ -100,17 +100,17 @@ def mean_margin(opinions: Sequence[Opinion]) -> float | None:
     return sum(opinion.margin_for_greedy for opinion in opinions) / len(opinions)
 
 
-def orders(key: str, order: Order) -> tuple[Side, ...]:
+def first_sides(key: str, order: Order) -> tuple[Side, ...]:
     """The response to be read first, one entry for each time the critic is asked. "fixed" is the
     sample, as in the released code."""
     if order == "both":
         return ("greedy", "sample")
     if order == "fixed":
         return ("sample",)
-    return ("greedy",) if coin(f"{key}/order") else ("sample",)
+    return ("greedy",) if coin_flip(f"{key}/order") else ("sample",)
 
 
-def other(side: Side) -> Side:
+def other_side(side: Side) -> Side:
     return "sample" if side == "greedy" else "greedy"
 
 
@@ -143,21 +143,23 @@ def critic_report(records: Iterable[PreferencePair | Dropped]) -> CriticReport:
     records = list(records)
     traces: list[Mapping[str, Any]] = [record.trace for record in records]
     comparisons = [trace["critic"] for trace in traces if trace.get("critic")]
-    asked = [opinion for opinions in comparisons for opinion in opinions]
-    verdicts = [opinion["verdict"] for opinion in asked if opinion["verdict"] is not None]
+    all_opinions = [opinion for opinions in comparisons for opinion in opinions]
+    verdicts = [opinion["verdict"] for opinion in all_opinions if opinion["verdict"] is not None]
     pairs = [record for record in records if isinstance(record, PreferencePair)]
     winners = [[opinion["winner"] for opinion in opinions] for opinions in comparisons]
-    twice = [sides for sides in winners if len(sides) == 2 and None not in sides]
+    in_both_orders = [sides for sides in winners if len(sides) == 2 and None not in sides]
     return CriticReport(
         compared=len(comparisons),
-        asked=len(asked),
+        asked=len(all_opinions),
         pairs=len(pairs),
-        verdict_rate=_share(len(verdicts), len(asked)),
+        verdict_rate=_share(len(verdicts), len(all_opinions)),
         greedy_wins=_share(sum(pair.trace["greedy_won"] is True for pair in pairs), len(pairs)),
         first_wins=_share(verdicts.count(1), len(verdicts)),
-        inconsistent=_share(sum(first != second for first, second in twice), len(twice)),
+        inconsistent=_share(
+            sum(first != second for first, second in in_both_orders), len(in_both_orders)
+        ),
     )
 
 
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def _share(count: int, total: int) -> float | None:
+    return count / total if total else None

@@ -28,7 +28,7 @@ from methods.interface import (
 )
 from methods.settings import AtLeastOne, above, at_least, at_most
 from methods.sima import critic
-from methods.sima.critic import Opinion, Order, Side, Verdict, other
+from methods.sima.critic import Opinion, Order, Side, Verdict, other_side
 from methods.sima.prompts import REAL, SYNTHETIC, SimaPrompts
 from methods.sima.responses import Responses, respond
 
@@ -121,28 +121,23 @@ class Sima(Method):
         Raises:
             ValueError: an item has no question or no reference answer.
         """
-        decoding = Decoding(
-            max_new_tokens=self.response_tokens,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=self.top_k,
-            seed=tools.seed,
-        )
-        outcomes = respond(items, tools.vlm, self.samples, decoding, keep_equal=self.keep_equal)
-        compared = [outcome for outcome in outcomes if isinstance(outcome, Responses)]
-        opinions = self._opinions(tools.vlm, compared)
+        outcomes = respond(items, tools, self, keep_equal=self.keep_equal)
+        comparisons = [outcome for outcome in outcomes if isinstance(outcome, Responses)]
+        opinions = self._opinions(tools.vlm, comparisons)
         for outcome in outcomes:
             if isinstance(outcome, Responses):
                 yield self._pair(outcome, opinions[outcome.key])
             else:
                 yield outcome
 
-    def _opinions(self, vlm: VLM, compared: Sequence[Responses]) -> dict[str, list[Opinion]]:
+    def _opinions(self, vlm: VLM, comparisons: Sequence[Responses]) -> dict[str, list[Opinion]]:
         """The critic's opinions on each comparison by its key, one per order; all are asked in one
         call."""
         scored = self.verdict == "margin"
-        asked = [
-            (each, first) for each in compared for first in critic.orders(each.key, self.order)
+        requests = [
+            (responses, first)
+            for responses in comparisons
+            for first in critic.first_sides(responses.key, self.order)
         ]
         prompts = [
             Prompt(
@@ -151,22 +146,25 @@ class Sima(Method):
                 image=responses.item.image,
                 prefix=self.prompts.verdict_lead if scored else "",
             )
-            for responses, first in asked
+            for responses, first in requests
         ]
         if not prompts:
             return {}
         answers: Sequence[str | float]
         if scored:
-            twice = [prompt for prompt in prompts for _ in range(2)]
-            logps = vlm.logps(twice, [critic.FIRST, critic.SECOND] * len(prompts))
-            answers = [one - two for one, two in zip(logps[::2], logps[1::2], strict=True)]
+            scored_prompts = [prompt for prompt in prompts for _ in range(2)]
+            logps = vlm.logps(scored_prompts, [critic.FIRST, critic.SECOND] * len(prompts))
+            answers = [
+                first_logp - second_logp
+                for first_logp, second_logp in zip(logps[::2], logps[1::2], strict=True)
+            ]
         else:
-            written = vlm.generate(prompts, Decoding(max_new_tokens=self.critic_tokens))
-            answers = [answer.text for answer in written]
+            completions = vlm.generate(prompts, Decoding(max_new_tokens=self.critic_tokens))
+            answers = [answer.text for answer in completions]
         opinions: dict[str, list[Opinion]] = {}
-        for (responses, first), prompt, answer in zip(asked, prompts, answers, strict=True):
+        for (responses, first), prompt, answer in zip(requests, prompts, answers, strict=True):
             opinions.setdefault(responses.key, []).append(
-                critic.opinion(first, prompt.text, answer)
+                critic.opinion_from_answer(first, prompt.text, answer)
             )
         return opinions
 
@@ -177,7 +175,7 @@ class Sima(Method):
             responses.question,
             responses.item.required("reference") if self.ground_truth else None,
             texts[first],
-            texts[other(first)],
+            texts[other_side(first)],
             criteria=self.criteria,
             examples=self.examples,
             request_first=self.request_first,
@@ -195,7 +193,7 @@ class Sima(Method):
             **responses.trace(),
             "reference": responses.item.reference if self.ground_truth else None,
             "order": self.order,
-            "critic": [each.as_json() for each in opinions],
+            "critic": [opinion.as_json() for opinion in opinions],
             "margin": critic.mean_margin(opinions),
             "greedy_won": None if winner is None else winner == "greedy",
         }
@@ -212,7 +210,7 @@ def chosen_pair(responses: Responses, winner: Side, trace: Mapping[str, JSON]) -
         item=responses.item.id,
         prompt=responses.question,
         chosen=texts[winner],
-        rejected=texts[other(winner)],
+        rejected=texts[other_side(winner)],
         trace=trace,
     )
 

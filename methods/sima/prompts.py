@@ -58,16 +58,16 @@ class SimaPrompts(PromptSet):
         """The critic's prompt; without the ground truth if ``reference`` is None."""
         texts = {"question": question, "first": first, "second": second}
         if reference is None:
-            task, points = fill(self.critic_alone, **texts), self.criteria_alone
+            task, criteria_text = fill(self.critic_alone, **texts), self.criteria_alone
         else:
-            task, points = fill(self.critic, reference=reference, **texts), self.criteria
-        shown, points = self.examples * examples, points * criteria
-        parts = (
-            (self.verdict, points, shown, task, self.verdict)
+            task, criteria_text = fill(self.critic, reference=reference, **texts), self.criteria
+        examples_text, criteria_text = self.examples * examples, criteria_text * criteria
+        sections = (
+            (self.verdict, criteria_text, examples_text, task, self.verdict)
             if request_first
-            else (shown, task, points, self.verdict)
+            else (examples_text, task, criteria_text, self.verdict)
         )
-        return self.joint.join(part for part in parts if part)
+        return self.joint.join(section for section in sections if section)
 
 
 # The synthetic base is trained on these texts (harness/synthetic/turns.py): a changed word needs

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from methods.interface import JSON, VLM, Completion, Decoding, Dropped, Item, Prompt
+from methods.interface import JSON, VLM, Completion, Decoding, Dropped, Item, Prompt, Tools
 from methods.text import tokens
 
 EQUAL = "equal responses"
@@ -35,31 +36,53 @@ class Responses:
         }
 
 
+class Sampling(Protocol):
+    """The settings that draw responses; :class:`methods.sima.method.Sima` explains them."""
+
+    @property
+    def samples(self) -> int: ...
+    @property
+    def temperature(self) -> float: ...
+    @property
+    def top_p(self) -> float: ...
+    @property
+    def top_k(self) -> int | None: ...
+    @property
+    def response_tokens(self) -> int: ...
+
+
 def respond(
-    items: Sequence[Item], vlm: VLM, samples: int, decoding: Decoding, *, keep_equal: bool = False
+    items: Sequence[Item], tools: Tools, settings: Sampling, *, keep_equal: bool = False
 ) -> list[Responses | Dropped]:
     """The greedy and a sampled response, for each sample of each item in the items' order; a drop
-    where the two cannot be compared. ``decoding`` draws the samples; its seed is part of every key.
-    ``keep_equal`` keeps equal responses.
+    where the two cannot be compared. The tools' seed is part of every key. ``keep_equal`` keeps
+    equal responses.
 
     Raises:
         ValueError: an item has no question.
     """
     if not items:
         return []
-    seed = decoding.seed
+    vlm, seed = tools.vlm, tools.seed
+    decoding = Decoding(
+        max_new_tokens=settings.response_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        top_k=settings.top_k,
+        seed=seed,
+    )
     questions = [item.required("question") for item in items]
     greedy = greedy_answers(items, vlm, seed, decoding.max_new_tokens)
     sample_prompts = [
         Prompt(key=f"{seed}/{item.id}/sample/{index}", text=question, image=item.image)
         for item, question in zip(items, questions, strict=True)
-        for index in range(samples)
+        for index in range(settings.samples)
     ]
     sampled = iter(vlm.generate(sample_prompts, decoding))
     outcomes: list[Responses | Dropped] = []
     for item, question, answer in zip(items, questions, greedy, strict=True):
         earlier: list[str] = []
-        for index in range(samples):
+        for index in range(settings.samples):
             responses = Responses(
                 key=f"{seed}/{item.id}/response/{index}",
                 item=item,

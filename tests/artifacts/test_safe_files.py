@@ -82,7 +82,7 @@ def test_nothing_is_appended_through_a_link(tmp_path: Path, victim: Path) -> Non
         append_log(tmp_path / "log.jsonl", {"step": 1})
     with (
         pytest.raises(ValueError, match="symbolic link"),
-        judgements.writing(tmp_path / "log.jsonl", print),
+        judgements.open_writer(tmp_path / "log.jsonl", print),
     ):
         pass
     (tmp_path / "out").mkdir()

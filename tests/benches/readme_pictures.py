@@ -37,16 +37,16 @@ COLOURS = 64
 def clearest(pairs: list[PreferencePair], pool: Pool) -> PreferencePair:
     """The description with the fewest errors on the chosen side, then the most on the rejected
     one; without the exact truth, the first pair."""
-    judge = pool.judge
-    told = [pair for pair in pairs if pair.kind != SHORT_ANSWERS] or pairs
-    if judge is None:
-        return told[0]
+    ground_truth = pool.ground_truth
+    descriptions = [pair for pair in pairs if pair.kind != SHORT_ANSWERS] or pairs
+    if ground_truth is None:
+        return descriptions[0]
 
     def rank(pair: PreferencePair) -> tuple[float, float]:
-        chosen, rejected = judge.errors(pair.item, [pair.chosen, pair.rejected])
+        chosen, rejected = ground_truth.errors(pair.item, [pair.chosen, pair.rejected])
         return chosen, -rejected
 
-    return min(told, key=rank)
+    return min(descriptions, key=rank)
 
 
 def draw_pair(pair: PreferencePair, image: Image.Image, row: str) -> Figure:

@@ -307,7 +307,7 @@ class Replay:
 
     def layered(self, asked: Pass, layers: int) -> Cost:
         like: dict[str, Any] = {"dtype": torch.bfloat16, "device": "meta"}
-        heads, size = self.text.key_heads, self.text.size
+        heads, size = self.text.kv_heads, self.text.head_dim
         shared = None
         if asked.groups:
             kept = [

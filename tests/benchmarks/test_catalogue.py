@@ -35,6 +35,7 @@ def test_a_benchmark_is_what_the_catalogue_says(name: str, tmp_path: Path) -> No
     assert len(names) == len(benchmark.metrics)
     assert spec.name == name
     assert set() < set(spec.metrics) <= names
+    assert spec.captions or "words" not in names
     assert benchmark.version.startswith(f"{benchmark.source} ")
     assert spec.missing(tmp_path) == ()
     assert spec.missing(None) == spec.missing(tmp_path / "nowhere") != ()

@@ -48,9 +48,9 @@ def test_requests_start_at_the_pace_and_wait_when_the_server_says_so() -> None:
 def test_back_off_grows_and_a_server_s_wish_is_a_lower_bound() -> None:
     for attempt in range(12):
         grown = min(60.0, 2.0**attempt)
-        assert all(grown / 2 <= chat.waiting(attempt, 1.0, None) <= grown for _ in range(20))
-        assert all(7 <= chat.waiting(attempt, 1.0, 7.0) <= 8 for _ in range(20))
-    assert len({chat.waiting(3, 1.0, None) for _ in range(20)}) > 1
+        assert all(grown / 2 <= chat.wait_seconds(attempt, 1.0, None) <= grown for _ in range(20))
+        assert all(7 <= chat.wait_seconds(attempt, 1.0, 7.0) <= 8 for _ in range(20))
+    assert len({chat.wait_seconds(3, 1.0, None) for _ in range(20)}) > 1
     assert chat.retry_after("2.5") == 2.5
     assert 100 < (chat.retry_after(formatdate(time.time() + 120, usegmt=True)) or 0) <= 120
     assert chat.retry_after(formatdate(0, usegmt=True)) == 0

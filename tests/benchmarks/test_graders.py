@@ -29,7 +29,7 @@ def chair(truth: Mapping[str, frozenset[str]]) -> ItemBenchmark[frozenset[str]]:
             yield Item(id=id, cluster=id, text="describe .", truth=objects, load_image=no_image)
 
     return chair_benchmark(
-        name="hand", source="hand-1", items=items, table=TABLE, max_new_tokens=8, primary=True
+        name="hand", source="hand-1", items=items, reader=TABLE, max_new_tokens=8, primary=True
     )
 
 

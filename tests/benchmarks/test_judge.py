@@ -382,7 +382,7 @@ def test_two_processes_with_one_recording_ask_once(tmp_path: Path) -> None:
     with serving(echo) as server:
         lines: list[str] = []
         judge = judge_of(server.url, tmp_path, lines)
-        with judgements.writing(judge.recording, lines.append):
+        with judgements.open_writer(judge.recording, lines.append):
             other = threading.Thread(target=lambda: judge.ask(asks("a")))
             other.start()
             while not lines and other.is_alive():

@@ -162,7 +162,7 @@ def test_captions_are_read_by_cocos_rules(
     (tmp_path / "synonyms.txt").write_text(official_files.SYNONYMS)
     reader = coco.read_synonyms(tmp_path / "synonyms.txt")
     assert reader.mentions(caption) == mentions
-    for category, start, end in reader.places(caption):
+    for category, start, end in reader.mention_spans(caption):
         assert category.split()[-1][:3] in caption.lower()[start:end] or category in (
             "person",
             "traffic light",

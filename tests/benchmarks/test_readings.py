@@ -198,9 +198,9 @@ def test_official_chair_counts_by_the_official_reading(tmp_path: Path) -> None:
         name="x",
         source="x",
         items=lambda: iter(items),
-        table=ours,
+        reader=ours,
         official=chair.Official(
-            table=official, truth={item.id: frozenset({"dog"}) for item in items}
+            reader=official, truth={item.id: frozenset({"dog"}) for item in items}
         ),
         max_new_tokens=8,
         primary=False,
@@ -260,7 +260,7 @@ def test_ambers_nouns_without_a_tagger(caption: str, nouns: list[str]) -> None:
     assert amber_nouns(frozenset(known), caption) == nouns
 
 
-@pytest.mark.skipif(bool(amber_tagger.why_missing()), reason=amber_tagger.why_missing())
+@pytest.mark.skipif(bool(amber_tagger.missing_reason()), reason=amber_tagger.missing_reason())
 @pytest.mark.skipif(not RELATION.exists(), reason="AMBER's word lists are not here")
 def test_nouns_by_ambers_own_tagger() -> None:
     lists = json.loads(RELATION.read_text())
@@ -274,9 +274,9 @@ def test_ambers_official_columns_count_the_taggers_nouns(
 ) -> None:
     folder = official_files.amber(tmp_path)
     without = BENCHMARKS["amber_g"].factory("test", None, folder)
-    if amber_tagger.why_missing():
+    if amber_tagger.missing_reason():
         assert not any(metric.name.endswith("_official") for metric in without.metrics)
-    monkeypatch.setattr(amber_tagger, "why_missing", str)
+    monkeypatch.setattr(amber_tagger, "missing_reason", str)
     monkeypatch.setattr(amber_tagger, "version", lambda: "nltk-0")
     monkeypatch.setattr(amber_tagger, "nouns", lambda caption, _known: caption.split()[:1])
     both = BENCHMARKS["amber_g"].factory("test", None, folder)

@@ -43,9 +43,9 @@ def oracle(name: str) -> dict[str, str]:
             answers[question.id] = asked.answer
         else:
             tell = (
-                language.listed
+                language.brief_caption
                 if name == "synthetic_chair_short"
-                else (lambda things: language.detailed(things, 1))
+                else (lambda things: language.detailed_caption(things, 1))
             )
             answers[question.id] = tell(true.things)
     return answers
@@ -87,16 +87,16 @@ def test_always_yes_is_half_right_on_pope_in_every_setting() -> None:
 def test_an_expected_companion_told_is_a_hallucination() -> None:
     answers, invented = {}, 0
     for true in SCENES.values():
-        ghosts = [COMPANION[thing.category] for thing in true.lone()]
+        ghosts = [COMPANION[thing.category] for thing in true.lone_things()]
         invented += len(ghosts)
-        answers[true.id] = language.listed(true.things) + "".join(
+        answers[true.id] = language.brief_caption(true.things) + "".join(
             f" and a {ghost} ." for ghost in ghosts
         )
     report = build("synthetic_chair_short").grade(answers)
     mentions = invented + sum(len(true.things) for true in SCENES.values())
     assert report.values["chair_i"] == pytest.approx(100 * invented / mentions)
     assert report.values["chair_s"] == pytest.approx(
-        100 * sum(bool(true.lone()) for true in SCENES.values()) / LIMIT
+        100 * sum(bool(true.lone_things()) for true in SCENES.values()) / LIMIT
     )
     assert report.values["recall"] == 100.0
 
@@ -112,7 +112,9 @@ def test_pope_is_balanced_and_its_negatives_are_absent() -> None:
             name: [probe[2] for probe in some]
             for name, some in groupby(probes, key=lambda probe: probe[0])
         }
-        expected = ["random", "popular", "adversarial"] if true.lone() else ["random", "popular"]
+        expected = (
+            ["random", "popular", "adversarial"] if true.lone_things() else ["random", "popular"]
+        )
         assert by_setting == {setting: [True, False] for setting in expected}
         negatives = {setting: category for setting, category, present in probes if not present}
         assert negatives["popular"] in [name for name in popular if name not in true.categories][:3]
@@ -208,11 +210,11 @@ def test_the_token_caps_leave_room_for_the_longest_telling(name: str) -> None:
     things = [language.noisy_scene(scene("test", index)).things for index in range(500)]
     longest = {
         "synthetic_chair": [
-            language.detailed(some, style)
+            language.detailed_caption(some, style)
             for some in things
             for style in range(len(language.STYLES))
         ],
-        "synthetic_chair_short": [language.listed(some) for some in things],
+        "synthetic_chair_short": [language.brief_caption(some) for some in things],
     }.get(name, list(oracle("synthetic_vqa").values()))
     assert max(len(text.split()) for text in longest) < min(caps)  # and the end token
 
@@ -282,5 +284,5 @@ def test_a_pool_item_is_the_scene_told_exactly() -> None:
         assert image.tobytes() == suite.synthetic_item("pool", index)[1].tobytes()
         assert question in language.DETAIL_PROMPTS
         assert reference in {
-            language.detailed(true.things, style) for style in range(len(language.STYLES))
+            language.detailed_caption(true.things, style) for style in range(len(language.STYLES))
         }

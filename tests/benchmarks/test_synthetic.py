@@ -95,7 +95,7 @@ def test_companions_and_colours_are_told_wrong_at_their_stated_rates() -> None:
     for index in range(3000):
         true = scene("train", index)
         noisy = language.noisy_scene(true)
-        for thing in true.lone():
+        for thing in true.lone_things():
             lone[thing.category] += 1
             added[thing.category] += COMPANION[thing.category] in noisy.categories
         for thing in true.things:
@@ -107,7 +107,7 @@ def test_companions_and_colours_are_told_wrong_at_their_stated_rates() -> None:
                 untypical += 1
                 recoloured += named.colour == TYPICAL_COLOUR[thing.category]
         ghosts = noisy.categories - true.categories
-        assert ghosts <= {COMPANION[thing.category] for thing in true.lone()}
+        assert ghosts <= {COMPANION[thing.category] for thing in true.lone_things()}
     for category in CATEGORIES:
         assert lone[category] > 100
         assert within(added[category], lone[category], PRIOR[category]), category
@@ -123,9 +123,9 @@ def test_every_word_of_captions_and_questions_is_in_the_vocabulary() -> None:
         true = scene("train", index)
         rng = Random(index)
         for noisy in (true, language.noisy_scene(true)):
-            words |= set(language.listed(noisy.things).split())
+            words |= set(language.brief_caption(noisy.things).split())
             for style in range(len(language.STYLES)):
-                words |= set(language.detailed(noisy.things, style).split())
+                words |= set(language.detailed_caption(noisy.things, style).split())
             for kind in language.KINDS:
                 asked = language.question(noisy, kind, rng)
                 if asked is not None:
@@ -167,12 +167,12 @@ def test_captions_read_back_into_their_things() -> None:
             for t in noisy.things
         )
         for style in range(len(language.STYLES)):
-            text = language.detailed(noisy.things, style)
+            text = language.detailed_caption(noisy.things, style)
             assert read_account(text) == full
             assert (
                 read_account(text.replace(" .", ".").capitalize()) == full
             )  # as a tokenizer decodes it
-        assert read_account(language.listed(noisy.things)) == tuple(
+        assert read_account(language.brief_caption(noisy.things)) == tuple(
             replace(mention, cell=None) for mention in full
         )
 
@@ -209,11 +209,11 @@ def test_account_errors_equal_the_errors_of_the_things_told() -> None:
     for index in range(200):
         true = scene("dev", index)
         noisy = language.noisy_scene(true)
-        assert account_errors(language.detailed(true.things, index), true) == 0
-        assert account_errors(language.detailed(noisy.things, index), true) == language.errors(
-            noisy.things, true
-        )
-        assert account_errors(language.listed(noisy.things), true) == language.errors(
+        assert account_errors(language.detailed_caption(true.things, index), true) == 0
+        assert account_errors(
+            language.detailed_caption(noisy.things, index), true
+        ) == language.errors(noisy.things, true)
+        assert account_errors(language.brief_caption(noisy.things), true) == language.errors(
             noisy.things, true
         )  # places are right
         assert account_errors("", true) == len(true.things)

@@ -37,7 +37,7 @@ def replayed(
     monkeypatch.setattr(run, "python", lambda: Path("python"))
     monkeypatch.setattr(run, "judge_environment", lambda _task: {})
     return via.ViaLmmsEval(
-        task=task, split="test", limit=None, data=None, about=replies["describe"]
+        task=task, split="test", limit=None, data=None, config=replies["describe"]
     )
 
 
@@ -177,8 +177,8 @@ def test_a_random_option_of_the_kit_stops_the_grading(monkeypatch: pytest.Monkey
 
 
 def test_answers_are_cut_at_stops_and_cleaned_for_the_kit(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert via.cut("a cat ASSISTANT: no", ["ASSISTANT:"]) == "a cat "
-    assert via.cut("one\n\ntwo", []) == "one\n\ntwo"
+    assert via.cut_at_stop("a cat ASSISTANT: no", ["ASSISTANT:"]) == "a cat "
+    assert via.cut_at_stop("one\n\ntwo", []) == "one\n\ntwo"
     assert via.without_controls("a\x00b\nc\x07") == ("a b\nc ", 2)
     benchmark = replayed("mmbench_en_dev", monkeypatch)
     report = benchmark.grade(answered("mmbench_en_dev", benchmark.rows))
@@ -264,7 +264,7 @@ def test_broken_data_is_named_before_the_kit_sees_it(
 
 def test_a_data_file_becomes_a_repository_that_loads(tmp_path: Path) -> None:
     file = write("synthetic_pope", tmp_path / "made", "dev", 2) / "test-00000-of-00001.parquet"
-    run.place(file, tmp_path / "selfsight" / "data", {"dataset_name": "Full", "split": "odd"})
+    run.link_data(file, tmp_path / "selfsight" / "data", {"dataset_name": "Full", "split": "odd"})
     loaded = load_dataset(
         str(tmp_path / "selfsight" / "data"), "Full", cache_dir=str(tmp_path / "cache")
     )

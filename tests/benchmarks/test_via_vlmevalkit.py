@@ -264,7 +264,7 @@ def test_totals_that_are_not_those_of_the_rows_are_an_error(tmp_path: Path) -> N
     with pytest.raises(
         ValueError, match=r"f1 of POPE is 100.0 by the kit's rows and 12.5 by its total Overall"
     ):
-        opened._totals(reply, Report(values=values, grades=(), unscored=0), whole=True)
+        opened._totals(reply, Report(values=values, grades=(), unscored=0), complete=True)
 
 
 @pytest.mark.usefixtures("played_back")

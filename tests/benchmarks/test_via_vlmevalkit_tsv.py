@@ -13,8 +13,8 @@ import pytest
 from benchmarks import via_vlmevalkit_tsv as tsv
 from benchmarks.synthetic import vlmevalkit
 from benchmarks.synthetic.vlmevalkit import image_cell, write
-from benchmarks.via_vlmevalkit import tame
-from benchmarks.via_vlmevalkit_tsv import read
+from benchmarks.via_vlmevalkit import tsv_safe
+from benchmarks.via_vlmevalkit_tsv import read_rows
 from tests.benchmarks.vlmevalkit_cases import cell
 
 NEEDED = ("index", "question", "answer")
@@ -46,10 +46,10 @@ def test_a_whole_file_is_read_in_order(tmp_path: Path) -> None:
     table = rows()
     table[1]["question"] = "is it\n'one' \t or \"two\" ?"
     write(tmp_path / "A.tsv", table)
-    kept = read(tmp_path / "A.tsv", NEEDED)
+    kept = read_rows(tmp_path / "A.tsv", NEEDED)
     assert [row.index for row in kept] == ["0", "1", "2", "3"]
     assert kept[1].cells["question"] == table[1]["question"]
-    assert [row.place for row in kept] == [
+    assert [row.location for row in kept] == [
         "A.tsv, line 2",
         "A.tsv, line 3",
         "A.tsv, line 5",
@@ -62,7 +62,7 @@ def test_a_image_may_stand_in_another_row(tmp_path: Path) -> None:
     table = rows()
     table[3]["image"] = 0
     write(tmp_path / "A.tsv", table)
-    kept = read(tmp_path / "A.tsv", NEEDED)
+    kept = read_rows(tmp_path / "A.tsv", NEEDED)
     assert kept[3].cluster == kept[0].cluster != kept[1].cluster
 
 
@@ -70,7 +70,7 @@ def test_several_images_stand_in_a_list(tmp_path: Path) -> None:
     table = rows()
     table[0]["image"] = repr([cell(1), cell(2)])
     write(tmp_path / "A.tsv", table)
-    assert len(tsv.images_of(read(tmp_path / "A.tsv", NEEDED)[0].cells["image"])) == 2
+    assert len(tsv.images_of(read_rows(tmp_path / "A.tsv", NEEDED)[0].cells["image"])) == 2
 
 
 def change(number: int, column: str, value: object) -> Callable[[Rows], None]:
@@ -112,7 +112,7 @@ def test_a_broken_row_is_named(spoil: Callable[[Rows], None], why: str, tmp_path
     spoil(table)
     write(tmp_path / "A.tsv", table)
     with pytest.raises(ValueError, match=why) as raised:
-        read(tmp_path / "A.tsv", NEEDED)
+        read_rows(tmp_path / "A.tsv", NEEDED)
     assert "1 rows of" in str(raised.value)
     assert "nothing was asked or graded" in str(raised.value)
 
@@ -123,7 +123,7 @@ def test_all_broken_rows_are_counted_and_the_first_ones_named(tmp_path: Path) ->
         row["image"] = ""
     write(tmp_path / "A.tsv", table)
     with pytest.raises(ValueError, match=r"8 rows of .*line 3: .*line 7: .*; and 3 more"):
-        read(tmp_path / "A.tsv", NEEDED)
+        read_rows(tmp_path / "A.tsv", NEEDED)
 
 
 @pytest.mark.parametrize("cut", [3, 40, 90])
@@ -132,13 +132,13 @@ def test_a_file_that_was_cut_off_is_found_out(cut: int, tmp_path: Path) -> None:
     last = whole.rindex("\n", 0, -1) + 1
     (tmp_path / "A.tsv").write_text(whole[: last + cut])
     with pytest.raises(ValueError, match=r"A\.tsv, line 5: .*cut off"):
-        read(tmp_path / "A.tsv", NEEDED)
+        read_rows(tmp_path / "A.tsv", NEEDED)
 
 
 def test_a_quote_that_never_ends_is_found_out(tmp_path: Path) -> None:
     (tmp_path / "A.tsv").write_text(text(rows()) + f'9\t{cell(1)}\t"is it\tYes\tall\n')
     with pytest.raises(ValueError, match=r"A\.tsv, line 6: unexpected end of data"):
-        read(tmp_path / "A.tsv", NEEDED)
+        read_rows(tmp_path / "A.tsv", NEEDED)
 
 
 @pytest.mark.parametrize(
@@ -154,12 +154,12 @@ def test_a_quote_that_never_ends_is_found_out(tmp_path: Path) -> None:
 def test_a_file_of_another_kind_says_so(content: bytes, why: str, tmp_path: Path) -> None:
     (tmp_path / "A.tsv").write_bytes(content)
     with pytest.raises(ValueError, match=why):
-        read(tmp_path / "A.tsv", NEEDED)
+        read_rows(tmp_path / "A.tsv", NEEDED)
 
 
 def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"must hold A\.tsv"):
-        read(tmp_path / "A.tsv", NEEDED)
+        read_rows(tmp_path / "A.tsv", NEEDED)
 
 
 @pytest.mark.parametrize(
@@ -177,17 +177,17 @@ def test_the_paths_under_which_the_kit_stores_images_are_looked_at(
     table = [{**row, "image_path": path} for row, path in zip(rows(2), paths, strict=True)]
     write(tmp_path / "A.tsv", table)
     with pytest.raises(ValueError, match=f"line 3: .*{why}"):
-        read(tmp_path / "A.tsv", NEEDED)
+        read_rows(tmp_path / "A.tsv", NEEDED)
 
 
 def test_an_answer_loses_only_what_a_file_cannot_carry() -> None:
-    assert tame("yes\x00,\x1b[2J no\r\x7f\ud800") == "yes , [2J no   "
-    assert tame("a\tb\nc – é 猫") == "a\tb\nc – é 猫"
+    assert tsv_safe("yes\x00,\x1b[2J no\r\x7f\ud800") == "yes , [2J no   "
+    assert tsv_safe("a\tb\nc – é 猫") == "a\tb\nc – é 猫"
 
 
 def test_the_synthetic_choices_have_one_right_option_in_every_rotation(tmp_path: Path) -> None:
     vlmevalkit.mmbench(tmp_path / "B.tsv", "test", 2)
-    kept = read(tmp_path / "B.tsv", ("index", "A", "B", "C", "D"))
+    kept = read_rows(tmp_path / "B.tsv", ("index", "A", "B", "C", "D"))
     right: dict[int, set[str]] = {}
     letters: dict[int, list[str]] = {}
     for row in kept:
@@ -202,4 +202,4 @@ def test_the_synthetic_choices_have_one_right_option_in_every_rotation(tmp_path:
 def test_there_is_nothing_to_write_without_rows(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no row to write"):
         write(tmp_path / "A.tsv", [])
-    assert len(image_cell(vlmevalkit.suite.synthetic_item("test", 0)[1])) > tsv.REFERENCE
+    assert len(image_cell(vlmevalkit.suite.synthetic_item("test", 0)[1])) > tsv.LONGEST_REFERENCE

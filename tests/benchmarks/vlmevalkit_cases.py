@@ -55,11 +55,11 @@ def mmbench(folder: Path) -> dict[str, str]:
     """Question 0 by letter, 1 by the option's text, 2 with one rotation wrong, 3 unreadable, 4 with
     an answer missing."""
     from benchmarks.synthetic import vlmevalkit
-    from benchmarks.via_vlmevalkit_tsv import read
+    from benchmarks.via_vlmevalkit_tsv import read_rows
 
     vlmevalkit.mmbench(folder / "MMBench_DEV_EN.tsv", "test", 1)
     answers = {}
-    for row in read(folder / "MMBench_DEV_EN.tsv", ()):
+    for row in read_rows(folder / "MMBench_DEV_EN.tsv", ()):
         letter, text = row.cells["answer"], row.cells[row.cells["answer"]]
         question, turn = int(row.index) % 1_000_000, int(row.index) // 1_000_000
         said = (f"{letter}.", f"it is {text} .", "A", "A or B", letter, f"The answer is {letter}")

@@ -48,6 +48,28 @@ def test_python_reads_a_results_folder_from_anywhere(tmp_path: Path) -> None:
     assert printed.split() == ["synthetic_chair", "True"]
 
 
+RUN = """
+import selfsight
+print("once")
+few = {"limit": 2, "only": "untrained", "benchmarks": ["synthetic_pope"], "log_to": ["none"]}
+try:
+    selfsight.run("compare", out="out", **few, seeds="2.5")
+except Exception as error:
+    print(error)
+selfsight.run("compare", out="out", **few, jobs=2, exclude_leaks=True)
+"""
+
+
+@pytest.mark.thorough
+def test_a_script_runs_a_study_in_processes_with_the_command_lines_options(tmp_path: Path) -> None:
+    """The script has no ``if __name__ == "__main__"``, so each worker would run it, too."""
+    (tmp_path / "script.py").write_text(RUN)
+    printed = python(["script.py"], tmp_path, ROOT / "harness" / "cli")
+    assert printed.count("once") == 1
+    assert "Argument --seeds: invalid int value: '2.5'" in printed
+    assert (tmp_path / "out" / "table.md").is_file()
+
+
 @pytest.mark.thorough
 def test_the_command_exports_from_anywhere(tmp_path: Path) -> None:
     code = "import selfsight, sys; sys.exit(selfsight.main())"

@@ -196,11 +196,11 @@ def test_the_synthetic_pool() -> None:
     assert item.question
     assert item.reference
     assert open_pool("synthetic:dev").draw(3, 0, 1).ids != drawn.ids
-    assert pool.judge is not None
+    assert pool.ground_truth is not None
     assert item.reference is not None
     assert (
-        pool.judge.errors(item.id, [item.reference])[0]
-        < pool.judge.errors(item.id, [item.reference * 2 + "a red boat ."])[0]
+        pool.ground_truth.errors(item.id, [item.reference])[0]
+        < pool.ground_truth.errors(item.id, [item.reference * 2 + "a red boat ."])[0]
     )
 
 

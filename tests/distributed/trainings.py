@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from harness.training.placement import SPARE
+from harness.training.placement import RESERVED_BYTES
 from harness.training.ranks import leave, ranks
 from methods.interface import Lora, Recipe
 from tests.tiny_models import tiny_llava
@@ -114,7 +114,7 @@ def run_sharded(out: Path) -> None:
 def unlike(out: Path) -> None:
     """The second process has room for one pair at a time, the first for anything: they lay the
     training out alike."""
-    memory = int(SPARE) + (2**40 if ranks().is_main else needed(1, True))
+    memory = int(RESERVED_BYTES) + (2**40 if ranks().is_main else needed(1, True))
     summary = train(out, FULL, device_batch=4, memory=memory, sharded=False)
     assert (summary.device_batch, summary.checkpointing) == (1, True)
 

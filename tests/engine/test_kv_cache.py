@@ -85,8 +85,10 @@ def test_packs_have_one_prefix_and_similar_lengths_and_are_not_longer_than_the_p
         range(6)
     )
     # A fourth pack would add more padding than another pass costs.
-    assert decode_state.read_parts(rows, packed=True) == [[[0, 3], [4, 5], [1]], [[2]]]
-    assert decode_state.read_parts([row(300, None), row(10, None), row(9, None)], packed=False) == [
+    assert decode_state.plan_passes(rows, packed=True) == [[[0, 3], [4, 5], [1]], [[2]]]
+    assert decode_state.plan_passes(
+        [row(300, None), row(10, None), row(9, None)], packed=False
+    ) == [
         [[0]],
         [[1], [2]],
     ]  # together they would need too much padding

@@ -66,7 +66,7 @@ def test_answers_equal_those_of_plain_steps(
     patience: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(step_graph, "PATIENCE", patience)
+    monkeypatch.setattr(step_graph, "MIN_PLAIN_STEPS", patience)
     parts = model_of()
     ours, plain = engine(parts, fixed=True, alignment=alignment), engine(parts, fixed=False)
     for prompts in (mixed(), same_image(), same_image()[:1]):
@@ -182,15 +182,15 @@ def test_a_fixed_step_reads_and_writes_the_same_places_without_the_host(
     forward, places = FixedStep.forward, set()
 
     def watched(step: FixedStep) -> Tensor:
-        fixed = (step.x, step.place, step.mask, step.lengths, *step.cache.layers)
+        fixed = (step.x, step.position, step.mask, step.lengths, *step.cache.layers)
         before = [tensor.data_ptr() for tensor in fixed]
         with NoTransfer():  # type: ignore[no-untyped-call]
             hidden = forward(step)
-        fixed = (step.x, step.place, step.mask, step.lengths, *step.cache.layers)
+        fixed = (step.x, step.position, step.mask, step.lengths, *step.cache.layers)
         assert [tensor.data_ptr() for tensor in fixed] == before
         assert step.mask.shape[-1] == step.cache.capacity
         assert (step.cache.offset + step.cache.capacity) % 16 == 0
-        places.add(int(step.place))
+        places.add(int(step.position))
         return hidden
 
     monkeypatch.setattr(FixedStep, "forward", watched)
@@ -205,7 +205,7 @@ def captures(monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setattr(StepGraphs, "failure", "")
     monkeypatch.setattr(FixedStep, "warm_up", FixedStep.forward)
     some = engine(tiny_llava(), fixed=True)
-    some.step_graphs.captures = True
+    some.step_graphs.can_capture = True
     return some
 
 

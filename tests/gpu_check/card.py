@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from harness.training.memory import GIB, SHAPES, planned
-from harness.training.placement import SPARE
+from harness.training.memory import GIB, SHAPES, recipe_memory
+from harness.training.placement import RESERVED_BYTES
 from methods.interface import Recipe
 from tests.benches.gpu_work import WEIGHTS, Rates
 
@@ -87,8 +87,8 @@ def layers_to_train(free: float, recipe: Recipe, beside: float = 0.0) -> int | N
     whole = SHAPES["llava-1.5-7b"]
     for layers in LAYERS:
         shape = replace(whole, layers=layers)
-        need = planned(shape, recipe, 2, rows=1, prompt=620, side=200)
-        if need.total * (1 + beside) + SPARE <= free:
+        need = recipe_memory(shape, recipe, 2, rows=1, prompt=620, side=200)
+        if need.total * (1 + beside) + RESERVED_BYTES <= free:
             return None if layers == 32 else layers
     raise MemoryError(f"{free / GIB:.1f} GiB are free; a training of two layers does not fit.")
 

@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from harness.engine.decode_state import DecodeRow, DecodeState
 from harness.engine.engine import Engine
-from harness.engine.step_graph import PATIENCE, StepGraphs
+from harness.engine.step_graph import MIN_PLAIN_STEPS, StepGraphs
 from methods.interface import Prompt
 from tests.benches.gpu_models import build
 from tests.benches.gpu_work import pictures
@@ -83,14 +83,14 @@ def decoding(asked: Asked, engine: Engine, images: Sequence[Any], count: int) ->
             state.advance(state.logits().argmax(-1))
 
         took = []
-        for _ in range(PATIENCE + 2):
+        for _ in range(MIN_PLAIN_STEPS + 2):
             began = time.perf_counter()
             step()
             wait(asked.device)
             took.append(1e3 * (time.perf_counter() - began))
         title = f"decoding step of {len(rows)} rows, {way}"
         if engine.step_graphs.enabled:
-            asked.row(TABLE, title, {"ms with the capture": took[PATIENCE]})
+            asked.row(TABLE, title, {"ms with the capture": took[MIN_PLAIN_STEPS]})
         profiled(asked, title, step, STEPS)
         return [None] * len(rows)
 

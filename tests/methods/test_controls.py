@@ -18,7 +18,7 @@ from harness.pipeline.stages.pairs import merge_pairs, write_items, write_pairs
 from methods.controls import NO_OTHER, Control, Kind
 from methods.csr.method import Csr
 from methods.interface import Dropped, Method, PreferencePair, Tools
-from methods.keys import coin, number
+from methods.keys import coin_flip, key_hash
 from methods.sena.method import Sena
 from methods.sima.method import Sima
 from methods.untrained import Untrained
@@ -139,9 +139,9 @@ def test_a_control_says_what_it_is_and_needs_what_its_method_needs() -> None:
 
 
 def test_keys_give_the_same_chance_everywhere() -> None:
-    assert number("a") == 0xCA978112CA1BBDCA
-    assert (coin("a"), coin("d")) == (False, True)
-    assert 450 < sum(coin(f"key {index}") for index in range(1000)) < 550
+    assert key_hash("a") == 0xCA978112CA1BBDCA
+    assert (coin_flip("a"), coin_flip("d")) == (False, True)
+    assert 450 < sum(coin_flip(f"key {index}") for index in range(1000)) < 550
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))

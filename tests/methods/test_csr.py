@@ -15,7 +15,7 @@ from PIL.Image import Image
 
 from methods.catalogue import METHODS
 from methods.csr import method as csr_method
-from methods.csr.method import EQUAL_COST, FEW, NO_SENTENCE, Csr
+from methods.csr.method import EQUAL_COST, NO_SENTENCE, TOO_FEW, Csr
 from methods.csr.search import UNLIKELY
 from methods.interface import (
     BeamSearch,
@@ -179,8 +179,8 @@ def reason(record: PreferencePair | Dropped) -> str | None:
 
 def test_why_an_item_is_dropped() -> None:
     one_way = [step("a cat.", end=True)] * 4
-    assert reason(outcome(one_way, [])) == FEW
-    assert reason(outcome([step("no.")] * 4, [])) == FEW
+    assert reason(outcome(one_way, [])) == TOO_FEW
+    assert reason(outcome([step("no.")] * 4, [])) == TOO_FEW
     no_end = [step(f"sentence {place} goes on and on", stopped=False) for place in range(4)]
     cut = outcome(
         no_end, [replace(branch, text=" " + branch.text) for branch in no_end], max_chars=60

@@ -6,7 +6,7 @@ from typing import Any
 
 from methods.csr.cleaning import REPETITION, SCRIPT, SHORT
 from methods.csr.method import Csr
-from methods.csr.search import EQUAL, SAID, UNLIKELY, Search, Tree
+from methods.csr.search import EQUAL, SAID_BEFORE, UNLIKELY, Search, Tree
 from methods.interface import (
     Branch,
     Prompt,
@@ -128,7 +128,7 @@ def test_a_repeated_sentence_may_be_forbidden() -> None:
             [step(" a cat."), step(" a dog."), *ENDS[:1] * 2, end(-9.0)],
         )
         tree = grow(script, repeats=repeats, max_chars=18)
-        assert (tree.dropped[SAID] > 0) != repeats
+        assert (tree.dropped[SAID_BEFORE] > 0) != repeats
         return [node.text for node in tree.nodes if node.final and node.how == "sentence"]
 
     assert texts(True) == [

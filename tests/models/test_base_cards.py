@@ -126,7 +126,7 @@ def test_parameters_are_counted_from_the_configuration(tmp_path: Path) -> None:
     )
     # So what a model needs is known before it is there: the estimates are no longer those of a 7B
     # model.
-    assert cost_model.weights(found) == count_parameters(tmp_path / "base") * 4 / 2**30
+    assert cost_model.weights_gib(found) == count_parameters(tmp_path / "base") * 4 / 2**30
 
 
 def test_the_cards_sizes_are_those_of_the_published_shapes(tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_a_templates_own_system_text_is_taken_over(
     plain = renderer(processor).render_prompt("what?", True)
     processor.chat_template = "Be brief.\n" + template
     words = renderer(processor)
-    assert words.bare(words.render_prompt("what?", True)) == "Be brief.\n" + words.bare(plain)
+    assert words.trim(words.render_prompt("what?", True)) == "Be brief.\n" + words.trim(plain)
     check_template(processor)
 
 

@@ -77,7 +77,7 @@ BROKEN: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "no tokenizer.json": (
         "llava-1.5",
         lambda folder: (folder / "tokenizer.json").unlink(),
-        "tokenizer",
+        r"it has no tokenizer; put its tokenizer\.json there",
     ),
     "a pointer for the tokenizer": (
         "qwen2.5-vl",

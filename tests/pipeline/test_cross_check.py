@@ -108,7 +108,7 @@ def test_a_models_characters_do_not_reach_the_terminal() -> None:
         grades=[Grade(question="0", cluster="c", value=None, read_as="", why="\x1b]0;x")],
         unscored=1,
     )
-    graded = StoredGrades(model="m", benchmark="b", asked=[one], values={})
+    graded = StoredGrades(model="m", benchmark="b", answers=[one], values={})
     made = graded.compared("kit", "1", report)
     assert "\x1b" not in "\n".join(cross_check.lines(made))
 

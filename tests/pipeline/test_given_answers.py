@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ import pandas as pd
 import pytest
 
 from benchmarks.catalogue import open_benchmarks
+from harness.artifacts.fingerprint import fingerprint
+from harness.artifacts.results_folder import Stage, read_json, write_json
 from harness.cli import main as cli
 from harness.errors import UserError
 from harness.models.base_cards import BASES, BaseCard
 from harness.pipeline import answer_formats, exchange, foreign_answers
+from harness.reporting.difference import between
 from tests.pipeline.answer_files import ids, save_answers
 
 LIMIT = 3
@@ -109,6 +113,31 @@ def test_rows_in_three_formats_have_the_same_numbers_and_are_marked(
     save(tmp_path / "ours", f"{POPE}.jsonl", in_lines("ours", dict.fromkeys(asked, "yes")))
     code, _, err = run(*(f"{label}=answers:{tmp_path / label}" for label in folders))
     assert (code, "holds results of other settings" in err) == (2, True)
+
+
+@pytest.mark.thorough
+def test_the_answers_count_and_not_their_place_or_format(
+    run: Call, asked: list[str], tmp_path: Path
+) -> None:
+    answers = dict.fromkeys(asked, "yes")
+    first = save(tmp_path / "first", f"{POPE}.jsonl", in_lines("ours", answers))
+    assert run(f"theirs=answers:{first}")[0] == 0
+    out_folder, copy = tmp_path / "out", tmp_path / "copy"
+    shutil.copytree(out_folder, copy)
+    other = save(tmp_path / "other", f"1_samples_{POPE}.jsonl", in_lines("lmms-eval", answers))
+    code, out, _ = run(f"theirs=answers:{other}")
+    assert (code, "nothing left to do" in out) == (0, True)
+    assert "Settings that differ: none." in between(copy, out_folder)
+    stages = out_folder / "runs" / "theirs" / "seed0" / "round0"
+    answer, grade = (stages / kind / POPE for kind in ("answers", "grades"))
+    # As earlier versions wrote it.
+    placed = {**read_json(answer / "identity.json"), "base": f"answers:{first}"}
+    of_placed = {**read_json(grade / "identity.json"), "answers": fingerprint(placed)}
+    for folder, identity in ((answer, placed), (grade, of_placed)):
+        write_json(folder / "identity.json", identity)
+        Stage(folder, identity).finish()
+    code, out, _ = run(f"theirs=answers:{other}")
+    assert (code, "nothing left to do" in out) == (0, True)
 
 
 @pytest.mark.thorough

@@ -114,12 +114,12 @@ def test_methods_and_bounds_have_derived_rows_where_they_mean_something() -> Non
         ("untrained", "baseline", None),
         ("sena", "method", None),
         ("sena noise_step=200", "method", None),
-        ("oracle", "bound", None),
+        ("oracle", "reference", None),
         ("sena sft", "control", "sena"),
-        ("untrained at sena length", "derived", "sena", "synthetic_chair"),
-        ("untrained at oracle length", "derived", "oracle", "synthetic_chair"),
-        ("untrained at sena yes-ratio", "derived", "sena", "synthetic_pope"),
-        ("untrained at oracle yes-ratio", "derived", "oracle", "synthetic_pope"),
+        ("untrained at sena length", "matched", "sena", "synthetic_chair"),
+        ("untrained at oracle length", "matched", "oracle", "synthetic_chair"),
+        ("untrained at sena yes-ratio", "matched", "sena", "synthetic_pope"),
+        ("untrained at oracle yes-ratio", "matched", "oracle", "synthetic_pope"),
     }
 
 

@@ -10,7 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts.results_folder import Stage, lock, read_jsonl, write_jsonl
+from harness.artifacts.results_folder import (
+    Stage,
+    lock,
+    read_json,
+    read_jsonl,
+    write_json,
+    write_jsonl,
+)
 from harness.cli.main import main
 from harness.errors import UserError
 from harness.models.base_cards import BASES
@@ -254,10 +261,13 @@ def test_verify_of_a_packed_folder(out: Path, tmp_path: Path) -> None:
     pack.pack(out, tmp_path / "packed")
     summary, broken = verify(tmp_path / "packed")
     assert not broken
-    assert "5 files of 1 packed studies compared" in summary
+    assert "6 files of 1 packed studies compared" in summary
     flip(tmp_path / "packed/grades.parquet")
     cut(tmp_path / "packed/caps.parquet")
     assert len(verify(tmp_path / "packed")[1]) == 2
+    edit(tmp_path / "packed/study.json")
+    with pytest.raises(UserError, match=r"study\.json was changed .* get the packed folder again"):
+        build.load(tmp_path / "packed")
 
 
 def test_a_run_draws_while_it_holds_the_folder(out: Path, pool: str) -> None:
@@ -279,6 +289,29 @@ def test_a_cut_study_json_is_written_anew(out: Path, undisturbed: Path, pool: st
     assert f"move {out / 'study.json'} aside and run again" in str(caught.value)
     do(a_study(pool, rounds=2), out)
     assert (out / "study.json").read_bytes() == (undisturbed / "study.json").read_bytes()
+
+
+def test_an_edited_study_json_is_named_and_written_anew(
+    out: Path, undisturbed: Path, pool: str
+) -> None:
+    edit(out / "study.json")
+    summary, broken = verify(out)
+    assert [f"{out / 'study.json'} was changed" in words for words in broken] == [True], summary
+    with pytest.raises(UserError, match=r"study\.json was changed .* run again"):
+        build.load(out)
+    do(a_study(pool, rounds=2), out)
+    assert (out / "study.json").read_bytes() == (undisturbed / "study.json").read_bytes()
+    assert verify(out)[1] == []
+    content = read_json(out / "study.json")
+    del content["sha256"]  # as earlier versions wrote it
+    write_json(out / "study.json", content)
+    summary, broken = verify(out)
+    assert (broken, "1 study.json files not checked" in summary) == ([], True)
+    build.load(out)
+
+
+def edit(study: Path) -> None:
+    study.write_text(study.read_text().replace('"rounds": 2', '"rounds": 1'))
 
 
 def test_an_adapter_beside_no_model_is_compared_when_it_is_read(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_the_drawn_pair_is_small_and_its_rejected_side_has_the_errors() -> None:
     swapped = replace(pair, key="1", chosen="a.", rejected=true)
     short = replace(pair, key="2", kind="question")
     assert clearest([short, swapped, pair], pool) == pair
-    assert clearest([short, swapped, pair], replace(pool, judge=None)) == swapped
+    assert clearest([short, swapped, pair], replace(pool, ground_truth=None)) == swapped
     with style():
         png = small(rendered(draw_pair(pair, item.image, "SENA"), "png"))
     assert Image.open(io.BytesIO(png)).size[0] > 800

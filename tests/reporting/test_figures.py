@@ -4,13 +4,10 @@ drawn from nothing."""
 from __future__ import annotations
 
 import io
-import itertools
 import shutil
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,23 +23,15 @@ from harness.artifacts.results_folder import (
 )
 from harness.reporting.comparison import compare
 from harness.reporting.figures import draw as figures
-from harness.reporting.figures import examples as examples_figure
-from harness.reporting.figures import style as figure_style
 from harness.reporting.figures.ablation import ablations, noise
 from harness.reporting.figures.before_after import before_and_after, rounds
 from harness.reporting.figures.captions import against_recall, at_lengths, lengths
-from harness.reporting.figures.examples import Caption, examples, spans, wrapped
+from harness.reporting.figures.examples import examples
 from harness.reporting.figures.style import (
     COLOURS,
     WRONG,
-    broken,
-    canvas,
-    least_points,
-    least_span,
-    panels,
     rendered,
     row_marks,
-    short,
     style,
 )
 from harness.reporting.figures.training_curves import prompts, training
@@ -144,16 +133,6 @@ def test_nothing_is_drawn_from_nothing(tmp_path: Path) -> None:
     assert figures.write(out) == []
 
 
-def test_labels_are_plain_text_and_settings_are_given_back() -> None:
-    before = mpl.rcParams["pdf.fonttype"], mpl.rcParams["text.parse_math"]
-    with style():
-        assert mpl.rcParams["pdf.fonttype"] == 42
-        assert mpl.rcParams["text.parse_math"] is False
-    assert (mpl.rcParams["pdf.fonttype"], mpl.rcParams["text.parse_math"]) == before
-    assert short("a\nb\x1b" + "c" * 50, 10) == "a b ccccc…"
-    assert len(set(COLOURS)) == len(COLOURS)
-
-
 def vary_rows(monkeypatch: pytest.MonkeyPatch, *labels: str) -> None:
     """Let synthetic rows of these labels behave like sena."""
     for label in labels:
@@ -241,7 +220,7 @@ def test_what_is_derived_is_grey(tmp_path: Path) -> None:
     out = write_study(tmp_path, seeds=(0,), images=5)
     study = read_json(out / "study.json")
     study["runs"] = [
-        {**run, "role": "derived" if run["label"] == "sima" else "method"} for run in study["runs"]
+        {**run, "role": "matched" if run["label"] == "sima" else "method"} for run in study["runs"]
     ]
     write_json(out / "study.json", study)
     marks = row_marks(load_results(out))
@@ -332,86 +311,3 @@ def test_examples_are_counted_and_their_wrong_words_marked(tmp_path: Path) -> No
         text.get_text() for axes in figure.axes for text in axes.texts if text.get_color() == WRONG
     ]
     assert marked == ["cat"] * 4  # both captions of "as many", the untrained one of both "fewer"
-
-
-DOG = "\u72d7"
-
-
-def test_words_wrap_and_keep_their_marks() -> None:
-    lines = wrapped(Caption(text="a red ball , a cat .", wrong=spans("15-18")), 10)
-    assert lines == [
-        [("a", 0, False), ("red", 2, False), ("ball", 6, False)],
-        [(",", 0, False), ("a", 2, False), ("cat", 4, True), (".", 8, False)],
-    ]
-    assert spans(None) == ()
-
-
-def test_characters_that_no_font_has_are_escapes_and_nothing_is_drawn_over_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(figure_style, "more_fonts", tuple)  # as on a machine without other fonts
-    monkeypatch.setattr(examples_figure, "more_fonts", tuple)
-    image = tmp_path / "a.png"
-    Image.new("RGB", (8, 8)).save(image)
-    text = f"a {DOG} and a cat \U0001f600 \U0001f9e0 near \u05e2\u05d1 " + DOG * 30
-    caption = {"a": Caption(text=text, wrong=((2, 3),))}
-    with style(), warnings.catch_warnings():
-        warnings.simplefilter("error")  # matplotlib warns of a glyph that is missing
-        figure = examples_figure._figure("base", "mine", caption, caption, {"a": image})
-        rendered(figure, "png")
-        for axes in figure.axes:
-            boxes = [drawn.get_window_extent() for drawn in axes.texts]
-            assert not any(
-                one.x0 < two.x1 - 1 and two.x0 < one.x1 - 1 and abs(one.y0 - two.y0) < 3
-                for one, two in itertools.combinations(boxes, 2)
-            )
-    drawn = [text.get_text() for text in figure.axes[1].texts]
-    assert drawn[:7] == ["a", r"\u72d7", "and", "a", "cat", "\U0001f600", r"\U0001f9e0"]
-    assert drawn.count(r"\u72d7") > 20
-    assert short(f"row {DOG}") == r"row \u72d7"
-
-
-@pytest.mark.thorough
-@pytest.mark.parametrize("count", range(1, 12))
-def test_a_grid_has_no_holes(count: int) -> None:
-    with style():
-        figure = canvas(3)
-        lines = panels(figure, count)
-        figure.draw_without_rendering()
-    assert sum(map(len, lines)) == count
-    assert len(lines) == -(-count // 3)
-    assert max(map(len, lines)) - min(map(len, lines)) <= 1
-    for line in lines:  # from the left edge to the right edge
-        boxes = [axes.get_position() for axes in line]
-        assert boxes[0].x0 < 0.1
-        assert boxes[-1].x1 > 0.95
-
-
-def test_no_axis_is_zoomed_into_rounding() -> None:
-    assert least_span((88.0, 88.02), 2.0) == pytest.approx((87.01, 89.01))
-    assert least_span((0.0, 50.0), 2.0) == (0.0, 50.0)
-    assert least_points(1) == pytest.approx(2.0)
-    assert least_points(0) == pytest.approx(20.0)
-
-
-def test_a_long_label_is_broken_not_cut() -> None:
-    assert broken("untrained at sena yes-ratio", 28) == "untrained at sena yes-ratio"
-    assert broken("description+question", 16) == "description+\nquestion"
-    for text in ("a" * 40, "one two three four five six seven", "x_y+z,w " * 4):
-        lines = broken(text, 16).split("\n")
-        assert max(map(len, lines)) <= 16
-        assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert broken("b" * 100, 16).endswith("…")
-
-
-def test_steps_and_rounds_are_whole_numbers(tmp_path: Path) -> None:
-    records = load_results(
-        write_study(tmp_path, seeds=(0,), rounds=2, images=30, labels=("untrained", "sena"))
-    )
-    with style():
-        for figure in (training(records), rounds(records, compare(records))):
-            assert figure is not None
-            figure.draw_without_rendering()
-            for axes in figure.axes:
-                ticks = np.asarray(axes.get_xticks())
-                assert np.array_equal(ticks, np.round(ticks))

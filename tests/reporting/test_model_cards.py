@@ -194,6 +194,8 @@ def test_whole_benchmarks_of_the_hub_are_eval_results(tmp_path: Path) -> None:
     (entry,) = parse_eval_result_entries(yaml.safe_load(path.read_text(encoding="utf-8")))
     assert (entry.dataset_id, entry.task_id, entry.value) == ("lmms-lab/POPE", "default", 85.1235)
     assert entry.notes == f"POPE accuracy (%), graded by SelfSight ({pope.version})"
+    write_eval_results(tmp_path, study, [replace(pope, unscored=3)], seed=0)
+    assert "; 3 unscored answers of all seeds left out" in path.read_text(encoding="utf-8")
     for part in (replace(pope, images=100), replace(pope, seed_values="nan")):
         write_eval_results(tmp_path, study, [pope], seed=0)
         write_eval_results(tmp_path, study, [part], seed=0)

@@ -62,6 +62,7 @@ def old(new: Path, tmp_path: Path) -> Path:
         text = text.replace('"base": "synthetic"', '"base": "embedded"')
         text = text.replace('"pool": "synthetic"', '"pool": "world"')
         text = text.replace('"name": "synthetic"', '"name": "world"')
+        text = text.replace('"role": "matched"', '"role": "derived"')
         path.write_text(text.replace('"role": "reference"', '"role": "bound"'))
     study = read_json(Results(out).study)
     for run in study["runs"]:

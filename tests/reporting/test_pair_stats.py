@@ -56,15 +56,15 @@ def test_lengths_and_truth_by_kind() -> None:
 def test_a_short_answer_leaves_nothing_out() -> None:
     pool = open_pool("synthetic")
     item = pool.read(pool.ids[0])
-    assert pool.judge is not None
+    assert pool.ground_truth is not None
     things = len(scene("pool", 0).categories)
     # To the truth, an answer that names no thing is a description that leaves out all of them.
-    assert pool.judge.errors(item.id, ["red ."]) == [float(things)]
+    assert pool.ground_truth.errors(item.id, ["red ."]) == [float(things)]
     pairs = [
         replace(pair(kind, "red .", "blue ."), kind=kind, item=item.id)
         for kind in ("description", "question")
     ]
-    stats = pair_stats(pairs, pool.judge)
+    stats = pair_stats(pairs, pool.ground_truth)
     assert stats["description"]["chosen_errors"] == float(things)
     assert "chosen_errors" not in stats["question"]
 

@@ -49,6 +49,31 @@ def test_the_promised_difference_is_found_in_80_per_cent(seeds: int) -> None:
     assert 0.74 < share < 0.86
 
 
+def test_with_few_images_the_promise_counts_one_answer_more_and_fewer() -> None:
+    """Trainings answer 30 % of the wrong questions right. Without the count, 54 % were promised."""
+    rng, seeds, images = np.random.default_rng(0), 5, 100
+
+    def drawn(seeds: int, images: int) -> list[Floats]:
+        wrong = rng.random((1, images)) < 0.1
+        changed = rng.random((seeds, images)) < np.where(wrong, rng.beta(0.6, 1.4, wrong.shape), 0)
+        return [
+            np.stack([right, np.ones(right.shape)], axis=-1).astype(float)
+            for right in (changed | ~wrong, ~wrong)
+        ]
+
+    other, base = drawn(200, 20_000)
+    known = spread(other, base, 100.0)
+    assert known.count == pytest.approx(100.0)
+    found = [estimate(*drawn(seeds, images)).interval() for _ in range(300)]
+    share = float(np.mean([not lo <= 0 <= hi for lo, hi in found]))
+    promised = power(estimate(other, base).difference, known, seeds=seeds, images=images)
+    assert share < promised + 0.06
+    assert promised < share + 0.2
+    no_change = Spread(training=0.0, images=0.0, interaction=0.0, count=100.0)
+    bound = detectable_difference(no_change, seeds=3, images=1000)
+    assert bound == pytest.approx(stats.t.isf(0.025, 999) * math.sqrt(2) / 10, rel=1e-4)
+
+
 def test_with_many_trainings_it_is_the_textbooks() -> None:
     known = Spread(training=1.0, images=0.0, interaction=0.0)
     normal = (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) / math.sqrt(400)

@@ -270,7 +270,7 @@ def test_a_row_stands_beside_the_baseline_at_its_own_length(tmp_path: Path) -> N
     study = read_json(Results(out).study)
     for run in study["runs"]:
         if run["label"] == "sima":
-            run |= {"role": "derived", "of": "sena", "rounds": 0}
+            run |= {"role": "matched", "of": "sena", "rounds": 0}
     write_json(Results(out).study, study)
     read = load_results(out)
     made = compare(read)

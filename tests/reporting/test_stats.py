@@ -161,6 +161,21 @@ def test_no_changed_answer_does_not_show_that_none_ever_will() -> None:
             assert 0.75 * exact < same.interval()[1] / 100 < exact
 
 
+def test_one_count_is_a_question_where_each_counts_a_small_share() -> None:
+    """MME's sum over subtasks: all shares together are 1, so a numerator of 1 is all questions."""
+    rng = np.random.default_rng(4)
+    base, other = (answers(rng.random((seeds, 200)) < 0.8) for seeds in (1, 3))
+    whole, shares = estimate(other, base), estimate(other / 200, base / 200)
+    assert shares.interval() == pytest.approx(whole.interval())
+    assert shares.one_count == pytest.approx(2 * 0.5**2)
+    # A subtask of 20 images counts as much as one of 180.
+    uneven = np.where(np.arange(200) < 20, 1 / 40, 1 / 360)[:, None]
+    found = estimate(other * uneven, base * uneven)
+    assert found.one_count < found.images < 10 * whole.images
+    nothing = estimate(answers(np.zeros((3, 200), bool)), answers(np.zeros((1, 200), bool)))
+    assert nothing.one_count == pytest.approx(whole.one_count)
+
+
 @pytest.mark.parametrize("share", [0.0005, 0.002, 0.01])
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_the_interval_holds_the_truth_where_few_answers_change(share: float, seeds: int) -> None:

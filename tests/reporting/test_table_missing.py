@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from harness.artifacts.results_folder import Results, read_json, write_json
@@ -91,6 +92,22 @@ def test_other_questions_and_other_versions_are_never_compared(tmp_path: Path) -
     assert "was graded by version 2, the study asks for 1" in text
 
 
+def test_a_row_that_answered_a_part_of_the_questions_is_named(tmp_path: Path) -> None:
+    """Its questions may be the easy ones. An unreadable answer now and then is not named."""
+    out = write_study(tmp_path, images=40)
+    assert "may come from the questions" not in tables.write(out)
+    path = Results(out).grades("sena", 0, 1, "synthetic_pope") / "grades.parquet"
+    grades = pd.read_parquet(path)
+    counts = [name for name in grades if name.startswith("count_")]
+    grades.loc[:39, counts], grades.loc[:39, "value"] = 0.0, pd.NA
+    grades.to_parquet(path, index=False)
+    text = re.sub(r"\s+", " ", tables.write(out))
+    cell = find(compare(load_results(out)), "sena", "accuracy")
+    assert cell.unscored > 40
+    assert f"SENA on synthetic POPE: {cell.unscored} of 480 answers are unscored." in text
+    assert text.count("may come from the questions") == 1
+
+
 def test_without_a_baseline_values_stand_alone(tmp_path: Path) -> None:
     out = write_study(
         tmp_path, seeds=(0,), images=40, absent=("untrained/seed0/round0/grades/synthetic_pope",)
@@ -112,6 +129,29 @@ def test_nothing_done_yet_is_a_table_of_dashes(tmp_path: Path) -> None:
     text = tables.write(out)
     assert "not graded yet" in text
     assert re.search(r"^sena +- +- +- +- +- +-$", text, re.M)
+
+
+def test_a_study_json_that_cannot_be_a_table_is_one_sentence(tmp_path: Path) -> None:
+    """Else a benchmark named twice would be counted twice, with shorter intervals."""
+    kept = read_json(write_study(tmp_path, images=4) / "study.json")
+    chair, pope = kept["benchmarks"]
+    metric, *others = chair["metrics"]
+    for change in (
+        {"baseline": "another"},
+        {"runs": []},
+        {"benchmarks": [chair, pope, chair]},
+        *(
+            {"benchmarks": [{**chair, "metrics": [*metrics, *others]}]}
+            for metrics in (
+                [metric, metric],
+                [metric | {"scale": "1"}],
+                [metric | {"better": "up"}],
+            )
+        ),
+    ):
+        write_json(tmp_path / "study.json", {**kept, **change})
+        with pytest.raises(UserError, match=r"study\.json lacks"):
+            load_results(tmp_path)
 
 
 def test_a_folder_without_a_study_is_a_problem(tmp_path: Path) -> None:

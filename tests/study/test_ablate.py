@@ -30,7 +30,9 @@ def changed(one: Method, other: Method) -> set[str]:
 def test_an_ablation_changes_what_its_label_says_alone(method: str) -> None:
     untrained, whole, *others = ablate.study(only=[method]).runs
     assert (untrained.label, whole.label) == ("untrained", method)
-    assert whole == replace(compare.at_images(compare.study(only=[method]).runs[1], compare.IMAGES))
+    assert whole == replace(
+        compare.with_images(compare.study(only=[method]).runs[1], compare.IMAGES)
+    )
     settings = [run for run in others if not run.label.endswith(compare.RELEASED)]
     assert len(others) == len(settings) + 1
     for run in settings:
@@ -117,7 +119,7 @@ def test_the_images_of_an_ablation_follow_a_limit() -> None:
 def test_at_images_scales_the_steps() -> None:
     run: Run = compare.study(only=["sena"], limit=100).runs[1]
     assert (run.images, run.steps) == (100, 7)
-    assert compare.at_images(run, 600) == replace(run, images=600, steps=38)
+    assert compare.with_images(run, 600) == replace(run, images=600, steps=38)
 
 
 def test_settings_are_varied_from_the_command_line() -> None:

@@ -13,6 +13,7 @@ import huggingface_hub.constants
 import pandas as pd
 import pytest
 
+from benchmarks.catalogue import BENCHMARKS
 from harness.artifacts.results_folder import Results
 from harness.cli.main import main
 from harness.errors import UserError
@@ -138,16 +139,20 @@ def test_a_plan_needs_nothing_and_names_everything(
         assert f"row {card.label}: its weights are not in data/released/{card.name}" in said
         assert f"hf download {card.source}" in said
         assert card.revision is None or f"--revision {card.revision}" in said
-    for name in audit.QUESTIONS:
+    for name in audit.BENCHMARK_NAMES:
         assert f"benchmark {name}: data/" in said
     assert "Base 'llava-1.5-13b' is not in the local cache" in said
     assert "run leaves these out, but needs the base and one benchmark" in said
     few = audit.lines(limit=10)
     assert (
-        f"for {sum(audit.QUESTIONS[name][0] for name in audit.QUESTIONS):,} questions"
+        f"for {sum(BENCHMARKS[name].questions for name in audit.BENCHMARK_NAMES):,} questions"
         in " ".join(audit.lines())
     )
     assert "for 361 questions a row" in " ".join(few)
+    other = " ".join(audit.lines(benchmarks=["mmbench_dev_en"]))
+    assert "for 0 questions a row (none; not counted: mmbench_dev_en)" in other
+    _, lacking = audit.needs(benchmarks=["mme"], pool="nowhere")
+    assert [one.about for one in lacking if "benchmark" in one.about] == ["benchmark mme"]
 
 
 def test_mistakes_are_sentences() -> None:
@@ -163,7 +168,11 @@ def test_mistakes_are_sentences() -> None:
 
 @pytest.mark.parametrize(
     ("option", "says"),
-    [(["--lora"], "no option of the study audit '--lora'"), (["--limit", "0"], "--limit is 0")],
+    [
+        (["--lora"], "no option of the study audit '--lora'"),
+        (["--limit", "0"], "--limit is 0"),
+        (["--benchmarks", "pop"], "There is no benchmark 'pop'; did you mean 'pope'"),
+    ],
 )
 def test_a_wrong_option_is_said_where_the_data_are_missing_too(
     option: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -14,7 +14,7 @@ from harness.models.base_cards import BASES
 from harness.pipeline.estimate import Estimate
 from harness.pipeline.stage_identity import Checkpoint
 from harness.pipeline.tasks import Task
-from harness.study.cost_model import shape_for, training_memory, unmerged
+from harness.study.cost_model import shape_for, training_memory, unmerged_gib
 from harness.training.memory import GIB, SHAPES, backward_share, forward_flops
 from methods.interface import Lora, Recipe
 
@@ -71,8 +71,8 @@ def test_the_cost_of_a_training_is_that_of_its_base_and_recipe() -> None:
     # Adapters that are not merged: in float32, and on the disk nothing but them.
     count = SHAPES[small.name]
     beside = 4 * (count.adapters(128) + count.projector) / GIB
-    assert unmerged(small, adapted) == pytest.approx(beside)
-    assert unmerged(small, full) == unmerged(replace(small, dtype="float32"), adapted) == 0
+    assert unmerged_gib(small, adapted) == pytest.approx(beside)
+    assert unmerged_gib(small, full) == unmerged_gib(replace(small, dtype="float32"), adapted) == 0
     halved = replace(small, name="other", parameters=3.5e9)
     assert shape_for(halved).parameters == pytest.approx(3.5e9, rel=0.05)
     assert training_memory(halved, full) < found[small.name, True]
@@ -98,7 +98,8 @@ def test_a_forward_pass_takes_the_flops_that_are_counted() -> None:
 def test_a_frozen_projector_is_not_kept_beside_the_adapters() -> None:
     card, lora = BASES["llava-1.5-7b"], Lora(r=128, alpha=256)
     kept = [
-        unmerged(card, Recipe(lr=1e-6, lora=lora, projector_lr=rate)) for rate in (None, 0.0, 2e-5)
+        unmerged_gib(card, Recipe(lr=1e-6, lora=lora, projector_lr=rate))
+        for rate in (None, 0.0, 2e-5)
     ]
     projector = 4 * SHAPES[card.name].projector / GIB
     assert kept[0] == kept[1] == pytest.approx(kept[2] - projector)

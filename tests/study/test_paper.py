@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.catalogue import open_benchmarks
+from benchmarks.catalogue import BENCHMARKS, open_benchmarks
+from harness.cli.main import main
 from harness.data.open_pool import open_pool
 from harness.errors import UserError
+from harness.models.base_cards import BASES
 from harness.study import cost_model, paper
 from harness.study.study import Run
 from methods.untrained import Untrained
@@ -92,6 +96,43 @@ def test_what_is_missing_is_named_and_planning_needs_none_of_it(tmp_path: Path) 
     assert f"mme: {Path(folder) / 'mme' / 'existence'} is not there" in missing
 
 
+@pytest.mark.parametrize(
+    ("options", "says", "lacks"),
+    [
+        (["paper"], "(coco_chair 500, pope 9,000, amber_d 14,216, mme 2,374)", "file: nowhere/gqa"),
+        (["paper", "--limit", "10"], "(coco_chair 10, pope 180, amber_d 141, mme 20)", "file: "),
+        (
+            ["compare", "--base", "llava-1.5-7b", "--benchmarks", "pope,mmbench_dev_en", "--lora"],
+            "(pope 9,000). Not counted: answers to mmbench_dev_en;",
+            "pool",
+        ),
+    ],
+)
+def test_without_the_data_a_plan_tells_hours_and_what_it_assumed(
+    options: list[str],
+    says: str,
+    lacks: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = [*options, "--pool", "nowhere", "--out", "out"]
+    assert main(["plan", *asked]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"known numbers of questions {says}" in said
+    assert re.search(r"In all \d+\.\d GPU-(hours|minutes) for [\d,]+ questions a round", said)
+    before, _, lacking = said.partition("run will not start without:")
+    assert "lower bounds by arithmetic" in before
+    assert lacks in lacking
+    assert main(["run", *asked]) == 2
+    monkeypatch.setitem(BASES, "llava-1.5-7b", replace(BASES["llava-1.5-7b"], parameters=None))
+    assert main(["plan", *asked]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cannot be told before llava-1.5-7b is here" in said
+    assert "GPU-hours" not in said
+
+
 def test_a_limit_is_of_pool_images_too_and_numbers_are_held_to_their_range(
     tmp_path: Path,
 ) -> None:
@@ -143,10 +184,11 @@ def test_answers_cost_what_the_asked_questions_cost(tmp_path: Path) -> None:
         for limit in (1, None)
     )
     costs = [
-        cost_model.answer_seconds(some, {one.name: sum(1 for _ in one.questions()) for one in some})
+        cost_model.answer_seconds(
+            {one.name: sum(1 for _ in one.questions()) for one in some}, set()
+        )
         for some in (few, more)
     ]
     assert 0 < costs[0] < costs[1]
-    assert cost_model.answer_seconds(
-        more, {"pope": 11_374}
-    ) + 500 * cost_model.CAPTION_SECONDS == pytest.approx(180, rel=0.01)
+    asked = {name: BENCHMARKS[name].questions for name in ("pope", "mme", "coco_chair")}
+    assert cost_model.answer_seconds(asked, {"coco_chair"}) == pytest.approx(180, rel=0.01)

@@ -14,8 +14,8 @@ from benchmarks.synthetic.words import vocabulary
 from harness.models.chat_format import renderer
 from harness.synthetic import card, checkpoint, rebuild
 from harness.synthetic.architecture import build_llava, build_processor, build_tokenizer
-from harness.synthetic.grounding import IGNORE, Looking
-from harness.synthetic.train_llava import Packer, _embedded, _through, train_llava
+from harness.synthetic.grounding import IGNORE, ContentHeads
+from harness.synthetic.train_llava import Packer, _embed, _run_layers, train_llava
 from harness.synthetic.turns import turns
 from methods.sena.prompts import SYNTHETIC as SENA
 from methods.sima.prompts import SYNTHETIC as SIMA
@@ -72,9 +72,9 @@ def test_a_turn_in_a_packed_row_sees_what_it_sees_alone() -> None:
     def last_word(row: list[object]) -> torch.Tensor:
         rows = packer.pack([row], 0.5)  # type: ignore[list-item]
         with torch.no_grad():
-            *_, hidden = _through(
+            *_, hidden = _run_layers(
                 model.model.language_model,
-                _embedded(model, rows, features),
+                _embed(model, rows, features),
                 rows.mask,
                 rows.positions,
             )
@@ -84,11 +84,11 @@ def test_a_turn_in_a_packed_row_sees_what_it_sees_alone() -> None:
 
 
 def test_looking_asks_only_at_prompt_words_that_name_a_category() -> None:
-    looking = Looking(PROCESSOR, SIZES.width)
+    looking = ContentHeads(PROCESSOR, SIZES.width)
     packer = Packer(PROCESSOR, SIZES.patches)
     rows = packer.pack([[turn for turn in turns(2, 0, 180, MIX) if not turn.blind]], 0.5)
-    assert not (rows.asked & (rows.weights > 0)).any()
-    assert not rows.asked[0][: len(packer.prefix)].any()
+    assert not (rows.prompt_mask & (rows.weights > 0)).any()
+    assert not rows.prompt_mask[0][: len(packer.prefix)].any()
     read = rows.mistakes != IGNORE
     judged = [turn for turn in turns(2, 0, 180, MIX) if turn.mistakes is not None]
     assert int(read.sum()) == 2 * len(judged)

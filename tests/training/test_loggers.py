@@ -23,7 +23,7 @@ import pytest
 from harness.cli import main as cli
 from harness.errors import UserError
 from harness.training import loggers
-from harness.training.loggers import LEAST, TrackerRun
+from harness.training.loggers import MIN_VERSIONS, TrackerRun
 from methods.interface import Recipe
 from tests.training.cases import train
 
@@ -185,7 +185,7 @@ SECRET = "c0ffee" * 7
 def installed(name: str) -> None:
     pytest.importorskip(name, reason=f"{name} is not installed")
     version = tuple(int(part) for part in metadata.version(name).split(".")[:2])
-    if version < LEAST[name]:
+    if version < MIN_VERSIONS[name]:
         pytest.skip(f"{name} is too old")
 
 

@@ -17,7 +17,7 @@ from harness.synthetic.architecture import Sizes
 from harness.training import loop
 from harness.training.lora import choose_trainable
 from harness.training.pair_batches import EncodedPair, encode
-from harness.training.placement import SPARE, Placement, device_memory, estimate, fit
+from harness.training.placement import RESERVED_BYTES, Placement, device_memory, estimate, fit
 from harness.training.ranks import Ranks
 from methods.interface import Lora, Recipe
 from tests.tiny_models import SIZES, tiny_llava
@@ -42,7 +42,7 @@ def decided(
     asked: Placement, memory: float, processes: int = 1, adapted: bool = False
 ) -> Placement:
     model, trained, pairs, _ = small_training()
-    asked = replace(asked, memory=int(memory + SPARE))
+    asked = replace(asked, memory=int(memory + RESERVED_BYTES))
     return fit(asked, model, trained, pairs, sides=2, processes=processes, adapted=adapted)
 
 
@@ -161,7 +161,11 @@ def test_a_training_continues_on_a_device_with_less_memory(tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", recipe, device_batch=3, progress=cut, **options)
     less = train(
-        tmp_path / "cut", recipe, device_batch=4, memory=int(needed(1, True) + SPARE), **options
+        tmp_path / "cut",
+        recipe,
+        device_batch=4,
+        memory=int(needed(1, True) + RESERVED_BYTES),
+        **options,
     )
     assert (less.device_batch, less.checkpointing) == (1, True)
     train(tmp_path / "straight", recipe, device_batch=3, **options)
@@ -185,7 +189,7 @@ def test_sharded_processes_that_are_out_of_step_end(
         "ranks": Pair(size=2),
     }
     pairs = small_training()[2]
-    monkeypatch.setattr(loop, "_runs_out", lambda loop, _: loop.device_batch > 2)
+    monkeypatch.setattr(loop, "_exceeds_memory", lambda loop, _: loop.device_batch > 2)
     with pytest.raises(UserError, match="ran out on 1 of 2 devices"):
         loop.find_batch_size(loop.Loop(**settings, sharded=True), pairs)
     assert loop.find_batch_size(loop.Loop(**settings, sharded=False), pairs).device_batch == 2

@@ -65,9 +65,9 @@ def test_a_rank_whose_others_do_not_start_ends_with_a_sentence(
         port = free.getsockname()[1]
     for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(port))):
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(ranks_module, "START", datetime.timedelta(seconds=1))
+    monkeypatch.setattr(ranks_module, "START_TIMEOUT", datetime.timedelta(seconds=1))
     with pytest.raises(UserError, match="Not all 2 processes started within"):
-        ranks_module._meet(0, 2)
+        ranks_module._wait_for_ranks(0, 2)
     assert not dist.is_initialized()
 
 

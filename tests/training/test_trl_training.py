@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL.Image import Image
 from safetensors.torch import load_file
 
 from harness.artifacts.results_folder import Results
@@ -119,9 +120,10 @@ def test_killed_and_continued_it_has_the_same_weights_and_log(
     for step in (2, 4):  # before the step's checkpoint
         with pytest.raises(Cut):
             train(cut, recipe, **options, progress=cut_after(step))
-    half = cut / "checkpoints" / ".step-trl" / "checkpoint-4"  # Trainer's own, half-written
-    half.mkdir(parents=True)
-    (half / "model.safetensors").write_bytes(b"half")
+    kept = cut / "checkpoints" / "step-0000003"
+    assert {path.suffix for path in kept.iterdir()} == {".safetensors", ".json", ""}  # no pickle
+    half = kept.with_name(".step-trl")  # Trainer's folder, left by a kill
+    assert half.is_dir()
     steps = []
     resumed = train(cut, recipe, **options, progress=lambda *args: steps.append(args[:2]))
     assert [done for what, done in steps if what == "train"] == [4]
@@ -138,10 +140,24 @@ def test_the_other_trainer_does_not_go_on_from_its_checkpoints(tmp_path: Path) -
         train(tmp_path, FULL, checkpoint_every=1, trainer="trl", progress=cut_after(2))
     with pytest.raises(UserError, match="holds another training"):
         train(tmp_path, FULL)
-    path = tmp_path / "checkpoints" / "step-0000001" / "optimizer.pt"
+    path = tmp_path / "checkpoints" / "step-0000001" / "optimizer.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"optimizer\.pt was cut"):
+    with pytest.raises(UserError, match=r"optimizer\.safetensors was cut"):
         train(tmp_path, FULL, trainer="trl")
+
+
+def test_a_step_reads_its_own_images(tmp_path: Path) -> None:
+    events = []
+
+    def seen(item: str) -> Image:
+        events.append("image")
+        return cases.images(item)
+
+    recipe = replace(FULL, epochs=1, global_batch=2)
+    progress = lambda what, done, _total: events.append(f"{what} {done}")  # noqa: E731
+    train(tmp_path, recipe, trainer="trl", images=seen, progress=progress)
+    after = events[events.index("train 1") :]
+    assert after.count("image") >= 2  # so the pixels of all are not held from the beginning
 
 
 def test_a_loss_that_is_not_finite_ends_it(tmp_path: Path) -> None:

@@ -40,12 +40,13 @@ def write(task: str, folder: Path, split: str, limit: int | None) -> Path:
         [*((name, pyarrow.string()) for name in _TEXTS), ("image", _IMAGE)],
         metadata={"huggingface": json.dumps({"info": {"features": _COLUMNS}})},
     )
-    place = folder / task
-    place.mkdir(parents=True, exist_ok=True)
+    dataset_folder = folder / task
+    dataset_folder.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(
-        pyarrow.Table.from_pylist(rows, schema=schema), place / "test-00000-of-00001.parquet"
+        pyarrow.Table.from_pylist(rows, schema=schema),
+        dataset_folder / "test-00000-of-00001.parquet",
     )
-    return place
+    return dataset_folder
 
 
 def _rows(task: str, split: str, limit: int | None) -> Iterator[dict[str, Any]]:

@@ -14,7 +14,7 @@ from harness.pipeline.tasks import Task, without_dependents
 from harness.training.ranks import ranks
 
 
-def execute(context: Context, tasks: Sequence[Task], shown: StudyProgress) -> list[str]:
+def execute(context: Context, tasks: Sequence[Task], progress: StudyProgress) -> list[str]:
     """Do the tasks; the sentences of rows that ended early, because a round could not be trained.
 
     Raises:
@@ -24,14 +24,14 @@ def execute(context: Context, tasks: Sequence[Task], shown: StudyProgress) -> li
     while pending:
         task, started = pending[0], time.monotonic()
         try:
-            do(context, task, shown.begin(task))
+            do(context, task, progress.begin(task))
         except RowEnded as error:  # on every rank alike
-            why = work.end_row(task, error, write=ranks().is_main)
-            pending = shown.drop(pending, without_dependents(pending, task), why)
-            ended.append(why)
+            reason = work.end_row(task, error, write=ranks().is_main)
+            pending = progress.drop(pending, without_dependents(pending, task), reason)
+            ended.append(reason)
         else:
             pending = pending[1:]
-            shown.finish(task, time.monotonic() - started)
+            progress.finish(task, time.monotonic() - started)
     return ended
 
 

@@ -73,14 +73,14 @@ def urgency(tasks: Sequence[Task]) -> dict[str, int]:
 
 
 def execute(
-    context: Context, tasks: Sequence[Task], shown: StudyProgress, *, workers: Workers
+    context: Context, tasks: Sequence[Task], progress: StudyProgress, *, workers: Workers
 ) -> list[str]:
     """Do the tasks; the sentences of rows that ended early, because a round could not be trained.
 
     Raises:
         UserError: a stage met a user's mistake, or a worker was killed. What runs then is stopped.
     """
-    schedule = Schedule(context, list(tasks), shown, workers, urgency(tasks))
+    schedule = Schedule(context, list(tasks), progress, workers, urgency(tasks))
     try:
         return schedule.run()
     except BrokenExecutor as error:
@@ -96,7 +96,7 @@ class Schedule:
 
     context: Context
     pending: list[Task]
-    shown: StudyProgress
+    progress: StudyProgress
     workers: Workers
     urgency: Mapping[str, int]
     running: dict[str, RunningTask] = field(default_factory=dict)
@@ -118,14 +118,16 @@ class Schedule:
                 elif not running.waiting and not running.at_work:
                     self.finish(running)
             if self.running:
-                self.shown.running({key: _part(one.task) for key, one in self.running.items()})
+                self.progress.running(
+                    {key: _part(running.task) for key, running in self.running.items()}
+                )
         return ended
 
     def fill(self) -> None:
         """Give every free place shards, of the most urgent task."""
         while len(self.futures) < self.workers.places:
             waiting = [running for running in self.running.values() if running.waiting]
-            running = max(waiting, key=lambda one: self.urgency[one.task.key], default=None)
+            running = max(waiting, key=lambda item: self.urgency[item.task.key], default=None)
             task = self.next_task()
             if task is not None and (
                 running is None or self.urgency[task.key] > self.urgency[running.task.key]
@@ -144,7 +146,11 @@ class Schedule:
         unfinished = {task.key for task in self.pending} | set(self.running)
         # One grading of a benchmark at a time: a judge is asked at one pace, and a toolkit takes
         # much memory.
-        graded = {one.task.benchmark for one in self.running.values() if not one.task.needs_model}
+        graded = {
+            running.task.benchmark
+            for running in self.running.values()
+            if not running.task.needs_model
+        }
         free = [
             task
             for task in self.pending
@@ -176,15 +182,15 @@ class Schedule:
         if not merged:
             work.merge(self.context, running.task)
         del self.running[running.task.key]
-        self.shown.finish(running.task, time.monotonic() - running.started)
+        self.progress.finish(running.task, time.monotonic() - running.started)
 
     def end_row(self, task: Task, error: RowEnded) -> str:
         """Leave out the tasks that need this training; why, as a sentence that names the row."""
-        why = work.end_row(task, error)
+        reason = work.end_row(task, error)
         del self.running[task.key]
         tasks = [task, *self.pending]
-        self.pending = self.shown.drop(tasks, without_dependents(tasks, task), why)
-        return why
+        self.pending = self.progress.drop(tasks, without_dependents(tasks, task), reason)
+        return reason
 
 
 def _part(task: Task) -> float:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 
 import torch
 
@@ -23,7 +24,7 @@ from harness.pipeline.executors.worker import Job
 from harness.pipeline.tasks import Task
 from harness.study.reference import StudyReference
 from harness.study.study import Study
-from harness.training.placement import AS_FITS, Placement
+from harness.training.placement import DEFAULT_PLACEMENT, Placement
 
 MEMORY_A_JOB = 1.0
 """GiB that a process with the synthetic base takes at most (measured: 0.8)."""
@@ -79,7 +80,7 @@ class LocalProcesses:
     only_models = False
 
     def __init__(
-        self, study: StudyReference, out: Path, jobs: int, placement: Placement = AS_FITS
+        self, study: StudyReference, out: Path, jobs: int, placement: Placement = DEFAULT_PLACEMENT
     ) -> None:
         self.places = jobs
         self._study, self._out, self._placement = study, out, placement
@@ -106,4 +107,11 @@ class LocalProcesses:
         return Job(study=self._study, out=out, placement=self._placement, threads=threads)
 
     def submit(self, task: Task, shards: Sequence[int]) -> Future[UserError | None]:
-        return self._pool.submit(worker.write_shards, self._job, task, shards)
+        # This call may start a process, which would first run the user's script, and so the whole
+        # study, where the script has no ``if __name__ == "__main__"``.
+        main = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            return self._pool.submit(worker.write_shards, self._job, task, shards)
+        finally:
+            sys.modules["__main__"] = main

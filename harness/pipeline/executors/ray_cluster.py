@@ -20,7 +20,7 @@ from harness.errors import UserError
 from harness.pipeline.executors.worker import Job, write_shards
 from harness.pipeline.tasks import Task
 from harness.study.reference import StudyReference
-from harness.training.placement import AS_FITS, Placement
+from harness.training.placement import DEFAULT_PLACEMENT, Placement
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -66,7 +66,7 @@ def check_installed() -> None:
 
 @contextmanager
 def cluster(
-    study: StudyReference, out: Path, placement: Placement = AS_FITS
+    study: StudyReference, out: Path, placement: Placement = DEFAULT_PLACEMENT
 ) -> Iterator[RayWorkers]:
     """Join the running cluster (``RAY_ADDRESS``, or the one on this machine).
 

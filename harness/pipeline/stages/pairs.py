@@ -44,7 +44,7 @@ def run(context: Context, task: Task, shard: int, _progress: Progress) -> None:
         vlm=engine,
         seed=run.seed,
         scorer=None if card is None else context.models.scorer(card),
-        ground_truth=pool.judge if "ground_truth" in method.needs else None,
+        ground_truth=pool.ground_truth if "ground_truth" in method.needs else None,
         format_chars=len(engine.renderer.render_prompt("", True)),
     )
     write_pairs(task.stage, shard, task.shard_range(shard), ids, method, pool, tools)
@@ -120,7 +120,7 @@ def merge_pairs(
         {
             **record(stage, method.name, len(drawn.ids), spent, counts),
             "report": report,
-            "pair_stats": pair_stats(pairs, pool.judge),
+            "pair_stats": pair_stats(pairs, pool.ground_truth),
             "pool": {"name": pool.spec, "fingerprint": stage.identity["pool"]},
         }
     )

@@ -74,10 +74,10 @@ def read_shard(path: Path) -> tuple[Rows, dict[str, Any]]:
     content = read_bytes(path)
     *rows, last = parse_jsonl(path, content) or [None]
     lines, _, _ = content.rstrip(b"\n").rpartition(b"\n")
-    whole = isinstance(last, dict) and isinstance(last.get("spent"), dict)
+    complete = isinstance(last, dict) and isinstance(last.get("spent"), dict)
     # An earlier version wrote no hash.
     sha = hashlib.sha256(lines + b"\n" if lines else b"").hexdigest()
-    if not whole or last.get("sha256", sha) != sha:
+    if not complete or last.get("sha256", sha) != sha:
         raise UserError(
             f"{path} was cut or changed after it was written; put the original back, or move this"
             " file out of the results folder and run again: it alone is done again."
@@ -90,8 +90,8 @@ def read_shards(stage: Stage, shards: int) -> tuple[Rows, Spent]:
     rows: Rows = []
     seconds, tokens, peaks = 0.0, 0, Counter[str]()
     for shard in range(shards):
-        made, last = read_shard(stage.shard(shard))
-        rows += made
+        shard_rows, last = read_shard(stage.shard(shard))
+        rows += shard_rows
         seconds += last["spent"]["seconds"]
         tokens += int(last["spent"]["tokens"])
         peaks |= Counter(last["spent"].get("peak_memory_mib", {}))

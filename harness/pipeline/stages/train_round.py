@@ -44,10 +44,10 @@ def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
     """
     run, checkpoint = context.run(task.label, task.seed), task.checkpoint
     assert checkpoint is not None
-    made = context.results.pairs(task.label, task.seed, task.round)
-    pairs = [PreferencePair.from_json(row) for row in read_jsonl(made / "pairs.jsonl")]
+    pairs_folder = context.results.pairs(task.label, task.seed, task.round)
+    pairs = [PreferencePair.from_json(row) for row in read_jsonl(pairs_folder / "pairs.jsonl")]
     if not pairs:
-        raise RowEnded(_why_no_pairs(run.method.name, made))
+        raise RowEnded(_why_no_pairs(run.method.name, pairs_folder))
     context.images.begin_round((run.pool, pair.item) for pair in pairs)
     try:
         loaded = context.models.for_training(checkpoint)
@@ -58,7 +58,7 @@ def run(context: Context, task: Task, _shard: int, progress: Progress) -> None:
     if ranks().is_main:
         # The summary counts every piece of a training that was cut; the clock only the last one.
         seconds = max(time.perf_counter() - started, summary.seconds)
-        save(task.stage, run, made, len(pairs), summary, seconds)
+        save(task.stage, run, pairs_folder, len(pairs), summary, seconds)
 
 
 def merge(_context: Context, task: Task) -> None:
@@ -110,10 +110,10 @@ def fit(
 
 
 def save(
-    stage: Stage, run: Run, made: Path, pairs: int, summary: TrainSummary, seconds: float
+    stage: Stage, run: Run, pairs_folder: Path, pairs: int, summary: TrainSummary, seconds: float
 ) -> None:
-    """Write the record and the model cards. ``made``: the folder of the round's ``pairs``."""
-    images, recipe = read_json(made / "record.json")["items"], run.method.recipe
+    """Write the record and the model cards. ``pairs_folder``: of the round."""
+    images, recipe = read_json(pairs_folder / "record.json")["items"], run.method.recipe
     assert recipe is not None
     items, counts = visits(recipe, images, run.steps), {"pairs": pairs, "images": images}
     content = {
@@ -122,7 +122,7 @@ def save(
         # Read right after they were written: an adapter of the next round names them as its parent.
         "weights": weights_fingerprint(saved_model(stage.folder / "model")),
     }
-    model_cards.write(stage.folder, identity=stage.identity, record=content, pairs=made)
+    model_cards.write(stage.folder, identity=stage.identity, record=content, pairs=pairs_folder)
     write_json(stage.folder / "record.json", content)
 
 

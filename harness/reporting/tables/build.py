@@ -137,7 +137,10 @@ def build(study: StudyResults, cells: Sequence[MetricResult]) -> Table:
         reading=(*_about_base(study), *notes.reading(study, cells)),
         summary=summary.block(study, cells),
         blocks=(
-            *(_benchmark_block(study, cells, each, references, ahead) for each in study.benchmarks),
+            *(
+                _benchmark_block(study, cells, benchmark, references, ahead)
+                for benchmark in study.benchmarks
+            ),
             *filter(None, optional),
         ),
         notes=(*notes.footnotes(study, cells), *notes.reported(references)),
@@ -160,12 +163,12 @@ def _benchmark_block(
     references: Sequence[str],
     ahead: Collection[Key],
 ) -> Block:
-    mine = [cell for cell in cells if cell.benchmark == benchmark.name and cell.last]
-    base = [cell for cell in mine if cell.label == study.baseline]
+    of_benchmark = [cell for cell in cells if cell.benchmark == benchmark.name and cell.last]
+    base = [cell for cell in of_benchmark if cell.label == study.baseline]
     reported = literature.matching(study.rows, benchmark)
     lines = []
     for run in _in_order(study):
-        row_cells = [cell for cell in mine if cell.label == run.label]
+        row_cells = [cell for cell in of_benchmark if cell.label == run.label]
         if not row_cells:
             continue  # the study grades this row on other benchmarks only
         asked = row_cells[0].questions * row_cells[0].n_seeds
@@ -185,7 +188,7 @@ def _benchmark_block(
         ]
         row.append(TableCell(value=MISSING))
         lines.append(TableRow(head=name, cells=tuple(row), group=literature.GROUP))
-    sizes = sorted({(cell.images, cell.questions) for cell in mine if cell.questions})
+    sizes = sorted({(cell.images, cell.questions) for cell in of_benchmark if cell.questions})
     texts = [f"{images:,} images, {questions:,} questions" for images, questions in sizes]
     headings = {cell.metric: cell.heading for cell in base}
     return Block(
@@ -207,10 +210,10 @@ def _benchmark_block(
 def _matched_block(cells: Sequence[MetricResult]) -> Block | None:
     """Each row against the baseline at the row's caption length or share of yes."""
     matched = (cell for cell in cells if cell.matched_by and cell.better != "none")
-    mine = [cell for cell in matched if np.isfinite([cell.value, cell.matched_value]).all()]
-    if not mine:
+    comparable = [cell for cell in matched if np.isfinite([cell.value, cell.matched_value]).all()]
+    if not comparable:
         return None
-    directed = grouped(dict.fromkeys(cell.column for cell in mine))
+    directed = grouped(dict.fromkeys(cell.column for cell in comparable))
     shortened = [name for name, metrics in directed.items() if len(metrics) > MANY_METRICS]
     caption = (
         "the row against the baseline's own answers, cut to the row's mean length or shifted to its"
@@ -229,7 +232,7 @@ def _matched_block(cells: Sequence[MetricResult]) -> Block | None:
             number(cell.matched_value, cell.places),
             with_interval(cell.matched_difference, cell.matched_lo, cell.matched_hi, cell.places),
         )
-        for cell in mine
+        for cell in comparable
         if cell.primary or cell.benchmark not in shortened
     ]
     return text_block(
@@ -243,13 +246,13 @@ def _matched_block(cells: Sequence[MetricResult]) -> Block | None:
 def _rounds_block(cells: Sequence[MetricResult]) -> Block | None:
     """Primary metrics after each graded round; None: no row has more than one."""
     several = {cell.label for cell in cells if not cell.last}
-    mine = [cell for cell in cells if cell.label in several and cell.primary]
-    if not mine:
+    primary = [cell for cell in cells if cell.label in several and cell.primary]
+    if not primary:
         return None
-    columns = list(dict.fromkeys(cell.column for cell in mine))
+    columns = list(dict.fromkeys(cell.column for cell in primary))
     rows = []
     for (label, round), cells_of in grouped(
-        ((cell.label, cell.round), cell) for cell in mine
+        ((cell.label, cell.round), cell) for cell in primary
     ).items():
         texts = {cell.column: table_cell(cell).text for cell in cells_of}
         rows.append((f"{label}, round {round}", *(texts.get(each, MISSING) for each in columns)))
@@ -265,10 +268,10 @@ def _rounds_block(cells: Sequence[MetricResult]) -> Block | None:
 def _seeds_block(study: StudyResults, cells: Sequence[MetricResult]) -> Block | None:
     """Each training seed's value, and what trainings and images add to the standard error; None: no
     row has more than one seed."""
-    mine = [cell for cell in cells if cell.primary and cell.last and cell.n_seeds > 1]
-    if not mine:
+    primary = [cell for cell in cells if cell.primary and cell.last and cell.n_seeds > 1]
+    if not primary:
         return None
-    seeds = sorted({seed for cell in mine for seed in cell.by_seed}, key=int)
+    seeds = sorted({seed for cell in primary for seed in cell.by_seed}, key=int)
     rows = [
         (
             cell.label,
@@ -278,7 +281,7 @@ def _seeds_block(study: StudyResults, cells: Sequence[MetricResult]) -> Block | 
             printed(cell.se_training, 2),
             printed(cell.se_images, 2),
         )
-        for cell in mine
+        for cell in primary
     ]
     names = (f"seed {seed}" for seed in seeds)
     return text_block(

@@ -18,10 +18,10 @@ YET = "cannot be told yet"
 
 def controls_block(study: StudyResults) -> Block | None:
     """Each method against its controls; None: no row has one."""
-    contrasts = [part for part in control_contrasts(study) if part.metric.primary]
+    contrasts = [contrast for contrast in control_contrasts(study) if contrast.metric.primary]
     if not contrasts:
         return None
-    worth = " or ".join(dict.fromkeys(f"{part.worth:g}" for part in contrasts))
+    worth = " or ".join(dict.fromkeys(f"{contrast.worth:g}" for contrast in contrasts))
     return _block(
         contrasts,
         "Beyond its controls",
@@ -49,11 +49,15 @@ def methods_block(contrasts: Sequence[Contrast]) -> Block | None:
 
 def _block(contrasts: Sequence[Contrast], heading: str, caption: str, word: str) -> Block:
     columns = _columns(contrasts)
-    pairs = grouped(((part.label, part.other, part.round), part) for part in contrasts)
+    pairs = grouped(
+        ((contrast.label, contrast.other, contrast.round), contrast) for contrast in contrasts
+    )
     rows = []
-    for (label, other, round), parts in pairs.items():
-        texts = {part.key[1:]: _text(part) for part in parts}
-        trainings = " / ".join(dict.fromkeys(part.seeds for part in parts if part.seeds))
+    for (label, other, round), of_pair in pairs.items():
+        texts = {contrast.key[1:]: _text(contrast) for contrast in of_pair}
+        trainings = " / ".join(
+            dict.fromkeys(contrast.seeds for contrast in of_pair if contrast.seeds)
+        )
         cells = (texts.get(column, MISSING) for column in columns)
         rows.append((f"{label} {word} {other}", f"{round}", trainings or MISSING, *cells))
     return text_block(
@@ -66,16 +70,18 @@ def _block(contrasts: Sequence[Contrast], heading: str, caption: str, word: str)
 
 def _columns(contrasts: Sequence[Contrast]) -> list[tuple[str, str]]:
     """Benchmark and metric of each."""
-    return list(dict.fromkeys(part.key[1:] for part in contrasts))
+    return list(dict.fromkeys(contrast.key[1:] for contrast in contrasts))
 
 
-def _text(part: Contrast) -> str:
-    if not np.isfinite(part.difference):
+def _text(contrast: Contrast) -> str:
+    if not np.isfinite(contrast.difference):
         return f"{MISSING} {YET}"
-    places = 1 if part.metric.scale >= 100 else 2
-    if part.about != "method":
-        return f"{number(part.difference, places, sign=True)}, {YET}"
-    return f"{with_interval(part.difference, part.lo, part.hi, places)} {part.outcome}"
+    places = 1 if contrast.metric.scale >= 100 else 2
+    if contrast.about != "method":
+        return f"{number(contrast.difference, places, sign=True)}, {YET}"
+    return (
+        f"{with_interval(contrast.difference, contrast.lo, contrast.hi, places)} {contrast.outcome}"
+    )
 
 
 def _name(benchmark: str, metric: str) -> str:
@@ -88,7 +94,9 @@ def order_block(study: StudyResults, contrasts: Sequence[Contrast]) -> Block | N
     if not columns:
         return None
     ranges = {column: ranks(contrasts, *column) for column in columns}
-    labels = [row.label for row in study.rows if any(row.label in part for part in ranges.values())]
+    labels = [
+        row.label for row in study.rows if any(row.label in spans for spans in ranges.values())
+    ]
     rows = [(label, *(_rank(ranges[column].get(label)) for column in columns)) for label in labels]
     return text_block(
         heading="Order of the methods",
@@ -112,19 +120,19 @@ def truly_ahead(
 ) -> set[Key]:
     """The results to print in bold: a method that is better than the baseline and ahead of every
     other method, or the baseline where every method is worse."""
-    found: set[Key] = set()
+    ahead: set[Key] = set()
     methods = [row for row in study.rows if row.role == "method"]
     lasts = [cell for cell in cells if cell.last and cell.role == "method"]
-    for column in dict.fromkeys(part.column for part in cells if part.primary):
-        mine = [cell for cell in lasts if cell.column == column]
-        if mine and all(cell.verdict == "worse" for cell in mine):
-            found.add((study.baseline, *column))
+    for column in dict.fromkeys(cell.column for cell in cells if cell.primary):
+        of_column = [cell for cell in lasts if cell.column == column]
+        if of_column and all(cell.verdict == "worse" for cell in of_column):
+            ahead.add((study.baseline, *column))
         spans = ranks(contrasts, *column)
-        found |= {
+        ahead |= {
             cell.key
-            for cell in mine
+            for cell in of_column
             if cell.verdict == "better"
-            and len(mine) == len(methods)
+            and len(of_column) == len(methods)
             and (len(methods) == 1 or (len(spans) == len(methods) and spans[cell.label] == (1, 1)))
         }
-    return found
+    return ahead

@@ -89,29 +89,31 @@ def summary_float(block: Block) -> str:
     them."""
     names = min(150, 3 + max(round(4.6 * len(line.head)) for line in block.lines))
     widths = [
-        _points([*head, *(line.cells[place].text for line in block.lines)], []) + 3
-        for place, head in enumerate(block.stacked[1:])
+        _points([*head, *(line.cells[index].text for line in block.lines)], []) + 3
+        for index, head in enumerate(block.stacked[1:])
     ]
-    parts = _parts(widths, TEXT - names)
-    whole = names + max((sum(widths[place] for place in part) for part in parts), default=0)
-    name = "table" if whole <= COLUMN else "table*"
+    column_parts = _parts(widths, TEXT - names)
+    width = names + max(
+        (sum(widths[index] for index in columns) for columns in column_parts), default=0
+    )
+    name = "table" if width <= COLUMN else "table*"
     rows = [
         rf"\begin{{{name}}}[tbp]\centering\small\setlength{{\tabcolsep}}{{3pt}}",
         rf"\caption{{{escape(block.heading)}: {escape(block.caption)}.}}",
     ]
-    for part in parts:
-        heads = (r" \\ ".join(map(escape, block.stacked[place + 1])) for place in part)
+    for columns in column_parts:
+        heads = (r" \\ ".join(map(escape, block.stacked[index + 1])) for index in columns)
         stacks = (rf"\shortstack[r]{{{head}}}" for head in heads)
         rows += [
             rf"\par\medskip\begin{{tabular}}{{@{{}}>{{\raggedright\arraybackslash}}p{{{names}pt}}"
-            rf"*{{{len(part)}}}{{r}}@{{}}}}",
+            rf"*{{{len(columns)}}}{{r}}@{{}}}}",
             r"\toprule",
             _line([escape(block.corner), *stacks]),
         ]
         for group, lines in block.grouped:
-            rows += [r"\midrule", *([_group(group, len(part))] if group else [])]
+            rows += [r"\midrule", *([_group(group, len(columns))] if group else [])]
             for line in lines:
-                cells = (_brief(line.cells[place]) for place in part)
+                cells = (_brief(line.cells[index]) for index in columns)
                 rows.append(_line([escape(line.head), *cells]))
         rows += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*rows, rf"\end{{{name}}}"])
@@ -147,10 +149,10 @@ def _floats(block: Block) -> Iterator[str]:
     names = _points([block.corner, *(line.head for line in block.lines)], [])
     widths = [
         _points(
-            [*column.text.split(), *(line.cells[place].value for line in block.lines)],
-            [line.cells[place].change for line in block.lines],
+            [*column.text.split(), *(line.cells[index].value for line in block.lines)],
+            [line.cells[index].change for line in block.lines],
         )
-        for place, column in enumerate(block.columns)
+        for index, column in enumerate(block.columns)
     ]
     first = True
     for columns in _parts(widths, WIDTH - names):
@@ -159,7 +161,7 @@ def _floats(block: Block) -> Iterator[str]:
             yield _float(
                 block,
                 columns,
-                (names, *(widths[place] for place in columns)),
+                (names, *(widths[index] for index in columns)),
                 lines[top : top + LINES],
                 first,
             )
@@ -169,8 +171,8 @@ def _floats(block: Block) -> Iterator[str]:
 def _belongs(line: TableRow, columns: range) -> bool:
     """Whether the row has a value in these columns, or none at all. A paper's row has none in
     measured columns."""
-    filled = [place for place, cell in enumerate(line.cells) if cell.value != MISSING]
-    return not filled or any(place in columns for place in filled)
+    filled = [index for index, cell in enumerate(line.cells) if cell.value != MISSING]
+    return not filled or any(index in columns for index in filled)
 
 
 def _points(texts: Sequence[str], small: Sequence[str]) -> int:
@@ -184,10 +186,10 @@ def _parts(widths: Sequence[int], room: int) -> list[range]:
     tables = math.ceil(sum(widths) / room)
     parts: list[range] = []
     start, taken = 0, 0
-    for place, width in enumerate(widths):
-        if place > start and taken + width > min(room, sum(widths) / tables + WIDEST / 2):
-            parts.append(range(start, place))
-            start, taken = place, 0
+    for index, width in enumerate(widths):
+        if index > start and taken + width > min(room, sum(widths) / tables + WIDEST / 2):
+            parts.append(range(start, index))
+            start, taken = index, 0
         taken += width
     return [*parts, range(start, len(widths))]
 
@@ -205,17 +207,17 @@ def _float(
         rf"\caption{{{caption}}}\medskip",
         rf"\begin{{tabular}}{{@{{}}>{{\raggedright\arraybackslash}}p{{{widths[0]}pt}}{shape}@{{}}}}",
         r"\toprule",
-        _line([escape(block.corner), *(_head(block.columns[place]) for place in columns)]),
+        _line([escape(block.corner), *(_head(block.columns[index]) for index in columns)]),
         r"\midrule",
     ]
     group = ""
-    for place, line in enumerate(lines):
+    for index, line in enumerate(lines):
         if line.group != group:
-            rows += [r"\midrule"] if place else []
+            rows += [r"\midrule"] if index else []
             rows.append(_group(line.group, len(columns)))
             group = line.group
         rows.append(_line([escape(line.head), *(_cell(line.cells[column]) for column in columns)]))
-        rows += [r"\addlinespace"] if measured and place < len(lines) - 1 else []
+        rows += [r"\addlinespace"] if measured and index < len(lines) - 1 else []
     return "\n".join([*rows, r"\bottomrule", r"\end{tabular}", r"\end{table*}"])
 
 

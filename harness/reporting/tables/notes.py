@@ -32,6 +32,9 @@ UNGRADED = " is not graded yet"
 
 UNSCORED = "Unscored answers (unreadable or missing) have their own column; they never count as 0."
 
+PARTIAL = 0.05
+"""A row is named where so large a share of its answers is unscored, beyond the baseline's."""
+
 LONE = "One training says nothing about its method; run two seeds or more."
 
 CHANGES = ("better", "worse", TRAINING_DIFFERS)
@@ -62,7 +65,25 @@ def reading(study: StudyResults, cells: Sequence[MetricResult]) -> list[str]:
             for row in study.compared
             if row.role in ("method", "reference")
         ),
+        *_partial(study, tested),
     ]
+
+
+def _partial(study: StudyResults, tested: Sequence[MetricResult]) -> list[str]:
+    """The rows whose values are of a part of the questions, which may be easier ones."""
+    shares: dict[tuple[str, str], tuple[int, int]] = {}
+    for cell in tested:
+        shares[cell.label, cell.benchmark] = cell.unscored, cell.questions * cell.n_seeds
+    sentences = []
+    for (label, benchmark), (unscored, asked) in shares.items():
+        base = study.counts.get((study.baseline, study.base_row.rounds, benchmark))
+        if asked and base and unscored / asked - base.unscored / base.values.size >= PARTIAL:
+            sentences.append(
+                f"{row_name(label)} on {display_name(benchmark)}: {unscored:,} of {asked:,} answers"
+                f" are unscored. Its values are of the others alone, so a difference from"
+                f" {study.baseline} may come from the questions."
+            )
+    return sentences
 
 
 def _about(cell: MetricResult) -> str:
@@ -75,29 +96,29 @@ def _verdict(cell: MetricResult) -> str:
     return "no clear change" if same else cell.verdict
 
 
-def _reading(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> str:
-    kinds = {_about(cell) for cell in mine} - {"none"}
+def _reading(study: StudyResults, row: Row, cells: Sequence[MetricResult]) -> str:
+    kinds = {_about(cell) for cell in cells} - {"none"}
     count = ""
     if kinds == {"method"}:
-        count = f" ({max(cell.n_seeds for cell in mine)} trainings)"
+        count = f" ({max(cell.n_seeds for cell in cells)} trainings)"
     elif kinds == {"training"}:
-        given = "given answers" if row.given else "one given model"
-        count = " (one training)" if row.rounds else f" ({given})"
-    parts = []
+        origin = "given answers" if row.given else "one given model"
+        count = " (one training)" if row.rounds else f" ({origin})"
+    clauses = []
     for verdict, words in VERDICTS.items():
-        some = [cell for cell in mine if _verdict(cell) == verdict]
+        some = [cell for cell in cells if _verdict(cell) == verdict]
         if kinds == {"training"}:
             words = words.removeprefix("this training: ").removeprefix("this training ")
         if some:
             names = [_change(cell) if verdict in CHANGES else cell.full_name for cell in some]
-            parts.append(f"{words} {', '.join(names)}")
-    if missing := [cell.full_name for cell in mine if cell.verdict not in VERDICTS]:
-        parts.append(f"no result yet on {', '.join(missing)}")
-    sentence = f"{row_name(row.label)} against {study.baseline}{count}: {'; '.join(parts)}."
-    return " ".join([sentence, *_controls(study, row, mine)])
+            clauses.append(f"{words} {', '.join(names)}")
+    if missing := [cell.full_name for cell in cells if cell.verdict not in VERDICTS]:
+        clauses.append(f"no result yet on {', '.join(missing)}")
+    sentence = f"{row_name(row.label)} against {study.baseline}{count}: {'; '.join(clauses)}."
+    return " ".join([sentence, *_controls(study, row, cells)])
 
 
-def _controls(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> list[str]:
+def _controls(study: StudyResults, row: Row, cells: Sequence[MetricResult]) -> list[str]:
     """What the controls say about a method's gains, in sentences."""
     sentences = []
     for field, words in (
@@ -105,13 +126,13 @@ def _controls(study: StudyResults, row: Row, mine: Sequence[MetricResult]) -> li
         ("reached_by", "It does not exceed {} on {}."),
         ("untold_by", "Whether it exceeds {} on {} cannot be told yet."),
     ):
-        metrics = grouped((getattr(cell, field), cell.full_name) for cell in mine)
+        metrics = grouped((getattr(cell, field), cell.full_name) for cell in cells)
         sentences += [
             words.format(" and ".join(map(row_name, names)), " and ".join(on))
             for names, on in metrics.items()
             if names
         ]
-    gains = any(cell.verdict == "better" for cell in mine)
+    gains = any(cell.verdict == "better" for cell in cells)
     rounds = sorted({part.rounds for part in study.rows if part.of == row.label and part.rounds})
     if gains and rounds and row.rounds not in rounds:
         sentences.append(
@@ -168,7 +189,7 @@ def _stars(cells: Sequence[MetricResult]) -> str:
 
 
 def _one_training(study: StudyResults) -> list[str]:
-    given = [row for row in study.compared if not row.rounds and row.role != "matched"]
+    untrained = [row for row in study.compared if not row.rounds and row.role != "matched"]
     findings = (
         (
             [row for row in study.compared if row.rounds and len(row.seeds) == 1],
@@ -178,7 +199,7 @@ def _one_training(study: StudyResults) -> list[str]:
             " say something about the method.",
         ),
         (
-            [row for row in given if not row.given],
+            [row for row in untrained if not row.given],
             "Given models, not trained here ({}): interval and test are about these weights alone,"
             " over images.",
         ),
@@ -225,7 +246,7 @@ def _marks(last: Sequence[MetricResult]) -> list[str]:
             " difference; answer both again.",
         ),
     )
-    return [sentence for found, sentence in findings if found]
+    return [sentence for applies, sentence in findings if applies]
 
 
 def _missing(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
@@ -260,12 +281,12 @@ def _empty(last: Sequence[MetricResult]) -> list[str]:
     graded = [cell for cell in last if cell.questions]
     texts = []
     for benchmark in dict.fromkeys(cell.benchmark for cell in graded):
-        mine = [cell for cell in graded if cell.benchmark == benchmark]
-        rows = tuple(dict.fromkeys(cell.label for cell in mine))
-        empty = grouped((cell.metric, cell.label) for cell in mine if np.isnan(cell.value))
+        of_benchmark = [cell for cell in graded if cell.benchmark == benchmark]
+        rows = tuple(dict.fromkeys(cell.label for cell in of_benchmark))
+        empty = grouped((cell.metric, cell.label) for cell in of_benchmark if np.isnan(cell.value))
         by_rows = grouped(
             (tuple(row for row in rows if row in empty[metric]), display_name(metric))
-            for metric in dict.fromkeys(cell.metric for cell in mine)
+            for metric in dict.fromkeys(cell.metric for cell in of_benchmark)
             if metric in empty
         )
         for labels, metrics in by_rows.items():
@@ -298,18 +319,18 @@ def _size(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
 
 def _detectable(last: Sequence[MetricResult]) -> list[str]:
     """The smallest detectable difference of each primary metric, as a range over rows."""
-    parts = []
-    for mine in grouped((cell.column, cell) for cell in last if cell.primary).values():
-        smallest = [cell.detectable for cell in mine if cell.detectable > 0]
+    texts = []
+    for of_metric in grouped((cell.column, cell) for cell in last if cell.primary).values():
+        smallest = [cell.detectable for cell in of_metric if cell.detectable > 0]
         if smallest:
-            places = mine[0].places
+            places = of_metric[0].places
             low, high = f"{min(smallest):.{places}f}", f"{max(smallest):.{places}f}"
-            parts.append(f"{mine[0].full_name} {low}" + (f" to {high}" if low != high else ""))
-    if not parts:
+            texts.append(f"{of_metric[0].full_name} {low}" + (f" to {high}" if low != high else ""))
+    if not texts:
         return []
     return [
         "Smallest true difference of a method that these seeds and images detect with 80 % power in"
-        f" a single test at level 0.05 (with Holm it is larger): {', '.join(parts)}."
+        f" a single test at level 0.05 (with Holm it is larger): {', '.join(texts)}."
     ]
 
 

@@ -20,7 +20,7 @@ POINTS = 0.05
 
 def seed_notes(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
     """A sentence for each kind of finding; they are counted as they are unless it says not."""
-    mine = [cell for cell in last if cell.primary and cell.role != "matched" and cell.n_seeds]
+    primary = [cell for cell in last if cell.primary and cell.role != "matched" and cell.n_seeds]
     left_out = [
         f"{label} after round {round} on {display_name(benchmark)}: seed"
         f" {', '.join(map(str, counts.left_out))}"
@@ -29,23 +29,23 @@ def seed_notes(study: StudyResults, last: Sequence[MetricResult]) -> list[str]:
     ]
     equal = [
         f"{cell.label} on {cell.full_name}"
-        for cell in mine
+        for cell in primary
         if cell.about == "training" and cell.n_seeds > 1
     ]
     lonely = [
         f"{cell.label} on {cell.full_name}"
-        for cell in mine
+        for cell in primary
         if cell.n_seeds == 1 < cell.seeds_planned
     ]
     empty = [
         f"{cell.label}, seed {seed}, on {cell.full_name}"
-        for cell in mine
+        for cell in primary
         for seed, value in cell.by_seed.items()
         if not np.isfinite(value) and np.isfinite(cell.value)
     ]
-    far = [text for cell in mine for text in _far(cell)]
+    far = [text for cell in primary for text in _far(cell)]
     findings = (
-        (left_out, "Seeds that answered other questions than the row's first seed, left out"),
+        (left_out, "Seeds that answered other questions than most seeds of the row, left out"),
         (lonely, "One of the planned seeds only, so it is about this training"),
         (
             equal,

@@ -43,26 +43,26 @@ Line = tuple[Row, int]
 
 def block(study: StudyResults, cells: Iterable[MetricResult], most: int = MOST_ROWS) -> Block:
     """The summary with at most ``most`` rows."""
-    found = {(cell.label, cell.round, *cell.column): cell for cell in cells}
-    columns = list(dict.fromkeys(_columns(study, found.values())))
-    shown = lines(study, {key[:2] for key in found}, most)
+    by_key = {(cell.label, cell.round, *cell.column): cell for cell in cells}
+    columns = list(dict.fromkeys(_columns(study, by_key.values())))
+    row_lines = lines(study, {key[:2] for key in by_key}, most)
     marked = len({row.rounds for row in study.rows if row.rounds}) > 1
-    made = tuple(
+    table_rows = tuple(
         TableRow(
             head=_label(row, round, marked),
-            cells=tuple(_cell(found.get((row.label, round, *key))) for key, _ in columns),
+            cells=tuple(_cell(by_key.get((row.label, round, *key))) for key, _ in columns),
             group="reference rows" if row.role == "reference" else "",
         )
-        for row, round in shown
+        for row, round in row_lines
     )
     left_out = {row.label for row in study.rows if row.role != "matched"}
-    left_out -= {row.label for row, _ in shown}
+    left_out -= {row.label for row, _ in row_lines}
     return Block(
         heading="Summary",
-        caption="; ".join((*_facts(study, shown), *_legend(study, made, len(left_out)))),
+        caption="; ".join((*_facts(study, row_lines), *_legend(study, table_rows, len(left_out)))),
         corner="row",
         columns=tuple(Column(heading=heading) for _, heading in columns),
-        lines=made,
+        lines=table_rows,
     )
 
 
@@ -71,32 +71,35 @@ def lines(study: StudyResults, graded: set[tuple[str, int]], most: int = MOST_RO
     end, if it was ``graded`` (label, round) then. Its controls follow it, after the same round."""
     trained = [row for row in study.rows if row.role != "matched"]
     ends = sorted({row.rounds for row in trained})
-    found: list[Line] = [(study.base_row, study.base_row.rounds)]
+    row_lines: list[Line] = [(study.base_row, study.base_row.rounds)]
     for round in ends:
         for row in (row for row in trained if row.role == "method"):
             earlier = 0 < round < row.rounds and row.varied is None
             if round == row.rounds or (earlier and (row.label, round) in graded):
-                found.append((row, round))
-                found += [
+                row_lines.append((row, round))
+                row_lines += [
                     (control, round)
                     for control in trained
                     if (control.role, control.of, control.rounds) == ("control", row.label, round)
                 ]
-    found += [(row, row.rounds) for row in trained if row.role == "reference"]
-    if len(found) > most:
-        found = [line for line in found if line[0].role != "control"]
-    return found[:most]
+    row_lines += [(row, row.rounds) for row in trained if row.role == "reference"]
+    if len(row_lines) > most:
+        row_lines = [line for line in row_lines if line[0].role != "control"]
+    return row_lines[:most]
 
 
 def as_csv(study: StudyResults, cells: Iterable[MetricResult]) -> str:
     """``summary.csv``: a line a row; for each column its number and its marks."""
     cells = list(cells)
-    table, places = block(study, cells), lines(study, {(cell.label, cell.round) for cell in cells})
+    table, row_lines = (
+        block(study, cells),
+        lines(study, {(cell.label, cell.round) for cell in cells}),
+    )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = (name for column in table.columns for name in (column.text, f"{column.text} marks"))
     writer.writerow([table.corner, "label", "role", "round", *names])
-    for (row, round), line in zip(places, table.lines, strict=True):
+    for (row, round), line in zip(row_lines, table.lines, strict=True):
         values = (part for cell in line.cells for part in (cell.value, cell.mark))
         texts = ("" if part == MISSING else part for part in values)
         writer.writerow([line.head, row.label, row.role, round, *texts])
@@ -107,13 +110,13 @@ def _columns(
     study: StudyResults, cells: Iterable[MetricResult]
 ) -> Iterable[tuple[tuple[str, str], str]]:
     """((benchmark, metric), heading) of each primary metric, and a companion a benchmark."""
-    known = {cell.column: cell for cell in cells}
+    cell_of = {cell.column: cell for cell in cells}
     for benchmark in study.benchmarks:
         names = [metric.name for metric in benchmark.metrics if metric.primary]
-        there = [metric.name for metric in benchmark.metrics]
-        names += [name for name in COMPANIONS if names and name in there][:1]
+        metrics = [metric.name for metric in benchmark.metrics]
+        names += [name for name in COMPANIONS if names and name in metrics][:1]
         for name in names:
-            if cell := known.get((benchmark.name, name)):
+            if cell := cell_of.get((benchmark.name, name)):
                 yield (benchmark.name, name), metric_name(benchmark.name, cell.heading)
 
 
@@ -135,23 +138,23 @@ def _label(row: Row, round: int, marked: bool) -> str:
 def _cell(cell: MetricResult | None) -> TableCell:
     if cell is None:
         return TableCell(value=MISSING)
-    whole = table_cell(cell)
-    mark = {"": "", "this training": ONE_TRAINING}.get(whole.verdict, STAR)
-    mark += whole.mark.replace(FEWER_SEEDS, "")
-    return TableCell(value=whole.value, verdict=whole.verdict, mark=mark, brief=True)
+    full = table_cell(cell)
+    mark = {"": "", "this training": ONE_TRAINING}.get(full.verdict, STAR)
+    mark += full.mark.replace(FEWER_SEEDS, "")
+    return TableCell(value=full.value, verdict=full.verdict, mark=mark, brief=True)
 
 
-def _facts(study: StudyResults, shown: Sequence[Line]) -> Iterable[str]:
+def _facts(study: StudyResults, row_lines: Sequence[Line]) -> Iterable[str]:
     """What the rows share: base, pool, seeds, rounds."""
-    trained = [row for row, round in shown if round]
-    bases = (base_name(row.base) for row, _ in shown if not row.given)
+    trained = [row for row, round in row_lines if round]
+    bases = (base_name(row.base) for row, _ in row_lines if not row.given)
     yield f"Base {' or '.join(dict.fromkeys(bases))}"
     if not trained:
         return
     yield f"pool {' or '.join(dict.fromkeys(row.pool for row in trained))}"
     seeds = dict.fromkeys(", ".join(map(str, row.seeds)) for row in trained)
     yield f"training seed{'s' * any(',' in text for text in seeds)} {' or '.join(seeds)}"
-    rounds = " or ".join(map(str, sorted({round for _, round in shown if round})))
+    rounds = " or ".join(map(str, sorted({round for _, round in row_lines if round})))
     yield f"rounds {rounds}"
     yield from _adapters([row for row in trained if row.role == "method"])
     if study.missing:
@@ -167,9 +170,9 @@ def _adapters(methods: Sequence[Row]) -> Iterable[str]:
         yield f"LoRA r {' or '.join(dict.fromkeys(adapted.values()))}{whom}"
 
 
-def _legend(study: StudyResults, made: Sequence[TableRow], left_out: int) -> Iterable[str]:
+def _legend(study: StudyResults, table_rows: Sequence[TableRow], left_out: int) -> Iterable[str]:
     """The marks that occur, and how many rows are left out."""
-    marks = "".join(cell.mark for line in made for cell in line.cells)
+    marks = "".join(cell.mark for line in table_rows for cell in line.cells)
     for mark, meaning in MEANINGS.items():
         if mark in marks:
             yield f"{mark} {meaning.format(baseline=study.baseline)}"

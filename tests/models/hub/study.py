@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.study.compare import ready_made
+from harness.study.compare import run_from_text
 from harness.study.study import Run, Study
 from methods.csr.method import Csr
 from methods.interface import Method, Recipe
@@ -40,6 +40,6 @@ def study(
     return Study(
         name="hub",
         question="Does it run?",
-        runs=(untrained, *runs, *map(ready_made, rows)),
+        runs=(untrained, *runs, *map(run_from_text, rows)),
         benchmarks=(Words(pictures=2),),
     )

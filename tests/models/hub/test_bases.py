@@ -351,19 +351,16 @@ def test_a_hub_that_is_down(desk: Desk, done: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_comparison_runs_on_a_hub_base(desk: Desk, llava: str, tmp_path: Path) -> None:
     """The shipped base as a stranger's repository, so that texts are texts: its prompts are then
-    those of real models."""
-    desk.hub.add("org/shipped", SYNTHETIC_WEIGHTS)
+    those of real models, which are longer."""
+    shipped = tmp_path / "shipped"
+    shutil.copytree(SYNTHETIC_WEIGHTS, shipped)
+    config = json.loads((shipped / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 4096
+    (shipped / "config.json").write_text(json.dumps(config))
+    desk.hub.add("org/shipped", shipped)
     asked = (
-        "--base",
-        "org/shipped",
-        "--only",
-        "sima",
-        "--limit",
-        "8",
-        "--benchmarks",
-        "synthetic_pope",
-        "--row",
-        "other=org/llava",
+        *("--base", "org/shipped", "--only", "sima", "--limit", "8"),
+        *("--benchmarks", "synthetic_pope", "--row", "other=org/llava"),
     )
     said = desk.fresh("run", "compare", *asked, "--out", tmp_path / "out", "--log-to", "none")
     assert said.code == 0, said.err
