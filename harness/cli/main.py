@@ -15,6 +15,7 @@ from harness.cli.parser import Parser
 from harness.errors import UserError, plain, process_name
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("harness", "methods", "benchmarks")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return command(args) or 0
     except UserError as problem:
         print(f"{process_name()}: {plain(str(problem))}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        name = str(error.name).partition(".")[0]
+        if name in PACKAGES:
+            raise
+        print(f"{process_name()}: {plain(missing_package(name))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the output was closed, as by ``| head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,6 +71,15 @@ def parser() -> Parser:
         help="train the synthetic models (its options: python -m harness synthetic --help)",
     )
     return top
+
+
+def missing_package(name: str) -> str:
+    """The sentence for a Python without the packages that the project needs."""
+    return (
+        f"{sys.executable} lacks the package {name}; install all that is needed with `python -m pip"
+        f" install .` in {ROOT}, or use a Python that has it: .nox/compare/bin/python, after"
+        " `python -m nox -s compare`."
+    )
 
 
 def check_resolution() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -330,3 +331,19 @@ def test_plan_takes_every_option_of_run() -> None:
         return set(given) - {"command"}
 
     assert options("plan") == options("run") | {"stages"}
+
+
+@pytest.mark.parametrize("command", [["doctor"], ["plan", "compare"], ["table", "nowhere"]])
+def test_a_python_without_the_packages_is_one_sentence(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "harness", *command],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "lacks the package" in done.stderr
+    assert "`python -m pip install .`" in done.stderr
+    assert "Traceback" not in done.stderr
