@@ -23,7 +23,8 @@ from benchmarks.interface import Grade, Report
 from harness.artifacts.results_folder import Results, lock, read_json, read_jsonl, write_json
 from harness.artifacts.stored_files import read_bytes
 from harness.errors import UserError
-from harness.reporting.stored import image_file, read_parquet, read_study
+from harness.reporting.stored import image_file, read_parquet
+from harness.reporting.study_file import read_study
 
 METRICS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 MAX_SHOWN = 20

@@ -19,7 +19,7 @@ from harness.pipeline.progress import Display, StudyProgress
 from harness.pipeline.tasks import Task, export_tasks, missing_tasks, run_tasks
 from harness.reporting import literature, published_values
 from harness.reporting.results import load_results
-from harness.reporting.stored import with_sha
+from harness.reporting.study_file import with_sha
 from harness.study.study import Study
 from harness.training.placement import Placement
 from harness.training.ranks import ranks

@@ -283,12 +283,8 @@ def _pairs(this_round: _Round, checkpoint: Checkpoint) -> Task:
 
 
 def _train(this_round: _Round, checkpoint: Checkpoint, pairs: Task) -> Task:
-    context, run, recipe, images = (
-        this_round.context,
-        this_round.run,
-        this_round.run.method.recipe,
-        pairs.items,
-    )
+    context, run = this_round.context, this_round.run
+    recipe, images = run.method.recipe, pairs.items
     assert recipe is not None  # a run without a recipe has no rounds
     assert images is not None
     identity = stage_identity.train_identity(

@@ -13,7 +13,8 @@ from harness.artifacts.results_folder import read_json
 from harness.artifacts.stored_files import cure, problems, read_done
 from harness.errors import UserError
 from harness.pipeline.stages.shards import read_shard
-from harness.reporting.stored import FILES, SHA, PackedFolder, Stored, open_stored
+from harness.reporting.stored import FILES, PackedFolder, Stored, open_stored
+from harness.reporting.study_file import SHA
 
 
 def verify(out: Path) -> tuple[str, list[str]]:

@@ -42,8 +42,8 @@ from harness.reporting.stored import (
     QUESTIONS,
     STAGES,
     Stored,
-    with_sha,
 )
+from harness.reporting.study_file import with_sha
 from harness.reporting.tables import build as tables
 from harness.reporting.tables import text as table_text
 

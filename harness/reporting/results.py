@@ -20,7 +20,8 @@ from benchmarks.interface import Direction, Metric
 from harness.artifacts.stored_files import cure
 from harness.errors import UserError
 from harness.reporting.counts import Counts, all_counts
-from harness.reporting.stored import Stored, bad_study, open_stored
+from harness.reporting.stored import Stored, open_stored
+from harness.reporting.study_file import bad_study
 from harness.reporting.study_row import Row, VariedSetting, setting_text
 
 GRADE_KEYS = ["label", "seed", "round", "benchmark"]

@@ -23,19 +23,16 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from harness.artifacts.fingerprint import fingerprint
 from harness.artifacts.results_folder import Results, check_name, read_json, read_jsonl
 from harness.artifacts.safe_files import check_links
 from harness.artifacts.stored_files import is_stored, read_bytes, unreadable
 from harness.errors import UserError
 from harness.reporting import old_names
+from harness.reporting.study_file import REPACK, bad_study, check_names, read_study
 from methods.text import repeats_sentence
 
 FORMAT = 1
 """Version of the packed layout: in packed.json, and in the metadata of each Parquet file."""
-
-SHA = "sha256"
-"""The field of study.json with the fingerprint of all others; earlier versions wrote none."""
 
 _IMAGE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
@@ -54,64 +51,8 @@ TEXTS = ["read_as", "why", "truth", "wrong"]
 OLD_FIELDS = {"picture": "image"}
 """Fields of a packed leak that were named otherwise."""
 
-REPACK = (
-    "get the packed folder again (from git), or pack the whole one again with `python -m harness"
-    " pack`."
-)
 _StageColumns = dict[str, dict[str, npt.NDArray[Any]]]
 """The columns of each stage's rows, by the stage's path below the results folder."""
-
-
-def _check_names(study: Mapping[str, Any]) -> None:
-    """Check every name of study.json that becomes a part of a path.
-
-    Raises:
-        UserError: such a name could lead elsewhere.
-    """
-    for run in study["runs"]:
-        check_name("label", run["label"])
-        for field in ("seed", "rounds"):
-            number = run.get(field, 0)
-            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
-                raise TypeError(f"{field} {number!r}")
-    for benchmark in study["benchmarks"]:
-        check_name("benchmark", benchmark["name"])
-
-
-def with_sha(study: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of study.json with its own fingerprint, which reading compares."""
-    return {**study, SHA: fingerprint(study)}
-
-
-def read_study(results: Results) -> dict[str, Any]:
-    """The content of study.json as it was written, without the fingerprint.
-
-    Raises:
-        UserError: there is none, or it was cut or changed.
-    """
-    path = results.study
-    if not path.is_file():
-        raise UserError(
-            f"{results.out} holds no study.json; give the folder of a study, as `python -m"
-            " harness run` prints it."
-        )
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise bad_study(results, TypeError("its fields"))
-    written = content.pop(SHA, None)
-    if written is not None and written != fingerprint(content):
-        again = REPACK if results.packed.exists() else "run again: it is then written anew."
-        raise UserError(
-            f"{path} was changed after it was written; put the original back, or {again}"
-        )
-    return content
-
-
-def bad_study(results: Results, error: Exception) -> UserError:
-    return UserError(
-        f"{results.study} lacks {error} or has it in another form; run the study again with this"
-        " version."
-    )
 
 
 class Stored:
@@ -129,7 +70,7 @@ class Stored:
         """
         try:
             content: dict[str, Any] = old_names.study(read_study(self.results))
-            _check_names(content)
+            check_names(content)
         except (KeyError, TypeError) as error:
             raise bad_study(self.results, error) from error
         return content
