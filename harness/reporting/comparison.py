@@ -131,7 +131,7 @@ class MetricResult:
         return metric_name(self.benchmark, display_name(self.metric))
 
     @property
-    def places(self) -> int:
+    def decimals(self) -> int:
         """Decimals to print: one for percentages, two for smaller scales."""
         return 1 if self.scale >= 100 else 2
 

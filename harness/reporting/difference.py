@@ -212,7 +212,7 @@ def _numbers(a: StudyResults, b: StudyResults) -> tuple[list[tuple[str, ...]], l
             equal += 1
             continue
         interval, remark = _paired_difference(a, b, first, second)
-        decimals = max(first.places, second.places)
+        decimals = max(first.decimals, second.decimals)
         gap = second.value - first.value
         lo, hi = interval.interval() if interval else (np.nan, np.nan)
         z_score = 0.0

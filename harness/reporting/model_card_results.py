@@ -137,8 +137,8 @@ def _line(cell: MetricResult, seed: int, last: bool) -> str:
     value = seed_value(cell, seed)
     texts = (
         metric_name(cell.benchmark, cell.heading),
-        number(value, cell.places) if np.isfinite(value) else "not graded yet",
-        number(cell.value, cell.places),
+        number(value, cell.decimals) if np.isfinite(value) else "not graded yet",
+        number(cell.value, cell.decimals),
         change(cell) or (cell.verdict if cell.verdict == "other questions" else MISSING),
         cell.verdict if last else "not tested",
         f"{cell.n_seeds} of {cell.seeds_planned}",

@@ -63,7 +63,7 @@ class PublishedValue:
         return "agrees" if self.lo <= 0 <= self.hi else "differs"
 
     @property
-    def places(self) -> int:
+    def decimals(self) -> int:
         return 1 if self.metric.scale >= 100 else 2
 
     @property
@@ -74,7 +74,7 @@ class PublishedValue:
     def change(self) -> str:
         if not np.isfinite(self.difference):
             return MISSING
-        return with_interval(self.difference, self.lo, self.hi, self.places)
+        return with_interval(self.difference, self.lo, self.hi, self.decimals)
 
 
 def values(study: StudyResults) -> list[PublishedValue]:
@@ -131,7 +131,7 @@ def block(published: Sequence[PublishedValue]) -> Block | None:
             entry.row.label,
             display_name(entry.benchmark),
             display_name(entry.metric.name),
-            printed(entry.value, entry.places),
+            printed(entry.value, entry.decimals),
             entry.number.value,
             entry.change,
             entry.verdict,
@@ -199,7 +199,7 @@ def _describe(group: Sequence[PublishedValue]) -> str:
     near = min(group, key=lambda entry: abs(entry.difference))
     numbers = [entry.number for entry in group]
     texts = ", ".join(dict.fromkeys(f"{number.value} in {number.paper}" for number in numbers))
-    value = printed(near.value, near.places)
+    value = printed(near.value, near.decimals)
     nearest = "difference" if len(group) == 1 else "nearest"
     return f"{near.full_name} {value} (published: {texts}; {nearest} {near.change})"
 

@@ -15,17 +15,17 @@ from harness.reporting.comparison import compare
 from harness.reporting.figures import examples as examples_figure
 from harness.reporting.figures import style as figure_style
 from harness.reporting.figures.before_after import rounds
-from harness.reporting.figures.examples import Caption, spans, wrapped
+from harness.reporting.figures.examples import Caption, wrapped, wrong_spans
 from harness.reporting.figures.style import (
     COLOURS,
-    broken,
     canvas,
     least_points,
     least_span,
     panels,
     rendered,
-    short,
+    shorten,
     style,
+    wrap_label,
 )
 from harness.reporting.figures.training_curves import training
 from harness.reporting.results import load_results
@@ -40,17 +40,17 @@ def test_labels_are_plain_text_and_settings_are_given_back() -> None:
         assert mpl.rcParams["pdf.fonttype"] == 42
         assert mpl.rcParams["text.parse_math"] is False
     assert (mpl.rcParams["pdf.fonttype"], mpl.rcParams["text.parse_math"]) == before
-    assert short("a\nb\x1b" + "c" * 50, 10) == "a b ccccc…"
+    assert shorten("a\nb\x1b" + "c" * 50, 10) == "a b ccccc…"
     assert len(set(COLOURS)) == len(COLOURS)
 
 
 def test_words_wrap_and_keep_their_marks() -> None:
-    lines = wrapped(Caption(text="a red ball , a cat .", wrong=spans("15-18")), 10)
+    lines = wrapped(Caption(text="a red ball , a cat .", wrong=wrong_spans("15-18")), 10)
     assert lines == [
         [("a", 0, False), ("red", 2, False), ("ball", 6, False)],
         [(",", 0, False), ("a", 2, False), ("cat", 4, True), (".", 8, False)],
     ]
-    assert spans(None) == ()
+    assert wrong_spans(None) == ()
 
 
 def test_characters_that_no_font_has_are_escapes_and_nothing_is_drawn_over_them(
@@ -75,7 +75,7 @@ def test_characters_that_no_font_has_are_escapes_and_nothing_is_drawn_over_them(
     drawn = [text.get_text() for text in figure.axes[1].texts]
     assert drawn[:7] == ["a", r"\u72d7", "and", "a", "cat", "\U0001f600", r"\U0001f9e0"]
     assert drawn.count(r"\u72d7") > 20
-    assert short(f"row {DOG}") == r"row \u72d7"
+    assert shorten(f"row {DOG}") == r"row \u72d7"
 
 
 @pytest.mark.thorough
@@ -102,13 +102,13 @@ def test_no_axis_is_zoomed_into_rounding() -> None:
 
 
 def test_a_long_label_is_broken_not_cut() -> None:
-    assert broken("untrained at sena yes-ratio", 28) == "untrained at sena yes-ratio"
-    assert broken("description+question", 16) == "description+\nquestion"
+    assert wrap_label("untrained at sena yes-ratio", 28) == "untrained at sena yes-ratio"
+    assert wrap_label("description+question", 16) == "description+\nquestion"
     for text in ("a" * 40, "one two three four five six seven", "x_y+z,w " * 4):
-        lines = broken(text, 16).split("\n")
+        lines = wrap_label(text, 16).split("\n")
         assert max(map(len, lines)) <= 16
         assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert broken("b" * 100, 16).endswith("…")
+    assert wrap_label("b" * 100, 16).endswith("…")
 
 
 def test_steps_and_rounds_are_whole_numbers(tmp_path: Path) -> None:

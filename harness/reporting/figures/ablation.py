@@ -27,7 +27,6 @@ from harness.reporting.figures.style import (
     GREY,
     MARKERS,
     Style,
-    broken,
     canvas,
     dot,
     interval,
@@ -36,7 +35,8 @@ from harness.reporting.figures.style import (
     legend_entry,
     panel_lines,
     panels,
-    short,
+    shorten,
+    wrap_label,
 )
 from harness.reporting.results import StudyResults
 from harness.reporting.stored import image_file
@@ -60,34 +60,36 @@ def ablations(study: StudyResults, cells: Sequence[MetricResult]) -> Iterator[tu
         return
     for benchmark in study.benchmarks:
         for metric in benchmark.metrics:
-            mine = _last(cells, benchmark.name, metric.name)
-            if metric.primary and any(np.isfinite(cell.difference) for cell in mine.values()):
-                yield f"ablation-{benchmark.name}-{metric.name}", _panels(study, mine)
+            by_label = _last_results(cells, benchmark.name, metric.name)
+            if metric.primary and any(np.isfinite(cell.difference) for cell in by_label.values()):
+                yield f"ablation-{benchmark.name}-{metric.name}", _figure(study, by_label)
 
 
-def _last(cells: Sequence[MetricResult], benchmark: str, metric: str) -> dict[str, MetricResult]:
+def _last_results(
+    cells: Sequence[MetricResult], benchmark: str, metric: str
+) -> dict[str, MetricResult]:
     """The results of all rows in one metric, last rounds, by label."""
     return {cell.label: cell for cell in cells if cell.column == (benchmark, metric) and cell.last}
 
 
-def _panels(study: StudyResults, cells: Mapping[str, MetricResult]) -> Figure:
+def _figure(study: StudyResults, cells: Mapping[str, MetricResult]) -> Figure:
     varied = [row.varied for row in study.rows if row.varied]
     fields = list(dict.fromkeys(setting.field for setting in varied))
     owners = list(dict.fromkeys(setting.row for setting in varied))
     figure = canvas(0.7 + 1.75 * panel_lines(len(fields)))
     base = cells[study.baseline]
-    measured = short(metric_name(base.benchmark, base.heading), 80)
+    measured = shorten(metric_name(base.benchmark, base.heading), 80)
     figure.suptitle(f"{measured}, one setting changed at a time", fontsize=9)
     grid = list(chain.from_iterable(panels(figure, len(fields), sharey=True)))
     for axes, field in zip(grid, fields, strict=True):
         _panel(axes, study, cells, field, owners)
-    grid[0].set_ylim(least_span(grid[0].get_ylim(), least_points(base.places)))
-    baseline = f"{short(row_name(study.baseline), 30)} (baseline)"
+    grid[0].set_ylim(least_span(grid[0].get_ylim(), least_points(base.decimals)))
+    baseline = f"{shorten(row_name(study.baseline), 30)} (baseline)"
     ring: Style = {"marker": "o", "markersize": 7, "markerfacecolor": "none", "linestyle": "none"}
     handles = [
         legend_entry(baseline, color=GREY, linewidth=0.8, linestyle=DASHED),
         *(
-            legend_entry(short(row_name(owner), 50), **_mark(index), markersize=4.5)
+            legend_entry(shorten(row_name(owner), 50), **_mark(index), markersize=4.5)
             for index, owner in enumerate(owners)
         ),
         legend_entry("the method's own value", color=GREY, **ring),
@@ -102,7 +104,7 @@ def _mark(index: int) -> dict[str, str]:
     return {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
 
 
-def _points(
+def _setting_points(
     study: StudyResults, cells: Mapping[str, MetricResult], field: str, owner: str
 ) -> list[Point]:
     """The values of one field of one row: numbers sorted, words in the study's order."""
@@ -112,8 +114,13 @@ def _points(
         if row.varied and row.varied[:2] == (owner, field) and row.label in cells
     ]
     row = next((row for row in study.rows if row.label == owner), None)
-    if row is not None and points and owner in cells and (own := row.value_of(field)) is not None:
-        points.insert(0, Point(own, cells[owner], True))
+    if (
+        row is not None
+        and points
+        and owner in cells
+        and (own_value := row.value_of(field)) is not None
+    ):
+        points.insert(0, Point(own_value, cells[owner], True))
     if all(_is_number(point.value) for point in points):
         points.sort(key=lambda point: float(point.value))
     return points
@@ -134,7 +141,7 @@ def _panel(
     owners: Sequence[str],
 ) -> None:
     base = cells[study.baseline]
-    all_points = {owner: _points(study, cells, field, owner) for owner in owners}
+    all_points = {owner: _setting_points(study, cells, field, owner) for owner in owners}
     by_owner = {owner: points for owner, points in all_points.items() if points}
     values = list(dict.fromkeys(point.value for points in by_owner.values() for point in points))
     if all(map(_is_number, values)):
@@ -156,7 +163,7 @@ def _panel(
             if point.own:
                 ring: Style = {"markerfacecolor": "none", "markeredgewidth": 1.0}
                 dot(axes, x, point.cell.value, marker="o", markersize=9, color=GREY, **ring)
-    names = [broken(value, WIDEST) for value in values]
+    names = [wrap_label(value, WIDEST) for value in values]
     longest = max(len(line) for name in names for line in name.split("\n"))
     upright = len(values) > 5 or longest * len(values) > 44
     axes.set_xticks(range(len(values)), names, rotation=40 if upright else 0)
@@ -165,7 +172,7 @@ def _panel(
             label.set_horizontalalignment("right")
             label.set_rotation_mode("anchor")
     axes.set_xlim(-0.6, len(values) - 0.4)
-    axes.set_title(short(field, 36), loc="left")
+    axes.set_title(shorten(field, 36), loc="left")
     axes.tick_params(axis="x", length=2)
 
 
@@ -186,9 +193,11 @@ def noise(study: StudyResults, cells: Sequence[MetricResult]) -> Figure | None:
     if not rows or not metrics:
         return None
     owner = rows[0].varied.row if rows[0].varied else ""
-    mine = _last(cells, *metrics[0])
+    by_label = _last_results(cells, *metrics[0])
     points = [
-        point for point in _points(study, mine, NOISE, owner) if np.isfinite(point.cell.value)
+        point
+        for point in _setting_points(study, by_label, NOISE, owner)
+        if np.isfinite(point.cell.value)
     ]
     image = _first_image(study, metrics[0][0])
     if len(points) < 2 or image is None:
@@ -197,7 +206,7 @@ def noise(study: StudyResults, cells: Sequence[MetricResult]) -> Figure | None:
     if corrupted is None:
         return None
     figure = canvas(3.2)
-    base = mine[study.baseline]
+    base = by_label[study.baseline]
     grid = figure.add_gridspec(2, len(points), height_ratios=(2.0, 1.0))
     axes = figure.add_subplot(grid[0, :])
     axes.axhline(base.value, color=GREY, linewidth=0.8, linestyle=DASHED)
@@ -210,14 +219,14 @@ def noise(study: StudyResults, cells: Sequence[MetricResult]) -> Figure | None:
         dot(axes, x, point.cell.value, color=COLOURS[0], **mark)
     axes.set_xlim(-0.5, len(points) - 0.5)
     axes.set_xticks([])
-    axes.set_ylabel(short(base.heading, 30))
+    axes.set_ylabel(shorten(base.heading, 30))
     title = f"{row_name(owner)}: {base.full_name} by noise step"
     axes.set_title(
-        short(f"{title} (dashed: {study.baseline}; black: its own step)", 112), loc="left"
+        shorten(f"{title} (dashed: {study.baseline}; black: its own step)", 112), loc="left"
     )
-    for place, (shot, point) in enumerate(zip(corrupted, points, strict=True)):
-        axes = figure.add_subplot(grid[1, place])
-        axes.imshow(np.asarray(shot), interpolation="nearest")
+    for index, (corrupted_image, point) in enumerate(zip(corrupted, points, strict=True)):
+        axes = figure.add_subplot(grid[1, index])
+        axes.imshow(np.asarray(corrupted_image), interpolation="nearest")
         axes.set_axis_off()
         axes.set_title(f"step {point.value}", fontsize=7, loc="center")
     return figure

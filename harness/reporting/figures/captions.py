@@ -28,7 +28,7 @@ from harness.reporting.figures.style import (
     least_points,
     least_span,
     row_marks,
-    short,
+    shorten,
 )
 from harness.reporting.results import BenchmarkColumns, StudyResults
 from harness.reporting.stats import ratio
@@ -75,9 +75,9 @@ def against_recall(study: StudyResults, cells: Sequence[MetricResult]) -> Figure
         rows = {}
         for row in map(row_of.__getitem__, marks):
             pair = [by_key.get((row.label, benchmark.name, metric.name)) for metric in metrics]
-            known = [cell for cell in pair if cell and np.isfinite(cell.difference)]
-            if row.varied is None and len(known) == 2:
-                rows[row.label] = CaptionResults(*known)
+            compared = [cell for cell in pair if cell and np.isfinite(cell.difference)]
+            if row.varied is None and len(compared) == 2:
+                rows[row.label] = CaptionResults(*compared)
         base = [by_key.get((study.baseline, benchmark.name, metric.name)) for metric in metrics]
         if rows and base[0] and base[1]:
             panels.append((benchmark, CaptionResults(base[0], base[1]), rows))
@@ -91,13 +91,13 @@ def against_recall(study: StudyResults, cells: Sequence[MetricResult]) -> Figure
             _recall_point(axes, base_results, results, marks[label])
         hallucination, recall = base_results
         mark: Style = {"marker": "o", "markersize": 6, "color": BLACK}
-        name = short(f"{row_name(study.baseline)} (baseline)")
+        name = shorten(f"{row_name(study.baseline)} (baseline)")
         dot(axes, recall.value, hallucination.value, label=name, **mark)
         axes.set_xlabel(recall.heading.replace("↑", "→ better,"))
         axes.set_ylabel(hallucination.heading.replace("↓", "↓ better,"))
-        axes.set_title(short(display_name(benchmark.name), 40), loc="left")
-        axes.set_xlim(least_span(axes.get_xlim(), least_points(recall.places)))
-        axes.set_ylim(least_span(axes.get_ylim(), least_points(hallucination.places)))
+        axes.set_title(shorten(display_name(benchmark.name), 40), loc="left")
+        axes.set_xlim(least_span(axes.get_xlim(), least_points(recall.decimals)))
+        axes.set_ylim(least_span(axes.get_ylim(), least_points(hallucination.decimals)))
         grid_lines(axes)
     named = dict(zip(*reversed(grid[0].get_legend_handles_labels()), strict=True))
     # One panel leaves room beside it.
@@ -125,7 +125,7 @@ def _recall_point(axes: Axes, base: CaptionResults, row: CaptionResults, row_mar
         axes.plot([x.value] * 2, ys, **thin)
     face = "white" if matched else colour
     mark: Style = {"marker": marker, "markersize": 5, "color": colour, "markerfacecolor": face}
-    dot(axes, x.value, y.value, label=short(row_name(y.label), 40), **mark)
+    dot(axes, x.value, y.value, label=shorten(row_name(y.label), 40), **mark)
 
 
 def lengths(study: StudyResults) -> pd.DataFrame:
@@ -139,35 +139,39 @@ def lengths(study: StudyResults) -> pd.DataFrame:
             continue
         images = set(study.grades.loc[study.grades["benchmark"] == benchmark.name, "cluster"])
         for row in study.rows:
-            frame = _caps(study, row, benchmark)
+            frame = _capped_grades(study, row, benchmark)
             if frame is None:
                 continue
-            for cap, part in frame[frame["cluster"].isin(images)].groupby("cap"):
+            for cap, group in frame[frame["cluster"].isin(images)].groupby("cap"):
                 line = {"label": row.label, "benchmark": benchmark.name, "cap": int(str(cap))}
-                line["words"] = _value(part, "words", "captions", 1.0)[0]
+                line["words"] = _ratio_with_error(group, "words", "captions", 1.0)[0]
                 for name, metric in metrics._asdict().items():
-                    value, error = _value(part, metric.numerator, metric.denominator, metric.scale)
+                    value, error = _ratio_with_error(
+                        group, metric.numerator, metric.denominator, metric.scale
+                    )
                     line |= {f"{name}_metric": metric.name, name: value, f"{name}_se": error}
                 lines.append(line)
     return pd.DataFrame(lines)
 
 
-def _caps(study: StudyResults, row: Row, benchmark: BenchmarkColumns) -> pd.DataFrame | None:
+def _capped_grades(
+    study: StudyResults, row: Row, benchmark: BenchmarkColumns
+) -> pd.DataFrame | None:
     """The row's grades at every cap, all seeds; None: a seed has none."""
     stored = study.stored
-    where = ((row.label, seed, row.rounds, benchmark.name) for seed in row.seeds)
-    stages = [stored.results.caps(*each) for each in where]
+    keys = ((row.label, seed, row.rounds, benchmark.name) for seed in row.seeds)
+    stages = [stored.results.caps(*key) for key in keys]
     if not all(map(stored.done, stages)):
         return None
     return pd.concat([stored.caps(stage) for stage in stages], ignore_index=True)
 
 
-def _value(
-    part: pd.DataFrame, numerator: str, denominator: str, scale: float
+def _ratio_with_error(
+    frame: pd.DataFrame, numerator: str, denominator: str, scale: float
 ) -> tuple[float, float]:
     """A metric and its jackknife standard error over images."""
     names = [f"count_{numerator}", f"count_{denominator}"]
-    sums = part.groupby("cluster")[names].sum().to_numpy(dtype=np.float64)
+    sums = frame.groupby("cluster")[names].sum().to_numpy(dtype=np.float64)
     left_out = ratio(sums.sum(axis=0) - sums, scale)
     spread = left_out - left_out.mean()
     count = len(sums)
@@ -198,14 +202,14 @@ def at_lengths(study: StudyResults, table: pd.DataFrame) -> Figure | None:
     figure = canvas(0.5 + 2.3 * len(names) + 0.1 * table["label"].nunique())
     grid = figure.subplots(len(names), len(PANELS), squeeze=False)
     for line, name in zip(grid, names, strict=True):
-        mine = table[table["benchmark"] == name]
-        columns = mine[["hallucination_metric", "recall_metric"]]
+        captions = table[table["benchmark"] == name]
+        columns = captions[["hallucination_metric", "recall_metric"]]
         metrics = [display_name(str(name)) for name in columns.iloc[0]]
         for axes, (x, y, x_label, y_label) in zip(line, PANELS, strict=True):
             for label, mark in marks.items():
-                part = mine[mine["label"] == label].sort_values("words")
-                if not part.empty:
-                    _curve(axes, part, x, y, label, mark)
+                group = captions[captions["label"] == label].sort_values("words")
+                if not group.empty:
+                    _curve(axes, group, x, y, label, mark)
             if x == "words":
                 axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
                 axes.set_xlim(least_span(axes.get_xlim(), 2.0))
@@ -214,19 +218,19 @@ def at_lengths(study: StudyResults, table: pd.DataFrame) -> Figure | None:
             axes.set_ylabel(y_label.format(*metrics))
             grid_lines(axes)
         title = f"{display_name(name)}: captions cut at the same lengths"
-        line[0].set_title(short(title, 70), loc="left")
+        line[0].set_title(shorten(title, 70), loc="left")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, handlelength=4)
     return figure
 
 
-def _curve(axes: Axes, part: pd.DataFrame, x: str, y: str, label: str, row_mark: RowMark) -> None:
+def _curve(axes: Axes, group: pd.DataFrame, x: str, y: str, label: str, row_mark: RowMark) -> None:
     colour, marker, line = row_mark
     thin: Style = {"linewidth": 1.0, "linestyle": line, "marker": ".", "markersize": 2.5}
-    axes.plot(part[x], part[y], color=colour, **thin)
+    axes.plot(group[x], group[y], color=colour, **thin)
     if x == "words":
-        low, high = part[y] - part[f"{y}_se"], part[y] + part[f"{y}_se"]
-        axes.fill_between(part[x], low, high, color=colour, alpha=0.1, linewidth=0)
-    uncut = part[part["cap"] == 0]
+        low, high = group[y] - group[f"{y}_se"], group[y] + group[f"{y}_se"]
+        axes.fill_between(group[x], low, high, color=colour, alpha=0.1, linewidth=0)
+    uncut = group[group["cap"] == 0]
     mark: Style = {"marker": marker, "markersize": 5, "color": colour, "linestyle": line}
-    axes.plot(uncut[x], uncut[y], label=short(row_name(label), 40), **mark)
+    axes.plot(uncut[x], uncut[y], label=shorten(row_name(label), 40), **mark)

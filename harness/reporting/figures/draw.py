@@ -90,7 +90,7 @@ def write(
                 written.append(path)
     if written:
         path = out / "figures" / "captions.md"
-        write_bytes(path, captions(one.stem for one in written).encode())
+        write_bytes(path, captions(path.stem for path in written).encode())
         written.append(path)
     if not caps.empty:
         path = out / "figures" / "at-several-lengths.csv"
@@ -111,7 +111,7 @@ def draw(
     names = (benchmark.name for benchmark in study.benchmarks)
     figures: list[tuple[str, Figure | None]] = [
         ("before-and-after", before_and_after(study, cells)),
-        *((f"before-and-after {each}", before_and_after(study, cells, each)) for each in names),
+        *((f"before-and-after {name}", before_and_after(study, cells, name)) for name in names),
         ("rounds", rounds(study, cells)),
         ("hallucination-against-recall", against_recall(study, cells)),
         ("at-several-lengths", at_lengths(study, caps)),

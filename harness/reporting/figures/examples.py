@@ -30,9 +30,9 @@ from harness.reporting.figures.style import (
     Style,
     canvas,
     characters,
-    drawable,
+    drawable_text,
     more_fonts,
-    short,
+    shorten,
 )
 from harness.reporting.results import BenchmarkColumns, StudyResults
 from harness.reporting.stored import image_file, read_parquet
@@ -58,11 +58,11 @@ class Caption:
     wrong: tuple[tuple[int, int], ...]
 
 
-def spans(column: object) -> tuple[tuple[int, int], ...]:
+def wrong_spans(column: object) -> tuple[tuple[int, int], ...]:
     """A value of the column ``wrong`` of ``grades.parquet``, such as "12-16 40-45"."""
     if not isinstance(column, str):
         return ()
-    pairs = (part.partition("-") for part in column.split() if "-" in part)
+    pairs = (item.partition("-") for item in column.split() if "-" in item)
     return tuple((int(start), int(end)) for start, _, end in pairs)
 
 
@@ -81,9 +81,9 @@ def examples(study: StudyResults) -> Iterator[tuple[str, Figure]]:
         }
         methods = [row for row in study.compared if row.role == "method" and row.varied is None]
         for row in methods[:MAX_FIGURES]:
-            mine = _captions(study, row, benchmark)
-            if mine is not None and all(path.exists() for path in images.values()):
-                figure = _figure(study.baseline, row.label, base, mine, images)
+            captions = _captions(study, row, benchmark)
+            if captions is not None and all(path.exists() for path in images.values()):
+                figure = _figure(study.baseline, row.label, base, captions, images)
                 yield f"examples-{row.label}", figure
         return
 
@@ -103,7 +103,7 @@ def _captions(
         return None
     wrong = dict(zip(frame["question"], frame["wrong"], strict=True))
     return {
-        line["id"]: Caption(text=line["answer"], wrong=spans(wrong.get(line["id"])))
+        line["id"]: Caption(text=line["answer"], wrong=wrong_spans(wrong.get(line["id"])))
         for line in read_jsonl(answers)
     }
 
@@ -112,13 +112,13 @@ def _figure(
     baseline: str,
     label: str,
     base: Mapping[str, Caption],
-    mine: Mapping[str, Caption],
+    captions: Mapping[str, Caption],
     images: Mapping[str, Path],
 ) -> Figure:
     kinds: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    shared = set(base) & set(mine) & set(images)
+    shared = set(base) & set(captions) & set(images)
     for id in sorted(shared, key=lambda id: hashlib.sha256(id.encode()).digest()):
-        change = len(mine[id].wrong) - len(base[id].wrong)
+        change = len(captions[id].wrong) - len(base[id].wrong)
         kinds["fewer" if change < 0 else "more" if change > 0 else "as many"].append(id)
     # Captions without any wrong word come last.
     kinds["as many"].sort(key=lambda id: not base[id].wrong)
@@ -126,17 +126,17 @@ def _figure(
     counts = ", ".join(f"{kind} in {len(ids):,}" for kind, ids in kinds.items())
     figure = canvas(0.55 + 1.35 * len(chosen))
     title = (
-        f"Objects named that are not in the image (marked): {short(row_name(label), 36)} against"
-        f" {short(row_name(baseline), 24)}, {counts} captions"
+        f"Objects named that are not in the image (marked): {shorten(row_name(label), 36)} against"
+        f" {shorten(row_name(baseline), 24)}, {counts} captions"
     )
-    figure.suptitle(short(title, 136), fontsize=8, x=0.01, ha="left")
+    figure.suptitle(shorten(title, 136), fontsize=8, x=0.01, ha="left")
     grid = figure.subplots(len(chosen), 3, squeeze=False, width_ratios=(0.9, 2.6, 2.6))
     for (shot, left, right), (id, kind) in zip(grid, chosen, strict=True):
         with Image.open(io.BytesIO(read_bytes(images[id]))) as opened:
             shot.imshow(np.asarray(opened.convert("RGB")), interpolation="nearest")
         shot.set_title(kind, fontsize=6.5, color=GREY, loc="left")
-        _caption(left, short(row_name(baseline), 40), base[id])
-        _caption(right, short(row_name(label), 40), mine[id])
+        _caption(left, shorten(row_name(baseline), 40), base[id])
+        _caption(right, shorten(row_name(label), 40), captions[id])
         for axes in (shot, left, right):
             axes.set_axis_off()
     return figure
@@ -170,22 +170,22 @@ def wrapped(caption: Caption, letters: int) -> list[list[tuple[str, int, bool]]]
     text = "".join(char if char.isprintable() else " " for char in caption.text)
     for word in re.finditer("[^ ]+", text):
         breakable = any(east_asian_width(char) in "WF" for char in word[0])
-        for place, part in enumerate(word[0] if breakable else [word[0]]):
-            shown = drawable(part)
-            if column and column + columns(shown) > letters:
+        for index, piece in enumerate(word[0] if breakable else [word[0]]):
+            label = drawable_text(piece)
+            if column and column + columns(label) > letters:
                 lines.append([])
                 column = 0
-            start = word.start() + place
-            end = start + len(part)
+            start = word.start() + index
+            end = start + len(piece)
             wrong = any(start < to and since < end for since, to in caption.wrong)
-            cut = shown[: letters - 1] + "…" if columns(shown) > letters else shown
-            lines[-1].append((cut, column, wrong))
-            column += columns(shown)
+            drawn = label[: letters - 1] + "…" if columns(label) > letters else label
+            lines[-1].append((drawn, column, wrong))
+            column += columns(label)
         column += 1
     return lines
 
 
 def columns(text: str) -> int:
     """Columns of a text: a character of another font than the one of fixed width takes two."""
-    known = characters(MONO[0])
-    return sum(1 if ord(char) in known else 2 for char in text)
+    mono_characters = characters(MONO[0])
+    return sum(1 if ord(char) in mono_characters else 2 for char in text)

@@ -122,14 +122,14 @@ def characters(family: str) -> frozenset[int]:
     )
 
 
-def drawable(text: str) -> str:
+def drawable_text(text: str) -> str:
     """The text, with an escape such as ``\\u4e2d`` for each character that no font here has."""
     if text.isascii():
         return text
     fonts = [characters(family) for family in (*SANS, *more_fonts())]
     return "".join(
         char
-        if any(ord(char) in known for known in fonts)
+        if any(ord(char) in font for font in fonts)
         else char.encode("ascii", "backslashreplace").decode()
         for char in text
     )
@@ -166,19 +166,19 @@ def panels(figure: Figure, count: int, *, sharey: bool = False) -> list[list[Axe
     """Axes in lines of nearly equal number, each as wide as the figure: a grid without holes."""
     lines = panel_lines(count)
     grid = figure.add_gridspec(lines, math.lcm(*range(1, COLUMNS + 1)))
-    drawn: list[list[Axes]] = []
+    grid_axes: list[list[Axes]] = []
     for line in range(lines):
         size = count // lines + (line < count % lines)
         width = grid.ncols // size
         row: list[Axes] = []
-        for place in range(size):
-            cell = grid[line, place * width : (place + 1) * width]
-            first = [*itertools.chain(*drawn), *row][:1]
+        for column in range(size):
+            cell = grid[line, column * width : (column + 1) * width]
+            first = [*itertools.chain(*grid_axes), *row][:1]
             row.append(figure.add_subplot(cell, sharey=first[0] if sharey and first else None))
-            if sharey and place:
+            if sharey and column:
                 row[-1].tick_params(labelleft=False)
-        drawn.append(row)
-    return drawn
+        grid_axes.append(row)
+    return grid_axes
 
 
 def least_span(limits: Sequence[float], least: float) -> tuple[float, float]:
@@ -188,21 +188,21 @@ def least_span(limits: Sequence[float], least: float) -> tuple[float, float]:
     return low - more, high + more
 
 
-def least_points(places: int) -> float:
+def least_points(decimals: int) -> float:
     """The least span of an axis of a metric printed with so many decimals: 2 points with one."""
-    return 20 * 10.0**-places
+    return 20 * 10.0**-decimals
 
 
-def broken(text: str, width: int, lines: int = 3) -> str:
+def wrap_label(text: str, width: int, lines: int = 3) -> str:
     """A label in up to ``lines`` lines of at most ``width`` characters. It breaks after spaces and
     ``+ , _ - /``, else inside a word; only what is longer still is cut."""
     rows = [""]
-    for part in re.findall(r"[^ +,_/-]*[ +,_/-]|[^ +,_/-]+", short(text, width * lines)):
-        if rows[-1] and len(rows[-1] + part.rstrip()) > width:
+    for piece in re.findall(r"[^ +,_/-]*[ +,_/-]|[^ +,_/-]+", shorten(text, width * lines)):
+        if rows[-1] and len(rows[-1] + piece.rstrip()) > width:
             rows.append("")
-        rows[-1] += part
+        rows[-1] += piece
     rows = [line for row in rows for line in textwrap.wrap(row, width, break_on_hyphens=False)]
-    return "\n".join([*rows[: lines - 1], short(" ".join(rows[lines - 1 :]), width)]).rstrip()
+    return "\n".join([*rows[: lines - 1], shorten(" ".join(rows[lines - 1 :]), width)]).rstrip()
 
 
 class RowMark(NamedTuple):
@@ -224,19 +224,19 @@ def row_marks(study: StudyResults) -> dict[str, RowMark]:
     return {
         row.label: RowMark(
             GREY if row.role == "matched" else COLOURS[index % len(COLOURS)],
-            MARKERS[(index + index // len(COLOURS) + place) % len(MARKERS)],
-            LINES[(place + index // len(COLOURS)) % len(LINES)],
+            MARKERS[(index + index // len(COLOURS) + index_in_family) % len(MARKERS)],
+            LINES[(index_in_family + index // len(COLOURS)) % len(LINES)],
         )
         for name, rows in families.items()
         for index in (order.index(name),)
-        for place, row in enumerate(rows)
+        for index_in_family, row in enumerate(rows)
     }
 
 
-def short(text: str, length: int = 34) -> str:
+def shorten(text: str, length: int = 34) -> str:
     """A label on one line, without control characters, cut with an ellipsis."""
     clean = " ".join("".join(char if char.isprintable() else " " for char in text).split())
-    clean = drawable(clean)
+    clean = drawable_text(clean)
     return clean if len(clean) <= length else clean[: length - 1] + "…"
 
 

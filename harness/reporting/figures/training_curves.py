@@ -16,11 +16,11 @@ from harness.reporting.figures.style import (
     STACK,
     RowMark,
     Style,
-    broken,
     canvas,
     least_span,
     row_marks,
-    short,
+    shorten,
+    wrap_label,
 )
 from harness.reporting.results import StudyResults
 from harness.reporting.tables.stage_blocks import mean_drops, reasons, totals
@@ -37,33 +37,33 @@ def prompts(study: StudyResults) -> Figure | None:
     if not labels:
         return None
     ordered = reasons(study)
-    shown, others = ordered[: len(STACK) - 2], ordered[len(STACK) - 2 :]
-    parts = {"became a pair": [float(sums[label]["pairs"]) for label in labels]}
-    for reason in shown:
-        parts[reason] = [mean_drops(study, label, reason) for label in labels]
-    if others:
-        parts["other reasons"] = [
-            sum(mean_drops(study, label, reason) for reason in others) for label in labels
+    listed, merged = ordered[: len(STACK) - 2], ordered[len(STACK) - 2 :]
+    outcomes = {"became a pair": [float(sums[label]["pairs"]) for label in labels]}
+    for reason in listed:
+        outcomes[reason] = [mean_drops(study, label, reason) for label in labels]
+    if merged:
+        outcomes["other reasons"] = [
+            sum(mean_drops(study, label, reason) for reason in merged) for label in labels
         ]
-    prompts = np.maximum(np.sum(list(parts.values()), axis=0), 1)
-    figure = canvas(0.9 + 0.36 * len(labels) + 0.13 * len(parts))
+    prompts = np.maximum(np.sum(list(outcomes.values()), axis=0), 1)
+    figure = canvas(0.9 + 0.36 * len(labels) + 0.13 * len(outcomes))
     axes = figure.subplots()
-    left = np.zeros(len(labels))
-    for (name, counts), colour in zip(parts.items(), STACK, strict=False):
+    bar_starts = np.zeros(len(labels))
+    for (name, counts), colour in zip(outcomes.items(), STACK, strict=False):
         share = 100 * np.array(counts) / prompts
         edge: Style = {"edgecolor": "white", "linewidth": 0.5}
         axes.barh(
-            range(len(labels)), share, left=left, color=colour, height=0.62, label=short(name, 60),
-            **edge,
+            range(len(labels)), share, left=bar_starts, color=colour, height=0.62,
+            label=shorten(name, 60), **edge,
         )  # fmt: skip
         text: Style = {"ha": "center", "va": "center", "fontsize": 6.5}
         text["color"] = "white" if colour in DARK else BLACK
-        for place, (size, start, count) in enumerate(zip(share, left, counts, strict=True)):
+        for y, (size, start, count) in enumerate(zip(share, bar_starts, counts, strict=True)):
             if size >= 5:
-                axes.text(start + size / 2, place, f"{count:,.0f}", **text)
-        left = left + share
+                axes.text(start + size / 2, y, f"{count:,.0f}", **text)
+        bar_starts = bar_starts + share
     names = [
-        f"{broken(row_name(label), 28, 2)} ({total:,.0f} prompts)"
+        f"{wrap_label(row_name(label), 28, 2)} ({total:,.0f} prompts)"
         for label, total in zip(labels, prompts, strict=True)
     ]
     axes.set_yticks(range(len(labels)), names)
@@ -113,9 +113,9 @@ def training(study: StudyResults) -> Figure | None:
         if untrained is not None:
             axes.axhline(untrained, color=GREY, linewidth=0.6, linestyle=DASHED)
         for label, mark in marks.items():
-            mine = _continued(log[log["label"] == label])
-            if mine[name].notna().any():
-                _curve(axes, mine, name, factor, short(row_name(label), 40), mark)
+            row_log = _with_running_step(log[log["label"] == label])
+            if row_log[name].notna().any():
+                _curve(axes, row_log, name, factor, shorten(row_name(label), 40), mark)
         axes.set_ylim(least_span(axes.get_ylim(), 0.1 * factor))
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.set_title(title, loc="left")
@@ -136,8 +136,8 @@ def _curve(
     axes: Axes, log: pd.DataFrame, name: str, factor: float, label: str, mark: RowMark
 ) -> None:
     """One row's curve. Rounds are not connected, because each has its own reference model."""
-    for index, (_, part) in enumerate(log.groupby("round")):
-        by_seed = factor * part.pivot_table(index="at", columns="seed", values=name)
+    for index, (_, round_log) in enumerate(log.groupby("round")):
+        by_seed = factor * round_log.pivot_table(index="at", columns="seed", values=name)
         for seed in by_seed.columns:
             axes.plot(by_seed.index, by_seed[seed], color=mark.colour, linewidth=0.5, alpha=0.35)
         window = max(1, len(by_seed) // 10)
@@ -145,10 +145,12 @@ def _curve(
         thick: Style = {"color": mark.colour, "linewidth": 1.6, "linestyle": mark.line}
         axes.plot(mean.index, mean, label=None if index else label, **thick)
         if index:
-            axes.axvline(float(part["at"].min()) - 0.5, color=GREY, linewidth=0.6, linestyle=":")
+            axes.axvline(
+                float(round_log["at"].min()) - 0.5, color=GREY, linewidth=0.6, linestyle=":"
+            )
 
 
-def _continued(log: pd.DataFrame) -> pd.DataFrame:
+def _with_running_step(log: pd.DataFrame) -> pd.DataFrame:
     """The log with the steps counted on over the rounds, as column ``at`` (from 1)."""
     if log.empty:
         return log.assign(at=[])

@@ -60,11 +60,11 @@ def collect(study: StudyResults, album: Album) -> tuple[list[dict[str, Any]], li
             all_pairs, all_drops, items = (stored.lines(stage, name) for name in FILES)
             pairs = pick(all_pairs, max(1, most_pairs // len(stages)))
             drops = pick(all_drops, max(1, most_drops // len(stages)), spread="reason")
-            places = {str(item["id"]): place for place, item in enumerate(items)}
+            positions = {str(item["id"]): index for index, item in enumerate(items)}
             shas = {str(item["id"]): str(item["sha256"]) for item in items}
             lines = sorted(
                 [*pairs, *drops],
-                key=lambda line: (places.get(line["item"], len(places)), str(line["key"])),
+                key=lambda line: (positions.get(line["item"], len(positions)), str(line["key"])),
             )
             cards += [
                 _card(line, len(groups), row, shas.get(line["item"]), album) for line in lines

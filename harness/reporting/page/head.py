@@ -55,7 +55,7 @@ def facts(study: StudyResults) -> list[tuple[str, str]]:
     sizes = study.grades.groupby("benchmark")["cluster"].nunique()
     images = [f"{count:,}" for count in sorted(set(sizes))]
     limit = f", limited to {study.limit:,}" if study.limit is not None else ""
-    known = {
+    facts_by_name = {
         "Base": " / ".join(study.facts.get("base", ())) or study.base_row.base,
         "Pool": " / ".join(study.facts.get("pool", ())) or _grouped(trained, "pool"),
         "Pool images a round": _grouped(trained, "images"),
@@ -67,7 +67,7 @@ def facts(study: StudyResults) -> list[tuple[str, str]]:
         "Versions": " / ".join(study.facts.get("versions", ())),
         "Hardware": " / ".join(study.facts.get("hardware", ())),
     }
-    return [(name, text) for name, text in known.items() if text]
+    return [(name, text) for name, text in facts_by_name.items() if text]
 
 
 def _grouped(rows: Sequence[Row], field: str) -> str:

@@ -20,7 +20,7 @@ from benchmarks.interface import Metric
 from harness.artifacts.results_folder import read_jsonl
 from harness.reporting.comparison import MetricResult
 from harness.reporting.display_names import display_name
-from harness.reporting.figures.examples import spans
+from harness.reporting.figures.examples import wrong_spans
 from harness.reporting.page.images import Album
 from harness.reporting.page.texts import visible
 from harness.reporting.results import GRADE_KEYS, BenchmarkColumns, StudyResults
@@ -65,20 +65,20 @@ class _Reader(NamedTuple):
         base = self.graded(study.base_row)
         if base is None:
             return None
-        most = max(10, min(IMAGES, IMAGES_TIMES_ROWS // len(study.rows)))
+        max_clusters = max(10, min(IMAGES, IMAGES_TIMES_ROWS // len(study.rows)))
         clusters = sorted(
             set(base["cluster"]), key=lambda id: hashlib.sha256(str(id).encode()).digest()
         )
-        shown = set(clusters[:most])
-        ids = [str(id) for id in base.index[base["cluster"].isin(shown)]]
+        shown_clusters = set(clusters[:max_clusters])
+        ids = [str(id) for id in base.index[base["cluster"].isin(shown_clusters)]]
         covered = (row for row in study.compared if row.covers(benchmark.name))
         rows = [entry for row in covered if (entry := self.row(row, base, ids)) is not None]
         if not rows:
             return None
         folder = stored.folder(stored.results.questions(benchmark.name))
-        asked = {str(row["id"]): row for row in _lines(folder / "questions.jsonl")}
+        questions = {str(row["id"]): row for row in _lines(folder / "questions.jsonl")}
         texts = self.texts(study.base_row)
-        headings = {cell.metric: cell.heading for cell in self.mine()}
+        headings = {cell.metric: cell.heading for cell in self.results()}
         return {
             "name": visible(display_name(benchmark.name), 200),
             "baseline": visible(study.baseline, 200),
@@ -90,33 +90,33 @@ class _Reader(NamedTuple):
                 }
                 for metric in benchmark.metrics
             ],
-            "images": [len(shown), len(clusters)],
+            "images": [len(shown_clusters), len(clusters)],
             "total": len(base),
             "questions": [
-                _question(id, asked.get(id, {}), texts, folder / "images", album) for id in ids
+                _question(id, questions.get(id, {}), texts, folder / "images", album) for id in ids
             ],
             "base": _answers(ids, texts),
             "rows": rows,
         }
 
-    def mine(self) -> list[MetricResult]:
+    def results(self) -> list[MetricResult]:
         return [cell for cell in self.cells if cell.benchmark == self.benchmark.name]
 
     def row(self, row: Row, base: pd.DataFrame, ids: Sequence[str]) -> dict[str, Any] | None:
         """A row's answers and outcomes; None: it answered other questions than the baseline."""
-        mine = self.graded(row)
-        if mine is None or not mine.index.equals(base.index):
+        grades = self.graded(row)
+        if grades is None or not grades.index.equals(base.index):
             return None
-        codes = [outcomes(metric, base, mine) for metric in self.benchmark.metrics]
-        places = base.index.get_indexer(pd.Index(ids))
-        reached = [cell.reached_by for cell in self.mine() if cell.label == row.label]
+        codes = [outcomes(metric, base, grades) for metric in self.benchmark.metrics]
+        indices = base.index.get_indexer(pd.Index(ids))
+        reached = [cell.reached_by for cell in self.results() if cell.label == row.label]
         kinds = (WIN, LOSS, SAME, UNSCORED)
         return {
             "label": visible(row.label, 200),
             "seed": row.seeds[0],
             "seeds": len(row.seeds),
             "answers": _answers(ids, self.texts(row)),
-            "codes": ["".join(letters[place] for letters in codes) for place in places],
+            "codes": ["".join(letters[index] for letters in codes) for index in indices],
             "counts": [[Counter(letters)[kind] for kind in kinds] for letters in codes],
             "reached": [[visible(name, 200) for name in names] for names in reached],
         }
@@ -124,8 +124,8 @@ class _Reader(NamedTuple):
     def graded(self, row: Row) -> pd.DataFrame | None:
         """The grades of the first seed's last round, by question; None: there are none."""
         keys = self.study.grades[GRADE_KEYS] == [*self._where(row)]
-        mine = self.study.grades[keys.all(axis=1)]
-        return None if mine.empty else mine.set_index("question").sort_index()
+        grades = self.study.grades[keys.all(axis=1)]
+        return None if grades.empty else grades.set_index("question").sort_index()
 
     def texts(self, row: Row) -> Texts:
         """The texts of the first seed's last round. The answers may not be on this machine."""
@@ -148,17 +148,17 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return read_jsonl(path) if path.exists() else []
 
 
-def outcomes(metric: Metric, base: pd.DataFrame, mine: pd.DataFrame) -> str:
-    """One letter a question: ``mine`` against ``base``, by the question's own ratio. Where only one
-    side has a ratio (a caption without objects, an answer that is not "yes"), the question's own
-    score decides."""
-    before, after = (_own_ratio(metric, frame) for frame in (base, mine))
-    values = [frame["value"].to_numpy(dtype=np.float64) for frame in (base, mine)]
+def outcomes(metric: Metric, base: pd.DataFrame, grades: pd.DataFrame) -> str:
+    """One letter a question: ``grades`` against ``base``, by the question's own ratio. Where only
+    one side has a ratio (a caption without objects, an answer that is not "yes"), the question's
+    own score decides."""
+    before, after = (_question_ratios(metric, frame) for frame in (base, grades))
+    values = [frame["value"].to_numpy(dtype=np.float64) for frame in (base, grades)]
     unscored = np.isnan(values[0]) != np.isnan(values[1])
-    both = np.isfinite(before) & np.isfinite(after)
+    both_finite = np.isfinite(before) & np.isfinite(after)
     neither = np.isnan(before) & np.isnan(after)
     change = before - after if metric.better == "lower" else after - before
-    change = np.where(both, change, values[1] - values[0])
+    change = np.where(both_finite, change, values[1] - values[0])
     letters = np.select(
         [unscored, neither, change > 1e-12, change < -1e-12, np.isnan(change)],
         [UNSCORED, NOTHING, WIN, LOSS, UNSCORED],
@@ -167,11 +167,11 @@ def outcomes(metric: Metric, base: pd.DataFrame, mine: pd.DataFrame) -> str:
     return "".join(letters.tolist())
 
 
-def _own_ratio(metric: Metric, frame: pd.DataFrame) -> Floats:
+def _question_ratios(metric: Metric, frame: pd.DataFrame) -> Floats:
     """Each question's own value; nan where the denominator is zero."""
     zeros = np.zeros(len(frame))
     counts = (frame.get(f"count_{name}", zeros) for name in (metric.numerator, metric.denominator))
-    return ratio(np.stack([np.asarray(each, np.float64) for each in counts], axis=-1), 1.0)
+    return ratio(np.stack([np.asarray(column, np.float64) for column in counts], axis=-1), 1.0)
 
 
 def _answers(ids: Sequence[str], texts: Texts) -> list[list[Any]]:
@@ -179,10 +179,12 @@ def _answers(ids: Sequence[str], texts: Texts) -> list[list[Any]]:
     is not stored."""
     rows: list[list[Any]] = []
     for id in ids:
-        known = texts.get(id, {})
-        answer = known.get("answer")
-        pieces = marked(answer, spans(known.get("wrong"))) if isinstance(answer, str) else None
-        notes = (visible(str(known.get(name, "")), LONGEST) for name in ("read_as", "why"))
+        fields = texts.get(id, {})
+        answer = fields.get("answer")
+        pieces = (
+            marked(answer, wrong_spans(fields.get("wrong"))) if isinstance(answer, str) else None
+        )
+        notes = (visible(str(fields.get(name, "")), LONGEST) for name in ("read_as", "why"))
         rows.append([pieces, *notes])
     return rows
 
@@ -192,23 +194,23 @@ def marked(answer: str, wrong: Sequence[tuple[int, int]]) -> list[list[Any]] | s
     if not wrong:
         return visible(answer, LONGEST)
     pieces: list[tuple[str, bool]] = []
-    place = 0
+    position = 0
     for start, end in sorted(wrong):
-        if place <= start < end <= len(answer):
-            pieces += [(answer[place:start], False), (answer[start:end], True)]
-            place = end
-    pieces.append((answer[place:], False))
+        if position <= start < end <= len(answer):
+            pieces += [(answer[position:start], False), (answer[start:end], True)]
+            position = end
+    pieces.append((answer[position:], False))
     return [[visible(text, LONGEST), mark] for text, mark in pieces if text]
 
 
 def _question(
-    id: str, asked: Mapping[str, Any], texts: Texts, images: Path, album: Album
+    id: str, question: Mapping[str, Any], texts: Texts, images: Path, album: Album
 ) -> list[Any]:
     """``[id, text, image, truth]``."""
-    names = asked.get("images") or []
+    names = question.get("images") or []
     return [
         visible(id, 200),
-        visible(str(asked.get("text", "")), LONGEST),
+        visible(str(question.get("text", "")), LONGEST),
         album.exported(image_file(images, names[0])) if names else None,
         visible(str(texts.get(id, {}).get("truth", "")), LONGEST),
     ]

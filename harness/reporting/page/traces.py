@@ -61,8 +61,8 @@ def _step(
                 texts.append([f"{name} {index}", visible(row["text"]), ", ".join(_notes(row))])
     elif isinstance(value, Mapping | list) and depth < 4 and len(value) <= 100:
         inner = value.items() if isinstance(value, Mapping) else enumerate(value, start=1)
-        for key, part in inner:
-            _step(f"{name} {str(key).replace('_', ' ')}", part, texts, settings, is_text, depth + 1)
+        for key, item in inner:
+            _step(f"{name} {str(key).replace('_', ' ')}", item, texts, settings, is_text, depth + 1)
     elif isinstance(value, str) and (is_text or " " in value):
         texts.append([name, visible(value), ""])
     elif value is not None:
@@ -96,20 +96,20 @@ def tree(trace: Mapping[str, Any]) -> list[list[Any]]:
         return []
     parents = nodes["parent"]
     children: dict[int, list[int]] = {}
-    for place, parent in enumerate(parents):
+    for index, parent in enumerate(parents):
         # A parent precedes its children. Anything else is no tree and might not end.
-        if place and isinstance(parent, int) and 0 <= parent < place:
-            children.setdefault(parent, []).append(place)
+        if index and isinstance(parent, int) and 0 <= parent < index:
+            children.setdefault(parent, []).append(index)
     chosen, rejected = (_path(parents, trace.get(side)) for side in ("chosen", "rejected"))
     sides = {(True, True): "both", (True, False): "chosen", (False, True): "rejected"}
     rows: list[list[Any]] = []
-    open_nodes = [(place, 1) for place in reversed(children.get(0, []))]
+    open_nodes = [(index, 1) for index in reversed(children.get(0, []))]
     while open_nodes:
-        place, depth = open_nodes.pop()
-        sentence = visible(str(nodes["text"][place])) or "(the end)"
-        path = sides.get((place in chosen, place in rejected), "")
-        rows.append([depth, sentence, ", ".join(_node_notes(nodes, place)), path])
-        open_nodes += [(child, depth + 1) for child in reversed(children.get(place, []))]
+        index, depth = open_nodes.pop()
+        sentence = visible(str(nodes["text"][index])) or "(the end)"
+        path = sides.get((index in chosen, index in rejected), "")
+        rows.append([depth, sentence, ", ".join(_node_notes(nodes, index)), path])
+        open_nodes += [(child, depth + 1) for child in reversed(children.get(index, []))]
     return rows
 
 
@@ -122,13 +122,13 @@ def _path(parents: Sequence[Any], end: Any) -> set[int]:
     return path
 
 
-def _node_notes(nodes: Mapping[str, Any], place: int) -> Iterator[str]:
+def _node_notes(nodes: Mapping[str, Any], index: int) -> Iterator[str]:
     for name, words in (("score", "own score"), ("relevance", "relevance to the image")):
         if name in nodes:
-            yield visible(f"{words} {_plain(nodes[name][place])}", 120)
-    if nodes.get("final", [0] * (place + 1))[place]:
+            yield visible(f"{words} {_plain(nodes[name][index])}", 120)
+    if nodes.get("final", [0] * (index + 1))[index]:
         yield "an end"
-    elif not nodes.get("kept", [1] * (place + 1))[place]:
+    elif not nodes.get("kept", [1] * (index + 1))[index]:
         yield "not continued"
 
 

@@ -73,7 +73,7 @@ def build(out: Path, comparison: tables.ComparedStudy | None = None, *, own: boo
     study, table = comparison.study, comparison.table
     album = Album(own=own)
     groups, cards = collect(study, album)
-    asked = questions.collect(study, comparison.cells, album)
+    question_entries = questions.collect(study, comparison.cells, album)
     css, *scripts = (
         (HERE / name).read_text(encoding="utf-8")
         for name in ("page.css", "page.js", "questions.js")
@@ -83,8 +83,8 @@ def build(out: Path, comparison: tables.ComparedStudy | None = None, *, own: boo
     names += [""] * (len(table.blocks) - len(names))
     blocks = []
     for block, name in zip(table.blocks, names, strict=True):
-        tight, parts = narrow(block)
-        texts = [Markup(block_fragment(part, name)) for part in parts]
+        tight, narrow_blocks = narrow(block)
+        texts = [Markup(block_fragment(narrow_block, name)) for narrow_block in narrow_blocks]
         blocks.append({"heading": block.heading, "tight": tight, "parts": texts})
     graded = len(study.benchmarks)
     graded += sum(block.heading == published_values.HEADING for block in table.blocks)
@@ -97,7 +97,7 @@ def build(out: Path, comparison: tables.ComparedStudy | None = None, *, own: boo
         "blocks": blocks[:graded],
         "more": blocks[graded:],
         "figures": figures(out),
-        "questions": asked,
+        "questions": question_entries,
         "groups": groups,
         "limits": limits(study),
         "notes": tuple(album.notes.values()),
@@ -105,7 +105,7 @@ def build(out: Path, comparison: tables.ComparedStudy | None = None, *, own: boo
         "script": Markup(script),
         "policy": policy(css, script),
         "data": json_island(
-            {"groups": groups, "cards": cards, "images": album.uris, "questions": asked}
+            {"groups": groups, "cards": cards, "images": album.uris, "questions": question_entries}
         ),
     }
     return render("page.html.jinja", context)
@@ -132,13 +132,13 @@ def narrow(block: Block) -> tuple[bool, list[Block]]:
     label, *widths = _widths(block, tight=True)
     count = -(-sum(widths) // (ROOM - label))
     size = -(-len(widths) // count)
-    parts: list[Block] = []
+    pieces: list[Block] = []
     for start in range(0, len(widths), size):
         cut = slice(start, start + size)
         lines = tuple(replace(line, cells=line.cells[cut]) for line in block.lines)
-        heading = block.heading + (f", part {len(parts) + 1} of {count}" if count > 1 else "")
-        parts.append(replace(block, heading=heading, columns=block.columns[cut], lines=lines))
-    return True, parts
+        heading = block.heading + (f", part {len(pieces) + 1} of {count}" if count > 1 else "")
+        pieces.append(replace(block, heading=heading, columns=block.columns[cut], lines=lines))
+    return True, pieces
 
 
 def _widths(block: Block, *, tight: bool) -> list[int]:
@@ -215,15 +215,15 @@ def _study(folder: Path, root: Path) -> dict[str, Any]:
     """What the page shows of a study."""
     study = load_results(folder)
     facts = [(name, text) for name, text in head.facts(study) if name in FACTS]
-    place = folder.absolute().relative_to(root)
+    path = folder.absolute().relative_to(root)
     links = [
-        (text, quote(str(place / name)))
+        (text, quote(str(path / name)))
         for name, text in (("page.html", "its page"), ("table.md", "table"), ("figures", "figures"))
         if (folder / name).exists()
     ]
     cells = stored_cells(folder / "table.csv")
     return {
-        "name": study.name if study.name == place.name else f"{study.name} ({place})",
+        "name": study.name if study.name == path.name else f"{study.name} ({path})",
         "question": study.question,
         "facts": facts,
         "links": links,
@@ -242,9 +242,9 @@ def stored_cells(path: Path) -> list[MetricResult]:
     frame[[*texts]] = frame[[*texts]].fillna("")
     cells = []
     for line in frame.to_dict("records"):
-        given: dict[str, Any] = {str(name): value for name, value in line.items()}
+        values: dict[str, Any] = {str(name): value for name, value in line.items()}
         for name in CONTROL_FIELDS:
-            text = given.get(name)
-            given[name] = tuple(text.split("; ")) if isinstance(text, str) else ()
-        cells.append(MetricResult(**given))
+            text = values.get(name)
+            values[name] = tuple(text.split("; ")) if isinstance(text, str) else ()
+        cells.append(MetricResult(**values))
     return cells

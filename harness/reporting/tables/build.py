@@ -227,10 +227,10 @@ def _matched_block(cells: Sequence[MetricResult]) -> Block | None:
             cell.label,
             display_name(cell.benchmark),
             cell.heading,
-            number(cell.value, cell.places),
+            number(cell.value, cell.decimals),
             cell.matched_by,
-            number(cell.matched_value, cell.places),
-            with_interval(cell.matched_difference, cell.matched_lo, cell.matched_hi, cell.places),
+            number(cell.matched_value, cell.decimals),
+            with_interval(cell.matched_difference, cell.matched_lo, cell.matched_hi, cell.decimals),
         )
         for cell in comparable
         if cell.primary or cell.benchmark not in shortened
@@ -279,7 +279,7 @@ def _seeds_block(study: StudyResults, cells: Sequence[MetricResult]) -> Block | 
             cell.label,
             display_name(cell.benchmark),
             cell.heading,
-            *(printed(cell.by_seed.get(seed, np.nan), cell.places) for seed in seeds),
+            *(printed(cell.by_seed.get(seed, np.nan), cell.decimals) for seed in seeds),
             printed(cell.se_training, 2),
             printed(cell.se_images, 2),
         )

@@ -174,7 +174,7 @@ def change(cell: MetricResult) -> str:
     """The difference from the baseline with its interval; "": there is none."""
     if not np.isfinite(cell.difference):
         return ""
-    return with_interval(cell.difference, cell.lo, cell.hi, cell.places)
+    return with_interval(cell.difference, cell.lo, cell.hi, cell.decimals)
 
 
 STAMPS: Mapping[str, Literal["better", "worse", "this training"]] = {
@@ -192,7 +192,7 @@ def table_cell(cell: MetricResult, *, ahead: bool = False) -> TableCell:
     mark = REACHED if cell.reached_by else UNTOLD if cell.untold_by else ""
     mark += FEWER_SEEDS if cell.n_seeds < cell.seeds_planned else ""
     return TableCell(
-        value=number(cell.value, cell.places),
+        value=number(cell.value, cell.decimals),
         change=change(cell),
         verdict=STAMPS.get(cell.verdict, ""),
         mark=mark,

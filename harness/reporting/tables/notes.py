@@ -145,7 +145,7 @@ def _controls(study: StudyResults, row: Row, cells: Sequence[MetricResult]) -> l
 
 
 def _change(cell: MetricResult) -> str:
-    before, after = (f"{value:.{cell.places}f}" for value in (cell.baseline_value, cell.value))
+    before, after = (f"{value:.{cell.decimals}f}" for value in (cell.baseline_value, cell.value))
     return f"{cell.full_name} ({before} to {after})"
 
 
@@ -325,7 +325,7 @@ def _detectable(last: Sequence[MetricResult]) -> list[str]:
     for of_metric in grouped((cell.column, cell) for cell in last if cell.primary).values():
         smallest = [cell.detectable for cell in of_metric if cell.detectable > 0]
         if smallest:
-            decimals = of_metric[0].places
+            decimals = of_metric[0].decimals
             low, high = f"{min(smallest):.{decimals}f}", f"{max(smallest):.{decimals}f}"
             texts.append(f"{of_metric[0].full_name} {low}" + (f" to {high}" if low != high else ""))
     if not texts:

@@ -74,8 +74,8 @@ def _far_seeds(cell: MetricResult) -> Iterator[str]:
             continue
         distance = abs(value - float(np.median(other_values)))
         if distance > max(FAR * (max(other_values) - min(other_values)), POINTS * cell.scale):
-            texts = " ".join(f"{other:.{cell.places}f}" for other in other_values)
+            texts = " ".join(f"{other:.{cell.decimals}f}" for other in other_values)
             yield (
                 f"{cell.label}, seed {seed}, {cell.full_name}"
-                f" {value:.{cell.places}f} (others {texts})"
+                f" {value:.{cell.decimals}f} (others {texts})"
             )

@@ -177,16 +177,16 @@ class Field(NamedTuple):
 
     name: str
     factor: float = 1
-    places: int = 0
+    decimals: int = 0
 
 
 PAIR_STATS = {
     "pairs": Field("pairs"),
-    "words, chosen": Field("chosen_words", places=1),
-    "words, rejected": Field("rejected_words", places=1),
+    "words, chosen": Field("chosen_words", decimals=1),
+    "words, rejected": Field("rejected_words", decimals=1),
     "chosen shorter %": Field("chosen_shorter", 100, 1),
-    "errors, chosen": Field("chosen_errors", places=2),
-    "errors, rejected": Field("rejected_errors", places=2),
+    "errors, chosen": Field("chosen_errors", decimals=2),
+    "errors, rejected": Field("rejected_errors", decimals=2),
     "chosen truly better %": Field("right", 100, 1),
 }
 CRITIC = {
@@ -249,7 +249,7 @@ def _means(
         texts = []
         for field in columns.values():
             mean = pd.to_numeric(group[field.name]).mean() if field.name in group else float("nan")
-            text = f"{field.factor * mean:,.{field.places}f}"
+            text = f"{field.factor * mean:,.{field.decimals}f}"
             texts.append(MISSING if pd.isna(mean) else text)
         rows.append((*map(str, names), *texts))
     return text_block(heading, caption, (*keys, *columns), rows)
