@@ -313,8 +313,7 @@ def _facts(
             continue
         for fact in ("versions", "hardware"):
             entries = record.get(fact, {}).items()
-            text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entries)
-            facts[fact].append(text)
+            facts[fact].append(", ".join(_fact_text(name, value) for name, value in entries))
         if pool := record.get("pool"):
             facts["pool"].append(str(pool["name"]))
             unreadable = record["counts"].get("unreadable_images", ())
@@ -322,3 +321,8 @@ def _facts(
             treated = record["counts"].get("image_treatments", {})
             facts["treated"].append(", ".join(f"{treated[name]} {name}" for name in treated))
     return {name: tuple(filter(None, dict.fromkeys(texts))) for name, texts in facts.items()}
+
+
+def _fact_text(name: str, value: object) -> str:
+    """``torch 2.13.0``; memory with its unit."""
+    return f"memory {value} GiB" if name == "memory_gib" else f"{name.replace('_', ' ')} {value}"
