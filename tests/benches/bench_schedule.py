@@ -157,12 +157,12 @@ def one_by_one(engine: Engine, done: Sequence[tuple[Call, list[int]]]) -> Log:
 
 
 def sizes_of(engine: Engine, call: Call) -> list[tuple[int, int]]:
-    """Positions of each prompt's head and tail."""
+    """Positions of each prompt's prefix and suffix."""
     rendered = [
         engine.renderer.render_prompt(p.text, p.image is not None, p.prefix) for p in call.prompts
     ]
-    plans, _ = engine.plan(call.prompts, engine.renderer.encode(rendered), None)
-    return [(0 if plan.head is None else plan.head.length, len(plan.tail)) for plan in plans]
+    prompts, _ = engine.tokenize(call.prompts, engine.renderer.encode(rendered), None)
+    return [(0 if p.prefix is None else p.prefix.length, len(p.suffix)) for p in prompts]
 
 
 def floor(engine: Engine, done: Sequence[tuple[Call, list[int]]], replay: Replay) -> float:
