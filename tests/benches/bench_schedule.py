@@ -30,6 +30,7 @@ from methods.interface import BeamSearch
 from tests.benches import recorded
 from tests.benches.gpu_models import build, build_tokenizer
 from tests.benches.gpu_work import Call, pictures
+from tests.benches.recording import METHODS
 from tests.benches.schedule import (
     BYTES,
     FLOPS,
@@ -52,7 +53,7 @@ TOKEN_FLOPS = 13.2e9
 
 
 SHARDS = {
-    **dict.fromkeys(recorded.METHODS, tasks.ITEMS_A_SHARD),
+    **dict.fromkeys(METHODS, tasks.ITEMS_A_SHARD),
     "pope": tasks.QUESTIONS_A_SHARD // 18,
     "mme": tasks.QUESTIONS_A_SHARD // 2,
     "chair": tasks.QUESTIONS_A_SHARD,
