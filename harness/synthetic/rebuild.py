@@ -62,7 +62,7 @@ LOOK_AND_SPEAK = Phase(
         short_judgements=0.25,
     ),
 )
-"""All kinds of turns, without the losses of :class:`Looking`."""
+"""All kinds of turns, without the losses of :class:`ContentHeads`."""
 FIND = Phase(
     steps=500,
     horizon=2600,

@@ -30,6 +30,7 @@ from methods.interface import BeamSearch
 from tests.benches import recorded
 from tests.benches.gpu_models import build, build_tokenizer
 from tests.benches.gpu_work import Call, pictures
+from tests.benches.recording import METHODS
 from tests.benches.schedule import (
     BYTES,
     FLOPS,
@@ -52,7 +53,7 @@ TOKEN_FLOPS = 13.2e9
 
 
 SHARDS = {
-    **dict.fromkeys(recorded.METHODS, tasks.ITEMS_A_SHARD),
+    **dict.fromkeys(METHODS, tasks.ITEMS_A_SHARD),
     "pope": tasks.QUESTIONS_A_SHARD // 18,
     "mme": tasks.QUESTIONS_A_SHARD // 2,
     "chair": tasks.QUESTIONS_A_SHARD,
@@ -157,12 +158,12 @@ def one_by_one(engine: Engine, done: Sequence[tuple[Call, list[int]]]) -> Log:
 
 
 def sizes_of(engine: Engine, call: Call) -> list[tuple[int, int]]:
-    """Positions of each prompt's head and tail."""
+    """Positions of each prompt's prefix and suffix."""
     rendered = [
         engine.renderer.render_prompt(p.text, p.image is not None, p.prefix) for p in call.prompts
     ]
-    plans, _ = engine.plan(call.prompts, engine.renderer.encode(rendered), None)
-    return [(0 if plan.head is None else plan.head.length, len(plan.tail)) for plan in plans]
+    prompts, _ = engine.tokenize(call.prompts, engine.renderer.encode(rendered), None)
+    return [(0 if p.prefix is None else p.prefix.length, len(p.suffix)) for p in prompts]
 
 
 def floor(engine: Engine, done: Sequence[tuple[Call, list[int]]], replay: Replay) -> float:

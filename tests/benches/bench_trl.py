@@ -76,7 +76,7 @@ def twin(family: str) -> Case:
     return Case(TWINS[family], cases.PAIRS, cases.images, 3)
 
 
-CASES = {
+CASES: Mapping[str, Callable[[], Case]] = {
     "synthetic": synthetic,
     "tiny LLaVA": lambda: twin("llava-1.5"),
     "tiny Qwen2.5-VL": lambda: twin("qwen2.5-vl"),

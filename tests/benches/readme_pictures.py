@@ -76,8 +76,8 @@ def screenshot(page: Path) -> bytes:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        view: Any = browser.new_page(viewport=WINDOW, color_scheme="light")
+        browser: Any = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        view = browser.new_page(viewport=WINDOW, color_scheme="light")
         view.goto(page.resolve().as_uri())
         png: bytes = view.screenshot()
         browser.close()

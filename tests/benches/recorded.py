@@ -175,7 +175,7 @@ def made_pairs(shape: str) -> tuple[Line, ...]:
 
 def pairs_an_image(method: str, shape: str) -> float:
     """How many pairs a method's recording makes of an image."""
-    return sum(line["method"] == method for line in made_pairs(shape)) / PICTURES
+    return sum(1 for line in made_pairs(shape) if line["method"] == method) / PICTURES
 
 
 def pairs(count: int, images: int, shape: str) -> list[PreferencePair]:

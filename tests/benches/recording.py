@@ -12,8 +12,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from benchmarks import coco
-from benchmarks import pope as official_pope
+from benchmarks import coco, yes_no
 from benchmarks.interface import Benchmark, Question
 from benchmarks.synthetic import suite
 from methods.csr.method import Csr
@@ -171,7 +170,7 @@ def real_questions(work: str, count: int) -> list[Question]:
         image, rng = (made.picture(number),), Random(f"{work} {number}")
         if work == "pope":
             names = rng.sample(made.THINGS, 18)
-            texts = [f"Is there a {name} in the image?\n{official_pope.REQUEST}" for name in names]
+            texts = [f"Is there a {name} in the image?\n{yes_no.REQUEST}" for name in names]
         elif work == "mme":
             names = rng.sample(made.THINGS, 2)
             texts = [

@@ -161,7 +161,7 @@ def recording(engine: Engine) -> Iterator[Log]:
     they are asked for."""
     log = Log()
     family: Any = engine.prefix_cache.family
-    decoder = engine.decoder
+    decoder: Any = engine.decoder
     look, head = family.encode, decoder.lm_head
 
     def looked(pixels: Sequence[Tensor]) -> list[Tensor]:

@@ -6,6 +6,7 @@ import gc
 import os
 import warnings
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def device() -> str:
 @pytest.fixture(autouse=True)
 def exact() -> Iterator[None]:
     """Float32 products in float32: by default CUDA's convolutions round to TF32."""
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch renames these switches
         before = [backend.allow_tf32 for backend in backends]

@@ -43,7 +43,7 @@ def base(device: str) -> tuple[Any, Any]:
 
 def equal_share(ours: Sequence[Any], theirs: Sequence[Any]) -> float:
     assert len(ours) == len(theirs)
-    return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(ours)
+    return sum(1 for a, b in zip(ours, theirs, strict=True) if a == b) / len(ours)
 
 
 def test_float32_texts_are_the_cpus(device: str, record_property: Any) -> None:
@@ -175,7 +175,8 @@ def test_graphs_change_no_text(device: str, half: bool, shape: Any, record_prope
         num_beams=4, num_beam_groups=4, diversity_penalty=2.0, max_new_tokens=32, stop=()
     )
     ours, plain = graphs(model, processor), graphs(model, processor, False)
-    texts_of, logps = {}, {}
+    texts_of: dict[Engine, tuple[list[Any], ...]] = {}
+    logps: dict[Engine, list[float]] = {}
     for engine in (ours, plain):
         for _ in range(2):
             answers = engine.generate(asked, GREEDY)

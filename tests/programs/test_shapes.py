@@ -15,9 +15,10 @@ from harness.training.lora import choose_trainable
 from harness.training.pair_batches import EncodedPair
 from harness.training.placement import GIB, Placement, estimate, fit
 from methods.interface import BeamSearch, Decoding, PreferencePair, Prompt, Recipe
-from tests.benches import recorded
+from tests.benches import bench_schedule, recorded
 from tests.benches.gpu_models import VOCABULARY, build, build_tokenizer
 from tests.benches.gpu_work import Call, floor_seconds, pictures
+from tests.benches.schedule import Replay
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +142,14 @@ def test_the_floor_of_branches_scores_and_sentences() -> None:
         kind="relevance",
     )
     assert floor_seconds([heard], 1) == pytest.approx((0.35e12 + 0.17e9 * 6) / 67e12)
+
+
+def test_a_priced_schedule_lies_between_its_floor_and_one_prompt_at_a_time(model: Any) -> None:
+    images, tiny, replay = pictures(1, 336), bench_schedule.recorder(), Replay(model)
+    engine = bench_schedule.engine_on(*tiny, 79.0)
+    calls = recorded.calls("pope", images, "7b")
+    sizes = [size for call in calls for size in bench_schedule.sizes_of(engine, call)]
+    assert {prefix for prefix, _ in sizes} == {583}  # 576 patches, and the words before them
+    assert all(suffix > 10 for _, suffix in sizes)
+    row = bench_schedule.row_of("pope", 79.0, images, tiny, replay)
+    assert 0 < row["floor_s"] < row["priced_s"] < row["one_by_one_s"]
