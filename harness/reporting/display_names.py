@@ -61,8 +61,9 @@ BASES = {"llava": "LLaVA", "qwen2.5": "Qwen2.5", "vl": "VL"}
 
 def row_name(label: str) -> str:
     """``sena as released`` becomes "SENA as released", ``untrained at sena length`` "untrained at
-    SENA length"; other labels stay."""
-    return re.sub(r"(?:^|(?<= at ))[^ ]+", lambda word: METHODS.get(word[0], word[0]), label)
+    SENA length", ``sena minus csr`` "SENA minus CSR"; other labels stay."""
+    start = r"(?:^|(?<= at )|(?<= against )|(?<= minus ))"
+    return re.sub(rf"{start}[\w-]+", lambda word: METHODS.get(word[0], word[0]), label)
 
 
 def with_trainer(name: str, trainer: str) -> str:

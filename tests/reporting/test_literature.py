@@ -63,10 +63,10 @@ def test_reported_numbers_have_columns_and_rows_of_their_own(records: StudyResul
     ]
     texts = {line.head: [line.cells[index].value for index in reported] for line in block.lines}
     assert texts["untrained"][0] == "85.9 [1]"
-    assert texts["sena"] == ["not available"] * 3  # its own table could not be read
-    assert re.fullmatch(r"8\d\.\d+ \[\d\]", texts["sima"][2])  # RE-ALIGN's rerun of SIMA
+    assert texts["SENA"] == ["not available"] * 3  # its own table could not be read
+    assert re.fullmatch(r"8\d\.\d+ \[\d\]", texts["SIMA"][2])  # RE-ALIGN's rerun of SIMA
     only = [line for line in block.lines if line.group == literature.GROUP]
-    assert {"povid", "csr"} <= {line.head for line in only}
+    assert {"povid", "CSR"} <= {line.head for line in only}
     assert not any("lambda" in line.head for line in only)  # ablations of a paper
     for line in only:  # never in a measured column, never in bold
         assert {

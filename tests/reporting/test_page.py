@@ -100,7 +100,7 @@ def test_the_page_holds_the_table_the_figures_and_every_group(made: SimpleNamesp
         (group["run"], group["seed"], group["pairs"], group["dropped"])
         for group in made.data["groups"]
     ]
-    assert groups == [("sena", 0, 24, 6), ("sena", 1, 24, 6), ("sima", 0, 1, 1), ("sima", 1, 1, 1)]
+    assert groups == [("SENA", 0, 24, 6), ("SENA", 1, 24, 6), ("SIMA", 0, 1, 1), ("SIMA", 1, 1, 1)]
     assert dict(made.data["groups"][0]["reasons"]) == {"no question": 3, "equal answers": 3}
     assert len(made.data["cards"]) == 64
 

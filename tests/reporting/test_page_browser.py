@@ -97,7 +97,7 @@ def test_it_opens_on_the_first_run_with_its_true_counts(shown: Any) -> None:
     expect(shown.locator("#count")).to_have_text(
         "1 to 20 of 60 matches. In this page: 48 of 48 pairs and 12 of 12 dropped prompts."
     )
-    expect(shown.locator("#run option")).to_have_text(["sena", "sima", "all runs"])
+    expect(shown.locator("#run option")).to_have_text(["SENA", "SIMA", "all runs"])
     parts = shown.locator(".bar").first.locator("> span")
     expect(parts).to_have_text(["became a pair", "", "48 (80.0 %)"])
     images = shown.locator("img")
@@ -168,20 +168,20 @@ def test_pages_turn(shown: Any) -> None:
 
 
 def test_another_run_has_its_own_reasons(shown: Any) -> None:
-    shown.get_by_label("Run").select_option("sima")
+    shown.get_by_label("Run").select_option("SIMA")
     cards(shown, 4)
     reasons = shown.locator("#outcome option")
     expect(reasons).to_have_count(4)
     expect(reasons.nth(3)).to_contain_text("document.title")
     shown.get_by_label("Outcome").select_option(index=3)
     cards(shown, 2)
-    shown.get_by_label("Run").select_option("sena")
+    shown.get_by_label("Run").select_option("SENA")
     cards(shown, 20)
 
 
 def test_a_images_id_finds_every_prompt_about_it(shown: Any) -> None:
     shown.get_by_role("button", name="01.png", exact=True).first.click()
-    where = [f"{run}, seed {seed}, round 1" for run in ("sena", "sima") for seed in (0, 1)]
+    where = [f"{run}, seed {seed}, round 1" for run in ("SENA", "SIMA") for seed in (0, 1)]
     expect(shown.locator(".where")).to_have_text(where)
     shown.get_by_label("Search").fill(HOSTILE_FILE)
     cards(shown, 2)
@@ -218,7 +218,7 @@ def test_the_keyboard_reaches_the_pairs_at_once(shown: Any) -> None:
 
 def test_the_questions_open_on_what_changed_and_are_filtered(shown: Any) -> None:
     expect(shown.locator("#q-benchmark option")).to_have_text(["synthetic CHAIR", "synthetic POPE"])
-    expect(shown.locator("#q-row option")).to_have_text(["sena", "sima"])
+    expect(shown.locator("#q-row option")).to_have_text(["SENA", "SIMA"])
     expect(shown.locator("#q-sum")).to_contain_text("against untrained on all 8 questions")
     shown.get_by_label("Change").select_option("")
     asked = shown.locator(".asked")
@@ -229,10 +229,10 @@ def test_the_questions_open_on_what_changed_and_are_filtered(shown: Any) -> None
     expect(asked.locator(".answer.mine")).to_contain_text("a dog , says sena")
     expect(asked.locator(".truth")).to_have_text("truth: cup <b>")
     asked.get_by_text("Answers of the other rows").click()
-    expect(asked.locator("dt")).to_have_text(["sima"])
+    expect(asked.locator("dt")).to_have_text(["SIMA"])
     expect(asked.locator("dt")).to_be_visible()
     shown.get_by_label("Find").fill("")
-    shown.locator("#q-row").select_option(label="sima")
+    shown.locator("#q-row").select_option(label="SIMA")
     expect(shown).to_have_url(re.compile("#q/0/0/1/$"))
     shown.get_by_label("Benchmark").select_option(label="synthetic POPE")
     shown.get_by_label("Change").select_option("")
@@ -244,7 +244,7 @@ def test_an_empty_search_says_why_and_takes_filters_back(shown: Any) -> None:
     shown.get_by_label("Find").fill("no such words")
     shown.get_by_label("Change").select_option("w")
     empty = shown.locator("#q-empty")
-    expect(empty).to_contain_text("No question where sena is better in")
+    expect(empty).to_contain_text("No question where SENA is better in")
     expect(empty).to_contain_text("with the words “no such words”")
     empty.get_by_role("button", name="Remove the words").click()
     expect(shown.get_by_label("Find")).to_have_value("")
@@ -252,7 +252,7 @@ def test_an_empty_search_says_why_and_takes_filters_back(shown: Any) -> None:
     shown.get_by_label("Search").fill("no such words")
     shown.get_by_label("Outcome").select_option("dropped")
     empty = shown.locator("#empty")
-    expect(empty).to_contain_text("all of: sena, dropped, all reasons, the words “no such words”")
+    expect(empty).to_contain_text("all of: SENA, dropped, all reasons, the words “no such words”")
     empty.get_by_role("button", name="Any outcome").click()
     expect(shown.locator("#outcome")).to_have_value("")
     empty.get_by_role("button", name="Remove the words").click()
@@ -316,7 +316,7 @@ def test_light_and_dark_follow_the_reader(shown: Any) -> None:
 
 def test_a_cell_leads_to_its_questions_by_the_keyboard_too(shown: Any) -> None:
     block = shown.locator("section.block").nth(1)
-    line = block.locator("tr").filter(has=shown.locator("th", has_text=re.compile("^sima$")))
+    line = block.locator("tr").filter(has=shown.locator("th", has_text=re.compile("^SIMA$")))
     link = line.locator("td a").nth(2)
     link.focus()
     shown.keyboard.press("Enter")

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.interface import Metric
 from harness.artifacts.results_folder import read_json, write_json
 from harness.reporting.comparison import compare
+from harness.reporting.display_names import row_name
 from harness.reporting.page import questions as browser
 from harness.reporting.page.images import Album
 from harness.reporting.results import load_results
@@ -50,7 +51,7 @@ def test_counts_are_over_all_questions_and_cards_of_some_images(
     assert {row[0] for row in chair["questions"]} == {
         f"c{row[0][1:].split('-')[0]}" for row in pope["questions"]
     }
-    sena = next(row for row in pope["rows"] if row["label"] == "sena")
+    sena = next(row for row in pope["rows"] if row["label"] == "SENA")
     assert all(len(codes) == 3 for codes in sena["codes"])
     grades = records.grades[records.grades["benchmark"] == "synthetic_pope"].pivot_table(
         index="question", columns="label", values="value", dropna=False
@@ -93,9 +94,9 @@ def test_a_control_that_reaches_a_gain_is_named(tmp_path: Path) -> None:
     records = load_results(out)
     cells = compare(records)
     chair = browser.collect(records, cells, Album())[0]
-    sena = next(row for row in chair["rows"] if row["label"] == "sena")
+    sena = next(row for row in chair["rows"] if row["label"] == "SENA")
     assert sena["reached"] == [
-        list(cell.reached_by)
+        list(map(row_name, cell.reached_by))
         for cell in cells
         if (cell.label, cell.benchmark) == ("sena", "synthetic_chair")
     ]

@@ -201,8 +201,8 @@ def test_rows_stand_by_role(records: StudyResults, cells: list[MetricResult]) ->
     lines = table.blocks[0].lines
     assert [(line.head, line.group) for line in lines] == [
         ("untrained", ""),
-        ("sena", ""),
-        ("sima", tables.GROUPS["control"]),
+        ("SENA", ""),
+        ("SIMA", tables.GROUPS["control"]),
     ]
     markdown = table_text.markdown(table)
     assert f"| *{tables.GROUPS['control']}* |" in markdown
@@ -240,7 +240,7 @@ def test_bold_is_truly_ahead_of_the_baseline_and_every_method(tmp_path: Path) ->
         replace(cell, verdict="better") if cell.label == "sena" and cell.primary else cell
         for cell in cells
     ]
-    assert bold(better) == {("sena", "accuracy ↑ %")}
+    assert bold(better) == {("SENA", "accuracy ↑ %")}
     worse = [replace(cell, verdict="worse") if cell.primary else cell for cell in cells]
     assert {label for label, _ in bold(worse)} == {"untrained"}
 
@@ -283,7 +283,7 @@ def test_a_row_stands_beside_the_baseline_at_its_own_length(tmp_path: Path) -> N
         if block.heading.startswith("At equal length")
     )
     row = next(row for row in block.rows if row[2] == cell.heading)
-    assert row[4:6] == ("sima", f"{theirs.value:.1f}")
+    assert row[4:6] == ("SIMA", f"{theirs.value:.1f}")
     assert row[6].startswith(f"{cell.value - theirs.value:+.1f} [")
 
 

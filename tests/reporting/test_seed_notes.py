@@ -122,7 +122,7 @@ def test_rows_of_another_base_are_said_and_not_put_in_order(tmp_path: Path) -> N
             run["base"] = "other-llava"
     write_json(out / "study.json", study)
     text = flat(out)
-    assert "On another base than untrained (sima)" in text
+    assert "On another base than untrained (SIMA)" in text
     assert "Order of the methods" not in text
 
 

@@ -37,8 +37,8 @@ def test_missing_stages_are_dashes_with_a_note_and_stay_in_the_family(tmp_path: 
     assert "sena, seed 0, round 1: its pairs are not made yet" in flat
     assert "no result yet on POPE accuracy" in flat
     cost_block = text.split("How each row was made")[1].split("What became")[0]
-    assert re.search(r"^sena +images only +1 +1 +- +- +- +- +920 +60 ", cost_block, re.M)
-    assert re.search(r"^sima .* 910 .*|^sima .* - +- .* - +42 s +-$", cost_block, re.M)
+    assert re.search(r"^SENA +images only +1 +1 +- +- +- +- +920 +60 ", cost_block, re.M)
+    assert re.search(r"^SIMA .* 910 .*|^SIMA .* - +- .* - +42 s +-$", cost_block, re.M)
 
 
 def test_a_row_without_pairs_is_not_said_to_be_late(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_row_that_lacks_a_seed_is_marked(tmp_path: Path) -> None:
 
 def test_one_seed_and_few_images_are_said(tmp_path: Path) -> None:
     text = re.sub(r"\s+", " ", tables.write(write_study(tmp_path, seeds=(0,), images=30, limit=30)))
-    assert "One training seed (sena, sima): interval and test are about this training alone" in text
+    assert "One training seed (SENA, SIMA): interval and test are about this training alone" in text
     assert "One training says nothing about its method" in text
     assert not re.search(r"\]\)\* (better|worse)", text)
     assert "limited to 30 images per benchmark; images answered: synthetic CHAIR 30" in text
@@ -128,7 +128,7 @@ def test_nothing_done_yet_is_a_table_of_dashes(tmp_path: Path) -> None:
     shutil.rmtree(out / "runs")
     text = tables.write(out)
     assert "not graded yet" in text
-    assert re.search(r"^sena +- +- +- +- +- +-$", text, re.M)
+    assert re.search(r"^SENA +- +- +- +- +- +-$", text, re.M)
 
 
 def test_a_study_json_that_cannot_be_a_table_is_one_sentence(tmp_path: Path) -> None:

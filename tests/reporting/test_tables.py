@@ -286,9 +286,9 @@ def test_what_the_study_itself_says_stands_in_the_notes_and_derived_rows_name_no
 def test_earlier_rounds_are_shown_and_not_tested(tmp_path: Path) -> None:
     out = write_study(tmp_path, seeds=(0,), rounds=2, images=60)
     text = tables.write(out)
-    assert "sena, round 1" in text.split("Round by round")[1]
+    assert "SENA, round 1" in text.split("Round by round")[1]
     assert all(np.isnan(cell.p) for cell in compare(load_results(out)) if not cell.last)
-    assert re.search(r"^sena +images only +1 +2 +1,200 ", text, re.M)  # images of both rounds
+    assert re.search(r"^SENA +images only +1 +2 +1,200 ", text, re.M)  # images of both rounds
 
 
 def test_the_funnel_adds_up(study: SimpleNamespace) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from harness.reporting.display_names import row_name
 from harness.reporting.page.images import Album
 from harness.reporting.page.texts import differences, visible
 from harness.reporting.page.traces import corruption_text, steps, tree
@@ -72,7 +73,7 @@ def collect(study: StudyResults, album: Album) -> tuple[list[dict[str, Any]], li
             reasons = counts["drops_by_reason"].items()
             groups.append(
                 {
-                    "run": row.label,
+                    "run": row_name(row.label),
                     "seed": seed,
                     "round": number,
                     **{name: counts[name] for name in ("images", "pairs", "dropped")},

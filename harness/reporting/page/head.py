@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from harness.reporting.comparison import MetricResult
-from harness.reporting.display_names import grouped
+from harness.reporting.display_names import grouped, row_name
 from harness.reporting.results import StudyResults
 from harness.reporting.study_row import Row
 from harness.reporting.tables.cells import (
@@ -71,8 +71,8 @@ def facts(study: StudyResults) -> list[tuple[str, str]]:
 
 
 def _grouped(rows: Sequence[Row], field: str) -> str:
-    """A field's values; with the rows' names where rows differ: ``3 (sena, csr); 1 (gt_dpo)``."""
-    values = ((getattr(row, field), row.label) for row in rows)
+    """A field's values; with the rows' names where rows differ: ``3 (SENA, CSR); 1 (GT-DPO)``."""
+    values = ((getattr(row, field), row_name(row.label)) for row in rows)
     labels = grouped(
         (", ".join(map(str, value)) if isinstance(value, tuple) else f"{value}", label)
         for value, label in values
@@ -110,7 +110,7 @@ def legend(study: StudyResults, table: Table, cells: Sequence[MetricResult]) -> 
 
 def rows(study: StudyResults) -> list[tuple[str, str]]:
     """(labels, one sentence) of the rows, in the study's order. Matched baselines share one."""
-    lines = [(row.label, _sentence(row)) for row in study.rows if row.role != "matched"]
+    lines = [(row_name(row.label), _sentence(row)) for row in study.rows if row.role != "matched"]
     if len(lines) < len(study.rows):
         text = (
             f"{study.baseline}'s own answers, with its captions cut to a row's length or its yes/no"

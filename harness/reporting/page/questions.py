@@ -19,7 +19,7 @@ import pandas as pd
 from benchmarks.interface import Metric
 from harness.artifacts.results_folder import read_jsonl
 from harness.reporting.comparison import MetricResult
-from harness.reporting.display_names import display_name
+from harness.reporting.display_names import display_name, row_name, with_trainer
 from harness.reporting.figures.examples import wrong_spans
 from harness.reporting.page.images import Album
 from harness.reporting.page.texts import visible
@@ -112,13 +112,13 @@ class _Reader(NamedTuple):
         reached = [cell.reached_by for cell in self.results() if cell.label == row.label]
         kinds = (WIN, LOSS, SAME, UNSCORED)
         return {
-            "label": visible(row.label, 200),
+            "label": visible(with_trainer(row_name(row.label), row.trainer), 200),
             "seed": row.seeds[0],
             "seeds": len(row.seeds),
             "answers": _answers(ids, self.texts(row)),
             "codes": ["".join(letters[index] for letters in codes) for index in indices],
             "counts": [[Counter(letters)[kind] for kind in kinds] for letters in codes],
-            "reached": [[visible(name, 200) for name in names] for names in reached],
+            "reached": [[visible(row_name(name), 200) for name in names] for names in reached],
         }
 
     def graded(self, row: Row) -> pd.DataFrame | None:

@@ -16,7 +16,13 @@ from harness.artifacts.results_folder import write_bytes
 from harness.reporting import leakage, literature, published_values
 from harness.reporting.comparison import MetricResult, as_frame, compare
 from harness.reporting.contrasts import Key, method_contrasts
-from harness.reporting.display_names import display_name, grouped, metric_name, with_trainer
+from harness.reporting.display_names import (
+    display_name,
+    grouped,
+    metric_name,
+    row_name,
+    with_trainer,
+)
 from harness.reporting.leakage import Leaks
 from harness.reporting.results import BenchmarkColumns, StudyResults
 from harness.reporting.study_row import Row
@@ -138,13 +144,21 @@ def build(study: StudyResults, cells: Sequence[MetricResult]) -> Table:
         summary=summary.block(study, cells),
         blocks=(
             *(
-                _benchmark_block(study, cells, benchmark, references, ahead)
+                _with_display_names(_benchmark_block(study, cells, benchmark, references, ahead))
                 for benchmark in study.benchmarks
             ),
-            *filter(None, optional),
+            *map(_with_display_names, filter(None, optional)),
         ),
         notes=(*notes.footnotes(study, cells), *notes.reported(references)),
     )
+
+
+def _with_display_names(block: Block) -> Block:
+    """The block with its rows' display names, where its lines are rows of the study."""
+    if block.corner not in ("run", "rows", "method"):
+        return block
+    lines = (replace(line, head=row_name(line.head)) for line in block.lines)
+    return replace(block, lines=tuple(lines))
 
 
 def _base_sentences(study: StudyResults) -> list[str]:
@@ -228,7 +242,7 @@ def _matched_block(cells: Sequence[MetricResult]) -> Block | None:
             display_name(cell.benchmark),
             cell.heading,
             number(cell.value, cell.decimals),
-            cell.matched_by,
+            row_name(cell.matched_by),
             number(cell.matched_value, cell.decimals),
             with_interval(cell.matched_difference, cell.matched_lo, cell.matched_hi, cell.decimals),
         )

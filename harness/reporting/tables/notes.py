@@ -218,7 +218,7 @@ def _one_training(study: StudyResults) -> list[str]:
         ),
     )
     return [
-        sentence.replace("{}", ", ".join(row.label for row in rows), 1)
+        sentence.replace("{}", ", ".join(row_name(row.label) for row in rows), 1)
         for rows, sentence in findings
         if rows
     ]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from harness.reporting.display_names import display_name
+from harness.reporting.display_names import display_name, row_name
 from harness.reporting.results import StudyResults
 from harness.reporting.stored import REPEATS
 from harness.reporting.study_row import Row
@@ -108,7 +108,7 @@ def prompts_block(study: StudyResults) -> Block | None:
     return text_block(
         heading="What became of the prompts",
         caption="all rounds together, mean over training seeds; prompts made = pairs + dropped",
-        header=("prompts", *sums),
+        header=("prompts", *map(row_name, sums)),
         rows=rows,
     )
 
