@@ -20,7 +20,7 @@ from harness.study.study import Run
 from harness.training.placement import Placement
 from methods.catalogue import METHODS
 from tests.pipeline.toy_study import a_study, do
-from tests.toy_method import save_pictures
+from tests.toy_method import card_of, save_pictures
 
 pytestmark = pytest.mark.usefixtures("small")
 
@@ -90,6 +90,9 @@ def test_a_disk_that_is_too_small_is_found(tmp_path: Path, monkeypatch: pytest.M
     adapted = compare.study(base="llava-1.5-7b", limit=2, seeds=1, profile="published").runs
     lora = [(run, 3) for run in adapted if run.label in ("sima", "csr")]
     assert preflight.of_disk(lora, tmp_path) == []  # adapters alone are kept
+    monkeypatch.setitem(BASES, "tiny", card_of(tmp_path))
+    unknown = [(replace(run, base="tiny"), run.last) for run in runs]
+    assert preflight.of_disk(unknown, tmp_path) == []  # a base of unknown size
 
 
 def test_a_list_of_findings_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
