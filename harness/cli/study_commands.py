@@ -170,12 +170,17 @@ def plan(args: argparse.Namespace) -> None:
     print(plain("\n".join(_wrapped(lines))))
 
 
+def _fill(text: str, width: int) -> str:
+    """The text in lines; paths and options are never broken, so that they can be copied."""
+    return textwrap.fill(text, width, break_on_hyphens=False, break_long_words=False)
+
+
 def _wrapped(lines: Sequence[str]) -> Iterator[str]:
     """Long sentences in lines of the terminal's width, at most 100; tables as they are."""
     width = min(100, shutil.get_terminal_size((100, 24)).columns)
     for line in lines:
         table = not line or line.startswith(" ")
-        yield line if table else textwrap.fill(line, width, break_on_hyphens=False)
+        yield line if table else _fill(line, width)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -215,7 +220,7 @@ def _run(args: argparse.Namespace) -> tuple[int, Path]:
         if ended:
             print("\nNot in the table, or not with all seeds and rounds:")
         for why in ended:
-            print(plain(textwrap.fill(why, 100)))
+            print(plain(_fill(why, 100)))
     return ENDED_EARLY if ended else 0, out
 
 

@@ -260,7 +260,8 @@ def of_training(
 
 def of_disk(rounds: Sequence[tuple[Run, int]], out: Path) -> list[Finding]:
     """A disk that is too small for the weights that the runs still write; ``rounds``: how many
-    rounds of each are to be trained. A base of unknown size is not counted: a guess stops no run."""
+    rounds of each are to be trained. A base of unknown size does not count: a guess stops no
+    run."""
     written = sum(
         count * cost_model.round_disk(run)
         for run, count in rounds
